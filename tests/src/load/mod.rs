@@ -26,6 +26,7 @@
 //! | [`sweep`] | with `--sweep`: rates up to saturation, as a table and a curve |
 //! | [`faults`] | a command of its own: push services that misbehave, as a table |
 //! | `measure`, `report`, `table` | numbers, and what is printed of them |
+//! | `bounded` | that a run ends |
 //!
 //! How to read the report is [`HOW_TO_READ`], which `load --help` prints.
 //!
@@ -38,6 +39,7 @@ use crate::board::Missed;
 
 mod accounts;
 pub mod against;
+mod bounded;
 mod caller;
 mod calls;
 mod devices;
@@ -144,6 +146,13 @@ pub enum Failure {
     #[error("the push services objected: {0}")]
     Violations(String),
     /// The run took too long.
-    #[error("the run did not end within {0:?}")]
-    TooLong(Duration),
+    #[error("the run did not end within {bound:?}: it was at \"{step}\" for the last {} s", stood.as_secs())]
+    TooLong {
+        /// How long it may take.
+        bound: Duration,
+        /// What it was at.
+        step: &'static str,
+        /// For how long.
+        stood: Duration,
+    },
 }

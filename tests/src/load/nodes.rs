@@ -14,6 +14,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::Failure;
 use super::accounts::Accounts;
+use super::bounded::{self, Progress};
 use super::caller::{Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::measure::Spread;
@@ -64,11 +65,13 @@ pub struct Moved {
 pub async fn run(plan: &Plan) -> Result<Report, Failure> {
     let bound = plan.bound();
     eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
-    tokio::time::timeout(bound, phases(plan)).await.map_err(|_| Failure::TooLong(bound))?
+    bounded::within(bound, async |progress| phases(plan, progress).await).await
 }
 
-async fn phases(plan: &Plan) -> Result<Report, Failure> {
+async fn phases(plan: &Plan, progress: &Progress) -> Result<Report, Failure> {
+    progress.enter("the start of the first node and all around it");
     let stage = Stage::set(plan, 2 * plan.calls()).await?;
+    progress.enter("the start of the other nodes");
     let mut others = Vec::new();
     let nodes = plan.nodes.unwrap_or(3);
     for _ in 1..nodes {
@@ -77,7 +80,9 @@ async fn phases(plan: &Plan) -> Result<Report, Failure> {
         others.push(RelayProcess::start(setup).await?);
     }
     let accounts = stage.app.accounts();
+    progress.enter("enabling");
     enable(plan, &stage, &others, &accounts).await?;
+    progress.enter("the take-over of a node that was killed");
     let killed = others.remove(0);
     let of_killed = of_node(&accounts, &killed);
     let calls = Calls::begin(plan, &stage, 0).await;
@@ -85,6 +90,7 @@ async fn phases(plan: &Plan) -> Result<Report, Failure> {
     killed.kill_9().await?;
     let mut killed = moved(&accounts, &of_killed, begun).await?;
     killed.calls = calls.ended(&stage).await?;
+    progress.enter("the hand-over of a node that leaves");
     let leaving = others.remove(0);
     let of_leaving = of_node(&accounts, &leaving);
     let calls = Calls::begin(plan, &stage, plan.calls()).await;

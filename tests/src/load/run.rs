@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::Failure;
+use super::bounded::{self, Progress};
 use super::caller::{Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::measure::{Resident, SETTLE, Window};
@@ -38,28 +39,33 @@ pub async fn run(mut plan: Plan) -> Result<Report, Failure> {
     raise_descriptors(plan.descriptors())?;
     let bound = plan.bound();
     eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
-    tokio::time::timeout(bound, phases(plan, notes)).await.map_err(|_| Failure::TooLong(bound))?
+    bounded::within(bound, async |progress| phases(plan, notes, progress).await).await
 }
 
-async fn phases(plan: Plan, mut notes: Vec<String>) -> Result<Report, Failure> {
+async fn phases(plan: Plan, mut notes: Vec<String>, progress: &Progress) -> Result<Report, Failure> {
     let attached_calls = if plan.attach > 0 { plan.attached_rate() * plan.seconds } else { 0 };
     let first_of_restart = 1 + plan.calls() + attached_calls;
+    progress.enter("the start of the relay and all around it");
     let stage = Stage::set(&plan, first_of_restart + plan.restart_calls()).await?;
     if cfg!(debug_assertions) {
         notes.push("this is a debug build: its figures say nothing about a release".into());
     }
     let start = Start { ready_s: stage.ready_after.as_secs_f64(), resident: Resident::of(stage.relay.pid()) };
+    progress.enter("the start over a full store");
     let restarted = match plan.seeded {
         true => Some(restart::watch(&plan, &stage, plan.seeded_count(), first_of_restart).await?),
         false => None,
     };
-    let enabling = enable(&plan, &stage).await?;
+    let enabling = enable(&plan, &stage, progress).await?;
+    progress.enter("refreshes");
     let refreshing = match plan.refresh {
         Some(grant) => Some(refresh(&plan, &stage, grant).await?),
         None => None,
     };
-    let calling = ring(&plan, &stage).await?;
+    let calling = ring(&plan, &stage, progress).await?;
+    progress.enter("devices that attach, and calls to them");
     let attached = if plan.attach > 0 { Some(attach(&plan, &stage).await?) } else { None };
+    progress.enter("the look at what was said of the run");
     match stage.violations() {
         violations if violations.is_empty() => {}
         violations => return Err(Failure::Violations(format!("{} times, first: {}", violations.len(), violations[0]))),
@@ -78,7 +84,7 @@ async fn phases(plan: Plan, mut notes: Vec<String>) -> Result<Report, Failure> {
     Ok(Report { plan, release, notes, start, restarted, enabling, refreshing, calling, attached, push_connections })
 }
 
-async fn enable(plan: &Plan, stage: &Stage) -> Result<Enabling, Failure> {
+async fn enable(plan: &Plan, stage: &Stage, progress: &Progress) -> Result<Enabling, Failure> {
     let (app, pid) = (&stage.app, stage.relay.pid());
     let fail = |error: std::io::Error| match stage.relay.is_running() {
         true => Failure::Enabling { reason: error.to_string(), log: log_end(stage) },
@@ -86,17 +92,25 @@ async fn enable(plan: &Plan, stage: &Stage) -> Result<Enabling, Failure> {
     };
     let all = plan.enabled_by_https();
     let warm = WARM_UP.min(all / 2);
+    progress.enter("the first enablings");
     app.enable(0..warm, plan.concurrency).await.map_err(fail)?;
     let count = (all / 4).clamp(REFUSED.0, REFUSED.1);
+    progress.enter("enablings that are refused");
     app.be_refused(plan.concurrency, plan.concurrency).await.map_err(fail)?;
     let window = Window::open(pid);
     let refused_took = app.be_refused(count, plan.concurrency).await.map_err(fail)?;
     let refused = window.close();
+    progress.enter("the look at memory before enabling");
     let before = Resident::settled(pid, SETTLE).await;
     let store_before = store_bytes(stage);
     let (window, begun) = (Window::open(pid), Instant::now());
-    let done = tokio::time::timeout(plan.enabled_within(), app.enable(warm..all, plan.concurrency));
-    let done = done.await.map_err(|_| Failure::TooLong(plan.enabled_within()))?.map_err(fail)?;
+    progress.enter("enabling");
+    let done = bounded::within(plan.enabled_within(), async |progress| {
+        progress.enter("enabling");
+        app.enable(warm..all, plan.concurrency).await.map_err(fail)
+    });
+    let done = done.await?;
+    progress.enter("registrations of what was enabled");
     let (took, wanted, accounts) = (begun.elapsed(), u64::from(all), app.accounts());
     let registered = || accounts[..all as usize].iter().filter(|it| it.contact().is_some()).count() as u64;
     while registered() < wanted {
@@ -106,6 +120,7 @@ async fn enable(plan: &Plan, stage: &Stage) -> Result<Enabling, Failure> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let shares = window.close();
+    progress.enter("the look at memory after enabling");
     let after = Resident::settled(pid, SETTLE).await;
     let enabled = all - warm;
     let store = (plan.store == Store::Redis).then(|| store_bytes(stage).saturating_sub(store_before));
@@ -157,17 +172,19 @@ async fn refresh(plan: &Plan, stage: &Stage, grant: u32) -> Result<Refreshing, F
     })
 }
 
-async fn ring(plan: &Plan, stage: &Stage) -> Result<Calling, Failure> {
+async fn ring(plan: &Plan, stage: &Stage, progress: &Progress) -> Result<Calling, Failure> {
     let everybody: Vec<u32> = shuffled(plan.instances);
     // The last of the order, so that its next call is not soon.
     let last = everybody[everybody.len() - 1];
     let cancels = if plan.answer { Cancels::Never } else { Cancels::OncePushed };
     let first = Round { numbers: 0..1, order: vec![last], rate: 1, cancels, patience: GRACE };
+    progress.enter(Whom::First.phase());
     place(stage, first, Whom::First).await?;
     let first_call = stage.caller.book.outcome(0..1);
     stage.devices.coming.take();
     let numbers = 1..1 + plan.calls();
     let round = Round { numbers, order: everybody, rate: plan.rate, cancels, patience: GRACE };
+    progress.enter(Whom::Sleeping.phase());
     let mut calling = place(stage, round, Whom::Sleeping).await?;
     calling.first_call = Some(first_call);
     calling.coming = plan.answer.then(|| stage.devices.coming.take());

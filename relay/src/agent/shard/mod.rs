@@ -6,6 +6,7 @@
 mod activity;
 pub(crate) mod alerts;
 mod call_pushes;
+mod doubt;
 mod early;
 mod events;
 mod expected_calls;
@@ -40,6 +41,7 @@ use tokio::time::sleep_until;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
+use crate::agent::shard::doubt::{Doubt, LOOK_AGAIN, Lease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::passing::Passing;
@@ -59,10 +61,6 @@ use crate::vault::MAX_LIFETIME_S;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
-/// Inputs from the network that are kept while it is in doubt whose the instances are.
-const DOUBTED_MAX: usize = 8 * 1024;
-/// How soon a shard looks again whether the doubt is over.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Between two looks at the timers, unless something comes: there are some for each call, and few of them mean anything by then.
 const TIMER_STEP: Duration = Duration::from_millis(10);
 /// The longest sleep while messages come. A timer that is set for later than what the runtime sleeps for wakes nobody; one for sooner
@@ -116,11 +114,7 @@ pub(crate) struct Shard {
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
-    doubted: VecDeque<ShardInput>,
-    /// How many inputs are still to be read, since the doubt ended, that may tell what is no longer here. `None`: the doubt lasts.
-    unread: Option<usize>,
-    /// How often this node's lease had lapsed, as far as this shard knows.
-    lapses: u64,
+    doubt: Doubt<ShardInput>,
     /// What leaves by UDP at the end of this turn.
     datagrams: Vec<(SocketAddr, Bytes)>,
     /// Whether a call's push has been handed over in this turn.
@@ -158,9 +152,7 @@ impl Shard {
             leaving: None,
             woken_elsewhere: WokenElsewhere::default(),
             early: Early::default(),
-            doubted: VecDeque::new(),
-            unread: Some(0),
-            lapses: 0,
+            doubt: Doubt::new(),
             datagrams: Vec::new(),
             hurried: false,
         }
@@ -190,15 +182,15 @@ impl Shard {
             }
             busy = !batch.is_empty();
             looked = clock::now();
-            let doubtful = self.is_in_doubt(batch.len(), inbox.len());
+            let is_in_doubt = self.doubt.look(self.lease(), batch.len(), inbox.len());
             for input in batch.drain(..) {
                 match input {
-                    ShardInput::Sip { .. } if doubtful => self.doubt(input),
+                    ShardInput::Sip { .. } if is_in_doubt => self.doubt.keep(input),
                     input => self.catch_panic(|shard| shard.on_input(input)),
                 }
             }
-            if self.unread == Some(0) {
-                for input in std::mem::take(&mut self.doubted) {
+            if self.doubt.is_over() {
+                for input in self.doubt.take() {
                     self.catch_panic(|shard| shard.on_input(input));
                 }
                 self.catch_panic(Self::on_time);
@@ -215,27 +207,10 @@ impl Shard {
         }
     }
 
-    /// Whether what comes from the network is to wait. What the store has said of the instances stands in the inbox by the time the
-    /// doubt ends; so it is read before anything that waits. `taken` inputs were just read, and `waiting` come after them.
-    fn is_in_doubt(&mut self, taken: usize, waiting: usize) -> bool {
-        // In this order: whoever sees that the doubt is over sees that there was one.
-        let doubtful = self.shared.ownership.is_doubtful();
-        let lapses = self.shared.ownership.lapses();
-        let had_lapsed = std::mem::replace(&mut self.lapses, lapses) != lapses;
-        let was_in_doubt = self.unread.is_none() || had_lapsed;
-        self.unread = match self.unread {
-            _ if doubtful => None,
-            _ if was_in_doubt => Some(waiting),
-            unread => unread.map(|unread| unread.saturating_sub(taken)),
-        };
-        was_in_doubt || self.unread != Some(0) || !self.doubted.is_empty()
-    }
-
-    /// Keeps what came from the network until it is known whose the instances are. What is too much is lost, and sent again.
-    fn doubt(&mut self, input: ShardInput) {
-        if self.doubted.len() < DOUBTED_MAX {
-            self.doubted.push_back(input);
-        }
+    /// What this node knows of its lease, in this order: whoever sees that a doubt is over sees that there was one.
+    fn lease(&self) -> Lease {
+        let is_doubtful = self.shared.ownership.is_doubtful();
+        Lease { is_doubtful, lapses: self.shared.ownership.lapses() }
     }
 
     /// Tells the endpoint what arrived at `at`, and does all that follows.
@@ -337,7 +312,7 @@ impl Shard {
         let now = clock::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));
         let nap = now + NAP_MAX;
-        if self.unread != Some(0) || self.shared.ownership.is_doubtful() {
+        if !self.doubt.is_over() || self.shared.ownership.is_doubtful() {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::accounts::{self, Contact, DOMAIN, Enabled};
+use super::bounded::{self, Progress};
 use super::caller::{Caller, Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::devices::Devices;
@@ -69,8 +70,13 @@ pub struct Calls {
 /// # Errors
 /// [`Failure`] when it does not start, or calls are lost.
 pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
-    let fault = |what: &'static str| move |error: std::io::Error| Failure::Stage(Missed::new(what, error.to_string()));
     raise_descriptors(plan.descriptors())?;
+    bounded::within(plan.bound(), async |progress| phases(plan, rival, progress).await).await
+}
+
+async fn phases(plan: &Plan, rival: Rival, progress: &Progress) -> Result<Against, Failure> {
+    progress.enter("the start of the server and all around it");
+    let fault = |what: &'static str| move |error: std::io::Error| Failure::Stage(Missed::new(what, error.to_string()));
     let (authority, clock) = (Authority::new(), Clock::start());
     let attached_calls = if plan.attach > 0 { plan.attached_rate() * plan.seconds } else { 0 };
     let accounts = accounts::accounts(plan.instances);
@@ -104,10 +110,13 @@ pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
     hear_pushes(apns.as_ref(), None, caller.clone(), devices.clone());
     push.tell(caller.clone(), devices.clone());
     let stage = Stage { plan, server, caller, devices };
+    progress.enter("the first call");
     stage.place("the first call", 0..1, vec![plan.instances - 1], 1).await?;
     let (numbers, order) = (1..1 + plan.calls(), shuffled(plan.instances));
+    progress.enter("calls to sleeping devices");
     let placed = stage.place("calls to sleeping devices", numbers, order, plan.rate).await?;
     let (cancelled, woken) = if stage.devices.is_some() { (None, Some(placed)) } else { (Some(placed), None) };
+    progress.enter("devices that attach, and calls to them");
     let attached = match &stage.devices {
         Some(devices) if plan.attach > 0 => Some(stage.attached(devices, 1 + plan.calls()).await?),
         _ => None,

@@ -16,6 +16,7 @@ use crate::authority::Authority;
 use crate::board::Missed;
 use crate::load::Failure;
 use crate::load::accounts::{Accounts, DOMAIN, accounts};
+use crate::load::bounded::{self, Progress};
 use crate::load::caller::{Caller, Cancels, GRACE, Round};
 use crate::load::enabling::{App, Targets, targets};
 use crate::load::exchange::{Desk, Exchange};
@@ -106,14 +107,16 @@ impl Cast {
 /// [`Failure`] when it does not come to its end.
 pub async fn measure(fault: &'static Fault, calls: u32, log: &str) -> Result<Row, Failure> {
     let bound = bound(calls);
-    tokio::time::timeout(bound, phases(fault, calls, log)).await.map_err(|_| Failure::TooLong(bound))?
+    bounded::within(bound, async |progress| phases(fault, calls, log, progress).await).await
 }
 
-async fn phases(fault: &'static Fault, calls: u32, log: &str) -> Result<Row, Failure> {
+async fn phases(fault: &'static Fault, calls: u32, log: &str, progress: &Progress) -> Result<Row, Failure> {
     let cast = Cast { calls };
     let (first, order) = (cast.first(fault.warm), cast.order());
     let (before, all) = (first.len() as u32, (first.len() + order.len()) as u32);
+    progress.enter("the start of the relay and all around it");
     let stage = Stage::set(fault, &cast, all, log).await?;
+    progress.enter("calls before the fault");
     stage
         .place(Round {
             numbers: 0..before,
@@ -126,6 +129,7 @@ async fn phases(fault: &'static Fault, calls: u32, log: &str) -> Result<Row, Fai
     let (requests_before, exchanges_before) = stage.troubled.requests();
     let strays = stage.caller.stray_pushes.get();
     let window = Window::open(stage.relay.pid());
+    progress.enter("calls during the fault");
     fault.begin(&stage.troubled);
     let round = Round {
         numbers: before..all,

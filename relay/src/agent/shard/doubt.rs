@@ -1,0 +1,134 @@
+//! What comes from the network while this node may own nothing any more waits.
+//!
+//! Invariant: what the store has said of the instances stands in the inbox by the time the doubt ends; so all that stands there then
+//! is read before anything that waits is acted on, also what waits in the same batch.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Inputs from the network that are kept while it is in doubt whose the instances are. What is too much is lost, and sent again.
+const DOUBTED_MAX: usize = 8 * 1024;
+/// How soon a shard looks again whether the doubt is over.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What waits, and for what. `I` is an input of the shard.
+pub(crate) struct Doubt<I> {
+    waiting: VecDeque<I>,
+    /// How many inputs are still to be read, since the doubt ended, that may tell what is no longer here. `None`: the doubt lasts.
+    unread: Option<usize>,
+    /// How often this node's lease had lapsed, as far as this shard knows.
+    lapses: u64,
+}
+
+/// What this node knows of its lease.
+#[derive(Clone, Copy)]
+pub(crate) struct Lease {
+    pub(crate) is_doubtful: bool,
+    pub(crate) lapses: u64,
+}
+
+impl<I> Doubt<I> {
+    pub(crate) const fn new() -> Self {
+        Self { waiting: VecDeque::new(), unread: Some(0), lapses: 0 }
+    }
+
+    /// Whether what comes from the network is to wait. `taken` inputs were just read, and `behind` come after them.
+    pub(crate) fn look(&mut self, lease: Lease, taken: usize, behind: usize) -> bool {
+        let had_lapsed = std::mem::replace(&mut self.lapses, lease.lapses) != lease.lapses;
+        // Of the batch that ends the doubt, the last input may be the one that tells.
+        let was_over = self.unread == Some(0) && !had_lapsed;
+        self.unread = match self.unread {
+            _ if lease.is_doubtful => None,
+            None => Some(behind),
+            _ if had_lapsed => Some(behind),
+            Some(unread) => Some(unread.saturating_sub(taken)),
+        };
+        !(was_over && self.is_over())
+    }
+
+    /// Whether nothing waits, or what waits is to be acted on now.
+    pub(crate) fn is_over(&self) -> bool {
+        self.unread == Some(0)
+    }
+
+    /// Keeps an input.
+    pub(crate) fn keep(&mut self, input: I) {
+        if self.waiting.len() < DOUBTED_MAX {
+            self.waiting.push_back(input);
+        }
+    }
+
+    /// What waits, in the order in which it came.
+    pub(crate) fn take(&mut self) -> VecDeque<I> {
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DOUBTED_MAX, Doubt, Lease};
+
+    const SURE: Lease = Lease { is_doubtful: false, lapses: 0 };
+    const DOUBTFUL: Lease = Lease { is_doubtful: true, lapses: 1 };
+    const SURE_AGAIN: Lease = Lease { is_doubtful: false, lapses: 1 };
+
+    #[test]
+    fn nothing_waits_while_the_lease_is_held() {
+        let mut doubt = Doubt::<u32>::new();
+        assert!(!doubt.look(SURE, 64, 1_000));
+        assert!(!doubt.look(SURE, 64, 0));
+        assert!(doubt.is_over());
+    }
+
+    #[test]
+    fn all_that_stood_in_the_inbox_when_the_doubt_ended_is_read_before_what_waits() {
+        let mut doubt = Doubt::<u32>::new();
+        assert!(doubt.look(DOUBTFUL, 2, 0));
+        assert!(!doubt.is_over());
+        assert!(doubt.look(SURE_AGAIN, 64, 80), "the batch that was read when the doubt ended");
+        assert!(!doubt.is_over());
+        assert!(doubt.look(SURE_AGAIN, 64, 40));
+        assert!(!doubt.is_over(), "16 are left of the 80");
+        assert!(doubt.look(SURE_AGAIN, 40, 7), "the last of them may tell that an instance is no longer here");
+        assert!(doubt.is_over(), "what waits is acted on behind this batch");
+        assert!(!doubt.look(SURE_AGAIN, 7, 0));
+    }
+
+    #[test]
+    fn a_lapse_that_nobody_saw_is_a_doubt() {
+        let mut doubt = Doubt::<u32>::new();
+        assert!(doubt.look(SURE_AGAIN, 3, 5));
+        assert!(!doubt.is_over());
+        assert!(doubt.look(SURE_AGAIN, 5, 0));
+        assert!(doubt.is_over());
+        assert!(!doubt.look(SURE_AGAIN, 1, 0));
+    }
+
+    #[test]
+    fn a_doubt_that_ends_over_an_empty_inbox_ends_with_the_batch_that_was_read() {
+        let mut doubt = Doubt::<u32>::new();
+        assert!(doubt.look(DOUBTFUL, 0, 0));
+        assert!(doubt.look(SURE_AGAIN, 1, 0));
+        assert!(doubt.is_over());
+    }
+
+    #[test]
+    fn a_second_lapse_before_all_is_read_begins_anew() {
+        let mut doubt = Doubt::<u32>::new();
+        doubt.look(SURE_AGAIN, 0, 10);
+        assert!(doubt.look(Lease { is_doubtful: false, lapses: 2 }, 10, 4));
+        assert!(!doubt.is_over(), "the four behind");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_keeps_its_order() {
+        let mut doubt = Doubt::new();
+        for input in 0..DOUBTED_MAX + 1 {
+            doubt.keep(input);
+        }
+        let waiting = doubt.take();
+        assert_eq!(waiting.len(), DOUBTED_MAX);
+        assert!(waiting.iter().is_sorted());
+        assert!(doubt.take().is_empty());
+    }
+}
