@@ -3,42 +3,47 @@
 //! A deadline is never taken back: its owner looks, when it fires, whether it still means something. So setting one costs
 //! a heap push, and forgetting one costs nothing.
 //!
-//! Invariant: equal deadlines fire in the order in which they were set.
+//! Invariant: equal deadlines fire in the order in which they were set. Deadlines are less than 292 years apart.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Deadlines, each with a key that says whose it is.
 #[derive(Debug)]
 pub struct Timers<K> {
     heap: BinaryHeap<Reverse<Entry<K>>>,
     set: u64,
+    /// What deadlines are counted from: the first of them.
+    origin: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry<K> {
-    at: Instant,
+    /// In nanoseconds from [`Timers::origin`]: half of what a moment takes.
+    at: i64,
     order: u64,
     key: K,
 }
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), set: 0 }
+        Self { heap: BinaryHeap::new(), set: 0, origin: None }
     }
 }
 
 impl<K> Timers<K> {
     /// Sets a deadline.
     pub fn set(&mut self, at: Instant, key: K) {
-        self.heap.push(Reverse(Entry { at, order: self.set, key }));
+        let origin = *self.origin.get_or_insert(at);
+        self.heap.push(Reverse(Entry { at: since(origin, at), order: self.set, key }));
         self.set += 1;
     }
 
     /// The next deadline.
     pub fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse(entry)| entry.at)
+        let (Reverse(entry), origin) = (self.heap.peek()?, self.origin?);
+        Some(after(origin, entry.at))
     }
 
     /// How many are set, those included that mean nothing any more.
@@ -48,7 +53,8 @@ impl<K> Timers<K> {
 
     /// Forgets the deadlines that mean nothing any more.
     pub fn retain(&mut self, mut counts: impl FnMut(Instant, &K) -> bool) {
-        self.heap.retain(|Reverse(entry)| counts(entry.at, &entry.key));
+        let Some(origin) = self.origin else { return };
+        self.heap.retain(|Reverse(entry)| counts(after(origin, entry.at), &entry.key));
     }
 
     /// Gives the room of a moment back that was much busier; what so many need is kept.
@@ -71,6 +77,23 @@ impl<K> Timers<K> {
         }
         self.heap.pop().map(|Reverse(entry)| entry.key)
     }
+}
+
+/// Nanoseconds from `origin` to `at`.
+fn since(origin: Instant, at: Instant) -> i64 {
+    let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    match at.checked_duration_since(origin) {
+        Some(later) => nanos(later),
+        None => -nanos(origin.duration_since(at)),
+    }
+}
+
+/// So many nanoseconds after `origin`.
+fn after(origin: Instant, nanos: i64) -> Instant {
+    let time = Duration::from_nanos(nanos.unsigned_abs());
+    let at = if nanos < 0 { origin.checked_sub(time) } else { origin.checked_add(time) };
+    // What was a moment is one.
+    at.unwrap_or(origin)
 }
 
 /// The one timer that counts for an owner of deadlines. A deadline that moves away leaves it as it is: it fires, the owner
@@ -138,5 +161,26 @@ mod tests {
         let later = start + Duration::from_secs(1);
         assert_eq!((timers.pop_due(later), timers.pop_due(later), timers.pop_due(later)), (Some('a'), Some('b'), None));
         assert_eq!(timers.next(), Some(start + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_deadline_is_the_moment_that_was_set_also_before_the_first_one() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        let moments = [start, start - Duration::from_nanos(1), start + Duration::from_secs(400_000), start];
+        for (key, at) in moments.into_iter().enumerate() {
+            timers.set(at, key);
+        }
+        timers.retain(|at, key| at == moments[*key]);
+        assert_eq!(timers.pending(), 4);
+        let end = start + Duration::from_secs(400_000);
+        let fired: Vec<_> = std::iter::from_fn(|| timers.pop_due(end)).collect();
+        assert_eq!(fired, [1, 0, 3, 2]);
+    }
+
+    /// There is one for each binding.
+    #[test]
+    fn a_timer_is_small() {
+        assert_eq!(size_of::<Entry<[u8; 24]>>(), 40);
     }
 }

@@ -130,9 +130,9 @@ impl Shard {
             self.note_settled(id);
             return;
         }
-        let mut row = Row::new(sealed, binding.upstream, fence, lease, aor, place);
+        let mut row = Row::new(id, sealed, binding.upstream, fence, lease, aor, place);
         row.is_stored = first.is_none();
-        row.first = first;
+        row.first = first.map(Box::new);
         if !binding.register {
             row.state = InstanceState::Foreground;
         }
@@ -140,7 +140,7 @@ impl Shard {
         if row.is_stored {
             self.shared.stories.recall(id);
         }
-        self.instances.insert(id, row);
+        self.instances.insert(row);
         let shared = binding.binding;
         self.early.note_bound(shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));

@@ -1,14 +1,19 @@
 //! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
 //!
 //! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
-//! by its account's keyed name and by the next moment of its lease (a reminder, or the end).
+//! by its account's keyed name and by the next moment of its lease (a reminder, or the end). A moment that moves leaves the earlier one
+//! in the order, where it means nothing any more; those are fewer than there are rows, and [`SPARE_MOMENTS`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use sip::id::{InstanceId, UpstreamId};
+use slab::Slab;
 use tokio::sync::oneshot;
 
+use super::index::Index;
 use super::lease::{self, LeaseExpiry};
 use super::timeline::Activity;
 use crate::agent::digest::{Asked, Unanswerable};
@@ -19,6 +24,7 @@ use crate::vault::{AorKey, Fence, Sealed};
 
 /// One push instance.
 pub(crate) struct Row {
+    id: InstanceId,
     /// Everything that is known of it.
     pub sealed: Sealed,
     /// What its record is put with.
@@ -35,10 +41,10 @@ pub(crate) struct Row {
     registered_until: u32,
     /// Since when its registration has been lost, in seconds since 1970; 0: it is not.
     lost_since: u32,
-    /// When its user is to be told of the loss; 0: never, or that was done.
+    /// When its user is to be told of the loss; 0: there is none, or that was done.
     tell_lost_at: u32,
-    /// Its user was told of the loss.
-    lost_told: bool,
+    /// Its end was told.
+    end_told: bool,
     /// Where its requests go.
     pub upstream: UpstreamId,
     /// The SIP status of the last answer; 0 before the first.
@@ -50,7 +56,7 @@ pub(crate) struct Row {
     /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
     pub asked: bool,
     /// Those who wait for the outcome of the first registration.
-    pub first: Option<oneshot::Sender<FirstRegistration>>,
+    pub first: Option<Box<oneshot::Sender<FirstRegistration>>>,
     /// The store has it: whoever enabled it was told so, or will be.
     pub is_stored: bool,
     /// Its end, once that has begun.
@@ -161,6 +167,7 @@ impl Row {
 
     /// A row that is about to be bound.
     pub(crate) fn new(
+        id: InstanceId,
         sealed: Sealed,
         upstream: UpstreamId,
         fence: Fence,
@@ -170,6 +177,7 @@ impl Row {
     ) -> Self {
         let state = InstanceState::Registering;
         Self {
+            id,
             sealed,
             fence,
             expires_at: small(lease.expires_at),
@@ -179,7 +187,7 @@ impl Row {
             registered_until: 0,
             lost_since: 0,
             tell_lost_at: 0,
-            lost_told: false,
+            end_told: false,
             upstream,
             status: 0,
             state,
@@ -210,7 +218,7 @@ impl Row {
 
     /// Since when its registration has been lost, in seconds since 1970, once its user was told.
     pub(crate) fn failing_since(&self) -> Option<u64> {
-        self.lost_told.then_some(self.lost_since.into())
+        (self.lost_since != 0 && self.tell_lost_at == 0).then_some(self.lost_since.into())
     }
 
     fn next_moment(&self) -> u32 {
@@ -241,111 +249,186 @@ fn small(at: u64) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
+/// Moments that mean nothing any more, beside as many as there are rows.
+const SPARE_MOMENTS: usize = 64;
+
 /// All instances of one shard.
 #[derive(Default)]
 pub(crate) struct Instances {
     /// Boxed: a table has room for up to twice as many.
-    rows: HashMap<InstanceId, Box<Row>>,
-    /// In seconds since 1970.
-    moments: BTreeSet<(u32, InstanceId)>,
-    accounts: BTreeSet<(AorKey, InstanceId)>,
+    rows: Slab<Box<Row>>,
+    ids: Index,
+    accounts: Index,
+    hasher: RandomState,
+    /// In seconds since 1970, each with its row's slot.
+    moments: BinaryHeap<Reverse<(u32, u32)>>,
+    /// No lease ends later, in seconds since 1970.
+    latest_end: u32,
 }
 
 impl Instances {
-    pub(crate) fn insert(&mut self, id: InstanceId, row: Row) {
-        self.moments.insert((row.next_moment(), id));
-        self.accounts.insert((row.aor, id));
-        self.rows.insert(id, Box::new(row));
+    pub(crate) fn insert(&mut self, row: Row) {
+        self.remove(row.id);
+        let (id, account) = (self.hasher.hash_one(row.id), self.hasher.hash_one(row.aor));
+        let slot = self.rows.insert(Box::new(row)) as u32;
+        self.ids.insert(id, slot);
+        self.accounts.insert(account, slot);
+        self.note_end(slot);
+        self.note_moment(slot);
     }
 
     pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Box<Row>> {
-        let row = self.rows.remove(&id)?;
-        self.moments.remove(&(row.next_moment(), id));
-        self.accounts.remove(&(row.aor, id));
+        let slot = self.slot_of(id)?;
+        let row = self.rows.try_remove(slot as usize)?;
+        self.ids.remove(self.hasher.hash_one(id), slot);
+        self.accounts.remove(self.hasher.hash_one(row.aor), slot);
+        self.forget_moments();
         Some(row)
     }
 
+    fn slot_of(&self, id: InstanceId) -> Option<u32> {
+        let mut slots = self.ids.candidates(self.hasher.hash_one(id));
+        slots.find(|slot| self.row(*slot).is_some_and(|row| row.id == id))
+    }
+
+    fn row(&self, slot: u32) -> Option<&Row> {
+        self.rows.get(slot as usize).map(|row| &**row)
+    }
+
     pub(crate) fn get(&self, id: InstanceId) -> Option<&Row> {
-        self.rows.get(&id).map(|row| &**row)
+        self.row(self.slot_of(id)?)
     }
 
     pub(crate) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Row> {
-        self.rows.get_mut(&id).map(|row| &mut **row)
+        let slot = self.slot_of(id)?;
+        self.rows.get_mut(slot as usize).map(|row| &mut **row)
     }
 
     /// The instances of an account, in order.
     pub(crate) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
-        let from = (aor, InstanceId::from_bytes([0; 16]));
-        self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id).collect()
+        let rows = self.accounts.candidates(self.hasher.hash_one(aor)).filter_map(|slot| self.row(slot));
+        let mut ids: Vec<_> = rows.filter(|row| row.aor == aor).map(|row| row.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Changes a row, and finds it by its next moment from then on.
+    fn change<T>(&mut self, slot: u32, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+        let row = self.rows.get_mut(slot as usize)?;
+        let done = change(row);
+        self.note_moment(slot);
+        Some(done)
+    }
+
+    /// A row's next moment may be another one.
+    fn note_moment(&mut self, slot: u32) {
+        if let Some(moment) = self.row(slot).map(Row::next_moment) {
+            self.moments.push(Reverse((moment, slot)));
+            self.forget_moments();
+        }
+    }
+
+    /// Forgets the moments that mean nothing any more, once they are too many.
+    fn forget_moments(&mut self) {
+        if self.moments.len() > 2 * self.rows.len() + SPARE_MOMENTS {
+            let waiting = self.rows.iter().filter(|(_, row)| !row.end_told);
+            self.moments = waiting.map(|(slot, row)| Reverse((row.next_moment(), slot as u32))).collect();
+        }
+    }
+
+    fn note_end(&mut self, slot: u32) {
+        let end = self.row(slot).map_or(0, |row| row.expires_at);
+        self.latest_end = self.latest_end.max(end);
     }
 
     /// Moves an instance's end.
     pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry) {
-        if let Some(row) = self.rows.get_mut(&id) {
-            self.moments.remove(&(row.next_moment(), id));
-            row.expires_at = small(lease.expires_at);
-            row.reminded = lease.reminded;
-            self.moments.insert((row.next_moment(), id));
+        if let Some(slot) = self.slot_of(id) {
+            self.move_end(slot, lease);
         }
+    }
+
+    fn move_end(&mut self, slot: u32, lease: LeaseExpiry) {
+        self.change(slot, |row| {
+            (row.expires_at, row.reminded, row.end_told) = (small(lease.expires_at), lease.reminded, false);
+        });
+        self.note_end(slot);
     }
 
     /// Its registration is lost, if it was not before; its user is to be told at `tell_at`. Both are in seconds since 1970.
     pub(crate) fn set_lost(&mut self, id: InstanceId, since: u64, tell_at: u64) {
-        let Some(row) = self.rows.get_mut(&id).filter(|row| row.lost_since == 0) else { return };
-        self.moments.remove(&(row.next_moment(), id));
-        (row.lost_since, row.tell_lost_at, row.lost_told) = (small(since), small(tell_at), false);
-        self.moments.insert((row.next_moment(), id));
+        let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since == 0));
+        let Some(slot) = slot else { return };
+        self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), small(tell_at)));
     }
 
     /// Its registration stands, or nobody wants one; whether its user had been told of the loss.
     pub(crate) fn set_not_lost(&mut self, id: InstanceId) -> bool {
-        let Some(row) = self.rows.get_mut(&id).filter(|row| row.lost_since != 0) else { return false };
-        self.moments.remove(&(row.next_moment(), id));
-        let told = row.lost_told;
-        (row.lost_since, row.tell_lost_at, row.lost_told) = (0, 0, false);
-        self.moments.insert((row.next_moment(), id));
-        told
+        let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since != 0));
+        let Some(slot) = slot else { return false };
+        let told = self.change(slot, |row| {
+            let told = row.failing_since().is_some();
+            (row.lost_since, row.tell_lost_at) = (0, 0);
+            told
+        });
+        told.unwrap_or_default()
     }
 
     /// Ends leases at `latest` (seconds since 1970) that would end more than [`AHEAD_S`] later: they were granted by a clock
     /// that was ahead.
     pub(crate) fn cut_leases(&mut self, latest: u64) {
-        while let Some(&(moment, id)) = self.moments.last()
-            && u64::from(moment) > latest + AHEAD_S
-        {
-            self.set_lease(id, LeaseExpiry { expires_at: latest, reminded: None });
+        let is_ahead = |end: u32| u64::from(end) > latest + AHEAD_S;
+        if !is_ahead(self.latest_end) {
+            return;
         }
+        let ahead = self.rows.iter().filter(|(_, row)| is_ahead(row.expires_at));
+        for slot in ahead.map(|(slot, _)| slot as u32).collect::<Vec<_>>() {
+            self.move_end(slot, LeaseExpiry { expires_at: latest, reminded: None });
+        }
+        self.latest_end = self.rows.iter().map(|(_, row)| row.expires_at).max().unwrap_or_default();
     }
 
-    /// When the next reminder is due or the next instance ends, in seconds since 1970.
+    /// When the next reminder is due or the next instance ends, in seconds since 1970; or a moment before, that was this once.
     pub(crate) fn next_moment(&self) -> Option<u64> {
-        self.moments.first().map(|(moment, _)| u64::from(*moment))
+        self.moments.peek().map(|Reverse((moment, _))| u64::from(*moment))
     }
 
-    /// What is due at `now`, once: an end leaves the order, so that it is not found again.
+    /// What is due at `now`, once: an end is not told again.
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
-        let (moment, id) = *self.moments.first()?;
-        if u64::from(moment) > now {
-            return None;
+        while let Some(&Reverse((moment, slot))) = self.moments.peek()
+            && u64::from(moment) <= now
+        {
+            self.moments.pop();
+            let counts = self.row(slot).is_some_and(|row| row.next_moment() == moment && !row.end_told);
+            if counts && let Some(due) = self.fall_due(slot, now) {
+                return Some(due);
+            }
         }
-        self.moments.remove(&(moment, id));
-        let Some(row) = self.rows.get_mut(&id).filter(|row| row.expires_at() > now) else {
+        None
+    }
+
+    fn fall_due(&mut self, slot: u32, now: u64) -> Option<(InstanceId, Due)> {
+        let row = self.rows.get_mut(slot as usize)?;
+        let id = row.id;
+        if row.expires_at() <= now {
+            row.end_told = true;
             return Some((id, Due::End));
-        };
-        if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
-            (row.tell_lost_at, row.lost_told) = (0, true);
-            self.moments.insert((row.next_moment(), id));
-            return Some((id, Due::Lost { since: row.lost_since.into() }));
         }
-        let reminder = lease::due(row.expires_at(), row.reminded, now)?;
-        row.reminded = Some(reminder);
-        self.moments.insert((row.next_moment(), id));
-        Some((id, Due::Reminder(reminder)))
+        let due = if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
+            row.tell_lost_at = 0;
+            Due::Lost { since: row.lost_since.into() }
+        } else {
+            let reminder = lease::due(row.expires_at(), row.reminded, now)?;
+            row.reminded = Some(reminder);
+            Due::Reminder(reminder)
+        };
+        self.note_moment(slot);
+        Some((id, due))
     }
 
     /// All ids, in order.
     pub(crate) fn ids(&self) -> Vec<InstanceId> {
-        let mut ids: Vec<_> = self.rows.keys().copied().collect();
+        let mut ids: Vec<_> = self.rows.iter().map(|(_, row)| row.id).collect();
         ids.sort_unstable();
         ids
     }
@@ -353,12 +436,13 @@ impl Instances {
     /// Those that are stored and do not end, each with what its record is put with; in no order.
     pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
         let owned = self.rows.iter().filter(|(_, row)| row.is_stored && row.ending.is_none());
-        owned.map(|(id, row)| (*id, row.fence)).collect()
+        owned.map(|(_, row)| (row.id, row.fence)).collect()
     }
 
     /// At most `limit` ids behind `after`, in order.
     pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
-        let mut ids: Vec<_> = self.rows.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+        let ids = self.rows.iter().map(|(_, row)| row.id);
+        let mut ids: Vec<_> = ids.filter(|id| after.is_none_or(|after| *id > after)).collect();
         if ids.len() > limit {
             ids.select_nth_unstable(limit);
             ids.truncate(limit);
@@ -382,10 +466,8 @@ mod tests {
         let id = InstanceId::new(1 << 16, ShardTag(0));
         let mut instances = Instances::default();
         let sealed = Sealed::from_bytes(InstanceSecret::new("not opened here").expose().as_bytes().to_vec());
-        instances.insert(
-            id,
-            Row::new(sealed, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST, Holdings::default().count(&[])),
-        );
+        let place = Holdings::default().count(&[]);
+        instances.insert(Row::new(id, sealed, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST, place));
         (instances, id)
     }
 
@@ -423,6 +505,42 @@ mod tests {
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
         instances.cut_leases(END);
         assert_eq!(instances.pop_due(END), None, "and once");
+    }
+
+    #[test]
+    fn moments_that_mean_nothing_any_more_are_bounded_and_none_that_counts_is_lost() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        for flap in 0..5_000 {
+            instances.set_lost(id, END - 200_000 + flap, END - 199_400 + flap);
+            instances.set_not_lost(id);
+        }
+        assert!(instances.moments.len() <= 2 + SPARE_MOMENTS, "{}", instances.moments.len());
+        assert_eq!(instances.pop_due(END - 86_401), None);
+        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+        assert_eq!(instances.pop_due(END), Some((id, Due::End)));
+        assert_eq!(instances.pop_due(END), None);
+    }
+
+    #[test]
+    fn a_row_that_goes_leaves_nothing_behind_for_the_next_one_in_its_slot() {
+        let (mut instances, gone) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        assert!(instances.remove(gone).is_some());
+        assert!(instances.get(gone).is_none());
+        assert!(instances.of_account(AorKey::FIRST).is_empty());
+        let next = InstanceId::new(2 << 16, ShardTag(0));
+        let lease = LeaseExpiry { expires_at: END + 1_000, reminded: None };
+        let (sealed, place) = (Sealed::from_bytes(vec![0; 60]), Holdings::default().count(&[]));
+        instances.insert(Row::new(next, sealed, UpstreamId(1), Fence::NEW, lease, AorKey::FIRST, place));
+        assert_eq!(instances.of_account(AorKey::FIRST), [next]);
+        assert_eq!(instances.ids(), [next]);
+        assert_eq!(instances.pop_due(END - 86_400), None, "that was the reminder of the one that is gone");
+        assert_eq!(instances.pop_due(END - 85_400), Some((next, Due::Reminder(Reminder::Renew))));
+    }
+
+    /// What the table of memory in `docs/performance.md` says; the allocator makes 128 of 113.
+    #[test]
+    fn a_row_fits_its_block() {
+        assert!(size_of::<Row>() <= 128, "{}", size_of::<Row>());
     }
 
     #[test]
