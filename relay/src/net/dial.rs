@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::socket::Socket;
 use super::stream::Stream;
 use super::tls::{self, ClientTls};
 
@@ -56,7 +57,7 @@ pub async fn tcp(address: SocketAddr) -> Result<Stream, DialError> {
 pub async fn tls(address: SocketAddr, client: &ClientTls, domain: &str) -> Result<Stream, DialError> {
     let name = tls::server_name(domain).ok_or_else(|| DialError::NotADomain(domain.to_owned()))?;
     let stream = connect(address).await?;
-    let handshake = TlsConnector::from(client.config()).connect(name, stream);
+    let handshake = TlsConnector::from(client.config()).connect(name, Socket::new(stream));
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Err(_) => Err(DialError::Timeout(address)),
         Ok(Ok(stream)) => Ok(Stream::tls(stream, None)),

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::drain::Drain;
 pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent};
 use super::slots::{Observer, Slot, Slots};
+use super::socket::Socket;
 use super::stream::Stream;
 use super::websocket::upgrade;
 use crate::outage::Outage;
@@ -181,7 +182,7 @@ async fn handshake(
     slot: Slot,
     observe: &Observer,
 ) -> Option<Stream> {
-    match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+    match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(Socket::new(stream))).await {
         Ok(Ok(stream)) => {
             observe(ListenerEvent::HandshakeCompleted);
             return Some(Stream::tls(stream, Some(slot)));

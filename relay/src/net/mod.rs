@@ -12,6 +12,7 @@ mod naptr;
 pub mod reach;
 pub mod resolve;
 mod slots;
+mod socket;
 mod srv;
 pub mod stream;
 pub mod tls;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::slots::Slot;
+use super::socket::Socket;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct Stream {
 #[derive(Debug)]
 enum Kind {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Stream {
@@ -33,7 +34,7 @@ impl Stream {
         Self { kind: Kind::Plain(stream), _slot: slot }
     }
 
-    pub(super) fn tls(stream: impl Into<TlsStream<TcpStream>>, slot: Option<Slot>) -> Self {
+    pub(super) fn tls(stream: impl Into<TlsStream<Socket>>, slot: Option<Slot>) -> Self {
         Self { kind: Kind::Tls(Box::new(stream.into())), _slot: slot }
     }
 
@@ -68,8 +69,8 @@ impl Stream {
         match &mut self.kind {
             Kind::Plain(stream) => *stream = ours,
             Kind::Tls(stream) => match &mut **stream {
-                TlsStream::Client(stream) => *stream.get_mut().0 = ours,
-                TlsStream::Server(stream) => *stream.get_mut().0 = ours,
+                TlsStream::Client(stream) => stream.get_mut().0.replace(ours),
+                TlsStream::Server(stream) => stream.get_mut().0.replace(ours),
             },
         }
         Ok(())
@@ -78,7 +79,7 @@ impl Stream {
     fn tcp(&self) -> &TcpStream {
         match &self.kind {
             Kind::Plain(stream) => stream,
-            Kind::Tls(stream) => stream.get_ref().0,
+            Kind::Tls(stream) => stream.get_ref().0.tcp(),
         }
     }
 }

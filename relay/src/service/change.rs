@@ -132,6 +132,8 @@ impl Inner {
     ) -> Result<Changed, ChangeError> {
         let vault = &self.dependencies.vault;
         let (sealed, (lookup, lease)) = vault.reseal(status.id, &status.sealed, |record| {
+            // The shard may have cut a lease that was granted by a clock that was ahead.
+            record.expires_at = record.expires_at.min(status.expires_at);
             change(record)?;
             Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
         })?;

@@ -25,6 +25,11 @@ pub struct AorKey([u8; 16]);
 impl AorKey {
     /// Of nobody.
     pub(crate) const FIRST: Self = Self([0; 16]);
+
+    /// Of somebody.
+    pub(crate) fn of_number(number: u128) -> Self {
+        Self(number.to_be_bytes())
+    }
 }
 
 impl fmt::Display for AorKey {

@@ -1,6 +1,7 @@
 //! A run ends in time, and one that does not says what it was at.
 //!
-//! Invariant: what is bounded ends within its bound, or is given up with the step that it stood at.
+//! Invariant: what is bounded ends within its bound, or is given up with the step that it stood at. A round of calls that has begun
+//! blocks a thread, and holds the process's end up until it is over, which has a bound of its own.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +31,15 @@ impl Progress {
     fn lock(&self) -> MutexGuard<'_, Step> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does `work` within `bound`, and says beforehand when that is.
+///
+/// # Errors
+/// Those of `work`, and [`Failure::TooLong`].
+pub async fn whole<T>(bound: Duration, work: impl AsyncFnOnce(&Progress) -> Result<T, Failure>) -> Result<T, Failure> {
+    eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
+    within(bound, work).await
 }
 
 /// Does `work` within `bound`.

@@ -64,8 +64,7 @@ pub struct Moved {
 /// [`Failure`] when a part does not start, or not all instances move.
 pub async fn run(plan: &Plan) -> Result<Report, Failure> {
     let bound = plan.bound();
-    eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
-    bounded::within(bound, async |progress| phases(plan, progress).await).await
+    bounded::whole(bound, async |progress| phases(plan, progress).await).await
 }
 
 async fn phases(plan: &Plan, progress: &Progress) -> Result<Report, Failure> {

@@ -38,8 +38,7 @@ pub async fn run(mut plan: Plan) -> Result<Report, Failure> {
     let notes = plan.settle();
     raise_descriptors(plan.descriptors())?;
     let bound = plan.bound();
-    eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
-    bounded::within(bound, async |progress| phases(plan, notes, progress).await).await
+    bounded::whole(bound, async |progress| phases(plan, notes, progress).await).await
 }
 
 async fn phases(plan: Plan, mut notes: Vec<String>, progress: &Progress) -> Result<Report, Failure> {

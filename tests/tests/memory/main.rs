@@ -34,8 +34,8 @@ static HEAP: Counting = Counting;
 /// A binding is 1,390 or 1,487: the table of transactions keeps room for 448 or 896 of the busiest moment.
 const BINDING: i64 = 1_487;
 const DEVICE: i64 = 10_294;
-/// The most that one may take beyond that, in hundredths.
-const BOUND: i64 = 5;
+/// The most that one may take beyond that, in hundredths: a binding, of its larger figure, and a device.
+const BOUND: (i64, i64) = (2, 5);
 
 /// Accounts of the two counts. The second fills tables of hashes as 100,000 accounts on one shard would: to 76 %.
 const ACCOUNTS: (u32, u32) = (40, 782);
@@ -52,13 +52,13 @@ const SITES: &str = "SIPWAKE_TEST_SITES";
 #[test]
 fn a_binding_takes_no_more_bytes_than_before() {
     let bytes = counted("accounts_are_kept", ACCOUNTS.1);
-    assert!(bytes <= BINDING + BINDING * BOUND / 100, "a binding takes {bytes} bytes, {BINDING} before");
+    assert!(bytes <= BINDING + BINDING * BOUND.0 / 100, "a binding takes {bytes} bytes, {BINDING} before");
 }
 
 #[test]
 fn an_idle_device_takes_no_more_bytes_than_before() {
     let bytes = counted("devices_are_attached", DEVICES.1);
-    assert!(bytes <= DEVICE + DEVICE * BOUND / 100, "an idle device takes {bytes} bytes, {DEVICE} before");
+    assert!(bytes <= DEVICE + DEVICE * BOUND.1 / 100, "an idle device takes {bytes} bytes, {DEVICE} before");
 }
 
 /// What this program counts when it runs another time, with one test alone and on one shard, whatever machine this is.

@@ -1,12 +1,13 @@
 //! What comes from the network while this node may own nothing any more waits.
 //!
 //! Invariant: what the store has said of the instances stands in the inbox by the time the doubt ends; so all that stands there then
-//! is read before anything that waits is acted on, also what waits in the same batch.
+//! is read before anything that waits is acted on, also what waits in the same batch. What nobody sends again waits, however much
+//! it is.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Inputs from the network that are kept while it is in doubt whose the instances are. What is too much is lost, and sent again.
+/// Inputs that are kept while it is in doubt whose the instances are; beyond them what is sent again anyway is lost.
 const DOUBTED_MAX: usize = 8 * 1024;
 /// How soon a shard looks again whether the doubt is over.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -22,7 +23,7 @@ pub(crate) struct Doubt<I> {
 
 /// What this node knows of its lease.
 #[derive(Clone, Copy)]
-pub(crate) struct Lease {
+pub(crate) struct NodeLease {
     pub(crate) is_doubtful: bool,
     pub(crate) lapses: u64,
 }
@@ -33,7 +34,7 @@ impl<I> Doubt<I> {
     }
 
     /// Whether what comes from the network is to wait. `taken` inputs were just read, and `behind` come after them.
-    pub(crate) fn look(&mut self, lease: Lease, taken: usize, behind: usize) -> bool {
+    pub(crate) fn look(&mut self, lease: NodeLease, taken: usize, behind: usize) -> bool {
         let had_lapsed = std::mem::replace(&mut self.lapses, lease.lapses) != lease.lapses;
         // Of the batch that ends the doubt, the last input may be the one that tells.
         let was_over = self.unread == Some(0) && !had_lapsed;
@@ -52,8 +53,8 @@ impl<I> Doubt<I> {
     }
 
     /// Keeps an input.
-    pub(crate) fn keep(&mut self, input: I) {
-        if self.waiting.len() < DOUBTED_MAX {
+    pub(crate) fn keep(&mut self, input: I, is_sent_again: bool) {
+        if !is_sent_again || self.waiting.len() < DOUBTED_MAX {
             self.waiting.push_back(input);
         }
     }
@@ -66,11 +67,11 @@ impl<I> Doubt<I> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DOUBTED_MAX, Doubt, Lease};
+    use super::{DOUBTED_MAX, Doubt, NodeLease};
 
-    const SURE: Lease = Lease { is_doubtful: false, lapses: 0 };
-    const DOUBTFUL: Lease = Lease { is_doubtful: true, lapses: 1 };
-    const SURE_AGAIN: Lease = Lease { is_doubtful: false, lapses: 1 };
+    const SURE: NodeLease = NodeLease { is_doubtful: false, lapses: 0 };
+    const DOUBTFUL: NodeLease = NodeLease { is_doubtful: true, lapses: 1 };
+    const SURE_AGAIN: NodeLease = NodeLease { is_doubtful: false, lapses: 1 };
 
     #[test]
     fn nothing_waits_while_the_lease_is_held() {
@@ -116,7 +117,7 @@ mod tests {
     fn a_second_lapse_before_all_is_read_begins_anew() {
         let mut doubt = Doubt::<u32>::new();
         doubt.look(SURE_AGAIN, 0, 10);
-        assert!(doubt.look(Lease { is_doubtful: false, lapses: 2 }, 10, 4));
+        assert!(doubt.look(NodeLease { is_doubtful: false, lapses: 2 }, 10, 4));
         assert!(!doubt.is_over(), "the four behind");
     }
 
@@ -124,10 +125,11 @@ mod tests {
     fn what_waits_is_bounded_and_keeps_its_order() {
         let mut doubt = Doubt::new();
         for input in 0..DOUBTED_MAX + 1 {
-            doubt.keep(input);
+            doubt.keep(input, true);
         }
+        doubt.keep(usize::MAX, false);
         let waiting = doubt.take();
-        assert_eq!(waiting.len(), DOUBTED_MAX);
+        assert_eq!(waiting.len(), DOUBTED_MAX + 1);
         assert!(waiting.iter().is_sorted());
         assert!(doubt.take().is_empty());
     }

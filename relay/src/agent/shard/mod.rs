@@ -41,7 +41,7 @@ use tokio::time::sleep_until;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
-use crate::agent::shard::doubt::{Doubt, LOOK_AGAIN, Lease};
+use crate::agent::shard::doubt::{Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::passing::Passing;
@@ -182,10 +182,15 @@ impl Shard {
             }
             busy = !batch.is_empty();
             looked = clock::now();
-            let is_in_doubt = self.doubt.look(self.lease(), batch.len(), inbox.len());
+            // What was told before the doubt ended is in the inbox by now, and counted.
+            let lease = self.lease();
+            let is_in_doubt = self.doubt.look(lease, batch.len(), inbox.len());
             for input in batch.drain(..) {
                 match input {
-                    ShardInput::Sip { .. } if is_in_doubt => self.doubt.keep(input),
+                    ShardInput::Sip { input: ref sip, .. } if is_in_doubt => {
+                        let is_sent_again = matches!(sip, Input::Received { .. } | Input::Ping(_) | Input::Pong(_));
+                        self.doubt.keep(input, is_sent_again);
+                    }
                     input => self.catch_panic(|shard| shard.on_input(input)),
                 }
             }
@@ -208,9 +213,9 @@ impl Shard {
     }
 
     /// What this node knows of its lease, in this order: whoever sees that a doubt is over sees that there was one.
-    fn lease(&self) -> Lease {
+    fn lease(&self) -> NodeLease {
         let is_doubtful = self.shared.ownership.is_doubtful();
-        Lease { is_doubtful, lapses: self.shared.ownership.lapses() }
+        NodeLease { is_doubtful, lapses: self.shared.ownership.lapses() }
     }
 
     /// Tells the endpoint what arrived at `at`, and does all that follows.

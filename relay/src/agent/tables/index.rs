@@ -6,9 +6,9 @@ use hashbrown::HashTable;
 
 /// The slots of a table, by the hash of what their rows are found by. Several may have the same.
 #[derive(Default)]
-pub(crate) struct Index(HashTable<Place>);
+pub(crate) struct Index(HashTable<Entry>);
 
-struct Place {
+struct Entry {
     hash: u32,
     slot: u32,
 }
@@ -26,19 +26,19 @@ fn short(hash: u64) -> u32 {
 impl Index {
     pub(crate) fn insert(&mut self, hash: u64, slot: u32) {
         let hash = short(hash);
-        self.0.insert_unique(spread(hash), Place { hash, slot }, |place| spread(place.hash));
+        self.0.insert_unique(spread(hash), Entry { hash, slot }, |entry| spread(entry.hash));
     }
 
     pub(crate) fn remove(&mut self, hash: u64, slot: u32) {
-        if let Ok(place) = self.0.find_entry(spread(short(hash)), |place| place.slot == slot) {
-            place.remove();
+        if let Ok(entry) = self.0.find_entry(spread(short(hash)), |entry| entry.slot == slot) {
+            entry.remove();
         }
     }
 
     /// The slots whose rows may be those that are looked for, in no order.
     pub(crate) fn candidates(&self, hash: u64) -> impl Iterator<Item = u32> {
         let hash = short(hash);
-        self.0.iter_hash(spread(hash)).filter(move |place| place.hash == hash).map(|place| place.slot)
+        self.0.iter_hash(spread(hash)).filter(move |entry| entry.hash == hash).map(|entry| entry.slot)
     }
 }
 

@@ -1,11 +1,8 @@
 //! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
 //!
 //! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
-//! by its account's keyed name and by the next moment of its lease (a reminder, or the end). A moment that moves leaves the earlier one
-//! in the order, where it means nothing any more; those are fewer than there are rows, and [`SPARE_MOMENTS`].
+//! by its account's keyed name and, until its end was told, by the next moment of its lease (a reminder, or the end).
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
@@ -15,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::index::Index;
 use super::lease::{self, LeaseExpiry};
+use super::moments::Moments;
 use super::timeline::Activity;
 use crate::agent::digest::{Asked, Unanswerable};
 use crate::domain::{InstanceState, WipeReason};
@@ -41,10 +39,8 @@ pub(crate) struct Row {
     registered_until: u32,
     /// Since when its registration has been lost, in seconds since 1970; 0: it is not.
     lost_since: u32,
-    /// When its user is to be told of the loss; 0: there is none, or that was done.
+    /// When its user is to be told of the loss; 0: there is none, or its user was told.
     tell_lost_at: u32,
-    /// Its end was told.
-    end_told: bool,
     /// Where its requests go.
     pub upstream: UpstreamId,
     /// The SIP status of the last answer; 0 before the first.
@@ -187,7 +183,6 @@ impl Row {
             registered_until: 0,
             lost_since: 0,
             tell_lost_at: 0,
-            end_told: false,
             upstream,
             status: 0,
             state,
@@ -249,9 +244,6 @@ fn small(at: u64) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// Moments that mean nothing any more, beside as many as there are rows.
-const SPARE_MOMENTS: usize = 64;
-
 /// All instances of one shard.
 #[derive(Default)]
 pub(crate) struct Instances {
@@ -260,10 +252,11 @@ pub(crate) struct Instances {
     ids: Index,
     accounts: Index,
     hasher: RandomState,
-    /// In seconds since 1970, each with its row's slot.
-    moments: BinaryHeap<Reverse<(u32, u32)>>,
-    /// No lease ends later, in seconds since 1970.
-    latest_end: u32,
+    moments: Moments,
+    /// Until when a lease may be granted, as far as was known last, in seconds since 1970.
+    granted_until: u64,
+    /// Slots of leases that end later, or did.
+    ahead: Vec<u32>,
 }
 
 impl Instances {
@@ -282,7 +275,7 @@ impl Instances {
         let row = self.rows.try_remove(slot as usize)?;
         self.ids.remove(self.hasher.hash_one(id), slot);
         self.accounts.remove(self.hasher.hash_one(row.aor), slot);
-        self.forget_moments();
+        self.moments.clear(slot);
         Some(row)
     }
 
@@ -312,33 +305,27 @@ impl Instances {
         ids
     }
 
-    /// Changes a row, and finds it by its next moment from then on.
+    /// Changes a row, and finds it by its next moment from then on; not one whose end was told.
     fn change<T>(&mut self, slot: u32, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
-        let row = self.rows.get_mut(slot as usize)?;
-        let done = change(row);
-        self.note_moment(slot);
+        let done = change(self.rows.get_mut(slot as usize)?);
+        if self.moments.is_set(slot) {
+            self.note_moment(slot);
+        }
         Some(done)
     }
 
     /// A row's next moment may be another one.
     fn note_moment(&mut self, slot: u32) {
         if let Some(moment) = self.row(slot).map(Row::next_moment) {
-            self.moments.push(Reverse((moment, slot)));
-            self.forget_moments();
+            self.moments.set(slot, moment);
         }
     }
 
-    /// Forgets the moments that mean nothing any more, once they are too many.
-    fn forget_moments(&mut self) {
-        if self.moments.len() > 2 * self.rows.len() + SPARE_MOMENTS {
-            let waiting = self.rows.iter().filter(|(_, row)| !row.end_told);
-            self.moments = waiting.map(|(slot, row)| Reverse((row.next_moment(), slot as u32))).collect();
-        }
-    }
-
+    /// A row's end may be another one.
     fn note_end(&mut self, slot: u32) {
-        let end = self.row(slot).map_or(0, |row| row.expires_at);
-        self.latest_end = self.latest_end.max(end);
+        if self.row(slot).is_some_and(|row| row.expires_at() > self.granted_until) {
+            self.ahead.push(slot);
+        }
     }
 
     /// Moves an instance's end.
@@ -349,9 +336,10 @@ impl Instances {
     }
 
     fn move_end(&mut self, slot: u32, lease: LeaseExpiry) {
-        self.change(slot, |row| {
-            (row.expires_at, row.reminded, row.end_told) = (small(lease.expires_at), lease.reminded, false);
-        });
+        if let Some(row) = self.rows.get_mut(slot as usize) {
+            (row.expires_at, row.reminded) = (small(lease.expires_at), lease.reminded);
+        }
+        self.note_moment(slot);
         self.note_end(slot);
     }
 
@@ -375,43 +363,32 @@ impl Instances {
     }
 
     /// Ends leases at `latest` (seconds since 1970) that would end more than [`AHEAD_S`] later: they were granted by a clock
-    /// that was ahead.
+    /// that was ahead. Looks at those alone that may, unless `latest` is earlier than before.
     pub(crate) fn cut_leases(&mut self, latest: u64) {
-        let is_ahead = |end: u32| u64::from(end) > latest + AHEAD_S;
-        if !is_ahead(self.latest_end) {
-            return;
+        let before = std::mem::replace(&mut self.granted_until, latest + AHEAD_S);
+        let looked_at = match before <= self.granted_until {
+            true => std::mem::take(&mut self.ahead),
+            false => self.rows.iter().map(|(slot, _)| slot as u32).collect(),
+        };
+        for slot in looked_at {
+            if self.row(slot).is_some_and(|row| row.expires_at() > self.granted_until) {
+                self.move_end(slot, LeaseExpiry { expires_at: latest, reminded: None });
+            }
         }
-        let ahead = self.rows.iter().filter(|(_, row)| is_ahead(row.expires_at));
-        for slot in ahead.map(|(slot, _)| slot as u32).collect::<Vec<_>>() {
-            self.move_end(slot, LeaseExpiry { expires_at: latest, reminded: None });
-        }
-        self.latest_end = self.rows.iter().map(|(_, row)| row.expires_at).max().unwrap_or_default();
     }
 
-    /// When the next reminder is due or the next instance ends, in seconds since 1970; or a moment before, that was this once.
+    /// When the next reminder is due or the next instance ends, in seconds since 1970; or an earlier moment, at which nothing is due
+    /// any more.
     pub(crate) fn next_moment(&self) -> Option<u64> {
-        self.moments.peek().map(|Reverse((moment, _))| u64::from(*moment))
+        self.moments.first().map(u64::from)
     }
 
     /// What is due at `now`, once: an end is not told again.
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
-        while let Some(&Reverse((moment, slot))) = self.moments.peek()
-            && u64::from(moment) <= now
-        {
-            self.moments.pop();
-            let counts = self.row(slot).is_some_and(|row| row.next_moment() == moment && !row.end_told);
-            if counts && let Some(due) = self.fall_due(slot, now) {
-                return Some(due);
-            }
-        }
-        None
-    }
-
-    fn fall_due(&mut self, slot: u32, now: u64) -> Option<(InstanceId, Due)> {
+        let slot = self.moments.pop_due(now)?;
         let row = self.rows.get_mut(slot as usize)?;
         let id = row.id;
         if row.expires_at() <= now {
-            row.end_told = true;
             return Some((id, Due::End));
         }
         let due = if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
@@ -508,17 +485,74 @@ mod tests {
     }
 
     #[test]
-    fn moments_that_mean_nothing_any_more_are_bounded_and_none_that_counts_is_lost() {
-        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
-        for flap in 0..5_000 {
-            instances.set_lost(id, END - 200_000 + flap, END - 199_400 + flap);
-            instances.set_not_lost(id);
-        }
-        assert!(instances.moments.len() <= 2 + SPARE_MOMENTS, "{}", instances.moments.len());
-        assert_eq!(instances.pop_due(END - 86_401), None);
-        assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+    fn an_end_that_was_told_is_not_told_again_by_a_loss_and_is_by_a_new_lease() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: Some(Reminder::VerySoon) });
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
+        instances.set_lost(id, END, END + 600);
+        instances.set_not_lost(id);
+        assert_eq!(instances.pop_due(END + 1_000), None);
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 2_000, reminded: Some(Reminder::VerySoon) });
+        assert_eq!(instances.pop_due(END + 2_000), Some((id, Due::End)));
+    }
+
+    #[test]
+    fn a_lease_is_cut_that_ends_more_than_an_hour_late_and_no_other() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END + 3_600, reminded: None });
+        instances.cut_leases(END);
+        assert_eq!(instances.get(id).map(Row::expires_at), Some(END + 3_600));
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 3_601, reminded: None });
+        instances.cut_leases(END);
+        assert_eq!(instances.get(id).map(Row::expires_at), Some(END));
+        // The clock was set back.
+        instances.cut_leases(END - 10_000);
+        assert_eq!(instances.get(id).map(Row::expires_at), Some(END - 10_000));
+        assert!(instances.remove(id).is_some());
+        instances.cut_leases(END - 20_000);
         assert_eq!(instances.pop_due(END), None);
+    }
+
+    #[test]
+    fn a_row_is_found_by_its_own_id_and_account_whatever_else_has_their_hash() {
+        let mut instances = Instances::default();
+        let lease = LeaseExpiry { expires_at: END, reminded: None };
+        let place = || Holdings::default().count(&[]);
+        for number in 1..=300_u128 {
+            let id = InstanceId::new(number << 16, ShardTag(0));
+            let sealed = Sealed::from_bytes(vec![0; 60]);
+            instances.insert(Row::new(
+                id,
+                sealed,
+                UpstreamId(1),
+                Fence::NEW,
+                lease,
+                AorKey::of_number(number / 3),
+                place(),
+            ));
+        }
+        // All have the hash of the first.
+        for slot in 1..300 {
+            let (id, aor) = instances.row(slot).map(|row| (row.id, row.aor)).unwrap();
+            instances.ids.remove(instances.hasher.hash_one(id), slot);
+            instances.accounts.remove(instances.hasher.hash_one(aor), slot);
+        }
+        let asked = InstanceId::new(1 << 16, ShardTag(0));
+        for slot in 1..300 {
+            instances.ids.insert(instances.hasher.hash_one(asked), slot);
+            instances.accounts.insert(instances.hasher.hash_one(AorKey::of_number(0)), slot);
+        }
+        assert_eq!(instances.get(asked).map(|row| row.id), Some(asked));
+        assert_eq!(instances.of_account(AorKey::of_number(0)).len(), 2, "the first two of the three");
+    }
+
+    #[test]
+    fn a_row_that_is_put_again_is_one() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        let (sealed, place) = (Sealed::from_bytes(vec![0; 60]), Holdings::default().count(&[]));
+        let lease = LeaseExpiry { expires_at: END + 500, reminded: Some(Reminder::VerySoon) };
+        instances.insert(Row::new(id, sealed, UpstreamId(2), Fence::NEW, lease, AorKey::FIRST, place));
+        assert_eq!((instances.ids(), instances.of_account(AorKey::FIRST)), (vec![id], vec![id]));
+        assert_eq!(instances.pop_due(END), None);
+        assert_eq!(instances.pop_due(END + 500), Some((id, Due::End)));
     }
 
     #[test]
@@ -537,7 +571,7 @@ mod tests {
         assert_eq!(instances.pop_due(END - 85_400), Some((next, Due::Reminder(Reminder::Renew))));
     }
 
-    /// What the table of memory in `docs/performance.md` says; the allocator makes 128 of 113.
+    /// What the table of memory in `docs/performance.md` says; the allocator has blocks of 112 and of 128.
     #[test]
     fn a_row_fits_its_block() {
         assert!(size_of::<Row>() <= 128, "{}", size_of::<Row>());

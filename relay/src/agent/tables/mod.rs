@@ -3,7 +3,7 @@
 //! | table | rows |
 //! | --- | --- |
 //! | [`instances`] | push instances: the sealed record, the state, the next moment of the lease |
-//! | `index` | which slot holds the row of an instance or an account |
+//! | `index`, `moments` | which slot has the row of an instance or an account, and when it falls due |
 //! | [`attached`] | devices that have a flow, and their Apps |
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
 //! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
@@ -17,5 +17,6 @@ pub(crate) mod calls;
 mod index;
 pub(crate) mod instances;
 pub(crate) mod lease;
+mod moments;
 pub(crate) mod timeline;
 pub(crate) mod woken_elsewhere;

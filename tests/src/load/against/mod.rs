@@ -71,7 +71,7 @@ pub struct Calls {
 /// [`Failure`] when it does not start, or calls are lost.
 pub async fn run(plan: &Plan, rival: Rival) -> Result<Against, Failure> {
     raise_descriptors(plan.descriptors())?;
-    bounded::within(plan.bound(), async |progress| phases(plan, rival, progress).await).await
+    bounded::whole(plan.bound(), async |progress| phases(plan, rival, progress).await).await
 }
 
 async fn phases(plan: &Plan, rival: Rival, progress: &Progress) -> Result<Against, Failure> {

@@ -63,6 +63,15 @@ async fn sealed_and_gone(transport: Transport, timing: f64) -> Outcome {
     assert_eq!(receipt.status, 200, "{}", receipt.text());
     let left: Vec<_> = redis.keys().into_iter().filter(|key| key.contains(&lent.id)).collect();
     assert_eq!(left, Vec::<String>::new(), "erased with the instance, at once");
+    // A connection to a push service keeps what it has sent last, until as much is sent again (SECURITY.md).
+    let mut wish = world.wish_anew("trent");
+    wish["account"]["registrar"] = json!(world.registrar.uri(transport));
+    wish["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
+    let other = world.enable_as(&wish).await?;
+    let from = format!("\"{}\" <sip:another-caller-of-another-phone@example.test>", "Somebody else ".repeat(9));
+    for _ in 0..2 {
+        world.call_to(&other.aor, &CallOptions::default().from(&from))?.cancel().await?;
+    }
     // The responses to the sender are kept for as long as it may send again (RFC 3261 §17.2.2, timer J: 32 s).
     let held = world.relay.memory_keeps(&needles(&text, &sender, &name), SOON * 4).await?;
     assert_eq!(held, Vec::<String>::new(), "after the wipe, over {transport:?}");
