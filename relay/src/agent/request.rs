@@ -19,7 +19,7 @@ use crate::domain::InstanceState;
 use crate::domain::story::Story;
 use crate::limits::holdings::Holding;
 use crate::secret::InstanceSecret;
-use crate::vault::record::Provider;
+use crate::vault::record::{Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
@@ -301,6 +301,8 @@ pub struct InstanceStatus {
     pub failing_since: Option<u64>,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
+    /// The last reminder of its end.
+    pub reminded: Option<Reminder>,
     /// How its mailbox stands, once the SIP server has told.
     pub mailbox: Option<Box<Mailbox>>,
 }

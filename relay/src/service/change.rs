@@ -132,8 +132,8 @@ impl Inner {
     ) -> Result<Changed, ChangeError> {
         let vault = &self.dependencies.vault;
         let (sealed, (lookup, lease)) = vault.reseal(status.id, &status.sealed, |record| {
-            // The shard may have cut a lease that was granted by a clock that was ahead.
-            record.expires_at = record.expires_at.min(status.expires_at);
+            // The shard may have cut a lease that was granted by a clock that was ahead, and know of a reminder that was not written.
+            (record.expires_at, record.reminded) = (record.expires_at.min(status.expires_at), status.reminded);
             change(record)?;
             Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
         })?;

@@ -166,6 +166,7 @@ fn by_record(stored: Stored) -> InstanceStatus {
         registered_until: 0,
         failing_since: None,
         expires_at: stored.expires_at,
+        reminded: None,
         mailbox: None,
     }
 }

@@ -1,13 +1,14 @@
 //! What comes from the network while this node may own nothing any more waits.
 //!
 //! Invariant: what the store has said of the instances stands in the inbox by the time the doubt ends; so all that stands there then
-//! is read before anything that waits is acted on, also what waits in the same batch. What nobody sends again waits, however much
-//! it is.
+//! is read before anything that waits is acted on, also what waits in the same batch. What the shard is told
+//! once of a connection or a name waits, however much it is.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Inputs that are kept while it is in doubt whose the instances are; beyond them what is sent again anyway is lost.
+/// Inputs that are kept while it is in doubt whose the instances are; beyond them messages and keep-alives are lost. What came by
+/// UDP is sent again (RFC 3261 §17); what came by a stream is not.
 const DOUBTED_MAX: usize = 8 * 1024;
 /// How soon a shard looks again whether the doubt is over.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -53,8 +54,8 @@ impl<I> Doubt<I> {
     }
 
     /// Keeps an input.
-    pub(crate) fn keep(&mut self, input: I, is_sent_again: bool) {
-        if !is_sent_again || self.waiting.len() < DOUBTED_MAX {
+    pub(crate) fn keep(&mut self, input: I, is_told_once: bool) {
+        if is_told_once || self.waiting.len() < DOUBTED_MAX {
             self.waiting.push_back(input);
         }
     }
@@ -125,9 +126,9 @@ mod tests {
     fn what_waits_is_bounded_and_keeps_its_order() {
         let mut doubt = Doubt::new();
         for input in 0..DOUBTED_MAX + 1 {
-            doubt.keep(input, true);
+            doubt.keep(input, false);
         }
-        doubt.keep(usize::MAX, false);
+        doubt.keep(usize::MAX, true);
         let waiting = doubt.take();
         assert_eq!(waiting.len(), DOUBTED_MAX + 1);
         assert!(waiting.iter().is_sorted());

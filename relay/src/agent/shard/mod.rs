@@ -188,8 +188,16 @@ impl Shard {
             for input in batch.drain(..) {
                 match input {
                     ShardInput::Sip { input: ref sip, .. } if is_in_doubt => {
-                        let is_sent_again = matches!(sip, Input::Received { .. } | Input::Ping(_) | Input::Pong(_));
-                        self.doubt.keep(input, is_sent_again);
+                        let is_told_once = matches!(
+                            sip,
+                            Input::Closed(_)
+                                | Input::Dialled { .. }
+                                | Input::FailbackDialled { .. }
+                                | Input::DialFailed(_)
+                                | Input::UpstreamAddressChanged(_)
+                                | Input::Addresses { .. }
+                        );
+                        self.doubt.keep(input, is_told_once);
                     }
                     input => self.catch_panic(|shard| shard.on_input(input)),
                 }

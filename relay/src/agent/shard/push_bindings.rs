@@ -120,6 +120,7 @@ impl PushBindings {
             registered_until: expires_at,
             failing_since: None,
             expires_at,
+            reminded: None,
             mailbox: None,
         })
     }

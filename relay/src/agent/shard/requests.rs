@@ -204,7 +204,10 @@ impl Shard {
         row.sealed = sealed;
         row.fence = fence;
         let is_foreground = row.state == InstanceState::Foreground;
-        self.instances.set_lease(id, lease);
+        // One may have been sent since the record was looked at.
+        let same_end = lease.expires_at == row.expires_at();
+        let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
+        self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });
         match foreground {
             Some(true) if !is_foreground => {
                 self.set_state(id, InstanceState::Foreground);
@@ -275,6 +278,7 @@ impl Shard {
             registered_until: if registered { row.registered_until() } else { 0 },
             failing_since: row.failing_since(),
             expires_at: row.expires_at(),
+            reminded: row.reminded(),
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
         })
     }

@@ -196,6 +196,11 @@ impl Row {
         }
     }
 
+    /// The last reminder of its end.
+    pub(crate) fn reminded(&self) -> Option<Reminder> {
+        self.reminded
+    }
+
     /// When it ends, in seconds since 1970.
     pub(crate) fn expires_at(&self) -> u64 {
         self.expires_at.into()
@@ -238,10 +243,13 @@ pub(crate) enum Due {
 
 /// How far the clocks of a lease's grantor and of this node may be apart, in seconds.
 const AHEAD_S: u64 = 3_600;
+/// By how much the clock may go back before all leases are looked at again, in seconds.
+const PLAY_S: u64 = 60;
 
 /// Seconds since 1970 in a row, until 2106.
 fn small(at: u64) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX)
+    // No moment is the last second, which `moments` takes for none.
+    u32::try_from(at).unwrap_or(u32::MAX).min(u32::MAX - 1)
 }
 
 /// All instances of one shard.
@@ -255,8 +263,10 @@ pub(crate) struct Instances {
     moments: Moments,
     /// Until when a lease may be granted, as far as was known last, in seconds since 1970.
     granted_until: u64,
-    /// Slots of leases that end later, or did.
+    /// Slots of leases that end later, or did; at most as many as there are rows.
     ahead: Vec<u32>,
+    /// They were more: all are to be looked at.
+    all_may_be_ahead: bool,
 }
 
 impl Instances {
@@ -323,8 +333,12 @@ impl Instances {
 
     /// A row's end may be another one.
     fn note_end(&mut self, slot: u32) {
-        if self.row(slot).is_some_and(|row| row.expires_at() > self.granted_until) {
-            self.ahead.push(slot);
+        if self.all_may_be_ahead || self.row(slot).is_none_or(|row| row.expires_at() <= self.granted_until) {
+            return;
+        }
+        self.ahead.push(slot);
+        if self.ahead.len() > self.rows.len() {
+            (self.ahead, self.all_may_be_ahead) = (Vec::new(), true);
         }
     }
 
@@ -365,10 +379,12 @@ impl Instances {
     /// Ends leases at `latest` (seconds since 1970) that would end more than [`AHEAD_S`] later: they were granted by a clock
     /// that was ahead. Looks at those alone that may, unless `latest` is earlier than before.
     pub(crate) fn cut_leases(&mut self, latest: u64) {
-        let before = std::mem::replace(&mut self.granted_until, latest + AHEAD_S);
-        let looked_at = match before <= self.granted_until {
-            true => std::mem::take(&mut self.ahead),
-            false => self.rows.iter().map(|(slot, _)| slot as u32).collect(),
+        let (before, until) = (self.granted_until, latest + AHEAD_S);
+        let went_back = before > until + PLAY_S;
+        self.granted_until = if went_back { until } else { before.max(until) };
+        let looked_at = match went_back || std::mem::take(&mut self.all_may_be_ahead) {
+            true => self.rows.iter().map(|(slot, _)| slot as u32).collect(),
+            false => std::mem::take(&mut self.ahead),
         };
         for slot in looked_at {
             if self.row(slot).is_some_and(|row| row.expires_at() > self.granted_until) {
@@ -504,6 +520,13 @@ mod tests {
         instances.cut_leases(END);
         assert_eq!(instances.get(id).map(Row::expires_at), Some(END));
         // The clock was set back.
+        instances.cut_leases(END - 10_000);
+        assert_eq!(instances.get(id).map(Row::expires_at), Some(END - 10_000));
+        // More changes than rows, while the clock is not believed.
+        for _ in 0..5 {
+            instances.set_lease(id, LeaseExpiry { expires_at: END + 100_000, reminded: None });
+        }
+        assert!(instances.ahead.len() <= 1);
         instances.cut_leases(END - 10_000);
         assert_eq!(instances.get(id).map(Row::expires_at), Some(END - 10_000));
         assert!(instances.remove(id).is_some());

@@ -16,9 +16,12 @@ use crate::bucket::{Bucket, Rate};
 const DEBT_MAX: Duration = Duration::from_secs(32);
 /// Addresses that are remembered beyond one for each SIP server, before those at rest are forgotten.
 const ADDRESSES_SPARE: usize = 64;
-
 /// Likewise, when a REGISTER passes through that no SIP server's row is counted for.
 const ADDRESSES_MAX: usize = 4_096;
+
+/// Registrations that begin at once: as many as have their turn within 10 ms, which is as often as a shard looks at its timers, and at
+/// least one. More than 200 never do, so a pace above 20,000 in a second is not reached.
+const BURST_MAX: u32 = 200;
 
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ impl Place {
 
 impl Pace {
     pub(super) fn new(now: Instant, per_second: u32) -> Self {
-        let rate = Rate::per_second(per_second, (per_second / 100).clamp(1, 20));
+        let rate = Rate::per_second(per_second, (per_second / 100).clamp(1, BURST_MAX));
         Self { rate, bucket: Bucket::full(now), moved_back: Duration::ZERO }
     }
 
@@ -170,6 +173,21 @@ mod tests {
         assert_eq!(paces.reserve(now, mapped, 1, 10, 1).now, 0, "the same address");
         let other: IpAddr = "192.0.2.2".parse().unwrap();
         assert_eq!(paces.reserve(now, other, 1, 10, 1), Granted { now: 1, later: None });
+    }
+
+    #[test]
+    fn a_pace_is_reached_by_who_looks_at_the_time_each_10_ms() {
+        for per_second in [1, 70, 500, 5_000, 10_000] {
+            let start = Instant::now();
+            let (mut pace, mut now, mut granted) = (Pace::new(start, per_second), start, 0);
+            while now < start + Duration::from_secs(10) {
+                let (begun, next) = pace.take(now, 1_000_000);
+                granted += begun;
+                now = next.map_or(now, |next| next.max(now + Duration::from_millis(10)));
+            }
+            let wanted = 10 * per_second as usize;
+            assert!((wanted * 98 / 100..=wanted * 102 / 100 + 1).contains(&granted), "{granted} of {wanted}");
+        }
     }
 
     #[test]
