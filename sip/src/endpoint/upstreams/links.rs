@@ -83,10 +83,11 @@ impl Endpoint {
         let address = self.upstreams.flow(id).and_then(|(flow, _)| self.upstreams.address_of(flow));
         let servers = self.upstreams.rows.len();
         let Some(upstream) = self.upstreams.rows.get_mut(&id).filter(|upstream| !upstream.pacing) else { return };
-        let (granted, mut next) = upstream.pace.take(now, upstream.urgent.len() + upstream.queue.len());
+        let due = upstream.pace.due(now);
+        let (granted, mut next) = upstream.pace.take(due, upstream.urgent.len() + upstream.queue.len());
         let mut begun = granted;
         if let Some(address) = address.filter(|_| granted > 0) {
-            let at_address = self.upstreams.paces.reserve(now, address, granted, per_second, servers);
+            let at_address = self.upstreams.paces.reserve(due, address, granted, per_second, servers);
             begun = at_address.now;
             upstream.reserved = at_address.later.map(|place| (granted - begun, place));
             next = at_address.later.map(|place| place.at).or(next);

@@ -23,11 +23,17 @@ const ADDRESSES_MAX: usize = 4_096;
 /// least one. More than 200 never do, so a pace above 20,000 in a second is not reached.
 const BURST_MAX: u32 = 200;
 
+/// A turn that comes later than it was to by no more than this is counted as if it had come in time: else each late look at the timers
+/// would take from the pace.
+const LATE_MAX: Duration = Duration::from_millis(20);
+
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
 pub(super) struct Pace {
     rate: Rate,
     bucket: Bucket,
+    /// When the next turns are to come.
+    next: Option<Instant>,
     /// By how much all places were moved back since the beginning.
     moved_back: Duration,
 }
@@ -59,7 +65,12 @@ impl Place {
 impl Pace {
     pub(super) fn new(now: Instant, per_second: u32) -> Self {
         let rate = Rate::per_second(per_second, (per_second / 100).clamp(1, BURST_MAX));
-        Self { rate, bucket: Bucket::full(now), moved_back: Duration::ZERO }
+        Self { rate, bucket: Bucket::full(now), next: None, moved_back: Duration::ZERO }
+    }
+
+    /// When the turns that come now were to come.
+    pub(super) fn due(&mut self, now: Instant) -> Instant {
+        self.next.take().filter(|next| *next <= now && now - *next <= LATE_MAX).unwrap_or(now)
     }
 
     /// How many of `waiting` may begin now; and when the next ones may, if any is left.
@@ -68,7 +79,8 @@ impl Pace {
         let left = waiting - granted;
         // A whole burst at a time, so that a long queue costs few timers.
         let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.rate.burst);
-        (granted, (left > 0).then(|| self.bucket.when(now, self.rate, batch)))
+        self.next = (left > 0).then(|| self.bucket.when(now, self.rate, batch));
+        (granted, self.next)
     }
 
     fn take_now(&mut self, now: Instant, waiting: usize) -> usize {
@@ -176,14 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_is_reached_by_who_looks_at_the_time_each_10_ms() {
+    fn a_pace_is_reached_by_who_looks_at_the_time_each_10_ms_and_is_late() {
         for per_second in [1, 70, 500, 5_000, 10_000] {
             let start = Instant::now();
             let (mut pace, mut now, mut granted) = (Pace::new(start, per_second), start, 0);
             while now < start + Duration::from_secs(10) {
-                let (begun, next) = pace.take(now, 1_000_000);
+                let due = pace.due(now);
+                let (begun, next) = pace.take(due, 1_000_000);
                 granted += begun;
-                now = next.map_or(now, |next| next.max(now + Duration::from_millis(10)));
+                let late = Duration::from_millis(granted as u64 % 8);
+                now = next.map_or(now, |next| next + late);
             }
             let wanted = 10 * per_second as usize;
             assert!((wanted * 98 / 100..=wanted * 102 / 100 + 1).contains(&granted), "{granted} of {wanted}");
