@@ -193,6 +193,7 @@ impl Shard {
                             Input::Closed(_)
                                 | Input::Dialled { .. }
                                 | Input::FailbackDialled { .. }
+                                | Input::LeadsTo { .. }
                                 | Input::DialFailed(_)
                                 | Input::UpstreamAddressChanged(_)
                                 | Input::Addresses { .. }
