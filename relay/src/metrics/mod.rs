@@ -81,6 +81,7 @@ macro_rules! metrics {
 
 metrics! {
     Instances = "sipwake_instances", Gauge, "Push instances that this node serves, by state.";
+    RegistrationsWaiting = "sipwake_registrations_waiting", Gauge, "Registrations, refreshes included, that wait for their turn at their SIP server (upstream.registrations_per_second).";
     Registrations = "sipwake_registrations_total", Counter, "REGISTER requests to the accounts' servers, by how they ended.";
     Invites = "sipwake_invites_total", Counter, "INVITE requests from the accounts' servers, by how they ended.";
     Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";
@@ -166,6 +167,7 @@ struct Handles {
     call_stories: Series<MissedCallOutcome, Counter>,
     traces: Series<TraceOutcome, Counter>,
     mwi_notifies: Series<MwiNotify, Counter>,
+    registrations_waiting: Gauge,
     calls_waiting: Gauge,
     sip_refused: Series<SipRefusal, Counter>,
     limits: Series<Limit, Counter>,
@@ -238,6 +240,7 @@ impl Metrics {
             call_stories: series(r, Metric::CallStories),
             traces: series(r, Metric::Traces),
             mwi_notifies: series(r, Metric::MwiNotifies),
+            registrations_waiting: single(r, Metric::RegistrationsWaiting),
             calls_waiting: single(r, Metric::CallsWaiting),
             sip_refused: series(r, Metric::SipRefused),
             limits: series(r, Metric::Limits),
@@ -400,6 +403,11 @@ impl Metrics {
     /// A SIP server said how a mailbox stands.
     pub fn mwi_notify(&self, notify: MwiNotify) {
         self.0.mwi_notifies.of(notify).inc();
+    }
+
+    /// The number of registrations that wait for their turn changed by `change`.
+    pub fn registrations_waiting(&self, change: i64) {
+        self.0.registrations_waiting.inc_by(change);
     }
 
     /// The number of calls that wait for their device changed by `change`.

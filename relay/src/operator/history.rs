@@ -23,6 +23,7 @@ pub type Watched = (Metric, &'static [(&'static str, &'static str)]);
 /// What is remembered.
 const WATCHED: &[Metric] = &[
     Metric::Instances,
+    Metric::RegistrationsWaiting,
     Metric::Registrations,
     Metric::Invites,
     Metric::Pushes,
@@ -104,6 +105,14 @@ impl History {
         let samples = self.lock();
         let Some(at) = now.checked_sub(span) else { return 0.0 };
         samples.iter().rev().find(|(taken, _)| *taken <= at).map_or(0.0, |(_, reading)| value(reading))
+    }
+
+    /// Whether something was so all the time since `span` before `now`; not while the relay is younger than that.
+    pub fn held(&self, now: Instant, span: Duration, is_so: impl Fn(&Reading) -> bool) -> bool {
+        let samples = self.lock();
+        let Some(at) = now.checked_sub(span) else { return false };
+        let Some(first) = samples.iter().rposition(|(taken, _)| *taken <= at) else { return false };
+        samples.iter().skip(first).all(|(_, reading)| is_so(reading))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Reading)>> {

@@ -314,13 +314,13 @@ impl Endpoint {
     }
 
     pub(super) fn forget_binding(&mut self, now: Instant, binding: BindingId, confirmed: bool) {
-        let Some(registration) = self.bindings.remove(binding) else { return };
+        let Some(mut registration) = self.bindings.remove(binding) else { return };
         self.subscriptions.forget(binding);
         if let Some(branch) = registration.branch() {
             self.core.transactions.abandon(branch);
         }
         self.groups.remove(binding);
-        self.leave_upstream(now, registration.upstream, &registration);
+        self.leave_upstream(now, registration.upstream, &mut registration);
         self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 

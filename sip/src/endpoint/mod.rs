@@ -278,6 +278,11 @@ impl Endpoint {
         self.calls.open().len()
     }
 
+    /// How many registrations wait for their turn: `registrations_per_second` of the [`UpstreamPolicy`](settings::UpstreamPolicy).
+    pub fn registrations_waiting(&self) -> usize {
+        self.upstreams.waiting()
+    }
+
     /// How much this endpoint holds at this moment.
     pub fn counts(&self) -> Counts {
         let (attached, device_flows, verifications) = self.attachments.counts();

@@ -37,12 +37,32 @@ fn grant_all(world: &mut World) -> usize {
 fn a_restart_registers_no_faster_than_the_registrar_may_be_asked() {
     let mut world = crowd(500, 100, FlowId::Stream(1));
     assert_eq!(grant_all(&mut world), 1, "the others wait for their turn");
+    assert_eq!(world.endpoint.registrations_waiting(), 499);
     let mut each = Vec::new();
     for _ in 0..5 {
         world.advance(seconds(1));
-        each.push(grant_all(&mut world));
+        each.push((grant_all(&mut world), world.endpoint.registrations_waiting()));
     }
-    assert_eq!(each, [100, 100, 100, 100, 99]);
+    assert_eq!(each, [(100, 399), (100, 299), (100, 199), (100, 99), (99, 0)]);
+}
+
+#[test]
+fn who_waits_is_counted_once_and_no_longer_when_it_is_gone() {
+    let mut world = crowd(10, 1, FlowId::Stream(1));
+    assert_eq!(world.endpoint.registrations_waiting(), 9);
+    // The flow is another one, and who waited waits on: the one that was sent, too.
+    world.upstream.flow = FlowId::Stream(2);
+    world.input(Input::Closed(FlowId::Stream(1)));
+    world.advance(seconds(1));
+    let waiting = world.endpoint.registrations_waiting();
+    assert!((8..=10).contains(&waiting), "{waiting}");
+    for number in 1..=10 {
+        let (_, instance) = more(number);
+        world.input(Input::Unbind { instance, deadline: Duration::ZERO });
+        world.advance(Duration::from_millis(1));
+    }
+    world.advance(seconds(60));
+    assert_eq!((world.endpoint.counts().bindings, world.endpoint.registrations_waiting()), (0, 0));
 }
 
 #[test]

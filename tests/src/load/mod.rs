@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | restart | with more than 20,000 instances, or `--seeded`: the relay starts over a Redis that is full of them, while calls come |
 //! | enable | enablings that are refused (what HTTPS alone costs), a few to warm up, then all, through HTTPS |
-//! | refresh | with `--refresh`: one window with kept nonces, one in which every refresh is challenged |
+//! | refresh | with `--refresh`: one window with kept nonces, one in which every refresh is challenged; memory meanwhile |
 //! | ring | calls at a constant rate to sleeping devices; cancelled while they ring, or with `--answer` answered |
 //! | attach | with `--attach`: idle device connections, then calls to devices that are attached |
 //!

@@ -21,8 +21,10 @@ pub const PACE: (u32, u32) = (2_000, 5_000);
 pub const MAX_REFRESHES: u32 = 5_000;
 /// Calls in a second at most.
 pub const MAX_RATE: u32 = 5_000;
-/// Seconds of calling (and of each refresh window) at most.
+/// Seconds of calling at most.
 pub const MAX_SECONDS: u32 = 600;
+/// Seconds of each refresh window at most: ten million refreshes in two windows of 1,000 s.
+pub const MAX_REFRESH_SECONDS: u32 = 3_600;
 /// Devices attached at once at most.
 pub const MAX_ATTACHED: u32 = 50_000;
 /// Relays at once at most.
@@ -131,7 +133,7 @@ pub struct Plan {
     /// Calls in a second; lowered when the instances are too few for it
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=MAX_RATE as i64))]
     pub rate: u32,
-    /// Seconds of calling; also the length of each refresh window
+    /// Seconds of calling; also the length of each refresh window, unless that is told
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=MAX_SECONDS as i64))]
     pub seconds: u32,
     /// How the relay speaks to the SIP server
@@ -154,6 +156,9 @@ pub struct Plan {
     /// Let the registrar grant so many seconds, and measure refreshes: first with a kept nonce, then challenged each time
     #[arg(long, value_name = "GRANT", value_parser = clap::value_parser!(u32).range(10..=3600))]
     pub refresh: Option<u32>,
+    /// Seconds of each refresh window
+    #[arg(long, value_name = "SECONDS", requires = "refresh", value_parser = clap::value_parser!(u32).range(1..=MAX_REFRESH_SECONDS as i64))]
+    pub refresh_seconds: Option<u32>,
     /// Where sealed records lie
     #[arg(long, value_enum, default_value = "memory")]
     pub store: Store,
@@ -284,11 +289,16 @@ impl Plan {
     /// When the run has ended, whatever happens.
     pub fn bound(&self) -> Duration {
         let seeding = PHASE + self.seeded_count() / SURE_RECORDS;
-        let refreshing = self.refresh.map_or(0, |grant| 2 * (grant + self.seconds) + PHASE);
+        let refreshing = self.refresh.map_or(0, |grant| 2 * (grant + self.refresh_window()) + PHASE);
         let attaching = if self.attach > 0 { PHASE + self.attach / SURE_ATTACHMENTS + self.seconds + PHASE } else { 0 };
         let moving = if self.nodes.is_some() { 4 * PHASE + 2 * self.seconds } else { 0 };
         let phases = seeding + refreshing + PHASE + self.seconds + attaching + moving;
         self.enabled_within() + self.restart_within() + Duration::from_secs(phases.into())
+    }
+
+    /// Seconds of each refresh window.
+    pub fn refresh_window(&self) -> u32 {
+        self.refresh_seconds.unwrap_or(self.seconds)
     }
 
     /// The calls of one calling phase.
@@ -335,11 +345,21 @@ mod tests {
         let mut plan = Plan::parse_from("load --instances 1000000 --refresh 60".split(' '));
         plan.settle();
         assert_eq!((plan.refresh, plan.pace()), (Some(200), 10_000));
+        let mut plan = Plan::parse_from("load --refresh 10 --seconds 5 --refresh-seconds 1000".split(' '));
+        plan.settle();
+        assert_eq!(plan.refresh_window(), 1_000);
+        assert!(plan.bound() > Duration::from_secs(2_000), "{:?}", plan.bound());
     }
 
     #[test]
     fn what_exceeds_a_maximum_is_refused() {
-        for wrong in [["--instances", "1000001"], ["--rate", "0"], ["--seconds", "601"], ["--refresh", "1"]] {
+        for wrong in [
+            ["--instances", "1000001"],
+            ["--rate", "0"],
+            ["--seconds", "601"],
+            ["--refresh", "1"],
+            ["--refresh-seconds", "5"],
+        ] {
             assert!(Plan::try_parse_from(["load", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
         }
     }

@@ -100,8 +100,19 @@ pub struct Refreshing {
     pub challenges: u64,
     /// The relay's CPU for each.
     pub challenged_cpu_us: f64,
+    /// The relay's memory meanwhile, from the first window's start to the last one's end.
+    pub memory: Vec<AfterRefreshes>,
     /// Who used the processors, in the challenged window.
     pub shares: Shares,
+}
+
+/// The relay's memory at a moment of the refresh phase.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AfterRefreshes {
+    /// Refreshes granted since the phase began.
+    pub refreshes: u64,
+    /// The relay's memory then.
+    pub resident: Resident,
 }
 
 /// A round of calls.
@@ -309,6 +320,22 @@ impl Refreshing {
             format_args!(
                 "{:.0}/s, CPU {:.0} µs each  ({} challenges)",
                 self.challenged_per_second, self.challenged_cpu_us, self.challenges
+            ),
+        )?;
+        let bytes = |at: &AfterRefreshes| at.resident.bytes;
+        let [Some(first), Some(last)] = [self.memory.first(), self.memory.last()] else { return Ok(()) };
+        let (least, most) =
+            self.memory.iter().map(bytes).fold((u64::MAX, 0), |(least, most), it| (least.min(it), most.max(it)));
+        row(
+            f,
+            "memory meanwhile",
+            format_args!(
+                "{} → {} over {} refreshes, {} to {}",
+                mib(first.resident),
+                mib(last.resident),
+                last.refreshes,
+                mib(Resident { bytes: least, ..first.resident }),
+                mib(Resident { bytes: most, ..first.resident })
             ),
         )
     }

@@ -13,7 +13,7 @@ use super::caller::{Cancels, GRACE, Round, shuffled};
 use super::calls::Outcome;
 use super::measure::{Resident, SETTLE, Window};
 use super::plan::{Plan, Store};
-use super::report::{Attached, Calling, Enabling, Refreshing, Report, Start};
+use super::report::{AfterRefreshes, Attached, Calling, Enabling, Refreshing, Report, Start};
 use super::restart;
 use super::stage::{LONG_GRANT, Stage};
 
@@ -25,6 +25,8 @@ const REFUSED: (u32, u32) = (200, 2_000);
 const REGISTERED_WITHIN: Duration = Duration::from_secs(60);
 /// How long devices may take to attach: a fixed part, and one for each.
 const ATTACH_WITHIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(20));
+/// How often memory is looked at in a refresh window.
+const MEMORY_LOOKS: u32 = 20;
 /// Calls without a push or an answer that do not fail a run: one in so many.
 const LOST_CALLS: u64 = 100;
 /// Lines of the relay's log that a failure shows.
@@ -140,14 +142,20 @@ async fn enable(plan: &Plan, stage: &Stage, progress: &Progress) -> Result<Enabl
 }
 
 async fn refresh(plan: &Plan, stage: &Stage, grant: u32) -> Result<Refreshing, Failure> {
-    let (registrar, length) = (&stage.desk.registrar, Duration::from_secs(plan.seconds.into()));
+    let (registrar, length) = (&stage.desk.registrar, Duration::from_secs(plan.refresh_window().into()));
     // Every binding has refreshed once: they are spread over the interval from now on.
     tokio::time::sleep(Duration::from_secs(grant.into())).await;
-    let measure = async |each: bool| {
+    let (pid, begun) = (stage.relay.pid(), registrar.done.granted.get());
+    let look = || AfterRefreshes { refreshes: registrar.done.granted.get() - begun, resident: Resident::of(pid) };
+    let mut memory = vec![look()];
+    let mut measure = async |each: bool| {
         registrar.challenge_each(each);
         let (before, challenged) = (registrar.done.granted.get(), registrar.done.challenged.get());
-        let window = Window::open(stage.relay.pid());
-        tokio::time::sleep(length).await;
+        let (window, opened) = (Window::open(pid), Instant::now());
+        for part in 1..=MEMORY_LOOKS {
+            tokio::time::sleep_until((opened + length * part / MEMORY_LOOKS).into()).await;
+            memory.push(look());
+        }
         let shares = window.close();
         (registrar.done.granted.get() - before, registrar.done.challenged.get() - challenged, shares)
     };
@@ -167,6 +175,7 @@ async fn refresh(plan: &Plan, stage: &Stage, grant: u32) -> Result<Refreshing, F
         challenged_per_second: fresh as f64 / fresh_shares.wall_s,
         challenges,
         challenged_cpu_us: fresh_shares.relay_us_each(fresh),
+        memory,
         shares: fresh_shares,
     })
 }

@@ -11,6 +11,7 @@ use relay::metrics::Metric;
 /// A family, and the test that moves it.
 const MOVED_BY: &[(&str, &str)] = &[
     ("sipwake_instances", "five_hundred_that_are_registered_read_five_hundred"),
+    ("sipwake_registrations_waiting", "a_restart_asks_the_sip_server_no_faster_than_the_operator_says"),
     ("sipwake_registrations_total", "five_hundred_that_are_registered_read_five_hundred"),
     ("sipwake_invites_total", "each_family_moves_with_what_it_counts"),
     ("sipwake_pushes_total", "each_family_moves_with_what_it_counts"),

@@ -76,6 +76,8 @@ pub(crate) struct Shard {
     pub(crate) endpoint: Endpoint,
     /// When the endpoint wants to be told the time next.
     due: Option<Instant>,
+    /// How many registrations wait for their turn, as the metric says.
+    waiting_told: usize,
     pub(crate) instances: Instances,
     pub(crate) push_bindings: PushBindings,
     pub(crate) flow_bindings: FlowBindings,
@@ -131,6 +133,7 @@ impl Shard {
             shared,
             endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,
+            waiting_told: 0,
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
             flow_bindings: FlowBindings::new(),
@@ -214,10 +217,20 @@ impl Shard {
                 yield_once().await;
             }
             self.begin_stories();
+            self.tell_waiting();
             if let Some(udp) = &self.shared.udp {
                 // What is lost is sent again (RFC 3261 §17).
                 udp.send_all(self.index, &mut self.datagrams);
             }
+        }
+    }
+
+    /// Tells the metric how many registrations wait for their turn now.
+    fn tell_waiting(&mut self) {
+        let waiting = self.endpoint.registrations_waiting();
+        if waiting != self.waiting_told {
+            self.shared.metrics.registrations_waiting(waiting as i64 - self.waiting_told as i64);
+            self.waiting_told = waiting;
         }
     }
 

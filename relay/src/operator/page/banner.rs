@@ -3,7 +3,7 @@
 //! | state | when |
 //! | --- | --- |
 //! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min; the certificate has ended |
-//! | warn | the store is away; a push service took none of fewer pushes, or failed three times in 5 min; more registrations failed than not; the certificate ends soon; anything that `/readyz` warns of |
+//! | warn | the store is away; a push service took none of fewer pushes, or failed three times in 5 min; more registrations failed than not; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
 //! | good | else |
 //!
 //! Invariant: it is never good while every push of a service fails.
@@ -16,6 +16,7 @@ use super::html::{Escaped, count, span, time};
 use super::service_name;
 use crate::domain::Word as _;
 use crate::metrics::Metric;
+use crate::metrics::reading::Reading;
 use crate::operator::readiness::{Check, Standing};
 use crate::push;
 
@@ -94,6 +95,15 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
     if failed >= SOME && failed * 2.0 > all {
         let what = format!("{} of {} registrations failed in 5 min", count(failed), count(all));
         say(State::Warn, what, "a SIP server is away or refuses the relay: sipwake doctor --aor tells why");
+    }
+    let waiting = |reading: &Reading| reading.value(Metric::RegistrationsWaiting, &[]);
+    let wait_now = waiting(&look.reading);
+    if wait_now > 0.0 && look.history.held(look.at, SPANS[0], |reading| waiting(reading) > 0.0) {
+        say(
+            State::Warn,
+            format!("{} registrations wait for their turn, and some did all the last 5 min", count(wait_now)),
+            "the pace is too low for so many (upstream.registrations_per_second): docs/runbooks.md, RegistrationsWait",
+        );
     }
     let left_s = look.reading.value(Metric::CertificateExpiry, &[]);
     if left_s < 0.0 {

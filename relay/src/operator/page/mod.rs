@@ -357,6 +357,32 @@ mod tests {
     }
 
     #[test]
+    fn registrations_that_wait_are_told_once_some_have_waited_for_five_minutes() {
+        let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
+        let now = Instant::now();
+        let shown = |after: u64| {
+            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            look.at = now + Duration::from_secs(after);
+            render("relay", &look, View::default())
+        };
+        let take = |after: u64| history.take(now + Duration::from_secs(after), Reading::of(&metrics));
+        take(0);
+        metrics.registrations_waiting(20);
+        for after in [15, 300] {
+            take(after);
+            assert!(shown(after).contains("banner good"), "{after}: some have waited for less than 5 min");
+        }
+        take(320);
+        let warn = shown(320);
+        assert!(warn.contains("banner warn") && warn.contains("20 registrations wait for their turn"), "{warn}");
+        metrics.registrations_waiting(-20);
+        assert!(shown(330).contains("banner good"));
+        take(330);
+        metrics.registrations_waiting(1);
+        assert!(shown(340).contains("banner good"), "none waited some seconds ago");
+    }
+
+    #[test]
     fn a_canary_whose_last_round_failed_is_told_with_its_step_and_one_that_rang_is_not() {
         let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
         let shown = |failed: Option<(CanaryStep, Box<str>)>| {

@@ -19,7 +19,7 @@ pub(super) fn write(page: &mut String, look: &Look<'_>) {
     let (reading, readiness) = (&look.reading, look.readiness);
     section(page, "Readiness", readiness_rows(readiness));
     section(page, "Push instances", by_label::<InstanceState>(reading, Metric::Instances));
-    section(page, "Registrations", by_label::<RegistrationOutcome>(reading, Metric::Registrations));
+    section(page, "Registrations", registration_rows(reading));
     section(page, "Calls", call_rows(reading));
     section(page, "Pushes", push_rows(reading));
     if !look.services.is_empty() {
@@ -35,6 +35,7 @@ pub(super) fn write(page: &mut String, look: &Look<'_>) {
 }
 
 /// One row of a table: what, how much, and whether that is good (`None`: neither).
+#[derive(Clone)]
 struct Row {
     what: String,
     value: String,
@@ -59,6 +60,11 @@ fn readiness_rows(readiness: &Readiness) -> Vec<Row> {
 fn by_label<L: Label>(reading: &Reading, metric: Metric) -> Vec<Row> {
     let row = |value: &L| Row::new(value.word(), count(reading.value(metric, &[(L::NAME, value.word())])));
     L::ALL.iter().map(row).collect()
+}
+
+fn registration_rows(reading: &Reading) -> Vec<Row> {
+    let waiting = Row::new("waiting for their turn", count(reading.value(Metric::RegistrationsWaiting, &[])));
+    [vec![waiting], by_label::<RegistrationOutcome>(reading, Metric::Registrations)].concat()
 }
 
 fn call_rows(reading: &Reading) -> Vec<Row> {

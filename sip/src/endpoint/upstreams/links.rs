@@ -24,7 +24,7 @@ use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, Output, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
-use crate::registration::{RegistrationFailure, Turn};
+use crate::registration::RegistrationFailure;
 
 /// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
 const FAILURES_MAX: u8 = 16;
@@ -44,10 +44,10 @@ impl Endpoint {
     pub(in crate::endpoint) fn want_flow(&mut self, now: Instant, binding: BindingId) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let id = registration.upstream;
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Some(upstream) = self.upstreams.get(id) else { return };
         match upstream.link {
             Link::Up { .. } => {
-                upstream.enqueue(registration);
+                self.upstreams.enqueue(registration);
                 self.take_turns(now, id);
             }
             Link::Down => self.dial(id, None),
@@ -107,7 +107,7 @@ impl Endpoint {
             .collect();
         for binding in turns {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
-            registration.turn = Turn::None;
+            self.upstreams.dequeue(registration);
             let step = registration.begin();
             self.carry_out(now, binding, step);
         }
@@ -140,7 +140,7 @@ impl Endpoint {
         }
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             if let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.wants_flow()) {
-                upstream.enqueue(registration);
+                self.upstreams.enqueue(registration);
             }
         }
         self.core.timers.set(at, Timer::Upstream(id));

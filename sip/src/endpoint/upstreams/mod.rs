@@ -38,6 +38,8 @@ pub(super) struct Upstreams {
     addresses: HashMap<FlowId, IpAddr>,
     /// How many may begin at each address.
     paces: Paces,
+    /// Registrations that wait for their turn.
+    waiting: usize,
 }
 
 /// A registrar or outbound proxy, and the flow to it.
@@ -104,6 +106,11 @@ struct FailbackProbe {
 impl Upstreams {
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Registrations that wait for their turn, at all SIP servers.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Dialled streams that are open.
@@ -226,6 +233,26 @@ impl Upstreams {
         registration.counted = registration.is_registered();
     }
 
+    /// A registration has a place in the line of its SIP server.
+    fn enqueue(&mut self, registration: &mut Registration) {
+        let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
+        let turn = registration.due_turn();
+        if registration.turn >= turn {
+            return;
+        }
+        self.waiting += usize::from(registration.turn == Turn::None);
+        // One that moves forward leaves its old place behind, where it will want nothing any more.
+        registration.turn = turn;
+        let queue = if turn == Turn::First { &mut upstream.urgent } else { &mut upstream.queue };
+        queue.push_back(registration.binding);
+    }
+
+    /// A registration waits no longer.
+    fn dequeue(&mut self, registration: &mut Registration) {
+        self.waiting -= usize::from(registration.turn != Turn::None);
+        registration.turn = Turn::None;
+    }
+
     /// A registration succeeded: what failed before does not count any more.
     pub(super) fn note_success(&mut self, id: UpstreamId) {
         if let Some(upstream) = self.rows.get_mut(&id) {
@@ -269,7 +296,8 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn leave_upstream(&mut self, now: Instant, id: UpstreamId, registration: &Registration) {
+    pub(super) fn leave_upstream(&mut self, now: Instant, id: UpstreamId, registration: &mut Registration) {
+        self.upstreams.dequeue(registration);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.members.remove(&registration.binding);
         if registration.counted {
@@ -331,16 +359,5 @@ impl Upstream {
             moved_at: None,
             armed: None,
         }
-    }
-
-    fn enqueue(&mut self, registration: &mut Registration) {
-        let turn = registration.due_turn();
-        if registration.turn >= turn {
-            return;
-        }
-        // One that moves forward leaves its old place behind, where it will want nothing any more.
-        registration.turn = turn;
-        let queue = if turn == Turn::First { &mut self.urgent } else { &mut self.queue };
-        queue.push_back(registration.binding);
     }
 }

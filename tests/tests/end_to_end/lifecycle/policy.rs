@@ -61,9 +61,13 @@ async fn a_restart_asks_the_sip_server_no_faster_than_the_operator_says() -> Out
     world.registrar.forget();
     let began = Instant::now();
     world.relay.restart().await?;
+    let some = || async { world.metric("sipwake_registrations_waiting").await.filter(|waiting| *waiting > 0.0) };
+    let waiting = world.until("registrations that wait", some).await?;
+    assert!(waiting <= INSTANCES as f64, "{waiting}");
     for user in &users {
         world.registrar.await_contacts(&world.registrar.aor(user), 1, SOON * 3).await?;
     }
+    world.await_metric("sipwake_registrations_waiting", 0.0).await?;
     // Each core has its share of the pace, and one core has at least its share of the instances: the last of them cannot
     // have begun earlier than this. What a slow machine adds is no fault.
     let shards = available_parallelism().map_or(1, Into::into);
