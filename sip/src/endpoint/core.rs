@@ -94,6 +94,8 @@ pub(super) enum ClientOwner {
 pub(super) enum ServerOwner {
     Call(CallId),
     Forwarded(BranchId),
+    /// An INVITE that waits for the first REGISTER of its binding, and which of them.
+    Overtaking(BindingId, BranchId),
     /// A request that waits for its peer, and the branch that it will have.
     Parked(OfflinePeer, BranchId),
     Nobody,

@@ -31,7 +31,7 @@
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it keep is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
 mod attachments;
 mod bindings;
@@ -173,6 +173,7 @@ impl Endpoint {
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
         }
+        self.judge_overtaking(now);
         self.core.flush();
         self.forget_stale_timers();
     }
@@ -223,6 +224,7 @@ impl Endpoint {
                 Expired::Server(_) => {}
             }
         }
+        self.judge_overtaking(now);
         self.core.flush();
         for address in std::mem::take(&mut self.core.sent_again) {
             self.upstreams.charge(now, address);

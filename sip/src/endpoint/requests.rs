@@ -129,8 +129,11 @@ impl Endpoint {
     /// Whether a CANCEL that came by another flow than its INVITE is the SIP server's own: its connection broke, and it
     /// has opened another one.
     fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
-        let ServerOwner::Call(call) = owner else { return false };
-        let binding = self.calls.get(call).map(Call::binding);
+        let binding = match owner {
+            ServerOwner::Call(call) => self.calls.get(call).map(Call::binding),
+            ServerOwner::Overtaking(binding, _) => Some(binding),
+            _ => return false,
+        };
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 
@@ -148,6 +151,7 @@ impl Endpoint {
             ServerOwner::Forwarded(branch) => {
                 self.core.transactions.cancel(now, branch, forward::reason(cancel).as_deref());
             }
+            ServerOwner::Overtaking(_, key) => self.cancel_overtaking(now, key),
             ServerOwner::Parked(who, branch) => self.cancel_parked(now, who, branch),
             ServerOwner::Nobody => {}
         }

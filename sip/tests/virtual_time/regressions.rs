@@ -1,5 +1,6 @@
 //! What the simulation found, each told again by hand.
 
+use sip::endpoint::calls::overtaking::OVERTAKING_MAX;
 use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::Name;
@@ -43,16 +44,110 @@ fn a_binding_that_registered_again_before_its_refresh_was_due_is_still_refreshed
     }
 }
 
-#[test]
-fn a_call_that_overtakes_the_200_of_the_first_register_rings_when_it_is_sent_again() {
-    let mut world = World::new(FlowId::Datagram(server_address()));
+/// A world whose first REGISTER is under way, and the flow that a call comes by meanwhile: that of the REGISTER, or another one.
+fn overtaken(flow: FlowId, by_another: bool) -> (World, Source) {
+    let mut world = World::new(flow);
     world.bind();
-    world.invite("call-1");
-    let answers = world.sent.iter().filter(|sent| sent.message.status().is_some()).count();
-    assert_eq!(answers, 0, "nobody is callable yet, and in a moment somebody is");
-    world.grant(600);
-    world.invite("call-1");
-    assert_eq!((world.count("INVITE 100"), world.count("INVITE 480")), (1, 0));
+    let addresses = [server_address().ip()].into();
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    let other = Source { flow: FlowId::Stream(99), ..world.upstream };
+    let source = if by_another { other } else { world.upstream };
+    (world, source)
+}
+
+/// By which flow the REGISTER goes, and whether the call comes by another one.
+fn ways() -> [(FlowId, bool); 3] {
+    [(FlowId::Stream(7), false), (FlowId::Stream(7), true), (FlowId::Datagram(server_address()), false)]
+}
+
+fn call_by(world: &mut World, source: Source, method: &str) {
+    let head = world.head("call-1", method, 1, "");
+    let request = format!("{method} sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+    world.receive(source, &request);
+}
+
+fn wakes(world: &World) -> usize {
+    world.events.iter().filter(|event| matches!(event, Event::Wake(_))).count()
+}
+
+#[test]
+fn a_call_that_overtakes_the_200_of_the_first_register_waits_for_it_and_rings() {
+    for (flow, by_another) in ways() {
+        let (mut world, source) = overtaken(flow, by_another);
+        call_by(&mut world, source, "INVITE");
+        assert_eq!(
+            (world.count("INVITE 100"), wakes(&world)),
+            (1, 0),
+            "nobody is callable yet, and in a moment somebody is"
+        );
+        // It is sent again, as over UDP.
+        call_by(&mut world, source, "INVITE");
+        world.grant(600);
+        assert_eq!(wakes(&world), 1, "{flow:?}");
+        assert_eq!((world.count("INVITE 480"), world.endpoint.open_calls()), (0, 1));
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
+        assert_eq!(world.count("INVITE 200"), 1);
+    }
+}
+
+#[test]
+fn a_call_that_overtook_and_is_cancelled_wakes_nobody() {
+    for (flow, by_another) in ways() {
+        let (mut world, source) = overtaken(flow, by_another);
+        call_by(&mut world, source, "INVITE");
+        let stranger = Source { flow: FlowId::Stream(66), peer: "203.0.113.9:5060".parse().unwrap(), ..source };
+        call_by(&mut world, stranger, "CANCEL");
+        assert_eq!(world.count("INVITE 487"), 0, "a stranger cancels nobody's call");
+        world.advance(seconds(1));
+        call_by(&mut world, source, "CANCEL");
+        assert_eq!((world.count("CANCEL 200"), world.count("INVITE 487")), (1, 1));
+        world.grant(600);
+        assert_eq!((wakes(&world), world.endpoint.open_calls()), (0, 0));
+    }
+}
+
+#[test]
+fn a_call_that_overtook_a_register_which_fails_is_refused() {
+    for (flow, by_another) in ways() {
+        for refused in [true, false] {
+            let (mut world, source) = overtaken(flow, by_another);
+            call_by(&mut world, source, "INVITE");
+            if refused {
+                let (upstream, register) = (world.upstream, world.last("REGISTER"));
+                world.reply(upstream, &register, 403, &[], "");
+            } else {
+                world.advance(seconds(33));
+            }
+            let last =
+                world.sent.iter().rfind(|sent| sent.message.status().is_some()).map(|sent| sent.message.status());
+            assert_eq!((last, wakes(&world)), (Some(Some(480)), 0), "{flow:?} {refused}");
+        }
+        // The process ends, or the account goes.
+        let (mut world, source) = overtaken(flow, by_another);
+        call_by(&mut world, source, "INVITE");
+        world.input(Input::EndCalls { elsewhere: true });
+        assert_eq!(world.count("INVITE 503"), 1);
+        let (mut world, source) = overtaken(flow, by_another);
+        call_by(&mut world, source, "INVITE");
+        let instance = world.instance;
+        world.input(Input::Unbind { instance, deadline: seconds(3) });
+        world.advance(seconds(4));
+        assert!(world.count("INVITE 480") > 0);
+        assert_eq!(wakes(&world), 0);
+    }
+}
+
+#[test]
+fn no_more_calls_overtake_than_are_told() {
+    let (mut world, source) = overtaken(FlowId::Stream(7), false);
+    for number in 0..=OVERTAKING_MAX {
+        let head = world.head(&format!("call-{number}"), "INVITE", 1, "");
+        let uri = format!("sip:{}@relay.test:5070", world.binding);
+        world.receive(source, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
+    }
+    assert_eq!((world.count("INVITE 100"), world.count("INVITE 480")), (OVERTAKING_MAX, 1));
 }
 
 #[test]

@@ -126,6 +126,7 @@ impl Shard {
                 403 => InviteOutcome::WrongSource,
                 430 => InviteOutcome::Unreachable,
                 480 | 486 | 503 => InviteOutcome::Limited,
+                487 => InviteOutcome::Cancelled,
                 _ => InviteOutcome::Refused,
             }),
         }

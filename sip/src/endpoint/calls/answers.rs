@@ -91,6 +91,7 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant, elsewhere: bool) {
         self.end_all_expected();
+        self.end_overtaking(now, if elsewhere { 503 } else { 480 });
         for call in self.calls.open() {
             self.end_call(now, call, CallState::TimedOut, if elsewhere { 503 } else { 480 });
         }

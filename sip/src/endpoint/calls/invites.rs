@@ -9,10 +9,18 @@ use crate::edge::call::{Announced, Call, Invite};
 use crate::edge::forward;
 use crate::edge::invite_mark::InviteMark;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
-use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source, Transport};
+use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
+use crate::transaction::ServerId;
+
+/// A call that may begin.
+pub(super) struct Admitted {
+    pub(super) call: CallId,
+    instances: Vec<InstanceId>,
+    mark: InviteMark,
+}
 
 impl Endpoint {
     pub(in crate::endpoint) fn on_invite(
@@ -26,31 +34,65 @@ impl Endpoint {
         if let Err(stop) = forward::check(&invite, &self.core.settings.own_addresses()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
+        let callees = self.callees(binding);
+        if self.has_overtaken(binding, &callees) {
+            return self.hold_overtaking(now, source, reply, invite, binding);
+        }
+        let admitted = match self.admit(now, &invite, binding, callees) {
+            Ok(admitted) => admitted,
+            Err(status) => return self.refuse_call(now, reply, &invite, status),
+        };
+        let Ok(server) = self.core.transactions.open(&invite, reply, ServerOwner::Call(admitted.call)) else {
+            return self.busy(reply, &invite);
+        };
+        self.answer_trying(now, server, &invite);
+        self.take_call(now, source, server, invite, binding, admitted);
+    }
+
+    /// Whom an INVITE for a binding may be for.
+    pub(super) fn callees(&self, binding: BindingId) -> Vec<InstanceId> {
         let mut callees = self.callable_instances(binding);
         callees.extend(self.push_bindings.instance_of(binding));
-        if callees.is_empty() && source.transport == Transport::Udp && self.is_under_way(binding) {
-            // It has overtaken the 200 to the first REGISTER, as datagrams may. It is sent again after T1 (RFC 3261 §17.1.1.2).
-            return;
-        }
-        let mark = InviteMark::of(&invite);
+        callees
+    }
+
+    pub(super) fn answer_trying(&mut self, now: Instant, server: ServerId, invite: &Message) {
+        let trying = Composer::response(invite, 100, Composer::reason(100), None).finish();
+        self.core.transactions.respond(now, server, 100, trying);
+    }
+
+    /// Which call an INVITE begins, and for whom; else the status that refuses it.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        invite: &Message,
+        binding: BindingId,
+        callees: Vec<InstanceId>,
+    ) -> Result<Admitted, u16> {
+        let mark = InviteMark::of(invite);
         if self.calls.is_merged(&callees, mark) {
-            return self.refuse_call(now, reply, &invite, 482);
+            return Err(482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
         if expected.is_some_and(|(_, state)| state == CallState::Declined) {
             self.calls.forget_expected(binding);
-            return self.refuse_call(now, reply, &invite, 603);
+            return Err(603);
         }
-        let instances = match self.callable(now, binding, callees) {
-            Ok(instances) => instances,
-            Err(status) => return self.refuse_call(now, reply, &invite, status),
-        };
+        let instances = self.callable(now, binding, callees)?;
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
-        let Ok(server) = self.core.transactions.open(&invite, reply, ServerOwner::Call(call)) else {
-            return self.busy(reply, &invite);
-        };
-        let trying = Composer::response(&invite, 100, Composer::reason(100), None).finish();
-        self.core.transactions.respond(now, server, 100, trying);
+        Ok(Admitted { call, instances, mark })
+    }
+
+    /// Begins a call whose INVITE was answered 100.
+    pub(super) fn take_call(
+        &mut self,
+        now: Instant,
+        source: Source,
+        server: ServerId,
+        invite: Message,
+        binding: BindingId,
+        Admitted { call, instances, mark }: Admitted,
+    ) {
         let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
         let invite = Invite::new(now, timing, server, source, (invite, mark), self.core.random.tag());
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));

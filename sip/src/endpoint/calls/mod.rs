@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `expected` | calls that a SIP server has announced, before their INVITE comes |
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
+//! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | what devices and callers say afterwards, and how a call ends |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
@@ -16,6 +17,7 @@
 mod answers;
 mod expected;
 mod invites;
+pub mod overtaking;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use crate::edge::call::{Announced, Call, Invite};
 use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
+use overtaking::Overtaking;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
 pub const CALLS_PER_INSTANCE: usize = 8;
@@ -38,6 +41,8 @@ pub(super) struct Calls {
     expected: HashMap<BindingId, CallId>,
     /// The calls whose INVITEs have a mark: one, or one for each binding that a server has forked it to.
     marked: HashMap<InviteMark, Vec<CallId>>,
+    /// INVITEs that wait for their binding's first REGISTER.
+    overtaking: Vec<Overtaking>,
 }
 
 impl Calls {
@@ -51,7 +56,7 @@ impl Calls {
 
     /// Rows of all tables, for counts.
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.waiting.len() + self.marked.len()
+        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len()
     }
 
     /// Calls whose caller waits for its final answer.

@@ -1,0 +1,101 @@
+//! INVITEs that have overtaken the 200 to the first REGISTER of their binding: as datagrams may, and as a SIP server's processes may write
+//! them. Each waits, with a 100, until that REGISTER has ended.
+//!
+//! | meanwhile | what its caller's server hears |
+//! | --- | --- |
+//! | the REGISTER is granted | what becomes of the call, which is taken then |
+//! | it is refused, not answered in 64·T1, or the account is gone | 480 |
+//! | the INVITE is cancelled | 487, and nobody was woken |
+//!
+//! Invariant: at most [`OVERTAKING_MAX`] wait, none of them longer than its REGISTER is under way.
+
+use std::time::Instant;
+
+use crate::endpoint::core::ServerOwner;
+use crate::endpoint::{Endpoint, Event, Source};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::message::{Composer, Message};
+use crate::transaction::ServerId;
+
+/// INVITEs that may wait so in one endpoint; a further one is answered 480.
+pub const OVERTAKING_MAX: usize = 256;
+
+/// An INVITE that waits for its binding's first REGISTER.
+#[derive(Debug)]
+pub(super) struct Overtaking {
+    binding: BindingId,
+    /// Which of them it is.
+    key: BranchId,
+    server: ServerId,
+    source: Source,
+    invite: Box<Message>,
+}
+
+impl Endpoint {
+    /// Whether an INVITE for a binding has overtaken the 200 to its first REGISTER, when these may be called.
+    pub(super) fn has_overtaken(&self, binding: BindingId, callees: &[InstanceId]) -> bool {
+        callees.is_empty() && self.is_under_way(binding)
+    }
+
+    pub(super) fn hold_overtaking(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: FlowId,
+        invite: Message,
+        binding: BindingId,
+    ) {
+        if self.calls.overtaking.len() >= OVERTAKING_MAX {
+            return self.refuse_call(now, reply, &invite, 480);
+        }
+        let key = self.core.branch();
+        let Ok(server) = self.core.transactions.open(&invite, reply, ServerOwner::Overtaking(binding, key)) else {
+            return self.busy(reply, &invite);
+        };
+        self.answer_trying(now, server, &invite);
+        self.calls.overtaking.push(Overtaking { binding, key, server, source, invite: Box::new(invite) });
+    }
+
+    /// Takes those whose REGISTER has ended, in the order in which they came.
+    pub(in crate::endpoint) fn judge_overtaking(&mut self, now: Instant) {
+        if self.calls.overtaking.is_empty() {
+            return;
+        }
+        for held in std::mem::take(&mut self.calls.overtaking) {
+            let callees = self.callees(held.binding);
+            if self.has_overtaken(held.binding, &callees) {
+                self.calls.overtaking.push(held);
+                continue;
+            }
+            let Overtaking { binding, server, source, invite, .. } = held;
+            match self.admit(now, &invite, binding, callees) {
+                Ok(admitted) => {
+                    self.core.transactions.adopt(server, ServerOwner::Call(admitted.call));
+                    self.take_call(now, source, server, *invite, binding, admitted);
+                }
+                Err(status) => self.refuse_overtaking(now, server, &invite, status),
+            }
+        }
+    }
+
+    /// A CANCEL of one that waits: nobody has seen it but us.
+    pub(in crate::endpoint) fn cancel_overtaking(&mut self, now: Instant, key: BranchId) {
+        let Some(at) = self.calls.overtaking.iter().position(|it| it.key == key) else { return };
+        let Overtaking { server, invite, .. } = self.calls.overtaking.remove(at);
+        self.refuse_overtaking(now, server, &invite, 487);
+    }
+
+    /// Refuses all, when the process is about to end.
+    pub(super) fn end_overtaking(&mut self, now: Instant, status: u16) {
+        for Overtaking { server, invite, .. } in std::mem::take(&mut self.calls.overtaking) {
+            self.refuse_overtaking(now, server, &invite, status);
+        }
+    }
+
+    fn refuse_overtaking(&mut self, now: Instant, server: ServerId, invite: &Message, status: u16) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(invite, status, Composer::reason(status), Some(&tag)).finish();
+        self.core.transactions.respond(now, server, status, response);
+        self.core.event(Event::InviteRefused { status });
+    }
+}
