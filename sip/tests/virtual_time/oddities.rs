@@ -279,6 +279,33 @@ fn a_copy_of_an_invite_that_comes_late_rings_nobody_again() {
 }
 
 #[test]
+fn a_hunt_group_that_tries_a_phone_again_with_the_same_call_rings_it_again() {
+    for (end, rings) in [("busy", true), ("declined", true), ("cancelled", true), ("answered", false)] {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, world.invite_text("hunted"));
+        world.receive(source, &text);
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        match end {
+            "busy" => world.reply(device, &invite, 486, &[], ""),
+            "declined" => world.reply(device, &invite, 603, &[], ""),
+            "answered" => world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>")], ""),
+            _ => {
+                world.reply(device, &invite, 180, &[], "");
+                let head = world.head("hunted", "CANCEL", 1, "");
+                world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+                world.reply(device, &invite, 487, &[], "");
+            }
+        }
+        let forked = world.count("INVITE");
+        world.advance(Duration::from_secs(5));
+        world.receive(source, &text.replace("z9hG4bKserver.hunted", "z9hG4bKnext.hunted"));
+        assert_eq!(world.count("INVITE") > forked, rings, "{end}: {:?}", world.descriptions());
+        assert_eq!(world.count("INVITE 482") == 0, rings, "{end}");
+    }
+}
+
+#[test]
 fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call() {
     let mut world = World::registered();
     world.invite("late");

@@ -185,10 +185,17 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether an INVITE of this mark is a copy of this call's that came by another way. A call that found nobody may be tried
-    /// again.
-    pub fn is_merged_with(&self, mark: InviteMark) -> bool {
-        self.mark == Some(mark) && !(self.is_closed() && self.state == CallState::TimedOut)
+    /// Whether an INVITE of this mark is a copy of this call's that came by another way, `late` after it at most. One that comes later, when
+    /// nobody has answered the call, is the server's next try: a hunt group forks one after the other (RFC 3261 §16.6), with the same
+    /// Call-ID, From tag and CSeq. A call that found nobody may be tried again at once.
+    pub fn is_merged_with(&self, now: Instant, mark: InviteMark, late: Duration) -> bool {
+        let may_come = !self.is_closed()
+            || match self.state {
+                CallState::TimedOut => false,
+                CallState::Answered | CallState::AnsweredElsewhere => true,
+                _ => now < self.arrived + late,
+            };
+        may_come && self.mark == Some(mark)
     }
 
     /// The mark of its INVITE, when that has come.

@@ -70,7 +70,9 @@ impl Endpoint {
         callees: Vec<InstanceId>,
     ) -> Result<Admitted, u16> {
         let mark = InviteMark::of(invite);
-        if self.calls.is_merged(&callees, mark) {
+        // As long as the network may keep a message (RFC 3261 §17.1.1.1).
+        let late = self.core.settings.timing.transaction.t4;
+        if self.calls.is_merged(now, &callees, mark, late) {
             return Err(482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));

@@ -74,11 +74,13 @@ impl Calls {
         self.rows.get_mut(&call).is_some_and(|call| call.wants(instance, flow))
     }
 
-    /// Whether an INVITE to these instances is a copy of one that has come to one of them, and whose transaction is not over
-    /// (RFC 3261 §8.2.2.2). The same INVITE to somebody else's devices is a call of its own.
-    fn is_merged(&self, instances: &[InstanceId], mark: InviteMark) -> bool {
+    /// Whether an INVITE to these instances is a copy of one that has come to one of them (RFC 3261 §8.2.2.2), which may be as `late` as this when
+    /// that one has been refused. The same INVITE to somebody else's devices is a call of its own.
+    fn is_merged(&self, now: Instant, instances: &[InstanceId], mark: InviteMark, late: Duration) -> bool {
         let calls = self.marked.get(&mark).into_iter().flatten().filter_map(|call| self.rows.get(call));
-        calls.filter(|call| call.is_merged_with(mark)).any(|call| call.instances().any(|it| instances.contains(&it)))
+        calls
+            .filter(|call| call.is_merged_with(now, mark, late))
+            .any(|call| call.instances().any(|it| instances.contains(&it)))
     }
 
     /// Whether an instance has as many calls as it may have.
