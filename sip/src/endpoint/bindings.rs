@@ -187,7 +187,11 @@ impl Endpoint {
         self.upstreams.note_heard(now, id);
         let Some(registrar) = self.upstreams.registrar(id) else { return };
         let hashes = hashes(self.core.settings.upstream.allow_md5);
-        let terms = Terms { hashes, registrar, back_off: self.core.settings.timing.upstream.back_off };
+        let terms = Terms {
+            hashes,
+            registrar,
+            back_off: self.upstreams.back_off(id, &self.core.settings.timing.upstream.back_off),
+        };
         let gruus = registration.gruus().to_vec();
         let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
         if let Step::Registered { renamed, .. } = step {
@@ -218,8 +222,8 @@ impl Endpoint {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let upstream = registration.upstream;
         let was_current = registration.branch() == Some(branch);
-        let step =
-            registration.on_silence(now, branch, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
+        let waits = self.upstreams.back_off(upstream, &self.core.settings.timing.upstream.back_off);
+        let step = registration.on_silence(now, branch, &waits, &mut self.core.random);
         self.carry_out(now, binding, step);
         if was_current {
             self.on_upstream_silent(now, upstream, binding);
@@ -236,13 +240,15 @@ impl Endpoint {
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
             Step::Registered { expires, refresh, renamed: _ } => {
-                if let Some(id) = self.upstream_of(binding) {
-                    self.upstreams.note_success(id);
-                }
+                let upstream = self.upstream_of(binding);
+                let was_silent = upstream.is_some_and(|id| self.upstreams.note_success(id, expires));
                 if let Some(instance) = self.prove(binding) {
                     self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
                 self.settle_step(binding);
+                if let Some(id) = upstream.filter(|_| was_silent) {
+                    self.on_upstream_back(now, id);
+                }
                 return self.check_next(now, binding);
             }
             Step::Failed(failure) => {

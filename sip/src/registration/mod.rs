@@ -523,8 +523,8 @@ impl Registration {
         }
     }
 
-    /// Another server is there than the one that turned it away: it waits no longer.
-    pub fn on_address_changed(&mut self) -> Step {
+    /// Another server is there than the one that turned it away, or it answers again: it waits no longer.
+    pub fn on_server_changed(&mut self) -> Step {
         match self.state {
             // Another address of the same server would ban as well who shows it refused credentials again.
             State::BackingOff { .. } if self.paused_until().is_none() => {

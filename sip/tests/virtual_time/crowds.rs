@@ -152,3 +152,42 @@ fn those_that_fail_at_once_do_not_come_back_at_once() {
     assert_eq!((back.len(), in_each[..14].iter().sum::<usize>()), (40, 0), "{in_each:?}");
     assert!(in_each.iter().all(|count| *count <= 10), "{in_each:?}");
 }
+
+#[test]
+fn when_a_silent_server_answers_again_all_that_wait_for_another_try_register_in_their_turn() {
+    let mut world = crowd(200, 100, FlowId::Datagram(server_address()));
+    let register_all = |world: &mut World, within: u64| {
+        let mut granted = BTreeSet::new();
+        for _ in 0..within * 10 {
+            let asked: Vec<_> = std::mem::take(&mut world.sent).into_iter().map(|sent| sent.message).collect();
+            for register in asked.iter().filter(|it| it.is_request()) {
+                granted.insert(register.call_id().unwrap().to_owned());
+                let source = world.upstream;
+                world.reply(source, register, 200, &[("Expires", "3600")], "");
+            }
+            world.advance(Duration::from_millis(100));
+        }
+        granted
+    };
+    assert_eq!(register_all(&mut world, 5).len(), 200);
+    // An outage of three hours: whoever was to be refreshed was tried, again and again.
+    world.advance(seconds(3 * 3600));
+    world.sent.clear();
+    while world.sent.is_empty() {
+        world.advance(seconds(1));
+    }
+    let all = register_all(&mut world, 4);
+    assert_eq!(all.len(), 200, "100 in a second");
+    // One that is ignored alone makes nobody else begin anew.
+    let (ignored, mut others) = (all.first().unwrap(), BTreeSet::new());
+    for _ in 0..600 {
+        let asked: Vec<_> = std::mem::take(&mut world.sent).into_iter().map(|sent| sent.message).collect();
+        for register in asked.iter().filter(|it| it.is_request() && it.call_id() != Some(ignored)) {
+            others.insert((register.call_id().unwrap().to_owned(), register.cseq().unwrap().0));
+            let source = world.upstream;
+            world.reply(source, register, 200, &[("Expires", "3600")], "");
+        }
+        world.advance(seconds(6));
+    }
+    assert!(others.len() <= 2 * 199, "{} refreshes in an hour", others.len());
+}

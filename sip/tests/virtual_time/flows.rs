@@ -227,6 +227,42 @@ fn a_server_that_ends_flow_after_flow_is_not_stormed() {
 }
 
 #[test]
+fn a_server_that_closes_young_connections_keeps_the_registrations_that_it_grants() {
+    for (lives, grants) in [(25, 60), (3, 60), (100, 120), (40, 600), (7, 3600)] {
+        let mut world = World::new(STREAM);
+        world.bind();
+        world.grant(grants);
+        let (start, mut granted_at, mut dials) = (world.now, world.now, world.dialled);
+        let mut up = Some((STREAM, world.now));
+        while world.now < start + seconds(4 * 3600) {
+            if let Some((flow, since)) = up
+                && world.now >= since + seconds(lives)
+            {
+                let FlowId::Stream(number) = flow else { panic!() };
+                world.upstream.flow = FlowId::Stream(number + 1);
+                up = None;
+                world.input(Input::Closed(flow));
+            }
+            if world.dialled > dials {
+                (dials, up) = (world.dialled, Some((world.upstream.flow, world.now)));
+            }
+            if world.count("REGISTER") > 0 {
+                world.grant(grants);
+                world.sent.clear();
+                granted_at = world.now;
+            }
+            let stands = world.now < granted_at + seconds(u64::from(grants));
+            assert!(stands, "{lives} s, {grants} s: ended after {:?}", world.now - start);
+            world.advance(Duration::from_millis(500));
+        }
+        // Half of an eighth of what it grants, and what a connection lives.
+        let fewest = Duration::from_secs_f64(f64::from(grants) / 16.0) + seconds(lives);
+        let most = 10 + (4.0 * 3600.0 / fewest.as_secs_f64()) as usize;
+        assert!(world.dialled < most, "{lives} s, {grants} s: {} dials, not {most}", world.dialled);
+    }
+}
+
+#[test]
 fn a_flow_that_had_settled_is_replaced_at_once() {
     let mut world = registered(STREAM, &[]);
     for number in 2..6 {

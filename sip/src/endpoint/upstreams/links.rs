@@ -11,6 +11,10 @@
 //! is dialled, whatever made them want to: a restart, a lost flow, a device that goes to sleep. Those that stand and those
 //! that end go first.
 //!
+//! A wait is as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
+//! [`ASKED_IN`]: else registrations that stand would end meanwhile. When a SIP server answers again that was silent, those that wait for another try begin, in
+//! their turn.
+//!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
 //! One binding's misfortune (a request left unanswered, a 503) moves no flow by which others are registered and heard.
 
@@ -19,15 +23,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Link;
+use super::{Link, Upstream};
 use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, Output, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
 use crate::registration::RegistrationFailure;
+use crate::timing::BackOff;
 
 /// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
 const FAILURES_MAX: u8 = 16;
+
+/// A SIP server that has registered somebody is dialled again after this part, an eighth, of the shortest time that it has granted, at the latest.
+const DIALLED_IN: u32 = 8;
+/// For an account it is asked again after a half of that, at the latest: there may be many.
+const ASKED_IN: u32 = 2;
 
 impl Endpoint {
     /// Whether a datagram on the upstream socket is STUN and goes to [`Input::Stun`](crate::endpoint::Input::Stun).
@@ -152,7 +162,8 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
-        let after = back_off(upstream.failures, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
+        let waits = upstream.back_off(&self.core.settings.timing.upstream.back_off, DIALLED_IN);
+        let after = back_off(upstream.failures, &waits, &mut self.core.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
     }
@@ -189,8 +200,8 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
-        let wait =
-            (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &timing.back_off, &mut self.core.random));
+        let waits = upstream.back_off(&timing.back_off, DIALLED_IN);
+        let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &waits, &mut self.core.random));
         // Bindings that want another flow wait for the decision below.
         upstream.link = Link::Dialling;
         self.fail_registers(now, id, false);
@@ -221,7 +232,20 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let heard = upstream.heard_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now);
         if !heard {
+            if let Some(upstream) = self.upstreams.get_mut(id) {
+                upstream.was_silent = true;
+            }
             self.move_flow(now, id, binding);
+        }
+    }
+
+    /// A SIP server that was silent has granted a registration: the others wait no longer.
+    pub(in crate::endpoint) fn on_upstream_back(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            let step = registration.on_server_changed();
+            self.carry_out(now, binding, step);
         }
     }
 
@@ -238,7 +262,7 @@ impl Endpoint {
         let turned_away = self.upstreams.get_mut(id).and_then(|upstream| upstream.turned_away.take());
         let Some(binding) = turned_away else { return };
         if let Some(registration) = self.bindings.get_mut(binding) {
-            let step = registration.on_address_changed();
+            let step = registration.on_server_changed();
             self.carry_out(now, binding, step);
         }
     }
@@ -365,5 +389,17 @@ impl Endpoint {
             upstream.armed = Some(at);
             self.core.timers.set(at, Timer::Upstream(id));
         }
+    }
+}
+
+impl Upstream {
+    /// The waits after an account's failures here.
+    pub(super) fn asks_again(&self, timing: &BackOff) -> BackOff {
+        self.back_off(timing, ASKED_IN)
+    }
+
+    fn back_off(&self, timing: &BackOff, part: u32) -> BackOff {
+        let most = self.shortest_grant.map_or(timing.max, |granted| timing.max.min(granted / part));
+        BackOff { max: most, ..*timing }
     }
 }

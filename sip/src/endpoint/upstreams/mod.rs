@@ -25,6 +25,7 @@ use super::{Endpoint, Event, Output, Source, Transport};
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Registration, Turn};
+use crate::timing::BackOff;
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 
@@ -80,6 +81,10 @@ struct Upstream {
     failures: u8,
     /// Flows that did not settle, in a row.
     losses: u8,
+    /// The shortest time that it has granted; none yet.
+    shortest_grant: Option<Duration>,
+    /// A REGISTER was left unanswered when nothing else was heard, and none was granted since.
+    was_silent: bool,
     /// When another address was asked for because this one served badly.
     moved_at: Option<Instant>,
     /// The one deadline that counts; earlier timers that still fire are ignored.
@@ -253,11 +258,17 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A registration succeeded: what failed before does not count any more.
-    pub(super) fn note_success(&mut self, id: UpstreamId) {
-        if let Some(upstream) = self.rows.get_mut(&id) {
-            upstream.failures = 0;
-        }
+    /// A registration succeeded for this time: what failed before does not count any more. Whether its SIP server was silent before.
+    pub(super) fn note_success(&mut self, id: UpstreamId, granted: Duration) -> bool {
+        let Some(upstream) = self.rows.get_mut(&id) else { return false };
+        upstream.failures = 0;
+        upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
+        std::mem::take(&mut upstream.was_silent)
+    }
+
+    /// The waits after an account's failures at this SIP server.
+    pub(super) fn back_off(&self, id: UpstreamId, timing: &BackOff) -> BackOff {
+        self.rows.get(&id).map_or(*timing, |upstream| upstream.asks_again(timing))
     }
 }
 
@@ -356,6 +367,8 @@ impl Upstream {
             reserved: None,
             failures: 0,
             losses: 0,
+            shortest_grant: None,
+            was_silent: false,
             moved_at: None,
             armed: None,
         }
