@@ -32,18 +32,31 @@ pub(super) struct NextHop {
 /// The requests inside dialogs that are forwarded and not answered.
 #[derive(Debug, Default)]
 pub(super) struct DialogForwarding {
-    /// The response to each when nobody else answers it, with its status.
-    failures: HashMap<ServerId, (u16, bytes::Bytes)>,
+    unanswered: HashMap<ServerId, Unanswered>,
+}
+
+/// A request that is forwarded and not answered.
+#[derive(Debug)]
+struct Unanswered {
+    /// The response when nobody else answers it, with its status.
+    failure: (u16, bytes::Bytes),
+    /// The device of its dialog.
+    device: InstanceId,
 }
 
 impl DialogForwarding {
     pub(super) fn len(&self) -> usize {
-        self.failures.len()
+        self.unanswered.len()
+    }
+
+    /// The device of the dialog of a request that is not answered.
+    pub(super) fn device_of(&self, server: ServerId) -> Option<InstanceId> {
+        self.unanswered.get(&server).map(|it| it.device)
     }
 
     /// A request is answered; what it would have been answered otherwise.
     pub(super) fn settle(&mut self, server: ServerId) -> Option<(u16, bytes::Bytes)> {
-        self.failures.remove(&server)
+        self.unanswered.remove(&server).map(|it| it.failure)
     }
 }
 
@@ -88,7 +101,9 @@ impl Endpoint {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
-        if let Some(server) = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), status) {
+        if let Some(server) =
+            self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)
+        {
             self.send_forwarded(now, server, branch, request, ours, hop);
         }
     }
@@ -198,6 +213,7 @@ impl Endpoint {
         reply: FlowId,
         request: &Message,
         owner: ServerOwner,
+        device: InstanceId,
         status: u16,
     ) -> Option<ServerId> {
         let Ok(server) = self.core.transactions.open(request, reply, owner) else {
@@ -210,7 +226,7 @@ impl Endpoint {
         }
         let tag = self.core.random.tag();
         let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
-        self.dialogs.failures.insert(server, (status, failure));
+        self.dialogs.unanswered.insert(server, Unanswered { failure: (status, failure), device });
         Some(server)
     }
 }

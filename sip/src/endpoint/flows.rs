@@ -38,10 +38,13 @@ impl FlowTable {
 impl Endpoint {
     /// A stream has ended, whichever side it led to.
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
-        self.flows.upstream.remove(&flow);
+        let of_server = self.flows.upstream.remove(&flow).is_some();
         self.registers.forget_quota(flow);
         self.forget_waiting(now, flow);
         self.on_upstream_closed(now, flow);
+        if of_server {
+            self.answer_elsewhere(flow);
+        }
         self.on_device_flow_closed(now, flow);
     }
 

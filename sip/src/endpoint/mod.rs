@@ -55,6 +55,7 @@ mod requests;
 mod settings;
 mod subscriptions;
 mod traced;
+mod unanswered;
 mod upstreams;
 
 use std::time::Instant;

@@ -124,7 +124,7 @@ impl Endpoint {
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if method == Method::Invite { 408 } else { 480 };
         let owner = ServerOwner::Forwarded(branch);
-        let Some(server) = self.open_forwarded(now, reply, request, owner, status) else { return };
+        let Some(server) = self.open_forwarded(now, reply, request, owner, hop.device, status) else { return };
         let (device, upstream) = (
             self.core.settings.sent_by(Side::Device, source.transport),
             self.core.settings.sent_by(Side::Upstream, hop.transport),

@@ -82,7 +82,7 @@ impl Endpoint {
         };
         let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
-        let Some(server) = self.open_forwarded(now, reply, request, owner, 480) else { return };
+        let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
         let what = What::Unsent { server, request: Box::new(request.clone()), ours, device };
         let wait = if request.method() == Some(Method::Invite) {
             self.core.settings.answer_timeout

@@ -109,6 +109,8 @@ struct Server<S> {
     last: Bytes,
     owner: S,
     armed: Armed,
+    /// Its stream has ended: what it is answered waits for another flow.
+    waits_for_flow: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -336,7 +338,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.invites.push_back(InviteChange { key: key.clone(), begun: true });
         }
         self.by_key.insert(key.clone(), id);
-        self.servers.insert(id, Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default() });
+        self.servers.insert(
+            id,
+            Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default(), waits_for_flow: false },
+        );
         Ok(id)
     }
 
@@ -361,11 +366,38 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn respond(&mut self, now: Instant, id: ServerId, status: u16, response: Bytes) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         if server.machine.on_answer(now, status, &self.timing) {
-            self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone(), again: false });
+            if !server.waits_for_flow {
+                self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone(), again: false });
+            }
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
-            server.last = if server.machine.is_accepted() { Bytes::new() } else { response };
+            let is_over = server.machine.is_accepted() && !server.waits_for_flow;
+            server.last = if is_over { Bytes::new() } else { response };
         }
         self.arm_server(id);
+    }
+
+    /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait
+    /// for [`Self::answer_by`].
+    pub fn unanswered_on(&mut self, flow: FlowId) -> Vec<(ServerId, S)> {
+        let theirs = self.servers.iter_mut().filter(|(_, server)| server.flow == flow && server.machine.is_unheard());
+        let mut theirs: Vec<_> = theirs
+            .map(|(id, server)| {
+                server.waits_for_flow = true;
+                (*id, server.owner)
+            })
+            .collect();
+        theirs.sort_unstable_by_key(|(id, _)| *id);
+        theirs
+    }
+
+    /// A request is answered by another flow from now on; what was answered last is sent there again.
+    pub fn answer_by(&mut self, id: ServerId, flow: FlowId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        (server.flow, server.waits_for_flow) = (flow, false);
+        let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
+        if !last.is_empty() {
+            self.transmits.push_back(Transmit { flow, bytes: last, again: true });
+        }
     }
 
     /// Nobody will answer this request any more. A request other than INVITE ends without an answer, because its sender
@@ -587,6 +619,14 @@ impl ServerMachine {
     fn is_pending(&self) -> bool {
         match self {
             Self::Invite(machine) => machine.is_pending(),
+            Self::Other(machine) => machine.is_pending(),
+        }
+    }
+
+    /// Whether its sender may not have heard its answer, which is not a 2xx to INVITE.
+    fn is_unheard(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.on_again(),
             Self::Other(machine) => machine.is_pending(),
         }
     }

@@ -3,12 +3,13 @@
 //! A connection is cheap while it is idle: what is read lies on the stack for the moment, a [`Framing`] holds memory only
 //! for half a message, and the one task has no buffer of its own.
 //!
-//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, after the last
+//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, or its peer writes no more, after the last
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
 //! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends. A message that is malformed or too
 //! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. A WebSocket is told why it is closed, where it still reads.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +43,8 @@ const DEVICE_QUEUE: usize = 64;
 const SERVER_QUEUE: usize = 4_096;
 /// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
+/// How long answers to what a peer has asked last may take, when it writes no more.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -56,6 +59,8 @@ pub(crate) fn next_flow() -> FlowId {
 enum Ending {
     /// Its peer is gone, or does not read.
     Silent,
+    /// Its peer writes no more, and may read.
+    Heard,
     /// This side ends it; a WebSocket is told the code.
     Closed(u16),
     /// Its peer has ended it, and this is the last frame.
@@ -176,10 +181,15 @@ impl Connection {
         self.end(stream, ending).await;
     }
 
-    async fn end(self: Box<Self>, mut stream: Stream, ending: Ending) {
+    async fn end(mut self: Box<Self>, mut stream: Stream, ending: Ending) {
+        let is_heard = matches!(ending, Ending::Heard);
+        if is_heard {
+            self.tell_end().await;
+            self.answer_last(&mut stream).await;
+        }
         self.outbox.close();
         let last = match ending {
-            Ending::Silent | Ending::Moves(_) => None,
+            Ending::Silent | Ending::Heard | Ending::Moves(_) => None,
             Ending::Closed(code) => self.framing.farewell(code),
             Ending::Echo(bytes) => Some(bytes),
         };
@@ -188,8 +198,24 @@ impl Connection {
         }
         let _ = timeout(self.timing.write, stream.shutdown()).await;
         drop(stream);
+        if !is_heard {
+            self.tell_end().await;
+        }
+    }
+
+    async fn tell_end(&self) {
         for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
             self.shards.send(shard, ShardInput::sip(Input::Closed(self.source.flow))).await;
+        }
+    }
+
+    /// Writes what the shards have answered before they heard that nothing more comes: a peer may close one way alone (RFC 9293 §3.6).
+    async fn answer_last(&mut self, stream: &mut Stream) {
+        self.writer = None;
+        while let Ok(Found::Work) = timeout(LAST_WORDS, self.outbox.next()).await {
+            if self.write(stream, None).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -221,8 +247,8 @@ impl Connection {
                     }
                 },
                 read = Read { stream, framing: &mut self.framing } => {
-                    if read.is_err() {
-                        return Ending::Silent;
+                    if let Err(error) = read {
+                        return if error.kind() == ErrorKind::UnexpectedEof { Ending::Heard } else { Ending::Silent };
                     }
                     let began = self.partial_since;
                     if let Err(ending) = self.deliver(stream).await {
@@ -390,7 +416,7 @@ impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
         let mut buffer = ReadBuf::new(&mut space);
         std::task::ready!(Pin::new(&mut *this.stream).poll_read(context, &mut buffer))?;
         if buffer.filled().is_empty() {
-            return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
+            return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
         }
         this.framing.push(buffer.filled());
         // A device's bearer token or digest is not left on the stack.

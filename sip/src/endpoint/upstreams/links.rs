@@ -155,6 +155,7 @@ impl Endpoint {
         }
         self.core.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
+        self.answer_unanswered(id, flow);
         self.send_parked(now, OfflinePeer::Server(id));
         self.send_waiting(now, id);
     }

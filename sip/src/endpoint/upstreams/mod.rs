@@ -26,6 +26,7 @@ use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Registration, Turn};
 use crate::timing::BackOff;
+use crate::transaction::ServerId;
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 
@@ -64,6 +65,8 @@ struct Upstream {
     probe: Option<FailbackProbe>,
     /// The flow that a better one has replaced, while answers may be due on it.
     replaced: Option<FlowId>,
+    /// Requests that came by a stream that has ended, and whose answers wait for the next one.
+    unanswered: Vec<ServerId>,
     members: BTreeSet<BindingId>,
     /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
     transit_refs: usize,
@@ -238,6 +241,18 @@ impl Upstreams {
         registration.counted = registration.is_registered();
     }
 
+    /// The answer to this request waits for the next flow to its SIP server.
+    pub(super) fn answer_later(&mut self, id: UpstreamId, server: ServerId) {
+        if let Some(upstream) = self.rows.get_mut(&id) {
+            upstream.unanswered.push(server);
+        }
+    }
+
+    /// Takes those whose answers wait for a flow.
+    pub(super) fn take_unanswered(&mut self, id: UpstreamId) -> Vec<ServerId> {
+        self.rows.get_mut(&id).map(|upstream| std::mem::take(&mut upstream.unanswered)).unwrap_or_default()
+    }
+
     /// A registration has a place in the line of its SIP server.
     fn enqueue(&mut self, registration: &mut Registration) {
         let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
@@ -357,6 +372,7 @@ impl Upstream {
             turned_away: None,
             probe: None,
             replaced: None,
+            unanswered: Vec::new(),
             members: BTreeSet::new(),
             transit_refs: 0,
             registered_count: 0,

@@ -8,3 +8,4 @@ mod patience;
 mod reunion;
 mod session_timers;
 mod targets;
+mod unanswered;

@@ -185,6 +185,19 @@ async fn requests_that_come_together_are_each_answered() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_and_then_writes_no_more_is_answered() -> Outcome {
+    let world = World::attacked().await?;
+    for (listener, address, tls) in listeners(&world) {
+        let mut raw = open(&world, ELSEWHERE, address, tls).await;
+        raw.send(&options("last", "l: 0\r\n", "")).await;
+        raw.finish().await;
+        let answer = raw.await_end(SOON).await.unwrap_or_else(|| panic!("{listener} was left open"));
+        assert_eq!(statuses(&answer).len(), 1, "{listener}: {answer:?}");
+    }
+    world.unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_never_ends_and_what_is_too_much_is_cut_off() -> Outcome {
     let world = World::attacked().await?;
     let whole =

@@ -1,0 +1,106 @@
+//! A SIP server's connection that ends before what it has asked is answered (RFC 3261 §18.2.2).
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+
+use super::leg::{CONTACT, Dialog, End};
+use crate::world::{REGISTRAR, World, server_address};
+
+const FIRST: FlowId = FlowId::Stream(7);
+const NEXT: FlowId = FlowId::Stream(8);
+const INBOUND: FlowId = FlowId::Stream(99);
+
+/// A world that is registered by a stream, and a SIP server that is trusted by its address, too.
+fn registered() -> World {
+    let mut world = World::registered_with(FIRST, |_| {});
+    let addresses = [server_address().ip()].into();
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+    world
+}
+
+/// By which flows answers of this kind went, in order.
+fn by(world: &World, what: &str) -> Vec<FlowId> {
+    let sent = world.sent.iter().zip(world.descriptions()).filter(|(_, said)| said == what);
+    sent.map(|(sent, _)| sent.flow).collect()
+}
+
+#[test]
+fn a_call_whose_connection_ends_is_answered_by_the_flow_of_the_registration() {
+    let mut world = registered();
+    let (source, text) = (Source { flow: INBOUND, ..world.upstream }, world.invite_text("call-1"));
+    world.receive(source, &text);
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    assert_eq!(by(&world, "INVITE 180").last(), Some(&INBOUND));
+    world.input(Input::Closed(INBOUND));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(by(&world, "INVITE 200"), [FIRST]);
+}
+
+#[test]
+fn a_call_whose_connection_is_that_of_the_registration_is_answered_by_the_next_one() {
+    for answered_first in [false, true] {
+        let mut world = registered();
+        world.invite("call-1");
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &invite, 180, &[], "");
+        (world.dial, world.upstream.flow) = (false, NEXT);
+        world.input(Input::Closed(FIRST));
+        world.sent.clear();
+        if answered_first {
+            world.reply(device, &invite, 200, &[CONTACT], "");
+            assert_eq!(by(&world, "INVITE 200"), [], "there is no way yet");
+        }
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+        if !answered_first {
+            assert_eq!(by(&world, "INVITE 180"), [NEXT], "it still rings");
+            world.reply(device, &invite, 200, &[CONTACT], "");
+        }
+        assert_eq!(by(&world, "INVITE 200"), [NEXT]);
+        // The device repeats it until it is acknowledged.
+        world.reply(device, &invite, 200, &[CONTACT], "");
+        assert_eq!(by(&world, "INVITE 200"), [NEXT, NEXT]);
+    }
+}
+
+#[test]
+fn a_refusal_finds_its_server_by_another_flow() {
+    let mut world = registered();
+    let (source, text) = (Source { flow: INBOUND, ..world.upstream }, world.invite_text("call-1"));
+    world.receive(source, &text);
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.input(Input::Closed(INBOUND));
+    world.reply(device, &invite, 486, &[], "");
+    assert_eq!(by(&world, "INVITE 486"), [FIRST]);
+}
+
+#[test]
+fn a_request_of_a_dialog_is_answered_by_the_next_flow_too() {
+    let mut world = registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    dialog.send(&mut world, End::Caller, "ACK", 1);
+    let bye = dialog.request(End::Caller, "BYE", 2, "", b"");
+    let source = Source { flow: INBOUND, ..world.upstream };
+    world.receive_bytes(source, &bye);
+    let (device, forwarded) = (world.device(1), world.last("BYE"));
+    world.input(Input::Closed(INBOUND));
+    world.reply(device, &forwarded, 200, &[], "");
+    assert_eq!(by(&world, "BYE 200"), [FIRST]);
+}
+
+#[test]
+fn a_strangers_connection_that_ends_moves_nothing() {
+    let mut world = registered();
+    world.invite("call-1");
+    let stranger = Source { flow: INBOUND, peer: "203.0.113.9:5060".parse().unwrap(), ..world.upstream };
+    let text = world.invite_text("call-2");
+    world.receive(stranger, &text);
+    world.input(Input::Closed(INBOUND));
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(by(&world, "INVITE 200"), [FIRST]);
+}
