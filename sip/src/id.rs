@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use crate::message::unescaped;
+
 /// The characters of the text form (RFC 4648 §6, lower case).
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// 26 characters of five bits hold 128 bits.
@@ -69,8 +71,9 @@ macro_rules! identifier {
                 ShardTag(u16::from_be_bytes([self.0[14], self.0[15]]))
             }
 
-            /// Reads the text form; `None` for anything else.
+            /// Reads the text form, which may be escaped as the user of a URI may be; `None` for anything else.
             pub fn parse(text: &str) -> Option<Self> {
+                let text = &*unescaped(text);
                 text.strip_prefix($prefix).and_then(|rest| decode(rest.as_bytes())).map(|bits| Self(bits.to_be_bytes()))
             }
 

@@ -264,6 +264,10 @@ impl Endpoint {
         if let Some(binding) = user.and_then(BindingId::parse) {
             return Some(binding.tag());
         }
+        // A strict router before this relay has put our Route there (RFC 3261 §16.4).
+        if let Some(tag) = user.filter(|user| TokenKey::is_one(user)).and_then(TokenKey::tag_of) {
+            return Some(tag);
+        }
         let from = message.from()?;
         let own = from.user().and_then(InstanceId::parse).map(InstanceId::tag);
         let passing = || crate::edge::push_proxy::shard_of(message);

@@ -172,7 +172,8 @@ impl Endpoint {
         }
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
-            return self.refuse_stranger(&source, &request, 404);
+            let is_sip = request.request_uri().is_some_and(Uri::is_sip);
+            return self.refuse_stranger(&source, &request, if is_sip { 404 } else { 416 });
         };
         if !self.is_trusted(binding, &source) {
             self.core.event(Event::RequestRefused(RequestRefusal::WrongSource));

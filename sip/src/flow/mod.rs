@@ -156,6 +156,13 @@ impl TokenKey {
         bytes.first_chunk::<INSTANCE_LEN>().map(|instance| InstanceId::from_bytes(*instance).tag())
     }
 
+    /// Whether a text looks like a token, believed or not.
+    pub fn is_one(text: &str) -> bool {
+        let bytes = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+        let (shortest, longest) = (INSTANCE_LEN + 1 + 6 + MAC_LEN, INSTANCE_LEN + 1 + 18 + MAC_LEN);
+        (shortest..=longest).contains(&bytes.len()) && bytes[INSTANCE_LEN] < 8
+    }
+
     /// A name of 16 bytes for a list of texts: the same for the same list, and without the key of no use to guess it.
     pub(crate) fn name(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
         // HMAC takes a key of any length.

@@ -43,6 +43,7 @@ pub use method::Method;
 pub use name::Name;
 pub use params::{Params, is_quoted_text, unquote};
 pub use party::Party;
+pub(crate) use uri::unescaped;
 pub use uri::{Scheme, Uri};
 pub use via::Via;
 
@@ -298,7 +299,7 @@ impl Message {
     /// The Contact addresses with this user, also where what stands beside them in their line is too broken to tell where one
     /// ends and the next begins. `user`: one that nobody writes by chance.
     pub fn contacts_of(&self, user: &str) -> Vec<Party<'_>> {
-        let is_own = |contact: &Party<'_>| contact.user() == Some(user);
+        let is_own = |contact: &Party<'_>| contact.user().is_some_and(|it| unescaped(it) == user);
         let own: Vec<_> = self.contacts().into_iter().filter(is_own).collect();
         if !own.is_empty() {
             return own;

@@ -3,6 +3,7 @@
 //! Invariant: a view into its text. Whatever [`Uri::parse`] accepts has no white space, no control character, no angle
 //! bracket and no quote, so it can stand in a message again.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use memchr::memchr;
@@ -75,6 +76,12 @@ impl<'a> Uri<'a> {
         Some(Self { scheme: known, user, host, port, params: Params::parse(params)?, headers, text })
     }
 
+    /// Whether its scheme is `sip` or `sips`.
+    pub fn is_sip(text: &str) -> bool {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips"))
+    }
+
     /// The user of a SIP URI, also of one that breaks its grammar behind the user: what somebody has put onto an address of ours
     /// on the way does not hide whose it is.
     pub fn user_of(text: &'a str) -> Option<&'a str> {
@@ -96,6 +103,21 @@ impl<'a> Uri<'a> {
     pub fn transport(&self) -> Option<&'a str> {
         self.params.value("transport")
     }
+}
+
+/// A user as it is compared: `%41` is `A` (RFC 3261 §19.1.4). One that is no text behind its escapes stays as it is.
+pub(crate) fn unescaped(user: &str) -> Cow<'_, str> {
+    let Some(first) = memchr(b'%', user.as_bytes()) else { return Cow::Borrowed(user) };
+    let (mut bytes, mut rest) = (user.as_bytes()[..first].to_vec(), &user.as_bytes()[first..]);
+    while let Some((byte, behind)) = rest.split_first() {
+        let escaped = behind.first_chunk::<2>().filter(|_| *byte == b'%').and_then(|digits| {
+            let digit = |at: usize| char::from(digits[at]).to_digit(16);
+            Some((digit(0)? * 16 + digit(1)?) as u8)
+        });
+        bytes.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8(bytes).map_or(Cow::Borrowed(user), Cow::Owned)
 }
 
 /// Takes `host`, `host:port`, `[v6]` or `[v6]:port` apart; `None` when the host or the port breaks the grammar.
@@ -136,6 +158,20 @@ fn is_ipv6(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_is_compared_without_its_escapes() {
+        for (written, means) in [
+            ("alice", "alice"),
+            ("%61lice", "alice"),
+            ("a%6C%69ce%", "alice%"),
+            ("100%zz%4", "100%zz%4"),
+            ("%ff", "%ff"),
+            ("%C3%BC", "ü"),
+        ] {
+            assert_eq!(unescaped(written), means, "{written}");
+        }
+    }
 
     #[test]
     fn a_sip_uri_is_taken_apart() {

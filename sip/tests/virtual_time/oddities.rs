@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sip::endpoint::CallState;
+use sip::id::FlowId;
 use sip::message::{Fault, Limits, Message, Name};
 
-use crate::world::{SDP, World};
+use crate::world::{SDP, World, server_address};
 
 /// The INVITE of the world with one line of its head in another form.
 fn with_line(world: &World, call_id: &str, name: &str, line: &str) -> String {
@@ -302,6 +303,52 @@ fn a_hunt_group_that_tries_a_phone_again_with_the_same_call_rings_it_again() {
         world.receive(source, &text.replace("z9hG4bKserver.hunted", "z9hG4bKnext.hunted"));
         assert_eq!(world.count("INVITE") > forked, rings, "{end}: {:?}", world.descriptions());
         assert_eq!(world.count("INVITE 482") == 0, rings, "{end}");
+    }
+}
+
+/// The status that the SIP server hears to a request for this URI.
+fn status_of(world: &mut World, method: &str, uri: &str, extra: &str) -> Option<u16> {
+    let (source, head) = (world.upstream, world.head(&format!("odd-{}", world.sent.len()), method, 1, ""));
+    world.receive(source, &format!("{method} {uri} SIP/2.0\r\n{head}{extra}Content-Length: 0\r\n\r\n"));
+    world.sent.iter().rev().find_map(|sent| sent.message.status())
+}
+
+#[test]
+fn a_contact_is_ours_however_its_user_is_escaped() {
+    // RFC 3261 §19.1.4.
+    let mut world = World::registered();
+    let user = world.binding.to_string();
+    let escaped = format!("%62{}%{:02X}", &user[1..user.len() - 1], user.as_bytes()[user.len() - 1]);
+    let uri = format!("sip:{escaped}@relay.test:5070");
+    assert_eq!(status_of(&mut world, "OPTIONS", &uri, ""), Some(200));
+    assert_eq!(status_of(&mut world, "INVITE", &uri, ""), Some(100));
+    assert_eq!(world.wakes().len(), 1);
+    // And in a registrar's answer, whose lifetime for it counts.
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    let contact = register.text(Name::Contact).unwrap().replace(&user, &escaped);
+    let contact = contact.split_once('>').unwrap().0;
+    world.reply(source, &register, 200, &[("Contact", &format!("{contact}>;expires=100")), ("Expires", "600")], "");
+    world.sent.clear();
+    world.advance(Duration::from_secs(90));
+    assert!(world.count("REGISTER") > 0, "it is refreshed within 100 s");
+}
+
+#[test]
+fn what_nobody_understands_is_refused_in_its_own_words() {
+    let mut world = World::registered();
+    let uri = format!("sip:{}@relay.test:5070", world.binding);
+    // RFC 3261 §8.2.2.3.
+    assert_eq!(status_of(&mut world, "OPTIONS", &uri, "Require: path, time-travel, PATH\r\n"), Some(420));
+    let refused = world.last("OPTIONS 420");
+    assert_eq!(refused.elements(Name::Unsupported).collect::<Vec<_>>(), ["time-travel"]);
+    assert_eq!(status_of(&mut world, "OPTIONS", &uri, "Require: path, Outbound\r\n"), Some(200));
+    // RFC 3261 §8.2.2.1.
+    for (uri, status) in
+        [("tel:+4930123456", 416), ("mailto:alice@example.com", 416), ("sip:nobody@relay.test:5070", 404)]
+    {
+        assert_eq!(status_of(&mut world, "INVITE", uri, ""), Some(status), "{uri}");
     }
 }
 
