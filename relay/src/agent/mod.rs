@@ -70,6 +70,7 @@ use stories::Stories;
 use token_doubts::TokenDoubts;
 use transport::dial::Dialler;
 use transport::invite_shards::InviteShards;
+use transport::name_shards::NameShards;
 use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
@@ -186,14 +187,18 @@ pub enum RecordNote {
 pub(crate) struct Shards {
     inboxes: Arc<[mpsc::Sender<ShardInput>]>,
     invites: InviteShards,
+    names: NameShards,
     /// Where each shard runs, and what belongs to it.
     cores: Cores,
 }
 
 impl Shards {
     fn new(inboxes: Vec<mpsc::Sender<ShardInput>>, cores: Cores) -> Self {
-        let invites = if inboxes.len() > 1 { InviteShards::new() } else { InviteShards::default() };
-        Self { inboxes: inboxes.into(), invites, cores }
+        let (invites, names) = match inboxes.len() {
+            ..=1 => (InviteShards::default(), NameShards::default()),
+            _ => (InviteShards::new(), NameShards::new()),
+        };
+        Self { inboxes: inboxes.into(), invites, names, cores }
     }
 
     fn len(&self) -> usize {
@@ -204,6 +209,11 @@ impl Shards {
     fn of(&self, message: &Message) -> Option<usize> {
         let transaction = || self.invites.find(&Endpoint::invite_key(message)?);
         transaction().or_else(|| Endpoint::shard_of(message).map(|tag| tag.shard(self.len())))
+    }
+
+    /// The shard of a SIP server's request for what its registrar has named.
+    fn named(&self, request: &Message) -> Option<usize> {
+        self.names.find(&Endpoint::canonical_name(request.request_uri()?))
     }
 
     /// Tells a shard: at once, and where it has no room, when it has. So no connection that waits has room in its future for what it

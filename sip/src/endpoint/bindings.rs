@@ -10,7 +10,7 @@ use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
-use crate::message::{Message, Method, Uri};
+use crate::message::{Message, Method, Uri, unescaped};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Registration, RegistrationFailure, RequestContext, Step, Terms};
 
@@ -27,7 +27,7 @@ pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
 #[derive(Debug, Default)]
 pub(super) struct Bindings {
     rows: HashMap<BindingId, Box<Registration>>,
-    /// GRUUs of bindings (RFC 5627); empty where no registrar gives any.
+    /// GRUUs of bindings (RFC 5627), in their canonical form; empty where no registrar gives any.
     gruus: BTreeSet<(Box<str>, BindingId)>,
     /// How many registrations there have been, for Call-IDs that no earlier one had.
     generation: u32,
@@ -61,33 +61,50 @@ impl Bindings {
         self.rows.insert(registration.binding, Box::new(registration));
     }
 
-    /// Takes a registration and its GRUUs out.
-    fn remove(&mut self, binding: BindingId) -> Option<Box<Registration>> {
-        let registration = self.rows.remove(&binding)?;
-        for gruu in registration.gruus() {
-            self.gruus.remove(&(gruu.clone(), binding));
-        }
-        Some(registration)
-    }
-
-    /// Replaces the GRUUs that a binding had before by those that it has now.
-    fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
-        for gruu in before {
-            self.gruus.remove(&(gruu.clone(), binding));
-        }
-        let gruus = self.rows.get(&binding).map(|registration| registration.gruus()).unwrap_or_default();
-        self.gruus.extend(gruus.iter().map(|gruu| (gruu.clone(), binding)));
-    }
-
     /// The bindings that registrars have given this GRUU.
-    fn named(&self, gruu: &str) -> impl Iterator<Item = BindingId> {
-        let lowest = BindingId::from_bytes([0; 16]);
-        let named = self.gruus.range((Box::from(gruu), lowest)..);
+    fn named(&self, request_uri: &str) -> impl Iterator<Item = BindingId> {
+        let (gruu, lowest) = (canonical(request_uri), BindingId::from_bytes([0; 16]));
+        let named = self.gruus.range((gruu.clone(), lowest)..);
         named.take_while(move |(name, _)| **name == *gruu).map(|(_, binding)| *binding)
     }
 }
 
+/// A name as it is compared: scheme and host in lower case, its user without escapes (RFC 3261 §19.1.4); what stands behind them as it is.
+fn canonical(uri: &str) -> Box<str> {
+    let Some((scheme, rest)) = uri.split_once(':') else { return uri.into() };
+    let (user, rest) = rest.split_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
+    let (host, behind) = rest.split_at(rest.find([';', '?']).unwrap_or(rest.len()));
+    let (scheme, host) = (scheme.to_ascii_lowercase(), host.to_ascii_lowercase());
+    match user {
+        Some(user) => format!("{scheme}:{}@{host}{behind}", unescaped(user)),
+        None => format!("{scheme}:{host}{behind}"),
+    }
+    .into()
+}
+
 impl Endpoint {
+    /// The form in which [`Event::Name`] tells of what a registrar has named.
+    pub fn canonical_name(request_uri: &str) -> Box<str> {
+        canonical(request_uri)
+    }
+
+    /// Replaces the GRUUs that a binding had before by those that it has now.
+    fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
+        let after = self.bindings.get(binding).map(|registration| registration.gruus()).unwrap_or_default();
+        let names = |gruus: &[Box<str>]| gruus.iter().map(|gruu| canonical(gruu)).collect::<Vec<_>>();
+        let (before, after) = (names(before), names(after));
+        for name in
+            before.into_iter().filter(|name| self.bindings.gruus.remove(&(name.clone(), binding))).collect::<Vec<_>>()
+        {
+            self.core.event(Event::Name { name, given: false });
+        }
+        for name in after {
+            if self.bindings.gruus.insert((name.clone(), binding)) {
+                self.core.event(Event::Name { name, given: true });
+            }
+        }
+    }
+
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
         self.add_device(new.instance, new.binding);
         self.devices.set_foreground(new.instance, !new.register);
@@ -196,7 +213,7 @@ impl Endpoint {
         let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
         if let Step::Registered { renamed, .. } = step {
             if renamed {
-                self.bindings.rename(binding, &gruus);
+                self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
         }
@@ -320,7 +337,8 @@ impl Endpoint {
     }
 
     pub(super) fn forget_binding(&mut self, now: Instant, binding: BindingId, confirmed: bool) {
-        let Some(mut registration) = self.bindings.remove(binding) else { return };
+        let Some(mut registration) = self.bindings.rows.remove(&binding) else { return };
+        self.rename(binding, registration.gruus());
         self.subscriptions.forget(binding);
         if let Some(branch) = registration.branch() {
             self.core.transactions.abandon(branch);

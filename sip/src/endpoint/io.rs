@@ -455,6 +455,14 @@ pub enum Event {
         /// Counts of messages, by class.
         mailbox: Box<Mailbox>,
     },
+    /// A registrar has given a binding here a name of its own, or it has it no more: [`super::Endpoint::canonical_name`] of the Request-URI of what
+    /// is for it.
+    Name {
+        /// The name, in its canonical form.
+        name: Box<str>,
+        /// Whether it was given.
+        given: bool,
+    },
     /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::invite_key`] of its CANCEL and of its ACK is
     /// the same, whatever else these say, and they are for this endpoint. Told before the first response is sent.
     InviteTransaction(InviteChange),

@@ -362,13 +362,27 @@ fn a_call_to_a_name_that_the_registrar_gave_finds_its_binding() {
     assert_eq!(call(&format!("{own};ob"), "ob"), 2, "RFC 5626 §5.4");
     assert_eq!(call(&format!("{own};gr=urn:uuid:x;transport=udp"), "gr"), 3);
     assert_eq!(call(gruu, "gruu"), 4, "a proxy that leaves the translation to us (RFC 5627 §6.2)");
-    assert_eq!(call("sip:alice@example.com;gr=urn:uuid:y", "other"), 4);
+    assert_eq!(call("SIP:%61lice@Example.COM;gr=urn:uuid:x", "case"), 5, "RFC 3261 §19.1.4");
+    assert_eq!(call("sip:alice@example.com;gr=urn:uuid:y", "other"), 5);
     assert_eq!(world.count("INVITE 404"), 1);
     let peer = "203.0.113.9:5060".parse().unwrap();
     let source = Source { peer, flow: FlowId::Datagram(peer), ..world.upstream };
     let text = world.invite_text("stranger").replace(&format!("INVITE {own} "), &format!("INVITE {gruu} "));
     world.receive(source, &text);
-    assert_eq!((world.wakes().len(), world.count("INVITE 404")), (4, 2), "the name is no key for a stranger");
+    assert_eq!((world.wakes().len(), world.count("INVITE 404")), (5, 2), "the name is no key for a stranger");
+    // Whoever divides requests among endpoints is told, until the binding is gone.
+    let told = |world: &World| -> Vec<(String, bool)> {
+        let names = world.events.iter().filter_map(|event| match event {
+            Event::Name { name, given } => Some((name.to_string(), *given)),
+            _ => None,
+        });
+        names.collect()
+    };
+    assert_eq!(told(&world), [(gruu.to_owned(), true)]);
+    assert_eq!(&*Endpoint::canonical_name("SIP:%61lice@Example.COM;gr=urn:uuid:x"), gruu);
+    let instance = world.instance;
+    world.input(Input::Release(instance));
+    assert_eq!(told(&world).last(), Some(&(gruu.to_owned(), false)));
 }
 
 #[test]

@@ -338,7 +338,9 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    let shard = self.shards.of(&message).unwrap_or_else(|| self.shard_of_sender(&message));
+                    let named = || self.shards.named(&message).filter(|_| self.source.side == Side::Upstream);
+                    let shard = self.shards.of(&message).or_else(named);
+                    let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })
                 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
 //! | [`outbox`], [`parcel`] | what waits to be written on it, and what is written at once |
+//! | [`name_shards`] | which shard has a binding that its registrar has named |
 //! | [`listeners`] | what devices and SIP servers connect to |
 //! | [`datagrams`], [`steering`] | the upstream UDP sockets, and which core a datagram is for |
 //! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
@@ -19,6 +20,7 @@ pub(crate) mod dial;
 pub(crate) mod framing;
 pub(crate) mod invite_shards;
 pub(crate) mod listeners;
+pub(crate) mod name_shards;
 pub(crate) mod outbox;
 mod parcel;
 pub(crate) mod steering;
