@@ -174,10 +174,11 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
     request.with_part(via.text, &text, limits)
 }
 
-/// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered).
+/// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered). One that names no Contact, as
+/// it must, is ended at its To, by the same flow.
 pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
-    let contacts = answer.contacts();
-    let target = contacts.first()?.target()?;
+    let (contacts, to) = (answer.contacts(), answer.to());
+    let target = contacts.first().or(to.as_ref())?.target()?;
     let (number, _) = answer.cseq()?;
     let compose = |method: Method, branch, number| {
         let via = format!("SIP/2.0/{} {};branch={branch}", sent_by.transport.via(), sent_by.host);
@@ -286,7 +287,7 @@ fn loop_mark(request: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::FlowId;
+    use crate::id::{FlowId, ShardTag};
 
     #[test]
     fn a_request_that_has_been_here_with_the_same_target_loops_and_no_other() {
@@ -306,6 +307,22 @@ mod tests {
         }
         for other in ["relay.example.net:5062", "relay", "relay:5061", "[2001:db8::1]", "[2001:db8::1]:5061", "h"] {
             assert_eq!(checked(other, &mark), Ok(()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_late_answer_is_ended_at_its_contact_or_at_its_to() {
+        let flow = SentBy { host: "relay.test:5061", transport: Transport::Tls };
+        let (ack, bye) = (BranchId::new(1 << 64, ShardTag(0)), BranchId::new(2 << 64, ShardTag(0)));
+        for (contact, target) in [("Contact: <sip:phone@h>\r\n", "sip:phone@h"), ("", "sip:alice@example.com")] {
+            let text = format!(
+                "SIP/2.0 200 OK\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nFrom: <sip:b@h>;tag=1\r\nTo: <sip:alice@example.com>;tag=2\r\n\
+                 Call-ID: c\r\nCSeq: 7 INVITE\r\n{contact}\r\n"
+            );
+            let answer = Message::parse(&Bytes::from(text), &Limits::default()).expect("a response");
+            let (ack, bye) = end_late_answer(&answer, flow, ack, bye).expect("it is ended");
+            assert!(ack.starts_with(format!("ACK {target} SIP/2.0\r\n").as_bytes()), "{ack:?}");
+            assert!(bye.starts_with(format!("BYE {target} SIP/2.0\r\n").as_bytes()), "{bye:?}");
         }
     }
 
