@@ -236,7 +236,7 @@ mod tests {
                     To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\n\r\n";
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
-        let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&request, flow, ()).unwrap();
+        let server = Table::<(), ()>::new(1, Timing::default()).open(&request, flow, ()).unwrap();
         PendingMessage::new(now, EdgeTiming::default(), server, "tag".into(), request)
     }
 

@@ -120,7 +120,7 @@ impl Core {
             timers: Timers::default(),
             sweep_timers_at: TIMERS_SPARE,
             sent_again: Vec::new(),
-            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.limits),
+            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction),
             settings,
         }
     }

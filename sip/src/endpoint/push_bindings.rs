@@ -21,7 +21,7 @@ use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Message, Method, Name, Uri};
+use crate::message::{Limits, Message, Method, Name, Uri};
 use crate::timers::Armed;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
@@ -395,7 +395,7 @@ impl Endpoint {
         match request.method() {
             Some(Method::Invite) => {
                 let bytes = request.edit().pop(Name::Route).finish();
-                let Ok(invite) = Message::parse(&bytes, &self.core.settings.limits) else {
+                let Ok(invite) = Message::parse(&bytes, &Limits::COMPOSED) else {
                     return self.refuse_call(now, reply, &request, 513);
                 };
                 self.on_invite(now, source, reply, invite, binding);

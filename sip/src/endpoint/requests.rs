@@ -101,8 +101,8 @@ impl Endpoint {
             }
             return;
         }
-        let request = forward::add_received(&request, &source, &self.core.settings.limits).unwrap_or(request);
-        let loose = forward::from_strict_router(&request, &self.core.token_key, &self.core.settings.limits);
+        let request = forward::add_received(&request, &source).unwrap_or(request);
+        let loose = forward::from_strict_router(&request, &self.core.token_key);
         let request = loose.unwrap_or(request);
         let reply = reply_flow(&source, &request);
         match self.core.transactions.on_request(now, &request, reply) {

@@ -136,12 +136,11 @@ pub struct Table<C, S> {
     next_server: u64,
     capacity: usize,
     timing: Timing,
-    limits: Limits,
 }
 
 impl<C: Copy, S: Copy> Table<C, S> {
     /// An empty table for at most `capacity` transactions of either kind.
-    pub fn new(capacity: usize, timing: Timing, limits: Limits) -> Self {
+    pub fn new(capacity: usize, timing: Timing) -> Self {
         Self {
             clients: HashMap::new(),
             servers: HashMap::new(),
@@ -152,7 +151,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             next_server: 0,
             capacity,
             timing,
-            limits,
         }
     }
 
@@ -199,12 +197,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let verdict = client.machine.on_response(now, response.status()?, &self.timing);
         let owner = client.owner;
         if verdict.ack {
-            let ack = match &client.ack {
-                Some(ack) => ack.clone(),
-                None => compose_ack(&client.request, response, &self.limits)?,
-            };
-            client.ack = Some(ack.clone());
-            self.transmits.push_back(Transmit { flow: client.flow, bytes: ack, again: false });
+            client.ack = client.ack.take().or_else(|| compose_ack(&client.request, response));
+            let ack = client.ack.iter().map(|ack| Transmit { flow: client.flow, bytes: ack.clone(), again: false });
+            self.transmits.extend(ack);
         }
         if !client.machine.is_pending() {
             // It is not sent again; only late responses are still absorbed, for up to 32 s.
@@ -285,7 +280,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
     pub fn to_tag_for(&self, cancel: &Message) -> Option<String> {
-        let last = Message::parse(&self.cancelled(cancel)?.last, &self.limits).ok()?;
+        let last = Message::parse(&self.cancelled(cancel)?.last, &Limits::COMPOSED).ok()?;
         last.to()?.tag().map(str::to_owned)
     }
 
@@ -514,8 +509,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
-        let Some(cancel) = compose_cancel(&client.request, client.reason.as_deref(), &self.limits) else { return };
+        let cancel = compose_cancel(&client.request, client.reason.as_deref());
         self.arm_client(key);
+        let Some(cancel) = cancel else { return };
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
     }
@@ -655,8 +651,8 @@ fn server_key(request: &Message, method: &str) -> String {
 }
 
 /// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
-fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<Bytes> {
-    let invite = Message::parse(invite, limits).ok()?;
+fn compose_ack(invite: &Bytes, response: &Message) -> Option<Bytes> {
+    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
     let (number, _) = invite.cseq()?;
     let ack = Composer::request(Method::Ack, invite.request_uri()?)
         .header(Name::Via, invite.via()?.text)
@@ -670,8 +666,8 @@ fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<By
 }
 
 /// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, reason: Option<&str>, limits: &Limits) -> Option<Bytes> {
-    let invite = Message::parse(invite, limits).ok()?;
+fn compose_cancel(invite: &Bytes, reason: Option<&str>) -> Option<Bytes> {
+    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
     let (number, _) = invite.cseq()?;
     let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
         .header(Name::Via, invite.via()?.text)

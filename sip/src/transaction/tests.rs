@@ -13,7 +13,7 @@ const UDP: fn() -> FlowId = || FlowId::Datagram("192.0.2.1:5060".parse().unwrap(
 const TCP: FlowId = FlowId::Stream(7);
 
 fn table(capacity: usize) -> Table<&'static str, &'static str> {
-    Table::new(capacity, Timing::default(), Limits::default())
+    Table::new(capacity, Timing::default())
 }
 
 fn request(method: &str, via: &str) -> Message {
