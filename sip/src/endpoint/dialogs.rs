@@ -105,7 +105,8 @@ impl Endpoint {
     ) {
         let method = request.method().unwrap_or(Method::Other);
         let bytes = self.forwarded_bytes(request, ours, &hop, branch);
-        if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
+        let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
+        if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
         self.attachments.note_forwarded(hop.flow, hop.device, branch);
@@ -154,6 +155,12 @@ impl Endpoint {
                 here.or_else(|| self.hop_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
             }
         }
+    }
+
+    /// The SIP server that a hop leads to; `None` where it leads to a device.
+    pub(super) fn server_behind(&self, hop: &NextHop) -> Option<UpstreamId> {
+        let binding = self.devices.binding_of(hop.device).filter(|_| hop.side == Side::Upstream)?;
+        self.upstream_of(binding)
     }
 
     pub(super) fn hop_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<NextHop> {

@@ -141,7 +141,8 @@ impl Endpoint {
             edit = forward::record_route(edit, &token, upstream, device);
         }
         let bytes = edit.finish();
-        if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
+        let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
+        if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
         if method == Method::Invite {

@@ -120,7 +120,7 @@ impl Endpoint {
     /// Parks what was sent on a flow for the next one; not a forked call, which is cancelled and forked anew.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let progress = self.core.transactions.progress(branch);
-        let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
+        let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(..), _) | (ClientOwner::Leg(_), false)));
         if of_dialog && self.devices.knows(instance) {
             let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });

@@ -2,7 +2,8 @@
 //!
 //! | from | message | goes to |
 //! | --- | --- | --- |
-//! | either | response | its client transaction's owner |
+//! | whoever was asked | response | its client transaction's owner |
+//! | anybody else | response | nowhere |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
 //! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
@@ -28,7 +29,7 @@ use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Fault, Message, Method, Name, Uri};
-use crate::transaction::Arrival;
+use crate::transaction::{Arrival, Asked};
 
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
 /// sent, because a datagram's sender may be somebody else than it says.
@@ -66,17 +67,42 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some((branch, owner)) = self.core.transactions.on_response(now, response, source.flow) else { return };
+        let Some(asked) = self.core.transactions.asked(response) else { return };
+        if !self.was_asked(&source, &asked) {
+            if !asked.flow.is_reliable() {
+                self.core.event(Event::ResponseRefused);
+            }
+            return;
+        }
+        let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
             ClientOwner::Message(page) => self.on_message_response(now, page, branch, response),
-            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
+            ClientOwner::Forwarded(server, _) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_response(now, register, response),
             ClientOwner::FailbackProbe(upstream) => self.on_probe_response(now, upstream, branch, response),
             ClientOwner::Nobody => {}
         }
+    }
+
+    /// Whether a response came from whoever its request was sent to: by the same stream; of a datagram from the same host, by whatever
+    /// port or transport, or from another address of the same SIP server.
+    fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
+        let FlowId::Datagram(peer) = asked.flow else { return asked.flow == source.flow };
+        let by_another_address = || {
+            let server = match asked.owner {
+                ClientOwner::Register(binding) | ClientOwner::Subscribe(binding) => self.upstream_of(binding),
+                ClientOwner::Forwarded(_, server) => server,
+                ClientOwner::ForwardedRegister(register) => self.registers.get(register).and_then(|it| it.upstream()),
+                ClientOwner::FailbackProbe(upstream) => Some(upstream),
+                ClientOwner::Leg(_) | ClientOwner::Message(_) | ClientOwner::Nobody => None,
+            };
+            server.is_some_and(|server| self.upstreams.is_trusted(server, source))
+        };
+        let is_same_host = peer.ip().to_canonical() == source.peer.ip().to_canonical();
+        source.side == Side::Upstream && (is_same_host || by_another_address())
     }
 
     /// A request that was sent got no final response, or its flow is gone.
@@ -86,7 +112,7 @@ impl Endpoint {
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, Some(branch)),
             ClientOwner::Message(page) => self.on_message_lost(now, page, branch),
-            ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Forwarded(server, _) => self.on_forwarded_silence(now, server),
             ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_timeout(now, register),
             ClientOwner::FailbackProbe(upstream) => self.on_probe_unanswered(upstream, branch),
             ClientOwner::Nobody => {}

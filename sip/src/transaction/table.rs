@@ -124,6 +124,16 @@ struct ClientKey {
     cancel: bool,
 }
 
+/// A request that was sent, and that is not over.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<C> {
+    key: ClientKey,
+    /// The flow that it was sent on.
+    pub flow: FlowId,
+    /// Whom it belongs to.
+    pub owner: C,
+}
+
 /// The running transactions. `C` and `S` are what their users want back.
 #[derive(Debug)]
 pub struct Table<C, S> {
@@ -184,16 +194,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Ok(())
     }
 
-    /// Judges a response; its owner when the owner must see it.
-    pub fn on_response(&mut self, now: Instant, response: &Message, flow: FlowId) -> Option<(BranchId, C)> {
-        let branch = own_branch(response)?;
+    /// The request that a response says it answers. Whoever knows a branch may say so: the caller tells whether it came from where the
+    /// request went.
+    pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
-        let key = ClientKey { branch, cancel: method == "CANCEL" };
+        let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
+        self.clients.get(&key).map(|client| Asked { key, flow: client.flow, owner: client.owner })
+    }
+
+    /// Judges a response from whoever was asked; its owner when the owner must see it.
+    pub fn on_response(&mut self, now: Instant, asked: &Asked<C>, response: &Message) -> Option<(BranchId, C)> {
+        let key = asked.key;
         let client = self.clients.get_mut(&key)?;
-        // A response belongs to the flow of its request; UDP may be answered from another port of the same host.
-        if client.flow.is_reliable() && client.flow != flow {
-            return None;
-        }
         let verdict = client.machine.on_response(now, response.status()?, &self.timing);
         let owner = client.owner;
         if verdict.ack {
@@ -212,9 +224,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.arm_client(key);
         }
         if cancels {
-            self.send_cancel(now, branch);
+            self.send_cancel(now, key.branch);
         }
-        (verdict.pass && !key.cancel).then_some((branch, owner))
+        (verdict.pass && !key.cancel).then_some((key.branch, owner))
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method

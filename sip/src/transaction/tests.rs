@@ -54,6 +54,16 @@ fn send(
     message
 }
 
+/// A response from whoever was asked.
+fn respond(
+    table: &mut Table<&'static str, &'static str>,
+    now: Instant,
+    response: &Message,
+) -> Option<(BranchId, &'static str)> {
+    let asked = table.asked(response)?;
+    table.on_response(now, &asked, response)
+}
+
 fn answer(request: &Message, status: u16) -> Message {
     parsed(Composer::response(request, status, "x", Some("peer")).finish())
 }
@@ -63,14 +73,14 @@ fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_tim
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, UDP());
     let busy = answer(&invite, 486);
-    assert_eq!(table.on_response(now, &busy, UDP()), Some((branch(1), "asker")));
+    assert_eq!(respond(&mut table, now, &busy), Some((branch(1), "asker")));
     table.poll_transmit();
     let ack = parsed(table.poll_transmit().unwrap().bytes);
     assert_eq!((ack.method(), ack.cseq()), (Some(Method::Ack), Some((5, "ACK"))));
     assert_eq!(ack.via().unwrap().text, invite.via().unwrap().text);
     assert_eq!(ack.text(Name::Route), Some("<sip:r;lr>"));
     assert_eq!(ack.to().unwrap().tag(), Some("peer"));
-    assert_eq!(table.on_response(now, &busy, UDP()), None, "told once");
+    assert_eq!(respond(&mut table, now, &busy), None, "told once");
     assert_eq!(sent(&mut table), ["ACK"], "acknowledged again");
 }
 
@@ -80,25 +90,26 @@ fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
     let invite = send(&mut table, now, Method::Invite, 1, UDP());
     table.cancel(now, branch(1), Some("SIP;cause=200"));
     assert_eq!(sent(&mut table), ["INVITE"], "not before any response (RFC 3261 §9.1)");
-    assert!(table.on_response(now, &answer(&invite, 180), UDP()).is_some());
+    assert!(respond(&mut table, now, &answer(&invite, 180)).is_some());
     let cancel = parsed(table.poll_transmit().unwrap().bytes);
     assert_eq!((cancel.method(), cancel.cseq()), (Some(Method::Cancel), Some((5, "CANCEL"))));
     assert_eq!(cancel.via().unwrap().text, invite.via().unwrap().text);
     assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200"));
     table.cancel(now, branch(1), None);
     assert_eq!(sent(&mut table), [""; 0], "once");
-    assert_eq!(table.on_response(now, &answer(&cancel, 200), UDP()), None);
+    assert_eq!(respond(&mut table, now, &answer(&cancel, 200)), None);
     let later = now + Duration::from_secs(32);
     let expired = std::iter::from_fn(|| table.poll_expired(later)).collect::<Vec<_>>();
     assert!(matches!(expired[..], [Expired::Client(id, "asker")] if id == branch(1)), "{expired:?}");
 }
 
 #[test]
-fn a_response_by_another_stream_than_its_request_is_nobodys() {
+fn a_response_finds_where_its_request_went_until_that_is_over() {
     let (mut table, now) = (table(9), Instant::now());
     let options = send(&mut table, now, Method::Options, 1, TCP);
-    assert_eq!(table.on_response(now, &answer(&options, 200), FlowId::Stream(8)), None);
-    assert_eq!(table.on_response(now, &answer(&options, 200), TCP), Some((branch(1), "asker")));
+    let asked = table.asked(&answer(&options, 200)).map(|asked| (asked.flow, asked.owner));
+    assert_eq!(asked, Some((TCP, "asker")));
+    assert_eq!(respond(&mut table, now, &answer(&options, 200)), Some((branch(1), "asker")));
     assert_eq!(table.flow_of(branch(1)), None, "K is zero: forgotten at once");
 }
 
@@ -216,7 +227,7 @@ fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, TCP);
     for second in 0..1000 {
-        table.on_response(now + Duration::from_secs(second), &answer(&invite, 180), TCP);
+        respond(&mut table, now + Duration::from_secs(second), &answer(&invite, 180));
     }
     let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
     let id = table.open(&message, UDP(), "owner").unwrap();

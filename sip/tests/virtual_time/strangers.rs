@@ -1,11 +1,13 @@
-//! What comes by UDP from somebody who is not believed: one answer, to where it came from, and nothing kept.
+//! What comes from somebody who is not believed: a request gets one answer, to where it came from, and nothing is kept; a response
+//! is nobody's.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::world::World;
+use crate::world::{REGISTRAR, World, server_address};
 use sip::endpoint::*;
 use sip::id::FlowId;
+use sip::message::Name;
 
 fn stranger(peer: &str) -> Source {
     let peer: SocketAddr = peer.parse().unwrap();
@@ -134,4 +136,76 @@ fn only_the_sender_of_an_invite_acknowledges_its_refusal_whatever_route_its_ack_
     world.receive(world.upstream, &of_invite("ACK", "sip:somebody@else.test", ack));
     world.advance(Duration::from_secs(30));
     assert_eq!(refusals(&world), again);
+}
+
+/// Whoever may not answer what went to the SIP server by UDP, though it knows the branch.
+pub fn strangers() -> Vec<Source> {
+    let device = "198.51.100.7:40000".parse().unwrap();
+    let at_the_edge = |peer| Source { flow: FlowId::Stream(66), side: Side::Device, transport: Transport::Tls, peer };
+    let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..stranger("203.0.113.9:5060") };
+    vec![stranger("203.0.113.9:5060"), by_tcp, at_the_edge(device), at_the_edge(server_address())]
+}
+
+fn refused(world: &World) -> usize {
+    world.events.iter().filter(|event| matches!(event, Event::ResponseRefused)).count()
+}
+
+#[test]
+fn nobody_but_its_own_server_answers_a_register_by_udp() {
+    for status in [200, 401, 403, 407, 503] {
+        let mut world = World::new(FlowId::Datagram(server_address()));
+        world.bind();
+        let register = world.last("REGISTER");
+        let contact = register.text(Name::Contact).unwrap().to_owned();
+        let challenge = "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"";
+        let headers = [("Contact", &*contact), ("WWW-Authenticate", challenge), ("Proxy-Authenticate", challenge)];
+        let headers = if status == 200 { &headers[..1] } else { &headers[1..] };
+        for source in strangers() {
+            world.reply(source, &register, status, headers, "");
+        }
+        assert_eq!((world.count("REGISTER"), refused(&world)), (1, strangers().len()), "{status}");
+        assert!(world.events.iter().all(|event| matches!(event, Event::ResponseRefused)), "{:?}", world.events);
+        world.grant(600);
+        assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "{:?}", world.events);
+    }
+}
+
+#[test]
+fn a_server_answers_by_another_port_by_tcp_and_by_each_of_its_addresses() {
+    let other = |peer: &str| stranger(peer);
+    let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..other("192.0.2.10:39999") };
+    for source in [other("192.0.2.10:5099"), other("[::ffff:192.0.2.10]:5060"), by_tcp, other("192.0.2.11:5060")] {
+        let mut world = World::new(FlowId::Datagram(server_address()));
+        world.bind();
+        let addresses = ["192.0.2.10".parse().unwrap(), "192.0.2.11".parse().unwrap()].into();
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+        world.upstream = source;
+        world.grant(600);
+        assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "{source:?}: {:?}", world.events);
+    }
+}
+
+#[test]
+fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (phone, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(phone, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
+    let ours = invite.elements(Name::RecordRoute).filter(|route| !route.contains("192.0.2.10"));
+    let routes: String = ours.map(|route| format!("Route: {route}\r\n")).collect();
+    let text = format!(
+        "BYE sip:bob@192.0.2.77 SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKbye\r\nMax-Forwards: 70\r\n{routes}\
+         From: <sip:alice@example.com>;tag=peer\r\nTo: <sip:bob@example.com>;tag=bob\r\nCall-ID: call-1\r\nCSeq: 1 BYE\r\n\
+         Content-Length: 0\r\n\r\n"
+    );
+    world.receive(phone, &text);
+    let bye = world.last("BYE");
+    for source in strangers() {
+        world.reply(source, &bye, 481, &[], "");
+    }
+    assert_eq!((world.count("BYE 481"), refused(&world)), (0, strangers().len()));
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
+    world.reply(stranger("192.0.2.11:5060"), &bye, 200, &[], "");
+    assert_eq!(world.count("BYE 200"), 1);
 }
