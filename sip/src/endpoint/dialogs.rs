@@ -133,7 +133,7 @@ impl Endpoint {
     }
 
     /// Whether the sender is one of the two ends that the token names.
-    fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
+    pub(super) fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
             Side::Device => self.attachments.is_attached_by(token.instance, source),
             Side::Upstream => {

@@ -135,7 +135,13 @@ impl Endpoint {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
-            Arrival::CancelElsewhere(owner) if self.may_cancel(&source, owner) => {
+            Arrival::CopyElsewhere(server, owner)
+                if self.is_its_server(&source, owner) || self.is_of_dialog(&source, &request) =>
+            {
+                self.core.transactions.answer_elsewhere(server, &request, reply);
+            }
+            Arrival::CopyElsewhere(..) => self.core.event(Event::RequestRefused(RequestRefusal::WrongSource)),
+            Arrival::CancelElsewhere(owner) if self.is_its_server(&source, owner) => {
                 self.on_cancel(now, reply, &request, owner);
             }
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
@@ -152,15 +158,20 @@ impl Endpoint {
         }
     }
 
-    /// Whether a CANCEL that came by another flow than its INVITE is the SIP server's own: its connection broke, and it
-    /// has opened another one.
-    fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
+    /// Whether what came by another flow than its INVITE is the SIP server's own, a CANCEL or a copy: its connection broke, and it has
+    /// opened another one, or it has several addresses.
+    fn is_its_server(&self, source: &Source, owner: ServerOwner) -> bool {
         let binding = match owner {
             ServerOwner::Call(call) => self.calls.get(call).map(Call::binding),
             ServerOwner::Overtaking(binding, _) => Some(binding),
             _ => return false,
         };
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
+    }
+
+    /// Whether a request came from one of the two ends of the dialog that its Route names.
+    fn is_of_dialog(&self, source: &Source, request: &Message) -> bool {
+        forward::own_route(request, &self.core.token_key).is_some_and(|(token, _)| self.may_use(source, &token))
     }
 
     /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).

@@ -63,6 +63,9 @@ pub enum Arrival<S> {
     CancelTooLate,
     /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
     AckOfAccepted,
+    /// A copy of this transaction's request, but by another flow or from another host: whoever knows the request's branch may have sent
+    /// it, or the same sender after its connection broke, whom [`Table::answer_elsewhere`] answers.
+    CopyElsewhere(ServerId, S),
 }
 
 /// What ended without an answer.
@@ -312,16 +315,29 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
                 machine.on_ack(now, &self.timing);
             }
-            machine => {
-                if machine.on_again() && !server.last.is_empty() {
-                    // A datagram's sender may be made up: a copy of a request makes nobody else a target.
-                    let flow = if flow.is_reliable() { flow } else { server.flow };
-                    self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
-                }
-            }
+            _ if !is_same_sender(server.flow, flow) => return Arrival::CopyElsewhere(id, server.owner),
+            _ => self.answer_again(id, flow),
         }
         self.arm_server(id);
         Arrival::Absorbed
+    }
+
+    /// Answers an [`Arrival::CopyElsewhere`] whose sender is believed, by the `flow` that it came by. Only what has the Call-ID of the
+    /// last response is a copy.
+    pub fn answer_elsewhere(&mut self, id: ServerId, copy: &Message, flow: FlowId) {
+        let last = self.servers.get(&id).and_then(|server| Message::parse(&server.last, &Limits::COMPOSED).ok());
+        if last.is_some_and(|last| last.call_id() == copy.call_id()) {
+            self.answer_again(id, flow);
+        }
+    }
+
+    fn answer_again(&mut self, id: ServerId, flow: FlowId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if server.machine.on_again() && !server.last.is_empty() {
+            // A datagram's sender may be made up: a copy of a request makes nobody else a target.
+            let flow = if flow.is_reliable() { flow } else { server.flow };
+            self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
+        }
     }
 
     /// Opens a server transaction for a request that [`Self::on_request`] called new.
@@ -623,6 +639,14 @@ impl ServerMachine {
 fn own_branch(response: &Message) -> Option<BranchId> {
     let branch = response.via()?.branch()?;
     BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
+}
+
+/// Whether a copy of a request is from the sender of that one: by the same stream; a datagram from the same host.
+fn is_same_sender(request: FlowId, copy: FlowId) -> bool {
+    match (request, copy) {
+        (FlowId::Datagram(_), FlowId::Datagram(_)) => is_same_host(request, copy),
+        _ => request == copy,
+    }
 }
 
 /// Whether a request may be from whoever sent a transaction's INVITE: a datagram comes from the same address again. What

@@ -104,16 +104,59 @@ fn a_refused_invite_gets_the_same_answer_again_and_its_ack_is_swallowed() {
     assert_eq!(refused, 3);
 }
 
-#[test]
-fn a_copy_of_a_servers_request_makes_nobody_a_target() {
-    let peer: SocketAddr = "192.0.2.10:5060".parse().unwrap();
-    let mut world = World::registered_with(FlowId::Datagram(peer), |_| {});
-    world.invite("call-1");
-    let victim = stranger("203.0.113.9:53");
+/// What a world says to a copy of the INVITE of its call.
+fn to_a_copy(world: &mut World, source: Source) -> Vec<FlowId> {
     world.sent.clear();
     let text = world.invite_text("call-1");
-    world.receive(victim, &text);
-    assert!(world.sent.iter().all(|sent| sent.flow != victim.flow), "{:?}", world.sent);
+    world.receive(source, &text);
+    world.sent.iter().map(|sent| sent.flow).collect()
+}
+
+#[test]
+fn a_copy_of_a_servers_request_makes_nobody_a_target() {
+    for flow in [FlowId::Datagram(server_address()), FlowId::Stream(7)] {
+        for answered in [false, true] {
+            let mut world = World::registered_with(flow, |_| {});
+            world.attach(1);
+            world.invite("call-1");
+            if answered {
+                let (phone, invite) = (world.device(1), world.last("INVITE"));
+                world.reply(phone, &invite, 486, &[], "");
+            }
+            for source in strangers() {
+                // At the edge, what has this branch is another request.
+                let got = to_a_copy(&mut world, source);
+                assert!(got.is_empty() || source.side == Side::Device, "{source:?}: {:?}", world.descriptions());
+                assert!(!world.descriptions().iter().any(|sent| sent == "INVITE 100" || sent == "INVITE 486"));
+            }
+            let own = world.upstream;
+            assert_eq!(to_a_copy(&mut world, own), [flow], "its own sender");
+        }
+    }
+}
+
+#[test]
+fn a_copy_from_another_port_or_address_of_its_server_is_answered() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
+    for peer in ["192.0.2.10:5099", "192.0.2.11:5060"] {
+        assert_eq!(
+            to_a_copy(&mut world, stranger(peer)),
+            [world.upstream.flow],
+            "{peer}: to where the INVITE came from"
+        );
+    }
+}
+
+#[test]
+fn a_copy_by_the_next_connection_of_its_server_is_answered_there() {
+    let mut world = World::registered_with(FlowId::Stream(7), |_| {});
+    let addresses = [server_address().ip()].into();
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+    world.invite("call-1");
+    let next = Source { flow: FlowId::Stream(8), ..world.upstream };
+    assert_eq!(to_a_copy(&mut world, next), [next.flow]);
 }
 
 #[test]
@@ -185,8 +228,8 @@ fn a_server_answers_by_another_port_by_tcp_and_by_each_of_its_addresses() {
     }
 }
 
-#[test]
-fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
+/// A call that the device has answered by its first connection, and its BYE.
+fn talking() -> (World, String) {
     let mut world = World::registered();
     world.attach(1);
     world.invite("call-1");
@@ -199,7 +242,13 @@ fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
          From: <sip:alice@example.com>;tag=peer\r\nTo: <sip:bob@example.com>;tag=bob\r\nCall-ID: call-1\r\nCSeq: 1 BYE\r\n\
          Content-Length: 0\r\n\r\n"
     );
-    world.receive(phone, &text);
+    (world, text)
+}
+
+#[test]
+fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
+    let (mut world, text) = talking();
+    world.receive(world.device(1), &text);
     let bye = world.last("BYE");
     for source in strangers() {
         world.reply(source, &bye, 481, &[], "");
@@ -208,4 +257,18 @@ fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
     world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
     world.reply(stranger("192.0.2.11:5060"), &bye, 200, &[], "");
     assert_eq!(world.count("BYE 200"), 1);
+}
+
+#[test]
+fn a_devices_request_that_comes_again_by_its_next_connection_is_answered_there_and_by_no_other() {
+    let (mut world, text) = talking();
+    world.receive(world.device(1), &text);
+    let bye = world.last("BYE");
+    world.reply(world.upstream, &bye, 200, &[], "");
+    world.attach(2);
+    for (number, expected) in [(66, vec![]), (2, vec![FlowId::Stream(2)])] {
+        world.sent.clear();
+        world.receive(world.device(number), &text);
+        assert_eq!(world.sent.iter().map(|sent| sent.flow).collect::<Vec<_>>(), expected, "{:?}", world.descriptions());
+    }
 }
