@@ -41,7 +41,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings};
+use sip::endpoint::{Endpoint, Input, Settings, Side};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -200,9 +200,9 @@ impl Shards {
         self.inboxes.len()
     }
 
-    /// The shard that a message is for; `None`: any may answer it.
-    fn of(&self, message: &Message) -> Option<usize> {
-        let transaction = || self.invites.find(&Endpoint::invite_key(message)?);
+    /// The shard that a message from this side is for; `None`: any may answer it.
+    fn of(&self, message: &Message, side: Side) -> Option<usize> {
+        let transaction = || self.invites.find(&Endpoint::invite_key(message, side)?);
         transaction().or_else(|| Endpoint::shard_of(message).map(|tag| tag.shard(self.len())))
     }
 

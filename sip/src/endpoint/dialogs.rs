@@ -16,7 +16,7 @@ use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// Where a request of a dialog goes.
 #[derive(Clone, Copy, Debug)]
@@ -52,16 +52,17 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         token: FlowToken,
         ours: usize,
     ) {
-        let may_use = self.may_use(&source, &token);
-        if !may_use && source.side == Side::Upstream {
-            return self.refuse_stranger(&source, request, 403);
+        match source.side {
+            _ if self.may_use(&source, &token) => {}
+            Side::Upstream => return self.refuse_stranger(&source, request, 403),
+            Side::Device => return self.answer_stranger(&source, request, 403),
         }
-        if !may_use || request.to().is_none_or(|to| to.tag().is_none()) {
+        if request.to().is_none_or(|to| to.tag().is_none()) {
             return self.refuse(now, reply, request, 403);
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
@@ -84,7 +85,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, hop: NextHop) {
+    pub(super) fn forward(&mut self, now: Instant, reply: Reply, request: &Message, ours: usize, hop: NextHop) {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
@@ -202,7 +203,7 @@ impl Endpoint {
     pub(super) fn open_forwarded(
         &mut self,
         now: Instant,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         owner: ServerOwner,
         status: u16,

@@ -240,10 +240,10 @@ impl Endpoint {
         Poll::Until(deadlines.into_iter().flatten().min())
     }
 
-    /// The key of the INVITE whose transaction a CANCEL or an ACK is for (RFC 3261 §9.2, §17.2.3), which
+    /// The key of the INVITE whose transaction a CANCEL or an ACK from this side is for (RFC 3261 §9.2, §17.2.3), which
     /// [`Event::InviteTransaction`] told of by the endpoint that has it; `None` for any other message.
-    pub fn invite_key(message: &Message) -> Option<String> {
-        crate::transaction::invite_key(message)
+    pub fn invite_key(message: &Message, side: Side) -> Option<String> {
+        crate::transaction::invite_key(message, side)
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::invite_key`] an

@@ -21,7 +21,7 @@ use super::core::OfflinePeer;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// Requests that may wait for one device; a further one is answered 480.
 pub const WAITING_PER_DEVICE: usize = 16;
@@ -61,7 +61,7 @@ impl Endpoint {
     pub(super) fn park(
         &mut self,
         now: Instant,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         side: Side,
         device: InstanceId,

@@ -29,7 +29,7 @@ use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Fault, Message, Method, Name, Uri};
-use crate::transaction::{Arrival, Asked};
+use crate::transaction::{Arrival, Asked, Reply};
 
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
 /// sent, because a datagram's sender may be somebody else than it says.
@@ -130,7 +130,7 @@ impl Endpoint {
         let request = forward::add_received(&request, &source).unwrap_or(request);
         let loose = forward::from_strict_router(&request, &self.core.token_key);
         let request = loose.unwrap_or(request);
-        let reply = reply_flow(&source, &request);
+        let reply = Reply { flow: reply_flow(&source, &request), side: source.side };
         match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
@@ -138,7 +138,7 @@ impl Endpoint {
             Arrival::CopyElsewhere(server, owner)
                 if self.is_its_server(&source, owner) || self.is_of_dialog(&source, &request) =>
             {
-                self.core.transactions.answer_elsewhere(server, &request, reply);
+                self.core.transactions.answer_elsewhere(server, &request, reply.flow);
             }
             Arrival::CopyElsewhere(..) => self.core.event(Event::RequestRefused(RequestRefusal::WrongSource)),
             Arrival::CancelElsewhere(owner) if self.is_its_server(&source, owner) => {
@@ -146,7 +146,7 @@ impl Endpoint {
             }
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
-                let response = self.cancel_taken(&request);
+                let response = self.cancel_taken(&request, source.side);
                 self.send_reflected(source.flow, &request, response);
             }
             Arrival::New => match (method, source.side) {
@@ -175,13 +175,13 @@ impl Endpoint {
     }
 
     /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).
-    fn cancel_taken(&mut self, cancel: &Message) -> Bytes {
-        let tag = self.core.transactions.to_tag_for(cancel).unwrap_or_else(|| self.core.random.tag());
+    fn cancel_taken(&mut self, cancel: &Message, side: Side) -> Bytes {
+        let tag = self.core.transactions.to_tag_for(cancel, side).unwrap_or_else(|| self.core.random.tag());
         Composer::response(cancel, 200, Composer::reason(200), Some(&tag)).finish()
     }
 
-    fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
-        let response = self.cancel_taken(cancel);
+    fn on_cancel(&mut self, now: Instant, reply: Reply, cancel: &Message, owner: ServerOwner) {
+        let response = self.cancel_taken(cancel, reply.side);
         self.respond_once(now, reply, cancel, 200, response);
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
@@ -194,7 +194,7 @@ impl Endpoint {
         }
     }
 
-    fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
+    fn on_new_request(&mut self, now: Instant, source: Source, reply: Reply, request: Message) {
         if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
@@ -318,7 +318,7 @@ impl Endpoint {
     }
 
     /// Answers with a status alone.
-    pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+    pub(super) fn refuse(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         // RFC 3261 §16.3 step 5: what it requires of proxies that this one cannot.
@@ -328,7 +328,7 @@ impl Endpoint {
     }
 
     /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
-    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: FlowId, request: &Message, why: &'static str) {
+    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: Reply, request: &Message, why: &'static str) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
         self.respond_once(now, reply, request, 403, response.header(Name::Warning, self.warning(why)).finish());
@@ -340,7 +340,7 @@ impl Endpoint {
     }
 
     /// Refuses, and tells the shell when it was a call.
-    pub(super) fn refuse_call(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+    pub(super) fn refuse_call(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         if request.method() == Some(Method::Invite) {
             self.core.event(Event::InviteRefused { status });
@@ -348,26 +348,24 @@ impl Endpoint {
     }
 
     /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, else
-    /// without one, so that a flood of them shuts nobody out.
-    pub(super) fn respond_once(
-        &mut self,
-        now: Instant,
-        reply: FlowId,
-        request: &Message,
-        status: u16,
-        response: Bytes,
-    ) {
-        match self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
-            Ok(server) => self.core.transactions.respond(now, server, status, response),
-            Err(_) => self.core.send(reply, response),
+    /// without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
+    /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
+    pub(super) fn respond_once(&mut self, now: Instant, reply: Reply, request: &Message, status: u16, response: Bytes) {
+        let is_acknowledged =
+            || request.method() == Some(Method::Invite) && forward::own_route(request, &self.core.token_key).is_some();
+        let is_kept = reply.side == Side::Upstream || is_acknowledged();
+        let opened = is_kept.then(|| self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody));
+        match opened {
+            Some(Ok(server)) => self.core.transactions.respond(now, server, status, response),
+            _ => self.core.send(reply.flow, response),
         }
     }
 
     /// 503 without a transaction: the table is full.
-    pub(super) fn busy(&mut self, reply: FlowId, request: &Message) {
+    pub(super) fn busy(&mut self, reply: Reply, request: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-        self.core.send(reply, response.header(Name::RetryAfter, 10).finish());
+        self.core.send(reply.flow, response.header(Name::RetryAfter, 10).finish());
     }
 
     /// 400 (or 505) without a transaction, from what can be copied of a broken request.

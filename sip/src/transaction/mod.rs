@@ -19,7 +19,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use table::{Arrival, Asked, Expired, InviteChange, ServerId, Table, invite_key};
+pub use table::{Arrival, Asked, Expired, InviteChange, Reply, ServerId, Table, invite_key};
 
 /// The base timers (RFC 3261 §17.1.1.1, Table 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

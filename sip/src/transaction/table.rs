@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::{InviteClient, OtherClient, Verdict};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
-use crate::id::{BranchId, FlowId};
+use crate::id::{BranchId, FlowId, Side};
 use crate::message::{Composer, Limits, Message, Method, Name};
 use crate::timers::{Armed, Timers};
 
@@ -22,6 +22,15 @@ const ROOM_KEPT: usize = 1_024;
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(u64);
+
+/// Where the responses to a request go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// By this flow.
+    pub flow: FlowId,
+    /// To this side: what comes from the other one is never the same request.
+    pub side: Side,
+}
 
 /// Bytes to send.
 #[derive(Debug)]
@@ -275,18 +284,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Judges a request.
-    pub fn on_request(&mut self, now: Instant, request: &Message, flow: FlowId) -> Arrival<S> {
+    pub fn on_request(&mut self, now: Instant, request: &Message, reply: Reply) -> Arrival<S> {
         let method = request.method().unwrap_or(Method::Other);
         let as_invite = if method == Method::Ack { "INVITE" } else { request.method_text().unwrap_or("?") };
-        let key = server_key(request, as_invite);
+        let key = server_key(request, as_invite, reply.side);
         if let Some(id) = self.by_key.get(key.as_str()).copied() {
-            return self.on_known_request(now, id, method, flow);
+            return self.on_known_request(now, id, method, reply.flow);
         }
         if method == Method::Cancel {
-            return match self.cancelled(request) {
+            return match self.cancelled(request, reply.side) {
                 None => Arrival::New,
                 Some(server) if !server.machine.is_pending() => Arrival::CancelTooLate,
-                Some(server) if server.flow == flow => Arrival::Cancel(server.owner),
+                Some(server) if server.flow == reply.flow => Arrival::Cancel(server.owner),
                 Some(server) => Arrival::CancelElsewhere(server.owner),
             };
         }
@@ -294,14 +303,14 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
-    pub fn to_tag_for(&self, cancel: &Message) -> Option<String> {
-        let last = Message::parse(&self.cancelled(cancel)?.last, &Limits::COMPOSED).ok()?;
+    pub fn to_tag_for(&self, cancel: &Message, side: Side) -> Option<String> {
+        let last = Message::parse(&self.cancelled(cancel, side)?.last, &Limits::COMPOSED).ok()?;
         last.to()?.tag().map(str::to_owned)
     }
 
     /// The transaction that a CANCEL is for.
-    fn cancelled(&self, cancel: &Message) -> Option<&Server<S>> {
-        self.servers.get(self.by_key.get(server_key(cancel, "INVITE").as_str())?)
+    fn cancelled(&self, cancel: &Message, side: Side) -> Option<&Server<S>> {
+        self.servers.get(self.by_key.get(server_key(cancel, "INVITE", side).as_str())?)
     }
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
@@ -344,17 +353,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     ///
     /// # Errors
     /// [`Full`].
-    pub fn open(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
+    pub fn open(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
         if self.servers.len() >= self.capacity {
             return Err(Full);
         }
+        let Reply { flow, side } = reply;
         let id = ServerId(self.next_server);
         self.next_server += 1;
         let machine = match request.method() {
             Some(Method::Invite) => ServerMachine::Invite(InviteServer::new(flow.is_reliable())),
             _ => ServerMachine::Other(OtherServer::new(flow.is_reliable())),
         };
-        let key: Box<str> = server_key(request, request.method_text().unwrap_or("?")).into();
+        let key: Box<str> = server_key(request, request.method_text().unwrap_or("?"), side).into();
         if matches!(machine, ServerMachine::Invite(_)) {
             self.invites.push_back(InviteChange { key: key.clone(), begun: true });
         }
@@ -368,8 +378,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
     ///
     /// # Errors
     /// [`Full`]: their quarter is; the refusal is sent without a transaction (RFC 3261 §8.2.7).
-    pub fn open_in_passing(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
-        if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, flow, owner) }
+    pub fn open_in_passing(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
+        if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, reply, owner) }
     }
 
     /// Changes whom a server transaction belongs to.
@@ -659,15 +669,19 @@ fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
     }
 }
 
-/// The INVITE transaction that a CANCEL or an ACK is for, by branch and sent-by alone (RFC 3261 §9.2, §17.2.3); `None` for
-/// another request.
-pub fn invite_key(request: &Message) -> Option<String> {
-    matches!(request.method()?, Method::Cancel | Method::Ack).then(|| server_key(request, "INVITE"))
+/// The INVITE transaction that a CANCEL or an ACK from this side is for, by branch and sent-by alone (RFC 3261 §9.2, §17.2.3);
+/// `None` for another request.
+pub fn invite_key(request: &Message, side: Side) -> Option<String> {
+    matches!(request.method()?, Method::Cancel | Method::Ack).then(|| server_key(request, "INVITE", side))
 }
 
-/// What makes a request the same request (RFC 3261 §17.2.3).
-fn server_key(request: &Message, method: &str) -> String {
+/// What makes a request the same request (RFC 3261 §17.2.3). What one side sends never stands in the way of the other side's.
+fn server_key(request: &Message, method: &str, side: Side) -> String {
     let mut key = String::with_capacity(96);
+    key.push_str(match side {
+        Side::Device => "edge ",
+        Side::Upstream => "",
+    });
     let Some(via) = request.via() else { return key };
     // Writing to a String cannot fail.
     let _ = match via.branch().filter(|branch| branch.starts_with("z9hG4bK")) {

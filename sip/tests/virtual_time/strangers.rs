@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::world::{REGISTRAR, World, server_address};
 use sip::endpoint::*;
 use sip::id::FlowId;
-use sip::message::Name;
+use sip::message::{Limits, Message, Name};
 
 fn stranger(peer: &str) -> Source {
     let peer: SocketAddr = peer.parse().unwrap();
@@ -271,4 +271,57 @@ fn a_devices_request_that_comes_again_by_its_next_connection_is_answered_there_a
         world.receive(world.device(number), &text);
         assert_eq!(world.sent.iter().map(|sent| sent.flow).collect::<Vec<_>>(), expected, "{:?}", world.descriptions());
     }
+}
+
+fn at_the_edge() -> Source {
+    strangers().into_iter().find(|source| source.side == Side::Device).unwrap()
+}
+
+#[test]
+fn what_a_device_sends_is_never_taken_for_what_a_server_does() {
+    for flow in [FlowId::Datagram(server_address()), FlowId::Stream(7)] {
+        let mut world = World::registered_with(flow, |_| {});
+        let (server, stranger, text) = (world.upstream, at_the_edge(), world.invite_text("call-1"));
+        world.receive(stranger, &text);
+        assert_eq!(world.count("INVITE 403"), 1);
+        world.sent.clear();
+        world.receive(server, &text);
+        assert_eq!((world.descriptions(), world.wakes().len()), (vec!["INVITE 100".to_owned()], 1));
+        let begun = world.events.iter().filter_map(|event| match event {
+            Event::InviteTransaction(change) => Some(change.key.to_string()),
+            _ => None,
+        });
+        let begun: Vec<String> = begun.collect();
+        let uri = format!("sip:{}@relay.test:5070", world.binding);
+        let cancel = format!("CANCEL {uri} SIP/2.0\r\n{}\r\n", world.head("call-1", "CANCEL", 1, ""));
+        let parsed = Message::parse(&cancel.clone().into(), &Limits::default()).unwrap();
+        assert_eq!(Endpoint::invite_key(&parsed, Side::Upstream).into_iter().collect::<Vec<_>>(), begun);
+        assert_ne!(Endpoint::invite_key(&parsed, Side::Device).into_iter().collect::<Vec<_>>(), begun);
+        world.receive(stranger, &cancel);
+        assert_eq!((world.count("CANCEL 481"), world.count("INVITE 487")), (1, 0));
+        world.receive(server, &cancel);
+        assert_eq!((world.count("CANCEL 200"), world.count("INVITE 487")), (1, 1));
+    }
+}
+
+#[test]
+fn what_a_device_is_refused_leaves_nothing_that_stands_in_the_way_of_anothers() {
+    let (mut world, bye) = talking();
+    let before = world.endpoint.counts().transactions;
+    let own = format!("sip:{}@relay.test", world.instance);
+    for method in ["INVITE", "OPTIONS", "MESSAGE", "SUBSCRIBE", "REGISTER", "CANCEL", "BYE", "FOO"] {
+        for uri in ["sip:bob@example.com", &own] {
+            world.receive(at_the_edge(), &request(method, uri, method, ""));
+        }
+    }
+    for method in ["BYE", "INVITE"] {
+        world.receive(
+            at_the_edge(),
+            &bye.replace("BYE sip", &format!("{method} sip")).replace("1 BYE", &format!("1 {method}")),
+        );
+    }
+    assert_eq!(world.endpoint.counts().transactions, before, "{:?}", world.descriptions());
+    world.sent.clear();
+    world.receive(world.device(1), &bye);
+    assert_eq!(world.descriptions(), ["BYE"]);
 }

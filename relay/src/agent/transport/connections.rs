@@ -320,7 +320,8 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    let shard = self.shards.of(&message).unwrap_or_else(|| self.shard_of_sender(&message));
+                    let shard = self.shards.of(&message, self.source.side);
+                    let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })
                 }
