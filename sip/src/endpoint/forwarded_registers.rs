@@ -154,10 +154,9 @@ impl Endpoint {
         let from = counted_as(source.peer.ip());
         let crowded = self.registers.sources.get(&from).is_some_and(|count| *count >= REGISTERS_PER_SOURCE);
         let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
-        let Some(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full)
-        else {
-            return self.busy(reply, &register);
-        };
+        // Nobody would answer a transaction that is begun for one that has no room.
+        let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
+        let Some(server) = opened.flatten() else { return self.busy(reply, &register) };
         let id = ForwardedRegisterId(self.registers.next);
         self.registers.next += 1;
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
