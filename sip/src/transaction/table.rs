@@ -4,12 +4,12 @@
 //! wants sent waits in order in a queue until it is taken.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Write as _;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::client::{InviteClient, OtherClient, Verdict};
+use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId, Side};
@@ -46,7 +46,7 @@ pub struct Transmit {
 /// A server transaction of an INVITE has begun or is over; its CANCEL and its ACK have the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteChange {
-    /// As [`invite_key`] gives it.
+    /// As [`super::invite_key`] gives it.
     pub key: Box<str>,
     /// Whether it has begun.
     pub begun: bool,
@@ -642,62 +642,6 @@ impl ServerMachine {
             Self::Other(machine) => machine.on_deadline(now),
         }
     }
-}
-
-/// The branch that this relay put on a request, from the topmost Via of its response. What stands behind the identifier
-/// (the loop mark) does not matter here.
-fn own_branch(response: &Message) -> Option<BranchId> {
-    let branch = response.via()?.branch()?;
-    BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
-}
-
-/// Whether a copy of a request is from the sender of that one: by the same stream; a datagram from the same host.
-fn is_same_sender(request: FlowId, copy: FlowId) -> bool {
-    match (request, copy) {
-        (FlowId::Datagram(_), FlowId::Datagram(_)) => is_same_host(request, copy),
-        _ => request == copy,
-    }
-}
-
-/// Whether a request may be from whoever sent a transaction's INVITE: a datagram comes from the same address again. What
-/// came by a stream is not answered twice, so that its ACK means nothing.
-fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
-    match (invite, flow) {
-        (FlowId::Datagram(invite), FlowId::Datagram(peer)) => invite.ip().to_canonical() == peer.ip().to_canonical(),
-        (FlowId::Datagram(_), FlowId::Stream(_)) => false,
-        (FlowId::Stream(_), _) => true,
-    }
-}
-
-/// The INVITE transaction that a CANCEL or an ACK from this side is for, by branch and sent-by alone (RFC 3261 §9.2, §17.2.3);
-/// `None` for another request.
-pub fn invite_key(request: &Message, side: Side) -> Option<String> {
-    matches!(request.method()?, Method::Cancel | Method::Ack).then(|| server_key(request, "INVITE", side))
-}
-
-/// What makes a request the same request (RFC 3261 §17.2.3). What one side sends never stands in the way of the other side's.
-fn server_key(request: &Message, method: &str, side: Side) -> String {
-    let mut key = String::with_capacity(96);
-    key.push_str(match side {
-        Side::Device => "edge ",
-        Side::Upstream => "",
-    });
-    let Some(via) = request.via() else { return key };
-    // Writing to a String cannot fail.
-    let _ = match via.branch().filter(|branch| branch.starts_with("z9hG4bK")) {
-        Some(branch) => write!(key, "{method} {branch} {}:{}", via.host, via.port.unwrap_or_default()),
-        None => write!(
-            key,
-            "{method} {} {}:{} {} {:?} {:?}",
-            via.branch().unwrap_or_default(),
-            via.host,
-            via.port.unwrap_or_default(),
-            request.call_id().unwrap_or_default(),
-            request.cseq().map(|(number, _)| number),
-            request.from().and_then(|from| from.tag()),
-        ),
-    };
-    key
 }
 
 /// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
