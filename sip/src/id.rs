@@ -149,6 +149,15 @@ impl FlowId {
     }
 }
 
+/// Which door a flow came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// A device, at the edge.
+    Device,
+    /// A SIP server.
+    Upstream,
+}
+
 /// A registrar, or the outbound proxy before it, as the shell numbered it: bindings that share one share its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct UpstreamId(pub u32);

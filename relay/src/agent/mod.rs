@@ -41,7 +41,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings};
+use sip::endpoint::{Endpoint, Input, Settings, Side};
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -205,13 +205,14 @@ impl Shards {
         self.inboxes.len()
     }
 
-    /// The shard that a message is for; `None`: any may answer it.
-    fn of(&self, message: &Message) -> Option<usize> {
-        let transaction = || self.invites.find(&Endpoint::invite_key(message)?);
-        transaction().or_else(|| Endpoint::shard_of(message).map(|tag| tag.shard(self.len())))
+    /// The shard that a message from this side is for; `None`: any may answer it.
+    fn of(&self, message: &Message, side: Side) -> Option<usize> {
+        let transaction = || self.invites.find(&Endpoint::invite_key(message, side)?);
+        let said = || Endpoint::shard_of(message).map(|tag| tag.shard(self.len()));
+        transaction().or_else(said).or_else(|| self.named(message).filter(|_| side == Side::Upstream))
     }
 
-    /// The shard of a SIP server's request for what its registrar has named.
+    /// The shard of what a registrar has named.
     fn named(&self, request: &Message) -> Option<usize> {
         self.names.find(&Endpoint::canonical_name(request.request_uri()?))
     }

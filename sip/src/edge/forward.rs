@@ -113,7 +113,7 @@ pub fn take_route<'a>(edit: Edit<'a>, request: &'a Message, ours: usize) -> Edit
 
 /// A request that a strict router has sent, as a loose one would have: its Request-URI is what this relay put into
 /// Record-Route, and its target is the last value of Route (RFC 3261 §16.4). `None`: it is none.
-pub fn from_strict_router(request: &Message, key: &TokenKey, limits: &Limits) -> Option<Message> {
+pub fn from_strict_router(request: &Message, key: &TokenKey) -> Option<Message> {
     request.to()?.tag()?;
     let own = request.request_uri()?;
     key.open(Uri::parse(own)?.user?, request.call_id()?)?;
@@ -122,7 +122,7 @@ pub fn from_strict_router(request: &Message, key: &TokenKey, limits: &Limits) ->
     let edit = request.edit().request_uri(target).remove(Name::Route);
     let edit = edit.append(Name::Route, format!("<{own}>"));
     let bytes = routes.into_iter().fold(edit, |edit, route| edit.append(Name::Route, route)).finish();
-    Message::parse(&bytes, limits).ok()
+    Message::parse(&bytes, &Limits::COMPOSED).ok()
 }
 
 /// A response on its way back: our Via taken off, and what the side that it came from may not say.
@@ -141,7 +141,7 @@ pub fn strip_asserted_identity(edit: Edit<'_>, from: Side) -> Edit<'_> {
 
 /// Adds `received` and `rport` to the topmost Via where the sender's address is another than it says (RFC 3261 §18.2.1,
 /// RFC 3581 §4). `None`: nothing to add.
-pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Option<Message> {
+pub fn add_received(request: &Message, source: &Source) -> Option<Message> {
     let via = request.via()?;
     let ip = source.peer.ip().to_canonical();
     let named = via.host.trim_start_matches('[').trim_end_matches(']').parse() == Ok(ip);
@@ -171,7 +171,7 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
         // A line that is folded is one line from here on.
         text = text.replace(|char: char| char.is_ascii_control(), " ");
     }
-    request.with_part(via.text, &text, limits)
+    request.with_part(via.text, &text)
 }
 
 /// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered). One that names no Contact, as
@@ -333,7 +333,7 @@ mod tests {
         let marked = |via: &str| {
             let text = format!("BYE sip:a@b SIP/2.0\r\nTo: x\r\n{via}\r\nCSeq: 1 BYE\r\n\r\n");
             let request = Message::parse(&Bytes::from(text), &Limits::default()).expect("a request");
-            let marked = add_received(&request, &source, &Limits::default()).map(|marked| marked.to_bytes());
+            let marked = add_received(&request, &source).map(|marked| marked.to_bytes());
             marked.map(|bytes| Message::parse(&bytes, &Limits::default()).expect("a request"))
         };
         let shown = |via: &str| marked(via).and_then(|it| it.via().map(|via| via.text.to_owned()));

@@ -222,9 +222,9 @@ impl PendingMessage {
 mod tests {
     use std::time::Duration;
 
-    use crate::id::{FlowId, ShardTag};
+    use crate::id::{FlowId, ShardTag, Side};
     use crate::message::Limits;
-    use crate::transaction::{Table, Timing};
+    use crate::transaction::{Reply, Table, Timing};
 
     use super::*;
 
@@ -236,7 +236,8 @@ mod tests {
                     To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\n\r\n";
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
-        let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&request, flow, ()).unwrap();
+        let reply = Reply { flow, side: Side::Upstream };
+        let server = Table::<(), ()>::new(1, Timing::default()).open(&request, reply, ()).unwrap();
         PendingMessage::new(now, EdgeTiming::default(), server, "tag".into(), request)
     }
 

@@ -13,7 +13,7 @@ use crate::edge::admission::{Admission, Nonces, Replay};
 use crate::flow::{Side, Transport};
 use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Name};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// REGISTERs with a wrong proof that one flow may send before it is closed.
 pub const FAILURES_PER_FLOW: u8 = 5;
@@ -171,7 +171,7 @@ impl DeviceFlow {
 
 impl Endpoint {
     /// A REGISTER at the edge.
-    pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
+    pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: Reply, register: Message) {
         let from = register.from().and_then(|from| from.user().and_then(InstanceId::parse));
         let to = register.to().and_then(|to| to.user().and_then(InstanceId::parse));
         let instance = match from {
@@ -198,7 +198,7 @@ impl Endpoint {
         }
     }
 
-    fn challenge(&mut self, now: Instant, reply: FlowId, register: &Message, challenges: &[String]) {
+    fn challenge(&mut self, now: Instant, reply: Reply, register: &Message, challenges: &[String]) {
         self.core.event(Event::EdgeRegister(EdgeRegister::Challenged));
         let tag = self.core.random.tag();
         let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
@@ -207,7 +207,7 @@ impl Endpoint {
         self.respond_once(now, reply, register, 401, response.finish());
     }
 
-    fn verify_device(&mut self, source: Source, reply: FlowId, register: Message, instance: InstanceId, proof: Proof) {
+    fn verify_device(&mut self, source: Source, reply: Reply, register: Message, instance: InstanceId, proof: Proof) {
         let Ok(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody) else {
             self.core.event(Event::EdgeRegister(EdgeRegister::Limited));
             return self.busy(reply, &register);
@@ -220,7 +220,7 @@ impl Endpoint {
         self.core.event(Event::VerifyDevice { verification, instance, proof });
     }
 
-    fn refuse_register(&mut self, now: Instant, reply: FlowId, register: &Message, outcome: EdgeRegister) {
+    fn refuse_register(&mut self, now: Instant, reply: Reply, register: &Message, outcome: EdgeRegister) {
         self.core.event(Event::EdgeRegister(outcome));
         self.refuse(now, reply, register, 403);
     }
@@ -229,7 +229,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         register: &Message,
         outcome: EdgeRegister,
         status: u16,

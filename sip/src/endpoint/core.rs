@@ -81,8 +81,8 @@ pub(super) enum ClientOwner {
     Subscribe(BindingId),
     /// A MESSAGE that was sent to a device.
     Message(MessageRequestId),
-    /// A request that is forwarded inside a dialog.
-    Forwarded(ServerId),
+    /// A request that is forwarded, inside a dialog or to begin one, and the SIP server that it is forwarded to.
+    Forwarded(ServerId, Option<UpstreamId>),
     /// A REGISTER that passes through.
     ForwardedRegister(ForwardedRegisterId),
     /// Nobody waits for the answer.
@@ -120,7 +120,7 @@ impl Core {
             timers: Timers::default(),
             sweep_timers_at: TIMERS_SPARE,
             sent_again: Vec::new(),
-            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.limits),
+            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction),
             settings,
         }
     }

@@ -16,7 +16,7 @@ use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// Where a request of a dialog goes.
 #[derive(Clone, Copy, Debug)]
@@ -65,16 +65,17 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         token: FlowToken,
         ours: usize,
     ) {
-        let may_use = self.may_use(&source, &token);
-        if !may_use && source.side == Side::Upstream {
-            return self.refuse_stranger(&source, request, 403);
+        match source.side {
+            _ if self.may_use(&source, &token) => {}
+            Side::Upstream => return self.refuse_stranger(&source, request, 403),
+            Side::Device => return self.answer_stranger(&source, request, 403),
         }
-        if !may_use || request.to().is_none_or(|to| to.tag().is_none()) {
+        if request.to().is_none_or(|to| to.tag().is_none()) {
             return self.refuse(now, reply, request, 403);
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
@@ -97,7 +98,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, hop: NextHop) {
+    pub(super) fn forward(&mut self, now: Instant, reply: Reply, request: &Message, ours: usize, hop: NextHop) {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
@@ -120,7 +121,8 @@ impl Endpoint {
     ) {
         let method = request.method().unwrap_or(Method::Other);
         let bytes = self.forwarded_bytes(request, ours, &hop, branch);
-        if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
+        let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
+        if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
         self.attachments.note_forwarded(hop.flow, hop.device, branch);
@@ -147,7 +149,7 @@ impl Endpoint {
     }
 
     /// Whether the sender is one of the two ends that the token names.
-    fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
+    pub(super) fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
             Side::Device => self.attachments.is_attached_by(token.instance, source),
             Side::Upstream => {
@@ -169,6 +171,12 @@ impl Endpoint {
                 here.or_else(|| self.hop_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
             }
         }
+    }
+
+    /// The SIP server that a hop leads to; `None` where it leads to a device.
+    pub(super) fn server_behind(&self, hop: &NextHop) -> Option<UpstreamId> {
+        let binding = self.devices.binding_of(hop.device).filter(|_| hop.side == Side::Upstream)?;
+        self.upstream_of(binding)
     }
 
     pub(super) fn hop_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<NextHop> {
@@ -210,7 +218,7 @@ impl Endpoint {
     pub(super) fn open_forwarded(
         &mut self,
         now: Instant,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         owner: ServerOwner,
         device: InstanceId,

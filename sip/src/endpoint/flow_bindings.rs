@@ -15,8 +15,9 @@ use std::time::Instant;
 
 use super::{Endpoint, Event, RequestRefusal, Source};
 use crate::edge::push_proxy::{self, Reach};
-use crate::id::{CallId, FlowId, InstanceId};
+use crate::id::{CallId, InstanceId};
 use crate::message::{Message, Method};
+use crate::transaction::Reply;
 
 impl Endpoint {
     /// A device has no flow any more.
@@ -38,7 +39,7 @@ impl Endpoint {
     }
 
     /// A request for a device without a flow, from its own SIP server.
-    pub(super) fn refuse_without_flow(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+    pub(super) fn refuse_without_flow(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         self.tell_without_flow(request);
     }

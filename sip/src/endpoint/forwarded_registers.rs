@@ -32,7 +32,7 @@ use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
 use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// REGISTERs of one flow that may be under way; a further one is answered 503.
 pub const REGISTERS_PER_FLOW: u8 = 8;
@@ -132,7 +132,7 @@ struct FlowQuota {
 
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
-    pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: FlowId, register: Message) {
+    pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: Reply, register: Message) {
         if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, &register, stop.status());
         }
@@ -154,10 +154,9 @@ impl Endpoint {
         let from = counted_as(source.peer.ip());
         let crowded = self.registers.sources.get(&from).is_some_and(|count| *count >= REGISTERS_PER_SOURCE);
         let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
-        let Some(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok().filter(|_| !full)
-        else {
-            return self.busy(reply, &register);
-        };
+        // Nobody would answer a transaction that is begun for one that has no room.
+        let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
+        let Some(server) = opened.flatten() else { return self.busy(reply, &register) };
         let id = ForwardedRegisterId(self.registers.next);
         self.registers.next += 1;
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
@@ -455,7 +454,7 @@ impl Endpoint {
         granted
     }
 
-    fn slow_down(&mut self, now: Instant, flow: FlowId, reply: FlowId, register: &Message) {
+    fn slow_down(&mut self, now: Instant, flow: FlowId, reply: Reply, register: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
         self.respond_once(now, reply, register, 503, response.header(Name::RetryAfter, RETRY_AFTER_S).finish());

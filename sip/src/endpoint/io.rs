@@ -474,6 +474,8 @@ pub enum Event {
     },
     /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
     RequestRefused(RequestRefusal),
+    /// A response to a datagram was dropped, because it came from somebody else than the datagram went to.
+    ResponseRefused,
     /// A device's REGISTER was answered without [`Event::VerifyDevice`].
     EdgeRegister(EdgeRegister),
     /// A device registers through this relay (RFC 8599); answer with [`Input::Route`].

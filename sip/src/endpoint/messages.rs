@@ -12,8 +12,9 @@ use super::{
 };
 use crate::edge::forward;
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId, MessageId};
+use crate::id::{BindingId, BranchId, InstanceId, MessageId};
 use crate::message::{Composer, Message, Method, Name};
+use crate::transaction::Reply;
 
 /// MESSAGEs on their way at once; a further one is answered 503.
 pub const MESSAGES_MAX: usize = 10_000;
@@ -45,7 +46,7 @@ impl Messages {
 }
 
 impl Endpoint {
-    pub(super) fn on_message_request(&mut self, now: Instant, reply: FlowId, request: Message, binding: BindingId) {
+    pub(super) fn on_message_request(&mut self, now: Instant, reply: Reply, request: Message, binding: BindingId) {
         let members = self.callable_instances(binding);
         let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.refusal_of(now, &request, &members) {
@@ -107,7 +108,7 @@ impl Endpoint {
         (!granted).then_some((480, MessageEnd::Limited))
     }
 
-    fn answer_unstored(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+    fn answer_unstored(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {

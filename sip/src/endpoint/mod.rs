@@ -217,7 +217,7 @@ impl Endpoint {
         }
         while let Some(expired) = self.core.transactions.poll_expired(now) {
             match expired {
-                Expired::Client(_, ClientOwner::Forwarded(server)) => self.on_forwarded_timeout(now, server),
+                Expired::Client(_, ClientOwner::Forwarded(server, _)) => self.on_forwarded_timeout(now, server),
                 Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
                     self.on_forwarded_register_timeout(now, register)
                 }
@@ -241,10 +241,10 @@ impl Endpoint {
         Poll::Until(deadlines.into_iter().flatten().min())
     }
 
-    /// The key of the INVITE whose transaction a CANCEL or an ACK is for (RFC 3261 §9.2, §17.2.3), which
+    /// The key of the INVITE whose transaction a CANCEL or an ACK from this side is for (RFC 3261 §9.2, §17.2.3), which
     /// [`Event::InviteTransaction`] told of by the endpoint that has it; `None` for any other message.
-    pub fn invite_key(message: &Message) -> Option<String> {
-        crate::transaction::invite_key(message)
+    pub fn invite_key(message: &Message, side: Side) -> Option<String> {
+        crate::transaction::invite_key(message, side)
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::invite_key`] an

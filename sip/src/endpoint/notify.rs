@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use super::{Endpoint, Event};
 use crate::edge::mailbox::{MEDIA_TYPE, Mailbox};
-use crate::id::{BindingId, FlowId};
+use crate::id::BindingId;
 use crate::message::{Composer, Message, Method, Name};
+use crate::transaction::Reply;
 
 /// The event package that is understood (RFC 3842 §3.1).
 pub(super) const PACKAGE: &str = "message-summary";
@@ -22,7 +23,7 @@ const SUPPORTED: &str = "path, outbound, gruu";
 
 impl Endpoint {
     /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
-    pub(super) fn on_notify(&mut self, now: Instant, reply: FlowId, request: &Message, binding: BindingId) {
+    pub(super) fn on_notify(&mut self, now: Instant, reply: Reply, request: &Message, binding: BindingId) {
         let status = self.check_notify(now, request, binding);
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
@@ -69,7 +70,7 @@ impl Endpoint {
     }
 
     /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
-    pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
+    pub(super) fn answer_options(&mut self, now: Instant, reply: Reply, request: &Message) {
         let tag = self.core.random.tag();
         let known = |option: &&str| SUPPORTED.split(", ").any(|known| known.eq_ignore_ascii_case(option));
         let mut unknown = request.elements(Name::Require).filter(|option| !known(option)).peekable();

@@ -22,8 +22,9 @@ use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Sou
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
-use crate::id::{FlowId, InstanceId};
+use crate::id::InstanceId;
 use crate::message::{Composer, Message, Method, Name, Scheme, Uri};
+use crate::transaction::Reply;
 
 /// Requests that the devices behind one address (IPv6: one /64) may begin, on one shard; a further one is answered 503.
 const PER_ADDRESS: Rate = Rate { burst: 100, interval: Duration::from_millis(100) };
@@ -84,7 +85,7 @@ impl Outgoing {
 
 impl Endpoint {
     /// A request of a device outside a dialog of ours.
-    pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: FlowId, request: &Message) {
+    pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: Reply, request: &Message) {
         let own_routes = self.own_routes(request);
         let (instance, routes) = match self.judge_outgoing(&source, request, own_routes) {
             Ok(judged) => judged,
@@ -114,7 +115,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         routes: &[Box<str>],
         hop: super::dialogs::NextHop,
@@ -141,7 +142,8 @@ impl Endpoint {
             edit = forward::record_route(edit, &token, upstream, device);
         }
         let bytes = edit.finish();
-        if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
+        let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
+        if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
         if method == Method::Invite {
@@ -217,7 +219,7 @@ impl Endpoint {
         is_server(target.host) && maddr.is_none_or(is_server)
     }
 
-    fn refuse_outgoing(&mut self, now: Instant, reply: FlowId, request: &Message, why: Refusal) {
+    fn refuse_outgoing(&mut self, now: Instant, reply: Reply, request: &Message, why: Refusal) {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, why.text());
     }

@@ -21,7 +21,7 @@ use super::core::OfflinePeer;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// Requests that may wait for one device; a further one is answered 480.
 pub const WAITING_PER_DEVICE: usize = 16;
@@ -61,7 +61,7 @@ impl Endpoint {
     pub(super) fn park(
         &mut self,
         now: Instant,
-        reply: FlowId,
+        reply: Reply,
         request: &Message,
         side: Side,
         device: InstanceId,
@@ -120,7 +120,7 @@ impl Endpoint {
     /// Parks what was sent on a flow for the next one; not a forked call, which is cancelled and forked anew.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let progress = self.core.transactions.progress(branch);
-        let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(_), _) | (ClientOwner::Leg(_), false)));
+        let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(..), _) | (ClientOwner::Leg(_), false)));
         if of_dialog && self.devices.knows(instance) {
             let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });

@@ -20,9 +20,10 @@ use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBindin
 use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
-use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Message, Method, Name, Uri};
+use crate::id::{BindingId, InstanceId, UpstreamId};
+use crate::message::{Limits, Message, Method, Name, Uri};
 use crate::timers::Armed;
+use crate::transaction::Reply;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
@@ -374,7 +375,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         request: Message,
         (instance, reach): (InstanceId, Reach),
     ) {
@@ -395,7 +396,7 @@ impl Endpoint {
         match request.method() {
             Some(Method::Invite) => {
                 let bytes = request.edit().pop(Name::Route).finish();
-                let Ok(invite) = Message::parse(&bytes, &self.core.settings.limits) else {
+                let Ok(invite) = Message::parse(&bytes, &Limits::COMPOSED) else {
                     return self.refuse_call(now, reply, &request, 513);
                 };
                 self.on_invite(now, source, reply, invite, binding);

@@ -2,7 +2,8 @@
 //!
 //! | from | message | goes to |
 //! | --- | --- | --- |
-//! | either | response | its client transaction's owner |
+//! | whoever was asked | response | its client transaction's owner |
+//! | anybody else | response | nowhere |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
 //! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
@@ -28,7 +29,7 @@ use crate::edge::{forward, push_proxy};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Fault, Message, Method, Name, Uri};
-use crate::transaction::Arrival;
+use crate::transaction::{Arrival, Asked, Reply};
 
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
 /// sent, because a datagram's sender may be somebody else than it says.
@@ -66,17 +67,42 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some((branch, owner)) = self.core.transactions.on_response(now, response, source.flow) else { return };
+        let Some(asked) = self.core.transactions.asked(response) else { return };
+        if !self.was_asked(&source, &asked) {
+            if !asked.flow.is_reliable() {
+                self.core.event(Event::ResponseRefused);
+            }
+            return;
+        }
+        let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => self.on_register_response(now, binding, branch, response),
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
             ClientOwner::Message(page) => self.on_message_response(now, page, branch, response),
-            ClientOwner::Forwarded(server) => self.on_forwarded_response(now, server, source.side, response),
+            ClientOwner::Forwarded(server, _) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_response(now, register, response),
             ClientOwner::FailbackProbe(upstream) => self.on_probe_response(now, upstream, branch, response),
             ClientOwner::Nobody => {}
         }
+    }
+
+    /// Whether a response came from whoever its request was sent to: by the same stream; of a datagram from the same host, by whatever
+    /// port or transport, or from another address of the same SIP server.
+    fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
+        let FlowId::Datagram(peer) = asked.flow else { return asked.flow == source.flow };
+        let by_another_address = || {
+            let server = match asked.owner {
+                ClientOwner::Register(binding) | ClientOwner::Subscribe(binding) => self.upstream_of(binding),
+                ClientOwner::Forwarded(_, server) => server,
+                ClientOwner::ForwardedRegister(register) => self.registers.get(register).and_then(|it| it.upstream()),
+                ClientOwner::FailbackProbe(upstream) => Some(upstream),
+                ClientOwner::Leg(_) | ClientOwner::Message(_) | ClientOwner::Nobody => None,
+            };
+            server.is_some_and(|server| self.upstreams.is_trusted(server, source))
+        };
+        let is_same_host = peer.ip().to_canonical() == source.peer.ip().to_canonical();
+        source.side == Side::Upstream && (is_same_host || by_another_address())
     }
 
     /// A request that was sent got no final response, or its flow is gone.
@@ -86,7 +112,7 @@ impl Endpoint {
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, Some(branch)),
             ClientOwner::Message(page) => self.on_message_lost(now, page, branch),
-            ClientOwner::Forwarded(server) => self.on_forwarded_silence(now, server),
+            ClientOwner::Forwarded(server, _) => self.on_forwarded_silence(now, server),
             ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_timeout(now, register),
             ClientOwner::FailbackProbe(upstream) => self.on_probe_unanswered(upstream, branch),
             ClientOwner::Nobody => {}
@@ -101,20 +127,26 @@ impl Endpoint {
             }
             return;
         }
-        let request = forward::add_received(&request, &source, &self.core.settings.limits).unwrap_or(request);
-        let loose = forward::from_strict_router(&request, &self.core.token_key, &self.core.settings.limits);
+        let request = forward::add_received(&request, &source).unwrap_or(request);
+        let loose = forward::from_strict_router(&request, &self.core.token_key);
         let request = loose.unwrap_or(request);
-        let reply = reply_flow(&source, &request);
+        let reply = Reply { flow: reply_flow(&source, &request), side: source.side };
         match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
-            Arrival::CancelElsewhere(owner) if self.may_cancel(&source, owner) => {
+            Arrival::CopyElsewhere(server, owner)
+                if self.is_its_server(&source, owner) || self.is_of_dialog(&source, &request) =>
+            {
+                self.core.transactions.answer_elsewhere(server, &request, reply.flow);
+            }
+            Arrival::CopyElsewhere(..) => self.core.event(Event::RequestRefused(RequestRefusal::WrongSource)),
+            Arrival::CancelElsewhere(owner) if self.is_its_server(&source, owner) => {
                 self.on_cancel(now, reply, &request, owner);
             }
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
-                let response = self.cancel_taken(&request);
+                let response = self.cancel_taken(&request, source.side);
                 self.send_reflected(source.flow, &request, response);
             }
             Arrival::New => match (method, source.side) {
@@ -126,9 +158,9 @@ impl Endpoint {
         }
     }
 
-    /// Whether a CANCEL that came by another flow than its INVITE is the SIP server's own: its connection broke, and it
-    /// has opened another one.
-    fn may_cancel(&self, source: &Source, owner: ServerOwner) -> bool {
+    /// Whether what came by another flow than its INVITE is the SIP server's own, a CANCEL or a copy: its connection broke, and it has
+    /// opened another one, or it has several addresses.
+    fn is_its_server(&self, source: &Source, owner: ServerOwner) -> bool {
         let binding = match owner {
             ServerOwner::Call(call) => self.calls.get(call).map(Call::binding),
             ServerOwner::Overtaking(binding, _) => Some(binding),
@@ -137,14 +169,19 @@ impl Endpoint {
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
     }
 
+    /// Whether a request came from one of the two ends of the dialog that its Route names.
+    fn is_of_dialog(&self, source: &Source, request: &Message) -> bool {
+        forward::own_route(request, &self.core.token_key).is_some_and(|(token, _)| self.may_use(source, &token))
+    }
+
     /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).
-    fn cancel_taken(&mut self, cancel: &Message) -> Bytes {
-        let tag = self.core.transactions.to_tag_for(cancel).unwrap_or_else(|| self.core.random.tag());
+    fn cancel_taken(&mut self, cancel: &Message, side: Side) -> Bytes {
+        let tag = self.core.transactions.to_tag_for(cancel, side).unwrap_or_else(|| self.core.random.tag());
         Composer::response(cancel, 200, Composer::reason(200), Some(&tag)).finish()
     }
 
-    fn on_cancel(&mut self, now: Instant, reply: FlowId, cancel: &Message, owner: ServerOwner) {
-        let response = self.cancel_taken(cancel);
+    fn on_cancel(&mut self, now: Instant, reply: Reply, cancel: &Message, owner: ServerOwner) {
+        let response = self.cancel_taken(cancel, reply.side);
         self.respond_once(now, reply, cancel, 200, response);
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
@@ -157,7 +194,7 @@ impl Endpoint {
         }
     }
 
-    fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
+    fn on_new_request(&mut self, now: Instant, source: Source, reply: Reply, request: Message) {
         if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
             return self.on_dialog_request(now, source, reply, &request, token, ours);
         }
@@ -282,7 +319,7 @@ impl Endpoint {
     }
 
     /// Answers with a status alone.
-    pub(super) fn refuse(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+    pub(super) fn refuse(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         // RFC 3261 §16.3 step 5: what it requires of proxies that this one cannot.
@@ -292,7 +329,7 @@ impl Endpoint {
     }
 
     /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
-    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: FlowId, request: &Message, why: &'static str) {
+    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: Reply, request: &Message, why: &'static str) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
         self.respond_once(now, reply, request, 403, response.header(Name::Warning, self.warning(why)).finish());
@@ -304,7 +341,7 @@ impl Endpoint {
     }
 
     /// Refuses, and tells the shell when it was a call.
-    pub(super) fn refuse_call(&mut self, now: Instant, reply: FlowId, request: &Message, status: u16) {
+    pub(super) fn refuse_call(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         if request.method() == Some(Method::Invite) {
             self.core.event(Event::InviteRefused { status });
@@ -312,26 +349,24 @@ impl Endpoint {
     }
 
     /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, else
-    /// without one, so that a flood of them shuts nobody out.
-    pub(super) fn respond_once(
-        &mut self,
-        now: Instant,
-        reply: FlowId,
-        request: &Message,
-        status: u16,
-        response: Bytes,
-    ) {
-        match self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody) {
-            Ok(server) => self.core.transactions.respond(now, server, status, response),
-            Err(_) => self.core.send(reply, response),
+    /// without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
+    /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
+    pub(super) fn respond_once(&mut self, now: Instant, reply: Reply, request: &Message, status: u16, response: Bytes) {
+        let is_acknowledged =
+            || request.method() == Some(Method::Invite) && forward::own_route(request, &self.core.token_key).is_some();
+        let is_kept = reply.side == Side::Upstream || is_acknowledged();
+        let opened = is_kept.then(|| self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody));
+        match opened {
+            Some(Ok(server)) => self.core.transactions.respond(now, server, status, response),
+            _ => self.core.send(reply.flow, response),
         }
     }
 
     /// 503 without a transaction: the table is full.
-    pub(super) fn busy(&mut self, reply: FlowId, request: &Message) {
+    pub(super) fn busy(&mut self, reply: Reply, request: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-        self.core.send(reply, response.header(Name::RetryAfter, 10).finish());
+        self.core.send(reply.flow, response.header(Name::RetryAfter, 10).finish());
     }
 
     /// 400 (or 505) without a transaction, from what can be copied of a broken request.

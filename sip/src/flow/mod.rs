@@ -25,6 +25,7 @@ use crate::id::{FlowId, InstanceId, ShardTag};
 use crate::random::Random;
 use crate::timing::BackOff;
 
+pub use crate::id::Side;
 pub use keep_alive::{KeepAlive, Pulse};
 
 /// A transport toward a SIP server or a device.
@@ -38,15 +39,6 @@ pub enum Transport {
     Tls,
     /// SIP over secure WebSocket (RFC 7118), toward devices alone.
     Wss,
-}
-
-/// Which door a flow came through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// A device, at the edge.
-    Device,
-    /// A SIP server.
-    Upstream,
 }
 
 /// Where a message came from.

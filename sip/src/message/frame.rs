@@ -1,6 +1,6 @@
 //! Cutting a byte stream into messages and keep-alives (RFC 3261 §18.3, RFC 5626 §4.4.1).
 //!
-//! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds [`Limits::message_bytes`] plus
+//! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus
 //! one read; bytes are looked at once, however few come at a time. Where the length is in doubt the stream is given up,
 //! because the next message's beginning would be a guess, and a guess is how a forged request is smuggled in.
 
@@ -100,7 +100,7 @@ impl Framer {
                 None => return Ok(None),
             },
         };
-        if length > self.limits.message_bytes {
+        if length > self.limits.of(&self.buffer).message_bytes {
             let head = self.buffer.split_to(self.searched).freeze();
             self.passed_over = length - self.searched;
             (self.length, self.searched) = (None, 0);
@@ -134,13 +134,14 @@ impl Framer {
     /// The length of the whole message, once its head is here.
     fn measure(&mut self) -> Result<Option<usize>, FrameError> {
         let from = self.searched.saturating_sub(3);
+        let limit = self.limits.of(&self.buffer).message_bytes;
         let Some(at) = memmem::find(&self.buffer[from..], b"\r\n\r\n") else {
             self.searched = self.buffer.len();
-            return if self.buffer.len() >= self.limits.message_bytes { Err(FrameError::TooLong) } else { Ok(None) };
+            return if self.buffer.len() >= limit { Err(FrameError::TooLong) } else { Ok(None) };
         };
         let head = from + at + 4;
         let body = content_length(&self.buffer[..head])?;
-        if head > self.limits.message_bytes || body > PASSED_OVER_MAX {
+        if head > limit || body > PASSED_OVER_MAX {
             return Err(FrameError::TooLong);
         }
         self.searched = head;
@@ -184,6 +185,7 @@ fn content_length(head: &[u8]) -> Result<usize, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::limits::ADDED_BYTES;
 
     const INVITE: &[u8] = b"INVITE sip:a@b SIP/2.0\r\nContent-Length: 4\r\n\r\nbody";
 
@@ -327,6 +329,18 @@ mod tests {
         };
         assert_eq!(error, FrameError::TooLong);
         assert!(taken <= limits.message_bytes + 1000);
+    }
+
+    #[test]
+    fn a_response_may_be_longer_than_a_request() {
+        let framed = |first: &str, more: usize| {
+            let body = Limits::default().message_bytes + more - first.len() - "l: 65536\r\n\r\n".len();
+            fed(&[format!("{first}l: {body:05}\r\n\r\n{}", "x".repeat(body)).as_bytes()]).unwrap()
+        };
+        assert!(matches!(framed("INVITE sip:a@b SIP/2.0\r\n", 1)[0], Frame::TooLong(_)));
+        assert!(matches!(framed("SIP/2.0 200 OK\r\n", 1)[0], Frame::Message(_)));
+        assert!(matches!(framed("SIP/2.0 200 OK\r\n", ADDED_BYTES)[0], Frame::Message(_)));
+        assert!(matches!(framed("SIP/2.0 200 OK\r\n", ADDED_BYTES + 1)[0], Frame::TooLong(_)));
     }
 
     #[test]

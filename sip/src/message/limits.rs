@@ -1,8 +1,18 @@
 //! What a message may cost.
 //!
-//! Invariant: each limit has a unit and a stated consequence.
+//! Invariant: each limit has a unit and a stated consequence. What is taken on one side does not fail on the other: a response may
+//! have what the request had that it answers, what this relay added to that one on its way, and what its sender says itself.
 
-/// Limits of one message. Beyond one of them a message is dropped, and a request is answered 400 or 513.
+/// Header lines that a response may have beyond a request: the four that this relay adds (a Via, two Record-Routes, Max-Forwards), and
+/// those of whoever answers.
+pub const ADDED_HEADERS: usize = 64;
+/// Via values that a response may have beyond a request: this relay's.
+pub const ADDED_VIAS: usize = 1;
+/// Bytes that a response may have beyond a request: the lines of [`ADDED_HEADERS`] and a body.
+pub const ADDED_BYTES: usize = 16 * 1024;
+
+/// Limits of one request. Beyond one of them it is dropped and answered 400 or 513; a response is dropped beyond those
+/// [of responses](Self::of_responses).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a whole message, head and body; 65,536 unless told.
@@ -11,6 +21,27 @@ pub struct Limits {
     pub headers: usize,
     /// Via values, over all lines; 32 unless told.
     pub vias: usize,
+}
+
+impl Limits {
+    /// Of what this relay has made itself of a message that came within its limits: that is as large as it is, and is read again.
+    pub const COMPOSED: Self = Self { message_bytes: usize::MAX, headers: usize::MAX, vias: usize::MAX };
+
+    /// Those of responses.
+    pub fn of_responses(&self) -> Self {
+        Self {
+            message_bytes: self.message_bytes.saturating_add(ADDED_BYTES),
+            headers: self.headers.saturating_add(ADDED_HEADERS),
+            vias: self.vias.saturating_add(ADDED_VIAS),
+        }
+    }
+
+    /// Those of a message that begins with these bytes.
+    pub(super) fn of(&self, beginning: &[u8]) -> Self {
+        // No method has a slash in it.
+        let is_response = beginning.get(..4).is_some_and(|begins| begins.eq_ignore_ascii_case(b"SIP/"));
+        if is_response { self.of_responses() } else { *self }
+    }
 }
 
 impl Default for Limits {

@@ -141,9 +141,9 @@ impl Message {
     pub fn refusal(bytes: &Bytes, limits: &Limits) -> Option<Bytes> {
         const WIDER: usize = 16;
         let Limits { message_bytes, headers, vias } = *limits;
-        let wider = Limits { message_bytes, headers: headers * WIDER, vias: vias * WIDER };
+        let wider = Limits { message_bytes: message_bytes * WIDER, headers: headers * WIDER, vias: vias * WIDER };
         let request = Self::parse(bytes, &wider).ok().filter(|it| it.is_request() && it.via().is_some())?;
-        let status = if Self::parse(bytes, limits).is_ok() { 513 } else { 400 };
+        let status = if matches!(Self::parse(bytes, limits), Ok(_) | Err(Malformed::TooLong)) { 513 } else { 400 };
         let tag = format!("{:08x}", request.head.len());
         let answered = request.method() != Some(Method::Ack);
         answered.then(|| Composer::response(&request, status, Composer::reason(status), Some(&tag)).finish())

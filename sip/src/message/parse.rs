@@ -12,6 +12,7 @@ use super::{Field, Limits, Malformed, Message, Method, Name, Span, Start};
 
 /// See [`Message::parse`].
 pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malformed> {
+    let limits = limits.of(bytes);
     if bytes.len() > limits.message_bytes {
         return Err(Malformed::TooLong);
     }
@@ -21,7 +22,7 @@ pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malform
     let start = start_line(&head[..first])?;
     let mut message =
         Message { head, start, fields: Vec::new(), body: Bytes::new(), length_fault: None, odd_line: false, is_torn };
-    header_fields(&mut message, first + 2, limits)?;
+    header_fields(&mut message, first + 2, &limits)?;
     message.odd_line = message.fields.iter().any(|field| field.is_odd(&message.head));
     let rest = bytes.len() - end;
     match content_length(&message) {
@@ -192,6 +193,7 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::limits::{ADDED_BYTES, ADDED_HEADERS, ADDED_VIAS};
 
     const BARE: &str = "OPTIONS sip:a@b SIP/2.0\r\n";
 
@@ -305,6 +307,18 @@ mod tests {
     }
 
     #[test]
+    fn a_response_holds_what_a_request_may_and_what_was_added_to_it() {
+        let answer = |lines: &str| parse(format!("SIP/2.0 200 OK\r\n{lines}\r\n"));
+        assert!(answer(&"X: y\r\n".repeat(128 + ADDED_HEADERS)).is_ok());
+        assert_eq!(answer(&"X: y\r\n".repeat(129 + ADDED_HEADERS)).err(), Some(Malformed::TooManyHeaders));
+        assert!(answer(&"Via: a\r\n".repeat(32 + ADDED_VIAS)).is_ok());
+        assert_eq!(answer(&"Via: a\r\n".repeat(33 + ADDED_VIAS)).err(), Some(Malformed::TooManyVias));
+        let whole = |n: usize| answer(&format!("X: {}\r\n", "y".repeat(n - "SIP/2.0 200 OK\r\nX: \r\n\r\n".len())));
+        assert!(whole(65_536 + ADDED_BYTES).is_ok());
+        assert_eq!(whole(65_537 + ADDED_BYTES).err(), Some(Malformed::TooLong));
+    }
+
+    #[test]
     fn a_request_beyond_a_limit_is_answered_and_nothing_else_is() {
         let via = "Via: SIP/2.0/TCP h;branch=z9hG4bK1\r\n";
         let refused = |text: &str| {
@@ -315,6 +329,7 @@ mod tests {
         assert_eq!(refused(&format!("{BARE}{via}{odd}CSeq: 1 OPTIONS\r\n\r\n")), Some(Some(400)));
         assert_eq!(refused(&format!("{BARE}{via}{}\r\n", via.repeat(39))), Some(None), "as many Vias as it had");
         assert_eq!(refused(&format!("{BARE}{via}Content-Length: 99999\r\n\r\n")), Some(Some(513)), "its head alone");
+        assert_eq!(refused(&format!("{BARE}{via}\r\n{}", "x".repeat(65_536))), Some(Some(513)), "whole");
         for none in [
             format!("ACK sip:a@b SIP/2.0\r\n{via}{odd}\r\n"),
             format!("SIP/2.0 200 OK\r\n{via}{odd}\r\n"),

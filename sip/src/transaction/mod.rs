@@ -12,6 +12,7 @@
 //! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
 
 pub mod client;
+mod matching;
 pub mod server;
 mod table;
 #[cfg(test)]
@@ -19,7 +20,8 @@ mod tests;
 
 use std::time::Duration;
 
-pub use table::{Arrival, Expired, InviteChange, ServerId, Table, invite_key};
+pub use matching::invite_key;
+pub use table::{Arrival, Asked, Expired, InviteChange, Reply, ServerId, Table};
 
 /// The base timers (RFC 3261 §17.1.1.1, Table 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

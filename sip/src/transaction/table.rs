@@ -4,15 +4,15 @@
 //! wants sent waits in order in a queue until it is taken.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Write as _;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::client::{InviteClient, OtherClient, Verdict};
+use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
-use crate::id::{BranchId, FlowId};
+use crate::id::{BranchId, FlowId, Side};
 use crate::message::{Composer, Limits, Message, Method, Name};
 use crate::timers::{Armed, Timers};
 
@@ -22,6 +22,15 @@ const ROOM_KEPT: usize = 1_024;
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(u64);
+
+/// Where the responses to a request go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// By this flow.
+    pub flow: FlowId,
+    /// To this side: what comes from the other one is never the same request.
+    pub side: Side,
+}
 
 /// Bytes to send.
 #[derive(Debug)]
@@ -37,7 +46,7 @@ pub struct Transmit {
 /// A server transaction of an INVITE has begun or is over; its CANCEL and its ACK have the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteChange {
-    /// As [`invite_key`] gives it.
+    /// As [`super::invite_key`] gives it.
     pub key: Box<str>,
     /// Whether it has begun.
     pub begun: bool,
@@ -63,6 +72,9 @@ pub enum Arrival<S> {
     CancelTooLate,
     /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
     AckOfAccepted,
+    /// A copy of this transaction's request, but by another flow or from another host: whoever knows the request's branch may have sent
+    /// it, or the same sender after its connection broke, whom [`Table::answer_elsewhere`] answers.
+    CopyElsewhere(ServerId, S),
 }
 
 /// What ended without an answer.
@@ -126,6 +138,16 @@ struct ClientKey {
     cancel: bool,
 }
 
+/// A request that was sent, and that is not over.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<C> {
+    key: ClientKey,
+    /// The flow that it was sent on.
+    pub flow: FlowId,
+    /// Whom it belongs to.
+    pub owner: C,
+}
+
 /// The running transactions. `C` and `S` are what their users want back.
 #[derive(Debug)]
 pub struct Table<C, S> {
@@ -138,12 +160,11 @@ pub struct Table<C, S> {
     next_server: u64,
     capacity: usize,
     timing: Timing,
-    limits: Limits,
 }
 
 impl<C: Copy, S: Copy> Table<C, S> {
     /// An empty table for at most `capacity` transactions of either kind.
-    pub fn new(capacity: usize, timing: Timing, limits: Limits) -> Self {
+    pub fn new(capacity: usize, timing: Timing) -> Self {
         Self {
             clients: HashMap::new(),
             servers: HashMap::new(),
@@ -154,7 +175,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             next_server: 0,
             capacity,
             timing,
-            limits,
         }
     }
 
@@ -188,25 +208,24 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Ok(())
     }
 
-    /// Judges a response; its owner when the owner must see it.
-    pub fn on_response(&mut self, now: Instant, response: &Message, flow: FlowId) -> Option<(BranchId, C)> {
-        let branch = own_branch(response)?;
+    /// The request that a response says it answers. Whoever knows a branch may say so: the caller tells whether it came from where the
+    /// request went.
+    pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
-        let key = ClientKey { branch, cancel: method == "CANCEL" };
+        let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
+        self.clients.get(&key).map(|client| Asked { key, flow: client.flow, owner: client.owner })
+    }
+
+    /// Judges a response from whoever was asked; its owner when the owner must see it.
+    pub fn on_response(&mut self, now: Instant, asked: &Asked<C>, response: &Message) -> Option<(BranchId, C)> {
+        let key = asked.key;
         let client = self.clients.get_mut(&key)?;
-        // A response belongs to the flow of its request; UDP may be answered from another port of the same host.
-        if client.flow.is_reliable() && client.flow != flow {
-            return None;
-        }
         let verdict = client.machine.on_response(now, response.status()?, &self.timing);
         let owner = client.owner;
         if verdict.ack {
-            let ack = match &client.ack {
-                Some(ack) => ack.clone(),
-                None => compose_ack(&client.request, response, &self.limits)?,
-            };
-            client.ack = Some(ack.clone());
-            self.transmits.push_back(Transmit { flow: client.flow, bytes: ack, again: false });
+            client.ack = client.ack.take().or_else(|| compose_ack(&client.request, response));
+            let ack = client.ack.iter().map(|ack| Transmit { flow: client.flow, bytes: ack.clone(), again: false });
+            self.transmits.extend(ack);
         }
         if !client.machine.is_pending() {
             // It is not sent again; only late responses are still absorbed, for up to 32 s.
@@ -219,9 +238,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.arm_client(key);
         }
         if cancels {
-            self.send_cancel(now, branch);
+            self.send_cancel(now, key.branch);
         }
-        (verdict.pass && !key.cancel).then_some((branch, owner))
+        (verdict.pass && !key.cancel).then_some((key.branch, owner))
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
@@ -267,18 +286,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Judges a request.
-    pub fn on_request(&mut self, now: Instant, request: &Message, flow: FlowId) -> Arrival<S> {
+    pub fn on_request(&mut self, now: Instant, request: &Message, reply: Reply) -> Arrival<S> {
         let method = request.method().unwrap_or(Method::Other);
         let as_invite = if method == Method::Ack { "INVITE" } else { request.method_text().unwrap_or("?") };
-        let key = server_key(request, as_invite);
+        let key = server_key(request, as_invite, reply.side);
         if let Some(id) = self.by_key.get(key.as_str()).copied() {
-            return self.on_known_request(now, id, method, flow);
+            return self.on_known_request(now, id, method, reply.flow);
         }
         if method == Method::Cancel {
-            return match self.cancelled(request) {
+            return match self.cancelled(request, reply.side) {
                 None => Arrival::New,
                 Some(server) if !server.machine.is_pending() => Arrival::CancelTooLate,
-                Some(server) if server.flow == flow => Arrival::Cancel(server.owner),
+                Some(server) if server.flow == reply.flow => Arrival::Cancel(server.owner),
                 Some(server) => Arrival::CancelElsewhere(server.owner),
             };
         }
@@ -286,14 +305,14 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
-    pub fn to_tag_for(&self, cancel: &Message) -> Option<String> {
-        let last = Message::parse(&self.cancelled(cancel)?.last, &self.limits).ok()?;
+    pub fn to_tag_for(&self, cancel: &Message, side: Side) -> Option<String> {
+        let last = Message::parse(&self.cancelled(cancel, side)?.last, &Limits::COMPOSED).ok()?;
         last.to()?.tag().map(str::to_owned)
     }
 
     /// The transaction that a CANCEL is for.
-    fn cancelled(&self, cancel: &Message) -> Option<&Server<S>> {
-        self.servers.get(self.by_key.get(server_key(cancel, "INVITE").as_str())?)
+    fn cancelled(&self, cancel: &Message, side: Side) -> Option<&Server<S>> {
+        self.servers.get(self.by_key.get(server_key(cancel, "INVITE", side).as_str())?)
     }
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
@@ -307,33 +326,47 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
                 machine.on_ack(now, &self.timing);
             }
-            machine => {
-                if machine.on_again() && !server.last.is_empty() {
-                    // A datagram's sender may be made up: a copy of a request makes nobody else a target.
-                    let flow = if flow.is_reliable() { flow } else { server.flow };
-                    self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
-                }
-            }
+            _ if !is_same_sender(server.flow, flow) => return Arrival::CopyElsewhere(id, server.owner),
+            _ => self.answer_again(id, flow),
         }
         self.arm_server(id);
         Arrival::Absorbed
+    }
+
+    /// Answers an [`Arrival::CopyElsewhere`] whose sender is believed, by the `flow` that it came by. Only what has the Call-ID of the
+    /// last response is a copy.
+    pub fn answer_elsewhere(&mut self, id: ServerId, copy: &Message, flow: FlowId) {
+        let last = self.servers.get(&id).and_then(|server| Message::parse(&server.last, &Limits::COMPOSED).ok());
+        if last.is_some_and(|last| last.call_id() == copy.call_id()) {
+            self.answer_again(id, flow);
+        }
+    }
+
+    fn answer_again(&mut self, id: ServerId, flow: FlowId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if server.machine.on_again() && !server.last.is_empty() {
+            // A datagram's sender may be made up: a copy of a request makes nobody else a target.
+            let flow = if flow.is_reliable() { flow } else { server.flow };
+            self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
+        }
     }
 
     /// Opens a server transaction for a request that [`Self::on_request`] called new.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn open(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
+    pub fn open(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
         if self.servers.len() >= self.capacity {
             return Err(Full);
         }
+        let Reply { flow, side } = reply;
         let id = ServerId(self.next_server);
         self.next_server += 1;
         let machine = match request.method() {
             Some(Method::Invite) => ServerMachine::Invite(InviteServer::new(flow.is_reliable())),
             _ => ServerMachine::Other(OtherServer::new(flow.is_reliable())),
         };
-        let key: Box<str> = server_key(request, request.method_text().unwrap_or("?")).into();
+        let key: Box<str> = server_key(request, request.method_text().unwrap_or("?"), side).into();
         if matches!(machine, ServerMachine::Invite(_)) {
             self.invites.push_back(InviteChange { key: key.clone(), begun: true });
         }
@@ -350,8 +383,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
     ///
     /// # Errors
     /// [`Full`]: their quarter is; the refusal is sent without a transaction (RFC 3261 §8.2.7).
-    pub fn open_in_passing(&mut self, request: &Message, flow: FlowId, owner: S) -> Result<ServerId, Full> {
-        if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, flow, owner) }
+    pub fn open_in_passing(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
+        if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, reply, owner) }
     }
 
     /// Changes whom a server transaction belongs to.
@@ -546,8 +579,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
-        let Some(cancel) = compose_cancel(&client.request, client.reason.as_deref(), &self.limits) else { return };
+        let cancel = compose_cancel(&client.request, client.reason.as_deref());
         self.arm_client(key);
+        let Some(cancel) = cancel else { return };
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
     }
@@ -650,53 +684,9 @@ impl ServerMachine {
     }
 }
 
-/// The branch that this relay put on a request, from the topmost Via of its response. What stands behind the identifier
-/// (the loop mark) does not matter here.
-fn own_branch(response: &Message) -> Option<BranchId> {
-    let branch = response.via()?.branch()?;
-    BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
-}
-
-/// Whether a request may be from whoever sent a transaction's INVITE: a datagram comes from the same address again. What
-/// came by a stream is not answered twice, so that its ACK means nothing.
-fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
-    match (invite, flow) {
-        (FlowId::Datagram(invite), FlowId::Datagram(peer)) => invite.ip().to_canonical() == peer.ip().to_canonical(),
-        (FlowId::Datagram(_), FlowId::Stream(_)) => false,
-        (FlowId::Stream(_), _) => true,
-    }
-}
-
-/// The INVITE transaction that a CANCEL or an ACK is for, by branch and sent-by alone (RFC 3261 §9.2, §17.2.3); `None` for
-/// another request.
-pub fn invite_key(request: &Message) -> Option<String> {
-    matches!(request.method()?, Method::Cancel | Method::Ack).then(|| server_key(request, "INVITE"))
-}
-
-/// What makes a request the same request (RFC 3261 §17.2.3).
-fn server_key(request: &Message, method: &str) -> String {
-    let mut key = String::with_capacity(96);
-    let Some(via) = request.via() else { return key };
-    // Writing to a String cannot fail.
-    let _ = match via.branch().filter(|branch| branch.starts_with("z9hG4bK")) {
-        Some(branch) => write!(key, "{method} {branch} {}:{}", via.host, via.port.unwrap_or_default()),
-        None => write!(
-            key,
-            "{method} {} {}:{} {} {:?} {:?}",
-            via.branch().unwrap_or_default(),
-            via.host,
-            via.port.unwrap_or_default(),
-            request.call_id().unwrap_or_default(),
-            request.cseq().map(|(number, _)| number),
-            request.from().and_then(|from| from.tag()),
-        ),
-    };
-    key
-}
-
 /// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
-fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<Bytes> {
-    let invite = Message::parse(invite, limits).ok()?;
+fn compose_ack(invite: &Bytes, response: &Message) -> Option<Bytes> {
+    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
     let (number, _) = invite.cseq()?;
     let ack = Composer::request(Method::Ack, invite.request_uri()?)
         .header(Name::Via, invite.via()?.text)
@@ -710,8 +700,8 @@ fn compose_ack(invite: &Bytes, response: &Message, limits: &Limits) -> Option<By
 }
 
 /// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, reason: Option<&str>, limits: &Limits) -> Option<Bytes> {
-    let invite = Message::parse(invite, limits).ok()?;
+fn compose_cancel(invite: &Bytes, reason: Option<&str>) -> Option<Bytes> {
+    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
     let (number, _) = invite.cseq()?;
     let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
         .header(Name::Via, invite.via()?.text)

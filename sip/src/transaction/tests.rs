@@ -5,15 +5,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::table::Full;
-use super::{Arrival, Expired, Table, Timing};
-use crate::id::{BranchId, FlowId, ShardTag};
+use super::{Arrival, Expired, Reply, Table, Timing};
+use crate::id::{BranchId, FlowId, ShardTag, Side};
 use crate::message::{Composer, Limits, Message, Method, Name};
 
 const UDP: fn() -> FlowId = || FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
 const TCP: FlowId = FlowId::Stream(7);
 
+/// Where the answers to a SIP server go.
+fn by(flow: FlowId) -> Reply {
+    Reply { flow, side: Side::Upstream }
+}
+
 fn table(capacity: usize) -> Table<&'static str, &'static str> {
-    Table::new(capacity, Timing::default(), Limits::default())
+    Table::new(capacity, Timing::default())
 }
 
 fn request(method: &str, via: &str) -> Message {
@@ -54,6 +59,16 @@ fn send(
     message
 }
 
+/// A response from whoever was asked.
+fn respond(
+    table: &mut Table<&'static str, &'static str>,
+    now: Instant,
+    response: &Message,
+) -> Option<(BranchId, &'static str)> {
+    let asked = table.asked(response)?;
+    table.on_response(now, &asked, response)
+}
+
 fn answer(request: &Message, status: u16) -> Message {
     parsed(Composer::response(request, status, "x", Some("peer")).finish())
 }
@@ -63,14 +78,14 @@ fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_tim
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, UDP());
     let busy = answer(&invite, 486);
-    assert_eq!(table.on_response(now, &busy, UDP()), Some((branch(1), "asker")));
+    assert_eq!(respond(&mut table, now, &busy), Some((branch(1), "asker")));
     table.poll_transmit();
     let ack = parsed(table.poll_transmit().unwrap().bytes);
     assert_eq!((ack.method(), ack.cseq()), (Some(Method::Ack), Some((5, "ACK"))));
     assert_eq!(ack.via().unwrap().text, invite.via().unwrap().text);
     assert_eq!(ack.text(Name::Route), Some("<sip:r;lr>"));
     assert_eq!(ack.to().unwrap().tag(), Some("peer"));
-    assert_eq!(table.on_response(now, &busy, UDP()), None, "told once");
+    assert_eq!(respond(&mut table, now, &busy), None, "told once");
     assert_eq!(sent(&mut table), ["ACK"], "acknowledged again");
 }
 
@@ -80,25 +95,26 @@ fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
     let invite = send(&mut table, now, Method::Invite, 1, UDP());
     table.cancel(now, branch(1), Some("SIP;cause=200"));
     assert_eq!(sent(&mut table), ["INVITE"], "not before any response (RFC 3261 §9.1)");
-    assert!(table.on_response(now, &answer(&invite, 180), UDP()).is_some());
+    assert!(respond(&mut table, now, &answer(&invite, 180)).is_some());
     let cancel = parsed(table.poll_transmit().unwrap().bytes);
     assert_eq!((cancel.method(), cancel.cseq()), (Some(Method::Cancel), Some((5, "CANCEL"))));
     assert_eq!(cancel.via().unwrap().text, invite.via().unwrap().text);
     assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200"));
     table.cancel(now, branch(1), None);
     assert_eq!(sent(&mut table), [""; 0], "once");
-    assert_eq!(table.on_response(now, &answer(&cancel, 200), UDP()), None);
+    assert_eq!(respond(&mut table, now, &answer(&cancel, 200)), None);
     let later = now + Duration::from_secs(32);
     let expired = std::iter::from_fn(|| table.poll_expired(later)).collect::<Vec<_>>();
     assert!(matches!(expired[..], [Expired::Client(id, "asker")] if id == branch(1)), "{expired:?}");
 }
 
 #[test]
-fn a_response_by_another_stream_than_its_request_is_nobodys() {
+fn a_response_finds_where_its_request_went_until_that_is_over() {
     let (mut table, now) = (table(9), Instant::now());
     let options = send(&mut table, now, Method::Options, 1, TCP);
-    assert_eq!(table.on_response(now, &answer(&options, 200), FlowId::Stream(8)), None);
-    assert_eq!(table.on_response(now, &answer(&options, 200), TCP), Some((branch(1), "asker")));
+    let asked = table.asked(&answer(&options, 200)).map(|asked| (asked.flow, asked.owner));
+    assert_eq!(asked, Some((TCP, "asker")));
+    assert_eq!(respond(&mut table, now, &answer(&options, 200)), Some((branch(1), "asker")));
     assert_eq!(table.flow_of(branch(1)), None, "K is zero: forgotten at once");
 }
 
@@ -135,16 +151,16 @@ fn a_repeated_request_is_answered_from_its_transaction_whatever_its_branch_looks
     for via in ["SIP/2.0/UDP peer;branch=z9hG4bK1", "SIP/2.0/UDP peer;branch=1", "SIP/2.0/UDP peer"] {
         let (mut table, now) = (table(9), Instant::now());
         let message = request("MESSAGE", via);
-        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::New));
-        let id = table.open(&message, UDP(), "owner").unwrap();
-        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::Absorbed));
+        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::New));
+        let id = table.open(&message, by(UDP()), "owner").unwrap();
+        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::Absorbed));
         assert_eq!(sent(&mut table), [""; 0], "nothing to repeat yet");
         table.respond(now, id, 200, answer(&message, 200).to_bytes());
-        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::Absorbed));
+        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::Absorbed));
         assert_eq!(sent(&mut table), ["200", "200"]);
-        assert!(matches!(table.on_request(now, &request("OPTIONS", via), UDP()), Arrival::New), "another method");
+        assert!(matches!(table.on_request(now, &request("OPTIONS", via), by(UDP())), Arrival::New), "another method");
         while table.poll_expired(now + Duration::from_secs(32)).is_some() {}
-        assert!(matches!(table.on_request(now, &message, UDP()), Arrival::New), "J has passed");
+        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::New), "J has passed");
     }
 }
 
@@ -152,14 +168,14 @@ fn a_repeated_request_is_answered_from_its_transaction_whatever_its_branch_looks
 fn another_request_than_invite_is_never_answered_408_nor_provisionally() {
     let (mut table, now) = (table(9), Instant::now());
     let message = request("BYE", "SIP/2.0/UDP peer;branch=z9hG4bK1");
-    let id = table.open(&message, UDP(), "owner").unwrap();
+    let id = table.open(&message, by(UDP()), "owner").unwrap();
     table.respond(now, id, 180, answer(&message, 180).to_bytes());
     table.respond(now, id, 408, answer(&message, 408).to_bytes());
     assert!(!table.is_pending(id));
-    assert!(matches!(table.on_request(now, &message, UDP()), Arrival::Absorbed));
+    assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::Absorbed));
     assert_eq!(sent(&mut table), [""; 0]);
     let invite = request("INVITE", "SIP/2.0/UDP peer;branch=z9hG4bK2");
-    let id = table.open(&invite, UDP(), "owner").unwrap();
+    let id = table.open(&invite, by(UDP()), "owner").unwrap();
     assert!(table.give_up(now, id), "its caller still waits");
     table.respond(now, id, 408, answer(&invite, 408).to_bytes());
     assert_eq!(sent(&mut table), ["408"]);
@@ -172,13 +188,13 @@ fn an_ack_of_a_failure_is_absorbed_and_that_of_a_2xx_travels_on() {
         let mut table = table(9);
         let via = "SIP/2.0/UDP peer;branch=z9hG4bK1";
         let invite = request("INVITE", via);
-        let id = table.open(&invite, UDP(), "owner").unwrap();
+        let id = table.open(&invite, by(UDP()), "owner").unwrap();
         table.respond(now, id, status, answer(&invite, status).to_bytes());
         sent(&mut table);
-        let arrival = table.on_request(now, &request("ACK", via), UDP());
+        let arrival = table.on_request(now, &request("ACK", via), by(UDP()));
         assert_eq!(matches!(arrival, Arrival::AckOfAccepted), travels, "{status}");
         assert!(travels || matches!(arrival, Arrival::Absorbed));
-        assert!(matches!(table.on_request(now, &invite, UDP()), Arrival::Absorbed), "RFC 6026 §7.1");
+        assert!(matches!(table.on_request(now, &invite, by(UDP())), Arrival::Absorbed), "RFC 6026 §7.1");
         while table.poll_expired(now + Duration::from_secs(32)).is_some() {}
         assert_eq!(sent(&mut table), [""; 0], "an ACK ends the retransmissions; a 2xx is never repeated here");
     }
@@ -189,23 +205,23 @@ fn a_cancel_finds_a_pending_invite_of_its_own_branch_and_flow() {
     let (mut table, now) = (table(9), Instant::now());
     let via = "SIP/2.0/UDP peer;branch=z9hG4bK1";
     let invite = request("INVITE", via);
-    let id = table.open(&invite, UDP(), "call").unwrap();
+    let id = table.open(&invite, by(UDP()), "call").unwrap();
     let cancel = request("CANCEL", via);
-    assert!(matches!(table.on_request(now, &cancel, UDP()), Arrival::Cancel("call")));
-    assert!(matches!(table.on_request(now, &cancel, TCP), Arrival::CancelElsewhere("call")));
+    assert!(matches!(table.on_request(now, &cancel, by(UDP())), Arrival::Cancel("call")));
+    assert!(matches!(table.on_request(now, &cancel, by(TCP)), Arrival::CancelElsewhere("call")));
     let stranger = request("CANCEL", "SIP/2.0/UDP peer;branch=z9hG4bK2");
-    assert!(matches!(table.on_request(now, &stranger, UDP()), Arrival::New));
+    assert!(matches!(table.on_request(now, &stranger, by(UDP())), Arrival::New));
     table.respond(now, id, 486, answer(&invite, 486).to_bytes());
-    assert!(matches!(table.on_request(now, &cancel, UDP()), Arrival::CancelTooLate), "answered before");
-    assert_eq!(table.to_tag_for(&cancel).as_deref(), answer(&invite, 486).to().unwrap().tag());
+    assert!(matches!(table.on_request(now, &cancel, by(UDP())), Arrival::CancelTooLate), "answered before");
+    assert_eq!(table.to_tag_for(&cancel, Side::Upstream).as_deref(), answer(&invite, 486).to().unwrap().tag());
 }
 
 #[test]
 fn a_full_table_refuses_both_kinds_and_holds_what_it_has() {
     let (mut table, now) = (table(1), Instant::now());
     let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
-    table.open(&message, UDP(), "owner").unwrap();
-    assert_eq!(table.open(&request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK2"), UDP(), "owner"), Err(Full));
+    table.open(&message, by(UDP()), "owner").unwrap();
+    assert_eq!(table.open(&request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK2"), by(UDP()), "owner"), Err(Full));
     send(&mut table, now, Method::Options, 1, UDP());
     assert_eq!(table.send(now, branch(2), Method::Options, message.to_bytes(), UDP(), "asker"), Err(Full));
     assert_eq!(sent(&mut table), ["OPTIONS"]);
@@ -216,13 +232,13 @@ fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, TCP);
     for second in 0..1000 {
-        table.on_response(now + Duration::from_secs(second), &answer(&invite, 180), TCP);
+        respond(&mut table, now + Duration::from_secs(second), &answer(&invite, 180));
     }
     let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
-    let id = table.open(&message, UDP(), "owner").unwrap();
+    let id = table.open(&message, by(UDP()), "owner").unwrap();
     table.respond(now, id, 200, answer(&message, 200).to_bytes());
     for _ in 0..1000 {
-        table.on_request(now, &message, UDP());
+        table.on_request(now, &message, by(UDP()));
     }
     assert!(table.timers() < 10, "{}", table.timers());
     let mut at = now;
@@ -250,11 +266,11 @@ fn what_is_refused_in_passing_leaves_room_for_what_is_not() {
         }
     };
     for _ in 0..2 {
-        assert!(table.open_in_passing(&invite(), UDP(), "refused").is_ok());
+        assert!(table.open_in_passing(&invite(), by(UDP()), "refused").is_ok());
     }
-    assert_eq!(table.open_in_passing(&invite(), UDP(), "refused"), Err(Full));
+    assert_eq!(table.open_in_passing(&invite(), by(UDP()), "refused"), Err(Full));
     for _ in 0..6 {
-        assert!(table.open(&invite(), UDP(), "call").is_ok());
+        assert!(table.open(&invite(), by(UDP()), "call").is_ok());
     }
-    assert_eq!(table.open(&invite(), UDP(), "call"), Err(Full));
+    assert_eq!(table.open(&invite(), by(UDP()), "call"), Err(Full));
 }

@@ -9,6 +9,7 @@ mod flows;
 mod forking;
 mod in_call;
 mod instructions;
+mod largest;
 mod oddities;
 mod paging;
 mod presence;

@@ -1,11 +1,13 @@
-//! What comes by UDP from somebody who is not believed: one answer, to where it came from, and nothing kept.
+//! What comes from somebody who is not believed: a request gets one answer, to where it came from, and nothing is kept; a response
+//! is nobody's.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::world::World;
+use crate::world::{REGISTRAR, World, server_address};
 use sip::endpoint::*;
 use sip::id::FlowId;
+use sip::message::{Limits, Message, Name};
 
 fn stranger(peer: &str) -> Source {
     let peer: SocketAddr = peer.parse().unwrap();
@@ -102,16 +104,59 @@ fn a_refused_invite_gets_the_same_answer_again_and_its_ack_is_swallowed() {
     assert_eq!(refused, 3);
 }
 
-#[test]
-fn a_copy_of_a_servers_request_makes_nobody_a_target() {
-    let peer: SocketAddr = "192.0.2.10:5060".parse().unwrap();
-    let mut world = World::registered_with(FlowId::Datagram(peer), |_| {});
-    world.invite("call-1");
-    let victim = stranger("203.0.113.9:53");
+/// What a world says to a copy of the INVITE of its call.
+fn to_a_copy(world: &mut World, source: Source) -> Vec<FlowId> {
     world.sent.clear();
     let text = world.invite_text("call-1");
-    world.receive(victim, &text);
-    assert!(world.sent.iter().all(|sent| sent.flow != victim.flow), "{:?}", world.sent);
+    world.receive(source, &text);
+    world.sent.iter().map(|sent| sent.flow).collect()
+}
+
+#[test]
+fn a_copy_of_a_servers_request_makes_nobody_a_target() {
+    for flow in [FlowId::Datagram(server_address()), FlowId::Stream(7)] {
+        for answered in [false, true] {
+            let mut world = World::registered_with(flow, |_| {});
+            world.attach(1);
+            world.invite("call-1");
+            if answered {
+                let (phone, invite) = (world.device(1), world.last("INVITE"));
+                world.reply(phone, &invite, 486, &[], "");
+            }
+            for source in strangers() {
+                // At the edge, what has this branch is another request.
+                let got = to_a_copy(&mut world, source);
+                assert!(got.is_empty() || source.side == Side::Device, "{source:?}: {:?}", world.descriptions());
+                assert!(!world.descriptions().iter().any(|sent| sent == "INVITE 100" || sent == "INVITE 486"));
+            }
+            let own = world.upstream;
+            assert_eq!(to_a_copy(&mut world, own), [flow], "its own sender");
+        }
+    }
+}
+
+#[test]
+fn a_copy_from_another_port_or_address_of_its_server_is_answered() {
+    let mut world = World::registered();
+    world.invite("call-1");
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
+    for peer in ["192.0.2.10:5099", "192.0.2.11:5060"] {
+        assert_eq!(
+            to_a_copy(&mut world, stranger(peer)),
+            [world.upstream.flow],
+            "{peer}: to where the INVITE came from"
+        );
+    }
+}
+
+#[test]
+fn a_copy_by_the_next_connection_of_its_server_is_answered_there() {
+    let mut world = World::registered_with(FlowId::Stream(7), |_| {});
+    let addresses = [server_address().ip()].into();
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+    world.invite("call-1");
+    let next = Source { flow: FlowId::Stream(8), ..world.upstream };
+    assert_eq!(to_a_copy(&mut world, next), [next.flow]);
 }
 
 #[test]
@@ -134,4 +179,149 @@ fn only_the_sender_of_an_invite_acknowledges_its_refusal_whatever_route_its_ack_
     world.receive(world.upstream, &of_invite("ACK", "sip:somebody@else.test", ack));
     world.advance(Duration::from_secs(30));
     assert_eq!(refusals(&world), again);
+}
+
+/// Whoever may not answer what went to the SIP server by UDP, though it knows the branch.
+pub fn strangers() -> Vec<Source> {
+    let device = "198.51.100.7:40000".parse().unwrap();
+    let at_the_edge = |peer| Source { flow: FlowId::Stream(66), side: Side::Device, transport: Transport::Tls, peer };
+    let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..stranger("203.0.113.9:5060") };
+    vec![stranger("203.0.113.9:5060"), by_tcp, at_the_edge(device), at_the_edge(server_address())]
+}
+
+fn refused(world: &World) -> usize {
+    world.events.iter().filter(|event| matches!(event, Event::ResponseRefused)).count()
+}
+
+#[test]
+fn nobody_but_its_own_server_answers_a_register_by_udp() {
+    for status in [200, 401, 403, 407, 503] {
+        let mut world = World::new(FlowId::Datagram(server_address()));
+        world.bind();
+        let register = world.last("REGISTER");
+        let contact = register.text(Name::Contact).unwrap().to_owned();
+        let challenge = "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"";
+        let headers = [("Contact", &*contact), ("WWW-Authenticate", challenge), ("Proxy-Authenticate", challenge)];
+        let headers = if status == 200 { &headers[..1] } else { &headers[1..] };
+        for source in strangers() {
+            world.reply(source, &register, status, headers, "");
+        }
+        assert_eq!((world.count("REGISTER"), refused(&world)), (1, strangers().len()), "{status}");
+        assert!(world.events.iter().all(|event| matches!(event, Event::ResponseRefused)), "{:?}", world.events);
+        world.grant(600);
+        assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "{:?}", world.events);
+    }
+}
+
+#[test]
+fn a_server_answers_by_another_port_by_tcp_and_by_each_of_its_addresses() {
+    let other = |peer: &str| stranger(peer);
+    let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..other("192.0.2.10:39999") };
+    for source in [other("192.0.2.10:5099"), other("[::ffff:192.0.2.10]:5060"), by_tcp, other("192.0.2.11:5060")] {
+        let mut world = World::new(FlowId::Datagram(server_address()));
+        world.bind();
+        let addresses = ["192.0.2.10".parse().unwrap(), "192.0.2.11".parse().unwrap()].into();
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+        world.upstream = source;
+        world.grant(600);
+        assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "{source:?}: {:?}", world.events);
+    }
+}
+
+/// A call that the device has answered by its first connection, and its BYE.
+fn talking() -> (World, String) {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (phone, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(phone, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
+    let ours = invite.elements(Name::RecordRoute).filter(|route| !route.contains("192.0.2.10"));
+    let routes: String = ours.map(|route| format!("Route: {route}\r\n")).collect();
+    let text = format!(
+        "BYE sip:bob@192.0.2.77 SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKbye\r\nMax-Forwards: 70\r\n{routes}\
+         From: <sip:alice@example.com>;tag=peer\r\nTo: <sip:bob@example.com>;tag=bob\r\nCall-ID: call-1\r\nCSeq: 1 BYE\r\n\
+         Content-Length: 0\r\n\r\n"
+    );
+    (world, text)
+}
+
+#[test]
+fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
+    let (mut world, text) = talking();
+    world.receive(world.device(1), &text);
+    let bye = world.last("BYE");
+    for source in strangers() {
+        world.reply(source, &bye, 481, &[], "");
+    }
+    assert_eq!((world.count("BYE 481"), refused(&world)), (0, strangers().len()));
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
+    world.reply(stranger("192.0.2.11:5060"), &bye, 200, &[], "");
+    assert_eq!(world.count("BYE 200"), 1);
+}
+
+#[test]
+fn a_devices_request_that_comes_again_by_its_next_connection_is_answered_there_and_by_no_other() {
+    let (mut world, text) = talking();
+    world.receive(world.device(1), &text);
+    let bye = world.last("BYE");
+    world.reply(world.upstream, &bye, 200, &[], "");
+    world.attach(2);
+    for (number, expected) in [(66, vec![]), (2, vec![FlowId::Stream(2)])] {
+        world.sent.clear();
+        world.receive(world.device(number), &text);
+        assert_eq!(world.sent.iter().map(|sent| sent.flow).collect::<Vec<_>>(), expected, "{:?}", world.descriptions());
+    }
+}
+
+fn at_the_edge() -> Source {
+    strangers().into_iter().find(|source| source.side == Side::Device).unwrap()
+}
+
+#[test]
+fn what_a_device_sends_is_never_taken_for_what_a_server_does() {
+    for flow in [FlowId::Datagram(server_address()), FlowId::Stream(7)] {
+        let mut world = World::registered_with(flow, |_| {});
+        let (server, stranger, text) = (world.upstream, at_the_edge(), world.invite_text("call-1"));
+        world.receive(stranger, &text);
+        assert_eq!(world.count("INVITE 403"), 1);
+        world.sent.clear();
+        world.receive(server, &text);
+        assert_eq!((world.descriptions(), world.wakes().len()), (vec!["INVITE 100".to_owned()], 1));
+        let begun = world.events.iter().filter_map(|event| match event {
+            Event::InviteTransaction(change) => Some(change.key.to_string()),
+            _ => None,
+        });
+        let begun: Vec<String> = begun.collect();
+        let uri = format!("sip:{}@relay.test:5070", world.binding);
+        let cancel = format!("CANCEL {uri} SIP/2.0\r\n{}\r\n", world.head("call-1", "CANCEL", 1, ""));
+        let parsed = Message::parse(&cancel.clone().into(), &Limits::default()).unwrap();
+        assert_eq!(Endpoint::invite_key(&parsed, Side::Upstream).into_iter().collect::<Vec<_>>(), begun);
+        assert_ne!(Endpoint::invite_key(&parsed, Side::Device).into_iter().collect::<Vec<_>>(), begun);
+        world.receive(stranger, &cancel);
+        assert_eq!((world.count("CANCEL 481"), world.count("INVITE 487")), (1, 0));
+        world.receive(server, &cancel);
+        assert_eq!((world.count("CANCEL 200"), world.count("INVITE 487")), (1, 1));
+    }
+}
+
+#[test]
+fn what_a_device_is_refused_leaves_nothing_that_stands_in_the_way_of_anothers() {
+    let (mut world, bye) = talking();
+    let before = world.endpoint.counts().transactions;
+    let own = format!("sip:{}@relay.test", world.instance);
+    for method in ["INVITE", "OPTIONS", "MESSAGE", "SUBSCRIBE", "REGISTER", "CANCEL", "BYE", "FOO"] {
+        for uri in ["sip:bob@example.com", &own] {
+            world.receive(at_the_edge(), &request(method, uri, method, ""));
+        }
+    }
+    for method in ["BYE", "INVITE"] {
+        world.receive(
+            at_the_edge(),
+            &bye.replace("BYE sip", &format!("{method} sip")).replace("1 BYE", &format!("1 {method}")),
+        );
+    }
+    assert_eq!(world.endpoint.counts().transactions, before, "{:?}", world.descriptions());
+    world.sent.clear();
+    world.receive(world.device(1), &bye);
+    assert_eq!(world.descriptions(), ["BYE"]);
 }

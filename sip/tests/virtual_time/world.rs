@@ -216,7 +216,7 @@ impl World {
                         self.stun.push(bytes);
                         continue;
                     }
-                    let message = Message::parse(&bytes, &Limits::default()).expect("what is sent parses");
+                    let message = Message::parse(&bytes, &Limits::COMPOSED).expect("what is sent parses");
                     message.check().expect("what is sent is sound");
                     self.sent.push(Sent { flow, message });
                 }
@@ -232,7 +232,7 @@ impl World {
                     }
                 }
                 Output::SendLarge { peer, bytes } => {
-                    let message = Message::parse(&bytes, &Limits::default()).expect("what is sent parses");
+                    let message = Message::parse(&bytes, &Limits::COMPOSED).expect("what is sent parses");
                     self.large.push((peer, message));
                 }
                 Output::Close(flow) => self.closed.push(flow),

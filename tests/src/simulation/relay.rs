@@ -225,6 +225,7 @@ impl World {
             Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
             Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
+            Event::ResponseRefused => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteTransaction(_) | Event::DialogBegun { .. } | Event::DialogEnded { .. } => {}
@@ -342,6 +343,7 @@ fn event_kind(event: &Event) -> String {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
         Event::RequestRefused(why) => format!("request refused {why:?}"),
+        Event::ResponseRefused => "response refused".to_owned(),
         Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),

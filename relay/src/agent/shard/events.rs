@@ -114,6 +114,7 @@ impl Shard {
                 RequestRefusal::Unknown => SipRefusal::Unknown,
                 RequestRefusal::Method => SipRefusal::Method,
             }),
+            Event::ResponseRefused => self.shared.metrics.sip_refused(SipRefusal::WrongSource),
             Event::EdgeRegister(outcome) => self.shared.metrics.edge_register(match outcome {
                 EdgeRegister::Challenged => EdgeRegisterOutcome::Challenged,
                 EdgeRegister::Refused => EdgeRegisterOutcome::Refused,

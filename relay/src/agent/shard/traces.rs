@@ -91,7 +91,7 @@ impl Shard {
 
     /// Bytes are sent.
     pub(crate) fn trace_out(&mut self, flow: FlowId, bytes: &Bytes) {
-        let Ok(message) = Message::parse(bytes, &Limits::default()) else { return };
+        let Ok(message) = Message::parse(bytes, &Limits::COMPOSED) else { return };
         let side = if self.endpoint.is_device_flow(flow) { Side::Device } else { Side::Upstream };
         let (transport, peer): (_, Option<SocketAddr>) = match flow {
             FlowId::Datagram(peer) => (Some(Transport::Udp), Some(peer)),

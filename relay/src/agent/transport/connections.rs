@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
-use sip::message::{Frame, FrameError, Limits, Message};
+use sip::message::{Frame, FrameError, Limits, Malformed, Message};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
@@ -33,7 +33,7 @@ use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::stream::Stream;
-use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY};
+use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, Fault};
 use crate::random;
 use crate::timing::ConnectionTiming;
 
@@ -330,16 +330,23 @@ impl Connection {
                     continue;
                 }
                 Frame::Message(bytes) => {
-                    let Ok(message) = Message::parse(&bytes, &self.limits) else {
-                        self.pass_over(stream, &bytes, Broken::NotSip).await?;
-                        continue;
+                    let message = match Message::parse(&bytes, &self.limits) {
+                        Ok(message) => message,
+                        Err(fault) => {
+                            // A WebSocket's message is long enough for a response.
+                            let broken = match fault {
+                                Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
+                                _ => Broken::NotSip,
+                            };
+                            self.pass_over(stream, &bytes, broken).await?;
+                            continue;
+                        }
                     };
                     if !self.framing.is_whole(bytes.len(), message.head().len() + message.body().len()) {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    let named = || self.shards.named(&message).filter(|_| self.source.side == Side::Upstream);
-                    let shard = self.shards.of(&message).or_else(named);
+                    let shard = self.shards.of(&message, self.source.side);
                     let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
                     (shard, Input::Received { source: self.source, message })

@@ -47,7 +47,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
         }
         return;
     };
-    let shard = shards.of(&message).or_else(|| shards.named(&message)).unwrap_or(0);
+    let shard = shards.of(&message, Side::Upstream).unwrap_or(0);
     let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer };
     shards.offer(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
 }

@@ -45,7 +45,7 @@ impl Framing {
     }
 
     pub(crate) fn websocket(limits: Limits) -> Self {
-        Self::WebSocket(Reader::new(limits.message_bytes))
+        Self::WebSocket(Reader::new(limits.of_responses().message_bytes))
     }
 
     /// Adds bytes that were read.

@@ -3,7 +3,7 @@
 use crate::flow::{Side, Transport};
 use crate::id::ShardTag;
 use crate::message::Limits;
-use crate::transaction::{Table, Timing};
+use crate::transaction::{Reply, Table, Timing};
 
 use super::*;
 
@@ -27,7 +27,8 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
     let source =
         Source { flow, side: Side::Upstream, transport: Transport::Udp, peer: "192.0.2.1:5060".parse().unwrap() };
-    let server = Table::<(), ()>::new(1, Timing::default(), Limits::default()).open(&invite, flow, ()).unwrap();
+    let reply = Reply { flow, side: source.side };
+    let server = Table::<(), ()>::new(1, Timing::default()).open(&invite, reply, ()).unwrap();
     let tag = ShardTag(0);
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
     let timing = EdgeTiming::default();

@@ -11,9 +11,9 @@ use crate::edge::invite_mark::InviteMark;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
 use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source};
 use crate::flow::FlowToken;
-use crate::id::{BindingId, CallId, FlowId, InstanceId};
+use crate::id::{BindingId, CallId, InstanceId};
 use crate::message::{Composer, Message, Method};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// A call that may begin.
 pub(super) struct Admitted {
@@ -27,7 +27,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         invite: Message,
         binding: BindingId,
     ) {

@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use crate::endpoint::core::ServerOwner;
 use crate::endpoint::{Endpoint, Event, Source};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::id::{BindingId, BranchId, InstanceId};
 use crate::message::{Composer, Message};
-use crate::transaction::ServerId;
+use crate::transaction::{Reply, ServerId};
 
 /// INVITEs that may wait so in one endpoint; a further one is answered 480.
 pub const OVERTAKING_MAX: usize = 256;
@@ -41,7 +41,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: FlowId,
+        reply: Reply,
         invite: Message,
         binding: BindingId,
     ) {

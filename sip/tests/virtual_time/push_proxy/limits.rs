@@ -216,7 +216,9 @@ fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
              Contact: <sip:x@h;pn-provider=fcm;pn-prid=t{number}>\r\nExpires: 600\r\n\r\n"
         );
         through.world.receive(source, &text);
-        through.world.endpoint.counts().waiting
+        let Counts { waiting, transactions, .. } = through.world.endpoint.counts();
+        assert_eq!(transactions, waiting, "what is answered 503 leaves none");
+        waiting
     };
     let neighbours = ["[2001:db8::1]:9", "[2001:db8::2]:9", "[2001:db8::ffff:1]:9"];
     let held = (0..3_000).map(|number| send(number, neighbours[number as usize % 3])).last();

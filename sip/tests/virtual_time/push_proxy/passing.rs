@@ -233,3 +233,19 @@ fn a_flow_that_breaks_under_a_register_is_504_at_once() {
     through.world.input(Input::Closed(FlowId::Stream(900)));
     assert_eq!(through.world.count("REGISTER 504"), 1);
 }
+
+#[test]
+fn nobody_but_the_server_answers_a_register_that_passes_through_by_udp() {
+    let mut through = Through::new();
+    through.register(&Register::by(1));
+    let register = through.world.last("REGISTER");
+    for source in crate::strangers::strangers() {
+        for status in [200, 403, 407] {
+            through.world.reply(source, &register, status, &[("Contact", "<sip:alice@10.0.0.5:1>;expires=600")], "");
+        }
+    }
+    let passed = through.world.descriptions().into_iter().filter(|sent| sent.starts_with("REGISTER ")).count();
+    assert_eq!((passed, through.world.endpoint.counts().push_bindings), (0, 0), "{:?}", through.world.descriptions());
+    through.accept(600);
+    assert_eq!((through.world.count("REGISTER 200"), through.world.endpoint.counts().push_bindings), (1, 1));
+}

@@ -1,0 +1,87 @@
+//! Calls whose INVITE has as much as a request may have: what this relay adds to it is not too much for anybody here.
+
+use sip::message::{Limits, Message, Name};
+
+use crate::world::{SDP, World};
+
+/// An INVITE with so many Vias and header lines and so many bytes, which none of the limits is beyond.
+fn invite(world: &World, call_id: &str, [vias, headers, bytes]: [usize; 3]) -> String {
+    let text = world.invite_text(call_id);
+    let (line, rest) = text.split_once("\r\n").unwrap();
+    let rest = rest.replace("Max-Forwards: 69\r\n", "");
+    // The topmost is the sender's.
+    let (first, rest) = rest.split_once("\r\n").unwrap();
+    let text = format!("{line}\r\n{first}\r\n{}{rest}", "Via: SIP/2.0/UDP h;branch=z9hG4bKx\r\n".repeat(vias - 2));
+    let lines = text.split_once("\r\n\r\n").unwrap().0.split("\r\n").count() - 1;
+    let text = text.replace("\r\n\r\n", &format!("\r\n{}\r\n", "X: y\r\n".repeat(headers - lines)));
+    let more = "y".repeat(bytes - text.len());
+    text.replacen("X-Odd:", &format!("X-Odd:{more}"), 1)
+}
+
+/// Each limit alone, and all.
+fn largest() -> Vec<[usize; 3]> {
+    let Limits { message_bytes, headers, vias } = Limits::default();
+    let few = [2, 64, 4_000];
+    let mut all = vec![[vias, few[1], few[2]], [few[0], few[1], message_bytes], [vias, headers, message_bytes]];
+    all.extend((headers - 3..=headers).map(|headers| [few[0], headers, few[2]]));
+    all
+}
+
+/// A device that is there has the INVITE.
+fn ringing(limits: [usize; 3]) -> (World, Message) {
+    let mut world = World::registered();
+    world.attach(1);
+    world.sent.clear();
+    let text = invite(&world, "large", limits);
+    assert_eq!(text.len(), limits[2]);
+    world.receive(world.upstream, &text);
+    let invite = world.last("INVITE");
+    assert_eq!(invite.elements(Name::Via).count(), limits[0] + 1);
+    (world, invite)
+}
+
+#[test]
+fn a_refusal_of_the_largest_invite_is_acknowledged_and_heard_by_its_caller() {
+    for limits in largest() {
+        let (mut world, invite) = ringing(limits);
+        world.reply(world.device(1), &invite, 486, &[], "");
+        assert_eq!((world.count("ACK"), world.count("INVITE 486")), (1, 1), "{limits:?}");
+        assert_eq!(world.last("INVITE 486").elements(Name::Via).count(), limits[0]);
+    }
+}
+
+#[test]
+fn an_answer_to_the_largest_invite_reaches_its_caller() {
+    for limits in largest() {
+        let (mut world, invite) = ringing(limits);
+        let further: Vec<_> = (0..20).map(|_| ("Allow", "INVITE")).chain([("Contact", "<sip:p@10.0.0.5>")]).collect();
+        for status in [180, 200] {
+            world.reply(world.device(1), &invite, status, &further, SDP);
+        }
+        assert_eq!((world.count("INVITE 180"), world.count("INVITE 200")), (1, 1), "{limits:?}");
+    }
+}
+
+#[test]
+fn the_cancel_of_the_largest_invite_reaches_its_device() {
+    for limits in largest() {
+        let (mut world, invite) = ringing(limits);
+        world.reply(world.device(1), &invite, 180, &[], "");
+        let cancel = world.head("large", "CANCEL", 1, "");
+        let uri = format!("sip:{}@relay.test:5070", world.binding);
+        world.receive(world.upstream, &format!("CANCEL {uri} SIP/2.0\r\n{cancel}Content-Length: 0\r\n\r\n"));
+        assert_eq!((world.count("CANCEL 200"), world.count("CANCEL")), (1, 1), "{limits:?}");
+        world.reply(world.device(1), &invite, 487, &[], "");
+        assert_eq!((world.count("ACK"), world.count("INVITE 487")), (1, 1), "{limits:?}");
+    }
+}
+
+#[test]
+fn the_largest_invite_from_another_address_than_it_says_is_marked_with_it() {
+    let mut world = World::registered();
+    let Limits { message_bytes, .. } = Limits::default();
+    let text = invite(&world, "large", [2, 64, message_bytes + 1]).replacen("192.0.2.10:5060", "192.0.2.9:5060", 1);
+    world.receive(world.upstream, &text);
+    let trying = world.last("INVITE 100");
+    assert!(trying.via().unwrap().text.ends_with(";received=192.0.2.10"), "{:?}", trying.via());
+}
