@@ -1,7 +1,9 @@
 //! Devices at the edge: their REGISTERs, and which of them is attached by which flow.
 //!
 //! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
-//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances.
+//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances. A device is detached by the
+//! end of its flow, by its time, and by a removal of the very Contact that it is attached with, which no flow sends that it has
+//! left.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use super::core::OfflinePeer;
 use super::outgoing::INVITES_PER_FLOW;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
+use crate::edge::device_contacts::{ContactRequest, DeviceContact};
 use crate::flow::{Side, Transport};
 use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Name};
@@ -19,8 +22,6 @@ use crate::transaction::ServerId;
 pub const FAILURES_PER_FLOW: u8 = 5;
 /// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
 pub const INSTANCES_PER_FLOW: usize = 16;
-/// Bounds of a device's registration at the edge, and what it gets when it asks for nothing, in seconds.
-const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
 /// Forwarded requests remembered for one flow, so that its end fails them at once.
 const FORWARDED_PER_FLOW: usize = 64;
 
@@ -39,20 +40,29 @@ pub(super) struct Attachments {
 pub(super) struct Attached {
     pub(super) flow: FlowId,
     pub(super) transport: Transport,
-    /// The URI of its Contact.
-    pub(super) contact: Box<str>,
+    /// Its Contact; empty where its SIP server knows it.
+    pub(super) contact: DeviceContact,
     pub(super) expires_at: Instant,
 }
 
 /// One flow of devices.
 #[derive(Debug, Default)]
 struct DeviceFlow {
-    instances: Vec<(InstanceId, Replay)>,
+    instances: Vec<Carried>,
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
     /// INVITEs that came by it and went to a SIP server.
     placed: Vec<BranchId>,
+}
+
+/// An instance that has named itself on a flow.
+#[derive(Debug)]
+struct Carried {
+    instance: InstanceId,
+    replay: Replay,
+    /// It has been attached by this flow; where it is attached by another one, it has left this one.
+    has_bound: bool,
 }
 
 /// A REGISTER whose proof the shell is verifying.
@@ -107,17 +117,24 @@ impl Attachments {
     /// How many instances a flow carries beside this one.
     pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
-        carried.iter().filter(|(instance, _)| *instance != beside).count()
+        carried.iter().filter(|it| it.instance != beside).count()
     }
 
     /// Whether a flow carries this instance.
     pub(super) fn carries(&self, flow: FlowId, instance: InstanceId) -> bool {
-        self.flows.get(&flow).is_some_and(|state| state.instances.iter().any(|(known, _)| *known == instance))
+        self.flows.get(&flow).is_some_and(|state| state.instances.iter().any(|it| it.instance == instance))
+    }
+
+    /// Whether a device was attached by this flow, and is by another one now.
+    fn has_left(&self, instance: InstanceId, flow: FlowId) -> bool {
+        let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
+        self.get(instance).is_some_and(|attached| attached.flow != flow)
+            && carried.iter().any(|it| it.instance == instance && it.has_bound)
     }
 
     /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
     pub(super) fn carry(&mut self, flow: FlowId, instance: InstanceId) -> bool {
-        self.flows.get_mut(&flow).is_some_and(|state| state.replay_of(instance).is_some())
+        self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
     }
 
     /// Remembers that a request was forwarded on a device's flow.
@@ -134,7 +151,7 @@ impl Attachments {
     pub(super) fn attached_by(&self, flow: FlowId) -> Vec<InstanceId> {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
         let here = |instance: &InstanceId| self.attached.get(instance).is_some_and(|attached| attached.flow == flow);
-        carried.iter().map(|(instance, _)| *instance).filter(here).collect()
+        carried.iter().map(|it| it.instance).filter(here).collect()
     }
 
     /// Remembers that an INVITE of a flow was sent on.
@@ -155,17 +172,17 @@ impl Attachments {
 }
 
 impl DeviceFlow {
-    /// The last nonce and count of an instance on this flow; `None` when the flow carries as many others as it may.
-    fn replay_of(&mut self, instance: InstanceId) -> Option<&mut Replay> {
-        let known = self.instances.iter().position(|(known, _)| *known == instance);
+    /// An instance on this flow; `None` when the flow carries as many others as it may.
+    fn carried(&mut self, instance: InstanceId) -> Option<&mut Carried> {
+        let known = self.instances.iter().position(|it| it.instance == instance);
         if known.is_none() {
             if self.instances.len() >= INSTANCES_PER_FLOW {
                 return None;
             }
-            self.instances.push((instance, Replay::default()));
+            self.instances.push(Carried { instance, replay: Replay::default(), has_bound: false });
         }
         let at = known.unwrap_or(self.instances.len() - 1);
-        self.instances.get_mut(at).map(|(_, replay)| replay)
+        self.instances.get_mut(at)
     }
 }
 
@@ -181,10 +198,11 @@ impl Endpoint {
         };
         let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         let state = self.attachments.flows.entry(source.flow).or_default();
-        let Some(replay) = state.replay_of(instance) else {
+        let Some(carried) = state.carried(instance) else {
             return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
         };
         let md5_alone = self.devices.is_challenged(instance);
+        let replay = &mut carried.replay;
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
         match admission {
@@ -258,54 +276,40 @@ impl Endpoint {
             self.core.transactions.respond(now, server, 403, response.finish());
             return self.count_failure(source.flow);
         }
-        let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
-        let response = match self.contact_request(&register) {
-            ContactRequest::Query => response.maybe(Name::Contact, self.contact_line(now, instance)),
-            ContactRequest::Remove => {
-                self.detach(now, instance);
-                response
+        match ContactRequest::read(&register) {
+            ContactRequest::Query => {}
+            ContactRequest::Remove(named) => {
+                if self.attachments.get(instance).is_some_and(|it| named.iter().any(|named| named.is_same(&it.contact)))
+                {
+                    self.detach_by(now, instance, &source);
+                }
             }
+            ContactRequest::RemoveAll => self.detach_by(now, instance, &source),
             ContactRequest::Bind { contact, expires } => {
-                let line = format!("<{contact}>;expires={expires}");
                 let expires_at = now + Duration::from_secs(u64::from(expires));
                 let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at };
                 self.attach(now, instance, attached);
-                response.header(Name::Contact, line)
             }
             ContactRequest::Malformed => {
                 let response = Composer::response(&register, 400, "Invalid Contact", Some(&tag));
                 return self.core.transactions.respond(now, server, 400, response.finish());
             }
-        };
+        }
+        let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
+        let response = response.maybe(Name::Contact, self.contact_line(now, instance));
         self.core.transactions.respond(now, server, 200, response.finish());
         self.core.flush();
-        self.send_parked(now, OfflinePeer::Device(instance));
-        self.fork_waiting(now, instance);
-    }
-
-    fn contact_request(&self, register: &Message) -> ContactRequest {
-        let header = register.number(Name::Expires);
-        let contacts = register.contacts();
-        let Some((contact, target)) = contacts.first().and_then(|contact| Some((contact, contact.target()?))) else {
-            return match register.text(Name::Contact) {
-                Some("*") if header == Some(0) => ContactRequest::Remove,
-                None if !register.has(Name::Contact) => ContactRequest::Query,
-                // It asks for something that nobody can do; a 200 would be taken for it.
-                _ => ContactRequest::Malformed,
-            };
-        };
-        let (min, max, default) = EXPIRES;
-        let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
-        match own.or(header).unwrap_or(default) {
-            0 => ContactRequest::Remove,
-            expires => ContactRequest::Bind { contact: target.into(), expires: expires.clamp(min, max) },
+        if self.attachments.is_attached(instance) {
+            self.send_parked(now, OfflinePeer::Device(instance));
+            self.fork_waiting(now, instance);
         }
     }
 
+    /// The Contact that stands (RFC 3261 §10.3 step 8).
     fn contact_line(&self, now: Instant, instance: InstanceId) -> Option<String> {
         let attached = self.attachments.attached.get(&instance)?;
         let left = attached.expires_at.saturating_duration_since(now).as_secs();
-        Some(format!("<{}>;expires={left}", attached.contact))
+        Some(format!("<{}>;expires={left}", attached.contact.uri))
     }
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
@@ -313,6 +317,9 @@ impl Endpoint {
             self.core.timers.set(at, Timer::Device(instance));
         }
         let flow = attached.flow;
+        if let Some(carried) = self.attachments.flows.get_mut(&flow).and_then(|state| state.carried(instance)) {
+            carried.has_bound = true;
+        }
         let earlier = self.attachments.attached.insert(instance, attached);
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
             if let Some(earlier) = earlier {
@@ -320,6 +327,13 @@ impl Endpoint {
                 self.leave_flow(now, instance, earlier.flow);
             }
             self.core.event(Event::Attached(instance));
+        }
+    }
+
+    /// A device is to be detached by its own wish, which is not heard by a flow that it has left.
+    fn detach_by(&mut self, now: Instant, instance: InstanceId, source: &Source) {
+        if !self.attachments.has_left(instance, source.flow) {
+            self.detach(now, instance);
         }
     }
 
@@ -346,7 +360,7 @@ impl Endpoint {
     /// A flow of devices has ended.
     pub(super) fn on_device_flow_closed(&mut self, now: Instant, flow: FlowId) {
         let Some(state) = self.attachments.flows.remove(&flow) else { return };
-        for (instance, _) in state.instances {
+        for Carried { instance, .. } in state.instances {
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
                 self.detach(now, instance);
             }
@@ -356,16 +370,4 @@ impl Endpoint {
             self.lose_forwarded(now, instance, branch);
         }
     }
-}
-
-/// The request that the Contact of a device's REGISTER makes.
-enum ContactRequest {
-    /// No Contact: tell the registered one.
-    Query,
-    /// `expires=0` or `*`: remove it.
-    Remove,
-    /// To be reached at `contact` for `expires` seconds.
-    Bind { contact: Box<str>, expires: u32 },
-    /// A Contact that does not parse.
-    Malformed,
 }

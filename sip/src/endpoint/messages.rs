@@ -130,7 +130,7 @@ impl Endpoint {
         let message = name_of(&self.core.token_key, request, instance);
         let sent_on = self.attachments.get(instance).and_then(|attached| {
             let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
-            let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
+            let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact.uri).finish();
             let owner = ClientOwner::Message(id);
             let sent = self.core.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
             sent.ok().map(|()| attached.flow)

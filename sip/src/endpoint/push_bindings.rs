@@ -18,6 +18,7 @@ use super::attachments::Attached;
 use super::core::OfflinePeer;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::{Endpoint, Event, Side, Source, Timer};
+use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
 use crate::id::{BindingId, FlowId, InstanceId, UpstreamId};
@@ -240,7 +241,12 @@ impl Endpoint {
         }
         let expires_at = now + expires;
         if carried {
-            let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
+            let attached = Attached {
+                flow: source.flow,
+                transport: source.transport,
+                contact: DeviceContact::default(),
+                expires_at,
+            };
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);
             self.send_parked(now, OfflinePeer::Device(instance));

@@ -191,7 +191,7 @@ impl Endpoint {
         let token = self.core.token_key.sign(&token, invite.message.call_id().unwrap_or_default());
         let edit = forward::forward_request(&invite.message, device, branch);
         // A request that came back by our Path names its device itself (RFC 8599 §5.6.2).
-        let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
+        let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact.uri) };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;
         if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
