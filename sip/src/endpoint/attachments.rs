@@ -4,6 +4,11 @@
 //! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances. A device is detached by the
 //! end of its flow, by its time, and by a removal of the very Contact that it is attached with, which no flow sends that it has
 //! left.
+//!
+//! A dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3): the flow of a device that is detached carries the
+//! dialogs of that device on, and nothing else, until it ends, the account is wiped, or the device proves itself by another one.
+//!
+//! Invariant: of these there is at most one for each instance that an open flow carries.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -29,6 +34,8 @@ const FORWARDED_PER_FLOW: usize = 64;
 #[derive(Debug)]
 pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
+    /// The flows of devices that are not attached, and have proved themselves there last.
+    detached: HashMap<InstanceId, DialogFlow>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
     verifications: HashMap<VerificationId, Verification>,
@@ -43,6 +50,13 @@ pub(super) struct Attached {
     /// Its Contact; empty where its SIP server knows it.
     pub(super) contact: DeviceContact,
     pub(super) expires_at: Instant,
+}
+
+/// The flow that a device's dialogs go by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DialogFlow {
+    pub(super) flow: FlowId,
+    pub(super) transport: Transport,
 }
 
 /// One flow of devices.
@@ -79,6 +93,7 @@ impl Attachments {
     pub(super) fn new(nonce_key: [u8; 32], now: Instant) -> Self {
         Self {
             attached: HashMap::new(),
+            detached: HashMap::new(),
             flows: HashMap::new(),
             nonces: Nonces::new(nonce_key, now),
             verifications: HashMap::new(),
@@ -86,9 +101,10 @@ impl Attachments {
         }
     }
 
-    /// How many devices are attached, how many flows of devices are known, and how many proofs are being verified.
+    /// How many devices are attached, how many flows are known of devices and for detached ones, and how many proofs are being
+    /// verified.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
-        (self.attached.len(), self.flows.len(), self.verifications.len())
+        (self.attached.len(), self.flows.len() + self.detached.len(), self.verifications.len())
     }
 
     pub(super) fn get(&self, instance: InstanceId) -> Option<&Attached> {
@@ -102,6 +118,29 @@ impl Attachments {
     /// Whether a flow carries this instance at this moment.
     pub(super) fn is_attached_by(&self, instance: InstanceId, source: &Source) -> bool {
         source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
+    }
+
+    /// The flow of a device's dialogs: that by which it is attached, else by which it has proved itself last.
+    pub(super) fn dialog_flow(&self, instance: InstanceId) -> Option<DialogFlow> {
+        let attached = self.get(instance).map(|it| DialogFlow { flow: it.flow, transport: it.transport });
+        attached.or_else(|| self.detached.get(&instance).copied())
+    }
+
+    /// Whether what comes by a flow may be of this device's dialogs.
+    pub(super) fn carries_dialogs(&self, instance: InstanceId, source: &Source) -> bool {
+        source.side == Side::Device && self.dialog_flow(instance).is_some_and(|it| it.flow == source.flow)
+    }
+
+    /// The dialogs of a device that is not attached go by a flow that it has proved itself on, as long as that is open.
+    fn leave_dialogs(&mut self, instance: InstanceId, dialogs: DialogFlow) {
+        if self.carries(dialogs.flow, instance) {
+            self.detached.insert(instance, dialogs);
+        }
+    }
+
+    /// The dialogs of a device that is not attached go by no flow any more.
+    pub(super) fn forget_dialogs(&mut self, instance: InstanceId) {
+        self.detached.remove(&instance);
     }
 
     /// Remembers a flow, so that its end is heard of.
@@ -302,6 +341,9 @@ impl Endpoint {
         if self.attachments.is_attached(instance) {
             self.send_parked(now, OfflinePeer::Device(instance));
             self.fork_waiting(now, instance);
+        } else {
+            let Source { flow, transport, .. } = source;
+            self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
         }
     }
 
@@ -319,6 +361,9 @@ impl Endpoint {
         let flow = attached.flow;
         if let Some(carried) = self.attachments.flows.get_mut(&flow).and_then(|state| state.carried(instance)) {
             carried.has_bound = true;
+        }
+        if let Some(earlier) = self.attachments.detached.remove(&instance).filter(|earlier| earlier.flow != flow) {
+            self.leave_flow(now, instance, earlier.flow);
         }
         let earlier = self.attachments.attached.insert(instance, attached);
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
@@ -339,6 +384,8 @@ impl Endpoint {
 
     fn detach(&mut self, now: Instant, instance: InstanceId) {
         if let Some(attached) = self.attachments.attached.remove(&instance) {
+            let Attached { flow, transport, .. } = attached;
+            self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
             self.lose_legs(now, instance, attached.flow);
             self.on_flow_lost(now, instance);
             self.core.event(Event::Detached(instance));
@@ -363,6 +410,9 @@ impl Endpoint {
         for Carried { instance, .. } in state.instances {
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
                 self.detach(now, instance);
+            }
+            if self.attachments.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow) {
+                self.attachments.forget_dialogs(instance);
             }
         }
         self.give_up_placed(now, state.placed);

@@ -6,7 +6,7 @@
 //! A request for a peer that is away for a moment waits in [`super::parked`].
 //!
 //! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
-//! server's go to the flow of the token's device.
+//! server's go to the flow of the token's device, attached or not.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -134,7 +134,7 @@ impl Endpoint {
     /// Whether the sender is one of the two ends that the token names.
     fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
-            Side::Device => self.attachments.is_attached_by(token.instance, source),
+            Side::Device => self.attachments.carries_dialogs(token.instance, source),
             Side::Upstream => {
                 token.upstream == source.flow
                     || self.devices.binding_of(token.instance).is_some_and(|binding| self.is_trusted(binding, source))
@@ -145,7 +145,11 @@ impl Endpoint {
     /// The next hop of a request: the other end that the token names.
     fn next_hop(&self, source: &Source, token: &FlowToken) -> Option<NextHop> {
         match source.side {
-            Side::Upstream => self.hop_to_device(token.instance),
+            Side::Upstream => {
+                let device = token.instance;
+                let dialogs = self.attachments.dialog_flow(device)?;
+                Some(NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device })
+            }
             Side::Device => {
                 let transport = self.flows.transport_of(token.upstream);
                 let (side, device) = (Side::Upstream, token.instance);
@@ -161,6 +165,7 @@ impl Endpoint {
         Some(NextHop { flow, side: Side::Upstream, transport, device })
     }
 
+    /// The next hop of a request that begins something, or has waited: to a device that is attached.
     pub(super) fn hop_to_device(&self, device: InstanceId) -> Option<NextHop> {
         let attached = self.attachments.get(device)?;
         Some(NextHop { flow: attached.flow, side: Side::Device, transport: attached.transport, device })

@@ -1,21 +1,8 @@
 //! Which of a device's REGISTERs attach it, and which detach it (RFC 3261 §10.3).
 
-use sip::message::{Message, Name};
+use sip::message::Name;
 
-use crate::world::{SECRET, World, seconds};
-
-/// The answer to a REGISTER of the device by a flow. `lines`: its Contacts, and what else there is.
-fn register(world: &mut World, flow: u64, cseq: u32, lines: &str) -> Message {
-    let text = format!(
-        "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bK{flow}.{cseq}\r\n\
-         From: <sip:{0}@relay.test>;tag=d\r\nTo: <sip:{0}@relay.test>\r\nCall-ID: r{flow}\r\nCSeq: {cseq} REGISTER\r\n\
-         {lines}Authorization: Bearer {1}\r\nContent-Length: 0\r\n\r\n",
-        world.instance,
-        SECRET.replace(' ', "-")
-    );
-    world.receive(world.device(flow), &text);
-    world.sent.pop().expect("an answer").message
-}
+use crate::world::{World, seconds};
 
 fn attached(world: &World) -> usize {
     world.endpoint.counts().attached
@@ -29,8 +16,8 @@ fn a_phone_that_removes_its_old_contact_beside_the_new_one_is_attached_with_the_
         "Contact: <sip:p@172.16.0.9:7777>;expires=600, <sip:p@10.0.0.5:9999>;expires=0\r\n",
     ] {
         let mut world = World::registered();
-        register(&mut world, 1, 1, "Contact: <sip:p@10.0.0.5:9999>\r\nExpires: 600\r\n");
-        let answer = register(&mut world, 2, 1, lines);
+        world.register(1, 1, "Contact: <sip:p@10.0.0.5:9999>\r\nExpires: 600\r\n");
+        let answer = world.register(2, 1, lines);
         assert_eq!(answer.text(Name::Contact), Some("<sip:p@172.16.0.9:7777>;expires=600"), "{lines}");
         world.invite("call-1");
         let invite = world.sent.last().expect("the call");
@@ -42,13 +29,13 @@ fn a_phone_that_removes_its_old_contact_beside_the_new_one_is_attached_with_the_
 #[test]
 fn the_removal_of_another_contact_detaches_nobody_and_is_told_what_stands() {
     let mut world = World::registered();
-    register(&mut world, 1, 1, "Contact: <sip:p@10.0.0.5:9999;transport=tls>;expires=600\r\n");
+    world.register(1, 1, "Contact: <sip:p@10.0.0.5:9999;transport=tls>;expires=600\r\n");
     world.advance(seconds(10));
-    let answer = register(&mut world, 1, 2, "Contact: <sip:p@172.16.0.9>;expires=0, <sip:q@h>;expires=0\r\n");
+    let answer = world.register(1, 2, "Contact: <sip:p@172.16.0.9>;expires=0, <sip:q@h>;expires=0\r\n");
     let stands = Some("<sip:p@10.0.0.5:9999;transport=tls>;expires=590");
     assert_eq!((answer.status(), answer.text(Name::Contact)), (Some(200), stands));
     assert_eq!(attached(&world), 1);
-    let answer = register(&mut world, 1, 3, "Contact: <SIP:%70@10.0.0.5:9999;Transport=TLS>;expires=0\r\n");
+    let answer = world.register(1, 3, "Contact: <SIP:%70@10.0.0.5:9999;Transport=TLS>;expires=0\r\n");
     assert_eq!((answer.status(), answer.has(Name::Contact)), (Some(200), false));
     assert_eq!(attached(&world), 0, "it is the same Contact, however it is spelt");
 }
@@ -60,13 +47,13 @@ fn a_flow_that_the_phone_has_left_does_not_detach_it() {
         for removal in [format!("Contact: {contact}\r\nExpires: 0\r\n"), "Contact: *\r\nExpires: 0\r\n".to_owned()] {
             let mut world = World::registered();
             let binds = format!("Contact: {contact}\r\nExpires: 600\r\n");
-            register(&mut world, 1, 1, &binds);
-            register(&mut world, 2, 1, &binds);
-            let answer = register(&mut world, 1, 2, &removal);
+            world.register(1, 1, &binds);
+            world.register(2, 1, &binds);
+            let answer = world.register(1, 2, &removal);
             assert_eq!((answer.status(), answer.has(Name::Contact)), (Some(200), true), "{removal}");
             assert_eq!(attached(&world), 1, "{removal}");
             // One that it has opened since may: the earlier one may be dead without either side knowing.
-            register(&mut world, 3, 1, &removal);
+            world.register(3, 1, &removal);
             assert_eq!(attached(&world), 0, "{removal}");
         }
     }
@@ -78,19 +65,19 @@ fn a_registration_with_a_reg_id_is_removed_by_it_whatever_its_address_is_now() {
     let outbound = |host: &str, reg_id: u8, expires: u32| {
         format!("Contact: <sip:p@{host}>;reg-id={reg_id};+sip.instance=\"<urn:uuid:1>\";expires={expires}\r\n")
     };
-    register(&mut world, 1, 1, &outbound("10.0.0.5", 1, 600));
-    register(&mut world, 1, 2, &outbound("10.0.0.5", 2, 0));
+    world.register(1, 1, &outbound("10.0.0.5", 1, 600));
+    world.register(1, 2, &outbound("10.0.0.5", 2, 0));
     assert_eq!(attached(&world), 1, "another flow of the same phone");
-    register(&mut world, 1, 3, &outbound("172.16.0.9", 1, 0));
+    world.register(1, 3, &outbound("172.16.0.9", 1, 0));
     assert_eq!(attached(&world), 0);
 }
 
 #[test]
 fn a_star_beside_another_contact_or_one_that_lasts_is_400_and_changes_nothing() {
     let mut world = World::registered();
-    register(&mut world, 1, 1, "Contact: <sip:p@10.0.0.5>;expires=600\r\n");
+    world.register(1, 1, "Contact: <sip:p@10.0.0.5>;expires=600\r\n");
     for (cseq, lines) in (2..).zip(["Contact: *\r\n", "Contact: *, <sip:p@10.0.0.5>\r\nExpires: 0\r\n"]) {
-        assert_eq!(register(&mut world, 1, cseq, lines).status(), Some(400), "{lines}");
+        assert_eq!(world.register(1, cseq, lines).status(), Some(400), "{lines}");
         assert_eq!(attached(&world), 1, "{lines}");
     }
 }
