@@ -3,17 +3,24 @@
 //! A request is let through by the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
+//! | the request | passes |
+//! | --- | --- |
+//! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method is |
+//! | without a To tag (RFC 2543 knew none), in a dialog of that very end | BYE, INFO, PRACK, UPDATE: they begin nothing |
+//! | of a device, by a token of an earlier build, which covers no tag | the same: a call that ran meanwhile can be hung up |
+//!
 //! A request for a peer that is away for a moment waits in [`super::parked`].
 //!
-//! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
-//! server's go to the flow of the token's device, attached or not.
+//! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no
+//! address that a message names; a SIP server's go to the flow of the token's device, attached or not.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source, Transport};
+use crate::edge::forward::OwnRoute;
 use crate::edge::{forward, push_proxy};
-use crate::flow::FlowToken;
+use crate::flow::{FlowToken, OpenedToken};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::ServerId;
@@ -54,14 +61,17 @@ impl Endpoint {
         source: Source,
         reply: FlowId,
         request: &Message,
-        token: FlowToken,
-        ours: usize,
+        OwnRoute { opened, values: ours }: OwnRoute,
     ) {
+        let token = opened.token;
         let may_use = self.may_use(&source, &token);
         if !may_use && source.side == Side::Upstream {
             return self.refuse_stranger(&source, request, 403);
         }
-        if !may_use || request.to().is_none_or(|to| to.tag().is_none()) {
+        // A token of an earlier build does not tell whether the tags are those of its dialog.
+        let is_told = source.side == Side::Upstream || opened.covers_tag;
+        let in_dialog = is_told && request.to().is_some_and(|to| to.tag().is_some());
+        if !may_use || !in_dialog && begins_something(request) {
             return self.refuse(now, reply, request, 403);
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
@@ -113,7 +123,8 @@ impl Endpoint {
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
     pub(super) fn on_dialog_ack(&mut self, source: Source, ack: &Message) {
-        let Some((token, ours)) = forward::own_route(ack, &self.core.token_key) else { return };
+        let own = forward::own_route(ack, &self.core.token_key, source.side);
+        let Some(OwnRoute { opened: OpenedToken { token, .. }, values: ours }) = own else { return };
         if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
@@ -218,4 +229,10 @@ impl Endpoint {
         self.dialogs.failures.insert(server, (status, failure));
         Some(server)
     }
+}
+
+/// Whether a request does something also where it is of no dialog; one that does not is answered 481 there.
+fn begins_something(request: &Message) -> bool {
+    let within = [Method::Bye, Method::Info, Method::Prack, Method::Update];
+    !request.method().is_some_and(|method| within.contains(&method))
 }

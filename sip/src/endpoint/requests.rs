@@ -102,7 +102,8 @@ impl Endpoint {
             return;
         }
         let request = forward::add_received(&request, &source, &self.core.settings.limits).unwrap_or(request);
-        let loose = forward::from_strict_router(&request, &self.core.token_key, &self.core.settings.limits);
+        let loose =
+            forward::from_strict_router(&request, &self.core.token_key, source.side, &self.core.settings.limits);
         let request = loose.unwrap_or(request);
         let reply = reply_flow(&source, &request);
         match self.core.transactions.on_request(now, &request, reply) {
@@ -158,8 +159,8 @@ impl Endpoint {
     }
 
     fn on_new_request(&mut self, now: Instant, source: Source, reply: FlowId, request: Message) {
-        if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
-            return self.on_dialog_request(now, source, reply, &request, token, ours);
+        if let Some(own) = forward::own_route(&request, &self.core.token_key, source.side) {
+            return self.on_dialog_request(now, source, reply, &request, own);
         }
         if source.side == Side::Device {
             return self.on_outgoing(now, source, reply, &request);
@@ -232,7 +233,7 @@ impl Endpoint {
         let judged = !request.is_request()
             || source.side != Side::Upstream
             || request.method() == Some(Method::Ack)
-            || forward::own_route(request, &self.core.token_key).is_some();
+            || forward::own_route(request, &self.core.token_key, source.side).is_some();
         let user = request.request_uri().and_then(Uri::user_of);
         let binding = user.and_then(BindingId::parse).filter(|_| !judged)?;
         self.missing(binding).map(|_| binding)

@@ -188,7 +188,7 @@ impl Endpoint {
             self.core.settings.sent_by(Side::Upstream, invite.source.transport),
         );
         let token = FlowToken { instance, upstream: invite.source.flow };
-        let token = self.core.token_key.sign(&token, invite.message.call_id().unwrap_or_default());
+        let token = forward::token_for(&invite.message, &self.core.token_key, Side::Upstream, &token);
         let edit = forward::forward_request(&invite.message, device, branch);
         // A request that came back by our Path names its device itself (RFC 8599 §5.6.2).
         let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact.uri) };

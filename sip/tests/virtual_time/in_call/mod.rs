@@ -9,3 +9,4 @@ mod patience;
 mod reunion;
 mod session_timers;
 mod targets;
+mod tokens;
