@@ -75,6 +75,8 @@ struct DeviceFlow {
 struct Carried {
     instance: InstanceId,
     replay: Replay,
+    /// Two algorithms were offered to it last, and it has not answered: it may be a client that does not know what to do with two.
+    left_both: bool,
     /// It has been attached by this flow; where it is attached by another one, it has left this one.
     has_bound: bool,
 }
@@ -218,7 +220,7 @@ impl DeviceFlow {
             if self.instances.len() >= INSTANCES_PER_FLOW {
                 return None;
             }
-            self.instances.push(Carried { instance, replay: Replay::default(), has_bound: false });
+            self.instances.push(Carried { instance, replay: Replay::default(), left_both: false, has_bound: false });
         }
         let at = known.unwrap_or(self.instances.len() - 1);
         self.instances.get_mut(at)
@@ -240,10 +242,10 @@ impl Endpoint {
         let Some(carried) = state.carried(instance) else {
             return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
         };
-        let md5_alone = self.devices.is_challenged(instance);
-        let replay = &mut carried.replay;
+        let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
-        self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
+        // By turns, so that one which knows SHA-256 alone is not shut out either.
+        carried.left_both = !md5_alone && matches!(admission, Admission::Challenge { .. });
         match admission {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
             Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
