@@ -202,11 +202,11 @@ pub fn add_received(request: &Message, source: &Source, limits: &Limits) -> Opti
 /// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered).
 pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
     let contacts = answer.contacts();
-    let target = contacts.first()?.target()?;
+    let target = Uri::request_uri_of(contacts.first()?.target()?);
     let (number, _) = answer.cseq()?;
     let compose = |method: Method, branch, number| {
         let via = format!("SIP/2.0/{} {};branch={branch}", sent_by.transport.via(), sent_by.host);
-        Composer::request(method, target)
+        Composer::request(method, &target)
             .header(Name::Via, via)
             .header(Name::MaxForwards, 70)
             .copy(Name::From, answer)

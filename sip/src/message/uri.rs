@@ -3,6 +3,7 @@
 //! Invariant: a view into its text. Whatever [`Uri::parse`] accepts has no white space, no control character, no angle
 //! bracket and no quote, so it can stand in a message again.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use memchr::memchr;
@@ -138,6 +139,29 @@ impl<'a> Uri<'a> {
         self.headers.is_some() == other.headers.is_some() && other.headers.unwrap_or_default().split('&').all(is_own)
     }
 
+    /// What of a Contact may be a Request-URI: not the headers behind `?`, nor the `method` (RFC 3261 §19.1.1). `text`: also one
+    /// that is no URI.
+    pub fn request_uri_of(text: &'a str) -> Cow<'a, str> {
+        let Some(uri) = Self::parse(text) else {
+            let host = text.find('@').unwrap_or_default();
+            return memchr(b'?', &text.as_bytes()[host..]).map_or(text, |at| &text[..host + at]).into();
+        };
+        let end = uri.headers.map_or(text.len(), |headers| text.len() - headers.len() - 1);
+        if uri.params.get("method").is_none() {
+            return text[..end].into();
+        }
+        let mut target = text[..end - uri.params.as_str().len()].to_owned();
+        for (name, value) in uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("method")) {
+            target.push(';');
+            target.push_str(name);
+            if let Some(value) = value {
+                target.push('=');
+                target.push_str(value);
+            }
+        }
+        target.into()
+    }
+
     /// The `transport` parameter as written.
     pub fn transport(&self) -> Option<&'a str> {
         self.params.value("transport")
@@ -262,6 +286,25 @@ mod tests {
             ("tel:+1", "tel:+2"),
         ] {
             assert!(!equal(one, other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_request_uri_has_no_headers_and_no_method() {
+        for (contact, target) in [
+            ("sip:x@y", "sip:x@y"),
+            ("sip:x@y?Subject=1", "sip:x@y"),
+            ("sip:x@y;transport=tls?Route=%3Ca%3E&Subject=1", "sip:x@y;transport=tls"),
+            ("sip:x@y;a;Method=BYE;lr;transport=tls?X=1", "sip:x@y;a;lr;transport=tls"),
+            ("sip:x?m@y;method=BYE", "sip:x?m@y"),
+            ("sip:x;method=BYE@y", "sip:x;method=BYE@y"),
+            ("sip:x@y?", "sip:x@y"),
+            ("sip:x@y;;lr?Subject=1", "sip:x@y;;lr"),
+            ("sip:x@y;;lr?To=sip:z@y?", "sip:x@y;;lr"),
+            ("sip:x@y;a=\"b\"?Subject=1", "sip:x@y;a=\"b\""),
+            ("tel:+1;phone-context=x", "tel:+1;phone-context=x"),
+        ] {
+            assert_eq!(Uri::request_uri_of(contact), target, "{contact}");
         }
     }
 
