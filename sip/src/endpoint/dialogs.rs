@@ -36,6 +36,15 @@ pub(super) struct NextHop {
     pub(super) device: InstanceId,
 }
 
+/// What is done to a request that passes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    /// So many values of its Route are ours, and are taken off.
+    pub(super) ours: usize,
+    /// The flow that it came by, where it begins a dialog: it gets our Record-Route.
+    pub(super) begun_by: Option<(FlowId, Transport)>,
+}
+
 /// The requests inside dialogs that are forwarded and not answered.
 #[derive(Debug, Default)]
 pub(super) struct DialogForwarding {
@@ -83,38 +92,38 @@ impl Endpoint {
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
+        let passage = Passage { ours, begun_by: None };
         match self.next_hop(&source, &token) {
-            Some(hop) => self.forward(now, reply, request, ours, hop),
+            Some(hop) => self.forward(now, reply, request, passage, hop),
             None => {
                 if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
                     self.wake_for_request(now, token.instance);
                 }
-                self.park(now, reply, request, source.side, token.instance, ours);
+                self.park(now, reply, request, source.side, token.instance, passage);
             }
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, ours: usize, hop: NextHop) {
+    pub(super) fn forward(&mut self, now: Instant, reply: FlowId, request: &Message, passage: Passage, hop: NextHop) {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
         if let Some(server) = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), status) {
-            self.send_forwarded(now, server, branch, request, ours, hop);
+            self.send_forwarded(now, server, branch, request, passage, hop);
         }
     }
 
-    /// Forwards a request, `ours` values of its Route taken off.
     pub(super) fn send_forwarded(
         &mut self,
         now: Instant,
         server: ServerId,
         branch: BranchId,
         request: &Message,
-        ours: usize,
+        passage: Passage,
         hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let bytes = self.forwarded_bytes(request, ours, &hop, branch);
+        let bytes = self.forwarded_bytes(request, passage, &hop, branch);
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Forwarded(server)).is_err() {
             return self.on_forwarded_silence(now, server);
         }
@@ -130,16 +139,23 @@ impl Endpoint {
         }
         let Some(hop) = self.next_hop(&source, &token) else { return };
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(ack, ours, &hop, branch);
+        let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
         self.core.send(hop.flow, bytes);
     }
 
-    fn forwarded_bytes(&self, request: &Message, ours: usize, hop: &NextHop, branch: BranchId) -> bytes::Bytes {
+    fn forwarded_bytes(&self, request: &Message, passage: Passage, hop: &NextHop, branch: BranchId) -> bytes::Bytes {
         let mut edit = forward::forward_request(request, self.core.settings.sent_by(hop.side, hop.transport), branch);
         if hop.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
         }
-        forward::take_route(edit, request, ours).finish()
+        edit = forward::take_route(edit, request, passage.ours);
+        if let Some((flow, transport)) = passage.begun_by {
+            let token = FlowToken { instance: hop.device, upstream: flow };
+            let token = forward::token_for(request, &self.core.token_key, Side::Upstream, &token);
+            let device = self.core.settings.sent_by(Side::Device, hop.transport);
+            edit = forward::record_route(edit, &token, device, self.core.settings.sent_by(Side::Upstream, transport));
+        }
+        edit.finish()
     }
 
     /// Whether the sender is one of the two ends that the token names.
