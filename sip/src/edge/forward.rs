@@ -76,6 +76,12 @@ pub fn unknown_to_proxies(request: &Message) -> impl Iterator<Item = &str> {
     request.elements(Name::ProxyRequire).filter(|option| !option.eq_ignore_ascii_case("privacy"))
 }
 
+/// What a request requires of whoever answers it that is not understood (RFC 3261 §8.2.2.3).
+pub fn not_understood<'a>(request: &'a Message, understood: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    let is_known = |option: &&str| understood.iter().any(|known| known.eq_ignore_ascii_case(option));
+    request.elements(Name::Require).filter(move |option| !is_known(option))
+}
+
 /// Begins the forwarded copy of a request: one hop less, our Via on top.
 pub fn forward_request<'a>(request: &'a Message, sent_by: SentBy<'_>, branch: BranchId) -> Edit<'a> {
     let hops = request.max_forwards().unwrap_or(70).saturating_sub(1);

@@ -27,6 +27,8 @@ use crate::transaction::ServerId;
 pub const FAILURES_PER_FLOW: u8 = 5;
 /// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
 pub const INSTANCES_PER_FLOW: usize = 16;
+/// What a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
+const UNDERSTOOD: &[&str] = &["path", "outbound"];
 /// Forwarded requests remembered for one flow, so that its end fails them at once.
 const FORWARDED_PER_FLOW: usize = 64;
 
@@ -237,6 +239,10 @@ impl Endpoint {
             Some(_) => return self.refuse_register(now, reply, &register, EdgeRegister::Refused),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
+        // RFC 3261 §10.3 step 2: before anything is asked for.
+        if self.refuse_extension(now, reply, &register, UNDERSTOOD) {
+            return self.core.event(Event::EdgeRegister(EdgeRegister::Refused));
+        }
         let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         let state = self.attachments.flows.entry(source.flow).or_default();
         let Some(carried) = state.carried(instance) else {

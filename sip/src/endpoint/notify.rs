@@ -12,6 +12,8 @@ use crate::message::{Composer, Message, Method, Name};
 
 /// The event package that is understood (RFC 3842 §3.1).
 pub(super) const PACKAGE: &str = "message-summary";
+/// The extensions of what a registered user agent understands here.
+const SUPPORTED: &[&str] = &["path", "outbound", "gruu"];
 /// The largest body of a NOTIFY, in bytes; a larger one is answered 413.
 const NOTIFY_BYTES: usize = 8 * 1024;
 /// The Retry-After of a server that sends too many, in seconds.
@@ -67,13 +69,16 @@ impl Endpoint {
 
     /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
     pub(super) fn answer_options(&mut self, now: Instant, reply: FlowId, request: &Message) {
+        if self.refuse_extension(now, reply, request, SUPPORTED) {
+            return;
+        }
         let tag = self.core.random.tag();
         let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
             .header(Name::Allow, super::requests::ALLOW)
             .header(Name::Accept, format_args!("application/sdp, text/plain, {MEDIA_TYPE}"))
             .extension("Accept-Encoding", "identity")
             .extension("Accept-Language", "en")
-            .header(Name::Supported, "path, outbound, gruu")
+            .header(Name::Supported, SUPPORTED.join(", "))
             .extension("Allow-Events", PACKAGE)
             .finish();
         debug_assert_eq!(request.method(), Some(Method::Options));

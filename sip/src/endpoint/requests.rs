@@ -216,8 +216,14 @@ impl Endpoint {
     /// 200 to a ping of anybody (RFC 3261 §11.2), as to a stranger: without state, and hardly larger than the request.
     fn answer_ping(&mut self, source: &Source, request: &Message) {
         let tag = self.stateless_tag(request);
-        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag));
-        self.send_reflected(source.flow, request, response.header(Name::Allow, ALLOW).finish());
+        let response = match forward::not_understood(request, &[]).next() {
+            Some(_) => bad_extension(request, &[], &tag),
+            None => {
+                let response = Composer::response(request, 200, Composer::reason(200), Some(&tag));
+                response.header(Name::Allow, ALLOW).finish()
+            }
+        };
+        self.send_reflected(source.flow, request, response);
     }
 
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
@@ -291,6 +297,23 @@ impl Endpoint {
         self.respond_once(now, reply, request, status, response.finish());
     }
 
+    /// 420 where a request that is answered here requires what is not understood (RFC 3261 §8.2.2.3); whether it did.
+    pub(super) fn refuse_extension(
+        &mut self,
+        now: Instant,
+        reply: FlowId,
+        request: &Message,
+        understood: &[&str],
+    ) -> bool {
+        let is_fit = forward::not_understood(request, understood).next().is_none();
+        if !is_fit {
+            let tag = self.core.random.tag();
+            let response = bad_extension(request, understood, &tag);
+            self.respond_once(now, reply, request, 420, response);
+        }
+        !is_fit
+    }
+
     /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
     pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: FlowId, request: &Message, why: &'static str) {
         let tag = self.core.random.tag();
@@ -344,6 +367,12 @@ impl Endpoint {
         let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
         self.send_reflected(flow, request, response);
     }
+}
+
+fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
+    let response = Composer::response(request, 420, Composer::reason(420), Some(tag));
+    let unknown = forward::not_understood(request, understood);
+    unknown.fold(response, |response, option| response.header(Name::Unsupported, option)).finish()
 }
 
 /// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when

@@ -81,3 +81,37 @@ fn a_star_beside_another_contact_or_one_that_lasts_is_400_and_changes_nothing() 
         assert_eq!(attached(&world), 1, "{lines}");
     }
 }
+
+#[test]
+fn a_register_that_requires_what_is_not_understood_is_420_before_a_proof_is_asked_for() {
+    // RFC 3261 §8.2.2.3, §10.3 step 2.
+    let mut world = World::registered();
+    let answer = world.register(1, 1, "Contact: <sip:p@h>\r\nRequire: foo, path\r\nRequire: sec-agree\r\n");
+    assert_eq!((answer.status(), attached(&world)), (Some(420), 0));
+    assert_eq!(answer.elements(Name::Unsupported).collect::<Vec<_>>(), ["foo", "sec-agree"]);
+    let answer = world.register(1, 2, "Contact: <sip:p@h>\r\nRequire: Path, outbound\r\n");
+    assert_eq!((answer.status(), attached(&world)), (Some(200), 1));
+    let unproved = "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bKr\r\nFrom: <sip:DEVICE@relay.test>;tag=d\r\n\
+                    To: <sip:DEVICE@relay.test>\r\nCall-ID: r\r\nCSeq: 1 REGISTER\r\nRequire: foo\r\nContent-Length: 0\r\n\r\n";
+    world.receive(world.device(2), &unproved.replace("DEVICE", &world.instance.to_string()));
+    assert_eq!((world.count("REGISTER 401"), world.count("REGISTER 420")), (0, 2));
+}
+
+#[test]
+fn options_that_requires_what_is_not_understood_is_420_whoever_is_asked() {
+    let mut world = World::registered();
+    let bound = format!("sip:{}@relay.test:5070", world.binding);
+    for (cseq, (uri, option, status)) in (1..).zip([
+        (&*bound, "foo", 420),
+        (&*bound, "path", 200),
+        ("sip:relay.test", "foo", 420),
+        ("sip:relay.test", "", 200),
+    ]) {
+        let require = if option.is_empty() { String::new() } else { format!("Require: {option}\r\n") };
+        let head = world.head("options", "OPTIONS", cseq, "");
+        world.receive(world.upstream, &format!("OPTIONS {uri} SIP/2.0\r\n{head}{require}Content-Length: 0\r\n\r\n"));
+        let answer = &world.sent.last().unwrap().message;
+        assert_eq!(answer.status(), Some(status), "{uri} {option}");
+        assert_eq!(answer.text(Name::Unsupported), (status == 420).then_some(option), "{uri} {option}");
+    }
+}

@@ -98,9 +98,10 @@ fn who_has_not_proved_to_be_a_device_has_no_part_in_its_dialogs() {
     let text = String::from_utf8(dialog.request(End::Device, "BYE", 2, "", b"")).unwrap();
     world.receive(world.device(3), &text);
     // An unanswered challenge proves nothing.
-    let unproved = "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bKr\r\nFrom: <sip:ID@relay.test>;tag=d\r\n\
-                    To: <sip:ID@relay.test>\r\nCall-ID: r\r\nCSeq: 1 REGISTER\r\nContent-Length: 0\r\n\r\n";
-    world.receive(world.device(3), &unproved.replace("ID", &world.instance.to_string()));
+    let unproved = "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bKr\r\nFrom: <sip:DEVICE@relay.test>;tag=d\r\n\
+                    To: <sip:DEVICE@relay.test>\r\nCall-ID: r\r\nCSeq: 1 REGISTER\r\nContent-Length: 0\r\n\r\n";
+    world.receive(world.device(3), &unproved.replace("DEVICE", &world.instance.to_string()));
     world.receive(world.device(3), &text.replace("z9hG4bKd", "z9hG4bKe"));
+    assert_eq!(world.count("REGISTER 401"), 1);
     assert_eq!((world.count("BYE 403"), world.count("BYE")), (2, 0));
 }
