@@ -12,7 +12,7 @@ use super::Params;
 use super::grammar::{Class, all, digits};
 
 /// The longest URI that is compared part by part, in bytes: the time grows with the square of it.
-const COMPARED_BYTES: usize = 1024;
+const COMPARED_BYTES: usize = 512;
 
 /// The scheme of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl<'a> Uri<'a> {
         scheme.is_some_and(is_scheme) && text.bytes().all(plain)
     }
 
-    /// Whether two URIs are equal (RFC 3261 §19.1.4); those of another scheme, or of more than 1,024 bytes, when they are
+    /// Whether two URIs are equal (RFC 3261 §19.1.4); those of another scheme, or of more than 512 bytes, when they are
     /// written alike.
     pub fn is_equivalent(&self, other: &Uri<'_>) -> bool {
         let long = self.text.len().max(other.text.len()) > COMPARED_BYTES;
