@@ -20,7 +20,7 @@ use bytes::Bytes;
 use crate::auth::{Challenge, Hash};
 use crate::flow::{Transport, back_off};
 use crate::id::{BindingId, BranchId};
-use crate::message::{Composer, Message, Method, Name, NameAddr};
+use crate::message::{Composer, Message, Method, Name, NameAddr, Uri};
 use crate::random::Random;
 use crate::registration::RequestContext;
 use crate::registration::challenges::{Challenger, Challenges, Verdict};
@@ -237,7 +237,7 @@ impl Subscription {
         self.failures = 0;
         if self.dialog.is_none() {
             let routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
-            let target = response.contacts().first().and_then(|it| it.target().map(Into::into));
+            let target = response.contacts().first().and_then(|it| Some(Uri::request_uri_of(it.target()?).into()));
             let to = response.text(Name::To).filter(|_| response.to().is_some_and(|to| to.tag().is_some()));
             match (target, to) {
                 (Some(target), Some(to)) if routes.len() <= ROUTES_MAX => {

@@ -77,8 +77,8 @@ impl Nonces {
         Self { key: TokenKey::new(key), started: now, made: 0 }
     }
 
-    /// Judges a REGISTER from `instance`, which its From names. `md5_alone`: its last challenge was left without an answer,
-    /// so it may be a client that only MD5 helps. `own`: `host:port` of each listener for devices.
+    /// Judges a REGISTER from `instance`, which its From names. `md5_alone`: it has left two algorithms without an answer
+    /// on this flow, so it may be a client that only MD5 helps. `own`: `host:port` of each listener for devices.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one REGISTER")]
     pub fn check(
         &mut self,

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::cell::LazyCell;
 use std::fmt::Write as _;
 
-use crate::flow::{FlowToken, Side, Source, TokenKey, Transport};
+use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Party, Scheme, Uri};
 
@@ -76,6 +76,12 @@ pub fn unknown_to_proxies(request: &Message) -> impl Iterator<Item = &str> {
     request.elements(Name::ProxyRequire).filter(|option| !option.eq_ignore_ascii_case("privacy"))
 }
 
+/// What a request requires of whoever answers it that is not understood (RFC 3261 §8.2.2.3).
+pub fn not_understood<'a>(request: &'a Message, understood: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    let is_known = |option: &&str| understood.iter().any(|known| known.eq_ignore_ascii_case(option));
+    request.elements(Name::Require).filter(move |option| !is_known(option))
+}
+
 /// Begins the forwarded copy of a request: one hop less, our Via on top.
 pub fn forward_request<'a>(request: &'a Message, sent_by: SentBy<'_>, branch: BranchId) -> Edit<'a> {
     let hops = request.max_forwards().unwrap_or(70).saturating_sub(1);
@@ -94,12 +100,37 @@ pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstrea
     edit.prepend(Name::RecordRoute, route(upstream)).prepend(Name::RecordRoute, route(device))
 }
 
-/// The flow token at the top of the Route header, and how many of its values are ours.
-pub fn own_route(request: &Message, key: &TokenKey) -> Option<(FlowToken, usize)> {
-    let call_id = request.call_id()?;
-    let signed = |index| request.route(index).and_then(|route| key.open(route.uri.user?, call_id));
-    let token = signed(0)?;
-    Some((token, 1 + usize::from(signed(1).is_some())))
+/// What a request says of the signed Route that this relay has put there.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnRoute {
+    /// The token at the top.
+    pub opened: OpenedToken,
+    /// How many of its values are ours.
+    pub values: usize,
+}
+
+/// Our own Route of a request that came from a side; `None` unless it was signed for the dialog that the request is of.
+pub fn own_route(request: &Message, key: &TokenKey, from: Side) -> Option<OwnRoute> {
+    let signed = |index| request.route(index).and_then(|route| open_token(request, key, route.uri.user?, from));
+    let opened = signed(0)?;
+    Some(OwnRoute { opened, values: 1 + usize::from(signed(1).is_some()) })
+}
+
+/// Reads a token for the dialog that a request of a side is of.
+fn open_token(request: &Message, key: &TokenKey, text: &str, from: Side) -> Option<OpenedToken> {
+    let tag_of = |side: Side| {
+        let party = if side == from { request.from() } else { request.to() };
+        party.and_then(|party| party.tag()).unwrap_or_default()
+    };
+    key.open(text, request.call_id()?, tag_of)
+}
+
+/// The text of a token for the dialogs that a request begins, which came from a side.
+pub fn token_for(request: &Message, key: &TokenKey, from: Side, token: &FlowToken) -> String {
+    let call_id = request.call_id().unwrap_or_default();
+    let caller = request.from();
+    let tag = caller.and_then(|from| from.tag()).unwrap_or_default();
+    key.sign(token, &DialogKey { call_id, begun_by: from, tag })
 }
 
 /// Takes our `ours` values off the Route of a request that is forwarded. Where a strict router comes next, one without `lr`,
@@ -113,10 +144,10 @@ pub fn take_route<'a>(edit: Edit<'a>, request: &'a Message, ours: usize) -> Edit
 
 /// A request that a strict router has sent, as a loose one would have: its Request-URI is what this relay put into
 /// Record-Route, and its target is the last value of Route (RFC 3261 §16.4). `None`: it is none.
-pub fn from_strict_router(request: &Message, key: &TokenKey) -> Option<Message> {
+pub fn from_strict_router(request: &Message, key: &TokenKey, from: Side) -> Option<Message> {
     request.to()?.tag()?;
     let own = request.request_uri()?;
-    key.open(Uri::parse(own)?.user?, request.call_id()?)?;
+    open_token(request, key, Uri::parse(own)?.user?, from)?;
     let mut routes: Vec<&str> = request.elements(Name::Route).collect();
     let target = Party::read(routes.pop()?.as_bytes()).target()?.split('?').next()?;
     let edit = request.edit().request_uri(target).remove(Name::Route);
@@ -178,11 +209,11 @@ pub fn add_received(request: &Message, source: &Source) -> Option<Message> {
 /// it must, is ended at its To, by the same flow.
 pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye: BranchId) -> Option<(Bytes, Bytes)> {
     let (contacts, to) = (answer.contacts(), answer.to());
-    let target = contacts.first().or(to.as_ref())?.target()?;
+    let target = Uri::request_uri_of(contacts.first().or(to.as_ref())?.target()?);
     let (number, _) = answer.cseq()?;
     let compose = |method: Method, branch, number| {
         let via = format!("SIP/2.0/{} {};branch={branch}", sent_by.transport.via(), sent_by.host);
-        Composer::request(method, target)
+        Composer::request(method, &target)
             .header(Name::Via, via)
             .header(Name::MaxForwards, 70)
             .copy(Name::From, answer)

@@ -1,7 +1,14 @@
 //! Devices at the edge: their REGISTERs, and which of them is attached by which flow.
 //!
 //! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
-//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances.
+//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances. A device is detached by the
+//! end of its flow, by its time, and by a removal of the very Contact that it is attached with, which no flow sends that it has
+//! left.
+//!
+//! A dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3): the flow of a device that is detached carries the
+//! dialogs of that device on, and nothing else, until it ends, the account is wiped, or the device proves itself by another one.
+//!
+//! Invariant: of these there is at most one for each instance that an open flow carries.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,6 +17,7 @@ use super::core::OfflinePeer;
 use super::outgoing::INVITES_PER_FLOW;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
+use crate::edge::device_contacts::{ContactRequest, DeviceContact};
 use crate::flow::{Side, Transport};
 use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Name};
@@ -19,8 +27,8 @@ use crate::transaction::{Reply, ServerId};
 pub const FAILURES_PER_FLOW: u8 = 5;
 /// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
 pub const INSTANCES_PER_FLOW: usize = 16;
-/// Bounds of a device's registration at the edge, and what it gets when it asks for nothing, in seconds.
-const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
+/// What a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
+const UNDERSTOOD: &[&str] = &["path", "outbound"];
 /// Forwarded requests remembered for one flow, so that its end fails them at once.
 const FORWARDED_PER_FLOW: usize = 64;
 
@@ -28,6 +36,8 @@ const FORWARDED_PER_FLOW: usize = 64;
 #[derive(Debug)]
 pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
+    /// The flows of devices that are not attached, and have proved themselves there last.
+    detached: HashMap<InstanceId, DialogFlow>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
     verifications: HashMap<VerificationId, Verification>,
@@ -39,20 +49,38 @@ pub(super) struct Attachments {
 pub(super) struct Attached {
     pub(super) flow: FlowId,
     pub(super) transport: Transport,
-    /// The URI of its Contact.
-    pub(super) contact: Box<str>,
+    /// Its Contact; empty where its SIP server knows it.
+    pub(super) contact: DeviceContact,
     pub(super) expires_at: Instant,
+}
+
+/// The flow that a device's dialogs go by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DialogFlow {
+    pub(super) flow: FlowId,
+    pub(super) transport: Transport,
 }
 
 /// One flow of devices.
 #[derive(Debug, Default)]
 struct DeviceFlow {
-    instances: Vec<(InstanceId, Replay)>,
+    instances: Vec<Carried>,
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
     /// INVITEs that came by it and went to a SIP server.
     placed: Vec<BranchId>,
+}
+
+/// An instance that has named itself on a flow.
+#[derive(Debug)]
+struct Carried {
+    instance: InstanceId,
+    replay: Replay,
+    /// Two algorithms were offered to it last, and it has not answered: it may be a client that does not know what to do with two.
+    left_both: bool,
+    /// It has been attached by this flow; where it is attached by another one, it has left this one.
+    has_bound: bool,
 }
 
 /// A REGISTER whose proof the shell is verifying.
@@ -69,6 +97,7 @@ impl Attachments {
     pub(super) fn new(nonce_key: [u8; 32], now: Instant) -> Self {
         Self {
             attached: HashMap::new(),
+            detached: HashMap::new(),
             flows: HashMap::new(),
             nonces: Nonces::new(nonce_key, now),
             verifications: HashMap::new(),
@@ -76,9 +105,10 @@ impl Attachments {
         }
     }
 
-    /// How many devices are attached, how many flows of devices are known, and how many proofs are being verified.
+    /// How many devices are attached, how many flows are known of devices and for detached ones, and how many proofs are being
+    /// verified.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
-        (self.attached.len(), self.flows.len(), self.verifications.len())
+        (self.attached.len(), self.flows.len() + self.detached.len(), self.verifications.len())
     }
 
     pub(super) fn get(&self, instance: InstanceId) -> Option<&Attached> {
@@ -94,6 +124,29 @@ impl Attachments {
         source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
     }
 
+    /// The flow of a device's dialogs: that by which it is attached, else by which it has proved itself last.
+    pub(super) fn dialog_flow(&self, instance: InstanceId) -> Option<DialogFlow> {
+        let attached = self.get(instance).map(|it| DialogFlow { flow: it.flow, transport: it.transport });
+        attached.or_else(|| self.detached.get(&instance).copied())
+    }
+
+    /// Whether what comes by a flow may be of this device's dialogs.
+    pub(super) fn carries_dialogs(&self, instance: InstanceId, source: &Source) -> bool {
+        source.side == Side::Device && self.dialog_flow(instance).is_some_and(|it| it.flow == source.flow)
+    }
+
+    /// The dialogs of a device that is not attached go by a flow that it has proved itself on, as long as that is open.
+    fn leave_dialogs(&mut self, instance: InstanceId, dialogs: DialogFlow) {
+        if self.carries(dialogs.flow, instance) {
+            self.detached.insert(instance, dialogs);
+        }
+    }
+
+    /// The dialogs of a device that is not attached go by no flow any more.
+    pub(super) fn forget_dialogs(&mut self, instance: InstanceId) {
+        self.detached.remove(&instance);
+    }
+
     /// Remembers a flow, so that its end is heard of.
     pub(super) fn note_flow(&mut self, flow: FlowId) {
         self.flows.entry(flow).or_default();
@@ -107,17 +160,24 @@ impl Attachments {
     /// How many instances a flow carries beside this one.
     pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
-        carried.iter().filter(|(instance, _)| *instance != beside).count()
+        carried.iter().filter(|it| it.instance != beside).count()
     }
 
     /// Whether a flow carries this instance.
     pub(super) fn carries(&self, flow: FlowId, instance: InstanceId) -> bool {
-        self.flows.get(&flow).is_some_and(|state| state.instances.iter().any(|(known, _)| *known == instance))
+        self.flows.get(&flow).is_some_and(|state| state.instances.iter().any(|it| it.instance == instance))
+    }
+
+    /// Whether a device was attached by this flow, and is by another one now.
+    fn has_left(&self, instance: InstanceId, flow: FlowId) -> bool {
+        let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
+        self.get(instance).is_some_and(|attached| attached.flow != flow)
+            && carried.iter().any(|it| it.instance == instance && it.has_bound)
     }
 
     /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
     pub(super) fn carry(&mut self, flow: FlowId, instance: InstanceId) -> bool {
-        self.flows.get_mut(&flow).is_some_and(|state| state.replay_of(instance).is_some())
+        self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
     }
 
     /// Remembers that a request was forwarded on a device's flow.
@@ -134,7 +194,7 @@ impl Attachments {
     pub(super) fn attached_by(&self, flow: FlowId) -> Vec<InstanceId> {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
         let here = |instance: &InstanceId| self.attached.get(instance).is_some_and(|attached| attached.flow == flow);
-        carried.iter().map(|(instance, _)| *instance).filter(here).collect()
+        carried.iter().map(|it| it.instance).filter(here).collect()
     }
 
     /// Remembers that an INVITE of a flow was sent on.
@@ -155,17 +215,17 @@ impl Attachments {
 }
 
 impl DeviceFlow {
-    /// The last nonce and count of an instance on this flow; `None` when the flow carries as many others as it may.
-    fn replay_of(&mut self, instance: InstanceId) -> Option<&mut Replay> {
-        let known = self.instances.iter().position(|(known, _)| *known == instance);
+    /// An instance on this flow; `None` when the flow carries as many others as it may.
+    fn carried(&mut self, instance: InstanceId) -> Option<&mut Carried> {
+        let known = self.instances.iter().position(|it| it.instance == instance);
         if known.is_none() {
             if self.instances.len() >= INSTANCES_PER_FLOW {
                 return None;
             }
-            self.instances.push((instance, Replay::default()));
+            self.instances.push(Carried { instance, replay: Replay::default(), left_both: false, has_bound: false });
         }
         let at = known.unwrap_or(self.instances.len() - 1);
-        self.instances.get_mut(at).map(|(_, replay)| replay)
+        self.instances.get_mut(at)
     }
 }
 
@@ -179,14 +239,19 @@ impl Endpoint {
             Some(_) => return self.refuse_register(now, reply, &register, EdgeRegister::Refused),
             None => return self.on_forwarded_register(now, source, reply, register),
         };
+        // RFC 3261 §10.3 step 2: before anything is asked for.
+        if self.refuse_extension(now, reply, &register, UNDERSTOOD) {
+            return self.core.event(Event::EdgeRegister(EdgeRegister::Refused));
+        }
         let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         let state = self.attachments.flows.entry(source.flow).or_default();
-        let Some(replay) = state.replay_of(instance) else {
+        let Some(carried) = state.carried(instance) else {
             return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
         };
-        let md5_alone = self.devices.is_challenged(instance);
+        let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
-        self.devices.set_challenged(instance, matches!(admission, Admission::Challenge { .. }));
+        // By turns, so that one which knows SHA-256 alone is not shut out either.
+        carried.left_both = !md5_alone && matches!(admission, Admission::Challenge { .. });
         match admission {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
             Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
@@ -258,54 +323,43 @@ impl Endpoint {
             self.core.transactions.respond(now, server, 403, response.finish());
             return self.count_failure(source.flow);
         }
-        let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
-        let response = match self.contact_request(&register) {
-            ContactRequest::Query => response.maybe(Name::Contact, self.contact_line(now, instance)),
-            ContactRequest::Remove => {
-                self.detach(now, instance);
-                response
+        match ContactRequest::read(&register) {
+            ContactRequest::Query => {}
+            ContactRequest::Remove(named) => {
+                if self.attachments.get(instance).is_some_and(|it| named.iter().any(|named| named.is_same(&it.contact)))
+                {
+                    self.detach_by(now, instance, &source);
+                }
             }
+            ContactRequest::RemoveAll => self.detach_by(now, instance, &source),
             ContactRequest::Bind { contact, expires } => {
-                let line = format!("<{contact}>;expires={expires}");
                 let expires_at = now + Duration::from_secs(u64::from(expires));
                 let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at };
                 self.attach(now, instance, attached);
-                response.header(Name::Contact, line)
             }
             ContactRequest::Malformed => {
                 let response = Composer::response(&register, 400, "Invalid Contact", Some(&tag));
                 return self.core.transactions.respond(now, server, 400, response.finish());
             }
-        };
+        }
+        let response = Composer::response(&register, 200, Composer::reason(200), Some(&tag));
+        let response = response.maybe(Name::Contact, self.contact_line(now, instance));
         self.core.transactions.respond(now, server, 200, response.finish());
         self.core.flush();
-        self.send_parked(now, OfflinePeer::Device(instance));
-        self.fork_waiting(now, instance);
-    }
-
-    fn contact_request(&self, register: &Message) -> ContactRequest {
-        let header = register.number(Name::Expires);
-        let contacts = register.contacts();
-        let Some((contact, target)) = contacts.first().and_then(|contact| Some((contact, contact.target()?))) else {
-            return match register.text(Name::Contact) {
-                Some("*") if header == Some(0) => ContactRequest::Remove,
-                None if !register.has(Name::Contact) => ContactRequest::Query,
-                // It asks for something that nobody can do; a 200 would be taken for it.
-                _ => ContactRequest::Malformed,
-            };
-        };
-        let (min, max, default) = EXPIRES;
-        let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
-        match own.or(header).unwrap_or(default) {
-            0 => ContactRequest::Remove,
-            expires => ContactRequest::Bind { contact: target.into(), expires: expires.clamp(min, max) },
+        if self.attachments.is_attached(instance) {
+            self.send_parked(now, OfflinePeer::Device(instance));
+            self.fork_waiting(now, instance);
+        } else {
+            let Source { flow, transport, .. } = source;
+            self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
         }
     }
 
+    /// The Contact that stands (RFC 3261 §10.3 step 8).
     fn contact_line(&self, now: Instant, instance: InstanceId) -> Option<String> {
         let attached = self.attachments.attached.get(&instance)?;
         let left = attached.expires_at.saturating_duration_since(now).as_secs();
-        Some(format!("<{}>;expires={left}", attached.contact))
+        Some(format!("<{}>;expires={left}", attached.contact.uri))
     }
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
@@ -313,6 +367,12 @@ impl Endpoint {
             self.core.timers.set(at, Timer::Device(instance));
         }
         let flow = attached.flow;
+        if let Some(carried) = self.attachments.flows.get_mut(&flow).and_then(|state| state.carried(instance)) {
+            carried.has_bound = true;
+        }
+        if let Some(earlier) = self.attachments.detached.remove(&instance).filter(|earlier| earlier.flow != flow) {
+            self.leave_flow(now, instance, earlier.flow);
+        }
         let earlier = self.attachments.attached.insert(instance, attached);
         if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
             if let Some(earlier) = earlier {
@@ -323,8 +383,17 @@ impl Endpoint {
         }
     }
 
+    /// A device is to be detached by its own wish, which is not heard by a flow that it has left.
+    fn detach_by(&mut self, now: Instant, instance: InstanceId, source: &Source) {
+        if !self.attachments.has_left(instance, source.flow) {
+            self.detach(now, instance);
+        }
+    }
+
     fn detach(&mut self, now: Instant, instance: InstanceId) {
         if let Some(attached) = self.attachments.attached.remove(&instance) {
+            let Attached { flow, transport, .. } = attached;
+            self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
             self.lose_legs(now, instance, attached.flow);
             self.on_flow_lost(now, instance);
             self.core.event(Event::Detached(instance));
@@ -346,9 +415,12 @@ impl Endpoint {
     /// A flow of devices has ended.
     pub(super) fn on_device_flow_closed(&mut self, now: Instant, flow: FlowId) {
         let Some(state) = self.attachments.flows.remove(&flow) else { return };
-        for (instance, _) in state.instances {
+        for Carried { instance, .. } in state.instances {
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
                 self.detach(now, instance);
+            }
+            if self.attachments.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow) {
+                self.attachments.forget_dialogs(instance);
             }
         }
         self.give_up_placed(now, state.placed);
@@ -356,16 +428,4 @@ impl Endpoint {
             self.lose_forwarded(now, instance, branch);
         }
     }
-}
-
-/// The request that the Contact of a device's REGISTER makes.
-enum ContactRequest {
-    /// No Contact: tell the registered one.
-    Query,
-    /// `expires=0` or `*`: remove it.
-    Remove,
-    /// To be reached at `contact` for `expires` seconds.
-    Bind { contact: Box<str>, expires: u32 },
-    /// A Contact that does not parse.
-    Malformed,
 }

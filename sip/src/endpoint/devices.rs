@@ -31,8 +31,6 @@ struct Device {
     binding: BindingId,
     /// What only a device has that was attached or sent something; most sleep most of the time.
     awake: Option<Box<Awake>>,
-    /// Its last challenge has no answer yet.
-    challenged: bool,
     /// Its app registers by itself.
     foreground: bool,
     /// The SIP server has accepted its credentials.
@@ -112,17 +110,6 @@ impl Devices {
         }
     }
 
-    /// Whether the device has left its last challenge unanswered.
-    pub(super) fn is_challenged(&self, instance: InstanceId) -> bool {
-        self.rows.get(&instance).is_some_and(|device| device.challenged)
-    }
-
-    pub(super) fn set_challenged(&mut self, instance: InstanceId, challenged: bool) {
-        if let Some(device) = self.rows.get_mut(&instance) {
-            device.challenged = challenged;
-        }
-    }
-
     /// Takes one call from a device's budget; whether there was one.
     pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId) -> bool {
         self.spend(now, instance, CALLS, |budgets| &mut budgets.calls)
@@ -178,6 +165,6 @@ impl Endpoint {
 
 impl Device {
     fn new(binding: BindingId) -> Self {
-        Self { binding, awake: None, challenged: false, foreground: false, proven: false }
+        Self { binding, awake: None, foreground: false, proven: false }
     }
 }

@@ -3,17 +3,24 @@
 //! A request is let through by the signed token in the Route that this relay itself put there. It names the device and the SIP
 //! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
+//! | the request | passes |
+//! | --- | --- |
+//! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method is |
+//! | without a To tag (RFC 2543 knew none), in a dialog of that very end | BYE, INFO, PRACK, UPDATE: they begin nothing |
+//! | of a device, by a token of an earlier build, which covers no tag | the same: a call that ran meanwhile can be hung up |
+//!
 //! A request for a peer that is away for a moment waits in [`super::parked`].
 //!
-//! Invariant: a device's requests go to the flow that its token names, and to no address that a message names; a SIP
-//! server's go to the flow of the token's device.
+//! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no
+//! address that a message names; a SIP server's go to the flow of the token's device, attached or not.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source, Transport};
+use crate::edge::forward::OwnRoute;
 use crate::edge::{forward, push_proxy};
-use crate::flow::FlowToken;
+use crate::flow::{FlowToken, OpenedToken};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{Reply, ServerId};
@@ -27,6 +34,15 @@ pub(super) struct NextHop {
     pub(super) transport: Transport,
     /// The dialog's device, whichever side it leads to.
     pub(super) device: InstanceId,
+}
+
+/// What is done to a request that passes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    /// So many values of its Route are ours, and are taken off.
+    pub(super) ours: usize,
+    /// The flow that it came by, where it begins a dialog: it gets our Record-Route.
+    pub(super) begun_by: Option<(FlowId, Transport)>,
 }
 
 /// The requests inside dialogs that are forwarded and not answered.
@@ -67,15 +83,18 @@ impl Endpoint {
         source: Source,
         reply: Reply,
         request: &Message,
-        token: FlowToken,
-        ours: usize,
+        OwnRoute { opened, values: ours }: OwnRoute,
     ) {
+        let token = opened.token;
         match source.side {
             _ if self.may_use(&source, &token) => {}
             Side::Upstream => return self.refuse_stranger(&source, request, 403),
             Side::Device => return self.answer_stranger(&source, request, 403),
         }
-        if request.to().is_none_or(|to| to.tag().is_none()) {
+        // A token of an earlier build does not tell whether the tags are those of its dialog.
+        let is_told = source.side == Side::Upstream || opened.covers_tag;
+        let in_dialog = is_told && request.to().is_some_and(|to| to.tag().is_some());
+        if !in_dialog && begins_something(request) {
             return self.refuse(now, reply, request, 403);
         }
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
@@ -87,40 +106,40 @@ impl Endpoint {
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
+        let passage = Passage { ours, begun_by: None };
         match self.next_hop(&source, &token) {
-            Some(hop) => self.forward(now, reply, request, ours, hop),
+            Some(hop) => self.forward(now, reply, request, passage, hop),
             None => {
                 if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
                     self.wake_for_request(now, token.instance);
                 }
-                self.park(now, reply, request, source.side, token.instance, ours);
+                self.park(now, reply, request, source.side, token.instance, passage);
             }
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, reply: Reply, request: &Message, ours: usize, hop: NextHop) {
+    pub(super) fn forward(&mut self, now: Instant, reply: Reply, request: &Message, passage: Passage, hop: NextHop) {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
         if let Some(server) =
             self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)
         {
-            self.send_forwarded(now, server, branch, request, ours, hop);
+            self.send_forwarded(now, server, branch, request, passage, hop);
         }
     }
 
-    /// Forwards a request, `ours` values of its Route taken off.
     pub(super) fn send_forwarded(
         &mut self,
         now: Instant,
         server: ServerId,
         branch: BranchId,
         request: &Message,
-        ours: usize,
+        passage: Passage,
         hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let bytes = self.forwarded_bytes(request, ours, &hop, branch);
+        let bytes = self.forwarded_bytes(request, passage, &hop, branch);
         let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
@@ -130,28 +149,36 @@ impl Endpoint {
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
     pub(super) fn on_dialog_ack(&mut self, source: Source, ack: &Message) {
-        let Some((token, ours)) = forward::own_route(ack, &self.core.token_key) else { return };
+        let own = forward::own_route(ack, &self.core.token_key, source.side);
+        let Some(OwnRoute { opened: OpenedToken { token, .. }, values: ours }) = own else { return };
         if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
         let Some(hop) = self.next_hop(&source, &token) else { return };
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(ack, ours, &hop, branch);
+        let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
         self.core.send(hop.flow, bytes);
     }
 
-    fn forwarded_bytes(&self, request: &Message, ours: usize, hop: &NextHop, branch: BranchId) -> bytes::Bytes {
+    fn forwarded_bytes(&self, request: &Message, passage: Passage, hop: &NextHop, branch: BranchId) -> bytes::Bytes {
         let mut edit = forward::forward_request(request, self.core.settings.sent_by(hop.side, hop.transport), branch);
         if hop.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
         }
-        forward::take_route(edit, request, ours).finish()
+        edit = forward::take_route(edit, request, passage.ours);
+        if let Some((flow, transport)) = passage.begun_by {
+            let token = FlowToken { instance: hop.device, upstream: flow };
+            let token = forward::token_for(request, &self.core.token_key, Side::Upstream, &token);
+            let device = self.core.settings.sent_by(Side::Device, hop.transport);
+            edit = forward::record_route(edit, &token, device, self.core.settings.sent_by(Side::Upstream, transport));
+        }
+        edit.finish()
     }
 
     /// Whether the sender is one of the two ends that the token names.
     pub(super) fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
-            Side::Device => self.attachments.is_attached_by(token.instance, source),
+            Side::Device => self.attachments.carries_dialogs(token.instance, source),
             Side::Upstream => {
                 token.upstream == source.flow
                     || self.devices.binding_of(token.instance).is_some_and(|binding| self.is_trusted(binding, source))
@@ -162,7 +189,11 @@ impl Endpoint {
     /// The next hop of a request: the other end that the token names.
     fn next_hop(&self, source: &Source, token: &FlowToken) -> Option<NextHop> {
         match source.side {
-            Side::Upstream => self.hop_to_device(token.instance),
+            Side::Upstream => {
+                let device = token.instance;
+                let dialogs = self.attachments.dialog_flow(device)?;
+                Some(NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device })
+            }
             Side::Device => {
                 let transport = self.flows.transport_of(token.upstream);
                 let (side, device) = (Side::Upstream, token.instance);
@@ -184,6 +215,7 @@ impl Endpoint {
         Some(NextHop { flow, side: Side::Upstream, transport, device })
     }
 
+    /// The next hop of a request that begins something, or has waited: to a device that is attached.
     pub(super) fn hop_to_device(&self, device: InstanceId) -> Option<NextHop> {
         let attached = self.attachments.get(device)?;
         Some(NextHop { flow: attached.flow, side: Side::Device, transport: attached.transport, device })
@@ -237,4 +269,10 @@ impl Endpoint {
         self.dialogs.unanswered.insert(server, Unanswered { failure: (status, failure), device });
         Some(server)
     }
+}
+
+/// Whether a request does something also where it is of no dialog; one that does not is answered 481 there.
+fn begins_something(request: &Message) -> bool {
+    let within = [Method::Bye, Method::Info, Method::Prack, Method::Update];
+    !request.method().is_some_and(|method| within.contains(&method))
 }

@@ -134,6 +134,7 @@ impl Endpoint {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.remove_device(now, instance);
+        self.attachments.forget_dialogs(instance);
         if self.leave_group(now, instance, binding) {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);

@@ -13,7 +13,7 @@ use super::{
 use crate::edge::forward;
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
 use crate::id::{BindingId, BranchId, InstanceId, MessageId};
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
 
 /// MESSAGEs on their way at once; a further one is answered 503.
@@ -131,7 +131,8 @@ impl Endpoint {
         let message = name_of(&self.core.token_key, request, instance);
         let sent_on = self.attachments.get(instance).and_then(|attached| {
             let sent_by = self.core.settings.sent_by(Side::Device, attached.transport);
-            let bytes = forward::forward_request(request, sent_by, branch).request_uri(&*attached.contact).finish();
+            let target = Uri::request_uri_of(&attached.contact.uri);
+            let bytes = forward::forward_request(request, sent_by, branch).request_uri(target).finish();
             let owner = ClientOwner::Message(id);
             let sent = self.core.transactions.send(now, branch, Method::Message, bytes, attached.flow, owner);
             sent.ok().map(|()| attached.flow)

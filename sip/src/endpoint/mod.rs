@@ -172,7 +172,10 @@ impl Endpoint {
             Input::HandOver => self.on_hand_over(),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
-            Input::RemovePushBinding(instance) => self.remove_push_binding(now, instance, PushBindingEnd::Removed),
+            Input::RemovePushBinding(instance) => {
+                self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+                self.attachments.forget_dialogs(instance);
+            }
         }
         self.judge_overtaking(now);
         self.core.flush();

@@ -13,13 +13,12 @@ use crate::transaction::Reply;
 
 /// The event package that is understood (RFC 3842 §3.1).
 pub(super) const PACKAGE: &str = "message-summary";
+/// The extensions of what a registered user agent understands here.
+const SUPPORTED: &[&str] = &["path", "outbound", "gruu"];
 /// The largest body of a NOTIFY, in bytes; a larger one is answered 413.
 const NOTIFY_BYTES: usize = 8 * 1024;
 /// The Retry-After of a server that sends too many, in seconds.
 const RETRY_AFTER: u32 = 30;
-
-/// The options that are understood.
-const SUPPORTED: &str = "path, outbound, gruu";
 
 impl Endpoint {
     /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
@@ -71,21 +70,16 @@ impl Endpoint {
 
     /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
     pub(super) fn answer_options(&mut self, now: Instant, reply: Reply, request: &Message) {
-        let tag = self.core.random.tag();
-        let known = |option: &&str| SUPPORTED.split(", ").any(|known| known.eq_ignore_ascii_case(option));
-        let mut unknown = request.elements(Name::Require).filter(|option| !known(option)).peekable();
-        if unknown.peek().is_some() {
-            // RFC 3261 §8.2.2.3.
-            let response = Composer::response(request, 420, Composer::reason(420), Some(&tag));
-            let response = unknown.fold(response, |response, option| response.header(Name::Unsupported, option));
-            return self.respond_once(now, reply, request, 420, response.finish());
+        if self.refuse_extension(now, reply, request, SUPPORTED) {
+            return;
         }
+        let tag = self.core.random.tag();
         let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
             .header(Name::Allow, super::requests::ALLOW)
             .header(Name::Accept, format_args!("application/sdp, text/plain, {MEDIA_TYPE}"))
             .extension("Accept-Encoding", "identity")
             .extension("Accept-Language", "en")
-            .header(Name::Supported, SUPPORTED)
+            .header(Name::Supported, SUPPORTED.join(", "))
             .extension("Allow-Events", PACKAGE)
             .finish();
         debug_assert_eq!(request.method(), Some(Method::Options));

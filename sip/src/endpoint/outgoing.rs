@@ -137,7 +137,7 @@ impl Endpoint {
         }
         if matches!(method, Method::Invite | Method::Subscribe | Method::Refer) {
             let token = FlowToken { instance: hop.device, upstream: hop.flow };
-            let token = self.core.token_key.sign(&token, request.call_id().unwrap_or_default());
+            let token = forward::token_for(request, &self.core.token_key, Side::Device, &token);
             // The side that the request goes to has its name on top.
             edit = forward::record_route(edit, &token, upstream, device);
         }

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::core::OfflinePeer;
+use super::dialogs::Passage;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
@@ -38,8 +39,8 @@ struct Parked {
 
 #[derive(Debug)]
 enum What {
-    /// It came while the peer was away; so many values of its Route are ours. `device`: that of its dialog.
-    Unsent { server: ServerId, request: Box<Message>, ours: usize, device: InstanceId },
+    /// It came while the peer was away. `device`: that of its dialog.
+    Unsent { server: ServerId, request: Box<Message>, passage: Passage, device: InstanceId },
     /// It was sent on a flow that has ended.
     Sent,
 }
@@ -65,7 +66,7 @@ impl Endpoint {
         request: &Message,
         side: Side,
         device: InstanceId,
-        ours: usize,
+        passage: Passage,
     ) {
         let binding = self.devices.binding_of(device);
         let who = binding.and_then(|binding| match side {
@@ -83,7 +84,7 @@ impl Endpoint {
         let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
-        let what = What::Unsent { server, request: Box::new(request.clone()), ours, device };
+        let what = What::Unsent { server, request: Box::new(request.clone()), passage, device };
         let wait = if request.method() == Some(Method::Invite) {
             self.core.settings.answer_timeout
         } else {
@@ -138,9 +139,9 @@ impl Endpoint {
                 (OfflinePeer::Server(_), What::Sent) => None,
             };
             match (hop, waiting.what) {
-                (Some(hop), What::Unsent { server, request, ours, .. }) => {
+                (Some(hop), What::Unsent { server, request, passage, .. }) => {
                     self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
-                    self.send_forwarded(now, server, waiting.branch, &request, ours, hop);
+                    self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
                 }
                 (Some(hop), What::Sent) => {
                     self.core.transactions.carry(waiting.branch, hop.flow);

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use super::attachments::Attached;
 use super::core::OfflinePeer;
+use super::dialogs::Passage;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::{Endpoint, Event, Side, Source, Timer};
+use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
 use crate::id::{BindingId, InstanceId, UpstreamId};
@@ -241,7 +243,12 @@ impl Endpoint {
         }
         let expires_at = now + expires;
         if carried {
-            let attached = Attached { flow: source.flow, transport: source.transport, contact: "".into(), expires_at };
+            let attached = Attached {
+                flow: source.flow,
+                transport: source.transport,
+                contact: DeviceContact::default(),
+                expires_at,
+            };
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);
             self.send_parked(now, OfflinePeer::Device(instance));
@@ -406,13 +413,19 @@ impl Endpoint {
             Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
             _ => match forward::check(&request, &self.core.settings.own_addresses()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
-                Ok(()) => match self.hop_to_device(instance) {
-                    Some(hop) => self.forward(now, reply, &request, 1, hop),
-                    None => {
-                        self.wake_for_request(now, instance);
-                        self.park(now, reply, &request, Side::Upstream, instance, 1);
+                Ok(()) => {
+                    // RFC 6665 §4.1, RFC 3515 §2.4.4: the device's NOTIFYs come back by our Record-Route.
+                    let begins = matches!(request.method(), Some(Method::Subscribe | Method::Refer));
+                    let begun_by = begins.then_some((source.flow, source.transport));
+                    let passage = Passage { ours: 1, begun_by };
+                    match self.hop_to_device(instance) {
+                        Some(hop) => self.forward(now, reply, &request, passage, hop),
+                        None => {
+                            self.wake_for_request(now, instance);
+                            self.park(now, reply, &request, Side::Upstream, instance, passage);
+                        }
                     }
-                },
+                }
             },
         }
     }

@@ -128,7 +128,7 @@ impl Endpoint {
             return;
         }
         let request = forward::add_received(&request, &source).unwrap_or(request);
-        let loose = forward::from_strict_router(&request, &self.core.token_key);
+        let loose = forward::from_strict_router(&request, &self.core.token_key, source.side);
         let request = loose.unwrap_or(request);
         let reply = Reply { flow: reply_flow(&source, &request), side: source.side };
         match self.core.transactions.on_request(now, &request, reply) {
@@ -171,7 +171,8 @@ impl Endpoint {
 
     /// Whether a request came from one of the two ends of the dialog that its Route names.
     fn is_of_dialog(&self, source: &Source, request: &Message) -> bool {
-        forward::own_route(request, &self.core.token_key).is_some_and(|(token, _)| self.may_use(source, &token))
+        let own = forward::own_route(request, &self.core.token_key, source.side);
+        own.is_some_and(|own| self.may_use(source, &own.opened.token))
     }
 
     /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).
@@ -195,8 +196,8 @@ impl Endpoint {
     }
 
     fn on_new_request(&mut self, now: Instant, source: Source, reply: Reply, request: Message) {
-        if let Some((token, ours)) = forward::own_route(&request, &self.core.token_key) {
-            return self.on_dialog_request(now, source, reply, &request, token, ours);
+        if let Some(own) = forward::own_route(&request, &self.core.token_key, source.side) {
+            return self.on_dialog_request(now, source, reply, &request, own);
         }
         if source.side == Side::Device {
             return self.on_outgoing(now, source, reply, &request);
@@ -253,8 +254,14 @@ impl Endpoint {
     /// 200 to a ping of anybody (RFC 3261 §11.2), as to a stranger: without state, and hardly larger than the request.
     fn answer_ping(&mut self, source: &Source, request: &Message) {
         let tag = self.stateless_tag(request);
-        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag));
-        self.send_reflected(source.flow, request, response.header(Name::Allow, ALLOW).finish());
+        let response = match forward::not_understood(request, &[]).next() {
+            Some(_) => bad_extension(request, &[], &tag),
+            None => {
+                let response = Composer::response(request, 200, Composer::reason(200), Some(&tag));
+                response.header(Name::Allow, ALLOW).finish()
+            }
+        };
+        self.send_reflected(source.flow, request, response);
     }
 
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
@@ -270,7 +277,7 @@ impl Endpoint {
         let judged = !request.is_request()
             || source.side != Side::Upstream
             || request.method() == Some(Method::Ack)
-            || forward::own_route(request, &self.core.token_key).is_some();
+            || forward::own_route(request, &self.core.token_key, source.side).is_some();
         let user = request.request_uri().and_then(Uri::user_of);
         let binding = user.and_then(BindingId::parse).filter(|_| !judged)?;
         self.missing(binding).map(|_| binding)
@@ -328,6 +335,23 @@ impl Endpoint {
         self.respond_once(now, reply, request, status, response.finish());
     }
 
+    /// 420 where a request that is answered here requires what is not understood (RFC 3261 §8.2.2.3); whether it did.
+    pub(super) fn refuse_extension(
+        &mut self,
+        now: Instant,
+        reply: Reply,
+        request: &Message,
+        understood: &[&str],
+    ) -> bool {
+        let is_fit = forward::not_understood(request, understood).next().is_none();
+        if !is_fit {
+            let tag = self.core.random.tag();
+            let response = bad_extension(request, understood, &tag);
+            self.respond_once(now, reply, request, 420, response);
+        }
+        !is_fit
+    }
+
     /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
     pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: Reply, request: &Message, why: &'static str) {
         let tag = self.core.random.tag();
@@ -352,8 +376,8 @@ impl Endpoint {
     /// without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
     /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
     pub(super) fn respond_once(&mut self, now: Instant, reply: Reply, request: &Message, status: u16, response: Bytes) {
-        let is_acknowledged =
-            || request.method() == Some(Method::Invite) && forward::own_route(request, &self.core.token_key).is_some();
+        let is_of_dialog = || forward::own_route(request, &self.core.token_key, reply.side).is_some();
+        let is_acknowledged = || request.method() == Some(Method::Invite) && is_of_dialog();
         let is_kept = reply.side == Side::Upstream || is_acknowledged();
         let opened = is_kept.then(|| self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody));
         match opened {
@@ -379,6 +403,12 @@ impl Endpoint {
         let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
         self.send_reflected(flow, request, response);
     }
+}
+
+fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
+    let response = Composer::response(request, 420, Composer::reason(420), Some(tag));
+    let unknown = forward::not_understood(request, understood);
+    unknown.fold(response, |response, option| response.header(Name::Unsupported, option)).finish()
 }
 
 /// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when

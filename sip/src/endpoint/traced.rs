@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here changes anything, and nobody is asked for what is not recorded.
 
-use super::Endpoint;
+use super::{Endpoint, Side};
 use crate::edge::{forward, push_proxy};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::message::{Message, Uri};
@@ -18,7 +18,10 @@ impl Endpoint {
             || message.request_uri().is_some_and(|uri| is_own(Uri::user_of(uri)))
             || message.is_request() && message.contacts().iter().any(|contact| is_own(contact.user()))
             || push_proxy::own_path(key, message).is_some_and(|(named, _)| named == instance)
-            || forward::own_route(message, key).is_some_and(|(token, _)| token.instance == instance)
+            || [Side::Device, Side::Upstream]
+                .into_iter()
+                .find_map(|from| forward::own_route(message, key, from))
+                .is_some_and(|own| own.opened.token.instance == instance)
     }
 
     /// The flow by which a device is attached.

@@ -6,8 +6,9 @@
 //! | [`large`] | what is too large for a datagram (RFC 3261 §18.1.1) |
 //! | [`stun`] | what pings over UDP look like (RFC 8489) |
 //!
-//! Invariant: a token is accepted only when its MAC is right for the Call-ID of the request that carries it;
-//! so a token opens one dialog's way and no other.
+//! Invariant: a token is accepted only when its MAC is right for the request that carries it: its Call-ID, and the tag of the end
+//! that began the dialog, which is known before the other end's is. So a token opens the way of the dialogs of one request
+//! (several where it was forked) and no other.
 
 pub mod keep_alive;
 pub mod large;
@@ -85,6 +86,26 @@ pub struct FlowToken {
     pub upstream: FlowId,
 }
 
+/// What a token is signed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialogKey<'a> {
+    /// The Call-ID.
+    pub call_id: &'a str,
+    /// The side of the end that began the dialog.
+    pub begun_by: Side,
+    /// The tag of that end; empty where it has none (RFC 3261 §12.1.1).
+    pub tag: &'a str,
+}
+
+/// A token that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenedToken {
+    /// The token.
+    pub token: FlowToken,
+    /// Whether it covers a tag. One of an earlier build covers the Call-ID alone.
+    pub covers_tag: bool,
+}
+
 /// The key that signs tokens.
 #[derive(Clone)]
 pub struct TokenKey([u8; 32]);
@@ -92,6 +113,11 @@ pub struct TokenKey([u8; 32]);
 /// Bytes of the MAC; 80 bits, for a token that opens one dialog.
 const MAC_LEN: usize = 10;
 const INSTANCE_LEN: usize = 16;
+/// What a token covers beside the Call-ID, in the upper half of the byte that names the kind of its flow: the tag of the SIP
+/// server's end or that of the device's, whichever began the dialog. Zero: nothing; earlier builds made such.
+const FORM: u8 = 0xf0;
+const BEGUN_UPSTREAM: u8 = 0x10;
+const BEGUN_BY_DEVICE: u8 = 0x20;
 
 impl TokenKey {
     /// Takes the key.
@@ -100,46 +126,61 @@ impl TokenKey {
     }
 
     /// Signs a token for one dialog; the text fits the user part of a URI.
-    pub fn sign(&self, token: &FlowToken, call_id: &str) -> String {
+    pub fn sign(&self, token: &FlowToken, dialog: &DialogKey<'_>) -> String {
+        let form = match dialog.begun_by {
+            Side::Upstream => BEGUN_UPSTREAM,
+            Side::Device => BEGUN_BY_DEVICE,
+        };
+        self.encode(token, form, &bound_to(dialog.call_id, Some(dialog.tag)))
+    }
+
+    fn encode(&self, token: &FlowToken, form: u8, bound_to: &[u8]) -> String {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&token.instance.to_bytes());
         match token.upstream {
             FlowId::Stream(number) => {
-                bytes.push(0);
+                bytes.push(form);
                 bytes.extend_from_slice(&number.to_be_bytes());
             }
             FlowId::Datagram(SocketAddr::V4(peer)) => {
-                bytes.push(4);
+                bytes.push(form | 4);
                 bytes.extend_from_slice(&peer.ip().octets());
                 bytes.extend_from_slice(&peer.port().to_be_bytes());
             }
             FlowId::Datagram(SocketAddr::V6(peer)) => {
-                bytes.push(6);
+                bytes.push(form | 6);
                 bytes.extend_from_slice(&peer.ip().octets());
                 bytes.extend_from_slice(&peer.port().to_be_bytes());
             }
         }
-        let mac = self.mac(&bytes, call_id.as_bytes());
+        let mac = self.mac(&bytes, bound_to);
         bytes.extend_from_slice(&mac);
         URL_SAFE_NO_PAD.encode(&bytes)
     }
 
-    /// Reads a token; `None` unless this key signed it for this dialog.
-    pub fn open(&self, text: &str, call_id: &str) -> Option<FlowToken> {
+    /// Reads a token; `None` unless this key signed it for this dialog. `tag_of`: the tag of the end on a side, empty where it
+    /// has none.
+    pub fn open<'a>(&self, text: &str, call_id: &str, tag_of: impl Fn(Side) -> &'a str) -> Option<OpenedToken> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (payload, mac) = bytes.split_at_checked(bytes.len().checked_sub(MAC_LEN)?)?;
-        if !bool::from(subtle::ConstantTimeEq::ct_eq(&self.mac(payload, call_id.as_bytes())[..], mac)) {
-            return None;
-        }
         let (instance, flow) = payload.split_first_chunk::<INSTANCE_LEN>()?;
         let (kind, rest) = flow.split_first()?;
-        let upstream = match kind {
+        let tag = match kind & FORM {
+            BEGUN_UPSTREAM => Some(tag_of(Side::Upstream)),
+            BEGUN_BY_DEVICE => Some(tag_of(Side::Device)),
+            _ => None,
+        };
+        if !bool::from(subtle::ConstantTimeEq::ct_eq(&self.mac(payload, &bound_to(call_id, tag))[..], mac)) {
+            return None;
+        }
+        let upstream = match kind & !FORM {
             0 => FlowId::Stream(u64::from_be_bytes(rest.try_into().ok()?)),
             4 => FlowId::Datagram(peer::<4>(rest)?),
             6 => FlowId::Datagram(peer::<16>(rest)?),
             _ => return None,
         };
-        Some(FlowToken { instance: InstanceId::from_bytes(*instance), upstream })
+        let token = FlowToken { instance: InstanceId::from_bytes(*instance), upstream };
+        Some(OpenedToken { token, covers_tag: tag.is_some() })
     }
 
     /// The shard that a token names, believed or not: a forged one finds a shard that refuses it.
@@ -189,6 +230,12 @@ impl std::fmt::Debug for TokenKey {
     }
 }
 
+/// What the MAC of a token covers beside the token: no line feed is in a Call-ID or in a tag.
+fn bound_to(call_id: &str, tag: Option<&str>) -> Vec<u8> {
+    let tag = tag.map(|tag| [b"\n", tag.as_bytes()].concat());
+    [call_id.as_bytes(), &tag.unwrap_or_default()].concat()
+}
+
 fn peer<const N: usize>(bytes: &[u8]) -> Option<SocketAddr>
 where
     IpAddr: From<[u8; N]>,
@@ -221,16 +268,30 @@ mod tests {
             FlowId::Datagram("[2001:db8::1]:5070".parse().unwrap()),
         ] {
             let token = FlowToken { instance, upstream };
-            let text = key.sign(&token, "call-1");
-            assert_eq!(key.open(&text, "call-1"), Some(token));
-            assert_eq!(key.open(&text, "call-2"), None, "another Call-ID");
-            assert_eq!(TokenKey::new([8; 32]).open(&text, "call-1"), None, "another key");
-            assert_eq!(TokenKey::tag_of(&text), Some(ShardTag(0x1234)));
-            let mut forged = text.clone().into_bytes();
-            forged[25] ^= 1;
-            assert_eq!(key.open(std::str::from_utf8(&forged).unwrap(), "call-1"), None, "a changed flow");
+            for (begun_by, other) in [(Side::Upstream, Side::Device), (Side::Device, Side::Upstream)] {
+                let text = key.sign(&token, &DialogKey { call_id: "call-1", begun_by, tag: "t" });
+                let of = |side: Side, tag: &'static str| move |asked: Side| if asked == side { tag } else { "other" };
+                assert_eq!(key.open(&text, "call-1", of(begun_by, "t")), Some(OpenedToken { token, covers_tag: true }));
+                assert_eq!(key.open(&text, "call-2", of(begun_by, "t")), None, "another Call-ID");
+                assert_eq!(key.open(&text, "call-1", of(other, "t")), None, "the other end's tag");
+                for tag in ["", "T", "t\n"] {
+                    assert_eq!(key.open(&text, "call-1", of(begun_by, tag)), None, "another tag");
+                }
+                assert_eq!(TokenKey::new([8; 32]).open(&text, "call-1", of(begun_by, "t")), None, "another key");
+                assert_eq!(TokenKey::tag_of(&text), Some(ShardTag(0x1234)));
+                let mut bytes = URL_SAFE_NO_PAD.decode(&text).unwrap();
+                for at in [5, INSTANCE_LEN, INSTANCE_LEN + 3] {
+                    bytes[at] ^= 0x10;
+                    let forged = URL_SAFE_NO_PAD.encode(&bytes);
+                    assert_eq!(key.open(&forged, "call-1", of(begun_by, "t")), None, "a changed byte at {at}");
+                    bytes[at] ^= 0x10;
+                }
+            }
+            let earlier = key.encode(&token, 0, b"call-1");
+            assert_eq!(key.open(&earlier, "call-1", |_| "any"), Some(OpenedToken { token, covers_tag: false }));
+            assert_eq!(key.open(&earlier, "call-2", |_| "any"), None);
         }
-        assert_eq!(key.open("", "call-1"), None);
+        assert_eq!(key.open("", "call-1", |_| ""), None);
     }
 
     #[test]

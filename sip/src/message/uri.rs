@@ -11,6 +11,9 @@ use memchr::memchr;
 use super::Params;
 use super::grammar::{Class, all, digits};
 
+/// The longest URI that is compared part by part, in bytes: the time grows with the square of it.
+const COMPARED_BYTES: usize = 512;
+
 /// The scheme of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -99,6 +102,72 @@ impl<'a> Uri<'a> {
         scheme.is_some_and(is_scheme) && text.bytes().all(plain)
     }
 
+    /// Whether two URIs are equal (RFC 3261 §19.1.4); those of another scheme, or of more than 512 bytes, when they are
+    /// written alike.
+    pub fn is_equivalent(&self, other: &Uri<'_>) -> bool {
+        let long = self.text.len().max(other.text.len()) > COMPARED_BYTES;
+        if self.scheme == Scheme::Other || long || self.text == other.text {
+            return self.text == other.text;
+        }
+        self.scheme == other.scheme
+            && match (self.user_info(), other.user_info()) {
+                (Some(one), Some(other)) => units(one).eq(units(other)),
+                (one, other) => one == other,
+            }
+            && self.host.eq_ignore_ascii_case(other.host)
+            && self.port == other.port
+            && self.has_params_of(other)
+            && other.has_params_of(self)
+            && self.has_headers_of(other)
+            && other.has_headers_of(self)
+    }
+
+    /// User and password as written.
+    fn user_info(&self) -> Option<&'a str> {
+        self.user.and_then(|_| Some(self.text.split_once(':')?.1.split_once('@')?.0))
+    }
+
+    /// Whether no parameter of another URI contradicts this one: some that stand in one of two alone make them two.
+    fn has_params_of(&self, other: &Uri<'_>) -> bool {
+        const DECIDES: &[&str] = &["transport", "user", "ttl", "method", "maddr"];
+        other.params.iter().all(|(name, value)| match self.params.get(name) {
+            Some(own) => match (own, value) {
+                (Some(own), Some(value)) => units(own).map(lower).eq(units(value).map(lower)),
+                (own, value) => own == value,
+            },
+            None => !DECIDES.iter().any(|known| known.eq_ignore_ascii_case(name)),
+        })
+    }
+
+    fn has_headers_of(&self, other: &Uri<'_>) -> bool {
+        let own = || self.headers.unwrap_or_default().split('&');
+        let is_own = |header: &str| own().any(|own| units(own).map(lower).eq(units(header).map(lower)));
+        self.headers.is_some() == other.headers.is_some() && other.headers.unwrap_or_default().split('&').all(is_own)
+    }
+
+    /// What of a Contact may be a Request-URI: not the headers behind `?`, nor the `method` (RFC 3261 §19.1.1). `text`: also one
+    /// that is no URI.
+    pub fn request_uri_of(text: &'a str) -> Cow<'a, str> {
+        let Some(uri) = Self::parse(text) else {
+            let host = text.find('@').unwrap_or_default();
+            return memchr(b'?', &text.as_bytes()[host..]).map_or(text, |at| &text[..host + at]).into();
+        };
+        let end = uri.headers.map_or(text.len(), |headers| text.len() - headers.len() - 1);
+        if uri.params.get("method").is_none() {
+            return text[..end].into();
+        }
+        let mut target = text[..end - uri.params.as_str().len()].to_owned();
+        for (name, value) in uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("method")) {
+            target.push(';');
+            target.push_str(name);
+            if let Some(value) = value {
+                target.push('=');
+                target.push_str(value);
+            }
+        }
+        target.into()
+    }
+
     /// The `transport` parameter as written.
     pub fn transport(&self) -> Option<&'a str> {
         self.params.value("transport")
@@ -118,6 +187,28 @@ pub(crate) fn unescaped(user: &str) -> Cow<'_, str> {
         rest = if escaped.is_some() { &behind[2..] } else { behind };
     }
     String::from_utf8(bytes).map_or(Cow::Borrowed(user), Cow::Owned)
+}
+
+/// The characters of a part of a URI, an escape as what it stands for, unless that is reserved (RFC 3261 §19.1.4).
+fn units(text: &str) -> impl Iterator<Item = u16> {
+    const ESCAPED: u16 = 0x100;
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let byte = *bytes.get(at)?;
+        let digit = |offset: usize| bytes.get(at + offset).and_then(|digit| char::from(*digit).to_digit(16));
+        let Some((high, low)) = digit(1).zip(digit(2)).filter(|_| byte == b'%') else {
+            at += 1;
+            return Some(byte.into());
+        };
+        at += 3;
+        let escaped = (high * 16 + low) as u8;
+        Some(if b";/?:@&=+$,%".contains(&escaped) { ESCAPED | u16::from(escaped) } else { escaped.into() })
+    })
+}
+
+fn lower(unit: u16) -> u16 {
+    u8::try_from(unit).map_or(unit, |byte| byte.to_ascii_lowercase().into())
 }
 
 /// Takes `host`, `host:port`, `[v6]` or `[v6]:port` apart; `None` when the host or the port breaks the grammar.
@@ -188,6 +279,68 @@ mod tests {
         assert_eq!((bare.user, bare.host, bare.port), (None, "example.com", None));
         let tel = Uri::parse("tel:+1-201-555-0123;phone-context=x").unwrap();
         assert_eq!((tel.scheme, tel.host), (Scheme::Other, ""));
+    }
+
+    /// The examples of RFC 3261 §19.1.4.
+    #[test]
+    fn uris_are_equal_by_what_they_mean() {
+        let equal = |one: &str, other: &str| {
+            let (one, other) = (Uri::parse(one).expect("a URI"), Uri::parse(other).expect("a URI"));
+            assert_eq!(one.is_equivalent(&other), other.is_equivalent(&one), "{} {}", one.text, other.text);
+            one.is_equivalent(&other)
+        };
+        for (one, other) in [
+            ("sip:%61lice@atlanta.com;transport=TCP", "sip:alice@AtlanTa.CoM;Transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5"),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;newparam=5"),
+            (
+                "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
+                "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com",
+            ),
+            (
+                "sip:alice@atlanta.com?subject=project%20x&priority=urgent",
+                "sip:alice@atlanta.com?priority=urgent&subject=project%20x",
+            ),
+            ("sip:h;lr", "sip:h"),
+        ] {
+            assert!(equal(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("SIP:ALICE@AtLanTa.CoM;Transport=udp", "sip:alice@AtLanTa.CoM;Transport=UDP"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com?Subject=next%20meeting"),
+            ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4"),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;security=off"),
+            ("sip:bob@h", "sips:bob@h"),
+            ("sip:bob@h", "sip:h"),
+            ("sip:bob:1@h", "sip:bob:2@h"),
+            ("sip:a%3Bb@h", "sip:a;b@h"),
+            ("sip:a%2541@h", "sip:aA@h"),
+            ("tel:+1", "tel:+2"),
+        ] {
+            assert!(!equal(one, other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_request_uri_has_no_headers_and_no_method() {
+        for (contact, target) in [
+            ("sip:x@y", "sip:x@y"),
+            ("sip:x@y?Subject=1", "sip:x@y"),
+            ("sip:x@y;transport=tls?Route=%3Ca%3E&Subject=1", "sip:x@y;transport=tls"),
+            ("sip:x@y;a;Method=BYE;lr;transport=tls?X=1", "sip:x@y;a;lr;transport=tls"),
+            ("sip:x?m@y;method=BYE", "sip:x?m@y"),
+            ("sip:x;method=BYE@y", "sip:x;method=BYE@y"),
+            ("sip:x@y?", "sip:x@y"),
+            ("sip:x@y;;lr?Subject=1", "sip:x@y;;lr"),
+            ("sip:x@y;;lr?To=sip:z@y?", "sip:x@y;;lr"),
+            ("sip:x@y;a=\"b\"?Subject=1", "sip:x@y;a=\"b\""),
+            ("tel:+1;phone-context=x", "tel:+1;phone-context=x"),
+        ] {
+            assert_eq!(Uri::request_uri_of(contact), target, "{contact}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a device's proof must be for: this resource, and a count that was not seen with its nonce (RFC 7616).
 
 use crate::world::{self, World};
+use sip::auth::Hash;
 use sip::message::Name;
 
 /// A REGISTER of the world's device on its first flow, with this Authorization.
@@ -97,4 +98,45 @@ fn a_device_has_one_timer_however_often_it_registers() {
     assert_eq!(world.endpoint.counts().attached, 1);
     world.advance(std::time::Duration::from_secs(2));
     assert_eq!(world.endpoint.counts().attached, 0);
+}
+
+/// A REGISTER without a proof by a flow; which algorithms it is asked for.
+fn offered(world: &mut World, flow: u64, cseq: u32, agent: &str) -> Vec<Hash> {
+    let text = format!(
+        "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKold{flow}.{cseq}\r\n\
+         From: <sip:{0}@relay.test>;tag=d\r\nTo: <sip:{0}@relay.test>\r\nCall-ID: old\r\nCSeq: {cseq} REGISTER\r\n\
+         Contact: <sip:a@b>\r\n{agent}Content-Length: 0\r\n\r\n",
+        world.instance
+    );
+    world.receive(world.device(flow), &text);
+    let asked = world.last("REGISTER 401");
+    let challenges = asked.values(Name::WwwAuthenticate).map(|value| std::str::from_utf8(value).unwrap());
+    challenges.map(|value| sip::auth::Challenge::parse(value).unwrap().algorithm.hash).collect()
+}
+
+const BOTH: [Hash; 2] = [Hash::Sha256, Hash::Md5];
+
+#[test]
+fn a_client_that_leaves_two_algorithms_unanswered_is_offered_md5_alone_and_by_turns() {
+    let mut world = World::registered();
+    assert_eq!(offered(&mut world, 1, 1, ""), BOTH);
+    assert_eq!(offered(&mut world, 1, 2, ""), [Hash::Md5]);
+    assert_eq!(offered(&mut world, 1, 3, ""), BOTH, "it may know SHA-256 alone");
+    assert_eq!(offered(&mut world, 1, 4, ""), [Hash::Md5]);
+    let baresip = "User-Agent: baresip v1.0.0 (x86_64/linux)\r\n";
+    assert_eq!(offered(&mut world, 2, 1, baresip), [Hash::Md5], "one that is known to need it");
+}
+
+#[test]
+fn what_is_left_unanswered_on_one_flow_is_no_other_flows_affair() {
+    let mut world = World::registered();
+    for stranger in 1..4 {
+        assert_eq!(offered(&mut world, stranger, 1, ""), BOTH, "a phone whose connection died after its 401");
+    }
+    world.attach(9);
+    assert_eq!(world.endpoint.counts().attached, 1);
+    for cseq in 2..4 {
+        offered(&mut world, 1, cseq, "");
+    }
+    assert_eq!(offered(&mut world, 9, 10, ""), BOTH);
 }

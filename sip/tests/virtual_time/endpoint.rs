@@ -492,33 +492,6 @@ fn a_loop_and_too_many_hops_are_refused() {
 }
 
 #[test]
-fn a_client_that_leaves_two_algorithms_unanswered_is_offered_md5_alone() {
-    let mut world = World::registered();
-    let register = |n: u32, agent: &str, instance: sip::id::InstanceId| {
-        format!(
-            "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bKold{n}\r\n\
-             From: <sip:{instance}@relay.test>;tag=d\r\nTo: <sip:{instance}@relay.test>\r\nCall-ID: old\r\n\
-             CSeq: {n} REGISTER\r\nContact: <sip:a@b>\r\n{agent}Content-Length: 0\r\n\r\n"
-        )
-    };
-    let offered = |world: &World| {
-        let last = world.last("REGISTER 401");
-        last.values(Name::WwwAuthenticate).map(|v| String::from_utf8_lossy(v).contains("SHA-256")).collect::<Vec<_>>()
-    };
-    let (source, instance) = (world.device(1), world.instance);
-    world.receive(source, &register(1, "", instance));
-    assert_eq!(offered(&world), [true, false]);
-    world.receive(source, &register(2, "", instance));
-    assert_eq!(offered(&world), [false]);
-    world.attach(2);
-    world.receive(source, &register(3, "", instance));
-    assert_eq!(offered(&world), [true, false], "it has answered since");
-    world.attach(3);
-    world.receive(source, &register(4, "User-Agent: baresip v1.0.0 (x86_64/linux)\r\n", instance));
-    assert_eq!(offered(&world), [false]);
-}
-
-#[test]
 fn a_server_that_closes_every_connection_is_not_hammered() {
     let mut world = World::new(FlowId::Stream(77));
     world.bind();

@@ -3,6 +3,7 @@
 mod admission;
 mod announced;
 mod answered_call;
+mod attaching;
 mod crowds;
 mod endpoint;
 mod flows;

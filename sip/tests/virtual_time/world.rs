@@ -373,6 +373,20 @@ impl World {
         self.receive(source, &text);
     }
 
+    /// The answer to a REGISTER of the device by a flow, with a Bearer. `lines`: its Contacts, and what else there is.
+    pub fn register(&mut self, flow: u64, cseq: u32, lines: &str) -> Message {
+        let text = format!(
+            "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bK{flow}.{cseq}\r\n\
+             From: <sip:{0}@relay.test>;tag=d\r\nTo: <sip:{0}@relay.test>\r\nCall-ID: r{flow}\r\nCSeq: {cseq} REGISTER\r\n\
+             {lines}Authorization: Bearer {1}\r\nContent-Length: 0\r\n\r\n",
+            self.instance,
+            SECRET.replace(' ', "-")
+        );
+        self.receive(self.device(flow), &text);
+        let answers = self.sent.iter().rev().find(|sent| !sent.message.is_request());
+        answers.expect("an answer").message.clone()
+    }
+
     /// The final states that calls were told, in order.
     pub fn final_states(&self) -> Vec<CallState> {
         let states = self.events.iter().filter_map(|event| match event {

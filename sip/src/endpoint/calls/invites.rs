@@ -12,7 +12,7 @@ use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
 use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source};
 use crate::flow::FlowToken;
 use crate::id::{BindingId, CallId, InstanceId};
-use crate::message::{Composer, Message, Method};
+use crate::message::{Composer, Message, Method, Uri};
 use crate::transaction::{Reply, ServerId};
 
 /// A call that may begin.
@@ -190,10 +190,13 @@ impl Endpoint {
             self.core.settings.sent_by(Side::Upstream, invite.source.transport),
         );
         let token = FlowToken { instance, upstream: invite.source.flow };
-        let token = self.core.token_key.sign(&token, invite.message.call_id().unwrap_or_default());
+        let token = forward::token_for(&invite.message, &self.core.token_key, Side::Upstream, &token);
         let edit = forward::forward_request(&invite.message, device, branch);
         // A request that came back by our Path names its device itself (RFC 8599 §5.6.2).
-        let edit = if self.push_bindings.knows(instance) { edit } else { edit.request_uri(&*attached.contact) };
+        let edit = match self.push_bindings.knows(instance) {
+            true => edit,
+            false => edit.request_uri(Uri::request_uri_of(&attached.contact.uri)),
+        };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;
         if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {

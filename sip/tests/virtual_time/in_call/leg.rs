@@ -36,7 +36,7 @@ impl Dialog {
         Self::of(call_id, invite, &heard)
     }
 
-    fn of(call_id: &'static str, invite: Message, heard: &Message) -> Self {
+    pub fn of(call_id: &'static str, invite: Message, heard: &Message) -> Self {
         let routes: Vec<_> = heard.elements(Name::RecordRoute).map(str::to_owned).collect();
         assert_eq!(routes.len(), 3, "the SIP server's and two of the relay's");
         let device_routes = routes.iter().map(|route| format!("Route: {route}\r\n")).collect();
@@ -44,6 +44,11 @@ impl Dialog {
         let own = routes.iter().rev().filter(|route| !route.contains("192.0.2.10"));
         let caller_routes = own.map(|route| format!("Route: {route}\r\n")).collect();
         Self { call_id, caller_routes, device_routes, invite }
+    }
+
+    /// Has both ends send other Routes.
+    pub fn change_routes(&mut self, change: impl Fn(&str) -> String) {
+        (self.caller_routes, self.device_routes) = (change(&self.caller_routes), change(&self.device_routes));
     }
 
     /// A request in this dialog as it reaches the relay. `middle`: whole header lines.

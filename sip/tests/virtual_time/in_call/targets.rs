@@ -1,7 +1,8 @@
 //! Contacts that break the grammar of a URI: what the other end sends to them passes, for it is the Route that leads it here.
 
 use super::leg::{Dialog, End};
-use crate::world::World;
+use crate::world::{World, seconds};
+use sip::message::Name;
 
 /// What peers write into Contact, and send to each other as Request-URI from then on.
 const ODD: &[&str] = &[
@@ -53,5 +54,31 @@ fn what_is_sent_to_an_odd_contact_reaches_the_other_end_and_is_answered() {
             world.reply(answerer, &passed, 200, &[], "");
             assert_eq!(world.count(&format!("{method} 200")), 1, "{odd} {method} by {end:?}");
         }
+    }
+}
+
+#[test]
+fn the_headers_and_the_method_of_a_contact_stay_out_of_a_request_uri() {
+    // RFC 3261 §19.1.1.
+    let contact = "sip:p@10.0.0.5;transport=tls;method=BYE?Subject=1&Route=%3Csip:h%3E";
+    let mut world = World::registered();
+    let answer = world.register(1, 1, &format!("Contact: <{contact}>;expires=600\r\n"));
+    assert_eq!(answer.text(Name::Contact), Some(&*format!("<{contact}>;expires=600")), "it stands as it came");
+    world.invite("call-1");
+    let page = world.invite_text("page").replace("INVITE", "MESSAGE");
+    world.receive(world.upstream, &page);
+    for method in ["INVITE", "MESSAGE"] {
+        assert_eq!(world.last(method).request_uri(), Some("sip:p@10.0.0.5;transport=tls"), "{method}");
+    }
+    // A 2xx that comes when the call is over is ended at the device's Contact.
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    let head = world.head("call-1", "CANCEL", 1, "");
+    let cancel = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+    world.receive(world.upstream, &cancel);
+    world.advance(seconds(5));
+    world.reply(device, &invite, 200, &[("Contact", &format!("<{contact}>"))], "");
+    for method in ["ACK", "BYE"] {
+        assert_eq!(world.last(method).request_uri(), Some("sip:p@10.0.0.5;transport=tls"), "{method}");
     }
 }

@@ -4,7 +4,7 @@ use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::{Message, Name};
 
-use super::through::{Register, Through};
+use super::through::{Register, Through, values};
 
 /// A dialog whose device has gone to sleep: the world, the INVITE as the device got it.
 fn in_dialog() -> (Through, Message) {
@@ -77,4 +77,46 @@ fn options_is_answered_for_a_sleeping_device_and_passes_to_one_that_is_awake() {
     let text = through.request("OPTIONS", "o2", &path);
     through.world.receive(source, &text);
     assert_eq!(through.world.count("OPTIONS"), 1);
+}
+
+/// RFC 6665 §4.1, RFC 3515 §2.4.4: what begins a dialog is record-routed, so that the device's NOTIFYs find their way.
+#[test]
+fn the_notifys_of_a_subscription_and_of_a_refer_that_came_by_path_go_back_the_same_way() {
+    for method in ["SUBSCRIBE", "REFER"] {
+        for asleep in [true, false] {
+            let (mut through, path) = Through::asleep();
+            if !asleep {
+                through.registered(&Register::by(2));
+            }
+            let (source, text) = (through.world.upstream, through.request(method, "s1", &path));
+            through.world.receive(source, &text);
+            if asleep {
+                through.registered(&Register::by(2));
+            }
+            let (device, asked) = (through.world.device(2), through.world.last(method));
+            let recorded: Vec<_> = values(&asked, Name::RecordRoute);
+            assert_eq!(recorded.len(), 3, "{method}: two of ours, and the SIP server's");
+            through.world.reply(device, &asked, 202, &[("Contact", "<sip:alice@10.0.0.5:1>")], "");
+            let notify = format!(
+                "NOTIFY sip:bob@192.0.2.77 SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:1;branch=z9hG4bKn\r\nRoute: {}\r\n\
+                 Max-Forwards: 70\r\nFrom: {};tag=peer\r\nTo: {}\r\nCall-ID: s1\r\nCSeq: 1 NOTIFY\r\nEvent: x\r\n\
+                 Subscription-State: active\r\nContent-Length: 0\r\n\r\n",
+                recorded.join(", "),
+                asked.text(Name::To).unwrap(),
+                asked.text(Name::From).unwrap(),
+            );
+            through.world.receive(device, &notify);
+            let passed = through.world.sent.last().unwrap();
+            assert_eq!((passed.message.method_text(), passed.flow), (Some("NOTIFY"), source.flow), "{method}");
+            assert_eq!(values(&passed.message, Name::Route), ["<sip:192.0.2.10;lr>"]);
+            let passed = passed.message.clone();
+            through.world.reply(source, &passed, 200, &[], "");
+            assert_eq!(through.world.count("NOTIFY 200"), 1);
+        }
+    }
+    let (mut through, path) = Through::asleep();
+    through.registered(&Register::by(2));
+    let (source, text) = (through.world.upstream, through.request("MESSAGE", "m1", &path));
+    through.world.receive(source, &text);
+    assert_eq!(values(&through.world.last("MESSAGE"), Name::RecordRoute), ["<sip:192.0.2.10;lr>"], "it begins none");
 }

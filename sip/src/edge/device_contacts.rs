@@ -1,0 +1,146 @@
+//! What the Contacts of a device's REGISTER ask for (RFC 3261 §10.3 steps 6 to 8, RFC 5626 §6).
+//!
+//! | its Contacts | what it asks for |
+//! | --- | --- |
+//! | none | to be told what stands |
+//! | one that lasts, whatever else is removed beside it | to be reached by that one; of several, by the first |
+//! | removals alone | to be reached no longer, where one of them is its Contact, or all are meant by `*` |
+//! | `*` beside another, or that lasts; nothing that is an address | what nobody can do |
+//!
+//! A phone that has changed its network removes its old Contact in the REGISTER that brings the new one, or afterwards.
+//!
+//! Invariant: a removal is told with the Contacts that it names, so that whoever keeps one compares before it forgets.
+
+use crate::message::{Message, Name, Party, Uri, unquote};
+
+/// Bounds of a device's registration at the edge, and what it gets when it asks for nothing, in seconds.
+const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
+
+/// The request that the Contacts of a device's REGISTER make.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ContactRequest {
+    /// No Contact: tell the registered one.
+    Query,
+    /// Each of them is to be removed.
+    Remove(Vec<DeviceContact>),
+    /// `*`: whatever stands is to be removed.
+    RemoveAll,
+    /// To be reached at `contact` for `expires` seconds.
+    Bind {
+        /// The Contact.
+        contact: DeviceContact,
+        /// Within the bounds of a device's registration.
+        expires: u32,
+    },
+    /// Contacts that ask for nothing that can be done; a 200 would be taken for it.
+    Malformed,
+}
+
+/// A Contact of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceContact {
+    /// Its URI as written.
+    pub uri: Box<str>,
+    /// Its `+sip.instance` and `reg-id`, which name it in place of the URI (RFC 5626 §6); empty where it has not both.
+    outbound: Box<str>,
+}
+
+impl ContactRequest {
+    /// Reads a REGISTER.
+    pub fn read(register: &Message) -> Self {
+        let header = register.number(Name::Expires);
+        let contacts = register.contacts();
+        if register.elements(Name::Contact).any(|element| element == "*") {
+            return if contacts.is_empty() && header == Some(0) { Self::RemoveAll } else { Self::Malformed };
+        }
+        if contacts.is_empty() {
+            // Without a Contact it is a question; with one that is none, nobody knows what.
+            return if register.has(Name::Contact) { Self::Malformed } else { Self::Query };
+        }
+        let (min, max, default) = EXPIRES;
+        let expires = |contact: &Party<'_>| {
+            let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
+            own.or(header).unwrap_or(default)
+        };
+        match contacts.iter().find(|contact| expires(contact) > 0) {
+            Some(contact) => {
+                Self::Bind { contact: DeviceContact::of(contact), expires: expires(contact).clamp(min, max) }
+            }
+            None => Self::Remove(contacts.iter().map(DeviceContact::of).collect()),
+        }
+    }
+}
+
+impl DeviceContact {
+    fn of(contact: &Party<'_>) -> Self {
+        let outbound = contact.params.value("+sip.instance").zip(contact.params.value("reg-id"));
+        let outbound = outbound.map(|(instance, reg_id)| format!("{};{reg_id}", unquote(instance)));
+        Self { uri: contact.target().unwrap_or_default().into(), outbound: outbound.unwrap_or_default().into() }
+    }
+
+    /// Whether two Contacts are of one registration: by what RFC 5626 §6 names it with where both have it, else by their URIs
+    /// (RFC 3261 §19.1.4).
+    pub fn is_same(&self, other: &Self) -> bool {
+        if !self.outbound.is_empty() && !other.outbound.is_empty() {
+            return self.outbound == other.outbound;
+        }
+        let equal = |(one, other): (Uri<'_>, Uri<'_>)| one.is_equivalent(&other);
+        self.uri == other.uri || Uri::parse(&self.uri).zip(Uri::parse(&other.uri)).is_some_and(equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Limits;
+
+    fn read(lines: &str) -> ContactRequest {
+        let text = format!("REGISTER sip:h SIP/2.0\r\n{lines}CSeq: 1 REGISTER\r\n\r\n");
+        ContactRequest::read(&Message::parse(&text.into(), &Limits::default()).expect("a request"))
+    }
+
+    #[test]
+    fn the_contact_that_lasts_counts_wherever_it_stands() {
+        for lines in [
+            "Contact: <sip:new@h>;expires=60\r\n",
+            "Contact: <sip:old@h>;expires=0, <sip:new@h>;expires=60\r\n",
+            "Contact: <sip:old@h>;expires=0\r\nm: <sip:new@h>;expires=60, <sip:third@h>\r\n",
+            "Expires: 0\r\nContact: <sip:old@h>, <sip:new@h>;expires=60\r\n",
+        ] {
+            let ContactRequest::Bind { contact, expires } = read(lines) else { panic!("{lines}") };
+            assert_eq!((&*contact.uri, expires), ("sip:new@h", 60), "{lines}");
+        }
+        let bound = |lines: &str| matches!(read(lines), ContactRequest::Bind { expires, .. } if expires == 600);
+        assert!(bound("Contact: <sip:new@h>\r\n") && bound("Contact: <sip:new@h>;expires=soon\r\n"));
+    }
+
+    #[test]
+    fn removals_name_what_they_remove() {
+        let ContactRequest::Remove(named) = read("Expires: 0\r\nContact: <sip:a@h>, <sip:b@h>\r\n") else { panic!() };
+        assert_eq!(named.iter().map(|it| &*it.uri).collect::<Vec<_>>(), ["sip:a@h", "sip:b@h"]);
+        assert_eq!(read("Contact: *\r\nExpires: 0\r\n"), ContactRequest::RemoveAll);
+        assert_eq!(read(""), ContactRequest::Query);
+        for lines in [
+            "Contact: *\r\n",
+            "Contact: *\r\nExpires: 60\r\n",
+            "Expires: 0\r\nContact: *, <sip:a@h>\r\n",
+            "Expires: 0\r\nContact: <sip:a@h>\r\nContact: *\r\n",
+            "Contact: <>\r\n",
+        ] {
+            assert_eq!(read(lines), ContactRequest::Malformed, "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_contact_is_the_same_by_its_reg_id_or_by_its_uri() {
+        let contact = |text: &str| match read(&format!("Contact: {text}\r\n")) {
+            ContactRequest::Bind { contact, .. } => contact,
+            other => panic!("{other:?}"),
+        };
+        let one = contact("<sip:a@h:5060>;reg-id=1;+sip.instance=\"<urn:uuid:1>\"");
+        assert!(one.is_same(&contact("<sip:b@i>;+SIP.instance=\"<urn:uuid:1>\";Reg-ID=1")));
+        assert!(!one.is_same(&contact("<sip:a@h:5060>;reg-id=2;+sip.instance=\"<urn:uuid:1>\"")));
+        assert!(one.is_same(&contact("<sip:%61@H:5060>")));
+        assert!(!one.is_same(&contact("<sip:a@h>")));
+    }
+}

@@ -1,0 +1,123 @@
+//! What the token in our Route opens: the dialogs of the request that it was made for, and no way to begin another one.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::leg::{CONTACT, Dialog, End};
+use crate::world::{World, settings};
+
+const METHODS: [&str; 8] = ["INVITE", "MESSAGE", "SUBSCRIBE", "REFER", "OPTIONS", "PUBLISH", "NOTIFY", "BREW"];
+/// From and To of the device's requests, as [`Dialog`] writes them.
+const FROM: &str = "f: <sip:alice@example.com>;tag=peer";
+const TO: &str = "To: \"Bob\" <sip:bob@example.com>;tag=bob";
+
+/// What a request of the device with another From and To came to: its answer, else what reached the SIP server.
+fn sent_with(world: &mut World, dialog: &Dialog, method: &str, (from, to): (&str, &str), n: usize) -> String {
+    let text = String::from_utf8(dialog.request(End::Device, method, 7, "", b"")).unwrap();
+    assert!(text.contains(FROM) && text.contains(TO), "{text}");
+    let text = text.replace(FROM, from).replace(TO, to).replace("z9hG4bKd", &format!("z9hG4bKd{n}"));
+    let text = text.replace(&format!("{method} sip:bob@192.0.2.77"), &format!("{method} sip:+1900premium@example.com"));
+    world.sent.clear();
+    world.receive(world.device(1), &text);
+    world.descriptions().into_iter().find(|it| it != "INVITE 100").unwrap_or_default()
+}
+
+#[test]
+fn the_token_of_a_call_that_a_device_declined_begins_nothing() {
+    let mut world = World::registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 180, &[]);
+    let (device, invite) = (world.device(1), dialog.invite.clone());
+    world.reply(device, &invite, 603, &[CONTACT], "");
+    let forged = [
+        ("f: <sip:ceo@example.com>;tag=x", "To: <sip:+1900premium@example.com>"),
+        ("f: <sip:ceo@example.com>;tag=x", "To: <sip:+1900premium@example.com>;tag=y"),
+        ("f: <sip:ceo@example.com>", "To: <sip:+1900premium@example.com>;tag=y"),
+        // The tag of the caller, as if the caller had sent it.
+        ("f: <sip:bob@example.com>;tag=bob", "To: <sip:+1900premium@example.com>;tag=y"),
+        ("f: <sip:bob@example.com>;tag=bob", "To: <sip:+1900premium@example.com>"),
+        (FROM, "To: \"Bob\" <sip:bob@example.com>;tag=BOB"),
+        (FROM, "To: \"Bob\" <sip:bob@example.com>;x=\";tag=bob\""),
+    ];
+    for (n, parties) in (0..).step_by(10).zip(forged) {
+        for (m, method) in METHODS.iter().enumerate() {
+            let came_to = sent_with(&mut world, &dialog, method, parties, n + m);
+            assert_eq!(came_to, format!("{method} 403"), "{parties:?}");
+        }
+    }
+}
+
+#[test]
+fn the_requests_of_a_forked_calls_dialogs_pass_by_the_tag_of_its_caller() {
+    // RFC 3261 §12.1: one From tag, and as many To tags as there are answers.
+    let mut world = World::registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    for (n, tag) in ["peer", "another"].into_iter().enumerate() {
+        let own = format!("f: <sip:alice@example.com>;tag={tag}");
+        assert_eq!(sent_with(&mut world, &dialog, "UPDATE", (&own, TO), n), "UPDATE");
+        assert_eq!(sent_with(&mut world, &dialog, "INVITE", (&own, TO), n), "INVITE");
+    }
+}
+
+#[test]
+fn a_caller_without_a_tag_can_be_hung_up_on_and_lends_no_way_out() {
+    // RFC 3261 §12.1.1, §12.2.1.1: what was no tag in the INVITE is none in the device's requests.
+    let mut world = World::registered();
+    world.attach(1);
+    let text = world.invite_text("call-1").replace("<sip:bob@example.com>;tag=bob", "<sip:bob@example.com>");
+    world.receive(world.upstream, &text);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    let dialog = Dialog::of("call-1", invite, &world.last("INVITE 200"));
+    let untagged = "To: \"Bob\" <sip:bob@example.com>";
+    for (n, (method, to, came_to)) in [
+        ("INVITE", untagged, "INVITE 403"),
+        ("MESSAGE", untagged, "MESSAGE 403"),
+        ("INVITE", "To: <sip:bob@example.com>;tag=x", "INVITE 403"),
+        ("BYE", "To: <sip:bob@example.com>;tag=x", "BYE 403"),
+        ("BYE", untagged, "BYE"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(sent_with(&mut world, &dialog, method, (FROM, to), n), came_to);
+    }
+}
+
+/// The token of an earlier build, whose MAC covers the Call-ID alone.
+fn earlier(token: &str, call_id: &str) -> String {
+    let mut bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
+    bytes.truncate(bytes.len() - 10);
+    bytes[16] &= 0x0f;
+    let mut mac = Hmac::<Sha256>::new_from_slice(&settings().token_key).unwrap();
+    mac.update(&[bytes.len() as u8]);
+    mac.update(&bytes);
+    mac.update(call_id.as_bytes());
+    bytes.extend_from_slice(&mac.finalize().into_bytes()[..10]);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[test]
+fn a_call_of_an_earlier_build_can_be_hung_up_by_both_and_begins_nothing() {
+    let mut world = World::registered();
+    let mut dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    dialog.change_routes(|routes| {
+        let token = routes.split("<sip:").nth(1).unwrap().split('@').next().unwrap().to_owned();
+        routes.replace(&token, &earlier(&token, "call-1"))
+    });
+    for (n, method) in METHODS.iter().enumerate() {
+        let came_to = sent_with(&mut world, &dialog, method, (FROM, TO), n);
+        assert_eq!(came_to, format!("{method} 403"));
+    }
+    for (cseq, method) in [(2, "INVITE"), (3, "INFO"), (4, "BYE")] {
+        world.sent.clear();
+        dialog.send(&mut world, End::Caller, method, cseq);
+        assert_eq!(world.count(method), 1, "the SIP server is believed");
+    }
+    for (cseq, method) in [(1, "ACK"), (2, "UPDATE"), (3, "INFO"), (4, "BYE")] {
+        world.sent.clear();
+        dialog.send(&mut world, End::Device, method, cseq);
+        assert_eq!(world.descriptions(), [method]);
+    }
+}
