@@ -193,7 +193,9 @@ impl TokenKey {
     pub fn is_one(text: &str) -> bool {
         let bytes = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
         let (shortest, longest) = (INSTANCE_LEN + 1 + 6 + MAC_LEN, INSTANCE_LEN + 1 + 18 + MAC_LEN);
-        (shortest..=longest).contains(&bytes.len()) && bytes[INSTANCE_LEN] < 8
+        (shortest..=longest).contains(&bytes.len())
+            && matches!(bytes[INSTANCE_LEN] & FORM, 0 | BEGUN_UPSTREAM | BEGUN_BY_DEVICE)
+            && matches!(bytes[INSTANCE_LEN] & !FORM, 0 | 4 | 6)
     }
 
     /// A name of 16 bytes for a list of texts: the same for the same list, and without the key of no use to guess it.
@@ -279,6 +281,7 @@ mod tests {
                 }
                 assert_eq!(TokenKey::new([8; 32]).open(&text, "call-1", of(begun_by, "t")), None, "another key");
                 assert_eq!(TokenKey::tag_of(&text), Some(ShardTag(0x1234)));
+                assert!(TokenKey::is_one(&text));
                 let mut bytes = URL_SAFE_NO_PAD.decode(&text).unwrap();
                 for at in [5, INSTANCE_LEN, INSTANCE_LEN + 3] {
                     bytes[at] ^= 0x10;
