@@ -228,7 +228,10 @@ impl World {
             Event::ResponseRefused => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
-            Event::InviteTransaction(_) | Event::DialogBegun { .. } | Event::DialogEnded { .. } => {}
+            Event::InviteTransaction(_)
+            | Event::Name { .. }
+            | Event::DialogBegun { .. }
+            | Event::DialogEnded { .. } => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
             Event::Missed { .. } | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {}
             Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
@@ -360,6 +363,7 @@ fn event_kind(event: &Event) -> String {
         Event::DialogBegun { call, .. } => format!("dialog {call}"),
         Event::DialogEnded { by_device, .. } => format!("dialog ended {by_device}"),
         Event::InviteTransaction(change) => format!("invite {}", change.begun),
+        Event::Name { name, given } => format!("name {name} {given}"),
         Event::InviteRefused { status } => format!("refused {status}"),
         Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
