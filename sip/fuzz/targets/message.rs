@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     if sound.is_err() {
         return;
     }
-    let wide = Limits { message_bytes: 2 * limits.message_bytes, headers: 200, vias: 64 };
+    let wide = Limits::COMPOSED;
     Message::parse(&answer, &wide).expect("an answer parses").check().expect("an answer is sound");
     let edit = message.edit().prepend(Name::Via, "SIP/2.0/TLS a;branch=z9hG4bK1").pop(Name::Route).finish();
     let edited = Message::parse(&edit, &wide).expect("an edited message parses");

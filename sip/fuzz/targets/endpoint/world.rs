@@ -498,7 +498,7 @@ impl World {
         if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) || Endpoint::is_stun(bytes) {
             return;
         }
-        let message = Message::parse(bytes, &Limits::default()).expect("what is sent parses");
+        let message = Message::parse(bytes, &Limits::COMPOSED).expect("what is sent parses");
         self.oracle.sent(self.now, flow, &message);
         if let Some(challenge) = message.text(Name::WwwAuthenticate).and_then(|it| Challenge::parse(it).ok())
             && let FlowId::Stream(connection @ 0..4) = flow
