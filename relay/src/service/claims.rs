@@ -12,7 +12,8 @@
 //!
 //! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
 //! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
-//! Requests for what may be on its way here wait until its SIP server has answered, or is silent.
+//! Requests for what may be on its way here wait until its SIP server has answered, or is silent. Whatever ends on its way is not bound: the shard
+//! asks for its tombstone once more.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,10 +75,11 @@ impl Inner {
     /// Claims until nothing is left; so many claims that have begun before end with that.
     pub(super) async fn resume(self: Arc<Self>, ends: usize) {
         let agent = &self.dependencies.agent;
+        // Before the store is asked: what another node ends from then on is waited for until it is here.
+        agent.begin_claim();
         let first_batch = self.claim_next().await;
         if !first_batch.is_empty() {
-            // What is bound, and then what waits for its SIP server.
-            agent.begin_claim();
+            // What waits for its SIP server.
             agent.begin_claim();
             let (settled, news) = mpsc::unbounded_channel();
             let settling = Arc::new(Settling::default());
@@ -102,14 +104,13 @@ impl Inner {
             }
             let resumed = taking.end().await;
             settling.claimed_all.store(true, Ordering::Relaxed);
-            agent.end_claim().await;
             tracing::info!(
                 event = "instances-taken-over",
                 resumed,
                 "instances were taken over, and are registered again"
             );
         }
-        for _ in 0..ends {
+        for _ in 0..=ends {
             agent.end_claim().await;
         }
     }
