@@ -136,6 +136,27 @@ async fn whoever_disables_while_a_relay_starts_hears_of_no_instance_that_was_nev
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_on_its_way_while_a_relay_starts_is_no_unknown_address() -> Outcome {
+    let mut key = String::new();
+    let (mut world, redis) = World::on_redis(|setup| key = setup.sip_server("pbx-1", &["example.test"])).await?;
+    world.enable().await?;
+    world.relay.kill_9().await?;
+    seed(&world, &redis.url(), MANY).await?;
+    world.relay.relaunch()?;
+    let (mut told, begun) = (Vec::new(), std::time::Instant::now());
+    let wish = json!({"aor": world.aor(), "wait_ms": 1});
+    while !told.contains(&504) && begun.elapsed() < SOON {
+        match world.relay.api().wake(&key, &wish).await {
+            Ok(answer) => told.push(answer.status),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
+        }
+    }
+    assert_eq!(told.pop(), Some(504), "it is woken, and not waited for: {told:?}");
+    assert!(told.iter().all(|status| *status == 503), "{told:?}");
+    Ok(())
+}
+
 /// What an operator sees.
 async fn listed(world: &World) -> Result<Vec<String>, Missed> {
     let page = asks(world, "GET", "?limit=1000").await?.json();
