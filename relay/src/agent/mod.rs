@@ -521,17 +521,38 @@ impl Agent {
         self.0.ownership.is_claiming()
     }
 
+    /// Whether something may be on its way to its shard.
+    pub fn is_taking(&self) -> bool {
+        self.0.ownership.is_taking()
+    }
+
     /// Something is being taken over here, until [`Self::end_claim`]. The first claim has begun with the agent.
     pub fn begin_claim(&self) {
         self.0.ownership.begin_claim();
     }
 
-    /// It is here, and has met its SIP server. When nothing is being taken over any more, what waits for it is judged.
+    /// It is with its shards. When nothing is being taken over any more, what waits for it is judged.
     pub async fn end_claim(&self) {
         if self.0.ownership.end_claim() {
-            for shard in 0..self.0.shards.len() {
-                self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeEarly))).await;
-            }
+            self.judge_early().await;
+        }
+    }
+
+    /// What is taken over has yet to meet its SIP server, until [`Self::end_settling`].
+    pub fn begin_settling(&self) {
+        self.0.ownership.begin_settling();
+    }
+
+    /// It has met its SIP server, or that is silent.
+    pub async fn end_settling(&self) {
+        if self.0.ownership.end_settling() {
+            self.judge_early().await;
+        }
+    }
+
+    async fn judge_early(&self) {
+        for shard in 0..self.0.shards.len() {
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeEarly))).await;
         }
     }
 

@@ -3,6 +3,7 @@
 //! | state | since | what a shard does |
 //! | --- | --- | --- |
 //! | claiming | the start, and until what was taken over has met its SIP server | requests for what is not here, or not served yet, wait |
+//! | taking | the start, and until all that was claimed is with its shard | nobody is told that what is not here is unknown |
 //! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken, and the shard has read what it said |
 //!
 //! A store that is away is no doubt: then a node goes on with what it has.
@@ -19,6 +20,8 @@ use crate::vault::LEASE;
 pub struct Ownership {
     /// How many claims are under way; the first one is from the start.
     claims: AtomicUsize,
+    /// How many of them are not with their shards yet.
+    taking: AtomicUsize,
     /// When the store was asked that spoke last of the lease, or was away, in milliseconds since boot: a machine that is suspended
     /// stands still, too.
     sure_at: AtomicU64,
@@ -29,7 +32,8 @@ pub struct Ownership {
 impl Default for Ownership {
     /// Of a node that starts.
     fn default() -> Self {
-        Self { claims: AtomicUsize::new(1), sure_at: AtomicU64::new(millis(since_boot())), lapses: AtomicU64::new(0) }
+        let (claims, taking) = (AtomicUsize::new(1), AtomicUsize::new(1));
+        Self { claims, taking, sure_at: AtomicU64::new(millis(since_boot())), lapses: AtomicU64::new(0) }
     }
 }
 
@@ -39,12 +43,28 @@ impl Ownership {
         self.claims.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether something may be on its way to its shard.
+    pub fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Acquire) > 0
+    }
+
     pub(super) fn begin_claim(&self) {
-        self.claims.fetch_add(1, Ordering::Relaxed);
+        self.taking.fetch_add(1, Ordering::Relaxed);
+        self.begin_settling();
     }
 
     /// Whether it was the last one.
     pub(super) fn end_claim(&self) -> bool {
+        self.taking.fetch_sub(1, Ordering::Release);
+        self.end_settling()
+    }
+
+    pub(super) fn begin_settling(&self) {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it was the last one.
+    pub(super) fn end_settling(&self) -> bool {
         self.claims.fetch_sub(1, Ordering::Relaxed) == 1
     }
 

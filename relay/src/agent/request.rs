@@ -31,7 +31,8 @@ pub enum Request {
         /// Where the outcome of the first registration goes.
         first: oneshot::Sender<FirstRegistration>,
     },
-    /// Bind instances that were stored, and are taken over. One that is there already only takes the new fence.
+    /// Bind instances that were stored, and are taken over. One that is there already only takes the new fence; one that has ended before it came is
+    /// turned away.
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
@@ -85,6 +86,15 @@ pub enum Request {
         kind: EndKind,
         /// The answer, when all is done; `None`: nobody waits.
         reply: Option<WipeWaiter>,
+    },
+    /// End an instance on the relay's word, also when it comes here later: then it is turned away.
+    EndAhead {
+        /// The instance.
+        id: InstanceId,
+        /// How it ends.
+        kind: EndKind,
+        /// The answer, when all is done; [`Denied::Unknown`]: it is not here, and does not come.
+        reply: WipeWaiter,
     },
     /// A call's state; with a wish, after it was tried.
     Call {

@@ -20,6 +20,7 @@ use sip::message::Uri;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
+use tracing::Instrument as _;
 
 use super::access::{AdmittedServer, bearer};
 use super::carried::Carried;
@@ -102,21 +103,11 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -
     // They end with this call.
     let mut asked = JoinSet::new();
     asked.spawn(ask_all(api.clone(), letter, tell.clone()));
-    // What this node refuses, no other one is waited for.
-    let mut expected = match api.0.service.expect(wish).await {
-        Ok(expected) => expected,
-        Err(WakeError::Unknown) => Expected { known: 0, awake: 0, arrivals: mpsc::unbounded_channel().1 },
-        Err(refused) => return Err(refused),
-    };
+    let service = api.0.service.clone();
+    // It goes on without this call: what is on its way here is woken when it comes.
+    let mut own = tokio::spawn(async move { service.expect(wish).await }.in_current_span());
+    let mut tell = Some(tell);
     let mut tally = Tally::default();
-    tally.hear(Word::Found { known: expected.known, awake: expected.awake });
-    if expected.known > 0 && expected.awake == 0 {
-        asked.spawn(async move {
-            let came = first_of(&mut expected, wait).await;
-            // An error means that the answer was given.
-            let _ = tell.send(came.map_or(Word::Nobody, Word::Came));
-        });
-    }
     let mut until = until;
     let mut was_awake = false;
     loop {
@@ -129,6 +120,25 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -
         }
         // As long as nothing is known, each node is heard: the words of all come within their own time.
         tokio::select! {
+            found = &mut own, if tell.is_some() => {
+                let tell = tell.take();
+                match found.unwrap_or(Err(WakeError::Draining)) {
+                    Ok(mut expected) => {
+                        tally.hear(Word::Found { known: expected.known, awake: expected.awake });
+                        if let Some(tell) = tell.filter(|_| expected.known > 0 && expected.awake == 0) {
+                            asked.spawn(async move {
+                                let came = first_of(&mut expected, wait).await;
+                                // An error means that the answer was given.
+                                let _ = tell.send(came.map_or(Word::Nobody, Word::Came));
+                            });
+                        }
+                    }
+                    Err(WakeError::Unknown) => tally.hear(Word::Found { known: 0, awake: 0 }),
+                    Err(WakeError::OnItsWay) => tally.hear(Word::Silent),
+                    // What this node refuses, no other one is waited for.
+                    Err(refused) => return Err(refused),
+                }
+            }
             word = words.recv() => match word {
                 Some(word) => tally.hear(word),
                 None => return tally.answer_now(),
@@ -201,9 +211,9 @@ fn problem(error: WakeError) -> Problem {
             ProblemType::NoDeviceInTime,
             "Its devices were woken and none came: go on as if nobody answered.",
         ),
-        WakeError::OthersSilent => Problem::new(
+        WakeError::OthersSilent | WakeError::OnItsWay => Problem::new(
             ProblemType::OwnerAway,
-            "Another node may have its devices and does not answer: go on as without a relay.",
+            "Another node may have its devices and does not answer, or they are on their way here after a restart or its death: try again, or go on as without a relay.",
         )
         .retry_after(STORE_AWAY_RETRY_S),
         WakeError::Draining => Problem::new(ProblemType::Draining, "Ask another relay.").retry_after(FULL_RETRY_S),

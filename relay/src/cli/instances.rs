@@ -1,12 +1,16 @@
 //! `sipwake instances`: the operator's view, through the operator listener.
 //!
 //! Invariant: it shows what the listener tells, which is nothing of whose an instance is. An AOR is read from the standard
-//! input and leaves this process as its hash alone. What cannot be undone is asked about before.
+//! input and leaves this process as its hash alone. What cannot be undone is asked about before. A list with a hole says so, and what is to be wiped
+//! is waited for while the relay does not know all of it, [`PATIENCE`] at most; then it is said that there may be more.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write as _};
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use super::CommandError;
@@ -19,6 +23,10 @@ use crate::vault::AorHash;
 
 /// How many instances are asked for at once.
 const PAGE: usize = 1_000;
+/// How long a wipe waits for nodes that start, or whose instances others are taking over: longer than a death is noticed and its records are claimed.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon they are asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Look at a relay's push instances, or wipe some
 #[derive(Args)]
@@ -122,17 +130,17 @@ enum Kind {
 pub async fn run(instances: Instances) -> Result<(), CommandError> {
     match instances.action {
         Action::List { which, state, push, kind, at } => {
-            let mut all = all(&at.open()?, &which).await?;
-            all.retain(|one| {
+            let mut seen = all(&at.open()?, &which).await?;
+            seen.instances.retain(|one| {
                 is(state, &one["registration"]["state"])
                     && is(push, &one["call_push"]["provider"])
                     && is(kind, &one["kind"])
             });
-            print(&if at.json { pretty(&Value::from(all)) } else { listed(&all) })
+            seen.print(&at)
         }
         Action::Find { at } => {
-            let found = find(&at.open()?).await?;
-            print(&if at.json { pretty(&Value::from(found)) } else { listed(&found) })
+            let listener = at.open()?;
+            find(&listener, asked_account()?).await?.print(&at)
         }
         Action::Show { id, at } => {
             let one = at.open()?.ask("GET", &id, "").await?;
@@ -153,8 +161,8 @@ fn is<V: ValueEnum>(wanted: Option<V>, member: &Value) -> bool {
     wanted.and_then(name).is_none_or(|name| member.as_str() == Some(name.as_str()))
 }
 
-async fn all(listener: &Listener, which: &Which) -> Result<Vec<Value>, CommandError> {
-    let mut all = Vec::new();
+async fn all(listener: &Listener, which: &Which) -> Result<Seen, CommandError> {
+    let mut seen = Seen::default();
     let mut filter = String::new();
     for (key, value) in [("app", &which.app), ("domain", &which.domain)] {
         if let Some(value) = value {
@@ -168,23 +176,45 @@ async fn all(listener: &Listener, which: &Which) -> Result<Vec<Value>, CommandEr
     let mut path = format!("/instances?limit={PAGE}{filter}");
     loop {
         let mut page = listener.call("GET", &path, None).await?;
-        all.extend(instances(&mut page)?);
+        seen.add(&mut page)?;
         match page["next"].as_str() {
             Some(next) => path = format!("/instances?limit={PAGE}&after={next}{filter}"),
-            None => return Ok(all),
+            None => return Ok(seen),
         }
     }
 }
 
-fn instances(answer: &mut Value) -> Result<Vec<Value>, CommandError> {
-    match answer["instances"].take() {
-        Value::Array(instances) => Ok(instances),
-        _ => Err(CommandError::NotARelay),
+/// What the nodes have told.
+#[derive(Default)]
+struct Seen {
+    instances: Vec<Value>,
+    /// Nodes of which there may be more.
+    silent: BTreeSet<String>,
+}
+
+impl Seen {
+    fn add(&mut self, answer: &mut Value) -> Result<(), CommandError> {
+        let Value::Array(instances) = answer["instances"].take() else { return Err(CommandError::NotARelay) };
+        self.instances.extend(instances);
+        self.silent.extend(answer["silent"].as_array().into_iter().flatten().map(cell));
+        Ok(())
+    }
+
+    fn print(&self, at: &At) -> Result<(), CommandError> {
+        print(&if at.json { pretty(&Value::from(self.instances.clone())) } else { listed(&self.instances) })?;
+        for node in &self.silent {
+            eprintln!("incomplete: the node {node} did not answer, or its instances are still being taken over");
+        }
+        Ok(())
+    }
+
+    fn silent(&self) -> String {
+        self.silent.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// Asks by the hash of the AOR that stands on the standard input.
-async fn find(listener: &Listener) -> Result<Vec<Value>, CommandError> {
+/// The hash of the AOR that stands on the standard input.
+fn asked_account() -> Result<AorHash, CommandError> {
     let mut line = Zeroizing::new(String::with_capacity(512));
     if io::stdin().is_terminal() {
         eprint!("AOR of the account (sip:user@domain): ");
@@ -197,28 +227,54 @@ async fn find(listener: &Listener) -> Result<Vec<Value>, CommandError> {
         false => Zeroizing::new(format!("sip:{typed}")),
     };
     let uri = SipUri::address_of_record(&whole).map_err(CommandError::NotAnAor)?;
-    let hash = AorHash::of(&Aor::new(&uri.to_string()));
-    let mut answer = listener.call("POST", "/instances/find", Some(&json!({"aor_sha256": hash.to_hex()}))).await?;
-    instances(&mut answer)
+    Ok(AorHash::of(&Aor::new(&uri.to_string())))
+}
+
+async fn find(listener: &Listener, account: AorHash) -> Result<Seen, CommandError> {
+    let asked = json!({"aor_sha256": account.to_hex()});
+    let mut seen = Seen::default();
+    seen.add(&mut listener.call("POST", "/instances/find", Some(&asked)).await?)?;
+    Ok(seen)
+}
+
+/// Asks until nothing is on its way that would be missed.
+async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<Seen, CommandError> {
+    let until = Instant::now() + PATIENCE;
+    let mut has_told = false;
+    loop {
+        let seen = ask().await?;
+        if seen.silent.is_empty() || Instant::now() >= until {
+            return Ok(seen);
+        }
+        if !has_told {
+            has_told = true;
+            eprintln!("waiting for {}: it did not answer, or its instances are still being taken over", seen.silent());
+        }
+        sleep(ASK_AGAIN).await;
+    }
 }
 
 async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) -> Result<(), CommandError> {
     let listener = at.open()?;
     let chosen = if aor {
-        Some(find(&listener).await?)
+        let account = asked_account()?;
+        Some(all_seen(async || find(&listener, account).await).await?)
     } else if ids.is_empty() {
-        Some(all(&listener, which).await?)
+        Some(all_seen(async || all(&listener, which).await).await?)
     } else {
         None
     };
     let single = chosen.is_none() && ids.len() == 1;
-    let ids: Vec<String> = match &chosen {
-        Some(chosen) => chosen.iter().map(|one| cell(&one["instance"])).collect(),
-        None => ids,
+    let (ids, unseen) = match chosen {
+        Some(seen) => (seen.instances.iter().map(|one| cell(&one["instance"])).collect(), seen.silent()),
+        None => (ids, String::new()),
     };
-    if ids.is_empty() {
+    if ids.is_empty() && unseen.is_empty() {
         eprintln!("there is none: nothing was wiped");
         return Ok(());
+    }
+    if ids.is_empty() {
+        return Err(CommandError::NotAllSeen(unseen));
     }
     // A program that names one instance means it.
     if !single || is_attended() {
@@ -255,7 +311,11 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
     if !single {
         eprintln!("{} of {} wiped", ids.len() - failed, ids.len());
     }
-    if failed == 0 { Ok(()) } else { Err(CommandError::NotAll(failed)) }
+    match failed {
+        0 if unseen.is_empty() => Ok(()),
+        0 => Err(CommandError::NotAllSeen(unseen)),
+        failed => Err(CommandError::NotAll(failed)),
+    }
 }
 
 fn listed(all: &[Value]) -> String {

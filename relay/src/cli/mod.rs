@@ -163,6 +163,11 @@ pub enum CommandError {
     /// Some were not wiped.
     #[error("{0} could not be wiped; the others were")]
     NotAll(usize),
+    /// Not all instances were seen.
+    #[error(
+        "not all were wiped: there may be more of {0}, which did not answer or whose instances were still being taken over; run it again"
+    )]
+    NotAllSeen(String),
     /// A trail is not whole.
     #[error("{0}")]
     Trail(#[from] crate::audit::Fault),

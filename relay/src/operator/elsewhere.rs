@@ -3,10 +3,15 @@
 //! | asked | answered |
 //! | --- | --- |
 //! | of one instance | by its owner, to which the request is carried by letter; by its record, when the owner is gone |
-//! | `list`, `find` | by all nodes that live; `silent` names those that did not answer |
+//! | `list`, `find` | by all nodes that live; `silent` names those that did not answer, and those whose instances nobody may know yet: they start, or are dead and nobody has taken over what they had |
+//!
+//! The others are asked first, then who is unclaimed, and this node's shards last: what changes hands meanwhile is told twice, or its node is named,
+//! and is never left out.
 //!
 //! Invariant: a request is carried once. A letter carries no token: that it opens shows that a node of this store has let the
 //! operator in.
+
+use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -56,7 +61,7 @@ pub(super) fn is_carried(request: &Request) -> bool {
     request.extensions().get::<Carried>().is_some()
 }
 
-/// What the other nodes answer to the same request, and the names of those that do not.
+/// What the other nodes answer to the same request, and the names of those that do not, or whom they name.
 pub(super) async fn others<E: OperatorService>(
     operator: &Operator<E>,
     parts: &Parts,
@@ -74,10 +79,13 @@ pub(super) async fn others<E: OperatorService>(
             body.and_then(|body| serde_json::from_slice(body).ok()).ok_or_else(|| node.node().to_string())
         });
     }
-    let (mut told, mut silent) = (Vec::new(), Vec::new());
+    let (mut told, mut silent): (Vec<Value>, _) = (Vec::new(), Vec::new());
     while let Some(answer) = asked.join_next().await {
         match answer {
-            Ok(Ok(answer)) => told.push(answer),
+            Ok(Ok(answer)) => {
+                silent.extend(names_in(&answer));
+                told.push(answer);
+            }
             Ok(Err(node)) => silent.push(node),
             Err(_) => silent.push("unknown".to_owned()),
         }
@@ -96,6 +104,7 @@ pub(super) fn one_page(pages: Vec<Value>, silent: &[String], limit: usize) -> Va
         }
     }
     all.sort_by_key(|(id, _)| *id);
+    all.dedup_by_key(|(id, _)| *id);
     all.retain(|(id, _)| bound.is_none_or(|bound| *id <= bound));
     if all.len() > limit {
         all.truncate(limit);
@@ -113,15 +122,23 @@ pub(super) fn all_found(mut own: Value, others: Vec<Value>, silent: &[String]) -
         for mut other in others {
             found.append(other["instances"].as_array_mut().unwrap_or(&mut Vec::new()));
         }
+        found.sort_by(|one, other| one["instance"].as_str().cmp(&other["instance"].as_str()));
+        found.dedup_by(|one, other| one["instance"] == other["instance"]);
     }
     name_silent(&mut own, silent);
     own
 }
 
 pub(super) fn name_silent(answer: &mut Value, silent: &[String]) {
-    if !silent.is_empty() {
-        answer["silent"] = json!(silent);
+    let names: BTreeSet<&String> = silent.iter().collect();
+    if !names.is_empty() {
+        answer["silent"] = json!(names);
     }
+}
+
+fn names_in(answer: &Value) -> Vec<String> {
+    let names = answer["silent"].as_array().into_iter().flatten();
+    names.filter_map(|name| Some(name.as_str()?.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -143,6 +160,12 @@ mod tests {
         assert_eq!(all(vec![page(&[1, 9], Some(9)), page(&[2, 3], Some(3))], 5), page(&[1, 2, 3], Some(3)));
         assert_eq!(all(vec![page(&[1, 3], None), page(&[2, 4], None)], 3), page(&[1, 2, 3], Some(3)));
         assert_eq!(all(vec![page(&[], None)], 3), page(&[], None));
-        assert_eq!(one_page(vec![page(&[1], None)], &["b".to_owned()], 3)["silent"], json!(["b"]));
+        assert_eq!(
+            all(vec![page(&[1, 2], None), page(&[2], None)], 3),
+            page(&[1, 2], None),
+            "it changed hands meanwhile"
+        );
+        let silent = ["b", "a", "b"].map(str::to_owned);
+        assert_eq!(one_page(vec![page(&[1], None)], &silent, 3)["silent"], json!(["a", "b"]));
     }
 }

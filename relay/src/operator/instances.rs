@@ -26,12 +26,12 @@ pub(super) async fn list<E: OperatorService>(
     request: Request,
 ) -> Result<Response, Problem> {
     let (after, limit, which) = paging(request.uri().query().unwrap_or_default())?;
-    let page = views::page(&operator.0.service.list(after, limit, which).await.map_err(refusal)?);
-    if elsewhere::is_carried(&request) {
-        return Ok(answer(&page));
-    }
-    let (mut pages, silent) = elsewhere::others(&operator, &request.into_parts().0, b"").await;
-    pages.push(page);
+    let (mut pages, mut silent) = match elsewhere::is_carried(&request) {
+        true => (Vec::new(), Vec::new()),
+        false => elsewhere::others(&operator, &request.into_parts().0, b"").await,
+    };
+    silent.extend(operator.0.service.unclaimed().await);
+    pages.push(views::page(&operator.0.service.list(after, limit, which).await.map_err(refusal)?));
     Ok(answer(&elsewhere::one_page(pages, &silent, limit)))
 }
 
@@ -43,11 +43,12 @@ pub(super) async fn find<E: OperatorService>(
     let (parts, body) = request.into_parts();
     let taken = body::take(&parts.headers, body, body::JSON).await?;
     let hash = find_body(&body_json::parse(&taken)?)?;
+    let (others, mut silent) = match is_carried {
+        true => (Vec::new(), Vec::new()),
+        false => elsewhere::others(&operator, &parts, &taken).await,
+    };
+    silent.extend(operator.0.service.unclaimed().await);
     let found = views::found(&operator.0.service.find(hash).await.map_err(refusal)?);
-    if is_carried {
-        return Ok(answer(&found));
-    }
-    let (others, silent) = elsewhere::others(&operator, &parts, &taken).await;
     Ok(answer(&elsewhere::all_found(found, others, &silent)))
 }
 

@@ -12,7 +12,8 @@
 //!
 //! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
 //! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
-//! Requests for what may be on its way here wait until its SIP server has answered, or is silent.
+//! Requests for what may be on its way here wait until its SIP server has answered, or is silent. Whatever ends on its way is not bound: the shard
+//! asks for its tombstone once more.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,27 +72,29 @@ enum Opened {
 }
 
 impl Inner {
-    /// Claims until nothing is left; so many claims that have begun before end with that.
-    pub(super) async fn resume(self: Arc<Self>, ends: usize) {
+    /// Claims until nothing is left; so many claims that have begun before end with that. How many are still to be ended, because the store did not
+    /// tell all.
+    pub(super) async fn resume(self: Arc<Self>, ends: usize) -> usize {
         let agent = &self.dependencies.agent;
+        // Before the store is asked: what another node ends from then on is waited for until it is here.
+        agent.begin_claim();
         let first_batch = self.claim_next().await;
-        if !first_batch.is_empty() {
-            // What is bound, and then what waits for its SIP server.
-            agent.begin_claim();
-            agent.begin_claim();
+        let is_told = Arc::new(AtomicBool::new(first_batch.is_some()));
+        if let Some(first_batch) = first_batch.filter(|batch| !batch.is_empty()) {
+            agent.begin_settling();
             let (settled, news) = mpsc::unbounded_channel();
             let settling = Arc::new(Settling::default());
             tokio::spawn(self.clone().settle(settling.clone(), news));
             let (claims, mut claimed) = mpsc::channel(1);
-            let it = self.clone();
+            let (it, told) = (self.clone(), is_told.clone());
             tokio::spawn(async move {
                 // Claimed when there is room for it: what calls wait for is to find no queue.
                 while let Ok(room) = claims.reserve().await {
-                    let batch = it.claim_next().await;
-                    if batch.is_empty() {
-                        return;
+                    match it.claim_next().await {
+                        Some(batch) if batch.is_empty() => return,
+                        Some(batch) => room.send(batch),
+                        None => return told.store(false, Ordering::Relaxed),
                     }
-                    room.send(batch);
                 }
             });
             let mut taking = TakingOver::new(&self, &settling, &settled);
@@ -102,26 +105,31 @@ impl Inner {
             }
             let resumed = taking.end().await;
             settling.claimed_all.store(true, Ordering::Relaxed);
-            agent.end_claim().await;
             tracing::info!(
                 event = "instances-taken-over",
                 resumed,
                 "instances were taken over, and are registered again"
             );
         }
+        agent.end_claim().await;
+        if !is_told.load(Ordering::Relaxed) {
+            return ends;
+        }
         for _ in 0..ends {
             agent.end_claim().await;
         }
+        0
     }
 
-    async fn claim_next(&self) -> Vec<Stored> {
+    /// The next batch, empty when nothing is left; `None`: the store does not say.
+    async fn claim_next(&self) -> Option<Vec<Stored>> {
         if self.is_leaving() {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let claimed = self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await;
         claimed
             .inspect_err(|error| tracing::warn!(event = "claiming-stopped", %error, "claiming stopped; it goes on with the next lease"))
-            .unwrap_or_default()
+            .ok()
     }
 
     /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
@@ -142,7 +150,7 @@ impl Inner {
                 self.tell_taken(&from, ids, Vec::new()).await;
             }
         }
-        self.dependencies.agent.end_claim().await;
+        self.dependencies.agent.end_settling().await;
         // They are tried again and again; nobody is to wait for them.
         let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
         for (from, ids) in settling.take(silent.into_iter()) {

@@ -336,9 +336,8 @@ impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
     pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
-            if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
-                // Another node's: the record goes, and its owner is told to let go.
-                self.dependencies.agent.erase(earlier, lookup);
+            if let Err(why) = self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await {
+                self.end_unseen(earlier, lookup, WipeReason::Replaced, why).await;
             }
         });
     }

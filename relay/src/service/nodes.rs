@@ -228,20 +228,19 @@ impl Service {
 }
 
 impl Inner {
-    /// The record of an instance that another node owns, for who has shown its secret.
+    /// The record of an instance that no shard here has, for who has shown its secret.
     pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
         let stored = self.record_elsewhere(id).await?;
         (self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
     }
 
-    /// The record of an instance that another node owns, for an operator.
+    /// The record of an instance that no shard here has, for an operator: another node owns it, or it is on its way here.
     pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
         // It was wiped; what a store still holds that was away does not count.
         if self.dependencies.vault.tombstones().look(id).is_some() {
             return None;
         }
-        let stored = self.dependencies.vault.load(id).await.ok()??;
-        (!stored.owned).then_some(stored)
+        self.dependencies.vault.load(id).await.ok()?
     }
 
     /// Whether a record's secret is the one that was shown; `None`: it does not open with this keyring. A registration that

@@ -3,8 +3,10 @@
 //! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
 
 use std::future::Future;
+use std::time::Duration;
 
 use sip::id::InstanceId;
+use tokio::time::sleep;
 
 use super::nodes::{Body, NodeService};
 use super::types::{
@@ -14,8 +16,14 @@ use super::types::{
 use super::{Dependencies, Service};
 use crate::agent::request::Principal;
 use crate::audit::{Act, Reading, Whose};
+use crate::clock;
 use crate::domain::WipeReason;
 use crate::vault::{AorHash, Owner, StoreError};
+
+/// How long a look for what is left behind takes at most that finds nothing: so long an operator waits for it.
+const LOOK_FOR_LEFT: Duration = Duration::from_millis(250);
+/// How often it is looked whether it has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What an operator asks with the operator token.
 pub trait OperatorService: Clone + Send + Sync + 'static {
@@ -39,6 +47,12 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
     /// The other nodes that live; `None`: the store does not say.
     fn other_nodes(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send {
         async { Some(Vec::new()) }
+    }
+
+    /// The names of the nodes whose instances nobody may know yet: this one, while it takes over what an earlier run has left, or a dead one's; and
+    /// those that are dead until others have taken that over.
+    fn unclaimed(&self) -> impl Future<Output = Vec<String>> + Send {
+        async { Vec::new() }
     }
 
     /// The names of all nodes of the store, this one included, and whether each holds its lease; `None`: the store does not say.
@@ -93,6 +107,21 @@ impl OperatorService for Service {
 
     async fn other_nodes(&self) -> Option<Vec<Owner>> {
         self.others().await
+    }
+
+    async fn unclaimed(&self) -> Vec<String> {
+        let Dependencies { vault, agent, .. } = &self.0.dependencies;
+        let begun = clock::now();
+        // Each renewal of the lease looks for what is left behind, and mostly finds nothing.
+        while agent.is_taking() && begun.elapsed() < LOOK_FOR_LEFT {
+            sleep(LOOK_AGAIN).await;
+        }
+        let dead = vault.unclaimed_nodes().await;
+        // Asked last: what was unclaimed may have become this node's meanwhile.
+        let own = agent.is_taking().then(|| vault.owner().node().to_string());
+        let dead =
+            dead.map_or_else(|_| vec!["unknown".to_owned()], |dead| dead.into_iter().map(String::from).collect());
+        own.into_iter().chain(dead).collect()
     }
 
     async fn known_nodes(&self) -> Option<Vec<(Box<str>, bool)>> {

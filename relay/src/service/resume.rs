@@ -42,7 +42,8 @@ struct Keeping {
     /// How often it has lost something.
     losses: u64,
     restoring: Option<Restoring>,
-    resuming: Option<JoinHandle<()>>,
+    /// How many claims it has left to be ended.
+    resuming: Option<JoinHandle<usize>>,
 }
 
 /// What the store has lost is being written again.
@@ -97,7 +98,7 @@ impl super::Service {
                 }
                 it.let_go_of_ended().await;
                 keeping.restore(&it).await;
-                keeping.resume(&it);
+                keeping.resume(&it).await;
             }
             if held.is_ok() {
                 keeping.held_at = asked_at;
@@ -203,11 +204,14 @@ impl Keeping {
     }
 
     /// Takes over what nobody looks after, beside the renewals.
-    fn resume(&mut self, it: &Arc<Inner>) {
+    async fn resume(&mut self, it: &Arc<Inner>) {
         if self.resuming.as_ref().is_some_and(|resuming| !resuming.is_finished()) {
             return;
         }
-        let mut ends = usize::from(self.resuming.is_none());
+        let mut ends = match self.resuming.take() {
+            Some(ended) => ended.await.unwrap_or(0),
+            None => 1,
+        };
         if self.restoring.as_ref().is_some_and(|restoring| restoring.passes == 0) {
             // What nobody has written again is claimed once more before a call hears that it is unknown.
             self.restoring = None;

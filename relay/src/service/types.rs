@@ -605,6 +605,9 @@ pub enum WakeError {
     /// This node is shutting down: 503.
     #[error("this relay is shutting down")]
     Draining,
+    /// This node knows none yet, and takes something over, or is about to: 503.
+    #[error("what is being taken over is not here yet")]
+    OnItsWay,
     /// This node knows none, and another one that may know some does not answer: 503.
     #[error("another node does not answer")]
     OthersSilent,

@@ -28,12 +28,12 @@ impl Inner {
         }
     }
 
-    /// The same from its record alone, while nobody can say how the registration of an instance stands whose owner is gone.
+    /// The same from its record alone, while nobody can say how its registration stands: its owner is gone, or it is on its way here.
     pub(super) async fn look_at_record(&self, id: InstanceId, proof: &InstanceSecret) -> Option<InstanceStatus> {
         self.kept_elsewhere(id, proof).await.map(by_record)
     }
 
-    /// How an instance stands, for an operator; of one whose owner is gone, what its record says.
+    /// How an instance stands, for an operator; of one whose owner is gone, or that is on its way here, what its record says.
     pub(super) async fn look_or_read(&self, id: InstanceId) -> Result<InstanceStatus, OperatorError> {
         match self.look_as_relay(id).await {
             Err(OperatorError::Unknown) => self.record_elsewhere(id).await.map(by_record).ok_or(OperatorError::Unknown),
@@ -156,7 +156,7 @@ impl Inner {
     }
 }
 
-fn by_record(stored: Stored) -> InstanceStatus {
+pub(super) fn by_record(stored: Stored) -> InstanceStatus {
     InstanceStatus {
         id: stored.id,
         sealed: stored.sealed,

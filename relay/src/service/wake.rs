@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the
 //! operator vouches for are counted and woken: whoever lends an account calls it as he likes. Whoever stops waiting stops
-//! nobody: the devices go on waking for the same call.
+//! nobody: the devices go on waking for the same call. Nobody hears that an AOR is unknown while its devices may be on their way here: after a start,
+//! or from the death of another node until its records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,15 +11,20 @@ use std::time::Duration;
 
 use sip::message::Uri;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Inner;
 use super::types::{Expected, Wake, WakeError};
 use crate::agent::request::{DevicesFound, Request, Servers};
+use crate::clock;
 use crate::net::resolve::Target;
 
 /// How long DNS may take to tell a domain's addresses: a caller waits.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+/// How long devices are waited for that may be on their way here: a caller waits, and an earlier run's are here by then.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether they have come.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Inner {
     pub(super) async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
@@ -43,18 +49,48 @@ impl Inner {
                 undecided: sum.undecided + found.undecided,
             })
         };
-        let mut servers = Servers { domain: host.into(), registrars, addresses: None };
-        let DevicesFound { mut known, mut attached, undecided } = announce(&servers).await;
-        if undecided > 0 {
-            servers.addresses = Some(self.addresses_of(host).await);
-            let by_address = announce(&servers).await;
-            (known, attached) = (known + by_address.known, attached + by_address.attached);
+        let find = async || {
+            let mut servers = Servers { domain: host.into(), registrars: registrars.clone(), addresses: None };
+            let mut found = announce(&servers).await;
+            if found.undecided > 0 {
+                servers.addresses = Some(self.addresses_of(host).await);
+                let by_address = announce(&servers).await;
+                (found.known, found.attached) = (found.known + by_address.known, found.attached + by_address.attached);
+            }
+            found
+        };
+        let mut found = find().await;
+        let until = clock::now() + ARRIVAL_LIMIT;
+        let mut may_come = found.known == 0;
+        while may_come {
+            // Asked first: what has come since then is found.
+            may_come = self.may_come(&found).await?;
+            found = find().await;
+            if found.known > 0 {
+                break;
+            }
+            if may_come && clock::now() >= until {
+                return Err(WakeError::OnItsWay);
+            }
+            if may_come {
+                sleep(LOOK_AGAIN).await;
+            }
         }
         // From here on the devices alone hold the other end: when none of them can come any more, it ends.
-        match known {
-            0 => Err(WakeError::Unknown),
-            known => Ok(Expected { known, awake: attached, arrivals: arrived }),
+        match found {
+            DevicesFound { known: 0, .. } => Err(WakeError::Unknown),
+            DevicesFound { known, attached, .. } => Ok(Expected { known, awake: attached, arrivals: arrived }),
         }
+    }
+
+    /// Whether devices may be on their way here, or their SIP server be unknown by its addresses until it is met.
+    async fn may_come(&self, found: &DevicesFound) -> Result<bool, WakeError> {
+        let agent = &self.dependencies.agent;
+        if agent.is_taking() || found.undecided > 0 && agent.is_claiming() {
+            return Ok(true);
+        }
+        let unclaimed = self.dependencies.vault.unclaimed_nodes().await;
+        unclaimed.map(|nodes| !nodes.is_empty()).map_err(|_| WakeError::OnItsWay)
     }
 
     /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.

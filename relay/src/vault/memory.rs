@@ -164,6 +164,15 @@ impl MemoryStore {
         living.map(|(node, lease)| Owner { node: node.clone(), run: lease.run.clone() }).collect()
     }
 
+    pub fn unclaimed_nodes(&self, owner: &Owner) -> Vec<Box<str>> {
+        let now = clock::now();
+        let table = self.table();
+        let is_live = |node: &str| table.leases.get(node).is_some_and(|lease| lease.until > now);
+        let owners = table.records.values().map(|entry| &*entry.owner.node);
+        let unclaimed: BTreeSet<&str> = owners.filter(|node| *node != &*owner.node && !is_live(node)).collect();
+        unclaimed.into_iter().map(Into::into).collect()
+    }
+
     pub fn known_nodes(&self) -> Vec<(Box<str>, bool)> {
         let now = Instant::now();
         self.table().leases.iter().map(|(node, lease)| ((**node).into(), lease.until > now)).collect()

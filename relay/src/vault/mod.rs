@@ -460,6 +460,17 @@ impl Vault {
         }
     }
 
+    /// The names of the other nodes that have no lease, and whose records may not have been [claimed](Self::claim) yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn unclaimed_nodes(&self) -> Result<Vec<Box<str>>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.unclaimed_nodes(&self.0.owner)),
+            Store::Redis(redis) => redis.unclaimed_nodes(&self.0.owner).await,
+        }
+    }
+
     /// Writes down that something has happened that is nothing of any instance, for the runs and nodes of the next week.
     ///
     /// # Errors

@@ -49,6 +49,7 @@ use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::tables::attached::Attached;
 use crate::agent::tables::calls::Calls;
+use crate::agent::tables::ended_ahead::EndedAhead;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
 use crate::agent::trace::Trace;
@@ -113,6 +114,8 @@ pub(crate) struct Shard {
     pub(crate) leaving: Option<mpsc::UnboundedSender<Woken>>,
     /// For which calls a node that leaves has woken devices that are here now.
     pub(crate) woken_elsewhere: WokenElsewhere,
+    /// What has ended before it came here.
+    pub(crate) ended_ahead: EndedAhead,
     /// Requests for what may be on its way here.
     pub(crate) early: Early,
     /// What came from the network while this node may own nothing any more.
@@ -154,6 +157,7 @@ impl Shard {
             taken: HashMap::new(),
             leaving: None,
             woken_elsewhere: WokenElsewhere::default(),
+            ended_ahead: EndedAhead::default(),
             early: Early::default(),
             doubt: Doubt::new(),
             datagrams: Vec::new(),

@@ -220,6 +220,7 @@ impl Shard {
             confirmed_at_ms: unix_now_ms(),
             expires_at,
         });
+        self.ended_ahead.forget(instance);
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
@@ -304,7 +305,7 @@ impl Shard {
     pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server } =
             new;
-        if self.push_bindings.rows.contains_key(&id) {
+        if self.push_bindings.rows.contains_key(&id) || self.ended_ahead.has(id) {
             self.shared.upstreams.release(upstream);
             return;
         }

@@ -11,15 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shard;
 use super::wipes::refuse;
 use crate::agent::request::{
-    CallDenied, CallRequest, Denied, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal, Request,
-    TestDenied,
+    CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal,
+    Request, TestDenied, WipeWaiter,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
 use crate::clock;
 use crate::domain::InstanceState;
-use crate::vault::{Fence, Sealed};
+use crate::vault::{Fence, Lookup, Sealed};
 
 impl Shard {
     pub(crate) fn on_request(&mut self, command: Request) {
@@ -28,7 +28,12 @@ impl Shard {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
                 for new in new {
-                    self.bind(new, None, Some(&settled));
+                    // Whatever was read of it before may be older than its end.
+                    let barred = self.shared.vault.tombstones().bars(new.id);
+                    match barred.or_else(|| self.ended_ahead.has(new.id).then_some(None)) {
+                        Some(lookup) => self.turn_away(new, lookup, &settled),
+                        None => self.bind(new, None, Some(&settled)),
+                    }
                 }
                 let _ = reply.send(());
             }
@@ -42,9 +47,15 @@ impl Shard {
                 let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
-                Ok(()) if self.push_bindings.knows(id) => self.end_push_binding(id, kind, reply),
-                Ok(()) => self.end(id, kind, reply),
+                Ok(()) => self.end_here(id, kind, reply),
                 Err(denied) => refuse(reply, denied),
+            },
+            Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
+                Ok(()) => self.end_here(id, kind, Some(reply)),
+                Err(denied) => {
+                    self.ended_ahead.note(clock::now(), id);
+                    refuse(Some(reply), denied);
+                }
             },
             Request::Call { id, who, call, wish, reply } => {
                 let _ = reply.send(self.call(id, &who, call, wish));
@@ -112,6 +123,22 @@ impl Shard {
                 let _ = reply.send(open);
             }
         }
+    }
+
+    fn end_here(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
+        match self.push_bindings.knows(id) {
+            true => self.end_push_binding(id, kind, waiter),
+            false => self.end(id, kind, waiter),
+        }
+    }
+
+    /// Turns an instance away that has ended before it came; what the store may have of it is erased.
+    fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &mpsc::UnboundedSender<InstanceId>) {
+        tracing::info!(event = "ended-ahead", instance = %new.id, "an instance ended on its way here; it is turned away");
+        self.shared.upstreams.release(new.binding.upstream);
+        self.shared.erasures.later(new.id, lookup);
+        // An error means that nobody waits any more.
+        let _ = settled.send(new.id);
     }
 
     fn bind(

@@ -6,6 +6,7 @@
 //! | `index`, `moments` | which slot has the row of an instance or an account, and when it falls due |
 //! | [`attached`] | devices that have a flow, and their Apps |
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
+//! | [`ended_ahead`] | what has ended before it came here |
 //! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
@@ -14,6 +15,7 @@
 
 pub(crate) mod attached;
 pub(crate) mod calls;
+pub(crate) mod ended_ahead;
 mod index;
 pub(crate) mod instances;
 pub(crate) mod lease;

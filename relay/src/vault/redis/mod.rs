@@ -318,6 +318,16 @@ impl RedisStore {
         Ok(living)
     }
 
+    pub async fn unclaimed_nodes(&self, owner: &Owner) -> Result<Vec<Box<str>>, StoreError> {
+        let mut unclaimed = Vec::new();
+        for (node, _) in self.known_nodes().await?.into_iter().filter(|(node, lives)| !lives && **node != *owner.node) {
+            // An index that names nothing any more is none.
+            let has_index: bool = self.link.ask(::redis::cmd("EXISTS").arg(node_key(&node))).await?;
+            unclaimed.extend(has_index.then_some(node));
+        }
+        Ok(unclaimed)
+    }
+
     pub async fn known_nodes(&self) -> Result<Vec<(Box<str>, bool)>, StoreError> {
         let mut known = Vec::new();
         for node in self.nodes().await? {

@@ -7,8 +7,8 @@
 //!
 //! A store may be away when an instance is wiped, and it may come back with data that is older than a wipe: from its
 //! append-only file, or a snapshot. So a tombstone is written and synced to a file beside the keyring before anybody is
-//! told that an instance was, or will be, wiped; and a record that is claimed while its tombstone stands is erased, and
-//! not registered. A store in memory needs no file: it ends with the process.
+//! told that an instance was, or will be, wiped; and a record that is claimed while its tombstone stands, or that is wiped
+//! before a shard has bound it, is erased, and not registered. A store in memory needs no file: it ends with the process.
 //!
 //! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device is
 //! known that asks for the receipt; nothing of it opens or names an account. There are at most [`TOMBSTONES_MAX`]: then
@@ -167,8 +167,12 @@ impl Tombstones {
     /// Whether a record that was claimed is to be erased and not registered, and its lookup. Asks the files of other nodes in
     /// the same directory, too: their instances are taken over here.
     pub fn forbids(&self, id: InstanceId) -> Option<Option<Lookup>> {
-        let own = self.table().get(&id).map(|tombstone| tombstone.lookup);
-        own.or_else(|| self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).forbids(id))
+        self.bars(id).or_else(|| self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).forbids(id))
+    }
+
+    /// Whether this node has wiped it, and its lookup; reads no file, so that a shard may ask.
+    pub fn bars(&self, id: InstanceId) -> Option<Option<Lookup>> {
+        self.table().get(&id).map(|tombstone| tombstone.lookup)
     }
 
     /// Those that are still to be erased.

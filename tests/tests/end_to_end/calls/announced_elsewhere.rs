@@ -125,6 +125,30 @@ async fn the_devices_of_an_address_are_woken_and_counted_at_all_nodes_and_the_fi
 }
 
 #[tokio::test]
+async fn from_the_death_of_a_node_until_its_accounts_are_taken_over_none_of_them_is_called_unknown() -> Outcome {
+    let nodes = Nodes::start().await?;
+    nodes.world.enable().await?;
+    nodes.world.relay.kill_9().await?;
+    let begun = std::time::Instant::now();
+    let (mut asking, mut told) = (tokio::task::JoinSet::new(), Vec::new());
+    // Whoever finds it has it woken, and does not wait for it.
+    while !told.contains(&504) && begun.elapsed() < SOON {
+        let (api, key, wish) = (nodes.other.api(), nodes.key.clone(), nodes.wish(1));
+        asking.spawn(async move { api.wake(&key, &wish).await.map_or(0, |answer| answer.status) });
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        while let Some(Ok(status)) = asking.try_join_next() {
+            told.push(status);
+        }
+    }
+    // One address may be asked for so often, and no more.
+    assert!(told.contains(&504) && told.iter().all(|status| [429, 503, 504].contains(status)), "{told:?}");
+    let stranger = json!({"aor": nodes.world.aor().replace("alice", "nobody"), "wait_ms": 1});
+    let answer = nodes.other.api().wake(&nodes.key, &stranger).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-aor")), "{}", answer.text());
+    Ok(())
+}
+
+#[tokio::test]
 async fn who_declines_at_another_node_or_does_not_come_is_not_waited_for() -> Outcome {
     let nodes = Nodes::start().await?;
     let world = &nodes.world;

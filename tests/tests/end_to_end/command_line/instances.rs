@@ -1,12 +1,17 @@
 //! `sipwake instances`, as an operator uses it.
 
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::board::Missed;
 use tests::push_phone::Service;
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
 use tests::scratch::Scratch;
 use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
+use tokio::task::JoinSet;
 
 use super::{said, sipwake, sipwake_hears};
 
@@ -22,9 +27,14 @@ struct Operator {
 
 impl Operator {
     fn of(world: &World) -> Self {
+        Self::at(world, &world.relay)
+    }
+
+    /// The same, who asks this node.
+    fn at(world: &World, relay: &RelayProcess) -> Self {
         let files = Scratch::new();
-        let token = files.file("token", &world.relay.setup().operator_token).display().to_string();
-        let url = format!("https://{}", world.relay.operator_address());
+        let token = files.file("token", &relay.setup().operator_token).display().to_string();
+        let url = format!("https://{}", relay.operator_address());
         Self { files, url, ca: world.authority.ca_file().display().to_string(), token }
     }
 
@@ -82,6 +92,58 @@ async fn instances_are_listed_shown_exported_and_wiped_without_telling_whose_the
     assert_eq!((&receipt["reason"], &receipt["unregistered"]), (&json!("operator"), &json!(true)));
     world.await_contacts(0).await?;
     world.content()
+}
+
+/// A world, and a second node with its store.
+async fn two_nodes(redis: &RedisServer) -> Result<(World, RelayProcess), Missed> {
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    Ok((world, other))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_names_a_dead_node_until_all_that_it_had_is_in_the_list() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    let ids = [world.enable().await?.id, world.enable_android().await?.id];
+    world.relay.kill_9().await?;
+    let begun = Instant::now();
+    let (mut asking, mut is_whole) = (JoinSet::new(), false);
+    while !is_whole && begun.elapsed() < SOON {
+        let (operator, token) = (other.operator(), other.setup().operator_token.clone());
+        asking.spawn(async move { operator.json("GET", "/v1/operator/instances", Some(&token), None).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        while let Some(Ok(answer)) = asking.try_join_next() {
+            let page = answer?.json();
+            let seen = ids.iter().filter(|id| page.to_string().contains(id.as_str())).count();
+            assert!(seen == ids.len() || page["silent"].is_array(), "{page}");
+            is_whole |= seen == ids.len() && page["silent"].is_null();
+        }
+    }
+    assert!(is_whole);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wipe_of_all_waits_for_what_a_dead_node_has_left_and_never_says_that_there_is_none() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    world.enable().await?;
+    world.enable_android().await?;
+    world.relay.kill_9().await?;
+    // Its lease is over, and nobody has taken over yet what it had.
+    let lease = format!("sipwake:lease:{}:{}", world.relay.setup().edge_ip, world.relay.setup().ports.edge);
+    world.until("the end of its lease", || async { (!redis.keys().contains(&lease)).then_some(()) }).await?;
+    let operator = Operator::at(&world, &other);
+    let listed = operator.runs(&["list"]);
+    assert!(said(&listed).contains("incomplete: the node"), "{}", said(&listed));
+    let wiped = operator.runs(&["wipe", "--app", "com.example.phone", "--yes"]);
+    assert_eq!(wiped.status.code(), Some(0), "{}", said(&wiped));
+    assert!(said(&wiped).contains("2 of 2 wiped"), "{}", said(&wiped));
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    world.await_contacts(0).await.map(drop)
 }
 
 /// A registration that passed through (RFC 8599), on its phone that sleeps.

@@ -3,24 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use relay::clock::unix_now;
-use relay::secret::{Aor, InstanceSecret, Password, PushToken};
-use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
-use relay::vault::{Fence, Keyring, Vault};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use sip::id::InstanceId;
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::{Ports, Setup};
+use tests::relay_setup::Ports;
 use tests::world::{SOON, TOKEN, World};
-use tokio::task::JoinSet;
 
 use super::Outcome;
+use super::seeded::seed;
 
 const PASSWORD: &str = "a password of theirs";
 /// Few enough that each device's call budget suffices.
@@ -58,56 +53,6 @@ impl Callees {
         let mut setup = self.world.relay.setup().clone();
         setup.ports = Ports::default();
         RelayProcess::start(setup).await
-    }
-
-    /// Puts the records of so many further instances into the store, as an earlier run of the first node has left them: their apps are in the
-    /// foreground, so nobody registers them.
-    async fn seed(&self, store: &str, count: u128) -> Outcome {
-        let Setup { keyring, edge_ip, ports, apps, .. } = self.world.relay.setup();
-        let keyring = Keyring::open(keyring.as_ref().expect("a keyring")).expect("opened");
-        let vault = Vault::open(store, keyring, &format!("{edge_ip}:{}", ports.edge)).expect("a store");
-        let (app, now) = (apps[0].id.clone(), unix_now());
-        let mut under_way = JoinSet::new();
-        for number in 0..count {
-            let (vault, app, aor) = (vault.clone(), app.clone(), self.world.registrar.aor(&format!("s{number}")));
-            under_way.spawn(async move {
-                let account = Account {
-                    aor: Aor::new(&aor),
-                    auth_username: format!("s{number}").into(),
-                    proof: Proof::Password(Password::new(PASSWORD)),
-                    registrar: None,
-                    outbound_proxy: None,
-                };
-                let group = vault.group(&app, &account);
-                let call_push = PushTarget::new(Provider::ApnsProduction, PushToken::new(&format!("{number:064x}")), 0);
-                let record = Record {
-                    app: app.into(),
-                    account,
-                    device: Device { call_push, alert_push: None, label: None },
-                    wake_for: WakeFor { call: true, message: false, voicemail: false, missed_call: false },
-                    secret: InstanceSecret::new("nobody shows it"),
-                    binding: group.binding(),
-                    sip_instance: vault.sip_instance(group),
-                    proven: true,
-                    created_at: now,
-                    expires_at: now + 86_400 * 4,
-                    presence: Presence::Foreground,
-                    reminded: None,
-                };
-                let id = InstanceId::new(number << 16, group.tag());
-                let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
-                vault.put(id, &sealed, record.expires_at, &lookup, Fence::NEW).await.map(drop)
-            });
-            if number % 64 == 63 {
-                while let Some(put) = under_way.join_next().await {
-                    put.expect("no panic").expect("put");
-                }
-            }
-        }
-        while let Some(put) = under_way.join_next().await {
-            put.expect("no panic").expect("put");
-        }
-        Ok(())
     }
 
     /// One call after the other, to one account after the other, until `end`.
@@ -228,7 +173,7 @@ async fn a_call_that_comes_in_a_long_start_is_opened_first_and_waits_for_none_of
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
     gate.open().expect("a door");
     let mut callees = Callees::enabled_over(&format!("redis://{}", gate.address())).await?;
-    callees.seed(&redis.url(), OTHERS).await?;
+    seed(&callees.world, &redis.url(), OTHERS).await?;
     callees.world.relay.kill_9().await?;
     gate.close();
     while gate.open_slow(Duration::from_millis(150)).is_err() {
