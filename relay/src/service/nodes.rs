@@ -102,9 +102,11 @@ impl NodeService for Service {
         }
         match it.dependencies.vault.load(id).await {
             Err(_) => Err(AccessError::StoreAway),
-            // Its owner may not have written it again yet.
-            Ok(None) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
-            Ok(None) => Err(AccessError::Unknown),
+            Ok(None) => match it.who_wiped(id, Some(proof)).await {
+                // Its owner may not have written it again yet.
+                Err(AccessError::Unknown) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
+                told => told,
+            },
             // It is on its way here.
             Ok(Some(stored)) if stored.owned => Ok(None),
             Ok(Some(stored)) => match it.is_secret_of(&stored, proof) {
@@ -232,6 +234,22 @@ impl Inner {
     pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
         let stored = self.record_elsewhere(id).await?;
         (self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
+    }
+
+    /// The node that has wiped an instance which the store does not have, as far as its tombstones lie beside ours: it tells the receipt, and
+    /// waits for one that is not signed yet. `None`: this node is to answer from that file, for that one is gone, or `proof` is wrong.
+    pub(super) async fn who_wiped(
+        &self,
+        id: InstanceId,
+        proof: Option<&InstanceSecret>,
+    ) -> Result<Option<Owner>, AccessError> {
+        let vault = &self.dependencies.vault;
+        let beside = vault.tombstones().look_beside(id).await.ok_or(AccessError::Unknown)?;
+        if proof.is_some_and(|proof| !beside.tombstone.is_of(&vault.wipe_proof(id, proof))) {
+            return Ok(None);
+        }
+        let peers = vault.living_peers().await.map_err(|_| AccessError::StoreAway)?;
+        Ok(peers.into_iter().find(|peer| beside.is_of_node(peer.node())))
     }
 
     /// The record of an instance that another node owns, for an operator.

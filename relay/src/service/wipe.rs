@@ -15,11 +15,8 @@ use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
-use crate::domain::Word as _;
-use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::Tombstone;
-use crate::vault::record::Record;
 
 impl Inner {
     pub(super) async fn wipe(&self, id: InstanceId, who: Principal, reason: WipeReason) -> Result<Wiped, AccessError> {
@@ -33,7 +30,13 @@ impl Inner {
             Some(Ok(done)) => done,
             Some(Err(denied)) => {
                 return match (self.wiped_before(id, proof.as_ref(), denied).await, proof) {
-                    (Err(AccessError::OwnerAway), proof) => self.wipe_record(id, proof.as_ref(), reason).await,
+                    (Err(AccessError::OwnerAway), proof) => {
+                        match self.wipe_record(id, proof.as_ref(), reason).await {
+                            // Somebody else has asked for the same meanwhile.
+                            Err(AccessError::Unknown) => self.wiped_before(id, proof.as_ref(), denied).await,
+                            wiped => wiped,
+                        }
+                    }
                     (wiped, _) => wiped,
                 };
             }
@@ -49,14 +52,18 @@ impl Inner {
         }
     }
 
-    /// An instance that is not here may have been wiped: then its tombstone knows how that stands.
+    /// An instance that is not here may have been wiped, by this node or by one whose tombstones lie beside ours: then its tombstone knows how
+    /// that stands.
     async fn wiped_before(
         &self,
         id: InstanceId,
         proof: Option<&InstanceSecret>,
         denied: Denied,
     ) -> Result<Wiped, AccessError> {
-        let tombstone = self.dependencies.vault.tombstones().look(id).filter(|_| denied == Denied::Unknown);
+        let tombstone = match denied {
+            Denied::Unknown => self.dependencies.vault.tombstones().look_anywhere(id).await,
+            Denied::Forbidden => None,
+        };
         let Some(tombstone) = tombstone else {
             return Err(self.denied(id, denied, proof).await);
         };
@@ -66,6 +73,10 @@ impl Inner {
         }
         match tombstone {
             Tombstone { wiped_at: None, .. } => {
+                // That of another node was read from its file.
+                if self.dependencies.vault.tombstones().look(id).is_none() {
+                    return Ok(Wiped::Wiping);
+                }
                 let written = self.dependencies.vault.tombstones().ensure_durable(id).await;
                 written.map(|()| Wiped::Wiping).map_err(|_| AccessError::StoreAway)
             }
@@ -93,24 +104,10 @@ impl Inner {
             // It is only slow: it knows more, and is to be asked again.
             return Err(AccessError::OwnerAway);
         }
-        let facts = |record: &Record| (vault.lookup_of(record), vault.wipe_proof(id, &record.secret));
-        let (lookup, proof) = vault.open_lent(id, &stored.sealed, facts).ok().unzip();
-        let tombstone = Tombstone::new(lookup, stored.expires_at, reason, proof);
-        vault.tombstones().raise(id, tombstone).await.map_err(|_| AccessError::StoreAway)?;
-        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
-            self.dependencies.agent.erase(id, lookup);
-            return Ok(Wiped::Wiping);
-        }
-        vault.tombstones().note_erased(id);
-        // It has released its lease, and may serve on until another node has all that it hands over; that one may have taken the record by now,
-        // and is told as its owner.
-        let _ = vault.tell_ended(&stored.owner, id).await;
-        self.dependencies.metrics.wipe(reason);
-        tracing::info!(event = "wiped-for-another", instance = %id, reason = reason.word(), "wiped for its owner, which is gone");
-        Ok(Wiped::Done(self.receipt(id, shared_now(), reason, false)))
+        self.wipe_stored(&stored, reason).await
     }
 
-    fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
+    pub(super) fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
         let signed = self.dependencies.vault.receipt(id, wiped_at, reason, unregistered);
         Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() }
     }
