@@ -112,6 +112,31 @@ async fn any_node_tells_the_same_receipt_also_to_two_who_ask_at_once() -> Outcom
 }
 
 #[tokio::test]
+async fn with_a_copy_of_the_keyring_on_each_machine_the_node_that_passed_a_wipe_on_tells_its_receipt() -> Outcome {
+    let (redis, scratch) = (RedisServer::start(), Scratch::new());
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let copy = scratch.path().join("keyring");
+    std::fs::copy(setup.keyring.as_ref().expect("a file"), &copy)?;
+    setup.keyring = Some(copy);
+    let other = RelayProcess::start(setup).await?;
+    let there = other.api();
+    let instance = world.enable().await?;
+    let (one, two) = tokio::join!(there.disable(&instance), there.disable(&instance));
+    let (one, two) = (one?, two?);
+    assert_eq!((one.status, two.status), (200, 200), "{} {}", one.text(), two.text());
+    for api in [&world.api, &there] {
+        assert_eq!(api.disable(&instance).await?.json(), one.json());
+        assert_eq!(api.read(&instance).await?.status, 404);
+    }
+    let stranger = tests::api_client::Instance { secret: "x".repeat(43), ..instance.clone() };
+    assert_eq!(there.disable(&stranger).await?.status, 404, "nothing is carried for a stranger");
+    assert_eq!(one.json(), two.json());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_wipe_for_an_owner_that_has_died_has_a_line_in_the_trail_and_one_receipt() -> Outcome {
     let (redis, trails) = (RedisServer::start(), Scratch::new());
     let (world, other) = two_nodes(&redis, trails.path()).await?;
