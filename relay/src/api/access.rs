@@ -12,10 +12,7 @@ use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
 use crate::config::DomainRules;
-use crate::secret::ApiKey;
-
-/// The longest key that is looked at, in characters.
-const MAX_KEY: usize = 512;
+use crate::secret::{ApiKey, MAX_KEY};
 
 /// A key as it is held and compared.
 #[derive(Clone)]

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
 use zeroize::Zeroizing;
 
@@ -76,7 +76,9 @@ async fn collect(mut body: Body, capacity: usize) -> Result<Zeroizing<Vec<u8>>, 
 
 fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> Result<(), Problem> {
     let wrong = || Problem::new(ProblemType::UnsupportedMediaType, format!("Send Content-Type: {}.", accepted[0]));
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(wrong)?;
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(value), None) = (types.next(), types.next()) else { return Err(wrong()) };
+    let value = value.to_str().map_err(|_| wrong())?;
     let (essence, params) = value.split_once(';').unwrap_or((value, ""));
     let essence = essence.trim();
     if !accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(essence)) {
@@ -86,11 +88,10 @@ fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> R
     if !matches!(charset.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"") {
         return Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body in UTF-8."));
     }
-    match headers.get(CONTENT_ENCODING) {
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body without a content coding."))
-        }
-        _ => Ok(()),
+    let is_identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        true => Ok(()),
+        false => Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body without a content coding.")),
     }
 }
 
@@ -153,6 +154,9 @@ mod tests {
         ] {
             assert_eq!(check_media_type(&headers(content_type), JSON).is_ok(), fits, "{content_type}");
         }
+        let mut two = headers("application/json");
+        two.append(CONTENT_TYPE, "application/json".parse().unwrap());
+        assert!(check_media_type(&two, JSON).is_err(), "of two, neither is believed");
         let mut coded = headers("application/json");
         coded.insert(CONTENT_ENCODING, "gzip".parse().unwrap());
         assert!(check_media_type(&coded, JSON).is_err());

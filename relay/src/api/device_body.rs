@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::json::{At, Errors, Json};
+use super::json::{At, Errors, Fields, Json};
 use super::problem::Problem;
 use crate::hpke::PublicKey;
 use crate::push::webpush;
@@ -47,11 +47,14 @@ pub fn read_change(body: &Json, lifetime: LifetimeRange, now_ms: u64) -> Result<
 }
 
 fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors) -> Option<Change> {
-    let body = At::root(body).object(&["device", "lifetime_s", "presence", "wake_for"], errors)?;
+    const MEMBERS: [&str; 4] = ["device", "lifetime_s", "presence", "wake_for"];
+    let body = At::root(body).object(&MEMBERS, errors)?;
     let mut change = Change::default();
+    refuse_null(&body, &MEMBERS, errors);
     if let Some(device) =
         body.get("device").and_then(|at| at.object(&["call_push", "alert_push", "public_key"], errors))
     {
+        refuse_null(&device, &["call_push"], errors);
         change.call_push = device.get("call_push").and_then(|at| push_target(&at, now_ms, errors));
         change.alert_push = match device.get_or_null("alert_push") {
             None => Field::Keep,
@@ -70,6 +73,13 @@ fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors
     });
     change.wake_for = body.get("wake_for").and_then(|at| wake_for(&at, errors));
     Some(change)
+}
+
+/// In a change, `null` removes (RFC 7396 §2), and these are never absent.
+fn refuse_null(of: &Fields<'_>, members: &[&'static str], errors: &mut Errors) {
+    for at in members.iter().filter_map(|member| of.get_or_null(member)).filter(At::is_null) {
+        errors.add::<()>(&at.pointer, "null would remove this, and it cannot be: leave the key out to keep it");
+    }
 }
 
 /// The push services, as `provider` names them.
@@ -233,6 +243,22 @@ mod tests {
         let problem = read(body).unwrap_err();
         let places: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();
         assert_eq!(places, ["/account", "/device/label", "/device/call_push", "/lifetime_s", "/presence", "/wake_for"]);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_refused_where_it_is_null() {
+        for (body, place) in [
+            (r#"{"device": {"call_push": null}}"#, "/device/call_push"),
+            (r#"{"device": null}"#, "/device"),
+            (r#"{"lifetime_s": null}"#, "/lifetime_s"),
+            (r#"{"presence": null}"#, "/presence"),
+            (r#"{"wake_for": null}"#, "/wake_for"),
+        ] {
+            let problem = read(body).unwrap_err();
+            let places: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();
+            assert_eq!(places, [place]);
+        }
+        assert!(read(r#"{"device": {"alert_push": null, "public_key": null}}"#).is_ok());
     }
 
     #[test]

@@ -125,8 +125,9 @@ fn write_response(parts: &response::Parts, body: &[u8]) -> Letter {
 }
 
 fn write(line: String, headers: &HeaderMap, names: &[HeaderName], body: &[u8]) -> Letter {
-    let fields = names.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.as_bytes())));
-    let room = fields.clone().map(|(name, value)| name.len() + value.len() + 3).sum::<usize>();
+    let lines = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let fields: Vec<_> = names.iter().flat_map(|name| lines(name).map(|value| (name.as_str(), value))).collect();
+    let room = fields.iter().map(|(name, value)| name.len() + value.len() + 3).sum::<usize>();
     let mut out = Zeroizing::new(Vec::with_capacity(line.len() + room + 2 + body.len()));
     out.extend_from_slice(line.as_bytes());
     for (name, value) in fields {
@@ -147,7 +148,7 @@ fn read(letter: &[u8]) -> Option<(&str, HeaderMap, &[u8])> {
     let mut headers = HeaderMap::new();
     for line in lines {
         let (name, value) = line.split_once(": ")?;
-        headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+        headers.append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
     }
     Some((first, headers, &letter[end + 2..]))
 }
@@ -185,12 +186,14 @@ mod tests {
             .header(AUTHORIZATION, "Bearer s")
             .header(CONTENT_TYPE, "application/json")
             .header("cookie", "not carried")
+            .header(CONTENT_TYPE, "text/plain")
             .body(())
             .unwrap();
         let letter = write_request(&asked.into_parts().0, b"{\n\n}");
         let request = read_request(&letter).unwrap();
         assert_eq!((request.method().as_str(), request.uri().path()), ("PATCH", "/v1/instances/pi_1"));
-        assert_eq!(request.headers().len(), 3);
+        assert_eq!(request.headers().len(), 4);
+        assert_eq!(request.headers().get_all(CONTENT_TYPE).iter().count(), 2, "what is refused here is refused there");
         assert_eq!(request.headers()[AUTHORIZATION], "Bearer s");
         assert_eq!(request.headers()[CONTENT_LENGTH], "4");
         let answered = Response::builder().status(503).header(RETRY_AFTER, "5").body(()).unwrap();

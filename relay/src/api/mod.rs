@@ -18,7 +18,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
@@ -49,10 +49,11 @@ mod woken;
 use access::{App, Apps, SipServer, SipServers};
 pub(crate) use handlers::too_many_failures;
 
-use connection::{EndConnection, Peer};
+use connection::{BadHost, EndConnection, Peer};
 use cross_origin::Origins;
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
+use problem::Problem;
 
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::service::nodes::{Answering, NodeService};
@@ -322,7 +323,10 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
         .iter()
         .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
     let by = request.method().clone();
-    let (mut response, id) = request_id::numbered(request, next).await;
+    let (mut response, id) = match request.extensions().get::<BadHost>() {
+        None => request_id::numbered(request, next).await,
+        Some(BadHost) => request_id::answered(Problem::bad_host().into_response()),
+    };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if ends_connection {

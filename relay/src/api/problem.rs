@@ -134,6 +134,11 @@ impl Problem {
         Self { kind, detail: detail.into(), members: Map::new(), challenge: None, retry_after_s: None }
     }
 
+    /// 400 to a request that names no host, or several.
+    pub(crate) fn bad_host() -> Self {
+        Self::new(ProblemType::BadRequest, "Send one Host header, with the name of this relay.")
+    }
+
     /// 401, with the challenge that RFC 6750 §3 asks for. `shown`: a key was shown and is wrong.
     pub fn unauthorized(detail: &'static str, shown: bool) -> Self {
         let challenge =

@@ -1,6 +1,6 @@
 //! Every setting as it is in force: its value, and where that comes from.
 //!
-//! Invariant: no secret stands here: files are named and not opened, and of a URL the user and password are left out.
+//! Invariant: no secret stands here: files are named and not opened, and of a store's URL user, password and query are left out.
 
 use toml::Value;
 
@@ -64,14 +64,14 @@ fn nameless(place: &str) -> String {
     out
 }
 
+/// Its scheme, hosts and path: a password may stand before `@`, after `?`, or in place of all of it.
 fn without_credentials(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => match rest.rsplit_once('@') {
-            Some((_, rest)) => format!("{scheme}://…@{rest}"),
-            None => url.to_owned(),
-        },
-        None => url.to_owned(),
-    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return if url == "memory:" { url } else { "…" }.to_owned();
+    };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("…@", rest));
+    let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
+    format!("{scheme}://{user}{rest}{query}")
 }
 
 #[cfg(test)]
@@ -91,6 +91,11 @@ mod tests {
         let shown = |url: &str| written("store.url", &Value::String(url.to_owned()));
         assert_eq!(shown("rediss://relay:secret@redis.example.net/"), "\"rediss://…@redis.example.net/\"");
         assert_eq!(shown("redis://:p@ss@h"), "\"redis://…@h\"");
+        assert_eq!(shown("redis://h/?password=secret"), "\"redis://h/?…\"");
+        assert_eq!(shown("redis://u:p@h?password=se@ret"), "\"redis://…@ret\"");
+        let sentinels = "redis+sentinel://a:26379,b/main/1?sentinel_password=secret";
+        assert_eq!(shown(sentinels), "\"redis+sentinel://a:26379,b/main/1?…\"");
+        assert_eq!(shown("secret"), "\"…\"");
         assert_eq!(shown("memory:"), "\"memory:\"");
     }
 }

@@ -17,10 +17,13 @@ use super::lines::Lines;
 use super::problem::Problem;
 use super::secret_files::{Held, SecretFiles};
 use super::values;
-use crate::secret::SecretText;
+use crate::secret::{MAX_KEY, SecretText};
 
 /// The largest secret or certificate file read, in bytes; a larger one is refused.
 const MAX_FILE: u64 = 256 * 1024;
+
+/// What is shorter, in bytes, is no key.
+const NO_SECRET: usize = 16;
 
 /// What all readers of one configuration share.
 pub(super) struct Shared {
@@ -176,6 +179,25 @@ impl<'a> Reader<'a> {
         self.secret(key, min)
     }
 
+    /// A key that must be named and that somebody shows in an HTTP header: visible ASCII, at least `min` and at most [`MAX_KEY`] characters.
+    pub fn required_key(&mut self, key: &'static str, min: usize, remedy: &str) -> Option<SecretText> {
+        let secret = self.required_secret(key, min, remedy)?;
+        let text = secret.expose();
+        let what = if text.contains(['\r', '\n']) {
+            "has several lines"
+        } else if text.len() > MAX_KEY {
+            "is longer than 512 characters"
+        } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            "has characters other than visible ASCII"
+        } else if text.trim() != text {
+            "begins or ends with a space"
+        } else {
+            return Some(secret);
+        };
+        self.problem(key, format!("the key in its file {what}, and nobody can show it"), remedy);
+        None
+    }
+
     /// A secret file that must be there, for who reads it again: its path, and its content to be looked at.
     pub fn required_secret_file(
         &mut self,
@@ -287,12 +309,8 @@ impl<'a> Reader<'a> {
     /// The path of a file that can be opened.
     pub fn file(&mut self, key: &'static str) -> Option<PathBuf> {
         let path = self.path(key)?;
-        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
-            Ok(metadata) if metadata.is_file() => Some(path),
-            Ok(_) => {
-                self.problem(key, format!("{} is not a file", path.display()), "name a file");
-                None
-            }
+        match open_file(&path) {
+            Ok(_) => Some(path),
             Err(error) => {
                 self.unreadable(key, &path, &error);
                 None
@@ -333,11 +351,25 @@ impl<'a> Reader<'a> {
     }
 
     fn unreadable(&self, key: &str, path: &Path, error: &std::io::Error) {
-        self.problem(
-            key,
-            format!("{} cannot be read: {error}", path.display()),
-            "name a file that the relay's user can read; a relative path starts at the configuration file's directory",
-        );
+        let remedy =
+            "name a file that the relay's user can read; a relative path starts at the configuration file's directory";
+        match self.may_be_told(path) {
+            true => self.problem(key, format!("{} cannot be read: {error}", path.display()), remedy),
+            false => self.problem(
+                key,
+                "names no file that is there",
+                format!("{remedy}; a secret itself stands in no setting"),
+            ),
+        }
+    }
+
+    /// Whether a path may be repeated: what neither is there nor begins with a folder that is may be a secret, pasted in the place of its file.
+    fn may_be_told(&self, path: &Path) -> bool {
+        let written = path.strip_prefix(&self.shared.directory).unwrap_or(path);
+        let mut folders =
+            written.ancestors().skip(1).filter(|folder| folder.file_name().is_some() || folder.ends_with(".."));
+        let is_short = written.as_os_str().len() < NO_SECRET;
+        is_short || path.exists() || folders.any(|folder| self.shared.directory.join(folder).is_dir())
     }
 
     fn caution_if_others_can_read(&self, key: &str, path: &Path) {
@@ -388,10 +420,18 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Opens a regular file; a pipe is not waited for.
+fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
+    match std::fs::metadata(path)?.is_file() {
+        true => std::fs::File::open(path),
+        false => Err(std::io::Error::other("it is no regular file")),
+    }
+}
+
 /// Reads a file into a buffer sized beforehand, so that no copy of its content stays behind.
 fn read_secret(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     use std::io::{Error, Read};
-    let file = std::fs::File::open(path)?;
+    let file = open_file(path)?;
     let length = file.metadata()?.len();
     if length > MAX_FILE {
         return Err(Error::other(format!("it is larger than {MAX_FILE} bytes")));

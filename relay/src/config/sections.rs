@@ -648,7 +648,7 @@ fn key(section: &mut Reader<'_>, setting: &'static str, profile: Profile) -> Api
         return random_key();
     }
     let remedy = "name a file with a random key, for example from: openssl rand -hex 32";
-    let secret = section.required_secret(setting, MIN_SECRET, remedy);
+    let secret = section.required_key(setting, MIN_SECRET, remedy);
     ApiKey::new(secret.as_ref().map_or("", SecretText::expose))
 }
 

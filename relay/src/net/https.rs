@@ -1,6 +1,6 @@
 //! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
 //!
-//! A handler finds who is asking in the extension [`Peer`], and ends the connection after its answer by putting
+//! A handler finds who is asking in the extension [`Peer`], and [`BadHost`] on a request without its host, and ends the connection after its answer by putting
 //! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed.
 //!
 //! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, HOST};
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Request, Response, Version};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -57,6 +58,10 @@ const MAX_STREAMS: u32 = 64;
 /// Who is asking: an extension of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
+
+/// As an extension of a request: it says in no way, or in several, which host it is for, and is to be answered 400 (RFC 9112 §3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadHost;
 
 /// As an extension of a response: end the connection after it (`Connection: close`, or GOAWAY on HTTP/2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +149,9 @@ async fn answer(
     let version = request.version();
     let mut request = request.map(Timed::body);
     request.extensions_mut().insert(peer);
+    if !names_its_host(&request) {
+        request.extensions_mut().insert(BadHost);
+    }
     let mut router = router;
     let Ok(mut response) = router.call(request).await;
     if response.extensions_mut().remove::<EndConnection>().is_some() {
@@ -154,6 +162,20 @@ async fn answer(
         }
     }
     Ok(response)
+}
+
+/// Whether a request has one Host that can be one. HTTP/1.0 may do without, and HTTP/2 names it elsewhere.
+fn names_its_host(request: &Request<Body>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let can_be = |host: &HeaderValue| {
+        let host = host.as_bytes();
+        host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
+    };
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() != Version::HTTP_11,
+        (Some(host), None) => can_be(host),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// What a connection is doing.
@@ -223,5 +245,27 @@ impl hyper::body::Body for Timed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_host_unless_its_version_needs_none() {
+        let request = |version, hosts: &[&str]| {
+            let begin = Request::builder().version(version);
+            let built = hosts.iter().fold(begin, |built, host| built.header(HOST, *host));
+            names_its_host(&built.body(Body::empty()).unwrap())
+        };
+        for hosts in [&["relay.example.net"][..], &["relay:8443"], &["[::1]:8443"], &["127.0.0.1"], &[""]] {
+            assert!(request(Version::HTTP_11, hosts), "{hosts:?}");
+        }
+        for hosts in [&[][..], &["a", "a"], &["a b"], &["user@a"], &["a/b"]] {
+            assert!(!request(Version::HTTP_11, hosts), "{hosts:?}");
+        }
+        assert!(request(Version::HTTP_10, &[]) && request(Version::HTTP_2, &[]));
+        assert!(!request(Version::HTTP_10, &["a", "b"]));
     }
 }

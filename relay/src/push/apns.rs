@@ -16,10 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Builder;
 
+use super::answer_body;
 use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
 use super::departure::Departure;
@@ -301,22 +301,15 @@ enum Meaning {
     TokenExpired,
 }
 
-#[derive(Deserialize, Default)]
-struct ErrorBody {
-    #[serde(default)]
-    reason: String,
-    /// Milliseconds since 1970.
-    timestamp: Option<u64>,
-}
-
 /// What an answer means, for its push and for the channel; where the body did not come, the status alone decides.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
-    let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let (status, reason) = (answer.status.as_u16(), body.reason.as_str());
+    let body = answer_body::read(&answer.body);
+    let (status, reason) = (answer.status.as_u16(), answer_body::text(&body, "reason"));
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
     let meaning = match (status, reason) {
         (200, _) => done(Verdict::Accepted),
-        (410, _) => done(Verdict::Gone { since: body.timestamp }),
+        // A time that cannot be read says as little as none: the token is gone.
+        (410, _) => done(Verdict::Gone { since: answer_body::milliseconds(&body, "timestamp") }),
         (400, "BadDeviceToken") => done(Verdict::BadToken),
         (403, "ExpiredProviderToken") => Meaning::TokenExpired,
         (400, "IdleTimeout") | (408 | 421 | 425 | 429 | 500..=599, _) => {
@@ -374,6 +367,13 @@ mod tests {
                 done(Verdict::Gone { since: Some(1_795_000_000_123) }),
             ),
             (410, "", done(Verdict::Gone { since: None })),
+            (
+                410,
+                r#"{"reason":null,"timestamp":"1795000000123"}"#,
+                done(Verdict::Gone { since: Some(1_795_000_000_123) }),
+            ),
+            (410, r#"{"reason":"Unregistered","timestamp":"soon"}"#, done(Verdict::Gone { since: None })),
+            (400, r#"{"reason":"BadDeviceToken","timestamp":{}}"#, done(Verdict::BadToken)),
             (400, r#"{"reason":"BadDeviceToken"}"#, done(Verdict::BadToken)),
             (400, r#"{"reason":"DeviceTokenNotForTopic"}"#, refused("DeviceTokenNotForTopic")),
             (400, r#"{"reason":"SomethingNew","more":{}}"#, refused("OtherReason")),

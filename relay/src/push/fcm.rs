@@ -17,9 +17,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use super::answer_body;
 use super::apns::Attempt;
 use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
@@ -207,54 +209,33 @@ enum Meaning {
     TokenRefused,
 }
 
-#[derive(Deserialize, Default)]
-struct ErrorBody {
-    #[serde(default)]
-    error: ErrorStatus,
-}
-
-#[derive(Deserialize, Default)]
-struct ErrorStatus {
-    #[serde(default)]
-    message: String,
-    #[serde(default)]
-    status: String,
-    #[serde(default)]
-    details: Vec<Detail>,
-}
-
-#[derive(Deserialize)]
-struct Detail {
-    #[serde(rename = "errorCode")]
-    error_code: Option<String>,
-    #[serde(rename = "fieldViolations", default)]
-    field_violations: Vec<Violation>,
-}
-
-#[derive(Deserialize)]
-struct Violation {
-    #[serde(default)]
-    field: String,
-}
+/// Why a message was not taken: the `error` of an answer.
+struct ErrorStatus(Value);
 
 impl ErrorStatus {
+    fn of(answer: &Answer) -> Self {
+        let mut body = answer_body::read(&answer.body);
+        // Some answers are a list of one.
+        let body = body.get_mut(0).map(Value::take).unwrap_or(body);
+        Self(body["error"].clone())
+    }
+
     /// FCM's own code where there is one, else the general status.
     fn code(&self) -> &str {
-        self.details.iter().find_map(|detail| detail.error_code.as_deref()).unwrap_or(&self.status)
+        let codes = self.details().iter().map(|detail| answer_body::text(detail, "errorCode"));
+        codes.into_iter().find(|code| !code.is_empty()).unwrap_or(answer_body::text(&self.0, "status"))
     }
 
     /// Whether an invalid argument is the token.
     fn is_about_the_token(&self) -> bool {
-        let mut violations = self.details.iter().flat_map(|detail| &detail.field_violations);
-        violations.any(|violation| violation.field == "message.token") || self.message.contains("registration token")
+        let mut violations = self.details().iter().flat_map(|detail| answer_body::list(detail, "fieldViolations"));
+        violations.any(|violation| answer_body::text(violation, "field") == "message.token")
+            || answer_body::text(&self.0, "message").contains("registration token")
     }
-}
 
-/// A message that was taken: `projects/PROJECT/messages/ID`.
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Taken {
-    name: String,
+    fn details(&self) -> &[Value] {
+        answer_body::list(&self.0, "details")
+    }
 }
 
 /// What an answer means, for its message and for the channel.
@@ -286,20 +267,20 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
 /// Where the body of an error did not come, the status alone decides.
 fn meaning(answer: &Answer) -> Meaning {
     if answer.status.is_success() {
-        // What has taken a message names it; a page of somebody between does not.
-        let named = serde_json::from_slice::<Taken>(&answer.body).is_ok_and(|taken| !taken.name.is_empty());
+        // What has taken a message names it (`projects/PROJECT/messages/ID`); a page of somebody between does not.
+        let named = !answer_body::text(&answer_body::read(&answer.body), "name").is_empty();
         let attempt = if named { Attempt::Done(Verdict::Accepted) } else { Attempt::Again { after: None } };
         return Meaning::Settled(attempt);
     }
-    let body: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let error = ErrorStatus::of(answer);
     let refused = |reason| Meaning::Settled(Attempt::Done(Verdict::Refused { reason }));
     let again = || Meaning::Settled(Attempt::Again { after: answer.retry_after() });
-    match (body.error.code(), answer.status.as_u16()) {
+    match (error.code(), answer.status.as_u16()) {
         ("UNREGISTERED", _) => Meaning::Settled(Attempt::Done(Verdict::Gone { since: None })),
         ("SENDER_ID_MISMATCH", _) => refused("SENDER_ID_MISMATCH"),
         ("THIRD_PARTY_AUTH_ERROR", _) => refused("THIRD_PARTY_AUTH_ERROR"),
         ("QUOTA_EXCEEDED" | "UNAVAILABLE" | "INTERNAL", _) => again(),
-        ("INVALID_ARGUMENT", _) if body.error.is_about_the_token() => refused("InvalidToken"),
+        ("INVALID_ARGUMENT", _) if error.is_about_the_token() => refused("InvalidToken"),
         ("INVALID_ARGUMENT", _) => refused("INVALID_ARGUMENT"),
         (_, 401) => Meaning::TokenRefused,
         (_, 408 | 421 | 425 | 429 | 500..=599) => again(),
@@ -333,7 +314,7 @@ mod tests {
     #[test]
     fn every_answer_has_its_consequence() {
         let refused = |reason| Meaning::Settled(Attempt::Done(Verdict::Refused { reason }));
-        let gone = Meaning::Settled(Attempt::Done(Verdict::Gone { since: None }));
+        let gone = || Meaning::Settled(Attempt::Done(Verdict::Gone { since: None }));
         let again = || Meaning::Settled(Attempt::Again { after: Some(Duration::from_secs(7)) });
         let token = serde_json::json!({"error": {"status": "INVALID_ARGUMENT", "details": [
             {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "INVALID_ARGUMENT"},
@@ -346,7 +327,12 @@ mod tests {
             ),
             (answer(200, String::new()), Meaning::Settled(Attempt::Again { after: None })),
             (answer(200, "<html>".to_owned()), Meaning::Settled(Attempt::Again { after: None })),
-            (fcm_error(404, "NOT_FOUND", "UNREGISTERED"), gone),
+            (fcm_error(404, "NOT_FOUND", "UNREGISTERED"), gone()),
+            (
+                answer(404, r#"{"error":{"status":"NOT_FOUND","message":null,"details":[null,{"fieldViolations":null},{"errorCode":"UNREGISTERED"}]}}"#.into()),
+                gone(),
+            ),
+            (answer(404, r#"[{"error":{"code":[],"details":[{"errorCode":"UNREGISTERED"}]}}]"#.into()), gone()),
             (fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH"), refused("SENDER_ID_MISMATCH")),
             (fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), again()),
             (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), again()),

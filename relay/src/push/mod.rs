@@ -4,6 +4,7 @@
 //! and never holds a token.
 
 mod ancestry;
+mod answer_body;
 pub mod apns;
 mod backoff;
 mod connection;

@@ -85,6 +85,9 @@ secret!(
     /// What a device proves itself with, at the API and at the edge.
     InstanceSecret
 );
+/// The longest [`ApiKey`] that is looked at, in characters.
+pub const MAX_KEY: usize = 512;
+
 secret!(
     /// A key that an app, a SIP server or an operator shows at the HTTPS API.
     ApiKey

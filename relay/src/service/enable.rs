@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::Inner;
-use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
+use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState};
 use crate::agent::Unanswerable;
 use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
@@ -42,7 +42,7 @@ use crate::net::resolve::ResolveError;
 use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError};
+use crate::vault::{Fence, SealError, Sealed, StoreError};
 
 /// How long an enabling waits for the first registration; then it is answered 202.
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
@@ -110,7 +110,8 @@ impl Inner {
             self.dependencies.agent.erase(id, lookup);
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
-        for earlier in [earlier, placed.displaced].into_iter().flatten() {
+        let displaced = placed.displaced.filter(|displaced| Some(*displaced) != earlier);
+        for earlier in [earlier, displaced].into_iter().flatten() {
             self.clone().replace(earlier, lookup);
         }
         tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
@@ -331,15 +332,6 @@ impl Inner {
             }
             _ => drop(permit),
         }
-    }
-
-    /// Ends the instance that a new one replaces, in the background: its app has its answer already.
-    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
-        tokio::spawn(async move {
-            if let Err(why) = self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await {
-                self.end_unseen(earlier, lookup, WipeReason::Replaced, why).await;
-            }
-        });
     }
 }
 

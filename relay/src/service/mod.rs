@@ -30,6 +30,7 @@ use crate::net::resolve::Resolver;
 use crate::vault::{Lookup, Vault};
 
 mod apps;
+mod by_record;
 mod calls;
 mod change;
 mod claims;
@@ -40,6 +41,7 @@ mod items;
 mod keyed_mutex;
 pub mod nodes;
 mod operators;
+mod passed_on;
 mod restore;
 mod resume;
 mod sip_servers;
@@ -114,6 +116,8 @@ struct Inner {
     examinations: Semaphore,
     /// What other nodes were asked.
     questions: nodes::Questions,
+    /// To which nodes requests were passed on.
+    passed_on: passed_on::PassedOn,
     /// How far this node is in handing its instances over.
     hand_over: hand_over::HandOver,
 }
@@ -127,6 +131,7 @@ impl Service {
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
+            passed_on: passed_on::PassedOn::default(),
             hand_over: hand_over::HandOver::default(),
         }))
     }

@@ -102,13 +102,18 @@ impl NodeService for Service {
         }
         match it.dependencies.vault.load(id).await {
             Err(_) => Err(AccessError::StoreAway),
-            // Its owner may not have written it again yet.
-            Ok(None) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
-            Ok(None) => Err(AccessError::Unknown),
+            Ok(None) => match it.who_wiped(id, Some(proof)).await {
+                // Its owner may not have written it again yet.
+                Err(AccessError::Unknown) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
+                told => told,
+            },
             // It is on its way here.
             Ok(Some(stored)) if stored.owned => Ok(None),
             Ok(Some(stored)) => match it.is_secret_of(&stored, proof) {
-                Some(true) => Ok(Some(stored.owner)),
+                Some(true) => {
+                    it.passed_on.note(id, it.dependencies.vault.wipe_proof(id, proof), stored.owner.node());
+                    Ok(Some(stored.owner))
+                }
                 Some(false) => Err(AccessError::Forbidden),
                 None => Ok(None),
             },
@@ -232,6 +237,34 @@ impl Inner {
     pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
         let stored = self.record_elsewhere(id).await?;
         (self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
+    }
+
+    /// The node that has wiped an instance which the store does not have, as far as its tombstones lie beside ours, or as an earlier request
+    /// was passed on to it: it tells the receipt, and waits for one that is not signed yet. `None`: this node is to answer from that file, for that
+    /// one is gone, or `proof` is wrong.
+    pub(super) async fn who_wiped(
+        &self,
+        id: InstanceId,
+        proof: Option<&InstanceSecret>,
+    ) -> Result<Option<Owner>, AccessError> {
+        let vault = &self.dependencies.vault;
+        let proof = proof.map(|proof| vault.wipe_proof(id, proof));
+        let beside = vault.tombstones().look_beside(id).await;
+        if let (Some(beside), Some(proof)) = (&beside, &proof)
+            && !beside.tombstone.is_of(proof)
+        {
+            return Ok(None);
+        }
+        let passed_on = proof.and_then(|proof| self.passed_on.node_of(id, &proof));
+        if beside.is_none() && passed_on.is_none() {
+            return Err(AccessError::Unknown);
+        }
+        let has_wiped = |peer: &Owner| match &beside {
+            Some(beside) => beside.is_of_node(peer.node()),
+            None => passed_on.as_deref() == Some(&**peer.node()),
+        };
+        let peers = vault.living_peers().await.map_err(|_| AccessError::StoreAway)?;
+        Ok(peers.into_iter().find(has_wiped))
     }
 
     /// The record of an instance that no shard here has, for an operator: another node owns it, or it is on its way here.

@@ -99,7 +99,10 @@ impl OperatorService for Service {
         }
         match vault.load(id).await {
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
-            Ok(None) => Err(OperatorError::Unknown),
+            Ok(None) => self.0.who_wiped(id, None).await.map_err(|error| match error {
+                AccessError::StoreAway => OperatorError::StoreAway,
+                _ => OperatorError::Unknown,
+            }),
             Err(StoreError::Malformed) => Ok(None),
             Err(_) => Err(OperatorError::StoreAway),
         }

@@ -145,7 +145,7 @@ impl Inner {
     /// An instance that is here, and goes on.
     async fn is_here(&self, id: InstanceId) -> Option<InstanceStatus> {
         let status = self.look_as_relay(id).await.ok()?;
-        (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().look(id).is_none())
+        (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().forbids(id).is_none())
             .then_some(status)
     }
 

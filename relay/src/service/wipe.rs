@@ -24,15 +24,10 @@ use tracing::Instrument as _;
 
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
-use super::views::by_record;
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
-use crate::audit::Act;
-use crate::clock::{latest_now, shared_now};
-use crate::domain::Word as _;
-use crate::metrics::labels::StoreOperation;
+use crate::clock::shared_now;
 use crate::secret::InstanceSecret;
-use crate::vault::record::StoredRecord;
-use crate::vault::{Lookup, MAX_LIFETIME_S, Tombstone};
+use crate::vault::Tombstone;
 
 impl Inner {
     pub(super) async fn wipe(
@@ -53,7 +48,13 @@ impl Inner {
                 Err(AccessError::OwnerAway) => {
                     let it = self.clone();
                     // In a task of its own: whoever hangs up leaves no half of a wipe.
-                    let wipe = async move { it.wipe_record(id, proof.as_ref(), reason).await };
+                    let wipe = async move {
+                        match it.wipe_record(id, proof.as_ref(), reason).await {
+                            // Somebody else has asked for the same meanwhile.
+                            Err(AccessError::Unknown) => it.wiped_before(id, proof.as_ref(), Denied::Unknown).await,
+                            wiped => wiped,
+                        }
+                    };
                     tokio::spawn(wipe.in_current_span()).await.unwrap_or(Err(AccessError::StoreAway))
                 }
                 wiped => wiped,
@@ -63,7 +64,7 @@ impl Inner {
     }
 
     /// What a shard has wiped.
-    fn wiped_here(&self, id: InstanceId, done: &WipeDone) -> Result<Wiped, AccessError> {
+    pub(super) fn wiped_here(&self, id: InstanceId, done: &WipeDone) -> Result<Wiped, AccessError> {
         let WipeDone { reason, unregistered, erasure } = *done;
         let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         match (wiped_at, erasure) {
@@ -75,14 +76,18 @@ impl Inner {
         }
     }
 
-    /// An instance that is not here may have been wiped: then its tombstone knows how that stands.
+    /// An instance that is not here may have been wiped, by this node or by one whose tombstones lie beside ours: then its tombstone knows how
+    /// that stands.
     async fn wiped_before(
         &self,
         id: InstanceId,
         proof: Option<&InstanceSecret>,
         denied: Denied,
     ) -> Result<Wiped, AccessError> {
-        let tombstone = self.dependencies.vault.tombstones().look(id).filter(|_| denied == Denied::Unknown);
+        let tombstone = match denied {
+            Denied::Unknown => self.dependencies.vault.tombstones().look_anywhere(id).await,
+            Denied::Forbidden => None,
+        };
         let Some(tombstone) = tombstone else {
             return Err(self.denied(id, denied, proof).await);
         };
@@ -96,6 +101,10 @@ impl Inner {
         }
         match tombstone {
             Tombstone { wiped_at: None, .. } => {
+                // That of another node was read from its file.
+                if self.dependencies.vault.tombstones().look(id).is_none() {
+                    return Ok(Wiped::Wiping);
+                }
                 let written = self.dependencies.vault.tombstones().ensure_durable(id).await;
                 written.map(|()| Wiped::Wiping).map_err(|_| AccessError::StoreAway)
             }
@@ -129,61 +138,16 @@ impl Inner {
             // It is only slow: it knows more, and is to be asked again.
             return Err(AccessError::OwnerAway);
         }
-        // A registration that passed through has no tombstone: its device may register it again under the same id.
-        let facts = |record: &StoredRecord| match record {
-            StoredRecord::Lent(record) => {
-                (Some(vault.lookup_of(record)), Some(vault.wipe_proof(id, &record.secret)), true)
-            }
-            StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
-        };
-        let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
-        let tombstone = is_lent.then(|| Tombstone::new(lookup, stored.expires_at, reason, proof));
-        let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
-        match self.end_ahead(id, reason).await {
-            Some(Ok(done)) => return self.wiped_here(id, &done),
-            Some(Err(_)) => {}
-            None => return Err(AccessError::StoreAway),
-        }
-        let is_written = match raised {
-            Some(raised) => raised.await.is_ok(),
-            None => true,
-        };
-        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
-            self.dependencies.agent.erase(id, lookup);
-            return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::StoreAway) };
-        }
-        vault.tombstones().note_erased(id);
-        if !stored.owned {
-            // It has released its lease, and may serve on until another node has all that it hands over; that one may have taken the record by now,
-            // and is told as its owner.
-            let _ = vault.tell_ended(&stored.owner, id).await;
-        }
-        self.dependencies.metrics.wipe(reason);
-        self.audit(Act::Wiped(reason), &by_record(stored));
-        tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone, or it was on its way here");
-        let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
-        Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
-    }
-
-    /// Ends what could not be wiped: another node's, which lets go of it when its record is erased, or one that a store has which is away.
-    pub(super) async fn end_unseen(&self, id: InstanceId, lookup: Lookup, reason: WipeReason, why: AccessError) {
-        if why == AccessError::StoreAway {
-            // The store may have it for this node.
-            let tombstone = Tombstone::new(Some(lookup), latest_now() + MAX_LIFETIME_S, reason, None);
-            // It is honoured as long as this run lives, also unwritten.
-            let _ = self.dependencies.vault.tombstones().raise(id, tombstone).await;
-        }
-        let _ = self.end_ahead(id, reason).await;
-        self.dependencies.agent.erase(id, lookup);
+        self.wipe_stored(stored, reason).await
     }
 
     /// Ends an instance on its shard, or has it turned away there when it comes; `None`: the shards have ended.
-    async fn end_ahead(&self, id: InstanceId, reason: WipeReason) -> Option<Result<WipeDone, Denied>> {
+    pub(super) async fn end_ahead(&self, id: InstanceId, reason: WipeReason) -> Option<Result<WipeDone, Denied>> {
         let kind = EndKind::Wiped(reason);
         self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await
     }
 
-    fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
+    pub(super) fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
         let signed = self.dependencies.vault.receipt(id, wiped_at, reason, unregistered);
         Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() }
     }

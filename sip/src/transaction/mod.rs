@@ -12,6 +12,7 @@
 //! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
 
 pub mod client;
+mod machine;
 mod matching;
 pub mod server;
 mod table;

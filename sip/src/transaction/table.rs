@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::client::{InviteClient, OtherClient, Verdict};
+use super::client::{InviteClient, OtherClient};
+use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
@@ -87,12 +88,6 @@ pub enum Expired<C, S> {
 }
 
 #[derive(Debug)]
-enum ClientMachine {
-    Invite(InviteClient),
-    Other(OtherClient),
-}
-
-#[derive(Debug)]
 struct Client<C> {
     machine: ClientMachine,
     flow: FlowId,
@@ -105,12 +100,6 @@ struct Client<C> {
     reason: Option<Box<str>>,
     owner: C,
     armed: Armed,
-}
-
-#[derive(Debug)]
-enum ServerMachine {
-    Invite(InviteServer),
-    Other(OtherServer),
 }
 
 #[derive(Debug)]
@@ -598,89 +587,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let Some(server) = self.servers.get_mut(&id) else { return };
         if let Some(at) = server.armed.must_set(server.machine.deadline()) {
             self.timers.set(at, Timer::Server(id));
-        }
-    }
-}
-
-impl ClientMachine {
-    fn on_response(&mut self, now: Instant, status: u16, timing: &Timing) -> Verdict {
-        match self {
-            Self::Invite(machine) => machine.on_response(now, status, timing),
-            Self::Other(machine) => machine.on_response(now, status, timing),
-        }
-    }
-
-    fn may_cancel(&self) -> bool {
-        matches!(self, Self::Invite(machine) if machine.may_cancel())
-    }
-
-    fn is_pending(&self) -> bool {
-        match self {
-            Self::Invite(machine) => machine.is_pending(),
-            Self::Other(machine) => machine.is_pending(),
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Invite(machine) => machine.deadline(),
-            Self::Other(machine) => machine.deadline(),
-        }
-    }
-
-    fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
-        match self {
-            Self::Invite(machine) => machine.on_deadline(now),
-            Self::Other(machine) => machine.on_deadline(now, timing),
-        }
-    }
-}
-
-impl ServerMachine {
-    fn on_answer(&mut self, now: Instant, status: u16, timing: &Timing) -> bool {
-        match self {
-            Self::Invite(machine) => machine.on_answer(now, status, timing),
-            Self::Other(machine) => machine.on_answer(now, status, timing),
-        }
-    }
-
-    fn on_again(&self) -> bool {
-        match self {
-            Self::Invite(machine) => machine.on_again(),
-            Self::Other(machine) => machine.on_again(),
-        }
-    }
-
-    fn is_pending(&self) -> bool {
-        match self {
-            Self::Invite(machine) => machine.is_pending(),
-            Self::Other(machine) => machine.is_pending(),
-        }
-    }
-
-    /// Whether its sender may not have heard its answer, which is not a 2xx to INVITE.
-    fn is_unheard(&self) -> bool {
-        match self {
-            Self::Invite(machine) => machine.on_again(),
-            Self::Other(machine) => machine.is_pending(),
-        }
-    }
-
-    fn is_accepted(&self) -> bool {
-        matches!(self, Self::Invite(machine) if machine.is_accepted())
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Invite(machine) => machine.deadline(),
-            Self::Other(machine) => machine.deadline(),
-        }
-    }
-
-    fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
-        match self {
-            Self::Invite(machine) => machine.on_deadline(now, timing),
-            Self::Other(machine) => machine.on_deadline(now),
         }
     }
 }

@@ -307,6 +307,62 @@ fn an_empty_or_short_key_is_refused_and_a_trailing_line_break_is_no_part_of_it()
 }
 
 #[test]
+fn a_key_that_nobody_can_show_is_refused() {
+    let scratch = files();
+    for (key, why) in [
+        ("k".repeat(513), "longer than 512"),
+        ("0123456789abcd\u{e9}f".to_owned(), "visible ASCII"),
+        ("0123456789abcdef\nsecond-line-0123".to_owned(), "several lines"),
+        ("0123456789abcdef\t0".to_owned(), "visible ASCII"),
+        (" 0123456789abcdef".to_owned(), "space"),
+    ] {
+        std::fs::write(scratch.path().join("app-key"), &key).expect("written");
+        let said = problem(read_with(&scratch, FULL, &[]));
+        assert!(said.starts_with("app[0].api_key_file: ") && said.contains(why), "{said}");
+        assert!(!said.contains(&key[..8]), "{said}");
+    }
+    std::fs::write(scratch.path().join("app-key"), "k".repeat(512) + "\r\n").expect("written");
+    assert!(read_with(&scratch, FULL, &[]).is_ok());
+}
+
+#[test]
+fn a_key_in_the_place_of_its_file_is_not_repeated_and_a_path_is() {
+    const KEY: &str = "hunter2-0123456789/abcdef+secret=";
+    let scratch = files();
+    let in_file = read_with(&scratch, &FULL.replace("\"app-key\"", &format!("{KEY:?}")), &[]);
+    let variable = read_with(&scratch, FULL, &[("SIPWAKE_APP__0__API_KEY_FILE", KEY)]);
+    let other = read_with(&scratch, &FULL.replace("\"AuthKey.p8\"", &format!("{APNS_KEY:?}")), &[]);
+    for (read, place) in [
+        (in_file, "app[0].api_key_file: "),
+        (variable, "app[0].api_key_file (from SIPWAKE_APP__0__API_KEY_FILE): "),
+        (other, "app[0].apns.key_file: "),
+    ] {
+        let said = problem(read);
+        assert!(said.starts_with(place) && said.contains("names no file"), "{said}");
+        assert!(!said.contains("hunter2") && !said.contains("abcdef") && !said.contains("PRIVATE"), "{said}");
+    }
+    std::fs::create_dir(scratch.path().join("secrets")).expect("made");
+    for path in ["app-kye", "secrets/the-key-of-the-app", "../there-is-no-such-key", "/tmp/there-is-no-such-key"] {
+        let said = problem(read_with(&scratch, &FULL.replace("\"app-key\"", &format!("{path:?}")), &[]));
+        assert!(said.contains(path), "{said}");
+    }
+}
+
+#[test]
+fn a_secret_is_a_regular_file_and_a_pipe_is_not_waited_for() {
+    let scratch = files();
+    let pipe = scratch.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    for setting in ["\"app-key\"", "\"AuthKey.p8\"", "\"relay.key\""] {
+        for file in [pipe.to_str().expect("text"), "/dev/zero", "."] {
+            let said = problem(read_with(&scratch, &FULL.replace(setting, &format!("{file:?}")), &[]));
+            assert!(said.contains("no regular file"), "{setting}: {said}");
+        }
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
     let scratch = files();
     scratch.file("pbx-2", "secret-other-pbx-key");

@@ -111,6 +111,10 @@ pub(super) fn read(path: &Path) -> Result<Option<(Keys, Stamp)>, KeyringError> {
 }
 
 pub(super) fn read_existing(path: &Path) -> Result<(Keys, Stamp), KeyringError> {
+    // A pipe is not waited for.
+    if !std::fs::metadata(path).map_err(reading(path))?.is_file() {
+        return Err(reading(path)(io::Error::other("it is no regular file")));
+    }
     let mut file = File::open(path).map_err(reading(path))?;
     let found = file.metadata().map_err(reading(path))?;
     let mode = found.mode() & 0o7777;

@@ -5,7 +5,7 @@
 //! redis[s]+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/SERVICE[/DB]      the sentinels; 26379
 //! redis[s]+cluster://[USER[:PASSWORD]@]HOST[:PORT],…
 //! ```
-//! User and password are those of the data nodes.
+//! User and password are those of the data nodes. Of a query nothing is read but `protocol`, of the first form.
 //!
 //! Invariant: no error repeats any of the URL.
 
@@ -75,6 +75,13 @@ impl<'a> Parts<'a> {
             "rediss+cluster" => (Kind::Cluster, true),
             _ => return Err(StoreError::Url(KNOWN)),
         };
+        let query = rest.find(['?', '#']).map_or("", |begin| &rest[begin..]);
+        let is_protocol = kind == Kind::One && query.starts_with("?protocol=") && !query.contains('&');
+        if !query.is_empty() && !is_protocol {
+            return Err(StoreError::Url(
+                "has a part after ? or #, of which nothing is read: user and password stand before the host, percent-encoded",
+            ));
+        }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
         let hosts: Vec<_> = hosts.split(',').collect();
@@ -198,6 +205,7 @@ mod tests {
     fn each_kind_of_url_is_read() {
         for (url, kind, tls, hosts, path) in [
             ("redis://a", Kind::One, false, vec!["a"], ""),
+            ("redis://a/?protocol=resp3", Kind::One, false, vec!["a"], "?protocol=resp3"),
             ("rediss://u:p@a:1/3", Kind::One, true, vec!["a:1"], "3"),
             ("redis+sentinel://a,b:2/main/1", Kind::Sentinel, false, vec!["a", "b:2"], "main/1"),
             ("rediss+sentinel://:p@a/main", Kind::Sentinel, true, vec!["a"], "main"),
@@ -228,6 +236,10 @@ mod tests {
             "redis://:hush@a:port",
             "redis://:hush@a/x",
             "redis+sentinel://:hush@a",
+            "redis://a/?password=hush",
+            "redis://a?protocol=resp3&password=hush",
+            "redis+sentinel://a/main?sentinel_password=hush",
+            "redis://:hush#hush@a",
             "redis+cluster://:hush@a/1",
         ] {
             let error =

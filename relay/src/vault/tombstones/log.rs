@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -50,7 +50,19 @@ enum Order {
 
 /// Tells one version of a file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp(u64, u64, i64, i64);
+pub(super) struct Stamp {
+    device: u64,
+    number: u64,
+    len: u64,
+    changed_at: (i64, i64),
+}
+
+impl Stamp {
+    /// Whether it is of a file that was appended to, at most, since it had the `earlier` one.
+    pub(super) fn goes_on(&self, earlier: &Self) -> bool {
+        (self.device, self.number) == (earlier.device, earlier.number) && self.len >= earlier.len
+    }
+}
 
 impl Log {
     /// Writes `table` anew to `path`, and appends from then on.
@@ -173,7 +185,8 @@ pub(super) fn beside(keyring: &Path) -> Vec<(PathBuf, Stamp)> {
     });
     ours.filter_map(|entry| {
         let found = entry.metadata().ok()?;
-        Some((entry.path(), Stamp(found.ino(), found.len(), found.mtime(), found.mtime_nsec())))
+        let changed_at = (found.mtime(), found.mtime_nsec());
+        Some((entry.path(), Stamp { device: found.dev(), number: found.ino(), len: found.len(), changed_at }))
     })
     .collect()
 }
@@ -184,8 +197,28 @@ pub(super) fn read(path: &Path) -> Result<Table, KeyringError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
         outcome => outcome.map_err(reading(path))?,
     };
-    let (mut table, mut unreadable) = (HashMap::new(), 0);
-    for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.is_empty()) {
+    let mut table = Table::new();
+    take_in(&text, &mut table, path);
+    Ok(table)
+}
+
+/// Reads what was appended to a file since its first `from` bytes were read, up to its last whole line; how many bytes are read then.
+pub(super) fn read_on(path: &Path, from: u64, table: &mut Table) -> Result<u64, KeyringError> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.read_to_end(&mut text)
+    });
+    read.map_err(reading(path))?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    take_in(&text[..whole], table, path);
+    Ok(from + whole as u64)
+}
+
+/// What happened, line by line.
+fn take_in(text: &[u8], table: &mut Table, path: &Path) {
+    let mut unreadable = 0;
+    for line in String::from_utf8_lossy(text).lines().filter(|line| !line.is_empty()) {
         match Line::parse(line) {
             Some(Line::Wipe(id, tombstone)) => drop(table.insert(id, tombstone)),
             Some(Line::Unregistered(id)) => {
@@ -204,7 +237,6 @@ pub(super) fn read(path: &Path) -> Result<Table, KeyringError> {
     if unreadable > 0 {
         tracing::warn!(event = "tombstones-unreadable", unreadable, path = %path.display(), "lines of this file cannot be read and are left out");
     }
-    Ok(table)
 }
 
 fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {

@@ -69,6 +69,22 @@ pub struct Tombstone {
     is_durable: bool,
 }
 
+/// A tombstone of another node.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// The tombstone, as far as its node has written it down.
+    pub tombstone: Tombstone,
+    file: PathBuf,
+    keyring: PathBuf,
+}
+
+impl Beside {
+    /// Whether it is of this node.
+    pub fn is_of_node(&self, node: &str) -> bool {
+        log::path(&self.keyring, node) == self.file
+    }
+}
+
 /// The tombstone could not be made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the tombstone could not be written")]
@@ -162,6 +178,22 @@ impl Tombstones {
     /// The tombstone of an instance that this node wiped.
     pub fn look(&self, id: InstanceId) -> Option<Tombstone> {
         self.table().get(&id).cloned()
+    }
+
+    /// The tombstone of an instance that another node wiped whose file lies beside ours. Waits for the disk.
+    pub async fn look_beside(&self, id: InstanceId) -> Option<Beside> {
+        let inner = self.0.clone();
+        let look = move || inner.peers.lock().unwrap_or_else(PoisonError::into_inner).look(id);
+        // An error means that the runtime ends.
+        tokio::task::spawn_blocking(look).await.ok().flatten()
+    }
+
+    /// Its own tombstone, or else one [beside](Self::look_beside).
+    pub async fn look_anywhere(&self, id: InstanceId) -> Option<Tombstone> {
+        match self.look(id) {
+            Some(tombstone) => Some(tombstone),
+            None => self.look_beside(id).await.map(|beside| beside.tombstone),
+        }
     }
 
     /// Whether a record that was claimed is to be erased and not registered, and its lookup. Asks the files of other nodes in
@@ -260,26 +292,45 @@ fn make_room(table: &mut Table) -> bool {
 struct Peers {
     keyring: Option<(PathBuf, PathBuf)>,
     looked_at: Option<Instant>,
-    files: HashMap<PathBuf, (log::Stamp, Table)>,
+    files: HashMap<PathBuf, PeerFile>,
+}
+
+/// One of them, as far as it was read.
+struct PeerFile {
+    stamp: log::Stamp,
+    read_to: u64,
+    table: Table,
 }
 
 impl Peers {
     fn forbids(&mut self, id: InstanceId) -> Option<Option<Lookup>> {
         if self.looked_at.is_none_or(|at| at.elapsed() >= PEERS_EVERY) {
-            self.looked_at = Some(clock::now());
             self.read();
         }
-        self.files.values().find_map(|(_, table)| table.get(&id).map(|tombstone| tombstone.lookup))
+        self.files.values().find_map(|file| file.table.get(&id).map(|tombstone| tombstone.lookup))
     }
 
+    fn look(&mut self, id: InstanceId) -> Option<Beside> {
+        self.read();
+        let (keyring, _) = self.keyring.as_ref()?;
+        let mut found = self.files.iter().filter_map(|(path, file)| Some((path, file.table.get(&id)?)));
+        // Of two, the one that tells more.
+        let (file, tombstone) = found.by_ref().max_by_key(|(path, stone)| (stone.wiped_at.is_some(), *path))?;
+        Some(Beside { tombstone: tombstone.clone(), file: file.clone(), keyring: keyring.clone() })
+    }
+
+    /// Reads what is new, since the last time, in the files of the others.
     fn read(&mut self) {
+        self.looked_at = Some(clock::now());
         let Some((keyring, own)) = &self.keyring else { return };
         for (path, stamp) in log::beside(keyring) {
-            if path == *own || self.files.get(&path).is_some_and(|(known, _)| *known == stamp) {
+            if path == *own || self.files.get(&path).is_some_and(|file| file.stamp == stamp) {
                 continue;
             }
-            match log::read(&path) {
-                Ok(table) => drop(self.files.insert(path, (stamp, table))),
+            let known = self.files.remove(&path).filter(|file| stamp.goes_on(&file.stamp));
+            let (from, mut table) = known.map_or_else(Default::default, |file| (file.read_to, file.table));
+            match log::read_on(&path, from, &mut table) {
+                Ok(read_to) => drop(self.files.insert(path, PeerFile { stamp, read_to, table })),
                 Err(error) => {
                     tracing::warn!(event = "tombstones-of-another-unreadable", %error, "what another node wiped cannot be read")
                 }
@@ -359,6 +410,28 @@ mod tests {
         one.raise(id(1), tombstone()).await.expect("written");
         assert_eq!(two.look(id(1)), None);
         assert_eq!(two.forbids(id(1)), Some(tombstone().lookup));
+    }
+
+    #[tokio::test]
+    async fn what_another_node_wiped_is_known_as_soon_as_it_is_written() {
+        let folder = folder();
+        let one = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        let two = Tombstones::open(&folder.keyring(), "relay2:5061").expect("opened");
+        for number in 1..=3 {
+            assert!(two.look_anywhere(id(number)).await.is_none());
+            one.raise(id(number), tombstone()).await.expect("written");
+            let beside = two.look_beside(id(number)).await.expect("known");
+            assert!(beside.is_of_node("relay1:5061") && !beside.is_of_node("relay2:5061"));
+            one.note_erased(id(number));
+        }
+        one.raise(id(4), tombstone()).await.expect("written, and what was before it");
+        assert_eq!(two.look_anywhere(id(3)).await, one.look(id(3)), "what became of it is read on");
+        // The file is written anew, and is another one.
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
+        again.raise(id(5), tombstone()).await.expect("written");
+        for number in [1, 5] {
+            assert_eq!(two.look_anywhere(id(number)).await, again.look(id(number)));
+        }
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ mod policy;
 mod presence;
 mod push_health;
 mod receipts;
+mod receipts_elsewhere;
 mod registrations;
 mod restarts;
 mod seeded;

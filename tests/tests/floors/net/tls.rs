@@ -245,8 +245,10 @@ async fn the_script_for_development_makes_what_the_relay_loads_and_a_client_trus
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said} (if openssl is missing: apt-get install openssl)");
     };
-    make(&["relay1.example.net", "192.0.2.10"]);
     let dev = scratch.path().join("dev");
+    make(&["--help"]);
+    assert!(!dev.exists(), "who asks for help gets no certificate");
+    make(&["relay1.example.net", "192.0.2.10"]);
     let tls = ServerTls::load(&dev.join("relay.pem"), &dev.join("relay.key")).unwrap();
     let client = ClientTls::new(Some(&dev.join("ca.pem"))).unwrap();
     let (address, _trigger) = server(&tls).await;

@@ -1,0 +1,111 @@
+//! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
+//!
+//! ```text
+//! record ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
+//!                                           └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to let go
+//!                                                                    └─ the store is away ─ asked again, by this run or the next
+//! ```
+//!
+//! Invariant: whoever owns a record, its tombstone comes before its erasure; and what is replaced leaves one also where nothing of
+//! it could be read. The SIP server is not spoken to from here: an owner that lives unregisters when it lets go, so the receipt
+//! says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again under the same id.
+
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+
+use super::Inner;
+use super::types::{AccessError, WipeReason, Wiped};
+use super::views;
+use crate::agent::request::Principal;
+use crate::audit::Act;
+use crate::clock::{latest_now, shared_now};
+use crate::domain::Word as _;
+use crate::metrics::labels::StoreOperation;
+use crate::vault::record::StoredRecord;
+use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone};
+
+impl Inner {
+    /// Ends the instance that a new one replaces, in the background: its app has its answer already.
+    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
+        tokio::spawn(async move {
+            if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
+                self.replace_by_record(earlier, lookup).await;
+            }
+        });
+    }
+
+    /// Ends what a new instance replaces and what is not here.
+    async fn replace_by_record(&self, earlier: InstanceId, lookup: Lookup) {
+        let vault = &self.dependencies.vault;
+        if vault.tombstones().look(earlier).is_none() {
+            match vault.load(earlier).await {
+                Ok(Some(stored)) => {
+                    if self.wipe_stored(stored, WipeReason::Replaced).await.is_ok() {
+                        return;
+                    }
+                    // The disk has no room for its tombstone, and it must go all the same.
+                }
+                // Its name alone was left.
+                Ok(None) => {}
+                // The store may have it for this node.
+                Err(_) => {
+                    let ends_at = latest_now() + MAX_LIFETIME_S;
+                    let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Replaced, None);
+                    // One that cannot be written is honoured as long as this run lives.
+                    let _ = vault.tombstones().raise(earlier, tombstone).await;
+                }
+            }
+        }
+        let _ = self.end_ahead(earlier, WipeReason::Replaced).await;
+        self.dependencies.agent.erase(earlier, lookup);
+    }
+
+    /// Wipes an instance by its record.
+    ///
+    /// # Errors
+    /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
+    /// [`AccessError::Unknown`] when it was wiped meanwhile.
+    pub(super) async fn wipe_stored(&self, stored: Stored, reason: WipeReason) -> Result<Wiped, AccessError> {
+        let (id, vault) = (stored.id, &self.dependencies.vault);
+        // Of two who ask at once, one wipes.
+        let _guard = self.changing.lock_key(id).await;
+        if vault.tombstones().look(id).is_some() {
+            return Err(AccessError::Unknown);
+        }
+        let facts = |record: &StoredRecord| match record {
+            StoredRecord::Lent(record) => {
+                (Some(vault.lookup_of(record)), Some(vault.wipe_proof(id, &record.secret)), true)
+            }
+            StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
+        };
+        let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
+        let tombstone = is_lent.then(|| Tombstone::new(lookup, stored.expires_at, reason, proof));
+        let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
+        match self.end_ahead(id, reason).await {
+            Some(Ok(done)) => return self.wiped_here(id, &done),
+            Some(Err(_)) => {}
+            None => return Err(AccessError::StoreAway),
+        }
+        let is_written = match raised {
+            Some(raised) => raised.await.is_ok(),
+            None => true,
+        };
+        let (owner, owned) = (stored.owner.clone(), stored.owned);
+        self.audit(Act::Wiped(reason), &views::by_record(stored));
+        self.dependencies.metrics.wipe(reason);
+        tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");
+        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
+            self.dependencies.agent.erase(id, lookup);
+            return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::StoreAway) };
+        }
+        vault.tombstones().note_erased(id);
+        if !owned {
+            // An owner that has released its lease may serve on until another node has all that it hands over; that one may have taken the
+            // record by now, and is told as its owner.
+            let _ = vault.tell_ended(&owner, id).await;
+        }
+        let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
+        Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
+    }
+}

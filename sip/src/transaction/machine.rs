@@ -1,0 +1,104 @@
+//! The machine of a transaction, of either method (RFC 3261 §17.1, §17.2).
+//!
+//! Invariant: what both methods' machines do is asked here, so that the table does not look which it has.
+
+use std::time::Instant;
+
+use super::client::{InviteClient, OtherClient, Verdict};
+use super::server::{InviteServer, OtherServer};
+use super::{Due, Timing};
+
+#[derive(Debug)]
+pub(super) enum ClientMachine {
+    Invite(InviteClient),
+    Other(OtherClient),
+}
+
+#[derive(Debug)]
+pub(super) enum ServerMachine {
+    Invite(InviteServer),
+    Other(OtherServer),
+}
+
+impl ClientMachine {
+    pub(super) fn on_response(&mut self, now: Instant, status: u16, timing: &Timing) -> Verdict {
+        match self {
+            Self::Invite(machine) => machine.on_response(now, status, timing),
+            Self::Other(machine) => machine.on_response(now, status, timing),
+        }
+    }
+
+    pub(super) fn may_cancel(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.may_cancel())
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_pending(),
+            Self::Other(machine) => machine.is_pending(),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Invite(machine) => machine.deadline(),
+            Self::Other(machine) => machine.deadline(),
+        }
+    }
+
+    pub(super) fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
+        match self {
+            Self::Invite(machine) => machine.on_deadline(now),
+            Self::Other(machine) => machine.on_deadline(now, timing),
+        }
+    }
+}
+
+impl ServerMachine {
+    pub(super) fn on_answer(&mut self, now: Instant, status: u16, timing: &Timing) -> bool {
+        match self {
+            Self::Invite(machine) => machine.on_answer(now, status, timing),
+            Self::Other(machine) => machine.on_answer(now, status, timing),
+        }
+    }
+
+    pub(super) fn on_again(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.on_again(),
+            Self::Other(machine) => machine.on_again(),
+        }
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_pending(),
+            Self::Other(machine) => machine.is_pending(),
+        }
+    }
+
+    /// Whether its sender may not have heard its answer, which is not a 2xx to INVITE.
+    pub(super) fn is_unheard(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.on_again(),
+            Self::Other(machine) => machine.is_pending(),
+        }
+    }
+
+    pub(super) fn is_accepted(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.is_accepted())
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Invite(machine) => machine.deadline(),
+            Self::Other(machine) => machine.deadline(),
+        }
+    }
+
+    pub(super) fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
+        match self {
+            Self::Invite(machine) => machine.on_deadline(now, timing),
+            Self::Other(machine) => machine.on_deadline(now),
+        }
+    }
+}
