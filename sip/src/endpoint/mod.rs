@@ -288,7 +288,7 @@ impl Endpoint {
         self.calls.open().len()
     }
 
-    /// How many registrations wait for their turn: `registrations_per_second` of the [`UpstreamPolicy`](settings::UpstreamPolicy).
+    /// How many registrations wait for their turn: `registrations_per_second` of the [`UpstreamPolicy`].
     pub fn registrations_waiting(&self) -> usize {
         self.upstreams.waiting()
     }
