@@ -289,6 +289,7 @@ impl Endpoint {
 
     /// After a step: its timer is set, and its upstream counts it as it stands.
     fn settle_step(&mut self, binding: BindingId) {
+        self.calls.registration_changed = true;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
             self.core.timers.set(at, Timer::Binding(binding));
@@ -338,6 +339,7 @@ impl Endpoint {
 
     pub(super) fn forget_binding(&mut self, now: Instant, binding: BindingId, confirmed: bool) {
         let Some(mut registration) = self.bindings.rows.remove(&binding) else { return };
+        self.calls.registration_changed = true;
         self.rename(binding, registration.gruus());
         self.subscriptions.forget(binding);
         if let Some(branch) = registration.branch() {

@@ -55,6 +55,8 @@ pub(super) enum Timer {
     /// A device's registration ends.
     Device(InstanceId),
     Call(CallId),
+    /// An INVITE has waited long enough for its binding's first REGISTER.
+    Overtaking,
     /// Nothing waits for this flow any more, which a better one has replaced.
     ReplacedFlow(UpstreamId, Box<FlowId>),
     /// Nobody can use this stream any more.

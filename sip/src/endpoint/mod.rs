@@ -211,6 +211,7 @@ impl Endpoint {
                 Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, *flow),
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
+                Timer::Overtaking => self.calls.registration_changed = true,
                 Timer::Forget(call) => self.calls.forget(call),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),

@@ -141,7 +141,9 @@ impl Endpoint {
                 self.core.transactions.answer_elsewhere(server, &request, reply.flow);
             }
             Arrival::CopyElsewhere(..) => self.core.event(Event::RequestRefused(RequestRefusal::WrongSource)),
-            Arrival::CancelElsewhere(owner) if self.is_its_server(&source, owner) => {
+            Arrival::CancelElsewhere(owner)
+                if self.is_its_server(&source, owner) || self.may_cancel_forwarded(&source, &request, owner) =>
+            {
                 self.on_cancel(now, reply, &request, owner);
             }
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
@@ -167,6 +169,13 @@ impl Endpoint {
             _ => return false,
         };
         source.side == Side::Upstream && binding.is_some_and(|binding| self.is_trusted(binding, source))
+    }
+
+    /// Whether a CANCEL that came by another flow than the INVITE of its dialog is from the same end of that dialog.
+    fn may_cancel_forwarded(&self, source: &Source, cancel: &Message, owner: ServerOwner) -> bool {
+        matches!(owner, ServerOwner::Forwarded(_) | ServerOwner::Parked(..))
+            && self.core.transactions.is_of_call(cancel, source.side)
+            && self.is_of_dialog(source, cancel)
     }
 
     /// Whether a request came from one of the two ends of the dialog that its Route names.

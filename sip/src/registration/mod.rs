@@ -95,8 +95,10 @@ enum State {
     Registered {
         refresh_at: Instant,
     },
+    /// `told`: its SIP server has named the time (Retry-After).
     BackingOff {
         until: Instant,
+        told: bool,
     },
     Refused,
 }
@@ -268,6 +270,11 @@ impl Registration {
         matches!(self.state, State::Sent { goal: Goal::Registered, .. })
     }
 
+    /// Whether it may be granted by what is under way, a challenge included.
+    pub fn may_be_granted(&self) -> bool {
+        self.is_under_way() || matches!(self.state, State::Asking(_)) && self.goal == Goal::Registered
+    }
+
     /// Whether it stands and has nothing to do but to be refreshed in time.
     pub fn awaits_refresh(&self) -> bool {
         matches!(self.state, State::Registered { .. })
@@ -293,7 +300,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.state = match self.paused_until().filter(|_| goal == Goal::Registered) {
-            Some(until) => State::BackingOff { until },
+            Some(until) => State::BackingOff { until, told: false },
             None => State::Waiting,
         };
         if self.paused_until().is_some() && goal == Goal::Registered {
@@ -523,7 +530,15 @@ impl Registration {
         }
     }
 
-    /// Another server is there than the one that turned it away, or it answers again: it waits no longer.
+    /// The SIP server that was silent answers others again: it waits no longer, unless it was told for how long.
+    pub fn on_server_back(&mut self) -> Step {
+        match self.state {
+            State::BackingOff { told: true, .. } => Step::Nothing,
+            _ => self.on_server_changed(),
+        }
+    }
+
+    /// Another server is there than the one that turned it away: it waits no longer.
     pub fn on_server_changed(&mut self) -> Step {
         match self.state {
             // Another address of the same server would ban as well who shows it refused credentials again.
@@ -539,7 +554,7 @@ impl Registration {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Registered { refresh_at } => Some(refresh_at),
-            State::BackingOff { until } => Some(until),
+            State::BackingOff { until, .. } => Some(until),
             _ => None,
         }
     }

@@ -31,7 +31,7 @@ impl Registration {
         self.pause_until(None);
         self.failures = self.failures.saturating_add(1);
         let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
-        self.state = State::BackingOff { until: now + after };
+        self.state = State::BackingOff { until: now + after, told: retry_after.is_some() };
         self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status, after })
     }
@@ -56,7 +56,7 @@ impl Registration {
         self.challenges.clear();
         let millis = pause.as_millis() as u64;
         let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
-        self.state = State::BackingOff { until: now + after };
+        self.state = State::BackingOff { until: now + after, told: false };
         self.pause_until(Some(now + after));
         (self.registered, self.maybe_bound) = (false, false);
         Step::Failed(RegistrationFailure::Retry { status: Some(status), after })

@@ -76,10 +76,17 @@ impl ServerMachine {
         }
     }
 
-    /// Whether its sender may not have heard its answer, which is not a 2xx to INVITE.
+    /// Its stream has ended, and its answer waits for another one: that is kept, as one by UDP is.
+    pub(super) fn outlive_stream(&mut self) {
+        if let Self::Other(machine) = self {
+            machine.outlive_stream();
+        }
+    }
+
+    /// Whether its sender may not have heard its answer; a 2xx to INVITE is repeated by who gave it.
     pub(super) fn is_unheard(&self) -> bool {
         match self {
-            Self::Invite(machine) => machine.on_again(),
+            Self::Invite(machine) => machine.on_again() || machine.is_accepted(),
             Self::Other(machine) => machine.is_pending(),
         }
     }

@@ -145,6 +145,11 @@ impl OtherServer {
         }
     }
 
+    /// Its stream has ended before it was answered: its answer is kept for 64·T1, as where messages are lost.
+    pub fn outlive_stream(&mut self) {
+        self.reliable = false;
+    }
+
     /// The request came again; whether the last answer is sent again.
     pub fn on_again(&self) -> bool {
         !matches!(self.state, Other::Trying)

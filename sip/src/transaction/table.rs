@@ -143,6 +143,8 @@ pub struct Table<C, S> {
     clients: HashMap<ClientKey, Client<C>>,
     servers: HashMap<ServerId, Server<S>>,
     by_key: HashMap<Box<str>, ServerId>,
+    /// How many server transactions each stream has.
+    on_streams: HashMap<FlowId, u32>,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
     invites: VecDeque<InviteChange>,
@@ -158,6 +160,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             clients: HashMap::new(),
             servers: HashMap::new(),
             by_key: HashMap::new(),
+            on_streams: HashMap::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             invites: VecDeque::new(),
@@ -299,6 +302,12 @@ impl<C: Copy, S: Copy> Table<C, S> {
         last.to()?.tag().map(str::to_owned)
     }
 
+    /// Whether the INVITE that a CANCEL names has its Call-ID, as far as its last response tells.
+    pub fn is_of_call(&self, cancel: &Message, side: Side) -> bool {
+        let last = self.cancelled(cancel, side).and_then(|server| Message::parse(&server.last, &Limits::COMPOSED).ok());
+        last.is_some_and(|last| last.call_id() == cancel.call_id())
+    }
+
     /// The transaction that a CANCEL is for.
     fn cancelled(&self, cancel: &Message, side: Side) -> Option<&Server<S>> {
         self.servers.get(self.by_key.get(server_key(cancel, "INVITE", side).as_str())?)
@@ -360,6 +369,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.invites.push_back(InviteChange { key: key.clone(), begun: true });
         }
         self.by_key.insert(key.clone(), id);
+        count(&mut self.on_streams, flow, true);
         self.servers.insert(
             id,
             Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default(), waits_for_flow: false },
@@ -401,11 +411,15 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait
     /// for [`Self::answer_by`].
     pub fn unanswered_on(&mut self, flow: FlowId) -> Vec<(ServerId, S)> {
+        if !self.on_streams.contains_key(&flow) {
+            return Vec::new();
+        }
         #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
         let theirs = self.servers.iter_mut().filter(|(_, server)| server.flow == flow && server.machine.is_unheard());
         let mut theirs: Vec<_> = theirs
             .map(|(id, server)| {
                 server.waits_for_flow = true;
+                server.machine.outlive_stream();
                 (*id, server.owner)
             })
             .collect();
@@ -416,7 +430,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// A request is answered by another flow from now on; what was answered last is sent there again.
     pub fn answer_by(&mut self, id: ServerId, flow: FlowId) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        (server.flow, server.waits_for_flow) = (flow, false);
+        let before = std::mem::replace(&mut server.flow, flow);
+        server.waits_for_flow = false;
+        count(&mut self.on_streams, before, false);
+        count(&mut self.on_streams, flow, true);
         let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
         if !last.is_empty() {
             self.transmits.push_back(Transmit { flow, bytes: last, again: true });
@@ -556,6 +573,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     fn forget_server(&mut self, id: ServerId) -> Option<S> {
         let server = self.servers.remove(&id)?;
         self.by_key.remove(&server.key);
+        count(&mut self.on_streams, server.flow, false);
         if matches!(server.machine, ServerMachine::Invite(_)) {
             self.invites.push_back(InviteChange { key: server.key, begun: false });
         }
@@ -588,6 +606,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let Some(at) = server.armed.must_set(server.machine.deadline()) {
             self.timers.set(at, Timer::Server(id));
         }
+    }
+}
+
+/// A stream has one server transaction more, or one less.
+fn count(on_streams: &mut HashMap<FlowId, u32>, flow: FlowId, more: bool) {
+    match on_streams.get_mut(&flow) {
+        _ if !flow.is_reliable() => {}
+        Some(count) if more => *count += 1,
+        Some(count) if *count > 1 => *count -= 1,
+        Some(_) => drop(on_streams.remove(&flow)),
+        None if more => drop(on_streams.insert(flow, 1)),
+        None => {}
     }
 }
 

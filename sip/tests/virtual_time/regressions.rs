@@ -1,6 +1,6 @@
 //! What the simulation found, each told again by hand.
 
-use sip::endpoint::calls::overtaking::OVERTAKING_MAX;
+use sip::endpoint::calls::CALLS_PER_INSTANCE;
 use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::Name;
@@ -142,12 +142,27 @@ fn a_call_that_overtook_a_register_which_fails_is_refused() {
 #[test]
 fn no_more_calls_overtake_than_are_told() {
     let (mut world, source) = overtaken(FlowId::Stream(7), false);
-    for number in 0..=OVERTAKING_MAX {
+    for number in 0..=CALLS_PER_INSTANCE {
         let head = world.head(&format!("call-{number}"), "INVITE", 1, "");
         let uri = format!("sip:{}@relay.test:5070", world.binding);
         world.receive(source, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
     }
-    assert_eq!((world.count("INVITE 100"), world.count("INVITE 480")), (OVERTAKING_MAX, 1));
+    assert_eq!((world.count("INVITE 100"), world.count("INVITE 486")), (CALLS_PER_INSTANCE, 1));
+    world.advance(seconds(33));
+    assert_eq!(world.count("INVITE 480"), CALLS_PER_INSTANCE, "none waits for longer");
+}
+
+#[test]
+fn a_call_that_overtook_rings_also_when_the_register_is_challenged_first() {
+    for (flow, by_another) in ways() {
+        let (mut world, source) = overtaken(flow, by_another);
+        call_by(&mut world, source, "INVITE");
+        let challenge = "Digest realm=\"example.com\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"";
+        world.respond(401, &[("WWW-Authenticate", challenge)]);
+        assert_eq!((world.count("INVITE 480"), wakes(&world)), (0, 0), "{flow:?}");
+        world.grant(600);
+        assert_eq!(wakes(&world), 1, "{flow:?}");
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) struct Calls {
     marked: HashMap<InviteMark, Vec<CallId>>,
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
+    /// A registration has changed since they were looked at.
+    pub(super) registration_changed: bool,
 }
 
 impl Calls {

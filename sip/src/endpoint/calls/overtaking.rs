@@ -7,17 +7,19 @@
 //! | it is refused, not answered in 64·T1, or the account is gone | 480 |
 //! | the INVITE is cancelled | 487, and nobody was woken |
 //!
-//! Invariant: at most [`OVERTAKING_MAX`] wait, none of them longer than its REGISTER is under way.
+//! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`] of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
+//! They are looked at when a registration has changed, and not with each message.
 
 use std::time::Instant;
 
-use crate::endpoint::core::ServerOwner;
+use super::CALLS_PER_INSTANCE;
+use crate::endpoint::core::{ServerOwner, Timer};
 use crate::endpoint::{Endpoint, Event, Source};
 use crate::id::{BindingId, BranchId, InstanceId};
 use crate::message::{Composer, Message};
 use crate::transaction::{Reply, ServerId};
 
-/// INVITEs that may wait so in one endpoint; a further one is answered 480.
+/// INVITEs that may wait so in one endpoint; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`] for a binding 486.
 pub const OVERTAKING_MAX: usize = 256;
 
 /// An INVITE that waits for its binding's first REGISTER.
@@ -28,13 +30,14 @@ pub(super) struct Overtaking {
     key: BranchId,
     server: ServerId,
     source: Source,
+    until: Instant,
     invite: Box<Message>,
 }
 
 impl Endpoint {
     /// Whether an INVITE for a binding has overtaken the 200 to its first REGISTER, when these may be called.
     pub(super) fn has_overtaken(&self, binding: BindingId, callees: &[InstanceId]) -> bool {
-        callees.is_empty() && self.is_under_way(binding)
+        callees.is_empty() && self.bindings.get(binding).is_some_and(|registration| registration.may_be_granted())
     }
 
     pub(super) fn hold_overtaking(
@@ -45,6 +48,9 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
+        if self.calls.overtaking.iter().filter(|it| it.binding == binding).count() >= CALLS_PER_INSTANCE {
+            return self.refuse_call(now, reply, &invite, 486);
+        }
         if self.calls.overtaking.len() >= OVERTAKING_MAX {
             return self.refuse_call(now, reply, &invite, 480);
         }
@@ -53,17 +59,19 @@ impl Endpoint {
             return self.busy(reply, &invite);
         };
         self.answer_trying(now, server, &invite);
-        self.calls.overtaking.push(Overtaking { binding, key, server, source, invite: Box::new(invite) });
+        let until = now + self.core.settings.timing.transaction.t1_64();
+        self.core.timers.set(until, Timer::Overtaking);
+        self.calls.overtaking.push(Overtaking { binding, key, server, source, until, invite: Box::new(invite) });
     }
 
     /// Takes those whose REGISTER has ended, in the order in which they came.
     pub(in crate::endpoint) fn judge_overtaking(&mut self, now: Instant) {
-        if self.calls.overtaking.is_empty() {
+        if !std::mem::take(&mut self.calls.registration_changed) || self.calls.overtaking.is_empty() {
             return;
         }
         for held in std::mem::take(&mut self.calls.overtaking) {
             let callees = self.callees(held.binding);
-            if self.has_overtaken(held.binding, &callees) {
+            if now < held.until && self.has_overtaken(held.binding, &callees) {
                 self.calls.overtaking.push(held);
                 continue;
             }

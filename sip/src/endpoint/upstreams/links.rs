@@ -38,6 +38,8 @@ const FAILURES_MAX: u8 = 16;
 const DIALLED_IN: u32 = 8;
 /// For an account it is asked again after a half of that, at the latest: there may be many.
 const ASKED_IN: u32 = 2;
+/// However short a time it has granted, it is left alone for this long.
+const WAIT_MIN: Duration = Duration::from_secs(5);
 
 impl Endpoint {
     /// Whether a datagram on the upstream socket is STUN and goes to [`Input::Stun`](crate::endpoint::Input::Stun).
@@ -245,7 +247,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get(id) else { return };
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
-            let step = registration.on_server_changed();
+            let step = registration.on_server_back();
             self.carry_out(now, binding, step);
         }
     }
@@ -400,7 +402,7 @@ impl Upstream {
     }
 
     fn back_off(&self, timing: &BackOff, part: u32) -> BackOff {
-        let most = self.shortest_grant.map_or(timing.max, |granted| timing.max.min(granted / part));
+        let most = self.shortest_grant.map_or(timing.max, |granted| timing.max.min((granted / part).max(WAIT_MIN)));
         BackOff { max: most, ..*timing }
     }
 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Timer;
+use super::unanswered::UNANSWERED_MAX;
 use super::{Endpoint, Event, Output, Source, Transport};
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
@@ -243,7 +244,7 @@ impl Upstreams {
 
     /// The answer to this request waits for the next flow to its SIP server.
     pub(super) fn answer_later(&mut self, id: UpstreamId, server: ServerId) {
-        if let Some(upstream) = self.rows.get_mut(&id) {
+        if let Some(upstream) = self.rows.get_mut(&id).filter(|it| it.unanswered.len() < UNANSWERED_MAX) {
             upstream.unanswered.push(server);
         }
     }

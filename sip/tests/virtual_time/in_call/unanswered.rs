@@ -1,5 +1,7 @@
 //! A SIP server's connection that ends before what it has asked is answered (RFC 3261 §18.2.2).
 
+use std::time::Duration;
+
 use sip::endpoint::*;
 use sip::id::FlowId;
 
@@ -103,4 +105,53 @@ fn a_strangers_connection_that_ends_moves_nothing() {
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 200, &[CONTACT], "");
     assert_eq!(by(&world, "INVITE 200"), [FIRST]);
+}
+
+#[test]
+fn an_answer_that_comes_before_there_is_a_flow_waits_for_it_whatever_its_method() {
+    let mut world = registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    dialog.send(&mut world, End::Caller, "ACK", 1);
+    dialog.send(&mut world, End::Caller, "INFO", 2);
+    let (device, forwarded) = (world.device(1), world.last("INFO"));
+    (world.dial, world.upstream.flow) = (false, NEXT);
+    world.input(Input::Closed(FIRST));
+    world.reply(device, &forwarded, 200, &[], "");
+    world.advance(Duration::from_secs(2));
+    assert_eq!(by(&world, "INFO 200"), [], "there is no way yet");
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+    assert_eq!(by(&world, "INFO 200"), [NEXT]);
+}
+
+#[test]
+fn a_2xx_that_died_with_its_connection_comes_again_by_the_next_one() {
+    let mut world = registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(by(&world, "INVITE 200"), [FIRST]);
+    world.upstream.flow = NEXT;
+    world.input(Input::Closed(FIRST));
+    // Nobody has acknowledged it.
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(by(&world, "INVITE 200"), [FIRST, NEXT]);
+}
+
+#[test]
+fn a_cancel_finds_its_re_invite_by_another_connection() {
+    let mut world = registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    dialog.send(&mut world, End::Caller, "ACK", 1);
+    dialog.send(&mut world, End::Caller, "INVITE", 2);
+    let (device, forwarded) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &forwarded, 180, &[], "");
+    let cancel = dialog.request(End::Caller, "CANCEL", 2, "", b"");
+    let stranger = Source { flow: INBOUND, peer: "203.0.113.9:5060".parse().unwrap(), ..world.upstream };
+    world.receive_bytes(stranger, &cancel);
+    assert_eq!((world.count("CANCEL 481"), world.count("CANCEL")), (1, 0));
+    world.advance(Duration::from_secs(1));
+    let source = Source { flow: FlowId::Stream(100), ..world.upstream };
+    world.receive_bytes(source, &cancel);
+    assert_eq!((world.count("CANCEL 200"), world.count("CANCEL")), (1, 1));
 }
