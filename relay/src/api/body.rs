@@ -76,8 +76,8 @@ async fn collect(mut body: Body, capacity: usize) -> Result<Zeroizing<Vec<u8>>, 
 
 fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> Result<(), Problem> {
     let wrong = || Problem::new(ProblemType::UnsupportedMediaType, format!("Send Content-Type: {}.", accepted[0]));
-    let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else { return Err(wrong()) };
+    // Of several the first counts: Kamailio's http_client sends one of its own behind what it is told.
+    let value = headers.get(CONTENT_TYPE).ok_or_else(wrong)?;
     let value = value.to_str().map_err(|_| wrong())?;
     let (essence, params) = value.split_once(';').unwrap_or((value, ""));
     let essence = essence.trim();
@@ -155,8 +155,8 @@ mod tests {
             assert_eq!(check_media_type(&headers(content_type), JSON).is_ok(), fits, "{content_type}");
         }
         let mut two = headers("application/json");
-        two.append(CONTENT_TYPE, "application/json".parse().unwrap());
-        assert!(check_media_type(&two, JSON).is_err(), "of two, neither is believed");
+        two.append(CONTENT_TYPE, "text/plain".parse().unwrap());
+        assert!(check_media_type(&two, JSON).is_ok(), "Kamailio's http_client sends both");
         let mut coded = headers("application/json");
         coded.insert(CONTENT_ENCODING, "gzip".parse().unwrap());
         assert!(check_media_type(&coded, JSON).is_err());

@@ -193,7 +193,7 @@ mod tests {
         let request = read_request(&letter).unwrap();
         assert_eq!((request.method().as_str(), request.uri().path()), ("PATCH", "/v1/instances/pi_1"));
         assert_eq!(request.headers().len(), 4);
-        assert_eq!(request.headers().get_all(CONTENT_TYPE).iter().count(), 2, "what is refused here is refused there");
+        assert_eq!(request.headers().get_all(CONTENT_TYPE).iter().count(), 2, "what counts here counts there");
         assert_eq!(request.headers()[AUTHORIZATION], "Bearer s");
         assert_eq!(request.headers()[CONTENT_LENGTH], "4");
         let answered = Response::builder().status(503).header(RETRY_AFTER, "5").body(()).unwrap();

@@ -530,26 +530,6 @@ impl Registration {
         }
     }
 
-    /// The SIP server that was silent answers others again: it waits no longer, unless it was told for how long.
-    pub fn on_server_back(&mut self) -> Step {
-        match self.state {
-            State::BackingOff { told: true, .. } => Step::Nothing,
-            _ => self.on_server_changed(),
-        }
-    }
-
-    /// Another server is there than the one that turned it away: it waits no longer.
-    pub fn on_server_changed(&mut self) -> Step {
-        match self.state {
-            // Another address of the same server would ban as well who shows it refused credentials again.
-            State::BackingOff { .. } if self.paused_until().is_none() => {
-                self.state = State::Waiting;
-                Step::WantFlow
-            }
-            _ => Step::Nothing,
-        }
-    }
-
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {

@@ -36,6 +36,26 @@ impl Registration {
         Step::Failed(RegistrationFailure::Retry { status, after })
     }
 
+    /// The SIP server that was silent answers others again: it waits no longer, unless it was told for how long.
+    pub fn on_server_back(&mut self) -> Step {
+        match self.state {
+            State::BackingOff { told: true, .. } => Step::Nothing,
+            _ => self.on_server_changed(),
+        }
+    }
+
+    /// Another server is there than the one that turned it away: it waits no longer.
+    pub fn on_server_changed(&mut self) -> Step {
+        match self.state {
+            // Another address of the same server would ban as well who shows it refused credentials again.
+            State::BackingOff { .. } if self.paused_until().is_none() => {
+                self.state = State::Waiting;
+                Step::WantFlow
+            }
+            _ => Step::Nothing,
+        }
+    }
+
     /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
     pub(super) fn credentials_refused(
         &mut self,
