@@ -305,7 +305,7 @@ impl Shard {
     pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server } =
             new;
-        if self.push_bindings.rows.contains_key(&id) || self.ended_ahead.has(id) {
+        if self.push_bindings.rows.contains_key(&id) || self.ended_ahead.has(clock::now(), id) {
             self.shared.upstreams.release(upstream);
             return;
         }
