@@ -102,8 +102,8 @@ impl Inner {
         vault.tombstones().note_erased(id);
         if !owned {
             // An owner that has released its lease may serve on until another node has all that it hands over; that one may have taken the
-            // record by now, and is told as its owner.
-            let _ = vault.tell_ended(&owner, id).await;
+            // record by now, and is told as its owner. From whom this node has claimed one, the claim tells.
+            let _ = vault.tell_ended(&owner, &[id]).await;
         }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))

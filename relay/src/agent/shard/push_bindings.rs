@@ -301,18 +301,19 @@ impl Shard {
         }
     }
 
-    /// A registration that an earlier run left behind.
-    pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
+    /// A registration that an earlier run left behind; `false` when it has ended before it came.
+    pub(crate) fn adopt(&mut self, new: KnownPushBinding) -> bool {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server } =
             new;
-        if self.push_bindings.rows.contains_key(&id) || self.ended_ahead.has(clock::now(), id) {
+        let is_here = self.push_bindings.rows.contains_key(&id);
+        if is_here || self.ended_ahead.has(clock::now(), id) {
             self.shared.upstreams.release(upstream);
-            return;
+            return is_here;
         }
         let lookup = self.opened(id, &sealed, |record| record.push_binding().map(|it| self.shared.vault.lookup_of(it)));
         let Some(lookup) = lookup else {
             self.shared.upstreams.release(upstream);
-            return;
+            return true;
         };
         let _place = self.shared.quotas.count_registration(&server, None);
         let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
@@ -335,6 +336,7 @@ impl Shard {
             upstream,
             upstream_registrar,
         })));
+        true
     }
 
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {

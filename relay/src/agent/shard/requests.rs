@@ -92,7 +92,9 @@ impl Shard {
                 ids.extend(self.push_bindings.of_account(aor));
                 let _ = reply.send(self.statuses(ids));
             }
-            Request::Adopt(new) => self.adopt(*new),
+            Request::Adopt { new, reply } => {
+                let _ = reply.send(self.adopt(*new));
+            }
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::HandOver { woken, reply } => {
