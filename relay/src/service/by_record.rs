@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use sip::id::InstanceId;
+use tokio::time::timeout;
 
 use super::Inner;
 use super::types::{AccessError, WipeReason, Wiped};
@@ -23,7 +24,7 @@ use crate::clock::{latest_now, shared_now};
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone};
+use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone, WRITE_LIMIT};
 
 impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
@@ -53,7 +54,7 @@ impl Inner {
                     let ends_at = latest_now() + MAX_LIFETIME_S;
                     let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Replaced, None);
                     // One that cannot be written is honoured as long as this run lives.
-                    let _ = vault.tombstones().raise(earlier, tombstone).await;
+                    let _ = timeout(WRITE_LIMIT, vault.tombstones().raise(earlier, tombstone)).await;
                 }
             }
         }
@@ -88,7 +89,7 @@ impl Inner {
             None => return Err(AccessError::StoreAway),
         }
         let is_written = match raised {
-            Some(raised) => raised.await.is_ok(),
+            Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
             None => true,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);

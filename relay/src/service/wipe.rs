@@ -20,6 +20,7 @@
 use std::sync::Arc;
 
 use sip::id::InstanceId;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::Inner;
@@ -27,7 +28,7 @@ use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
 use crate::secret::InstanceSecret;
-use crate::vault::Tombstone;
+use crate::vault::{Tombstone, WRITE_LIMIT};
 
 impl Inner {
     pub(super) async fn wipe(
@@ -105,8 +106,8 @@ impl Inner {
                 if self.dependencies.vault.tombstones().look(id).is_none() {
                     return Ok(Wiped::Wiping);
                 }
-                let written = self.dependencies.vault.tombstones().ensure_durable(id).await;
-                written.map(|()| Wiped::Wiping).map_err(|_| AccessError::StoreAway)
+                let written = timeout(WRITE_LIMIT, self.dependencies.vault.tombstones().ensure_durable(id)).await;
+                written.ok().and_then(Result::ok).map(|()| Wiped::Wiping).ok_or(AccessError::StoreAway)
             }
             Tombstone { wiped_at: Some(wiped_at), reason, unregistered, .. } if tombstone.receipt_is_kept() => {
                 Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered)))

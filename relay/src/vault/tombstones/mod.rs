@@ -35,6 +35,8 @@ use log::{Line, Log};
 pub const TOMBSTONES_MAX: usize = 200_000;
 /// How long a receipt can be fetched again, in seconds.
 pub const RECEIPT_LIFE_S: u64 = DAY_S;
+/// How long a disk may take to write a tombstone; then the store erases without it, and nobody is promised anything.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// How often the files of other nodes that share the directory are looked at, at most.
 const PEERS_EVERY: Duration = Duration::from_secs(1);
 
