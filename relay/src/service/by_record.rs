@@ -66,7 +66,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
-    /// [`AccessError::Unknown`] when it was wiped meanwhile.
+    /// [`AccessError::Unknown`] when it was wiped meanwhile, or is another one by now.
     pub(super) async fn wipe_stored(&self, stored: Stored, reason: WipeReason) -> Result<Wiped, AccessError> {
         let (id, vault) = (stored.id, &self.dependencies.vault);
         // Of two who ask at once, one wipes.
@@ -81,6 +81,10 @@ impl Inner {
             StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
         };
         let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
+        // It leaves no tombstone: whoever had the lock before may have wiped it, or its device registered it anew.
+        if !is_lent && !self.is_as_loaded(&stored).await? {
+            return Err(AccessError::Unknown);
+        }
         let tombstone = is_lent.then(|| Tombstone::new(lookup, stored.expires_at, reason, proof));
         let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
         match self.end_ahead(id, reason).await {
@@ -108,5 +112,11 @@ impl Inner {
         }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
+    }
+
+    /// Whether the store has a record as it was loaded.
+    async fn is_as_loaded(&self, loaded: &Stored) -> Result<bool, AccessError> {
+        let now = self.dependencies.vault.load(loaded.id).await.map_err(|_| AccessError::StoreAway)?;
+        Ok(now.is_some_and(|now| now.fence == loaded.fence && now.sealed.as_bytes() == loaded.sealed.as_bytes()))
     }
 }
