@@ -19,7 +19,7 @@ use super::Inner;
 use super::types::{AccessError, WipeReason, Wiped};
 use super::views;
 use crate::agent::request::Principal;
-use crate::audit::Act;
+use crate::audit::{Act, Whose};
 use crate::clock::{latest_now, shared_now};
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
@@ -50,15 +50,32 @@ impl Inner {
                 // Its name alone was left.
                 Ok(None) => {}
                 // The store may have it for this node.
-                Err(_) => {
-                    let ends_at = latest_now() + MAX_LIFETIME_S;
-                    let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Replaced, None);
-                    // One that cannot be written is honoured as long as this run lives.
-                    let _ = timeout(WRITE_LIMIT, vault.tombstones().raise(earlier, tombstone)).await;
-                }
+                Err(_) => return self.replace_unread(earlier, lookup).await,
             }
         }
         let _ = self.end_ahead(earlier, WipeReason::Replaced).await;
+        self.dependencies.agent.erase(earlier, lookup);
+    }
+
+    /// Ends what a new instance replaces while nothing of it can be read.
+    async fn replace_unread(&self, earlier: InstanceId, lookup: Lookup) {
+        let (reason, vault) = (WipeReason::Replaced, &self.dependencies.vault);
+        let _guard = self.changing.lock_key(earlier).await;
+        if vault.tombstones().look(earlier).is_some() {
+            // Whoever raised it goes on with it, and may know by what its device is known.
+            return;
+        }
+        let tombstone = Tombstone::new(Some(lookup), latest_now() + MAX_LIFETIME_S, reason, None);
+        let raised = vault.tombstones().raise(earlier, tombstone);
+        if matches!(self.end_ahead(earlier, reason).await, Some(Ok(_))) {
+            return;
+        }
+        let whose = || Whose { instance: Some(earlier), ..Whose::default() };
+        self.dependencies.audit.note(Act::Wiped(reason), whose);
+        self.dependencies.metrics.wipe(reason);
+        tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");
+        // One that cannot be written is honoured as long as this run lives.
+        let _ = timeout(WRITE_LIMIT, raised).await;
         self.dependencies.agent.erase(earlier, lookup);
     }
 
