@@ -47,7 +47,7 @@ pub use store::{
     StoreTls, Stored,
 };
 
-pub use tombstones::{NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
+pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use memory::MemoryStore;
 use redis::RedisStore;
