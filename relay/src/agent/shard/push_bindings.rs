@@ -354,6 +354,19 @@ impl Shard {
         }
     }
 
+    /// The store has a registration no more, or from another node: its device is pushed from here no more. The store is left as it is.
+    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence) {
+        let is_as_looked_at = |row: &Row| row.wanted.is_some() && !row.busy && row.fence == fence;
+        if !self.push_bindings.rows.get(&id).is_some_and(is_as_looked_at) {
+            return;
+        }
+        // Before its end is told, which would have the store erase it.
+        self.push_bindings.remove(id);
+        self.shared.metrics.push_registrations(-1);
+        tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
+        self.drive(clock::now(), Input::RemovePushBinding(id));
+    }
+
     /// The device of a registration is to register again.
     pub(crate) fn refresh(&mut self, id: InstanceId) {
         let target = self.with_push_binding(id, |record| {
