@@ -182,7 +182,19 @@ pub enum Request {
         reply: oneshot::Sender<Vec<InstanceStatus>>,
     },
     /// Keep a registration that passed through an earlier run.
-    Adopt(Box<KnownPushBinding>),
+    Adopt {
+        /// The registration.
+        new: Box<KnownPushBinding>,
+        /// The answer, at once: `false` when it has ended before it came.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Let go of a registration that passed through, which another node has ended, or has by now; unless it is another one than was looked at.
+    LetGo {
+        /// The registration.
+        id: InstanceId,
+        /// What it was put with when it was looked at.
+        fence: Fence,
+    },
     /// What waited for an instance to come here is judged: nothing more comes.
     JudgeEarly,
     /// Nothing is registered from here any more: another node takes it over.

@@ -64,12 +64,17 @@ fn nameless(place: &str) -> String {
     out
 }
 
-/// Its scheme, hosts and path: a password may stand before `@`, after `?`, or in place of all of it.
+/// Its scheme, hosts and path: a password may stand before `@`, after `?`, or in place of all of it. Where an `@` follows a `?` or `#`, which of
+/// them begins the password cannot be told, and the scheme stands alone.
 fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return if url == "memory:" { url } else { "…" }.to_owned();
     };
-    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("…@", rest));
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((before, _)) if before.contains(['?', '#']) => return format!("{scheme}://…"),
+        Some((_, rest)) => ("…@", rest),
+        None => ("", rest),
+    };
     let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
     format!("{scheme}://{user}{rest}{query}")
 }
@@ -92,7 +97,8 @@ mod tests {
         assert_eq!(shown("rediss://relay:secret@redis.example.net/"), "\"rediss://…@redis.example.net/\"");
         assert_eq!(shown("redis://:p@ss@h"), "\"redis://…@h\"");
         assert_eq!(shown("redis://h/?password=secret"), "\"redis://h/?…\"");
-        assert_eq!(shown("redis://u:p@h?password=se@ret"), "\"redis://…@ret\"");
+        assert_eq!(shown("redis://u:p@h?password=se@ret"), "\"redis://…\"");
+        assert_eq!(shown("redis://u:pa#ss@h/"), "\"redis://…\"");
         let sentinels = "redis+sentinel://a:26379,b/main/1?sentinel_password=secret";
         assert_eq!(shown(sentinels), "\"redis+sentinel://a:26379,b/main/1?…\"");
         assert_eq!(shown("secret"), "\"…\"");

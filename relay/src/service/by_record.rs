@@ -13,17 +13,18 @@
 use std::sync::Arc;
 
 use sip::id::InstanceId;
+use tokio::time::timeout;
 
 use super::Inner;
 use super::types::{AccessError, WipeReason, Wiped};
 use super::views;
 use crate::agent::request::Principal;
-use crate::audit::Act;
+use crate::audit::{Act, Whose};
 use crate::clock::{latest_now, shared_now};
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone};
+use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone, WRITE_LIMIT};
 
 impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already.
@@ -49,15 +50,32 @@ impl Inner {
                 // Its name alone was left.
                 Ok(None) => {}
                 // The store may have it for this node.
-                Err(_) => {
-                    let ends_at = latest_now() + MAX_LIFETIME_S;
-                    let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Replaced, None);
-                    // One that cannot be written is honoured as long as this run lives.
-                    let _ = vault.tombstones().raise(earlier, tombstone).await;
-                }
+                Err(_) => return self.replace_unread(earlier, lookup).await,
             }
         }
         let _ = self.end_ahead(earlier, WipeReason::Replaced).await;
+        self.dependencies.agent.erase(earlier, lookup);
+    }
+
+    /// Ends what a new instance replaces while nothing of it can be read.
+    async fn replace_unread(&self, earlier: InstanceId, lookup: Lookup) {
+        let (reason, vault) = (WipeReason::Replaced, &self.dependencies.vault);
+        let _guard = self.changing.lock_key(earlier).await;
+        if vault.tombstones().look(earlier).is_some() {
+            // Whoever raised it goes on with it, and may know by what its device is known.
+            return;
+        }
+        let tombstone = Tombstone::new(Some(lookup), latest_now() + MAX_LIFETIME_S, reason, None);
+        let raised = vault.tombstones().raise(earlier, tombstone);
+        if matches!(self.end_ahead(earlier, reason).await, Some(Ok(_))) {
+            return;
+        }
+        let whose = || Whose { instance: Some(earlier), ..Whose::default() };
+        self.dependencies.audit.note(Act::Wiped(reason), whose);
+        self.dependencies.metrics.wipe(reason);
+        tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");
+        // One that cannot be written is honoured as long as this run lives.
+        let _ = timeout(WRITE_LIMIT, raised).await;
         self.dependencies.agent.erase(earlier, lookup);
     }
 
@@ -65,7 +83,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
-    /// [`AccessError::Unknown`] when it was wiped meanwhile.
+    /// [`AccessError::Unknown`] when it was wiped meanwhile, or is another one by now.
     pub(super) async fn wipe_stored(&self, stored: Stored, reason: WipeReason) -> Result<Wiped, AccessError> {
         let (id, vault) = (stored.id, &self.dependencies.vault);
         // Of two who ask at once, one wipes.
@@ -80,6 +98,10 @@ impl Inner {
             StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
         };
         let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
+        // It leaves no tombstone: whoever had the lock before may have wiped it, or its device registered it anew.
+        if !is_lent && !self.is_as_loaded(&stored).await? {
+            return Err(AccessError::Unknown);
+        }
         let tombstone = is_lent.then(|| Tombstone::new(lookup, stored.expires_at, reason, proof));
         let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
         match self.end_ahead(id, reason).await {
@@ -88,7 +110,7 @@ impl Inner {
             None => return Err(AccessError::StoreAway),
         }
         let is_written = match raised {
-            Some(raised) => raised.await.is_ok(),
+            Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
             None => true,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);
@@ -102,10 +124,16 @@ impl Inner {
         vault.tombstones().note_erased(id);
         if !owned {
             // An owner that has released its lease may serve on until another node has all that it hands over; that one may have taken the
-            // record by now, and is told as its owner.
-            let _ = vault.tell_ended(&owner, id).await;
+            // record by now, and is told as its owner. From whom this node has claimed one, the claim tells.
+            let _ = vault.tell_ended(&owner, &[id]).await;
         }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
+    }
+
+    /// Whether the store has a record as it was loaded.
+    async fn is_as_loaded(&self, loaded: &Stored) -> Result<bool, AccessError> {
+        let now = self.dependencies.vault.load(loaded.id).await.map_err(|_| AccessError::StoreAway)?;
+        Ok(now.is_some_and(|now| now.fence == loaded.fence && now.sealed.as_bytes() == loaded.sealed.as_bytes()))
     }
 }

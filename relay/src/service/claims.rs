@@ -3,7 +3,8 @@
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
 //!                                      │                                            └── registered, or its SIP server is silent ─┐
-//!                                      └── cannot be opened ─────────────────────────────────────────────────────────── a letter to whom it was taken from
+//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to whom it was taken from
+//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── whom it was taken from
 //! ```
 //!
 //! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
@@ -13,7 +14,7 @@
 //! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
 //! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
 //! Requests for what may be on its way here wait until its SIP server has answered, or is silent. Whatever ends on its way is not bound: the shard
-//! asks for its tombstone once more.
+//! asks for its tombstone once more, and a node that leaves, and serves on until it is registered here, is told to end it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -67,6 +68,8 @@ enum Opened {
     Lent(Box<NewInstance>),
     /// A registration that passed through, whose device registers it.
     PushBinding(Box<KnownPushBinding>),
+    /// It was wiped.
+    Ended,
     /// It cannot be opened, or is over.
     Not,
 }
@@ -147,7 +150,10 @@ impl Inner {
                 settled.push(id);
             }
             for (from, ids) in settling.take(settled.drain(..)) {
-                self.tell_taken(&from, ids, Vec::new()).await;
+                let tombstones = self.dependencies.vault.tombstones();
+                let (ended, registered) = ids.into_iter().partition(|id| tombstones.bars(*id).is_some());
+                self.tell_taken(&from, registered, Vec::new()).await;
+                self.tell_ended(&from, ended).await;
             }
         }
         self.dependencies.agent.end_settling().await;
@@ -170,13 +176,22 @@ impl Inner {
         }
     }
 
+    /// Has the run that these were taken from, and that may serve on, let go of them: they have ended.
+    async fn tell_ended(&self, from: &Owner, ended: Vec<InstanceId>) {
+        for some in ended.chunks(LETTER_MAX) {
+            if let Err(error) = self.dependencies.vault.tell_ended(from, some).await {
+                tracing::warn!(event = "end-not-told", %error, instances = some.len(), "a node that leaves could not be told what has ended; it serves that until it is gone");
+            }
+        }
+    }
+
     fn open_claimed(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
-            return Opened::Not;
+            return Opened::Ended;
         }
         enum Read {
             Lent(NewBinding, LeaseExpiry, AorKey, Holding),
@@ -266,8 +281,8 @@ impl<'a> TakingOver<'a> {
         // An error means that the runtime ends.
         let opened = opening.await.unwrap_or_default();
         let agent = &self.inner.dependencies.agent;
-        let (mut some, mut left): (_, BTreeMap<Owner, Vec<InstanceId>>) =
-            (Vec::with_capacity(opened.len()), BTreeMap::new());
+        let (mut some, mut adopting) = (Vec::with_capacity(opened.len()), Vec::new());
+        let (mut ended, mut left) = (BTreeMap::<Owner, Vec<_>>::new(), BTreeMap::<Owner, Vec<_>>::new());
         for (id, from, opened) in opened {
             match opened {
                 Opened::Lent(new) => {
@@ -276,7 +291,14 @@ impl<'a> TakingOver<'a> {
                 }
                 Opened::PushBinding(known) => {
                     self.taken += 1;
-                    agent.tell(id, Request::Adopt(known)).await;
+                    let (reply, adopted) = oneshot::channel();
+                    agent.tell(id, Request::Adopt { new: known, reply }).await;
+                    adopting.extend(from.map(|from| (id, from, adopted)));
+                }
+                Opened::Ended => {
+                    if let Some(from) = from {
+                        ended.entry(from).or_default().push(id);
+                    }
                 }
                 Opened::Not => {
                     if let Some(from) = from {
@@ -290,6 +312,15 @@ impl<'a> TakingOver<'a> {
             earlier.ended().await;
         }
         self.binding = Some(agent.bind_all(some, self.settled).await);
+        for (id, from, adopted) in adopting {
+            // An error means that the shards have ended.
+            if !adopted.await.unwrap_or(true) {
+                ended.entry(from).or_default().push(id);
+            }
+        }
+        for (from, ended) in ended {
+            self.inner.tell_ended(&from, ended).await;
+        }
         for (from, left) in left {
             self.inner.tell_taken(&from, Vec::new(), left).await;
         }

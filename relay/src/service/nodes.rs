@@ -270,7 +270,7 @@ impl Inner {
     /// The record of an instance that no shard here has, for an operator: another node owns it, or it is on its way here.
     pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
         // It was wiped; what a store still holds that was away does not count.
-        if self.dependencies.vault.tombstones().look(id).is_some() {
+        if self.dependencies.vault.tombstones().look_anywhere(id).await.is_some() {
             return None;
         }
         self.dependencies.vault.load(id).await.ok()?

@@ -10,19 +10,22 @@ use std::time::Duration;
 
 use sip::id::InstanceId;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Inner;
-use crate::agent::request::{EndKind, Principal, Request};
+use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
+use crate::vault::record::StoredRecord;
 use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 
 /// Instances that are looked up at once.
 pub(super) const AT_ONCE: usize = 128;
 /// How often all instances are looked up when the store has lost something: at once, and when the other nodes have noticed.
 const PASSES: u8 = 2;
+/// How long after the word of its end the store may still have what another node erases: it says so first.
+const ERASED_SOON: Duration = Duration::from_millis(500);
 /// How often the sealing keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(10);
 
@@ -223,7 +226,7 @@ impl Keeping {
 
 impl Inner {
     /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped. What is not here while something is on its
-    /// way here is waited for, and told again.
+    /// way here is waited for, and told again; so is what the store could not be asked about.
     pub(super) async fn let_go_of_ended(&self) {
         // A store that is away tells them with the next lease.
         while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
@@ -243,9 +246,9 @@ impl Inner {
                 instances = ended.len(),
                 "another node has ended instances of this one"
             );
-            for id in &ended {
-                let end = Request::End { id: *id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
-                self.dependencies.agent.tell(*id, end).await;
+            let ended = self.let_go_of(ended).await;
+            if ended.is_empty() {
+                return;
             }
             if self.dependencies.vault.forget_ended(&ended).await.is_err() {
                 // They are told again, and then there is nothing to let go of.
@@ -255,6 +258,50 @@ impl Inner {
                 return;
             }
         }
+    }
+
+    /// Lets go of these, which another node has ended; those that need not be told again.
+    async fn let_go_of(&self, ended: Vec<InstanceId>) -> Vec<InstanceId> {
+        let (mut done, mut owned) = (Vec::with_capacity(ended.len()), Vec::new());
+        for id in ended {
+            match self.let_go_of_one(id).await {
+                Ok(true) => done.push(id),
+                Ok(false) => owned.push(id),
+                // The others are told again as well.
+                Err(_) => break,
+            }
+        }
+        if !owned.is_empty() {
+            sleep(ERASED_SOON).await;
+            for id in owned {
+                done.extend(self.let_go_of_one(id).await.is_ok().then_some(id));
+            }
+        }
+        done
+    }
+
+    /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
+    /// registered it here anew, or because it is not erased yet.
+    async fn let_go_of_one(&self, id: InstanceId) -> Result<bool, StoreError> {
+        let agent = &self.dependencies.agent;
+        let passed = self.look_as_relay(id).await.ok().filter(|status| self.passed_through(status));
+        let Some(passed) = passed else {
+            let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+            agent.tell(id, end).await;
+            return Ok(true);
+        };
+        match self.dependencies.vault.load(id).await {
+            Ok(Some(stored)) if stored.owned => return Ok(false),
+            Ok(_) | Err(StoreError::Malformed) => {}
+            Err(error) => return Err(error),
+        }
+        agent.tell(id, Request::LetGo { id, fence: passed.fence }).await;
+        Ok(true)
+    }
+
+    fn passed_through(&self, status: &InstanceStatus) -> bool {
+        let is_push_binding = |record: &StoredRecord| record.push_binding().is_some();
+        self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server. Whether the store

@@ -89,8 +89,9 @@ impl Inner {
         if agent.is_taking() || found.undecided > 0 && agent.is_claiming() {
             return Ok(true);
         }
-        let unclaimed = self.dependencies.vault.unclaimed_nodes().await;
-        unclaimed.map(|nodes| !nodes.is_empty()).map_err(|_| WakeError::OnItsWay)
+        let unclaimed = self.dependencies.vault.unclaimed_nodes().await.map_err(|_| WakeError::OnItsWay)?;
+        // Asked again, last: their records may have been taken over since, and are on their way.
+        Ok(!unclaimed.is_empty() || agent.is_taking())
     }
 
     /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.

@@ -5,6 +5,7 @@
 //! | has erased it | the receipt | the receipt, for a day |
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
 //! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
+//! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
 //! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
 //!
 //! One that is on its way here was claimed, or is about to be, and no shard has it yet:
@@ -20,14 +21,17 @@
 use std::sync::Arc;
 
 use sip::id::InstanceId;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::Inner;
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
+use crate::domain::Word as _;
+use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
-use crate::vault::Tombstone;
+use crate::vault::{Beside, Owner, Tombstone, WRITE_LIMIT};
 
 impl Inner {
     pub(super) async fn wipe(
@@ -84,11 +88,13 @@ impl Inner {
         proof: Option<&InstanceSecret>,
         denied: Denied,
     ) -> Result<Wiped, AccessError> {
-        let tombstone = match denied {
-            Denied::Unknown => self.dependencies.vault.tombstones().look_anywhere(id).await,
-            Denied::Forbidden => None,
+        let tombstones = self.dependencies.vault.tombstones();
+        let own = tombstones.look(id).filter(|_| denied == Denied::Unknown);
+        let beside = match denied {
+            Denied::Unknown if own.is_none() => tombstones.look_beside(id).await,
+            Denied::Unknown | Denied::Forbidden => None,
         };
-        let Some(tombstone) = tombstone else {
+        let Some(tombstone) = own.or_else(|| beside.as_ref().map(|beside| beside.tombstone.clone())) else {
             return Err(self.denied(id, denied, proof).await);
         };
         let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
@@ -101,18 +107,43 @@ impl Inner {
         }
         match tombstone {
             Tombstone { wiped_at: None, .. } => {
-                // That of another node was read from its file.
-                if self.dependencies.vault.tombstones().look(id).is_none() {
-                    return Ok(Wiped::Wiping);
+                if let Some(beside) = beside {
+                    return Ok(self.go_on_wiping(id, beside).await);
                 }
-                let written = self.dependencies.vault.tombstones().ensure_durable(id).await;
-                written.map(|()| Wiped::Wiping).map_err(|_| AccessError::StoreAway)
+                let written = timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await;
+                written.ok().and_then(Result::ok).map(|()| Wiped::Wiping).ok_or(AccessError::StoreAway)
             }
             Tombstone { wiped_at: Some(wiped_at), reason, unregistered, .. } if tombstone.receipt_is_kept() => {
                 Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered)))
             }
             Tombstone { .. } => Err(AccessError::Unknown),
         }
+    }
+
+    /// Goes on with what another node has begun to wipe, unless that lives, and does so itself.
+    async fn go_on_wiping(&self, id: InstanceId, beside: Beside) -> Wiped {
+        let vault = &self.dependencies.vault;
+        let lives = |peers: Vec<Owner>| peers.iter().any(|peer| beside.is_of_node(peer.node()));
+        if vault.living_peers().await.map_or(true, lives) {
+            return Wiped::Wiping;
+        }
+        let Tombstone { lookup, ends_at, reason, proof, unregistered, .. } = beside.tombstone;
+        // Of two who ask at once, one raises it.
+        let _guard = self.changing.lock_key(id).await;
+        if vault.tombstones().look(id).is_none() {
+            let raised = vault.tombstones().raise(id, Tombstone::new(lookup, ends_at, reason, proof));
+            // Where this disk has no room for it, that node's own one stands.
+            let _ = timeout(WRITE_LIMIT, raised).await;
+            vault.tombstones().note_unregistered(id, unregistered);
+            tracing::info!(event = "wipe-gone-on-with", instance = %id, reason = reason.word(), "a node that is gone had begun to wipe this; it is gone on with here");
+        }
+        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
+            self.dependencies.agent.erase(id, lookup);
+            return Wiped::Wiping;
+        }
+        vault.tombstones().note_erased(id);
+        let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
+        Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, unregistered))
     }
 
     /// Wipes an instance that no shard had, by its record: its owner is gone, and nobody is left who could unregister it; or it is on its way here.

@@ -47,7 +47,7 @@ pub use store::{
     StoreTls, Stored,
 };
 
-pub use tombstones::{NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones};
+pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use memory::MemoryStore;
 use redis::RedisStore;
@@ -278,18 +278,18 @@ impl Vault {
         };
         let Some(earlier) = earlier.filter(|earlier| earlier.node != owner.node) else { return Ok(()) };
         match self.holds_lease(&earlier).await? {
-            true => self.tell_ended(&earlier, id).await,
+            true => self.tell_ended(&earlier, &[id]).await,
             false => Ok(()),
         }
     }
 
-    /// Tells a run of another node that an instance which it may have has ended.
+    /// Tells a run of another node that instances which it may have have ended.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn tell_ended(&self, owner: &Owner, id: InstanceId) -> Result<(), StoreError> {
+    pub async fn tell_ended(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
         let Store::Redis(redis) = &self.0.store else { return Ok(()) };
-        redis.note_ended(owner, id).await?;
+        redis.note_ended(owner, ids).await?;
         // It reads that with its next renewal at the latest.
         let _ = self.write_letter(owner, &letters::Letter::Ended).await;
         Ok(())

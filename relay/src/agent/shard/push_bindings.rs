@@ -301,18 +301,19 @@ impl Shard {
         }
     }
 
-    /// A registration that an earlier run left behind.
-    pub(crate) fn adopt(&mut self, new: KnownPushBinding) {
+    /// A registration that an earlier run left behind; `false` when it has ended before it came.
+    pub(crate) fn adopt(&mut self, new: KnownPushBinding) -> bool {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server } =
             new;
-        if self.push_bindings.rows.contains_key(&id) || self.ended_ahead.has(id) {
+        let is_here = self.push_bindings.rows.contains_key(&id);
+        if is_here || self.ended_ahead.has(clock::now(), id) {
             self.shared.upstreams.release(upstream);
-            return;
+            return is_here;
         }
         let lookup = self.opened(id, &sealed, |record| record.push_binding().map(|it| self.shared.vault.lookup_of(it)));
         let Some(lookup) = lookup else {
             self.shared.upstreams.release(upstream);
-            return;
+            return true;
         };
         let _place = self.shared.quotas.count_registration(&server, None);
         let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
@@ -335,6 +336,7 @@ impl Shard {
             upstream,
             upstream_registrar,
         })));
+        true
     }
 
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
@@ -350,6 +352,19 @@ impl Shard {
         } else if !row.busy {
             self.push_bindings.remove(id);
         }
+    }
+
+    /// The store has a registration no more, or from another node: its device is pushed from here no more. The store is left as it is.
+    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence) {
+        let is_as_looked_at = |row: &Row| row.wanted.is_some() && !row.busy && row.fence == fence;
+        if !self.push_bindings.rows.get(&id).is_some_and(is_as_looked_at) {
+            return;
+        }
+        // Before its end is told, which would have the store erase it.
+        self.push_bindings.remove(id);
+        self.shared.metrics.push_registrations(-1);
+        tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
+        self.drive(clock::now(), Input::RemovePushBinding(id));
     }
 
     /// The device of a registration is to register again.

@@ -30,7 +30,7 @@ impl Shard {
                 for new in new {
                     // Whatever was read of it before may be older than its end.
                     let barred = self.shared.vault.tombstones().bars(new.id);
-                    match barred.or_else(|| self.ended_ahead.has(new.id).then_some(None)) {
+                    match barred.or_else(|| self.ended_ahead.has(clock::now(), new.id).then_some(None)) {
                         Some(lookup) => self.turn_away(new, lookup, &settled),
                         None => self.bind(new, None, Some(&settled)),
                     }
@@ -92,7 +92,10 @@ impl Shard {
                 ids.extend(self.push_bindings.of_account(aor));
                 let _ = reply.send(self.statuses(ids));
             }
-            Request::Adopt(new) => self.adopt(*new),
+            Request::Adopt { new, reply } => {
+                let _ = reply.send(self.adopt(*new));
+            }
+            Request::LetGo { id, fence } => self.let_go_of_push_binding(id, fence),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::HandOver { woken, reply } => {

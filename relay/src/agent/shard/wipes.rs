@@ -28,13 +28,11 @@ use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
-use crate::vault::Tombstone;
 use crate::vault::record::Record;
+use crate::vault::{Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
-/// How long a disk may take to write a tombstone; then the store erases without it, and nobody is promised anything.
-const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
 const END_LIFE_S: u64 = DAY_S;
 

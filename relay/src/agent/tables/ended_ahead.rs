@@ -38,8 +38,8 @@ impl EndedAhead {
     }
 
     /// Whether it has ended.
-    pub(crate) fn has(&self, id: InstanceId) -> bool {
-        self.ended.contains_key(&id)
+    pub(crate) fn has(&self, now: Instant, id: InstanceId) -> bool {
+        self.ended.get(&id).is_some_and(|at| now.saturating_duration_since(*at) < REMEMBERED)
     }
 
     /// Its device has registered it anew.
@@ -61,12 +61,17 @@ mod tests {
         ended.note(now, id(1));
         ended.note(now, id(2));
         ended.forget(id(2));
-        assert!(ended.has(id(1)) && !ended.has(id(2)) && !ended.has(id(3)));
+        assert!(ended.has(now, id(1)) && !ended.has(now, id(2)) && !ended.has(now, id(3)));
         let half = now + REMEMBERED / 2;
         ended.note(half, id(1));
         ended.note(now + REMEMBERED, id(3));
-        assert!(ended.has(id(1)), "it was told again meanwhile");
-        ended.note(half + REMEMBERED, id(4));
-        assert!(!ended.has(id(1)) && ended.has(id(3)));
+        assert!(ended.has(now + REMEMBERED, id(1)), "it was told again meanwhile");
+        let over = half + REMEMBERED;
+        assert!(
+            !ended.has(over, id(1)) && ended.has(over, id(3)),
+            "nothing was noted since, and it is over all the same"
+        );
+        ended.note(over, id(4));
+        assert_eq!(ended.ended.len(), 2, "and it takes no room any more");
     }
 }

@@ -210,7 +210,7 @@ impl RedisStore {
         let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
         if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
             // First, so that whatever dies now, its owner hears of it.
-            self.note_ended(other, id).await?;
+            self.note_ended(other, &[id]).await?;
             (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
         // The secret is gone; what follows are names, and is the same when it is done twice.
@@ -227,9 +227,9 @@ impl RedisStore {
         Ok((outcome != ERASE_GONE, other))
     }
 
-    /// Notes for another node that an instance of it has ended.
-    pub async fn note_ended(&self, other: &Owner, id: InstanceId) -> Result<(), StoreError> {
-        self.add(&ended_key(&other.node), [id.to_string()].into_iter(), ENDED_TTL).await
+    /// Notes for another node that instances of it have ended.
+    pub async fn note_ended(&self, other: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
+        self.add(&ended_key(&other.node), ids.iter().map(InstanceId::to_string), ENDED_TTL).await
     }
 
     async fn try_erase(&self, owner: &Owner, id: InstanceId, others: bool) -> Result<Erased, StoreError> {

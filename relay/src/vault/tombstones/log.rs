@@ -57,8 +57,23 @@ pub(super) struct Stamp {
     changed_at: (i64, i64),
 }
 
+/// How far a file was read.
+#[derive(Default)]
+pub(super) struct ReadSoFar {
+    to: u64,
+    /// The last whole line, which ends there: another file may have the same number when that is free again.
+    last_line: Box<[u8]>,
+}
+
+impl ReadSoFar {
+    /// Whether anything was read.
+    pub(super) fn is_begun(&self) -> bool {
+        self.to > 0
+    }
+}
+
 impl Stamp {
-    /// Whether it is of a file that was appended to, at most, since it had the `earlier` one.
+    /// Whether it may be of a file that was appended to, at most, since it had the `earlier` one.
     pub(super) fn goes_on(&self, earlier: &Self) -> bool {
         (self.device, self.number) == (earlier.device, earlier.number) && self.len >= earlier.len
     }
@@ -202,17 +217,34 @@ pub(super) fn read(path: &Path) -> Result<Table, KeyringError> {
     Ok(table)
 }
 
-/// Reads what was appended to a file since its first `from` bytes were read, up to its last whole line; how many bytes are read then.
-pub(super) fn read_on(path: &Path, from: u64, table: &mut Table) -> Result<u64, KeyringError> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(from))?;
-        file.read_to_end(&mut text)
+/// Reads what was appended to a file since it was read as far as `read`, up to its last whole line. One that does not hold what was read is read
+/// from its beginning, into an empty table. After an error both are as they were.
+pub(super) fn read_on(path: &Path, read: &mut ReadSoFar, table: &mut Table) -> Result<(), KeyringError> {
+    let begin = read.to - read.last_line.len() as u64;
+    let text = File::open(path).and_then(|mut file| {
+        let mut text = Vec::new();
+        file.seek(SeekFrom::Start(begin))?;
+        file.read_to_end(&mut text)?;
+        if text.starts_with(&read.last_line) {
+            return Ok((text, true));
+        }
+        text.clear();
+        file.rewind()?;
+        file.read_to_end(&mut text)?;
+        Ok((text, false))
     });
-    read.map_err(reading(path))?;
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-    take_in(&text[..whole], table, path);
-    Ok(from + whole as u64)
+    let (text, goes_on) = text.map_err(reading(path))?;
+    if !goes_on {
+        *read = ReadSoFar::default();
+        table.clear();
+    }
+    let end_of_line = |text: &[u8]| text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let new = &text[read.last_line.len()..];
+    let new = &new[..end_of_line(new)];
+    let Some((_, but_its_end)) = new.split_last() else { return Ok(()) };
+    take_in(new, table, path);
+    *read = ReadSoFar { to: read.to + new.len() as u64, last_line: new[end_of_line(but_its_end)..].into() };
+    Ok(())
 }
 
 /// What happened, line by line.

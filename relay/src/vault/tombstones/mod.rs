@@ -35,6 +35,8 @@ use log::{Line, Log};
 pub const TOMBSTONES_MAX: usize = 200_000;
 /// How long a receipt can be fetched again, in seconds.
 pub const RECEIPT_LIFE_S: u64 = DAY_S;
+/// How long a disk may take to write a tombstone; then the store erases without it, and nobody is promised anything.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// How often the files of other nodes that share the directory are looked at, at most.
 const PEERS_EVERY: Duration = Duration::from_secs(1);
 
@@ -298,7 +300,7 @@ struct Peers {
 /// One of them, as far as it was read.
 struct PeerFile {
     stamp: log::Stamp,
-    read_to: u64,
+    read: log::ReadSoFar,
     table: Table,
 }
 
@@ -327,14 +329,20 @@ impl Peers {
             if path == *own || self.files.get(&path).is_some_and(|file| file.stamp == stamp) {
                 continue;
             }
-            let known = self.files.remove(&path).filter(|file| stamp.goes_on(&file.stamp));
-            let (from, mut table) = known.map_or_else(Default::default, |file| (file.read_to, file.table));
-            match log::read_on(&path, from, &mut table) {
-                Ok(read_to) => drop(self.files.insert(path, PeerFile { stamp, read_to, table })),
+            let anew = || PeerFile { stamp, read: log::ReadSoFar::default(), table: Table::new() };
+            let (earlier, mut file) = match self.files.remove(&path) {
+                Some(file) if stamp.goes_on(&file.stamp) => (None, file),
+                earlier => (earlier, anew()),
+            };
+            let kept = match log::read_on(&path, &mut file.read, &mut file.table) {
+                Ok(()) => Some(PeerFile { stamp, ..file }),
                 Err(error) => {
-                    tracing::warn!(event = "tombstones-of-another-unreadable", %error, "what another node wiped cannot be read")
+                    tracing::warn!(event = "tombstones-of-another-unreadable", %error, "what another node wiped cannot be read; what was read of it before counts");
+                    // With its stamp, so that it is read again.
+                    earlier.or_else(|| file.read.is_begun().then_some(file))
                 }
-            }
+            };
+            self.files.extend(kept.map(|file| (path, file)));
         }
     }
 }
@@ -432,6 +440,43 @@ mod tests {
         for number in [1, 5] {
             assert_eq!(two.look_anywhere(id(number)).await, again.look(id(number)));
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_of_another_node_counts_when_its_file_cannot_be_read_any_more() {
+        let folder = folder();
+        let one = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        let two = Tombstones::open(&folder.keyring(), "relay2:5061").expect("opened");
+        one.raise(id(1), tombstone()).await.expect("written");
+        assert!(two.look_beside(id(1)).await.is_some());
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let text = std::fs::read(&path).expect("read");
+        std::fs::remove_file(&path).expect("removed");
+        // Not even root reads a folder.
+        std::fs::create_dir(&path).expect("made");
+        for _ in 0..2 {
+            assert!(two.look_beside(id(1)).await.is_some());
+        }
+        std::fs::remove_dir(&path).expect("removed");
+        std::fs::write(&path, text).expect("written");
+        one.raise(id(2), tombstone()).await.expect("written");
+        assert!(two.look_beside(id(1)).await.is_some() && two.look_beside(id(2)).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_file_with_the_number_of_an_earlier_one_is_read_from_its_beginning() {
+        let folder = folder();
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let one = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        let two = Tombstones::open(&folder.keyring(), "relay2:5061").expect("opened");
+        one.raise(id(1), tombstone()).await.expect("written");
+        assert!(two.look_beside(id(1)).await.is_some());
+        // In place, and longer than it was.
+        let text = std::fs::read_to_string(&path).expect("read");
+        let of = |number| text.replace(&id(1).to_string(), &id(number).to_string());
+        std::fs::write(&path, of(2) + &of(3)).expect("written");
+        assert!(two.look_beside(id(2)).await.is_some() && two.look_beside(id(3)).await.is_some());
+        assert!(two.look_beside(id(1)).await.is_none(), "it is not in this one");
     }
 
     #[tokio::test]

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::CallOptions;
+use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::registrar;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
-use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 
@@ -21,6 +22,33 @@ async fn two_nodes(redis: &RedisServer) -> Result<(World, RelayProcess), Missed>
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;
     Ok((world, other))
+}
+
+/// What another node says when it has ended something of a node's.
+fn tells_ended(redis: &RedisServer, relay: &RelayProcess, id: &str) {
+    let node = format!("{}:{}", relay.setup().edge_ip, relay.setup().ports.edge);
+    redis.ask::<()>(redis::cmd("SADD").arg(format!("sipwake:ended:{node}")).arg(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_passed_through_and_is_another_nodes_by_now_is_let_go_of_and_not_erased() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let learned = phone.register_and_sleep(SOON).await?;
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    let record = format!("sipwake:i:{{{id}}}");
+    let is_stored = || async { redis.keys().contains(&record).then_some(()) };
+    world.until("its record", is_stored).await?;
+    tells_ended(&redis, &world.relay, &id);
+    let is_told = || async { redis.keys().iter().all(|key| !key.starts_with("sipwake:ended:")).then_some(()) };
+    world.until("a node that has heard it", is_told).await?;
+    world.await_metric("sipwake_push_registrations", 1.0).await?;
+    redis.ask::<()>(redis::cmd("HSET").arg(&record).arg("o").arg("elsewhere:5061#run"));
+    tells_ended(&redis, &world.relay, &id);
+    world.await_metric("sipwake_push_registrations", 0.0).await?;
+    assert!(redis.keys().contains(&record), "it is the other node's");
+    world.content()
 }
 
 #[tokio::test]

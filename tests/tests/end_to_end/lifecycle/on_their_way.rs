@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tests::api_client::{Answer, Instance};
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
 use tests::world::{SOON, TOKEN, World};
 use tokio::task::JoinSet;
 
@@ -154,6 +156,29 @@ async fn an_account_that_is_on_its_way_while_a_relay_starts_is_no_unknown_addres
     }
     assert_eq!(told.pop(), Some(504), "it is woken, and not waited for: {told:?}");
     assert!(told.iter().all(|status| *status == 503), "{told:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_lets_go_of_what_was_wiped_while_it_was_on_its_way_to_another() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let alice = world.enable().await?;
+    world.await_contacts(1).await?;
+    // The other node has claimed it, and none of its shards has it yet.
+    let record = Record::of(&redis, &alice);
+    let theirs = format!("{}:{}", other.setup().edge_ip, other.setup().ports.edge);
+    record.put_back_claimed(&redis, &theirs);
+    let answer = other.api().disable(&alice).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    record.put_back(&redis);
+    world.relay.terminate(SOON).await?;
+    world.await_contacts(0).await?;
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    assert_eq!(world.relay.log().matches("ended-elsewhere").count(), 1);
     Ok(())
 }
 

@@ -150,3 +150,25 @@ async fn a_wipe_for_an_owner_that_has_died_has_a_line_in_the_trail_and_one_recei
     let is_told = || async { (wiped(trails.path(), &instance.id, "disabled") == 1).then_some(()) };
     world.until("a line of it, once", is_told).await
 }
+
+#[tokio::test]
+async fn what_a_node_had_begun_to_wipe_when_it_died_for_good_is_gone_on_with_by_the_one_that_is_asked() -> Outcome {
+    let (mut redis, trails) = (RedisServer::start_durable(), Scratch::new());
+    let (world, other) = two_nodes(&redis, trails.path()).await?;
+    let instance = world.enable().await?;
+    redis.stop();
+    assert_eq!(world.api.disable(&instance).await?.status, 202);
+    world.relay.kill_9().await?;
+    redis.restart();
+    let there = other.api();
+    let look = || async { there.disable(&instance).await.ok().filter(|answer| answer.status == 200) };
+    let receipt = world.until("a receipt", look).await?.json();
+    assert_eq!((&receipt["instance"], &receipt["reason"]), (&json!(instance.id), &json!("disabled")));
+    let names_it = |key: &String| key.contains(&instance.id);
+    assert!(!redis.keys().iter().any(names_it), "nothing is left in the store");
+    assert_eq!(there.disable(&instance).await?.json(), receipt);
+    assert_eq!(there.read(&instance).await?.status, 404);
+    let stranger = tests::api_client::Instance { secret: "x".repeat(43), ..instance.clone() };
+    assert_eq!(there.disable(&stranger).await?.status, 401, "the receipt is its device's alone");
+    Ok(())
+}
