@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use super::{ClientOwner, Endpoint, Event, NewBinding, Source, Timer};
+use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
@@ -96,11 +96,11 @@ impl Endpoint {
         for name in
             before.into_iter().filter(|name| self.bindings.gruus.remove(&(name.clone(), binding))).collect::<Vec<_>>()
         {
-            self.core.event(Event::Name { name, given: false });
+            self.core.event(Event::Name { name: GivenName(name), given: false });
         }
         for name in after {
             if self.bindings.gruus.insert((name.clone(), binding)) {
-                self.core.event(Event::Name { name, given: true });
+                self.core.event(Event::Name { name: GivenName(name), given: true });
             }
         }
     }

@@ -290,6 +290,16 @@ impl DialogMark {
     }
 }
 
+/// A name that a registrar gave (RFC 5627). It holds an address of record, and prints none.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GivenName(pub Box<str>);
+
+impl fmt::Debug for GivenName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenName")
+    }
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
@@ -459,7 +469,7 @@ pub enum Event {
     /// is for it.
     Name {
         /// The name, in its canonical form.
-        name: Box<str>,
+        name: GivenName,
         /// Whether it was given.
         given: bool,
     },

@@ -88,9 +88,8 @@ impl<'a> Uri<'a> {
     /// The user of a SIP URI, also of one that breaks its grammar behind the user: what somebody has put onto an address of ours
     /// on the way does not hide whose it is.
     pub fn user_of(text: &'a str) -> Option<&'a str> {
-        let (scheme, rest) = text.split_once(':')?;
-        let known = scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips");
-        let user = rest.split_once('@').filter(|_| known)?.0;
+        let (_, rest) = text.split_once(':').filter(|_| Self::is_sip(text))?;
+        let user = rest.split_once('@')?.0;
         Some(user.split_once(':').map_or(user, |(user, _password)| user)).filter(|user| !user.is_empty())
     }
 
@@ -174,17 +173,24 @@ impl<'a> Uri<'a> {
     }
 }
 
-/// A user as it is compared: `%41` is `A` (RFC 3261 §19.1.4). One that is no text behind its escapes stays as it is.
+/// What stands for itself in a part of a URI, and for something else where it is escaped (RFC 3261 §25.1).
+const RESERVED: &[u8] = b";/?:@&=+$,%";
+
+/// The byte that an escape at the beginning stands for.
+fn escape(text: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = text else { return None };
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    Some((digit(high)? * 16 + digit(low)?) as u8)
+}
+
+/// A user as it is compared: `%41` is `A`, and what is reserved stays escaped (RFC 3261 §19.1.4). One that is no text then stays as it is.
 pub(crate) fn unescaped(user: &str) -> Cow<'_, str> {
     let Some(first) = memchr(b'%', user.as_bytes()) else { return Cow::Borrowed(user) };
     let (mut bytes, mut rest) = (user.as_bytes()[..first].to_vec(), &user.as_bytes()[first..]);
     while let Some((byte, behind)) = rest.split_first() {
-        let escaped = behind.first_chunk::<2>().filter(|_| *byte == b'%').and_then(|digits| {
-            let digit = |at: usize| char::from(digits[at]).to_digit(16);
-            Some((digit(0)? * 16 + digit(1)?) as u8)
-        });
-        bytes.push(escaped.unwrap_or(*byte));
-        rest = if escaped.is_some() { &behind[2..] } else { behind };
+        let plain = escape(rest).filter(|plain| !RESERVED.contains(plain));
+        bytes.push(plain.unwrap_or(*byte));
+        rest = if plain.is_some() { &behind[2..] } else { behind };
     }
     String::from_utf8(bytes).map_or(Cow::Borrowed(user), Cow::Owned)
 }
@@ -192,18 +198,15 @@ pub(crate) fn unescaped(user: &str) -> Cow<'_, str> {
 /// The characters of a part of a URI, an escape as what it stands for, unless that is reserved (RFC 3261 §19.1.4).
 fn units(text: &str) -> impl Iterator<Item = u16> {
     const ESCAPED: u16 = 0x100;
-    let bytes = text.as_bytes();
-    let mut at = 0;
+    let mut rest = text.as_bytes();
     std::iter::from_fn(move || {
-        let byte = *bytes.get(at)?;
-        let digit = |offset: usize| bytes.get(at + offset).and_then(|digit| char::from(*digit).to_digit(16));
-        let Some((high, low)) = digit(1).zip(digit(2)).filter(|_| byte == b'%') else {
-            at += 1;
-            return Some(byte.into());
+        let (byte, behind) = rest.split_first()?;
+        let Some(escaped) = escape(rest) else {
+            rest = behind;
+            return Some((*byte).into());
         };
-        at += 3;
-        let escaped = (high * 16 + low) as u8;
-        Some(if b";/?:@&=+$,%".contains(&escaped) { ESCAPED | u16::from(escaped) } else { escaped.into() })
+        rest = &behind[2..];
+        Some(if RESERVED.contains(&escaped) { ESCAPED | u16::from(escaped) } else { escaped.into() })
     })
 }
 
@@ -256,6 +259,7 @@ mod tests {
             ("alice", "alice"),
             ("%61lice", "alice"),
             ("a%6C%69ce%", "alice%"),
+            ("a%40b%3B%63", "a%40b%3Bc"),
             ("100%zz%4", "100%zz%4"),
             ("%ff", "%ff"),
             ("%C3%BC", "ü"),

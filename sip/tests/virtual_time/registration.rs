@@ -373,12 +373,13 @@ fn a_call_to_a_name_that_the_registrar_gave_finds_its_binding() {
     // Whoever divides requests among endpoints is told, until the binding is gone.
     let told = |world: &World| -> Vec<(String, bool)> {
         let names = world.events.iter().filter_map(|event| match event {
-            Event::Name { name, given } => Some((name.to_string(), *given)),
+            Event::Name { name, given } => Some((name.0.to_string(), *given)),
             _ => None,
         });
         names.collect()
     };
     assert_eq!(told(&world), [(gruu.to_owned(), true)]);
+    assert!(!format!("{:?}", world.events).contains(gruu), "it prints nowhere");
     assert_eq!(&*Endpoint::canonical_name("SIP:%61lice@Example.COM;gr=urn:uuid:x"), gruu);
     let instance = world.instance;
     world.input(Input::Release(instance));

@@ -363,7 +363,7 @@ fn event_kind(event: &Event) -> String {
         Event::DialogBegun { call, .. } => format!("dialog {call}"),
         Event::DialogEnded { by_device, .. } => format!("dialog ended {by_device}"),
         Event::InviteTransaction(change) => format!("invite {}", change.begun),
-        Event::Name { name, given } => format!("name {name} {given}"),
+        Event::Name { name, given } => format!("name {} {given}", name.0),
         Event::InviteRefused { status } => format!("refused {status}"),
         Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),

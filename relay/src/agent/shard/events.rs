@@ -121,7 +121,7 @@ impl Shard {
                 EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
                 EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
             }),
-            Event::Name { name, given } => self.shared.shards.names.note(self.index, &name, given),
+            Event::Name { name, given } => self.shared.shards.names.note(self.index, &name.0, given),
             Event::InviteTransaction(change) => self.shared.shards.invites.note(self.index, &change),
             Event::InviteRefused { status } => self.shared.metrics.invite(match status {
                 404 => InviteOutcome::Unknown,
