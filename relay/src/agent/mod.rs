@@ -214,7 +214,7 @@ impl Shards {
 
     /// The shard of what a registrar has named.
     fn named(&self, request: &Message) -> Option<usize> {
-        self.names.find(&Endpoint::canonical_name(request.request_uri()?))
+        self.names.find(&Endpoint::canonical_name(request.request_uri()?).0)
     }
 
     /// Tells a shard: at once, and where it has no room, when it has. So no connection that waits has room in its future for what it

@@ -28,7 +28,7 @@ pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
 pub(super) struct Bindings {
     rows: HashMap<BindingId, Box<Registration>>,
     /// GRUUs of bindings (RFC 5627), in their canonical form; empty where no registrar gives any.
-    gruus: BTreeSet<(Box<str>, BindingId)>,
+    gruus: BTreeSet<(GivenName, BindingId)>,
     /// How many registrations there have been, for Call-IDs that no earlier one had.
     generation: u32,
     /// Another relay registers them from now on.
@@ -65,26 +65,26 @@ impl Bindings {
     fn named(&self, request_uri: &str) -> impl Iterator<Item = BindingId> {
         let (gruu, lowest) = (canonical(request_uri), BindingId::from_bytes([0; 16]));
         let named = self.gruus.range((gruu.clone(), lowest)..);
-        named.take_while(move |(name, _)| **name == *gruu).map(|(_, binding)| *binding)
+        named.take_while(move |(name, _)| *name == gruu).map(|(_, binding)| *binding)
     }
 }
 
 /// A name as it is compared: scheme and host in lower case, its user without escapes (RFC 3261 §19.1.4); what stands behind them as it is.
-fn canonical(uri: &str) -> Box<str> {
-    let Some((scheme, rest)) = uri.split_once(':') else { return uri.into() };
+fn canonical(uri: &str) -> GivenName {
+    let Some((scheme, rest)) = uri.split_once(':') else { return GivenName(uri.into()) };
     let (user, rest) = rest.split_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
     let (host, behind) = rest.split_at(rest.find([';', '?']).unwrap_or(rest.len()));
     let (scheme, host) = (scheme.to_ascii_lowercase(), host.to_ascii_lowercase());
-    match user {
+    let name = match user {
         Some(user) => format!("{scheme}:{}@{host}{behind}", unescaped(user)),
         None => format!("{scheme}:{host}{behind}"),
-    }
-    .into()
+    };
+    GivenName(name.into())
 }
 
 impl Endpoint {
     /// The form in which [`Event::Name`] tells of what a registrar has named.
-    pub fn canonical_name(request_uri: &str) -> Box<str> {
+    pub fn canonical_name(request_uri: &str) -> GivenName {
         canonical(request_uri)
     }
 
@@ -93,14 +93,14 @@ impl Endpoint {
         let after = self.bindings.get(binding).map(|registration| registration.gruus()).unwrap_or_default();
         let names = |gruus: &[Box<str>]| gruus.iter().map(|gruu| canonical(gruu)).collect::<Vec<_>>();
         let (before, after) = (names(before), names(after));
-        for name in
-            before.into_iter().filter(|name| self.bindings.gruus.remove(&(name.clone(), binding))).collect::<Vec<_>>()
-        {
-            self.core.event(Event::Name { name: GivenName(name), given: false });
+        for name in before {
+            if self.bindings.gruus.remove(&(name.clone(), binding)) {
+                self.core.event(Event::Name { name, given: false });
+            }
         }
         for name in after {
             if self.bindings.gruus.insert((name.clone(), binding)) {
-                self.core.event(Event::Name { name: GivenName(name), given: true });
+                self.core.event(Event::Name { name, given: true });
             }
         }
     }

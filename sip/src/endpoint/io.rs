@@ -291,7 +291,7 @@ impl DialogMark {
 }
 
 /// A name that a registrar gave (RFC 5627). It holds an address of record, and prints none.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GivenName(pub Box<str>);
 
 impl fmt::Debug for GivenName {
