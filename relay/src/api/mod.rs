@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method};
@@ -319,9 +320,9 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
     let method = request.method();
-    let ends_connection = Endpoint::ALL
-        .iter()
-        .any(|endpoint| endpoint.ends_connection() && endpoint.template() == route && endpoint.method() == method);
+    let asked = Endpoint::ALL.iter().find(|endpoint| endpoint.template() == route && endpoint.method() == method);
+    // What is sent to a place that there is not may be an account.
+    let ends_connection = asked.map_or(!request.body().is_end_stream(), |endpoint| endpoint.ends_connection());
     let by = request.method().clone();
     let (mut response, id) = match request.extensions().get::<BadHost>() {
         None => request_id::numbered(request, next).await,

@@ -1,11 +1,13 @@
 //! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
 //!
 //! A handler finds who is asking in the extension [`Peer`], and [`BadHost`] on a request without its host, and ends the connection after its answer by putting
-//! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed.
+//! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body that its
+//! client gives up ends its connection likewise.
 //!
 //! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
-//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that. A
-//! request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`].
+//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; and one that is to end, while
+//! its peer is silent, after [`LINGER`] to twice that. A request that is being served when the drain begins is answered, within
+//! [`DRAIN_TIMEOUT`].
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,11 +30,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, interval, sleep, timeout};
+use tokio::time::{Instant, Sleep, interval, sleep, timeout};
 use tower::Service as _;
 
 use super::drain::Drain;
 use super::listen::{Accepted, Listener};
+use super::progress::{InMotion, Progress};
 use super::tls::ACME_PROTOCOL;
 
 /// The application protocols that a listener served here offers, best first.
@@ -45,6 +48,9 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 pub const IDLE_CHECK: Duration = Duration::from_secs(30);
 /// What the requests being served get to end in when the drain begins; then they are cut off.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that is to end, and on which nothing is served, nothing comes and nothing more can be sent for as long, is cut off: its
+/// peer may have lost its network, and will not say that it has seen the end.
+pub const LINGER: Duration = Duration::from_secs(2);
 /// HTTP/2 peers are asked for a sign of life this often.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// And closed when it takes longer than this.
@@ -94,11 +100,15 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
         Some(b"h2") => builder().http2_only(),
         _ => builder().http1_only(),
     };
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(accepted.stream), service));
+    let progress = Progress::default();
+    let stream = TokioIo::new(InMotion::new(accepted.stream, progress.clone()));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let mut looks = interval(IDLE_CHECK);
     looks.tick().await;
     let mut started = 0;
     let mut ending = false;
+    let mut moved = 0;
+    let mut linger = std::pin::pin!(sleep(LINGER));
     loop {
         let end = tokio::select! {
             ended = connection.as_mut() => {
@@ -113,9 +123,15 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
                 if quiet && ending { return }
                 quiet
             }
+            () = linger.as_mut(), if ending => {
+                if !life.is_serving() && !progress.has_moved_since(&mut moved) { return }
+                linger.as_mut().reset(Instant::now() + LINGER);
+                false
+            }
         };
         if end && !ending {
             ending = true;
+            linger.as_mut().reset(Instant::now() + LINGER);
             connection.as_mut().graceful_shutdown();
         }
     }
@@ -145,7 +161,7 @@ async fn answer(
     peer: Peer,
     life: Arc<Life>,
 ) -> Result<Response<Body>, Infallible> {
-    let _request = life.begin();
+    let mut served = life.begin(!request.body().is_end_stream());
     let version = request.version();
     let mut request = request.map(Timed::body);
     request.extensions_mut().insert(peer);
@@ -154,6 +170,7 @@ async fn answer(
     }
     let mut router = router;
     let Ok(mut response) = router.call(request).await;
+    served.is_answered = true;
     if response.extensions_mut().remove::<EndConnection>().is_some() {
         if version == Version::HTTP_2 {
             life.end.notify_one();
@@ -189,9 +206,14 @@ struct Life {
 
 impl Life {
     /// A request begins; it is finished when the guard is dropped, also when the peer gave it up.
-    fn begin(&self) -> Served<'_> {
+    fn begin(&self, has_body: bool) -> Served<'_> {
         self.started.fetch_add(1, Ordering::Relaxed);
-        Served(self)
+        Served { life: self, has_body, is_answered: false }
+    }
+
+    /// Whether a request is being served.
+    fn is_serving(&self) -> bool {
+        self.started.load(Ordering::Relaxed) != self.finished.load(Ordering::Relaxed)
     }
 
     /// Whether no request is being served and none began since the last look.
@@ -205,11 +227,19 @@ impl Life {
 }
 
 /// A request being served; dropped when it is over.
-struct Served<'a>(&'a Life);
+struct Served<'a> {
+    life: &'a Life,
+    has_body: bool,
+    is_answered: bool,
+}
 
 impl Drop for Served<'_> {
     fn drop(&mut self) {
-        self.0.finished.fetch_add(1, Ordering::Relaxed);
+        self.life.finished.fetch_add(1, Ordering::Relaxed);
+        if self.has_body && !self.is_answered {
+            // What came of its body lies in the connection's buffers.
+            self.life.end.notify_one();
+        }
     }
 }
 

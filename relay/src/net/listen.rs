@@ -4,7 +4,8 @@
 //! once, before a byte is read.
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
-//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); a handshake of TLS ends within
+//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); of the handshakes, whoever has most gives way (see
+//! [`super::handshakes`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
@@ -157,19 +158,28 @@ impl Acceptor {
             let Ok(local) = stream.local_addr() else { return };
             // A connection works without it, only slower.
             let _ = stream.set_nodelay(true);
-            let stream = match security {
-                Security::Plain => Some(Stream::plain(stream, Some(slot))),
-                Security::Tls(config) => handshake(config, stream, peer, slot, &*slots.observe).await,
-                Security::WebSocket(config) => match handshake(config, stream, peer, slot, &*slots.observe).await {
-                    Some(stream) => upgraded(stream, peer).await,
-                    None => None,
-                },
+            let ready = async {
+                let stream = match security {
+                    Security::Plain => Some(Stream::plain(stream, Some(slot))),
+                    Security::Tls(config) => handshake(config, stream, peer, slot, &*slots.observe).await,
+                    Security::WebSocket(config) => match handshake(config, stream, peer, slot, &*slots.observe).await {
+                        Some(stream) => upgraded(stream, peer).await,
+                        None => None,
+                    },
+                };
+                let Some(stream) = stream else { return };
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                // An error means that the listener is gone, and the stream goes with it.
+                let _ = sender.send(Accepted { stream, peer, local }).await;
             };
-            let Some(stream) = stream else { return };
-            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            // An error means that the listener is gone, and the stream goes with it.
-            let _ = sender.send(Accepted { stream, peer, local }).await;
-            drop(waiting);
+            tokio::select! {
+                biased;
+                () = ready => {}
+                () = waiting.given_way() => {
+                    (slots.observe)(ListenerEvent::Limited);
+                    tracing::debug!(event = "handshake-gave-way", %peer, "closed: its handshake gave way to another network's");
+                }
+            }
         });
     }
 }

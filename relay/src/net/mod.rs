@@ -6,9 +6,11 @@
 
 pub mod dial;
 pub mod drain;
+mod handshakes;
 pub mod https;
 pub mod listen;
 mod naptr;
+mod progress;
 pub mod reach;
 pub mod resolve;
 mod slots;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use super::handshakes::{Handshakes, Place, as_one_peer};
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,7 +20,7 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one peer: above it only that peer is closed.
     pub connections_per_peer: usize,
-    /// Unfinished handshakes in all.
+    /// Unfinished handshakes in all: with a further one the oldest of whoever has most is closed, or the newcomer where nobody has more.
     pub handshakes: usize,
     /// Unfinished handshakes of one peer.
     pub handshakes_per_peer: usize,
@@ -49,7 +51,7 @@ pub enum ListenerEvent {
     HandshakeFailed,
     /// The peer was too slow.
     HandshakeTimedOut,
-    /// A connection was closed at once: over a limit.
+    /// A connection was closed: over a limit, or its handshake has given way to another network's.
     Limited,
 }
 
@@ -64,7 +66,7 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct Counts {
     connections: Count,
-    handshakes: Count,
+    handshakes: Handshakes,
 }
 
 impl Slots {
@@ -108,71 +110,59 @@ impl Count {
 pub(super) struct Slot {
     slots: Arc<Slots>,
     peer: IpAddr,
-    of: Of,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Of {
-    Connections,
-    Handshakes,
+/// A slot among the unfinished handshakes; given back when dropped.
+pub(super) struct Waiting {
+    slots: Arc<Slots>,
+    place: Place,
 }
 
 impl Slot {
     /// A slot for the connection and one for its handshake; `None` when a limit is reached.
-    pub(super) fn take(slots: &Arc<Slots>, peer: IpAddr, limits: Limits) -> Option<(Self, Self)> {
-        let peer = as_one_peer(peer);
+    pub(super) fn take(slots: &Arc<Slots>, address: IpAddr, limits: Limits) -> Option<(Self, Waiting)> {
+        let peer = as_one_peer(address);
         let mut counts = slots.counts();
-        let room = counts.connections.has_room(peer, limits.connections, limits.connections_per_peer)
-            && counts.handshakes.has_room(peer, limits.handshakes, limits.handshakes_per_peer);
-        if !room {
+        if !counts.connections.has_room(peer, limits.connections, limits.connections_per_peer) {
             return None;
         }
+        let place = counts.handshakes.take(address, limits.handshakes, limits.handshakes_per_peer)?;
         counts.connections.add(peer);
-        counts.handshakes.add(peer);
         drop(counts);
         (slots.observe)(ListenerEvent::Opened);
-        let slot = |of| Self { slots: slots.clone(), peer, of };
-        Some((slot(Of::Connections), slot(Of::Handshakes)))
+        Some((Self { slots: slots.clone(), peer }, Waiting { slots: slots.clone(), place }))
+    }
+}
+
+impl Waiting {
+    /// Another handshake has this slot.
+    pub(super) async fn given_way(&self) {
+        self.place.given_way().await;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        match self.of {
-            Of::Connections => {
-                self.slots.counts().connections.remove(self.peer);
-                (self.slots.observe)(ListenerEvent::Closed);
-            }
-            Of::Handshakes => self.slots.counts().handshakes.remove(self.peer),
-        }
+        self.slots.counts().connections.remove(self.peer);
+        (self.slots.observe)(ListenerEvent::Closed);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.slots.counts().handshakes.end(&self.place);
     }
 }
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("peer", &self.peer).field("of", &self.of).finish()
-    }
-}
-
-/// An IPv6 peer is its /64: one subscriber has them all.
-fn as_one_peer(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => IpAddr::V4(ip),
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX))),
+        f.debug_struct("Slot").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_subscriber_with_a_whole_ipv6_network_is_one_peer() {
-        let one = |text: &str| as_one_peer(text.parse().unwrap());
-        assert_eq!(one("2001:db8:1:2::1"), one("2001:db8:1:2:ffff::9"));
-        assert_ne!(one("2001:db8:1:2::1"), one("2001:db8:1:3::1"));
-        assert_eq!(one("::ffff:192.0.2.1"), one("192.0.2.1"));
-    }
 
     #[test]
     fn a_slot_given_back_is_free_and_leaves_no_trace() {

@@ -19,10 +19,12 @@ use relay::net::https::{self, EndConnection, Peer};
 use relay::net::listen::{Limits, Listener, Security};
 use relay::net::stream::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::authority::{Authority, Kind};
 
@@ -56,11 +58,12 @@ async fn server() -> Server {
     let listener = bind.await.unwrap();
     let address = listener.local_address();
     let gate = Arc::new(Gate { entered: Semaphore::new(0), open: Semaphore::new(0) });
-    let passing = gate.clone();
+    let passing = [gate.clone(), gate.clone()];
+    let [got, posted] = passing;
     let router = Router::new()
         .route("/peer", get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }))
         .route("/end", get(|| async { (Extension(EndConnection), "bye").into_response() }))
-        .route("/slow", get(move || slow(passing.clone())))
+        .route("/slow", get(move || slow(got.clone())).post(move |_: AxumBytes| slow(posted.clone())))
         .route("/length", post(|body: AxumBytes| async move { body.len().to_string() }));
     let task = tokio::spawn(https::serve(listener, router, drain));
     Server { authority, address, trigger, task, gate }
@@ -77,6 +80,12 @@ impl Server {
     }
 
     async fn http2(&self) -> (http2::SendRequest<Full<Bytes>>, JoinHandle<()>) {
+        let stream = TokioIo::new(self.stream_for_http2().await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        (sender, tokio::spawn(async move { drop(connection.await) }))
+    }
+
+    async fn stream_for_http2(&self) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         let pem = std::fs::read(&self.authority.ca).unwrap();
         use rustls_pki_types::pem::PemObject;
@@ -88,12 +97,11 @@ impl Server {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let tcp = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let tcp = TcpStream::connect(self.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        (sender, tokio::spawn(async move { drop(connection.await) }))
+        stream
     }
 }
 
@@ -139,6 +147,32 @@ async fn an_answer_that_ends_its_connection_arrives_whole_and_is_the_last() {
     timeout(SOON, connection).await.expect("closed by the server").unwrap();
     let (mut again, _again) = server.http2().await;
     assert!(again.send_request(get_request("/peer")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_say_that_it_saw_the_end_is_cut_off() {
+    let server = server().await;
+    let mut stream = server.stream_for_http2().await;
+    // The preface, SETTINGS, and HEADERS of `GET https://localhost/end`; from here on it reads, and says nothing (RFC 9113 §3.4, §6).
+    let fields = b"\x82\x87\x04\x04/end\x01\x09localhost";
+    let headers = [&[0, 0, u8::try_from(fields.len()).unwrap(), 1, 5, 0, 0, 0, 1], &fields[..]].concat();
+    let request = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0, 0, 0, 4, 0, 0, 0, 0, 0][..], &headers].concat();
+    stream.write_all(&request).await.unwrap();
+    let mut answer = Vec::new();
+    let read = timeout(2 * https::LINGER + SOON, stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "the server holds on to it, and to what was sent on it");
+    assert!(answer.windows(3).any(|bytes| bytes == b"bye"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_that_its_client_gives_up_ends_its_connection() {
+    let server = server().await;
+    let (mut two, connection) = server.http2().await;
+    let request = Request::post("https://localhost/slow").body(Full::from("an account")).unwrap();
+    let asked = tokio::spawn(two.send_request(request));
+    let _entered = timeout(SOON, server.gate.entered.acquire()).await.expect("entered in time");
+    asked.abort();
+    timeout(SOON, connection).await.expect("closed by the server").unwrap();
 }
 
 #[tokio::test]

@@ -106,6 +106,23 @@ async fn a_client_that_says_nothing_is_closed_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_few_that_keep_all_handshakes_waiting_shut_nobody_out() {
+    let authority = Authority::new();
+    let limits = Limits { handshakes: 8, handshakes_per_peer: 4, ..Limits::DEVICES };
+    let (mut listener, _trigger) = bind(tls(&authority), limits).await;
+    let address = listener.local_address();
+    let mut silent = Vec::new();
+    for n in 0..8 {
+        silent.push(from(&format!("127.0.0.{}:0", 11 + n / 4), address).await);
+    }
+    let client = authority.client();
+    let (dialled, accepted) =
+        tokio::join!(dial::tls(address, &client, "localhost"), async { accept(&mut listener).await });
+    assert!(dialled.is_ok() && accepted.stream.is_tls());
+    assert!(is_closed(&mut silent[0]).await, "it has given way");
+}
+
+#[tokio::test]
 async fn a_peer_over_its_share_is_closed_and_another_peer_is_not() {
     let limits = Limits { connections_per_peer: 2, ..Limits::DEVICES };
     let (mut listener, _trigger) = bind(Security::Plain, limits).await;

@@ -1,0 +1,249 @@
+//! The unfinished handshakes of a listener, and which gives way when they are as many as may be.
+//!
+//! ```text
+//! one more ─┬─ its peer has its share ───────────────────────────────────── refused
+//!           ├─ there is room ────────────────────────────────────────────── waits
+//!           ├─ a network holds more than its own will ───────────────────── waits, in place of one of the network that holds most
+//!           ├─ within its own network a peer holds more than its own will ─ waits, in place of one of the peer that holds most
+//!           └─ nobody does ──────────────────────────────────────────────── refused
+//! ```
+//!
+//! So a few that let all places wait take none from the others; and where many peers come at once, as after an outage, those that have
+//! begun are not driven out by those that follow.
+//!
+//! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. What gives way is the oldest of the peer
+//! that holds most; and who gives way has no fewer afterwards than whom it gives way to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+/// The unfinished handshakes.
+#[derive(Debug, Default)]
+pub(super) struct Handshakes {
+    all: usize,
+    networks: BTreeMap<IpAddr, Network>,
+    /// How many each network has, the fewest first.
+    sizes: BTreeSet<(usize, IpAddr)>,
+    next: u64,
+}
+
+/// Those of one network.
+#[derive(Debug, Default)]
+struct Network {
+    all: usize,
+    /// Those of each peer, the oldest first.
+    peers: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
+    /// How many each peer has, the fewest first.
+    sizes: BTreeSet<(usize, IpAddr)>,
+}
+
+/// The place of one unfinished handshake.
+#[derive(Debug)]
+pub(super) struct Place {
+    number: u64,
+    peer: IpAddr,
+    gives_way: Arc<Notify>,
+}
+
+impl Place {
+    /// Another one has this place.
+    pub(super) async fn given_way(&self) {
+        self.gives_way.notified().await;
+    }
+}
+
+impl Handshakes {
+    /// A place for one more of `peer`; `None` when its share or all places are taken.
+    pub(super) fn take(&mut self, peer: IpAddr, all: usize, per_peer: usize) -> Option<Place> {
+        let peer = as_one_peer(peer);
+        if self.networks.get(&network_of(peer)).is_some_and(|network| network.of(peer) >= per_peer) {
+            return None;
+        }
+        if self.all >= all {
+            let oldest = self.oldest_that_gives_way_to(peer)?;
+            if let Some(gives_way) = self.remove(oldest.0, oldest.1) {
+                gives_way.notify_one();
+            }
+        }
+        let place = Place { number: self.next, peer, gives_way: Arc::default() };
+        self.next += 1;
+        self.add(&place);
+        Some(place)
+    }
+
+    /// A handshake is over. One that has given way is not here any more.
+    pub(super) fn end(&mut self, place: &Place) {
+        self.remove(place.peer, place.number);
+    }
+
+    fn oldest_that_gives_way_to(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
+        let own = self.networks.get(&network_of(peer));
+        let has = own.map_or(0, |network| network.all);
+        let &(most, largest) = self.sizes.last()?;
+        if most > has + 1 {
+            return self.networks.get(&largest)?.oldest_of_most();
+        }
+        let own = own?;
+        let &(most, _) = own.sizes.last()?;
+        own.oldest_of_most().filter(|_| most > own.of(peer) + 1)
+    }
+
+    fn add(&mut self, place: &Place) {
+        let key = network_of(place.peer);
+        let network = self.networks.entry(key).or_default();
+        self.sizes.remove(&(network.all, key));
+        network.add(place);
+        self.sizes.insert((network.all, key));
+        self.all += 1;
+    }
+
+    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<Arc<Notify>> {
+        let key = network_of(peer);
+        let network = self.networks.get_mut(&key)?;
+        let before = network.all;
+        let removed = network.remove(peer, number)?;
+        self.sizes.remove(&(before, key));
+        match network.all {
+            0 => drop(self.networks.remove(&key)),
+            all => drop(self.sizes.insert((all, key))),
+        }
+        self.all -= 1;
+        Some(removed)
+    }
+}
+
+impl Network {
+    /// How many a peer has.
+    fn of(&self, peer: IpAddr) -> usize {
+        self.peers.get(&peer).map_or(0, BTreeMap::len)
+    }
+
+    fn oldest_of_most(&self) -> Option<(IpAddr, u64)> {
+        let &(_, peer) = self.sizes.last()?;
+        let (&number, _) = self.peers.get(&peer)?.first_key_value()?;
+        Some((peer, number))
+    }
+
+    fn add(&mut self, place: &Place) {
+        let waiting = self.peers.entry(place.peer).or_default();
+        self.sizes.remove(&(waiting.len(), place.peer));
+        waiting.insert(place.number, place.gives_way.clone());
+        self.sizes.insert((waiting.len(), place.peer));
+        self.all += 1;
+    }
+
+    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<Arc<Notify>> {
+        let waiting = self.peers.get_mut(&peer)?;
+        let before = waiting.len();
+        let removed = waiting.remove(&number)?;
+        self.sizes.remove(&(before, peer));
+        match waiting.len() {
+            0 => drop(self.peers.remove(&peer)),
+            left => drop(self.sizes.insert((left, peer))),
+        }
+        self.all -= 1;
+        Some(removed)
+    }
+}
+
+/// An IPv6 peer is its /64: one subscriber has them all.
+pub(super) fn as_one_peer(ip: IpAddr) -> IpAddr {
+    masked(ip, 32, 64)
+}
+
+/// What one holder of addresses has, as a rule.
+fn network_of(ip: IpAddr) -> IpAddr {
+    masked(ip, 24, 48)
+}
+
+fn masked(ip: IpAddr, v4: u32, v6: u32) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) & !(u32::MAX.checked_shr(v4).unwrap_or(0)))),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !(u128::MAX.checked_shr(v6).unwrap_or(0)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const ALL: usize = 64;
+    const PER_PEER: usize = 16;
+
+    fn take(handshakes: &mut Handshakes, peer: &str) -> Option<Place> {
+        let place = handshakes.take(peer.parse().unwrap(), ALL, PER_PEER);
+        assert!(handshakes.all <= ALL);
+        assert_eq!(handshakes.all, handshakes.networks.values().map(|network| network.all).sum::<usize>());
+        assert_eq!(handshakes.sizes.len(), handshakes.networks.len());
+        for network in handshakes.networks.values() {
+            assert_eq!(network.all, network.peers.values().map(BTreeMap::len).sum::<usize>());
+            assert_eq!(network.sizes.len(), network.peers.len());
+        }
+        place
+    }
+
+    fn has_given_way(place: &Place) -> bool {
+        place.given_way().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_few_that_hold_all_places_shut_nobody_else_out() {
+        for (theirs, other) in [
+            ("198.51.100.{}", "192.0.2.1"),
+            ("198.51.100.{}", "198.51.100.99"),
+            ("2001:db8:7:{}::1", "192.0.2.1"),
+            ("2001:db8:7:{}::1", "2001:db8:7:ff::1"),
+        ] {
+            let mut handshakes = Handshakes::default();
+            let held: Vec<_> = (0..ALL)
+                .map(|n| take(&mut handshakes, &theirs.replace("{}", &(n / PER_PEER).to_string())).unwrap())
+                .collect();
+            let phone = take(&mut handshakes, other).expect("a place for another");
+            let gone: Vec<_> = held.iter().map(has_given_way).collect();
+            assert_eq!(gone.iter().filter(|gone| **gone).count(), 1);
+            assert!(gone.iter().step_by(PER_PEER).any(|gone| *gone), "the oldest of its peer: {gone:?}");
+            assert!(!has_given_way(&phone));
+            for place in held.iter().chain([&phone]) {
+                handshakes.end(place);
+            }
+            assert!(handshakes.all == 0 && handshakes.networks.is_empty() && handshakes.sizes.is_empty(), "no trace");
+        }
+    }
+
+    #[test]
+    fn who_has_begun_is_not_driven_out_by_as_many_that_follow() {
+        let mut handshakes = Handshakes::default();
+        let first: Vec<_> = (0..ALL).map(|n| take(&mut handshakes, &format!("10.{n}.0.1")).unwrap()).collect();
+        for n in 0..ALL {
+            assert!(take(&mut handshakes, &format!("10.{n}.0.2")).is_none(), "their own network has as many");
+            assert!(take(&mut handshakes, &format!("11.{n}.0.2")).is_none(), "nobody has more than one");
+        }
+        assert!(first.iter().all(|place| !has_given_way(place)));
+    }
+
+    #[test]
+    fn many_addresses_of_one_network_are_one_holder_to_the_others() {
+        let mut handshakes = Handshakes::default();
+        let held: Vec<_> = (0..ALL).map(|n| take(&mut handshakes, &format!("2001:db8:7:{n:x}::1")).unwrap()).collect();
+        for n in 0..ALL / 2 - 1 {
+            assert!(take(&mut handshakes, &format!("192.0.2.{}", n % 4)).is_some(), "{n}");
+        }
+        assert_eq!(held.iter().filter(|place| has_given_way(place)).count(), ALL / 2 - 1);
+    }
+
+    #[test]
+    fn one_peer_has_its_share_and_no_more() {
+        let mut handshakes = Handshakes::default();
+        for n in 0..PER_PEER {
+            assert!(take(&mut handshakes, &format!("2001:db8:1:2::{n:x}")).is_some());
+        }
+        assert!(take(&mut handshakes, "2001:db8:1:2:ffff::9").is_none(), "a subscriber has a whole /64");
+        assert!(take(&mut handshakes, "2001:db8:1:3::1").is_some());
+        assert_eq!(as_one_peer("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
+    }
+}
