@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, Identifier, KeyAuthorization, NewOrder, Order,
+    Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, KeyAuthorization, NewOrder, Order,
     OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -55,14 +55,18 @@ async fn resumed(
     files: &Files,
 ) -> Result<Option<(Order, Zeroizing<String>)>, AcmeError> {
     let Some(Begun { url, key }) = files.begun(account.id(), names) else { return Ok(None) };
-    match account.order(url).await.map_err(AcmeError::Ca) {
-        Ok(mut order) if order.state().status != OrderStatus::Invalid => Ok(Some((order, key))),
-        Err(error) if !error.ends_order() => Err(error),
-        _ => {
-            files.forget_order()?;
-            Ok(None)
-        }
+    let order = match account.order(url).await.map_err(AcmeError::Ca) {
+        Ok(order) => Some(order),
+        Err(error) if error.ends_order() => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(mut order) = order
+        && order.state().status != OrderStatus::Invalid
+    {
+        return Ok(Some((order, key)));
     }
+    files.forget_order()?;
+    Ok(None)
 }
 
 async fn begun(account: &Account, names: &[String], files: &Files) -> Result<(Order, Zeroizing<String>), AcmeError> {
