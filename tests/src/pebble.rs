@@ -65,6 +65,14 @@ impl Pebble {
     /// # Errors
     /// [`Missed`] when it is not installed.
     pub async fn start(places: Places, authority: &Authority, dns: SocketAddr) -> Result<Self, Missed> {
+        Self::refusing(places, authority, dns, 5).await
+    }
+
+    /// Likewise; it takes so many of a hundred nonces for bad.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn refusing(places: Places, authority: &Authority, dns: SocketAddr, nonces: u8) -> Result<Self, Missed> {
         let scratch = Scratch::new();
         let issued = authority.loopback();
         let Places { acme, management, tls, http } = places;
@@ -81,8 +89,8 @@ impl Pebble {
         let config: PathBuf = scratch.file("pebble.json", config.to_string());
         let mut command = Command::new("pebble");
         command.arg("-config").arg(config).args(["-strict", "-dnsserver", &dns.to_string()]);
-        // Without the pauses that it makes to be a bad CA; the refused nonces stay.
-        command.env("PEBBLE_VA_NOSLEEP", "1");
+        // Without the pauses that it makes to be a bad CA.
+        command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", nonces.to_string());
         let child = Child::spawn(command, PACKAGE)?;
         child.await_line("Listening on: 127.0.0.1", START_WITHIN).await?;
         Ok(Self { child, places, authority: authority.clone(), _scratch: scratch })

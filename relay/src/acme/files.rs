@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `account.json` | the account at the CA, with its key |
+//! | `order.json` | an order that was begun, with the key that its certificate is for; gone when that is there |
 //! | `certificate.pem` | the chain in use, leaf first |
 //! | `certificate.key` | its key |
 //!
@@ -17,7 +18,8 @@ use std::time::{Duration, SystemTime};
 
 use instant_acme::{Account, AccountCredentials, NewAccount};
 use rcgen::{CertificateParams, DnType, KeyPair};
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::AcmeError;
 use super::http::Client;
@@ -27,6 +29,23 @@ use crate::net::tls::{ServerTls, web_client};
 /// How long what stands in for a certificate says that it has been valid, and is.
 const PAST: Duration = Duration::from_secs(30 * 86_400);
 const FUTURE: Duration = Duration::from_secs(86_400);
+
+/// An order that was begun.
+pub(super) struct Begun {
+    /// Where it is at the CA.
+    pub(super) url: String,
+    /// The key that its certificate is for, in PEM.
+    pub(super) key: Zeroizing<String>,
+}
+
+/// An order as it is kept; it is that of one account, for these names.
+#[derive(Serialize, Deserialize)]
+struct KeptOrder {
+    account: String,
+    names: Vec<String>,
+    url: String,
+    key: String,
+}
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -104,7 +123,34 @@ impl Files {
 
     /// The CA knows the account no more: the next order makes one.
     pub(super) fn forget_account(&self) -> io::Result<()> {
-        match fs::remove_file(self.0.join("account.json")) {
+        self.remove("account.json")
+    }
+
+    /// The order that this account has begun for these names.
+    pub(super) fn begun(&self, account: &str, names: &[String]) -> Option<Begun> {
+        let text = fs::read_to_string(self.0.join("order.json")).map(Zeroizing::new).ok()?;
+        let KeptOrder { account: of, names: for_names, url, key } = serde_json::from_str(&text).ok()?;
+        let begun = Begun { url, key: Zeroizing::new(key) };
+        (of == account && for_names == names).then_some(begun)
+    }
+
+    /// Keeps it.
+    pub(super) fn keep_begun(&self, account: &str, names: &[String], begun: &Begun) -> io::Result<()> {
+        let (account, names, url) = (account.to_owned(), names.to_vec(), begun.url.clone());
+        let mut kept = KeptOrder { account, names, url, key: (*begun.key).clone() };
+        let text = serde_json::to_string(&kept).map(Zeroizing::new).map_err(io::Error::other);
+        kept.key.zeroize();
+        let file = self.0.join("order.json");
+        fs::rename(written(&file, text?.as_bytes())?, file)
+    }
+
+    /// It is over: the next one is a new one.
+    pub(super) fn forget_order(&self) -> io::Result<()> {
+        self.remove("order.json")
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.0.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -156,6 +202,25 @@ mod tests {
         files.prepare(&names).unwrap();
         assert!(ServerTls::load(&chain, &key).is_ok() && fs::read(&chain).unwrap() != first);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_order_is_gone_on_with_by_its_own_account_and_for_its_own_names() {
+        let folder = std::env::temp_dir().join(format!("sipwake-acme-order-{}", std::process::id()));
+        let (files, names) = (Files::new(&folder), ["relay.example.net".to_owned()]);
+        files.prepare(&names).unwrap();
+        assert!(files.begun("https://ca/account/1", &names).is_none());
+        let begun = Begun { url: "https://ca/order/1".to_owned(), key: Zeroizing::new("a key".to_owned()) };
+        files.keep_begun("https://ca/account/1", &names, &begun).unwrap();
+        let found = files.begun("https://ca/account/1", &names).expect("it was kept");
+        assert_eq!((found.url, found.key), (begun.url, begun.key));
+        assert!(files.begun("https://ca/account/2", &names).is_none());
+        assert!(files.begun("https://ca/account/1", &["other.example.net".to_owned()]).is_none());
+        assert_eq!(fs::metadata(folder.join("order.json")).unwrap().permissions().mode() & 0o777, 0o600);
+        files.forget_order().unwrap();
+        files.forget_order().unwrap();
+        assert!(files.begun("https://ca/account/1", &names).is_none());
         fs::remove_dir_all(&folder).unwrap();
     }
 }

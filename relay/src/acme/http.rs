@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderValue};
+use hyper::header::{HOST, HeaderValue, RETRY_AFTER};
+use hyper::http::response::Parts;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
@@ -25,6 +26,9 @@ use tokio_rustls::TlsConnector;
 const WITHIN: Duration = Duration::from_secs(30);
 /// The longest answer, in bytes.
 const LONGEST: usize = 1024 * 1024;
+
+/// The longest `Retry-After` that is passed on, in seconds.
+const LONGEST_WISH: u64 = 86_400;
 
 type Anyhow = Box<dyn Error + Send + Sync>;
 
@@ -71,5 +75,35 @@ async fn exchange(tls: Arc<ClientConfig>, mut request: Request<BodyWrapper<Bytes
     let (parts, body) = sender.send_request(request).await?.into_parts();
     let body = Limited::new(body, LONGEST).collect().await?.to_bytes();
     connection.abort();
-    Ok(Response::from_parts(parts, body))
+    Ok(Response::from_parts(bounded(parts), body))
+}
+
+/// Without a `Retry-After` beyond [`LONGEST_WISH`]: whoever adds it to a time would find none.
+fn bounded(mut parts: Parts) -> Parts {
+    if let Some(wish) = parts.headers.get_mut(RETRY_AFTER)
+        && let Some(text) = wish.to_str().ok().map(str::trim)
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && text.parse().is_ok_and(|seconds: u64| seconds > LONGEST_WISH)
+    {
+        *wish = HeaderValue::from(LONGEST_WISH);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_that_is_longer_than_any_time_is_that_of_a_day() {
+        for (wish, heard) in [
+            ("18446744073709551615", "86400"),
+            ("86401", "86400"),
+            ("5", "5"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            let (parts, ()) = Response::builder().header(RETRY_AFTER, wish).body(()).unwrap().into_parts();
+            assert_eq!(bounded(parts).headers[RETRY_AFTER], heard, "{wish}");
+        }
+    }
 }

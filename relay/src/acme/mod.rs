@@ -13,6 +13,7 @@ mod http;
 mod order;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -40,12 +41,18 @@ const LONGEST: Duration = Duration::from_secs(12 * 3_600);
 /// An order that takes longer has failed.
 const ORDER_WITHIN: Duration = Duration::from_secs(180);
 
+/// How often an order is gone on with at once when the CA takes no nonce of ours (RFC 8555 §6.5); then it has failed.
+const NONCES_REFUSED: u32 = 20;
+
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum AcmeError {
     /// What the CA, or the way to it, says.
     #[error("{0}")]
     Ca(#[from] instant_acme::Error),
+    /// What the CA says of an account that it takes no order of.
+    #[error("the CA takes no order of this account: {0}")]
+    Account(#[source] instant_acme::Error),
     /// The CA offers no challenge of the kind that is configured.
     #[error("the CA offers no {0} for {1}")]
     NoChallenge(&'static str, String),
@@ -66,6 +73,41 @@ pub enum AcmeError {
     Files(#[from] std::io::Error),
 }
 
+impl AcmeError {
+    /// An order was not taken; `unauthorized` is what a deactivated account is answered (RFC 8555 §7.3.6).
+    fn of_new_order(error: instant_acme::Error) -> Self {
+        match ca_says(&error) {
+            "unauthorized" | "accountDoesNotExist" => Self::Account(error),
+            _ => Self::Ca(error),
+        }
+    }
+
+    /// Whether the order that it befell comes to nothing.
+    fn ends_order(&self) -> bool {
+        match self {
+            Self::Ca(error @ instant_acme::Error::Api(_)) => {
+                !["badNonce", "rateLimited", "serverInternal"].contains(&ca_says(error))
+            }
+            Self::Account(_) | Self::NoChallenge(..) | Self::NotProved(..) | Self::Crypto(_) => true,
+            Self::Ca(_) | Self::Timeout | Self::Tls(_) | Self::Files(_) => false,
+        }
+    }
+
+    fn is_of_nonce(&self) -> bool {
+        matches!(self, Self::Ca(error) if ca_says(error) == "badNonce")
+    }
+}
+
+/// The CA's word for what is wrong (RFC 8555 §6.7), without what is before it in each; empty when it is none of the CA's.
+fn ca_says(error: &instant_acme::Error) -> &str {
+    match error {
+        instant_acme::Error::Api(problem) => {
+            problem.r#type.as_deref().and_then(|it| it.strip_prefix("urn:ietf:params:acme:error:")).unwrap_or_default()
+        }
+        _ => "",
+    }
+}
+
 /// What answers HTTP-01, by token.
 pub type Tokens = Arc<RwLock<HashMap<String, String>>>;
 
@@ -77,13 +119,16 @@ pub struct Acme {
     tokens: Tokens,
     metrics: Metrics,
     first_wait: Duration,
+    /// The CA took no order of the account, and none has been issued by the next one yet.
+    account_replaced: AtomicBool,
 }
 
 impl Acme {
     /// For the relay with this certificate; `first_wait` is that after the first failure.
     pub fn new(settings: Settings, tls: Arc<ServerTls>, metrics: Metrics, first_wait: Duration) -> Self {
         let files = Files::new(&settings.state);
-        Self { settings, files, tls, tokens: Tokens::default(), metrics, first_wait }
+        let (tokens, account_replaced) = (Tokens::default(), AtomicBool::new(false));
+        Self { settings, files, tls, tokens, metrics, first_wait, account_replaced }
     }
 
     /// What answers HTTP-01 for it.
@@ -149,22 +194,35 @@ impl Acme {
     }
 
     async fn renew(&self) -> Result<(), AcmeError> {
+        let mut refused = 0;
+        loop {
+            match self.try_to_renew().await {
+                Err(error) if error.is_of_nonce() && refused < NONCES_REFUSED => refused += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_to_renew(&self) -> Result<(), AcmeError> {
         let account = self.files.account(&self.settings).await?;
         let names = &self.settings.names;
-        let issued = order::order(&account, names, self).await;
+        let issued = order::order(&account, names, self, &self.files).await;
         for name in names {
             self.tls.challenges().forget(name);
         }
         if let Ok(mut tokens) = self.tokens.write() {
             tokens.clear();
         }
-        if let Err(AcmeError::Ca(instant_acme::Error::Api(problem))) = &issued
-            && problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:accountDoesNotExist")
+        // A CA that takes no order of the next account either does not see one more each time.
+        if let Err(AcmeError::Account(error)) = &issued
+            && (!self.account_replaced.swap(true, Ordering::Relaxed) || ca_says(error) == "accountDoesNotExist")
         {
             self.files.forget_account()?;
         }
         let (key, chain) = issued?;
+        self.account_replaced.store(false, Ordering::Relaxed);
         self.files.keep(&key, &chain)?;
+        self.files.forget_order()?;
         self.tls.reload()?;
         Ok(())
     }
@@ -194,4 +252,32 @@ impl order::Prover for Acme {
 /// A random number below `most`, 0 when that is 0.
 fn spread(most: u64) -> u64 {
     u64::from_ne_bytes(random::bytes()).checked_rem(most).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a CA says.
+    fn problem(word: &str) -> instant_acme::Error {
+        let text = format!(r#"{{"type":"urn:ietf:params:acme:error:{word}","detail":"d","status":400}}"#);
+        instant_acme::Error::Api(serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn what_says_nothing_of_an_order_leaves_it_and_an_account_that_is_refused_is_told_apart() {
+        for word in ["badNonce", "rateLimited", "serverInternal"] {
+            assert!(!AcmeError::Ca(problem(word)).ends_order(), "{word}");
+        }
+        assert!(!AcmeError::Timeout.ends_order() && AcmeError::Ca(problem("badNonce")).is_of_nonce());
+        for word in ["badCSR", "malformed", "unauthorized", "accountDoesNotExist", "something-new"] {
+            assert!(AcmeError::Ca(problem(word)).ends_order(), "{word}");
+        }
+        for (word, is_of_account) in
+            [("unauthorized", true), ("accountDoesNotExist", true), ("rejectedIdentifier", false), ("badNonce", false)]
+        {
+            let error = AcmeError::of_new_order(problem(word));
+            assert_eq!(matches!(error, AcmeError::Account(_)), is_of_account, "{word}");
+        }
+    }
 }

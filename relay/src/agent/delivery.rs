@@ -20,7 +20,7 @@ pub(crate) async fn deliver_copies(
     app: &str,
     target: &PushTarget,
     push: &Push,
-    departure: &Departure<'_>,
+    departure: &Departure,
 ) -> (Verdict, u32) {
     let delivery = shared.push.deliver_measured(app, target, push, departure).await;
     let Delivery { verdict, attempts, copies, elapsed } = delivery;

@@ -98,7 +98,7 @@ metrics! {
     CanarySeconds = "sipwake_canary_seconds", Gauge, "From the INVITE of a canary's last whole round until each step; enable and wipe: how long they took.";
     CallPushesUnsent = "sipwake_call_pushes_unsent_total", Counter, "Pushes of calls that never left: no connection, or the call ended first.";
     PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
-    InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until its push leaves by a connection to the service that may carry it.";
+    InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until the last byte of its push is handed to the TLS of a connection to the service.";
     Wake = "sipwake_wake_seconds", Histogram, "From an INVITE's arrival until its device is attached.";
     Wipes = "sipwake_wipes_total", Counter, "Instances wiped, by reason.";
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";

@@ -22,9 +22,9 @@ pub(super) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A count of milliseconds since 1970, as a number of whatever form, or as text; `None`: it says nothing.
-pub(super) fn milliseconds(value: &Value, name: &str) -> Option<u64> {
-    let number = match &value[name] {
+/// A count, as a number of whatever form, or as text; `None`: it says nothing.
+pub(super) fn count(value: &Value) -> Option<u64> {
+    let number = match value {
         Value::Number(number) => return number.as_u64().or_else(|| number.as_f64().and_then(whole)),
         Value::String(text) => text.trim(),
         _ => return None,
@@ -32,7 +32,7 @@ pub(super) fn milliseconds(value: &Value, name: &str) -> Option<u64> {
     number.parse().ok().or_else(|| number.parse().ok().and_then(whole))
 }
 
-/// Without its fraction; what is before 1970 is 1970.
+/// Without its fraction; what is below zero is zero.
 fn whole(number: f64) -> Option<u64> {
     number.is_finite().then_some(number.max(0.0) as u64)
 }
@@ -53,13 +53,13 @@ mod tests {
             "\u{feff}{\"timestamp\":1795000000123}",
             "{\"reason\":null,\"timestamp\":1795000000123}\n and more",
         ] {
-            assert_eq!(milliseconds(&read(body.as_bytes()), "timestamp"), Some(1_795_000_000_123), "{body}");
+            assert_eq!(count(&read(body.as_bytes())["timestamp"]), Some(1_795_000_000_123), "{body}");
         }
-        assert_eq!(milliseconds(&read(br#"{"timestamp":-5}"#), "timestamp"), Some(0));
+        assert_eq!(count(&read(br#"{"timestamp":-5}"#)["timestamp"]), Some(0));
         for body in
             [r#"{"timestamp":null}"#, r#"{"timestamp":"soon"}"#, r#"{"timestamp":[1]}"#, "{}", "[]", "", "<html>"]
         {
-            assert_eq!(milliseconds(&read(body.as_bytes()), "timestamp"), None, "{body}");
+            assert_eq!(count(&read(body.as_bytes())["timestamp"]), None, "{body}");
         }
     }
 }

@@ -26,6 +26,7 @@ use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
 use super::health::{Note, Record, Trouble};
 use super::line::LineFate;
+use super::made::{Fingerprint, fingerprint};
 use super::network::Network;
 use super::provider_token::Signer;
 use super::reasons;
@@ -46,7 +47,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(2), most: Duration::from_secs(5) };
 
 /// How to reach APNs for one App.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// By what Apple knows the App.
     pub credentials: ApnsCredentials,
@@ -56,19 +57,41 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
 }
 
-/// One signer for each key, whichever Apps use it.
+impl Settings {
+    /// The files that they name.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        let (ApnsCredentials::Key { key_file: file, .. } | ApnsCredentials::Certificate { file, .. }) =
+            &self.credentials;
+        [Some(&**file), self.ca_file.as_deref()].into_iter().flatten().collect()
+    }
+}
+
+/// One signer for each key, whichever Apps use it and wherever its file lies.
 #[derive(Default)]
-pub(super) struct Signers(HashMap<(PathBuf, Box<str>, Box<str>), Arc<Signer>>);
+pub(super) struct Signers(HashMap<SignerKey, Arc<Signer>>);
+
+/// The hash of the key's file, the key's id and the team's.
+type SignerKey = (Fingerprint, Box<str>, Box<str>);
 
 impl Signers {
-    fn get(&mut self, key_file: &Path, key_id: &str, team_id: &str) -> Result<Arc<Signer>, Problem> {
-        let key = (key_file.to_path_buf(), key_id.into(), team_id.into());
-        if let Some(signer) = self.0.get(&key) {
-            return Ok(Arc::clone(signer));
-        }
-        let signer = Arc::new(Signer::new(key_file, key_id, team_id)?);
-        self.0.insert(key, Arc::clone(&signer));
-        Ok(signer)
+    /// Those that are in use already: Apple objects to a key whose token changes more than once in 20 minutes.
+    pub(super) fn beside<'a>(used: impl Iterator<Item = &'a Apns>) -> Self {
+        let of = |apns: &Apns| match &apns.known_by {
+            KnownBy::Key { signer, key, .. } => Some((key.clone(), Arc::clone(signer))),
+            KnownBy::Certificate(_) => None,
+        };
+        Self(used.filter_map(of).collect())
+    }
+
+    fn get(&mut self, key_file: &Path, key_id: &str, team_id: &str) -> Result<(SignerKey, Arc<Signer>), Problem> {
+        let unread = Fingerprint::default();
+        let key = (fingerprint(key_file).unwrap_or(unread), key_id.into(), team_id.into());
+        let signer = match self.0.get(&key).filter(|_| key.0 != unread) {
+            Some(signer) => Arc::clone(signer),
+            None => Arc::new(Signer::new(key_file, key_id, team_id)?),
+        };
+        self.0.insert(key.clone(), Arc::clone(&signer));
+        Ok((key, signer))
     }
 }
 
@@ -87,7 +110,7 @@ pub(super) struct Apns {
 /// What a request shows.
 enum KnownBy {
     /// A token that this signer makes.
-    Key { signer: Arc<Signer>, key_id: Box<str> },
+    Key { signer: Arc<Signer>, key: SignerKey },
     /// Nothing: its connection has shown the certificate of this file.
     Certificate(PathBuf),
 }
@@ -138,8 +161,8 @@ impl Apns {
     ) -> Result<Self, Problem> {
         let (known_by, team, certificate) = match &settings.credentials {
             ApnsCredentials::Key { key_file, key_id, team_id } => {
-                let signer = signers.get(key_file, key_id, team_id)?;
-                (KnownBy::Key { signer, key_id: key_id.clone() }, Some(team_id.clone()), None)
+                let (key, signer) = signers.get(key_file, key_id, team_id)?;
+                (KnownBy::Key { signer, key }, Some(team_id.clone()), None)
             }
             ApnsCredentials::Certificate { file, team_id } => {
                 (KnownBy::Certificate(file.clone()), team_id.clone(), Some(file.as_path()))
@@ -173,7 +196,9 @@ impl Apns {
         };
         let origin = self.channel(environment).origin();
         match &self.known_by {
-            KnownBy::Key { key_id, .. } => format!("{kind} {origin} {} {key_id}", self.team.as_deref().unwrap_or("")),
+            KnownBy::Key { key: (_, key_id, _), .. } => {
+                format!("{kind} {origin} {} {key_id}", self.team.as_deref().unwrap_or(""))
+            }
             KnownBy::Certificate(file) => format!("{kind} {origin} {}", file.display()),
         }
     }
@@ -247,7 +272,7 @@ impl Apns {
         &self,
         prepared: &mut PreparedPush,
         deadline: Instant,
-        departure: &Departure<'_>,
+        departure: &Departure,
     ) -> Attempt {
         let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
         let channel = self.channel(prepared.environment);
@@ -301,15 +326,19 @@ enum Meaning {
     TokenExpired,
 }
 
-/// What an answer means, for its push and for the channel; where the body did not come, the status alone decides.
+/// What an answer means, for its push and for the channel; where the body did not come, the status alone decides, and it wipes
+/// nothing.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
-    let body = answer_body::read(&answer.body);
+    let body = answer_body::read(answer.read_body());
     let (status, reason) = (answer.status.as_u16(), answer_body::text(&body, "reason"));
+    let since = answer_body::count(&body["timestamp"]);
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
     let meaning = match (status, reason) {
         (200, _) => done(Verdict::Accepted),
-        // A time that cannot be read says as little as none: the token is gone.
-        (410, _) => done(Verdict::Gone { since: answer_body::milliseconds(&body, "timestamp") }),
+        // Somebody between may say this, too; and a body that did not come may name a time before the token was confirmed.
+        (410, "") if since.is_none() => done(Verdict::Refused { reason: "GoneWithoutReason" }),
+        // Beside a reason, a time that cannot be read says as little as none: the token is gone.
+        (410, _) => done(Verdict::Gone { since }),
         (400, "BadDeviceToken") => done(Verdict::BadToken),
         (403, "ExpiredProviderToken") => Meaning::TokenExpired,
         (400, "IdleTimeout") | (408 | 421 | 425 | 429 | 500..=599, _) => {
@@ -327,6 +356,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
             note: Note::Trouble(Trouble::grave("TooManyProviderTokenUpdates")),
             ..bearing
         },
+        (410, "") if since.is_none() => Bearing { note: Note::Trouble(Trouble::light("GoneWithoutReason")), ..bearing },
         (410, _) => Bearing { note: Note::Well, ..bearing },
         (400, "BadTopic" | "MissingTopic" | "TopicDisallowed" | "BadEnvironmentKeyIdInToken" | "BadPath") => {
             Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing }
@@ -348,10 +378,12 @@ mod tests {
 
     use super::*;
 
+    const LONGEST: Duration = Duration::from_secs(86_400);
+
     fn answer(status: u16, body: &'static str) -> Answer {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_static("7"));
-        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.as_bytes().into() }
+        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: Some(body.as_bytes().into()) }
     }
 
     #[test]
@@ -366,7 +398,10 @@ mod tests {
                 r#"{"reason":"Unregistered","timestamp":1795000000123}"#,
                 done(Verdict::Gone { since: Some(1_795_000_000_123) }),
             ),
-            (410, "", done(Verdict::Gone { since: None })),
+            (410, "", refused("GoneWithoutReason")),
+            (410, "<html><h1>410 Gone</h1></html>", refused("GoneWithoutReason")),
+            (410, r#"{"reason":"Unregistered","timest"#, refused("GoneWithoutReason")),
+            (410, r#"{"timestamp":null}"#, refused("GoneWithoutReason")),
             (
                 410,
                 r#"{"reason":null,"timestamp":"1795000000123"}"#,
@@ -402,6 +437,10 @@ mod tests {
         assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&date), "{date:?}");
         assert_eq!(after("Thu, 01 Jan 1970 00:00:00 GMT"), None, "it is over");
         assert_eq!(after("soon"), None);
+        let longest = [u64::MAX.to_string(), httpdate::fmt_http_date(SystemTime::now() + 2 * LONGEST)];
+        for value in longest {
+            assert_eq!(after(&value), Some(LONGEST), "{value}");
+        }
     }
 
     #[test]

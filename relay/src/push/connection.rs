@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ancestry::Ancestry;
 use super::backoff::Backoff;
-use super::departure::Departure;
+use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialler, Driven};
 use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
@@ -45,6 +45,8 @@ const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most:
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of an answer, in bytes; of a larger one nothing is used.
 const MAX_BODY: usize = 64 * 1024;
+/// The longest wait that a service is believed to ask for; no push is tried for longer than that.
+const LONGEST_WISH: Duration = Duration::from_secs(86_400);
 /// How long a line that has fallen silent is kept for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
 /// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
@@ -84,15 +86,15 @@ pub(super) struct Patience<'a> {
     /// Whether it waits for its answer on a line that has fallen silent: one that must not be sent twice.
     pub(super) stays: bool,
     /// Told when it leaves.
-    pub(super) departure: &'a Departure<'a>,
+    pub(super) departure: &'a Departure,
 }
 
 /// What came back.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Empty also when it did not come in time or was too large.
-    pub(super) body: Bytes,
+    /// `None`: it did not come in time, broke off or was too large, and nobody knows what it would have said.
+    pub(super) body: Option<Bytes>,
 }
 
 /// What an answer means beside what it means for its request.
@@ -134,13 +136,20 @@ enum Lost {
 }
 
 impl Answer {
-    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3).
+    /// Its body, empty when that was not read: what it does not say is not there.
+    pub(super) fn read_body(&self) -> &[u8] {
+        self.body.as_deref().unwrap_or_default()
+    }
+
+    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_WISH`].
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
-        let asked = text.parse().ok().map(Duration::from_secs).or_else(at);
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds = is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+        let asked = seconds.or_else(at);
         // No time is no wish.
-        asked.filter(|asked| !asked.is_zero())
+        asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WISH))
     }
 
     /// What its status alone means: a fault of the service may stick to the host behind the line, and a service that is
@@ -286,7 +295,7 @@ impl Channel {
         if let Some(own) = self.own.here() {
             if let Some(connection) = own.flight.have(freshness)
                 && !connection.is_shut_out()
-                && let Some(permit) = connection.line.try_admit()
+                && let Some(permit) = connection.line.try_admit(|| connection.streams_allowed())
             {
                 return Ok((connection, permit));
             }
@@ -304,7 +313,7 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let permit = connection.line.admit().await;
+            let permit = connection.line.admit(|| connection.streams_allowed()).await;
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
             }
@@ -337,7 +346,7 @@ impl Drop for QueueSlot<'_> {
 type Flight = SingleFlight<Arc<Connection>, Option<&'static str>>;
 
 struct Connection {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Body>,
     /// Where it is driven.
     core: Option<usize>,
     objection: Objection,
@@ -351,8 +360,13 @@ impl Connection {
         self.objection.reason().is_some() && self.made_at.elapsed() < SHUT_OUT_FOR
     }
 
+    /// How many streams the service lets be open at this moment.
+    fn streams_allowed(&self) -> usize {
+        self.sender.current_max_send_streams()
+    }
+
     async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
-        let (response, sent) = match self.post(endpoint, request, patience.until).await {
+        let (response, passage) = match self.post(endpoint, request, patience.departure) {
             Ok(posted) => posted,
             Err(lost) => {
                 if matches!(lost, Lost::Ending) {
@@ -361,36 +375,34 @@ impl Connection {
                 return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
             }
         };
-        patience.departure.note();
-        match self.await_head(response, sent, patience).await {
+        match self.await_head(response, Instant::now(), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
-                let body = timeout_at(body_until, read_body(body)).await.ok().flatten().unwrap_or_default();
+                let body = timeout_at(body_until, read_body(body)).await.ok().flatten();
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
-            Err(error) => Err(self.classify(error)),
+            Err(error) => Err(self.classify(error, &passage)),
         }
     }
 
     /// Hands the request to the connection. Whatever fails here, nothing has left.
-    async fn post(
+    fn post(
         &self,
         endpoint: &Endpoint,
         request: &Request,
-        until: Instant,
-    ) -> Result<(ResponseFuture, Instant), Lost> {
+        departure: &Departure,
+    ) -> Result<(ResponseFuture, Passage), Lost> {
         let mut head = hyper::Request::new(());
         *head.method_mut() = Method::POST;
         *head.version_mut() = hyper::Version::HTTP_2;
         *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
         *head.headers_mut() = request.headers.clone();
-        let ready = timeout_at(until, self.sender.clone().ready()).await;
-        let mut sender = ready.map_err(|_| Lost::Refused)?.map_err(|_| Lost::Ending)?;
-        let (response, mut body) = sender.send_request(head, false).map_err(|_| Lost::Ending)?;
+        let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
+        let (body, passage) = departure.begin(request.body.clone());
         // When the stream is already reset this fails, and the response says why.
-        let _ = body.send_data(request.body.clone(), true);
-        Ok((response, Instant::now()))
+        let _ = stream.send_data(body, true);
+        Ok((response, passage))
     }
 
     /// Waits for the head of the answer. On the way the line is suspected, when it is silent.
@@ -415,7 +427,7 @@ impl Connection {
     }
 
     /// What became of a request whose stream ended in `error` (`None`: it was not answered in time).
-    fn classify(&self, error: Option<h2::Error>) -> Lost {
+    fn classify(&self, error: Option<h2::Error>, passage: &Passage) -> Lost {
         let Some(error) = error else { return Lost::Unknown };
         if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
             // RFC 9113 §8.7: closed before any processing.
@@ -426,7 +438,10 @@ impl Connection {
             return Lost::ShutOut(reason);
         }
         // h2 gives this error only to streams above the GOAWAY's last one (RFC 9113 §6.8): not processed.
-        if error.is_remote() && error.is_go_away() { Lost::Ending } else { Lost::Unknown }
+        let left_out = error.is_remote() && error.is_go_away();
+        // A connection that is lost sends nothing any more of what waited in it.
+        let waited = error.is_io() && !passage.is_over();
+        if left_out || waited { Lost::Ending } else { Lost::Unknown }
     }
 }
 
@@ -531,5 +546,82 @@ async fn drive(
         tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
         // Whatever comes of it, the line takes no further requests.
         let _ = timeout(LINGER, connection).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::push::endpoint::trust;
+    use crate::push::network::System;
+
+    const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+
+    /// A connection to whoever is at the other end, which has said this one setting.
+    async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let mut frame = vec![0, 0, 6, 4, 0, 0, 0, 0, 0];
+        frame.extend_from_slice(&setting.to_be_bytes());
+        frame.extend_from_slice(&value.to_be_bytes());
+        theirs.write_all(&frame).await.unwrap();
+        let (sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
+        tokio::spawn(driven);
+        let mut heard = Vec::new();
+        while !heard.ends_with(&SETTINGS_ACK) {
+            theirs.read_buf(&mut heard).await.unwrap();
+        }
+        let (objection, line) = (Objection::default(), Line::new(false, Arc::default()));
+        (Arc::new(Connection { sender, core: None, objection, made_at: Instant::now(), line }), theirs)
+    }
+
+    /// Reads until so many HEADERS and DATA have come.
+    async fn read_frames(theirs: &mut DuplexStream, headers: usize, data: usize) {
+        let mut counts = HashMap::from([(0, 0), (1, 0)]);
+        while (counts[&1], counts[&0]) != (headers, data) {
+            let mut head = [0; 9];
+            theirs.read_exact(&mut head).await.unwrap();
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            theirs.read_exact(&mut vec![0; length]).await.unwrap();
+            *counts.entry(head[3]).or_default() += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
+        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(System));
+        let endpoint = Arc::new(endpoint.ok().unwrap());
+        // SETTINGS_MAX_CONCURRENT_STREAMS of one, and a SETTINGS_INITIAL_WINDOW_SIZE that lets no body go (RFC 9113 §6.5.2).
+        for (setting, value, (headers, data)) in [(3, 1, (1, 1)), (4, 0, (8, 0)), (4, 3, (8, 8))] {
+            let (connection, mut theirs) = connected(setting, value).await;
+            let exchanges: Vec<_> = (0..8)
+                .map(|_| {
+                    let (connection, endpoint) = (Arc::clone(&connection), Arc::clone(&endpoint));
+                    tokio::spawn(async move {
+                        let departure = Departure::unmeasured();
+                        let body = Bytes::from_static(b"a push");
+                        let request = Request { path: "/".to_owned(), headers: HeaderMap::new(), body };
+                        let until = Instant::now() + Duration::from_secs(60);
+                        let patience = Patience { until, stays: true, departure: &departure };
+                        let lost = connection.exchange(&endpoint, &request, patience).await.err();
+                        (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
+                    })
+                })
+                .collect();
+            read_frames(&mut theirs, headers, data).await;
+            drop(theirs);
+            let has_left = usize::from(setting == 3);
+            let (mut ending, mut unknown, mut left) = (0, 0, 0);
+            for exchange in exchanges {
+                let (is_ending, is_unknown, count) = exchange.await.unwrap();
+                ending += usize::from(is_ending);
+                unknown += usize::from(is_unknown);
+                left += count as usize;
+            }
+            assert_eq!((ending, unknown, left), (8 - has_left, has_left, has_left), "{setting}: {value}");
+        }
     }
 }

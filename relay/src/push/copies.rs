@@ -32,7 +32,7 @@ pub(super) async fn run(
     fcm: &Fcm,
     prepared: &PreparedPush,
     deadline: Instant,
-    departure: &Departure<'_>,
+    departure: &Departure,
 ) -> (Verdict, u32, u32) {
     let send = || -> Flight<'_> {
         let mut prepared = prepared.clone();
@@ -45,7 +45,7 @@ pub(super) async fn run(
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
-    departure: &Departure<'_>,
+    departure: &Departure,
 ) -> (Verdict, u32, u32) {
     let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
     let (mut attempts, mut lost) = (0, 0);
@@ -53,8 +53,8 @@ pub(super) async fn run_with<'a>(
     let mut refusal: Option<Verdict> = None;
     // When the next copy goes out, unless an answer comes before.
     let mut next_at = Some(Instant::now());
-    // How many had left when the latest copy was begun, while it has not left yet.
-    let mut waiting_to_leave: Option<u32> = None;
+    // How many had left when the latest copy was begun, until it is known when that one has.
+    let mut leaving: Option<u32> = None;
     loop {
         let copies = |flights: &[Flight<'a>]| (flights.len() + lost) as u32;
         if Instant::now() >= deadline {
@@ -65,23 +65,29 @@ pub(super) async fn run_with<'a>(
         if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
             // In this very turn: a timer that is due fires a millisecond later.
             attempts += 1;
-            (waiting_to_leave, next_at) = (Some(departure.count()), None);
+            (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
             flights.push(send());
             continue;
         }
         let landed = tokio::select! {
             biased;
             landed = first(&mut flights), if !flights.is_empty() => Some(landed),
-            () = departure.beyond(waiting_to_leave.unwrap_or_default()), if waiting_to_leave.is_some() => {
-                (waiting_to_leave, next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
+            () = departure.beyond(leaving.unwrap_or_default()), if leaving.is_some() && next_at.is_none() => {
+                (leaving, next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
                 continue;
             }
             () = sleep_until(next.unwrap_or(deadline).min(deadline)) => None,
         };
         match landed {
             None if next.is_some_and(|at| at <= Instant::now()) => {
+                if let Some(known) = leaving.take() {
+                    // Its time is counted from when it left; it is waited for only when it has not.
+                    next_at = departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
+                    leaving = if next_at.is_none() { Some(known) } else { None };
+                    continue;
+                }
                 attempts += 1;
-                (waiting_to_leave, next_at) = (Some(departure.count()), None);
+                (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
                 flights.push(send());
             }
             None => {}
@@ -91,10 +97,10 @@ pub(super) async fn run_with<'a>(
                 if decides || flights.is_empty() {
                     return (verdict, attempts, copies(&flights) + u32::from(taken));
                 }
-                (refusal, next_at, waiting_to_leave) = (Some(verdict), None, None);
+                (refusal, next_at, leaving) = (Some(verdict), None, None);
             }
             Some(again) => {
-                waiting_to_leave = None;
+                leaving = None;
                 let after = match again {
                     Attempt::Again { after } => after,
                     Attempt::Lost | Attempt::Done(_) => {

@@ -15,7 +15,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::task::JoinSet;
@@ -23,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::departure::Body;
 use super::identity::{Objection, ObservedStream, objection};
 use super::network::{ByteStream, Network, is_forbidden};
 
@@ -41,10 +41,10 @@ const ADDRESSES_MAX: usize = 8;
 
 /// A freshly made HTTP/2 connection: the handle to send with, what must be driven, and what the service comes to have against
 /// our certificate.
-pub(super) type Dialled = (h2::client::SendRequest<Bytes>, Driven, Objection);
+pub(super) type Dialled = (h2::client::SendRequest<Body>, Driven, Objection);
 
 /// What must be driven for anything to happen on a connection.
-pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Bytes>;
+pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Body>;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@
 //! `UNREGISTERED` kills a token: an `INVALID_ARGUMENT` that names the token is told apart in its reason, but a token
 //! that never had the right form is a mistake of the app, which the app's next enabling mends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 const LONGEST_TOKEN: usize = 4_096;
 
 /// How to reach FCM for one App.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The service account's key file (JSON); its `token_uri` is honoured.
     pub service_account_file: PathBuf,
@@ -56,6 +56,13 @@ pub struct Settings {
     pub endpoint: Option<Box<str>>,
     /// CA certificates (PEM) trusted beside the system's, at the endpoint and at the `token_uri`.
     pub ca_file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The files that they name.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        [Some(&*self.service_account_file), self.ca_file.as_deref()].into_iter().flatten().collect()
+    }
 }
 
 /// FCM for one App.
@@ -138,12 +145,7 @@ impl Fcm {
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try. One
     /// that is refused although it is fresh grounds the channel.
-    pub(super) async fn attempt(
-        &self,
-        prepared: &mut PreparedPush,
-        until: Instant,
-        departure: &Departure<'_>,
-    ) -> Attempt {
+    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant, departure: &Departure) -> Attempt {
         let mut refused: Option<AccessToken> = None;
         loop {
             let token = match timeout_at(until, self.tokens.get(refused.as_ref())).await {
@@ -214,7 +216,7 @@ struct ErrorStatus(Value);
 
 impl ErrorStatus {
     fn of(answer: &Answer) -> Self {
-        let mut body = answer_body::read(&answer.body);
+        let mut body = answer_body::read(answer.read_body());
         // Some answers are a list of one.
         let body = body.get_mut(0).map(Value::take).unwrap_or(body);
         Self(body["error"].clone())
@@ -252,13 +254,13 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
             _ => Note::Nothing,
         },
         // A page of somebody between.
-        Meaning::Settled(Attempt::Again { .. }) if answer.status.is_success() => {
+        Meaning::Settled(Attempt::Again { .. } | Attempt::Lost) if answer.status.is_success() => {
             Note::Trouble(Trouble::light("ServerError"))
         }
         _ => bearing.note,
     };
     // A quota is the project's, unless it is a device's or a topic's.
-    let quota = answer.status.as_u16() == 429 && !String::from_utf8_lossy(&answer.body).contains("device");
+    let quota = answer.status.as_u16() == 429 && !String::from_utf8_lossy(answer.read_body()).contains("device");
     let rest = bearing.rest.or_else(|| answer.retry_after().filter(|_| quota).map(RestFor::Asked));
     let note = if rest.is_some() { Note::Trouble(Trouble::light("AskedToWait")) } else { note };
     (meaning, Bearing { rest, note, ..bearing })
@@ -268,9 +270,13 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
 fn meaning(answer: &Answer) -> Meaning {
     if answer.status.is_success() {
         // What has taken a message names it (`projects/PROJECT/messages/ID`); a page of somebody between does not.
-        let named = !answer_body::text(&answer_body::read(&answer.body), "name").is_empty();
-        let attempt = if named { Attempt::Done(Verdict::Accepted) } else { Attempt::Again { after: None } };
-        return Meaning::Settled(attempt);
+        let named = |body: &Bytes| !answer_body::text(&answer_body::read(body), "name").is_empty();
+        return Meaning::Settled(match &answer.body {
+            Some(body) if named(body) => Attempt::Done(Verdict::Accepted),
+            Some(_) => Attempt::Again { after: None },
+            // It may have named it.
+            None => Attempt::Lost,
+        });
     }
     let error = ErrorStatus::of(answer);
     let refused = |reason| Meaning::Settled(Attempt::Done(Verdict::Refused { reason }));
@@ -301,7 +307,7 @@ mod tests {
     fn answer(status: u16, body: String) -> Answer {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_static("7"));
-        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
+        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: Some(body.into()) }
     }
 
     fn fcm_error(status: u16, general: &str, code: &str) -> Answer {

@@ -12,7 +12,7 @@
 //! atomic writes for each push. Nothing here holds a token or a credential.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -146,6 +146,8 @@ pub(super) struct Record {
     series: PushServiceSeries,
     /// Troubles since the last push that was taken.
     troubles: AtomicU32,
+    /// Whether the service is one that is used: only that one's is told by the metric.
+    in_force: AtomicBool,
     standing: Mutex<Standing>,
 }
 
@@ -170,12 +172,25 @@ impl Drop for Waiting<'_> {
 
 impl Record {
     pub(super) fn new(app: &str, service: &'static str, series: PushServiceSeries) -> Arc<Self> {
-        // What has not been needed is not known to be away.
-        series.up.set(1);
         let (state, reason, detail) = (State::Unknown, "", "".into());
         let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
         let troubles = AtomicU32::new(0);
-        Arc::new(Self { part: None, app: app.into(), service, series, troubles, standing: Mutex::new(standing) })
+        let (app, in_force) = (app.into(), AtomicBool::new(false));
+        Arc::new(Self { part: None, app, service, series, troubles, in_force, standing: Mutex::new(standing) })
+    }
+
+    /// The service is used from now on, or no more.
+    pub(super) fn note_in_force(&self, is: bool) {
+        let standing = self.lock();
+        self.in_force.store(is, Ordering::Relaxed);
+        self.tell_metric(&standing);
+    }
+
+    /// What has not been needed is not known to be away.
+    fn tell_metric(&self, standing: &Standing) {
+        if self.in_force.load(Ordering::Relaxed) {
+            self.series.up.set(i64::from(standing.state != State::Failing));
+        }
     }
 
     /// That of one service among many, which is told in `of` and nowhere else.
@@ -188,6 +203,7 @@ impl Record {
             service: of.service,
             series: of.series.clone(),
             troubles: AtomicU32::new(0),
+            in_force: AtomicBool::new(false),
             standing: Mutex::new(standing),
         })
     }
@@ -275,7 +291,7 @@ impl Record {
             return;
         }
         (standing.state, standing.since) = (state, unix_now());
-        self.series.up.set(i64::from(state != State::Failing));
+        self.tell_metric(&standing);
         self.tell(standing);
     }
 

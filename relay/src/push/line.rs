@@ -107,9 +107,15 @@ impl Line {
         })
     }
 
-    /// The right to one stream, once the line is known to be good. `None`: it takes no further requests.
-    pub(super) async fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.gate).acquire_owned().await.ok()?;
+    /// The right to one stream, once the line is known to be good. `None`: it takes no further requests. `limit` tells how many
+    /// streams the service allows at this moment.
+    pub(super) async fn admit(&self, limit: impl Fn() -> usize) -> Option<OwnedSemaphorePermit> {
+        let permit = loop {
+            let permit = Arc::clone(&self.gate).acquire_owned().await.ok()?;
+            if let Some(permit) = self.kept(permit, limit()) {
+                break permit;
+            }
+        };
         while self.state.load(Ordering::Acquire) != GOOD || self.is_idle() {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -125,8 +131,8 @@ impl Line {
     }
 
     /// Likewise, if there is nothing to wait for; a line that may be dead is asked, for those who come later.
-    pub(super) fn try_admit(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.gate).try_acquire_owned().ok()?;
+    pub(super) fn try_admit(&self, limit: impl Fn() -> usize) -> Option<OwnedSemaphorePermit> {
+        let permit = self.kept(Arc::clone(&self.gate).try_acquire_owned().ok()?, limit())?;
         match self.state.load(Ordering::Acquire) {
             GOOD if !self.is_idle() => Some(permit),
             _ => {
@@ -318,6 +324,23 @@ impl Line {
         self.granted.load(Ordering::Relaxed).saturating_sub(self.gate.available_permits())
     }
 
+    /// The permit, unless the service has lowered its limit below what is open: then it is one less for good, for `h2` would let its
+    /// request wait out of our sight.
+    fn kept(&self, permit: OwnedSemaphorePermit, limit: usize) -> Option<OwnedSemaphorePermit> {
+        let limit = limit.max(1);
+        if self.open_streams() <= limit {
+            return Some(permit);
+        }
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if streams.granted.saturating_sub(self.gate.available_permits()) <= limit {
+            return Some(permit);
+        }
+        permit.forget();
+        streams.granted -= 1;
+        self.granted.store(streams.granted, Ordering::Relaxed);
+        None
+    }
+
     /// Opens the gate for as many streams as the service allows, once it has accepted our credentials.
     fn resize(&self, limit: Option<usize>) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -330,5 +353,27 @@ impl Line {
             streams.granted -= self.gate.forget_permits(streams.granted - wanted);
         }
         self.granted.store(streams.granted, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_was_lowered_holds_for_the_next_request() {
+        let line = Line::new(false, Arc::default());
+        let open: Vec<_> = (0..8).map(|_| line.try_admit(|| 100).expect("there is room")).collect();
+        assert!(line.try_admit(|| 1).is_none(), "eight are open");
+        let waits = tokio::time::timeout(Duration::from_millis(100), line.admit(|| 1)).await;
+        assert!(waits.is_err());
+        drop(open);
+        let only = line.admit(|| 1).await.expect("it lives");
+        assert!(line.try_admit(|| 1).is_none());
+        line.resize(Some(2));
+        assert!(line.try_admit(|| 2).is_some(), "it was raised again");
+        drop(only);
+        // One for those who ask whether there is one.
+        assert!(line.try_admit(|| 0).is_some());
     }
 }

@@ -18,6 +18,7 @@ mod health;
 mod identity;
 mod jwt;
 mod line;
+mod made;
 #[doc(hidden)]
 pub mod measured;
 mod network;

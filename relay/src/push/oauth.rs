@@ -14,9 +14,11 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::answer_body;
 use super::backoff::Backoff;
 use super::connection::{Answer, Bearing, Channel, Patience, Request};
 use super::departure::Departure;
@@ -36,6 +38,9 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
 /// How often a token is replaced because FCM refuses it, whatever its age.
 const REPLACED_EVERY: Duration = Duration::from_secs(60);
+/// The shortest life that a token is believed to have: one of which none is said, or less, serves those who wait for it, and FCM says
+/// what it is worth.
+const SHORTEST_LIFE: Duration = Duration::from_secs(5);
 /// The longest life that a token is believed to have.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
@@ -213,7 +218,7 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result
 fn read(answer: &Answer) -> (Result<AccessToken, Denial>, Bearing) {
     let status = answer.status;
     let outcome = match status.as_u16() {
-        200..=299 => read_token(&answer.body).ok_or(Denial::Away),
+        200..=299 => read_token(answer.read_body()).ok_or(Denial::Away),
         408 | 421 | 429 | 500..=599 => Err(Denial::Away),
         _ => Err(Denial::Refused),
     };
@@ -237,15 +242,44 @@ impl AsRef<[u8]> for Form {
 #[derive(Deserialize)]
 struct TokenBody {
     access_token: Hidden,
-    expires_in: u64,
+    /// In seconds.
+    #[serde(default)]
+    expires_in: Value,
 }
 
 fn read_token(body: &[u8]) -> Option<AccessToken> {
     let body: TokenBody = serde_json::from_slice(body).ok()?;
-    let life = Duration::from_secs(body.expires_in).min(LONGEST_LIFE);
+    let told = answer_body::count(&body.expires_in).unwrap_or_default();
+    let life = Duration::from_secs(told).clamp(SHORTEST_LIFE, LONGEST_LIFE);
     let now = Instant::now();
     let header = jwt::bearer(body.access_token.0.as_bytes())?;
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     Some(AccessToken { header, serial, renew_at: now + life.mul_f64(0.8), ends_at: now + life })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_serves_those_who_wait_for_it_however_short_its_life_is_said_to_be() {
+        let hour = Duration::from_secs(3_600);
+        for (told, believed) in [
+            ("0", SHORTEST_LIFE),
+            ("1", SHORTEST_LIFE),
+            ("-5", SHORTEST_LIFE),
+            ("null", SHORTEST_LIFE),
+            ("3600", hour),
+            ("3599.5", hour),
+            ("\"3600\"", hour),
+            ("1e30", LONGEST_LIFE),
+            ("18446744073709551615", LONGEST_LIFE),
+        ] {
+            let body = format!(r#"{{"access_token":"x","expires_in":{told}}}"#);
+            let token = read_token(body.as_bytes()).expect("it is one");
+            let life = token.ends_at.saturating_duration_since(Instant::now());
+            assert!(life <= believed && life > believed / 2, "{told}: {life:?}");
+        }
+    }
 }

@@ -96,6 +96,9 @@ pub(super) fn words(reason: &str) -> &'static str {
             "the push service does not take the app's VAPID key: the app must subscribe with the key of [app.webpush], and this machine's \
              clock be right"
         }
+        "GoneWithoutReason" => {
+            "it says 410 without the reason that Apple gives, or the answer broke off: no token is wiped for that; look what stands between"
+        }
         "Redirected" => "it sends pushes elsewhere, and none is followed",
         NOT_ALLOWED => "the endpoint leads to an address that upstream.allow_addresses does not list",
         "TokenEndpointAway" => "the service's token endpoint gives no access token",

@@ -17,6 +17,7 @@ use super::copies::Flight;
 use super::departure::Departure;
 use super::fcm::{self, Fcm};
 use super::health::{NOT_IN_TIME, Record, Report, Trouble};
+use super::made::Made;
 use super::network::{Network, System};
 use super::setup::SetupError;
 use super::webpush::{self, WebPush};
@@ -61,9 +62,17 @@ pub(super) enum Mode {
 
 #[derive(Default)]
 pub(super) struct App {
-    pub(super) apns: Option<Apns>,
-    pub(super) fcm: Option<Fcm>,
-    pub(super) webpush: Option<WebPush>,
+    pub(super) apns: Option<Made<apns::Settings, Apns>>,
+    pub(super) fcm: Option<Made<fcm::Settings, Fcm>>,
+    pub(super) webpush: Option<Made<webpush::Settings, WebPush>>,
+}
+
+impl App {
+    fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        let apns = self.apns.iter().flat_map(|apns| apns.records());
+        let others = self.fcm.iter().map(|fcm| fcm.record()).chain(self.webpush.iter().map(|webpush| webpush.record()));
+        apns.chain(others)
+    }
 }
 
 impl PushService {
@@ -85,11 +94,48 @@ impl PushService {
         apps: Vec<(Box<str>, AppPush)>,
         metrics: &Metrics,
     ) -> Result<Self, Vec<SetupError>> {
-        let mut signers = Signers::default();
+        let service = Self::built(&network, apps, metrics, &HashMap::new())?;
+        service.mode().note_in_force(true);
+        Ok(service)
+    }
+
+    /// As [`Self::new`]; but what has the same settings and files is that of `self`, with its connections, its tokens and how it
+    /// stands. Nothing is told of what is new before [`Self::become_like`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn renewed(&self, apps: Vec<(Box<str>, AppPush)>, metrics: &Metrics) -> Result<Self, Vec<SetupError>> {
+        self.renewed_over(Arc::new(System), apps, metrics)
+    }
+
+    /// Likewise, over another network than the system's.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn renewed_over(
+        &self,
+        network: Arc<dyn Network>,
+        apps: Vec<(Box<str>, AppPush)>,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<SetupError>> {
+        match &*self.mode() {
+            Mode::Sent(earlier) => Self::built(&network, apps, metrics, earlier),
+            Mode::Printed => Self::built(&network, apps, metrics, &HashMap::new()),
+        }
+    }
+
+    fn built(
+        network: &Arc<dyn Network>,
+        apps: Vec<(Box<str>, AppPush)>,
+        metrics: &Metrics,
+        earlier: &HashMap<Box<str>, App>,
+    ) -> Result<Self, Vec<SetupError>> {
+        let mut signers = Signers::beside(earlier.values().filter_map(|app| app.apns.as_deref()));
         let mut problems = Vec::new();
         let mut ready = HashMap::with_capacity(apps.len());
         for (id, settings) in apps {
-            let app = build(&id, &settings, (&mut signers, &network, metrics), &mut problems);
+            let beside = (earlier.get(&id), &mut signers, network, metrics);
+            let app = build(&id, &settings, beside, &mut problems);
             ready.insert(id, app);
         }
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
@@ -97,7 +143,9 @@ impl PushService {
 
     /// Takes the services and keys of another one from now on; what is under way goes on as it began.
     pub fn become_like(&self, other: &Self) {
-        self.0.store(other.mode());
+        let mode = other.mode();
+        self.0.swap(Arc::clone(&mode)).note_in_force(false);
+        mode.note_in_force(true);
     }
 
     pub(super) fn mode(&self) -> Arc<Mode> {
@@ -125,7 +173,7 @@ impl PushService {
         app: &str,
         target: &PushTarget,
         push: &Push,
-        departure: &Departure<'_>,
+        departure: &Departure,
     ) -> Delivery {
         let started = Instant::now();
         let deadline = started + left(push.deadline);
@@ -168,12 +216,7 @@ impl PushService {
     pub fn health(&self) -> Vec<Report> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
-        let of = |app: &App| {
-            let apns = app.apns.iter().flat_map(|apns| apns.records());
-            let others = app.fcm.iter().map(Fcm::record).chain(app.webpush.iter().map(WebPush::record));
-            apns.chain(others).map(|record| record.report()).collect::<Vec<_>>()
-        };
-        let mut reports: Vec<_> = apps.values().flat_map(of).collect();
+        let mut reports: Vec<_> = apps.values().flat_map(App::records).map(|record| record.report()).collect();
         reports.sort_by(|one, other| (&one.app, one.service).cmp(&(&other.app, other.service)));
         reports
     }
@@ -185,10 +228,21 @@ impl PushService {
         let record = match provider {
             Provider::ApnsProduction => app.apns.as_ref().map(|apns| apns.record(Environment::Production)),
             Provider::ApnsSandbox => app.apns.as_ref().map(|apns| apns.record(Environment::Sandbox)),
-            Provider::Fcm => app.fcm.as_ref().map(Fcm::record),
-            Provider::WebPush => app.webpush.as_ref().map(WebPush::record),
+            Provider::Fcm => app.fcm.as_ref().map(|fcm| fcm.record()),
+            Provider::WebPush => app.webpush.as_ref().map(|webpush| webpush.record()),
         };
         record.cloned()
+    }
+}
+
+impl Mode {
+    /// Its services are those that are used, or are so no more.
+    fn note_in_force(&self, is: bool) {
+        if let Self::Sent(apps) = self {
+            for record in apps.values().flat_map(App::records) {
+                record.note_in_force(is);
+            }
+        }
     }
 }
 
@@ -215,27 +269,35 @@ impl PushService {
 pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
     let mut problems = Vec::new();
     let network: Arc<dyn Network> = Arc::new(System);
-    build(app, services, (&mut Signers::default(), &network, &Metrics::new()), &mut problems);
+    build(app, services, (None, &mut Signers::default(), &network, &Metrics::new()), &mut problems);
     problems
 }
 
 fn build(
     id: &str,
     settings: &AppPush,
-    (signers, network, metrics): (&mut Signers, &Arc<dyn Network>, &Metrics),
+    (earlier, signers, network, metrics): (Option<&App>, &mut Signers, &Arc<dyn Network>, &Metrics),
     problems: &mut Vec<SetupError>,
 ) -> App {
     let mut app = App::default();
     let record = |service| Record::new(id, service, metrics.push_service(id, service));
     let mut note = |service, problem| problems.push(SetupError { app: id.into(), service, problem });
     if let Some(settings) = &settings.apns {
-        app.apns = Apns::new(id, settings, signers, network, record).map_err(|problem| note("apns", problem)).ok();
+        let earlier = earlier.and_then(|app| app.apns.as_ref());
+        let make = || Apns::new(id, settings, signers, network, record);
+        let made = Made::of(settings, &settings.files(), earlier, make);
+        app.apns = made.map_err(|problem| note("apns", problem)).ok();
     }
     if let Some(settings) = &settings.fcm {
-        app.fcm = Fcm::new(id, settings, network, record("fcm")).map_err(|problem| note("fcm", problem)).ok();
+        let earlier = earlier.and_then(|app| app.fcm.as_ref());
+        let make = || Fcm::new(id, settings, network, record("fcm"));
+        let made = Made::of(settings, &settings.files(), earlier, make);
+        app.fcm = made.map_err(|problem| note("fcm", problem)).ok();
     }
     if let Some(settings) = &settings.webpush {
-        let made = WebPush::new(id, settings, network, record("webpush"));
+        let earlier = earlier.and_then(|app| app.webpush.as_ref());
+        let make = || WebPush::new(id, settings, network, record("webpush"));
+        let made = Made::of(settings, &settings.files(), earlier, make);
         app.webpush = made.map_err(|problem| note("webpush", problem)).ok();
     }
     app
@@ -280,7 +342,7 @@ impl<'a> DeliveryRun<'a> {
 
     /// Tries until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been
     /// taken.
-    pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure<'_>) -> (Verdict, u32, u32) {
+    pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure) -> (Verdict, u32, u32) {
         match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => copies::run(fcm, &prepared, deadline, departure).await,
             Self::WebPush(webpush, prepared) if event == Event::Call => {
@@ -297,7 +359,7 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    async fn repeated(mut self, deadline: Instant, departure: &Departure<'_>) -> (Verdict, u32) {
+    async fn repeated(mut self, deadline: Instant, departure: &Departure) -> (Verdict, u32) {
         let mut attempts = 0;
         loop {
             if Instant::now() >= deadline {

@@ -184,7 +184,7 @@ impl Relay {
         let audit = audit(&config, &public_edge)?;
         let exporter = Exporter::start(config.otlp.as_ref(), &public_edge, &metrics)?;
         let resolver = resolver(&config)?;
-        let (push, push_is_printed) = push_service(&config, &metrics)?;
+        let (push, push_is_printed) = push_service(&config, &metrics, None)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;

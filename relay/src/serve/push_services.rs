@@ -14,14 +14,22 @@ pub(super) fn has_none(app: &config::App) -> bool {
     app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none()
 }
 
-/// The push services, and whether pushes are only printed: when no App has any.
-pub(super) fn push_service(config: &Config, metrics: &Metrics) -> Result<(PushService, bool), StartError> {
+/// The push services, and whether pushes are only printed: when no App has any. What of the `running` ones has not changed is theirs.
+pub(super) fn push_service(
+    config: &Config,
+    metrics: &Metrics,
+    running: Option<&PushService>,
+) -> Result<(PushService, bool), StartError> {
     let apps = &config.apps;
     if apps.iter().all(has_none) {
         return Ok((PushService::printed(), true));
     }
     let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
-    Ok((PushService::new(apps, metrics).map_err(StartError::Push)?, false))
+    let made = match running {
+        Some(running) => running.renewed(apps, metrics),
+        None => PushService::new(apps, metrics),
+    };
+    Ok((made.map_err(StartError::Push)?, false))
 }
 
 pub(super) fn push_settings(app: &config::App, upstream: &config::Upstream) -> AppPush {

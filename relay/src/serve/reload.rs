@@ -70,11 +70,14 @@ impl Reloader {
                 return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told };
             }
         };
-        let push = match push_service(&new, &self.metrics) {
+        let (old, was) = &*running;
+        let same_apps = services_of(old) == services_of(&new);
+        // What does not come into force has no series.
+        let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
+        let push = match push_service(&new, &metrics, Some(&self.push)) {
             Ok((push, _)) => push,
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
-        let (old, was) = &*running;
         let prints = fingerprints(&new);
         // One that has ended while it was in force keeps nobody from other changes.
         let is_new = |place: &str| other_files(was, &prints).iter().any(|other| other == place);
@@ -88,7 +91,6 @@ impl Reloader {
         if !told.problems.is_empty() {
             return told;
         }
-        let same_apps = services_of(old) == services_of(&new);
         for place in changed(old, &new).into_iter().chain(other_keys(old, &new)).chain(other_files(was, &prints)) {
             let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
             let list = if can { &mut told.taken } else { &mut told.needs_restart };

@@ -197,6 +197,21 @@ async fn a_certificate_is_ordered_at_the_https_listener_told_of_until_it_comes_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_nonces_are_refused_is_gone_on_with_and_no_second_one_is_made() -> Outcome {
+    let (authority, places, dns) = (Authority::new(), Places::default(), dns().await?);
+    let pebble = Pebble::refusing(places, &authority, dns.address(), 50).await?;
+    let root = pebble.root().await?;
+    let relay = Relay::start(places, &authority, "", places.tls)?;
+    relay.await_issued(&root, None).await?;
+    let issued = "sipwake_certificate_orders_total{outcome=\"issued\"} 1";
+    let page = relay.await_answer("/metrics", |page| page.contains(issued)).await?;
+    assert!(page.contains("sipwake_certificate_orders_total{outcome=\"failed\"} 0"), "{}", relay.child.output());
+    assert!(pebble.output().contains("reject 50% of good nonces"), "{}", pebble.output());
+    assert_eq!(pebble.output().matches("Added order").count(), 1, "{}", pebble.output());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_ordered_by_http_at_a_door_for_the_ca_alone() -> Outcome {
     let (authority, places, dns) = (Authority::new(), Places::default(), dns().await?);
     let pebble = Pebble::start(places, &authority, dns.address()).await?;

@@ -282,9 +282,10 @@ async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
 #[tokio::test]
 async fn a_stalled_error_body_is_judged_by_its_status() {
     let services = PushServices::start().await;
-    for (number, status, verdict) in
-        [(1, 410, Verdict::Gone { since: None }), (2, 400, Verdict::Refused { reason: "OtherReason" })]
-    {
+    for (number, status, verdict) in [
+        (1, 410, Verdict::Refused { reason: "GoneWithoutReason" }),
+        (2, 400, Verdict::Refused { reason: "OtherReason" }),
+    ] {
         services.apns.answer_with(&apple_token(number), [apns::Answer::StalledErrorBody { status }]);
         let delivery = ring(&services, &apple(number)).await;
         assert_eq!(delivery.verdict, verdict);

@@ -40,7 +40,7 @@ pub(super) async fn post(dialler: &Dialler, request: &Request, patience: Patienc
     departure.note();
     let exchange = async {
         let (head, body) = sender.send_request(head).await.ok()?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = Limited::new(body, MAX_BODY).collect().await.ok().map(|body| body.to_bytes());
         Some(Answer { status: head.status, headers: head.headers, body })
     };
     let answer = timeout_at(until, exchange).await;

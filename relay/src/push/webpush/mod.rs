@@ -19,7 +19,7 @@ mod http1;
 mod origins;
 mod vapid;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 
 /// How to push for one App.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The App's VAPID key: P-256, PKCS #8 in PEM.
     pub key_file: PathBuf,
@@ -65,6 +65,13 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Networks that endpoints may be in although they are not public.
     pub allow_addresses: Vec<IpNet>,
+}
+
+impl Settings {
+    /// The files that they name.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        [Some(&*self.key_file), self.ca_file.as_deref()].into_iter().flatten().collect()
+    }
 }
 
 /// Web Push for one App.
@@ -137,7 +144,7 @@ impl WebPush {
         &self,
         PreparedPush { origin, request }: &mut PreparedPush,
         until: Instant,
-        departure: &Departure<'_>,
+        departure: &Departure,
     ) -> Attempt {
         let Some(authorization) = origin.authorization(&self.vapid) else {
             self.record().trouble(Trouble::grave("CannotSign"), "");

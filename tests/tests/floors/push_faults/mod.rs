@@ -3,6 +3,7 @@
 mod certificates;
 mod isolation;
 mod lines;
+mod reloads;
 mod rests;
 mod table;
 mod trials;
@@ -34,7 +35,7 @@ struct World {
     fcm: Fcm,
     service: PushService,
     metrics: Metrics,
-    _authority: Authority,
+    authority: Authority,
 }
 
 impl World {
@@ -48,7 +49,7 @@ impl World {
         let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()), ..AppPush::default() };
         let (metrics, apps) = (Metrics::new(), vec![(APP.into(), app)]);
         let service = PushService::over(Arc::new(net.clone()), apps, &metrics).expect("the settings are good");
-        Self { net, apns, fcm, service, metrics, _authority: authority.clone() }
+        Self { net, apns, fcm, service, metrics, authority: authority.clone() }
     }
 
     /// Delivers a call's push.

@@ -172,7 +172,8 @@ fn apns_rows() -> Vec<Row<apns::Answer>> {
         (404, REFUSED, &["BadPath", ""]),
         (405, REFUSED, &["MethodNotAllowed"]),
         (408, AFRESH, &[""]),
-        (410, GONE, &["Unregistered", "ExpiredToken", "SomethingNew", ""]),
+        (410, GONE, &["Unregistered", "ExpiredToken", "SomethingNew"]),
+        (410, REFUSED, &[""]),
         (413, REFUSED, &["PayloadTooLarge"]),
         (421, AFRESH, &[""]),
         (425, AGAIN, &[""]),
@@ -195,6 +196,7 @@ fn apns_rows() -> Vec<Row<apns::Answer>> {
         (504, AFRESH),
         (520, AFRESH),
         (407, REFUSED),
+        (410, REFUSED),
         (451, REFUSED),
         (505, AFRESH),
         (599, AFRESH),
@@ -210,17 +212,21 @@ fn apns_rows() -> Vec<Row<apns::Answer>> {
         (503, "soon", AFRESH),
         (503, "-1", AFRESH),
         (503, "600", REFUSED),
-        (503, "Fri, 31 Dec 2100 23:59:59 GMT", REFUSED),
+        (503, "18446744073709551615", REFUSED),
+        (503, "99999999999999999999", REFUSED),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", REFUSED),
         (503, "Thu, 01 Jan 1970 00:00:00 GMT", AFRESH),
         (429, "5", AGAIN),
         (429, "600", REFUSED),
+        (429, "18446744073709551615", REFUSED),
         (500, "5", AFRESH),
+        (500, "9223372036854775807", REFUSED),
     ] {
         rows.push(Row(http(status, "", after(text)), outcome, outcome));
     }
     rows.extend([
         Row(Answer::Gone { timestamp: 1_795_000_000_123 }, GONE, GONE),
-        Row(Answer::StalledErrorBody { status: 410 }, GONE, GONE),
+        Row(Answer::StalledErrorBody { status: 410 }, REFUSED, REFUSED),
         Row(Answer::StalledErrorBody { status: 400 }, REFUSED, REFUSED),
         Row(Answer::StalledErrorBody { status: 500 }, AFRESH, AFRESH),
         Row(Answer::StalledErrorBody { status: 503 }, AFRESH, AFRESH),
@@ -307,15 +313,20 @@ fn fcm_rows() -> Vec<Row<fcm::Answer>> {
         (503, "5", AFRESH),
         (503, "0", AFRESH),
         (503, "600", REFUSED),
-        (503, "Fri, 31 Dec 2100 23:59:59 GMT", REFUSED),
+        (503, "18446744073709551615", REFUSED),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", REFUSED),
         (429, "5", AGAIN),
         (429, "600", REFUSED),
+        (429, "18446744073709551615", REFUSED),
+        (500, "9223372036854775807", REFUSED),
     ] {
         rows.push(Row(http(status, "", "", after(text)), outcome, outcome));
     }
     rows.extend([
         Row(Answer::Accept, TAKEN, TAKEN),
         Row(Answer::InvalidToken, REFUSED, REFUSED),
+        // It may have named the message.
+        Row(Answer::StalledErrorBody { status: 200 }, AGAIN, AGAIN),
         Row(Answer::StalledErrorBody { status: 404 }, REFUSED, REFUSED),
         Row(Answer::StalledErrorBody { status: 503 }, AFRESH, AFRESH),
         Row(Answer::Slow(seconds(35)), TAKEN, TAKEN),

@@ -1,0 +1,102 @@
+//! What a reload of the configuration keeps of the push services, and what is told of them meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay::config::ApnsCredentials;
+use relay::metrics::Metric;
+use relay::metrics::reading::Reading;
+use relay::push::{AppPush, PushService, State, Verdict};
+use tests::apns::{Answer, KEY_ID, TEAM_ID};
+use tests::fcm;
+
+use super::{APP, World, apple, apple_token, google, google_token};
+
+impl World {
+    /// What a reload would put in force.
+    fn renewed(&self, change: impl FnOnce(&mut AppPush)) -> PushService {
+        let (apns, fcm) = (Some(self.apns.settings()), Some(self.fcm.settings()));
+        let mut app = AppPush { apns, fcm, ..AppPush::default() };
+        change(&mut app);
+        let renewed = self.service.renewed_over(Arc::new(self.net.clone()), vec![(APP.into(), app)], &self.metrics);
+        renewed.expect("the settings are good")
+    }
+
+    async fn taken_by_apple(&self, number: u32) -> tests::apns::ReceivedPush {
+        assert_eq!(self.ring(apple(number), number).await.verdict, Verdict::Accepted);
+        self.apns.next_push(Duration::from_secs(1)).await.expect("it is there")
+    }
+
+    fn apns_is_up(&self) -> f64 {
+        Reading::of(&self.metrics).value(Metric::PushServiceUp, &[("provider", "apns"), ("app", APP)])
+    }
+
+    fn apns_standing(&self) -> State {
+        let reports = self.service.health();
+        reports.iter().find(|report| report.service == "apns").expect("it is configured").state
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_without_a_change_keeps_tokens_connections_and_rests() {
+    let world = World::new();
+    let before = world.taken_by_apple(1).await;
+    assert_eq!(world.ring(google(1), 1).await.verdict, Verdict::Accepted);
+    world.fcm.answer_with(&google_token(2), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
+    assert!(matches!(world.ring(google(2), 2).await.verdict, Verdict::Retry { .. }));
+    for number in 3..6 {
+        world.service.become_like(&world.renewed(|_| {}));
+        let after = world.taken_by_apple(number).await;
+        assert_eq!((after.provider_token, after.connection), (before.provider_token.clone(), before.connection));
+        assert!(matches!(world.ring(google(number), number).await.verdict, Verdict::Retry { .. }), "it rests");
+    }
+    assert_eq!((world.fcm.requests(), world.fcm.token_requests()), (2, 1));
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_keeps_its_token_as_long_as_it_is_the_same_wherever_it_lies() {
+    let world = World::new();
+    let before = world.taken_by_apple(1).await;
+    let key_file = world.authority.write("the-same.p8", world.apns.p8_pem());
+    let of_file =
+        |key_file, key_id: &str| ApnsCredentials::Key { key_file, key_id: key_id.into(), team_id: TEAM_ID.into() };
+    let moved = of_file(key_file.clone(), KEY_ID);
+    world
+        .service
+        .become_like(&world.renewed(|app| app.apns.as_mut().expect("it is there").credentials = moved.clone()));
+    let after = world.taken_by_apple(2).await;
+    assert_eq!(after.provider_token, before.provider_token);
+    assert_ne!(after.connection, before.connection, "what is made anew dials anew");
+    // Another key behind the same name.
+    let another = rcgen::KeyPair::generate().expect("a P-256 key can be made").serialize_pem();
+    assert_eq!(world.authority.write("the-same.p8", &another), key_file);
+    world.service.become_like(&world.renewed(|app| app.apns.as_mut().expect("it is there").credentials = moved));
+    assert!(matches!(world.ring(apple(3), 3).await.verdict, Verdict::Refused { reason: "InvalidProviderToken" }));
+    assert_eq!(world.apns.violations().len(), 1, "it is signed with the new one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metric_of_a_failing_service_changes_only_with_what_is_in_force() {
+    let world = World::new();
+    assert_eq!(world.apns_is_up(), 1.0);
+    world.apns.answer_with(&apple_token(1), [Answer::InvalidProviderToken]);
+    world.ring(apple(1), 1).await;
+    assert_eq!((world.apns_is_up(), world.apns_standing()), (0.0, State::Failing));
+    let other_ca = world
+        .authority
+        .write("other-ca.pem", &std::fs::read_to_string(world.authority.ca_file()).expect("it is there"));
+    let changed = |app: &mut AppPush| app.apns.as_mut().expect("it is there").ca_file = Some(other_ca.clone());
+    // A reload that is refused after it was read, and one that changes nothing of it.
+    drop(world.renewed(changed));
+    assert_eq!(world.apns_is_up(), 0.0);
+    world.service.become_like(&world.renewed(|app| app.fcm = None));
+    assert_eq!((world.apns_is_up(), world.apns_standing()), (0.0, State::Failing));
+    // What is made anew is not known to be away; what the earlier one meets is not told of it.
+    let earlier = world.renewed(|_| {});
+    world.service.become_like(&world.renewed(changed));
+    assert_eq!((world.apns_is_up(), world.apns_standing()), (1.0, State::Unknown));
+    world.apns.answer_with(&apple_token(2), [Answer::InvalidProviderToken]);
+    earlier.deliver(APP, &apple(2), &super::call(2)).await;
+    assert_eq!((world.apns_is_up(), world.apns_standing()), (1.0, State::Unknown));
+}
