@@ -251,7 +251,16 @@ impl RedisStore {
     /// Some instances of this node that other nodes have ended; none when there are none.
     pub async fn ended_elsewhere(&self, owner: &Owner) -> Result<Vec<InstanceId>, StoreError> {
         let names = self.some_of(&ended_key(&owner.node)).await?;
-        Ok(names.iter().filter_map(|name| InstanceId::parse(name)).collect())
+        let ids: Vec<InstanceId> = names.iter().filter_map(|name| InstanceId::parse(name)).collect();
+        if ids.len() < names.len() {
+            // What names no instance would stand before those that do.
+            let mut forget = ::redis::cmd("SREM");
+            forget
+                .arg(ended_key(&owner.node))
+                .arg(names.iter().filter(|name| InstanceId::parse(name).is_none()).collect::<Vec<_>>());
+            self.link.ask::<()>(&forget).await?;
+        }
+        Ok(ids)
     }
 
     /// This node has let go of them.
