@@ -40,6 +40,7 @@ pub mod scratch;
 pub mod simulation;
 pub mod sipp;
 pub mod skewed_clock;
+pub mod stall;
 pub mod story;
 pub mod unconfigured;
 pub mod virtual_net;

@@ -36,6 +36,8 @@ pub enum Check {
     Clock,
     /// The other nodes have the same keyring.
     Keyring,
+    /// This node knows what it owns.
+    Ownership,
 }
 
 impl Check {
@@ -50,6 +52,7 @@ impl Check {
         Self::Push,
         Self::Clock,
         Self::Keyring,
+        Self::Ownership,
     ];
 
     /// Its name for a person.
@@ -64,6 +67,7 @@ impl Check {
             Self::Push => "push",
             Self::Clock => "clock",
             Self::Keyring => "keyring",
+            Self::Ownership => "ownership",
         }
     }
 }

@@ -10,6 +10,7 @@
 pub mod check;
 pub mod check_push;
 mod clock_watch;
+mod doubt_watch;
 mod keyring_watch;
 mod push_services;
 mod reload;
@@ -501,6 +502,8 @@ impl Opened {
             true => store.pass(Check::Store),
             false => store.fail(Check::Store, "the store does not answer"),
         };
+        let agent = self.agent.clone();
+        let is_doubtful = move || agent.is_doubtful();
         let certificate = async move {
             let mut ticks = interval(LOOK_AT_CERTIFICATE);
             loop {
@@ -518,6 +521,7 @@ impl Opened {
                 self.config.store.require_ephemeral,
                 readiness.clone(),
             )),
+            tokio::spawn(doubt_watch::watch(is_doubtful, readiness.clone())),
             tokio::spawn(certificate),
         ]
     }

@@ -10,7 +10,7 @@
 //! is registered again, with the new device's credentials.
 //!
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
-//! unregistered again. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
+//! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::Inner;
-use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState};
+use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
 use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
@@ -42,7 +42,7 @@ use crate::net::resolve::ResolveError;
 use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{Fence, SealError, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
 
 /// How long an enabling waits for the first registration; then it is answered 202.
 const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ impl Inner {
                     .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None })
                     .await;
                 // The store may have taken it, and only its answer was lost.
-                self.dependencies.agent.erase(id, lookup);
+                self.leave_nothing(id, lookup, expires_at).await;
                 return Err(error.into());
             }
         };
@@ -107,7 +107,7 @@ impl Inner {
             != Some(true)
         {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
-            self.dependencies.agent.erase(id, lookup);
+            self.leave_nothing(id, lookup, expires_at).await;
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
         let displaced = placed.displaced.filter(|displaced| Some(*displaced) != earlier);
@@ -121,6 +121,19 @@ impl Inner {
             app: Some(app_id),
         });
         Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
+    }
+
+    /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
+    /// not end it.
+    async fn leave_nothing(&self, id: InstanceId, lookup: Lookup, ends_at: u64) {
+        let tombstones = self.dependencies.vault.tombstones();
+        if tombstones.look(id).is_none() {
+            // Nobody can ask for its reason: nobody has its secret.
+            let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Disabled, None);
+            // Where the disk has no room for it, it is honoured as long as this run lives.
+            let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
+        }
+        self.dependencies.agent.erase(id, lookup);
     }
 
     /// Where a device connects.

@@ -155,7 +155,12 @@ impl Inner {
         if vault.tombstones().forbids(other).is_some() {
             return Ok(false);
         }
-        let Some(stored) = vault.load(other).await? else { return Ok(false) };
+        let stored = match vault.load(other).await {
+            // Nobody can look after it.
+            Err(StoreError::Malformed) => None,
+            stored => stored?,
+        };
+        let Some(stored) = stored else { return Ok(false) };
         let since = shared_now().saturating_sub(JUST_NOW_S).max(created_at);
         Ok(vault.open_lent(other, &stored.sealed, |record| record.created_at > since).unwrap_or(false))
     }

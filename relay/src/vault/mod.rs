@@ -26,12 +26,12 @@ mod tombstones;
 mod wanted;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sip::id::{InstanceId, ShardTag};
 
-use crate::clock::{DAY_S, Reading};
+use crate::clock::{DAY_S, Reading, since_boot};
 use crate::domain::WipeReason;
 use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
 use record::{Account, Record, Storable, StoredRecord};
@@ -64,8 +64,8 @@ struct Inner {
     keyring: Keyring,
     owner: Owner,
     settings: Settings,
-    /// Whether this run has ever held its lease.
-    leased: AtomicBool,
+    /// When this run asked for its lease that it got last, since boot; `None`: never.
+    held_at: Mutex<Option<Duration>>,
     /// Whether the store was found to keep nothing on a disk.
     is_ephemeral: AtomicBool,
     ring: ring::RingState,
@@ -115,7 +115,7 @@ impl Vault {
             keyring,
             owner: Owner::of(node),
             settings,
-            leased: AtomicBool::new(false),
+            held_at: Mutex::default(),
             is_ephemeral: AtomicBool::new(false),
             ring: ring::RingState::default(),
             store,
@@ -441,12 +441,19 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`] has lost its lease.
     pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
+        let asked_at = since_boot();
         let kept = match &self.0.store {
             Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
             Store::Redis(redis) => redis.hold_lease(&self.0.owner, || self.sealed_note()).await?,
         };
-        let first = !self.0.leased.swap(true, Ordering::Relaxed);
-        Ok(if kept || first { Lease::Held } else { Lease::Lapsed })
+        let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
+        Ok(match earlier {
+            None => Lease::Held,
+            // A renewal that nobody waited for any more may have been carried out since: then the store names this run, and the lease had run out.
+            Some(earlier) if asked_at.saturating_sub(earlier) >= self.0.settings.lease => Lease::Lapsed,
+            Some(_) if kept => Lease::Held,
+            Some(_) => Lease::Lapsed,
+        })
     }
 
     /// The runs of the other nodes that have their lease.

@@ -17,10 +17,12 @@ use tests::redis_server::RedisServer;
 mod away;
 mod examination;
 mod kept;
+mod late;
 mod nodes;
+mod odd;
 mod rings;
 
-use self::{kept::*, nodes::*, rings::*};
+use self::{kept::*, nodes::*, odd::*, rings::*};
 
 /// The leases of these tests; short, so that a dead node is found soon.
 const LEASE: Duration = Duration::from_millis(400);
@@ -250,6 +252,10 @@ conformance! {
     of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers,
     a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store,
     what_a_node_says_of_itself_is_believed_from_the_node_alone,
+    a_renewal_that_is_carried_out_late_does_not_hide_that_the_lease_had_run_out,
+    an_erasure_that_the_store_has_lost_is_noticed_also_by_a_run_that_has_written_nothing_else,
+    an_odd_value_keeps_nobody_else_from_anything,
+    an_odd_value_under_a_name_of_ones_own_gives_way,
     a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
     copies_are_one_keyring_until_something_is_mixed_into_one_of_them,
     a_file_that_is_shared_is_rotated_for_all,

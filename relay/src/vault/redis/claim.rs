@@ -20,16 +20,17 @@
 //! flushed, has lost the leases of nodes that live, and they renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::hints::texts;
 use super::scripts::{CLAIM_GONE, CLAIM_LEFT, CLAIM_TAKEN, Claimed, SCRIPTS};
 use super::shares::Shares;
-use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, lease_key, node_key, record_id, record_key};
+use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, node_key, record_id, record_key};
 use crate::clock;
 use crate::vault::seal::Sealed;
 use crate::vault::store::{Fence, Owner, StoreError, Stored};
@@ -172,8 +173,8 @@ impl Round {
                 let mut scan = ::redis::cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(format!("{RECORD_PREFIX}*")).arg("COUNT").arg(SCAN_PAGE);
                 scan.arg("TYPE").arg("hash");
-                let (cursor, keys): (u64, Vec<String>) = store.link.ask(&scan).await?;
-                let ids: Vec<InstanceId> = keys.iter().filter_map(|key| record_id(key)).collect();
+                let (cursor, keys): (u64, Vec<Vec<u8>>) = store.link.ask(&scan).await?;
+                let ids: Vec<InstanceId> = texts(keys).iter().filter_map(|key| record_id(key)).collect();
                 let owners = store.owners_of(&ids).await?;
                 let is_left = |owned_by: &Owner| match owned_by.node == owner.node {
                     true => owned_by.run != owner.run,
@@ -256,6 +257,10 @@ impl Round {
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
     async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Arc<str>>, StoreError> {
         let nodes = store.nodes().await?;
+        if !nodes.iter().any(|node| **node == *owner.node) {
+            // Nobody would see this one die: its name is put there again with the next renewal.
+            *store.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         let (mut dead, mut living) = (Vec::new(), vec![owner.node.clone()]);
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             if !self.is_dead(store, node).await? {
@@ -274,7 +279,7 @@ impl Round {
     }
 
     async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
-        let lease: Option<String> = store.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
+        let lease = store.lease_of(node).await?;
         if lease.is_some() {
             self.missing_since.remove(node);
         }
@@ -416,16 +421,21 @@ async fn try_all(
     let mut under_way = JoinSet::new();
     for (place, some) in wave.chunks(at_once).enumerate() {
         let (link, count) = (Arc::clone(&store.link), some.len());
-        let mut claim = SCRIPTS.claim.prepare_invoke();
-        claim.arg(owner.to_string());
-        for candidate in some {
-            claim.key(record_key(candidate.id)).arg(candidate.ticket);
-        }
-        for node in takeable {
-            claim.arg(&**node);
-        }
+        let (some, takeable, owner) = (some.to_vec(), takeable.to_vec(), owner.to_string());
+        // Who is dead now may live when this arrives.
+        let claim = move |late_at: u64| {
+            let mut claim = SCRIPTS.claim.prepare_invoke();
+            claim.arg(late_at).arg(&owner);
+            for candidate in &some {
+                claim.key(record_key(candidate.id)).arg(candidate.ticket);
+            }
+            for node in &takeable {
+                claim.arg(&**node);
+            }
+            claim
+        };
         under_way.spawn(async move {
-            let claimed = link.ask::<Vec<Claimed>>(&claim).await?;
+            let claimed = link.ask_in_time::<Vec<Claimed>>(claim).await?;
             if claimed.len() == count { Ok((place, claimed)) } else { Err(StoreError::Malformed) }
         });
     }

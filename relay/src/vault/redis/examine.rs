@@ -51,18 +51,20 @@ impl RedisStore {
         let (lookup, lease, set, mark, list) =
             (key("script-l"), key("script-lease"), key("script-set"), key("script-mark"), key("script-list"));
         let (one, other) = ("check-one#1", "check-other#1");
+        // None of them is late.
+        let never = i64::MAX;
         let mut put = SCRIPTS.put.key(&record);
-        put.key(&messages).key(&calls).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl);
+        put.key(&messages).key(&calls).arg(never).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl);
         let mut keep = SCRIPTS.keep.key(&record);
         keep.key(&messages).arg("-").arg("00000000-").arg(1).arg(1).arg(0).arg(0).arg(0);
         let mut keep_again = SCRIPTS.keep.key(&record);
         keep_again.key(&messages).arg("+").arg("00000001-").arg(1).arg(1).arg(0).arg(0).arg(0);
         let mut claim = SCRIPTS.claim.key(&record);
-        claim.arg(other).arg(1).arg("check-one");
+        claim.arg(never).arg(other).arg(1).arg("check-one");
         let mut erase = SCRIPTS.erase.key(&record);
         erase.key(&messages).key(&calls).arg("check-other").arg(1);
         let mut point = SCRIPTS.point.key(&lookup);
-        point.arg("-").arg(ttl).arg(1);
+        point.arg(never).arg("-").arg(ttl).arg(1);
         let mut unpoint = SCRIPTS.unpoint.key(&lookup);
         unpoint.arg("-");
         let mut release = SCRIPTS.release.key(&lease);

@@ -5,6 +5,7 @@
 
 use sip::id::InstanceId;
 
+use super::hints::or_none;
 use super::scripts::{KEEP_DONE, KEEP_FULL, KEEP_GONE, KEEP_KNOWN, SCRIPTS};
 use super::{RedisStore, collection_key, record_key};
 use crate::vault::items::{Collection, ItemKey, Placement, SealedItem};
@@ -38,13 +39,13 @@ impl RedisStore {
     }
 
     pub async fn kept(&self, id: InstanceId, collection: Collection) -> Result<Vec<(ItemKey, Sealed)>, StoreError> {
-        let all: Vec<(Vec<u8>, Vec<u8>)> =
-            self.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await?;
+        let all: Option<Vec<(Vec<u8>, Vec<u8>)>> =
+            or_none(self.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await)?;
         let sound = |(item_key, value): (Vec<u8>, Vec<u8>)| {
             let sealed = Sealed::from_bytes(value.get(ORDER_LEN..)?);
             Some((item_key.try_into().ok()?, sealed))
         };
-        Ok(all.into_iter().filter_map(sound).collect())
+        Ok(all.into_iter().flatten().filter_map(sound).collect())
     }
 
     /// Those of these instances for which something may be kept.

@@ -21,7 +21,14 @@ impl RedisStore {
     pub async fn next_letter(&self, owner: &Owner) -> Result<Option<Vec<u8>>, StoreError> {
         let mut take = ::redis::cmd("BLPOP");
         take.arg(letters_key(owner)).arg(WAIT_S);
-        let taken: Option<(String, Vec<u8>)> = self.letters.ask(&take).await?;
+        let taken: Option<(String, Vec<u8>)> = match self.letters.ask(&take).await {
+            Err(StoreError::Malformed) => {
+                // No list, and no letter will come as long as it lies there.
+                self.link.ask::<()>(::redis::cmd("DEL").arg(letters_key(owner))).await?;
+                None
+            }
+            taken => taken?,
+        };
         Ok(taken.map(|(_, sealed)| sealed))
     }
 }

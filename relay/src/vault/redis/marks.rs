@@ -1,9 +1,9 @@
 //! Whether a store has lost what this run wrote: a restart without its data or with older data, a flush, a fail-over to a replica that
 //! lagged.
 //!
-//! Each write of a record is followed by a mark, a number that counts on. A Redis keeps, replicates and loses in the order in which
+//! Each write of a record, and each erasure, is followed by a mark, a number that counts on; a run begins with one. A Redis keeps, replicates and loses in the order in which
 //! it was written to: as long as it has the last mark, it has had all that came before. So a record that is missing then was
-//! wiped, and does not come back.
+//! wiped, and does not come back; and what this run has erased is not there again.
 //!
 //! | a loss is noticed by | when |
 //! | --- | --- |
@@ -69,9 +69,12 @@ impl RedisStore {
             if was_away {
                 marked.note_loss();
             }
-        } else if last > 0 {
-            let mark: Option<u64> = self.link.ask(::redis::cmd("GET").arg(mark_key(owner))).await?;
-            let mark = mark.unwrap_or(0);
+        } else if last == 0 {
+            // What an earlier run has erased may come back, too.
+            self.mark(owner, self.link.open_generation().await?).await?;
+        } else {
+            let mark = self.text_at(&mark_key(owner)).await?;
+            let mark = mark.and_then(|mark| mark.parse().ok()).unwrap_or(0);
             if mark < last {
                 // From here on the store begins anew.
                 marked.last.store(mark, Ordering::Relaxed);

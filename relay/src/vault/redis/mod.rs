@@ -25,6 +25,7 @@
 mod claim;
 mod client;
 mod examine;
+mod hints;
 mod items;
 mod letters;
 mod link;
@@ -142,13 +143,17 @@ impl RedisStore {
         let left_ms = left_s.saturating_mul(1_000).max(1);
         self.index(&owner.node, &[id]).await?;
         let connection = self.link.generation();
-        let mut put = SCRIPTS.put.key(record_key(id));
-        for collection in Collection::ALL {
-            put.key(collection_key(id, collection));
-        }
-        put.arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at).arg(lookup.to_string());
-        put.arg(left_ms).arg(STORY_LIFE_S.saturating_mul(1_000)).arg(u8::from(restores));
-        let (outcome, earlier, owned_by): (i64, String, String) = self.link.ask(&put).await?;
+        let put = |late_at: u64| {
+            let mut put = SCRIPTS.put.key(record_key(id));
+            for collection in Collection::ALL {
+                put.key(collection_key(id, collection));
+            }
+            put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at);
+            put.arg(lookup.to_string()).arg(left_ms).arg(STORY_LIFE_S.saturating_mul(1_000)).arg(u8::from(restores));
+            put
+        };
+        // What is erased because this has failed is not to be written then.
+        let (outcome, earlier, owned_by): (i64, String, String) = self.link.ask_in_time_or_never(put).await?;
         let refused = match outcome {
             scripts::NOT_OWNER => Some(StoreError::NotOwner),
             scripts::GONE => Some(StoreError::Gone),
@@ -169,7 +174,7 @@ impl RedisStore {
     }
 
     pub async fn find(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
-        let found: Option<String> = self.link.ask(::redis::cmd("GET").arg(lookup_key(lookup))).await?;
+        let found = self.text_at(&lookup_key(lookup)).await?;
         let Some(id) = found.as_deref().and_then(InstanceId::parse) else {
             return Ok(None);
         };
@@ -206,6 +211,7 @@ impl RedisStore {
         id: InstanceId,
         lookup: Option<&Lookup>,
     ) -> Result<(bool, Option<Owner>), StoreError> {
+        let connection = self.link.open_generation().await?;
         let (mut outcome, owned_by, earlier) = self.try_erase(owner, id, false).await?;
         let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
         if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
@@ -213,6 +219,8 @@ impl RedisStore {
             self.note_ended(other, &[id]).await?;
             (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
+        // Also where there was none: an earlier try may have erased it, whose answer was lost.
+        self.mark(owner, connection).await?;
         // The secret is gone; what follows are names, and is the same when it is done twice.
         if let Some(lookup) = lookup {
             self.unpoint(lookup, id).await?;
@@ -243,7 +251,16 @@ impl RedisStore {
     /// Some instances of this node that other nodes have ended; none when there are none.
     pub async fn ended_elsewhere(&self, owner: &Owner) -> Result<Vec<InstanceId>, StoreError> {
         let names = self.some_of(&ended_key(&owner.node)).await?;
-        Ok(names.iter().filter_map(|name| InstanceId::parse(name)).collect())
+        let ids: Vec<InstanceId> = names.iter().filter_map(|name| InstanceId::parse(name)).collect();
+        if ids.len() < names.len() {
+            // What names no instance would stand before those that do.
+            let mut forget = ::redis::cmd("SREM");
+            forget
+                .arg(ended_key(&owner.node))
+                .arg(names.iter().filter(|name| InstanceId::parse(name).is_none()).collect::<Vec<_>>());
+            self.link.ask::<()>(&forget).await?;
+        }
+        Ok(ids)
     }
 
     /// This node has let go of them.
@@ -268,9 +285,13 @@ impl RedisStore {
     /// True when this run held it until now. `note`: what the node says of itself, asked for when it is written.
     pub async fn hold_lease(&self, owner: &Owner, note: impl FnOnce() -> Option<Sealed>) -> Result<bool, StoreError> {
         let mut set = ::redis::cmd("SET");
-        set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease)).arg("GET");
-        let earlier: Option<String> = self.link.ask(&set).await?;
-        let kept = earlier.as_deref() == Some(&owner.run);
+        set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease));
+        let earlier: Option<Vec<u8>> = match self.link.ask(set.clone().arg("GET")).await {
+            // It is no string, and was not changed.
+            Err(StoreError::Malformed) => self.link.ask::<()>(&set).await.map(|()| None)?,
+            earlier => earlier?,
+        };
+        let kept = earlier.as_deref() == Some(owner.run.as_bytes());
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
@@ -299,20 +320,18 @@ impl RedisStore {
 
     /// What a node says of itself.
     pub async fn note_of(&self, node: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.link.ask(::redis::cmd("GET").arg(note_key(node))).await
+        self.bytes_at(&note_key(node)).await
     }
 
     pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
-        let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(&owner.node))).await?;
-        Ok(run.as_deref() == Some(&owner.run))
+        Ok(self.lease_of(&owner.node).await?.as_deref() == Some(&*owner.run))
     }
 
     pub async fn living_peers(&self, owner: &Owner) -> Result<Vec<Owner>, StoreError> {
         let nodes = self.nodes().await?;
         let mut living = Vec::new();
         for node in nodes.iter().filter(|node| **node != *owner.node) {
-            let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(node))).await?;
-            let run = run.filter(|run| run != RELEASED);
+            let run = self.run_of(node).await?;
             living.extend(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
         }
         Ok(living)
@@ -331,8 +350,8 @@ impl RedisStore {
     pub async fn known_nodes(&self) -> Result<Vec<(Box<str>, bool)>, StoreError> {
         let mut known = Vec::new();
         for node in self.nodes().await? {
-            let run: Option<String> = self.link.ask(::redis::cmd("GET").arg(lease_key(&node))).await?;
-            known.push((node.into(), run.is_some_and(|run| run != RELEASED)));
+            let lives = self.run_of(&node).await?.is_some();
+            known.push((node.into(), lives));
         }
         Ok(known)
     }
@@ -368,47 +387,18 @@ impl RedisStore {
         left_ms: u64,
         take: bool,
     ) -> Result<Option<InstanceId>, StoreError> {
-        let mut point = SCRIPTS.point.key(lookup_key(lookup));
-        let displaced: String = self.link.ask(point.arg(id.to_string()).arg(left_ms).arg(u8::from(take))).await?;
+        let point = |late_at: u64| {
+            let mut point = SCRIPTS.point.key(lookup_key(lookup));
+            point.arg(late_at).arg(id.to_string()).arg(left_ms).arg(u8::from(take));
+            point
+        };
+        let displaced: String = self.link.ask_in_time_or_never(point).await?;
         Ok(InstanceId::parse(&displaced))
     }
 
     /// Removes a lookup that names this instance.
     async fn unpoint(&self, lookup: &Lookup, id: InstanceId) -> Result<(), StoreError> {
         self.link.ask(SCRIPTS.unpoint.key(lookup_key(lookup)).arg(id.to_string())).await
-    }
-
-    async fn index(&self, node: &str, ids: &[InstanceId]) -> Result<(), StoreError> {
-        self.add(&node_key(node), ids.iter().map(InstanceId::to_string), INDEX_TTL).await
-    }
-
-    async fn unindex(&self, node: &str, ids: &[InstanceId]) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let mut remove = ::redis::cmd("SREM");
-        remove.arg(node_key(node));
-        for id in ids {
-            remove.arg(id.to_string());
-        }
-        self.link.ask(&remove).await
-    }
-
-    async fn add(
-        &self,
-        set: &str,
-        members: impl ExactSizeIterator<Item = String>,
-        ttl: Duration,
-    ) -> Result<(), StoreError> {
-        if members.len() == 0 {
-            return Ok(());
-        }
-        let mut add = SCRIPTS.add.key(set);
-        add.arg(millis(ttl));
-        for member in members {
-            add.arg(member);
-        }
-        self.link.ask(&add).await
     }
 
     /// Who owns each of these records; not in a Cluster.
@@ -423,40 +413,6 @@ impl RedisStore {
         let owners: Vec<Option<Vec<u8>>> = self.link.ask(&read).await?;
         let owner = |text: Option<Vec<u8>>| Owner::parse(std::str::from_utf8(&text?).ok()?);
         Ok(owners.into_iter().map(owner).collect())
-    }
-
-    /// The nodes there may be.
-    async fn nodes(&self) -> Result<Vec<String>, StoreError> {
-        let (mut cursor, mut nodes) = (0, Vec::new());
-        loop {
-            let (next, mut names) = self.page_of(NODES_KEY, cursor, PAGE).await?;
-            nodes.append(&mut names);
-            cursor = next;
-            if cursor == 0 {
-                // A page may repeat what another one has told.
-                nodes.sort_unstable();
-                nodes.dedup();
-                return Ok(nodes);
-            }
-        }
-    }
-
-    /// About [`PAGE`] members of a set; none when it is empty.
-    async fn some_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
-        let mut cursor = 0;
-        loop {
-            let (next, names) = self.page_of(set, cursor, PAGE).await?;
-            if next == 0 || !names.is_empty() {
-                return Ok(names);
-            }
-            cursor = next;
-        }
-    }
-
-    /// Some members of a set from this cursor on, and the cursor of the next ones.
-    async fn page_of(&self, set: &str, cursor: u64, about: usize) -> Result<(u64, Vec<String>), StoreError> {
-        let mut scan = ::redis::cmd("SSCAN");
-        self.link.ask(scan.arg(set).arg(cursor).arg("COUNT").arg(about)).await
     }
 }
 

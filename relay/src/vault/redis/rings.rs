@@ -43,7 +43,7 @@ impl RedisStore {
 
     /// What stands under a name, for longer if it is `mine`; that becomes what stands where nothing does.
     async fn stands(&self, key: &str, mine: &str, look_only: bool) -> Result<String, StoreError> {
-        let get = async || self.link.ask::<Option<String>>(::redis::cmd("GET").arg(key)).await;
+        let get = async || self.text_at(key).await;
         let mut stands = get().await?;
         if look_only {
             return Ok(stands.unwrap_or_else(|| mine.to_owned()));
@@ -52,6 +52,12 @@ impl RedisStore {
             let mut set = ::redis::cmd("SET");
             let _: Option<String> =
                 self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(RING_TTL)).arg("NX")).await?;
+            stands = get().await?;
+        }
+        if stands.is_none() {
+            // Something lies there that tells nothing of a keyring.
+            let mut set = ::redis::cmd("SET");
+            self.link.ask::<()>(set.arg(key).arg(mine).arg("PX").arg(millis(RING_TTL))).await?;
             stands = get().await?;
         }
         if stands.as_deref() == Some(mine) {

@@ -1,7 +1,8 @@
 //! What runs inside Redis: one script for each change that must happen as a whole.
 //!
 //! Invariant: each script touches the keys that it names, which in a Cluster are one, or those of one instance, and does the same when it
-//! is run twice with the same arguments, so that a call whose answer was lost may be repeated.
+//! is run twice with the same arguments, so that a call whose answer was lost may be repeated. What would do harm when it is run after its asker has
+//! given up does nothing then.
 
 use std::sync::LazyLock;
 
@@ -38,20 +39,20 @@ pub(super) const KEEP_KNOWN: u8 = 2;
 pub(super) const KEEP_FULL: u8 = 3;
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    put: Script::new(PUT),
-    erase: Script::new(ERASE),
-    keep: Script::new(KEEP),
-    claim: Script::new(CLAIM),
-    point: Script::new(POINT),
-    unpoint: Script::new(UNPOINT),
-    release: Script::new(RELEASE),
-    add: Script::new(ADD),
-    mark: Script::new(MARK),
-    post: Script::new(POST),
+    put: Script::new(&[IN_TIME, READ, PUT].concat()),
+    erase: Script::new(&[READ, ERASE].concat()),
+    keep: Script::new(&[READ, KEEP].concat()),
+    claim: Script::new(&[IN_TIME, CLAIM].concat()),
+    point: Script::new(&[IN_TIME, READ, POINT].concat()),
+    unpoint: Script::new(&[READ, UNPOINT].concat()),
+    release: Script::new(&[READ, RELEASE].concat()),
+    add: Script::new(&[READ, ADD].concat()),
+    mark: Script::new(&[READ, MARK].concat()),
+    post: Script::new(&[READ, POST].concat()),
 });
 
 pub(super) struct Scripts {
-    /// Record, its collections; sealed, owner, fence, expiry in seconds, lookup, milliseconds left, milliseconds that what lies in
+    /// Record, its collections; when it is [late](IN_TIME), sealed, owner, fence, expiry in seconds, lookup, milliseconds left, milliseconds that what lies in
     /// the last collection is kept if the record lives so long, whether what an earlier owner has is written over → fence, earlier lookup,
     /// earlier owner.
     pub put: Script,
@@ -60,9 +61,9 @@ pub(super) struct Scripts {
     /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit, whether it takes an
     /// earlier one's place, milliseconds that one is kept (0: as long as the record), the least order that is → an outcome above.
     pub keep: Script,
-    /// Records, which are one in a Cluster; owner, a ticket for each, each node whose records may be taken → [`Claimed`] of each.
+    /// Records, which are one in a Cluster; when it is [late](IN_TIME), owner, a ticket for each, each node whose records may be taken → [`Claimed`] of each.
     pub claim: Script,
-    /// Lookup; instance, milliseconds left, whether to take it → the instance that it was taken from.
+    /// Lookup; when it is [late](IN_TIME), instance, milliseconds left, whether to take it → the instance that it was taken from.
     pub point: Script,
     /// Lookup; instance.
     pub unpoint: Script,
@@ -76,11 +77,33 @@ pub(super) struct Scripts {
     pub post: Script,
 }
 
+/// Takes the first argument away: from this time of the server's own clock on, in milliseconds since 1970, the script does nothing.
+const IN_TIME: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now >= tonumber(table.remove(ARGV, 1)) then return redis.error_reply(string.format('LATE %.0f', now)) end
+";
+
+/// Runs a command; false where the key holds another type than the command is for, which no relay has written.
+const READ: &str = r"
+local function read(...)
+  local answer = redis.pcall(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then return false end
+  return redis.call(...)
+end
+";
+
 const PUT: &str = r"
-local have = redis.call('HMGET', KEYS[1], 'o', 'f', 'l')
+local have = read('HMGET', KEYS[1], 'o', 'f', 'l')
 local fence, restores = tonumber(ARGV[3]), ARGV[8] == '1'
+if not have then
+  if fence > 0 and not restores then return {-1, '', ''} end
+  redis.call('DEL', KEYS[1])
+  have = {}
+end
 if have[1] then
-  local stored = tonumber(have[2])
+  local stored = tonumber(have[2]) or -1
   if fence == 0 and stored == 1 then fence = 1 end
   local is_ours = have[1] == ARGV[2] and fence == stored
   if not (is_ours or restores and fence > stored) then return {-1, '', ''} end
@@ -97,10 +120,10 @@ for place = 2, #KEYS do
 end
 local life, last = tonumber(ARGV[7] or '0'), KEYS[#KEYS]
 if life > 0 and redis.call('EXISTS', last) == 1 then
-  local time, newest, all = redis.call('TIME'), 0, redis.call('HGETALL', last)
+  local time, newest, all = redis.call('TIME'), 0, read('HGETALL', last) or {}
   for place = 2, #all, 2 do
     local order = 0
-    for digit = 1, 8 do order = order * 256 + string.byte(all[place], digit) end
+    for digit = 1, 8 do order = order * 256 + (string.byte(all[place], digit) or 0) end
     if order > newest then newest = order end
   end
   local more = math.min(left, newest + life - time[1] * 1000)
@@ -110,7 +133,7 @@ return {fence, have[3] or '', have[1] or ''}
 ";
 
 const ERASE: &str = r"
-local have = redis.call('HMGET', KEYS[1], 'o', 'l')
+local have = read('HMGET', KEYS[1], 'o', 'l') or {}
 if ARGV[2] == '0' and have[1] and string.match(have[1], '^(.*)#[^#]*$') ~= ARGV[1] then return {2, have[1], have[2] or ''} end
 for place = 2, #KEYS do redis.call('DEL', KEYS[place]) end
 return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
@@ -120,12 +143,13 @@ return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
 const KEEP: &str = r"
 local left = redis.call('PTTL', KEYS[1])
 if left <= 0 then return 0 end
+if not read('HLEN', KEYS[2]) then redis.call('DEL', KEYS[2]) end
 local life = tonumber(ARGV[6])
 if life > 0 then
   local all = redis.call('HGETALL', KEYS[2])
   for place = 1, #all, 2 do
     local order = 0
-    for digit = 1, 8 do order = order * 256 + string.byte(all[place + 1], digit) end
+    for digit = 1, 8 do order = order * 256 + (string.byte(all[place + 1], digit) or 0) end
     if order < tonumber(ARGV[7]) then redis.call('HDEL', KEYS[2], all[place]) end
   end
   if life < left then left = life end
@@ -164,7 +188,9 @@ local function claim(key, ticket)
   if have.err then return {1, '', '', 0, 0} end
   if not (have[1] and have[2] and have[3] and have[4]) then return {0, '', '', 0, 0} end
   local left = {1, have[1], '', 0, 0}
-  if not (string.match(have[3], '^%d+$') and string.match(have[4], '^%d+$')) then return left end
+  for place = 3, 4 do
+    if not string.match(have[place], '^%d+$') or #have[place] > 15 then return left end
+  end
   if have[1] == owner then
     return have[5] == ticket and {2, have[1], have[2], have[3], have[4]} or left
   end
@@ -180,7 +206,7 @@ return claimed
 ";
 
 const POINT: &str = r"
-local at = redis.call('GET', KEYS[1])
+local at = read('GET', KEYS[1])
 local other = at and at ~= ARGV[1]
 if other and ARGV[3] == '0' then return '' end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -188,31 +214,37 @@ return other and at or ''
 ";
 
 const UNPOINT: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if read('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return redis.status_reply('OK')
 ";
 
 const RELEASE: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if read('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return redis.status_reply('OK')
 ";
 
 const ADD: &str = r"
-redis.call('SADD', KEYS[1], unpack(ARGV, 2))
+if not read('SADD', KEYS[1], unpack(ARGV, 2)) then
+  redis.call('DEL', KEYS[1])
+  redis.call('SADD', KEYS[1], unpack(ARGV, 2))
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return redis.status_reply('OK')
 ";
 
 // Of a letter that comes twice its reader takes one.
 const POST: &str = r"
-if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+local count = read('LLEN', KEYS[1])
+if not count then redis.call('DEL', KEYS[1]) end
+if (count or 0) >= tonumber(ARGV[2]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 ";
 
 const MARK: &str = r"
-local mark = (tonumber(redis.call('GET', KEYS[1])) or 0) + 1
-redis.call('SET', KEYS[1], mark, 'PX', ARGV[1])
-return mark
+local mark = read('GET', KEYS[1]) or ''
+mark = string.match(mark, '^%d+$') and #mark <= 15 and tonumber(mark) or 0
+redis.call('SET', KEYS[1], string.format('%.0f', mark + 1), 'PX', ARGV[1])
+return mark + 1
 ";

@@ -3,6 +3,9 @@
 use std::time::Instant;
 
 use relay::vault::LEASE;
+use tests::board::Missed;
+use tests::redis_server::RedisServer;
+use tests::stall::Stall;
 use tests::world::{Ringing, SOON, TOKEN, World};
 
 use super::Outcome;
@@ -69,6 +72,55 @@ async fn what_an_older_dump_of_the_store_does_not_have_is_written_again_and_what
     world.whole_call(&instance).await?;
     assert_eq!((world.api.read(&instance).await?.status, world.api.read(&wiped).await?.status), (200, 404));
     assert!(!redis.instance_keys().iter().any(|key| key.contains(&wiped.id)), "{:?}", redis.instance_keys());
+    world.content()
+}
+
+#[tokio::test]
+async fn a_wipe_that_a_store_forgets_which_is_back_at_once_is_done_again() -> Outcome {
+    let (world, mut redis, instance) = World::lent_on_redis().await?;
+    let dump = redis.dump();
+    world.disable(&instance).await?;
+    redis.restart_with(&dump);
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    assert_eq!(world.api.read(&instance).await?.status, 404);
+    world.content()
+}
+
+#[tokio::test]
+async fn an_enabling_that_has_failed_is_not_there_when_its_record_arrives_late() -> Outcome {
+    let redis = RedisServer::start();
+    let stall = Stall::to(([127, 0, 0, 1], redis.port()).into()).await;
+    let stall = stall.map_err(|error| Missed::new("a way to the store", error.to_string()))?;
+    let store = format!("redis://{}", stall.address());
+    let mut world = World::between(|_| {}, |setup| setup.store = store).await?;
+    stall.hold(b"sipwake:i:{");
+    let answer = world.api.enable(&world.wish(TOKEN)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    assert!(stall.has_stalled());
+    stall.release().await;
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    let registered = world.registrar.registers(&world.aor()).len();
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    let instance = world.enable_other().await?;
+    world.whole_call(&instance).await?;
+    assert!(redis.instance_keys().iter().filter(|key| key.starts_with("sipwake:i:")).count() == 1);
+    assert!(world.registrar.registers(&world.aor()).len() > registered);
+    world.content()
+}
+
+#[tokio::test]
+async fn an_odd_record_costs_no_other_account_its_calls_when_the_lease_has_lapsed() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let (odd, instance) = (world.enable().await?, world.enable_other().await?);
+    let key = format!("sipwake:i:{{{}}}", odd.id);
+    redis.ask::<u64>(redis::cmd("DEL").arg(&key));
+    redis.ask::<()>(redis::cmd("SET").arg(&key).arg("x"));
+    let lease = redis.keys().into_iter().find(|key| key.starts_with("sipwake:lease:")).expect("a lease");
+    redis.ask::<u64>(redis::cmd("DEL").arg(lease));
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    world.await_gone(&odd).await?;
+    world.whole_call(&instance).await?;
     world.content()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | fault of a node's way to it | what the node sees |
 //! | --- | --- |
-//! | [`Way::Silent`] | nothing is answered, nothing is done |
+//! | [`Way::Silent`] | nothing is answered, nothing is done; what was asked is done when the way is well again, also when nobody waits for it any more |
 //! | [`Way::Closed`] | every connection ends at once |
 //! | [`Way::Deaf`] | what is asked is done, and the connection ends before its answer |
 //!
@@ -109,6 +109,12 @@ impl Redis {
             Ok(table)
         });
         table.set("status_reply", status.expect("a function")).expect("set");
+        let error = lua.create_function(|lua, error: String| {
+            let table = lua.create_table()?;
+            table.set("err", error)?;
+            Ok(table)
+        });
+        table.set("error_reply", error.expect("a function")).expect("set");
         lua.globals().set("redis", table).expect("set");
         let doors = (0..nodes).map(|_| {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a door");
@@ -178,11 +184,13 @@ impl Redis {
             return 0;
         }
         let mut buffer = [0; 16 * 1024];
+        let mut is_left = false;
         loop {
             match client.stream.read(&mut buffer) {
+                // What was asked before the end is done all the same.
                 Ok(0) => {
-                    client.is_over = true;
-                    return 0;
+                    is_left = true;
+                    break;
                 }
                 Ok(length) => client.read.extend_from_slice(&buffer[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -222,6 +230,7 @@ impl Redis {
                 reply => client.tell(&reply, way),
             }
         }
+        client.is_over |= is_left;
         done
     }
 

@@ -114,6 +114,9 @@ pub fn from_lua(value: LuaValue) -> Reply {
         LuaValue::Boolean(true) => Reply::Number(1),
         LuaValue::String(text) => Reply::Bulk(text.as_bytes().to_vec()),
         LuaValue::Table(table) if table.contains_key("ok").unwrap_or(false) => Reply::Status("OK"),
+        LuaValue::Table(table) if table.contains_key("err").unwrap_or(false) => {
+            Reply::Error(table.get("err").unwrap_or_default())
+        }
         LuaValue::Table(table) => {
             let items = (1..).map_while(|place| match table.get::<LuaValue>(place) {
                 Ok(LuaValue::Nil) | Err(_) => None,

@@ -1,0 +1,120 @@
+//! What the store names beside its records: the nodes, the runs that hold their leases, and which instances a node may have.
+//!
+//! Invariant: an odd value (of another type, or no text), which no relay writes, counts as none, so that it costs nobody else anything; the next
+//! write takes its place.
+
+use std::time::Duration;
+
+use sip::id::InstanceId;
+
+use super::scripts::SCRIPTS;
+use super::{INDEX_TTL, NODES_KEY, PAGE, RELEASED, RedisStore, lease_key, millis, node_key};
+use crate::vault::store::StoreError;
+
+impl RedisStore {
+    /// The string under a key.
+    pub(super) async fn bytes_at(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        or_none(self.link.ask(::redis::cmd("GET").arg(key)).await)
+    }
+
+    /// The text under a key.
+    pub(super) async fn text_at(&self, key: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.bytes_at(key).await?.and_then(|bytes| String::from_utf8(bytes).ok()))
+    }
+
+    /// What a node's lease holds: a run, or [`RELEASED`].
+    pub(super) async fn lease_of(&self, node: &str) -> Result<Option<String>, StoreError> {
+        self.text_at(&lease_key(node)).await
+    }
+
+    /// The run of a node that holds its lease.
+    pub(super) async fn run_of(&self, node: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.lease_of(node).await?.filter(|run| run != RELEASED))
+    }
+
+    /// Names instances in the index of a node.
+    pub(super) async fn index(&self, node: &str, ids: &[InstanceId]) -> Result<(), StoreError> {
+        self.add(&node_key(node), ids.iter().map(InstanceId::to_string), INDEX_TTL).await
+    }
+
+    /// Strikes them off it.
+    pub(super) async fn unindex(&self, node: &str, ids: &[InstanceId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut remove = ::redis::cmd("SREM");
+        remove.arg(node_key(node));
+        for id in ids {
+            remove.arg(id.to_string());
+        }
+        self.link.ask(&remove).await
+    }
+
+    /// Adds members to a set, for so long.
+    pub(super) async fn add(
+        &self,
+        set: &str,
+        members: impl ExactSizeIterator<Item = String>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        if members.len() == 0 {
+            return Ok(());
+        }
+        let mut add = SCRIPTS.add.key(set);
+        add.arg(millis(ttl));
+        for member in members {
+            add.arg(member);
+        }
+        self.link.ask(&add).await
+    }
+
+    /// The nodes there may be.
+    pub(super) async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        let (mut cursor, mut nodes) = (0, Vec::new());
+        loop {
+            let (next, mut names) = self.page_of(NODES_KEY, cursor, PAGE).await?;
+            nodes.append(&mut names);
+            cursor = next;
+            if cursor == 0 {
+                // A page may repeat what another one has told.
+                nodes.sort_unstable();
+                nodes.dedup();
+                return Ok(nodes);
+            }
+        }
+    }
+
+    /// About [`PAGE`] members of a set; none when it is empty.
+    pub(super) async fn some_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
+        let mut cursor = 0;
+        loop {
+            let (next, names) = self.page_of(set, cursor, PAGE).await?;
+            if next == 0 || !names.is_empty() {
+                return Ok(names);
+            }
+            cursor = next;
+        }
+    }
+
+    /// Some members of a set from this cursor on, and the cursor of the next ones.
+    pub(super) async fn page_of(&self, set: &str, cursor: u64, about: usize) -> Result<(u64, Vec<String>), StoreError> {
+        let mut scan = ::redis::cmd("SSCAN");
+        let page: Result<(u64, Vec<Vec<u8>>), _> =
+            self.link.ask(scan.arg(set).arg(cursor).arg("COUNT").arg(about)).await;
+        let (next, names) = or_none(page.map(Some))?.unwrap_or_default();
+        Ok((next, texts(names)))
+    }
+}
+
+/// Those that are text.
+pub(super) fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
+    names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()
+}
+
+/// What was asked for; `None` also where something else lies.
+pub(super) fn or_none<T>(answer: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Err(StoreError::Malformed) => Ok(None),
+        answer => answer,
+    }
+}
