@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Event, ForwardedRegisterId, MessageRequestId, Output, Settings};
-use crate::flow::{TokenKey, large};
+use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, UpstreamId};
 use crate::random::Random;
 use crate::timers::Timers;
-use crate::transaction::{ServerId, Table};
+use crate::transaction::{ServerId, Table, large};
 
 /// Transactions of either kind that run at once on one shard. Beyond it a request is answered 503, and a REGISTER waits
 /// for its back-off. Requests that are refused take a quarter of it at most, and are then answered without one.

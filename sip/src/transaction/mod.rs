@@ -12,6 +12,8 @@
 //! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
 
 pub mod client;
+mod hop_by_hop;
+pub mod large;
 mod machine;
 mod matching;
 pub mod server;

@@ -9,12 +9,13 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::client::{InviteClient, OtherClient};
+use super::hop_by_hop::{compose_ack, compose_cancel};
 use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId, Side};
-use crate::message::{Composer, Limits, Message, Method, Name};
+use crate::message::{Limits, Message, Method};
 use crate::timers::{Armed, Timers};
 
 /// Transactions that there is always room for once there was; about 250 KB.
@@ -619,35 +620,4 @@ fn count(on_streams: &mut HashMap<FlowId, u32>, flow: FlowId, more: bool) {
         None if more => drop(on_streams.insert(flow, 1)),
         None => {}
     }
-}
-
-/// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
-fn compose_ack(invite: &Bytes, response: &Message) -> Option<Bytes> {
-    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
-    let (number, _) = invite.cseq()?;
-    let ack = Composer::request(Method::Ack, invite.request_uri()?)
-        .header(Name::Via, invite.via()?.text)
-        .header(Name::MaxForwards, 70)
-        .copy(Name::Route, &invite)
-        .copy(Name::From, &invite)
-        .copy(Name::To, response)
-        .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} ACK"));
-    Some(ack.finish())
-}
-
-/// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, reason: Option<&str>) -> Option<Bytes> {
-    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
-    let (number, _) = invite.cseq()?;
-    let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
-        .header(Name::Via, invite.via()?.text)
-        .header(Name::MaxForwards, 70)
-        .copy(Name::Route, &invite)
-        .copy(Name::From, &invite)
-        .copy(Name::To, &invite)
-        .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} CANCEL"))
-        .maybe(Name::Reason, reason);
-    Some(cancel.finish())
 }
