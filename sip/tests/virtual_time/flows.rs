@@ -403,7 +403,7 @@ fn a_request_that_is_too_large_for_a_datagram_goes_by_tcp_where_tcp_is_allowed()
     world.reply(stream, &register, 200, &[], "");
     assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "its answer comes by the stream");
     let mut lost = challenged(true);
-    lost.advance(seconds(1));
+    lost.input(Input::StreamLost { peer, was_open: false });
     assert_eq!((lost.large.len(), lost.last("REGISTER").via().unwrap().transport), (1, "UDP"), "after all");
     lost.respond(200, &[]);
     assert!(matches!(lost.events.last(), Some(Event::Registered { .. })));

@@ -3,6 +3,7 @@
 
 mod detached;
 mod identity;
+mod large;
 mod leg;
 mod passing;
 mod patience;
