@@ -7,6 +7,7 @@ mod large;
 mod leg;
 mod passing;
 mod patience;
+mod restart;
 mod reunion;
 mod session_timers;
 mod targets;
