@@ -1,11 +1,11 @@
 //! Streams for what is too large for a datagram, beside the UDP that reaches these SIP servers (RFC 3261 §18.1.1).
 //!
-//! | the stream to a server | a request is sent | it opens | it does not, within [`ConnectionTiming::large`] | it ends |
-//! | --- | --- | --- | --- | --- |
-//! | none | waits; one is opened | – | – | – |
-//! | Opening | waits | → Open, what waits is sent | told; → Resting | – |
-//! | Open | sent | – | – | told; → none |
-//! | Resting | refused, until [`REST`] is over | – | – | – |
+//! | the stream to a server | a request is sent | it opens | it is refused | nobody answers within [`ConnectionTiming::large`] | it ends |
+//! | --- | --- | --- | --- | --- | --- |
+//! | none | waits; one is opened | – | – | – | – |
+//! | Opening | waits | → Open, what waits is sent | told; → none | told; → Resting | – |
+//! | Open | sent | – | – | – | told; → none |
+//! | Resting | refused, until [`REST`] is over | – | – | – | – |
 //!
 //! What is told is [`Input::StreamLost`], to all shards: a server's stream carries the requests of each. The endpoint decides what goes again,
 //! and how.
@@ -36,7 +36,7 @@ use crate::timing::ConnectionTiming;
 
 /// Streams that are being opened at once; a further one waits for its turn, and no longer than it may take to open.
 const DIALS: usize = 64;
-/// How long nobody tries to open a stream to an address that has let none be opened: its large requests go by UDP at once.
+/// How long nobody tries to open a stream to an address that has answered to none: its large requests go by UDP at once.
 const REST: Duration = Duration::from_secs(60);
 
 /// The streams; cheap to clone.
@@ -92,8 +92,14 @@ impl Inner {
     }
 
     async fn open_and_serve(self: Arc<Self>, shard: usize, peer: SocketAddr) {
-        let Ok(Some(stream)) = timeout(self.timing.large, self.open(peer)).await else {
-            self.streams().insert(peer, State::Resting(clock::now() + REST));
+        let opened = timeout(self.timing.large, self.open(peer)).await;
+        let is_silent = opened.is_err();
+        let Ok(Some(stream)) = opened else {
+            if is_silent {
+                self.streams().insert(peer, State::Resting(clock::now() + REST));
+            } else {
+                self.streams().remove(&peer);
+            }
             return self.tell_lost(peer, false).await;
         };
         let (shards, metrics) = (self.shards.clone(), self.metrics.clone());
@@ -139,6 +145,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
@@ -147,11 +154,11 @@ mod tests {
     use crate::cores::Cores;
 
     /// The streams of one shard, and what that is told of lost ones.
-    fn one_shard() -> (LargeStreams, mpsc::Receiver<ShardInput>) {
+    fn one_shard(timing: ConnectionTiming) -> (LargeStreams, mpsc::Receiver<ShardInput>) {
         let (sender, inbox) = mpsc::channel(16);
         let (cores, made) = Cores::start(1).unwrap();
         made.into_iter().for_each(|core| core.begin(std::future::pending()));
-        (LargeStreams::new(ConnectionTiming::default(), Shards::new(vec![sender], cores), Metrics::new()), inbox)
+        (LargeStreams::new(timing, Shards::new(vec![sender], cores), Metrics::new()), inbox)
     }
 
     async fn lost(inbox: &mut mpsc::Receiver<ShardInput>) -> (SocketAddr, bool) {
@@ -170,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_requests_share_a_stream_and_its_end_is_told() {
-        let (streams, mut inbox) = one_shard();
+        let (streams, mut inbox) = one_shard(ConnectionTiming::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
         for _ in 0..2 {
@@ -185,11 +192,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_no_stream_opens_that_is_told_and_nobody_tries_again_at_once() {
-        let (streams, mut inbox) = one_shard();
+    async fn where_a_stream_is_refused_that_is_told() {
+        let (streams, mut inbox) = one_shard(ConnectionTiming::default());
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert!(streams.send(0, nobody, "one".into()));
-        assert_eq!(lost(&mut inbox).await, (nobody, false));
-        assert!(!streams.send(0, nobody, "two".into()));
+        for _ in 0..2 {
+            assert!(streams.send(0, nobody, "one".into()));
+            assert_eq!(lost(&mut inbox).await, (nobody, false));
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nobody_answers_that_is_told_in_time_and_nobody_tries_again_at_once() {
+        let (streams, mut inbox) =
+            one_shard(ConnectionTiming { large: Duration::from_millis(50), ..ConnectionTiming::default() });
+        // With a full queue of connections, the system drops what would open a further one.
+        let deaf = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&deaf, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        listen(&deaf, 0).unwrap();
+        let deaf = std::net::TcpListener::from(deaf);
+        let peer = deaf.local_addr().unwrap();
+        let _first = TcpStream::connect(peer).await.unwrap();
+        assert!(streams.send(0, peer, "one".into()));
+        assert_eq!(lost(&mut inbox).await, (peer, false));
+        assert!(!streams.send(0, peer, "two".into()));
     }
 }
