@@ -61,20 +61,33 @@ pub struct ConnectionTiming {
     pub silence: Duration,
     /// How long a message may take from its first byte to its last; 30 s, or what `limits.message_timeout` says.
     pub message: Duration,
+    /// How long TCP may take to open, and its peer to acknowledge what was written, for what is too large for a datagram; then that goes
+    /// by UDP; 2 s.
+    pub large: Duration,
 }
 
 impl Default for ConnectionTiming {
     fn default() -> Self {
-        Self { write: Duration::from_secs(10), silence: Duration::from_secs(30), message: Duration::from_secs(30) }
+        Self {
+            write: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+            message: Duration::from_secs(30),
+            large: Duration::from_secs(2),
+        }
     }
 }
 
 impl Timing {
     /// Every default times `factor`, above 0.
     pub fn scaled(factor: f64) -> Self {
-        let ConnectionTiming { write, silence, message } = ConnectionTiming::default();
+        let ConnectionTiming { write, silence, message, large } = ConnectionTiming::default();
         let scaled = |wait: Duration| wait.mul_f64(factor);
-        let connection = ConnectionTiming { write: scaled(write), silence: scaled(silence), message: scaled(message) };
+        let connection = ConnectionTiming {
+            write: scaled(write),
+            silence: scaled(silence),
+            message: scaled(message),
+            large: scaled(large),
+        };
         let lost_notice = LostNotice(scaled(LostNotice::default().0));
         let acme_retry = AcmeRetry(scaled(AcmeRetry::default().0));
         Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice, acme_retry }

@@ -43,6 +43,9 @@ pub struct EdgeTiming {
 pub struct UpstreamTiming {
     /// Of pings, and of what answers them.
     pub keep_alive: KeepAliveTiming,
+    /// How long after the first dial that failed a SIP server is dialled again, and up to a quarter longer; it doubles three times, and
+    /// then it is [`Self::back_off`]; 1 s.
+    pub redial: Duration,
     /// Between attempts that failed.
     pub back_off: BackOff,
     /// How long a device's REGISTER waits for a flow to its SIP server; then 504; 15 s.
@@ -99,6 +102,7 @@ impl Default for UpstreamTiming {
     fn default() -> Self {
         Self {
             keep_alive: KeepAliveTiming::default(),
+            redial: Duration::from_secs(1),
             back_off: BackOff::default(),
             flow: Duration::from_secs(15),
             settled: Duration::from_secs(120),
@@ -157,6 +161,7 @@ impl Timing {
                     pong: of(keep_alive.pong),
                     stun_resend: of(keep_alive.stun_resend),
                 },
+                redial: of(upstream.redial),
                 back_off: BackOff {
                     base: of(back_off.base),
                     max: of(back_off.max),

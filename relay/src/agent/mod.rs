@@ -70,6 +70,7 @@ use stories::Stories;
 use token_doubts::TokenDoubts;
 use transport::dial::Dialler;
 use transport::invite_shards::InviteShards;
+use transport::large::LargeStreams;
 use transport::name_shards::NameShards;
 use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
@@ -314,6 +315,7 @@ struct Shared {
     shards: Shards,
     upstreams: Upstreams,
     dialler: Dialler,
+    large: LargeStreams,
     erasures: Erasures,
     stories: Stories,
     record_notes: mpsc::UnboundedSender<RecordNote>,
@@ -370,6 +372,7 @@ impl Agent {
             metrics.clone(),
             dependencies.quotas.limits(),
         );
+        let large = LargeStreams::new(dependencies.connection_timing, shards.clone(), metrics.clone());
         let shared = Arc::new(Shared {
             ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
@@ -395,6 +398,7 @@ impl Agent {
             shards,
             upstreams,
             dialler,
+            large,
             record_notes: dependencies.record_notes,
         });
         for (index, (inbox, core)) in inboxes.into_iter().zip(cores).enumerate() {

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -59,6 +61,13 @@ impl Stream {
     /// The peer's address. Fails when the connection is gone.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         self.tcp().peer_addr()
+    }
+
+    /// Has the system end the connection when what was written is not acknowledged by its peer for this long, to the millisecond. Fails
+    /// when the connection is gone.
+    pub fn end_when_unacknowledged(&self, after: Duration) -> io::Result<()> {
+        let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX).max(1);
+        Ok(set_tcp_user_timeout(self.tcp(), millis)?)
     }
 
     /// Has this runtime, and not the one that it was opened on, hear of what comes. Fails when the system has no

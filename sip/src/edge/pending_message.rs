@@ -237,7 +237,7 @@ mod tests {
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
         let reply = Reply { flow, side: Side::Upstream };
-        let server = Table::<(), ()>::new(1, Timing::default()).open(&request, reply, ()).unwrap();
+        let server = Table::<(), ()>::new(1, Timing::default(), false).open(&request, reply, ()).unwrap();
         PendingMessage::new(now, EdgeTiming::default(), server, "tag".into(), request)
     }
 

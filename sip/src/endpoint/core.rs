@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Event, ForwardedRegisterId, MessageRequestId, Output, Settings};
-use crate::flow::{TokenKey, large};
+use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, UpstreamId};
 use crate::random::Random;
 use crate::timers::Timers;
@@ -122,7 +122,7 @@ impl Core {
             timers: Timers::default(),
             sweep_timers_at: TIMERS_SPARE,
             sent_again: Vec::new(),
-            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction),
+            transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.upstream.allow_tcp),
             settings,
         }
     }
@@ -139,15 +139,10 @@ impl Core {
             {
                 self.sent_again.push(peer.ip());
             }
-            let large = match transmit.flow {
-                // Where TCP does not work, what is sent again goes by UDP after all (RFC 3261 §18.1.1).
-                FlowId::Datagram(peer) if self.settings.upstream.allow_tcp && !transmit.again => {
-                    large::by_stream(&transmit.bytes).map(|bytes| Output::SendLarge { peer, bytes })
-                }
-                _ => None,
-            };
-            let small = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
-            self.outputs.push_back(large.unwrap_or_else(small));
+            self.outputs.push_back(match transmit.flow {
+                FlowId::Datagram(peer) if transmit.by_stream => Output::SendLarge { peer, bytes: transmit.bytes },
+                flow => Output::Send { flow, bytes: transmit.bytes },
+            });
         }
     }
 

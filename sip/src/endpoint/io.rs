@@ -122,6 +122,14 @@ pub enum Input {
     },
     /// A stream ended or broke, whoever closed it.
     Closed(FlowId),
+    /// What [`Output::SendLarge`] sent to this address, and was left without any response, goes again: by another stream where one was
+    /// open, and else as a datagram.
+    StreamLost {
+        /// The address that a datagram would have gone to.
+        peer: SocketAddr,
+        /// Whether a stream was open, and has ended; else none could be opened in good time.
+        was_open: bool,
+    },
     /// Register this binding and keep it; or let one more device share it.
     Bind(Box<NewBinding>),
     /// This device leaves its binding; ends with [`Event::Unbound`]. The last one has it unregistered, within `deadline`.
@@ -256,8 +264,8 @@ pub enum Output {
         bytes: Bytes,
     },
     /// Send this request, which is too large for a datagram (RFC 3261 §18.1.1), by TCP: on a stream to this peer that is
-    /// open, or on one that is opened for it. Nothing is answered; what comes by the stream is [`Input::Received`]. When
-    /// there is no such stream, the request is lost, and sent again as a datagram.
+    /// open, or on one that is opened for it. What comes by the stream is [`Input::Received`]. When none can be opened, and when the
+    /// stream has ended, answer [`Input::StreamLost`].
     SendLarge {
         /// The address that the datagram would have gone to.
         peer: SocketAddr,

@@ -6,7 +6,7 @@
 //! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, to that domain or its SIP server | by the flow of that registration, along its Service-Route (RFC 3608) |
 //! | another From, target, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
 //! | more than the device's or its address's budget | nowhere: 503 with Retry-After |
-//! | no flow is up to the SIP server | nowhere: 503, and one is dialled |
+//! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
 //!
 //! The SIP server asks for credentials (401, 407) and routes, as if the device had come by itself. Requests of the dialogs
 //! that begin so are in [`super::dialogs`].
@@ -101,7 +101,7 @@ impl Endpoint {
             Some(hop) => self.send_outgoing(now, source, reply, request, &routes, hop),
             None => {
                 if let Some(upstream) = upstream.filter(|_| granted) {
-                    self.want_transit_flow(upstream);
+                    self.want_flow_soon(now, upstream);
                 }
                 let tag = self.core.random.tag();
                 let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));

@@ -1,5 +1,5 @@
 //! Requests inside a dialog for a peer that is away for a moment: a device whose flow broke or that moves to another network,
-//! or a SIP server to which the flow is being opened again.
+//! or a SIP server to which the flow is being opened again, or is opened for it.
 //!
 //! | the peer is away and | what happens | it comes back | it does not |
 //! | --- | --- | --- | --- |
@@ -91,6 +91,9 @@ impl Endpoint {
             self.core.settings.timing.edge.parked
         };
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
+        if let OfflinePeer::Server(upstream) = who {
+            self.want_flow_soon(now, upstream);
+        }
     }
 
     /// A CANCEL of an INVITE that waits: nobody has seen it but us.

@@ -3,7 +3,6 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`keep_alive`] | pings and pongs (RFC 5626 §4.4) |
-//! | [`large`] | what is too large for a datagram (RFC 3261 §18.1.1) |
 //! | [`stun`] | what pings over UDP look like (RFC 8489) |
 //!
 //! Invariant: a token is accepted only when its MAC is right for the request that carries it: its Call-ID, and the tag of the end
@@ -11,7 +10,6 @@
 //! (several where it was forked) and no other.
 
 pub mod keep_alive;
-pub mod large;
 pub mod stun;
 
 use std::net::{IpAddr, SocketAddr};

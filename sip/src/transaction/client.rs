@@ -68,11 +68,25 @@ struct Retry {
     interval: Duration,
 }
 
+impl Retry {
+    fn first(now: Instant, timing: &Timing) -> Self {
+        Self { at: now + timing.t1, interval: timing.t1 }
+    }
+}
+
 impl InviteClient {
     /// The INVITE was just sent.
     pub fn new(now: Instant, reliable: bool, timing: &Timing) -> Self {
-        let resend = Retry { at: now + timing.t1, interval: timing.t1 };
+        let resend = Retry::first(now, timing);
         Self { state: Invite::Calling { resend, give_up: now + timing.t1_64() }, reliable }
+    }
+
+    /// The INVITE is sent by an unreliable transport now, because it could not go by a reliable one: timer A begins.
+    pub fn leave_stream(&mut self, now: Instant, timing: &Timing) {
+        self.reliable = false;
+        if let Invite::Calling { resend, .. } = &mut self.state {
+            *resend = Retry::first(now, timing);
+        }
     }
 
     /// A response came.
@@ -165,8 +179,16 @@ enum Other {
 impl OtherClient {
     /// The request was just sent.
     pub fn new(now: Instant, reliable: bool, timing: &Timing) -> Self {
-        let resend = Retry { at: now + timing.t1, interval: timing.t1 };
+        let resend = Retry::first(now, timing);
         Self { state: Other::Trying { resend, give_up: now + timing.t1_64() }, reliable }
+    }
+
+    /// The request is sent by an unreliable transport now, because it could not go by a reliable one: timer E begins.
+    pub fn leave_stream(&mut self, now: Instant, timing: &Timing) {
+        self.reliable = false;
+        if let Other::Trying { resend, .. } = &mut self.state {
+            *resend = Retry::first(now, timing);
+        }
     }
 
     /// A response came.

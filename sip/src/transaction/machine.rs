@@ -39,6 +39,14 @@ impl ClientMachine {
         }
     }
 
+    /// What went by a stream, and is unheard, goes by datagrams.
+    pub(super) fn leave_stream(&mut self, now: Instant, timing: &Timing) {
+        match self {
+            Self::Invite(machine) => machine.leave_stream(now, timing),
+            Self::Other(machine) => machine.leave_stream(now, timing),
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Invite(machine) => machine.deadline(),

@@ -12,6 +12,9 @@
 //! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
 
 pub mod client;
+mod hop_by_hop;
+mod io;
+mod large;
 mod machine;
 mod matching;
 pub mod server;
@@ -21,8 +24,9 @@ mod tests;
 
 use std::time::Duration;
 
+pub use io::{Arrival, Expired, InviteChange, Reply, ServerId};
 pub use matching::invite_key;
-pub use table::{Arrival, Asked, Expired, InviteChange, Reply, ServerId, Table};
+pub use table::{Asked, Table};
 
 /// The base timers (RFC 3261 §17.1.1.1, Table 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,93 +4,30 @@
 //! wants sent waits in order in a queue until it is taken.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::client::{InviteClient, OtherClient};
+use super::hop_by_hop::{compose_ack, compose_cancel};
+use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit};
+use super::large::{self, Line, Unheard, Way};
 use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId, Side};
-use crate::message::{Composer, Limits, Message, Method, Name};
+use crate::message::{Limits, Message, Method};
 use crate::timers::{Armed, Timers};
 
 /// Transactions that there is always room for once there was; about 250 KB.
 const ROOM_KEPT: usize = 1_024;
 
-/// A server transaction; unique in the life of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServerId(u64);
-
-/// Where the responses to a request go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// By this flow.
-    pub flow: FlowId,
-    /// To this side: what comes from the other one is never the same request.
-    pub side: Side,
-}
-
-/// Bytes to send.
-#[derive(Debug)]
-pub struct Transmit {
-    /// On this flow.
-    pub flow: FlowId,
-    /// These.
-    pub bytes: Bytes,
-    /// They were sent before.
-    pub again: bool,
-}
-
-/// A server transaction of an INVITE has begun or is over; its CANCEL and its ACK have the same key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InviteChange {
-    /// As [`super::invite_key`] gives it.
-    pub key: Box<str>,
-    /// Whether it has begun.
-    pub begun: bool,
-}
-
-/// The table is full: the request is answered 503 without a transaction, or not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
-/// What a request turns out to be.
-#[derive(Debug)]
-pub enum Arrival<S> {
-    /// Seen for the first time.
-    New,
-    /// Seen before, or an ACK that ends a transaction; it was dealt with.
-    Absorbed,
-    /// A CANCEL for this transaction, which still waits for its final answer.
-    Cancel(S),
-    /// Likewise, but by another flow than the request: whoever knows the request's branch may have sent it, or the same
-    /// sender after its connection broke.
-    CancelElsewhere(S),
-    /// A CANCEL for a transaction that has its final answer already: it changes nothing (RFC 3261 §9.2).
-    CancelTooLate,
-    /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
-    AckOfAccepted,
-    /// A copy of this transaction's request, but by another flow or from another host: whoever knows the request's branch may have sent
-    /// it, or the same sender after its connection broke, whom [`Table::answer_elsewhere`] answers.
-    CopyElsewhere(ServerId, S),
-}
-
-/// What ended without an answer.
-#[derive(Debug)]
-pub enum Expired<C, S> {
-    /// No answer came to this request.
-    Client(BranchId, C),
-    /// No ACK came for this INVITE's final answer.
-    Server(S),
-}
-
 #[derive(Debug)]
 struct Client<C> {
     machine: ClientMachine,
-    flow: FlowId,
+    line: Line,
     request: Bytes,
     /// The ACK of a failed INVITE, for its retransmissions.
     ack: Option<Bytes>,
@@ -100,6 +37,12 @@ struct Client<C> {
     reason: Option<Box<str>>,
     owner: C,
     armed: Armed,
+}
+
+impl<C> Client<C> {
+    fn transmit(&self, bytes: Bytes, again: bool) -> Transmit {
+        Transmit { flow: self.line.flow, bytes, again, by_stream: self.line.is_beside() }
+    }
 }
 
 #[derive(Debug)]
@@ -121,7 +64,7 @@ enum Timer {
 }
 
 /// A CANCEL has the branch of what it cancels (RFC 3261 §9.1), so a branch alone does not name a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct ClientKey {
     branch: BranchId,
     cancel: bool,
@@ -147,15 +90,20 @@ pub struct Table<C, S> {
     on_streams: HashMap<FlowId, u32>,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
+    /// Those by TCP beside UDP, until a response comes.
+    unheard: Unheard<ClientKey>,
     invites: VecDeque<InviteChange>,
     next_server: u64,
     capacity: usize,
+    /// Whether what is too large for a datagram goes by TCP.
+    tcp_beside_udp: bool,
     timing: Timing,
 }
 
 impl<C: Copy, S: Copy> Table<C, S> {
-    /// An empty table for at most `capacity` transactions of either kind.
-    pub fn new(capacity: usize, timing: Timing) -> Self {
+    /// An empty table for at most `capacity` transactions of either kind. `tcp_beside_udp`: whether a request that is too large for a
+    /// datagram goes by TCP.
+    pub fn new(capacity: usize, timing: Timing, tcp_beside_udp: bool) -> Self {
         Self {
             clients: HashMap::new(),
             servers: HashMap::new(),
@@ -163,9 +111,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
             on_streams: HashMap::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
+            unheard: Unheard::new(),
             invites: VecDeque::new(),
             next_server: 0,
             capacity,
+            tcp_beside_udp,
             timing,
         }
     }
@@ -183,18 +133,32 @@ impl<C: Copy, S: Copy> Table<C, S> {
         flow: FlowId,
         owner: C,
     ) -> Result<(), Full> {
+        let large = (self.tcp_beside_udp && !flow.is_reliable()).then(|| large::by_stream(&request)).flatten();
+        let way = if large.is_some() { Way::Stream } else { Way::Flow };
+        self.start(now, branch, method, large.unwrap_or(request), Line { flow, way }, owner)
+    }
+
+    fn start(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        method: Method,
+        request: Bytes,
+        line: Line,
+        owner: C,
+    ) -> Result<(), Full> {
         if self.clients.len() >= self.capacity {
             return Err(Full);
         }
-        let reliable = flow.is_reliable();
         let machine = match method {
-            Method::Invite => ClientMachine::Invite(InviteClient::new(now, reliable, &self.timing)),
-            _ => ClientMachine::Other(OtherClient::new(now, reliable, &self.timing)),
+            Method::Invite => ClientMachine::Invite(InviteClient::new(now, line.is_reliable(), &self.timing)),
+            _ => ClientMachine::Other(OtherClient::new(now, line.is_reliable(), &self.timing)),
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
-        self.transmits.push_back(Transmit { flow, bytes: request.clone(), again: false });
-        let client =
-            Client { machine, flow, request, ack: None, cancel: false, reason: None, owner, armed: Armed::default() };
+        let (ack, armed) = (None, Armed::default());
+        let client = Client { machine, line, request, ack, cancel: false, reason: None, owner, armed };
+        self.transmits.push_back(client.transmit(client.request.clone(), false));
+        self.unheard.add(line, key);
         self.clients.insert(key, client);
         self.arm_client(key);
         Ok(())
@@ -205,7 +169,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
         let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
-        self.clients.get(&key).map(|client| Asked { key, flow: client.flow, owner: client.owner })
+        self.clients.get(&key).map(|client| Asked { key, flow: client.line.flow, owner: client.owner })
     }
 
     /// Judges a response from whoever was asked; its owner when the owner must see it.
@@ -216,9 +180,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let owner = client.owner;
         if verdict.ack {
             client.ack = client.ack.take().or_else(|| compose_ack(&client.request, response));
-            let ack = client.ack.iter().map(|ack| Transmit { flow: client.flow, bytes: ack.clone(), again: false });
-            self.transmits.extend(ack);
+            self.transmits.extend(client.ack.iter().map(|ack| client.transmit(ack.clone(), false)));
         }
+        self.unheard.remove(client.line, key);
         if !client.machine.is_pending() {
             // It is not sent again; only late responses are still absorbed, for up to 32 s.
             client.request = Bytes::new();
@@ -259,22 +223,40 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn carry(&mut self, branch: BranchId, flow: FlowId) {
         for cancel in [false, true] {
             let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel }) else { continue };
-            client.flow = flow;
+            client.line = Line { flow, way: Way::Flow };
             if client.machine.is_pending() {
-                self.transmits.push_back(Transmit { flow, bytes: client.request.clone(), again: true });
+                self.transmits.push_back(Transmit::again(flow, client.request.clone()));
             }
+        }
+    }
+
+    /// No stream opens to this address for what is too large for a datagram; or the one that `was_open` has ended. What went there and is
+    /// left without any response goes again.
+    pub fn on_stream_lost(&mut self, now: Instant, peer: SocketAddr, was_open: bool) {
+        for key in self.unheard.take(peer) {
+            let Some(client) = self.clients.get_mut(&key) else { continue };
+            if was_open && client.line.way == Way::Stream {
+                client.line.way = Way::AnotherStream;
+                self.unheard.add(client.line, key);
+            } else {
+                client.line.way = Way::Flow;
+                client.request = large::by_datagram(&client.request);
+                client.machine.leave_stream(now, &self.timing);
+            }
+            self.transmits.push_back(client.transmit(client.request.clone(), true));
+            self.arm_client(key);
         }
     }
 
     /// Forgets a client transaction, because its flow is gone: its owner, when it still waited for a final response.
     pub fn abandon(&mut self, branch: BranchId) -> Option<C> {
-        let client = self.clients.remove(&ClientKey { branch, cancel: false })?;
+        let client = self.forget_client(ClientKey { branch, cancel: false })?;
         client.machine.is_pending().then_some(client.owner)
     }
 
     /// The flow of a client transaction that is not over.
     pub fn flow_of(&self, branch: BranchId) -> Option<FlowId> {
-        self.clients.get(&ClientKey { branch, cancel: false }).map(|client| client.flow)
+        self.clients.get(&ClientKey { branch, cancel: false }).map(|client| client.line.flow)
     }
 
     /// Judges a request.
@@ -345,7 +327,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if server.machine.on_again() && !server.last.is_empty() {
             // A datagram's sender may be made up: a copy of a request makes nobody else a target.
             let flow = if flow.is_reliable() { flow } else { server.flow };
-            self.transmits.push_back(Transmit { flow, bytes: server.last.clone(), again: true });
+            self.transmits.push_back(Transmit::again(flow, server.last.clone()));
         }
     }
 
@@ -399,7 +381,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let Some(server) = self.servers.get_mut(&id) else { return };
         if server.machine.on_answer(now, status, &self.timing) {
             if !server.waits_for_flow {
-                self.transmits.push_back(Transmit { flow: server.flow, bytes: response.clone(), again: false });
+                self.transmits.push_back(Transmit::first(server.flow, response.clone()));
             }
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
             let is_over = server.machine.is_accepted() && !server.waits_for_flow;
@@ -436,7 +418,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         count(&mut self.on_streams, flow, true);
         let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
         if !last.is_empty() {
-            self.transmits.push_back(Transmit { flow, bytes: last, again: true });
+            self.transmits.push_back(Transmit::again(flow, last));
         }
     }
 
@@ -529,7 +511,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 None
             }
             Due::Resend => {
-                self.transmits.push_back(Transmit { flow: client.flow, bytes: client.request.clone(), again: true });
+                self.transmits.push_back(client.transmit(client.request.clone(), true));
                 self.arm_client(key);
                 None
             }
@@ -539,12 +521,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 None
             }
             // What a CANCEL left undone, the INVITE's own deadline ends.
-            Due::TimedOut => self.clients.remove(&key).filter(|_| !key.cancel).map(|client| client.owner),
+            Due::TimedOut => self.forget_client(key).filter(|_| !key.cancel).map(|client| client.owner),
             Due::Ended => {
                 self.clients.remove(&key);
                 None
             }
         }
+    }
+
+    fn forget_client(&mut self, key: ClientKey) -> Option<Client<C>> {
+        let client = self.clients.remove(&key)?;
+        self.unheard.remove(client.line, key);
+        Some(client)
     }
 
     fn server_due(&mut self, now: Instant, id: ServerId) -> Option<S> {
@@ -558,7 +546,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 None
             }
             Due::Resend => {
-                self.transmits.push_back(Transmit { flow: server.flow, bytes: server.last.clone(), again: true });
+                self.transmits.push_back(Transmit::again(server.flow, server.last.clone()));
                 self.arm_server(id);
                 None
             }
@@ -583,15 +571,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     fn send_cancel(&mut self, now: Instant, branch: BranchId) {
         let key = ClientKey { branch, cancel: false };
         let Some(client) = self.clients.get_mut(&key) else { return };
-        let (flow, owner) = (client.flow, client.owner);
+        let (mut line, owner) = (client.line, client.owner);
         if let ClientMachine::Invite(machine) = &mut client.machine {
             machine.on_cancelled(now, &self.timing);
         }
         let cancel = compose_cancel(&client.request, client.reason.as_deref());
         self.arm_client(key);
         let Some(cancel) = cancel else { return };
+        if line.is_beside() {
+            line.way = Way::Stream;
+        }
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
-        let _ = self.send(now, branch, Method::Cancel, cancel, flow, owner);
+        let _ = self.start(now, branch, Method::Cancel, cancel, line, owner);
     }
 
     fn arm_client(&mut self, key: ClientKey) {
@@ -619,35 +610,4 @@ fn count(on_streams: &mut HashMap<FlowId, u32>, flow: FlowId, more: bool) {
         None if more => drop(on_streams.insert(flow, 1)),
         None => {}
     }
-}
-
-/// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
-fn compose_ack(invite: &Bytes, response: &Message) -> Option<Bytes> {
-    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
-    let (number, _) = invite.cseq()?;
-    let ack = Composer::request(Method::Ack, invite.request_uri()?)
-        .header(Name::Via, invite.via()?.text)
-        .header(Name::MaxForwards, 70)
-        .copy(Name::Route, &invite)
-        .copy(Name::From, &invite)
-        .copy(Name::To, response)
-        .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} ACK"));
-    Some(ack.finish())
-}
-
-/// The CANCEL of an INVITE (RFC 3261 §9.1).
-fn compose_cancel(invite: &Bytes, reason: Option<&str>) -> Option<Bytes> {
-    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
-    let (number, _) = invite.cseq()?;
-    let cancel = Composer::request(Method::Cancel, invite.request_uri()?)
-        .header(Name::Via, invite.via()?.text)
-        .header(Name::MaxForwards, 70)
-        .copy(Name::Route, &invite)
-        .copy(Name::From, &invite)
-        .copy(Name::To, &invite)
-        .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{number} CANCEL"))
-        .maybe(Name::Reason, reason);
-    Some(cancel.finish())
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::table::Full;
+use super::io::Full;
 use super::{Arrival, Expired, Reply, Table, Timing};
 use crate::id::{BranchId, FlowId, ShardTag, Side};
 use crate::message::{Composer, Limits, Message, Method, Name};
@@ -18,7 +18,7 @@ fn by(flow: FlowId) -> Reply {
 }
 
 fn table(capacity: usize) -> Table<&'static str, &'static str> {
-    Table::new(capacity, Timing::default())
+    Table::new(capacity, Timing::default(), true)
 }
 
 fn request(method: &str, via: &str) -> Message {

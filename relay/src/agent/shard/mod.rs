@@ -198,6 +198,7 @@ impl Shard {
                         let is_told_once = matches!(
                             sip,
                             Input::Closed(_)
+                                | Input::StreamLost { .. }
                                 | Input::Dialled { .. }
                                 | Input::FailbackDialled { .. }
                                 | Input::LeadsTo { .. }
@@ -371,7 +372,11 @@ impl Shard {
                         self.next.push_back(Input::Closed(flow));
                     }
                 }
-                Output::SendLarge { peer, bytes } => self.shared.dialler.send_large(self.index, peer, bytes),
+                Output::SendLarge { peer, bytes } => {
+                    if !self.shared.large.send(self.index, peer, bytes) {
+                        self.next.push_back(Input::StreamLost { peer, was_open: false });
+                    }
+                }
                 Output::Dial { upstream, avoid } => {
                     let avoid = avoid.and_then(|flow| match flow {
                         FlowId::Datagram(peer) => Some(peer),

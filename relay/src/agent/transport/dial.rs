@@ -10,12 +10,10 @@
 //! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
 //! [`Dialler::tried`].
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use sip::endpoint::{Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
@@ -24,7 +22,6 @@ use tokio::time::timeout;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
-use crate::agent::transport::outbox::Writer;
 use crate::agent::transport::targets::place_of;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
@@ -74,8 +71,6 @@ struct Inner {
     by_address: Shares<SocketAddr>,
     refreshes: Semaphore,
     dial_timeout: Duration,
-    /// Streams for what is too large for a datagram, beside the UDP that reaches these servers.
-    large: Mutex<HashMap<SocketAddr, Writer>>,
 }
 
 impl Dialler {
@@ -102,7 +97,6 @@ impl Dialler {
             by_address: Shares::new(DIALS_PER_ADDRESS),
             refreshes: Semaphore::new(REFRESHES),
             dial_timeout: limits.dial_timeout,
-            large: Mutex::default(),
         }))
     }
 
@@ -154,39 +148,6 @@ impl Dialler {
         addresses.into()
     }
 
-    /// Sends a request by TCP to a server that is reached by UDP: on the stream that an earlier one opened, or on a new one.
-    /// What cannot be sent so is lost; its transaction sends it again by UDP.
-    pub(crate) fn send_large(&self, shard: usize, peer: SocketAddr, bytes: Bytes) {
-        let open = self.0.large().get(&peer).cloned();
-        if open.is_some_and(|writer| writer.send(bytes.clone())) {
-            return;
-        }
-        let it = self.0.clone();
-        self.0.shards.cores.carry(shard, async move {
-            let share = it.by_address.take(peer).await;
-            let Ok(turn) = it.turns.acquire().await else { return };
-            let Ok(stream) = dial::tcp(peer).await else { return };
-            drop((share, turn));
-            let mut connection = Connection::dialled(
-                Transport::Tcp,
-                peer,
-                it.connection_timing,
-                shard,
-                it.shards.clone(),
-                it.metrics.clone(),
-            );
-            let flow = connection.flow();
-            let Some(writer) = connection.writer() else { return };
-            it.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
-            writer.send(bytes);
-            it.large().insert(peer, writer);
-            it.metrics.upstream_flows(1);
-            connection.serve(stream).await;
-            it.large().remove(&peer);
-            it.metrics.upstream_flows(-1);
-        });
-    }
-
     /// Resolves again what is stale, until `end`.
     pub(crate) async fn refresh(self, end: Drain) {
         let mut ticks = tokio::time::interval(TICK);
@@ -212,11 +173,6 @@ impl Dialler {
 }
 
 impl Inner {
-    // A panic while the lock was held leaves a whole map behind: each change is one statement.
-    fn large(&self) -> MutexGuard<'_, HashMap<SocketAddr, Writer>> {
-        self.large.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
         let Some(route) = self.upstreams.route(upstream) else { return false };
         self.upstreams.used_by(upstream, shard);

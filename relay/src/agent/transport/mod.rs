@@ -9,6 +9,7 @@
 //! | [`datagrams`], [`steering`] | the upstream UDP sockets, and which core a datagram is for |
 //! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
 //! | [`dial`], [`targets`] | opening a flow to a SIP server, and which of its addresses is tried next |
+//! | [`large`] | streams for what is too large for a datagram |
 //! | [`upstreams`] | SIP servers by number |
 //!
 //! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
@@ -19,6 +20,7 @@ pub(crate) mod datagrams;
 pub(crate) mod dial;
 pub(crate) mod framing;
 pub(crate) mod invite_shards;
+pub(crate) mod large;
 pub(crate) mod listeners;
 pub(crate) mod name_shards;
 pub(crate) mod outbox;

@@ -28,7 +28,7 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let source =
         Source { flow, side: Side::Upstream, transport: Transport::Udp, peer: "192.0.2.1:5060".parse().unwrap() };
     let reply = Reply { flow, side: source.side };
-    let server = Table::<(), ()>::new(1, Timing::default()).open(&invite, reply, ()).unwrap();
+    let server = Table::<(), ()>::new(1, Timing::default(), false).open(&invite, reply, ()).unwrap();
     let tag = ShardTag(0);
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
     let timing = EdgeTiming::default();

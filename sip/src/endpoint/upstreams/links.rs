@@ -11,7 +11,7 @@
 //! is dialled, whatever made them want to: a restart, a lost flow, a device that goes to sleep. Those that stand and those
 //! that end go first.
 //!
-//! A wait is as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
+//! After a dial that failed, [`redial`] says how long it waits. A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
 //! [`ASKED_IN`]: else registrations that stand would end meanwhile. When a SIP server answers again that was silent, those that wait for another try begin, in
 //! their turn.
 //!
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Link, Upstream};
+use super::{Link, Upstream, redial};
 use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, Output, Transport};
 use crate::flow::{KeepAlive, Pulse, back_off, stun};
@@ -166,7 +166,8 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let waits = upstream.back_off(&self.core.settings.timing.upstream.back_off, DIALLED_IN);
-        let after = back_off(upstream.failures, &waits, &mut self.core.random);
+        let redial = self.core.settings.timing.upstream.redial;
+        let after = redial::wait_after(upstream.failures, redial, &waits, &mut self.core.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
     }
@@ -202,6 +203,7 @@ impl Endpoint {
         let timing = self.core.settings.timing.upstream;
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
+        upstream.failures = if settled { 0 } else { upstream.failures };
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
         let waits = upstream.back_off(&timing.back_off, DIALLED_IN);
         let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &waits, &mut self.core.random));

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `links` | a flow is dialled, comes up, carries REGISTERs in turn, breaks |
 //! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
+//! | `redial` | when one is dialled again that could not be reached |
 //! | `failback` | going back to a better address of a SIP server |
 //!
 //! Bindings of one registrar share one flow.
@@ -14,6 +15,7 @@
 mod failback;
 mod links;
 mod pace;
+mod redial;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

@@ -3,9 +3,11 @@
 
 mod detached;
 mod identity;
+mod large;
 mod leg;
 mod passing;
 mod patience;
+mod restart;
 mod reunion;
 mod session_timers;
 mod targets;

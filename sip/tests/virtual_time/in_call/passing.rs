@@ -188,25 +188,6 @@ fn bodies_pass_to_the_byte_whatever_is_in_them() {
 }
 
 #[test]
-fn a_request_of_a_device_that_is_too_large_for_a_datagram_goes_by_tcp() {
-    // RFC 3261 §18.1.1.
-    let mut world = World::registered_with(FlowId::Datagram(server_address()), |settings| {
-        settings.upstream.allow_tcp = true;
-    });
-    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
-    let body = vec![b'x'; 4000];
-    let request = dialog.request(End::Device, "INVITE", 3, SDP_TYPE, &body);
-    let (device, upstream) = (world.device(1), world.upstream);
-    world.receive_bytes(device, &request);
-    let (peer, forwarded) = world.large.pop().expect("by TCP");
-    assert_eq!((peer, forwarded.via().unwrap().transport), (server_address(), "TCP"));
-    assert_unharmed(&request, &forwarded);
-    let stream = Source { flow: FlowId::Stream(5), transport: Transport::Tcp, ..upstream };
-    world.reply(stream, &forwarded, 200, &[], "");
-    assert_eq!(world.sent.last().unwrap().flow, FlowId::Stream(1));
-}
-
-#[test]
 fn what_is_sent_again_is_answered_from_its_transaction() {
     // RFC 3261 §17.2.1, §17.2.2.
     let mut world = World::registered();

@@ -1,0 +1,53 @@
+//! When a SIP server is dialled again that could not be reached.
+//!
+//! | dials that failed in a row | the next one |
+//! | --- | --- |
+//! | 1 to [`SOON`] | after 1, 2, 4, 8 s and up to a quarter longer: what only starts again is back by then, and misses no calls for longer |
+//! | more | after the back-off of RFC 5626 §4.5 |
+//! | any, and a request for the server comes | after 1 s and up to a quarter longer, where that is sooner |
+//!
+//! Invariant: one dial at a time to a SIP server, and never sooner than a second after one that failed, whatever wants it.
+
+use std::time::{Duration, Instant};
+
+use super::Link;
+use crate::endpoint::Endpoint;
+use crate::endpoint::core::Timer;
+use crate::flow::back_off;
+use crate::id::UpstreamId;
+use crate::random::Random;
+use crate::timing::BackOff;
+
+/// Dials that follow soon upon one that failed; further ones back off.
+const SOON: u8 = 4;
+
+/// How long to wait after `failures` dials that failed in a row, 1 or more. `first`: after the first one. `later`: after those that
+/// follow upon [`SOON`].
+pub(super) fn wait_after(failures: u8, first: Duration, later: &BackOff, random: &mut Random) -> Duration {
+    match failures.checked_sub(SOON) {
+        None | Some(0) => soon(first.saturating_mul(1 << (failures.max(1) - 1)), random),
+        Some(failures) => back_off(failures, later, random),
+    }
+}
+
+/// This long, or up to a quarter longer.
+fn soon(wait: Duration, random: &mut Random) -> Duration {
+    let millis = wait.as_millis() as u64;
+    Duration::from_millis(random.between(millis, millis + millis / 4))
+}
+
+impl Endpoint {
+    /// A request waits for a flow to this SIP server, or would have gone by it: one is dialled now, unless that is under way; soon, where the
+    /// last dial failed.
+    pub(in crate::endpoint) fn want_flow_soon(&mut self, now: Instant, id: UpstreamId) {
+        self.want_transit_flow(id);
+        let Some(upstream) = self.upstreams.get_mut(id).filter(|it| matches!(it.link, Link::BackingOff)) else {
+            return;
+        };
+        let at = now + soon(self.core.settings.timing.upstream.redial, &mut self.core.random);
+        if upstream.armed.is_none_or(|armed| at < armed) {
+            upstream.armed = Some(at);
+            self.core.timers.set(at, Timer::Upstream(id));
+        }
+    }
+}
