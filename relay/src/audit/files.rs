@@ -74,7 +74,10 @@ impl Trail {
         let directory = &settings.directory;
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
         let (mut seq, mut chain, mut torn) = (0, BEGINNING, false);
-        if let Some((_, path)) = days(directory)?.pop() {
+        let mut day = day_of(unix_now_ms());
+        if let Some((newest, path)) = days(directory)?.pop() {
+            // A clock that was set back goes on in the file there is.
+            day = day.max(newest);
             let (last, was_torn) = last_line(&path)?;
             torn = was_torn;
             if let Some(last) = last {
@@ -82,7 +85,6 @@ impl Trail {
                 (seq, chain) = (members["seq"].as_u64().ok_or(AuditError::NotATrail(path))?, link);
             }
         }
-        let day = day_of(unix_now_ms());
         let file = open(directory, &day)?;
         let mut trail = Self { settings, seq, chain, day, file };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
@@ -255,6 +257,10 @@ mod tests {
         // The clock goes back: the file there is goes on.
         trail.write(&[entry(Act::Renewed, unix_now_ms())]).expect("written");
         assert_eq!(place.acts(), ["started", "woken", "renewed"]);
+        drop(trail);
+        // So it does for the next run.
+        place.open().write(&[entry(Act::Enabled, unix_now_ms())]).expect("written");
+        assert_eq!(place.acts(), ["started", "woken", "renewed", "started", "enabled"]);
         let files = days(&place.0).expect("files");
         assert_eq!(files.len(), 2);
         for (_, path) in files {

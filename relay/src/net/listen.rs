@@ -5,11 +5,12 @@
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
 //! of each at most the share of one peer (an IPv4 address or an IPv6 /64); of the handshakes, whoever has most gives way (see
-//! [`super::handshakes`]); a handshake of TLS ends within
+//! [`super::handshakes`]); the last file descriptors are not theirs (see [`super::descriptors`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::descriptors;
 use super::drain::Drain;
 pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent};
 use super::slots::{Observer, Slot, Slots};
@@ -127,10 +129,27 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept_all(&self, listener: &TcpListener) {
-        let mut outage = Outage::default();
+        let (mut outage, mut shortage) = (Outage::default(), Outage::default());
         loop {
             match listener.accept().await {
+                Ok((stream, _)) if !descriptors::has_room(stream.as_fd()) => {
+                    (self.slots.observe)(ListenerEvent::Limited);
+                    if let Some(times) = shortage.again() {
+                        tracing::warn!(
+                            event = "descriptors-run-out",
+                            times,
+                            "connections are closed at once: the file descriptors that are left are for the store, push services and SIP servers"
+                        );
+                    }
+                }
                 Ok((stream, peer)) => {
+                    if let Some(times) = shortage.over() {
+                        tracing::warn!(
+                            event = "descriptors-again",
+                            times,
+                            "there are file descriptors for connections again"
+                        );
+                    }
                     if let Some(times) = outage.over() {
                         tracing::warn!(event = "accepted-again", times, "the system accepts connections again");
                     }

@@ -1,6 +1,7 @@
 //! The nodes of the store, each as it says of itself.
 //!
-//! Invariant: a node that does not answer is there all the same, with what its lease tells.
+//! Invariant: a node that does not answer is there all the same, with what its lease tells; that one is gone is not concluded from a store in
+//! which leases end because nobody can renew them.
 
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -18,6 +19,7 @@ pub(super) async fn list<E: OperatorService>(State(operator): State<Operator<E>>
     if elsewhere::is_carried(&request) {
         return answer(&json!({"nodes": [own]}));
     }
+    let renews = own["lease"] == "held";
     let known = operator.0.service.known_nodes().await;
     let (others, _) = elsewhere::others(&operator, &request.into_parts().0, b"").await;
     let mut nodes = vec![own];
@@ -28,6 +30,7 @@ pub(super) async fn list<E: OperatorService>(State(operator): State<Operator<E>>
         if nodes.iter().all(|node| node["node"] != **name) {
             let (state, why) = match lives {
                 true => ("silent", "it holds its lease and does not answer"),
+                false if !renews => ("unknown", "it holds no lease, and this node cannot renew its own either"),
                 false => ("gone", "it holds no lease; the others have taken its instances over"),
             };
             let lease = if *lives { "held" } else { "none" };
