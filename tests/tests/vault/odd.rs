@@ -55,6 +55,12 @@ pub async fn an_odd_value_keeps_nobody_else_from_anything(bench: &Bench) {
         }
     }
     // Whatever it is, it can be wiped, and written anew.
+    for (number, owner) in [(2, &b"x"[..]), (3, NO_TEXT)] {
+        let key = format!("sipwake:i:{{{}}}", id(number));
+        redis.ask::<u64>(redis::cmd("HSET").arg(&key).arg("o").arg(owner).arg("l").arg(NO_TEXT));
+        assert_eq!(b.erase_all_of(id(number), None).await, Ok(true));
+        assert!(!redis.ask::<bool>(redis::cmd("EXISTS").arg(&key)), "{number}");
+    }
     let (sealed, lookup) = b.seal_new(id(1), || record("user1"));
     assert_eq!(b.erase(id(1), &lookup).await, Ok(true));
     assert!(load(&b, 1).await.is_none());

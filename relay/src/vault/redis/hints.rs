@@ -106,6 +106,11 @@ impl RedisStore {
     }
 }
 
+/// What it says; nothing when it is no text.
+pub(super) fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
 /// Those that are text.
 pub(super) fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
     names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()

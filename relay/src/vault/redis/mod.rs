@@ -48,6 +48,7 @@ use super::wanted::Wanted;
 use crate::clock;
 use claim::Claims;
 use client::RedisClient;
+use hints::text;
 use link::Link;
 use marks::Marked;
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
@@ -153,7 +154,7 @@ impl RedisStore {
             put
         };
         // What is erased because this has failed is not to be written then.
-        let (outcome, earlier, owned_by): (i64, String, String) = self.link.ask_in_time_or_never(put).await?;
+        let (outcome, earlier, owned_by): (i64, Vec<u8>, Vec<u8>) = self.link.ask_in_time_or_never(put).await?;
         let refused = match outcome {
             scripts::NOT_OWNER => Some(StoreError::NotOwner),
             scripts::GONE => Some(StoreError::Gone),
@@ -165,12 +166,12 @@ impl RedisStore {
         }
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
         self.mark(owner, connection).await?;
-        let earlier = Lookup::parse(&earlier);
+        let earlier = Lookup::parse(&text(earlier));
         let displaced = self.point(lookup, id, left_ms, earlier != Some(*lookup)).await?;
         if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
             self.unpoint(&earlier, id).await?;
         }
-        Ok((Placed { fence, displaced }, owned_by))
+        Ok((Placed { fence, displaced }, text(owned_by)))
     }
 
     pub async fn find(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
@@ -213,10 +214,12 @@ impl RedisStore {
     ) -> Result<(bool, Option<Owner>), StoreError> {
         let connection = self.link.open_generation().await?;
         let (mut outcome, owned_by, earlier) = self.try_erase(owner, id, false).await?;
-        let other = Owner::parse(&owned_by).filter(|other| other.node != owner.node);
-        if let Some(other) = other.as_ref().filter(|_| outcome == ERASE_OTHERS) {
-            // First, so that whatever dies now, its owner hears of it.
-            self.note_ended(other, &[id]).await?;
+        let other = Owner::parse(&text(owned_by)).filter(|other| other.node != owner.node);
+        if outcome == ERASE_OTHERS {
+            if let Some(other) = &other {
+                // First, so that whatever dies now, its owner hears of it.
+                self.note_ended(other, &[id]).await?;
+            }
             (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
         // Also where there was none: an earlier try may have erased it, whose answer was lost.
@@ -225,7 +228,7 @@ impl RedisStore {
         if let Some(lookup) = lookup {
             self.unpoint(lookup, id).await?;
         }
-        if let Some(earlier) = Lookup::parse(&earlier).filter(|earlier| Some(earlier) != lookup) {
+        if let Some(earlier) = Lookup::parse(&text(earlier)).filter(|earlier| Some(earlier) != lookup) {
             self.unpoint(&earlier, id).await?;
         }
         self.unindex(&owner.node, &[id]).await?;
@@ -392,8 +395,8 @@ impl RedisStore {
             point.arg(late_at).arg(id.to_string()).arg(left_ms).arg(u8::from(take));
             point
         };
-        let displaced: String = self.link.ask_in_time_or_never(point).await?;
-        Ok(InstanceId::parse(&displaced))
+        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point).await?;
+        Ok(InstanceId::parse(&text(displaced)))
     }
 
     /// Removes a lookup that names this instance.

@@ -14,7 +14,7 @@ pub(super) const NOT_OWNER: i64 = -1;
 pub(super) const GONE: i64 = -2;
 
 /// What [`Scripts::erase`] answers: one of the outcomes below, the owner, the lookup.
-pub(super) type Erased = (u8, String, String);
+pub(super) type Erased = (u8, Vec<u8>, Vec<u8>);
 /// There was no record.
 pub(super) const ERASE_GONE: u8 = 0;
 /// Nothing was erased: another node owns it, and is to be told first.
