@@ -7,6 +7,7 @@
 pub mod dial;
 pub mod drain;
 pub mod https;
+pub(crate) mod https_port;
 pub mod listen;
 mod naptr;
 pub mod reach;
