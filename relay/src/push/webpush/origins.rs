@@ -203,6 +203,7 @@ impl Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
     use crate::push::endpoint::trust;
     use crate::push::network::System;
@@ -237,6 +238,18 @@ mod tests {
         }
         assert_eq!(origins.lock().len(), ORIGINS_MAX);
         assert!(known(0) && (0..10).all(|number| known(5_000 + number)));
+    }
+
+    #[tokio::test]
+    async fn what_a_service_sends_is_read_on_no_core() {
+        let origin = origins().of(&url(0)).unwrap();
+        let (_cores, mut made) = Cores::start(1).unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        made.remove(0).begin(async move {
+            let made_at = origin.channel.have_made(|_| async { cores::here() }).await;
+            tell.send((cores::here(), made_at)).unwrap();
+        });
+        assert_eq!(told.await.unwrap(), (Some(0), Some(None)));
     }
 
     #[tokio::test(start_paused = true)]
