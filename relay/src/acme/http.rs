@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::net::https_port::https_port;
+
 /// How long a request may take.
 const WITHIN: Duration = Duration::from_secs(30);
 /// The longest answer, in bytes.
@@ -61,7 +63,7 @@ impl HttpClient for Client {
 async fn exchange(tls: Arc<ClientConfig>, mut request: Request<BodyWrapper<Bytes>>) -> Result<Response<Bytes>, Anyhow> {
     let uri = request.uri().clone();
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https")).ok_or("not an https URL")?;
-    let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(443));
+    let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or("no such port")?);
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     request.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
     *request.uri_mut() = uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));

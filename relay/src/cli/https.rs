@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::CommandError;
 use crate::net::dial;
+use crate::net::https_port::https_port;
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 
@@ -45,7 +46,7 @@ impl Https {
         if uri.scheme_str() != Some("https") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(wrong());
         }
-        let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(443));
+        let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or_else(wrong)?);
         Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::new(ca)? })
     }
 

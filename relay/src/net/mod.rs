@@ -9,6 +9,7 @@ pub mod dial;
 pub mod drain;
 mod handshakes;
 pub mod https;
+pub(crate) mod https_port;
 pub mod listen;
 mod naptr;
 mod progress;

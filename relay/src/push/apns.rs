@@ -146,6 +146,11 @@ pub(super) enum Attempt {
         /// How long the service, or our own back-off, asks to wait.
         after: Option<Duration>,
     },
+    /// The service takes no more for this device now, which says nothing of the service; it may be tried again.
+    Limited {
+        /// How long the service asks to wait.
+        after: Option<Duration>,
+    },
     /// Nobody knows whether the service has taken it.
     Lost,
 }
@@ -341,6 +346,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         (410, _) => done(Verdict::Gone { since }),
         (400, "BadDeviceToken") => done(Verdict::BadToken),
         (403, "ExpiredProviderToken") => Meaning::TokenExpired,
+        (429, "TooManyRequests") => Meaning::Settled(Attempt::Limited { after: answer.retry_after() }),
         (400, "IdleTimeout") | (408 | 421 | 425 | 429 | 500..=599, _) => {
             Meaning::Settled(Attempt::Again { after: answer.retry_after() })
         }
@@ -416,7 +422,12 @@ mod tests {
             (403, r#"{"reason":"ExpiredProviderToken"}"#, Meaning::TokenExpired),
             (403, r#"{"reason":"InvalidProviderToken"}"#, refused("InvalidProviderToken")),
             (413, r#"{"reason":"PayloadTooLarge"}"#, refused("PayloadTooLarge")),
-            (429, r#"{"reason":"TooManyRequests"}"#, again()),
+            (
+                429,
+                r#"{"reason":"TooManyRequests"}"#,
+                Meaning::Settled(Attempt::Limited { after: Some(Duration::from_secs(7)) }),
+            ),
+            (429, r#"{"reason":"TooManyProviderTokenUpdates"}"#, again()),
             (500, r#"{"reason":"InternalServerError"}"#, again()),
             (503, "", again()),
             (302, "", refused("OtherReason")),

@@ -20,13 +20,15 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::allowance::Allowance;
 use super::ancestry::Ancestry;
 use super::backoff::Backoff;
 use super::departure::{Body, Departure, Passage};
-use super::dial::{DialError, Dialler, Driven};
+use super::dial::{DialError, Driven};
 use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
@@ -63,8 +65,10 @@ pub(super) struct Channel {
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
-    /// told as such.
+    /// told as such, and what it sends unasked is limited.
     any_service: bool,
+    /// Where its connections are made and driven, if not where they are needed.
+    runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
     rest: Rest,
     record: Arc<Record>,
@@ -191,15 +195,17 @@ impl Channel {
             ancestry: Arc::default(),
             cautious,
             any_service: false,
+            runtime: None,
             under_way: Arc::default(),
             rest: Rest::default(),
             record,
         }
     }
 
-    /// It leads to a service that a device has chosen.
-    pub(super) fn of_any_service(self) -> Self {
-        Self { any_service: true, ..self }
+    /// It leads to a service that a device has chosen. Whatever that sends, and however much, occupies `runtime` and no core that
+    /// calls are on.
+    pub(super) fn of_any_service(self, runtime: Option<Handle>) -> Self {
+        Self { any_service: true, runtime, ..self }
     }
 
     /// What an answer by another connection means for all who come later.
@@ -215,8 +221,13 @@ impl Channel {
         self.rest.leave(until).await.map_err(|after| Failure::Unsent { after: Some(after) })
     }
 
-    pub(super) fn dialler(&self) -> &Dialler {
-        self.endpoint.dialler()
+    /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.
+    pub(super) async fn have_made<T, W>(&self, work: impl FnOnce(Arc<Endpoint>) -> W) -> Option<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        on(self.runtime.clone(), work(Arc::clone(&self.endpoint))).await
     }
 
     /// Where it is noted how the service stands.
@@ -252,6 +263,9 @@ impl Channel {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
+            if let Some(allowance) = &connection.allowance {
+                allowance.grow_by_an_answer();
+            }
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
@@ -290,9 +304,13 @@ impl Channel {
                 any_service: self.any_service,
                 record: Arc::clone(&self.record),
             };
-            making.made()
+            let runtime = self.runtime.clone();
+            async move { on(runtime, making.made()).await.unwrap_or(Err(None)) }
         };
-        if let Some(own) = self.own.here() {
+        // What is driven elsewhere wakes another thread anyway.
+        if self.runtime.is_none()
+            && let Some(own) = self.own.here()
+        {
             if let Some(connection) = own.flight.have(freshness)
                 && !connection.is_shut_out()
                 && let Some(permit) = connection.line.try_admit(|| connection.streams_allowed())
@@ -345,6 +363,14 @@ impl Drop for QueueSlot<'_> {
 
 type Flight = SingleFlight<Arc<Connection>, Option<&'static str>>;
 
+/// Does `work` on that runtime, or here where there is none. `None`: the runtime ends.
+async fn on<T: Send + 'static>(runtime: Option<Handle>, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    match runtime {
+        Some(runtime) => runtime.spawn(work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
 struct Connection {
     sender: SendRequest<Body>,
     /// Where it is driven.
@@ -352,6 +378,8 @@ struct Connection {
     objection: Objection,
     made_at: Instant,
     line: Arc<Line>,
+    /// How much the service may send, where that is limited.
+    allowance: Option<Arc<Allowance>>,
 }
 
 impl Connection {
@@ -473,7 +501,8 @@ struct Making {
 impl Making {
     async fn made(self) -> Result<Arc<Connection>, Option<&'static str>> {
         self.ancestry.turn(|| self.under_way.load(Ordering::Relaxed)).await;
-        match self.endpoint.dialler().dial().await {
+        let allowance = self.any_service.then(Arc::<Allowance>::default);
+        match self.endpoint.dialler().dial(allowance.clone()).await {
             Ok(((sender, connection, objection), address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
                 let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
@@ -483,6 +512,7 @@ impl Making {
                     objection: objection.clone(),
                     made_at: Instant::now(),
                     line: Arc::clone(&line),
+                    allowance,
                 });
                 tokio::spawn(drive((connection, objection), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
@@ -544,8 +574,11 @@ async fn drive(
     if silent {
         making.record.trouble(Trouble::light("Silent"), "");
         tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
-        // Whatever comes of it, the line takes no further requests.
-        let _ = timeout(LINGER, connection).await;
+        // Whatever comes of it, the line takes no further requests. One of a service that a device has chosen is not waited for:
+        // none of its requests is.
+        if !making.any_service {
+            let _ = timeout(LINGER, connection).await;
+        }
     }
 }
 
@@ -575,7 +608,7 @@ mod tests {
             theirs.read_buf(&mut heard).await.unwrap();
         }
         let (objection, line) = (Objection::default(), Line::new(false, Arc::default()));
-        (Arc::new(Connection { sender, core: None, objection, made_at: Instant::now(), line }), theirs)
+        (Arc::new(Connection { sender, core: None, objection, allowance: None, made_at: Instant::now(), line }), theirs)
     }
 
     /// Reads until so many HEADERS and DATA have come.

@@ -20,28 +20,15 @@ use super::Verdict;
 use super::apns::Attempt;
 use super::backoff::RETRY;
 use super::departure::Departure;
-use super::fcm::{ATTEMPT_TIMEOUT, Fcm, PreparedPush};
+use super::fcm::ATTEMPT_TIMEOUT;
 
 /// Copies of one call's push that the service may have taken.
 pub(super) const COPIES_MAX: usize = 2;
 
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken.
-pub(super) async fn run(
-    fcm: &Fcm,
-    prepared: &PreparedPush,
-    deadline: Instant,
-    departure: &Departure,
-) -> (Verdict, u32, u32) {
-    let send = || -> Flight<'_> {
-        let mut prepared = prepared.clone();
-        Box::pin(async move { fcm.attempt(&mut prepared, deadline, departure).await })
-    };
-    run_with(send, deadline, departure).await
-}
-
-/// The same of any service; `send` begins a copy.
+/// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken. `send`
+/// begins a copy.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
@@ -102,7 +89,7 @@ pub(super) async fn run_with<'a>(
             Some(again) => {
                 leaving = None;
                 let after = match again {
-                    Attempt::Again { after } => after,
+                    Attempt::Again { after } | Attempt::Limited { after } => after,
                     Attempt::Lost | Attempt::Done(_) => {
                         lost += 1;
                         None
@@ -159,7 +146,7 @@ mod tests {
                     let at = Instant::now() + Duration::from_secs(*seconds);
                     let attempt = match attempt {
                         Attempt::Done(verdict) => Attempt::Done(verdict.clone()),
-                        Attempt::Again { after } => Attempt::Again { after: *after },
+                        Attempt::Again { after } | Attempt::Limited { after } => Attempt::Again { after: *after },
                         Attempt::Lost => Attempt::Lost,
                     };
                     Box::pin(async move {

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::allowance::{Allowance, metered};
 use super::departure::Body;
 use super::identity::{Objection, ObservedStream, objection};
 use super::network::{ByteStream, Network, is_forbidden};
@@ -105,13 +106,16 @@ impl Dialler {
         Self { host: host.into(), port, name, tls, network, memory: Mutex::default() }
     }
 
-    /// Connects; also to which address.
-    pub(super) async fn dial(&self) -> Result<(Dialled, SocketAddr), DialError> {
-        timeout(DIAL_TIMEOUT, self.race()).await.unwrap_or(Err(DialError::Timeout))
+    /// Connects; also to which address. All that the connection will ever read is charged to the allowance, where there is one.
+    pub(super) async fn dial(&self, allowance: Option<Arc<Allowance>>) -> Result<(Dialled, SocketAddr), DialError> {
+        timeout(DIAL_TIMEOUT, self.race(allowance)).await.unwrap_or(Err(DialError::Timeout))
     }
 
     /// Connects for HTTP/1.1, to one address after the other.
-    pub(super) async fn dial_http1(&self) -> Result<TlsStream<Box<dyn ByteStream>>, DialError> {
+    pub(super) async fn dial_http1(
+        &self,
+        allowance: &Arc<Allowance>,
+    ) -> Result<TlsStream<Box<dyn ByteStream>>, DialError> {
         let mut tls = ClientConfig::clone(&self.tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let connector = TlsConnector::from(Arc::new(tls));
@@ -119,6 +123,7 @@ impl Dialler {
         for address in self.addresses().await? {
             let connecting = async {
                 let tcp = self.network.connect(address).await.map_err(DialError::Tcp)?;
+                let tcp = metered(tcp, Some(Arc::clone(allowance)));
                 connector.connect(self.name.clone(), tcp).await.map_err(DialError::Tls)
             };
             match timeout(HTTP1_TIMEOUT, connecting).await {
@@ -144,7 +149,7 @@ impl Dialler {
         }
     }
 
-    async fn race(&self) -> Result<(Dialled, SocketAddr), DialError> {
+    async fn race(&self, allowance: Option<Arc<Allowance>>) -> Result<(Dialled, SocketAddr), DialError> {
         let mut waiting: VecDeque<_> = self.addresses().await?.into();
         let mut open: JoinSet<(SocketAddr, Result<Dialled, DialError>)> = JoinSet::new();
         let mut silent: Vec<SocketAddr> = Vec::new();
@@ -153,7 +158,8 @@ impl Dialler {
         loop {
             if let Some(address) = waiting.pop_front() {
                 silent.push(address);
-                open.spawn(handshake(address, self.network.connect(address), self.name.clone(), Arc::clone(&self.tls)));
+                let connecting = self.network.connect(address);
+                open.spawn(handshake(address, connecting, self.name.clone(), Arc::clone(&self.tls), allowance.clone()));
             }
             let more = !waiting.is_empty() || !repeated;
             let pause = if waiting.is_empty() { AGAIN_AFTER } else { NEXT_AFTER };
@@ -229,9 +235,10 @@ async fn handshake(
     connecting: super::network::Opening<Box<dyn ByteStream>>,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
+    allowance: Option<Arc<Allowance>>,
 ) -> (SocketAddr, Result<Dialled, DialError>) {
     let whole = async {
-        let tcp = connecting.await.map_err(DialError::Tcp)?;
+        let tcp = metered(connecting.await.map_err(DialError::Tcp)?, allowance);
         let stream = TlsConnector::from(tls).connect(name, tcp).await;
         let stream = stream.map_err(|error| objection(&error).map_or(DialError::Tls(error), DialError::ShutOut))?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {

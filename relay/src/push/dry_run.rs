@@ -84,8 +84,8 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
         let record = std::sync::Arc::clone(run.record());
         trial.service = record.report().service;
         let deadline = Instant::now() + DRY_RUN_TIMEOUT;
-        let (verdict, ..) = run.run(Event::Test, deadline, &Departure::unmeasured()).await;
-        trial.problem = match verdict {
+        let ended = run.run(Event::Test, deadline, &Departure::unmeasured()).await;
+        trial.problem = match ended.verdict {
             Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
             Verdict::Refused { reason: "InvalidToken" } => None,
             Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),

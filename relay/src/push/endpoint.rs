@@ -16,6 +16,7 @@ use super::dial::Dialler;
 use super::identity;
 use super::network::Network;
 use super::setup::Problem;
+use crate::net::https_port::https_port;
 
 /// One `https` origin and how it is dialled.
 pub(super) struct Endpoint {
@@ -33,7 +34,8 @@ impl Endpoint {
         tls: Arc<ClientConfig>,
         network: Arc<dyn Network>,
     ) -> Result<Self, Problem> {
-        let bad = || Problem::Setting { setting, wanted: "an https:// URL with a host" };
+        let bad =
+            || Problem::Setting { setting, wanted: "an https:// URL with a host, and a port from 1 to 65535 if any" };
         let uri: Uri = url.parse().map_err(|_| bad())?;
         if uri.scheme_str() != Some("https") || uri.authority().is_none_or(|authority| authority.as_str().contains('@'))
         {
@@ -41,7 +43,7 @@ impl Endpoint {
         }
         let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
-        let port = uri.port_u16().unwrap_or(443);
+        let port = https_port(&uri).ok_or_else(bad)?;
         let authority = match host.contains(':') {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),
@@ -144,7 +146,16 @@ mod tests {
             }
             assert_eq!(endpoint.uri("/ "), None);
         }
-        for url in ["http://localhost", "localhost:1", "https://", "https://user@host", "", "ftp://x"] {
+        for url in [
+            "http://localhost",
+            "localhost:1",
+            "https://",
+            "https://user@host",
+            "",
+            "ftp://x",
+            "https://h:0",
+            "https://h:99999",
+        ] {
             assert!(endpoint(url).is_err(), "{url}");
         }
     }

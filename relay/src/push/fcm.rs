@@ -259,11 +259,15 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         }
         _ => bearing.note,
     };
-    // A quota is the project's, unless it is a device's or a topic's.
-    let quota = answer.status.as_u16() == 429 && !String::from_utf8_lossy(answer.read_body()).contains("device");
+    let quota = answer.status.as_u16() == 429 && !is_of_a_device(answer);
     let rest = bearing.rest.or_else(|| answer.retry_after().filter(|_| quota).map(RestFor::Asked));
     let note = if rest.is_some() { Note::Trouble(Trouble::light("AskedToWait")) } else { note };
     (meaning, Bearing { rest, note, ..bearing })
+}
+
+/// Whether a quota is that of a device, or of a topic; else it is the project's.
+fn is_of_a_device(answer: &Answer) -> bool {
+    String::from_utf8_lossy(answer.read_body()).contains("device")
 }
 
 /// Where the body of an error did not come, the status alone decides.
@@ -285,6 +289,7 @@ fn meaning(answer: &Answer) -> Meaning {
         ("UNREGISTERED", _) => Meaning::Settled(Attempt::Done(Verdict::Gone { since: None })),
         ("SENDER_ID_MISMATCH", _) => refused("SENDER_ID_MISMATCH"),
         ("THIRD_PARTY_AUTH_ERROR", _) => refused("THIRD_PARTY_AUTH_ERROR"),
+        (_, 429) if is_of_a_device(answer) => Meaning::Settled(Attempt::Limited { after: answer.retry_after() }),
         ("QUOTA_EXCEEDED" | "UNAVAILABLE" | "INTERNAL", _) => again(),
         ("INVALID_ARGUMENT", _) if error.is_about_the_token() => refused("InvalidToken"),
         ("INVALID_ARGUMENT", _) => refused("INVALID_ARGUMENT"),
@@ -341,6 +346,10 @@ mod tests {
             (answer(404, r#"[{"error":{"code":[],"details":[{"errorCode":"UNREGISTERED"}]}}]"#.into()), gone()),
             (fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH"), refused("SENDER_ID_MISMATCH")),
             (fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), again()),
+            (
+                answer(429, r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"device message rate"}}"#.into()),
+                Meaning::Settled(Attempt::Limited { after: Some(Duration::from_secs(7)) }),
+            ),
             (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), again()),
             (fcm_error(500, "INTERNAL", "INTERNAL"), again()),
             (fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"), refused("INVALID_ARGUMENT")),

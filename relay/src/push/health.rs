@@ -6,19 +6,19 @@
 //! | a push was accepted, or a token was called gone | it is well |
 //! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
 //! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
-//! | what concerns one push alone (its token, its size) | nothing |
+//! | what concerns one push or one device alone (its token, its size, how much it gets) | nothing |
 //!
 //! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs two
 //! atomic writes for each push. Nothing here holds a token or a credential.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::reasons;
+use super::troubled::{Troubled, Weight};
 use crate::clock::{rfc3339, unix_now};
 use crate::domain::PushOutcome;
 use crate::metrics::PushServiceSeries;
@@ -100,34 +100,6 @@ pub struct Report {
     pub last_accepted: u64,
     /// Pushes that wait for it now.
     pub waiting: u64,
-}
-
-/// Which of many services that stand behind one record are in trouble.
-pub(super) struct Troubled {
-    origins: Mutex<HashSet<Box<str>>>,
-    /// How many there are.
-    known: Arc<AtomicUsize>,
-}
-
-/// Services whose trouble is remembered; that of a further one does not count.
-const TROUBLED_MAX: usize = 1_024;
-
-impl Troubled {
-    pub(super) fn new(known: Arc<AtomicUsize>) -> Self {
-        Self { origins: Mutex::default(), known }
-    }
-
-    /// Whether a trouble of this one counts: each counts once until some push is taken, so that one device's service that is away
-    /// is not taken for all of them. The only one counts always.
-    fn counts(&self, origin: &str) -> bool {
-        let mut origins = self.lock();
-        let is_new = origins.len() < TROUBLED_MAX && origins.insert(origin.into());
-        is_new || self.known.load(Ordering::Relaxed) <= 1
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
-        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// One of many services behind one record.
@@ -220,8 +192,11 @@ impl Record {
     }
 
     pub(super) fn note(self: &Arc<Self>, note: Note) {
-        if let (Some(Part { of, troubled, .. }), Note::Accepted | Note::Well) = (&self.part, note) {
-            troubled.lock().clear();
+        if let (Some(Part { of, troubled, origin }), Note::Accepted | Note::Well) = (&self.part, note) {
+            match note {
+                Note::Accepted => troubled.took(origin),
+                _ => troubled.clear(),
+            }
             return of.note(note);
         }
         match note {
@@ -238,10 +213,11 @@ impl Record {
     /// Something went wrong; `detail` in words of this system, which hold no secret.
     pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
         if let Some(Part { of, troubled, origin }) = &self.part {
-            if troubled.counts(origin) {
-                of.trouble(trouble, detail);
-            }
-            return;
+            return match troubled.weigh(origin) {
+                Weight::Nothing => {}
+                Weight::Light => of.trouble(Trouble::light(trouble.reason), detail),
+                Weight::Whole => of.trouble(trouble, detail),
+            };
         }
         let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut standing = self.lock();

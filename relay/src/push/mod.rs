@@ -3,6 +3,7 @@
 //! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
 //! and never holds a token.
 
+mod allowance;
 mod ancestry;
 mod answer_body;
 pub mod apns;
@@ -33,6 +34,7 @@ pub mod sealed;
 mod service;
 mod setup;
 mod single_flight;
+mod troubled;
 pub mod webpush;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -186,11 +187,11 @@ impl PushService {
                 Ok(run) => {
                     let record = Arc::clone(run.record());
                     let _waiting = record.wait();
-                    let ended = run.run(push.event, deadline, departure).await;
-                    if push.event == Event::Call && not_in_time(&ended.0, started) {
+                    let Ended { verdict, attempts, copies, limited } = run.run(push.event, deadline, departure).await;
+                    if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
                         record.trouble(Trouble::grave(NOT_IN_TIME), "");
                     }
-                    ended
+                    (verdict, attempts, copies)
                 }
                 Err(verdict) => (verdict, 0, 0),
             },
@@ -310,6 +311,17 @@ pub(super) enum DeliveryRun<'a> {
     WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
+/// What a push came to.
+pub(super) struct Ended {
+    pub(super) verdict: Verdict,
+    /// How often it was tried.
+    attempts: u32,
+    /// How many copies of it the service may have taken.
+    copies: u32,
+    /// What it was told last: the service takes no more for this device now.
+    limited: bool,
+}
+
 impl<'a> DeliveryRun<'a> {
     fn new(app: Option<&'a App>, target: &PushTarget, push: &Push) -> Result<Self, Verdict> {
         let app = app.ok_or(Verdict::Refused { reason: "UnknownApp" })?;
@@ -336,34 +348,47 @@ impl<'a> DeliveryRun<'a> {
         match self {
             Self::Apns(apns, prepared) => apns.record(prepared.environment()),
             Self::Fcm(fcm, _) => fcm.record(),
-            Self::WebPush(webpush, _) => webpush.record(),
+            Self::WebPush(_, prepared) => prepared.record(),
         }
     }
 
-    /// Tries until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been
-    /// taken.
-    pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure) -> (Verdict, u32, u32) {
-        match self {
-            Self::Fcm(fcm, prepared) if event == Event::Call => copies::run(fcm, &prepared, deadline, departure).await,
-            Self::WebPush(webpush, prepared) if event == Event::Call => {
+    /// Tries until it is settled or `deadline` comes.
+    pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure) -> Ended {
+        let limited = &AtomicBool::new(false);
+        let noted = |attempt: Attempt| {
+            limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
+            attempt
+        };
+        let (verdict, attempts, copies) = match self {
+            Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
-                    Box::pin(async move { webpush.attempt(&mut prepared, deadline, departure).await })
+                    Box::pin(async move { noted(fcm.attempt(&mut prepared, deadline, departure).await) })
                 };
                 copies::run_with(send, deadline, departure).await
             }
-            run => {
-                let (verdict, attempts) = run.repeated(deadline, departure).await;
-                (verdict, attempts, 1)
+            Self::WebPush(webpush, prepared) if event == Event::Call => {
+                let send = || -> Flight<'_> {
+                    let mut prepared = prepared.clone();
+                    Box::pin(async move { noted(webpush.attempt(&mut prepared, deadline, departure).await) })
+                };
+                copies::run_with(send, deadline, departure).await
             }
-        }
+            run => run.repeated(deadline, departure, noted).await,
+        };
+        Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
     }
 
-    async fn repeated(mut self, deadline: Instant, departure: &Departure) -> (Verdict, u32) {
+    async fn repeated(
+        mut self,
+        deadline: Instant,
+        departure: &Departure,
+        noted: impl Fn(Attempt) -> Attempt,
+    ) -> (Verdict, u32, u32) {
         let mut attempts = 0;
         loop {
             if Instant::now() >= deadline {
-                return (Verdict::TooLate, attempts);
+                return (Verdict::TooLate, attempts, 1);
             }
             attempts += 1;
             let attempt = match &mut self {
@@ -377,19 +402,19 @@ impl<'a> DeliveryRun<'a> {
                     webpush.attempt(prepared, until, departure).await
                 }
             };
-            let after = match attempt {
-                Attempt::Done(verdict) => return (verdict, attempts),
-                Attempt::Again { after } => after,
+            let after = match noted(attempt) {
+                Attempt::Done(verdict) => return (verdict, attempts, 1),
+                Attempt::Again { after } | Attempt::Limited { after } => after,
                 // The device takes an alert that comes twice for one.
                 Attempt::Lost => None,
             };
             let pause = RETRY.pause_or(attempts, after);
             let now = Instant::now();
             if now >= deadline {
-                return (Verdict::TooLate, attempts);
+                return (Verdict::TooLate, attempts, 1);
             }
             if pause >= deadline - now {
-                return (Verdict::Retry { after }, attempts);
+                return (Verdict::Retry { after }, attempts, 1);
             }
             sleep(pause).await;
         }

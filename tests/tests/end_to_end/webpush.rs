@@ -111,6 +111,7 @@ async fn what_is_no_subscription_is_refused_and_an_endpoint_that_leads_inside_re
         ("endpoint", json!("http://push.example.net/x")),
         ("endpoint", json!("https://user@push.example.net/x")),
         ("endpoint", json!("push.example.net")),
+        ("endpoint", json!("https://push.example.net:99999/x")),
         ("endpoint", json!(format!("https://push.example.net/{}", "x".repeat(2_048)))),
         ("endpoint", Value::Null),
         ("p256dh", json!("AAAA")),

@@ -6,8 +6,9 @@
 //! | 2xx | it was taken |
 //! | 404, 410 | the subscription is gone |
 //! | 413, 400 | this push is refused |
-//! | 429, 503 with Retry-After | this service is left alone so long, and the push tried again |
-//! | 408, 421, 425, 429, 5xx | it is tried again; of a call at most two copies go out |
+//! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
+//! | 503 with Retry-After | this service is left alone so long, and the push tried again |
+//! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
 //! | 3xx | refused: nothing is followed |
 //!
@@ -16,6 +17,7 @@
 
 mod encryption;
 mod http1;
+mod limits;
 mod origins;
 mod vapid;
 
@@ -41,10 +43,10 @@ use super::endpoint::trust;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
 use super::reasons::{self, NOT_HTTP2};
-use super::rest::RestFor;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::hpke::PublicKey;
+use crate::net::https_port::https_port;
 use crate::net::reach::Reach;
 use crate::secret::PushToken;
 use crate::vault::record::{PushTarget, WebPushKeys};
@@ -94,7 +96,7 @@ pub fn endpoint(text: &str) -> Option<Uri> {
     let whole = uri.scheme_str() == Some("https") && !authority.contains('@') && !text.contains('#');
     let host = uri.host()?.trim_matches(['[', ']']);
     let named = rustls_pki_types::ServerName::try_from(host).is_ok();
-    (whole && named && uri.port_u16() != Some(0)).then_some(uri)
+    (whole && named && https_port(&uri).is_some()).then_some(uri)
 }
 
 /// Whether something can be encrypted for a device with this key (`p256dh`, uncompressed).
@@ -134,7 +136,7 @@ impl WebPush {
         let url = endpoint(PushToken::expose(&target.token)).ok_or(refused("BadEndpoint"))?;
         let keys = target.web.as_deref().ok_or(refused("BadEndpoint"))?;
         let body = body(push, target.public_key.as_deref(), keys).map_err(refused)?;
-        let origin = self.origins.of(&url).ok_or(refused("TooManyServices"))?;
+        let origin = self.origins.of(&url).ok_or(refused("BadEndpoint"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         Ok(PreparedPush { origin, request: Request { path, headers: headers(push), body: Bytes::from(body) } })
     }
@@ -146,24 +148,20 @@ impl WebPush {
         until: Instant,
         departure: &Departure,
     ) -> Attempt {
+        if let Some(left) = origin.limits.left(&request.path) {
+            return Attempt::Limited { after: Some(left) };
+        }
         let Some(authorization) = origin.authorization(&self.vapid) else {
             self.record().trouble(Trouble::grave("CannotSign"), "");
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
         let patience = Patience { until, stays: false, departure };
-        let sent = match origin.speaks_http1() {
-            true => by_http1(origin, request, patience).await,
-            false => match origin.channel.send(request, patience, classify).await {
-                Err(Failure::ShutOut { reason: NOT_HTTP2 }) => {
-                    origin.note_http1();
-                    by_http1(origin, request, patience).await
-                }
-                sent => sent,
-            },
-        };
-        match sent {
-            Ok(attempt) => attempt,
+        match sent(origin, request, patience).await {
+            Ok(attempt) => {
+                origin.note(&request.path, &attempt);
+                attempt
+            }
             Err(Failure::Unsent { after }) => Attempt::Again { after },
             Err(Failure::ShutOut { reason }) => Attempt::Done(Verdict::Refused { reason }),
             Err(Failure::Unconfirmed) => Attempt::Lost,
@@ -171,10 +169,39 @@ impl WebPush {
     }
 }
 
+impl PreparedPush {
+    /// How the service stands that it goes to.
+    pub(super) fn record(&self) -> &Arc<Record> {
+        self.origin.channel.record()
+    }
+}
+
+/// Sends it by what the service speaks, or once more by the other when it no longer does.
+async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
+    for _ in 0..2 {
+        match origin.speaks_http1() {
+            false => match origin.channel.send(request, patience, classify).await {
+                Err(Failure::ShutOut { reason: NOT_HTTP2 }) => origin.note_http1(true),
+                sent => return sent,
+            },
+            true => match by_http1(origin, request, patience).await {
+                Err(Failure::Unsent { after: None }) => origin.note_http1(false),
+                Err(Failure::Unconfirmed) => {
+                    // What it said was perhaps no HTTP/1.1.
+                    origin.note_http1(false);
+                    return Err(Failure::Unconfirmed);
+                }
+                sent => return sent,
+            },
+        }
+    }
+    Err(Failure::Unsent { after: None })
+}
+
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
     let _probe = channel.leave(patience.until).await?;
-    let answer = http1::post(channel.dialler(), request, patience).await;
+    let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {
             let (attempt, bearing) = classify(&answer);
@@ -220,7 +247,8 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
     let attempt = match answer.status.as_u16() {
         200..=299 => Attempt::Done(Verdict::Accepted),
         404 | 410 => Attempt::Done(Verdict::Gone { since: None }),
-        408 | 421 | 425 | 429 | 500..=599 => Attempt::Again { after: answer.retry_after() },
+        429 => Attempt::Limited { after: answer.retry_after() },
+        408 | 421 | 425 | 500..=599 => Attempt::Again { after: answer.retry_after() },
         300..=399 => refused("Redirected"),
         401 | 403 => refused("VapidRefused"),
         413 => refused("PayloadTooLarge"),
@@ -231,14 +259,6 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
         404 | 410 => Bearing { note: Note::Well, ..bearing },
         401 | 403 => Bearing { note: Note::Trouble(Trouble::light("VapidRefused")), ..bearing },
         300..=399 => Bearing { note: Note::Trouble(Trouble::light("Redirected")), ..bearing },
-        429 => match answer.retry_after() {
-            Some(asked) => Bearing {
-                rest: Some(RestFor::Asked(asked)),
-                note: Note::Trouble(Trouble::light("AskedToWait")),
-                ..bearing
-            },
-            None => bearing,
-        },
         _ => bearing,
     };
     (attempt, bearing)
@@ -263,6 +283,7 @@ mod tests {
             "",
             "/a",
             "https://h:0/",
+            "https://h:99999/",
             "wss://h/",
         ] {
             assert!(endpoint(bad).is_none(), "{bad}");

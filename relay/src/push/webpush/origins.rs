@@ -3,7 +3,14 @@
 //! Whoever subscribes names the service, and may name anything: so each address is judged by `upstream.allow_addresses` when
 //! it is dialled, and an origin costs its own connection alone.
 //!
-//! Invariant: at most [`ORIGINS_MAX`] origins are known; one that nobody has needed for [`IDLE`] is forgotten, and the one used longest ago gives way to a new one.
+//! | where there is no room for a new one, that one gives way |
+//! | --- |
+//! | which has never taken a push, before those that have |
+//! | of these, which no push waits for |
+//! | of these, which was used longest ago |
+//!
+//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host; one that nobody has needed for [`IDLE`] is
+//! forgotten. Each push has its origin: what gives way lives on for the pushes that it has.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,20 +20,31 @@ use std::time::{Duration, SystemTime};
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use rustls::ClientConfig;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::limits::Limits;
 use super::vapid::{RENEW_AFTER, Vapid};
+use crate::net::https_port::https_port;
 use crate::net::reach::Reach;
+use crate::push::Verdict;
+use crate::push::apns::Attempt;
+use crate::push::backoff::Backoff;
 use crate::push::connection::Channel;
 use crate::push::endpoint::Endpoint;
-use crate::push::health::{Record, Troubled};
+use crate::push::health::{Record, Trouble};
 use crate::push::network::{Guarded, Network};
+use crate::push::rest::RestFor;
+use crate::push::troubled::Troubled;
 
-/// Origins that are known for one App; with a further one that which was used longest ago, and is not at this moment, is forgotten.
-/// A push to a further one while all are in use is refused.
+/// Origins that are known for one App; with a further one another is forgotten.
 const ORIGINS_MAX: usize = 1_024;
+/// Likewise of one host, by different ports.
+const OF_A_HOST_MAX: usize = 16;
 /// How long an origin is kept that nobody needs.
 const IDLE: Duration = Duration::from_secs(600);
+/// How long a service is left alone that tells one subscription after the other to wait. Calls wait meanwhile, and get their try.
+const TOLD_BY_ALL: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 
 /// The origins of one App.
 pub(super) struct Origins {
@@ -36,12 +54,18 @@ pub(super) struct Origins {
     record: Arc<Record>,
     troubled: Arc<Troubled>,
     known: Arc<AtomicUsize>,
+    /// That of the process, where this was made.
+    runtime: Option<Handle>,
     table: Mutex<HashMap<Box<str>, Arc<Origin>>>,
 }
 
 /// One push service.
 pub(super) struct Origin {
     pub(super) channel: Channel,
+    pub(super) limits: Limits,
+    host: Box<str>,
+    /// It has taken a push.
+    has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
     audience: Box<str>,
     /// It speaks HTTP/1.1 alone.
@@ -66,6 +90,7 @@ impl Origins {
             troubled: Arc::new(Troubled::new(Arc::clone(&known))),
             known,
             record,
+            runtime: Handle::try_current().ok(),
             table: Mutex::default(),
         }
     }
@@ -74,10 +99,11 @@ impl Origins {
         &self.record
     }
 
-    /// That of this URL; `None` when it is no `https` URL, or so many are in use.
+    /// That of this URL; `None` when it is no `https` URL.
     pub(super) fn of(&self, url: &Uri) -> Option<Arc<Origin>> {
-        let authority = url.authority()?;
-        let origin = format!("https://{authority}");
+        // However it is written, it is one.
+        let mut origin = format!("https://{}:{}", url.host()?, https_port(url)?);
+        origin.make_ascii_lowercase();
         let mut table = self.lock();
         let now = Instant::now();
         if let Some(known) = table.get(&*origin) {
@@ -85,18 +111,18 @@ impl Origins {
             return Some(Arc::clone(known));
         }
         table.retain(|_, origin| Arc::strong_count(origin) > 1 || origin.idle_since() + IDLE > now);
-        if table.len() >= ORIGINS_MAX {
-            // Whoever subscribes may name any service: many that are seldom used must not keep a call from another one.
-            let unused = table.iter().filter(|(_, origin)| Arc::strong_count(origin) == 1);
-            let oldest = unused.min_by_key(|(_, origin)| origin.idle_since()).map(|(name, _)| name.clone());
-            table.remove(&oldest?);
-        }
+        let host: Box<str> = url.host()?.to_ascii_lowercase().into();
+        make_room(&mut table, &host);
         let endpoint = Endpoint::new(&origin, "endpoint", Arc::clone(&self.tls), Arc::clone(&self.network)).ok()?;
         let audience = endpoint.origin().strip_suffix(":443").unwrap_or(endpoint.origin()).into();
         let record = Record::part_of(&self.record, &self.troubled, &origin);
-        let channel = Channel::new(self.label.to_string(), endpoint, false, record).of_any_service();
+        let channel =
+            Channel::new(self.label.to_string(), endpoint, false, record).of_any_service(self.runtime.clone());
         let made = Arc::new(Origin {
             channel,
+            limits: Limits::default(),
+            host,
+            has_taken: AtomicBool::new(false),
             audience,
             speaks_http1: AtomicBool::new(false),
             token: Mutex::default(),
@@ -113,7 +139,38 @@ impl Origins {
     }
 }
 
+/// Makes room for one more of this host.
+fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
+    let crowded = table.values().filter(|origin| *origin.host == *host).count() >= OF_A_HOST_MAX;
+    if !crowded && table.len() < ORIGINS_MAX {
+        return;
+    }
+    let of_those = table.iter().filter(|(_, origin)| !crowded || *origin.host == *host);
+    let least = of_those.min_by_key(|(_, origin)| {
+        let is_in_use = Arc::strong_count(origin) > 1;
+        (origin.has_taken.load(Ordering::Relaxed), is_in_use, origin.idle_since())
+    });
+    if let Some(name) = least.map(|(name, _)| name.clone()) {
+        table.remove(&name);
+    }
+}
+
 impl Origin {
+    /// What its answer to a push at `path` means for those that come later.
+    pub(super) fn note(&self, path: &str, attempt: &Attempt) {
+        match attempt {
+            Attempt::Done(Verdict::Accepted) => {
+                self.has_taken.store(true, Ordering::Relaxed);
+                self.limits.taken();
+            }
+            Attempt::Limited { after } if self.limits.note(path, *after) => {
+                self.channel.ground(RestFor::Growing(TOLD_BY_ALL));
+                self.channel.record().trouble(Trouble::light("AskedToWait"), "");
+            }
+            _ => {}
+        }
+    }
+
     /// What shows whose push it is. `None` when the system cannot sign.
     pub(super) fn authorization(&self, vapid: &Vapid) -> Option<HeaderValue> {
         let now = SystemTime::now();
@@ -133,9 +190,9 @@ impl Origin {
         self.speaks_http1.load(Ordering::Relaxed)
     }
 
-    /// It offers no HTTP/2.
-    pub(super) fn note_http1(&self) {
-        self.speaks_http1.store(true, Ordering::Relaxed);
+    /// Whether it offers HTTP/1.1 alone.
+    pub(super) fn note_http1(&self, alone: bool) {
+        self.speaks_http1.store(alone, Ordering::Relaxed);
     }
 
     fn idle_since(&self) -> Instant {
@@ -146,30 +203,70 @@ impl Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
     use crate::push::endpoint::trust;
     use crate::push::network::System;
+
+    fn origins() -> Origins {
+        let series = Metrics::new().push_service("com.example.phone", "webpush");
+        let record = Record::new("com.example.phone", "webpush", series);
+        let tls = trust(None, None).ok().unwrap();
+        Origins::new("com.example.phone", tls, Arc::new(System), Reach::new(&[]), record)
+    }
 
     fn url(number: usize) -> Uri {
         format!("https://push{number}.example.net/a").parse().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_service_is_reached_however_many_were_named_unless_all_are_in_use() {
-        let series = Metrics::new().push_service("com.example.phone", "webpush");
-        let record = Record::new("com.example.phone", "webpush", series);
-        let tls = trust(None, None).ok().unwrap();
-        let origins = Origins::new("com.example.phone", tls, Arc::new(System), Reach::new(&[]), record);
-        let mut in_use = vec![origins.of(&url(0)).unwrap()];
+    async fn a_service_is_reached_however_many_were_named_and_those_that_took_pushes_stay() {
+        let origins = origins();
+        let taken = Attempt::Done(Verdict::Accepted);
+        origins.of(&url(0)).unwrap().note("/a", &taken);
         for number in 1..ORIGINS_MAX {
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(origins.of(&url(number)).is_some());
         }
         assert!(origins.of(&url(ORIGINS_MAX)).is_some(), "the one used longest ago gives way");
-        let known = |number| origins.lock().contains_key(&*format!("https://push{number}.example.net"));
-        assert!(known(0) && !known(1) && known(2) && known(ORIGINS_MAX), "and none that is in use");
-        in_use.extend((2..=ORIGINS_MAX).map(|number| origins.of(&url(number)).unwrap()));
-        assert!(origins.of(&url(ORIGINS_MAX + 1)).is_none());
-        assert_eq!(origins.lock().len(), in_use.len());
+        let known = |number| origins.lock().contains_key(&*format!("https://push{number}.example.net:443"));
+        assert!(known(0) && !known(1) && known(2) && known(ORIGINS_MAX), "and none that took pushes");
+        // Pushes wait for each of them.
+        let _waiting: Vec<_> = (2..=ORIGINS_MAX).map(|number| origins.of(&url(number)).unwrap()).collect();
+        for number in 0..10 {
+            origins.of(&url(5_000 + number)).unwrap().note("/a", &taken);
+        }
+        assert_eq!(origins.lock().len(), ORIGINS_MAX);
+        assert!(known(0) && (0..10).all(|number| known(5_000 + number)));
+    }
+
+    #[tokio::test]
+    async fn what_a_service_sends_is_read_on_no_core() {
+        let origin = origins().of(&url(0)).unwrap();
+        let (_cores, mut made) = Cores::start(1).unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        made.remove(0).begin(async move {
+            let made_at = origin.channel.have_made(|_| async { cores::here() }).await;
+            tell.send((cores::here(), made_at)).unwrap();
+        });
+        assert_eq!(told.await.unwrap(), (Some(0), Some(None)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_ports_of_one_host_displace_no_other_and_one_origin_has_one_name() {
+        let origins = origins();
+        let of = |url: &str| origins.of(&url.parse().unwrap()).unwrap();
+        of("https://other.example.net/a");
+        for port in 1..=1_000 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            of(&format!("https://push.example.net:{port}/a"));
+        }
+        assert_eq!(origins.lock().len(), OF_A_HOST_MAX + 1);
+        assert!(origins.lock().contains_key("https://other.example.net:443"));
+        let first = of("https://other.example.net/a");
+        for same in ["https://OTHER.example.net/b", "https://other.example.net:/", "https://other.example.net:0443/"] {
+            assert!(Arc::ptr_eq(&first, &of(same)), "{same}");
+        }
+        assert_eq!(&*first.audience, "https://other.example.net");
     }
 }

@@ -96,8 +96,19 @@ async fn a_wish_that_concerns_one_device_holds_no_other_back() {
     let world = World::new();
     world.apns.answer_with(&apple_token(1), [Answer::TooManyRequests { retry_after: Some(600) }]);
     assert!(matches!(world.ring(apple(1), 1).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(standing(&world, "apns"), (State::Unknown, ""), "it says nothing of the service");
     assert_eq!(accepted(&world.ring_each(10 * MS, 2, 20, apple).await.ended().await), 20);
     assert_eq!(standing(&world, "apns").0, State::Well);
+    // Also when no time is named, and the call waits in vain.
+    world.apns.answer_with(&apple_token(1), std::iter::repeat_n(Answer::TooManyRequests { retry_after: None }, 100));
+    assert_ne!(world.ring(apple(1), 30).await.verdict, Verdict::Accepted);
+    assert_eq!(standing(&world, "apns").0, State::Well);
+    let body =
+        r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded: device"}}"#.to_owned();
+    let headers = vec![("retry-after", "600".to_owned())];
+    world.fcm.answer_with(&google_token(1), [fcm::Answer::Http { status: 429, headers, body }]);
+    assert!(matches!(world.ring(google(1), 1).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(standing(&world, "fcm"), (State::Unknown, ""));
 }
 
 #[tokio::test(start_paused = true)]

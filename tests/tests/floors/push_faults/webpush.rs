@@ -1,7 +1,7 @@
 //! Web Push services: every status and fault, an endpoint that leads inside, and services that speak HTTP/1.1 alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay::metrics::Metrics;
@@ -10,7 +10,7 @@ use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
 use tests::authority::Authority;
 use tests::virtual_net::{Mood, VirtualNet};
-use tests::webpush::{Answer, WebPush};
+use tests::webpush::{Answer, Subscription, WebPush};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -129,6 +129,70 @@ async fn what_one_service_asks_for_is_kept_there_and_slows_no_other_and_one_that
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_told_to_wait_is_left_alone_and_no_other_one_is() {
+    let web = Web::new(&Authority::new());
+    let (told, other) = (web.server.subscribe(), web.server.subscribe());
+    let ring =
+        async |device: &Subscription, number| web.service.deliver(APP, &device.push_target(), &call(number)).await;
+    web.server.answer_with(&told.token, [Answer::Status(429, Some(120))]);
+    assert!(matches!(ring(&told, 1).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(web.service.health()[0].state, State::Unknown, "it says nothing of the service");
+    let delivery = ring(&other, 2).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < Duration::from_secs(1), "{:?}", delivery.elapsed);
+    assert!(matches!(ring(&told, 3).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(web.server.requests(), 2, "RFC 8030 §8.4: nothing is sent to it until then");
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(ring(&told, 4).await.verdict, Verdict::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_alone_for_seconds() {
+    let web = Web::new(&Authority::new());
+    for number in 1..=8 {
+        let device = web.server.subscribe();
+        web.server.answer_with(&device.token, [Answer::Status(429, Some(600))]);
+        let delivery = web.service.deliver(APP, &device.push_target(), &call(number)).await;
+        assert!(matches!(delivery.verdict, Verdict::Retry { .. }) && delivery.elapsed < Duration::from_millis(100));
+    }
+    let delivery = web.service.deliver(APP, &web.server.subscribe().push_target(), &call(9)).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted, "calls wait, and get their try");
+    let waited = delivery.elapsed.as_millis();
+    assert!((500..6_000).contains(&waited), "{waited} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_services_that_are_away_or_ask_to_wait_cost_no_other_its_pushes_and_say_nothing_of_the_app() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let (here, there) = (web.server.subscribe(), WebPush::start_within(&web.net, &authority));
+    let ring = async |target: PushTarget, number| web.service.deliver(APP, &target, &call(number)).await.verdict;
+    assert_eq!(ring(here.push_target(), 1).await, Verdict::Accepted);
+    let busy = WebPush::start_within(&web.net, &authority);
+    let stranger = busy.subscribe();
+    busy.answer_all(Some(Answer::Status(503, Some(60))));
+    for number in 2..5 {
+        assert!(matches!(ring(stranger.push_target(), number).await, Verdict::Retry { .. }));
+    }
+    // More of them than are known, all of which alerts wait for.
+    let waiting: Vec<_> = (0..1_100)
+        .map(|number| {
+            let token = PushToken::new(&format!("https://push{number}.example:7777/x"));
+            let (service, target) = (web.service.clone(), PushTarget { token, ..here.push_target() });
+            let alert = Push { deadline: alert().sent_at + 3_600, ..alert() };
+            tokio::spawn(async move { service.deliver(APP, &target, &alert).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let connections = web.server.connections();
+    assert_eq!(ring(there.subscribe().push_target(), 10).await, Verdict::Accepted);
+    assert_eq!(ring(here.push_target(), 11).await, Verdict::Accepted);
+    assert_eq!(web.server.connections(), connections, "its connection has stayed");
+    assert_eq!(web.service.health()[0].state, State::Well);
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_leads_inside_is_never_dialled_whatever_its_name() {
     let authority = Authority::new();
     let web = Web::new(&authority);
@@ -220,5 +284,85 @@ async fn a_service_that_speaks_http_1_alone_gets_its_pushes_too() {
     ] {
         assert!(heads.contains(says), "{says}: {heads}");
     }
+    serving.abort();
+}
+
+/// An app whose devices are at a service on this port of loopback.
+async fn lone(authority: &Authority, port: u16) -> (PushService, PushTarget) {
+    let push_server = WebPush::start(authority).await;
+    let app = AppPush { webpush: Some(push_server.settings()), ..AppPush::default() };
+    let service = PushService::new(vec![(APP.into(), app)], &Metrics::new()).expect("the settings are good");
+    let token = PushToken::new(&format!("https://localhost:{port}/x"));
+    (service, PushTarget { token, ..push_server.subscribe().push_target() })
+}
+
+#[tokio::test]
+async fn a_service_that_comes_to_speak_http_2_alone_gets_its_pushes_at_once() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (service, target) = lone(&authority, listener.local_addr().expect("an address").port()).await;
+    let accepting = |protocol: &'static [u8]| TlsAcceptor::from(authority.server_config(&["localhost"], &[protocol]));
+    let (old, new) = (accepting(b"http/1.1"), accepting(b"h2"));
+    let changed = Arc::new(AtomicBool::new(false));
+    let is_new = Arc::clone(&changed);
+    let serving = tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            if is_new.load(Ordering::Relaxed) {
+                let Ok(stream) = new.accept(tcp).await else { continue };
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        let answer = hyper::Response::builder().status(201).body(()).expect("an answer");
+                        drop(respond.send_response(answer, true));
+                    }
+                });
+                continue;
+            }
+            let Ok(mut stream) = old.accept(tcp).await else { continue };
+            let mut request = vec![0; 16_384];
+            if stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                let _ = stream.write_all(b"HTTP/1.1 201 x\r\ncontent-length: 0\r\n\r\n").await;
+            }
+            let _ = stream.shutdown().await;
+        }
+    });
+    assert_eq!(service.deliver(APP, &target, &call(1)).await.verdict, Verdict::Accepted);
+    changed.store(true, Ordering::Relaxed);
+    let delivery = service.deliver(APP, &target, &call(2)).await;
+    assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_service_that_sends_without_end_is_cut_off() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (service, target) = lone(&authority, listener.local_addr().expect("an address").port()).await;
+    let tls = TlsAcceptor::from(authority.server_config(&["localhost"], &[b"h2"]));
+    let (told, mut cut) = tokio::sync::mpsc::unbounded_channel();
+    let serving = tokio::spawn(async move {
+        let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let window_update = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let unknown = [0, 0, 0, 0xee, 0, 0, 0, 0, 0];
+        let floods = [&ping[..], &window_update, &settings, &unknown];
+        for flood in floods.iter().cycle() {
+            let Ok((tcp, _)) = listener.accept().await else { continue };
+            let Ok(stream) = tls.accept(tcp).await else { continue };
+            let (mut hears, mut says) = tokio::io::split(stream);
+            let hearing =
+                tokio::spawn(async move { while hears.read(&mut [0; 4_096]).await.is_ok_and(|read| read > 0) {} });
+            let _ = says.write_all(&settings).await;
+            while says.write_all(&flood.repeat(100)).await.is_ok() {}
+            hearing.abort();
+            let _ = told.send(());
+        }
+    });
+    let ringing = tokio::spawn(async move { service.deliver(APP, &target, &call(1)).await });
+    for _ in 0..2 {
+        tokio::time::timeout(Duration::from_secs(60), cut.recv()).await.expect("it is cut off");
+    }
+    let delivery = ringing.await.expect("a delivery does not panic");
+    assert_ne!(delivery.verdict, Verdict::Accepted);
     serving.abort();
 }
