@@ -278,7 +278,10 @@ impl Shard {
             ShardInput::Sip { at, input } => {
                 match &input {
                     Input::Closed(flow) => drop(self.flows.remove(flow)),
-                    Input::DialFailed(upstream) => drop(self.unreachable.insert(*upstream)),
+                    // One that was dialled beside a flow in use says nothing of that one.
+                    Input::DialFailed(upstream) if self.endpoint.flow_to(*upstream).is_none() => {
+                        self.unreachable.insert(*upstream);
+                    }
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
                     _ => {}
                 }
@@ -370,6 +373,9 @@ impl Shard {
                         self.flows.remove(&flow);
                         self.next.push_back(Input::Closed(flow));
                     }
+                }
+                Output::Answer { upstream, peer, transport, bytes } => {
+                    self.shared.dialler.answer(self.index, upstream, peer, transport, bytes);
                 }
                 Output::SendLarge { peer, bytes } => self.shared.dialler.send_large(self.index, peer, bytes),
                 Output::Dial { upstream, avoid } => {
