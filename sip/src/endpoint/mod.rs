@@ -211,7 +211,9 @@ impl Endpoint {
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
                 Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(now, upstream, *flow),
-                Timer::Return(flow) => drop(self.core.returns.remove(&*flow)),
+                Timer::Return(flow) => {
+                    self.core.returns.remove(&*flow);
+                }
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Overtaking => self.calls.registration_changed = true,

@@ -38,7 +38,7 @@ const VAIN_MAX: u32 = 6;
 /// How a SIP server has served since it last granted a registration.
 #[derive(Debug, Default)]
 pub(super) struct Fitness {
-    /// Whom it refused with 503 or 430, and how much each counts.
+    /// Whom it refused with 503 or 430, and how much each counts; no more than make it unfit.
     refused: BTreeMap<BindingId, u8>,
     /// Whom it did not serve.
     failed: Option<Failed>,
@@ -99,8 +99,11 @@ impl Fitness {
 
     /// An account is refused; whether the server is unfit by that.
     fn refuse(&mut self, binding: BindingId, counts: u8) -> bool {
-        self.refused.insert(binding, counts);
-        self.refused.values().fold(0, |sum: u8, counts| sum.saturating_add(*counts)) >= UNFIT
+        let sum = |refused: &BTreeMap<BindingId, u8>| refused.values().sum::<u8>();
+        if counts > 0 && sum(&self.refused) < UNFIT {
+            self.refused.insert(binding, counts);
+        }
+        sum(&self.refused) >= UNFIT
     }
 }
 
