@@ -9,8 +9,6 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::RData;
 use tokio::time::sleep;
 
-use super::resolve::{MAX_CANDIDATES, MAX_TTL, MIN_TTL, ResolveError};
-
 /// How long the addresses of one family are kept back for those of the other (RFC 8305 §3).
 pub const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
@@ -24,27 +22,28 @@ pub(super) enum Patience {
 }
 
 /// The answer to one question; `None`: there is nothing.
-pub(super) type Answer = Result<Option<(Vec<RData>, Duration)>, ResolveError>;
+pub(super) type Answer<E> = Result<Option<(Vec<RData>, Duration)>, E>;
 
 /// What is known of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Known {
     /// IPv4 first, then IPv6; never empty.
     pub(super) ips: Vec<IpAddr>,
-    /// How long this holds.
+    /// How long the answers hold that have come.
     pub(super) ttl: Duration,
     /// Both questions were answered.
     pub(super) is_whole: bool,
 }
 
-/// Asks for the addresses of both families at once.
-pub(super) async fn gather<V4, V6>(v4: V4, v6: V6, patience: Patience) -> Result<Known, ResolveError>
+/// Asks for the addresses of both families at once; `None`: there are none.
+pub(super) async fn gather<E, V4, V6>(v4: V4, v6: V6, patience: Patience) -> Result<Option<Known>, E>
 where
-    V4: Future<Output = Answer> + Send + 'static,
-    V6: Future<Output = Answer> + Send + 'static,
+    E: Send + 'static,
+    V4: Future<Output = Answer<E>> + Send + 'static,
+    V6: Future<Output = Answer<E>> + Send + 'static,
 {
     let (mut ask_v4, mut ask_v6) = (Box::pin(v4), Box::pin(v6));
-    let (mut v4, mut v6): (Option<Answer>, Option<Answer>) = (None, None);
+    let (mut v4, mut v6): (Option<Answer<E>>, Option<Answer<E>>) = (None, None);
     while v4.is_none() || v6.is_none() {
         let is_enough = patience == Patience::Brief && (has_address(v4.as_ref()) || has_address(v6.as_ref()));
         tokio::select! {
@@ -61,21 +60,26 @@ where
     if v6.is_none() {
         drop(tokio::spawn(ask_v6));
     }
-    let error = [&v4, &v6].into_iter().flatten().find_map(|answer| answer.as_ref().err().cloned());
-    let mut ttl = if is_whole { MAX_TTL } else { MIN_TTL };
-    let mut ips = Vec::new();
-    for (records, valid) in [v4, v6].into_iter().flatten().flatten().flatten() {
-        ttl = ttl.min(valid);
-        ips.extend(records.iter().filter_map(RData::ip_addr));
+    let mut known = Known { ips: Vec::new(), ttl: Duration::MAX, is_whole };
+    let mut error = None;
+    for answer in [v4, v6].into_iter().flatten() {
+        match answer {
+            Ok(None) => {}
+            Ok(Some((records, valid))) => {
+                known.ttl = known.ttl.min(valid);
+                known.ips.extend(records.iter().filter_map(RData::ip_addr));
+            }
+            Err(why) => error = error.or(Some(why)),
+        }
     }
-    ips.truncate(MAX_CANDIDATES);
-    match ips.is_empty() {
-        true => Err(error.unwrap_or(ResolveError::NoSuchDomain)),
-        false => Ok(Known { ips, ttl, is_whole }),
+    match (known.ips.is_empty(), error) {
+        (false, _) => Ok(Some(known)),
+        (true, Some(why)) => Err(why),
+        (true, None) => Ok(None),
     }
 }
 
-fn has_address(answer: Option<&Answer>) -> bool {
+fn has_address<E>(answer: Option<&Answer<E>>) -> bool {
     matches!(answer, Some(Ok(Some((records, _)))) if records.iter().any(|record| record.ip_addr().is_some()))
 }
 
@@ -88,17 +92,21 @@ mod tests {
 
     use super::*;
 
+    /// A name server cannot answer.
+    #[derive(Debug, PartialEq)]
+    struct Failure;
+
     const HOUR: Duration = Duration::from_secs(3_600);
 
-    fn v4() -> Answer {
+    fn v4() -> Answer<Failure> {
         Ok(Some((vec![RData::A(A::new(8, 8, 0, 1))], HOUR)))
     }
 
-    fn v6() -> Answer {
+    fn v6() -> Answer<Failure> {
         Ok(Some((vec![RData::AAAA(AAAA::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 1))], HOUR)))
     }
 
-    async fn after(wait: u64, answer: Answer) -> Answer {
+    async fn after(wait: u64, answer: Answer<Failure>) -> Answer<Failure> {
         sleep(Duration::from_millis(wait)).await;
         answer
     }
@@ -107,26 +115,25 @@ mod tests {
     async fn an_address_that_is_known_waits_for_the_other_family_for_50_ms() {
         for (late, is_whole) in [(10, true), (49, true), (60, false), (10_000, false)] {
             let begun = Instant::now();
-            let found = gather(ready(v4()), after(late, v6()), Patience::Brief).await.unwrap();
+            let found = gather(ready(v4()), after(late, v6()), Patience::Brief).await.unwrap().unwrap();
             assert_eq!((found.is_whole, found.ips.len()), (is_whole, 1 + usize::from(is_whole)), "{late} ms");
             assert!(begun.elapsed() <= Duration::from_millis(51), "{late} ms: {:?}", begun.elapsed());
-            assert_eq!(found.ttl, if is_whole { HOUR } else { MIN_TTL }, "what is half known is asked for again soon");
-            let found = gather(after(late, v4()), ready(v6()), Patience::Brief).await.unwrap();
+            let found = gather(after(late, v4()), ready(v6()), Patience::Brief).await.unwrap().unwrap();
             assert_eq!(found.is_whole, is_whole, "the other way round");
         }
-        let found = gather(after(900, v4()), after(2_000, v6()), Patience::Whole).await.unwrap();
+        let found = gather(after(900, v4()), after(2_000, v6()), Patience::Whole).await.unwrap().unwrap();
         assert_eq!((found.is_whole, found.ips.len()), (true, 2), "IPv4 first");
         assert!(found.ips[0].is_ipv4());
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_no_address_is_known_both_answers_are_waited_for() {
-        let nothing = || ready(Ok(None));
-        let found = gather(nothing(), after(3_000, v6()), Patience::Brief).await.unwrap();
+        let nothing = || ready(Ok::<_, Failure>(None));
+        let found = gather(nothing(), after(3_000, v6()), Patience::Brief).await.unwrap().unwrap();
         assert_eq!((found.is_whole, found.ips.len()), (true, 1));
-        let failed = gather(ready(Err(ResolveError::Unavailable)), after(3_000, Ok(None)), Patience::Brief).await;
-        assert_eq!(failed, Err(ResolveError::Unavailable));
-        assert_eq!(gather(nothing(), nothing(), Patience::Brief).await, Err(ResolveError::NoSuchDomain));
+        let failed = gather(ready(Err(Failure)), after(3_000, Ok(None)), Patience::Brief).await;
+        assert_eq!(failed, Err(Failure));
+        assert_eq!(gather(nothing(), nothing(), Patience::Brief).await, Ok(None));
         let never = tokio::time::timeout(HOUR, gather(nothing(), pending(), Patience::Brief)).await;
         assert!(never.is_err(), "whoever asks has a limit of its own");
     }

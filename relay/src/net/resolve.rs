@@ -23,12 +23,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use futures_util::future::join_all;
 use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::timeout;
 
@@ -353,15 +353,14 @@ impl Resolver {
     }
 
     /// Every usable transport at these addresses: by transport first, so that TLS is tried everywhere before another.
-    fn at(
-        &self,
-        known: &Known,
-        port: Option<u16>,
-        wish: Option<Transport>,
-    ) -> Result<Resolution, ResolveError> {
+    fn at(&self, known: &Known, port: Option<u16>, wish: Option<Transport>) -> Result<Resolution, ResolveError> {
         let candidates = self.usable(port, wish)?.iter().zip(0..).flat_map(|(transport, rank)| {
             let port = port.unwrap_or(transport.default_port());
-            known.ips.iter().map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport: *transport, rank })
+            known.ips.iter().map(move |ip| Candidate {
+                address: SocketAddr::new(*ip, port),
+                transport: *transport,
+                rank,
+            })
         });
         Ok(Resolution { candidates: candidates.collect(), ttl: known.ttl, is_whole: known.is_whole })
     }
@@ -411,7 +410,12 @@ impl Resolver {
             let (it, name) = (self.clone(), name.clone());
             async move { it.lookup(name, kind).await }
         };
-        gather(ask(RecordType::A), ask(RecordType::AAAA), wait).await
+        let known = gather(ask(RecordType::A), ask(RecordType::AAAA), wait).await?;
+        let mut known = known.ok_or(ResolveError::NoSuchDomain)?;
+        known.ips.truncate(MAX_CANDIDATES);
+        // What is half known is asked for again soon.
+        known.ttl = known.ttl.min(if known.is_whole { MAX_TTL } else { MIN_TTL });
+        Ok(known)
     }
 
     /// What the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
@@ -433,11 +437,7 @@ impl Resolver {
     }
 
     /// One question; `None` when the answer is that there is nothing.
-    pub(super) async fn lookup(
-        &self,
-        name: Name,
-        kind: RecordType,
-    ) -> Answer {
+    pub(super) async fn lookup(&self, name: Name, kind: RecordType) -> Answer<ResolveError> {
         match self.dns.lookup(name, kind).await {
             Ok(lookup) => {
                 let ttl = lookup.valid_until().saturating_duration_since(Instant::now());

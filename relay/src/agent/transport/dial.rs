@@ -161,7 +161,14 @@ impl Dialler {
     }
 
     /// Sends a response to a SIP server whose stream has ended, likewise.
-    pub(crate) fn answer(&self, shard: usize, upstream: UpstreamId, peer: SocketAddr, transport: Transport, bytes: Bytes) {
+    pub(crate) fn answer(
+        &self,
+        shard: usize,
+        upstream: UpstreamId,
+        peer: SocketAddr,
+        transport: Transport,
+        bytes: Bytes,
+    ) {
         match self.0.resolver.reach().check(peer) {
             Ok(peer) => self.send_beside(shard, Beside { peer, transport, upstream: Some(upstream) }, bytes),
             Err(error) => {
@@ -304,7 +311,13 @@ impl Inner {
         Ok(candidates)
     }
 
-    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, mut hop: Vec<IpAddr>, is_whole: bool) {
+    async fn learn_others(
+        self: Arc<Self>,
+        upstream: UpstreamId,
+        route: Arc<Route>,
+        mut hop: Vec<IpAddr>,
+        is_whole: bool,
+    ) {
         let known = hop.len();
         if !is_whole {
             hop.extend(self.every_address(upstream, &route.target()).await);

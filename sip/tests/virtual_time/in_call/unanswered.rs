@@ -224,7 +224,8 @@ fn an_answer_that_waits_for_the_next_flow_gets_a_connection_of_its_own_when_that
 fn nobody_but_its_sip_server_has_the_relay_open_a_connection() {
     let mut world = World::registered_with(FlowId::Datagram(server_address()), |_| {});
     world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into() });
-    let stranger = Source { flow: INBOUND, transport: Transport::Tcp, peer: "203.0.113.9:4".parse().unwrap(), ..world.upstream };
+    let stranger =
+        Source { flow: INBOUND, transport: Transport::Tcp, peer: "203.0.113.9:4".parse().unwrap(), ..world.upstream };
     let text = world.invite_text("call-1");
     world.receive(stranger, &text);
     world.input(Input::Closed(INBOUND));
