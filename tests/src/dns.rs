@@ -78,6 +78,7 @@ pub struct Dns {
 struct State {
     records: Vec<Record>,
     silent: bool,
+    silent_about_ipv6: bool,
     asked: BTreeMap<String, usize>,
 }
 
@@ -115,6 +116,11 @@ impl Dns {
         lock(&self.state).silent = silent;
     }
 
+    /// Leaves each question for AAAA unanswered from now on.
+    pub fn ignore_ipv6(&self) {
+        lock(&self.state).silent_about_ipv6 = true;
+    }
+
     /// How often a name was asked for, whatever the type.
     pub fn asked(&self, name: &str) -> usize {
         lock(&self.state).asked.get(&name.to_ascii_lowercase()).copied().unwrap_or(0)
@@ -137,7 +143,7 @@ impl State {
         let (owner, end) = question(message)?;
         let kind = u16::from_be_bytes([*message.get(end)?, *message.get(end + 1)?]);
         *self.asked.entry(owner.clone()).or_default() += 1;
-        if self.silent {
+        if self.silent || (self.silent_about_ipv6 && kind == AAAA) {
             return None;
         }
         let known = self.records.iter().any(|record| record.owner == owner);

@@ -4,6 +4,7 @@
 //! a timeout, named where it is used; an address that an account named is dialled only after [`reach::Reach`] has
 //! allowed the very address dialled.
 
+mod addresses;
 mod descriptors;
 pub mod dial;
 pub mod drain;

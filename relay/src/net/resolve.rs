@@ -13,6 +13,9 @@
 //! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
 //! `localhost`, never reaches DNS.
 //!
+//! The addresses of several servers are asked for at once. Of a name's IPv4 and IPv6 addresses those that are known go first
+//! ([`super::addresses`]).
+//!
 //! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
 //! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`].
 
@@ -20,6 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -29,6 +33,7 @@ use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::timeout;
 
 use super::Transport;
+use super::addresses::{Answer, Known, Patience, gather};
 use super::naptr::{self, Service};
 use super::reach::{Reach, Refused};
 use super::srv::{self, Server};
@@ -82,6 +87,8 @@ pub struct Resolution {
     pub candidates: Vec<Candidate>,
     /// How long this holds, from [`MIN_TTL`] to [`MAX_TTL`].
     pub ttl: Duration,
+    /// Whether all questions were answered; else there may be further addresses, which [`Resolver::resolve_whole`] waits for.
+    pub is_whole: bool,
 }
 
 impl Resolution {
@@ -173,15 +180,23 @@ impl Resolver {
 
     /// The addresses of `target`, best first. `seed` decides among SRV records of one priority.
     pub async fn resolve(&self, target: &Target, seed: u64) -> Result<Resolution, ResolveError> {
+        self.resolve_with(target, seed, Patience::Brief).await
+    }
+
+    /// Likewise all addresses, also those that DNS is slow to tell.
+    pub async fn resolve_whole(&self, target: &Target, seed: u64) -> Result<Resolution, ResolveError> {
+        self.resolve_with(target, seed, Patience::Whole).await
+    }
+
+    async fn resolve_with(&self, target: &Target, seed: u64, wait: Patience) -> Result<Resolution, ResolveError> {
         let steps = async {
             let host = Host::parse(&target.host).ok_or(ResolveError::NotAHost)?;
             let found = match (host, target.port) {
-                (Host::Numeric(ip), port) => self.at(&[ip], port, target.transport, MAX_TTL)?,
+                (Host::Numeric(ip), port) => self.at(&whole(vec![ip]), port, target.transport)?,
                 (Host::Name(name), Some(port)) => {
-                    let (ips, ttl) = self.addresses(&name).await?;
-                    self.at(&ips, Some(port), target.transport, ttl)?
+                    self.at(&self.addresses(&name, wait).await?, Some(port), target.transport)?
                 }
-                (Host::Name(name), None) => self.by_name(&name, target.transport, seed).await?,
+                (Host::Name(name), None) => self.by_name(&name, target.transport, seed, wait).await?,
             };
             self.allowed(found)
         };
@@ -192,9 +207,9 @@ impl Resolver {
     fn allowed(&self, found: Resolution) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
         let mut refused = None;
-        for candidate in found.candidates {
+        for candidate in &found.candidates {
             match self.reach.check(candidate.address) {
-                Ok(address) => candidates.push(Candidate { address, ..candidate }),
+                Ok(address) => candidates.push(Candidate { address, ..*candidate }),
                 Err(why) => refused = refused.or(Some(why)),
             }
         }
@@ -202,14 +217,20 @@ impl Resolver {
         match (candidates.is_empty(), refused) {
             (true, Some(why)) => Err(why.into()),
             (true, None) => Err(ResolveError::NoSuchDomain),
-            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL) }),
+            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL), ..found }),
         }
     }
 
     /// A name without a port: SRV first, then A and AAAA.
-    async fn by_name(&self, name: &Name, wish: Option<Transport>, seed: u64) -> Result<Resolution, ResolveError> {
+    async fn by_name(
+        &self,
+        name: &Name,
+        wish: Option<Transport>,
+        seed: u64,
+        wait: Patience,
+    ) -> Result<Resolution, ResolveError> {
         if let Some(ips) = self.in_hosts(name) {
-            return self.at(&ips, None, wish, MAX_TTL);
+            return self.at(&whole(ips), None, wish);
         }
         let usable = self.usable(None, wish)?;
         let ask = |transport| async move {
@@ -227,7 +248,7 @@ impl Resolver {
         };
         if let Some((services, ttl)) = &services {
             let usable = services.iter().filter(|service| usable.contains(&service.transport));
-            if let Some(found) = self.of_services(usable, *ttl, seed).await? {
+            if let Some(found) = self.of_services(usable, *ttl, seed, wait).await? {
                 return Ok(found);
             }
         }
@@ -240,12 +261,9 @@ impl Resolver {
             groups.push((transport, records));
         }
         match (groups.is_empty(), services.is_some()) {
-            (false, _) => self.of_servers(groups, ttl, seed).await,
+            (false, _) => self.of_servers(groups, ttl, seed, wait).await,
             (true, true) => Err(ResolveError::NoUsableTransport),
-            (true, false) => {
-                let (ips, ttl) = self.addresses(name).await?;
-                self.at(&ips, None, wish, ttl)
-            }
+            (true, false) => self.at(&self.addresses(name, wait).await?, None, wish),
         }
     }
 
@@ -274,6 +292,7 @@ impl Resolver {
         services: impl Iterator<Item = &'a Service>,
         mut ttl: Duration,
         seed: u64,
+        wait: Patience,
     ) -> Result<Option<Resolution>, ResolveError> {
         let mut groups = Vec::new();
         for Service { transport, replacement } in services.take(MAX_SERVICES) {
@@ -284,7 +303,7 @@ impl Resolver {
         }
         match groups.is_empty() {
             true => Ok(None),
-            false => self.of_servers(groups, ttl, seed).await.map(Some),
+            false => self.of_servers(groups, ttl, seed, wait).await.map(Some),
         }
     }
 
@@ -294,51 +313,56 @@ impl Resolver {
         groups: Vec<(Transport, Vec<Server>)>,
         mut ttl: Duration,
         seed: u64,
+        wait: Patience,
     ) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
         let mut error = ResolveError::NoUsableTransport;
+        let mut is_whole = true;
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
             let ordered = srv::order(records, seed).into_iter().take(MAX_SERVERS);
             ordered.filter(|server| !server.host.is_empty()).map(move |server| (group, transport, server))
         });
-        for (group, transport, server) in ordered {
-            if candidates.len() >= MAX_CANDIDATES {
-                break;
-            }
+        let known = ordered.take(MAX_CANDIDATES).map(|(group, transport, server)| async move {
+            let known = match Host::parse(&server.host) {
+                Some(Host::Name(name)) => Some(self.addresses(&name, wait).await),
+                _ => None,
+            };
+            (group, transport, server, known)
+        });
+        for (group, transport, server, known) in join_all(known).await {
             if class.replace((group, server.priority)).is_some_and(|before| before != (group, server.priority)) {
                 rank += 1;
             }
-            let Some(Host::Name(name)) = Host::parse(&server.host) else { continue };
-            match self.addresses(&name).await {
-                Ok((ips, valid)) => {
-                    ttl = ttl.min(valid);
-                    let addresses = ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
+            match known {
+                None => {}
+                Some(Ok(known)) => {
+                    ttl = ttl.min(known.ttl);
+                    is_whole &= known.is_whole;
+                    let addresses = known.ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
                     candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
-                Err(why) => error = why,
+                Some(Err(why)) => error = why,
             }
         }
         match candidates.is_empty() {
             true => Err(error),
-            false => Ok(Resolution { candidates, ttl }),
+            false => Ok(Resolution { candidates, ttl, is_whole }),
         }
     }
 
     /// Every usable transport at these addresses: by transport first, so that TLS is tried everywhere before another.
-    fn at(
-        &self,
-        ips: &[IpAddr],
-        port: Option<u16>,
-        wish: Option<Transport>,
-        ttl: Duration,
-    ) -> Result<Resolution, ResolveError> {
+    fn at(&self, known: &Known, port: Option<u16>, wish: Option<Transport>) -> Result<Resolution, ResolveError> {
         let candidates = self.usable(port, wish)?.iter().zip(0..).flat_map(|(transport, rank)| {
             let port = port.unwrap_or(transport.default_port());
-            ips.iter().map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport: *transport, rank })
+            known.ips.iter().map(move |ip| Candidate {
+                address: SocketAddr::new(*ip, port),
+                transport: *transport,
+                rank,
+            })
         });
-        Ok(Resolution { candidates: candidates.collect(), ttl })
+        Ok(Resolution { candidates: candidates.collect(), ttl: known.ttl, is_whole: known.is_whole })
     }
 
     /// The transports to try, best first; never empty.
@@ -377,25 +401,21 @@ impl Resolver {
         Ok((!servers.is_empty()).then_some((servers, ttl)))
     }
 
-    /// The addresses of a name: IPv4 first, then IPv6.
-    async fn addresses(&self, name: &Name) -> Result<(Vec<IpAddr>, Duration), ResolveError> {
+    /// The addresses of a name.
+    async fn addresses(&self, name: &Name, wait: Patience) -> Result<Known, ResolveError> {
         if let Some(ips) = self.in_hosts(name) {
-            return Ok((ips, MAX_TTL));
+            return Ok(whole(ips));
         }
-        let (v4, v6) =
-            tokio::join!(self.lookup(name.clone(), RecordType::A), self.lookup(name.clone(), RecordType::AAAA));
-        let error = v4.as_ref().err().or(v6.as_ref().err()).cloned();
-        let mut ttl = MAX_TTL;
-        let mut ips = Vec::new();
-        for (records, valid) in [v4, v6].into_iter().flatten().flatten() {
-            ttl = ttl.min(valid);
-            ips.extend(records.iter().filter_map(RData::ip_addr));
-        }
-        ips.truncate(MAX_CANDIDATES);
-        match ips.is_empty() {
-            true => Err(error.unwrap_or(ResolveError::NoSuchDomain)),
-            false => Ok((ips, ttl)),
-        }
+        let ask = |kind| {
+            let (it, name) = (self.clone(), name.clone());
+            async move { it.lookup(name, kind).await }
+        };
+        let known = gather(ask(RecordType::A), ask(RecordType::AAAA), wait).await?;
+        let mut known = known.ok_or(ResolveError::NoSuchDomain)?;
+        known.ips.truncate(MAX_CANDIDATES);
+        // What is half known is asked for again soon.
+        known.ttl = known.ttl.min(if known.is_whole { MAX_TTL } else { MIN_TTL });
+        Ok(known)
     }
 
     /// What the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
@@ -412,16 +432,12 @@ impl Resolver {
     }
 
     /// Which addresses may be dialled.
-    pub(super) fn reach(&self) -> &Reach {
+    pub(crate) fn reach(&self) -> &Reach {
         &self.reach
     }
 
     /// One question; `None` when the answer is that there is nothing.
-    pub(super) async fn lookup(
-        &self,
-        name: Name,
-        kind: RecordType,
-    ) -> Result<Option<(Vec<RData>, Duration)>, ResolveError> {
+    pub(super) async fn lookup(&self, name: Name, kind: RecordType) -> Answer<ResolveError> {
         match self.dns.lookup(name, kind).await {
             Ok(lookup) => {
                 let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
@@ -438,6 +454,11 @@ impl std::fmt::Debug for Resolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Resolver").field("transports", &self.transports).finish_non_exhaustive()
     }
+}
+
+/// Addresses that no name server was asked for.
+fn whole(ips: Vec<IpAddr>) -> Known {
+    Known { ips, ttl: MAX_TTL, is_whole: true }
 }
 
 /// The owner of the SRV records of a domain for a transport; `None` when the name would be too long.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri, unescaped};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, Registration, RegistrationFailure, RequestContext, Step, Terms};
@@ -197,6 +197,7 @@ impl Endpoint {
         now: Instant,
         binding: BindingId,
         branch: BranchId,
+        by: FlowId,
         response: &Message,
     ) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
@@ -217,10 +218,13 @@ impl Endpoint {
             }
             self.on_granted(now, binding, response);
         }
-        let failed = matches!(step, Step::Failed(RegistrationFailure::Retry { status: Some(430 | 503), .. }));
+        let failed = match step {
+            Step::Failed(RegistrationFailure::Retry { status: Some(status @ (430 | 500..=599)), .. }) => Some(status),
+            _ => None,
+        };
         self.carry_out(now, binding, step);
-        if failed {
-            self.on_upstream_unfit(now, id, binding);
+        if let Some(status) = failed {
+            self.on_upstream_failed(now, id, binding, by, status);
         }
     }
 
@@ -258,13 +262,13 @@ impl Endpoint {
             Step::Ask => self.ask(binding),
             Step::Registered { expires, refresh, renamed: _ } => {
                 let upstream = self.upstream_of(binding);
-                let was_silent = upstream.is_some_and(|id| self.upstreams.note_success(id, expires));
+                let failed = upstream.and_then(|id| Some((id, self.upstreams.note_success(id, expires)?)));
                 if let Some(instance) = self.prove(binding) {
                     self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
                 self.settle_step(binding);
-                if let Some(id) = upstream.filter(|_| was_silent) {
-                    self.on_upstream_back(now, id);
+                if let Some((id, failed)) = failed {
+                    self.on_upstream_back(now, id, Some(binding), failed);
                 }
                 return self.check_next(now, binding);
             }

@@ -2,12 +2,13 @@
 //!
 //! Invariant: nothing leaves an endpoint but by [`Core::outputs`], and in the order in which it was made.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::returns::Return;
 use super::{Event, ForwardedRegisterId, MessageRequestId, Output, Settings};
 use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, UpstreamId};
@@ -41,6 +42,8 @@ pub(super) struct Core {
     pub(super) transactions: Table<ClientOwner, ServerOwner>,
     /// The addresses to which a REGISTER was sent again since they were looked at last.
     pub(super) sent_again: Vec<IpAddr>,
+    /// Where streams led that have ended before they were answered.
+    pub(super) returns: HashMap<FlowId, Return>,
 }
 
 /// Whose deadline it is. One lies in the heap for each binding: what is long and rare is boxed.
@@ -59,6 +62,8 @@ pub(super) enum Timer {
     Overtaking,
     /// Nothing waits for this flow any more, which a better one has replaced.
     ReplacedFlow(UpstreamId, Box<FlowId>),
+    /// Nothing that came by this stream, which has ended, waits for an answer any more.
+    Return(Box<FlowId>),
     /// Nobody can use this stream any more.
     Linger(Box<FlowId>),
     /// A request has waited long enough for its peer to come back.
@@ -122,6 +127,7 @@ impl Core {
             timers: Timers::default(),
             sweep_timers_at: TIMERS_SPARE,
             sent_again: Vec::new(),
+            returns: HashMap::new(),
             transactions: Table::new(TRANSACTIONS_MAX, settings.timing.transaction, settings.upstream.allow_tcp),
             settings,
         }
@@ -139,10 +145,15 @@ impl Core {
             {
                 self.sent_again.push(peer.ip());
             }
-            self.outputs.push_back(match transmit.flow {
-                FlowId::Datagram(peer) if transmit.by_stream => Output::SendLarge { peer, bytes: transmit.bytes },
-                flow => Output::Send { flow, bytes: transmit.bytes },
-            });
+            let otherwise = match transmit.flow {
+                FlowId::Datagram(peer) if transmit.by_stream => {
+                    Some(Output::SendLarge { peer, bytes: transmit.bytes.clone() })
+                }
+                ended @ FlowId::Stream(_) => self.returns.get(&ended).and_then(|way| way.answer(&transmit.bytes)),
+                FlowId::Datagram(_) => None,
+            };
+            let usual = || Output::Send { flow: transmit.flow, bytes: transmit.bytes };
+            self.outputs.push_back(otherwise.unwrap_or_else(usual));
         }
     }
 

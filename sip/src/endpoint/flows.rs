@@ -3,15 +3,17 @@
 //! Invariant: a stream that has ended is forgotten by everything that used it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::{Endpoint, Source, Transport};
 use crate::id::FlowId;
 
-/// The streams by which SIP servers have sent something, and which requests of their dialogs may go by.
+/// The streams by which SIP servers have sent something, and which requests of their dialogs may go by; each with the address at its other
+/// end.
 #[derive(Debug, Default)]
 pub(super) struct FlowTable {
-    upstream: HashMap<FlowId, Transport>,
+    upstream: HashMap<FlowId, (Transport, IpAddr)>,
 }
 
 impl FlowTable {
@@ -23,14 +25,14 @@ impl FlowTable {
     pub(super) fn transport_of(&self, flow: FlowId) -> Option<Transport> {
         match flow {
             FlowId::Datagram(_) => Some(Transport::Udp),
-            FlowId::Stream(_) => self.upstream.get(&flow).copied(),
+            FlowId::Stream(_) => self.upstream.get(&flow).map(|(transport, _)| *transport),
         }
     }
 
     /// A SIP server has sent something by a flow.
     pub(super) fn note_upstream(&mut self, source: &Source) {
         if source.flow.is_reliable() {
-            self.upstream.insert(source.flow, source.transport);
+            self.upstream.insert(source.flow, (source.transport, source.peer.ip()));
         }
     }
 }
@@ -38,12 +40,12 @@ impl FlowTable {
 impl Endpoint {
     /// A stream has ended, whichever side it led to.
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
-        let of_server = self.flows.upstream.remove(&flow).is_some();
+        let of_server = self.flows.upstream.remove(&flow);
         self.registers.forget_quota(flow);
         self.forget_waiting(now, flow);
         self.on_upstream_closed(now, flow);
-        if of_server {
-            self.answer_elsewhere(flow);
+        if let Some((transport, address)) = of_server {
+            self.answer_elsewhere(now, flow, transport, address);
         }
         self.on_device_flow_closed(now, flow);
     }

@@ -272,11 +272,25 @@ pub enum Output {
         /// One request, its Via rewritten to TCP.
         bytes: Bytes,
     },
+    /// Send this response to a request that came by a stream which has ended (RFC 3261 §18.2.2): on a stream to this peer that was opened
+    /// for another one, or on one that is opened for it. Nothing is answered; what comes by the stream is [`Input::Received`]. When the peer
+    /// cannot be connected to, the response is lost.
+    Answer {
+        /// The SIP server that has asked, for whose domain a TLS stream is verified.
+        upstream: UpstreamId,
+        /// The address that the request came from, and the port of its sent-by.
+        peer: SocketAddr,
+        /// The transport that the request came by: TCP or TLS.
+        transport: Transport,
+        /// One response.
+        bytes: Bytes,
+    },
     /// Resolve this upstream and open a flow; answer [`Input::Addresses`] and [`Input::Dialled`], or [`Input::DialFailed`].
     Dial {
         /// An upstream that [`Input::Bind`] or [`Input::Route`] named.
         upstream: UpstreamId,
-        /// The flow that was silent or broke: try another address first.
+        /// The flow that was silent, broke or serves badly: try another address first. It may still be in use: the one that is dialled is closed
+        /// when it leads to the same address.
         avoid: Option<FlowId>,
     },
     /// Close this stream once what was sent on it has left.

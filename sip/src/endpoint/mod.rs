@@ -12,6 +12,7 @@
 //! | `core` | `Core` | settings, randomness, deadlines, transactions, outputs |
 //! | `io`, `pushed`, `settings` | | the inputs, outputs and events; what an endpoint is told once |
 //! | `requests` | | what a request or a response from the network is, and which room deals with it |
+//! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and where it led |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
 //! | `bindings` | `Bindings` | registrations and GRUUs |
 //! | `groups` | `Groups` | which devices share a binding, and whose credentials are in use |
@@ -52,6 +53,7 @@ pub mod push_bindings;
 mod pushed;
 pub mod register_turns;
 mod requests;
+mod returns;
 mod settings;
 mod subscriptions;
 mod traced;
@@ -209,7 +211,10 @@ impl Endpoint {
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),
-                Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(upstream, *flow),
+                Timer::ReplacedFlow(upstream, flow) => self.on_replaced_flow_due(now, upstream, *flow),
+                Timer::Return(flow) => {
+                    self.core.returns.remove(&*flow);
+                }
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Overtaking => self.calls.registration_changed = true,

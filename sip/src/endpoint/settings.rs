@@ -84,6 +84,11 @@ impl Settings {
         SentBy { host, transport }
     }
 
+    /// How long a request may wait for its final answer, and what follows from it.
+    pub(super) fn answered_within(&self) -> Duration {
+        self.ring_timeout + self.answer_timeout + self.timing.upstream.replaced
+    }
+
     /// All its names.
     pub(super) fn own_addresses(&self) -> [&str; 5] {
         [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]

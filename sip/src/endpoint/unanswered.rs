@@ -1,10 +1,20 @@
-//! Requests of SIP servers whose connection ends before they are answered: the answer goes by the flow that its SIP server has
-//! next, or has beside it, for its transaction is known by its Via (RFC 3261 §17.1.3, §18.2.2).
+//! Requests of SIP servers whose stream ends before they are answered (RFC 3261 §18.2.2).
 //!
-//! Invariant: only a stream is left for another one, and only for one toward the SIP server of the request's binding. What waits for a flow is
-//! forgotten with its SIP server; there are [`UNANSWERED_MAX`] at most for each.
+//! | the SIP server's flow | the answer goes |
+//! | --- | --- |
+//! | is a stream to the address that the request came from | by it: its transaction is known by its Via (RFC 3261 §17.1.3) |
+//! | is being dialled | by that one, if it leads there |
+//! | leads elsewhere, is UDP, or there is none | by a stream that is opened to that address, and to the port of the request's sent-by |
+//!
+//! Invariant: no answer goes to another address than its request came from, and none is dialled but one whose request was believed as that of
+//! the account's SIP server. What waits for a flow is forgotten with its SIP server; there are [`UNANSWERED_MAX`] at most for each, and
+//! [`RETURNS_MAX`] streams that have ended are remembered.
 
-use super::{Endpoint, ServerOwner};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::returns::{RETURNS_MAX, Return};
+use super::{Endpoint, ServerOwner, Timer, Transport};
 use crate::edge::call::Call;
 use crate::id::{FlowId, UpstreamId};
 use crate::transaction::ServerId;
@@ -14,24 +24,40 @@ pub(super) const UNANSWERED_MAX: usize = 4_096;
 
 impl Endpoint {
     /// A SIP server's stream has ended, by which these came.
-    pub(super) fn answer_elsewhere(&mut self, ended: FlowId) {
+    pub(super) fn answer_elsewhere(&mut self, now: Instant, ended: FlowId, transport: Transport, address: IpAddr) {
         for (server, owner) in self.core.transactions.unanswered_on(ended) {
-            let Some(id) = self.asked_by(server, owner) else { continue };
-            match self.flow_to(id) {
-                Some(flow) if flow.is_reliable() && flow != ended => self.core.transactions.answer_by(server, flow),
-                // No stream is to be expected where datagrams do.
-                Some(FlowId::Datagram(_)) => {}
-                _ => self.upstreams.answer_later(id, server),
+            let Some(upstream) = self.asked_by(server, owner) else { continue };
+            self.remember_return(now, ended, Return { upstream, address, transport });
+            match self.flow_to(upstream) {
+                Some(flow) if flow != ended => self.answer_by(server, flow, address),
+                _ if self.upstreams.is_awaited(upstream) => self.upstreams.answer_later(upstream, server),
+                _ => self.core.transactions.answer_anew(server),
             }
         }
     }
 
-    /// A stream toward a SIP server is up: what waits for it is answered there.
+    /// A flow toward a SIP server is up: what waits for it is answered there, if it leads to where that came from.
     pub(super) fn answer_unanswered(&mut self, id: UpstreamId, flow: FlowId) {
         for server in self.upstreams.take_unanswered(id) {
-            if flow.is_reliable() {
-                self.core.transactions.answer_by(server, flow);
+            let came_by = self.core.transactions.came_by(server);
+            if let Some(Return { address, .. }) = came_by.and_then(|ended| self.core.returns.get(&ended)) {
+                self.answer_by(server, flow, *address);
             }
+        }
+    }
+
+    fn answer_by(&mut self, server: ServerId, flow: FlowId, address: IpAddr) {
+        if flow.is_reliable() && !self.upstreams.leads_elsewhere(flow, address) {
+            self.core.transactions.answer_by(server, flow);
+        } else {
+            self.core.transactions.answer_anew(server);
+        }
+    }
+
+    /// What it was asked by this stream may be answered as long as a call may last until its answer.
+    fn remember_return(&mut self, now: Instant, ended: FlowId, way: Return) {
+        if self.core.returns.len() < RETURNS_MAX && self.core.returns.insert(ended, way).is_none() {
+            self.core.later(now, self.core.settings.answered_within(), Timer::Return(Box::new(ended)));
         }
     }
 

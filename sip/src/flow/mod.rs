@@ -64,6 +64,15 @@ impl Transport {
         }
     }
 
+    /// The port where none is named (RFC 3261 §19.1.2).
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Udp | Self::Tcp => 5060,
+            Self::Tls => 5061,
+            Self::Wss => 443,
+        }
+    }
+
     /// As a URI's `transport` parameter names it; of a WebSocket it names none but `ws`, secure or not (RFC 7118 §5.2.2).
     pub fn param(self) -> &'static str {
         match self {

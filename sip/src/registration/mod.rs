@@ -280,6 +280,11 @@ impl Registration {
         matches!(self.state, State::Registered { .. })
     }
 
+    /// Whether the SIP server has accepted the credentials in use before.
+    pub fn is_established(&self) -> bool {
+        self.established
+    }
+
     /// Values of Route of a request out of dialog for this account, in order (RFC 3608 §6.1); empty for most.
     pub fn service_route(&self) -> &[Box<str>] {
         self.rare.as_ref().map_or(&[], |rare| &rare.info.service_route)

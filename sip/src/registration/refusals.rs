@@ -36,10 +36,12 @@ impl Registration {
         Step::Failed(RegistrationFailure::Retry { status, after })
     }
 
-    /// The SIP server that was silent answers others again: it waits no longer, unless it was told for how long.
-    pub fn on_server_back(&mut self) -> Step {
+    /// The SIP server grants others: it waits no longer, unless it was told for how long. `all`: that server had served nobody; else
+    /// only one that has failed once begins, for the failure may be its own.
+    pub fn on_server_back(&mut self, all: bool) -> Step {
         match self.state {
             State::BackingOff { told: true, .. } => Step::Nothing,
+            State::BackingOff { .. } if !all && self.failures > 1 => Step::Nothing,
             _ => self.on_server_changed(),
         }
     }

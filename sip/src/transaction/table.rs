@@ -422,6 +422,31 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
+    /// A request is answered by a stream that its sender is opened, for which the one that it came by stands. A final answer that nobody has
+    /// heard is sent at once; a provisional one is worth no stream.
+    pub fn answer_anew(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.waits_for_flow = false;
+        let last = match (server.machine.is_pending(), server.machine.is_accepted()) {
+            (true, _) => return,
+            (false, true) => std::mem::take(&mut server.last),
+            (false, false) => server.last.clone(),
+        };
+        if !last.is_empty() {
+            self.transmits.push_back(Transmit { flow: server.flow, bytes: last, again: true, by_stream: false });
+        }
+    }
+
+    /// The flow that a request came by, unless it is answered by another one by now.
+    pub fn came_by(&self, id: ServerId) -> Option<FlowId> {
+        self.servers.get(&id).map(|server| server.flow)
+    }
+
+    /// Whether requests that came by a stream are not forgotten.
+    pub fn has_requests_of(&self, flow: FlowId) -> bool {
+        self.on_streams.contains_key(&flow)
+    }
+
     /// Nobody will answer this request any more. A request other than INVITE ends without an answer, because its sender
     /// has timed out too (RFC 4320 §4.2); for an INVITE, whether somebody still waits.
     pub fn give_up(&mut self, now: Instant, id: ServerId) -> bool {

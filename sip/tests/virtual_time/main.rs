@@ -11,6 +11,7 @@ mod forking;
 mod in_call;
 mod instructions;
 mod largest;
+mod moves;
 mod oddities;
 mod paging;
 mod presence;

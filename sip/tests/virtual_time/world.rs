@@ -21,6 +21,15 @@ pub struct Sent {
     pub message: Message,
 }
 
+/// A response that leaves by a stream of its own.
+#[derive(Debug)]
+pub struct Answered {
+    pub upstream: UpstreamId,
+    pub peer: SocketAddr,
+    pub transport: Transport,
+    pub message: Message,
+}
+
 /// What an endpoint is told, and when. Another one with the same settings and seed that is told the same does the same.
 #[derive(Clone)]
 pub enum Told {
@@ -43,6 +52,8 @@ pub struct World {
     pub avoided: Vec<Option<FlowId>>,
     /// Requests that were too large for a datagram.
     pub large: Vec<(SocketAddr, Message)>,
+    /// Responses for which a stream is opened.
+    pub answers: Vec<Answered>,
     /// Double CRLFs that were sent.
     pub pings: usize,
     /// STUN requests that were sent.
@@ -112,6 +123,7 @@ impl World {
             dialled: 0,
             avoided: Vec::new(),
             large: Vec::new(),
+            answers: Vec::new(),
             pings: 0,
             stun: Vec::new(),
             hashes: vec![Hash::Md5, Hash::Sha256, Hash::Sha512_256],
@@ -234,6 +246,11 @@ impl World {
                 Output::SendLarge { peer, bytes } => {
                     let message = Message::parse(&bytes, &Limits::COMPOSED).expect("what is sent parses");
                     self.large.push((peer, message));
+                }
+                Output::Answer { upstream, peer, transport, bytes } => {
+                    let message = Message::parse(&bytes, &Limits::COMPOSED).expect("what is sent parses");
+                    message.check().expect("what is sent is sound");
+                    self.answers.push(Answered { upstream, peer, transport, message });
                 }
                 Output::Close(flow) => self.closed.push(flow),
                 Output::Event(event) => self.on_event(event),

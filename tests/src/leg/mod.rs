@@ -78,6 +78,11 @@ struct ServerTransaction {
 }
 
 impl Leg {
+    /// Cuts its connection, if it has one.
+    pub fn drop_connection(&self) {
+        self.flow.drop_connection();
+    }
+
     /// A side that speaks on `flow`.
     pub fn new(flow: Flow, appearance: Appearance, dialog: Dialog) -> Self {
         let state = State {

@@ -121,6 +121,7 @@ impl World {
                     self.close_by_relay(flow);
                 }
                 Output::Close(FlowId::Datagram(_)) => {}
+                Output::Answer { peer, bytes, .. } => self.on_send(shard, FlowId::Datagram(peer), bytes),
                 Output::SendLarge { .. } => {
                     self.wrong("a large request goes by TCP although that is not allowed".into())
                 }

@@ -279,7 +279,10 @@ impl Shard {
             ShardInput::Sip { at, input } => {
                 match &input {
                     Input::Closed(flow) => drop(self.flows.remove(flow)),
-                    Input::DialFailed(upstream) => drop(self.unreachable.insert(*upstream)),
+                    // One that was dialled beside a flow in use says nothing of that one.
+                    Input::DialFailed(upstream) if self.endpoint.flow_to(*upstream).is_none() => {
+                        self.unreachable.insert(*upstream);
+                    }
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
                     _ => {}
                 }
@@ -376,6 +379,9 @@ impl Shard {
                     if !self.shared.large.send(self.index, peer, bytes) {
                         self.next.push_back(Input::StreamLost { peer, was_open: false });
                     }
+                }
+                Output::Answer { upstream, peer, transport, bytes } => {
+                    self.shared.dialler.answer(self.index, upstream, peer, transport, bytes);
                 }
                 Output::Dial { upstream, avoid } => {
                     let avoid = avoid.and_then(|flow| match flow {

@@ -10,10 +10,12 @@
 //! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
 //! [`Dialler::tried`].
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sip::endpoint::{Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
@@ -22,6 +24,7 @@ use tokio::time::timeout;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
+use crate::agent::transport::outbox::Writer;
 use crate::agent::transport::targets::place_of;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
@@ -30,7 +33,7 @@ use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::drain::Drain;
-use crate::net::resolve::{Candidate, ResolveError, Resolver, Target};
+use crate::net::resolve::{Candidate, Resolution, ResolveError, Resolver, Target};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::net::{self, dial};
@@ -71,6 +74,8 @@ struct Inner {
     by_address: Shares<SocketAddr>,
     refreshes: Semaphore,
     dial_timeout: Duration,
+    /// Streams beside the flows of SIP servers, for answers.
+    beside: Mutex<HashMap<Beside, Writer>>,
 }
 
 impl Dialler {
@@ -97,6 +102,7 @@ impl Dialler {
             by_address: Shares::new(DIALS_PER_ADDRESS),
             refreshes: Semaphore::new(REFRESHES),
             dial_timeout: limits.dial_timeout,
+            beside: Mutex::default(),
         }))
     }
 
@@ -148,6 +154,52 @@ impl Dialler {
         addresses.into()
     }
 
+    /// Sends a response to a SIP server whose stream has ended: on the stream that an earlier one opened, or on a new one. What cannot be sent so is lost.
+    pub(crate) fn answer(
+        &self,
+        shard: usize,
+        upstream: UpstreamId,
+        peer: SocketAddr,
+        transport: Transport,
+        bytes: Bytes,
+    ) {
+        match self.0.resolver.reach().check(peer) {
+            Ok(peer) => self.send_beside(shard, Beside { peer, transport, upstream }, bytes),
+            Err(error) => {
+                tracing::info!(event = "answer-not-allowed", upstream = upstream.0, %error, "a SIP server's connection has ended, and the port that it names for answers is not allowed");
+            }
+        }
+    }
+
+    fn send_beside(&self, shard: usize, beside: Beside, bytes: Bytes) {
+        let open = self.0.beside().get(&beside).cloned();
+        if open.is_some_and(|writer| writer.send(bytes.clone())) {
+            return;
+        }
+        let it = self.0.clone();
+        self.0.shards.cores.carry(shard, async move {
+            let Some(stream) = it.connect_beside(&beside).await else { return };
+            let Beside { peer, transport, .. } = beside;
+            let mut connection = Connection::dialled(
+                transport,
+                peer,
+                it.connection_timing,
+                shard,
+                it.shards.clone(),
+                it.metrics.clone(),
+            );
+            let flow = connection.flow();
+            let Some(writer) = connection.writer() else { return };
+            it.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
+            writer.send(bytes);
+            it.beside().insert(beside, writer);
+            it.metrics.upstream_flows(1);
+            connection.serve(stream).await;
+            it.beside().remove(&beside);
+            it.metrics.upstream_flows(-1);
+        });
+    }
+
     /// Resolves again what is stale, until `end`.
     pub(crate) async fn refresh(self, end: Drain) {
         let mut ticks = tokio::time::interval(TICK);
@@ -173,6 +225,11 @@ impl Dialler {
 }
 
 impl Inner {
+    // A panic while the lock was held leaves a whole map behind: each change is one statement.
+    fn beside(&self) -> MutexGuard<'_, HashMap<Beside, Writer>> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
         let Some(route) = self.upstreams.route(upstream) else { return false };
         self.upstreams.used_by(upstream, shard);
@@ -239,28 +296,47 @@ impl Inner {
         let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         let (shards, others) = self.upstreams.resolved(upstream, clock::now() + ttl);
-        let candidates = next_hop?.candidates;
+        let Resolution { candidates, is_whole, .. } = next_hop?;
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.tell_addresses(upstream, shards, &hop, &others).await;
-        if route.other_targets().next().is_some() {
-            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop));
+        if !is_whole || route.other_targets().next().is_some() {
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
         }
         Ok(candidates)
     }
 
-    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, hop: Vec<IpAddr>) {
+    async fn learn_others(
+        self: Arc<Self>,
+        upstream: UpstreamId,
+        route: Arc<Route>,
+        mut hop: Vec<IpAddr>,
+        is_whole: bool,
+    ) {
+        let known = hop.len();
+        if !is_whole {
+            hop.extend(self.every_address(upstream, &route.target()).await);
+        }
         let mut others = Vec::new();
         for target in route.other_targets() {
             // A domain need not have an address when a registrar or a proxy is named.
-            if let Ok(found) = self.resolver.resolve(&target, u64::from(upstream.0)).await {
-                others.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
-            }
+            others.extend(self.every_address(upstream, &target).await);
         }
         let others: Arc<[IpAddr]> = others.into();
         let shards = self.upstreams.others_resolved(upstream, others.clone());
-        if !others.is_empty() {
+        if !others.is_empty() || hop.len() > known {
             self.tell_addresses(upstream, shards, &hop, &others).await;
         }
+    }
+
+    /// The addresses of a target, those included that DNS tells late: their requests are believed, too.
+    async fn every_address(&self, upstream: UpstreamId, target: &Target) -> Vec<IpAddr> {
+        let seed = u64::from(upstream.0);
+        let found = match self.resolver.resolve(target, seed).await {
+            Ok(found) if !found.is_whole => self.resolver.resolve_whole(target, seed).await.or(Ok(found)),
+            found => found,
+        };
+        let candidates = found.map(|found| found.candidates).unwrap_or_default();
+        candidates.iter().map(|candidate| candidate.address.ip()).collect()
     }
 
     async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, hop: &[IpAddr], others: &[IpAddr]) {
@@ -308,6 +384,18 @@ impl Inner {
         }
     }
 
+    async fn connect_beside(&self, beside: &Beside) -> Option<Stream> {
+        let _share = self.by_address.take(beside.peer).await;
+        let _turn = self.turns.acquire().await.ok()?;
+        match beside.transport {
+            Transport::Tls => {
+                let route = self.upstreams.route(beside.upstream)?;
+                dial::tls(beside.peer, &self.tls, route.verified_domain()).await.ok()
+            }
+            _ => dial::tcp(beside.peer).await.ok(),
+        }
+    }
+
     /// Serves what was opened; the shard knows how to write on it when this returns.
     async fn begin(&self, shard: usize, opened: Opened, candidate: Candidate) -> (FlowId, Transport) {
         let peer = candidate.address;
@@ -332,6 +420,15 @@ impl Inner {
         });
         (flow, transport)
     }
+}
+
+/// A stream beside the flows of SIP servers: for what is too large for a datagram, or for answers whose own stream has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Beside {
+    peer: SocketAddr,
+    transport: Transport,
+    /// The SIP server for whose domain it was verified: another one's answers do not travel on it.
+    upstream: UpstreamId,
 }
 
 /// A way that is open.

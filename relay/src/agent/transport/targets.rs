@@ -3,7 +3,7 @@
 //! | an address | is |
 //! | --- | --- |
 //! | that could not be connected to, or whose certificate was wrong | away |
-//! | that left a REGISTER without an answer, or said 503 or 430 while nobody was registered by it | away |
+//! | that left a REGISTER without an answer, or said 503 or 430 while nobody was served by it, or to several accounts | away |
 //! | that did not answer when it was tried as the better one | away |
 //!
 //! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting

@@ -13,8 +13,8 @@
 use std::time::Instant;
 
 use super::{FailbackProbe, Link};
-use crate::endpoint::core::{ClientOwner, Timer};
-use crate::endpoint::{Endpoint, Event, Output, Transport};
+use crate::endpoint::core::ClientOwner;
+use crate::endpoint::{Endpoint, Event, Transport};
 use crate::flow::Side;
 use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
@@ -107,10 +107,8 @@ impl Endpoint {
     }
 
     fn reject_failback(&mut self, id: UpstreamId, flow: FlowId) {
-        if flow.is_reliable() {
-            self.upstreams.links.remove(&flow);
-            self.core.outputs.push_back(Output::Close(flow));
-        }
+        self.upstreams.links.remove(&flow);
+        self.close_stream(flow);
         self.core.event(Event::FailbackProbed { upstream: id, moved: false });
     }
 
@@ -120,9 +118,8 @@ impl Endpoint {
         let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
         // Bindings that want a flow wait for the better one.
         upstream.link = Link::Dialling;
-        upstream.replaced = Some(old);
         let members: Vec<_> = upstream.members.iter().copied().collect();
-        self.upstreams.links.remove(&old);
+        self.replace_flow(now, id, old);
         for binding in members {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
             if let Some(branch) = registration.branch() {
@@ -131,28 +128,7 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
-        let answered_by = self.core.settings.ring_timeout
-            + self.core.settings.answer_timeout
-            + self.core.settings.timing.upstream.replaced;
-        self.core.later(now, answered_by, Timer::ReplacedFlow(id, Box::new(old)));
         self.core.event(Event::FailbackProbed { upstream: id, moved: true });
         self.on_dialled(now, id, probe.flow, probe.transport);
-    }
-
-    /// Nothing that came by the old flow waits for an answer any more.
-    pub(in crate::endpoint) fn on_replaced_flow_due(&mut self, id: UpstreamId, old: FlowId) {
-        let Some(upstream) = self.upstreams.get_mut(id) else { return self.close_stream(old) };
-        // After a move there and back, the old flow is the one in use.
-        let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == old);
-        upstream.replaced.take_if(|replaced| *replaced == old);
-        if !in_use {
-            self.close_stream(old);
-        }
-    }
-
-    fn close_stream(&mut self, flow: FlowId) {
-        if flow.is_reliable() {
-            self.core.outputs.push_back(Output::Close(flow));
-        }
     }
 }

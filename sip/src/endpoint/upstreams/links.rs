@@ -12,11 +12,9 @@
 //! that end go first.
 //!
 //! After a dial that failed, [`redial`] says how long it waits. A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
-//! [`ASKED_IN`]: else registrations that stand would end meanwhile. When a SIP server answers again that was silent, those that wait for another try begin, in
-//! their turn.
+//! [`ASKED_IN`]: else registrations that stand would end meanwhile.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
-//! One binding's misfortune (a request left unanswered, a 503) moves no flow by which others are registered and heard.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -126,12 +124,11 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
-        let Some(upstream) = self.upstreams.rows.get_mut(&id) else {
-            if flow.is_reliable() {
-                self.core.outputs.push_back(Output::Close(flow));
-            }
-            return;
-        };
+        let Some(upstream) = self.upstreams.rows.get_mut(&id) else { return self.close_stream(flow) };
+        if matches!(upstream.link, Link::Up { .. }) {
+            return self.on_looked(now, id, flow, transport);
+        }
+        upstream.fitness.begin();
         let [a, b] = self.core.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
         let keep_alive = KeepAlive::new(
@@ -164,6 +161,9 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if upstream.fitness.end_look() {
+            return;
+        }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let waits = upstream.back_off(&self.core.settings.timing.upstream.back_off, DIALLED_IN);
         let redial = self.core.settings.timing.upstream.redial;
@@ -209,6 +209,7 @@ impl Endpoint {
         let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &waits, &mut self.core.random));
         // Bindings that want another flow wait for the decision below.
         upstream.link = Link::Dialling;
+        let is_dialled = upstream.fitness.end_look();
         self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let mut wanted = upstream.transit_refs > 0;
@@ -222,78 +223,13 @@ impl Endpoint {
             self.carry_out(now, binding, step);
         }
         match wait {
+            _ if is_dialled => {}
             None if wanted => self.dial(id, None),
             Some(after) if wanted => self.wait_to_dial(now, id, after),
             _ => {
                 if let Some(upstream) = self.upstreams.get_mut(id) {
                     upstream.link = Link::Down;
                 }
-            }
-        }
-    }
-
-    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
-    pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
-        let Some(upstream) = self.upstreams.get(id) else { return };
-        let heard = upstream.heard_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now);
-        if !heard {
-            if let Some(upstream) = self.upstreams.get_mut(id) {
-                upstream.was_silent = true;
-            }
-            self.move_flow(now, id, binding);
-        }
-    }
-
-    /// A SIP server that was silent has granted a registration: the others wait no longer.
-    pub(in crate::endpoint) fn on_upstream_back(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get(id) else { return };
-        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(binding) else { continue };
-            let step = registration.on_server_back();
-            self.carry_out(now, binding, step);
-        }
-    }
-
-    /// The server says that it, or its flow, serves nobody (503, 430). When nobody is registered by it, another address is
-    /// tried (RFC 3263 §4.3).
-    pub(in crate::endpoint) fn on_upstream_unfit(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
-        if self.upstreams.get(id).is_some_and(|upstream| upstream.registered_count == 0) {
-            self.move_flow(now, id, binding);
-        }
-    }
-
-    /// There is another address: the binding for which the last one was left begins there at once.
-    pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
-        let turned_away = self.upstreams.get_mut(id).and_then(|upstream| upstream.turned_away.take());
-        let Some(binding) = turned_away else { return };
-        if let Some(registration) = self.bindings.get_mut(binding) {
-            let step = registration.on_server_changed();
-            self.carry_out(now, binding, step);
-        }
-    }
-
-    fn move_flow(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let Link::Up { flow, .. } = upstream.link else { return };
-        // Each of many bindings may say the same of the same server.
-        if upstream.moved_at.is_some_and(|at| at + self.core.settings.timing.transaction.t1_64() > now) {
-            return;
-        }
-        upstream.moved_at = Some(now);
-        upstream.turned_away = Some(binding);
-        let members: Vec<_> = upstream.members.iter().copied().collect();
-        self.dial(id, Some(flow));
-        if self.upstreams.links.remove(&flow).is_some() {
-            self.core.outputs.push_back(Output::Close(flow));
-        }
-        for binding in members {
-            if let Some(registration) = self.bindings.get_mut(binding).filter(|r| flow.is_reliable() || r.wants_flow())
-            {
-                if let Some(branch) = registration.branch() {
-                    self.core.transactions.abandon(branch);
-                }
-                let step = registration.on_flow_lost();
-                self.carry_out(now, binding, step);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `links` | a flow is dialled, comes up, carries REGISTERs in turn, breaks |
 //! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
+//! | `moves` | leaving an address that serves badly, and how a SIP server has served |
 //! | `redial` | when one is dialled again that could not be reached |
 //! | `failback` | going back to a better address of a SIP server |
 //!
@@ -14,6 +15,7 @@
 
 mod failback;
 mod links;
+mod moves;
 mod pace;
 mod redial;
 
@@ -30,6 +32,7 @@ use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
+use moves::{Failed, Fitness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 
@@ -62,12 +65,12 @@ struct Upstream {
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
-    /// The binding that was refused or left unanswered at the address that is avoided now.
-    turned_away: Option<BindingId>,
     /// A better flow that is being tried.
     probe: Option<FailbackProbe>,
-    /// The flow that a better one has replaced, while answers may be due on it.
-    replaced: Option<FlowId>,
+    /// Flows that others have replaced, while answers may be due on them.
+    replaced: Vec<FlowId>,
+    /// How it has served of late.
+    fitness: Fitness,
     /// Requests that came by a stream that has ended, and whose answers wait for the next one.
     unanswered: Vec<ServerId>,
     members: BTreeSet<BindingId>,
@@ -89,10 +92,6 @@ struct Upstream {
     losses: u8,
     /// The shortest time that it has granted; none yet.
     shortest_grant: Option<Duration>,
-    /// A REGISTER was left unanswered when nothing else was heard, and none was granted since.
-    was_silent: bool,
-    /// When another address was asked for because this one served badly.
-    moved_at: Option<Instant>,
     /// The one deadline that counts; earlier timers that still fire are ignored.
     armed: Option<Instant>,
 }
@@ -156,7 +155,7 @@ impl Upstreams {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
             by_flow
-                || upstream.replaced == Some(source.flow)
+                || upstream.replaced.contains(&source.flow)
                 || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
         })
     }
@@ -276,12 +275,27 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A registration succeeded for this time: what failed before does not count any more. Whether its SIP server was silent before.
-    pub(super) fn note_success(&mut self, id: UpstreamId, granted: Duration) -> bool {
-        let Some(upstream) = self.rows.get_mut(&id) else { return false };
+    /// A registration succeeded for this time: what failed before does not count any more. Whom its SIP server did not serve before.
+    pub(super) fn note_success(&mut self, id: UpstreamId, granted: Duration) -> Option<Failed> {
+        let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
-        std::mem::take(&mut upstream.was_silent)
+        upstream.fitness.grant()
+    }
+
+    /// Likewise one that only passes through.
+    pub(super) fn note_passed(&mut self, id: UpstreamId) -> Option<Failed> {
+        self.rows.get_mut(&id)?.fitness.grant()
+    }
+
+    /// Whether a flow is known to lead to another address than this one.
+    pub(super) fn leads_elsewhere(&self, flow: FlowId, address: IpAddr) -> bool {
+        self.address_of(flow).is_some_and(|to| to.to_canonical() != address.to_canonical())
+    }
+
+    /// Whether a flow to this SIP server is being opened, or will be.
+    pub(super) fn is_awaited(&self, id: UpstreamId) -> bool {
+        self.rows.get(&id).is_some_and(|upstream| matches!(upstream.link, Link::Dialling | Link::BackingOff))
     }
 
     /// The waits after an account's failures at this SIP server.
@@ -372,9 +386,9 @@ impl Upstream {
             heard_at: None,
             public: None,
             mapped: None,
-            turned_away: None,
             probe: None,
-            replaced: None,
+            replaced: Vec::new(),
+            fitness: Fitness::default(),
             unanswered: Vec::new(),
             members: BTreeSet::new(),
             transit_refs: 0,
@@ -387,8 +401,6 @@ impl Upstream {
             failures: 0,
             losses: 0,
             shortest_grant: None,
-            was_silent: false,
-            moved_at: None,
             armed: None,
         }
     }

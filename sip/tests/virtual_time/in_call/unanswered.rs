@@ -1,12 +1,14 @@
 //! A SIP server's connection that ends before what it has asked is answered (RFC 3261 §18.2.2).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip::endpoint::*;
 use sip::id::FlowId;
+use sip::message::Message;
 
 use super::leg::{CONTACT, Dialog, End};
-use crate::world::{REGISTRAR, World, server_address};
+use crate::world::{REGISTRAR, World, seconds, server_address};
 
 const FIRST: FlowId = FlowId::Stream(7);
 const NEXT: FlowId = FlowId::Stream(8);
@@ -154,4 +156,80 @@ fn a_cancel_finds_its_re_invite_by_another_connection() {
     let source = Source { flow: FlowId::Stream(100), ..world.upstream };
     world.receive_bytes(source, &cancel);
     assert_eq!((world.count("CANCEL 200"), world.count("CANCEL")), (1, 1));
+}
+
+/// A world that is registered by UDP, or by a stream to `leads_to`; its server calls by a connection of its own, and device 1 rings.
+fn called_by_a_connection(flow: FlowId, leads_to: &str, transport: Transport) -> (World, Message) {
+    let mut world = World::registered_with(flow, |_| {});
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into() });
+    if flow.is_reliable() {
+        world.input(Input::LeadsTo { flow, address: leads_to.parse().unwrap() });
+    }
+    let peer = SocketAddr::new(server_address().ip(), 40_404);
+    let (source, text) = (Source { flow: INBOUND, peer, transport, ..world.upstream }, world.invite_text("call-1"));
+    let via = if transport == Transport::Tls { "SIP/2.0/TLS" } else { "SIP/2.0/TCP" };
+    world.receive(source, &text.replacen("SIP/2.0/UDP 192.0.2.10:5060", &format!("{via} proxy.test:5099"), 1));
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    (world, invite)
+}
+
+/// What left by connections of their own: to where, by what, and which status.
+fn anew(world: &World) -> Vec<(String, Transport, u16)> {
+    let answers = world.answers.iter();
+    answers.map(|it| (it.peer.to_string(), it.transport, it.message.status().unwrap())).collect()
+}
+
+#[test]
+fn where_no_stream_leads_to_its_sender_an_answer_gets_one_of_its_own_to_the_port_of_the_via() {
+    let udp = FlowId::Datagram(server_address());
+    for (flow, leads_to) in [(udp, ""), (FIRST, "192.0.2.11")] {
+        for (status, transport) in [(200, Transport::Tcp), (486, Transport::Tls)] {
+            let (mut world, invite) = called_by_a_connection(flow, leads_to, transport);
+            world.input(Input::Closed(INBOUND));
+            assert_eq!(anew(&world), [], "that it rings is worth no connection");
+            world.sent.clear();
+            let device = world.device(1);
+            world.reply(device, &invite, status, &[CONTACT], "");
+            assert_eq!(anew(&world), [("192.0.2.10:5099".to_owned(), transport, status)], "{flow:?}");
+            assert_eq!(world.answers[0].upstream, REGISTRAR);
+            assert_eq!(by(&world, &format!("INVITE {status}")), [], "nowhere else");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_waits_for_the_next_flow_gets_a_connection_of_its_own_when_that_leads_elsewhere() {
+    let (mut world, invite) = called_by_a_connection(FIRST, "192.0.2.10", Transport::Tls);
+    let device = world.device(1);
+    world.dial = false;
+    world.input(Input::Closed(FIRST));
+    world.input(Input::Closed(INBOUND));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(anew(&world), [], "the next flow may lead there");
+    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11".parse().unwrap() });
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+    assert_eq!(anew(&world), [("192.0.2.10:5099".to_owned(), Transport::Tls, 200)]);
+    assert_eq!(by(&world, "INVITE 200"), []);
+    // The device repeats it until it is acknowledged; long after the call nothing is remembered.
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(anew(&world).len(), 2);
+    world.advance(seconds(300));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    assert_eq!(anew(&world).len(), 2);
+}
+
+#[test]
+fn nobody_but_its_sip_server_has_the_relay_open_a_connection() {
+    let mut world = World::registered_with(FlowId::Datagram(server_address()), |_| {});
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into() });
+    let stranger =
+        Source { flow: INBOUND, transport: Transport::Tcp, peer: "203.0.113.9:4".parse().unwrap(), ..world.upstream };
+    let text = world.invite_text("call-1");
+    world.receive(stranger, &text);
+    world.input(Input::Closed(INBOUND));
+    world.attach(1);
+    world.advance(seconds(300));
+    assert_eq!(anew(&world), []);
 }

@@ -361,3 +361,24 @@ fn it_gets_and_begins_so_much_at_most() {
     assert_eq!(through.world.count("INVITE 480"), 8, "a device that says nothing is given up");
     assert!(through.world.wakes().is_empty());
 }
+
+#[test]
+fn a_strangers_account_that_its_server_turns_away_leaves_its_flow_and_its_calls_alone() {
+    let (mut through, path) = registered(OUTBOUND);
+    through.call("in", &path);
+    let world = &mut through.world;
+    let (device, server, invite) = (world.device(1), world.upstream, world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
+    world.upstream.flow = FlowId::Stream(100);
+    world.elsewhere = true;
+    for number in 1..=8_u128 {
+        let tag = sip::id::ShardTag(0);
+        world.bind_another(sip::id::BindingId::new(number << 64, tag), sip::id::InstanceId::new(number << 80, tag));
+        let register = world.last("REGISTER");
+        world.reply(server, &register, 503, &[("Retry-After", "60")], "");
+    }
+    assert_eq!((world.dialled, world.closed.len()), (1, 0));
+    world.reply(device, &invite, 200, &[("Contact", "<sip:alice@10.0.0.5:9>")], "");
+    let answered = world.sent.last().unwrap();
+    assert_eq!((answered.message.status(), answered.flow), (Some(200), server.flow));
+}

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tests::api_client::Instance;
-use tests::caller::Caller;
+use tests::caller::{CallOptions, Caller};
 use tests::leg::Sent;
 use tests::phone::{IncomingCall, Phone};
+use tests::wire::Transport;
 use tests::world::{Ringing, SOON, World};
 
 use super::Outcome;
@@ -129,4 +130,20 @@ async fn a_bye_that_was_lost_with_a_flow_comes_by_the_next_one() -> Outcome {
     world.await_metric("sipwake_edge_flows", 1.0).await?;
     phone.drop_connection();
     comes_back_to_a_bye(&world, &instance, &caller, &bye, &call).await
+}
+
+#[tokio::test]
+async fn a_server_whose_own_connection_ends_hears_the_answer_by_one_that_the_relay_opens() -> Outcome {
+    // RFC 3261 §18.2.2. The account is registered by UDP, and called by TLS.
+    let world = World::over(Transport::Udp).await?;
+    let instance = world.enable().await?;
+    let phone = world.wake(&instance).await?;
+    let relay = world.relay.upstream(Transport::Tls);
+    let caller = world.registrar.call_anew(&world.aor(), relay, &CallOptions::default()).await?;
+    let call = phone.next_invite(SOON).await?;
+    world.ring(&caller, &call).await?;
+    caller.leg().drop_connection();
+    // The phone repeats it until it is acknowledged, so nothing hangs on which of the two reaches the relay first.
+    call.answer();
+    caller.answered(SOON).await.map(drop)
 }

@@ -61,6 +61,26 @@ async fn srv_records_lead_to_their_hosts_with_tls_first() {
     assert_eq!(found, ["udp 8.8.0.4:5060"]);
 }
 
+#[tokio::test]
+async fn addresses_that_are_known_wait_for_no_name_server_that_is_silent_about_ipv6() {
+    // RFC 8305 §3: 50 ms.
+    let servers = (1..=6).flat_map(|number: u8| {
+        let host = format!("host{number}.example.com");
+        [
+            Record::srv("_sips._tcp.example.com", number.into(), 0, 5061, &host),
+            Record::address(&host, &format!("8.8.0.{number}")),
+            Record::address(&host, &format!("2606:4700::{number}")),
+        ]
+    });
+    let (dns, resolver) = resolver(servers.collect(), ONLY_TLS).await;
+    dns.ignore_ipv6();
+    let begun = Instant::now();
+    let found = resolver.resolve(&target("example.com", None, None), 1).await.unwrap();
+    // One question to one name server takes 1.2 s, and each is asked more than once.
+    assert!(begun.elapsed() < Duration::from_millis(1_100), "{:?}", begun.elapsed());
+    assert_eq!((found.candidates.len(), found.is_whole, found.ttl), (6, false, MIN_TTL));
+}
+
 fn provider() -> Vec<Record> {
     vec![
         Record::naptr("example.com", 20, 10, "SIP+D2U", "_sip._udp.provider.example"),

@@ -1,0 +1,310 @@
+//! Leaving an address of a SIP server that serves badly for the next one (RFC 3263 §4.3), and how a server has served.
+//!
+//! | a REGISTER | nobody is served by the flow | others are |
+//! | --- | --- | --- |
+//! | is left unanswered, and nothing else was heard | leave it | leave it |
+//! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
+//! | is answered another 5xx | – | – |
+//!
+//! Whoever was turned away asks the next address at once, in its turn: the first time all of them, and while nobody is granted only the one
+//! for whom another address was sought. Those that stand by a stream that was left for a 503 follow once the next address has granted one.
+//! When a server serves again, those that wait for another try begin: all after it had served nobody, and after a single failure those
+//! that failed once. Who was told for how long to wait (Retry-After) waits for the server that said it.
+//!
+//! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
+//!
+//! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
+//! less and less often while nobody is granted.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Link, Upstream};
+use crate::endpoint::core::Timer;
+use crate::endpoint::{Endpoint, Output, Transport};
+use crate::id::{BindingId, FlowId, UpstreamId};
+
+/// A SIP server by which others are served is unfit when those whom it has refused with 503 or 430, while it has granted nobody, count so much.
+const UNFIT: u8 = 4;
+/// An account that it had accepted before counts so much.
+const PROVEN_COUNTS: u8 = 2;
+/// Another one counts so much; nothing while registrations of others pass through, which cannot be made anew by the relay.
+const NEW_COUNTS: u8 = 1;
+/// Flows of one SIP server that were left and are still believed; the oldest gives way, and is closed in its time.
+const REPLACED_MAX: usize = 8;
+/// Looks in vain after which they become no rarer.
+const VAIN_MAX: u32 = 6;
+
+/// How a SIP server has served since it last granted a registration.
+#[derive(Debug, Default)]
+pub(super) struct Fitness {
+    /// Whom it refused with 503 or 430, and how much each counts; no more than make it unfit.
+    refused: BTreeMap<BindingId, u8>,
+    /// Whom it did not serve.
+    failed: Option<Failed>,
+    /// How often another address was sought in vain.
+    vain: u32,
+    /// Those that were turned away have asked the next address.
+    all_asked: bool,
+    /// A registration was granted by the flow in use.
+    served: bool,
+    /// Those that stand by a flow that was left follow when the one in use grants one.
+    follow: bool,
+    /// The binding that was refused or left unanswered at the address that is avoided now.
+    turned_away: Option<BindingId>,
+    /// When another address was asked for because this one served badly.
+    moved_at: Option<Instant>,
+    /// A dial is under way beside the flow in use.
+    look: Option<Look>,
+}
+
+/// Whom a SIP server did not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::endpoint) enum Failed {
+    /// Some.
+    Some,
+    /// Anybody.
+    All,
+}
+
+/// A look for another address beside a flow that others are served by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Sought,
+    Found,
+}
+
+impl Fitness {
+    /// A registration was granted; whom it did not serve before.
+    pub(super) fn grant(&mut self) -> Option<Failed> {
+        self.refused.clear();
+        (self.vain, self.all_asked, self.served) = (0, false, true);
+        self.failed.take()
+    }
+
+    /// Another flow is in use.
+    pub(super) fn begin(&mut self) {
+        self.refused.clear();
+        self.served = false;
+    }
+
+    /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
+    pub(super) fn end_look(&mut self) -> bool {
+        self.look.take().is_some()
+    }
+
+    fn fail(&mut self, whom: Failed) {
+        self.failed = self.failed.max(Some(whom));
+    }
+
+    /// An account is refused; whether the server is unfit by that.
+    fn refuse(&mut self, binding: BindingId, counts: u8) -> bool {
+        let sum = |refused: &BTreeMap<BindingId, u8>| refused.values().sum::<u8>();
+        if counts > 0 && sum(&self.refused) < UNFIT {
+            self.refused.insert(binding, counts);
+        }
+        sum(&self.refused) >= UNFIT
+    }
+}
+
+impl Upstream {
+    /// Whether anybody is registered here, or registered through the relay.
+    fn serves_somebody(&self) -> bool {
+        self.registered_count > 0 || self.transit_refs > 0
+    }
+}
+
+impl Endpoint {
+    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
+    pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+        let within = self.core.settings.timing.transaction.t1_64();
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if upstream.heard_at.is_none_or(|at| at + within <= now) {
+            upstream.fitness.fail(Failed::All);
+            self.leave_address(now, id, binding);
+        }
+    }
+
+    /// A REGISTER that went `by` this flow was answered 430 or 5xx.
+    pub(in crate::endpoint) fn on_upstream_failed(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        binding: BindingId,
+        by: FlowId,
+        status: u16,
+    ) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if matches!(upstream.link, Link::Up { flow, .. } if flow != by) {
+            // The server that says so has been left.
+            return self.begin_elsewhere(now, binding);
+        }
+        upstream.fitness.fail(Failed::Some);
+        if !matches!(status, 430 | 503) {
+            return;
+        }
+        if !upstream.serves_somebody() {
+            upstream.fitness.fail(Failed::All);
+            return self.leave_address(now, id, binding);
+        }
+        let is_proven = self.bindings.get(binding).is_some_and(|registration| registration.is_established());
+        let counts = match upstream.transit_refs {
+            _ if is_proven => PROVEN_COUNTS,
+            0 => NEW_COUNTS,
+            _ => 0,
+        };
+        if upstream.fitness.refuse(binding, counts) {
+            upstream.fitness.fail(Failed::All);
+            self.look_elsewhere(now, id, binding);
+        }
+    }
+
+    /// A SIP server that did not serve has granted a registration, of this binding if it is one of ours: the others wait no longer.
+    pub(in crate::endpoint) fn on_upstream_back(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        granted: Option<BindingId>,
+        failed: Failed,
+    ) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let follow = std::mem::take(&mut upstream.fitness.follow);
+        let others = upstream.members.iter().copied().filter(|binding| Some(*binding) != granted);
+        for binding in others.collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            let step = match follow && registration.awaits_refresh() {
+                true => registration.on_flow_lost(),
+                false => registration.on_server_back(failed == Failed::All),
+            };
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    /// The dial that is under way leads to another address than the one that was to be avoided.
+    pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        match upstream.fitness.look.as_mut() {
+            // They would ask by the flow that is still in use.
+            Some(look) => *look = Look::Found,
+            None => self.ask_elsewhere(now, id),
+        }
+    }
+
+    /// A flow is open that was dialled beside the one in use: it takes its place when it leads elsewhere.
+    pub(super) fn on_looked(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let found = upstream.fitness.look.take() == Some(Look::Found);
+        let Link::Up { flow: old, .. } = upstream.link else { return };
+        if !found || flow == old {
+            upstream.fitness.turned_away = None;
+            return self.close_stream(flow);
+        }
+        // Bindings that want a flow wait for the next one.
+        upstream.link = Link::Dialling;
+        upstream.fitness.follow = old.is_reliable();
+        self.replace_flow(now, id, old);
+        self.on_dialled(now, id, flow, transport);
+        self.ask_elsewhere(now, id);
+    }
+
+    /// Those that were turned away ask the next address, in their turn.
+    fn ask_elsewhere(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Some(binding) = upstream.fitness.turned_away.take() else { return };
+        // Where each address turns them away, they wait like anybody else.
+        let asks = match std::mem::replace(&mut upstream.fitness.all_asked, true) {
+            true => vec![binding],
+            false => upstream.members.iter().copied().collect(),
+        };
+        for binding in asks {
+            self.begin_elsewhere(now, binding);
+        }
+    }
+
+    fn begin_elsewhere(&mut self, now: Instant, binding: BindingId) {
+        if let Some(registration) = self.bindings.get_mut(binding) {
+            let step = registration.on_server_changed();
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    /// Another address is dialled, beside the flow by which others are served.
+    fn look_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+        let rest = self.core.settings.timing.transaction.t1_64();
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Link::Up { flow, .. } = upstream.link else { return };
+        let fitness = &mut upstream.fitness;
+        let rest = rest * 2_u32.pow(fitness.vain.min(VAIN_MAX));
+        if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+            return;
+        }
+        fitness.vain += 1;
+        fitness.refused.clear();
+        (fitness.moved_at, fitness.turned_away, fitness.look) = (Some(now), Some(binding), Some(Look::Sought));
+        self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow) });
+    }
+
+    /// Another address is dialled in place of this one.
+    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+        let rest = self.core.settings.timing.transaction.t1_64();
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Link::Up { flow, .. } = upstream.link else { return };
+        let fitness = &mut upstream.fitness;
+        // Each of many bindings may say the same of the same server.
+        if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+            return;
+        }
+        (fitness.moved_at, fitness.turned_away) = (Some(now), Some(binding));
+        let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);
+        let members: Vec<_> = upstream.members.iter().copied().collect();
+        self.dial(id, Some(flow));
+        if is_wanted {
+            self.replace_flow(now, id, flow);
+        } else if self.upstreams.links.remove(&flow).is_some() {
+            self.close_stream(flow);
+        }
+        for binding in members {
+            if let Some(registration) = self.bindings.get_mut(binding).filter(|r| flow.is_reliable() || r.wants_flow())
+            {
+                if let Some(branch) = registration.branch() {
+                    self.core.transactions.abandon(branch);
+                }
+                let step = registration.on_flow_lost();
+                self.carry_out(now, binding, step);
+            }
+        }
+    }
+
+    /// A flow is left, and stays open as long as a call that came by it may need an answer.
+    pub(super) fn replace_flow(&mut self, now: Instant, id: UpstreamId, old: FlowId) {
+        self.upstreams.links.remove(&old);
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.replaced.retain(|flow| *flow != old);
+        if upstream.replaced.len() >= REPLACED_MAX {
+            upstream.replaced.remove(0);
+        }
+        upstream.replaced.push(old);
+        self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
+    }
+
+    /// Nothing that came by the old flow waits for an answer any more.
+    pub(in crate::endpoint) fn on_replaced_flow_due(&mut self, now: Instant, id: UpstreamId, old: FlowId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return self.close_stream(old) };
+        // After a move there and back, the old flow is the one in use.
+        let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == old);
+        if upstream.fitness.follow && upstream.registered_count > 0 && !in_use {
+            // Others may stand by it alone.
+            return self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
+        }
+        upstream.replaced.retain(|flow| *flow != old);
+        if !in_use {
+            self.close_stream(old);
+        }
+    }
+
+    pub(super) fn close_stream(&mut self, flow: FlowId) {
+        if flow.is_reliable() {
+            self.core.outputs.push_back(Output::Close(flow));
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! A SIP server that serves badly in virtual time: whom it turns away, who goes to its next address, and what stays (RFC 3263 §4.3).
+
+use std::time::Duration;
+
+use sip::endpoint::*;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
+use sip::message::{Message, Name};
+
+use crate::world::{REGISTRAR, World, seconds, server_address};
+
+/// The stream to the first address, and those that are dialled after it.
+const FIRST: FlowId = FlowId::Stream(71);
+const NEXT: FlowId = FlowId::Stream(72);
+const CONTACT: (&str, &str) = ("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>");
+
+fn udp() -> FlowId {
+    FlowId::Datagram(server_address())
+}
+
+fn next_udp() -> FlowId {
+    FlowId::Datagram("192.0.2.11:5060".parse().unwrap())
+}
+
+fn binding(number: u128) -> BindingId {
+    BindingId::new(number << 64, ShardTag(0))
+}
+
+impl World {
+    fn bind_account(&mut self, number: u128) {
+        self.bind_another(binding(number), InstanceId::new(number << 80, ShardTag(0)));
+    }
+
+    /// REGISTERs of this account that went by this flow.
+    fn asked(&self, number: u128, flow: FlowId) -> Vec<Message> {
+        let contact = binding(number).to_string();
+        let named = |message: &Message| message.text(Name::Contact).is_some_and(|it| it.contains(&contact));
+        let sent = self.sent.iter().filter(|sent| sent.flow == flow && sent.message.method_text() == Some("REGISTER"));
+        sent.filter(|sent| named(&sent.message)).map(|sent| sent.message.clone()).collect()
+    }
+
+    /// The SIP server behind a flow answers the last REGISTER of an account there.
+    fn answer_account(&mut self, number: u128, flow: FlowId, status: u16, headers: &[(&str, &str)]) {
+        let register = self.asked(number, flow).pop().expect("it is asked for");
+        let source = Source { flow, ..self.upstream };
+        self.reply(source, &register, status, headers, "");
+    }
+
+    fn grant_account(&mut self, number: u128, flow: FlowId, expires: u32) {
+        self.answer_account(number, flow, 200, &[("Expires", &expires.to_string())]);
+    }
+
+    fn is_registered(&self, number: u128) -> bool {
+        self.endpoint.is_registered(binding(number))
+    }
+
+    /// For so long the server behind a flow answers each REGISTER as `status` says, 200 with a grant of `expires`; whom it did not grant, in order.
+    fn serve(&mut self, time: Duration, flow: FlowId, expires: u32, status: impl Fn(u128) -> u16) -> Vec<u128> {
+        let (until, mut refused) = (self.now + time, Vec::new());
+        while self.now < until {
+            self.advance(Duration::from_millis(100));
+            for number in 1..=ACCOUNTS {
+                if self.asked(number, flow).is_empty() {
+                    continue;
+                }
+                match status(number) {
+                    200 => self.grant_account(number, flow, expires),
+                    status => {
+                        refused.push(number);
+                        self.answer_account(number, flow, status, &[]);
+                    }
+                }
+            }
+            self.sent.retain(|sent| sent.flow != flow || sent.message.method_text() != Some("REGISTER"));
+        }
+        refused
+    }
+}
+
+/// Accounts have numbers from 1 to this.
+const ACCOUNTS: u128 = 100;
+
+/// So many accounts are granted by a flow for so long; the next dial that is to avoid it leads elsewhere, by `next`.
+fn granted(flow: FlowId, next: FlowId, accounts: u128, expires: u32) -> World {
+    let mut world = World::new(flow);
+    for number in 1..=accounts {
+        world.bind_account(number);
+        world.grant_account(number, flow, expires);
+        world.advance(seconds(1));
+    }
+    world.upstream.flow = next;
+    world.elsewhere = true;
+    world.sent.clear();
+    world
+}
+
+/// By which flows answers of this kind went, in order.
+fn by(world: &World, what: &str) -> Vec<FlowId> {
+    let sent = world.sent.iter().zip(world.descriptions()).filter(|(_, said)| said == what);
+    sent.map(|(sent, _)| sent.flow).collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    Refuses,
+    IsSilent,
+    /// The app stays in the foreground, and another account is refused.
+    RefusesAnother,
+}
+
+#[test]
+fn a_call_is_answered_by_the_stream_that_it_came_by_after_its_server_was_left() {
+    for trouble in [Trouble::Refuses, Trouble::IsSilent, Trouble::RefusesAnother] {
+        let mut world = World::registered_with(FIRST, |_| {});
+        world.invite("call-1");
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &invite, 180, &[], "");
+        let first = world.upstream;
+        (world.upstream.flow, world.elsewhere) = (NEXT, true);
+        world.input(Input::Suspend(world.instance));
+        let gone = world.last("REGISTER");
+        world.reply(first, &gone, 200, &[], "");
+        match trouble {
+            Trouble::RefusesAnother => world.bind_account(5),
+            _ => world.input(Input::Resume(world.instance)),
+        }
+        let register = world.last("REGISTER");
+        match trouble {
+            Trouble::IsSilent => world.advance(seconds(33)),
+            _ => world.reply(first, &register, 503, &[], ""),
+        }
+        assert_eq!((world.dialled, world.closed.len()), (2, 0), "{trouble:?}");
+        assert!(world.sent.iter().any(|sent| sent.flow == NEXT), "{trouble:?}");
+        world.sent.clear();
+        world.reply(device, &invite, 200, &[CONTACT], "");
+        assert_eq!(by(&world, "INVITE 200"), [FIRST], "{trouble:?}");
+        // Its server is still believed by that stream; and when no call can be left on it, it is closed.
+        let stray = Source { peer: "203.0.113.77:5061".parse().unwrap(), ..first };
+        let text = world.invite_text("call-2");
+        world.receive(stray, &text);
+        assert_eq!(world.count("INVITE 403"), 0, "{trouble:?}");
+        world.advance(seconds(200));
+        assert!(world.closed.contains(&FIRST), "{trouble:?}");
+    }
+}
+
+#[test]
+fn two_accounts_that_a_server_had_accepted_and_refuses_go_on_to_the_next_and_the_others_follow() {
+    let mut world = granted(FIRST, NEXT, 6, 600);
+    // One account alone moves nobody, however often it is refused.
+    let refused = world.serve(seconds(3600), FIRST, 600, |number| if number == 1 { 503 } else { 200 });
+    assert_eq!((refused.len() > 5, world.dialled), (true, 1), "{refused:?}");
+    world.serve(seconds(600), FIRST, 600, |_| 200);
+    let mut refused = Vec::new();
+    while world.dialled == 1 {
+        refused.extend(world.serve(Duration::from_millis(100), FIRST, 600, |_| 503));
+    }
+    refused.dedup();
+    assert_eq!((refused.len(), world.avoided.last()), (2, Some(&Some(FIRST))), "{refused:?}");
+    world.advance(Duration::from_millis(100));
+    let asked = |world: &World| (1..=6).filter(|number| !world.asked(*number, NEXT).is_empty()).collect::<Vec<_>>();
+    assert!(refused.iter().all(|number| asked(&world).contains(number)), "at once");
+    assert!(asked(&world).len() <= 3, "those that stand stay: {:?}", asked(&world));
+    assert_eq!(world.closed, [], "and are heard by the one that was left");
+    // The next one serves: all follow, in their turn.
+    world.grant_account(refused[0], NEXT, 600);
+    world.advance(seconds(1));
+    assert_eq!(asked(&world).len(), 6);
+    world.serve(seconds(200), NEXT, 600, |_| 200);
+    assert_eq!((world.closed.as_slice(), world.dialled), (&[FIRST][..], 2));
+    assert!((1..=6).all(|number| world.is_registered(number)));
+}
+
+#[test]
+fn by_udp_the_others_ask_the_next_server_when_their_refresh_is_due() {
+    let mut world = granted(udp(), next_udp(), 10, 40);
+    let mut lost = Duration::ZERO;
+    for _ in 0..600 {
+        world.serve(Duration::from_millis(100), udp(), 40, |_| 503);
+        world.serve(Duration::from_millis(1), next_udp(), 40, |_| 200);
+        lost += Duration::from_millis(100) * (1..=10).filter(|number| !world.is_registered(*number)).count() as u32;
+    }
+    assert_eq!(world.dialled, 2);
+    assert!(lost < seconds(15), "accounts were without their server for {lost:?} together");
+}
+
+#[test]
+fn where_there_is_no_other_address_nothing_moves_and_the_flow_that_was_dialled_is_closed() {
+    // All refreshes of a server that is out of order; its accounts stand meanwhile.
+    let out_of_order = |set: fn(&mut World)| {
+        let mut world = granted(FIRST, NEXT, 5, 600);
+        set(&mut world);
+        while world.dialled == 1 {
+            world.serve(Duration::from_millis(100), FIRST, 600, |_| 503);
+        }
+        world
+    };
+    let world = out_of_order(|world| world.elsewhere = false);
+    assert_eq!((world.closed.as_slice(), world.endpoint.flow_to(REGISTRAR)), (&[NEXT][..], Some(FIRST)));
+    assert_eq!((1..=5).filter(|number| world.is_registered(*number)).count(), 3);
+    assert!((1..=5).all(|number| world.asked(number, NEXT).is_empty()));
+    // Nor where none can be dialled.
+    let mut world = out_of_order(|world| world.dial = false);
+    world.input(Input::DialFailed(REGISTRAR));
+    assert_eq!((world.dialled, world.endpoint.flow_to(REGISTRAR)), (2, Some(FIRST)));
+    // The flow ends while another is dialled: that one is waited for.
+    let mut world = out_of_order(|world| world.dial = false);
+    world.input(Input::Closed(FIRST));
+    world.sent.clear();
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+    assert_eq!((world.dialled, world.count("REGISTER")), (2, 3), "those that stood; the two wait as they would");
+}
+
+#[test]
+fn accounts_that_a_server_never_accepted_move_nobody_by_two_and_by_four_they_do() {
+    let mut world = granted(FIRST, NEXT, 2, 3600);
+    for number in 11..=13 {
+        world.bind_account(number);
+        world.answer_account(number, FIRST, 503, &[]);
+    }
+    assert_eq!(world.dialled, 1);
+    world.bind_account(14);
+    world.answer_account(14, FIRST, 503, &[]);
+    assert_eq!(world.dialled, 2);
+    world.advance(Duration::from_millis(100));
+    assert!((11..=14).all(|number| world.asked(number, NEXT).len() == 1), "they ask the next server at once");
+    // Between grants they never do.
+    let mut world = granted(FIRST, NEXT, 2, 3600);
+    for number in 11..=30 {
+        world.bind_account(number);
+        world.advance(Duration::from_millis(10));
+        match number % 3 {
+            0 => world.grant_account(number, FIRST, 3600),
+            _ => world.answer_account(number, FIRST, 503, &[]),
+        }
+    }
+    assert_eq!(world.dialled, 1);
+}
+
+#[test]
+fn whom_the_server_that_was_left_turns_away_late_asks_the_next_at_once() {
+    let mut world = World::new(udp());
+    for number in 1..=3 {
+        world.bind_account(number);
+    }
+    (world.upstream.flow, world.elsewhere) = (next_udp(), true);
+    world.answer_account(1, udp(), 503, &[]);
+    assert_eq!(world.asked(1, next_udp()).len(), 1);
+    for number in [2, 3] {
+        world.answer_account(number, udp(), 503, &[("Retry-After", "600")]);
+        assert_eq!(world.asked(number, next_udp()).len(), 1, "{number}");
+    }
+    // Where that one turns them away as well, each waits.
+    for number in 1..=3 {
+        world.answer_account(number, next_udp(), 503, &[]);
+    }
+    world.sent.clear();
+    world.advance(seconds(14));
+    assert_eq!((world.count("REGISTER"), world.dialled), (0, 2));
+}
+
+#[test]
+fn where_every_address_turns_all_away_each_account_waits_as_long_as_it_should() {
+    let mut world = World::new(udp());
+    world.elsewhere = true;
+    for number in 1..=50 {
+        world.bind_account(number);
+    }
+    let (mut asked, start) = (0, world.now);
+    while world.now < start + seconds(1800) {
+        for sent in std::mem::take(&mut world.sent) {
+            asked += 1;
+            let at_next = sent.flow == next_udp();
+            world.upstream.flow = if at_next { udp() } else { next_udp() };
+            let source = Source { flow: sent.flow, ..world.upstream };
+            world.reply(source, &sent.message, 503, &[], "");
+        }
+        world.advance(Duration::from_millis(50));
+    }
+    // Some seven back-offs in half an hour, the second try at the next address, and one of them at each move.
+    assert!(asked < 50 * 9 + 60, "{asked} REGISTERs");
+}
+
+#[test]
+fn when_a_server_that_refused_grants_again_the_others_wait_no_longer() {
+    for status in [503, 430, 500] {
+        let mut world = World::new(udp());
+        for number in 1..=20 {
+            world.bind_account(number);
+            let told: &[_] = if number == 20 { &[("Retry-After", "900")] } else { &[] };
+            world.answer_account(number, udp(), status, told);
+        }
+        world.sent.clear();
+        world.advance(seconds(1));
+        world.bind_account(30);
+        assert_eq!(world.count("REGISTER"), 1);
+        world.grant_account(30, udp(), 3600);
+        world.advance(Duration::from_millis(100));
+        assert_eq!(world.count("REGISTER"), 20, "{status}: all but the one that was told to wait");
+        assert_eq!(world.asked(20, udp()).len(), 0);
+    }
+}
+
+#[test]
+fn an_account_that_fails_by_itself_is_not_hurried_by_what_others_are_granted() {
+    let mut world = granted(udp(), next_udp(), 60, 600);
+    world.bind_account(99);
+    let failed = world.serve(seconds(3600), udp(), 600, |number| if number == 99 { 500 } else { 200 }).len();
+    // It waits half of what is granted, at the longest, and half of that at the least.
+    assert!((10..30).contains(&failed), "{failed} times in an hour");
+    assert_eq!(world.dialled, 1);
+}
