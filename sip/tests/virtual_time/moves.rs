@@ -310,3 +310,19 @@ fn an_account_that_fails_by_itself_is_not_hurried_by_what_others_are_granted() {
     assert!((10..30).contains(&failed), "{failed} times in an hour");
     assert_eq!(world.dialled, 1);
 }
+
+#[test]
+fn a_better_address_that_answers_and_registers_nobody_is_left_again_at_once() {
+    let mut world = granted(udp(), next_udp(), 5, 600);
+    while world.dialled == 1 {
+        world.serve(Duration::from_millis(100), udp(), 600, |_| 503);
+    }
+    world.serve(seconds(10), next_udp(), 600, |_| 200);
+    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow: udp(), transport: Transport::Udp });
+    let (first, ask) = (Source { flow: udp(), ..world.upstream }, world.last("OPTIONS"));
+    world.reply(first, &ask, 200, &[], "");
+    world.serve(seconds(1), udp(), 600, |_| 503);
+    world.serve(seconds(1), next_udp(), 600, |_| 200);
+    assert_eq!(world.dialled, 3);
+    assert!((1..=5).all(|number| world.is_registered(number)));
+}

@@ -118,6 +118,7 @@ impl Endpoint {
         let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
         // Bindings that want a flow wait for the better one.
         upstream.link = Link::Dialling;
+        upstream.fitness.go_back();
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.replace_flow(now, id, old);
         for binding in members {

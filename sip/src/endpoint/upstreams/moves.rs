@@ -14,7 +14,7 @@
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
 //! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
-//! less and less often while nobody is granted.
+//! less and less often while nobody is granted, but at once after going back to a better one that answers and registers nobody.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -86,6 +86,11 @@ impl Fitness {
     pub(super) fn begin(&mut self) {
         self.refused.clear();
         self.served = false;
+    }
+
+    /// A better address is gone back to: when it serves badly all the same, it may be left at once.
+    pub(super) fn go_back(&mut self) {
+        self.moved_at = None;
     }
 
     /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
