@@ -358,11 +358,14 @@ async fn a_service_that_sends_without_end_is_cut_off() {
             let _ = told.send(());
         }
     });
-    let ringing = tokio::spawn(async move { service.deliver(APP, &target, &call(1)).await });
+    let rings = service.clone();
+    let ringing = tokio::spawn(async move { rings.deliver(APP, &target, &call(1)).await });
     for _ in 0..2 {
         tokio::time::timeout(Duration::from_secs(60), cut.recv()).await.expect("it is cut off");
     }
     let delivery = ringing.await.expect("a delivery does not panic");
     assert_ne!(delivery.verdict, Verdict::Accepted);
+    // Its end would have ended the connections, too.
+    drop(service);
     serving.abort();
 }
