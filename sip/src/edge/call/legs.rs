@@ -99,7 +99,8 @@ impl Legs {
 
     /// A device is by this flow; its legs that follow it there.
     pub(super) fn follow(&mut self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
-        let theirs = self.0.iter_mut().filter(|leg| leg.instance == instance && leg.phase != Phase::Ended && leg.adrift);
+        let theirs =
+            self.0.iter_mut().filter(|leg| leg.instance == instance && leg.phase != Phase::Ended && leg.adrift);
         theirs
             .map(|leg| {
                 (leg.flow, leg.adrift) = (flow, false);

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use super::invite_mark::InviteMark;
 use super::refusals::Refusals;
+use super::replaces::Replaces;
 use super::{CallState, IncomingCall};
 use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
@@ -163,6 +164,7 @@ pub struct Call {
     deadline: Instant,
     answered_by: Option<BranchId>,
     mark: Option<InviteMark>,
+    replaces: Option<Replaces>,
 }
 
 impl Call {
@@ -201,6 +203,7 @@ impl Call {
             deadline: now + wait,
             answered_by: None,
             mark: None,
+            replaces: None,
         }
     }
 
@@ -222,7 +225,7 @@ impl Call {
         let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
         self.targets = instances.iter().copied().map(target).collect();
         (self.from, self.name) = super::forward::caller(&invite.message);
-        self.mark = Some(invite.mark);
+        (self.mark, self.replaces) = (Some(invite.mark), Replaces::of(&invite.message));
         (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
         self.stage = Stage::Waiting(Box::new(invite));
         announced
@@ -321,6 +324,7 @@ impl Call {
             from: self.from.clone(),
             name: self.name.clone(),
             mark: self.mark,
+            replaces: self.replaces,
             wait: self.deadline.saturating_duration_since(now),
         }
     }
@@ -595,7 +599,11 @@ impl Call {
     }
 
     fn after_a_loss(&self) -> Outcome {
-        if self.state.is_given_up() && !self.is_closed() && !self.legs.any_live() { Outcome::Terminated } else { Outcome::Ignore }
+        if self.state.is_given_up() && !self.is_closed() && !self.legs.any_live() {
+            Outcome::Terminated
+        } else {
+            Outcome::Ignore
+        }
     }
 
     fn on_answer(&mut self, branch: BranchId) -> Outcome {

@@ -168,7 +168,11 @@ fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
     assert!(pending.wants(device(1), FlowId::Stream(1)));
     assert_eq!(pending.forked(branch(1), device(1), FlowId::Stream(1)), []);
     assert!(!pending.wants(device(1), FlowId::Stream(1)) && pending.wants(device(1), FlowId::Stream(2)));
-    assert_eq!(pending.forked(branch(2), device(1), FlowId::Stream(2)), [branch(1)], "nothing was heard of the old leg");
+    assert_eq!(
+        pending.forked(branch(2), device(1), FlowId::Stream(2)),
+        [branch(1)],
+        "nothing was heard of the old leg"
+    );
     assert_eq!(pending.on_response(now, branch(1), &response(487), ANSWER), Outcome::Ignore);
     assert_eq!(pending.state(), CallState::Waking);
     assert_eq!(pending.on_response(now, branch(2), &response(200), ANSWER), Outcome::Answer);
