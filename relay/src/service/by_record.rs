@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::Inner;
 use super::types::{AccessError, WipeReason, Wiped};
 use super::views;
-use crate::agent::request::Principal;
+use crate::agent::request::{Principal, Request};
 use crate::audit::{Act, Whose};
 use crate::clock::{latest_now, shared_now};
 use crate::domain::Word as _;
@@ -27,11 +27,13 @@ use crate::vault::record::StoredRecord;
 use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone, WRITE_LIMIT};
 
 impl Inner {
-    /// Ends the instance that a new one replaces, in the background: its app has its answer already.
-    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
+    /// Ends the instance that a new one replaces, in the background: its app has its answer already. A SIP server that takes one Contact of an
+    /// account may have turned the new one away as long as the earlier one stood; where that was here, it stands no more.
+    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
-            if self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await.is_err() {
-                self.replace_by_record(earlier, lookup).await;
+            match self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await {
+                Ok(_) => self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await,
+                Err(_) => self.replace_by_record(earlier, lookup).await,
             }
         });
     }

@@ -112,7 +112,7 @@ impl Inner {
         }
         let displaced = placed.displaced.filter(|displaced| Some(*displaced) != earlier);
         for earlier in [earlier, displaced].into_iter().flatten() {
-            self.clone().replace(earlier, lookup);
+            self.clone().replace(earlier, id, lookup);
         }
         tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || Whose {

@@ -153,6 +153,7 @@ impl Endpoint {
             Input::StreamLost { peer, was_open } => self.core.transactions.on_stream_lost(now, peer, was_open),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
+            Input::RetryNow(instance) => self.retry_now(now, instance),
             Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),

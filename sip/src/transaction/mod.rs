@@ -18,6 +18,7 @@ mod large;
 mod machine;
 mod matching;
 pub mod server;
+mod streams;
 mod table;
 #[cfg(test)]
 mod tests;

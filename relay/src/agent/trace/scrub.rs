@@ -78,7 +78,7 @@ fn kept(name: Name, written: &str) -> Kept {
         Name::Expires | Name::MinExpires | Name::RetryAfter | Name::FlowTimer | Name::Timestamp => Kept::Whole,
         Name::SessionExpires | Name::MinSe | Name::Event | Name::SubscriptionState | Name::Accept => Kept::Whole,
         Name::UserAgent | Name::Server | Name::Date | Name::Privacy | Name::FeatureCaps => Kept::Whole,
-        Name::Reason | Name::Warning => Kept::Whole,
+        Name::Reason | Name::Warning | Name::Replaces => Kept::Whole,
         Name::From | Name::To | Name::Contact | Name::Route | Name::RecordRoute | Name::Path => Kept::Addresses,
         Name::ServiceRoute | Name::PAssertedIdentity | Name::PAssociatedUri => Kept::Addresses,
         Name::WwwAuthenticate | Name::ProxyAuthenticate => Kept::Challenge,
