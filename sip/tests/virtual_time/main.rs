@@ -10,6 +10,7 @@ mod flows;
 mod forking;
 mod in_call;
 mod instructions;
+mod invitations;
 mod largest;
 mod oddities;
 mod paging;

@@ -328,7 +328,7 @@ impl Shard {
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);
             call.sign = true;
-            call.deadline = unix_now() + self.shared.answer_timeout.as_secs();
+            call.wait_until(unix_now() + self.shared.answer_timeout.as_secs());
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
