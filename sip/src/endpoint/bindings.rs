@@ -151,7 +151,7 @@ impl Endpoint {
     }
 
     pub(super) fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
-        self.redirect(now, binding, |registration| registration.aim(goal));
+        self.redirect(now, binding, |registration| registration.aim(now, goal));
     }
 
     /// Changes what a registration is about; what a REGISTER that is under way asked for is not wanted any more.

@@ -21,5 +21,6 @@ mod regressions;
 mod script;
 mod strangers;
 mod subscription;
+mod unregistration;
 mod victims;
 mod world;

@@ -70,7 +70,7 @@ fn a_node_that_hands_over_refreshes_nothing_whether_credentials_are_asked_for_or
         world.grant(600);
         let before = world.count("REGISTER");
         world.input(Input::HandOver);
-        world.advance(seconds(700));
+        world.advance(seconds(590));
         assert_eq!(world.count("REGISTER"), before, "asked: {asks}");
         world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
         assert_eq!(world.count("REGISTER"), before + 1, "asked: {asks}");
@@ -472,6 +472,7 @@ fn a_first_registration_is_refused_at_once() {
 #[test]
 fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence() {
     let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
     world.grant(600);
     world.next_register();
     world.respond(403, &[]);
