@@ -268,6 +268,12 @@ impl Endpoint {
                 }
                 return self.check_next(now, binding);
             }
+            Step::Unanswerable { failure, unreadable } => {
+                if let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) {
+                    self.core.event(Event::Unanswerable { instance, unreadable });
+                }
+                return self.carry_out(now, binding, Step::Failed(failure));
+            }
             Step::Failed(failure) => {
                 let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) else {
                     return;

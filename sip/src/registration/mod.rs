@@ -515,7 +515,9 @@ impl Registration {
                 let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
                 match self.challenges.on_challenge(challenger, response, terms.hashes) {
                     Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
-                    Verdict::Unanswerable if !self.established => return self.refused(status),
+                    Verdict::Unanswerable { unreadable } if !self.established => {
+                        return self.refused(status).unanswerable(unreadable);
+                    }
                     _ => {}
                 }
             }
@@ -613,8 +615,13 @@ impl Registration {
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
-            Verdict::Unanswerable if !self.established => self.refused(status),
-            Verdict::Unanswerable => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+            Verdict::Unanswerable { unreadable } => {
+                let step = match self.established {
+                    false => self.refused(status),
+                    true => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+                };
+                step.unanswerable(unreadable)
+            }
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }

@@ -112,7 +112,7 @@ fn step(step: &Step) -> &'static str {
         Step::Ask => "Ask",
         Step::Registered { refresh: false, .. } => "Registered",
         Step::Registered { refresh: true, .. } => "Refreshed",
-        Step::Failed(_) => "Failed",
+        Step::Failed(_) | Step::Unanswerable { .. } => "Failed",
         Step::Unregistered { confirmed: true } => "Unregistered",
         Step::Unregistered { confirmed: false } => "Let go",
     }

@@ -528,6 +528,54 @@ fn a_refresh_that_is_challenged_without_a_challenge_ends_no_account() {
 }
 
 #[test]
+fn a_challenge_that_cannot_be_read_is_told_apart_from_one_for_a_digest_that_is_not_made() {
+    let long = format!("Digest realm=\"r\", nonce=\"{}\"", "n".repeat(1_500));
+    for (challenges, unreadable) in [
+        (vec![], false),
+        (vec!["Basic realm=\"r\""], false),
+        (vec!["Digest realm=\"r\", nonce=\"n\", algorithm=X"], false),
+        (vec!["Digest realm=\"r\", nonce=\"n\", qop=\"auth-conf\""], false),
+        (vec!["Digest realm=\"r\" nonce=\"n\" qop=\"auth\""], true),
+        (vec!["Digest realm=\"r\"; nonce=\"n\"; qop=\"auth\""], true),
+        (vec!["Digest realm=\"r\", realm=\"r\", nonce=\"n\""], true),
+        (vec!["Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale"], true),
+        (vec!["Digest nonce=\"n\""], true),
+        (vec!["Digest realm=\"r\", nonce=\"n"], true),
+        (vec![&long], true),
+        (vec!["Basic realm=\"r\"", &long], true),
+    ] {
+        for (status, name) in [(401, "WWW-Authenticate"), (407, "Proxy-Authenticate")] {
+            // At the first registration, and at a refresh.
+            for established in [false, true] {
+                let mut world = begun();
+                if established {
+                    world.grant(600);
+                    world.next_register();
+                }
+                let headers: Vec<_> = challenges.iter().map(|value| (name, *value)).collect();
+                world.respond(status, &headers);
+                let told: Vec<_> = world
+                    .events
+                    .iter()
+                    .filter_map(|event| match event {
+                        Event::Unanswerable { unreadable, .. } => Some(*unreadable),
+                        _ => None,
+                    })
+                    .collect();
+                assert_eq!(told, [unreadable], "{challenges:?}");
+                assert!(matches!(world.events.last(), Some(Event::RegistrationFailed { .. })), "{challenges:?}");
+            }
+        }
+    }
+    // An answer that was refused is no challenge without an answer, whatever comes with the refusal.
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.respond(401, &[("WWW-Authenticate", &long)]);
+    assert!(!world.events.iter().any(|event| matches!(event, Event::Unanswerable { .. })));
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 401 }));
+}
+
+#[test]
 fn a_binding_registers_through_a_challenge_and_refreshes_before_it_expires() {
     let mut world = World::new(FlowId::Datagram(server_address()));
     world.bind();
