@@ -190,7 +190,7 @@ impl Subscription {
                 let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
                 match self.challenges.on_challenge(challenger, response, hashes) {
                     Verdict::Answer { others } => return self.write(others),
-                    Verdict::Refused | Verdict::Unanswerable | Verdict::Endless => self.state = State::Never,
+                    Verdict::Refused | Verdict::Unanswerable { .. } | Verdict::Endless => self.state = State::Never,
                 }
             }
             408 | 500..=599 => self.retry(now, back_off, random),

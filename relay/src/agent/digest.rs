@@ -19,6 +19,8 @@ pub enum Unanswerable {
     Algorithm,
     /// It offers no digest that this relay makes: an unknown one, or MD5 where the operator refuses it.
     Digest,
+    /// It offers a digest in a challenge that cannot be read.
+    Challenge,
 }
 
 /// A challenge and what the endpoint adds to it.

@@ -304,6 +304,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
         Refusal::Digest => {
             "The SIP server offers no digest that this relay makes: SHA-512-256, SHA-256, and MD5 unless the operator forbids it (upstream.allow_md5). Nothing is kept."
         }
+        Refusal::Challenge => {
+            "The SIP server's digest challenge cannot be read: it breaks RFC 7616 §3.3 (a realm and a nonce, commas between parameters, each with a value and once), or its nonce or opaque is longer than 1,024 bytes. Nothing is kept."
+        }
         Refusal::UnknownUser => "Check the AOR: the SIP server does not know it. Nothing is kept.",
         Refusal::Forbidden => "The SIP server forbids this registration. Nothing is kept.",
         Refusal::Other => "The SIP server refused the registration; sip_status tells how. Nothing is kept.",

@@ -382,6 +382,12 @@ impl Registering<'_> {
             false => &[Hash::Sha256, Hash::Sha512_256],
         };
         let Some(challenge) = Challenge::topmost_supported(values(), allowed) else {
+            if Challenge::is_unreadable(values()) {
+                return Err(Ended(
+                    "its digest challenge cannot be read".to_owned(),
+                    "write it as RFC 7616 §3.3 says: a realm and a nonce, commas between parameters, each with a value and once",
+                ));
+            }
             return Err(Ended(
                 "its challenge is none that this relay answers".to_owned(),
                 "offer SHA-256 (RFC 8760), or let the operator set upstream.allow_md5",

@@ -392,6 +392,7 @@ fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
         Some(Unanswerable::Realm) => Refusal::Realm,
         Some(Unanswerable::Algorithm) => Refusal::Algorithm,
         Some(Unanswerable::Digest) => Refusal::Digest,
+        Some(Unanswerable::Challenge) => Refusal::Challenge,
         None => Refusal::of_status(status),
     }
 }

@@ -326,6 +326,8 @@ pub enum Refusal {
     Algorithm,
     /// It offers no digest that this relay makes.
     Digest,
+    /// Its digest challenge cannot be read.
+    Challenge,
     /// It does not know the AOR.
     UnknownUser,
     /// It forbids this registration.

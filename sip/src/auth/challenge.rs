@@ -99,6 +99,12 @@ impl Challenge {
         Self::supported(values, allowed).collect()
     }
 
+    /// Whether these values hold a Digest challenge that cannot be read: its syntax is broken, or a part of it is beyond its limit.
+    pub fn is_unreadable<'v>(values: impl Iterator<Item = &'v str>) -> bool {
+        let mut all = values.flat_map(split_challenges).take(CHALLENGES).map(Self::parse);
+        all.any(|read| matches!(read, Err(ChallengeError::Broken | ChallengeError::TooLong)))
+    }
+
     /// Takes the nonce that the value of an `Authentication-Info` names for the next request (RFC 7616 §3.5); whether it
     /// is another one.
     pub fn follow(&mut self, info: &str) -> bool {

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
-use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Party, Scheme, Uri};
+use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Scheme, Uri};
 
 /// What `received` and `rport` take at most, in bytes.
 const MARKS_BYTES: usize = 72;
@@ -294,13 +294,8 @@ pub fn reason(cancel: &Message) -> Option<String> {
 /// Whether a CANCEL says that another device answered (RFC 3326 §2: protocol `SIP`, cause 200).
 pub fn answered_elsewhere(cancel: &Message) -> bool {
     cancel.elements(Name::Reason).any(|reason| {
-        let mut parts = reason.split(';').map(str::trim);
-        parts.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case("SIP"))
-            && parts.any(|param| {
-                param
-                    .split_once('=')
-                    .is_some_and(|(name, value)| name.trim().eq_ignore_ascii_case("cause") && value.trim() == "200")
-            })
+        let (protocol, params) = reason.split_at(reason.find(';').unwrap_or(reason.len()));
+        protocol.trim().eq_ignore_ascii_case("SIP") && Params::loose(params).value("cause") == Some("200")
     })
 }
 
@@ -338,6 +333,35 @@ mod tests {
         }
         for other in ["relay.example.net:5062", "relay", "relay:5061", "[2001:db8::1]", "[2001:db8::1]:5061", "h"] {
             assert_eq!(checked(other, &mark), Ok(()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_cancel_says_in_its_cause_alone_that_another_device_answered() {
+        let says = |reasons: &str| {
+            let text = format!("CANCEL sip:a@b SIP/2.0\r\nCSeq: 1 CANCEL\r\n{reasons}\r\n\r\n");
+            answered_elsewhere(&Message::parse(&Bytes::from(text), &Limits::default()).expect("a request"))
+        };
+        for elsewhere in [
+            "Reason: SIP;cause=200;text=\"Call completed elsewhere\"",
+            "reason: sip ; CAUSE = 200",
+            "Reason: Q.850;cause=26;text=\"a, b;c\", SIP;cause=200",
+            "Reason: Q.850;cause=26\r\nReason: SIP;text=\"a;b, \\\"c\";cause=200",
+        ] {
+            assert!(says(elsewhere), "{elsewhere}");
+        }
+        for other in [
+            "Reason: SIP;cause=487;text=\"x;cause=200;y\"",
+            "Reason: SIP;text=\"x;cause=200;y\"",
+            "Reason: SIP;text=\"x\\\";cause=200;y\";cause=603",
+            "Reason: SIP;text=\"a, SIP;cause=200, b\";cause=480",
+            "Reason: SIP;text=\"open;cause=200",
+            "Reason: SIP;cause=603",
+            "Reason: SIP;cause=600, Q.850;cause=200",
+            "Reason: SIP",
+            "Subject: none",
+        ] {
+            assert!(!says(other), "{other}");
         }
     }
 

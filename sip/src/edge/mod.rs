@@ -74,6 +74,8 @@ pub struct IncomingCall {
     pub replaces: Option<Replaces>,
     /// How long it waits at most, from now.
     pub wait: Duration,
+    /// How long its caller waits at most, from now, where the INVITE says so by Expires.
+    pub valid: Option<Duration>,
 }
 
 impl fmt::Debug for IncomingCall {

@@ -151,7 +151,7 @@ impl Endpoint {
     }
 
     pub(super) fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
-        self.redirect(now, binding, |registration| registration.aim(goal));
+        self.redirect(now, binding, |registration| registration.aim(now, goal));
     }
 
     /// What may have stood in the way of a registration is gone.
@@ -278,6 +278,12 @@ impl Endpoint {
                     self.on_upstream_back(now, id, Some(binding), failed);
                 }
                 return self.check_next(now, binding);
+            }
+            Step::Unanswerable { failure, unreadable } => {
+                if let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) {
+                    self.core.event(Event::Unanswerable { instance, unreadable });
+                }
+                return self.carry_out(now, binding, Step::Failed(failure));
             }
             Step::Failed(failure) => {
                 let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) else {

@@ -116,7 +116,7 @@ impl Endpoint {
             return self.redirect(now, binding, |registration| {
                 // The new goal decides the next step.
                 let _ = registration.set_credential_owner(instance, proven);
-                registration.aim(goal)
+                registration.aim(now, goal)
             });
         }
         if registration.instance == instance {
@@ -223,7 +223,7 @@ impl Endpoint {
         let wanted = self.is_wanted(binding) || self.devices.is_in_background(next);
         let proven = self.devices.is_proven(next);
         self.redirect(now, binding, |registration| match registration.pass_credentials(next, proven, refusals) {
-            _ if !wanted => registration.aim(Goal::Silent),
+            _ if !wanted => registration.aim(now, Goal::Silent),
             (_, step) => step,
         });
         true

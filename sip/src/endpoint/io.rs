@@ -372,6 +372,13 @@ pub enum Event {
         /// Whether it is in use now; else it was let go.
         moved: bool,
     },
+    /// A SIP server has asked a device for credentials in a way that nobody can answer: the attempt has failed for that, as is told next.
+    Unanswerable {
+        /// The device whose credentials were to be used.
+        instance: InstanceId,
+        /// The digest challenge cannot be read; else none is offered that is made here.
+        unreadable: bool,
+    },
     /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; then the endpoint tries
     /// the credentials of another device of the binding. When the binding is [registered](super::Endpoint::is_registered) all
     /// the same, the attempt was to check the credentials of a joining device.

@@ -92,7 +92,7 @@ pub(super) fn digits(text: &[u8]) -> Option<u32> {
 }
 
 /// Digits alone; a number that does not fit reads as the largest.
-pub(super) fn saturating_digits(text: &[u8]) -> Option<u32> {
+pub(crate) fn saturating_digits(text: &[u8]) -> Option<u32> {
     let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     all.then(|| digits(text).unwrap_or(u32::MAX))
 }

@@ -4,11 +4,12 @@
 //! have what the request had that it answers, what this relay added to that one on its way, and what its sender says itself.
 
 /// Header lines that a response may have beyond a request: the four that this relay adds (a Via, two Record-Routes, Max-Forwards), and
-/// those of whoever answers.
-pub const ADDED_HEADERS: usize = 64;
+/// those of whoever answers. A registrar lists every Contact of its account (RFC 3261 §10.3 step 8), each on a line of its own where it likes: more
+/// than so many of them are beyond the bytes as well.
+pub const ADDED_HEADERS: usize = 1_920;
 /// Via values that a response may have beyond a request: this relay's.
 pub const ADDED_VIAS: usize = 1;
-/// Bytes that a response may have beyond a request: the lines of [`ADDED_HEADERS`] and a body.
+/// Bytes that a response may have beyond a request: what was added to that one, and what whoever answers says.
 pub const ADDED_BYTES: usize = 16 * 1024;
 
 /// Limits of one request. Beyond one of them it is dropped and answered 400 or 513; a response is dropped beyond those

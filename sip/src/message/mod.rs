@@ -31,7 +31,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use grammar::{digits, is_lws, is_token, saturating_digits, split_list, trim};
+pub(crate) use grammar::saturating_digits;
+use grammar::{digits, is_lws, is_token, split_list, trim};
 
 pub use address::NameAddr;
 pub use check::Fault;

@@ -21,7 +21,7 @@ impl<'a> Params<'a> {
     }
 
     /// Takes the text behind an element as it is: empty, or beginning with `;`. Parameters that are none read as odd names.
-    pub(super) fn loose(text: &'a str) -> Self {
+    pub(crate) fn loose(text: &'a str) -> Self {
         Self(text)
     }
 

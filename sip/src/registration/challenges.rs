@@ -60,7 +60,10 @@ pub enum Verdict {
     /// The answer was wrong.
     Refused,
     /// It asks for nothing that can be answered, before anything was answered in this attempt.
-    Unanswerable,
+    Unanswerable {
+        /// It has a digest challenge that cannot be read; else it offers no digest that is made here.
+        unreadable: bool,
+    },
     /// It goes round in circles.
     Endless,
 }
@@ -88,6 +91,12 @@ impl KnownChallenge {
         }
         self.challenge = PackedChallenge::new(&challenge);
     }
+}
+
+/// Whether a response has a digest challenge that cannot be read, or that is no text.
+fn is_unreadable(response: &Message, name: Name) -> bool {
+    let values = || response.values(name).map(std::str::from_utf8);
+    values().any(|value| value.is_err()) || Challenge::is_unreadable(values().filter_map(Result::ok))
 }
 
 impl Challenges {
@@ -153,7 +162,11 @@ impl Challenges {
         let mut offered = Challenge::all_supported(values, allowed);
         if offered.is_empty() {
             let answered = self.0.iter().any(|key| key.challenger == challenger && key.asked > 0);
-            return if answered { Verdict::Refused } else { Verdict::Unanswerable };
+            return if answered {
+                Verdict::Refused
+            } else {
+                Verdict::Unanswerable { unreadable: is_unreadable(response, name) }
+            };
         }
         // Of several, the one for the realm that was answered in this attempt: a digest of another would be made for
         // somebody else (RFC 7616 §5.8).

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::id::BindingId;
-use crate::message::{Message, Name, NameAddr, Party, unquote};
+use crate::message::{Message, Name, NameAddr, Party, saturating_digits, unquote};
 
 /// Entries of one list that are kept.
 pub const LIST_MAX: usize = 16;
@@ -71,6 +71,15 @@ pub(super) fn lifetime(binding: BindingId, response: &Message, asked: u32) -> Du
     Duration::from_secs(u64::from(seconds.unwrap_or(asked)))
 }
 
+/// How long a Contact of `binding` still stands, as a 2xx to its unregistration says: the longest one, wherever it leads, because a registrar
+/// may write another host into it; zero when none is listed with time left (RFC 3261 §10.3 step 8).
+pub(super) fn left(binding: BindingId, response: &Message) -> Duration {
+    let user = binding.to_string();
+    let listed = response.contacts_of(&user);
+    let left = listed.iter().filter_map(|contact| expires(contact).or_else(|| response.number(Name::Expires)));
+    Duration::from_secs(u64::from(left.max().unwrap_or_default()))
+}
+
 /// Where the SIP server saw our request come from (RFC 3261 §18.2.1, RFC 3581 §4); `None` when it says nothing or only half.
 pub fn seen_from(response: &Message) -> Option<SocketAddr> {
     let via = response.via()?;
@@ -101,7 +110,7 @@ fn own(response: &Message, binding: BindingId, asked: u32) -> Option<Party<'_>> 
 }
 
 fn expires(contact: &Party<'_>) -> Option<u32> {
-    unquote(contact.params.value("expires")?).parse().ok()
+    saturating_digits(unquote(contact.params.value("expires")?).as_bytes())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! | Registered | – | – | – | refresh: → Waiting | → Waiting |
 //! | BackingOff | – | – | – | → Waiting | – |
 //! | Refused | – | – | – | – | – |
+//! | LetGo (an unregistration was not confirmed) | – | – | – | – | – |
 //!
 //! A REGISTER that was sent becomes, by its response:
 //!
@@ -34,21 +35,26 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
+//! | `bound` | whether the registrar may have its Contact |
 //! | `earlier` | other relays' Contacts, which go |
+//! | `owners` | whose credentials answer, of several devices |
 //! | `refusals` | what is tried again, how often, and what ends |
 //! | `step` | its goals, and the steps that lead there |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
 //! registrar sees one REGISTER after the other, and the last one says what is wanted. Only a binding that is to be forgotten
-//! does not wait.
+//! does not wait. An unregistration is sent while the registrar may have the Contact, once for each goal that asks for one, and never where it
+//! would need credentials that were refused: such a Contact runs out, and is not said to be unregistered before.
 //!
 //! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
 
+mod bound;
 pub mod challenges;
 mod earlier;
 pub mod grant;
+mod owners;
 mod refusals;
 pub mod request;
 mod step;
@@ -67,10 +73,12 @@ use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
 
+use bound::Bound;
 pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
 use earlier::Earlier;
 use grant::RegistrarInfo;
+pub use owners::SuspendedAuth;
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
 pub use step::{Goal, RegistrationFailure, Step, Turn};
@@ -101,6 +109,7 @@ enum State {
         told: bool,
     },
     Refused,
+    LetGo,
 }
 
 /// The detours that one attempt has taken.
@@ -135,20 +144,6 @@ pub struct Terms<'a> {
     pub back_off: BackOff,
 }
 
-/// The state of a registration while the credentials of a joining device are checked.
-#[derive(Debug)]
-pub struct SuspendedAuth {
-    /// Whose credentials answered until then.
-    pub instance: InstanceId,
-    challenges: Challenges,
-    state: State,
-    was_registered: bool,
-    was_maybe_bound: bool,
-    was_established: bool,
-    refusals: u8,
-    paused_until: Option<Instant>,
-}
-
 /// The registration of one binding.
 pub struct Registration {
     /// The opaque user of the Contact.
@@ -180,8 +175,10 @@ pub struct Registration {
     established: bool,
     /// Refusals of the credentials in a row, of an account that is established.
     refusals: u8,
-    /// The server may hold a Contact of ours.
-    maybe_bound: bool,
+    /// The registrar has asked for credentials and refused those in use, and has not accepted them since.
+    is_refused: bool,
+    /// Whether the server may hold the Contact.
+    bound: Bound,
     /// The last attempt succeeded.
     registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
@@ -238,16 +235,18 @@ impl Registration {
             failures: 0,
             established: false,
             refusals: 0,
-            maybe_bound: false,
+            is_refused: false,
+            bound: Bound::default(),
             registered: false,
             outbound: true,
         }
     }
 
-    /// The SIP server has accepted these credentials in an earlier run.
+    /// The SIP server has accepted these credentials in an earlier run, or from another relay, and may have the Contact still.
     #[must_use]
     pub fn established(self) -> Self {
-        Self { established: true, ..self }
+        let state = if self.goal == Goal::Registered { State::Waiting } else { State::LetGo };
+        Self { established: true, bound: Bound::earlier(), state, ..self }
     }
 
     /// The address of record.
@@ -296,7 +295,7 @@ impl Registration {
     }
 
     /// Sets the goal; the step starts toward it.
-    pub fn aim(&mut self, goal: Goal) -> Step {
+    pub fn aim(&mut self, now: Instant, goal: Goal) -> Step {
         if self.goal == goal && goal != Goal::Gone {
             return Step::Nothing;
         }
@@ -304,83 +303,14 @@ impl Registration {
         if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
             return Step::Nothing;
         }
-        self.state = match self.paused_until().filter(|_| goal == Goal::Registered) {
-            Some(until) => State::BackingOff { until, told: false },
-            None => State::Waiting,
-        };
-        if self.paused_until().is_some() && goal == Goal::Registered {
-            Step::Nothing
-        } else if goal == Goal::Registered || self.maybe_bound {
-            Step::WantFlow
-        } else {
-            Step::Unregistered { confirmed: true }
-        }
-    }
-
-    /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
-    /// `proven`: the SIP server has accepted them before.
-    pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
-        self.instance = instance;
-        self.challenges.clear();
-        (self.established, self.refusals) = (proven, 0);
-        self.pause_until(None);
-        match self.state {
-            State::Asking(_) | State::Sent { .. } | State::Refused => {
-                self.state = State::Waiting;
-                if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
-            }
-            State::Waiting | State::Registered { .. } | State::BackingOff { .. } => Step::Nothing,
-        }
-    }
-
-    /// The same for a device that shares the binding: its refusals count on, and a pause goes on, so that nobody shows the
-    /// server refused credentials oftener by going from one device to another. Gives the refusals of the one before.
-    pub fn pass_credentials(&mut self, instance: InstanceId, proven: bool, refusals: u8) -> (u8, Step) {
-        let (before, paused_until) = (self.refusals, self.paused_until());
-        let step = self.set_credential_owner(instance, proven);
-        self.refusals = refusals;
-        self.pause_until(paused_until);
-        (before, step)
-    }
-
-    /// Whether another member's credentials can be tried: nothing is under way.
-    pub fn may_try_credentials(&self) -> bool {
-        self.goal == Goal::Registered && matches!(self.state, State::Registered { .. } | State::BackingOff { .. })
-    }
-
-    /// Registers again, with this member's credentials.
-    pub fn try_credentials(&mut self, instance: InstanceId) -> (SuspendedAuth, Step) {
-        let paused_until = self.paused_until();
-        self.pause_until(None);
-        let suspended = SuspendedAuth {
-            instance: std::mem::replace(&mut self.instance, instance),
-            challenges: std::mem::take(&mut self.challenges),
-            state: std::mem::replace(&mut self.state, State::Waiting),
-            was_registered: self.registered,
-            was_maybe_bound: self.maybe_bound,
-            was_established: std::mem::take(&mut self.established),
-            refusals: std::mem::take(&mut self.refusals),
-            paused_until,
-        };
-        (suspended, Step::WantFlow)
-    }
-
-    /// The credentials that were tried did not do: goes on as before. `moved`: the flow is another one than then, so that it
-    /// must register again.
-    pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
-        (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
-        (self.registered, self.maybe_bound) = (suspended.was_registered, suspended.was_maybe_bound);
-        self.established = suspended.was_established;
-        self.refusals = suspended.refusals;
-        self.pause_until(suspended.paused_until);
-        self.state = if moved { State::Waiting } else { suspended.state };
-        if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
+        self.bound.look(now);
+        self.turn_round()
     }
 
     /// Whether it wants a flow at this moment.
     pub fn wants_flow(&self) -> bool {
         match self.state {
-            State::Waiting => self.goal == Goal::Registered || self.maybe_bound,
+            State::Waiting => self.goal == Goal::Registered || self.bound.may_stand() && !self.is_refused,
             _ => false,
         }
     }
@@ -466,7 +396,7 @@ impl Registration {
             _ => Attempt::default(),
         };
         // A server without authentication may bind us at the first request.
-        self.maybe_bound = true;
+        self.bound.on_sent(self.goal == Goal::Registered);
         self.note_named();
         self.state = State::Sent { branch, attempt, goal: self.goal };
     }
@@ -484,6 +414,9 @@ impl Registration {
         let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
             return Step::Nothing;
         };
+        if status >= 300 {
+            self.bound.on_refusal(status);
+        }
         if goal != self.goal {
             return self.on_crossed(now, status, goal, response, terms, random);
         }
@@ -528,10 +461,10 @@ impl Registration {
     pub fn on_flow_lost(&mut self) -> Step {
         match self.state {
             State::Registered { .. } | State::Sent { .. } | State::Asking(_) => {
-                self.state = State::Waiting;
+                self.state = self.due_state();
                 if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
             }
-            State::Waiting | State::BackingOff { .. } | State::Refused => Step::Nothing,
+            State::Waiting | State::BackingOff { .. } | State::Refused | State::LetGo => Step::Nothing,
         }
     }
 
@@ -574,13 +507,22 @@ impl Registration {
             ..300 => {
                 self.challenges.on_success(response);
                 self.registered = asked == Goal::Registered;
-                self.maybe_bound = self.registered;
+                self.is_refused &= !self.registered;
+                self.bound.on_listed(
+                    now,
+                    match asked {
+                        Goal::Registered => grant::lifetime(self.binding, response, self.expires),
+                        Goal::Silent | Goal::Gone => grant::left(self.binding, response),
+                    },
+                );
             }
             401 | 407 => {
                 let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
                 match self.challenges.on_challenge(challenger, response, terms.hashes) {
                     Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
-                    Verdict::Unanswerable if !self.established => return self.refused(status),
+                    Verdict::Unanswerable { unreadable } if !self.established => {
+                        return self.refused(status).unanswerable(unreadable);
+                    }
                     _ => {}
                 }
             }
@@ -589,28 +531,42 @@ impl Registration {
         self.turn_round()
     }
 
-    /// Toward the goal that came while a REGISTER was under way.
+    /// Toward another goal.
     fn turn_round(&mut self) -> Step {
-        self.state = State::Waiting;
-        if self.wants_flow() { Step::WantFlow } else { Step::Unregistered { confirmed: true } }
+        self.state = self.due_state();
+        match self.state {
+            State::BackingOff { .. } => Step::Nothing,
+            _ if self.wants_flow() => Step::WantFlow,
+            _ => Step::Unregistered { confirmed: !self.bound.may_stand() },
+        }
+    }
+
+    /// The state of one that is to do something: refused credentials are not shown before their time.
+    fn due_state(&self) -> State {
+        match self.paused_until().filter(|_| self.goal == Goal::Registered) {
+            Some(until) => State::BackingOff { until, told: false },
+            None => State::Waiting,
+        }
     }
 
     fn on_success(&mut self, now: Instant, response: &Message, terms: &Terms<'_>, random: &mut Random) -> Step {
         self.challenges.on_success(response);
         if self.goal != Goal::Registered {
-            self.maybe_bound = false;
+            let left = grant::left(self.binding, response);
+            self.bound.on_listed(now, left);
             self.registered = false;
-            self.state = State::Waiting;
-            return Step::Unregistered { confirmed: true };
+            self.state = State::LetGo;
+            return Step::Unregistered { confirmed: left.is_zero() };
         }
         let granted = grant::lifetime(self.binding, response, self.expires);
         if granted.is_zero() {
             return self.retry(now, response.status(), &terms.back_off, None, random);
         }
+        self.bound.on_listed(now, granted);
         let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
         self.forget_named();
-        (self.failures, self.established, self.refusals) = (0, true, 0);
+        (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.pause_until(None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
@@ -664,8 +620,13 @@ impl Registration {
         match self.challenges.on_challenge(challenger, response, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
-            Verdict::Unanswerable if !self.established => self.refused(status),
-            Verdict::Unanswerable => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+            Verdict::Unanswerable { unreadable } => {
+                let step = match self.established {
+                    false => self.refused(status),
+                    true => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+                };
+                step.unanswerable(unreadable)
+            }
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }

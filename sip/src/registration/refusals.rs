@@ -19,8 +19,7 @@ impl Registration {
         random: &mut Random,
     ) -> Step {
         if self.goal != Goal::Registered {
-            self.state = State::Waiting;
-            self.maybe_bound = false;
+            self.state = State::LetGo;
             self.registered = false;
             return Step::Unregistered { confirmed: false };
         }
@@ -66,6 +65,7 @@ impl Registration {
         waits: &BackOff,
         random: &mut Random,
     ) -> Step {
+        self.is_refused = !self.challenges.is_empty();
         let pause = match self.refusals {
             0 => waits.refused_once,
             1 => waits.refused_twice,
@@ -80,14 +80,13 @@ impl Registration {
         let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
         self.state = State::BackingOff { until: now + after, told: false };
         self.pause_until(Some(now + after));
-        (self.registered, self.maybe_bound) = (false, false);
+        self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
     }
 
     pub(super) fn refused(&mut self, status: u16) -> Step {
         self.challenges.clear();
         self.state = State::Refused;
-        self.maybe_bound = false;
         self.registered = false;
         match self.goal {
             Goal::Registered => Step::Failed(RegistrationFailure::Refused { status }),

@@ -54,11 +54,28 @@ pub enum Step {
     },
     /// The attempt failed.
     Failed(RegistrationFailure),
+    /// It failed because the SIP server asks for credentials in a way that nobody can answer.
+    Unanswerable {
+        /// How it failed.
+        failure: RegistrationFailure,
+        /// Its digest challenge cannot be read; else it offers no digest that is made here.
+        unreadable: bool,
+    },
     /// The SIP server has no registration of it any more.
     Unregistered {
         /// Whether the server said so.
         confirmed: bool,
     },
+}
+
+impl Step {
+    /// The same, because of a challenge that has no answer.
+    pub(super) fn unanswerable(self, unreadable: bool) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Unanswerable { failure, unreadable },
+            other => other,
+        }
+    }
 }
 
 /// A place in the line of those that want to register.

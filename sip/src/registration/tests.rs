@@ -49,6 +49,13 @@ impl Walk {
             "Registered" => assert_eq!(walk.respond(200, &[]), "Registered"),
             "BackingOff" => assert_eq!(walk.respond(500, &[]), "Failed"),
             "Refused" => assert_eq!(walk.respond(403, &[]), "Failed"),
+            "LetGo" => {
+                assert_eq!(walk.respond(200, &[]), "Registered");
+                assert_eq!(step(&walk.registration.aim(walk.now, Goal::Silent)), "WantFlow");
+                assert_eq!(step(&walk.registration.begin()), "Send");
+                walk.send();
+                assert_eq!(walk.respond(500, &[]), "Let go");
+            }
             other => panic!("no state {other}"),
         }
         assert_eq!(walk.state(), state);
@@ -63,6 +70,7 @@ impl Walk {
             State::Registered { .. } => "Registered",
             State::BackingOff { .. } => "BackingOff",
             State::Refused => "Refused",
+            State::LetGo => "LetGo",
         }
     }
 
@@ -104,7 +112,7 @@ fn step(step: &Step) -> &'static str {
         Step::Ask => "Ask",
         Step::Registered { refresh: false, .. } => "Registered",
         Step::Registered { refresh: true, .. } => "Refreshed",
-        Step::Failed(_) => "Failed",
+        Step::Failed(_) | Step::Unanswerable { .. } => "Failed",
         Step::Unregistered { confirmed: true } => "Unregistered",
         Step::Unregistered { confirmed: false } => "Let go",
     }
@@ -121,6 +129,7 @@ fn a_registration_walks_every_row_of_its_table() {
         ("Registered", ("Nothing", "Registered"), "Nothing", "WantFlow", ("WantFlow", "Waiting")),
         ("BackingOff", ("Nothing", "BackingOff"), "Nothing", "WantFlow", ("Nothing", "BackingOff")),
         ("Refused", ("Nothing", "Refused"), "Nothing", "Nothing", ("Nothing", "Refused")),
+        ("LetGo", ("Nothing", "LetGo"), "Nothing", "Nothing", ("Nothing", "LetGo")),
     ] {
         let mut walk = Walk::to(state);
         assert_eq!((step(&walk.registration.begin()), walk.state()), flow_up, "{state}, flow up");
@@ -193,8 +202,8 @@ fn what_is_followed_once_is_not_followed_twice() {
 #[test]
 fn every_state_can_be_aimed_at_each_goal() {
     for state in STATES {
-        // The server may hold a Contact once a REGISTER was sent, until it says that it does not.
-        let there = !matches!(state, "Waiting" | "Refused");
+        // The server may hold a Contact once a REGISTER was sent, until it says that it does not: a refusal says so.
+        let there = !matches!(state, "Waiting" | "Asking" | "Refused");
         for goal in [Goal::Silent, Goal::Gone] {
             let mut walk = Walk::to(state);
             // The answer to what is under way is waited for, unless all is to be forgotten.
@@ -204,13 +213,13 @@ fn every_state_can_be_aimed_at_each_goal() {
                 true => "WantFlow",
                 false => "Unregistered",
             };
-            assert_eq!(step(&walk.registration.aim(goal)), expected, "{state} {goal:?}");
+            assert_eq!(step(&walk.registration.aim(walk.now, goal)), expected, "{state} {goal:?}");
             assert_eq!(walk.registration.wants_flow(), there && !waits);
             let back = if waits { "Nothing" } else { "WantFlow" };
-            assert_eq!(step(&walk.registration.aim(Goal::Registered)), back, "{state}, and back");
+            assert_eq!(step(&walk.registration.aim(walk.now, Goal::Registered)), back, "{state}, and back");
             assert_eq!(walk.registration.wants_flow(), !waits);
         }
-        assert_eq!(step(&Walk::to(state).registration.aim(Goal::Registered)), "Nothing", "{state}");
+        assert_eq!(step(&Walk::to(state).registration.aim(Instant::now(), Goal::Registered)), "Nothing", "{state}");
     }
 }
 
@@ -220,8 +229,8 @@ fn a_goal_that_changes_while_a_register_is_under_way_is_followed_after_its_answe
     for (status, header, again) in
         [(200, None, "Send"), (401, challenged, "Ask"), (403, None, "Send"), (503, None, "Send")]
     {
-        let mut walk = Walk::to("Sent");
-        assert_eq!(step(&walk.registration.aim(Goal::Silent)), "Nothing");
+        let mut walk = refreshing();
+        assert_eq!(step(&walk.registration.aim(walk.now, Goal::Silent)), "Nothing");
         let headers: Vec<_> = header.into_iter().collect();
         assert_eq!(walk.respond(status, &headers), "WantFlow", "{status} to what is not wanted any more");
         assert_eq!(step(&walk.registration.begin()), again);
@@ -229,7 +238,7 @@ fn a_goal_that_changes_while_a_register_is_under_way_is_followed_after_its_answe
             assert_eq!(step(&walk.answer()), "Send");
         }
         assert_eq!(walk.send().number(Name::Expires), Some(0));
-        assert_eq!(step(&walk.registration.aim(Goal::Registered)), "Nothing");
+        assert_eq!(step(&walk.registration.aim(walk.now, Goal::Registered)), "Nothing");
         assert_eq!(walk.respond(200, &[]), "WantFlow", "{status}: it is unregistered, and wanted again");
         assert_eq!(step(&walk.registration.begin()), again);
         if again == "Ask" {
@@ -239,11 +248,11 @@ fn a_goal_that_changes_while_a_register_is_under_way_is_followed_after_its_answe
         assert_eq!(walk.respond(200, &[]), "Registered");
     }
     let mut walk = Walk::to("Sent");
-    walk.registration.aim(Goal::Silent);
-    walk.registration.aim(Goal::Registered);
+    walk.registration.aim(walk.now, Goal::Silent);
+    walk.registration.aim(walk.now, Goal::Registered);
     assert_eq!(walk.respond(200, &[]), "Registered", "there and back again: what was asked for is what is wanted");
     let mut silent = Walk::to("Sent");
-    silent.registration.aim(Goal::Silent);
+    silent.registration.aim(silent.now, Goal::Silent);
     let (now, branch) = (silent.now, silent.registration.branch().unwrap());
     assert_eq!(step(&silent.registration.on_silence(now, branch, &BACK_OFF, &mut silent.random)), "WantFlow");
 }
@@ -258,7 +267,7 @@ fn an_unregistration_ends_whatever_is_answered() {
         (500, None, "Let go"),
     ] {
         let mut walk = Walk::to("Registered");
-        walk.registration.aim(Goal::Gone);
+        walk.registration.aim(walk.now, Goal::Gone);
         assert_eq!(step(&walk.registration.begin()), "Send");
         let register = walk.send();
         assert_eq!(register.number(Name::Expires), Some(0));
@@ -266,6 +275,106 @@ fn an_unregistration_ends_whatever_is_answered() {
         let headers: Vec<_> = headers.into_iter().collect();
         assert_eq!(walk.respond(status, &headers), follows, "{status}");
         assert!(!walk.registration.wants_flow());
+    }
+}
+
+#[test]
+fn a_contact_that_may_stand_is_unregistered_whatever_came_after_its_grant() {
+    let challenge = ("WWW-Authenticate", CHALLENGE);
+    for (status, headers) in [(403, None), (404, None), (604, None), (429, None), (500, None), (302, None), (410, None)]
+    {
+        let headers: Vec<(&str, &str)> = headers.into_iter().collect();
+        for goal in [Goal::Gone, Goal::Silent] {
+            let mut walk = refreshing();
+            assert_eq!(walk.respond(status, &headers), "Failed", "{status}");
+            let now = walk.now;
+            assert_eq!(step(&walk.registration.aim(now, goal)), "WantFlow", "{status} {goal:?}");
+            assert_eq!(step(&walk.registration.begin()), "Send");
+            let register = walk.send();
+            assert_eq!((register.number(Name::Expires), register.has(Name::Authorization)), (Some(0), false));
+            assert_eq!(walk.respond(200, &[]), "Unregistered");
+        }
+        // What was granted has ended by itself; after a 500 something may have been granted since.
+        let mut walk = refreshing();
+        walk.respond(status, &headers);
+        let later = walk.now + Duration::from_secs(601);
+        let ended = if status == 500 { "WantFlow" } else { "Unregistered" };
+        assert_eq!(step(&walk.registration.aim(later, Goal::Gone)), ended, "{status}");
+    }
+    // Refused credentials are not shown for it, and nobody is told that it is gone before it is.
+    let mut walk = refreshing();
+    assert_eq!(walk.respond(401, &[challenge]), "Ask");
+    walk.answer();
+    walk.send();
+    assert_eq!(walk.respond(401, &[challenge]), "Failed");
+    let (now, later) = (walk.now, walk.now + Duration::from_secs(601));
+    assert_eq!(step(&walk.registration.aim(now, Goal::Silent)), "Let go");
+    assert_eq!(step(&walk.registration.aim(now, Goal::Registered)), "Nothing");
+    assert_eq!(walk.state(), "BackingOff", "the pause goes on");
+    assert_eq!(step(&walk.registration.aim(now, Goal::Gone)), "Let go");
+    assert!(!walk.registration.wants_flow());
+    assert_eq!(step(&walk.registration.aim(later, Goal::Gone)), "Unregistered");
+}
+
+/// One whose refresh is under way.
+fn refreshing() -> Walk {
+    let mut walk = Walk::to("Registered");
+    walk.now = walk.registration.deadline().unwrap();
+    let now = walk.now;
+    assert_eq!(step(&walk.registration.on_deadline(now)), "WantFlow");
+    assert_eq!(step(&walk.registration.begin()), "Send");
+    walk.send();
+    walk
+}
+
+#[test]
+fn an_account_that_was_never_granted_has_nothing_to_unregister_and_one_of_an_earlier_run_may_have() {
+    for (status, headers) in [(401, Some(("WWW-Authenticate", CHALLENGE))), (403, None), (404, None), (429, None)] {
+        let mut walk = Walk::to("Sent");
+        walk.respond(status, &headers.into_iter().collect::<Vec<_>>());
+        let now = walk.now;
+        assert_eq!(step(&walk.registration.aim(now, Goal::Gone)), "Unregistered", "{status}");
+    }
+    let mut walk = Walk::to("Waiting");
+    walk.registration = walk.registration.established();
+    let now = walk.now;
+    assert_eq!(step(&walk.registration.aim(now, Goal::Gone)), "WantFlow");
+    assert_eq!(step(&walk.registration.begin()), "Send");
+    walk.send();
+    assert_eq!(walk.respond(200, &[]), "Unregistered");
+}
+
+#[test]
+fn an_unregistration_is_confirmed_when_the_contact_is_not_listed_with_time_left() {
+    let user = BindingId::new(1 << 16, ShardTag(0));
+    let listed = |expires: &str| format!("<sip:{user}@r:1;transport=tls>{expires}");
+    for (contact, expires, follows) in [
+        (None, None, "Unregistered"),
+        (None, Some("600"), "Unregistered"),
+        (Some("<sip:other@r:1;transport=tls>;expires=571".to_owned()), None, "Unregistered"),
+        (Some(listed(";expires=0")), None, "Unregistered"),
+        (Some(listed("")), None, "Unregistered"),
+        (Some(listed("")), Some("0"), "Unregistered"),
+        (Some(listed(";expires=571")), None, "Let go"),
+        (Some(listed(" ; Expires = \"571\"")), Some("0"), "Let go"),
+        (Some(listed(";expires=99999999999")), None, "Let go"),
+        (Some(listed("")), Some("600"), "Let go"),
+        (Some(format!("<sip:other@h>;expires=1, {}", listed(";q=0.5;expires=1"))), None, "Let go"),
+        (Some(format!("<sip:{user}@192.0.2.7:9>;expires=30")), None, "Let go"),
+        (Some(format!("\"A, B\" <sip:%62{}@r:1>;expires=9", &user.to_string()[1..])), None, "Let go"),
+    ] {
+        let mut walk = Walk::to("Registered");
+        let now = walk.now;
+        walk.registration.aim(now, Goal::Silent);
+        walk.registration.begin();
+        walk.send();
+        let contact = contact.as_deref().map(|contact| ("Contact", contact));
+        let headers: Vec<_> = contact.into_iter().chain(expires.map(|it| ("Expires", it))).collect();
+        assert_eq!(walk.respond(200, &headers), follows, "{headers:?}");
+        assert!(!walk.registration.wants_flow(), "once");
+        // The end asks again for what stands.
+        let end = if follows == "Let go" { "WantFlow" } else { follows };
+        assert_eq!(step(&walk.registration.aim(now, Goal::Gone)), end, "{headers:?}");
     }
 }
 

@@ -99,6 +99,10 @@ impl ServerMachine {
         }
     }
 
+    pub(super) fn is_acknowledged(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.is_acknowledged())
+    }
+
     pub(super) fn is_accepted(&self) -> bool {
         matches!(self, Self::Invite(machine) if machine.is_accepted())
     }

@@ -79,6 +79,11 @@ impl InviteServer {
         matches!(self.state, Invite::Proceeding)
     }
 
+    /// Whether its refusal was acknowledged.
+    pub fn is_acknowledged(&self) -> bool {
+        matches!(self.state, Invite::Confirmed { .. })
+    }
+
     /// Whether a 2xx was passed on.
     pub fn is_accepted(&self) -> bool {
         matches!(self.state, Invite::Accepted { .. })

@@ -372,6 +372,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
+    /// Whether whoever sent an INVITE has acknowledged its refusal; what is over has been.
+    pub fn is_acknowledged(&self, id: ServerId) -> bool {
+        self.servers.get(&id).is_none_or(|server| server.machine.is_acknowledged())
+    }
+
     /// Whether a server transaction still waits for its final answer.
     #[cfg(test)]
     pub fn is_pending(&self, id: ServerId) -> bool {

@@ -1,5 +1,6 @@
 //! Calls whose INVITE has as much as a request may have: what this relay adds to it is not too much for anybody here.
 
+use sip::endpoint::Event;
 use sip::message::{Limits, Message, Name};
 
 use crate::world::{SDP, World};
@@ -84,4 +85,22 @@ fn the_largest_invite_from_another_address_than_it_says_is_marked_with_it() {
     world.receive(world.upstream, &text);
     let trying = world.last("INVITE 100");
     assert!(trying.via().unwrap().text.ends_with(";received=192.0.2.10"), "{:?}", trying.via());
+}
+
+#[test]
+fn a_registrar_lists_as_many_contacts_as_its_response_has_room_for_each_on_its_line() {
+    for others in [100, 250, 1_400] {
+        let mut world = World::new(World::registered().upstream.flow);
+        world.bind();
+        let register = world.last("REGISTER");
+        let ours = register.text(Name::Contact).unwrap().split_once('>').unwrap().0.to_owned() + ">;expires=300";
+        let listed: Vec<_> = (0..others).map(|it| format!("<sip:o{it}@192.0.2.9>;expires=60")).chain([ours]).collect();
+        let lines: Vec<_> = listed.iter().map(|contact| ("Contact", &**contact)).collect();
+        world.respond(200, &lines);
+        let lasts = world.events.iter().find_map(|event| match event {
+            Event::Registered { expires, .. } => Some(expires.as_secs()),
+            _ => None,
+        });
+        assert_eq!(lasts, Some(300), "{others} others");
+    }
 }

@@ -272,8 +272,9 @@ fn a_copy_of_an_invite_that_comes_late_rings_nobody_again() {
         }
         let forked = world.count("INVITE");
         world.receive(source, &text.replace("z9hG4bKserver.merged", "z9hG4bKother.merged"));
-        // Nobody was found: the server may try again.
-        let expected = if end == "timed-out" { (forked + 1, 0) } else { (forked, 1) };
+        // Nobody was found, or the server has ended it itself: it may try again.
+        let tries_again = matches!(end, "timed-out" | "cancelled");
+        let expected = if tries_again { (forked + 1, 0) } else { (forked, 1) };
         assert_eq!((world.count("INVITE"), world.count("INVITE 482")), expected, "{end}: {:?}", world.descriptions());
         world.advance(Duration::from_secs(600));
     }
@@ -281,28 +282,58 @@ fn a_copy_of_an_invite_that_comes_late_rings_nobody_again() {
 
 #[test]
 fn a_hunt_group_that_tries_a_phone_again_with_the_same_call_rings_it_again() {
-    for (end, rings) in [("busy", true), ("declined", true), ("cancelled", true), ("answered", false)] {
+    // How the first try ended, whether its end was acknowledged, and after how many seconds the next one comes.
+    for (end, acknowledged, after, rings) in [
+        ("busy", false, 5, true),
+        ("busy", true, 1, true),
+        ("busy", true, 0, true),
+        ("busy", false, 1, false),
+        ("declined", false, 5, true),
+        ("declined", true, 1, true),
+        ("cancelled", false, 5, true),
+        ("cancelled", true, 1, true),
+        ("cancelled", false, 0, true),
+        ("cancelled-asleep", true, 1, true),
+        ("cancelled-asleep", false, 0, true),
+        ("answered", false, 5, false),
+        ("answered-elsewhere", true, 1, false),
+    ] {
         let mut world = World::registered();
         let (source, text) = (world.upstream, world.invite_text("hunted"));
+        let by_server = |world: &mut World, method: &str, reason: &str| {
+            let head = world.head("hunted", method, 1, "");
+            world.receive(
+                source,
+                &format!("{method} sip:{}@relay.test:5070 SIP/2.0\r\n{head}{reason}\r\n", world.binding),
+            );
+        };
         world.receive(source, &text);
-        world.attach(1);
-        let (device, invite) = (world.device(1), world.last("INVITE"));
-        match end {
-            "busy" => world.reply(device, &invite, 486, &[], ""),
-            "declined" => world.reply(device, &invite, 603, &[], ""),
-            "answered" => world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>")], ""),
-            _ => {
-                world.reply(device, &invite, 180, &[], "");
-                let head = world.head("hunted", "CANCEL", 1, "");
-                world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
-                world.reply(device, &invite, 487, &[], "");
+        if end == "cancelled-asleep" {
+            by_server(&mut world, "CANCEL", "");
+            world.attach(1);
+        } else {
+            world.attach(1);
+            let (device, invite) = (world.device(1), world.last("INVITE"));
+            match end {
+                "busy" => world.reply(device, &invite, 486, &[], ""),
+                "declined" => world.reply(device, &invite, 603, &[], ""),
+                "answered" => world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>")], ""),
+                _ => {
+                    world.reply(device, &invite, 180, &[], "");
+                    let elsewhere = if end == "cancelled" { "" } else { "Reason: SIP;cause=200\r\n" };
+                    by_server(&mut world, "CANCEL", elsewhere);
+                    world.reply(device, &invite, 487, &[], "");
+                }
             }
         }
+        if acknowledged {
+            by_server(&mut world, "ACK", "");
+        }
         let forked = world.count("INVITE");
-        world.advance(Duration::from_secs(5));
+        world.advance(Duration::from_secs(after));
         world.receive(source, &text.replace("z9hG4bKserver.hunted", "z9hG4bKnext.hunted"));
-        assert_eq!(world.count("INVITE") > forked, rings, "{end}: {:?}", world.descriptions());
-        assert_eq!(world.count("INVITE 482") == 0, rings, "{end}");
+        assert_eq!(world.count("INVITE") > forked, rings, "{end} {acknowledged} {after}: {:?}", world.descriptions());
+        assert_eq!(world.count("INVITE 482") == 0, rings, "{end} {acknowledged} {after}");
     }
 }
 

@@ -70,7 +70,7 @@ fn a_node_that_hands_over_refreshes_nothing_whether_credentials_are_asked_for_or
         world.grant(600);
         let before = world.count("REGISTER");
         world.input(Input::HandOver);
-        world.advance(seconds(700));
+        world.advance(seconds(590));
         assert_eq!(world.count("REGISTER"), before, "asked: {asks}");
         world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
         assert_eq!(world.count("REGISTER"), before + 1, "asked: {asks}");
@@ -497,6 +497,7 @@ fn a_registration_whose_way_is_free_is_tried_again_at_once_unless_its_server_has
 #[test]
 fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence() {
     let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
     world.grant(600);
     world.next_register();
     world.respond(403, &[]);
@@ -549,6 +550,54 @@ fn a_refresh_that_is_challenged_without_a_challenge_ends_no_account() {
             }
         }
     }
+}
+
+#[test]
+fn a_challenge_that_cannot_be_read_is_told_apart_from_one_for_a_digest_that_is_not_made() {
+    let long = format!("Digest realm=\"r\", nonce=\"{}\"", "n".repeat(1_500));
+    for (challenges, unreadable) in [
+        (vec![], false),
+        (vec!["Basic realm=\"r\""], false),
+        (vec!["Digest realm=\"r\", nonce=\"n\", algorithm=X"], false),
+        (vec!["Digest realm=\"r\", nonce=\"n\", qop=\"auth-conf\""], false),
+        (vec!["Digest realm=\"r\" nonce=\"n\" qop=\"auth\""], true),
+        (vec!["Digest realm=\"r\"; nonce=\"n\"; qop=\"auth\""], true),
+        (vec!["Digest realm=\"r\", realm=\"r\", nonce=\"n\""], true),
+        (vec!["Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale"], true),
+        (vec!["Digest nonce=\"n\""], true),
+        (vec!["Digest realm=\"r\", nonce=\"n"], true),
+        (vec![&long], true),
+        (vec!["Basic realm=\"r\"", &long], true),
+    ] {
+        for (status, name) in [(401, "WWW-Authenticate"), (407, "Proxy-Authenticate")] {
+            // At the first registration, and at a refresh.
+            for established in [false, true] {
+                let mut world = begun();
+                if established {
+                    world.grant(600);
+                    world.next_register();
+                }
+                let headers: Vec<_> = challenges.iter().map(|value| (name, *value)).collect();
+                world.respond(status, &headers);
+                let told: Vec<_> = world
+                    .events
+                    .iter()
+                    .filter_map(|event| match event {
+                        Event::Unanswerable { unreadable, .. } => Some(*unreadable),
+                        _ => None,
+                    })
+                    .collect();
+                assert_eq!(told, [unreadable], "{challenges:?}");
+                assert!(matches!(world.events.last(), Some(Event::RegistrationFailed { .. })), "{challenges:?}");
+            }
+        }
+    }
+    // An answer that was refused is no challenge without an answer, whatever comes with the refusal.
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.respond(401, &[("WWW-Authenticate", &long)]);
+    assert!(!world.events.iter().any(|event| matches!(event, Event::Unanswerable { .. })));
+    assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: 401 }));
 }
 
 #[test]

@@ -226,7 +226,7 @@ impl World {
             Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
             Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
-            Event::ResponseRefused => {}
+            Event::ResponseRefused | Event::Unanswerable { .. } => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteTransaction(_)
@@ -351,6 +351,7 @@ fn event_kind(event: &Event) -> String {
         Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),
+        Event::Unanswerable { unreadable, .. } => format!("unanswerable {unreadable}"),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),
         Event::VerifyDevice { instance, .. } => format!("knock {instance}"),

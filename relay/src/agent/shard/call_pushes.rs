@@ -174,11 +174,14 @@ impl Shard {
     /// Remembers a call, so that its state can be asked.
     pub(crate) fn track_call(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
         let (id, instance) = (call.call, call.instance);
+        let valid_until = call.valid.map(|valid| unix_now() + valid.as_secs());
         // A call that was offered to a device may be pushed after all.
         match self.calls.get_mut(id, instance) {
             Some(known) => {
                 known.pushed = known.pushed.or(pushed);
                 known.mark = known.mark.or(call.mark);
+                known.valid_until = known.valid_until.or(valid_until);
+                known.wait_until(known.deadline);
             }
             None => {
                 let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
@@ -187,6 +190,7 @@ impl Shard {
                 let call = Call {
                     state,
                     deadline,
+                    valid_until,
                     pushed,
                     waiting,
                     unreachable,

@@ -45,6 +45,11 @@ impl Shard {
                 tracing::info!(event = "public-address", upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
             Event::FailbackProbed { upstream, moved } => self.shared.dialler.tried(self.index, upstream, moved),
+            Event::Unanswerable { instance, unreadable } => {
+                if let Some(row) = self.instances.get_mut(instance) {
+                    row.unanswerable = Some(if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest });
+                }
+            }
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }
@@ -192,7 +197,6 @@ impl Shard {
         }
         if let Some(row) = self.instances.get_mut(id) {
             row.unanswerable = answer.as_ref().err().copied();
-            row.asked = true;
         }
         answer.ok()
     }
@@ -220,7 +224,7 @@ impl Shard {
                     self.shared.upstreams.prove(row.upstream);
                 }
                 row.status = 200;
-                row.asked = false;
+                row.unanswerable = None;
                 row.set_registered_until(unix_now() + expires.as_secs());
                 if let Some(first) = row.first.take() {
                     let asked = if id == by { asked.take().unwrap_or_default() } else { Vec::new() };
@@ -239,9 +243,10 @@ impl Shard {
         match failure {
             RegistrationFailure::Refused { status } => {
                 self.shared.metrics.registration(RegistrationOutcome::Refused);
+                let unanswerable = self.instances.get(instance).and_then(|row| row.unanswerable);
                 // Whom it refused last: then the credentials of another one are tried.
                 for id in self.with_same_credentials(binding, instance).into_iter().chain([instance]) {
-                    self.on_refused(id, status);
+                    self.on_refused(id, status, unanswerable);
                 }
             }
             RegistrationFailure::Retry { status, after } => {
@@ -278,14 +283,11 @@ impl Shard {
         others
     }
 
-    fn on_refused(&mut self, id: InstanceId, status: u16) {
+    fn on_refused(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
         let Some(row) = self.instances.get_mut(id) else { return };
-        row.status = status;
+        (row.status, row.unanswerable) = (status, unanswerable);
         row.set_registered_until(0);
-        if matches!(status, 401 | 407) && !row.asked {
-            row.unanswerable = Some(Unanswerable::Digest);
-        }
-        let (first, unanswerable, is_stored) = (row.first.take(), row.unanswerable, row.is_stored);
+        let (first, is_stored) = (row.first.take(), row.is_stored);
         tracing::info!(event = "registration-refused", instance = %id, status, "the SIP server refused a registration");
         // One whose enabling was answered 202 is in the store although its first registration is under way.
         self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
@@ -298,6 +300,8 @@ impl Shard {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
         row.set_registered_until(0);
         row.status = status.unwrap_or(row.status);
+        // A challenge that had no answer was another attempt's.
+        row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
         let (first, registered_before) = (row.first.take(), row.registered_at > 0);
         self.set_state(id, InstanceState::Retrying);
         if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
@@ -328,7 +332,7 @@ impl Shard {
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);
             call.sign = true;
-            call.deadline = unix_now() + self.shared.answer_timeout.as_secs();
+            call.wait_until(unix_now() + self.shared.answer_timeout.as_secs());
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;

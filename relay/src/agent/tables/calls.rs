@@ -24,6 +24,8 @@ pub struct Call {
     pub state: CallState,
     /// When the relay gives up waiting, in seconds since 1970.
     pub deadline: u64,
+    /// When its caller does, likewise, where its INVITE says so.
+    pub valid_until: Option<u64>,
     /// The service that was asked to wake the device, if one was.
     pub pushed: Option<Provider>,
     /// It waits for its device, and counts in the metric of held calls.
@@ -46,6 +48,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The relay gives up waiting at this time, in seconds since 1970, or when its caller does.
+    pub(crate) fn wait_until(&mut self, deadline: u64) {
+        self.deadline = self.valid_until.map_or(deadline, |until| until.min(deadline));
+    }
+
     /// The device as one that was woken for this call.
     pub(crate) fn woken(&self, instance: InstanceId) -> Option<Woken> {
         let mark = self.mark.filter(|_| self.accepted)?;
@@ -141,6 +148,7 @@ mod tests {
         Call {
             state: CallState::Waking,
             deadline,
+            valid_until: None,
             pushed: None,
             waiting: true,
             unreachable: false,
@@ -167,6 +175,18 @@ mod tests {
         assert_eq!(woken(Call { mark: None, ..accepted }, now), 0, "its INVITE is still to come");
         assert_eq!(woken(Call { state: CallState::Cancelled, ..accepted }, now), 1, "also when it is over");
         assert_eq!(woken(accepted, accepted.waits_until), 0);
+    }
+
+    #[test]
+    fn a_call_that_its_caller_limits_does_not_wait_longer_for_a_device_that_came() {
+        let mut limited = Call { valid_until: Some(40), ..call(30) };
+        limited.wait_until(130);
+        assert_eq!(limited.deadline, 40);
+        limited.wait_until(35);
+        assert_eq!(limited.deadline, 35);
+        let mut unlimited = call(30);
+        unlimited.wait_until(130);
+        assert_eq!(unlimited.deadline, 130);
     }
 
     #[test]

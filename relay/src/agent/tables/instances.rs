@@ -49,8 +49,6 @@ pub(crate) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
-    /// Whether its credentials were asked for since it was registered last, in a way that this relay knows.
-    pub asked: bool,
     /// Those who wait for the outcome of the first registration.
     pub first: Option<Box<oneshot::Sender<FirstRegistration>>>,
     /// The store has it: whoever enabled it was told so, or will be.
@@ -187,7 +185,6 @@ impl Row {
             status: 0,
             state,
             unanswerable: None,
-            asked: false,
             first: None,
             is_stored: true,
             ending: None,

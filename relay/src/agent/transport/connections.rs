@@ -342,7 +342,7 @@ impl Connection {
                             continue;
                         }
                     };
-                    if !self.framing.is_whole(bytes.len(), message.head().len() + message.body().len()) {
+                    if !self.framing.is_whole(&bytes, message.head().len() + message.body().len()) {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;

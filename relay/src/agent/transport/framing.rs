@@ -1,9 +1,9 @@
 //! How messages lie in a stream: one after the other with their length, or each in a WebSocket message.
 //!
-//! Invariant: over WebSocket a message is one SIP message, a ping or a pong, whole and alone (RFC 7118 §5.1); what it would
-//! mean otherwise is not guessed at. Bytes that are to be sent are never copied.
+//! Invariant: over WebSocket a message is one SIP message, a ping or a pong, whole and alone (RFC 7118 §5.1) but for line ends around it, which a
+//! stream may have as well (RFC 3261 §7.5); what it would mean otherwise is not guessed at. Bytes that are to be sent are never copied.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sip::message::{Frame, FrameError, Framer, Limits};
 
 use crate::metrics::labels::SipRefusal;
@@ -63,11 +63,7 @@ impl Framing {
             Self::WebSocket(reader) => {
                 let incoming = reader.next_message().map_err(Broken::WebSocket)?;
                 Ok(incoming.map(|incoming| match incoming {
-                    Incoming::Message(bytes) => Came::Frame(match &bytes[..] {
-                        b"\r\n\r\n" => Frame::Ping,
-                        b"\r\n" => Frame::Pong,
-                        _ => Frame::Message(bytes),
-                    }),
+                    Incoming::Message(bytes) => Came::Frame(frame_of(bytes)),
                     Incoming::Ping(payload) => Came::Control(websocket::pong(&payload)),
                     Incoming::Close(code) => Came::End(websocket::close(code.unwrap_or(websocket::CLOSE_NORMAL))),
                 }))
@@ -99,10 +95,26 @@ impl Framing {
         }
     }
 
-    /// Whether a message of so many bytes came alone: in a stream it always does.
-    pub(crate) fn is_whole(&self, came: usize, message: usize) -> bool {
-        matches!(self, Self::Stream(_)) || came == message
+    /// Whether a message of so many bytes came alone, but for line ends behind it: in a stream it always does.
+    pub(crate) fn is_whole(&self, came: &[u8], message: usize) -> bool {
+        matches!(self, Self::Stream(_)) || came.get(message..).is_some_and(is_line_ends)
     }
+}
+
+/// What a message of a WebSocket is, without the line ends before it; line ends alone are a pong, and two of them or more a ping (RFC 5626
+/// §4.4.1).
+fn frame_of(mut bytes: Bytes) -> Frame {
+    if bytes.len() > 1 && bytes.len().is_multiple_of(2) && bytes.chunks(2).all(|pair| pair == b"\r\n") {
+        return if bytes.len() == 2 { Frame::Pong } else { Frame::Ping };
+    }
+    while bytes.starts_with(b"\r\n") {
+        bytes.advance(2);
+    }
+    Frame::Message(bytes)
+}
+
+fn is_line_ends(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 impl Broken {
@@ -121,6 +133,52 @@ impl Broken {
         match self {
             Self::WebSocket(fault) => fault.code(),
             Self::Stream(_) | Self::NotSip => CLOSE_POLICY,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client's frame with this text, of at most 125 bytes, comes to: the message, and whether it came alone.
+    fn came(text: &str) -> (Frame, bool) {
+        let mut framing = Framing::websocket(Limits::default());
+        // A mask of zeros changes nothing.
+        framing.push(&[&[0x81, 0x80 | u8::try_from(text.len()).unwrap()], &[0; 4][..], text.as_bytes()].concat());
+        let Ok(Some(Came::Frame(frame))) = framing.next() else { panic!("no frame: {text:?}") };
+        let whole = match &frame {
+            Frame::Message(bytes) => sip::message::Message::parse(bytes, &Limits::default())
+                .is_ok_and(|it| framing.is_whole(bytes, it.head().len() + it.body().len())),
+            _ => true,
+        };
+        (frame, whole)
+    }
+
+    #[test]
+    fn line_ends_around_a_message_of_a_websocket_are_passed_over() {
+        let message = "OPTIONS sip:a@b SIP/2.0\r\nContent-Length: 2\r\n\r\nhi";
+        for (before, behind) in [("", ""), ("", "\r\n"), ("\r\n", ""), ("\r\n\r\n", "\r\n\r\n"), ("", "\n")] {
+            let (frame, whole) = came(&format!("{before}{message}{behind}"));
+            assert_eq!(
+                (frame, whole),
+                (Frame::Message(format!("{message}{behind}").into()), true),
+                "{before:?} {behind:?}"
+            );
+        }
+        for behind in ["x", " ", "\r\nx", "\0", message] {
+            assert!(!came(&format!("{message}{behind}")).1, "{behind:?}");
+        }
+        assert!(!came(&format!(" {message}")).1, "what is no line end is no message's beginning");
+    }
+
+    #[test]
+    fn line_ends_alone_are_keep_alives() {
+        for (text, frame) in [("\r\n", Frame::Pong), ("\r\n\r\n", Frame::Ping), ("\r\n\r\n\r\n", Frame::Ping)] {
+            assert_eq!(came(text).0, frame, "{text:?}");
+        }
+        for odd in ["", "\r", "\n", "\n\r"] {
+            assert!(!came(odd).1, "{odd:?}");
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | ping | [`Incoming::Ping`]: a pong with the same bytes is due |
 //! | pong | nothing |
 //! | close | [`Incoming::Close`]: the last frame |
+//! | a close with a code that no peer may send, or a reason that is not UTF-8 | [`Fault`] |
 //! | anything else, a frame without a mask, a reserved bit | [`Fault`] |
 //!
 //! The HTTP request that comes first is dealt with in [`upgrade`].
@@ -52,8 +53,8 @@ pub enum Fault {
     /// A frame that RFC 6455 does not allow.
     #[error("a frame breaks RFC 6455")]
     Protocol,
-    /// A text message that is not UTF-8.
-    #[error("a text message is not UTF-8")]
+    /// A text message, or the reason of a close, that is not UTF-8.
+    #[error("a text is not UTF-8")]
     NotText,
     /// A message beyond the limit, or in too many fragments.
     #[error("a message is too long")]
@@ -150,10 +151,10 @@ impl Reader {
             Opcode::Ping => return Ok(Some(Incoming::Ping(payload.freeze()))),
             Opcode::Pong => return Ok(None),
             Opcode::Close => {
-                return match (payload.first_chunk(), payload.len()) {
-                    (Some(code), _) => Ok(Some(Incoming::Close(Some(u16::from_be_bytes(*code))))),
-                    (None, 0) => Ok(Some(Incoming::Close(None))),
-                    (None, _) => Err(Fault::Protocol),
+                return match payload.split_first_chunk() {
+                    Some((code, reason)) => close_code(u16::from_be_bytes(*code), reason).map(Some),
+                    None if payload.is_empty() => Ok(Some(Incoming::Close(None))),
+                    None => Err(Fault::Protocol),
                 };
             }
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {}
@@ -178,6 +179,18 @@ impl Reader {
             return Err(Fault::NotText);
         }
         Ok(Some(Incoming::Message(bytes.freeze())))
+    }
+}
+
+/// The end that a close frame tells. Codes that are reserved, or that an endpoint only tells itself (1005, 1006, 1015), are in no frame (RFC 6455
+/// §7.4).
+fn close_code(code: u16, reason: &[u8]) -> Result<Incoming, Fault> {
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 if std::str::from_utf8(reason).is_ok() => {
+            Ok(Incoming::Close(Some(code)))
+        }
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Err(Fault::NotText),
+        _ => Err(Fault::Protocol),
     }
 }
 
@@ -397,6 +410,13 @@ mod tests {
     fn the_end_may_name_its_reason() {
         assert_eq!(read(9, &[&frame(0x88, b"")]), Ok(vec![Incoming::Close(None)]));
         assert_eq!(read(9, &[&frame(0x88, b"\x03\xe8bye")]), Ok(vec![Incoming::Close(Some(1000))]));
+        for code in [1000u16, 1001, 1003, 1007, 1011, 1014, 3000, 4999] {
+            assert_eq!(read(9, &[&frame(0x88, &code.to_be_bytes())]), Ok(vec![Incoming::Close(Some(code))]));
+        }
+        for code in [0u16, 5, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+            assert_eq!(read(9, &[&frame(0x88, &code.to_be_bytes())]), Err(Fault::Protocol), "{code}");
+        }
+        assert_eq!(read(9, &[&frame(0x88, b"\x03\xe8\xff")]), Err(Fault::NotText));
         assert_eq!(close(CLOSE_TOO_LONG)[..], [0x88, 2, 0x03, 0xf1]);
         assert_eq!(pong(b"?")[..], [0x8a, 1, b'?']);
     }

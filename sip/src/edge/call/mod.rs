@@ -10,7 +10,7 @@
 //! The next INVITE to a binding is taken for the one that was announced for it: a SIP server that announces a call sends
 //! its INVITE as soon as it knows that a device is awake. While a call waits, it is in one of these states:
 //!
-//! | state | a device attached | device 1xx | device 2xx | device ≥ 300 | device 6xx | CANCEL | deadline |
+//! | state | a device attached | device 1xx | device 2xx | device ≥ 300 | device 6xx | CANCEL, or its Expires ran out | deadline |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
 //! | Waking | fork | → Ringing | → Answered | this device is out; the last: → Declined | → Declined | 487 → Cancelled | 480 → TimedOut |
 //! | Ringing | fork | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
@@ -29,23 +29,22 @@
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
+pub mod invite;
 mod legs;
 pub mod provisional;
 
 use std::time::{Duration, Instant};
 
 use super::invite_mark::InviteMark;
-use super::refusals::Refusals;
 use super::replaces::Replaces;
 use super::{CallState, IncomingCall};
-use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use bytes::Bytes;
+pub use invite::Invite;
 use legs::{Legs, Phase};
-use provisional::LastProvisional;
 
 /// A device that the call is for.
 #[derive(Debug)]
@@ -104,37 +103,6 @@ enum Stage {
     Closed { server: ServerId },
 }
 
-/// The INVITE of a call that waits.
-#[derive(Debug)]
-pub struct Invite {
-    /// Its server transaction.
-    pub server: ServerId,
-    /// Where it came from.
-    pub source: Source,
-    /// The request as it came.
-    pub message: Message,
-    /// The To tag of the answers that the relay gives itself.
-    pub tag: String,
-    mark: InviteMark,
-    refusals: Refusals,
-    last_provisional: LastProvisional,
-}
-
-impl Invite {
-    /// An INVITE that has just come, with its mark.
-    pub fn new(
-        now: Instant,
-        timing: EdgeTiming,
-        server: ServerId,
-        source: Source,
-        (message, mark): (Message, InviteMark),
-        tag: String,
-    ) -> Self {
-        let last_provisional = LastProvisional::new(now, timing.provisional_interval, &message);
-        Self { server, source, message, tag, mark, refusals: Refusals::default(), last_provisional }
-    }
-}
-
 /// The devices of an expected call at the moment when its INVITE came.
 #[derive(Debug)]
 pub struct Announced {
@@ -168,17 +136,26 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether an INVITE of this mark is a copy of this call's that came by another way, `late` after it at most. One that comes later, when
-    /// nobody has answered the call, is the server's next try: a hunt group forks one after the other (RFC 3261 §16.6), with the same
-    /// Call-ID, From tag and CSeq. A call that found nobody may be tried again at once.
-    pub fn is_merged_with(&self, now: Instant, mark: InviteMark, late: Duration) -> bool {
-        let may_come = !self.is_closed()
-            || match self.state {
-                CallState::TimedOut => false,
-                CallState::Answered | CallState::AnsweredElsewhere => true,
-                _ => now < self.arrived + late,
-            };
-        may_come && self.mark == Some(mark)
+    /// Whether an INVITE of this mark is a copy of this call's that came by another way. It is the server's next try instead when nobody has
+    /// answered and the server is done with this one: a hunt group forks one after the other (RFC 3261 §16.6), with the same Call-ID, From tag
+    /// and CSeq. It is done when it has cancelled it, when it has acknowledged its final answer (only a transaction that goes on has copies,
+    /// §8.2.2.2), and `late` after it came, when its ACK may be lost. A call that found nobody may be tried again at once.
+    pub fn is_merged_with(
+        &self,
+        now: Instant,
+        mark: InviteMark,
+        late: Duration,
+        is_acknowledged: impl FnOnce(ServerId) -> bool,
+    ) -> bool {
+        if self.mark != Some(mark) {
+            return false;
+        }
+        match (self.state, &self.stage) {
+            (CallState::Answered | CallState::AnsweredElsewhere, _) => true,
+            (CallState::Cancelled | CallState::TimedOut, _) => false,
+            (_, Stage::Closed { server }) => now < self.arrived + late && !is_acknowledged(*server),
+            (_, Stage::Expected | Stage::Waiting(_)) => true,
+        }
     }
 
     /// The mark of its INVITE, when that has come.
@@ -326,6 +303,7 @@ impl Call {
             mark: self.mark,
             replaces: self.replaces,
             wait: self.deadline.saturating_duration_since(now),
+            valid: self.invite().and_then(|invite| invite.valid_until).map(|at| at.saturating_duration_since(now)),
         }
     }
 
@@ -334,9 +312,9 @@ impl Call {
         self.open(instance).is_some_and(|target| !std::mem::replace(&mut target.woken, true))
     }
 
-    /// Waits for its devices until this moment, in place of the whole time.
+    /// Waits for its devices until this moment at most.
     pub fn wait_until(&mut self, deadline: Instant) {
-        self.deadline = deadline;
+        self.deadline = self.deadline.min(deadline);
     }
 
     /// A device has come: the time since the INVITE; `Some` once.
@@ -464,7 +442,8 @@ impl Call {
                 self.ring(instance);
                 self.device_rings(instance);
                 if first {
-                    self.deadline = self.deadline.max(now + answer_wait);
+                    let longest = self.deadline.max(now + answer_wait);
+                    self.deadline = self.invite().map_or(longest, |invite| invite.limit(longest));
                 }
                 Outcome::Pass
             }
@@ -534,6 +513,11 @@ impl Call {
         }
         self.state = state;
         Some(self.legs.end(|_| true))
+    }
+
+    /// Whether its caller waits no longer by the INVITE's own Expires: the same as its CANCEL.
+    pub fn has_expired(&self, now: Instant) -> bool {
+        !self.state.is_final() && self.invite().is_some_and(|invite| invite.has_expired(now))
     }
 
     /// Whether the deadline has come, and then the status of the answer: 408 when a device rang, 480 when none came, 487

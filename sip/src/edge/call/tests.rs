@@ -1,6 +1,6 @@
 //! A call walks the rows of its table, one device and several.
 
-use crate::flow::{Side, Transport};
+use crate::flow::{Side, Source, Transport};
 use crate::id::ShardTag;
 use crate::message::Limits;
 use crate::transaction::{Reply, Table, Timing};
@@ -34,7 +34,7 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let timing = EdgeTiming::default();
     let mut waiting = Call::expected(now, timing, RING, call, binding);
     let mark = InviteMark::of(&invite);
-    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, (invite, mark), "tag".into()));
+    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, (invite, mark, None), "tag".into()));
     waiting
 }
 

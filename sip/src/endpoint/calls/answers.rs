@@ -1,4 +1,4 @@
-//! A call after its INVITE: the answers of devices, the CANCEL of its caller, and its end.
+//! A call after its INVITE: the answers of devices, the CANCEL of its caller or the end of its Expires, and its end.
 //!
 //! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, behind which something
 //! may fork (RFC 3261 §16.7 step 5); a 2xx that nobody waits for is ended with ACK and BYE.
@@ -30,6 +30,9 @@ impl Endpoint {
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.is_expected() {
             return self.on_expected_due(now, call);
+        }
+        if row.has_expired(now) {
+            return self.give_up_call(now, call, false, None);
         }
         if let (Some((status, response)), Some(server)) = (row.repeat(now), row.server()) {
             self.core.transactions.respond(now, server, status, response);
@@ -122,16 +125,19 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn on_call_cancelled(&mut self, now: Instant, call: CallId, cancel: &Message) {
+        let (elsewhere, reason) = (forward::answered_elsewhere(cancel), forward::reason(cancel));
+        self.give_up_call(now, call, elsewhere, reason.as_deref());
+    }
+
+    /// The caller waits no longer, whether by its CANCEL or by the Expires of its INVITE.
+    fn give_up_call(&mut self, now: Instant, call: CallId, elsewhere: bool, reason: Option<&str>) {
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.state().is_final() {
             return;
         }
-        let (legs, at_once) = row.cancel(now, forward::answered_elsewhere(cancel));
+        let (legs, at_once) = row.cancel(now, elsewhere);
         let deadline = row.deadline(now);
-        let reason = forward::reason(cancel);
-        for branch in legs {
-            self.core.transactions.cancel(now, branch, reason.as_deref());
-        }
+        self.cancel_legs(now, legs, reason);
         // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
             self.answer_call(now, call, 487);

@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::call::invite::{Invite, valid_until};
+use crate::edge::call::{Announced, Call};
 use crate::edge::forward;
 use crate::edge::invite_mark::InviteMark;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
@@ -20,6 +21,8 @@ pub(super) struct Admitted {
     pub(super) call: CallId,
     instances: Vec<InstanceId>,
     mark: InviteMark,
+    /// When the INVITE's Expires ends.
+    pub(super) valid_until: Option<Instant>,
 }
 
 impl Endpoint {
@@ -72,7 +75,8 @@ impl Endpoint {
         let mark = InviteMark::of(invite);
         // As long as the network may keep a message (RFC 3261 §17.1.1.1).
         let late = self.core.settings.timing.transaction.t4;
-        if self.calls.is_merged(now, &callees, mark, late) {
+        let transactions = &self.core.transactions;
+        if self.calls.is_merged(now, &callees, mark, late, |server| transactions.is_acknowledged(server)) {
             return Err(482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
@@ -82,7 +86,7 @@ impl Endpoint {
         }
         let instances = self.callable(now, binding, callees)?;
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
-        Ok(Admitted { call, instances, mark })
+        Ok(Admitted { call, instances, mark, valid_until: valid_until(now, invite) })
     }
 
     /// Begins a call whose INVITE was answered 100.
@@ -93,10 +97,11 @@ impl Endpoint {
         server: ServerId,
         invite: Message,
         binding: BindingId,
-        Admitted { call, instances, mark }: Admitted,
+        Admitted { call, instances, mark, valid_until }: Admitted,
     ) {
-        let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
-        let invite = Invite::new(now, timing, server, source, (invite, mark), self.core.random.tag());
+        let timing = self.core.settings.timing.edge;
+        let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
+        let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
         match self.calls.arrive(now, (timing, wait), call, binding, &instances, invite) {
             Some(announced) => self.begin_announced(now, call, &instances, &announced),

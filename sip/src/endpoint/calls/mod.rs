@@ -26,6 +26,7 @@ use crate::edge::call::{Announced, Call, Invite};
 use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
+use crate::transaction::ServerId;
 use overtaking::Overtaking;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
@@ -77,11 +78,18 @@ impl Calls {
     }
 
     /// Whether an INVITE to these instances is a copy of one that has come to one of them (RFC 3261 §8.2.2.2), which may be as `late` as this when
-    /// that one has been refused. The same INVITE to somebody else's devices is a call of its own.
-    fn is_merged(&self, now: Instant, instances: &[InstanceId], mark: InviteMark, late: Duration) -> bool {
+    /// that one has been refused and its ACK has not come. The same INVITE to somebody else's devices is a call of its own.
+    fn is_merged(
+        &self,
+        now: Instant,
+        instances: &[InstanceId],
+        mark: InviteMark,
+        late: Duration,
+        is_acknowledged: impl Fn(ServerId) -> bool,
+    ) -> bool {
         let calls = self.marked.get(&mark).into_iter().flatten().filter_map(|call| self.rows.get(call));
         calls
-            .filter(|call| call.is_merged_with(now, mark, late))
+            .filter(|call| call.is_merged_with(now, mark, late, &is_acknowledged))
             .any(|call| call.instances().any(|it| instances.contains(&it)))
     }
 

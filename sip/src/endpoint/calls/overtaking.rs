@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | the REGISTER is granted | what becomes of the call, which is taken then |
 //! | it is refused, not answered in 64·T1, or the account is gone | 480 |
-//! | the INVITE is cancelled | 487, and nobody was woken |
+//! | the INVITE is cancelled, or its Expires ends | 487, and nobody was woken |
 //!
 //! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`] of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
 //! They are looked at when a registration has changed, and not with each message.
@@ -13,6 +13,7 @@
 use std::time::Instant;
 
 use super::CALLS_PER_INSTANCE;
+use crate::edge::call::invite::valid_until;
 use crate::endpoint::core::{ServerOwner, Timer};
 use crate::endpoint::{Endpoint, Event, Source};
 use crate::id::{BindingId, BranchId, InstanceId};
@@ -31,6 +32,8 @@ pub(super) struct Overtaking {
     server: ServerId,
     source: Source,
     until: Instant,
+    /// When its Expires ends.
+    valid_until: Option<Instant>,
     invite: Box<Message>,
 }
 
@@ -59,9 +62,11 @@ impl Endpoint {
             return self.busy(reply, &invite);
         };
         self.answer_trying(now, server, &invite);
-        let until = now + self.core.settings.timing.transaction.t1_64();
+        let (valid_until, longest) = (valid_until(now, &invite), now + self.core.settings.timing.transaction.t1_64());
+        let until = valid_until.map_or(longest, |at| at.min(longest));
         self.core.timers.set(until, Timer::Overtaking);
-        self.calls.overtaking.push(Overtaking { binding, key, server, source, until, invite: Box::new(invite) });
+        let invite = Box::new(invite);
+        self.calls.overtaking.push(Overtaking { binding, key, server, source, until, valid_until, invite });
     }
 
     /// Takes those whose REGISTER has ended, in the order in which they came.
@@ -75,9 +80,14 @@ impl Endpoint {
                 self.calls.overtaking.push(held);
                 continue;
             }
-            let Overtaking { binding, server, source, invite, .. } = held;
+            let Overtaking { binding, server, source, valid_until, invite, .. } = held;
+            if valid_until.is_some_and(|until| until <= now) {
+                self.refuse_overtaking(now, server, &invite, 487);
+                continue;
+            }
             match self.admit(now, &invite, binding, callees) {
-                Ok(admitted) => {
+                Ok(mut admitted) => {
+                    admitted.valid_until = valid_until;
                     self.core.transactions.adopt(server, ServerOwner::Call(admitted.call));
                     self.take_call(now, source, server, *invite, binding, admitted);
                 }

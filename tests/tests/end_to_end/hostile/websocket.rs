@@ -112,10 +112,15 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
     let (head, tail) = third.as_bytes().split_at(40);
     raw.send([frame(0x01, head), frame(0x89, b"are you there"), frame(0x80, tail)].concat()).await;
     raw.send(frame(0x81, b"\r\n\r\n")).await;
-    for answer in ["Call-ID: text", "Call-ID: binary", "are you there", "Call-ID: pieces", "\u{2}\r\n"] {
+    // Line ends around a message are no part of it.
+    let padded = format!("\r\n{}\r\n", options("padded", "Content-Length: 0\r\n"));
+    raw.send(frame(0x81, padded.as_bytes())).await;
+    for answer in
+        ["Call-ID: text", "Call-ID: binary", "are you there", "Call-ID: pieces", "\u{2}\r\n", "Call-ID: padded"]
+    {
         assert!(raw.await_text(answer, SOON).await, "{answer}: {}", raw.seen());
     }
-    assert_eq!(raw.seen().matches("SIP/2.0 403").count(), 3, "{}", raw.seen());
+    assert_eq!(raw.seen().matches("SIP/2.0 403").count(), 4, "{}", raw.seen());
     // A length that the frame does not hold is answered: where the next message begins is not in doubt.
     raw.send(frame(0x81, options("long", "Content-Length: 9\r\n").as_bytes())).await;
     assert!(raw.await_text("Call-ID: long", SOON).await, "{}", raw.seen());
@@ -131,6 +136,9 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
         ("a reserved bit", frame(0xc1, b"x"), 1002),
         ("an unknown opcode", frame(0x83, b"x"), 1002),
         ("a ping of 126 bytes", frame(0x89, &[b'x'; 126]), 1002),
+        ("a close with a code that is in no frame", frame(0x88, &1005u16.to_be_bytes()), 1002),
+        ("a close with a code that is none", frame(0x88, &5u16.to_be_bytes()), 1002),
+        ("a close with a reason that is not UTF-8", frame(0x88, b"\x03\xe8\xff"), 1007),
         ("SIP without a frame", options("bare", "Content-Length: 0\r\n").into(), 1002),
         ("TLS within TLS", b"\x16\x03\x01\x02\x00\x01".to_vec(), 1002),
         ("text that is not UTF-8", frame(0x81, b"OPTIONS \xff"), 1007),

@@ -1,0 +1,58 @@
+//! Whether a registrar may have a Contact of a binding, as far as its answers tell.
+//!
+//! | what happens | what may stand from then on |
+//! | --- | --- |
+//! | a REGISTER for the Contact is sent | the Contact |
+//! | it is granted | the Contact, until the grant ends |
+//! | it is answered 3xx, 4xx but 408, or 6xx | what stood before: a registrar takes a request whole or not at all (RFC 3261 §10.3) |
+//! | any other answer, or none | the Contact: the answer may be a proxy's, and the registrar may have taken it |
+//! | a 2xx to an unregistration lists the Contact with time left | the Contact, until that ends |
+//! | another 2xx to one | nothing |
+//!
+//! Invariant: nothing may stand only when the registrar said so, when nothing was ever asked for, or when all that was granted has ended.
+
+use std::time::{Duration, Instant};
+
+/// What may stand of a binding.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bound {
+    granted_until: Option<Instant>,
+    /// A REGISTER may have been taken whose answer says nothing of it.
+    unsure: bool,
+    /// Likewise, before the one that was sent last.
+    was_unsure: bool,
+}
+
+impl Bound {
+    /// An earlier run, or another relay, has registered it.
+    pub(super) fn earlier() -> Self {
+        Self { unsure: true, ..Self::default() }
+    }
+
+    pub(super) fn may_stand(&self) -> bool {
+        self.unsure || self.granted_until.is_some()
+    }
+
+    /// Forgets a grant that has ended.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.granted_until = self.granted_until.filter(|until| *until > now);
+    }
+
+    /// A REGISTER was sent; `registers`: not to unregister.
+    pub(super) fn on_sent(&mut self, registers: bool) {
+        self.was_unsure = self.unsure;
+        self.unsure |= registers;
+    }
+
+    /// It was answered with this status, which is no 2xx.
+    pub(super) fn on_refusal(&mut self, status: u16) {
+        if matches!(status, 300..=407 | 409..=499 | 600..) {
+            self.unsure = self.was_unsure;
+        }
+    }
+
+    /// A 2xx says that the Contact stands for so long.
+    pub(super) fn on_listed(&mut self, now: Instant, left: Duration) {
+        *self = Self { granted_until: (!left.is_zero()).then(|| now + left), ..Self::default() };
+    }
+}

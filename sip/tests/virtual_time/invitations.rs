@@ -1,0 +1,106 @@
+//! How long an INVITE invites: its Expires (RFC 3261 §13.2.1, §13.3.1), in virtual time.
+
+use std::time::Duration;
+
+use sip::endpoint::*;
+
+use crate::world::{SDP, World, seconds};
+
+/// An INVITE whose Expires says this.
+fn invite(world: &mut World, call_id: &str, expires: &str) {
+    let (source, text) = (world.upstream, world.invite_text(call_id));
+    world.receive(source, &text.replace("X-Odd:", &format!("Expires: {expires}\r\nX-Odd:")));
+}
+
+fn missed(world: &World) -> Vec<CallState> {
+    let missed = world.events.iter().filter_map(|event| match event {
+        Event::Missed { state, .. } => Some(*state),
+        _ => None,
+    });
+    missed.collect()
+}
+
+#[test]
+fn a_phone_that_comes_after_the_invitation_ended_is_not_rung() {
+    let mut world = World::registered();
+    invite(&mut world, "short", "3");
+    assert_eq!(world.wakes()[0].wait, seconds(3), "its push is worth as much");
+    world.advance(Duration::from_millis(2999));
+    assert_eq!(world.count("INVITE 487"), 0);
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.count("INVITE 487"), 1, "{:?}", world.descriptions());
+    world.attach(1);
+    assert_eq!((world.count("INVITE"), world.endpoint.open_calls()), (0, 0), "{:?}", world.descriptions());
+    assert_eq!((world.final_states(), missed(&world)), (vec![CallState::Cancelled], vec![CallState::Cancelled]));
+    world.advance(seconds(300));
+    assert_eq!((world.count("INVITE 480"), world.count("INVITE 408")), (0, 0), "one final answer");
+}
+
+#[test]
+fn a_phone_that_rings_when_the_invitation_ends_is_cancelled() {
+    for answers_late in [false, true] {
+        let mut world = World::registered();
+        world.attach(1);
+        invite(&mut world, "rings", "20");
+        let (device, leg) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &leg, 180, &[], "");
+        world.advance(seconds(20));
+        assert_eq!((world.count("CANCEL"), world.count("INVITE 487")), (1, 0), "the leg has its word first");
+        // The 200 and the CANCEL cross: the 200 wins (RFC 3261 §9.1).
+        world.reply(device, &leg, if answers_late { 200 } else { 487 }, &[("Contact", "<sip:phone@10.0.0.5>")], "");
+        let answers = (world.count("INVITE 200"), world.count("INVITE 487"));
+        assert_eq!(answers, if answers_late { (1, 0) } else { (0, 1) });
+        world.advance(seconds(200));
+        assert_eq!(world.final_states().len(), 1, "{:?}", world.final_states());
+    }
+}
+
+#[test]
+fn a_call_that_is_answered_in_time_goes_on_beyond_its_expires() {
+    let mut world = World::registered();
+    world.attach(1);
+    invite(&mut world, "answered", "5");
+    let (device, leg) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &leg, 200, &[("Contact", "<sip:phone@10.0.0.5>")], SDP);
+    world.advance(seconds(60));
+    assert_eq!((world.final_states(), world.count("CANCEL")), (vec![CallState::Answered], 0));
+}
+
+#[test]
+fn an_expires_that_says_no_time_or_a_longer_one_limits_nothing() {
+    for expires in ["0", "", "-1", "3.5", "soon", "Thu, 01 Dec 2094 16:00:00 GMT", "180", "4294967295", "99999999999"] {
+        let mut world = World::registered();
+        invite(&mut world, "odd", expires);
+        assert_eq!(world.wakes()[0].wait, seconds(30), "{expires:?}");
+        world.advance(seconds(29));
+        assert_eq!(world.endpoint.open_calls(), 1, "{expires:?}");
+        world.advance(seconds(1));
+        assert_eq!((world.count("INVITE 480"), world.count("INVITE 487")), (1, 0), "{expires:?}");
+    }
+}
+
+#[test]
+fn an_announced_call_ends_with_its_invitation() {
+    let mut world = World::registered();
+    let instance = world.instance;
+    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None });
+    world.advance(seconds(10));
+    invite(&mut world, "announced", "5");
+    world.advance(seconds(5));
+    assert_eq!((world.count("INVITE 487"), world.final_states()), (1, vec![CallState::Cancelled]));
+}
+
+#[test]
+fn an_invitation_that_waits_for_the_first_register_ends_in_time() {
+    for granted_after in [2, 6] {
+        let mut world = World::new(World::registered().upstream.flow);
+        world.bind();
+        invite(&mut world, "overtakes", "5");
+        world.advance(seconds(granted_after));
+        world.grant(600);
+        assert_eq!(world.wakes().len(), usize::from(granted_after < 5), "{granted_after}");
+        world.advance(seconds(7 - granted_after));
+        assert!(world.count("INVITE 487") > 0, "{granted_after}");
+        assert_eq!(world.endpoint.open_calls(), 0, "{granted_after}");
+    }
+}
