@@ -102,6 +102,8 @@ pub enum Input {
     /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid:
     /// a binding that was turned away there need not wait for its back-off (RFC 3263 §4.3).
     UpstreamAddressChanged(UpstreamId),
+    /// This upstream has granted a registration of another endpoint: whoever has failed here once need not wait for its back-off.
+    UpstreamServes(UpstreamId),
     /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and moves to
     /// it when the SIP server answers there; ends with [`Event::FailbackProbed`].
     FailbackDialled {

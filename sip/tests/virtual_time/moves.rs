@@ -326,3 +326,16 @@ fn a_better_address_that_answers_and_registers_nobody_is_left_again_at_once() {
     assert_eq!(world.dialled, 3);
     assert!((1..=5).all(|number| world.is_registered(number)));
 }
+
+#[test]
+fn what_another_endpoint_is_granted_hurries_whoever_has_failed_once() {
+    let mut world = World::new(udp());
+    world.bind_account(1);
+    world.input(Input::UpstreamServes(REGISTRAR));
+    for (failures, asked) in [(1, 1), (2, 0)] {
+        world.answer_account(1, udp(), 503, &[]);
+        world.sent.clear();
+        world.input(Input::UpstreamServes(REGISTRAR));
+        assert_eq!(world.asked(1, udp()).len(), asked, "failed {failures} times");
+    }
+}

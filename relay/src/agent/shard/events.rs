@@ -206,6 +206,9 @@ impl Shard {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.shared.metrics.registration(outcome);
         let mut proves = !refresh;
+        if let Some(upstream) = self.instances.get(by).map(|row| row.upstream) {
+            self.shared.dialler.serves(self.index, upstream);
+        }
         let mut asked = self.asked.remove(&by).filter(|asked| !asked.is_empty());
         for id in self.endpoint.callable_instances(binding) {
             self.set_state(id, InstanceState::Registered);
@@ -250,6 +253,9 @@ impl Shard {
                 }
             }
             RegistrationFailure::Retry { status, after } => {
+                if let (None | Some(430 | 500..), Some(row)) = (status, self.instances.get(instance)) {
+                    self.shared.upstreams.fails(row.upstream, self.index);
+                }
                 let unreachable =
                     self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
                 self.shared.metrics.registration(match status {

@@ -118,6 +118,20 @@ impl Dialler {
         );
     }
 
+    /// A SIP server has granted a registration of a shard: the others that it has failed hear of it.
+    pub(crate) fn serves(&self, shard: usize, upstream: UpstreamId) {
+        let failed = self.0.upstreams.serves(upstream, shard);
+        if failed == 0 {
+            return;
+        }
+        let it = self.0.clone();
+        tokio::spawn(async move {
+            for other in (0..it.shards.len()).filter(|other| failed & 1 << other != 0) {
+                it.shards.send(other, ShardInput::sip(Input::UpstreamServes(upstream))).await;
+            }
+        });
+    }
+
     /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
     pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
         let it = self.0.clone();

@@ -175,6 +175,8 @@ struct Entry {
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
     proven: bool,
+    /// The shards at which it failed an account since another one was last told that it serves: one bit for each.
+    failed_at: u128,
 }
 
 /// Sources that are remembered because they asked for one SIP server.
@@ -233,6 +235,7 @@ impl Upstreams {
                 others: Arc::new([]),
                 asked_by: vec![asked_by],
                 proven: false,
+                failed_at: 0,
             },
         );
         id
@@ -260,6 +263,18 @@ impl Upstreams {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
             entry.proven = true;
         }
+    }
+
+    /// It has failed an account of a shard.
+    pub(crate) fn fails(&self, id: UpstreamId, shard: usize) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.failed_at |= 1 << shard;
+        }
+    }
+
+    /// It has granted a registration of a shard. Gives the other ones that it has failed, each once.
+    pub(crate) fn serves(&self, id: UpstreamId, shard: usize) -> u128 {
+        self.lock().entries.get_mut(&id).map_or(0, |entry| std::mem::take(&mut entry.failed_at) & !(1 << shard))
     }
 
     /// Whose share a dial of it takes; `None` when no binding uses it any more.

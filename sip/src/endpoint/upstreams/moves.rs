@@ -185,6 +185,19 @@ impl Endpoint {
         }
     }
 
+    /// A SIP server has granted a registration of another endpoint. That says nothing of those that it fails alone: only whoever has failed once
+    /// begins.
+    pub(in crate::endpoint) fn on_upstream_serves(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id).filter(|upstream| upstream.fitness.failed.is_some()) else {
+            return;
+        };
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            let step = registration.on_server_back(false);
+            self.carry_out(now, binding, step);
+        }
+    }
+
     /// The dial that is under way leads to another address than the one that was to be avoided.
     pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
