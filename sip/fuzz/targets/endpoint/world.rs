@@ -473,9 +473,11 @@ impl World {
             self.tell("out", &output);
             match output {
                 Output::Send { flow, bytes } => self.on_send(flow, &bytes),
-                Output::SendLarge { peer, bytes } | Output::Answer { peer, bytes, .. } => {
-                    self.on_send(FlowId::Datagram(peer), &bytes);
-                }
+                Output::SendLarge { peer, bytes } => match self.manners.dials {
+                    true => self.on_send(FlowId::Datagram(peer), &bytes),
+                    false => self.following.push_back(Input::StreamLost { peer, was_open: false }),
+                },
+                Output::Answer { peer, bytes, .. } => self.on_send(FlowId::Datagram(peer), &bytes),
                 Output::Dial { upstream, .. } => {
                     (upstream.0, "dial").hash(&mut self.outputs);
                     let (flow, transport) = self.new_flow(upstream);
