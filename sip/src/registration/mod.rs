@@ -250,6 +250,11 @@ impl Registration {
         Self { established: true, ..self }
     }
 
+    /// The credentials in use are those that the SIP server has accepted of another device.
+    pub fn set_established(&mut self) {
+        self.established = true;
+    }
+
     /// The address of record.
     pub fn aor(&self) -> &str {
         &self.aor
