@@ -77,6 +77,7 @@ use transport::{datagrams, listeners};
 
 #[doc(hidden)]
 pub use digest::verify_device;
+pub(crate) use digest::same_credentials;
 pub use digest::{Asked, Unanswerable, give_up_password};
 pub use tables::calls::Call;
 
@@ -173,6 +174,8 @@ pub struct Reminded {
 pub enum RecordNote {
     /// A reminder of the lease's end was sent.
     Reminded(Reminded),
+    /// A SIP server has accepted the credentials of this instance for the first time, after it was stored.
+    Proven(InstanceId),
     /// A SIP server has accepted a password, and this is what it had asked for.
     Accepted {
         /// The instance.
