@@ -75,9 +75,9 @@ use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
+pub(crate) use digest::same_credentials;
 #[doc(hidden)]
 pub use digest::verify_device;
-pub(crate) use digest::same_credentials;
 pub use digest::{Asked, Unanswerable, give_up_password};
 pub use tables::calls::Call;
 

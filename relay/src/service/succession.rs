@@ -129,9 +129,7 @@ impl Inner {
             OperatorError::Unknown => AccessError::Unknown,
             _ => AccessError::StoreAway,
         })?;
-        let facts = |record: &Record| {
-            (vault.lookup_of(record), vault.aor_key(&record.account.aor), record.created_at)
-        };
+        let facts = |record: &Record| (vault.lookup_of(record), vault.aor_key(&record.account.aor), record.created_at);
         let Some((lookup, account, enabled_at)) = self.with_record(&status, facts) else { return Ok(()) };
         let named = vault.find(&lookup).await.map_err(|_| AccessError::StoreAway)?.filter(|other| *other != id);
         let others = self.others_of(id, account, lookup).await;
@@ -144,11 +142,7 @@ impl Inner {
     }
 
     /// Ends an instance at its device's word, and the earlier one that still stands for it.
-    pub(super) async fn disable(
-        self: &Arc<Self>,
-        id: InstanceId,
-        proof: InstanceSecret,
-    ) -> Result<Wiped, AccessError> {
+    pub(super) async fn disable(self: &Arc<Self>, id: InstanceId, proof: InstanceSecret) -> Result<Wiped, AccessError> {
         let earlier = self.stands_for(id, &proof).await;
         let wiped = self.wipe(id, Principal::Device(proof), WipeReason::Disabled).await?;
         if let Some((earlier, lookup)) = earlier {

@@ -41,7 +41,8 @@ pub(crate) fn scrub(message: &Message) -> Vec<u8> {
     let mut out = match message.status() {
         Some(status) => format!("SIP/2.0 {status} {}\r\n", Composer::reason(status)),
         None => {
-            let uri = message.request_uri().and_then(Uri::parse).map_or_else(|| CUT.into(), |uri| shortened(call, &uri));
+            let uri =
+                message.request_uri().and_then(Uri::parse).map_or_else(|| CUT.into(), |uri| shortened(call, &uri));
             format!("{} {uri} SIP/2.0\r\n", word(message.method_text().unwrap_or_default(), known::METHODS))
         }
     };
@@ -274,8 +275,9 @@ fn products(value: &str) -> String {
             false
         })
         .collect();
-    let is_token =
-        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'!' | b'+' | b'~'));
+    let is_token = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'!' | b'+' | b'~'))
+    };
     let is_long = |text: &str| text.split(|letter: char| !letter.is_ascii_digit()).any(|run| run.len() > DIGITS_MAX);
     let is_product = |text: &&str| match text.split_once('/') {
         Some((name, version)) => {
