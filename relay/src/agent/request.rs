@@ -89,6 +89,11 @@ pub enum Request {
         /// The answer, when all is done; `None`: nobody waits.
         reply: Option<WipeWaiter>,
     },
+    /// Register an instance at once that waits after a failure: what may have stood in its way is gone.
+    RetryNow {
+        /// The instance.
+        id: InstanceId,
+    },
     /// End an instance on the relay's word, also when it comes here later: then it is turned away.
     EndAhead {
         /// The instance.

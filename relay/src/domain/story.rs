@@ -77,6 +77,8 @@ words!(
         Limit = "limit",
         /// Another node has the device, or has woken it for the same call.
         Elsewhere = "elsewhere",
+        /// The call takes the place of one that this device is not in (RFC 3891).
+        Replaces = "replaces",
     }
 );
 
@@ -280,6 +282,10 @@ impl Story {
                 }
                 Moment::Withheld(Withheld::Elsewhere) => {
                     "no push was sent by this node: another one has the device, and wakes it for the same call"
+                        .to_owned()
+                }
+                Moment::Withheld(Withheld::Replaces) => {
+                    "no push was sent: the call takes the place of one that this device is not in (Replaces), and is not for it"
                         .to_owned()
                 }
                 _ => continue,

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::Inner;
 use super::types::{AccessError, WipeReason, Wiped};
 use super::views;
-use crate::agent::request::Principal;
+use crate::agent::request::{Principal, Request};
 use crate::audit::{Act, Whose};
 use crate::clock::{latest_now, shared_now};
 use crate::domain::Word as _;
@@ -27,16 +27,23 @@ use crate::vault::record::StoredRecord;
 use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone, WRITE_LIMIT};
 
 impl Inner {
-    /// Ends the instance that a new one replaces, in the background: its app has its answer already.
-    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, lookup: Lookup) {
-        tokio::spawn(async move { self.end_earlier(earlier, lookup, WipeReason::Replaced).await });
+    /// Ends the instance that a new one replaces, in the background: its app has its answer already. A SIP server that takes one Contact of an
+    /// account may have turned the new one away as long as the earlier one stood; where that was here, it stands no more.
+    pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) {
+        tokio::spawn(async move {
+            if self.end_earlier(earlier, lookup, WipeReason::Replaced).await {
+                self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await;
+            }
+        });
     }
 
-    /// Ends an instance that another one of the same lookup stands for, wherever it is.
-    pub(super) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
-        if self.wipe(earlier, Principal::Relay, reason).await.is_err() {
+    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here.
+    pub(super) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
+        let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
+        if !is_here {
             self.end_earlier_by_record(earlier, lookup, reason).await;
         }
+        is_here
     }
 
     /// Ends what a new instance replaces and what is not here.

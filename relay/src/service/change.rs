@@ -169,7 +169,7 @@ impl Inner {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {
-                    self.clone().replace(displaced, *lookup);
+                    self.clone().replace(displaced, id, *lookup);
                 }
                 Ok(placed.fence)
             }

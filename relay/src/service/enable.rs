@@ -123,7 +123,7 @@ impl Inner {
         let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
         let ended: BTreeSet<InstanceId> = others.chain(earlier).chain(placed.displaced).collect();
         for earlier in ended.into_iter().filter(|other| Some(*other) != kept) {
-            self.clone().replace(earlier, lookup);
+            self.clone().replace(earlier, id, lookup);
         }
         tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || Whose {

@@ -122,7 +122,7 @@ impl Inner {
             && self.is_newer(other, created_at).await?
         {
             // The same device was set up again in the moment in which the store did not know of this one.
-            self.clone().replace(id, lookup);
+            self.clone().replace(id, other, lookup);
             return Ok(Restored::NotHere);
         }
         let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);

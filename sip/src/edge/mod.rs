@@ -23,6 +23,7 @@ pub mod mailbox;
 pub mod pending_message;
 pub mod push_proxy;
 pub mod refusals;
+pub mod replaces;
 
 use std::fmt;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use crate::auth::Credentials;
 use crate::id::{CallId, InstanceId, MessageId};
 use invite_mark::InviteMark;
+use replaces::Replaces;
 
 /// A REGISTER at the edge whose proof is being verified, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +70,8 @@ pub struct IncomingCall {
     pub name: Option<Box<str>>,
     /// What its INVITE has in common with its copies; `None`: it is still to come.
     pub mark: Option<InviteMark>,
+    /// The call whose place it takes, if it takes one's.
+    pub replaces: Option<Replaces>,
     /// How long it waits at most, from now.
     pub wait: Duration,
 }

@@ -370,15 +370,13 @@ impl Endpoint {
         if let Some(carried) = self.attachments.flows.get_mut(&flow).and_then(|state| state.carried(instance)) {
             carried.has_bound = true;
         }
-        if let Some(earlier) = self.attachments.detached.remove(&instance).filter(|earlier| earlier.flow != flow) {
-            self.leave_flow(now, instance, earlier.flow);
+        let detached = self.attachments.detached.remove(&instance).map(|earlier| earlier.flow);
+        let attached = self.attachments.attached.insert(instance, attached).map(|earlier| earlier.flow);
+        for earlier in [detached, attached].into_iter().flatten().filter(|earlier| *earlier != flow) {
+            self.leave_legs(now, instance, earlier);
+            self.leave_flow(now, instance, earlier);
         }
-        let earlier = self.attachments.attached.insert(instance, attached);
-        if earlier.as_ref().is_none_or(|earlier| earlier.flow != flow) {
-            if let Some(earlier) = earlier {
-                self.lose_legs(now, instance, earlier.flow);
-                self.leave_flow(now, instance, earlier.flow);
-            }
+        if attached != Some(flow) {
             self.core.event(Event::Attached(instance));
         }
     }
@@ -394,7 +392,7 @@ impl Endpoint {
         if let Some(attached) = self.attachments.attached.remove(&instance) {
             let Attached { flow, transport, .. } = attached;
             self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
-            self.lose_legs(now, instance, attached.flow);
+            self.leave_legs(now, instance, flow);
             self.on_flow_lost(now, instance);
             self.core.event(Event::Detached(instance));
         }
@@ -418,6 +416,8 @@ impl Endpoint {
         for Carried { instance, .. } in state.instances {
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
                 self.detach(now, instance);
+            } else {
+                self.leave_legs(now, instance, flow);
             }
             if self.attachments.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow) {
                 self.attachments.forget_dialogs(instance);
@@ -425,7 +425,7 @@ impl Endpoint {
         }
         self.give_up_placed(now, state.placed);
         for (instance, branch) in state.forwarded {
-            self.lose_forwarded(now, instance, branch);
+            self.lose_forwarded(now, flow, instance, branch);
         }
     }
 }

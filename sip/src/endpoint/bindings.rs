@@ -154,6 +154,13 @@ impl Endpoint {
         self.redirect(now, binding, |registration| registration.aim(goal));
     }
 
+    /// What may have stood in the way of a registration is gone.
+    pub(super) fn retry_now(&mut self, now: Instant, instance: InstanceId) {
+        if let Some(binding) = self.devices.binding_of(instance) {
+            self.redirect(now, binding, Registration::on_server_back);
+        }
+    }
+
     /// Changes what a registration is about; what a REGISTER that is under way asked for is not wanted any more.
     pub(super) fn redirect(
         &mut self,

@@ -19,6 +19,7 @@ pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::pending_message::StoreOutcome;
 pub use crate::edge::push_proxy::{PushContact, PushRequest};
+pub use crate::edge::replaces::{DialogMark, Replaces};
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
@@ -131,6 +132,10 @@ pub enum Input {
         /// How long the SIP server may take to confirm, counted from now.
         deadline: Duration,
     },
+    /// What may have stood in the way of this device's registration is gone, such as the Contact of an earlier one where one is
+    /// allowed: a REGISTER that waits after a failure goes at once, unless its SIP server has told it how long to wait, or
+    /// refuses the credentials.
+    RetryNow(InstanceId),
     /// Another node serves this device from now on: forget it, and say nothing to its SIP server when it was the last of its
     /// binding; ends with [`Event::Unbound`].
     Release(InstanceId),
@@ -278,19 +283,6 @@ pub enum Output {
     Close(FlowId),
     /// Something happened that the shell must know.
     Event(Event),
-}
-
-/// By what a dialog is known after its call is over: a hash of its Call-ID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DialogMark(u64);
-
-impl DialogMark {
-    /// Of this Call-ID.
-    pub fn of(call_id: &str) -> Self {
-        use sha2::{Digest as _, Sha256};
-        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(call_id));
-        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-    }
 }
 
 /// A name that a registrar gave (RFC 5627). It holds an address of record, and prints none.

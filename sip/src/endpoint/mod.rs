@@ -150,6 +150,7 @@ impl Endpoint {
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
+            Input::RetryNow(instance) => self.retry_now(now, instance),
             Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),

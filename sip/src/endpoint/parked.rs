@@ -5,6 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
+//! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
@@ -104,9 +105,10 @@ impl Endpoint {
         self.core.transactions.respond(now, server, 487, response);
     }
 
-    /// A device's flow has ended: what was forwarded on it may still be answered by the next one.
-    pub(super) fn lose_forwarded(&mut self, now: Instant, instance: InstanceId, branch: BranchId) {
-        if !self.park_sent(now, instance, branch) {
+    /// A device's flow has ended: what was forwarded on it, and has not gone to another one since, may still be answered by the next one.
+    pub(super) fn lose_forwarded(&mut self, now: Instant, ended: FlowId, instance: InstanceId, branch: BranchId) {
+        let is_there = self.core.transactions.flow_of(branch) == Some(ended);
+        if is_there && !self.park_sent(now, instance, branch) {
             self.abandon_forwarded(now, branch);
         }
     }
@@ -118,11 +120,11 @@ impl Endpoint {
         }
     }
 
-    /// Parks what was sent on a flow for the next one; not a forked call, which is cancelled and forked anew.
+    /// Parks what was sent on a flow for the next one.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
-        let progress = self.core.transactions.progress(branch);
-        let of_dialog = matches!(progress, Some((ClientOwner::Forwarded(..), _) | (ClientOwner::Leg(_), false)));
-        if of_dialog && self.devices.knows(instance) {
+        let owner = self.core.transactions.progress(branch).map(|(owner, _)| owner);
+        let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_)));
+        if waits && self.devices.knows(instance) {
             let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
@@ -143,6 +145,8 @@ impl Endpoint {
                     self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                     self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
                 }
+                // As long as the call waits, its leg follows the device by itself.
+                (Some(_), What::Sent) if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {}
                 (Some(hop), What::Sent) => {
                     self.core.transactions.carry(waiting.branch, hop.flow);
                     self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
@@ -180,15 +184,30 @@ impl Endpoint {
             *waiting = left;
         }
         for waiting in due {
-            self.give_up_one(now, waiting);
+            if self.rings(waiting.branch) {
+                let until = now + self.core.settings.timing.edge.parked;
+                self.add_parked(now, who, Parked { until, ..waiting });
+            } else {
+                self.give_up_one(now, waiting);
+            }
         }
     }
 
     fn give_up_one(&mut self, now: Instant, waiting: Parked) {
         match waiting.what {
             What::Unsent { server, .. } => self.on_forwarded_silence(now, server),
+            What::Sent if self.rings(waiting.branch) => {}
             What::Sent => self.abandon_forwarded(now, waiting.branch),
         }
+    }
+
+    /// Whether this is a leg of a call that has no final answer: it lives as long as its transaction.
+    fn rings(&self, branch: BranchId) -> bool {
+        matches!(self.core.transactions.progress(branch), Some((ClientOwner::Leg(_), true)))
+    }
+
+    fn has_cancelled(&self, branch: BranchId) -> bool {
+        self.core.transactions.has_cancelled(branch)
     }
 
     fn abandon_forwarded(&mut self, now: Instant, branch: BranchId) {

@@ -75,6 +75,7 @@ names! {
     Timestamp "Timestamp",
     SessionExpires "Session-Expires" b"x",
     MinSe "Min-SE",
+    Replaces "Replaces",
 }
 
 impl Name {
@@ -101,7 +102,7 @@ const fn slot(name: &[u8]) -> Option<usize> {
         return None;
     };
     let (first, last) = (first.to_ascii_lowercase() as usize, last.to_ascii_lowercase() as usize);
-    Some((name.len() + first * 2 + last * 26) % SLOT_COUNT)
+    Some((name.len() + first * 27 + last * 6) % SLOT_COUNT)
 }
 
 const SLOT_COUNT: usize = 256;

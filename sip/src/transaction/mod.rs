@@ -15,6 +15,7 @@ pub mod client;
 mod machine;
 mod matching;
 pub mod server;
+mod streams;
 mod table;
 #[cfg(test)]
 mod tests;

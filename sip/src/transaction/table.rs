@@ -88,14 +88,14 @@ pub enum Expired<C, S> {
 }
 
 #[derive(Debug)]
-struct Client<C> {
-    machine: ClientMachine,
-    flow: FlowId,
-    request: Bytes,
+pub(super) struct Client<C> {
+    pub(super) machine: ClientMachine,
+    pub(super) flow: FlowId,
+    pub(super) request: Bytes,
     /// The ACK of a failed INVITE, for its retransmissions.
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
-    cancel: bool,
+    pub(super) cancel: bool,
     /// Why (RFC 3326), for the CANCEL.
     reason: Option<Box<str>>,
     owner: C,
@@ -103,15 +103,15 @@ struct Client<C> {
 }
 
 #[derive(Debug)]
-struct Server<S> {
-    machine: ServerMachine,
-    flow: FlowId,
+pub(super) struct Server<S> {
+    pub(super) machine: ServerMachine,
+    pub(super) flow: FlowId,
     key: Box<str>,
-    last: Bytes,
-    owner: S,
+    pub(super) last: Bytes,
+    pub(super) owner: S,
     armed: Armed,
     /// Its stream has ended: what it is answered waits for another flow.
-    waits_for_flow: bool,
+    pub(super) waits_for_flow: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,9 +122,9 @@ enum Timer {
 
 /// A CANCEL has the branch of what it cancels (RFC 3261 §9.1), so a branch alone does not name a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct ClientKey {
-    branch: BranchId,
-    cancel: bool,
+pub(super) struct ClientKey {
+    pub(super) branch: BranchId,
+    pub(super) cancel: bool,
 }
 
 /// A request that was sent, and that is not over.
@@ -140,13 +140,13 @@ pub struct Asked<C> {
 /// The running transactions. `C` and `S` are what their users want back.
 #[derive(Debug)]
 pub struct Table<C, S> {
-    clients: HashMap<ClientKey, Client<C>>,
-    servers: HashMap<ServerId, Server<S>>,
+    pub(super) clients: HashMap<ClientKey, Client<C>>,
+    pub(super) servers: HashMap<ServerId, Server<S>>,
     by_key: HashMap<Box<str>, ServerId>,
     /// How many server transactions each stream has.
-    on_streams: HashMap<FlowId, u32>,
+    pub(super) on_streams: HashMap<FlowId, u32>,
     timers: Timers<Timer>,
-    transmits: VecDeque<Transmit>,
+    pub(super) transmits: VecDeque<Transmit>,
     invites: VecDeque<InviteChange>,
     next_server: u64,
     capacity: usize,
@@ -252,18 +252,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn progress(&self, branch: BranchId) -> Option<(C, bool)> {
         let client = self.clients.get(&ClientKey { branch, cancel: false })?;
         Some((client.owner, client.machine.is_pending()))
-    }
-
-    /// The peer of a client transaction has another stream now: its responses come by that one, and what it has left
-    /// unanswered is sent there again, as the retransmission that it is (RFC 3261 §17.2.3).
-    pub fn carry(&mut self, branch: BranchId, flow: FlowId) {
-        for cancel in [false, true] {
-            let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel }) else { continue };
-            client.flow = flow;
-            if client.machine.is_pending() {
-                self.transmits.push_back(Transmit { flow, bytes: client.request.clone(), again: true });
-            }
-        }
     }
 
     /// Forgets a client transaction, because its flow is gone: its owner, when it still waited for a final response.
@@ -406,38 +394,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             server.last = if is_over { Bytes::new() } else { response };
         }
         self.arm_server(id);
-    }
-
-    /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait
-    /// for [`Self::answer_by`].
-    pub fn unanswered_on(&mut self, flow: FlowId) -> Vec<(ServerId, S)> {
-        if !self.on_streams.contains_key(&flow) {
-            return Vec::new();
-        }
-        #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
-        let theirs = self.servers.iter_mut().filter(|(_, server)| server.flow == flow && server.machine.is_unheard());
-        let mut theirs: Vec<_> = theirs
-            .map(|(id, server)| {
-                server.waits_for_flow = true;
-                server.machine.outlive_stream();
-                (*id, server.owner)
-            })
-            .collect();
-        theirs.sort_unstable_by_key(|(id, _)| *id);
-        theirs
-    }
-
-    /// A request is answered by another flow from now on; what was answered last is sent there again.
-    pub fn answer_by(&mut self, id: ServerId, flow: FlowId) {
-        let Some(server) = self.servers.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut server.flow, flow);
-        server.waits_for_flow = false;
-        count(&mut self.on_streams, before, false);
-        count(&mut self.on_streams, flow, true);
-        let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
-        if !last.is_empty() {
-            self.transmits.push_back(Transmit { flow, bytes: last, again: true });
-        }
     }
 
     /// Nobody will answer this request any more. A request other than INVITE ends without an answer, because its sender
@@ -610,7 +566,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 }
 
 /// A stream has one server transaction more, or one less.
-fn count(on_streams: &mut HashMap<FlowId, u32>, flow: FlowId, more: bool) {
+pub(super) fn count(on_streams: &mut HashMap<FlowId, u32>, flow: FlowId, more: bool) {
     match on_streams.get_mut(&flow) {
         _ if !flow.is_reliable() => {}
         Some(count) if more => *count += 1,

@@ -530,6 +530,7 @@ fn nothing_that_goes_in_or_comes_out_shows_a_secret_or_a_person_when_it_is_print
         name: Some("hidden".into()),
         wait: Duration::from_secs(30),
         mark: None,
+        replaces: None,
     };
     let answer = Input::Authorization { binding, instance, authorization: Some("Digest response=\"hidden\"".into()) };
     let printed = [

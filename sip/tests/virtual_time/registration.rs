@@ -470,6 +470,31 @@ fn a_first_registration_is_refused_at_once() {
 }
 
 #[test]
+fn a_registration_whose_way_is_free_is_tried_again_at_once_unless_its_server_has_named_the_time() {
+    for (status, headers, tries) in [(503, &[][..], 1), (500, &[], 1), (503, &[("Retry-After", "20")], 0)] {
+        let mut world = begun();
+        world.respond(status, headers);
+        let before = world.count("REGISTER");
+        world.input(Input::RetryNow(world.instance));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, tries, "{status} {headers:?}");
+        world.input(Input::RetryNow(world.instance));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, tries, "one that is under way is left alone");
+    }
+    // Refused credentials are not shown again before their time.
+    let mut world = World::registered();
+    let registered = world.next_register();
+    let source = world.upstream;
+    world.reply(source, &registered, 403, &[], "");
+    assert!(is_pause(&world, 403, 600));
+    let before = world.count("REGISTER");
+    world.input(Input::RetryNow(world.instance));
+    world.advance(Duration::from_millis(200));
+    assert_eq!(world.count("REGISTER"), before);
+}
+
+#[test]
 fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence() {
     let mut world = begun();
     world.grant(600);

@@ -53,6 +53,12 @@ impl Shard {
         }
     }
 
+    /// Whether a device is in this dialog, as far as is known.
+    pub(crate) fn is_in(&self, instance: InstanceId, dialog: DialogMark) -> bool {
+        let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
+        activity.is_some_and(|activity| activity.dialogs.iter().any(|(known, _)| *known == dialog))
+    }
+
     /// Somebody hung up.
     pub(crate) fn on_dialog_ended(&mut self, instance: InstanceId, dialog: DialogMark, by_device: bool) {
         let Some(row) = self.instances.get_mut(instance) else { return };

@@ -54,14 +54,15 @@ impl Shard {
             deadline,
             extra: Vec::new(),
         };
-        let is_elsewhere = self.is_gone_from_here(call.instance) || self.is_woken_elsewhere(call);
-        if is_elsewhere {
+        if let Some((why, waits)) = self.is_of_others(call) {
             self.track_call(call, None);
             if let Some(call) = self.calls.get_mut(call.call, call.instance) {
-                call.elsewhere = true;
+                call.is_of_others = true;
             }
-            self.give_up(call.call, call.instance);
-            return Err(Withheld::Elsewhere);
+            if !waits {
+                self.give_up(call.call, call.instance);
+            }
+            return Err(why);
         }
         let Some((app, target)) = self.call_target(call.instance) else {
             self.track_call(call, None);
@@ -106,6 +107,25 @@ impl Shard {
             self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
         }
         Ok(pushed_by)
+    }
+
+    /// Why a call is not for this device, if it is not; and whether it waits for the device nevertheless, which may come by itself.
+    fn is_of_others(&self, call: &IncomingCall) -> Option<(Withheld, bool)> {
+        if self.is_gone_from_here(call.instance) || self.is_woken_elsewhere(call) {
+            return Some((Withheld::Elsewhere, false));
+        }
+        let replaces = call.replaces?;
+        if self.is_in(call.instance, replaces.dialog) {
+            return None;
+        }
+        let siblings = self.endpoint.binding_of_instance(call.instance).map(|it| self.endpoint.all_instances(it));
+        match siblings.into_iter().flatten().any(|other| self.is_in(other, replaces.dialog)) {
+            true => Some((Withheld::Replaces, false)),
+            // Nobody knows who is in it, as after a restart of this relay. Whoever is, is awake, and comes by itself.
+            false if replaces.required => Some((Withheld::Replaces, true)),
+            // It may be any call for a phone that knows nothing of RFC 3891.
+            false => None,
+        }
     }
 
     /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
@@ -162,7 +182,7 @@ impl Shard {
             }
             None => {
                 let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
-                let (waiting, unreachable, sign, rings, elsewhere) = (false, false, false, false, false);
+                let (waiting, unreachable, sign, rings, is_of_others) = (false, false, false, false, false);
                 let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
                 let call = Call {
                     state,
@@ -172,7 +192,7 @@ impl Shard {
                     unreachable,
                     sign,
                     rings,
-                    elsewhere,
+                    is_of_others,
                     accepted,
                     mark,
                     waits_until,

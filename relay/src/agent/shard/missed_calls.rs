@@ -16,7 +16,7 @@ impl Shard {
     /// A call has ended that nobody answered.
     pub(crate) fn on_missed(&mut self, missed: &IncomingCall, state: CallState) {
         let instance = missed.instance;
-        if self.calls.of(instance, missed.call).is_some_and(|call| call.elsewhere) {
+        if self.calls.of(instance, missed.call).is_some_and(|call| call.is_of_others) {
             return;
         }
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };

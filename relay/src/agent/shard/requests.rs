@@ -50,6 +50,7 @@ impl Shard {
                 Ok(()) => self.end_here(id, kind, reply),
                 Err(denied) => refuse(reply, denied),
             },
+            Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
                 Ok(()) => self.end_here(id, kind, Some(reply)),
                 Err(denied) => {

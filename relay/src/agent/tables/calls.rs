@@ -34,8 +34,9 @@ pub struct Call {
     pub sign: bool,
     /// The device has said that it rings.
     pub rings: bool,
-    /// Another node had taken the instance over when the call came: the device is woken there, and told there what it missed.
-    pub elsewhere: bool,
+    /// The device does not miss it: another node had taken the instance over when the call came, and wakes it and tells it what it
+    /// missed; or the call takes the place of one that the device is not in.
+    pub is_of_others: bool,
     /// The push service has taken its push.
     pub accepted: bool,
     /// What its INVITE has in common with its copies, once it has come.
@@ -145,7 +146,7 @@ mod tests {
             unreachable: false,
             sign: false,
             rings: false,
-            elsewhere: false,
+            is_of_others: false,
             accepted: false,
             mark: None,
             waits_until: Instant::now() + Duration::from_secs(30),

@@ -65,6 +65,7 @@ pub(crate) fn scrub(message: &Message) -> Vec<u8> {
             Kept::Number => number_element(call, value),
             Kept::Via => list(&|element| via(call, element)),
             Kept::CallId => name_of(value),
+            Kept::Dialog => dialog(value),
             Kept::CSeq => match value.split_once([' ', '\t']) {
                 Some((number, method)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
                     format!("{number} {}", word(method.trim(), known::METHODS))
@@ -91,6 +92,8 @@ enum Kept {
     Number,
     Via,
     CallId,
+    /// The Call-ID and the tags of another dialog.
+    Dialog,
     CSeq,
     Products,
     Date,
@@ -118,6 +121,7 @@ fn kept(name: Name, written: &str) -> Kept {
         Name::Warning => Kept::Warning,
         Name::UserAgent | Name::Server => Kept::Products,
         Name::Date => Kept::Date,
+        Name::Replaces => Kept::Dialog,
         Name::From | Name::To | Name::Contact | Name::Route | Name::RecordRoute | Name::Path => Kept::Addresses,
         Name::ServiceRoute | Name::PAssertedIdentity | Name::PAssociatedUri => Kept::Addresses,
         Name::WwwAuthenticate | Name::ProxyAuthenticate => Kept::Challenge,
@@ -197,6 +201,13 @@ fn with_parameters(call: &str, head: &str, rest: &str) -> String {
     out
 }
 
+/// The names of a dialog, as they stand in its own messages.
+fn dialog(value: &str) -> String {
+    let (call, rest) = value.split_at(value.find(';').unwrap_or(value.len()));
+    let call = call.trim();
+    with_parameters(call, &name_of(call), rest)
+}
+
 fn via(call: &str, element: &str) -> String {
     let Some(via) = Via::parse(element) else { return format!("SIP/2.0/{CUT} {CUT}") };
     let mut out = format!("SIP/2.0/{} {}", word(via.transport, known::VALUES), via.host);
@@ -248,7 +259,7 @@ fn parameters<'a>(out: &mut String, call: &str, all: impl Iterator<Item = (&'a s
 
 fn parameter(call: &str, name: &str, value: &str) -> String {
     let is_kept = match name {
-        "tag" => return name_in(call, value),
+        "tag" | "to-tag" | "from-tag" => return name_in(call, value),
         "branch" => {
             let cookie = if value.starts_with(BRANCH_COOKIE) { BRANCH_COOKIE } else { "" };
             return format!("{cookie}{}", name_in(call, value));
@@ -445,5 +456,13 @@ mod tests {
         let (once, again, other) = (of("one"), of("one"), of("another"));
         assert_eq!(once, again);
         assert_ne!(from(&once), from(&other));
+        // Another call that takes its place names it alike.
+        let replacing = scrubbed(
+            "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=9\r\nTo: <sip:a@b>\r\n\
+             i: third\r\nCSeq: 1 INVITE\r\nReplaces: one ;to-tag=2;from-tag=1;geheim\r\n\r\n",
+        );
+        let (call, to, of) = (name_of("one"), name_in("one", "2"), name_in("one", "1"));
+        assert!(replacing.contains(&format!("Replaces: {call};to-tag={to};from-tag={of};...\r\n")), "{replacing}");
+        assert!(once.contains(&call) && once.contains(&format!(";tag={to}")));
     }
 }

@@ -20,8 +20,8 @@
 //! are `AnsweredElsewhere`. What refusals came is kept in [`Refusals`], and the best goes up when no device is left that may
 //! still answer, or at the deadline (RFC 3261 §16.7).
 //!
-//! A leg is the INVITE forked to one flow of a device. A flow gets one leg of a device and never a second; a leg whose
-//! flow is lost does not end the call while there is time for the device to come back.
+//! A [leg](legs) is the INVITE forked to one flow of a device. A leg whose flow is lost does not end the call while there is time for the
+//! device to come back, which may still answer it then.
 //!
 //! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
 //! again, or 183.
@@ -29,12 +29,14 @@
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
+mod legs;
 pub mod provisional;
 
 use std::time::{Duration, Instant};
 
 use super::invite_mark::InviteMark;
 use super::refusals::Refusals;
+use super::replaces::Replaces;
 use super::{CallState, IncomingCall};
 use crate::flow::Source;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
@@ -42,28 +44,8 @@ use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use bytes::Bytes;
+use legs::{Legs, Phase};
 use provisional::LastProvisional;
-
-/// The INVITE on one flow of a device.
-#[derive(Debug)]
-struct Leg {
-    /// Its client transaction.
-    branch: BranchId,
-    instance: InstanceId,
-    /// The device's flow.
-    flow: FlowId,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// No response yet.
-    Sent,
-    /// A provisional response came.
-    Alive,
-    /// A final response came, or the flow is lost.
-    Ended,
-}
 
 /// A device that the call is for.
 #[derive(Debug)]
@@ -174,7 +156,7 @@ pub struct Call {
     name: Option<Box<str>>,
     state: CallState,
     targets: Vec<Target>,
-    legs: Vec<Leg>,
+    legs: Legs,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
     timing: EdgeTiming,
@@ -182,6 +164,7 @@ pub struct Call {
     deadline: Instant,
     answered_by: Option<BranchId>,
     mark: Option<InviteMark>,
+    replaces: Option<Replaces>,
 }
 
 impl Call {
@@ -213,13 +196,14 @@ impl Call {
             name: None,
             state: CallState::Waking,
             targets: Vec::new(),
-            legs: Vec::new(),
+            legs: Legs::default(),
             changes: Vec::new(),
             timing,
             arrived: now,
             deadline: now + wait,
             answered_by: None,
             mark: None,
+            replaces: None,
         }
     }
 
@@ -241,7 +225,7 @@ impl Call {
         let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
         self.targets = instances.iter().copied().map(target).collect();
         (self.from, self.name) = super::forward::caller(&invite.message);
-        self.mark = Some(invite.mark);
+        (self.mark, self.replaces) = (Some(invite.mark), Replaces::of(&invite.message));
         (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
         self.stage = Stage::Waiting(Box::new(invite));
         announced
@@ -340,6 +324,7 @@ impl Call {
             from: self.from.clone(),
             name: self.name.clone(),
             mark: self.mark,
+            replaces: self.replaces,
             wait: self.deadline.saturating_duration_since(now),
         }
     }
@@ -363,15 +348,27 @@ impl Call {
 
     /// Whether to fork the call to a device by this flow: it waits for the device, and was not forked to it there before.
     pub fn wants(&mut self, instance: InstanceId, flow: FlowId) -> bool {
-        let forked = self.legs.iter().any(|leg| leg.instance == instance && leg.flow == flow);
-        !forked && self.open(instance).is_some()
+        !self.legs.has_been_on(instance, flow) && self.open(instance).is_some()
     }
 
-    /// Notes a new leg. Legs on other flows of the same device are over: it moved.
+    /// Notes a new leg. Legs of the same device of which nothing was heard are over.
     pub fn forked(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
-        let moved = self.end_legs(|leg| leg.instance == instance);
-        self.legs.push(Leg { branch, instance, flow, phase: Phase::Sent });
-        moved
+        self.legs.begin(branch, instance, flow)
+    }
+
+    /// A device has come by this flow: its legs that it answers by it from now on.
+    pub fn on_flow_found(&mut self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        self.legs.follow(instance, flow)
+    }
+
+    /// A device rings by a leg: its earlier ones, which count as ended from now on.
+    pub fn replaced_by(&mut self, branch: BranchId) -> Vec<BranchId> {
+        self.legs.end_before(branch)
+    }
+
+    /// A device is not by this flow any more, which may have ended: what that means for the caller. `None`: nothing was there.
+    pub fn on_flow_left(&mut self, instance: InstanceId, flow: FlowId) -> Option<Outcome> {
+        self.legs.leave(instance, flow).then(|| self.after_a_loss())
     }
 
     /// When [`Self::on_deadline`] or [`Self::silent`] must be asked; `None` when the caller has its answer.
@@ -407,7 +404,7 @@ impl Call {
     /// The devices that have left the INVITE without any response for [`EdgeTiming::no_response`], and were not woken.
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
         let due = self.arrived + self.timing.no_response <= now;
-        let alive = |instance| self.legs.iter().any(|leg| leg.instance == instance && leg.phase == Phase::Alive);
+        let alive = |instance| self.legs.any_alive_of(instance);
         let silent =
             self.targets.iter().filter(|target| due && !target.woken && !target.has_it && !alive(target.instance));
         silent.map(|target| target.instance).collect()
@@ -450,7 +447,7 @@ impl Call {
         response: &Message,
         answer_wait: Duration,
     ) -> Outcome {
-        let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) else { return Outcome::Ignore };
+        let Some(leg) = self.legs.get_mut(branch) else { return Outcome::Ignore };
         let (instance, status) = (leg.instance, response.status().unwrap_or(500));
         match status {
             ..=100 => {
@@ -482,7 +479,7 @@ impl Call {
 
     /// A leg's flow is lost, or the device never answered at all.
     pub fn on_leg_lost(&mut self, branch: BranchId) -> Outcome {
-        if let Some(leg) = self.legs.iter_mut().find(|leg| leg.branch == branch) {
+        if let Some(leg) = self.legs.get_mut(branch) {
             leg.phase = Phase::Ended;
         }
         self.after_a_loss()
@@ -490,18 +487,12 @@ impl Call {
 
     /// Whose leg this is.
     pub fn instance_of(&self, branch: BranchId) -> Option<InstanceId> {
-        self.legs.iter().find(|leg| leg.branch == branch).map(|leg| leg.instance)
+        self.legs.get(branch).map(|leg| leg.instance)
     }
 
-    /// A device's legs on a flow that has ended.
-    pub fn legs_on(&self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
-        let of = |leg: &&Leg| leg.instance == instance && leg.flow == flow && leg.phase != Phase::Ended;
-        self.legs.iter().filter(of).map(|leg| leg.branch).collect()
-    }
-
-    /// Whether a device's leg may still be answered.
+    /// Whether a device's leg may still be answered where the device is.
     pub fn has_live_leg(&self, instance: InstanceId) -> bool {
-        self.legs.iter().any(|leg| leg.instance == instance && leg.phase != Phase::Ended)
+        self.legs.any_live_of(instance)
     }
 
     /// No push reaches this device; whether nobody is left that may answer.
@@ -518,7 +509,7 @@ impl Call {
 
     /// A device has nothing to do with the call any more: the legs to cancel, and what that means for the caller.
     pub fn drop_target(&mut self, instance: InstanceId) -> (Vec<BranchId>, Outcome) {
-        let legs = self.end_legs(|leg| leg.instance == instance);
+        let legs = self.legs.end(|leg| leg.instance == instance);
         let Some(target) = self.open(instance) else { return (legs, self.after_a_loss()) };
         target.state = CallState::TimedOut;
         self.changes.push((instance, CallState::TimedOut));
@@ -533,9 +524,7 @@ impl Call {
         }
         self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
         self.deadline = now + self.timing.cancel;
-        let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
-        let live = self.legs.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect();
-        (live, !alive)
+        (self.legs.unanswered(), !self.legs.any_alive())
     }
 
     /// Ends the call for a reason of the relay's own: the legs to cancel. `None` when it has ended before.
@@ -544,13 +533,13 @@ impl Call {
             return None;
         }
         self.state = state;
-        Some(self.end_legs(|_| true))
+        Some(self.legs.end(|_| true))
     }
 
     /// Whether the deadline has come, and then the status of the answer: 408 when a device rang, 480 when none came, 487
     /// when the caller had given up.
     pub fn on_deadline(&self, now: Instant) -> Option<u16> {
-        let alive = self.legs.iter().any(|leg| leg.phase == Phase::Alive);
+        let alive = self.legs.any_alive();
         match self.state {
             _ if self.is_closed() || self.deadline > now => None,
             CallState::Cancelled | CallState::AnsweredElsewhere => Some(487),
@@ -591,9 +580,8 @@ impl Call {
 
     /// The other legs that may still be answered; they count as ended from now on. First those of the same device.
     pub fn others(&mut self, branch: BranchId) -> (Vec<BranchId>, Vec<BranchId>) {
-        let instance = self.instance_of(branch);
-        let own = self.end_legs(|leg| leg.branch != branch && Some(leg.instance) == instance);
-        (own, self.end_legs(|leg| leg.branch != branch))
+        let own = self.legs.end_beside(branch);
+        (own, self.legs.end(|leg| leg.branch != branch))
     }
 
     fn open(&mut self, instance: InstanceId) -> Option<&mut Target> {
@@ -611,8 +599,11 @@ impl Call {
     }
 
     fn after_a_loss(&self) -> Outcome {
-        let live = self.legs.iter().any(|leg| leg.phase != Phase::Ended);
-        if self.state.is_given_up() && !self.is_closed() && !live { Outcome::Terminated } else { Outcome::Ignore }
+        if self.state.is_given_up() && !self.is_closed() && !self.legs.any_live() {
+            Outcome::Terminated
+        } else {
+            Outcome::Ignore
+        }
     }
 
     fn on_answer(&mut self, branch: BranchId) -> Outcome {
@@ -636,7 +627,7 @@ impl Call {
         if self.state.is_final() || self.has_live_leg(instance) && status < 600 {
             return Outcome::Ignore;
         }
-        let legs = self.legs.iter().filter(|leg| leg.instance == instance).count();
+        let legs = self.legs.count_of(instance);
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
         // The device has the INVITE already, or has answered it (RFC 3261 §8.2.2.2). Where it came by this call, it takes the
         // second leg for a copy of the first, and may still come back; else by another branch of its server's fork, which says
@@ -668,15 +659,6 @@ impl Call {
             target.state = CallState::TimedOut;
             self.changes.push((target.instance, CallState::TimedOut));
         }
-    }
-
-    fn end_legs(&mut self, which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
-        let mut ended = Vec::new();
-        for leg in self.legs.iter_mut().filter(|leg| leg.phase != Phase::Ended && which(leg)) {
-            leg.phase = Phase::Ended;
-            ended.push(leg.branch);
-        }
-        ended
     }
 }
 

@@ -167,9 +167,12 @@ fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
     let mut pending = waiting(now);
     assert!(pending.wants(device(1), FlowId::Stream(1)));
     assert_eq!(pending.forked(branch(1), device(1), FlowId::Stream(1)), []);
-    assert!(!pending.wants(device(1), FlowId::Stream(1)));
-    assert_eq!(pending.legs_on(device(1), FlowId::Stream(1)), [branch(1)]);
-    assert_eq!(pending.forked(branch(2), device(1), FlowId::Stream(2)), [branch(1)], "the old leg is cancelled");
+    assert!(!pending.wants(device(1), FlowId::Stream(1)) && pending.wants(device(1), FlowId::Stream(2)));
+    assert_eq!(
+        pending.forked(branch(2), device(1), FlowId::Stream(2)),
+        [branch(1)],
+        "nothing was heard of the old leg"
+    );
     assert_eq!(pending.on_response(now, branch(1), &response(487), ANSWER), Outcome::Ignore);
     assert_eq!(pending.state(), CallState::Waking);
     assert_eq!(pending.on_response(now, branch(2), &response(200), ANSWER), Outcome::Answer);
@@ -179,6 +182,57 @@ fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
         "a second answer is ended"
     );
     assert_eq!(pending.on_response(now, branch(7), &response(200), ANSWER), Outcome::Ignore, "no leg of this call");
+}
+
+/// A device that rang has come by another flow, and has got the INVITE there.
+fn moved(now: Instant) -> Call {
+    let mut pending = in_state(now, CallState::Ringing);
+    assert_eq!(pending.on_flow_left(device(1), FlowId::Stream(2)), None, "nothing was there");
+    assert_eq!(pending.on_flow_left(device(1), FlowId::Stream(1)), Some(Outcome::Ignore));
+    assert!(!pending.has_live_leg(device(1)) && !pending.wants(device(1), FlowId::Stream(1)));
+    assert_eq!(pending.on_flow_found(device(1), FlowId::Stream(2)), [branch(1)]);
+    assert!(pending.has_live_leg(device(1)));
+    assert!(!pending.wants(device(1), FlowId::Stream(2)), "it has been asked there");
+    assert_eq!(pending.forked(branch(2), device(1), FlowId::Stream(2)), [], "the leg that rang goes on");
+    pending
+}
+
+#[test]
+fn what_a_device_that_rings_says_to_its_second_leg_is_no_answer_of_the_call() {
+    let now = Instant::now();
+    for status in [482, 486, 500] {
+        let mut refused = moved(now);
+        assert_eq!(refused.on_response(now, branch(2), &response(status), ANSWER), Outcome::Ignore, "{status}");
+        assert_eq!(refused.on_response(now, branch(1), &response(486), ANSWER), Outcome::Fail, "{status}");
+        let mut answered = moved(now);
+        assert_eq!(answered.on_response(now, branch(2), &response(status), ANSWER), Outcome::Ignore, "{status}");
+        assert_eq!(answered.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer, "{status}");
+    }
+    assert_eq!(moved(now).on_response(now, branch(2), &response(603), ANSWER), Outcome::Fail, "it refuses for all");
+}
+
+#[test]
+fn a_device_that_rings_by_its_second_leg_has_it_in_place_of_the_first() {
+    let now = Instant::now();
+    let mut again = moved(now);
+    assert_eq!(again.on_response(now, branch(2), &response(180), ANSWER), Outcome::Pass);
+    assert_eq!(again.replaced_by(branch(2)), [branch(1)]);
+    assert_eq!(again.replaced_by(branch(2)), []);
+    assert_eq!(again.on_response(now, branch(2), &response(486), ANSWER), Outcome::Fail);
+    let mut first = moved(now);
+    assert_eq!(first.on_response(now, branch(1), &response(180), ANSWER), Outcome::Pass);
+    assert_eq!(first.replaced_by(branch(1)), [], "not the other way round");
+}
+
+#[test]
+fn a_cancel_finds_a_leg_whose_flow_is_lost_and_its_caller_waits_for_nobody() {
+    let now = Instant::now();
+    let mut lost = in_state(now, CallState::Ringing);
+    assert_eq!(lost.on_flow_left(device(1), FlowId::Stream(1)), Some(Outcome::Ignore));
+    assert_eq!(lost.cancel(now, false), (vec![branch(1)], true));
+    let mut cancelled = in_state(now, CallState::Ringing);
+    cancelled.cancel(now, false);
+    assert_eq!(cancelled.on_flow_left(device(1), FlowId::Stream(1)), Some(Outcome::Terminated));
 }
 
 #[test]

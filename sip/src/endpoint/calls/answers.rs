@@ -161,7 +161,9 @@ impl Endpoint {
                 if let Some(at) = row.deadline(now) {
                     self.core.timers.set(at, Timer::Call(call));
                 }
+                let replaced = row.replaced_by(branch);
                 self.core.transactions.respond(now, server, status, passed);
+                self.cancel_legs(now, replaced, None);
             }
             Outcome::Answer => {
                 let (moved, others) = row.others(branch);
@@ -185,23 +187,27 @@ impl Endpoint {
         let Some(row) = self.calls.get_mut(call) else { return };
         let outcome = row.on_leg_lost(branch);
         let Some(instance) = row.instance_of(branch) else { return };
-        if outcome == Outcome::Terminated {
-            self.answer_call(now, call, 487);
-        } else if !self.calls.get(call).is_some_and(|row| row.has_live_leg(instance))
-            && !self.lose_only_flow(now, call, instance)
-        {
-            self.wake(now, call, instance);
+        self.after_a_loss(now, call, instance, outcome);
+    }
+
+    /// A device is by a flow no more: its legs there wait for its next one, and it is woken if it was not and has none.
+    pub(in crate::endpoint) fn leave_legs(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+        for call in self.calls.waiting_for(instance) {
+            let outcome = self.calls.get_mut(call).and_then(|row| row.on_flow_left(instance, flow));
+            // A device that is by another flow already needs no push.
+            let is_away = !self.attachments.is_attached(instance);
+            if let Some(outcome) = outcome.filter(|outcome| is_away || *outcome == Outcome::Terminated) {
+                self.after_a_loss(now, call, instance, outcome);
+            }
         }
     }
 
-    /// A device's flow has ended: its legs there are lost, and the device is woken if it was not.
-    pub(in crate::endpoint) fn lose_legs(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
-        for call in self.calls.waiting_for(instance) {
-            let legs = self.calls.get(call).map(|row| row.legs_on(instance, flow)).unwrap_or_default();
-            for branch in legs {
-                self.core.transactions.cancel(now, branch, None);
-                self.on_leg_lost(now, call, branch);
-            }
+    fn after_a_loss(&mut self, now: Instant, call: CallId, instance: InstanceId, outcome: Outcome) {
+        let has_another = self.calls.get(call).is_some_and(|row| row.has_live_leg(instance));
+        if outcome == Outcome::Terminated {
+            self.answer_call(now, call, 487);
+        } else if !has_another && !self.lose_only_flow(now, call, instance) {
+            self.wake(now, call, instance);
         }
     }
 

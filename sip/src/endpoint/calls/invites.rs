@@ -174,7 +174,18 @@ impl Endpoint {
     /// Forks every call that waits for this instance to the flow that it has come by.
     pub(in crate::endpoint) fn fork_waiting(&mut self, now: Instant, instance: InstanceId) {
         for call in self.calls.waiting_for(instance) {
+            self.follow(call, instance);
             self.fork_to(now, call, instance);
+        }
+    }
+
+    /// What a device has left unanswered by its earlier flows, it answers by this one from now on.
+    fn follow(&mut self, call: CallId, instance: InstanceId) {
+        let (Some(row), Some(attached)) = (self.calls.get_mut(call), self.attachments.get(instance)) else { return };
+        let flow = attached.flow;
+        for branch in row.on_flow_found(instance, flow) {
+            self.core.transactions.follow(branch, flow);
+            self.attachments.note_forwarded(flow, instance, branch);
         }
     }
 
@@ -202,11 +213,11 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
             return true;
         }
-        let moved = row.forked(branch, instance, flow);
+        let unheard = row.forked(branch, instance, flow);
         let woke_after = row.note_attached(now, instance);
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
         self.attachments.note_forwarded(flow, instance, branch);
-        self.cancel_legs(now, moved, None);
+        self.cancel_legs(now, unheard, None);
         self.core.event(Event::Call { call, instance, state, woke_after });
         true
     }

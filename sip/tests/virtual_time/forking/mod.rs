@@ -2,6 +2,7 @@
 
 mod calls;
 mod joining;
+mod reconnecting;
 
 use std::time::Duration;
 

@@ -121,6 +121,21 @@ fn what_was_lost_with_a_flow_is_sent_again_on_the_next_one_as_a_retransmission()
 }
 
 #[test]
+fn what_has_moved_to_the_next_flow_outlives_the_end_of_the_earlier_one() {
+    let (mut world, dialog) = in_call();
+    dialog.send(&mut world, End::Caller, "INVITE", 2);
+    let first = world.last("INVITE");
+    world.attach(2);
+    assert_eq!(to_new_flow(&world), ["INVITE"]);
+    drop_device(&mut world);
+    world.advance(seconds(28));
+    assert_eq!(world.count("INVITE 408"), 0);
+    let device = world.device(2);
+    world.reply(device, &first, 200, &[CONTACT], SDP);
+    assert_eq!(world.count("INVITE 200"), 1);
+}
+
+#[test]
 fn an_answer_whose_ack_was_lost_with_the_flow_is_acknowledged_by_the_next_one() {
     // RFC 3261 §13.3.1.4: the device sends its 2xx again until the ACK comes, by whatever flow it has.
     let mut world = World::registered();

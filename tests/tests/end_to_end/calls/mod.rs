@@ -14,6 +14,7 @@ mod pushes;
 mod ringing;
 mod round_trips;
 mod shards;
+mod transfers;
 mod websocket;
 
 /// What a test comes to: nothing was missed.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use sip::message::Name;
+use tests::api_client::Instance;
 use tests::registrar::Behaviour;
 use tests::wire::Transport;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, hasty};
@@ -173,4 +174,28 @@ async fn in_the_foreground_the_app_registers_itself_and_behind_it_the_relay_does
         world.whole_call(&instance).await?;
     }
     Ok(())
+}
+
+/// A SIP server that takes one Contact of an account turns the second one away as long as the first stands (Kamailio's `max_contacts`: 503).
+#[tokio::test]
+async fn an_account_that_is_enabled_again_by_another_transport_is_registered_as_soon_as_its_first_contact_is_gone()
+-> Outcome {
+    let world = World::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp]).await?;
+    let before = world.enable().await?;
+    world.registrar.script(&world.aor(), &[Behaviour::Refuse(503), Behaviour::Accept]);
+    let mut wish = world.wish(TOKEN);
+    wish["account"]["registrar"] = world.registrar.uri(Transport::Tcp).into();
+    let answer = world.api.enable(&wish).await?;
+    assert_eq!(
+        (answer.status, answer.json()["registration"]["status"].as_u64()),
+        (202, Some(503)),
+        "{}",
+        answer.text()
+    );
+    let instance = Instance::new(&wish, answer.json());
+    world.await_gone(&before).await?;
+    // The wait of RFC 5626 §4.5 would be half a minute.
+    world.await_contacts(1).await?;
+    assert!(world.contacts()[0].uri.contains("transport=tcp"), "{:?}", world.contacts()[0].uri);
+    world.whole_call(&instance).await
 }

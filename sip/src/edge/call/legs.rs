@@ -1,0 +1,159 @@
+//! The legs of a call: its INVITE on the flows of its devices.
+//!
+//! | a leg | response 1xx | response ≥ 200 | its device is by that flow no more | the device comes by another flow |
+//! | --- | --- | --- | --- | --- |
+//! | Sent | → Alive; earlier legs of the device → Ended | → Ended | is adrift | → Ended |
+//! | Alive | – | → Ended | is adrift | follows it; beside it begins another leg |
+//! | Ended | – | – | – | – |
+//!
+//! A phone whose connection breaks while it rings may ring on, and answers by its next connection; or it has let the call go with the
+//! connection, or has started again. Nobody can tell which. So it gets the INVITE again, as a leg of its own: a phone that has
+//! it takes this for a copy (482 of RFC 3261 §8.2.2.2, or 486), and its earlier leg is the one that counts; from one that rings by it
+//! the earlier leg is taken away. A mere retransmission, with the branch of the earlier leg, would say the same in a simpler way
+//! (§17.2.3), but Linphone, as of 5.1, dies of one that comes by another connection.
+//!
+//! Invariant: a flow gets at most one INVITE of a call for each device.
+
+use crate::id::{BranchId, FlowId, InstanceId};
+
+/// The INVITE on one flow of a device.
+#[derive(Debug)]
+pub(super) struct Leg {
+    /// Its client transaction.
+    pub(super) branch: BranchId,
+    pub(super) instance: InstanceId,
+    /// The device's flow that it began on.
+    begun_on: FlowId,
+    /// That by which the device answers it.
+    flow: FlowId,
+    pub(super) phase: Phase,
+    /// Its flow has ended, or its device is not attached by it.
+    adrift: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No response yet.
+    Sent,
+    /// A provisional response came.
+    Alive,
+    /// A final response came, or none is waited for.
+    Ended,
+}
+
+/// All legs of a call, in the order in which they began.
+#[derive(Debug, Default)]
+pub(super) struct Legs(Vec<Leg>);
+
+impl Legs {
+    pub(super) fn get(&self, branch: BranchId) -> Option<&Leg> {
+        self.0.iter().find(|leg| leg.branch == branch)
+    }
+
+    pub(super) fn get_mut(&mut self, branch: BranchId) -> Option<&mut Leg> {
+        self.0.iter_mut().find(|leg| leg.branch == branch)
+    }
+
+    /// Whether this device has got the INVITE by this flow.
+    pub(super) fn has_been_on(&self, instance: InstanceId, flow: FlowId) -> bool {
+        self.of(instance).any(|leg| leg.begun_on == flow)
+    }
+
+    /// How many legs this device has had.
+    pub(super) fn count_of(&self, instance: InstanceId) -> usize {
+        self.of(instance).count()
+    }
+
+    /// Whether any leg may be answered where its device is at this moment.
+    pub(super) fn any_live(&self) -> bool {
+        self.0.iter().any(Leg::is_live)
+    }
+
+    /// Likewise a leg of this device.
+    pub(super) fn any_live_of(&self, instance: InstanceId) -> bool {
+        self.of(instance).any(Leg::is_live)
+    }
+
+    /// Whether any of these has had a provisional response.
+    pub(super) fn any_alive(&self) -> bool {
+        self.0.iter().any(Leg::is_alive)
+    }
+
+    /// Likewise a leg of this device.
+    pub(super) fn any_alive_of(&self, instance: InstanceId) -> bool {
+        self.of(instance).any(Leg::is_alive)
+    }
+
+    /// Begins a leg. Those of the same device of which nothing was heard are over, and returned.
+    pub(super) fn begin(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let unheard = self.end(|leg| leg.instance == instance && leg.phase == Phase::Sent);
+        self.0.push(Leg { branch, instance, begun_on: flow, flow, phase: Phase::Sent, adrift: false });
+        unheard
+    }
+
+    /// A device is by a flow no more; whether that concerns a leg.
+    pub(super) fn leave(&mut self, instance: InstanceId, flow: FlowId) -> bool {
+        let theirs = self.0.iter_mut().filter(|leg| leg.instance == instance && leg.flow == flow && leg.is_live());
+        theirs.map(|leg| leg.adrift = true).count() > 0
+    }
+
+    /// A device is by this flow; its legs that follow it there.
+    pub(super) fn follow(&mut self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
+        let theirs =
+            self.0.iter_mut().filter(|leg| leg.instance == instance && leg.phase != Phase::Ended && leg.adrift);
+        theirs
+            .map(|leg| {
+                (leg.flow, leg.adrift) = (flow, false);
+                leg.branch
+            })
+            .collect()
+    }
+
+    /// The legs to which no final response has come.
+    pub(super) fn unanswered(&self) -> Vec<BranchId> {
+        self.0.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect()
+    }
+
+    /// Ends those of them that these are.
+    pub(super) fn end(&mut self, which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
+        end(&mut self.0, which)
+    }
+
+    /// Ends the other legs of the same device.
+    pub(super) fn end_beside(&mut self, branch: BranchId) -> Vec<BranchId> {
+        let instance = self.get(branch).map(|leg| leg.instance);
+        self.end(|leg| leg.branch != branch && Some(leg.instance) == instance)
+    }
+
+    /// Ends the legs of the same device that began before this one.
+    pub(super) fn end_before(&mut self, branch: BranchId) -> Vec<BranchId> {
+        let Some(at) = self.0.iter().position(|leg| leg.branch == branch) else { return Vec::new() };
+        let (before, rest) = self.0.split_at_mut(at);
+        let instance = rest.first().map(|leg| leg.instance);
+        end(before, |leg| Some(leg.instance) == instance)
+    }
+
+    fn of(&self, instance: InstanceId) -> impl Iterator<Item = &Leg> {
+        self.0.iter().filter(move |leg| leg.instance == instance)
+    }
+}
+
+impl Leg {
+    fn is_live(&self) -> bool {
+        self.phase != Phase::Ended && !self.adrift
+    }
+
+    fn is_alive(&self) -> bool {
+        self.phase == Phase::Alive && !self.adrift
+    }
+}
+
+fn end(legs: &mut [Leg], which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
+    let theirs = legs.iter_mut().filter(|leg| leg.phase != Phase::Ended && which(leg));
+    theirs
+        .map(|leg| {
+            leg.phase = Phase::Ended;
+            leg.branch
+        })
+        .collect()
+}

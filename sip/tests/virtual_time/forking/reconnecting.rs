@@ -1,0 +1,186 @@
+//! A device whose connection breaks while it rings, and that comes back by another one.
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+use sip::message::Message;
+
+use super::*;
+use crate::world::World;
+
+/// The device rings by flow 1. Its connection has ended, or nobody knows yet.
+fn ringing(noticed: bool) -> (World, Message) {
+    let mut world = devices(1);
+    attach(&mut world, 1);
+    world.invite("call-1");
+    answer(&mut world, 1, 180);
+    let first = to_device(&world, 1, "INVITE");
+    if noticed {
+        world.input(Input::Closed(FlowId::Stream(1)));
+    }
+    world.sent.clear();
+    (world, first)
+}
+
+/// It comes by flow 2; the INVITE that it gets there.
+fn come_back(world: &mut World) -> Message {
+    world.attach(2);
+    to_device(world, 2, "INVITE")
+}
+
+/// It answers an INVITE by flow 2, with this To tag.
+fn reply(world: &mut World, invite: &Message, status: u16, tag: &'static str) {
+    let device = world.device(2);
+    world.tag = tag;
+    let contact: &[_] = if (200..300).contains(&status) { &[("Contact", "<sip:phone2@10.0.0.5:9999>")] } else { &[] };
+    world.reply(device, invite, status, contact, "");
+}
+
+fn cancel(world: &mut World) {
+    let head = world.head("call-1", "CANCEL", 1, "");
+    let text = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+    let source = world.upstream;
+    world.receive(source, &text);
+}
+
+/// The branches of what went to the device by flow 2, for each request of this method.
+fn branches(world: &World, method: &str) -> Vec<String> {
+    let sent = world.sent.iter().filter(|sent| sent.flow == FlowId::Stream(2));
+    let sent = sent.filter(|sent| sent.message.method_text() == Some(method));
+    sent.map(|sent| branch(&sent.message)).collect()
+}
+
+fn branch(message: &Message) -> String {
+    message.via().unwrap().branch().unwrap().to_owned()
+}
+
+#[test]
+fn a_phone_that_rings_on_answers_by_its_next_connection_whatever_it_says_to_the_copy() {
+    for noticed in [true, false] {
+        for copy in [482, 486] {
+            for (status, state) in [(200, CallState::Answered), (486, CallState::Declined)] {
+                let (mut world, first) = ringing(noticed);
+                let second = come_back(&mut world);
+                assert_ne!(branch(&first), branch(&second));
+                reply(&mut world, &second, copy, "copy");
+                world.advance(seconds(5));
+                assert_eq!((finals(&world), ended(&world)), (vec![], vec![]), "{copy} says nothing of the call");
+                reply(&mut world, &first, status, "one");
+                assert_eq!((finals(&world), ended(&world)), (vec![status], vec![state]), "{noticed} {copy}");
+                let answer = world.last(&format!("INVITE {status}"));
+                assert_eq!(answer.to().unwrap().tag(), Some("one"));
+                assert_eq!(world.count("BYE"), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_caller_that_hangs_up_ends_the_ringing_of_a_phone_that_has_moved() {
+    for noticed in [true, false] {
+        let (mut world, first) = ringing(noticed);
+        let second = come_back(&mut world);
+        reply(&mut world, &second, 486, "copy");
+        cancel(&mut world);
+        assert_eq!(branches(&world, "CANCEL"), [branch(&first)]);
+        assert_eq!(finals(&world), []);
+        reply(&mut world, &first, 487, "one");
+        assert_eq!((finals(&world), ended(&world)), (vec![487], vec![CallState::Cancelled]));
+    }
+}
+
+#[test]
+fn a_call_that_ends_while_its_phone_is_away_stops_ringing_when_it_comes_back() {
+    let (mut world, first) = ringing(true);
+    cancel(&mut world);
+    assert_eq!(finals(&world), [487], "nobody is waited for");
+    world.advance(seconds(25));
+    world.attach(2);
+    assert_eq!((branches(&world, "CANCEL"), branches(&world, "INVITE")), (vec![branch(&first)], vec![]));
+    reply(&mut world, &first, 487, "one");
+    assert_eq!(ended(&world), [CallState::Cancelled]);
+
+    // The CANCEL has gone where nobody heard it.
+    let (mut world, first) = ringing(false);
+    cancel(&mut world);
+    world.attach(2);
+    assert_eq!((branches(&world, "CANCEL"), branches(&world, "INVITE")), (vec![branch(&first)], vec![]));
+    assert_eq!(finals(&world), [487]);
+    reply(&mut world, &first, 200, "one");
+    assert_eq!((world.count("ACK"), world.count("BYE")), (1, 1), "an answer that crosses it is hung up");
+}
+
+#[test]
+fn a_phone_that_is_away_hears_that_another_one_has_answered() {
+    let mut world = devices(2);
+    for number in [1, 2] {
+        attach(&mut world, number);
+    }
+    world.invite("call-1");
+    for number in [1, 2] {
+        answer(&mut world, number, 180);
+    }
+    let first = to_device(&world, 1, "INVITE");
+    world.input(Input::Closed(FlowId::Stream(1)));
+    answer(&mut world, 2, 200);
+    world.instance = device(1);
+    world.attach(3);
+    let cancel = to_device(&world, 3, "CANCEL");
+    assert_eq!((branch(&cancel), reason(&cancel).is_some_and(|why| why.contains("elsewhere"))), (branch(&first), true));
+}
+
+#[test]
+fn a_phone_that_has_started_again_takes_the_call_by_its_second_invite() {
+    for (status, state) in [(200, CallState::Answered), (486, CallState::Declined)] {
+        let (mut world, first) = ringing(true);
+        let second = come_back(&mut world);
+        reply(&mut world, &second, 180, "two");
+        assert_eq!(branches(&world, "CANCEL"), [branch(&first)], "what it does not know it does not ring for");
+        reply(&mut world, &second, status, "two");
+        assert_eq!((finals(&world), ended(&world)), (vec![status], vec![state]));
+    }
+}
+
+#[test]
+fn a_phone_that_never_rang_refuses_the_call_when_it_comes_back() {
+    let mut world = devices(1);
+    attach(&mut world, 1);
+    world.invite("call-1");
+    world.advance(seconds(2));
+    let second = come_back(&mut world);
+    reply(&mut world, &second, 486, "two");
+    assert_eq!((finals(&world), ended(&world)), (vec![486], vec![CallState::Declined]));
+}
+
+#[test]
+fn a_phone_that_moves_while_it_rings_is_not_pushed() {
+    let (mut world, _) = ringing(false);
+    come_back(&mut world);
+    world.advance(seconds(20));
+    assert_eq!(world.wakes().len(), 0);
+}
+
+#[test]
+fn a_phone_that_moves_again_and_again_is_followed() {
+    let (mut world, first) = ringing(true);
+    for number in 2..6 {
+        world.attach(number);
+        let copy = to_device(&world, number, "INVITE");
+        let device = world.device(number);
+        world.reply(device, &copy, 486, &[], "");
+        world.input(Input::Closed(FlowId::Stream(number)));
+        world.advance(seconds(3));
+    }
+    assert_eq!(finals(&world), []);
+    world.attach(2);
+    reply(&mut world, &first, 200, "one");
+    assert_eq!(finals(&world), [200]);
+}
+
+#[test]
+fn a_phone_that_does_not_come_back_keeps_its_caller_no_longer_than_any() {
+    let (mut world, _) = ringing(true);
+    world.advance(seconds(121));
+    assert_eq!((finals(&world)[0], ended(&world), world.wakes().len()), (480, vec![CallState::TimedOut], 1));
+    world.advance(seconds(700));
+    assert_eq!(world.endpoint.counts().transactions, 0, "{:?}", world.descriptions());
+}
