@@ -76,6 +76,7 @@ use transport::outbox::Writer;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
+pub(crate) use digest::same_credentials;
 #[doc(hidden)]
 pub use digest::verify_device;
 pub use digest::{Asked, Unanswerable, give_up_password};
@@ -174,6 +175,8 @@ pub struct Reminded {
 pub enum RecordNote {
     /// A reminder of the lease's end was sent.
     Reminded(Reminded),
+    /// A SIP server has accepted the credentials of this instance for the first time, after it was stored.
+    Proven(InstanceId),
     /// A SIP server has accepted a password, and this is what it had asked for.
     Accepted {
         /// The instance.

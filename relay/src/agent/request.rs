@@ -49,6 +49,8 @@ pub enum Request {
         sealed: Option<Sealed>,
         /// What it was stored with.
         fence: Fence,
+        /// It has the very credentials of a proven one of its binding, and gets calls from now on.
+        vouched: bool,
         /// The answer.
         reply: oneshot::Sender<bool>,
     },

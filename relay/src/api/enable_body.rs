@@ -234,8 +234,8 @@ mod tests {
             "comment": true,
         });
         let expected = [
-            "/comment",
-            "/account/pin",
+            "",
+            "/account",
             "/account/aor",
             "/account/password",
             "/account/registrar",

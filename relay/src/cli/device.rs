@@ -6,10 +6,8 @@
 //! Invariant: no password and no key stands among the arguments. What was enabled is disabled again, however the command
 //! ends. It signals only: no sound is sent or heard.
 
-use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +18,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::{CommandError, interrupted, key_from, password, seal_key, subscription};
+use super::{CommandError, interrupted, key_from, password, seal_key, secret_file, subscription};
 use crate::development::folder::{APP_KEY, Addresses, CA, Folder, PASSWORD};
 use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
@@ -390,9 +388,7 @@ fn write_account(file: &Path, instance: &Instance) -> Result<(), CommandError> {
         "# A stock client registers at sip:{host}:{port};transport=tls as {user} with the password behind auth_pass.\n\
          <sip:{user}@{host};transport=tls>;auth_user={user};auth_pass={secret};outbound=\"sip:{host}:{port};transport=tls\"\n"
     ));
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
-    let written = opened.and_then(|mut open| open.write_all(text.as_bytes()));
-    written.map_err(|why| CommandError::File { file: file.to_owned(), why })
+    secret_file::write(file, text.as_bytes()).map_err(|why| CommandError::File { file: file.to_owned(), why })
 }
 
 /// A registration in words.

@@ -43,6 +43,7 @@ mod password;
 mod question;
 pub mod receipt;
 mod seal_key;
+mod secret_file;
 pub mod shell;
 pub mod status;
 mod subscription;
@@ -53,7 +54,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
-use zeroize::Zeroizing;
 
 use crate::net::dial::DialError;
 use crate::net::tls::TlsError;
@@ -204,9 +204,7 @@ pub enum CommandError {
 
 /// Reads a key from a file: its one line.
 fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
-    let read = std::fs::read_to_string(file).map(Zeroizing::new);
-    let text = read.map_err(|why| CommandError::File { file: file.to_owned(), why })?;
-    Ok(ApiKey::new(text.trim()))
+    Ok(ApiKey::new(secret_file::read(file)?.trim()))
 }
 
 /// Waits for SIGTERM or SIGINT.

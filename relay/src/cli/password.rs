@@ -8,16 +8,13 @@ use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
-use super::CommandError;
+use super::{CommandError, secret_file};
 use crate::secret::Password;
 
 /// Reads the password: the first line of `file`, or of the standard input, which is asked when it is a terminal.
 pub(super) fn read(file: Option<&Path>) -> Result<Password, CommandError> {
     let text = match file {
-        Some(file) => {
-            let read = std::fs::read_to_string(file).map(Zeroizing::new);
-            read.map_err(|why| CommandError::File { file: file.to_owned(), why })?
-        }
+        Some(file) => secret_file::read(file)?,
         None => from_input()?,
     };
     match text.lines().next().unwrap_or_default() {

@@ -10,13 +10,14 @@ use std::path::Path;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::CommandError;
+use super::{CommandError, secret_file};
 use crate::hpke::PrivateKey;
 use crate::push::sealed;
 
 /// The private key in `file`, in base64url; a new one, when there is no such file.
 pub(super) fn read_or_make(file: &Path) -> Result<PrivateKey, CommandError> {
     let fault = |why| CommandError::File { file: file.to_owned(), why };
+    secret_file::warn_if_others_can_read(file);
     match std::fs::read_to_string(file).map(Zeroizing::new) {
         Ok(text) => PrivateKey::read(text.trim()).ok_or_else(|| CommandError::NoSealKey(file.to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -9,8 +9,10 @@
 //! | `register` | REGISTER without a Contact, up to the challenge; with the password: what is registered, then a Contact of its own with a Path, and its end |
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a
-//! Contact is registered that is taken away again. A password is tried once: a refusal ends the examination.
+//! Contact is registered that is taken away again. A password is tried once: a refusal ends the examination. What DNS has of addresses that the relay
+//! does not dial is told at the machine itself alone ([`discreet`]).
 
+mod discreet;
 mod line;
 mod report;
 
@@ -28,7 +30,9 @@ use crate::net::dial::{self, DialError};
 use crate::net::reach::Reach;
 use crate::net::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::tls::{ClientTls, TlsError};
+use crate::net::trail::{Answer, Leads};
 use crate::secret::{Password, with_clean_stack};
+use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
 pub use report::{Finding, Report, Verdict};
 
@@ -43,6 +47,8 @@ pub struct Doctor {
     resolver: Resolver,
     tls: ClientTls,
     domains: DomainRules,
+    /// An app asks, and not the operator.
+    is_discreet: bool,
     allow_md5: bool,
     register_expires: Duration,
 }
@@ -80,7 +86,7 @@ pub struct Patient {
 }
 
 impl Doctor {
-    /// One who goes as a relay with these settings goes.
+    /// One who goes as a relay with these settings goes, and tells its operator all.
     ///
     /// # Errors
     /// [`NoDoctor`] when they cannot be used.
@@ -90,15 +96,17 @@ impl Doctor {
             true => Resolver::new(reach, upstream.transports)?,
             false => Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)?,
         };
-        Ok(Self::of_relay(resolver, ClientTls::new(upstream.ca_file.as_deref())?, upstream))
+        let tls = ClientTls::new(upstream.ca_file.as_deref())?;
+        Ok(Self { is_discreet: false, ..Self::of_relay(resolver, tls, upstream) })
     }
 
-    /// The same, with what a relay has already.
+    /// The same, with what a relay has already, and for its apps.
     pub fn of_relay(resolver: Resolver, tls: ClientTls, upstream: &Upstream) -> Self {
         Self {
             resolver,
             tls,
             domains: upstream.domains.clone(),
+            is_discreet: true,
             allow_md5: upstream.allow_md5,
             register_expires: upstream.register_expires,
         }
@@ -155,18 +163,29 @@ impl Doctor {
 
     async fn look_at_names(&self, route: &Route, report: &mut Report) -> Option<Vec<Candidate>> {
         const STEP: &str = "dns";
-        for asked in self.resolver.trail(&route.target()).await {
-            match &asked.answer {
-                Ok(records) if records.is_empty() => report.note(STEP, format!("{}: none", asked.question), ""),
-                Ok(records) => report.good(STEP, format!("{}: {}", asked.question, records.join(", "))),
-                Err(error) => report.note(STEP, format!("{}: {error}", asked.question), "the relay asks again"),
+        let mut trail = self.resolver.trail(&route.target()).await;
+        if self.is_discreet {
+            trail = discreet(&route.target(), trail);
+        }
+        for asked in trail {
+            let records = match asked.answer {
+                Ok(records) => records,
+                Err(error) => {
+                    report.note(STEP, format!("{}: {error}", asked.question), "the relay asks again");
+                    continue;
+                }
+            };
+            let told: Vec<&str> = records.iter().map(|record| &*record.text).collect();
+            match told.is_empty() {
+                true if self.is_discreet => report.note(STEP, format!("{}: {NOWHERE}", asked.question), ""),
+                true => report.note(STEP, format!("{}: none", asked.question), ""),
+                false => report.good(STEP, format!("{}: {}", asked.question, told.join(", "))),
             }
-            for address in asked.forbidden {
-                report.note(
-                    STEP,
-                    address,
-                    "the operator can list its network in upstream.allow_addresses, if it is meant",
-                );
+            for Answer { text, leads } in &records {
+                if let Leads::Address { forbidden: Some(why) } = leads {
+                    let remedy = "the operator can list its network in upstream.allow_addresses, if it is meant";
+                    report.note(STEP, format!("{text}: {why}"), remedy);
+                }
             }
         }
         match self.resolver.resolve(&route.target(), 0).await {
@@ -190,7 +209,11 @@ impl Doctor {
                         "look at the name servers (upstream.name_servers, or the system's)"
                     }
                 };
-                report.bad(STEP, error.to_string(), remedy);
+                let what = match error {
+                    ResolveError::NotAllowed(_) if self.is_discreet => format!("it {NOWHERE}"),
+                    error => error.to_string(),
+                };
+                report.bad(STEP, what, remedy);
                 None
             }
         }

@@ -14,10 +14,31 @@ use super::resolve::{MAX_SERVERS, ResolveError, Resolver, Target, dns_name};
 pub struct Asked {
     /// Type and name: `SRV _sips._tcp.example.com`.
     pub question: String,
-    /// The records, in words; empty: there is none.
-    pub answer: Result<Vec<String>, ResolveError>,
-    /// Addresses among them that may not be dialled, each with the reason.
-    pub forbidden: Vec<String>,
+    /// The name in it.
+    pub name: String,
+    /// The records; empty: there is none.
+    pub answer: Result<Vec<Answer>, ResolveError>,
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// In words.
+    pub text: String,
+    /// Where it leads.
+    pub leads: Leads,
+}
+
+/// Where a record leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// To another name, in lower case and without a dot at its end.
+    Name(String),
+    /// To an address.
+    Address {
+        /// Why it may not be dialled.
+        forbidden: Option<String>,
+    },
 }
 
 impl Resolver {
@@ -58,40 +79,38 @@ impl Resolver {
 
     /// One question; the names that its answer leads to are added to `names`.
     async fn ask(&self, kind: RecordType, name: &str, names: &mut Vec<String>) -> Asked {
-        let question = format!("{kind} {name}");
-        let mut forbidden = Vec::new();
-        let Some(owner) = dns_name(name) else {
-            return Asked { question, answer: Err(ResolveError::NotAHost), forbidden };
-        };
+        let asked = |answer| Asked { question: format!("{kind} {name}"), name: name.to_owned(), answer };
+        let Some(owner) = dns_name(name) else { return asked(Err(ResolveError::NotAHost)) };
         let records = match self.lookup(owner, kind).await {
-            Err(error) => return Asked { question, answer: Err(error), forbidden },
+            Err(error) => return asked(Err(error)),
             Ok(found) => found.map(|(records, _)| records).unwrap_or_default(),
         };
         let mut follow = |name: String| {
             let name = name.trim_end_matches('.').to_ascii_lowercase();
             if !name.is_empty() && !names.contains(&name) {
-                names.push(name);
+                names.push(name.clone());
             }
+            Leads::Name(name)
         };
-        let told = records.iter().filter_map(|record| match record {
-            RData::NAPTR(record) => {
-                let service = String::from_utf8_lossy(&record.services).into_owned();
-                follow(record.replacement.to_ascii());
-                Some(format!("{} {} {service} {}", record.order, record.preference, record.replacement))
-            }
-            RData::SRV(record) => {
-                follow(record.target.to_ascii());
-                Some(format!("{} {} port {} {}", record.priority, record.weight, record.port, record.target))
-            }
-            other => {
-                let ip = other.ip_addr()?;
-                if let Err(why) = self.reach().check(SocketAddr::new(ip, 5061)) {
-                    forbidden.push(format!("{ip}: {why}"));
+        let told = records.iter().filter_map(|record| {
+            let (text, leads) = match record {
+                RData::NAPTR(record) => {
+                    let service = String::from_utf8_lossy(&record.services).into_owned();
+                    let text = format!("{} {} {service} {}", record.order, record.preference, record.replacement);
+                    (text, follow(record.replacement.to_ascii()))
                 }
-                Some(ip.to_string())
-            }
+                RData::SRV(record) => {
+                    let text = format!("{} {} port {} {}", record.priority, record.weight, record.port, record.target);
+                    (text, follow(record.target.to_ascii()))
+                }
+                other => {
+                    let ip = other.ip_addr()?;
+                    let refused = self.reach().check(SocketAddr::new(ip, 5061)).err();
+                    (ip.to_string(), Leads::Address { forbidden: refused.map(|why| why.to_string()) })
+                }
+            };
+            Some(Answer { text, leads })
         });
-        let told: Vec<String> = told.collect();
-        Asked { question, answer: Ok(told), forbidden }
+        asked(Ok(told.collect()))
     }
 }

@@ -31,20 +31,28 @@ impl Inner {
     /// account may have turned the new one away as long as the earlier one stood; where that was here, it stands no more.
     pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
-            match self.wipe(earlier, Principal::Relay, WipeReason::Replaced).await {
-                Ok(_) => self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await,
-                Err(_) => self.replace_by_record(earlier, lookup).await,
+            if self.end_earlier(earlier, lookup, WipeReason::Replaced).await {
+                self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await;
             }
         });
     }
 
+    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here.
+    pub(super) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
+        let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
+        if !is_here {
+            self.end_earlier_by_record(earlier, lookup, reason).await;
+        }
+        is_here
+    }
+
     /// Ends what a new instance replaces and what is not here.
-    async fn replace_by_record(&self, earlier: InstanceId, lookup: Lookup) {
+    async fn end_earlier_by_record(&self, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
         let vault = &self.dependencies.vault;
         if vault.tombstones().look(earlier).is_none() {
             match vault.load(earlier).await {
                 Ok(Some(stored)) => {
-                    if self.wipe_stored(stored, WipeReason::Replaced).await.is_ok() {
+                    if self.wipe_stored(stored, reason).await.is_ok() {
                         return;
                     }
                     // The disk has no room for its tombstone, and it must go all the same.
@@ -52,16 +60,16 @@ impl Inner {
                 // Its name alone was left.
                 Ok(None) => {}
                 // The store may have it for this node.
-                Err(_) => return self.replace_unread(earlier, lookup).await,
+                Err(_) => return self.end_earlier_unread(earlier, lookup, reason).await,
             }
         }
-        let _ = self.end_ahead(earlier, WipeReason::Replaced).await;
+        let _ = self.end_ahead(earlier, reason).await;
         self.dependencies.agent.erase(earlier, lookup);
     }
 
     /// Ends what a new instance replaces while nothing of it can be read.
-    async fn replace_unread(&self, earlier: InstanceId, lookup: Lookup) {
-        let (reason, vault) = (WipeReason::Replaced, &self.dependencies.vault);
+    async fn end_earlier_unread(&self, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
+        let vault = &self.dependencies.vault;
         let _guard = self.changing.lock_key(earlier).await;
         if vault.tombstones().look(earlier).is_some() {
             // Whoever raised it goes on with it, and may know by what its device is known.

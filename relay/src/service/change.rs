@@ -67,6 +67,7 @@ impl Inner {
         while let Some(note) = notes.recv().await {
             match note {
                 RecordNote::Reminded(reminded) => self.write_down_reminder(reminded).await,
+                RecordNote::Proven(id) => drop(tokio::spawn(self.clone().succeed(id))),
                 RecordNote::Accepted { id, asked } => self.give_up_password(id, &asked).await,
             }
         }
@@ -86,6 +87,21 @@ impl Inner {
         let Ok(changed) = changed else { return };
         if self.put_change(&status, changed, None).await.is_err() {
             tracing::warn!(event = "reminder-not-written", instance = %id, "a reminder could not be written down; a restart may repeat it");
+        }
+    }
+
+    /// Writes down that the SIP server has accepted an instance.
+    pub(super) async fn write_down_proven(self: &Arc<Self>, id: InstanceId) -> Result<(), AccessError> {
+        let _guard = self.changing.lock_key(id).await;
+        let status = self.look_as_relay(id).await.map_err(|_| AccessError::Unknown)?;
+        let changed = self.changed(&status, |record| {
+            record.proven = true;
+            Ok(())
+        });
+        let Ok(changed) = changed else { return Ok(()) };
+        match self.put_change(&status, changed, None).await {
+            Err(ChangeError::Access(error)) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 

@@ -12,8 +12,7 @@ use super::types::{
     AccessError, CallError, CallView, Change, ChangeError, OwnExport, TestError, Tested, Timeline, TraceAnswer,
     TraceError, TraceRequest, View, Wiped,
 };
-use crate::agent::request::{CallRequest, Principal};
-use crate::domain::WipeReason;
+use crate::agent::request::CallRequest;
 use crate::secret::InstanceSecret;
 use crate::vault::items::{Message, MissedCall};
 
@@ -133,7 +132,10 @@ impl DeviceService for Service {
     }
 
     async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Wiped, AccessError> {
-        self.0.wipe(id, Principal::Device(proof.clone()), WipeReason::Disabled).await
+        let (it, proof) = (self.0.clone(), proof.clone());
+        // In a task of its own: whoever hangs up leaves none behind that this one stands for.
+        let disabling = tokio::spawn(async move { it.disable(id, proof).await }.in_current_span());
+        disabling.await.unwrap_or(Err(AccessError::StoreAway))
     }
 
     async fn call(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<CallView, CallError> {

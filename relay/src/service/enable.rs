@@ -3,15 +3,17 @@
 //! ```text
 //! domain, transport, address ─ earlier one? ─ seal ─ register ─┬─ refused ── 422, nothing is kept
 //!                                    (store away: 503)         ├─ accepted ─ store ─ 201 ─┐
-//!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one
+//!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
 //! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
 //! is registered again, with the new device's credentials.
 //!
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
-//! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored.
+//! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
+//! when the new one is stored, and one that gets calls only when the new one gets them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::Inner;
+use super::succession::Succession;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
 use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
@@ -80,17 +83,20 @@ impl Inner {
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
         }
         let (registration, asked) = registration?;
-        let unproven = registration.state != RegistrationState::Registered;
-        let changed = match unproven {
-            true => Some(self.unproven(id, &sealed)),
-            false if !asked.is_empty() => self.without_password(id, &sealed, &asked),
-            false => None,
+        let succession = match earlier {
+            Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
+            None => Succession::AtOnce,
+        };
+        let proven = registration.state == RegistrationState::Registered || succession == Succession::Vouched;
+        let changed = match proven {
+            false => Some(self.unproven(id, &sealed)),
+            true if !asked.is_empty() => self.without_password(id, &sealed, &asked),
+            true => None,
         };
         if let Some(changed) = &changed {
             sealed = changed.clone();
         }
-        let put = self.dependencies.vault.put(id, &sealed, expires_at, &lookup, Fence::NEW);
-        let placed = match self.timed(StoreOperation::Put, put).await {
+        let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
                 self.dependencies
@@ -103,15 +109,20 @@ impl Inner {
             }
         };
         let fence = placed.fence;
-        if self.dependencies.agent.ask(id, |reply| Request::Stored { id, sealed: changed, fence, reply }).await
-            != Some(true)
-        {
+        let vouched = succession == Succession::Vouched;
+        let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
+        if self.dependencies.agent.ask(id, stored).await != Some(true) {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
             self.leave_nothing(id, lookup, expires_at).await;
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
-        let displaced = placed.displaced.filter(|displaced| Some(*displaced) != earlier);
-        for earlier in [earlier, displaced].into_iter().flatten() {
+        let kept = earlier.filter(|_| succession == Succession::WhenProven);
+        if let Some(kept) = kept {
+            tracing::info!(event = "earlier-kept", instance = %id, earlier = %kept, "a new instance is not proven yet; the earlier one stands until it is");
+        }
+        let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
+        let ended: BTreeSet<InstanceId> = others.chain(earlier).chain(placed.displaced).collect();
+        for earlier in ended.into_iter().filter(|other| Some(*other) != kept) {
             self.clone().replace(earlier, id, lookup);
         }
         tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");

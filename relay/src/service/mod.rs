@@ -45,6 +45,7 @@ mod passed_on;
 mod restore;
 mod resume;
 mod sip_servers;
+mod succession;
 mod traces;
 pub mod types;
 mod views;

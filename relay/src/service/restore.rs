@@ -113,11 +113,12 @@ impl Inner {
             return Ok(Restored::Found);
         }
         let facts = vault.open_record(id, &status.sealed, |record| match record {
-            StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at),
-            StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX),
+            StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at, record.proven),
+            StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX, true),
         });
-        let Ok((lookup, created_at)) = facts else { return Ok(Restored::Refused) };
-        if let Some(other) = vault.find(&lookup).await?.filter(|other| *other != id)
+        let Ok((lookup, created_at, proven)) = facts else { return Ok(Restored::Refused) };
+        let other = vault.find(&lookup).await?.filter(|other| *other != id);
+        if let Some(other) = other
             && self.is_newer(other, created_at).await?
         {
             // The same device was set up again in the moment in which the store did not know of this one.
@@ -126,7 +127,13 @@ impl Inner {
         }
         let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);
         match self.timed(StoreOperation::Put, put).await {
-            Ok(()) => Ok(Restored::Written),
+            Ok(()) => {
+                if let Some(other) = other.filter(|_| !proven) {
+                    // It stands beside that one until it is proven.
+                    vault.take_lookup(other, status.expires_at, &lookup).await?;
+                }
+                Ok(Restored::Written)
+            }
             Err(StoreError::NotOwner) => {
                 let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
                 self.dependencies.agent.tell(id, end).await;
@@ -149,7 +156,7 @@ impl Inner {
             .then_some(status)
     }
 
-    /// Whether another instance was enabled just now, and later than this.
+    /// Whether another instance was enabled just now, and later than this, and is proven.
     async fn is_newer(&self, other: InstanceId, created_at: u64) -> Result<bool, StoreError> {
         let vault = &self.dependencies.vault;
         if vault.tombstones().forbids(other).is_some() {
@@ -162,7 +169,7 @@ impl Inner {
         };
         let Some(stored) = stored else { return Ok(false) };
         let since = shared_now().saturating_sub(JUST_NOW_S).max(created_at);
-        Ok(vault.open_lent(other, &stored.sealed, |record| record.created_at > since).unwrap_or(false))
+        Ok(vault.open_lent(other, &stored.sealed, |record| record.proven && record.created_at > since).unwrap_or(false))
     }
 
     /// Erases what was written again, and has ended in that moment. Whether the store answered.

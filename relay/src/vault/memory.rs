@@ -83,6 +83,28 @@ impl MemoryStore {
         Ok(write(table, owner, id, sealed, expires_at, lookup, fence))
     }
 
+    pub fn put_beside(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+    ) -> Result<Placed, StoreError> {
+        let placed = self.put(owner, id, sealed, expires_at, lookup, Fence::NEW)?;
+        if let Some(other) = placed.displaced {
+            self.take_lookup(other, lookup);
+        }
+        Ok(Placed { displaced: None, ..placed })
+    }
+
+    pub fn take_lookup(&self, id: InstanceId, lookup: &Lookup) {
+        let mut table = self.table();
+        if table.records.contains_key(&id) {
+            table.lookups.insert(*lookup, id);
+        }
+    }
+
     pub fn restore(
         &self,
         owner: &Owner,

@@ -256,6 +256,38 @@ impl Vault {
         }
     }
 
+    /// Creates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it [takes](Self::take_lookup)
+    /// that.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_beside(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+    ) -> Result<Placed, StoreError> {
+        self.takes_new()?;
+        let (ends, owner) = (ends(expires_at), &self.0.owner);
+        match &self.0.store {
+            Store::Memory(memory) => memory.put_beside(owner, id, sealed, ends.0, lookup),
+            Store::Redis(redis) => redis.put_beside(owner, id, sealed, ends, lookup).await,
+        }
+    }
+
+    /// Has a lookup name an instance, until `expires_at` (as of [`Self::put`]), whatever it named before.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn take_lookup(&self, id: InstanceId, expires_at: u64, lookup: &Lookup) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => memory.take_lookup(id, lookup),
+            Store::Redis(redis) => return redis.take_lookup(id, ends(expires_at), lookup).await,
+        }
+        Ok(())
+    }
+
     /// Writes a record again that this run owns by this fence, and that the store has lost, or has as it was before: with an earlier owner, or an
     /// earlier form. Another node that had it since then is told to let go. It takes over its lookup.
     ///

@@ -292,6 +292,9 @@ impl Endpoint {
                 let back = self.end_check(binding, failure);
                 self.core.event(Event::RegistrationFailed { binding, instance, failure });
                 if let Some(step) = back {
+                    if let RegistrationFailure::Retry { after, .. } = failure {
+                        self.core.later(now, after, Timer::Check(binding));
+                    }
                     return self.carry_out(now, binding, step);
                 }
             }

@@ -50,6 +50,8 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) enum Timer {
     Binding(BindingId),
+    /// The credentials of a joining device may be tried again.
+    Check(BindingId),
     /// An unregistration has taken long enough.
     Unbind(BindingId),
     Upstream(UpstreamId),

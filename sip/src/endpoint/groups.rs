@@ -9,7 +9,8 @@
 //! | joins, not proven | is suspended | a check: the binding is registered again with the joining device's credentials, which begin without a nonce |
 //! | passes its check | is that device | it gets calls from now on |
 //! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
-//! | fails its check otherwise | is the one before | the check is repeated after the next success |
+//! | fails its check otherwise | is the one before | the check is repeated after its back-off, or after the next success |
+//! | is vouched for | is the one before | its check is broken off; it gets the next call |
 //! | owns the credentials and is refused | stays | the refusal is reported; unbinding the device makes another one the owner |
 //! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | its refusals count on, and a pause goes on |
 //! | the last one leaves | stays | the binding is unregistered |
@@ -162,6 +163,20 @@ impl Endpoint {
         if foreground && self.is_checked(binding, instance) {
             self.abort_check(now, binding);
             self.groups.0.entry(binding).or_default().others.push(instance);
+        }
+        self.settle_group(now, binding);
+    }
+
+    /// A device has the very credentials of a proven one of its binding.
+    pub(super) fn on_vouch(&mut self, now: Instant, instance: InstanceId) {
+        let Some(binding) = self.devices.binding_of(instance) else { return };
+        if self.is_checked(binding, instance) {
+            self.abort_check(now, binding);
+            self.groups.0.entry(binding).or_default().others.push(instance);
+        }
+        self.devices.set_proven(instance, true);
+        if let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) {
+            registration.set_established();
         }
         self.settle_group(now, binding);
     }

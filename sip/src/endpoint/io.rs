@@ -154,6 +154,9 @@ pub enum Input {
     Suspend(InstanceId),
     /// The app is in the background again.
     Resume(InstanceId),
+    /// This device has the very credentials of another one of its binding that is proven: it gets the next call, although the SIP
+    /// server has not been heard about it.
+    Vouch(InstanceId),
     /// The answer to [`Event::Challenged`]: the value of an `Authorization`, or `None` when there is no credential for this
     /// realm or algorithm.
     Authorization {

@@ -158,6 +158,7 @@ impl Endpoint {
             Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),
+            Input::Vouch(instance) => self.on_vouch(now, instance),
             Input::Authorization { binding, instance, authorization } => {
                 self.on_authorization(now, binding, instance, authorization)
             }
@@ -208,6 +209,7 @@ impl Endpoint {
         while let Some(timer) = self.core.timers.pop_due(now) {
             match timer {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
+                Timer::Check(binding) => self.check_next(now, binding),
                 Timer::Unbind(binding) => self.on_unbind_due(now, binding),
                 Timer::Upstream(upstream) => self.on_upstream_due(now, upstream),
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),

@@ -249,6 +249,11 @@ impl Registration {
         Self { established: true, bound: Bound::earlier(), state, ..self }
     }
 
+    /// The credentials in use are those that the SIP server has accepted of another device.
+    pub fn set_established(&mut self) {
+        self.established = true;
+    }
+
     /// The address of record.
     pub fn aor(&self) -> &str {
         &self.aor

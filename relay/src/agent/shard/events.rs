@@ -236,10 +236,22 @@ impl Shard {
                 }
             }
         }
+        if let Some(row) = self.instances.get_mut(by)
+            && !std::mem::replace(&mut row.is_proven, true)
+            && row.is_stored
+        {
+            self.note_proven(by);
+        }
         if let Some(asked) = asked {
             // An error means that nobody writes it down any more: the process ends.
             let _ = self.shared.record_notes.send(RecordNote::Accepted { id: by, asked });
         }
+    }
+
+    /// Has its record say that its credentials were accepted.
+    pub(crate) fn note_proven(&self, id: InstanceId) {
+        // An error means that nobody writes it down any more: the process ends.
+        let _ = self.shared.record_notes.send(RecordNote::Proven(id));
     }
 
     fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {

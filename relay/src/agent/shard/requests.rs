@@ -37,8 +37,8 @@ impl Shard {
                 }
                 let _ = reply.send(());
             }
-            Request::Stored { id, sealed, fence, reply } => {
-                let _ = reply.send(self.stored(id, sealed, fence));
+            Request::Stored { id, sealed, fence, vouched, reply } => {
+                let _ = reply.send(self.stored(id, sealed, fence, vouched));
             }
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
@@ -163,6 +163,7 @@ impl Shard {
         }
         let mut row = Row::new(id, sealed, binding.upstream, fence, lease, aor, place);
         row.is_stored = first.is_none();
+        row.is_proven = binding.proven;
         row.first = first.map(Box::new);
         if !binding.register {
             row.state = InstanceState::Foreground;
@@ -211,16 +212,24 @@ impl Shard {
         }
     }
 
-    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence) -> bool {
-        match self.instances.get_mut(id) {
-            Some(row) if row.ending.is_none() => {
-                row.is_stored = true;
-                row.fence = fence;
-                row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
-                true
+    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence, vouched: bool) -> bool {
+        let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return false };
+        row.is_stored = true;
+        row.fence = fence;
+        row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
+        if row.is_proven {
+            if self.with_record(id, |record| record.proven) == Some(false) {
+                // Its SIP server has answered while it was being stored.
+                self.note_proven(id);
             }
-            _ => false,
+        } else if vouched {
+            row.is_proven = true;
+            self.drive(clock::now(), Input::Vouch(id));
+            if let Some(binding) = self.endpoint.binding_of_instance(id) {
+                self.share_registration(id, binding);
+            }
         }
+        true
     }
 
     fn replace(

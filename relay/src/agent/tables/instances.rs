@@ -51,6 +51,8 @@ pub(crate) struct Row {
     pub unanswerable: Option<Unanswerable>,
     /// Those who wait for the outcome of the first registration.
     pub first: Option<Box<oneshot::Sender<FirstRegistration>>>,
+    /// Whether the SIP server has accepted its credentials, in this run or before.
+    pub is_proven: bool,
     /// The store has it: whoever enabled it was told so, or will be.
     pub is_stored: bool,
     /// Its end, once that has begun.
@@ -186,6 +188,7 @@ impl Row {
             state,
             unanswerable: None,
             first: None,
+            is_proven: false,
             is_stored: true,
             ending: None,
             activity: None,

@@ -3,11 +3,13 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`scrub`] | what of a message is kept: no credential, no person, no body but the kinds of its media |
+//! | `known` | the words of SIP that name nobody |
 //! | [`pcapng`] | the file that Wireshark opens |
 //!
 //! Invariant: what is kept was scrubbed before; it lies in the memory of one shard, is at most [`BYTES_MAX`] large (then the
 //! oldest message gives way), and is gone at the end of its time, or of its instance.
 
+mod known;
 pub(crate) mod pcapng;
 pub(crate) mod scrub;
 

@@ -2,8 +2,13 @@
 //!
 //! | part | is kept |
 //! | --- | --- |
-//! | headers that say how SIP works (Via, CSeq, Expires, …) | as they are |
+//! | headers that say how SIP works (CSeq, Expires, Supported, Event, …) | numbers, and [words that name nobody](super::known) |
+//! | Call-ID | the first 16 hexadecimal digits of its SHA-256, by which whoever knows it finds it |
+//! | tags and branches | likewise, of the Call-ID, a line feed and them: the same in one call, and in no other |
 //! | addresses (From, Contact, Route, …) and the Request-URI | the first character of each user, host, port and the parameters that route; no display name |
+//! | Via | transport, sent-by, and where it came from |
+//! | User-Agent, Server | products with a version, and the names of some SIP servers; no comment |
+//! | Reason, Warning | protocol, cause and code; no text |
 //! | challenges | realm, algorithm, qop and stale |
 //! | credentials | nothing |
 //! | every other header | its name |
@@ -13,27 +18,32 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use sip::message::{Composer, Message, Name, NameAddr, Scheme, Uri};
+use aws_lc_rs::digest::{SHA256, digest};
+use sip::message::{Composer, Message, Name, NameAddr, Params, Scheme, Uri, Via};
+
+use super::known::{self, is_one_of};
+use crate::vault::hex;
 
 /// What stands in place of what is left out.
 const CUT: &str = "...";
-/// The parameters of a URI whose values are kept.
-const URI_PARAMETERS: [&str; 5] = ["transport", "lr", "ob", "user", "pn-provider"];
-/// Likewise of an address.
-const ADDRESS_PARAMETERS: [&str; 5] = ["tag", "expires", "reg-id", "q", "refresher"];
-/// Likewise of a challenge.
-const CHALLENGE_PARAMETERS: [&str; 4] = ["realm", "algorithm", "qop", "stale"];
-/// Headers beside those with a [`Name`] that say nothing of anybody.
-const HARMLESS: [&str; 5] = ["rack", "rseq", "allow-events", "content-disposition", "p-early-media"];
+/// What every branch begins with (RFC 3261 §8.1.1.7).
+const BRANCH_COOKIE: &str = "z9hG4bK";
+/// The digits of a number that are kept at most: more may be those of a phone.
+const DIGITS_MAX: usize = 7;
+/// The bytes of a digest that stand in place of a name.
+const NAME_BYTES: usize = 8;
 
 /// A message without what is nobody's business.
 pub(crate) fn scrub(message: &Message) -> Vec<u8> {
+    let call = message.call_id().unwrap_or_default();
     let mut out = match message.status() {
         Some(status) => format!("SIP/2.0 {status} {}\r\n", Composer::reason(status)),
         None => {
-            let uri = message.request_uri().and_then(Uri::parse).map_or_else(|| CUT.into(), |uri| shortened(&uri));
-            format!("{} {uri} SIP/2.0\r\n", message.method_text().unwrap_or("?"))
+            let uri =
+                message.request_uri().and_then(Uri::parse).map_or_else(|| CUT.into(), |uri| shortened(call, &uri));
+            format!("{} {uri} SIP/2.0\r\n", word(message.method_text().unwrap_or_default(), known::METHODS))
         }
     };
     let head = String::from_utf8_lossy(message.head()).replace("\r\n ", " ").replace("\r\n\t", " ");
@@ -42,30 +52,52 @@ pub(crate) fn scrub(message: &Message) -> Vec<u8> {
         let Some((written, value)) = line.split_once(':') else { continue };
         let (written, value) = (written.trim(), value.trim());
         let name = Name::from_bytes(written.as_bytes());
-        // Writing to a String cannot fail.
-        let _ = match kept(name, written) {
-            Kept::Whole => write!(out, "{written}: {value}\r\n"),
-            Kept::Addresses if !done.insert(name) => Ok(()),
+        let list = |element: &dyn Fn(&str) -> String| split(value, ',').map(element).collect::<Vec<_>>().join(", ");
+        let scrubbed = match kept(name, written) {
+            Kept::Addresses if !done.insert(name) => continue,
             Kept::Addresses => {
-                let all: Vec<String> = message.elements(name).map(address).collect();
-                write!(out, "{name}: {}\r\n", all.join(", "))
+                let all: Vec<String> = message.elements(name).map(|element| address(call, element)).collect();
+                all.join(", ")
             }
-            Kept::Challenge => write!(out, "{written}: {}\r\n", challenge(value)),
-            Kept::Name => write!(out, "{written}: {CUT}\r\n"),
-            Kept::Nothing => Ok(()),
+            Kept::Nothing => continue,
+            Kept::Name => CUT.to_owned(),
+            Kept::Words(words) => list(&|element| known_element(call, element, words)),
+            Kept::Number => number_element(call, value),
+            Kept::Via => list(&|element| via(call, element)),
+            Kept::CallId => name_of(value),
+            Kept::Dialog => dialog(value),
+            Kept::CSeq => match value.split_once([' ', '\t']) {
+                Some((number, method)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    format!("{number} {}", word(method.trim(), known::METHODS))
+                }
+                _ => CUT.to_owned(),
+            },
+            Kept::Products => products(value),
+            Kept::Date => date(value),
+            Kept::Warning => list(&warning),
+            Kept::Challenge => challenge(value),
         };
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{}: {scrubbed}\r\n", if name == Name::Other { written } else { name.as_str() });
     }
-    let is_sdp = message.text(Name::ContentType).is_some_and(|kind| kind.to_ascii_lowercase().contains("sdp"));
-    let body = String::from_utf8_lossy(message.body());
-    let media: String =
-        body.lines().filter(|line| is_sdp && line.starts_with("m=")).map(|it| format!("{it}\r\n")).collect();
+    let media = media(message);
     let _ = write!(out, "Content-Length: {}\r\n\r\n{media}", media.len());
     out.into_bytes()
 }
 
 enum Kept {
-    Whole,
     Addresses,
+    /// Elements of these words, with the parameters that are known.
+    Words(&'static [&'static str]),
+    Number,
+    Via,
+    CallId,
+    /// The Call-ID and the tags of another dialog.
+    Dialog,
+    CSeq,
+    Products,
+    Date,
+    Warning,
     Challenge,
     Name,
     Nothing,
@@ -73,36 +105,132 @@ enum Kept {
 
 fn kept(name: Name, written: &str) -> Kept {
     match name {
-        Name::Via | Name::CallId | Name::CSeq | Name::MaxForwards | Name::ContentType => Kept::Whole,
-        Name::Allow | Name::Supported | Name::Require | Name::ProxyRequire | Name::Unsupported => Kept::Whole,
-        Name::Expires | Name::MinExpires | Name::RetryAfter | Name::FlowTimer | Name::Timestamp => Kept::Whole,
-        Name::SessionExpires | Name::MinSe | Name::Event | Name::SubscriptionState | Name::Accept => Kept::Whole,
-        Name::UserAgent | Name::Server | Name::Date | Name::Privacy | Name::FeatureCaps => Kept::Whole,
-        Name::Reason | Name::Warning | Name::Replaces => Kept::Whole,
+        Name::Via => Kept::Via,
+        Name::CallId => Kept::CallId,
+        Name::CSeq => Kept::CSeq,
+        Name::MaxForwards | Name::Expires | Name::MinExpires | Name::RetryAfter => Kept::Number,
+        Name::FlowTimer | Name::SessionExpires | Name::MinSe => Kept::Number,
+        Name::Allow => Kept::Words(known::METHODS),
+        Name::Supported | Name::Require | Name::ProxyRequire | Name::Unsupported => Kept::Words(known::OPTION_TAGS),
+        Name::ContentType | Name::Accept => Kept::Words(known::MEDIA_TYPES),
+        Name::Event => Kept::Words(known::EVENTS),
+        Name::SubscriptionState => Kept::Words(known::SUBSCRIPTION_STATES),
+        Name::Privacy => Kept::Words(known::PRIVACY),
+        Name::FeatureCaps => Kept::Words(known::ANY),
+        Name::Reason => Kept::Words(known::REASONS),
+        Name::Warning => Kept::Warning,
+        Name::UserAgent | Name::Server => Kept::Products,
+        Name::Date => Kept::Date,
+        Name::Replaces => Kept::Dialog,
         Name::From | Name::To | Name::Contact | Name::Route | Name::RecordRoute | Name::Path => Kept::Addresses,
         Name::ServiceRoute | Name::PAssertedIdentity | Name::PAssociatedUri => Kept::Addresses,
         Name::WwwAuthenticate | Name::ProxyAuthenticate => Kept::Challenge,
         Name::Authorization | Name::ProxyAuthorization | Name::AuthenticationInfo | Name::ContentLength => {
             Kept::Nothing
         }
-        Name::Other if HARMLESS.iter().any(|known| written.eq_ignore_ascii_case(known)) => Kept::Whole,
-        Name::Other => Kept::Name,
+        Name::Timestamp => Kept::Name,
+        Name::Other => match written.to_ascii_lowercase().as_str() {
+            "rseq" => Kept::Number,
+            "allow-events" => Kept::Words(known::EVENTS),
+            "content-disposition" => Kept::Words(known::DISPOSITIONS),
+            "p-early-media" => Kept::Words(known::EARLY_MEDIA),
+            _ => Kept::Name,
+        },
     }
 }
 
-fn address(element: &str) -> String {
-    let Some(parsed) = NameAddr::parse(element) else {
-        return if element.trim() == "*" { "*".into() } else { format!("<sip:{CUT}@invalid>") };
-    };
-    let mut out = format!("<{}>", shortened(&parsed.uri));
-    parameters(&mut out, parsed.params.iter(), &ADDRESS_PARAMETERS);
+/// What stands in place of a name that means nothing by itself.
+fn name_of(name: &str) -> String {
+    hex(&digest(&SHA256, name.as_bytes()).as_ref()[..NAME_BYTES])
+}
+
+/// The same, of one that is heard in one call alone.
+fn name_in(call: &str, name: &str) -> String {
+    name_of(&format!("{call}\n{name}"))
+}
+
+fn word<'a>(word: &'a str, known: &[&str]) -> &'a str {
+    if is_one_of(word, known) { word } else { CUT }
+}
+
+/// Whether this is a number that is too short for one of a phone.
+fn is_number(text: &str) -> bool {
+    (1..=DIGITS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
+fn number(text: &str) -> &str {
+    if is_number(text) { text } else { CUT }
+}
+
+/// The parts between separators that stand outside quotes and angle brackets.
+fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped, mut inside) = (false, false, false);
+    text.split(move |letter| {
+        let is_escaped = std::mem::take(&mut escaped);
+        match letter {
+            '\\' if quoted && !is_escaped => escaped = true,
+            '"' if !is_escaped => quoted = !quoted,
+            '<' if !quoted => inside = true,
+            '>' if !quoted => inside = false,
+            letter => return letter == separator && !quoted && !inside,
+        }
+        false
+    })
+    .map(str::trim)
+}
+
+/// A word with its parameters.
+fn known_element(call: &str, element: &str, words: &[&str]) -> String {
+    let (head, rest) = element.split_at(element.find(';').unwrap_or(element.len()));
+    with_parameters(call, word(head.trim(), words), rest)
+}
+
+/// A number with its parameters; its comment is left out, and whatever stands behind that.
+fn number_element(call: &str, value: &str) -> String {
+    let value = value.split('(').next().unwrap_or_default();
+    let (head, rest) = value.split_at(value.find(';').unwrap_or(value.len()));
+    with_parameters(call, number(head.trim()), rest)
+}
+
+fn with_parameters(call: &str, head: &str, rest: &str) -> String {
+    let mut out = head.to_owned();
+    match Params::parse(rest) {
+        Some(params) => parameters(&mut out, call, params.iter()),
+        None => out.push_str(";..."),
+    }
     out
 }
 
-fn shortened(uri: &Uri<'_>) -> String {
-    let scheme = uri.text.split(':').next().unwrap_or("sip");
+/// The names of a dialog, as they stand in its own messages.
+fn dialog(value: &str) -> String {
+    let (call, rest) = value.split_at(value.find(';').unwrap_or(value.len()));
+    let call = call.trim();
+    with_parameters(call, &name_of(call), rest)
+}
+
+fn via(call: &str, element: &str) -> String {
+    let Some(via) = Via::parse(element) else { return format!("SIP/2.0/{CUT} {CUT}") };
+    let mut out = format!("SIP/2.0/{} {}", word(via.transport, known::VALUES), via.host);
+    if let Some(port) = via.port {
+        let _ = write!(out, ":{port}");
+    }
+    parameters(&mut out, call, via.params.iter());
+    out
+}
+
+fn address(call: &str, element: &str) -> String {
+    let Some(parsed) = NameAddr::parse(element) else {
+        return if element.trim() == "*" { "*".into() } else { format!("<sip:{CUT}@invalid>") };
+    };
+    let mut out = format!("<{}>", shortened(call, &parsed.uri));
+    parameters(&mut out, call, parsed.params.iter());
+    out
+}
+
+fn shortened(call: &str, uri: &Uri<'_>) -> String {
+    let scheme = word(uri.text.split(':').next().unwrap_or("sip"), known::URI_SCHEMES);
     if uri.scheme == Scheme::Other {
-        return format!("{scheme}:{CUT}");
+        return format!("{}:{CUT}", if scheme == CUT { "urn" } else { scheme });
     }
     let mut out = format!("{scheme}:");
     if let Some(user) = uri.user {
@@ -114,27 +242,105 @@ fn shortened(uri: &Uri<'_>) -> String {
     if let Some(port) = uri.port {
         let _ = write!(out, ":{port}");
     }
-    parameters(&mut out, uri.params.iter(), &URI_PARAMETERS);
+    parameters(&mut out, call, uri.params.iter());
     out
 }
 
-fn parameters<'a>(out: &mut String, all: impl Iterator<Item = (&'a str, Option<&'a str>)>, kept: &[&str]) {
+fn parameters<'a>(out: &mut String, call: &str, all: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
     for (name, value) in all {
+        let name = name.to_ascii_lowercase();
         let _ = match value {
+            _ if !is_one_of(&name, known::PARAMETERS) => write!(out, ";{CUT}"),
             None => write!(out, ";{name}"),
-            Some(value) if kept.iter().any(|known| name.eq_ignore_ascii_case(known)) => write!(out, ";{name}={value}"),
-            Some(_) => write!(out, ";{name}={CUT}"),
+            Some(value) => write!(out, ";{name}={}", parameter(call, &name, value)),
         };
     }
 }
 
+fn parameter(call: &str, name: &str, value: &str) -> String {
+    let is_kept = match name {
+        "tag" | "to-tag" | "from-tag" => return name_in(call, value),
+        "branch" => {
+            let cookie = if value.starts_with(BRANCH_COOKIE) { BRANCH_COOKIE } else { "" };
+            return format!("{cookie}{}", name_in(call, value));
+        }
+        "received" => value.trim_matches(['[', ']']).parse::<IpAddr>().is_ok(),
+        name if is_one_of(name, known::NUMBERS) => is_number(value),
+        name if is_one_of(name, known::WORDS) => is_one_of(value.trim_matches('"'), known::VALUES),
+        _ => false,
+    };
+    if is_kept { value.to_owned() } else { CUT.to_owned() }
+}
+
+/// The products of a User-Agent or Server, without comments.
+fn products(value: &str) -> String {
+    let mut depth = 0usize;
+    let outside: String = value
+        .chars()
+        .filter(|letter| {
+            match letter {
+                '(' => depth += 1,
+                ')' => depth = depth.saturating_sub(1),
+                _ => return depth == 0,
+            }
+            false
+        })
+        .collect();
+    let is_token = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'!' | b'+' | b'~'))
+    };
+    let is_long = |text: &str| text.split(|letter: char| !letter.is_ascii_digit()).any(|run| run.len() > DIGITS_MAX);
+    let is_product = |text: &&str| match text.split_once('/') {
+        Some((name, version)) => {
+            let is_version = version.starts_with(|first: char| first.is_ascii_digit());
+            is_version && is_token(name) && is_token(version) && !is_long(name) && !is_long(version)
+        }
+        None => is_one_of(text, known::PRODUCTS),
+    };
+    let all: Vec<&str> = outside.split_ascii_whitespace().filter(is_product).collect();
+    if all.is_empty() { CUT.to_owned() } else { all.join(" ") }
+}
+
+fn date(value: &str) -> String {
+    let is_time = |part: &str| part.len() <= 8 && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
+    let is_part = |part: &str| is_time(part) || is_one_of(part, known::DATE_WORDS);
+    if value.split(' ').all(is_part) { value.to_owned() } else { CUT.to_owned() }
+}
+
+fn warning(element: &str) -> String {
+    let code = element.split(' ').next().filter(|code| code.len() == 3 && is_number(code));
+    format!("{} {CUT} \"{CUT}\"", code.unwrap_or("399"))
+}
+
 fn challenge(value: &str) -> String {
     let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
-    let kept = rest.split(',').map(str::trim).filter(|part| {
-        let name = part.split('=').next().unwrap_or_default().trim();
-        CHALLENGE_PARAMETERS.iter().any(|known| name.eq_ignore_ascii_case(known))
+    let kept = split(rest, ',').filter(|part| {
+        let Some((name, value)) = part.split_once('=') else { return false };
+        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
+        match name.as_str() {
+            "realm" => true,
+            "algorithm" | "qop" | "stale" => value.split(',').all(|one| is_one_of(one.trim(), known::CHALLENGE_WORDS)),
+            _ => false,
+        }
     });
-    format!("{scheme} {}", kept.collect::<Vec<_>>().join(", "))
+    format!("{} {}", word(scheme, known::CHALLENGES), kept.collect::<Vec<_>>().join(", "))
+}
+
+/// The `m=` lines of SDP.
+fn media(message: &Message) -> String {
+    let is_sdp = message.text(Name::ContentType).is_some_and(|kind| kind.to_ascii_lowercase().contains("sdp"));
+    let body = String::from_utf8_lossy(message.body());
+    let lines = body.lines().filter(|_| is_sdp).filter_map(|line| line.trim_end().strip_prefix("m="));
+    lines.map(|line| format!("m={}\r\n", media_line(line))).collect()
+}
+
+fn media_line(line: &str) -> String {
+    let part = |(at, part): (usize, &str)| match at {
+        0 => word(part, known::MEDIA).to_owned(),
+        2 => word(part, known::MEDIA_TRANSPORTS).to_owned(),
+        _ => if part.split('/').all(is_number) || part == "*" { part } else { CUT }.to_owned(),
+    };
+    line.split(' ').enumerate().map(part).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -168,8 +374,10 @@ mod tests {
         assert!(!out.to_ascii_lowercase().contains("geheim"), "{out}");
         for kept in [
             "INVITE sip:g...@10.0.0.5:5060;transport=tls;pn-provider=fcm;pn-param=...;pn-prid=... SIP/2.0",
-            "branch=z9hG4bKvia",
-            "From: <sip:g...@example.com;x=...>;tag=bob",
+            &format!("branch=z9hG4bK{}", name_in("call", "z9hG4bKvia")),
+            &format!("From: <sip:g...@example.com;...>;tag={}", name_in("call", "bob")),
+            // As `printf %s call | sha256sum | cut -c1-16` has it.
+            "Call-ID: 7edb360f06acaef2\r\n",
             "To: <sip:g...@example.com>",
             "Contact: <sip:g...@10.0.0.1>;+sip.instance=...;reg-id=1",
             "Route: <sip:g...@relay.test;lr>, <sip:g...@next.test;lr>",
@@ -194,5 +402,67 @@ mod tests {
             out.contains("WWW-Authenticate: Digest realm=\"example.com\", algorithm=MD5, qop=\"auth\"\r\n"),
             "{out}"
         );
+    }
+
+    #[test]
+    fn words_that_anybody_may_have_written_are_left_out_wherever_they_stand() {
+        let out = scrubbed(
+            "NOTIFY sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK-geheim-4917099887766;rport=5060;received=192.0.2.1;geheim=1\r\n\
+             From: <sip:a@b;geheim>;tag=4917099887766;geheim\r\nTo: <sip:a@b>;tag=geheim\r\nCall-ID: 4917099887766-geheim@gw\r\n\
+             CSeq: 1 NOTIFY\r\nMax-Forwards: 70\r\n\
+             Reason: SIP;cause=200;text=\"for Geheim, +4917099887766\", Q.850;cause=16;geheim=1, geheim;cause=4917099887766\r\n\
+             Warning: 399 geheim \"caller 4917099887766, geheim\"\r\n\
+             User-Agent: Geheims iPhone Linphone/5.2.1 (Geheims iPhone (4917099887766)) x/4917099887766\r\nServer: kamailio (geheim)\r\n\
+             Event: geheim;id=4917099887766\r\nSubscription-State: terminated;reason=geheim;expires=60\r\n\
+             Allow-Events: presence, geheim\r\nContent-Disposition: geheim;handling=optional\r\nSupported: timer, geheim\r\n\
+             Allow: INVITE, GEHEIM\r\nAccept: application/sdp;q=0.5, text/geheim\r\nRetry-After: 5 (geheim, 4917099887766);duration=60\r\n\
+             Session-Expires: 1800;refresher=uac;geheim=1\r\nExpires: 4917099887766\r\nDate: Sat, 13 Nov 2010 23:29:00 GMT\r\n\
+             Privacy: id;geheim\r\nP-Early-Media: geheim\r\nTimestamp: 4917099887766\r\nFeature-Caps: *;+geheim=\"x\"\r\n\
+             Contact: <geheim:4917099887766>\r\nContent-Type: application/sdp;geheim=geheim\r\n\r\n\
+             m=geheim 4917099887766 RTP/GEHEIM 0 geheim\r\n",
+        );
+        let lower = out.to_ascii_lowercase();
+        assert!(!lower.contains("geheim") && !lower.contains("49170"), "{out}");
+        for kept in [
+            ";rport=5060;received=192.0.2.1;...\r\n",
+            "Reason: SIP;cause=200;text=..., Q.850;cause=16;..., ...;cause=...\r\n",
+            "Warning: 399 ... \"...\"\r\n",
+            "User-Agent: Linphone/5.2.1\r\n",
+            "Server: kamailio\r\n",
+            "Event: ...;id=...\r\n",
+            "Subscription-State: terminated;reason=...;expires=60\r\n",
+            "Allow-Events: presence, ...\r\n",
+            "Content-Disposition: ...;handling=optional\r\n",
+            "Supported: timer, ...\r\n",
+            "Accept: application/sdp;q=0.5, ...\r\n",
+            "Retry-After: 5\r\n",
+            "Session-Expires: 1800;refresher=uac;...\r\n",
+            "Date: Sat, 13 Nov 2010 23:29:00 GMT\r\n",
+            "m=... ... ... 0 ...\r\n",
+        ] {
+            assert!(out.contains(kept), "{kept}: {out}");
+        }
+    }
+
+    #[test]
+    fn one_call_is_one_call_in_a_trace_and_its_tags_are_nobodys_elsewhere() {
+        let of = |call: &str| {
+            scrubbed(&format!(
+                "BYE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>;tag=2\r\n\
+                 i: {call}\r\nCSeq: 2 BYE\r\n\r\n"
+            ))
+        };
+        let from = |text: &str| text.lines().find(|line| line.starts_with("From:")).map(str::to_owned);
+        let (once, again, other) = (of("one"), of("one"), of("another"));
+        assert_eq!(once, again);
+        assert_ne!(from(&once), from(&other));
+        // Another call that takes its place names it alike.
+        let replacing = scrubbed(
+            "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=9\r\nTo: <sip:a@b>\r\n\
+             i: third\r\nCSeq: 1 INVITE\r\nReplaces: one ;to-tag=2;from-tag=1;geheim\r\n\r\n",
+        );
+        let (call, to, of) = (name_of("one"), name_in("one", "2"), name_in("one", "1"));
+        assert!(replacing.contains(&format!("Replaces: {call};to-tag={to};from-tag={of};...\r\n")), "{replacing}");
+        assert!(once.contains(&call) && once.contains(&format!(";tag={to}")));
     }
 }

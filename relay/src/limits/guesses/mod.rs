@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | account at a server, and source | `limits.failures_per_account` | pauses of 2 s, doubled up to 15 min |
 //! | user at a server, whatever domain stands behind him, and source | four times as many | pauses of 1 s, doubled up to 30 s |
-//! | account at a server, whoever asks | four times as many | pauses of 1 s, doubled up to 30 s; a source whose proof was right within the hour is let past |
+//! | account at a server, whoever asks | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed ([`line`]); a source whose proof was right within the hour is let past |
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner
@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 use sip::bucket::{Bucket, Rate};
 
 use super::counted_as;
+use crate::clock;
+use line::{Line, TURN};
+
+mod line;
 
 /// The most keys that are remembered, about 12 MB; at the limit a tenth of those go that are not under way: what only succeeded,
 /// then what failed least and longest ago. While all are under way newcomers wait a second.
@@ -118,6 +122,10 @@ struct Entry {
     under_way: u32,
     /// When it failed last.
     last: Option<Instant>,
+    /// When the last attempt ended, however it did.
+    ended: Option<Instant>,
+    /// Who has the next attempts.
+    line: Option<Box<Line>>,
 }
 
 struct Budget {
@@ -137,8 +145,10 @@ pub struct Permit {
 #[derive(Clone, Copy)]
 struct Key {
     hash: u64,
-    /// Of one source; else of whoever asks.
+    /// Of one source and one account; else of whoever asks, or of one source and whatever domain.
     own: bool,
+    /// Of whoever asks.
+    shared: bool,
 }
 
 impl Guesses {
@@ -158,18 +168,19 @@ impl Guesses {
         if let Some(after) = budget.and_then(|budget| budget.wait(now, self.0.free.of_source())) {
             return Err(Wait { after, by_source: true });
         }
-        for key in keys.iter().filter(|key| key.own || !known) {
-            let Some(entry) = table.entries.get(&key.hash) else { continue };
-            let right = table.right.contains_key(&key.hash);
-            if let Some(after) = entry.wait(now, self.0.free.of(key.own), pauses(key.own), right) {
-                return Err(Wait { after, by_source: false });
-            }
+        if let Some(after) = self.wait_for(&keys, known, source, &mut table, now) {
+            return Err(Wait { after, by_source: false });
         }
         if !table.make_room(keys.len()) {
             return Err(Wait { after: SOON, by_source: true });
         }
         for key in &keys {
-            table.entries.entry(key.hash).or_default().under_way += 1;
+            let entry = table.entries.entry(key.hash).or_default();
+            entry.under_way += 1;
+            // Who is let past has no part in the line.
+            if !known && entry.line.as_mut().is_some_and(|line| !line.attempted(source)) {
+                entry.line = None;
+            }
         }
         let full = Budget { failures: Bucket::full(now), under_way: 0 };
         table.sources.entry(source).or_insert(full).under_way += 1;
@@ -178,11 +189,34 @@ impl Guesses {
         Ok(Permit { guesses: self.clone(), keys, source, is_of_one })
     }
 
+    /// How long an attempt must wait for its account; who has not failed has a place in the line from then on.
+    fn wait_for(&self, keys: &[Key], known: bool, source: IpAddr, table: &mut Table, now: Instant) -> Option<Duration> {
+        let Table { entries, right, .. } = table;
+        let mut longest = None;
+        for key in keys.iter().filter(|key| key.own || !known) {
+            let Some(entry) = entries.get_mut(&key.hash) else { continue };
+            let (free, right) = (self.0.free.of(key.own), right.contains_key(&key.hash));
+            let wait = entry.wait(now, free, pauses(key.own), right);
+            longest = longest.max(wait.or_else(|| entry.turn_of_another(now, free, pauses(key.own), source)));
+        }
+        longest?;
+        let has_failed = |key: &Key| entries.get(&key.hash).is_some_and(|entry| entry.failures_at(now) > 0);
+        if !keys.iter().filter(|key| key.own).any(has_failed) {
+            for key in keys.iter().filter(|key| key.shared) {
+                let entry = entries.get_mut(&key.hash);
+                if let Some(entry) = entry.filter(|entry| entry.failures_at(now) >= self.0.free.of(false).max(1)) {
+                    entry.line.get_or_insert_default().join(source, now);
+                }
+            }
+        }
+        longest
+    }
+
     fn keys(&self, attempt: &Attempt<'_>, source: IpAddr) -> Vec<Key> {
         let server = attempt.server.to_ascii_lowercase();
         let key = |server: &str, name: &(String, Option<String>), source: Option<IpAddr>, own| {
             let hash = self.0.hash.hash_one((server, name, source, attempt.renews));
-            Key { hash, own }
+            Key { hash, own, shared: source.is_none() }
         };
         let aor = account(attempt.aor);
         let aor = (aor.0, Some(aor.1));
@@ -249,10 +283,12 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let now = clock::now();
         let mut table = self.guesses.lock();
         for key in &self.keys {
             if let Some(entry) = table.entries.get_mut(&key.hash) {
                 entry.under_way = entry.under_way.saturating_sub(1);
+                entry.ended = entry.last.and(Some(now));
                 if entry.under_way == 0 && entry.last.is_none() {
                     table.entries.remove(&key.hash);
                 }
@@ -346,8 +382,7 @@ impl Entry {
         if let Some(until) = self.paused_until(free, pauses).filter(|until| *until > now) {
             return Some(until - now);
         }
-        let failures = if self.is_old(now) { 0 } else { self.failures };
-        let room = match failures {
+        let room = match self.failures_at(now) {
             0 if right => UNDER_WAY,
             0 => free.max(1),
             failures if failures < free => free - failures,
@@ -355,6 +390,23 @@ impl Entry {
             _ => 1,
         };
         (self.under_way >= room).then_some(SOON)
+    }
+
+    fn failures_at(&self, now: Instant) -> u32 {
+        if self.is_old(now) { 0 } else { self.failures }
+    }
+
+    /// How long the next attempt is for another one than this source.
+    fn turn_of_another(
+        &mut self,
+        now: Instant,
+        free: u32,
+        pauses: (Duration, Duration),
+        source: IpAddr,
+    ) -> Option<Duration> {
+        let since = self.paused_until(free, pauses)?.max(self.ended?);
+        let first = self.line.as_mut()?.first(now)?;
+        (first != source).then(|| (since + TURN).checked_duration_since(now)).flatten().filter(|left| !left.is_zero())
     }
 
     fn fail(&mut self, now: Instant) {

@@ -207,3 +207,55 @@ fn a_server_that_is_named_by_its_address_counts_a_failure_once() {
         permit.refused(now);
     }
 }
+
+#[test]
+fn a_stranger_who_polls_keeps_nobody_out_who_has_not_failed_and_gets_no_more_guesses() {
+    let (guesses, start) = (guesses(), Instant::now());
+    let (mut begun, mut alice_comes, mut waited, mut let_in) = (0, Duration::from_secs(120), 0, false);
+    for tenth in 0..6000u64 {
+        let now = start + Duration::from_millis(tenth * 100);
+        for stranger in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
+            if let Ok(permit) = guesses.admit(&attempt("sip:alice@example.com", stranger), now) {
+                permit.refused(now);
+                begun += 1;
+            }
+        }
+        if !let_in && now - start >= alice_comes {
+            match guesses.admit(&attempt("sip:alice@example.com", "192.0.2.7"), now) {
+                Ok(permit) => {
+                    permit.accepted(now);
+                    let_in = true;
+                }
+                Err(wait) => {
+                    waited += 1;
+                    // What she is told is rounded up, and she is a little late.
+                    alice_comes = now - start + Duration::from_secs(wait.seconds()) + Duration::from_millis(700);
+                }
+            }
+        }
+    }
+    assert!(let_in && waited <= 1, "told to wait {waited} times, let in: {let_in}");
+    assert!((20..50).contains(&begun), "{begun}");
+}
+
+#[test]
+fn those_who_wait_have_their_turns_in_the_order_in_which_they_came_and_one_who_does_not_come_loses_it() {
+    let (guesses, start) = (guesses(), Instant::now());
+    let ask = |source: &str, now| guesses.admit(&attempt("sip:alice@example.com", source), now);
+    for n in 0..20 {
+        ask(&format!("10.0.{n}.1"), start).ok().unwrap().refused(start);
+    }
+    for source in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        assert!(ask(source, start).is_err());
+    }
+    let open = start + ACCOUNT_PAUSE.0;
+    let wait = ask("192.0.2.2", open).err().unwrap().after;
+    assert!(wait <= TURN, "it is the turn of another for {wait:?}");
+    assert!(ask("10.0.1.1", open).is_err(), "who has failed is behind all of them");
+    // The first does not come.
+    let later = open + TURN;
+    ask("192.0.2.2", later).ok().unwrap().refused(later);
+    let again = later + ACCOUNT_PAUSE.0 * 2;
+    assert!(ask("10.0.1.1", again).is_err());
+    assert!(ask("192.0.2.3", again).is_ok(), "the next one");
+}

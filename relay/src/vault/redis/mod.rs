@@ -69,6 +69,17 @@ const PAGE: usize = 256;
 /// What a released lease holds in place of a run.
 const RELEASED: &str = "-";
 
+/// What a record is written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// It is new, or changed.
+    Put,
+    /// It is new, and leaves its lookup to another instance that has it.
+    PutBeside,
+    /// The store has lost it, or has it as it was before.
+    Restore,
+}
+
 /// A store in Redis, as one node sees it.
 pub(super) struct RedisStore {
     link: Arc<Link>,
@@ -112,7 +123,29 @@ impl RedisStore {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        self.write(owner, id, sealed, ends, lookup, fence, false).await.map(|(placed, _)| placed)
+        self.write(owner, id, sealed, ends, lookup, fence, Writing::Put).await.map(|(placed, _)| placed)
+    }
+
+    /// Creates a record, and leaves its lookup to another instance that has it.
+    pub async fn put_beside(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        sealed: &Sealed,
+        ends: (u64, u64),
+        lookup: &Lookup,
+    ) -> Result<Placed, StoreError> {
+        self.write(owner, id, sealed, ends, lookup, Fence::NEW, Writing::PutBeside).await.map(|(placed, _)| placed)
+    }
+
+    /// Has a lookup name an instance, whatever it named before.
+    pub async fn take_lookup(
+        &self,
+        id: InstanceId,
+        (_, left_s): (u64, u64),
+        lookup: &Lookup,
+    ) -> Result<(), StoreError> {
+        self.point(lookup, id, left_s.saturating_mul(1_000).max(1), true).await.map(drop)
     }
 
     /// Writes a record again that the store has lost, or has as it was before; the run that had it, where that was another one.
@@ -125,7 +158,7 @@ impl RedisStore {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Option<Owner>, StoreError> {
-        let (_, earlier) = self.write(owner, id, sealed, ends, lookup, fence, true).await?;
+        let (_, earlier) = self.write(owner, id, sealed, ends, lookup, fence, Writing::Restore).await?;
         Ok(Owner::parse(&earlier).filter(|earlier| earlier != owner))
     }
 
@@ -139,7 +172,7 @@ impl RedisStore {
         (expires_at, left_s): (u64, u64),
         lookup: &Lookup,
         fence: Fence,
-        restores: bool,
+        writing: Writing,
     ) -> Result<(Placed, String), StoreError> {
         let left_ms = left_s.saturating_mul(1_000).max(1);
         self.index(&owner.node, &[id]).await?;
@@ -150,7 +183,10 @@ impl RedisStore {
                 put.key(collection_key(id, collection));
             }
             put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at);
-            put.arg(lookup.to_string()).arg(left_ms).arg(STORY_LIFE_S.saturating_mul(1_000)).arg(u8::from(restores));
+            put.arg(lookup.to_string())
+                .arg(left_ms)
+                .arg(STORY_LIFE_S.saturating_mul(1_000))
+                .arg(u8::from(writing == Writing::Restore));
             put
         };
         // What is erased because this has failed is not to be written then.
@@ -167,7 +203,8 @@ impl RedisStore {
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
         self.mark(owner, connection).await?;
         let earlier = Lookup::parse(&text(earlier));
-        let displaced = self.point(lookup, id, left_ms, earlier != Some(*lookup)).await?;
+        let takes = writing != Writing::PutBeside && earlier != Some(*lookup);
+        let displaced = self.point(lookup, id, left_ms, takes).await?;
         if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
             self.unpoint(&earlier, id).await?;
         }

@@ -79,21 +79,66 @@ fn a_device_with_a_wrong_password_offers_it_once_and_the_binding_stands_as_it_st
 }
 
 #[test]
-fn a_trial_that_the_server_leaves_unanswered_is_tried_again_after_the_next_success() {
+fn a_trial_that_the_server_leaves_unanswered_is_tried_again_after_its_back_off_or_the_next_success() {
     let mut world = trial();
+    let backs_off = |event: &Event| match event {
+        Event::RegistrationFailed { instance, failure: RegistrationFailure::Retry { after, .. }, .. } => {
+            (*instance == device(2)).then_some(*after)
+        }
+        _ => None,
+    };
     world.respond(503, &[]);
-    assert!(matches!(
-        world.events.last(),
-        Some(Event::RegistrationFailed { instance, failure: RegistrationFailure::Retry { .. }, .. }) if *instance == device(2)
-    ));
+    let after = backs_off(world.events.last().unwrap()).unwrap();
     assert!(world.endpoint.is_registered(world.binding));
     assert_eq!(members(&world), [device(1)], "it gets no call before it has proven itself");
+    assert!(until_refreshed(&mut world).abs_diff(after) <= seconds(1), "long before the binding is refreshed");
+    world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
+    assert_eq!(asked(&world), [device(2)]);
+    world.respond(503, &[("Retry-After", "3000")]);
+    assert!(backs_off(world.events.last().unwrap()).unwrap() > seconds(600));
+    assert_eq!(members(&world), [device(1)]);
     until_refreshed(&mut world);
     let before = world.count("REGISTER");
     world.grant(600);
     assert_eq!(world.count("REGISTER"), before + 1, "after the binding's own refresh, the trial");
     world.grant(600);
     assert_eq!(members(&world).len(), 2);
+}
+
+#[test]
+fn a_device_that_is_vouched_for_gets_the_next_call_and_stays_when_the_one_before_leaves() {
+    // While its trial is under way, and while that backs off.
+    for answered in [false, true] {
+        let mut world = trial();
+        if answered {
+            world.respond(503, &[]);
+        }
+        world.input(Input::Vouch(device(2)));
+        world.input(Input::Unbind { instance: device(1), deadline: seconds(3) });
+        assert!(matches!(world.events.last(), Some(Event::Unbound { shared: true, .. })));
+        assert_eq!(members(&world), [device(2)]);
+        world.invite("call-1");
+        assert_eq!(world.wakes().iter().map(|wake| wake.instance).collect::<Vec<_>>(), [device(2)]);
+        // One refusal ends nothing: the SIP server has accepted these credentials before.
+        until_refreshed(&mut world);
+        world.respond(403, &[]);
+        assert!(!world.events.iter().any(|event| refused(event, 2)));
+        assert_eq!(members(&world), [device(2)]);
+    }
+}
+
+#[test]
+fn a_device_that_is_vouched_for_takes_the_place_of_one_whose_app_is_in_the_foreground() {
+    let mut world = devices(1);
+    world.input(Input::Suspend(device(1)));
+    world.respond(200, &[]);
+    join(&mut world, 2, false);
+    assert_ne!(world.last("REGISTER").number(Name::Expires), Some(0), "it is registered with its own credentials");
+    world.input(Input::Vouch(device(2)));
+    world.input(Input::Unbind { instance: device(1), deadline: seconds(3) });
+    assert_eq!(members(&world), [device(2)]);
+    world.respond(403, &[]);
+    assert!(!world.events.iter().any(|event| refused(event, 2)));
 }
 
 #[test]

@@ -125,6 +125,37 @@ async fn what_keeps_a_relay_from_its_server_is_told_before_anything_is_sent() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_told_no_name_and_no_address_of_a_network_that_the_relay_does_not_dial() -> Outcome {
+    let dns = Dns::start(vec![
+        Record::srv("_sip._tcp.example.test", 0, 0, 5060, "pbx-geheim.corp.test"),
+        Record::srv("_sips._tcp.example.test", 0, 0, 5061, "sip.example.test"),
+        Record::address("pbx-geheim.corp.test", "10.20.30.40"),
+        Record::address("db-geheim.corp.test", "10.20.30.41"),
+        Record::address("sip.example.test", "127.0.0.9"),
+        Record::address("sip.example.test", "10.20.30.42"),
+    ])
+    .await?;
+    let name_servers = format!("name_servers = [\"{}\"]\n", dns.address());
+    let world = World::with(|setup| setup.upstream = name_servers).await?;
+    let key = world.relay.setup().apps[0].api_key.clone();
+    let ask = async |account: serde_json::Value| {
+        world.api.json("POST", "/v1/doctor", Some(&key), Some(&json!({"account": account}))).await
+    };
+    let told = ask(json!({"aor": "sip:alice@example.test"})).await?.text();
+    says(&told, &["SRV _sips._tcp.example.test: 0 0 port 5061 sip.example.test", "A sip.example.test: 127.0.0.9"]);
+    says(&told, &["SRV _sip._tcp.example.test: leads to no address that this relay may dial"]);
+    assert!(!told.contains("geheim") && !told.contains("10.20.30"), "{told}");
+    for (registrar, told_as) in
+        [("db-geheim.corp.test", "db-geheim.corp.test:"), ("db-none.corp.test", "db-none.corp.test:")]
+    {
+        let told = ask(json!({"aor": "sip:alice@example.test", "registrar": format!("sip:{registrar}")})).await?.text();
+        says(&told, &[&format!("A {told_as} leads to no address that this relay may dial")]);
+        assert!(!told.contains("10.20.30"), "{told}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_record_on_the_way_to_a_domain_is_told_with_its_verdict() -> Outcome {
     let mut ward = Ward::new(|_| {}).await?;
     let port = ward.registrar.address(Transport::Tls).port();

@@ -32,6 +32,7 @@ mod registrations;
 mod restarts;
 mod seeded;
 mod store_kind;
+mod succession;
 mod targets;
 mod traces;
 

@@ -1,0 +1,55 @@
+//! Who waits for an account's next attempt, when attempts for it come one after the other.
+//!
+//! A source that has not failed for the account, and is told to wait, has a place in this line; the next attempt is for the first of it, who
+//! has [`TURN`] to come. So whoever polls with wrong passwords spends each pause's attempt once, and is behind everybody else from then on.
+//!
+//! Invariant: the line lets nobody past who would have to wait without it: it takes turns from sources, and adds none.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Sources in one line; a further one waits without a place.
+const WAITERS_MAX: usize = 16;
+/// How long an attempt is for the first in the line alone: what it was told to wait is rounded up, and its request takes its time.
+pub(super) const TURN: Duration = Duration::from_secs(10);
+/// How long after it asked last a source has its place.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Those who wait, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Line(Vec<Waiter>);
+
+struct Waiter {
+    source: IpAddr,
+    /// When it asked last.
+    asked: Instant,
+}
+
+impl Line {
+    /// Takes a place, or keeps it.
+    pub(super) fn join(&mut self, source: IpAddr, now: Instant) {
+        self.forget(now);
+        if let Some(waiter) = self.0.iter_mut().find(|waiter| waiter.source == source) {
+            waiter.asked = now;
+        } else if self.0.len() < WAITERS_MAX {
+            self.0.push(Waiter { source, asked: now });
+        }
+    }
+
+    /// Whose turn is next.
+    pub(super) fn first(&mut self, now: Instant) -> Option<IpAddr> {
+        self.forget(now);
+        self.0.first().map(|waiter| waiter.source)
+    }
+
+    /// This source has its attempt; the first has missed its turn, when that was another one. Whether anybody waits still.
+    pub(super) fn attempted(&mut self, source: IpAddr) -> bool {
+        let first = self.0.first().map(|waiter| waiter.source);
+        self.0.retain(|waiter| waiter.source != source && Some(waiter.source) != first);
+        !self.0.is_empty()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.0.retain(|waiter| now.saturating_duration_since(waiter.asked) < PATIENCE);
+    }
+}

@@ -1,0 +1,167 @@
+//! An account that is enabled again while its SIP server cannot say yet whether the new credentials are right.
+
+use serde_json::{Value, json};
+use tests::api_client::Instance;
+use tests::board::Missed;
+use tests::digest::Algorithm;
+use tests::registrar::Behaviour;
+use tests::relay_setup::Setup;
+use tests::wire::Transport;
+use tests::world::{TOKEN, World};
+
+use super::Outcome;
+
+/// Waits of seconds are waits of tenths.
+fn quick(setup: &mut Setup) {
+    setup.timing = 0.1;
+}
+
+/// What enables Alice's account with right credentials that nobody can compare with her password.
+fn with_ha1(world: &World) -> Value {
+    let mut wish = world.wish(TOKEN);
+    let account = wish["account"].as_object_mut().expect("an account");
+    account.remove("password");
+    let ha1 = Algorithm::Sha256.ha1("alice", "example.test", "wonderland");
+    account.insert("ha1".to_owned(), json!({"realm": "example.test", "SHA-256": ha1}));
+    wish
+}
+
+/// The same with a password that is wrong.
+fn with_another_password(world: &World) -> Value {
+    let mut wish = world.wish(TOKEN);
+    wish["account"]["password"] = "looking glass".into();
+    wish
+}
+
+/// Enables while the server says 503 to all.
+async fn enabled_in_vain(world: &World, wish: &Value) -> Result<Instance, Missed> {
+    world.registrar.behave(&world.aor(), Behaviour::RetryAfter(1));
+    let answer = world.api.enable(wish).await?;
+    assert_eq!((answer.status, &answer.json()["registration"]["status"]), (202, &json!(503)), "{}", answer.text());
+    Ok(Instance::new(wish, answer.json()))
+}
+
+/// Enables while the server says nothing, whatever it is shown.
+async fn enabled_in_silence(world: &World, wish: &Value) -> Result<Instance, Missed> {
+    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let answer = world.api.enable(wish).await?;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    Ok(Instance::new(wish, answer.json()))
+}
+
+/// A call is pushed once, in the name of this instance.
+async fn is_called_as(world: &World, instance: &Instance) -> Outcome {
+    let before = world.apns.count();
+    let caller = world.call()?;
+    assert_eq!(world.push().await?["instance"], instance.id.as_str());
+    world.cancel(&caller).await?;
+    assert_eq!(world.apns.count(), before + 1);
+    Ok(())
+}
+
+async fn ended_as(world: &World, instance: &Instance, reason: &str) -> Outcome {
+    world.await_gone(instance).await?;
+    let receipt = world.api.disable(instance).await?;
+    assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!(reason)), "{}", receipt.text());
+    Ok(())
+}
+
+async fn stands(world: &World, instance: &Instance) -> Outcome {
+    assert_eq!(world.api.read(instance).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_credentials_again_while_the_server_fails_ring_the_new_instance_at_once() -> Outcome {
+    let world = World::with(quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_vain(&world, &world.wish(TOKEN)).await?;
+    ended_as(&world, &old, "replaced").await?;
+    is_called_as(&world, &new).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.whole_call(&new).await?;
+    assert_eq!(world.await_contacts(1).await?.len(), 1);
+    world.content()
+}
+
+#[tokio::test]
+async fn the_same_credentials_again_while_the_server_says_nothing_ring_the_new_instance() -> Outcome {
+    let world = World::over_with(Transport::Udp, quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_silence(&world, &world.wish(TOKEN)).await?;
+    ended_as(&world, &old, "replaced").await?;
+    is_called_as(&world, &new).await
+}
+
+#[tokio::test]
+async fn an_earlier_instance_is_called_until_other_credentials_are_accepted() -> Outcome {
+    let world = World::with(quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_vain(&world, &with_ha1(&world)).await?;
+    is_called_as(&world, &old).await?;
+    stands(&world, &new).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.await_gone(&old).await?;
+    ended_as(&world, &old, "replaced").await?;
+    is_called_as(&world, &new).await?;
+    world.whole_call(&new).await?;
+    // It is the earlier one from now on.
+    let third = world.enable().await?;
+    ended_as(&world, &new, "replaced").await?;
+    is_called_as(&world, &third).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn an_earlier_instance_stands_when_the_later_credentials_are_refused_late() -> Outcome {
+    let world = World::over_with(Transport::Udp, quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_silence(&world, &with_another_password(&world)).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    ended_as(&world, &new, "refused-upstream").await?;
+    is_called_as(&world, &old).await?;
+    world.whole_call(&old).await?;
+    // Its name is its own still.
+    let third = world.enable().await?;
+    ended_as(&world, &old, "replaced").await?;
+    world.whole_call(&third).await
+}
+
+#[tokio::test]
+async fn a_third_enabling_ends_the_second_one_that_is_not_proven_yet() -> Outcome {
+    let world = World::over_with(Transport::Udp, quick).await?;
+    let old = world.enable().await?;
+    let second = enabled_in_silence(&world, &with_another_password(&world)).await?;
+    let third = enabled_in_silence(&world, &with_ha1(&world)).await?;
+    ended_as(&world, &second, "replaced").await?;
+    is_called_as(&world, &old).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    ended_as(&world, &old, "replaced").await?;
+    is_called_as(&world, &third).await
+}
+
+#[tokio::test]
+async fn who_disables_the_new_instance_disables_the_one_that_stands_for_it() -> Outcome {
+    let world = World::with(quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_vain(&world, &with_ha1(&world)).await?;
+    world.disable(&new).await?;
+    ended_as(&world, &old, "disabled").await?;
+    world.await_metric("sipwake_instances{state=\"retrying\"}", 0.0).await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await
+}
+
+#[tokio::test]
+async fn after_kill_9_the_new_instance_still_replaces_the_one_that_stands_for_it() -> Outcome {
+    let (mut world, redis) = World::on_redis(quick).await?;
+    let old = world.enable().await?;
+    let alone = redis.instance_keys().len();
+    let new = enabled_in_vain(&world, &with_ha1(&world)).await?;
+    world.relay.kill_9().await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.relay.restart().await?;
+    ended_as(&world, &old, "replaced").await?;
+    world.until("one instance in the store", || async { (redis.instance_keys().len() == alone).then_some(()) }).await?;
+    is_called_as(&world, &new).await?;
+    world.content()
+}
