@@ -16,7 +16,7 @@ pub(super) const NOWHERE: &str = "leads to no address that this relay may dial";
 pub(super) fn discreet(target: &Target, trail: Vec<Asked>) -> Vec<Asked> {
     let reached = reached(&trail);
     let host = target.host.trim_end_matches('.').to_ascii_lowercase();
-    let is_askers_own = |name: &str| name == host || name.strip_suffix(&host).is_some_and(|service| is_usual(service));
+    let is_askers_own = |name: &str| name == host || name.strip_suffix(&host).is_some_and(is_usual);
     let shown = trail.into_iter().filter(|asked| is_askers_own(&asked.name) || reached.contains(&asked.name));
     shown
         .map(|mut asked| {
