@@ -157,7 +157,7 @@ impl Endpoint {
     /// What may have stood in the way of a registration is gone.
     pub(super) fn retry_now(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
-            self.redirect(now, binding, Registration::on_server_changed);
+            self.redirect(now, binding, |registration| registration.on_server_back(true));
         }
     }
 

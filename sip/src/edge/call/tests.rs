@@ -192,7 +192,10 @@ fn moved(now: Instant) -> Call {
     assert!(!pending.has_live_leg(device(1)) && !pending.wants(device(1), FlowId::Stream(1)));
     assert_eq!(pending.on_flow_found(device(1), FlowId::Stream(2)), [branch(1)]);
     assert!(pending.has_live_leg(device(1)));
-    assert!(!pending.wants(device(1), FlowId::Stream(2)), "it has been asked there");
+    assert!(
+        pending.wants(device(1), FlowId::Stream(2)),
+        "it has begun on another flow, and gets a leg of its own beside"
+    );
     assert_eq!(pending.forked(branch(2), device(1), FlowId::Stream(2)), [], "the leg that rang goes on");
     pending
 }
