@@ -10,7 +10,7 @@
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a
 //! Contact is registered that is taken away again. A password is tried once: a refusal ends the examination. What DNS has of addresses that the relay
-//! does not dial is told at the machine itself alone ([`discreet`]).
+//! does not dial is told at the machine itself alone (`discreet`).
 
 mod discreet;
 mod line;
