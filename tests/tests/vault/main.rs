@@ -347,15 +347,17 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     assert_eq!(vault.erase(id(1), &lookup).await, Ok(true));
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))), "wiping the earlier one leaves the later one's lookup");
     // One that is not proven yet leaves the lookup, and takes it later.
-    let beside = bench.node("a").put_beside(id(3), &vault.seal(id(3), &record("alice")), unix_now() + DAY_S, &lookup);
-    assert_eq!(beside.await.expect("put").displaced, None);
+    let sealed = vault.seal(id(3), &record("alice"));
+    let beside = vault.put_beside(id(3), &sealed, unix_now() + DAY_S, &lookup).await;
+    assert_eq!(beside.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))));
     assert_eq!(vault.take_lookup(id(3), unix_now() + DAY_S, &lookup).await, Ok(()));
     assert_eq!(vault.erase(id(2), &lookup).await, Ok(true));
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(3))));
     assert_eq!(vault.erase(id(3), &lookup).await, Ok(true));
-    let alone = vault.put_beside(id(4), &vault.seal(id(4), &record("alice")), unix_now() + DAY_S, &lookup);
-    assert_eq!(alone.await.expect("put").displaced, None);
+    let sealed = vault.seal(id(4), &record("alice"));
+    let alone = vault.put_beside(id(4), &sealed, unix_now() + DAY_S, &lookup).await;
+    assert_eq!(alone.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(4))), "nobody had it");
 }
 
