@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | account at a server, and source | `limits.failures_per_account` | pauses of 2 s, doubled up to 15 min |
 //! | user at a server, whatever domain stands behind him, and source | four times as many | pauses of 1 s, doubled up to 30 s |
-//! | account at a server, whoever asks | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed ([`line`]); a source whose proof was right within the hour is let past |
+//! | account at a server, whoever asks | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed (`line`); a source whose proof was right within the hour is let past |
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner
