@@ -242,7 +242,7 @@ mod tests {
             "wake_for": [], "account": {}}"#;
         let problem = read(body).unwrap_err();
         let places: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();
-        assert_eq!(places, ["", "/device", "/device/call_push", "/lifetime_s", "/presence", "/wake_for"]);
+        assert_eq!(places, ["/account", "/device/label", "/device/call_push", "/lifetime_s", "/presence", "/wake_for"]);
     }
 
     #[test]

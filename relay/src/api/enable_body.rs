@@ -234,8 +234,8 @@ mod tests {
             "comment": true,
         });
         let expected = [
-            "",
-            "/account",
+            "/comment",
+            "/account/pin",
             "/account/aor",
             "/account/password",
             "/account/registrar",

@@ -1,7 +1,7 @@
 //! JSON bodies that may hold credentials: a tree that keeps duplicate keys, and a reader that collects every error.
 //!
-//! Invariant: each string of the tree is wiped when the tree is dropped; no error repeats a value, or a key that is
-//! not known: a body in disorder may have a password in its place.
+//! Invariant: each string of the tree is wiped when the tree is dropped; no error repeats a value, and a key is repeated
+//! in a pointer only when it looks like a name (1 to 40 letters, digits, `_` or `-`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,6 +10,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
 use super::problem::{FieldError, Problem, ProblemType};
+
+/// The longest key that a pointer repeats.
+const MAX_KEY_SHOWN: usize = 40;
 
 /// A JSON value.
 pub enum Json {
@@ -95,7 +98,9 @@ impl<'a> At<'a> {
         for (place, (key, _)) in entries.iter().enumerate() {
             if !known.contains(&key.as_str()) {
                 let keys = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                errors.add::<()>(&self.pointer, format!("unknown key; the known ones are: {keys}"));
+                let pointer =
+                    if is_name(key) { format!("{}/{}", self.pointer, key.as_str()) } else { self.pointer.clone() };
+                errors.add::<()>(&pointer, format!("unknown key; the known ones are: {keys}"));
             } else if entries[..place].iter().any(|(earlier, _)| earlier == key) {
                 errors.add::<()>(&format!("{}/{}", self.pointer, key.as_str()), "name this key once");
             }
@@ -185,6 +190,11 @@ impl<'a> Fields<'a> {
     }
 }
 
+fn is_name(key: &str) -> bool {
+    (1..=MAX_KEY_SHOWN).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Tree)
@@ -261,9 +271,9 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_keys_are_all_reported() {
-        let errors = errors_of(r#"{"a": 1, "a": 2, "b": 3, "hunter-2": 4}"#, &["a"]);
+        let errors = errors_of(r#"{"a": 1, "a": 2, "b": 3, "hunter 2": 4}"#, &["a"]);
         let places: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
-        assert_eq!(places, ["/a", "", ""]);
+        assert_eq!(places, ["/a", "/b", ""]);
         assert!(errors.iter().all(|error| !error.detail.contains("hunter")));
     }
 

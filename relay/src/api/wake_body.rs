@@ -72,7 +72,7 @@ mod tests {
     fn a_wrong_wake_is_refused_with_every_place() {
         for (body, places) in [
             (r#"{}"#, vec!["/aor"]),
-            (r#"{"aor": "alice", "wait_ms": 0, "call": {"form": "x"}}"#, vec!["/aor", "/wait_ms", "/call"]),
+            (r#"{"aor": "alice", "wait_ms": 0, "call": {"form": "x"}}"#, vec!["/aor", "/wait_ms", "/call/form"]),
             (r#"{"aor": 7, "wait_ms": 30001}"#, vec!["/aor", "/wait_ms"]),
             (r#"{"aor": "sip:a@b", "call": {"from": "", "name": "a\u0000"}}"#, vec!["/call/from", "/call/name"]),
             (r#"{"aor": "sip:example.com"}"#, vec!["/aor"]),
