@@ -17,7 +17,7 @@
 //! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – | – |
 //!
 //! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first
-//! are `AnsweredElsewhere`. What refusals came is kept in [`Refusals`], and the best goes up when no device is left that may
+//! are `AnsweredElsewhere`. What refusals came is kept in [`super::refusals`], and the best goes up when no device is left that may
 //! still answer, or at the deadline (RFC 3261 §16.7).
 //!
 //! A [leg](legs) is the INVITE forked to one flow of a device. A leg whose flow is lost does not end the call while there is time for the
