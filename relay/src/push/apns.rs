@@ -337,11 +337,13 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let body = answer_body::read(answer.read_body());
     let (status, reason) = (answer.status.as_u16(), answer_body::text(&body, "reason"));
     let since = answer_body::count(&body["timestamp"]);
+    // Its body came whole, and is none, or one that Apple may have written.
+    let has_said_all = answer.body.as_ref().is_some_and(|whole| whole.is_empty() || body.is_object());
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
     let meaning = match (status, reason) {
         (200, _) => done(Verdict::Accepted),
         // Somebody between may say this, too; and a body that did not come may name a time before the token was confirmed.
-        (410, "") if since.is_none() => done(Verdict::Refused { reason: "GoneWithoutReason" }),
+        (410, "") if since.is_none() && !has_said_all => done(Verdict::Refused { reason: "GoneWithoutReason" }),
         // Beside a reason, a time that cannot be read says as little as none: the token is gone.
         (410, _) => done(Verdict::Gone { since }),
         (400, "BadDeviceToken") => done(Verdict::BadToken),
@@ -362,7 +364,9 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
             note: Note::Trouble(Trouble::grave("TooManyProviderTokenUpdates")),
             ..bearing
         },
-        (410, "") if since.is_none() => Bearing { note: Note::Trouble(Trouble::light("GoneWithoutReason")), ..bearing },
+        (410, "") if since.is_none() && !has_said_all => {
+            Bearing { note: Note::Trouble(Trouble::light("GoneWithoutReason")), ..bearing }
+        }
         (410, _) => Bearing { note: Note::Well, ..bearing },
         (400, "BadTopic" | "MissingTopic" | "TopicDisallowed" | "BadEnvironmentKeyIdInToken" | "BadPath") => {
             Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing }
@@ -404,10 +408,11 @@ mod tests {
                 r#"{"reason":"Unregistered","timestamp":1795000000123}"#,
                 done(Verdict::Gone { since: Some(1_795_000_000_123) }),
             ),
-            (410, "", refused("GoneWithoutReason")),
+            (410, "", done(Verdict::Gone { since: None })),
+            (410, "{}", done(Verdict::Gone { since: None })),
             (410, "<html><h1>410 Gone</h1></html>", refused("GoneWithoutReason")),
             (410, r#"{"reason":"Unregistered","timest"#, refused("GoneWithoutReason")),
-            (410, r#"{"timestamp":null}"#, refused("GoneWithoutReason")),
+            (410, r#"{"timestamp":null}"#, done(Verdict::Gone { since: None })),
             (
                 410,
                 r#"{"reason":null,"timestamp":"1795000000123"}"#,

@@ -97,7 +97,7 @@ pub(super) fn words(reason: &str) -> &'static str {
              clock be right"
         }
         "GoneWithoutReason" => {
-            "it says 410 without the reason that Apple gives, or the answer broke off: no token is wiped for that; look what stands between"
+            "it says 410 in another form than Apple, or the answer broke off: no token is wiped for that; look what stands between"
         }
         "Redirected" => "it sends pushes elsewhere, and none is followed",
         NOT_ALLOWED => "the endpoint leads to an address that upstream.allow_addresses does not list",
