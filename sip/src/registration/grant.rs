@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::id::BindingId;
-use crate::message::{Message, Name, NameAddr, Party, saturating_digits, unquote};
+use crate::message::{Message, Name, NameAddr, Party, Via, saturating_digits, unquote};
 
 /// Entries of one list that are kept.
 pub const LIST_MAX: usize = 16;
@@ -71,12 +71,12 @@ pub(super) fn lifetime(binding: BindingId, response: &Message, asked: u32) -> Du
     Duration::from_secs(u64::from(seconds.unwrap_or(asked)))
 }
 
-/// How long a Contact of `binding` still stands, as a 2xx to its unregistration says: the longest one, wherever it leads, because a registrar
-/// may write another host into it; zero when none is listed with time left (RFC 3261 §10.3 step 8).
+/// How long the Contact of `binding` still stands, as a 2xx to its unregistration says; zero when it is not listed with time left (RFC 3261
+/// §10.3 step 8). One of our user that leads elsewhere is another node's.
 pub(super) fn left(binding: BindingId, response: &Message) -> Duration {
-    let user = binding.to_string();
-    let listed = response.contacts_of(&user);
-    let left = listed.iter().filter_map(|contact| expires(contact).or_else(|| response.number(Name::Expires)));
+    let listed = response.contacts_of(&binding.to_string());
+    let ours = listed.iter().filter(|contact| sameness(contact, response.via().as_ref()) == (true, true));
+    let left = ours.filter_map(|contact| expires(contact).or_else(|| response.number(Name::Expires)));
     Duration::from_secs(u64::from(left.max().unwrap_or_default()))
 }
 
@@ -99,14 +99,17 @@ pub fn flow_timer(response: &Message) -> Option<Duration> {
 /// time altogether. The REGISTER named our host in its Via, too, and the response brings that back.
 fn own(response: &Message, binding: BindingId, asked: u32) -> Option<Party<'_>> {
     let via = response.via();
-    let sameness = |contact: &Party<'_>| {
-        let Some((uri, via)) = contact.uri().zip(via.as_ref()) else { return (false, false) };
-        let same_place = uri.host.eq_ignore_ascii_case(via.host) && uri.port == via.port;
-        let transport = uri.transport().unwrap_or("udp");
-        (same_place, same_place && transport.eq_ignore_ascii_case(via.transport))
-    };
-    let rank = |contact: &Party<'_>| (sameness(contact), expires(contact).filter(|seconds| *seconds <= asked));
+    let rank =
+        |contact: &Party<'_>| (sameness(contact, via.as_ref()), expires(contact).filter(|seconds| *seconds <= asked));
     response.contacts_of(&binding.to_string()).into_iter().max_by_key(rank)
+}
+
+/// Whether a Contact leads where the request's Via leads: to its host and port; and by its transport, too.
+fn sameness(contact: &Party<'_>, via: Option<&Via<'_>>) -> (bool, bool) {
+    let Some((uri, via)) = contact.uri().zip(via) else { return (false, false) };
+    let same_place = uri.host.eq_ignore_ascii_case(via.host) && uri.port == via.port;
+    let transport = uri.transport().unwrap_or("udp");
+    (same_place, same_place && transport.eq_ignore_ascii_case(via.transport))
 }
 
 fn expires(contact: &Party<'_>) -> Option<u32> {

@@ -95,7 +95,7 @@ impl Walk {
 
     fn respond(&mut self, status: u16, headers: &[(&str, &str)]) -> &'static str {
         let branch = self.registration.branch().unwrap_or(BranchId::new(0, ShardTag(0)));
-        let mut text = format!("SIP/2.0 {status} x\r\n");
+        let mut text = format!("SIP/2.0 {status} x\r\nVia: SIP/2.0/TLS r:1;branch=z9hG4bK1\r\n");
         for (name, value) in headers {
             text += &format!("{name}: {value}\r\n");
         }
@@ -360,8 +360,9 @@ fn an_unregistration_is_confirmed_when_the_contact_is_not_listed_with_time_left(
         (Some(listed(";expires=99999999999")), None, "Let go"),
         (Some(listed("")), Some("600"), "Let go"),
         (Some(format!("<sip:other@h>;expires=1, {}", listed(";q=0.5;expires=1"))), None, "Let go"),
-        (Some(format!("<sip:{user}@192.0.2.7:9>;expires=30")), None, "Let go"),
-        (Some(format!("\"A, B\" <sip:%62{}@r:1>;expires=9", &user.to_string()[1..])), None, "Let go"),
+        // That of another node.
+        (Some(format!("<sip:{user}@192.0.2.7:9;transport=tls>;expires=30")), None, "Unregistered"),
+        (Some(format!("\"A, B\" <sip:%62{}@r:1;transport=tls>;expires=9", &user.to_string()[1..])), None, "Let go"),
     ] {
         let mut walk = Walk::to("Registered");
         let now = walk.now;
