@@ -165,11 +165,7 @@ impl Inner {
         Ok(Changed { sealed, lookup, lease, is_proven })
     }
 
-    async fn store_change(
-        self: &Arc<Self>,
-        status: &InstanceStatus,
-        changed: &Changed,
-    ) -> Result<Fence, ChangeError> {
+    async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
         let Changed { sealed, lookup, lease, is_proven } = changed;
         let put = async {

@@ -6,11 +6,16 @@
 //! | has not, yet | those of the earlier one, which is proven, of the same binding | ends at once | the new one, which it vouches for |
 //! | has answered that it cannot now | those of the earlier one, by another way to the server | ends at once: its Contact may be what stands in the way | nobody, until the new one is registered |
 //! | has not, yet | others, or nothing was answered by another way | stands until the new one is proven | the earlier one |
+//! | has not, yet | any; of the earlier one the store does not tell | likewise | likewise |
 //! | has not, yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
 //! | refuses it later | | stands | the earlier one |
 //!
 //! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
-//! The device has asked for the new one: who disables that disables both.
+//! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
+//! Another way is also one from another node.
+//!
+//! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
+//! that the store names is the earlier one.
 //!
 //! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not.
 
