@@ -39,6 +39,8 @@ pub(super) struct Trail {
     chain: [u8; 32],
     day: String,
     file: File,
+    /// On which day old files were deleted last.
+    tidied: String,
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> AuditError {
@@ -76,6 +78,9 @@ impl Trail {
         let (mut seq, mut chain, mut torn) = (0, BEGINNING, false);
         let mut day = day_of(unix_now_ms());
         if let Some((newest, path)) = days(directory)?.pop() {
+            if newest > day {
+                tracing::warn!(event = "audit-of-a-day-to-come", file = %path.display(), "the newest file of the audit trail is of a day to come: all lines go on there until then; unless that is soon, stop this node and rename it to today");
+            }
             // A clock that was set back goes on in the file there is.
             day = day.max(newest);
             let (last, was_torn) = last_line(&path)?;
@@ -86,7 +91,7 @@ impl Trail {
             }
         }
         let file = open(directory, &day)?;
-        let mut trail = Self { settings, seq, chain, day, file };
+        let mut trail = Self { settings, seq, chain, day, file, tidied: String::new() };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
         let at_ms = unix_now_ms();
         let lines: Vec<_> = beginning.map(|(_, what)| Entry { at_ms, what, whose: Whose::default() }).collect();
@@ -100,7 +105,11 @@ impl Trail {
         // A clock that goes back goes on in the file there is.
         if day > self.day {
             self.file = open(&self.settings.directory, &day)?;
-            self.day = day;
+            self.day.clone_from(&day);
+        }
+        // By the clock, not by the file, which may be of a day to come.
+        if day != self.tidied {
+            self.tidied = day;
             self.delete_old();
         }
         let (mut seq, mut chain, mut text) = (self.seq, self.chain, String::new());
@@ -281,5 +290,25 @@ mod tests {
         let left: Vec<String> = days(&place.0).expect("files").into_iter().map(|(day, _)| day).collect();
         assert_eq!(left[..2], [day(30), day(29)]);
         assert!(place.0.join("audit-notes.txt").exists(), "what is not ours stays");
+    }
+
+    #[test]
+    fn a_file_of_a_day_to_come_keeps_no_old_one_from_being_deleted() {
+        let place = Folder::new();
+        let far = "2999-01-01";
+        let left = || days(&place.0).expect("files").into_iter().map(|(day, _)| day).collect::<Vec<String>>();
+        let old = || {
+            let path = file_of(&place.0, &day_of(unix_now_ms() - 31 * DAY_S * 1_000));
+            std::fs::write(path, "").expect("written");
+        };
+        std::fs::create_dir_all(&place.0).expect("made");
+        std::fs::write(file_of(&place.0, far), "").expect("written");
+        old();
+        let mut trail = place.open();
+        assert_eq!(left(), [far]);
+        old();
+        trail.write(&[entry(Act::Woken, unix_now_ms() + DAY_S * 1_000)]).expect("written");
+        assert_eq!(left(), [far], "each day");
+        assert_eq!(place.acts(), ["started", "woken"]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
-use super::types::{AccessError, Change, ChangeError, Field, View};
+use super::types::{AccessError, Change, ChangeError, Field, View, WipeReason};
 use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
@@ -25,6 +25,8 @@ struct Changed {
     sealed: Sealed,
     lookup: Lookup,
     lease: LeaseExpiry,
+    /// One that is not leaves its lookup to another instance that has it.
+    is_proven: bool,
 }
 
 impl Inner {
@@ -38,13 +40,20 @@ impl Inner {
         let status = self.look(id, proof).await?;
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
         let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
+        let before = self.place_of(&status);
         let acts = [(change.lifetime_s.is_some(), Act::Renewed), (names_token, Act::TokenChanged)];
         let changed = self.changed(&status, |record| {
             self.check_services(record, &change)?;
             apply(record, change);
             Ok(())
         })?;
+        let lookup = changed.lookup;
         let view = self.put_change(&status, changed, foreground).await?;
+        if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
+            // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
+            let it = self.clone();
+            tokio::spawn(async move { it.end_what_stands_for(before, WipeReason::Replaced).await });
+        }
         for (_, act) in acts.into_iter().filter(|(done, _)| *done) {
             self.audit(act, &status);
         }
@@ -127,8 +136,8 @@ impl Inner {
         changed: Changed,
         foreground: Option<bool>,
     ) -> Result<View, ChangeError> {
-        let (id, Changed { sealed, lookup, lease }) = (status.id, changed);
-        let fence = self.store_change(id, &sealed, lease.expires_at, &lookup, status.fence).await?;
+        let fence = self.store_change(status, &changed).await?;
+        let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => self.view(&status).ok_or(AccessError::Unknown.into()),
@@ -147,24 +156,24 @@ impl Inner {
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
         let vault = &self.dependencies.vault;
-        let (sealed, (lookup, lease)) = vault.reseal(status.id, &status.sealed, |record| {
+        let (sealed, (lookup, lease, is_proven)) = vault.reseal(status.id, &status.sealed, |record| {
             // The shard may have cut a lease that was granted by a clock that was ahead, and know of a reminder that was not written.
             (record.expires_at, record.reminded) = (record.expires_at.min(status.expires_at), status.reminded);
             change(record)?;
-            Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record)))
+            Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record), record.proven))
         })?;
-        Ok(Changed { sealed, lookup, lease })
+        Ok(Changed { sealed, lookup, lease, is_proven })
     }
 
-    async fn store_change(
-        self: &Arc<Self>,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<Fence, ChangeError> {
-        let put = self.dependencies.vault.put(id, sealed, expires_at, lookup, fence);
+    async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
+        let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
+        let Changed { sealed, lookup, lease, is_proven } = changed;
+        let put = async {
+            match is_proven {
+                true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
+                false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
+            }
+        };
         match self.timed(StoreOperation::Put, put).await {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {

@@ -83,6 +83,11 @@ impl Inner {
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
         }
         let (registration, asked) = registration?;
+        let earlier = match registration.state {
+            RegistrationState::Registered => earlier,
+            // Another node may have enabled it meanwhile.
+            _ => self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await.unwrap_or(earlier),
+        };
         let succession = match earlier {
             Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
             None => Succession::AtOnce,

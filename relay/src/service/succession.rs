@@ -6,11 +6,16 @@
 //! | has not, yet | those of the earlier one, which is proven, of the same binding | ends at once | the new one, which it vouches for |
 //! | has answered that it cannot now | those of the earlier one, by another way to the server | ends at once: its Contact may be what stands in the way | nobody, until the new one is registered |
 //! | has not, yet | others, or nothing was answered by another way | stands until the new one is proven | the earlier one |
+//! | has not, yet | any; of the earlier one the store does not tell | likewise | likewise |
 //! | has not, yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
 //! | refuses it later | | stands | the earlier one |
 //!
 //! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
-//! The device has asked for the new one: who disables that disables both.
+//! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
+//! Another way is also one from another node.
+//!
+//! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
+//! that the store names is the earlier one.
 //!
 //! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not.
 
@@ -31,7 +36,7 @@ use crate::secret::InstanceSecret;
 use crate::vault::record::Record;
 use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
 
-/// How soon the store is asked again to write down that an instance is proven.
+/// How soon the store is asked again: to write down that an instance is proven, or for the earlier one that ends with it.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What becomes of an earlier instance when a new one is stored.
@@ -43,6 +48,18 @@ pub(super) enum Succession {
     Vouched,
     /// It ends when the new one is proven.
     WhenProven,
+}
+
+/// By what those are found that were enabled before an instance for the same app, AOR and push token.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    id: InstanceId,
+    account: AorKey,
+    /// What they share.
+    pub lookup: Lookup,
+    enabled_at: u64,
+    /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it.
+    pub is_proven: bool,
 }
 
 impl Inner {
@@ -57,12 +74,11 @@ impl Inner {
         if registration.state == RegistrationState::Registered {
             return Succession::AtOnce;
         }
-        let (status, is_here) = match self.look_as_relay(earlier).await {
-            Ok(status) => (status, true),
-            Err(_) => match self.dependencies.vault.load(earlier).await {
-                Ok(Some(stored)) => (views::by_record(stored), false),
-                _ => return Succession::AtOnce,
-            },
+        let (status, is_here) = match self.look_anywhere(earlier).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Succession::AtOnce,
+            // It may be one that gets calls.
+            Err(_) => return Succession::WhenProven,
         };
         if status.state == InstanceState::Ending {
             return Succession::AtOnce;
@@ -95,7 +111,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         match succession {
             Succession::WhenProven => {
-                self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup)).await
+                self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await
             }
             Succession::AtOnce | Succession::Vouched => {
                 self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await
@@ -129,37 +145,98 @@ impl Inner {
             OperatorError::Unknown => AccessError::Unknown,
             _ => AccessError::StoreAway,
         })?;
-        let facts = |record: &Record| (vault.lookup_of(record), vault.aor_key(&record.account.aor), record.created_at);
-        let Some((lookup, account, enabled_at)) = self.with_record(&status, facts) else { return Ok(()) };
-        let named = vault.find(&lookup).await.map_err(|_| AccessError::StoreAway)?.filter(|other| *other != id);
-        let others = self.others_of(id, account, lookup).await;
-        let earlier = others.into_iter().filter(|(other, at)| *at < enabled_at && Some(*other) != named);
-        for earlier in named.into_iter().chain(earlier.map(|(other, _)| other)) {
-            self.end_earlier(earlier, lookup, WipeReason::Replaced).await;
+        if status.state == InstanceState::Ending {
+            return Ok(());
         }
-        vault.take_lookup(id, status.expires_at, &lookup).await.map_err(|_| AccessError::StoreAway)?;
+        let Some(new) = self.place_of(&status) else { return Ok(()) };
+        // First, for it needs no store: both get each call until then.
+        for (other, at) in self.others_of(id, new.account, new.lookup).await {
+            if at < new.enabled_at {
+                self.end_earlier(other, new.lookup, WipeReason::Replaced).await;
+            }
+        }
+        match self.named_beside(&new).await? {
+            Some((later, true)) => {
+                tracing::info!(event = "later-one-stands", instance = %id, later = %later, "an instance is proven after a later one has taken its place; it ends");
+                self.clone().replace(id, later, new.lookup);
+                return Ok(());
+            }
+            Some((earlier, false)) => drop(self.end_earlier(earlier, new.lookup, WipeReason::Replaced).await),
+            None => {}
+        }
+        vault.take_lookup(id, status.expires_at, &new.lookup).await.map_err(|_| AccessError::StoreAway)?;
         self.write_down_proven(id).await
+    }
+
+    /// The other instance that the store names for the lookup of this one, wherever it is, and whether it was enabled later.
+    async fn named_beside(&self, this: &Place) -> Result<Option<(InstanceId, bool)>, AccessError> {
+        let vault = &self.dependencies.vault;
+        let named = vault.find(&this.lookup).await.map_err(|_| AccessError::StoreAway)?;
+        let Some(named) = named.filter(|named| *named != this.id) else { return Ok(None) };
+        let found = self.look_anywhere(named).await.map_err(|_| AccessError::StoreAway)?;
+        let stands = |status: &InstanceStatus| {
+            status.state != InstanceState::Ending && vault.tombstones().forbids(named).is_none()
+        };
+        let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
+        Ok(Some((named, place.is_some_and(|place| place.enabled_at > this.enabled_at))))
+    }
+
+    /// How an instance stands here, or else by its record, and whether it is here; `None`: there is none that anybody can open.
+    async fn look_anywhere(&self, id: InstanceId) -> Result<Option<(InstanceStatus, bool)>, StoreError> {
+        if let Ok(status) = self.look_as_relay(id).await {
+            return Ok(Some((status, true)));
+        }
+        match self.dependencies.vault.load(id).await {
+            Err(StoreError::Malformed) => Ok(None),
+            stored => Ok(stored?.map(|stored| (views::by_record(stored), false))),
+        }
+    }
+
+    pub(super) fn place_of(&self, status: &InstanceStatus) -> Option<Place> {
+        let vault = &self.dependencies.vault;
+        self.with_record(status, |record| Place {
+            id: status.id,
+            account: vault.aor_key(&record.account.aor),
+            lookup: vault.lookup_of(record),
+            enabled_at: record.created_at,
+            is_proven: record.proven,
+        })
     }
 
     /// Ends an instance at its device's word, and the earlier one that still stands for it.
     pub(super) async fn disable(self: &Arc<Self>, id: InstanceId, proof: InstanceSecret) -> Result<Wiped, AccessError> {
-        let earlier = self.stands_for(id, &proof).await;
-        let wiped = self.wipe(id, Principal::Device(proof), WipeReason::Disabled).await?;
-        if let Some((earlier, lookup)) = earlier {
-            self.end_earlier(earlier, lookup, WipeReason::Disabled).await;
+        let status = match self.look(id, &proof).await {
+            Err(AccessError::OwnerAway) => self.look_at_record(id, &proof).await,
+            looked => looked.ok(),
+        };
+        // First, so that whatever dies in between, who asks again finds it.
+        if let Some(place) = status.and_then(|status| self.place_of(&status)).filter(|place| !place.is_proven) {
+            self.end_what_stands_for(place, WipeReason::Disabled).await;
         }
-        Ok(wiped)
+        self.wipe(id, Principal::Device(proof), WipeReason::Disabled).await
     }
 
-    /// The earlier instance that stands for one that is not proven yet.
-    async fn stands_for(&self, id: InstanceId, proof: &InstanceSecret) -> Option<(InstanceId, Lookup)> {
-        let status = match self.look(id, proof).await {
-            Err(AccessError::OwnerAway) => self.look_at_record(id, proof).await?,
-            looked => looked.ok()?,
-        };
-        let unproven = |record: &Record| (!record.proven).then(|| self.dependencies.vault.lookup_of(record));
-        let lookup = self.with_record(&status, unproven).flatten()?;
-        let named = self.dependencies.vault.find(&lookup).await.ok().flatten();
-        named.filter(|named| *named != id).map(|named| (named, lookup))
+    /// Ends the earlier instance that stands for one that is not proven: one that is here at once, another one as soon as the store names it.
+    pub(super) async fn end_what_stands_for(self: &Arc<Self>, new: Place, reason: WipeReason) {
+        for (other, at) in self.others_of(new.id, new.account, new.lookup).await {
+            if at <= new.enabled_at {
+                self.end_earlier(other, new.lookup, reason).await;
+            }
+        }
+        if self.try_to_end_named(&new, reason).await.is_err() {
+            let it = self.clone();
+            tokio::spawn(async move {
+                while it.try_to_end_named(&new, reason).await.is_err() {
+                    sleep(AGAIN).await;
+                }
+            });
+        }
+    }
+
+    async fn try_to_end_named(self: &Arc<Self>, new: &Place, reason: WipeReason) -> Result<(), AccessError> {
+        if let Some((earlier, false)) = self.named_beside(new).await? {
+            self.end_earlier(earlier, new.lookup, reason).await;
+        }
+        Ok(())
     }
 }

@@ -90,8 +90,9 @@ impl MemoryStore {
         sealed: &Sealed,
         expires_at: u64,
         lookup: &Lookup,
+        fence: Fence,
     ) -> Result<Placed, StoreError> {
-        let placed = self.put(owner, id, sealed, expires_at, lookup, Fence::NEW)?;
+        let placed = self.put(owner, id, sealed, expires_at, lookup, fence)?;
         if let Some(other) = placed.displaced {
             self.take_lookup(other, lookup);
         }

@@ -256,8 +256,8 @@ impl Vault {
         }
     }
 
-    /// Creates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it [takes](Self::take_lookup)
-    /// that.
+    /// Creates or updates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it
+    /// [takes](Self::take_lookup) that.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -267,12 +267,15 @@ impl Vault {
         sealed: &Sealed,
         expires_at: u64,
         lookup: &Lookup,
+        fence: Fence,
     ) -> Result<Placed, StoreError> {
-        self.takes_new()?;
+        if fence == Fence::NEW {
+            self.takes_new()?;
+        }
         let (ends, owner) = (ends(expires_at), &self.0.owner);
         match &self.0.store {
-            Store::Memory(memory) => memory.put_beside(owner, id, sealed, ends.0, lookup),
-            Store::Redis(redis) => redis.put_beside(owner, id, sealed, ends, lookup).await,
+            Store::Memory(memory) => memory.put_beside(owner, id, sealed, ends.0, lookup, fence),
+            Store::Redis(redis) => redis.put_beside(owner, id, sealed, ends, lookup, fence).await,
         }
     }
 

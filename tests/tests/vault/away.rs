@@ -77,3 +77,19 @@ async fn redis_over_tls_is_trusted_by_its_ca_alone() {
     let stranger = Vault::open(&bench.server().url(), Keyring::ephemeral(), "a").expect("opened");
     assert!(matches!(stranger.ping().await, Err(StoreError::Away(_))));
 }
+
+#[tokio::test]
+async fn a_redis_that_is_full_erases_all_the_same() {
+    let server = RedisServer::start();
+    let vault = Vault::open_with(&server.url(), Keyring::ephemeral(), "a", settings()).expect("opened");
+    let (lookup, _) = enable(&vault, 1, "alice").await;
+    vault.hold_lease().await.expect("held");
+    assert_eq!(vault.losses(false).await, Ok(0));
+    let limit = |bytes: &str| server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes));
+    limit("1");
+    assert_eq!(vault.erase(id(1), &lookup).await, Ok(true));
+    let left = server.instance_keys();
+    assert_eq!(left, Vec::<String>::new(), "no name is left either");
+    limit("0");
+    assert_eq!(vault.losses(false).await, Ok(1), "it may have lost the erasure");
+}

@@ -354,7 +354,7 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))), "wiping the earlier one leaves the later one's lookup");
     // One that is not proven yet leaves the lookup, and takes it later.
     let sealed = vault.seal(id(3), &record("alice"));
-    let beside = vault.put_beside(id(3), &sealed, unix_now() + DAY_S, &lookup).await;
+    let beside = vault.put_beside(id(3), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await;
     assert_eq!(beside.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))));
     assert_eq!(vault.take_lookup(id(3), unix_now() + DAY_S, &lookup).await, Ok(()));
@@ -362,7 +362,7 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(3))));
     assert_eq!(vault.erase(id(3), &lookup).await, Ok(true));
     let sealed = vault.seal(id(4), &record("alice"));
-    let alone = vault.put_beside(id(4), &sealed, unix_now() + DAY_S, &lookup).await;
+    let alone = vault.put_beside(id(4), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await;
     assert_eq!(alone.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(4))), "nobody had it");
 }

@@ -10,6 +10,7 @@
 //! | the mark, which is less than the last one that was confirmed | it is asked for: with each renewal of the lease, and before anything is claimed |
 //! | the next mark, likewise: it may catch up before anybody asks | something is written |
 //! | the connection, which is another one than that of the write | a mark follows its write: the write may be lost, and no mark before it |
+//! | the store's refusal of a mark, for want of memory say | a mark follows an erasure |
 //!
 //! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it was away.
 
@@ -41,6 +42,11 @@ impl Marked {
         *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         self.is_lost.store(true, Ordering::Relaxed);
     }
+
+    /// What was written last may be lost; what is in the store is as it was.
+    pub fn note_doubt(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+    }
 }
 
 impl RedisStore {
@@ -54,8 +60,7 @@ impl RedisStore {
         if mark <= last {
             self.marked.note_loss();
         } else if connection != self.link.generation() {
-            // Of the last write alone; what is in the store is as it was.
-            self.marked.is_lost.store(true, Ordering::Relaxed);
+            self.marked.note_doubt();
         }
         self.marked.last.fetch_max(mark, Ordering::Relaxed);
         Ok(())

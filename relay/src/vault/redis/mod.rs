@@ -43,7 +43,7 @@ use super::MAX_LIFETIME_S;
 use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
+use super::store::{AwayReason, Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock;
 use claim::Claims;
@@ -74,7 +74,7 @@ const RELEASED: &str = "-";
 enum Writing {
     /// It is new, or changed.
     Put,
-    /// It is new, and leaves its lookup to another instance that has it.
+    /// Likewise, and leaves its lookup to another instance that has it.
     PutBeside,
     /// The store has lost it, or has it as it was before.
     Restore,
@@ -126,7 +126,7 @@ impl RedisStore {
         self.write(owner, id, sealed, ends, lookup, fence, Writing::Put).await.map(|(placed, _)| placed)
     }
 
-    /// Creates a record, and leaves its lookup to another instance that has it.
+    /// As [`Self::put`], and leaves its lookup to another instance that has it.
     pub async fn put_beside(
         &self,
         owner: &Owner,
@@ -134,8 +134,9 @@ impl RedisStore {
         sealed: &Sealed,
         ends: (u64, u64),
         lookup: &Lookup,
+        fence: Fence,
     ) -> Result<Placed, StoreError> {
-        self.write(owner, id, sealed, ends, lookup, Fence::NEW, Writing::PutBeside).await.map(|(placed, _)| placed)
+        self.write(owner, id, sealed, ends, lookup, fence, Writing::PutBeside).await.map(|(placed, _)| placed)
     }
 
     /// Has a lookup name an instance, whatever it named before.
@@ -259,8 +260,6 @@ impl RedisStore {
             }
             (outcome, ..) = self.try_erase(owner, id, true).await?;
         }
-        // Also where there was none: an earlier try may have erased it, whose answer was lost.
-        self.mark(owner, connection).await?;
         // The secret is gone; what follows are names, and is the same when it is done twice.
         if let Some(lookup) = lookup {
             self.unpoint(lookup, id).await?;
@@ -271,6 +270,12 @@ impl RedisStore {
         self.unindex(&owner.node, &[id]).await?;
         if let Some(other) = &other {
             self.unindex(&other.node, &[id]).await?;
+        }
+        // Also where there was none: an earlier try may have erased it, whose answer was lost.
+        match self.mark(owner, connection).await {
+            // Nothing is left of it in a store that takes no writes, which may be full: whether it stays erased is in doubt alone.
+            Err(StoreError::Away(AwayReason::Refused(_))) => self.marked.note_doubt(),
+            marked => marked?,
         }
         Ok((outcome != ERASE_GONE, other))
     }

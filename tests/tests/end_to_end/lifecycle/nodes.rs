@@ -10,14 +10,26 @@ use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::registrar;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
+use tests::relay_setup::{Ports, Setup};
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 
 /// A world, and a second node with its store and its keyring.
 async fn two_nodes(redis: &RedisServer) -> Result<(World, RelayProcess), Missed> {
-    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    two_nodes_with(redis, |_| {}).await
+}
+
+/// The same, both of them changed.
+pub(super) async fn two_nodes_with(
+    redis: &RedisServer,
+    change: fn(&mut Setup),
+) -> Result<(World, RelayProcess), Missed> {
+    let of_both = |setup: &mut Setup| {
+        setup.store = redis.url();
+        change(setup);
+    };
+    let world = World::between(|server| server.contacts = 2, of_both).await?;
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;

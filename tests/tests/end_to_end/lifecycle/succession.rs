@@ -1,15 +1,19 @@
 //! An account that is enabled again while its SIP server cannot say yet whether the new credentials are right.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
-use tests::api_client::Instance;
+use tests::api_client::{ApiClient, Instance};
 use tests::board::Missed;
 use tests::digest::Algorithm;
+use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
 use tests::relay_setup::Setup;
 use tests::wire::Transport;
-use tests::world::{TOKEN, World};
+use tests::world::{OTHER_TOKEN, TOKEN, World};
 
 use super::Outcome;
+use super::nodes::two_nodes_with;
 
 /// Waits of seconds are waits of tenths.
 fn quick(setup: &mut Setup) {
@@ -35,8 +39,13 @@ fn with_another_password(world: &World) -> Value {
 
 /// Enables while the server says 503 to all.
 async fn enabled_in_vain(world: &World, wish: &Value) -> Result<Instance, Missed> {
+    enabled_in_vain_at(&world.api, world, wish).await
+}
+
+/// The same, on one of several nodes.
+async fn enabled_in_vain_at(api: &ApiClient, world: &World, wish: &Value) -> Result<Instance, Missed> {
     world.registrar.behave(&world.aor(), Behaviour::RetryAfter(1));
-    let answer = world.api.enable(wish).await?;
+    let answer = api.enable(wish).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["status"]), (202, &json!(503)), "{}", answer.text());
     Ok(Instance::new(wish, answer.json()))
 }
@@ -64,6 +73,22 @@ async fn ended_as(world: &World, instance: &Instance, reason: &str) -> Outcome {
     let receipt = world.api.disable(instance).await?;
     assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!(reason)), "{}", receipt.text());
     Ok(())
+}
+
+/// What is enabled from now on was enabled later, by a record's clock of seconds.
+async fn in_the_next_second(world: &World) -> Outcome {
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let began = second();
+    world.until("the next second", || async { (second() > began).then_some(()) }).await
+}
+
+/// Its receipt comes when the store has erased it.
+async fn is_receipted_as(world: &World, instance: &Instance, reason: &str) -> Outcome {
+    let is_receipted = || async {
+        let receipt = world.api.disable(instance).await.ok()?;
+        (receipt.status == 200 && receipt.json()["reason"] == reason).then_some(())
+    };
+    world.until("a receipt", is_receipted).await
 }
 
 async fn stands(world: &World, instance: &Instance) -> Outcome {
@@ -164,4 +189,112 @@ async fn after_kill_9_the_new_instance_still_replaces_the_one_that_stands_for_it
     world.until("one instance in the store", || async { (redis.instance_keys().len() == alone).then_some(()) }).await?;
     is_called_as(&world, &new).await?;
     world.content()
+}
+
+#[tokio::test]
+async fn one_that_is_accepted_late_leaves_a_later_one_of_another_node_alone() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, quick).await?;
+    let old = world.enable().await?;
+    let second = enabled_in_vain_at(&other.api(), &world, &with_ha1(&world)).await?;
+    stands(&world, &old).await?;
+    in_the_next_second(&world).await?;
+    let third = enabled_in_vain(&world, &world.wish(TOKEN)).await?;
+    ended_as(&world, &old, "replaced").await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    ended_as(&world, &second, "replaced").await?;
+    assert_eq!(world.await_contacts(1).await?.len(), 1);
+    is_called_as(&world, &third).await?;
+    world.whole_call(&third).await
+}
+
+#[tokio::test]
+async fn one_that_was_enabled_elsewhere_while_the_server_was_silent_stands_until_the_slow_one_is_accepted() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, quick).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let (there, wish) = (other.api(), with_another_password(&world));
+    let meanwhile = async {
+        let is_asked = || async { (!world.registrar.registers(&world.aor()).is_empty()).then_some(()) };
+        world.until("a REGISTER of the other node", is_asked).await?;
+        world.registrar.behave(&world.aor(), Behaviour::Accept);
+        world.enable().await
+    };
+    let (answer, standing) = tokio::join!(there.enable(&wish), meanwhile);
+    let (answer, standing) = (answer?, standing?);
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let slow = Instance::new(&wish, answer.json());
+    ended_as(&world, &slow, "refused-upstream").await?;
+    world.whole_call(&standing).await
+}
+
+#[tokio::test]
+async fn who_disables_the_new_instance_disables_the_one_that_stands_for_it_also_while_the_store_is_away() -> Outcome {
+    let (world, redis) = World::on_redis(quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_vain(&world, &with_ha1(&world)).await?;
+    redis.freeze();
+    let answer = world.api.disable(&new).await?;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    world.await_gone(&old).await?;
+    redis.thaw();
+    is_receipted_as(&world, &old, "disabled").await?;
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
+}
+
+#[tokio::test]
+async fn who_disables_the_new_instance_disables_one_of_another_node_as_soon_as_the_store_names_it() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_vain_at(&other.api(), &world, &with_ha1(&world)).await?;
+    redis.freeze();
+    let answer = other.api().disable(&new).await?;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    redis.thaw();
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    world.await_gone(&old).await
+}
+
+#[tokio::test]
+async fn a_call_is_pushed_once_when_the_new_instance_is_accepted_while_the_store_is_away() -> Outcome {
+    let (world, redis) = World::on_redis(quick).await?;
+    let old = world.enable().await?;
+    in_the_next_second(&world).await?;
+    let new = enabled_in_vain(&world, &with_ha1(&world)).await?;
+    redis.freeze();
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.await_gone(&old).await?;
+    is_called_as(&world, &new).await?;
+    redis.thaw();
+    is_receipted_as(&world, &old, "replaced").await
+}
+
+#[tokio::test]
+async fn a_new_push_token_of_one_that_is_not_proven_ends_the_one_that_stood_for_it() -> Outcome {
+    let world = World::with(quick).await?;
+    let old = world.enable().await?;
+    let new = enabled_in_vain(&world, &with_ha1(&world)).await?;
+    let change = json!({"device": {"call_push": {"provider": "apns", "token": OTHER_TOKEN}}});
+    world.change(&new, change).await?;
+    ended_as(&world, &old, "replaced").await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.until("a registration", || async { (world.contacts().len() == 1).then_some(()) }).await?;
+    stands(&world, &new).await
+}
+
+#[tokio::test]
+async fn one_that_is_not_proven_takes_the_push_token_of_another_one_when_it_is() -> Outcome {
+    let world = World::with(quick).await?;
+    let holder = world.enable().await?;
+    let mut wish = with_ha1(&world);
+    wish["device"]["call_push"]["token"] = OTHER_TOKEN.into();
+    let taker = enabled_in_vain(&world, &wish).await?;
+    let change = json!({"device": {"call_push": {"provider": "apns", "token": TOKEN}}});
+    world.change(&taker, change).await?;
+    is_called_as(&world, &holder).await?;
+    stands(&world, &taker).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    ended_as(&world, &holder, "replaced").await?;
+    is_called_as(&world, &taker).await
 }
