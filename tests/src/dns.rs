@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -79,22 +80,30 @@ struct State {
     records: Vec<Record>,
     silent: bool,
     silent_about_ipv6: bool,
+    ipv6_after: Duration,
     asked: BTreeMap<String, usize>,
 }
 
 impl Dns {
     /// Starts it on a free loopback port.
     pub async fn start(records: Vec<Record>) -> io::Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
         let address = socket.local_addr()?;
         let state = Arc::new(Mutex::new(State { records, ..State::default() }));
         let answering = state.clone();
         let task = tokio::spawn(async move {
             let mut buffer = [0; 1_500];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
-                let answer = lock(&answering).answer(&buffer[..length]);
-                if let Some(answer) = answer {
-                    let _ = socket.send_to(&answer, peer).await;
+                let (answer, after) = lock(&answering).answer_after(&buffer[..length]);
+                let Some(answer) = answer else { continue };
+                let socket = socket.clone();
+                let sent = async move {
+                    tokio::time::sleep(after).await;
+                    socket.send_to(&answer, peer).await
+                };
+                match after.is_zero() {
+                    true => drop(sent.await),
+                    false => drop(tokio::spawn(sent)),
                 }
             }
         });
@@ -114,6 +123,11 @@ impl Dns {
     /// Hears and says nothing from now on, or speaks again.
     pub fn silence(&self, silent: bool) {
         lock(&self.state).silent = silent;
+    }
+
+    /// Answers each question for AAAA so much later from now on.
+    pub fn delay_ipv6(&self, by: Duration) {
+        lock(&self.state).ipv6_after = by;
     }
 
     /// Leaves each question for AAAA unanswered from now on.
@@ -166,6 +180,12 @@ impl State {
             answer.extend(&record.data);
         }
         Some(answer)
+    }
+
+    /// Likewise, and how much later.
+    fn answer_after(&mut self, message: &[u8]) -> (Option<Vec<u8>>, Duration) {
+        let is_ipv6 = question(message).is_some_and(|(_, end)| message.get(end..end + 2) == Some(&AAAA.to_be_bytes()));
+        (self.answer(message), if is_ipv6 { self.ipv6_after } else { Duration::ZERO })
     }
 }
 

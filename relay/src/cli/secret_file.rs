@@ -1,7 +1,7 @@
 //! Files of a command that hold a secret.
 //!
-//! Invariant: what is written can be read by its owner alone from its first byte on, whatever stood there before, and is whole. What is read is
-//! wiped when it is dropped; a file that everybody can read is taken, with a warning.
+//! Invariant: what is written can be read by its owner alone from its first byte on, whatever stood there before, and is whole, but where nothing
+//! can take the place of what stands there. What is read is wiped when it is dropped; a file that everybody can read is taken, with a warning.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -28,11 +28,34 @@ pub(super) fn warn_if_others_can_read(file: &Path) {
     }
 }
 
-/// Writes a file aside and has it take the place of what stood there, a link included, but nothing that is no file.
+/// Writes a file aside and has it take the place of what stood there, a link included. A pipe or a terminal is written to, and a file that is
+/// mounted there by itself.
 pub(super) fn write(file: &Path, content: &[u8]) -> io::Result<()> {
     if fs::metadata(file).is_ok_and(|found| !found.is_file()) {
-        return Err(io::Error::other("it is no regular file"));
+        return OpenOptions::new().write(true).open(file)?.write_all(content);
     }
+    match replace(file, content) {
+        Err(why) if is_fixed(&why) && fs::symlink_metadata(file).is_ok_and(|found| found.is_file()) => {
+            overwrite(file, content)
+        }
+        written => written,
+    }
+}
+
+/// Whether a folder lets no file take another one's place (`EROFS`, `EACCES`), or this file lets none take its own (`EBUSY`: it is a mount point).
+fn is_fixed(why: &io::Error) -> bool {
+    matches!(why.kind(), ErrorKind::ResourceBusy | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
+}
+
+fn overwrite(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut open = OpenOptions::new().write(true).open(file)?;
+    open.set_permissions(fs::Permissions::from_mode(0o600))?;
+    open.set_len(0)?;
+    open.write_all(content)?;
+    open.sync_all()
+}
+
+fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
     let aside = aside(file)?;
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     let written = open.write_all(content).and_then(|()| open.sync_all()).and_then(|()| fs::rename(&aside, file));
@@ -74,6 +97,26 @@ mod tests {
         assert_eq!(fs::read(&elsewhere).unwrap(), b"earlier");
         assert!(write(&folder, b"secret").is_err());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 4, "nothing is left aside");
+        overwrite(&elsewhere, b"in place").unwrap();
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"in place");
+        assert_eq!(fs::metadata(&elsewhere).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let folder = std::env::temp_dir().join(format!("sipwake-secret-pipe-{}", hex(&random::bytes::<8>())));
+        fs::create_dir(&folder).unwrap();
+        let pipe = folder.join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reading = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write(&pipe, b"secret").unwrap();
+        assert_eq!(reading.join().unwrap(), b"secret");
+        write(Path::new("/dev/null"), b"secret").unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left aside");
         fs::remove_dir_all(&folder).unwrap();
     }
 }

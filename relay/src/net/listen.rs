@@ -5,7 +5,7 @@
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
 //! of each at most the share of one peer (an IPv4 address or an IPv6 /64); of the handshakes, whoever has most gives way (see
-//! [`super::handshakes`]); the last file descriptors are not theirs (see [`super::descriptors`]); a handshake of TLS ends within
+//! [`super::handshakes`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::descriptors;
+pub use super::descriptors::Leaves;
 use super::drain::Drain;
 pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent};
 use super::slots::{Observer, Slot, Slots};
@@ -132,7 +133,7 @@ impl Acceptor {
         let (mut outage, mut shortage) = (Outage::default(), Outage::default());
         loop {
             match listener.accept().await {
-                Ok((stream, _)) if !descriptors::has_room(stream.as_fd()) => {
+                Ok((stream, _)) if !descriptors::has_room(stream.as_fd(), self.limits.leaves) => {
                     (self.slots.observe)(ListenerEvent::Limited);
                     if let Some(times) = shortage.again() {
                         tracing::warn!(

@@ -30,7 +30,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
@@ -186,6 +186,26 @@ impl Resolver {
     /// Likewise all addresses, also those that DNS is slow to tell.
     pub async fn resolve_whole(&self, target: &Target, seed: u64) -> Result<Resolution, ResolveError> {
         self.resolve_with(target, seed, Patience::Whole).await
+    }
+
+    /// The same for who judges a source by the addresses, and believes it at once when one of them `is_sought`: after `limit` those that
+    /// are known by then.
+    pub async fn resolve_sought(
+        &self,
+        target: &Target,
+        seed: u64,
+        limit: Duration,
+        is_sought: impl Fn(IpAddr) -> bool,
+    ) -> Result<Resolution, ResolveError> {
+        let until = tokio::time::Instant::now() + limit;
+        let found = timeout_at(until, self.resolve(target, seed)).await.unwrap_or(Err(ResolveError::Timeout))?;
+        if found.is_whole || found.candidates.iter().any(|candidate| is_sought(candidate.address.ip())) {
+            return Ok(found);
+        }
+        match timeout_at(until, self.resolve_whole(target, seed)).await {
+            Ok(Ok(whole)) => Ok(whole),
+            Ok(Err(_)) | Err(_) => Ok(found),
+        }
     }
 
     async fn resolve_with(&self, target: &Target, seed: u64, wait: Patience) -> Result<Resolution, ResolveError> {

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::descriptors::Leaves;
 use super::handshakes::{Handshakes, Place, as_one_peer};
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
@@ -24,18 +25,37 @@ pub struct Limits {
     pub handshakes: usize,
     /// Unfinished handshakes of one peer.
     pub handshakes_per_peer: usize,
+    /// File descriptors that stay free: a connection above that is closed at once.
+    pub leaves: Leaves,
 }
 
 impl Limits {
     /// For devices: many, and many behind one carrier's address.
-    pub const DEVICES: Self =
-        Self { connections: 1_000_000, connections_per_peer: 20_000, handshakes: 4_096, handshakes_per_peer: 1_024 };
-    /// For apps' and operators' HTTPS: short connections.
-    pub const HTTPS: Self =
-        Self { connections: 20_000, connections_per_peer: 1_024, handshakes: 2_048, handshakes_per_peer: 256 };
+    pub const DEVICES: Self = Self {
+        connections: 1_000_000,
+        connections_per_peer: 20_000,
+        handshakes: 4_096,
+        handshakes_per_peer: 1_024,
+        leaves: Leaves::Reserve,
+    };
+    /// For apps' HTTPS: short connections.
+    pub const API: Self = Self {
+        connections: 20_000,
+        connections_per_peer: 1_024,
+        handshakes: 2_048,
+        handshakes_per_peer: 256,
+        leaves: Leaves::Reserve,
+    };
+    /// For the operator's HTTPS, and a CA's questions: as short.
+    pub const OPERATOR: Self = Self { leaves: Leaves::Quarter, ..Self::API };
     /// For SIP servers: few connections, each carrying much.
-    pub const SIP_SERVERS: Self =
-        Self { connections: 10_000, connections_per_peer: 256, handshakes: 512, handshakes_per_peer: 64 };
+    pub const SIP_SERVERS: Self = Self {
+        connections: 10_000,
+        connections_per_peer: 256,
+        handshakes: 512,
+        handshakes_per_peer: 64,
+        leaves: Leaves::Quarter,
+    };
 }
 
 /// What happens at a listener, for those that count it.
@@ -166,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_slot_given_back_is_free_and_leaves_no_trace() {
-        let limits = Limits { connections: 2, connections_per_peer: 1, handshakes: 9, handshakes_per_peer: 9 };
+        let limits = Limits { connections: 2, connections_per_peer: 1, ..Limits::DEVICES };
         let slots = Slots::new(|_| {});
         let take = |text: &str| Slot::take(&slots, text.parse().unwrap(), limits);
         let first = take("192.0.2.1").unwrap();

@@ -6,14 +6,17 @@
 //! | for each request, its answer | [`FOR_AN_ANSWER`] |
 //! | for each second, to keep the connection open | [`FOR_A_SECOND`] |
 //!
+//! What it does not send it keeps for later, but never more than [`TO_BEGIN`] beside the answers that are expected: whoever keeps a
+//! connection open for a day has saved nothing.
+//!
 //! Invariant: bytes are counted below TLS, so that no kind of record or frame is free; each read costs [`A_READ`] beside its bytes, so
 //! that a trickle is not either. A connection that sends more reads as broken from then on.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -30,30 +33,72 @@ const FOR_A_SECOND: u64 = 1_024;
 const A_READ: u64 = 32;
 
 /// That of one connection.
-pub(super) struct Allowance {
-    opened: Instant,
-    granted: AtomicU64,
-    read: AtomicU64,
+pub(super) struct Allowance(Mutex<Balance>);
+
+struct Balance {
+    /// What may still be read.
+    left: u64,
+    /// Until when it was credited for its time.
+    credited: Instant,
+    /// Answers that are under way.
+    expected: u64,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { opened: Instant::now(), granted: AtomicU64::new(TO_BEGIN), read: AtomicU64::new(0) }
+        Self(Mutex::new(Balance { left: TO_BEGIN, credited: Instant::now(), expected: 0 }))
     }
 }
 
 impl Allowance {
-    /// One more request leaves.
-    pub(super) fn grow_by_an_answer(&self) {
-        self.granted.fetch_add(FOR_AN_ANSWER, Ordering::Relaxed);
+    /// That of a connection which is for one request alone.
+    pub(super) fn of_one_answer() -> Self {
+        Self(Mutex::new(Balance { left: TO_BEGIN + FOR_AN_ANSWER, credited: Instant::now(), expected: 1 }))
+    }
+
+    /// One more request leaves; its answer is expected until this is dropped.
+    pub(super) fn expect_an_answer(&self) -> Expected<'_> {
+        let mut balance = self.lock();
+        balance.expected += 1;
+        balance.left += FOR_AN_ANSWER;
+        Expected(self)
     }
 
     /// Whether so much more may be read.
     fn covers(&self, bytes: usize) -> bool {
-        let cost = bytes as u64 + A_READ;
-        let read = self.read.fetch_add(cost, Ordering::Relaxed) + cost;
-        let granted = self.granted.load(Ordering::Relaxed);
-        read <= granted || read <= granted + self.opened.elapsed().as_secs() * FOR_A_SECOND
+        let mut balance = self.lock();
+        balance.credit_time();
+        let rest = balance.left.checked_sub(bytes as u64 + A_READ);
+        balance.left = rest.unwrap_or(0);
+        rest.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Balance> {
+        // Each change leaves a balance that holds.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Balance {
+    fn credit_time(&mut self) {
+        let seconds = self.credited.elapsed().as_secs();
+        self.credited += Duration::from_secs(seconds);
+        self.left = (self.left + seconds.saturating_mul(FOR_A_SECOND)).min(self.most());
+    }
+
+    fn most(&self) -> u64 {
+        TO_BEGIN + self.expected * FOR_AN_ANSWER
+    }
+}
+
+/// An answer that is under way.
+pub(super) struct Expected<'a>(&'a Allowance);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        let mut balance = self.0.lock();
+        balance.expected -= 1;
+        balance.left = balance.left.min(balance.most());
     }
 }
 
@@ -117,8 +162,6 @@ impl AsyncWrite for MeteredStream {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -142,13 +185,19 @@ mod tests {
         let first = readable(&Arc::default(), piece).await;
         assert!(first <= TO_BEGIN && first > TO_BEGIN * 9 / 10, "{first}");
         let asked = Arc::<Allowance>::default();
-        (0..100).for_each(|_| asked.grow_by_an_answer());
+        let expected: Vec<_> = (0..100).map(|_| asked.expect_an_answer()).collect();
         let answers = readable(&asked, piece).await - first;
         assert!(answers <= 100 * FOR_AN_ANSWER && answers > 90 * FOR_AN_ANSWER, "{answers}");
-        let old = Arc::<Allowance>::default();
+        drop(expected);
         tokio::time::advance(Duration::from_secs(100)).await;
-        let kept_open = readable(&old, piece).await - first;
+        let kept_open = readable(&asked, piece).await;
         assert!(kept_open <= 100 * FOR_A_SECOND && kept_open > 90 * FOR_A_SECOND, "{kept_open}");
+        let saved = Arc::<Allowance>::default();
+        for _ in 0..24 * 6 {
+            drop(saved.expect_an_answer());
+            tokio::time::advance(Duration::from_secs(600)).await;
+        }
+        assert_eq!(readable(&saved, piece).await, first, "a day of silence saves nothing");
         let trickled = readable(&Arc::default(), 1).await;
         assert!(trickled < TO_BEGIN / A_READ, "{trickled}");
     }

@@ -263,13 +263,11 @@ impl Channel {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
-            if let Some(allowance) = &connection.allowance {
-                allowance.grow_by_an_answer();
-            }
+            let _expected = connection.allowance.as_ref().map(|allowance| allowance.expect_an_answer());
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    connection.line.answered(bearing.line, bearing.proves);
+                    connection.line.answered(bearing.line, bearing.proves, || connection.streams_allowed());
                     self.heed(bearing);
                     return Ok(meaning);
                 }

@@ -24,7 +24,7 @@ use crate::domain::PushOutcome;
 use crate::metrics::PushServiceSeries;
 
 /// Light troubles in a row at which a service fails.
-const TROUBLES: u32 = 3;
+pub(super) const TROUBLES: u32 = 3;
 /// How often a change of one service is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -193,15 +193,19 @@ impl Record {
 
     pub(super) fn note(self: &Arc<Self>, note: Note) {
         if let (Some(Part { of, troubled, origin }), Note::Accepted | Note::Well) = (&self.part, note) {
-            match note {
+            let all_well = match note {
                 Note::Accepted => troubled.took(origin),
-                _ => troubled.clear(),
-            }
-            return of.note(note);
+                _ => troubled.well(origin),
+            };
+            return match note {
+                _ if all_well => of.note(note),
+                Note::Accepted => _ = self.note_accepted(),
+                _ => {}
+            };
         }
         match note {
             Note::Accepted => {
-                let first = self.series.last_accepted.set(i64::try_from(unix_now()).unwrap_or(i64::MAX)) == 0;
+                let first = self.note_accepted();
                 self.is_well(first);
             }
             Note::Well => self.is_well(false),
@@ -210,15 +214,24 @@ impl Record {
         }
     }
 
+    /// Whether it was the first one.
+    fn note_accepted(&self) -> bool {
+        self.series.last_accepted.set(i64::try_from(unix_now()).unwrap_or(i64::MAX)) == 0
+    }
+
     /// Something went wrong; `detail` in words of this system, which hold no secret.
     pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
-        if let Some(Part { of, troubled, origin }) = &self.part {
-            return match troubled.weigh(origin) {
+        match &self.part {
+            None => self.weighed_trouble(trouble, detail, false),
+            Some(Part { of, troubled, origin }) => match troubled.weigh(origin, trouble.grave) {
                 Weight::Nothing => {}
-                Weight::Light => of.trouble(Trouble::light(trouble.reason), detail),
-                Weight::Whole => of.trouble(trouble, detail),
-            };
+                Weight::Light => of.weighed_trouble(Trouble::light(trouble.reason), detail, false),
+                Weight::Fails => of.weighed_trouble(trouble, detail, true),
+            },
         }
+    }
+
+    fn weighed_trouble(self: &Arc<Self>, trouble: Trouble, detail: &str, fails: bool) {
         let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut standing = self.lock();
         // A grave one says what is to be mended; what follows from it says less.
@@ -228,7 +241,7 @@ impl Record {
         if says_more {
             (standing.reason, standing.detail) = (trouble.reason, detail.into());
         }
-        if trouble.grave || count >= TROUBLES {
+        if fails || trouble.grave || count >= TROUBLES {
             self.turn(standing, State::Failing);
         }
     }
@@ -371,6 +384,26 @@ mod tests {
         let (reason, words) = record.report().reason.expect("it fails");
         assert_eq!(reason, "InvalidProviderToken", "what is to be mended stays");
         assert!(words.contains("key_id"), "{words}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_many_services_that_is_away_is_told_though_another_one_takes_pushes() {
+        let of = record();
+        let troubled = Arc::new(Troubled::new(Arc::default()));
+        let [real, other] = ["real", "other"].map(|origin| Record::part_of(&of, &troubled, origin));
+        for part in [&real, &real, &other] {
+            part.note(Note::Accepted);
+        }
+        for _ in 0..3 {
+            real.note(Note::Trouble(Trouble::light("VapidRefused")));
+            other.note(Note::Accepted);
+        }
+        assert_eq!(of.report().state, State::Failing);
+        assert_eq!(of.report().reason.map(|(reason, _)| reason), Some("VapidRefused"));
+        other.note(Note::Well);
+        assert_eq!(of.report().state, State::Failing);
+        real.note(Note::Accepted);
+        assert_eq!(of.report().state, State::Well);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@
 //! stream. A line that is not good lets nobody go, and wakes all who are held when it is decided.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
@@ -59,8 +59,9 @@ pub(super) enum LineFate {
 pub(super) struct Line {
     /// One permit for each stream that may be open; closed when the line takes no further requests.
     gate: Arc<Semaphore>,
-    streams: Mutex<Streams>,
+    /// So many there are; each change is made under the lock.
     granted: AtomicUsize,
+    resizing: Mutex<()>,
     state: AtomicU8,
     /// Told when the state changes.
     changed: Notify,
@@ -79,20 +80,14 @@ pub(super) struct Line {
     ancestry: Arc<Ancestry>,
 }
 
-struct Streams {
-    granted: usize,
-    /// The service's own limit.
-    limit: usize,
-}
-
 impl Line {
     /// A `cautious` one carries one request alone until the service has taken our credentials.
     pub(super) fn new(cautious: bool, ancestry: Arc<Ancestry>) -> Arc<Self> {
         let granted = if cautious { 1 } else { STREAMS_BEFORE_SETTINGS };
         Arc::new(Self {
             gate: Arc::new(Semaphore::new(granted)),
-            streams: Mutex::new(Streams { granted, limit: STREAMS_BEFORE_SETTINGS }),
             granted: AtomicUsize::new(granted),
+            resizing: Mutex::new(()),
             state: AtomicU8::new(GOOD),
             changed: Notify::new(),
             look: Notify::new(),
@@ -169,11 +164,12 @@ impl Line {
         }
     }
 
-    /// An answer came, which means this for the line; `proves`: our credentials were taken.
-    pub(super) fn answered(&self, fate: LineFate, proves: bool) {
+    /// An answer came, which means this for the line; `proves`: our credentials were taken. `limit` tells how many streams the
+    /// service allows at this moment.
+    pub(super) fn answered(&self, fate: LineFate, proves: bool, limit: impl FnOnce() -> usize) {
         self.hear();
         if proves && !self.proven.swap(true, Ordering::Relaxed) {
-            self.resize(None);
+            self.resize(limit());
         }
         match fate {
             LineFate::Good => {
@@ -231,9 +227,12 @@ impl Line {
             if self.ping(pings).await.is_none() {
                 return;
             }
-            self.resize(limit());
             // Until there is a reason to ask again.
             loop {
+                // What the service says of its limit is known without asking.
+                if let Some(limit) = limit() {
+                    self.resize(limit);
+                }
                 let wait = if self.open_streams() == 0 { ASK_IDLE_EVERY } else { pause };
                 tokio::select! {
                     () = self.look.notified() => pause = ASK_AFTER,
@@ -324,35 +323,42 @@ impl Line {
         self.granted.load(Ordering::Relaxed).saturating_sub(self.gate.available_permits())
     }
 
-    /// The permit, unless the service has lowered its limit below what is open: then it is one less for good, for `h2` would let its
-    /// request wait out of our sight.
+    /// The permit, unless the service has lowered its limit below what is open: then there is one less until the limit is raised, for
+    /// `h2` would let its request wait out of our sight. Once it is raised, whoever comes opens the gate for those behind.
     fn kept(&self, permit: OwnedSemaphorePermit, limit: usize) -> Option<OwnedSemaphorePermit> {
-        let limit = limit.max(1);
+        let limit = limit.clamp(1, MAX_STREAMS);
+        if limit > self.granted.load(Ordering::Relaxed) && self.proven.load(Ordering::Relaxed) {
+            self.resize(limit);
+        }
         if self.open_streams() <= limit {
             return Some(permit);
         }
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if streams.granted.saturating_sub(self.gate.available_permits()) <= limit {
+        let _resizing = self.resizing();
+        if self.open_streams() <= limit {
             return Some(permit);
         }
         permit.forget();
-        streams.granted -= 1;
-        self.granted.store(streams.granted, Ordering::Relaxed);
+        self.granted.fetch_sub(1, Ordering::Relaxed);
         None
     }
 
     /// Opens the gate for as many streams as the service allows, once it has accepted our credentials.
-    fn resize(&self, limit: Option<usize>) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.limit = limit.map_or(streams.limit, |limit| limit.clamp(1, MAX_STREAMS));
-        let wanted = if self.proven.load(Ordering::Relaxed) { streams.limit } else { 1 };
-        if wanted > streams.granted {
-            self.gate.add_permits(wanted - streams.granted);
-            streams.granted = wanted;
-        } else {
-            streams.granted -= self.gate.forget_permits(streams.granted - wanted);
-        }
-        self.granted.store(streams.granted, Ordering::Relaxed);
+    fn resize(&self, limit: usize) {
+        let _resizing = self.resizing();
+        let granted = self.granted.load(Ordering::Relaxed);
+        let wanted = if self.proven.load(Ordering::Relaxed) { limit.clamp(1, MAX_STREAMS) } else { 1 };
+        let now = match wanted > granted {
+            true => {
+                self.gate.add_permits(wanted - granted);
+                wanted
+            }
+            false => granted - self.gate.forget_permits(granted - wanted),
+        };
+        self.granted.store(now, Ordering::Relaxed);
+    }
+
+    fn resizing(&self) -> MutexGuard<'_, ()> {
+        self.resizing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -370,10 +376,52 @@ mod tests {
         drop(open);
         let only = line.admit(|| 1).await.expect("it lives");
         assert!(line.try_admit(|| 1).is_none());
-        line.resize(Some(2));
+        line.resize(2);
         assert!(line.try_admit(|| 2).is_some(), "it was raised again");
         drop(only);
         // One for those who ask whether there is one.
         assert!(line.try_admit(|| 0).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_raised_again_holds_at_once_on_a_line_that_keeps_answering() {
+        let limit = Arc::new(AtomicUsize::new(1_000));
+        let allowed = {
+            let limit = Arc::clone(&limit);
+            move || limit.load(Ordering::Relaxed)
+        };
+        let (line, done) = (Line::new(false, Arc::default()), Arc::new(AtomicUsize::new(0)));
+        let begin = |count| {
+            for _ in 0..count {
+                let (line, allowed, done) = (Arc::clone(&line), allowed.clone(), Arc::clone(&done));
+                tokio::spawn(async move {
+                    let _permit = line.admit(&allowed).await.expect("it lives");
+                    sleep(Duration::from_millis(50)).await;
+                    line.answered(LineFate::Good, true, &allowed);
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        };
+        let narrow = |to| limit.store(to, Ordering::Relaxed);
+        begin(50);
+        sleep(Duration::from_millis(10)).await;
+        narrow(1);
+        begin(200);
+        sleep(Duration::from_millis(200)).await;
+        assert!((50..60).contains(&done.load(Ordering::Relaxed)), "one after the other");
+        narrow(1_000);
+        sleep(Duration::from_millis(250)).await;
+        assert_eq!(done.load(Ordering::Relaxed), 250, "all at once again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cautious_line_opens_for_what_the_service_allows_when_it_is_proven() {
+        let line = Line::new(true, Arc::default());
+        let first = line.try_admit(|| 100).expect("there is room for one");
+        assert!(line.try_admit(|| 100).is_none(), "for one alone");
+        line.answered(LineFate::Good, true, || 2);
+        drop(first);
+        let two = (line.try_admit(|| 2), line.try_admit(|| 2), line.try_admit(|| 2));
+        assert!(two.0.is_some() && two.1.is_some() && two.2.is_none());
     }
 }

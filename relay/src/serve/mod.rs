@@ -332,14 +332,14 @@ impl Listeners {
                 .bind(("edge.listen", labels::Listener::Edge), config.edge.listen, sip(), devices, ending)
                 .await?,
             api: binder
-                .bind(("api.listen", labels::Listener::Api), config.api.listen, of_apps, Limits::HTTPS, stopping)
+                .bind(("api.listen", labels::Listener::Api), config.api.listen, of_apps, Limits::API, stopping)
                 .await?,
             operator: binder
                 .bind(
                     ("operator.listen", labels::Listener::Operator),
                     config.operator.listen,
                     https(),
-                    Limits::HTTPS,
+                    Limits::OPERATOR,
                     stopping,
                 )
                 .await?,
@@ -362,7 +362,8 @@ impl Listeners {
                 Some(AcmeChallenge::Http01) => Security::Plain,
                 _ => Security::Tls(tls.config(&[ACME_PROTOCOL])),
             };
-            let bound = binder.bind(("acme.listen", labels::Listener::Acme), address, security, Limits::HTTPS, ending);
+            let bound =
+                binder.bind(("acme.listen", labels::Listener::Acme), address, security, Limits::OPERATOR, ending);
             listeners.acme = Some(bound.await?);
         }
         if upstream.transports.tls {

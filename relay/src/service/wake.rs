@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sip::message::Uri;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::Inner;
 use super::types::{Expected, Wake, WakeError};
@@ -97,9 +97,9 @@ impl Inner {
     /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.
     async fn addresses_of(&self, domain: &str) -> Arc<[IpAddr]> {
         let target = Target { host: domain.into(), port: None, transport: None };
-        match timeout(RESOLVE_LIMIT, self.dependencies.resolver.resolve(&target, 0)).await {
-            Ok(Ok(found)) => found.candidates.iter().map(|candidate| candidate.address.ip()).collect(),
-            Ok(Err(_)) | Err(_) => Arc::default(),
+        match self.dependencies.resolver.resolve_sought(&target, 0, RESOLVE_LIMIT, |_| false).await {
+            Ok(found) => found.candidates.iter().map(|candidate| candidate.address.ip()).collect(),
+            Err(_) => Arc::default(),
         }
     }
 }

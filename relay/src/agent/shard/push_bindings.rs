@@ -175,10 +175,11 @@ impl Shard {
         if self.push_bindings.lookups.len() >= LOOKUPS_MAX || self.push_bindings.lookups.contains_key(&id) {
             return Some(input);
         }
+        let source = source.peer.ip().to_canonical();
         self.push_bindings.lookups.insert(id, vec![(at, input)]);
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            let found = look_up(&shared, id).await;
+            let found = look_up(&shared, id, source).await;
             shared.shards.send(shard, ShardInput::PushBindingFound(Box::new((id, found)))).await;
         });
         None
@@ -389,8 +390,8 @@ fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
     }
 }
 
-/// Looks a registration up that was written down by another node, or by an earlier run.
-async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
+/// Looks a registration up that was written down by another node, or by an earlier run, and that a request from `source` names.
+async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(stored) => stored?,
@@ -407,7 +408,7 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
         KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
     });
     let new = new.ok()??;
-    let addresses = shared.dialler.addresses(new.upstream).await;
+    let addresses = shared.dialler.addresses(new.upstream, source).await;
     Some((new, addresses))
 }
 

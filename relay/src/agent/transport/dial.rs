@@ -33,7 +33,7 @@ use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::drain::Drain;
-use crate::net::resolve::{Candidate, Resolution, ResolveError, Resolver, Target};
+use crate::net::resolve::{Candidate, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::net::{self, dial};
@@ -156,14 +156,15 @@ impl Dialler {
         found.map(|found| found.addresses()).unwrap_or_default()
     }
 
-    /// The addresses of an upstream's names, as far as they resolve now.
-    pub(crate) async fn addresses(&self, upstream: UpstreamId) -> Arc<[IpAddr]> {
+    /// The addresses of an upstream's names, as far as they resolve now: all of them, unless `source` is one of the first.
+    pub(crate) async fn addresses(&self, upstream: UpstreamId, source: IpAddr) -> Arc<[IpAddr]> {
         let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
         let mut addresses = Vec::new();
         for target in std::iter::once(route.target()).chain(route.other_targets()) {
-            if let Ok(found) = self.0.resolver.resolve(&target, u64::from(upstream.0)).await {
-                addresses.extend(found.candidates.iter().map(|candidate| candidate.address.ip()));
-            }
+            // Once it is known, nothing more need be waited for.
+            let is_sought = |ip: IpAddr| ip == source || addresses.contains(&source);
+            let found = self.0.addresses_for(upstream, &target, is_sought).await;
+            addresses.extend(found);
         }
         addresses.into()
     }
@@ -313,42 +314,36 @@ impl Inner {
         let Resolution { candidates, is_whole, .. } = next_hop?;
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.tell_addresses(upstream, shards, &hop, &others).await;
-        if !is_whole || route.other_targets().next().is_some() {
+        if !is_whole || route.other_targets().next().is_some() || !others.is_empty() {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
         }
         Ok(candidates)
     }
 
-    async fn learn_others(
-        self: Arc<Self>,
-        upstream: UpstreamId,
-        route: Arc<Route>,
-        mut hop: Vec<IpAddr>,
-        is_whole: bool,
-    ) {
-        let known = hop.len();
-        if !is_whole {
-            hop.extend(self.every_address(upstream, &route.target()).await);
-        }
-        let mut others = Vec::new();
+    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, hop: Vec<IpAddr>, is_whole: bool) {
+        // What DNS tells late of the next hop is kept with its other names: the next resolution does not forget it meanwhile.
+        let mut others = match is_whole {
+            true => Vec::new(),
+            false => self.addresses_for(upstream, &route.target(), |_| false).await,
+        };
         for target in route.other_targets() {
             // A domain need not have an address when a registrar or a proxy is named.
-            others.extend(self.every_address(upstream, &target).await);
+            others.extend(self.addresses_for(upstream, &target, |_| false).await);
         }
         let others: Arc<[IpAddr]> = others.into();
         let shards = self.upstreams.others_resolved(upstream, others.clone());
-        if !others.is_empty() || hop.len() > known {
-            self.tell_addresses(upstream, shards, &hop, &others).await;
-        }
+        self.tell_addresses(upstream, shards, &hop, &others).await;
     }
 
-    /// The addresses of a target, those included that DNS tells late: their requests are believed, too.
-    async fn every_address(&self, upstream: UpstreamId, target: &Target) -> Vec<IpAddr> {
-        let seed = u64::from(upstream.0);
-        let found = match self.resolver.resolve(target, seed).await {
-            Ok(found) if !found.is_whole => self.resolver.resolve_whole(target, seed).await.or(Ok(found)),
-            found => found,
-        };
+    /// The addresses of a target, those included that DNS tells late: their requests are believed, too. One that `is_sought` need not be
+    /// waited for.
+    async fn addresses_for(
+        &self,
+        upstream: UpstreamId,
+        target: &Target,
+        is_sought: impl Fn(IpAddr) -> bool,
+    ) -> Vec<IpAddr> {
+        let found = self.resolver.resolve_sought(target, u64::from(upstream.0), 2 * RESOLVE_TIMEOUT, is_sought).await;
         let candidates = found.map(|found| found.candidates).unwrap_or_default();
         candidates.iter().map(|candidate| candidate.address.ip()).collect()
     }

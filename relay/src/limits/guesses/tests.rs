@@ -239,6 +239,33 @@ fn a_stranger_who_polls_keeps_nobody_out_who_has_not_failed_and_gets_no_more_gue
 }
 
 #[test]
+fn one_network_fills_no_line_whatever_its_sources_are() {
+    for of_network in [|n: usize| format!("2001:db8:7:{n:x}::1"), |n| format!("10.0.0.{n}")] {
+        let (guesses, start) = (guesses(), Instant::now());
+        let ask = |source: &str, now| guesses.admit(&attempt("sip:alice@example.com", source), now);
+        for n in 0..20 {
+            ask(&format!("172.16.{n}.1"), start).ok().unwrap().refused(start);
+        }
+        for n in 1..=40 {
+            assert!(ask(&of_network(n), start).is_err());
+        }
+        assert!(ask("192.0.2.7", start).is_err(), "she has a place");
+        let mut now = start + ACCOUNT_PAUSE.0;
+        let mut turns = 0;
+        while ask("192.0.2.7", now).is_err() {
+            for n in 1..=40 {
+                if let Ok(permit) = ask(&of_network(n), now) {
+                    permit.refused(now);
+                    turns += 1;
+                }
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!(turns <= 4, "{turns} were before her");
+    }
+}
+
+#[test]
 fn those_who_wait_have_their_turns_in_the_order_in_which_they_came_and_one_who_does_not_come_loses_it() {
     let (guesses, start) = (guesses(), Instant::now());
     let ask = |source: &str, now| guesses.admit(&attempt("sip:alice@example.com", source), now);

@@ -55,8 +55,7 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
 
 async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let unsent = Failure::Unsent { after: None };
-    let allowance = Arc::<Allowance>::default();
-    allowance.grow_by_an_answer();
+    let allowance = Arc::new(Allowance::of_one_answer());
     let dialler = endpoint.dialler();
     // Nobody may wait for it any more.
     let stream = match timeout(DIAL_WITHIN, dialler.dial_http1(&allowance)).await {

@@ -54,7 +54,7 @@ async fn server() -> Server {
     let authority = Authority::new();
     let (trigger, drain) = drain::drain();
     let security = Security::Tls(authority.server(&["localhost"], Kind::Usual).config(https::ALPN));
-    let bind = Listener::bind("127.0.0.1:0".parse().unwrap(), security, Limits::HTTPS, drain.clone());
+    let bind = Listener::bind("127.0.0.1:0".parse().unwrap(), security, Limits::API, drain.clone());
     let listener = bind.await.unwrap();
     let address = listener.local_address();
     let gate = Arc::new(Gate { entered: Semaphore::new(0), open: Semaphore::new(0) });

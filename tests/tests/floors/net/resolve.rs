@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use relay::config::Transports;
 use relay::net::Transport::{self, Tcp, Tls, Udp};
 use relay::net::reach::{Reach, Refused};
-use relay::net::resolve::{MIN_TTL, RESOLVE_TIMEOUT, ResolveError, Resolver, Target};
+use relay::net::resolve::{MIN_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use tests::dns::{Dns, Record};
 
 const ALL: Transports = Transports { udp: true, tcp: true, tls: true };
@@ -79,6 +79,27 @@ async fn addresses_that_are_known_wait_for_no_name_server_that_is_silent_about_i
     // One question to one name server takes 1.2 s, and each is asked more than once.
     assert!(begun.elapsed() < Duration::from_millis(1_100), "{:?}", begun.elapsed());
     assert_eq!((found.candidates.len(), found.is_whole, found.ttl), (6, false, MIN_TTL));
+}
+
+#[tokio::test]
+async fn who_judges_a_source_hears_of_addresses_that_are_told_late_unless_its_own_is_known() {
+    let records = || vec![Record::address("example.com", "8.8.0.1"), Record::address("example.com", "2606:4700::1")];
+    let all = |found: &Resolution| found.candidates.iter().map(|it| it.address.ip().to_string()).collect::<Vec<_>>();
+    let whom = target("example.com", Some(5061), None);
+    let limit = Duration::from_secs(4);
+    let (dns, resolver) = resolver(records(), ONLY_TLS).await;
+    dns.delay_ipv6(Duration::from_millis(500));
+    assert_eq!(all(&resolver.resolve(&whom, 1).await.unwrap()), ["8.8.0.1"]);
+    let found = resolver.resolve_sought(&whom, 1, limit, |ip| ip.to_string() == "2606:4700::1").await.unwrap();
+    assert_eq!(all(&found), ["8.8.0.1", "2606:4700::1"]);
+
+    let (dns, resolver) = self::resolver(records(), ONLY_TLS).await;
+    dns.ignore_ipv6();
+    let begun = Instant::now();
+    let found = resolver.resolve_sought(&whom, 1, limit, |ip| ip.to_string() == "8.8.0.1").await.unwrap();
+    assert!(!found.is_whole && begun.elapsed() < Duration::from_millis(1_100), "{:?}", begun.elapsed());
+    let found = resolver.resolve_sought(&whom, 1, Duration::from_millis(200), |_| false).await.unwrap();
+    assert_eq!(all(&found), ["8.8.0.1"], "after the limit, what is known");
 }
 
 fn provider() -> Vec<Record> {
