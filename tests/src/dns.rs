@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -79,13 +80,14 @@ struct State {
     records: Vec<Record>,
     silent: bool,
     silent_about_ipv6: bool,
+    late_with_ipv6: Duration,
     asked: BTreeMap<String, usize>,
 }
 
 impl Dns {
     /// Starts it on a free loopback port.
     pub async fn start(records: Vec<Record>) -> io::Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
         let address = socket.local_addr()?;
         let state = Arc::new(Mutex::new(State { records, ..State::default() }));
         let answering = state.clone();
@@ -93,9 +95,16 @@ impl Dns {
             let mut buffer = [0; 1_500];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
                 let answer = lock(&answering).answer(&buffer[..length]);
-                if let Some(answer) = answer {
+                let Some((answer, late)) = answer else { continue };
+                if late.is_zero() {
                     let _ = socket.send_to(&answer, peer).await;
+                    continue;
                 }
+                let socket = socket.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(late).await;
+                    let _ = socket.send_to(&answer, peer).await;
+                });
             }
         });
         Ok(Self { address, state, task })
@@ -121,6 +130,11 @@ impl Dns {
         lock(&self.state).silent_about_ipv6 = true;
     }
 
+    /// Answers each question for AAAA so late from now on.
+    pub fn delay_ipv6(&self, late: Duration) {
+        lock(&self.state).late_with_ipv6 = late;
+    }
+
     /// How often a name was asked for, whatever the type.
     pub fn asked(&self, name: &str) -> usize {
         lock(&self.state).asked.get(&name.to_ascii_lowercase()).copied().unwrap_or(0)
@@ -138,8 +152,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    /// The answer to one message of one question (RFC 1035 §4.1); `None` for anything else, or when silent.
-    fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+    /// The answer to one message of one question (RFC 1035 §4.1), and how late it goes; `None` for anything else, or when silent.
+    fn answer(&mut self, message: &[u8]) -> Option<(Vec<u8>, Duration)> {
         let (owner, end) = question(message)?;
         let kind = u16::from_be_bytes([*message.get(end)?, *message.get(end + 1)?]);
         *self.asked.entry(owner.clone()).or_default() += 1;
@@ -165,7 +179,7 @@ impl State {
             answer.extend((record.data.len() as u16).to_be_bytes());
             answer.extend(&record.data);
         }
-        Some(answer)
+        Some((answer, if kind == AAAA { self.late_with_ipv6 } else { Duration::ZERO }))
     }
 }
 
