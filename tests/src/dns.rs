@@ -80,7 +80,7 @@ struct State {
     records: Vec<Record>,
     silent: bool,
     silent_about_ipv6: bool,
-    ipv6_after: Duration,
+    late_with_ipv6: Duration,
     asked: BTreeMap<String, usize>,
 }
 
@@ -94,17 +94,17 @@ impl Dns {
         let task = tokio::spawn(async move {
             let mut buffer = [0; 1_500];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
-                let (answer, after) = lock(&answering).answer_after(&buffer[..length]);
-                let Some(answer) = answer else { continue };
-                let socket = socket.clone();
-                let sent = async move {
-                    tokio::time::sleep(after).await;
-                    socket.send_to(&answer, peer).await
-                };
-                match after.is_zero() {
-                    true => drop(sent.await),
-                    false => drop(tokio::spawn(sent)),
+                let answer = lock(&answering).answer(&buffer[..length]);
+                let Some((answer, late)) = answer else { continue };
+                if late.is_zero() {
+                    let _ = socket.send_to(&answer, peer).await;
+                    continue;
                 }
+                let socket = socket.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(late).await;
+                    let _ = socket.send_to(&answer, peer).await;
+                });
             }
         });
         Ok(Self { address, state, task })
@@ -125,14 +125,14 @@ impl Dns {
         lock(&self.state).silent = silent;
     }
 
-    /// Answers each question for AAAA so much later from now on.
-    pub fn delay_ipv6(&self, by: Duration) {
-        lock(&self.state).ipv6_after = by;
-    }
-
     /// Leaves each question for AAAA unanswered from now on.
     pub fn ignore_ipv6(&self) {
         lock(&self.state).silent_about_ipv6 = true;
+    }
+
+    /// Answers each question for AAAA so late from now on.
+    pub fn delay_ipv6(&self, late: Duration) {
+        lock(&self.state).late_with_ipv6 = late;
     }
 
     /// How often a name was asked for, whatever the type.
@@ -152,8 +152,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    /// The answer to one message of one question (RFC 1035 §4.1); `None` for anything else, or when silent.
-    fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+    /// The answer to one message of one question (RFC 1035 §4.1), and how late it goes; `None` for anything else, or when silent.
+    fn answer(&mut self, message: &[u8]) -> Option<(Vec<u8>, Duration)> {
         let (owner, end) = question(message)?;
         let kind = u16::from_be_bytes([*message.get(end)?, *message.get(end + 1)?]);
         *self.asked.entry(owner.clone()).or_default() += 1;
@@ -179,13 +179,7 @@ impl State {
             answer.extend((record.data.len() as u16).to_be_bytes());
             answer.extend(&record.data);
         }
-        Some(answer)
-    }
-
-    /// Likewise, and how much later.
-    fn answer_after(&mut self, message: &[u8]) -> (Option<Vec<u8>>, Duration) {
-        let is_ipv6 = question(message).is_some_and(|(_, end)| message.get(end..end + 2) == Some(&AAAA.to_be_bytes()));
-        (self.answer(message), if is_ipv6 { self.ipv6_after } else { Duration::ZERO })
+        Some((answer, if kind == AAAA { self.late_with_ipv6 } else { Duration::ZERO }))
     }
 }
 

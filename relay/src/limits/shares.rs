@@ -39,6 +39,11 @@ impl<K: Ord> Shares<K> {
         Share(semaphore.acquire_owned().await.ok())
     }
 
+    /// A share, if one is free.
+    pub fn try_take(&self, key: K) -> Option<Share> {
+        self.semaphore(key).try_acquire_owned().ok().map(|permit| Share(Some(permit)))
+    }
+
     /// The share of the first of these keys that has one free; else waits for one of the first. There is one key at least.
     pub async fn take_any(&self, keys: Vec<K>) -> Option<Share>
     where
@@ -87,6 +92,7 @@ mod tests {
         let soon = Duration::from_millis(20);
         assert!(timeout(soon, shares.take("a")).await.is_err());
         assert!(timeout(soon, shares.take("b")).await.is_ok());
+        assert!(shares.try_take("a").is_none() && shares.try_take("b").is_some());
         assert!(timeout(soon, shares.take_any(vec!["a", "b"])).await.is_ok_and(|share| share.is_some()));
         assert!(timeout(soon, shares.take_any(vec!["a"])).await.is_err());
         drop(held);

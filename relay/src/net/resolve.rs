@@ -30,7 +30,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
@@ -209,18 +209,32 @@ impl Resolver {
     }
 
     async fn resolve_with(&self, target: &Target, seed: u64, wait: Patience) -> Result<Resolution, ResolveError> {
+        let until = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
         let steps = async {
-            let host = Host::parse(&target.host).ok_or(ResolveError::NotAHost)?;
-            let found = match (host, target.port) {
-                (Host::Numeric(ip), port) => self.at(&whole(vec![ip]), port, target.transport)?,
-                (Host::Name(name), Some(port)) => {
-                    self.at(&self.addresses(&name, wait).await?, Some(port), target.transport)?
+            let found = self.find(target, seed, wait).await?;
+            let is_whole = found.is_whole;
+            match self.allowed(found) {
+                // All that is known is forbidden, and the rest may not be.
+                Err(refused @ ResolveError::NotAllowed(_)) if !is_whole => {
+                    let whole = timeout_at(until, self.find(target, seed, Patience::Whole)).await;
+                    whole.ok().and_then(Result::ok).map_or(Err(refused), |found| self.allowed(found))
                 }
-                (Host::Name(name), None) => self.by_name(&name, target.transport, seed, wait).await?,
-            };
-            self.allowed(found)
+                judged => judged,
+            }
         };
-        timeout(RESOLVE_TIMEOUT, steps).await.unwrap_or(Err(ResolveError::Timeout))
+        timeout_at(until, steps).await.unwrap_or(Err(ResolveError::Timeout))
+    }
+
+    /// The addresses of a target, also those that are forbidden.
+    async fn find(&self, target: &Target, seed: u64, wait: Patience) -> Result<Resolution, ResolveError> {
+        let host = Host::parse(&target.host).ok_or(ResolveError::NotAHost)?;
+        match (host, target.port) {
+            (Host::Numeric(ip), port) => self.at(&whole(vec![ip]), port, target.transport),
+            (Host::Name(name), Some(port)) => {
+                self.at(&self.addresses(&name, wait).await?, Some(port), target.transport)
+            }
+            (Host::Name(name), None) => self.by_name(&name, target.transport, seed, wait).await,
+        }
     }
 
     /// Leaves what the policy allows; fails when that is nothing.

@@ -219,17 +219,22 @@ impl Endpoint {
         };
         let gruus = registration.gruus().to_vec();
         let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
-        if let Step::Registered { renamed, .. } = step {
+        let mut back = None;
+        if let Step::Registered { expires, renamed, .. } = step {
             if renamed {
                 self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
+            back = self.upstreams.note_success(id, by, expires);
         }
         let failed = match step {
             Step::Failed(RegistrationFailure::Retry { status: Some(status @ (430 | 500..=599)), .. }) => Some(status),
             _ => None,
         };
         self.carry_out(now, binding, step);
+        if let Some(back) = back {
+            self.on_upstream_back(now, id, Some(binding), back);
+        }
         if let Some(status) = failed {
             self.on_upstream_failed(now, id, binding, by, status);
         }
@@ -268,15 +273,10 @@ impl Endpoint {
             Step::Send => self.send_register(now, binding),
             Step::Ask => self.ask(binding),
             Step::Registered { expires, refresh, renamed: _ } => {
-                let upstream = self.upstream_of(binding);
-                let failed = upstream.and_then(|id| Some((id, self.upstreams.note_success(id, expires)?)));
                 if let Some(instance) = self.prove(binding) {
                     self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
                 self.settle_step(binding);
-                if let Some((id, failed)) = failed {
-                    self.on_upstream_back(now, id, Some(binding), failed);
-                }
                 return self.check_next(now, binding);
             }
             Step::Unanswerable { failure, unreadable } => {

@@ -326,7 +326,14 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_forwarded_register_response(&mut self, now: Instant, id: ForwardedRegisterId, response: &Message) {
+    /// A response to a REGISTER that went `by` this flow.
+    pub(super) fn on_forwarded_register_response(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        by: FlowId,
+        response: &Message,
+    ) {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status < 200 {
             if let Some(register) = self.registers.under_way.get(&id) {
@@ -344,7 +351,7 @@ impl Endpoint {
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
         if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status))
-            && let Some(failed) = self.upstreams.note_passed(id)
+            && let Some(failed) = self.upstreams.note_passed(id, by)
         {
             self.on_upstream_back(now, id, None, failed);
         }

@@ -74,6 +74,9 @@ impl Endpoint {
             }
             return;
         }
+        if asked.flow.is_reliable() && asked.flow != source.flow {
+            self.core.transactions.turn_to(&asked, source.flow);
+        }
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => {
@@ -83,16 +86,20 @@ impl Endpoint {
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
             ClientOwner::Message(page) => self.on_message_response(now, page, branch, response),
             ClientOwner::Forwarded(server, _) => self.on_forwarded_response(now, server, source.side, response),
-            ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_response(now, register, response),
+            ClientOwner::ForwardedRegister(register) => {
+                self.on_forwarded_register_response(now, register, asked.flow, response);
+            }
             ClientOwner::FailbackProbe(upstream) => self.on_probe_response(now, upstream, branch, response),
             ClientOwner::Nobody => {}
         }
     }
 
-    /// Whether a response came from whoever its request was sent to: by the same stream; of a datagram from the same host, by whatever
-    /// port or transport, or from another address of the same SIP server.
+    /// Whether a response came from whoever its request was sent to: by the same stream, or of a leg by another one that the device has;
+    /// of a datagram from the same host, by whatever port or transport, or from another address of the same SIP server.
     fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
-        let FlowId::Datagram(peer) = asked.flow else { return asked.flow == source.flow };
+        let FlowId::Datagram(peer) = asked.flow else {
+            return asked.flow == source.flow || self.is_of_leg(source.flow, asked);
+        };
         let by_another_address = || {
             let server = match asked.owner {
                 ClientOwner::Register(binding) | ClientOwner::Subscribe(binding) => self.upstream_of(binding),
@@ -105,6 +112,12 @@ impl Endpoint {
         };
         let is_same_host = peer.ip().to_canonical() == source.peer.ip().to_canonical();
         source.side == Side::Upstream && (is_same_host || by_another_address())
+    }
+
+    /// Whether a flow is one that a leg of a call may be answered by.
+    fn is_of_leg(&self, flow: FlowId, asked: &Asked<ClientOwner>) -> bool {
+        let ClientOwner::Leg(call) = asked.owner else { return false };
+        self.calls.get(call).is_some_and(|row| row.goes_by(asked.branch(), flow))
     }
 
     /// A request that was sent got no final response, or its flow is gone.

@@ -8,8 +8,15 @@ use std::time::Instant;
 
 use super::io::{ServerId, Transmit};
 use super::large::{self, Line, Way};
-use super::table::{ClientKey, Table, count};
+use super::table::{Asked, ClientKey, Table, count};
 use crate::id::{BranchId, FlowId};
+
+impl<C> Asked<C> {
+    /// The branch of the request; a CANCEL has that of its INVITE.
+    pub fn branch(&self) -> BranchId {
+        self.key.branch
+    }
+}
 
 impl<C: Copy, S: Copy> Table<C, S> {
     /// Whether a CANCEL was sent for a client transaction that waits for its final response.
@@ -22,6 +29,21 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn follow(&mut self, branch: BranchId, flow: FlowId) {
         if let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) {
             client.line = Line { flow, way: Way::Flow };
+        }
+    }
+
+    /// The peer answers a request by another one of its streams than was thought: what follows from it goes there.
+    pub fn turn_to(&mut self, asked: &Asked<C>, flow: FlowId) {
+        if let Some(client) = self.clients.get_mut(&asked.key) {
+            client.line = Line { flow, way: Way::Flow };
+        }
+    }
+
+    /// The CANCEL of an INVITE, which was just sent, goes by this flow as well, unless that is the one that it went by.
+    pub fn cancel_beside(&mut self, branch: BranchId, flow: FlowId) {
+        let cancel = self.clients.get(&ClientKey { branch, cancel: true });
+        if let Some(cancel) = cancel.filter(|cancel| cancel.line.flow != flow) {
+            self.transmits.push_back(Transmit::again(flow, cancel.request.clone()));
         }
     }
 

@@ -72,7 +72,7 @@ pub(super) struct ClientKey {
 /// A request that was sent, and that is not over.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<C> {
-    key: ClientKey,
+    pub(super) key: ClientKey,
     /// The flow that it was sent on.
     pub flow: FlowId,
     /// Whom it belongs to.
@@ -199,16 +199,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
-    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one.
-    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) {
-        let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return };
+    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one. Whether a CANCEL goes now.
+    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) -> bool {
+        let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return false };
         let first = !std::mem::replace(&mut client.cancel, true);
         if first {
             client.reason = reason.map(Into::into);
         }
-        if first && client.machine.may_cancel() {
+        let goes = first && client.machine.may_cancel();
+        if goes {
             self.send_cancel(now, branch);
         }
+        goes
     }
 
     /// Whom a client transaction that is not over belongs to, and whether it still waits for a final response.

@@ -104,3 +104,17 @@ fn an_invitation_that_waits_for_the_first_register_ends_in_time() {
         assert_eq!(world.endpoint.open_calls(), 0, "{granted_after}");
     }
 }
+
+#[test]
+fn a_caller_hears_of_its_end_though_a_provisional_response_is_due_before_and_the_phone_is_mute() {
+    let mut world = World::registered();
+    world.attach(1);
+    invite(&mut world, "long", "60");
+    world.advance(seconds(2));
+    let (device, offer) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &offer, 180, &[], "");
+    world.advance(seconds(58));
+    assert_eq!((world.count("CANCEL"), world.count("INVITE 487")), (1, 0));
+    world.advance(seconds(4));
+    assert_eq!((world.count("INVITE 487"), world.count("INVITE 180")), (1, 1), "{:?}", world.descriptions());
+}

@@ -171,6 +171,86 @@ fn two_accounts_that_a_server_had_accepted_and_refuses_go_on_to_the_next_and_the
     assert!((1..=6).all(|number| world.is_registered(number)));
 }
 
+/// A server refuses two accounts of six that it had accepted, and another address is being dialled.
+fn looking() -> World {
+    let mut world = granted(FIRST, NEXT, 6, 600);
+    world.input(Input::LeadsTo { flow: FIRST, address: server_address().ip() });
+    world.dial = false;
+    while world.dialled == 1 {
+        world.serve(Duration::from_millis(100), FIRST, 600, |_| 503);
+    }
+    world
+}
+
+/// The dial leads to another address.
+fn find(world: &mut World) {
+    world.input(Input::UpstreamAddressChanged(REGISTRAR));
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+    world.advance(Duration::from_millis(100));
+}
+
+/// Waits until one of those that stand is to be granted anew by the server that refuses others: which.
+fn due(world: &mut World) -> u128 {
+    loop {
+        world.advance(Duration::from_millis(100));
+        let mut standing = (1..=6).filter(|number| world.is_registered(*number));
+        if let Some(number) = standing.find(|number| !world.asked(*number, FIRST).is_empty()) {
+            return number;
+        }
+    }
+}
+
+fn asked_by(world: &World, flow: FlowId) -> usize {
+    (1..=6).filter(|number| !world.asked(*number, flow).is_empty()).count()
+}
+
+#[test]
+fn a_server_that_serves_again_before_another_address_is_found_is_not_left() {
+    let mut world = looking();
+    let number = due(&mut world);
+    world.grant_account(number, FIRST, 600);
+    find(&mut world);
+    assert_eq!((world.closed.as_slice(), world.endpoint.flow_to(REGISTRAR)), (&[NEXT][..], Some(FIRST)));
+    assert_eq!(asked_by(&world, NEXT), 0);
+}
+
+#[test]
+fn those_that_stand_follow_what_the_server_in_use_grants_and_not_what_the_one_that_was_left_does() {
+    let mut world = looking();
+    let number = due(&mut world);
+    find(&mut world);
+    let turned_away = asked_by(&world, NEXT);
+    world.grant_account(number, FIRST, 600);
+    world.advance(seconds(1));
+    assert_eq!((turned_away, asked_by(&world, NEXT)), (1, 1), "a late answer");
+    let asks = (1..=6).find(|number| !world.asked(*number, NEXT).is_empty()).unwrap();
+    world.grant_account(asks, NEXT, 600);
+    let standing: Vec<_> = (1..=6).filter(|number| world.is_registered(*number)).collect();
+    world.advance(seconds(2));
+    assert!(
+        standing.len() >= 4 && standing.iter().all(|number| !world.asked(*number, NEXT).is_empty()),
+        "{standing:?}"
+    );
+}
+
+#[test]
+fn those_that_stand_by_a_stream_that_was_left_register_anew_when_it_ends() {
+    let mut world = looking();
+    find(&mut world);
+    world.serve(seconds(2), NEXT, 600, |_| 503);
+    assert_eq!((1..=6).filter(|number| world.is_registered(*number)).count(), 4);
+    world.sent.clear();
+    world.input(Input::Closed(FIRST));
+    world.advance(seconds(2));
+    assert_eq!((asked_by(&world, NEXT), world.dialled), (4, 2));
+    // Once: nobody stands by it any more.
+    world.serve(seconds(2), NEXT, 600, |_| 200);
+    world.sent.clear();
+    world.input(Input::Closed(FIRST));
+    world.advance(seconds(2));
+    assert_eq!(asked_by(&world, NEXT), 0);
+}
+
 #[test]
 fn by_udp_the_others_ask_the_next_server_when_their_refresh_is_due() {
     let mut world = granted(udp(), next_udp(), 10, 40);

@@ -2,11 +2,12 @@
 //!
 //! A connection is opened in three shares: of who asked for the SIP server, of the address, and of all. So nobody who names
 //! silent servers, one after the other or under many names, keeps the diallers from others. UDP opens nothing and waits for
-//! nobody.
+//! nobody. Streams for answers are opened in shares of their own, for each SIP server and of all: an answer's port is what a request
+//! says.
 //!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`], within `limits.dial_timeout` and as soon as nobody wants the flow any more. At most [`DIALS`] and
-//! [`DIALS_PROVEN`] connections are being opened; the others wait for their turn. A shard hears of an upstream's
+//! [`DIALS_PROVEN`] connections are being opened, and [`ANSWER_DIALS`] for answers; the others wait for their turn. A shard hears of an upstream's
 //! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
 //! [`Dialler::tried`].
 
@@ -29,7 +30,7 @@ use crate::agent::transport::targets::place_of;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
-use crate::limits::shares::Shares;
+use crate::limits::shares::{Share, Shares};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::drain::Drain;
@@ -45,6 +46,12 @@ const DIALS: usize = 192;
 const DIALS_PROVEN: usize = 64;
 /// Likewise to one address and port, whatever names lead there.
 const DIALS_PER_ADDRESS: usize = 8;
+/// Streams for answers that are being opened at once, beside those connections.
+const ANSWER_DIALS: usize = 64;
+/// Likewise to one SIP server.
+const ANSWER_DIALS_PER_SERVER: usize = 4;
+/// Answers that wait until their stream to one SIP server is open; a further one is lost.
+const ANSWERS_WAITING: usize = 64;
 /// SIP servers whose names are being resolved again at once.
 const REFRESHES: usize = 256;
 /// How often a dial looks whether anybody still wants it.
@@ -72,10 +79,13 @@ struct Inner {
     turns_proven: Semaphore,
     by_source: Shares<IpAddr>,
     by_address: Shares<SocketAddr>,
+    answer_turns: Semaphore,
+    answer_dials: Shares<UpstreamId>,
+    answers_waiting: Shares<UpstreamId>,
     refreshes: Semaphore,
     dial_timeout: Duration,
     /// Streams beside the flows of SIP servers, for answers.
-    beside: Mutex<HashMap<Beside, Writer>>,
+    beside: Mutex<HashMap<Beside, Answering>>,
 }
 
 impl Dialler {
@@ -100,6 +110,9 @@ impl Dialler {
             turns_proven: Semaphore::new(DIALS_PROVEN),
             by_source: Shares::new(limits.dials_per_source as usize),
             by_address: Shares::new(DIALS_PER_ADDRESS),
+            answer_turns: Semaphore::new(ANSWER_DIALS),
+            answer_dials: Shares::new(ANSWER_DIALS_PER_SERVER),
+            answers_waiting: Shares::new(ANSWERS_WAITING),
             refreshes: Semaphore::new(REFRESHES),
             dial_timeout: limits.dial_timeout,
             beside: Mutex::default(),
@@ -187,32 +200,21 @@ impl Dialler {
     }
 
     fn send_beside(&self, shard: usize, beside: Beside, bytes: Bytes) {
-        let open = self.0.beside().get(&beside).cloned();
-        if open.is_some_and(|writer| writer.send(bytes.clone())) {
+        let mut streams = self.0.beside();
+        if let Some(Answering::Open(_, writer)) = streams.get(&beside)
+            && writer.send(bytes.clone())
+        {
             return;
         }
-        let it = self.0.clone();
-        self.0.shards.cores.carry(shard, async move {
-            let Some(stream) = it.connect_beside(&beside).await else { return };
-            let Beside { peer, transport, .. } = beside;
-            let mut connection = Connection::dialled(
-                transport,
-                peer,
-                it.connection_timing,
-                shard,
-                it.shards.clone(),
-                it.metrics.clone(),
-            );
-            let flow = connection.flow();
-            let Some(writer) = connection.writer() else { return };
-            it.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
-            writer.send(bytes);
-            it.beside().insert(beside, writer);
-            it.metrics.upstream_flows(1);
-            connection.serve(stream).await;
-            it.beside().remove(&beside);
-            it.metrics.upstream_flows(-1);
-        });
+        let Some(place) = self.0.answers_waiting.try_take(beside.upstream) else {
+            return self.0.metrics.limit(Limit::Dials);
+        };
+        if let Some(Answering::Opening(waiting)) = streams.get_mut(&beside) {
+            return waiting.push((bytes, place));
+        }
+        streams.insert(beside, Answering::Opening(vec![(bytes, place)]));
+        drop(streams);
+        self.0.shards.cores.carry(shard, self.0.clone().serve_beside(shard, beside));
     }
 
     /// Resolves again what is stale, until `end`.
@@ -241,7 +243,7 @@ impl Dialler {
 
 impl Inner {
     // A panic while the lock was held leaves a whole map behind: each change is one statement.
-    fn beside(&self) -> MutexGuard<'_, HashMap<Beside, Writer>> {
+    fn beside(&self) -> MutexGuard<'_, HashMap<Beside, Answering>> {
         self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -310,29 +312,34 @@ impl Inner {
     async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
         let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
-        let (shards, others) = self.upstreams.resolved(upstream, clock::now() + ttl);
+        self.upstreams.resolve_again(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = next_hop?;
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
-        self.tell_addresses(upstream, shards, &hop, &others).await;
-        if !is_whole || route.other_targets().next().is_some() || !others.is_empty() {
+        let (shards, believed) = self.upstreams.resolved(upstream, &hop, is_whole);
+        self.tell_addresses(upstream, shards, believed).await;
+        if !is_whole || route.other_targets().next().is_some() {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
         }
         Ok(candidates)
     }
 
-    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, hop: Vec<IpAddr>, is_whole: bool) {
-        // What DNS tells late of the next hop is kept with its other names: the next resolution does not forget it meanwhile.
-        let mut others = match is_whole {
-            true => Vec::new(),
-            false => self.addresses_for(upstream, &route.target(), |_| false).await,
-        };
+    async fn learn_others(
+        self: Arc<Self>,
+        upstream: UpstreamId,
+        route: Arc<Route>,
+        mut hop: Vec<IpAddr>,
+        is_whole: bool,
+    ) {
+        if !is_whole {
+            hop.extend(self.addresses_for(upstream, &route.target(), |_| false).await);
+        }
+        let mut others = Vec::new();
         for target in route.other_targets() {
             // A domain need not have an address when a registrar or a proxy is named.
             others.extend(self.addresses_for(upstream, &target, |_| false).await);
         }
-        let others: Arc<[IpAddr]> = others.into();
-        let shards = self.upstreams.others_resolved(upstream, others.clone());
-        self.tell_addresses(upstream, shards, &hop, &others).await;
+        let (shards, believed) = self.upstreams.all_resolved(upstream, &hop, &others);
+        self.tell_addresses(upstream, shards, believed).await;
     }
 
     /// The addresses of a target, those included that DNS tells late: their requests are believed, too. One that `is_sought` need not be
@@ -348,11 +355,7 @@ impl Inner {
         candidates.iter().map(|candidate| candidate.address.ip()).collect()
     }
 
-    async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, hop: &[IpAddr], others: &[IpAddr]) {
-        let mut all: Vec<IpAddr> = hop.iter().chain(others).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        let addresses: Arc<[IpAddr]> = all.into();
+    async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, addresses: Arc<[IpAddr]>) {
         for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
             let input = Input::Addresses { upstream, addresses: addresses.clone() };
             self.shards.send(shard, ShardInput::sip(input)).await;
@@ -393,9 +396,44 @@ impl Inner {
         }
     }
 
+    /// Opens a stream for the answers that wait for it, and serves it until its end.
+    async fn serve_beside(self: Arc<Self>, shard: usize, beside: Beside) {
+        let opened = timeout(self.dial_timeout, self.connect_beside(&beside)).await;
+        let Beside { peer, transport, .. } = beside;
+        let (timing, shards, metrics) = (self.connection_timing, self.shards.clone(), self.metrics.clone());
+        let mut connection = Connection::dialled(transport, peer, timing, shard, shards, metrics);
+        let flow = connection.flow();
+        let (Ok(Some(stream)), Some(writer)) = (opened, connection.writer()) else {
+            self.beside().remove(&beside);
+            return;
+        };
+        self.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
+        {
+            let mut streams = self.beside();
+            // Under the lock: what is sent from now on goes behind what has waited.
+            if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(flow, writer.clone())) {
+                for (bytes, _place) in waiting {
+                    writer.send(bytes);
+                }
+            }
+        }
+        self.metrics.upstream_flows(1);
+        connection.serve(stream).await;
+        self.metrics.upstream_flows(-1);
+        let mut streams = self.beside();
+        if matches!(streams.get(&beside), Some(Answering::Open(open, _)) if *open == flow) {
+            streams.remove(&beside);
+        }
+    }
+
     async fn connect_beside(&self, beside: &Beside) -> Option<Stream> {
-        let _share = self.by_address.take(beside.peer).await;
-        let _turn = self.turns.acquire().await.ok()?;
+        let _own = self.answer_dials.take(beside.upstream).await;
+        let _address = self.by_address.take(beside.peer).await;
+        let _source = match self.upstreams.dial_share(beside.upstream) {
+            Some(DialShare::Of(sources)) => self.by_source.take_any(sources).await,
+            Some(DialShare::Proven) | None => None,
+        };
+        let _turn = self.answer_turns.acquire().await.ok()?;
         match beside.transport {
             Transport::Tls => {
                 let route = self.upstreams.route(beside.upstream)?;
@@ -440,10 +478,94 @@ struct Beside {
     upstream: UpstreamId,
 }
 
+/// What becomes of such a stream.
+enum Answering {
+    /// These wait for it, each with its place among those of the SIP server.
+    Opening(Vec<(Bytes, Share)>),
+    Open(FlowId, Writer),
+}
+
 /// A way that is open.
 enum Opened {
     /// The relay's one socket.
     Udp,
     /// A connection of its own.
     Stream(Stream),
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::cores::Cores;
+    use crate::net::reach::Reach;
+
+    /// A dialler of one shard, with a SIP server that somebody has asked for.
+    fn dialler() -> (Dialler, UpstreamId, mpsc::Receiver<ShardInput>) {
+        let (sender, inbox) = mpsc::channel(1_024);
+        let (cores, made) = Cores::start(1).unwrap();
+        made.into_iter().for_each(|core| core.begin(std::future::pending()));
+        let (shards, upstreams) = (Shards::new(vec![sender], cores), Upstreams::default());
+        let route = Route::to("sip:alice@sip.example.com", None, None).unwrap();
+        let upstream = upstreams.acquire_for(IpAddr::from([192, 0, 2, 1]), route);
+        let config = config::Config::development().unwrap();
+        let reach = Reach::new(&["127.0.0.0/8".parse().unwrap()]);
+        let resolver = Resolver::with_nameservers(&[], reach, config.upstream.transports).unwrap();
+        let names = (resolver, ClientTls::new(None).unwrap());
+        let (timing, metrics) = (ConnectionTiming::default(), Metrics::new());
+        let dialler = Dialler::new(names, Duration::from_secs(60), timing, upstreams, shards, metrics, &config.limits);
+        (dialler, upstream, inbox)
+    }
+
+    async fn read(stream: &mut TcpStream, text: &str) {
+        let mut came = vec![0; text.len()];
+        stream.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, text.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn answers_to_one_port_share_a_stream_and_after_its_end_another_one() {
+        let (dialler, upstream, _inbox) = dialler();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let answer = |text: &'static str| dialler.answer(0, upstream, peer, Transport::Tcp, text.into());
+        for _ in 0..2 {
+            answer("one");
+            answer("two");
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read(&mut stream, "onetwo").await;
+            answer("three");
+            read(&mut stream, "three").await;
+            drop(stream);
+            while !dialler.0.beside().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert_eq!(dialler.0.answers_waiting.try_take(upstream).map(drop), Some(()));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_names_silent_ports_for_its_answers_takes_no_turn_from_others() {
+        let (dialler, upstream, _inbox) = dialler();
+        // They open, and never speak TLS.
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in 0..=250 {
+            dialler.answer(0, upstream, SocketAddr::from(([127, 0, 1, host], port)), Transport::Tls, "late".into());
+        }
+        let mut opened = Vec::new();
+        while opened.len() < ANSWER_DIALS_PER_SERVER {
+            opened.push(listener.accept().await.unwrap());
+        }
+        assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err());
+        assert_eq!(dialler.0.beside().len(), ANSWERS_WAITING);
+        assert_eq!(dialler.0.turns.available_permits(), DIALS);
+        assert_eq!(dialler.0.answer_turns.available_permits(), ANSWER_DIALS - ANSWER_DIALS_PER_SERVER);
+        // Those give up, and the next have their turn.
+        drop(opened);
+        listener.accept().await.unwrap();
+    }
 }

@@ -169,7 +169,9 @@ struct Entry {
     targets: Targets,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
-    /// The addresses of the names beside the next hop's, as they were resolved last.
+    /// All addresses of the next hop, as they were resolved last.
+    hop: Arc<[IpAddr]>,
+    /// Those of the other names.
     others: Arc<[IpAddr]>,
     /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
     asked_by: Vec<IpAddr>,
@@ -232,6 +234,7 @@ impl Upstreams {
                 shards: 0,
                 targets: Targets::default(),
                 stale_at: None,
+                hop: Arc::new([]),
                 others: Arc::new([]),
                 asked_by: vec![asked_by],
                 proven: false,
@@ -291,16 +294,22 @@ impl Upstreams {
         }
     }
 
-    /// Its next hop was resolved; all is to be resolved again at `stale_at`. Gives back the shards that use it, and what
-    /// is known of its other names.
-    pub(crate) fn resolved(&self, id: UpstreamId, stale_at: Instant) -> (u128, Arc<[IpAddr]>) {
-        match self.lock().entries.get_mut(&id) {
-            None => (0, Arc::new([])),
-            Some(entry) => {
-                entry.stale_at = Some(stale_at);
-                (entry.shards, entry.others.clone())
-            }
+    /// Its names were resolved, or could not be: all are to be resolved again at `stale_at`.
+    pub(crate) fn resolve_again(&self, id: UpstreamId, stale_at: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.stale_at = Some(stale_at);
         }
+    }
+
+    /// Its next hop was resolved to these addresses. Unless these are all, those that it had before stay, until [`Self::all_resolved`]
+    /// tells. Gives back the shards that use it, and the addresses that they are to believe.
+    pub(crate) fn resolved(&self, id: UpstreamId, hop: &[IpAddr], is_whole: bool) -> (u128, Arc<[IpAddr]>) {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(&id) else { return (0, Arc::new([])) };
+        if is_whole {
+            entry.hop = hop.into();
+        }
+        (entry.shards, each_once(&[hop, &entry.hop, &entry.others]))
     }
 
     /// Works with its addresses; `None` when no binding uses it any more.
@@ -315,12 +324,12 @@ impl Upstreams {
         }
     }
 
-    /// Its other names were resolved. Gives back the shards that use it.
-    pub(crate) fn others_resolved(&self, id: UpstreamId, others: Arc<[IpAddr]>) -> u128 {
-        self.lock().entries.get_mut(&id).map_or(0, |entry| {
-            entry.others = others;
-            entry.shards
-        })
+    /// All its names were resolved, to all of their addresses. Gives back the same as [`Self::resolved`].
+    pub(crate) fn all_resolved(&self, id: UpstreamId, hop: &[IpAddr], others: &[IpAddr]) -> (u128, Arc<[IpAddr]>) {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(&id) else { return (0, Arc::new([])) };
+        (entry.hop, entry.others) = (hop.into(), others.into());
+        (entry.shards, each_once(&[hop, others]))
     }
 
     /// Those whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
@@ -341,6 +350,13 @@ impl Upstreams {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn each_once(addresses: &[&[IpAddr]]) -> Arc<[IpAddr]> {
+    let mut all = addresses.concat();
+    all.sort_unstable();
+    all.dedup();
+    all.into()
 }
 
 #[cfg(test)]
@@ -398,6 +414,29 @@ mod tests {
         upstreams.release(bob);
         assert!(upstreams.route(bob).is_none());
         assert_ne!(of("carol"), alice, "a number is not used again");
+    }
+
+    #[test]
+    fn addresses_that_dns_tells_late_are_believed_until_all_are_known() {
+        let upstreams = Upstreams::default();
+        let id = upstreams.acquire(route("sip:alice@example.com", None, None));
+        let address = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let late = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        upstreams.used_by(id, 1);
+        let believed = |told: (u128, Arc<[IpAddr]>)| {
+            assert_eq!(told.0, 2);
+            told.1.to_vec()
+        };
+        assert_eq!(believed(upstreams.resolved(id, &[address(1)], false)), [address(1)]);
+        let all = upstreams.all_resolved(id, &[address(1), late], &[address(9)]);
+        assert_eq!(believed(all), [address(1), address(9), late]);
+        for _ in 0..2 {
+            let half = upstreams.resolved(id, &[address(2)], false);
+            assert_eq!(believed(half), [address(1), address(2), address(9), late], "no longer than that");
+        }
+        assert_eq!(believed(upstreams.all_resolved(id, &[address(2)], &[])), [address(2)]);
+        assert_eq!(believed(upstreams.resolved(id, &[address(3), late], true)), [address(3), late]);
+        assert_eq!(believed(upstreams.resolved(id, &[address(3)], false)), [address(3), late]);
     }
 
     #[test]

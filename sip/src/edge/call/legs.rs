@@ -12,6 +12,9 @@
 //! the earlier leg is taken away. A mere retransmission, with the branch of the earlier leg, would say the same in a simpler way
 //! (§17.2.3), but Linphone, as of 5.1, dies of one that comes by another connection.
 //!
+//! Nor can anybody tell whether the earlier connection has broken: a phone may have opened the next one beside it, or be two, with one secret.
+//! So a leg is answered where it began (§18.2.2) as well as where its device is, and its CANCEL goes to both.
+//!
 //! Invariant: a flow gets at most one INVITE of a call for each device.
 
 use crate::id::{BranchId, FlowId, InstanceId};
@@ -24,7 +27,7 @@ pub(super) struct Leg {
     pub(super) instance: InstanceId,
     /// The device's flow that it began on.
     begun_on: FlowId,
-    /// That by which the device answers it.
+    /// That by which the device is, and may answer it as well.
     flow: FlowId,
     pub(super) phase: Phase,
     /// Its flow has ended, or its device is not attached by it.
@@ -57,6 +60,16 @@ impl Legs {
     /// Whether this device has got the INVITE by this flow.
     pub(super) fn has_been_on(&self, instance: InstanceId, flow: FlowId) -> bool {
         self.of(instance).any(|leg| leg.begun_on == flow)
+    }
+
+    /// The flow that a leg began on.
+    pub(super) fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
+        self.get(branch).map(|leg| leg.begun_on)
+    }
+
+    /// Whether a leg may be answered by this flow.
+    pub(super) fn go_by(&self, branch: BranchId, flow: FlowId) -> bool {
+        self.get(branch).is_some_and(|leg| leg.begun_on == flow || leg.flow == flow)
     }
 
     /// How many legs this device has had.

@@ -339,6 +339,16 @@ impl Call {
         self.legs.follow(instance, flow)
     }
 
+    /// The flow that a leg began on.
+    pub fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
+        self.legs.begun_on(branch)
+    }
+
+    /// Whether a leg may be answered by this flow.
+    pub fn goes_by(&self, branch: BranchId, flow: FlowId) -> bool {
+        self.legs.go_by(branch, flow)
+    }
+
     /// A device rings by a leg: its earlier ones, which count as ended from now on.
     pub fn replaced_by(&mut self, branch: BranchId) -> Vec<BranchId> {
         self.legs.end_before(branch)
@@ -359,7 +369,9 @@ impl Call {
         let silence = self.arrived + self.timing.no_response;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
-        Some(self.invite()?.last_provisional.repeat_at().map_or(next, |at| at.min(next)))
+        // Nothing is repeated to a caller that has given up: it waits for the end alone.
+        let repeat_at = self.invite()?.last_provisional.repeat_at().filter(|_| !self.state.is_final());
+        Some(repeat_at.map_or(next, |at| at.min(next)))
     }
 
     /// `response`, a provisional one above 100, was sent to the caller.

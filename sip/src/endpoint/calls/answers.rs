@@ -268,8 +268,19 @@ impl Endpoint {
 
     pub(super) fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
         for branch in legs {
-            self.core.transactions.cancel(now, branch, reason);
+            let sent = self.core.transactions.cancel(now, branch, reason);
+            if let Some(flow) = self.begun_on(branch).filter(|_| sent) {
+                self.core.transactions.cancel_beside(branch, flow);
+            }
         }
+    }
+
+    /// The flow that a leg began on, if it is open: its device may have another one, and ring by this one all the same.
+    fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
+        let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return None };
+        let row = self.calls.get(call)?;
+        let (flow, instance) = (row.begun_on(branch)?, row.instance_of(branch)?);
+        self.attachments.carries(flow, instance).then_some(flow)
     }
 
     /// A 2xx that nobody waits for must not leave the device in a call with nobody.

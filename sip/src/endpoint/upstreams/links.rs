@@ -189,11 +189,11 @@ impl Endpoint {
 
     /// A stream has ended; nothing happens here when it led to no SIP server.
     pub(in crate::endpoint) fn on_upstream_closed(&mut self, now: Instant, flow: FlowId) {
-        self.upstreams.addresses.remove(&flow);
-        if let Some(id) = self.upstreams.links.remove(&flow)
-            && !self.lost_probe(id, flow)
-        {
-            self.on_link_closed(now, id);
+        let was_dialled = self.upstreams.addresses.remove(&flow).is_some();
+        match self.upstreams.links.remove(&flow) {
+            Some(id) if !self.lost_probe(id, flow) => self.on_link_closed(now, id),
+            None if was_dialled => self.on_replaced_closed(now, flow),
+            _ => {}
         }
     }
 
@@ -264,7 +264,7 @@ impl Endpoint {
     }
 
     /// Registers again all that stand, each in its turn.
-    fn register_all(&mut self, now: Instant, id: UpstreamId) {
+    pub(super) fn register_all(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.awaits_refresh()) else { continue };

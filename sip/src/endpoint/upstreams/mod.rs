@@ -275,17 +275,18 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A registration succeeded for this time: what failed before does not count any more. Whom its SIP server did not serve before.
-    pub(super) fn note_success(&mut self, id: UpstreamId, granted: Duration) -> Option<Failed> {
+    /// A REGISTER that went `by` this flow succeeded for this time: what failed before does not count any more. Whom its SIP server did not
+    /// serve before.
+    pub(super) fn note_success(&mut self, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Failed> {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
-        upstream.fitness.grant()
+        upstream.grant(by)
     }
 
     /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, id: UpstreamId) -> Option<Failed> {
-        self.rows.get_mut(&id)?.fitness.grant()
+    pub(super) fn note_passed(&mut self, id: UpstreamId, by: FlowId) -> Option<Failed> {
+        self.rows.get_mut(&id)?.grant(by)
     }
 
     /// Whether a flow is known to lead to another address than this one.

@@ -72,14 +72,17 @@ pub(in crate::endpoint) enum Failed {
 enum Look {
     Sought,
     Found,
+    /// The server serves again.
+    Needless,
 }
 
 impl Fitness {
-    /// A registration was granted; whom it did not serve before.
-    pub(super) fn grant(&mut self) -> Option<Failed> {
+    /// A registration was granted; whom it did not serve before. Nobody leaves it for an address that is looked for.
+    fn grant(&mut self) -> Option<Failed> {
         self.refused.clear();
         (self.vain, self.all_asked, self.served) = (0, false, true);
-        self.failed.take()
+        self.look = self.look.map(|_| Look::Needless);
+        self.failed.take().or(self.follow.then_some(Failed::Some))
     }
 
     /// Another flow is in use.
@@ -116,6 +119,15 @@ impl Upstream {
     /// Whether anybody is registered here, or registered through the relay.
     fn serves_somebody(&self) -> bool {
         self.registered_count > 0 || self.transit_refs > 0
+    }
+
+    /// A registration was granted that was asked for `by` this flow; whom it did not serve before. What comes late from a server that was
+    /// left says nothing of the one in use.
+    pub(super) fn grant(&mut self, by: FlowId) -> Option<Failed> {
+        match self.link {
+            Link::Up { flow, .. } if flow != by => None,
+            _ => self.fitness.grant(),
+        }
     }
 }
 
@@ -203,7 +215,8 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         match upstream.fitness.look.as_mut() {
             // They would ask by the flow that is still in use.
-            Some(look) => *look = Look::Found,
+            Some(look @ Look::Sought) => *look = Look::Found,
+            Some(Look::Found | Look::Needless) => {}
             None => self.ask_elsewhere(now, id),
         }
     }
@@ -303,6 +316,18 @@ impl Endpoint {
         }
         upstream.replaced.push(old);
         self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
+    }
+
+    /// A dialled stream has ended that is in use no more: those that stand by it alone register anew.
+    pub(super) fn on_replaced_closed(&mut self, now: Instant, old: FlowId) {
+        let Some((id, upstream)) = self.upstreams.rows.iter_mut().find(|(_, it)| it.replaced.contains(&old)) else {
+            return;
+        };
+        let id = *id;
+        upstream.replaced.retain(|flow| *flow != old);
+        if std::mem::take(&mut upstream.fitness.follow) {
+            self.register_all(now, id);
+        }
     }
 
     /// Nothing that came by the old flow waits for an answer any more.

@@ -44,7 +44,12 @@ fn cancel(world: &mut World) {
 
 /// The branches of what went to the device by flow 2, for each request of this method.
 fn branches(world: &World, method: &str) -> Vec<String> {
-    let sent = world.sent.iter().filter(|sent| sent.flow == FlowId::Stream(2));
+    branches_by(world, 2, method)
+}
+
+/// Likewise by the flow with this number.
+fn branches_by(world: &World, number: u64, method: &str) -> Vec<String> {
+    let sent = world.sent.iter().filter(|sent| sent.flow == FlowId::Stream(number));
     let sent = sent.filter(|sent| sent.message.method_text() == Some(method));
     sent.map(|sent| branch(&sent.message)).collect()
 }
@@ -157,6 +162,71 @@ fn a_phone_that_moves_while_it_rings_is_not_pushed() {
     come_back(&mut world);
     world.advance(seconds(20));
     assert_eq!(world.wakes().len(), 0);
+}
+
+#[test]
+fn a_phone_whose_earlier_connection_lives_answers_where_the_invite_came() {
+    for (status, state) in [(200, CallState::Answered), (486, CallState::Declined)] {
+        let (mut world, first) = ringing(false);
+        let second = come_back(&mut world);
+        reply(&mut world, &second, 482, "copy");
+        let earlier = world.device(1);
+        world.tag = "one";
+        world.reply(earlier, &first, 180, &[], "");
+        world.reply(earlier, &first, status, &[("Contact", "<sip:phone1@10.0.0.5:9999>")], "");
+        assert_eq!((finals(&world), ended(&world)), (vec![status], vec![state]));
+        let acknowledged = branches_by(&world, 1, "ACK").contains(&branch(&first));
+        assert_eq!(acknowledged, status == 486, "where its refusal came from");
+    }
+    // What it says by its next connection is heard after that, too.
+    let (mut world, first) = ringing(false);
+    come_back(&mut world);
+    let earlier = world.device(1);
+    world.reply(earlier, &first, 180, &[], "");
+    world.input(Input::Closed(FlowId::Stream(1)));
+    reply(&mut world, &first, 200, "one");
+    assert_eq!(finals(&world), [200]);
+    // A device that has nothing to do with the leg says nothing of it.
+    let (mut world, first) = ringing(false);
+    come_back(&mut world);
+    let stranger = world.device(3);
+    world.reply(stranger, &first, 200, &[("Contact", "<sip:phone3@10.0.0.5:9999>")], "");
+    assert_eq!(finals(&world), []);
+}
+
+#[test]
+fn of_two_phones_with_one_secret_the_first_one_ceases_to_ring_when_the_second_one_does() {
+    let (mut world, first) = ringing(false);
+    let second = come_back(&mut world);
+    reply(&mut world, &second, 180, "two");
+    assert_eq!(branches_by(&world, 1, "CANCEL"), [branch(&first)]);
+    let cancel = to_device(&world, 1, "CANCEL");
+    reply(&mut world, &cancel, 481, "two");
+    let earlier = world.device(1);
+    world.tag = "one";
+    world.reply(earlier, &cancel, 200, &[], "");
+    world.reply(earlier, &first, 487, &[], "");
+    assert_eq!(branches_by(&world, 1, "ACK"), [branch(&first)]);
+    reply(&mut world, &second, 200, "two");
+    assert_eq!((finals(&world), ended(&world)), (vec![200], vec![CallState::Answered]));
+}
+
+#[test]
+fn a_caller_that_hangs_up_ends_the_ringing_by_each_connection_that_is_open() {
+    for open in [true, false] {
+        let (mut world, first) = ringing(false);
+        come_back(&mut world);
+        if !open {
+            world.input(Input::Closed(FlowId::Stream(1)));
+        }
+        cancel(&mut world);
+        assert_eq!(branches(&world, "CANCEL").iter().filter(|it| **it == branch(&first)).count(), 1);
+        assert_eq!(branches_by(&world, 1, "CANCEL").len(), usize::from(open));
+    }
+    // One that has not moved is told once.
+    let (mut world, _) = ringing(false);
+    cancel(&mut world);
+    assert_eq!(branches_by(&world, 1, "CANCEL").len(), 1);
 }
 
 #[test]

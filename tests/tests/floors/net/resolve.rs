@@ -102,6 +102,28 @@ async fn who_judges_a_source_hears_of_addresses_that_are_told_late_unless_its_ow
     assert_eq!(all(&found), ["8.8.0.1"], "after the limit, what is known");
 }
 
+#[tokio::test]
+async fn where_all_that_is_known_is_forbidden_the_rest_is_waited_for() {
+    let records = vec![
+        Record::address("host.example.com", "10.0.0.1"),
+        Record::address("host.example.com", "2606:4700::1"),
+        Record::address("inner.example.com", "10.0.0.2"),
+    ];
+    let (dns, resolver) = resolver(records, ONLY_TLS).await;
+    dns.delay_ipv6(Duration::from_millis(300));
+    for port in [None, Some(5061)] {
+        let found = ask(&resolver, target("host.example.com", port, None)).await;
+        assert_eq!(found, Ok(vec!["tls [2606:4700::1]:5061".to_owned()]));
+    }
+    let refused = ask(&resolver, target("inner.example.com", None, None)).await;
+    assert!(matches!(refused, Err(ResolveError::NotAllowed(_))), "{refused:?}");
+    // Nor does it become anything else when the rest never comes.
+    dns.set(vec![Record::address("mute.example.com", "10.0.0.3")]);
+    dns.ignore_ipv6();
+    let refused = ask(&resolver, target("mute.example.com", None, None)).await;
+    assert!(matches!(refused, Err(ResolveError::NotAllowed(_))), "{refused:?}");
+}
+
 fn provider() -> Vec<Record> {
     vec![
         Record::naptr("example.com", 20, 10, "SIP+D2U", "_sip._udp.provider.example"),
