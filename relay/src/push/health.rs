@@ -18,13 +18,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::reasons;
-use super::troubled::{Troubled, Weight};
+use super::troubled::{TROUBLES, Troubled, Weight};
 use crate::clock::{rfc3339, unix_now};
 use crate::domain::PushOutcome;
 use crate::metrics::PushServiceSeries;
 
-/// Light troubles in a row at which a service fails.
-pub(super) const TROUBLES: u32 = 3;
 /// How often a change of one service is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 

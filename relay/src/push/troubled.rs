@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::health::TROUBLES;
-
+/// Light troubles in a row at which a service fails.
+pub(super) const TROUBLES: u32 = 3;
 /// How long a service that has taken a push is one of those that count.
 const TAKEN_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// The part of the latest pushes that speaks for all: one in so many.
