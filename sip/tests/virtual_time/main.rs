@@ -17,6 +17,7 @@ mod oddities;
 mod paging;
 mod presence;
 mod push_proxy;
+mod refusals;
 mod registration;
 mod regressions;
 mod script;

@@ -540,9 +540,12 @@ mod tests {
             answer("three");
             read(&mut stream, "three").await;
             drop(stream);
-            while !dialler.0.beside().is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let forgotten = async {
+                while !dialler.0.beside().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(10), forgotten).await.expect("its stream is forgotten");
         }
         assert_eq!(dialler.0.answers_waiting.try_take(upstream).map(drop), Some(()));
     }

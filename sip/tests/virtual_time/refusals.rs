@@ -1,0 +1,143 @@
+//! What a registration makes of refusals: which are final, which are tried again, and when.
+
+use std::time::Duration;
+
+use sip::endpoint::*;
+
+use crate::registration::{MD5, begun, is_pause};
+use crate::world::World;
+
+#[test]
+fn an_account_that_was_registered_ends_by_the_third_refusal_in_a_row() {
+    for refused in [403, 404, 604] {
+        let mut world = begun();
+        world.grant(600);
+        for pause in [600, 3_600] {
+            world.next_register();
+            world.respond(refused, &[]);
+            assert!(is_pause(&world, refused, pause), "{:?}", world.failure());
+        }
+        world.next_register();
+        world.respond(refused, &[]);
+        assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: refused }));
+    }
+}
+
+#[test]
+fn refusals_with_a_success_between_them_are_not_in_a_row() {
+    let mut world = begun();
+    world.grant(600);
+    for _ in 0..4 {
+        world.next_register();
+        world.respond(403, &[]);
+        assert!(is_pause(&world, 403, 600), "{:?}", world.failure());
+        world.next_register();
+        world.grant(600);
+    }
+}
+
+#[test]
+fn a_refresh_that_fails_otherwise_ends_no_account() {
+    for status in [400, 402, 405, 410, 416, 420, 477, 481, 488, 503, 600, 603, 606] {
+        let mut world = begun();
+        world.grant(600);
+        for _ in 0..6 {
+            world.next_register();
+            world.respond(status, &[]);
+            let failure = world.failure();
+            assert!(matches!(failure, Some(RegistrationFailure::Retry { status: Some(it), .. }) if it == status));
+        }
+    }
+}
+
+#[test]
+fn a_first_registration_is_refused_at_once() {
+    for status in [400, 403, 404, 410, 477, 604] {
+        let mut world = begun();
+        world.respond(status, &[]);
+        assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status }));
+    }
+}
+
+#[test]
+fn a_registration_whose_way_is_free_is_tried_again_at_once_unless_its_server_has_named_the_time() {
+    for (status, headers, tries) in [(503, &[][..], 1), (500, &[], 1), (503, &[("Retry-After", "20")], 0)] {
+        let mut world = begun();
+        world.respond(status, headers);
+        let before = world.count("REGISTER");
+        world.input(Input::RetryNow(world.instance));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, tries, "{status} {headers:?}");
+        world.input(Input::RetryNow(world.instance));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, tries, "one that is under way is left alone");
+    }
+    // Refused credentials are not shown again before their time.
+    let mut world = World::registered();
+    let registered = world.next_register();
+    let source = world.upstream;
+    world.reply(source, &registered, 403, &[], "");
+    assert!(is_pause(&world, 403, 600));
+    let before = world.count("REGISTER");
+    world.input(Input::RetryNow(world.instance));
+    world.advance(Duration::from_millis(200));
+    assert_eq!(world.count("REGISTER"), before);
+}
+
+#[test]
+fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence() {
+    let mut world = begun();
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.grant(600);
+    world.next_register();
+    world.respond(403, &[]);
+    let sent = world.count("REGISTER");
+    for _ in 0..5 {
+        let instance = world.instance;
+        world.input(sip::endpoint::Input::Suspend(instance));
+        world.input(sip::endpoint::Input::Resume(instance));
+    }
+    assert_eq!(world.count("REGISTER"), sent, "{:?}", world.descriptions());
+    world.next_register();
+}
+
+/// Its server's trouble shall not cost a user the account because the app changed its presence at that moment.
+#[test]
+fn a_refusal_that_crosses_a_change_of_presence_is_one_of_three() {
+    let mut world = begun();
+    world.grant(600);
+    let instance = world.instance;
+    world.input(sip::endpoint::Input::Suspend(instance));
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    world.input(sip::endpoint::Input::Resume(instance));
+    world.respond(401, &[("WWW-Authenticate", MD5)]);
+    assert!(is_pause(&world, 401, 600), "{:?} {:?}", world.failure(), world.descriptions());
+    world.next_register();
+    world.grant(600);
+}
+
+/// No credentials were refused: none were asked for in a way that anybody could answer.
+#[test]
+fn a_refresh_that_is_challenged_without_a_challenge_ends_no_account() {
+    for challenge in [
+        None,
+        Some("Basic realm=\"r\""),
+        Some("Digest realm=\"r\""),
+        Some("Digest realm=\"r\", nonce=\"n\", algorithm=X"),
+    ] {
+        for (status, name) in [(401, "WWW-Authenticate"), (407, "Proxy-Authenticate")] {
+            let mut world = begun();
+            world.grant(600);
+            for _ in 0..6 {
+                world.next_register();
+                let headers: Vec<_> = challenge.map(|value| (name, value)).into_iter().collect();
+                world.respond(status, &headers);
+                let failure = world.failure();
+                assert!(
+                    matches!(failure, Some(RegistrationFailure::Retry { status: Some(it), .. }) if it == status),
+                    "{challenge:?}: {failure:?}"
+                );
+            }
+        }
+    }
+}
