@@ -13,7 +13,7 @@ use sip::id::InstanceId;
 use super::items::{Collection, ItemKey, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{Fence, Owner, Placed, StoreError, Stored};
+use super::store::{Fence, Naming, Owner, Placed, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, confirmed_now};
 
@@ -68,7 +68,7 @@ impl MemoryStore {
         id: InstanceId,
         sealed: &Sealed,
         expires_at: u64,
-        lookup: &Lookup,
+        naming: Naming<'_>,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
         let table = self.table();
@@ -80,23 +80,7 @@ impl MemoryStore {
             None if fence == Fence::NEW => Fence::FIRST,
             None => return Err(StoreError::Gone),
         };
-        Ok(write(table, owner, id, sealed, expires_at, lookup, fence))
-    }
-
-    pub fn put_beside(
-        &self,
-        owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        let placed = self.put(owner, id, sealed, expires_at, lookup, fence)?;
-        if let Some(other) = placed.displaced {
-            self.take_lookup(other, lookup);
-        }
-        Ok(Placed { displaced: None, ..placed })
+        Ok(write(table, owner, id, sealed, expires_at, naming, fence))
     }
 
     pub fn take_lookup(&self, id: InstanceId, lookup: &Lookup) {
@@ -120,7 +104,7 @@ impl MemoryStore {
         if table.records.get(&id).is_some_and(|entry| is_anothers(entry)) {
             return Err(StoreError::NotOwner);
         }
-        write(table, owner, id, sealed, expires_at, lookup, fence);
+        write(table, owner, id, sealed, expires_at, Naming::Takes(lookup), fence);
         Ok(())
     }
 
@@ -288,10 +272,14 @@ fn write(
     id: InstanceId,
     sealed: &Sealed,
     expires_at: u64,
-    lookup: &Lookup,
+    naming: Naming<'_>,
     fence: Fence,
 ) -> Placed {
-    let takes_lookup = table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
+    let (lookup, may_take) = match naming {
+        Naming::Takes(lookup) => (lookup, true),
+        Naming::Leaves(lookup) => (lookup, false),
+    };
+    let takes_lookup = may_take && table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
     let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
     table.remove(id);
     let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);

@@ -51,6 +51,7 @@ pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, 
 
 use memory::MemoryStore;
 use redis::RedisStore;
+use store::Naming;
 use wanted::Wanted;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
@@ -245,15 +246,7 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        if fence == Fence::NEW {
-            self.takes_new()?;
-        }
-        let ends = ends(expires_at);
-        let owner = &self.0.owner;
-        match &self.0.store {
-            Store::Memory(memory) => memory.put(owner, id, sealed, ends.0, lookup, fence),
-            Store::Redis(redis) => redis.put(owner, id, sealed, ends, lookup, fence).await,
-        }
+        self.place(id, sealed, expires_at, Naming::Takes(lookup), fence).await
     }
 
     /// Creates or updates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it
@@ -269,13 +262,24 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
+        self.place(id, sealed, expires_at, Naming::Leaves(lookup), fence).await
+    }
+
+    async fn place(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        naming: Naming<'_>,
+        fence: Fence,
+    ) -> Result<Placed, StoreError> {
         if fence == Fence::NEW {
             self.takes_new()?;
         }
         let (ends, owner) = (ends(expires_at), &self.0.owner);
         match &self.0.store {
-            Store::Memory(memory) => memory.put_beside(owner, id, sealed, ends.0, lookup, fence),
-            Store::Redis(redis) => redis.put_beside(owner, id, sealed, ends, lookup, fence).await,
+            Store::Memory(memory) => memory.put(owner, id, sealed, ends.0, naming, fence),
+            Store::Redis(redis) => redis.put(owner, id, sealed, ends, naming, fence).await,
         }
     }
 

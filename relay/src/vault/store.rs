@@ -8,7 +8,7 @@ use std::time::Duration;
 use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
-use super::lookup::hex;
+use super::lookup::{Lookup, hex};
 use super::seal::Sealed;
 use crate::random;
 
@@ -85,6 +85,15 @@ impl Fence {
     pub fn number(self) -> u64 {
         self.0
     }
+}
+
+/// What a record that is written does with its lookup where that names another instance.
+#[derive(Clone, Copy)]
+pub(super) enum Naming<'a> {
+    /// The lookup names the record's instance from then on.
+    Takes(&'a Lookup),
+    /// The lookup goes on naming the other one.
+    Leaves(&'a Lookup),
 }
 
 /// One record as a store holds it.

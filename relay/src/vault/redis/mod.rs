@@ -43,7 +43,7 @@ use super::MAX_LIFETIME_S;
 use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{AwayReason, Fence, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
+use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock;
 use claim::Claims;
@@ -120,23 +120,14 @@ impl RedisStore {
         id: InstanceId,
         sealed: &Sealed,
         ends: (u64, u64),
-        lookup: &Lookup,
+        naming: Naming<'_>,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        self.write(owner, id, sealed, ends, lookup, fence, Writing::Put).await.map(|(placed, _)| placed)
-    }
-
-    /// As [`Self::put`], and leaves its lookup to another instance that has it.
-    pub async fn put_beside(
-        &self,
-        owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        ends: (u64, u64),
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        self.write(owner, id, sealed, ends, lookup, fence, Writing::PutBeside).await.map(|(placed, _)| placed)
+        let (lookup, writing) = match naming {
+            Naming::Takes(lookup) => (lookup, Writing::Put),
+            Naming::Leaves(lookup) => (lookup, Writing::PutBeside),
+        };
+        self.write(owner, id, sealed, ends, lookup, fence, writing).await.map(|(placed, _)| placed)
     }
 
     /// Has a lookup name an instance, whatever it named before.
