@@ -24,13 +24,13 @@ pub fn free() -> u16 {
     candidates().find(|port| reserve(*port)).expect("a free port on loopback")
 }
 
-/// A port that is free together with the next one, for a program that takes both.
+/// The first of this many free ports in a row, for a program that is told one and takes others above it.
 ///
 /// # Panics
-/// When every port of the range is taken.
-pub fn free_pair() -> u16 {
+/// When no such row is free.
+pub fn free_row(count: u16) -> u16 {
     // A reservation whose neighbour is taken stays: nobody misses it.
-    candidates().find(|port| reserve(*port) && reserve(port + 1)).expect("two free ports on loopback")
+    candidates().find(|first| (*first..first + count).all(reserve)).expect("a row of free ports on loopback")
 }
 
 /// Every port of the range, from a random one on.
@@ -72,5 +72,11 @@ mod tests {
         for (index, port) in ports.iter().enumerate() {
             assert!(!ports[..index].contains(port));
         }
+    }
+
+    #[test]
+    fn a_row_of_ports_is_given_once() {
+        let first = free_row(3);
+        assert!((first..first + 3).all(|port| !reserve(port)));
     }
 }

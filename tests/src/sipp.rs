@@ -61,7 +61,9 @@ impl Sipp {
         let file = scratch.file("scenario.xml", scenario.xml());
         let mut command = Command::new("sipp");
         command.arg(server.to_string()).arg("-sf").arg(file).args(["-s", user, "-key", "domain", domain]);
-        command.args(["-i", "127.0.0.1", "-p", &ports::free().to_string(), "-mp", &ports::free().to_string()]);
+        // It also takes the second port above that for audio, for video, and ends at once where it cannot.
+        let media = ports::free_row(3);
+        command.args(["-i", "127.0.0.1", "-p", &ports::free().to_string(), "-mp", &media.to_string()]);
         command.args(["-m", "1", "-nostdin", "-trace_msg", "-trace_err", "-timeout_error"]);
         command.args(["-timeout", &format!("{}s", within.as_secs().max(1))]);
         command.arg("-message_file").arg(scratch.path().join("messages.log"));
