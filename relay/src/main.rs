@@ -339,11 +339,14 @@ fn say_reloaded(told: &Reloaded) {
 }
 
 /// RUST_LOG speaks for this program alone: of what libraries say, only INFO and above is written, for some of them tell
-/// at lower levels what they send.
+/// at lower levels what they send. rustls repeats what a peer has said, anybody may say it, and the relay tells of a failed handshake itself.
 fn log_to_stderr(format: LogFormat) {
     let wanted = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let ours = |target: &str| ["relay", "sip", "sipwake"].contains(&target.split("::").next().unwrap_or_default());
-    let filter = wanted.and(filter_fn(move |metadata| ours(metadata.target()) || *metadata.level() <= Level::INFO));
+    let repeats = |target: &str| target.split("::").next() == Some("rustls");
+    let filter = wanted.and(filter_fn(move |metadata| {
+        ours(metadata.target()) || *metadata.level() <= Level::INFO && !repeats(metadata.target())
+    }));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),

@@ -59,6 +59,9 @@ pub struct ConnectionTiming {
     pub write: Duration,
     /// How long a connection may stay without a single valid message after it was accepted; 30 s.
     pub silence: Duration,
+    /// How long a connection that was accepted may stay without its peer having proven who it is; 90 s, longer than a SIP server takes to answer
+    /// a registration that passes through.
+    pub stranger: Duration,
     /// How long a message may take from its first byte to its last; 30 s, or what `limits.message_timeout` says.
     pub message: Duration,
     /// How long TCP may take to open, and its peer to acknowledge what was written, for what is too large for a datagram; then that goes
@@ -71,6 +74,7 @@ impl Default for ConnectionTiming {
         Self {
             write: Duration::from_secs(10),
             silence: Duration::from_secs(30),
+            stranger: Duration::from_secs(90),
             message: Duration::from_secs(30),
             large: Duration::from_secs(2),
         }
@@ -80,11 +84,12 @@ impl Default for ConnectionTiming {
 impl Timing {
     /// Every default times `factor`, above 0.
     pub fn scaled(factor: f64) -> Self {
-        let ConnectionTiming { write, silence, message, large } = ConnectionTiming::default();
+        let ConnectionTiming { write, silence, stranger, message, large } = ConnectionTiming::default();
         let scaled = |wait: Duration| wait.mul_f64(factor);
         let connection = ConnectionTiming {
             write: scaled(write),
             silence: scaled(silence),
+            stranger: scaled(stranger),
             message: scaled(message),
             large: scaled(large),
         };

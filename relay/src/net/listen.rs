@@ -4,8 +4,8 @@
 //! once, before a byte is read.
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
-//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); of the handshakes, whoever has most gives way (see
-//! [`super::handshakes`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
+//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); of the handshakes, and of the strangers, whoever has most gives way (see
+//! [`super::places`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::descriptors;
 pub use super::descriptors::Leaves;
 use super::drain::Drain;
-pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent};
+pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent, Stranger};
 use super::slots::{Observer, Slot, Slots};
 use super::socket::Socket;
 use super::stream::Stream;
@@ -35,7 +35,7 @@ use crate::systemd::sockets;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that the kernel keeps ready; past it, it leaves SYNs unanswered.
 const BACKLOG: u32 = 4_096;
-/// Accepted streams that wait for their owner; past it, handshakes wait in turn and then count against their limit.
+/// Accepted streams that wait for their owner; past it, strangers wait in turn.
 const READY: usize = 64;
 
 /// What a listener speaks.
@@ -58,6 +58,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Where to.
     pub local: SocketAddr,
+    /// Its slot among the strangers: dropped once the peer has proven who it is, or where all are served alike.
+    pub stranger: Stranger,
 }
 
 /// A listener at work. Dropping it stops accepting; streams already given away live on.
@@ -174,6 +176,7 @@ impl Acceptor {
             return;
         };
         let (security, sender, slots) = (self.security.clone(), self.sender.clone(), self.slots.clone());
+        let limits = self.limits;
         tokio::spawn(async move {
             let Ok(local) = stream.local_addr() else { return };
             // A connection works without it, only slower.
@@ -187,19 +190,26 @@ impl Acceptor {
                         None => None,
                     },
                 };
-                let Some(stream) = stream else { return };
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                // An error means that the listener is gone, and the stream goes with it.
-                let _ = sender.send(Accepted { stream, peer, local }).await;
+                stream
             };
-            tokio::select! {
+            let stream = tokio::select! {
                 biased;
-                () = ready => {}
+                stream = ready => stream,
                 () = waiting.given_way() => {
                     (slots.observe)(ListenerEvent::Limited);
                     tracing::debug!(event = "handshake-gave-way", %peer, "closed: its handshake gave way to another network's");
+                    None
                 }
-            }
+            };
+            let Some(stream) = stream else { return };
+            let Some(stranger) = waiting.met(peer.ip(), limits) else {
+                (slots.observe)(ListenerEvent::Limited);
+                tracing::debug!(event = "closed-at-limit", %peer, "closed: over the listener's limit of strangers");
+                return;
+            };
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            // An error means that the listener is gone, and the stream goes with it.
+            let _ = sender.send(Accepted { stream, peer, local, stranger }).await;
         });
     }
 }

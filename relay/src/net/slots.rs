@@ -1,4 +1,4 @@
-//! The slots of a listener: how many connections and unfinished handshakes there are, in all and of each peer.
+//! The slots of a listener: how many connections, unfinished handshakes and strangers there are, in all and of each peer.
 //!
 //! Invariant: a slot is given back when it is dropped, so that nobody has to remember to. A peer is an IPv4 address or an
 //! IPv6 /64.
@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::descriptors::Leaves;
-use super::handshakes::{Handshakes, Place, as_one_peer};
+use super::places::{Place, Places, as_one_peer};
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +27,11 @@ pub struct Limits {
     pub handshakes: usize,
     /// Unfinished handshakes of one peer.
     pub handshakes_per_peer: usize,
+    /// Connections whose peer has not proven who it is, in all: with a further one the oldest of whoever has most is closed, or the newcomer
+    /// where nobody has more.
+    pub strangers: usize,
+    /// Such connections of one peer.
+    pub strangers_per_peer: usize,
     /// File descriptors that stay free: a connection above that is closed at once.
     pub leaves: Leaves,
 }
@@ -36,6 +43,8 @@ impl Limits {
         connections_per_peer: 20_000,
         handshakes: 4_096,
         handshakes_per_peer: 1_024,
+        strangers: 50_000,
+        strangers_per_peer: 4_096,
         leaves: Leaves::Reserve,
     };
     /// For apps' HTTPS: short connections.
@@ -44,6 +53,8 @@ impl Limits {
         connections_per_peer: 1_024,
         handshakes: 2_048,
         handshakes_per_peer: 256,
+        strangers: 20_000,
+        strangers_per_peer: 1_024,
         leaves: Leaves::Reserve,
     };
     /// For the operator's HTTPS, and a CA's questions: as short.
@@ -54,6 +65,8 @@ impl Limits {
         connections_per_peer: 256,
         handshakes: 512,
         handshakes_per_peer: 64,
+        strangers: 2_048,
+        strangers_per_peer: 128,
         leaves: Leaves::Quarter,
     };
 }
@@ -71,7 +84,7 @@ pub enum ListenerEvent {
     HandshakeFailed,
     /// The peer was too slow.
     HandshakeTimedOut,
-    /// A connection was closed: over a limit, or its handshake has given way to another network's.
+    /// A connection was closed: over a limit, or its place was given to another network's.
     Limited,
 }
 
@@ -86,7 +99,8 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct Counts {
     connections: Count,
-    handshakes: Handshakes,
+    handshakes: Places,
+    strangers: Places,
 }
 
 impl Slots {
@@ -138,6 +152,13 @@ pub(super) struct Waiting {
     place: Place,
 }
 
+/// A slot among the strangers, for a connection whose handshake is done; given back when dropped, which is when its peer has proven who it is, or
+/// has gone.
+pub struct Stranger {
+    slots: Arc<Slots>,
+    place: Place,
+}
+
 impl Slot {
     /// A slot for the connection and one for its handshake; `None` when a limit is reached.
     pub(super) fn take(slots: &Arc<Slots>, address: IpAddr, limits: Limits) -> Option<(Self, Waiting)> {
@@ -157,7 +178,25 @@ impl Slot {
 impl Waiting {
     /// Another handshake has this slot.
     pub(super) async fn given_way(&self) {
-        self.place.given_way().await;
+        self.place.gives_way().notified().await;
+    }
+
+    /// The handshake is done: a slot among the strangers; `None` when the limit is reached.
+    pub(super) fn met(self, address: IpAddr, limits: Limits) -> Option<Stranger> {
+        let place = self.slots.counts().strangers.take(address, limits.strangers, limits.strangers_per_peer)?;
+        Some(Stranger { slots: self.slots.clone(), place })
+    }
+}
+
+impl Stranger {
+    /// What is told when another stranger has this slot.
+    pub(crate) fn gives_way(&self) -> Arc<Notify> {
+        self.place.gives_way().clone()
+    }
+
+    /// It was closed because another stranger has its slot.
+    pub(crate) fn gave_way(&self) {
+        (self.slots.observe)(ListenerEvent::Limited);
     }
 }
 
@@ -171,6 +210,18 @@ impl Drop for Slot {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.slots.counts().handshakes.end(&self.place);
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.slots.counts().strangers.end(&self.place);
+    }
+}
+
+impl fmt::Debug for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stranger")
     }
 }
 

@@ -323,6 +323,7 @@ impl Endpoint {
             self.core.transactions.respond(now, server, 403, response.finish());
             return self.count_failure(source.flow);
         }
+        self.core.event(Event::FlowProven(source.flow));
         match ContactRequest::read(&register) {
             ContactRequest::Query => {}
             ContactRequest::Remove(named) => {

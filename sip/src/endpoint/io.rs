@@ -413,6 +413,9 @@ pub enum Event {
         /// Its proof, for the method REGISTER and an empty body.
         proof: Proof,
     },
+    /// Who is at the other end of a device's flow has proven to be a device: by an instance's secret, or by a registration that its SIP server
+    /// has accepted.
+    FlowProven(FlowId),
     /// A device is attached by a flow.
     Attached(InstanceId),
     /// A device has no flow any more.

@@ -209,6 +209,9 @@ impl Endpoint {
             return self.leave_transit(upstream, None);
         }
         let carried = self.attachments.carry(source.flow, instance);
+        if carried {
+            self.core.event(Event::FlowProven(source.flow));
+        }
         let RegisterIntent { aor, contact, server, refreshes_itself, outbound, .. } = intent;
         let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
         match push {

@@ -289,7 +289,13 @@ impl Endpoint {
     }
 
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
-        let asked = request.head().len() + request.body().len();
+        // What was written into its Via here did not come by the network.
+        let added = request.via().map_or(0, |via| {
+            let value = |name| via.params.get(name).flatten().map(str::len);
+            value("received").map_or(0, |length| ";received=".len() + length)
+                + value("rport").map_or(0, |length| 1 + length)
+        });
+        let asked = (request.head().len() + request.body().len()).saturating_sub(added);
         if flow.is_reliable() || response.len() * 2 <= asked * REFLECTED_HALVES_MAX {
             self.core.send(flow, response);
         }

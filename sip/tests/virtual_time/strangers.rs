@@ -68,6 +68,22 @@ fn a_broken_request_is_answered_to_where_it_came_from_and_a_tiny_one_not_at_all(
     assert!(answers(&mut world, source, tiny).is_empty(), "its answer would be twice as large");
 }
 
+/// What is written into the Via before it is answered counts for nothing.
+#[test]
+fn an_answer_is_at_most_half_as_large_again_as_what_came() {
+    let mut world = World::registered();
+    let source = stranger("198.51.100.66:33333");
+    let mut answered = 0;
+    for padding in 0..120 {
+        let text = format!(
+            "OPTIONS sip:relay.test SIP/2.0\r\nv:SIP/2.0/UDP h;rport;branch=z9hG4bK{padding}\r\nf:<sip:a>;tag=1\r\nt:<sip:a>\r\ni:{padding}\r\nCSeq:1 OPTIONS\r\nX:{}\r\n\r\n",
+            "x".repeat(padding)
+        );
+        answered += answers(&mut world, source, &text).len();
+    }
+    assert!((1..120).contains(&answered), "{answered}: the bound lies among these lengths");
+}
+
 #[test]
 fn a_ping_is_answered_to_anybody_without_state_and_one_for_a_name_is_not() {
     let mut world = World::registered();

@@ -224,7 +224,11 @@ impl World {
             Event::Wake(call) => self.push(shard, &call),
             Event::Forked(_) => self.stats.offered_at_once += 1,
             Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
-            Event::FailbackProbed { .. } | Event::Attached(_) | Event::Detached(_) | Event::Ended { .. } => {}
+            Event::FailbackProbed { .. }
+            | Event::FlowProven(_)
+            | Event::Attached(_)
+            | Event::Detached(_)
+            | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
             Event::ResponseRefused | Event::Unanswerable { .. } => {}
             // Nobody announces calls here.
@@ -355,6 +359,7 @@ fn event_kind(event: &Event) -> String {
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),
         Event::VerifyDevice { instance, .. } => format!("knock {instance}"),
+        Event::FlowProven(_) => "flow proven".to_owned(),
         Event::Attached(instance) => format!("attached {instance}"),
         Event::Detached(instance) => format!("detached {instance}"),
         Event::Wake(call) => format!("wake {}", call.call),

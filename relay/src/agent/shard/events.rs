@@ -69,6 +69,7 @@ impl Shard {
                 }
                 self.next.push_back(Input::DeviceVerified { verification, granted });
             }
+            Event::FlowProven(flow) => self.know(flow),
             Event::Attached(instance) => {
                 self.tell_arrivals(instance);
                 if self.attached.insert(instance) {

@@ -32,7 +32,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings};
+use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings, Side, Source};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -289,6 +289,9 @@ impl Shard {
                 if let (Input::Received { source, message }, false) = (&input, self.traces.is_empty()) {
                     self.trace_in(source, message);
                 }
+                if let Input::Received { source: source @ Source { side: Side::Upstream, .. }, .. } = &input {
+                    self.know_server(source);
+                }
                 let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
                 if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
                     self.drive(at, input);
@@ -340,6 +343,23 @@ impl Shard {
                 Due::Lost { since } => self.tell_registration_failing(id, since),
                 Due::End => self.expire(id),
             }
+        }
+    }
+
+    /// The peer of a connection that was accepted has proven who it is.
+    pub(crate) fn know(&self, flow: FlowId) {
+        if let Some((writer, _)) = self.flows.get(&flow) {
+            writer.know();
+        }
+    }
+
+    /// Likewise a SIP server of a binding that is here, by its address.
+    fn know_server(&self, source: &Source) {
+        if let Some((writer, _)) = self.flows.get(&source.flow)
+            && writer.is_strangers()
+            && self.endpoint.is_sip_server(source)
+        {
+            writer.know();
         }
     }
 

@@ -8,6 +8,8 @@
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
 //! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends. A message that is malformed or too
 //! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. A WebSocket is told why it is closed, where it still reads.
+//! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
+//! gives way to strangers of other networks.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -32,8 +34,9 @@ use crate::agent::transport::parcel::Parcel;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
+use crate::net::listen::Stranger;
 use crate::net::stream::Stream;
-use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, Fault};
+use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, CLOSE_TRY_AGAIN_LATER, Fault};
 use crate::random;
 use crate::timing::ConnectionTiming;
 
@@ -88,7 +91,7 @@ pub(crate) struct Connection {
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
     unheard: Option<Box<(usize, ShardInput)>>,
-    /// Whether a valid message came.
+    /// Whether a sound message came.
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
@@ -119,6 +122,12 @@ impl Connection {
         let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer };
         let new = Self::new(source, timing, shards, metrics);
         Box::new(Self { told: 1 << shard, home: Some(shard), proven: true, ..new })
+    }
+
+    /// It is a stranger's until a shard knows better.
+    pub(crate) fn of_stranger(self: Box<Self>, stranger: Stranger) -> Box<Self> {
+        self.outbox.is_of(stranger);
+        self
     }
 
     fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
@@ -231,7 +240,17 @@ impl Connection {
         }
         let silence = tokio::time::sleep(self.timing.silence);
         tokio::pin!(silence);
-        let mut heard = clock::now();
+        let gives_way = self.outbox.gives_way();
+        let given_way = async {
+            match gives_way {
+                Some(gives_way) => gives_way.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(given_way);
+        let mut is_given_way = false;
+        let began = clock::now();
+        let mut heard = began;
         let half = tokio::time::sleep_until((self.partial_since.unwrap_or(heard) + self.timing.message).into());
         tokio::pin!(half);
         loop {
@@ -264,11 +283,20 @@ impl Connection {
                     return Ending::Closed(CLOSE_POLICY);
                 }
                 () = &mut silence => {
-                    let until = heard + IDLE;
+                    let until = match self.outbox.is_strangers() {
+                        true => began + self.timing.stranger,
+                        false => heard + IDLE,
+                    };
                     if !self.proven || until <= clock::now() {
                         return Ending::Closed(CLOSE_NORMAL);
                     }
                     silence.as_mut().reset(until.into());
+                }
+                () = &mut given_way, if !is_given_way => {
+                    is_given_way = true;
+                    if self.outbox.gave_way() {
+                        return Ending::Closed(CLOSE_TRY_AGAIN_LATER);
+                    }
                 }
             }
         }

@@ -33,13 +33,13 @@ pub(crate) async fn serve(
         ListenerKind::Edge | ListenerKind::Websocket => Side::Device,
         ListenerKind::Upstream => Side::Upstream,
     };
-    while let Some(Accepted { stream, peer, .. }) = listener.accept().await {
+    while let Some(Accepted { stream, peer, stranger, .. }) = listener.accept().await {
         let transport = match kind {
             ListenerKind::Websocket => Transport::Wss,
             ListenerKind::Edge | ListenerKind::Upstream if stream.is_tls() => Transport::Tls,
             ListenerKind::Edge | ListenerKind::Upstream => Transport::Tcp,
         };
         let connection = Connection::accepted(side, transport, peer, timing, shards.clone(), metrics.clone());
-        tokio::spawn(connection.serve_where_it_belongs(stream));
+        tokio::spawn(connection.of_stranger(stranger).serve_where_it_belongs(stream));
     }
 }

@@ -1,16 +1,19 @@
 //! What waits to be written on one connection.
 //!
 //! Invariant: an empty outbox holds no memory but its own few words, for tens of thousands of connections wait at once. It holds at most
-//! the messages that it was made for; with one more the connection ends. When nobody can write any more, the connection hears so, and
+//! the messages that it was made for; with one more the connection ends. A connection that was accepted is a stranger's until a shard
+//! knows better. When nobody can write any more, the connection hears so, and
 //! when the connection is gone, its writers do.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+
+use crate::net::listen::Stranger;
 
 /// The way to write on a connection; cheap to clone.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub(super) struct Outbox {
     /// Told when there is something to find.
     changed: Notify,
     room: usize,
+    /// Whether [`Inner::stranger`] is there.
+    is_strangers: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -63,13 +68,15 @@ struct Inner {
     waiting: VecDeque<Outgoing>,
     overflowed: bool,
     gone: bool,
+    /// The slot of a connection whose peer has not proven who it is.
+    stranger: Option<Box<Stranger>>,
 }
 
 impl Outbox {
     /// For so many messages; with its first writer.
     pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
-        let (inner, changed) = (Mutex::default(), Notify::new());
-        let outbox = Arc::new(Self { inner, writers: AtomicUsize::new(1), changed, room });
+        let (inner, changed, is_strangers) = (Mutex::default(), Notify::new(), AtomicBool::new(false));
+        let outbox = Arc::new(Self { inner, writers: AtomicUsize::new(1), changed, room, is_strangers });
         (outbox.clone(), Writer(outbox))
     }
 
@@ -91,6 +98,31 @@ impl Outbox {
         }
     }
 
+    /// It is a stranger's, who has this slot, until [`Writer::know`].
+    pub(super) fn is_of(&self, stranger: Stranger) {
+        self.lock().stranger = Some(Box::new(stranger));
+        self.is_strangers.store(true, Ordering::Release);
+    }
+
+    /// Whether its peer has not proven who it is.
+    pub(super) fn is_strangers(&self) -> bool {
+        self.is_strangers.load(Ordering::Acquire)
+    }
+
+    /// What is told when another stranger has its slot; `None` where it is no stranger's.
+    pub(super) fn gives_way(&self) -> Option<Arc<Notify>> {
+        self.lock().stranger.as_ref().map(|stranger| stranger.gives_way())
+    }
+
+    /// Whether it ends because another stranger has its slot: it may have become known meanwhile.
+    pub(super) fn gave_way(&self) -> bool {
+        let stranger = self.lock().stranger.take();
+        if let Some(stranger) = &stranger {
+            stranger.gave_way();
+        }
+        stranger.is_some()
+    }
+
     /// What is to be written next.
     pub(super) fn pop(&self) -> Option<Outgoing> {
         let mut inner = self.lock();
@@ -107,6 +139,9 @@ impl Outbox {
         let mut inner = self.lock();
         inner.gone = true;
         inner.waiting = VecDeque::new();
+        let stranger = inner.stranger.take();
+        drop(inner);
+        drop(stranger);
     }
 
     fn look(&self) -> Option<Found> {
@@ -147,6 +182,19 @@ impl Writer {
     /// Hands bytes over; `false` when the connection has ended, or ends now because its peer does not read.
     pub(crate) fn send(&self, bytes: Bytes) -> bool {
         self.0.put(Outgoing::Bytes(bytes))
+    }
+
+    /// Whether the peer of a connection that was accepted has not proven who it is.
+    pub(crate) fn is_strangers(&self) -> bool {
+        self.0.is_strangers()
+    }
+
+    /// The peer has proven who it is: the connection may stay, and gives way to nobody.
+    pub(crate) fn know(&self) {
+        if self.0.is_strangers.swap(false, Ordering::AcqRel) {
+            let stranger = self.0.lock().stranger.take();
+            drop(stranger);
+        }
     }
 
     /// Closes the connection once what was handed over is written.

@@ -35,6 +35,8 @@ pub const CLOSE_NOT_TEXT: u16 = 1007;
 pub const CLOSE_POLICY: u16 = 1008;
 /// A message was too long.
 pub const CLOSE_TOO_LONG: u16 = 1009;
+/// It may come again later.
+pub const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 
 /// What the peer said.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls_pki_types::ServerName;
+use tests::digest::token;
 use tests::raw::{ELSEWHERE, Raw, connect};
 use tests::wire::Transport;
 use tests::world::{Outcome, SOON, World};
@@ -214,4 +215,27 @@ async fn idle_connections_by_the_thousand_shut_nobody_else_out() -> Outcome {
     world.unharmed().await?;
     drop((held, secured));
     Ok(())
+}
+
+/// A ClientHello that names this server: no name of a host, for it has a space.
+fn hello(name: &[u8]) -> Vec<u8> {
+    let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let server_name = with_length(&[&[0][..], &with_length(name)].concat());
+    let extensions = [&[0, 0][..], &with_length(&server_name), &[0, 43, 0, 3, 2, 3, 4]].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &with_length(&extensions)].concat();
+    let message = [&[1, 0][..], &with_length(&body)].concat();
+    [&[0x16, 3, 1][..], &with_length(&message)].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_says_in_its_handshake_is_written_in_no_log() -> Outcome {
+    let world = World::attacked().await?;
+    let name = format!("a stranger's {}", token());
+    for (door, address) in doors(&world) {
+        let mut raw = Raw::tcp(ELSEWHERE, address).await.unwrap();
+        raw.send(hello(name.as_bytes())).await;
+        assert!(raw.await_end(SOON).await.is_some(), "{door} left it open");
+    }
+    assert!(!world.relay.log().contains(&name));
+    world.unharmed().await
 }

@@ -13,6 +13,7 @@ mod hoarding;
 mod http2;
 mod https;
 mod registrar;
+mod strangers;
 mod streams;
 mod text;
 mod upstream;

@@ -1,4 +1,4 @@
-//! The unfinished handshakes of a listener, and which gives way when they are as many as may be.
+//! The places of those at a listener who have proven nothing yet, in their handshake or after it, and who gives way when they are as many as may be.
 //!
 //! ```text
 //! one more ─┬─ its peer has its share ───────────────────────────────────── refused
@@ -8,7 +8,7 @@
 //!           └─ nobody does ──────────────────────────────────────────────── refused
 //! ```
 //!
-//! So a few that let all places wait take none from the others; and where many peers come at once, as after an outage, those that have
+//! So a few that hold all places take none from the others; and where many peers come at once, as after an outage, those that have
 //! begun are not driven out by those that follow.
 //!
 //! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. What gives way is the oldest of the peer
@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-/// The unfinished handshakes.
+/// The places that are taken.
 #[derive(Debug, Default)]
-pub(super) struct Handshakes {
+pub(super) struct Places {
     all: usize,
     networks: BTreeMap<IpAddr, Network>,
     /// How many each network has, the fewest first.
@@ -40,7 +40,7 @@ struct Network {
     sizes: BTreeSet<(usize, IpAddr)>,
 }
 
-/// The place of one unfinished handshake.
+/// The place of one connection.
 #[derive(Debug)]
 pub(super) struct Place {
     number: u64,
@@ -49,13 +49,13 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Another one has this place.
-    pub(super) async fn given_way(&self) {
-        self.gives_way.notified().await;
+    /// What is told when another one has this place.
+    pub(super) fn gives_way(&self) -> &Arc<Notify> {
+        &self.gives_way
     }
 }
 
-impl Handshakes {
+impl Places {
     /// A place for one more of `peer`; `None` when its share or all places are taken.
     pub(super) fn take(&mut self, peer: IpAddr, all: usize, per_peer: usize) -> Option<Place> {
         let peer = as_one_peer(peer);
@@ -74,7 +74,7 @@ impl Handshakes {
         Some(place)
     }
 
-    /// A handshake is over. One that has given way is not here any more.
+    /// A place is given back. One that has given way is not here any more.
     pub(super) fn end(&mut self, place: &Place) {
         self.remove(place.peer, place.number);
     }
@@ -175,12 +175,12 @@ mod tests {
     const ALL: usize = 64;
     const PER_PEER: usize = 16;
 
-    fn take(handshakes: &mut Handshakes, peer: &str) -> Option<Place> {
-        let place = handshakes.take(peer.parse().unwrap(), ALL, PER_PEER);
-        assert!(handshakes.all <= ALL);
-        assert_eq!(handshakes.all, handshakes.networks.values().map(|network| network.all).sum::<usize>());
-        assert_eq!(handshakes.sizes.len(), handshakes.networks.len());
-        for network in handshakes.networks.values() {
+    fn take(places: &mut Places, peer: &str) -> Option<Place> {
+        let place = places.take(peer.parse().unwrap(), ALL, PER_PEER);
+        assert!(places.all <= ALL);
+        assert_eq!(places.all, places.networks.values().map(|network| network.all).sum::<usize>());
+        assert_eq!(places.sizes.len(), places.networks.len());
+        for network in places.networks.values() {
             assert_eq!(network.all, network.peers.values().map(BTreeMap::len).sum::<usize>());
             assert_eq!(network.sizes.len(), network.peers.len());
         }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn has_given_way(place: &Place) -> bool {
-        place.given_way().now_or_never().is_some()
+        place.gives_way().notified().now_or_never().is_some()
     }
 
     #[test]
@@ -199,51 +199,51 @@ mod tests {
             ("2001:db8:7:{}::1", "192.0.2.1"),
             ("2001:db8:7:{}::1", "2001:db8:7:ff::1"),
         ] {
-            let mut handshakes = Handshakes::default();
+            let mut places = Places::default();
             let held: Vec<_> = (0..ALL)
-                .map(|n| take(&mut handshakes, &theirs.replace("{}", &(n / PER_PEER).to_string())).unwrap())
+                .map(|n| take(&mut places, &theirs.replace("{}", &(n / PER_PEER).to_string())).unwrap())
                 .collect();
-            let phone = take(&mut handshakes, other).expect("a place for another");
+            let phone = take(&mut places, other).expect("a place for another");
             let gone: Vec<_> = held.iter().map(has_given_way).collect();
             assert_eq!(gone.iter().filter(|gone| **gone).count(), 1);
             assert!(gone.iter().step_by(PER_PEER).any(|gone| *gone), "the oldest of its peer: {gone:?}");
             assert!(!has_given_way(&phone));
             for place in held.iter().chain([&phone]) {
-                handshakes.end(place);
+                places.end(place);
             }
-            assert!(handshakes.all == 0 && handshakes.networks.is_empty() && handshakes.sizes.is_empty(), "no trace");
+            assert!(places.all == 0 && places.networks.is_empty() && places.sizes.is_empty(), "no trace");
         }
     }
 
     #[test]
     fn who_has_begun_is_not_driven_out_by_as_many_that_follow() {
-        let mut handshakes = Handshakes::default();
-        let first: Vec<_> = (0..ALL).map(|n| take(&mut handshakes, &format!("10.{n}.0.1")).unwrap()).collect();
+        let mut places = Places::default();
+        let first: Vec<_> = (0..ALL).map(|n| take(&mut places, &format!("10.{n}.0.1")).unwrap()).collect();
         for n in 0..ALL {
-            assert!(take(&mut handshakes, &format!("10.{n}.0.2")).is_none(), "their own network has as many");
-            assert!(take(&mut handshakes, &format!("11.{n}.0.2")).is_none(), "nobody has more than one");
+            assert!(take(&mut places, &format!("10.{n}.0.2")).is_none(), "their own network has as many");
+            assert!(take(&mut places, &format!("11.{n}.0.2")).is_none(), "nobody has more than one");
         }
         assert!(first.iter().all(|place| !has_given_way(place)));
     }
 
     #[test]
     fn many_addresses_of_one_network_are_one_holder_to_the_others() {
-        let mut handshakes = Handshakes::default();
-        let held: Vec<_> = (0..ALL).map(|n| take(&mut handshakes, &format!("2001:db8:7:{n:x}::1")).unwrap()).collect();
+        let mut places = Places::default();
+        let held: Vec<_> = (0..ALL).map(|n| take(&mut places, &format!("2001:db8:7:{n:x}::1")).unwrap()).collect();
         for n in 0..ALL / 2 - 1 {
-            assert!(take(&mut handshakes, &format!("192.0.2.{}", n % 4)).is_some(), "{n}");
+            assert!(take(&mut places, &format!("192.0.2.{}", n % 4)).is_some(), "{n}");
         }
         assert_eq!(held.iter().filter(|place| has_given_way(place)).count(), ALL / 2 - 1);
     }
 
     #[test]
     fn one_peer_has_its_share_and_no_more() {
-        let mut handshakes = Handshakes::default();
+        let mut places = Places::default();
         for n in 0..PER_PEER {
-            assert!(take(&mut handshakes, &format!("2001:db8:1:2::{n:x}")).is_some());
+            assert!(take(&mut places, &format!("2001:db8:1:2::{n:x}")).is_some());
         }
-        assert!(take(&mut handshakes, "2001:db8:1:2:ffff::9").is_none(), "a subscriber has a whole /64");
-        assert!(take(&mut handshakes, "2001:db8:1:3::1").is_some());
+        assert!(take(&mut places, "2001:db8:1:2:ffff::9").is_none(), "a subscriber has a whole /64");
+        assert!(take(&mut places, "2001:db8:1:3::1").is_some());
         assert_eq!(as_one_peer("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
     }
 }
