@@ -10,7 +10,7 @@
 //!
 //! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted:
 //! whoever enables another account by the same name gets nothing of these calls. What is known of a predecessor is its name alone. At most
-//! [`SUCCESSIONS_MAX`] are known, and [`LINE_MAX`] of one instance: beyond it the oldest is forgotten, and its dialogs are open to nobody.
+//! [`SUCCESSIONS_MAX`] are known, and [`LINE_MAX`] of one instance: beyond it the oldest is forgotten, as all are by a restart, and its dialogs are open to nobody.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
