@@ -24,6 +24,8 @@ pub struct EdgeTiming {
     /// How long an attached device may leave an INVITE without any response before it is pushed as well, or a MESSAGE before
     /// it is stored instead: its flow may be dead without either side knowing; 2 s.
     pub no_response: Duration,
+    /// How long a device that is sent an INVITE has to ring or answer, also when it has come at the end of `ring_timeout`; 5 s.
+    pub first_sign: Duration,
     /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it; 4 s.
     pub cancel: Duration,
     /// How often a waiting caller gets a provisional response, so that no proxy's Timer C ends the call (RFC 3261 §13.3.1.1;
@@ -89,6 +91,7 @@ impl Default for EdgeTiming {
     fn default() -> Self {
         Self {
             no_response: Duration::from_secs(2),
+            first_sign: Duration::from_secs(5),
             cancel: Duration::from_secs(4),
             provisional_interval: Duration::from_secs(60),
             store: Duration::from_secs(3),
@@ -147,6 +150,7 @@ impl Timing {
             transaction: transaction::Timing { t1: of(transaction.t1), t2: of(transaction.t2), t4: of(transaction.t4) },
             edge: EdgeTiming {
                 no_response: of(edge.no_response),
+                first_sign: of(edge.first_sign),
                 cancel: of(edge.cancel),
                 provisional_interval: of(edge.provisional_interval),
                 store: of(edge.store),

@@ -89,6 +89,13 @@ pub enum Request {
         /// The answer, when all is done; `None`: nobody waits.
         reply: Option<WipeWaiter>,
     },
+    /// One is about to end, and another one takes its place: calls and dialogs go on in that one's name, where it may.
+    Succeed {
+        /// The one that ends.
+        earlier: InstanceId,
+        /// The other one.
+        successor: InstanceId,
+    },
     /// Register an instance at once that waits after a failure: what may have stood in its way is gone.
     RetryNow {
         /// The instance.

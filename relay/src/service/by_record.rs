@@ -31,10 +31,18 @@ impl Inner {
     /// account may have turned the new one away as long as the earlier one stood; where that was here, it stands no more.
     pub(super) fn replace(self: Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) {
         tokio::spawn(async move {
-            if self.end_earlier(earlier, lookup, WipeReason::Replaced).await {
+            if self.end_replaced(earlier, new, lookup).await {
                 self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await;
             }
         });
+    }
+
+    /// Ends an instance for one that takes its place, with its calls where they are of one shard; whether it was here.
+    pub(super) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
+        if earlier.tag() == new.tag() {
+            self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
+        }
+        self.end_earlier(earlier, lookup, WipeReason::Replaced).await
     }
 
     /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here.

@@ -10,6 +10,10 @@
 //! | has not, yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
 //! | refuses it later | | stands | the earlier one |
 //!
+//! The calls and dialogs of the one that ends go on in the name of the new one, where both are of one binding and the new one is proven or vouched for
+//! (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one shard, so what lies on
+//! another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its calls end with 480, its dialogs with its wipe.
+//!
 //! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
 //! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
 //! Another way is also one from another node.
@@ -152,7 +156,7 @@ impl Inner {
         // First, for it needs no store: both get each call until then.
         for (other, at) in self.others_of(id, new.account, new.lookup).await {
             if at < new.enabled_at {
-                self.end_earlier(other, new.lookup, WipeReason::Replaced).await;
+                self.end_replaced(other, id, new.lookup).await;
             }
         }
         match self.named_beside(&new).await? {
@@ -161,7 +165,7 @@ impl Inner {
                 self.clone().replace(id, later, new.lookup);
                 return Ok(());
             }
-            Some((earlier, false)) => drop(self.end_earlier(earlier, new.lookup, WipeReason::Replaced).await),
+            Some((earlier, false)) => drop(self.end_replaced(earlier, id, new.lookup).await),
             None => {}
         }
         vault.take_lookup(id, status.expires_at, &new.lookup).await.map_err(|_| AccessError::StoreAway)?;

@@ -147,6 +147,27 @@ impl Attachments {
         self.detached.remove(&instance);
     }
 
+    /// A device is known by another name from now on: the flow that it has carries its dialogs in that name, and what was sent to it there counts as
+    /// sent to that one. That flow, if it has one.
+    pub(super) fn hand_over(&mut self, earlier: InstanceId, successor: InstanceId) -> Option<FlowId> {
+        let dialogs = self.dialog_flow(earlier)?;
+        self.attached.remove(&earlier);
+        self.detached.remove(&earlier);
+        let state = self.flows.get_mut(&dialogs.flow)?;
+        for (of, _) in state.forwarded.iter_mut().filter(|(of, _)| *of == earlier) {
+            *of = successor;
+        }
+        if state.instances.iter().any(|it| it.instance == successor) {
+            state.instances.retain(|it| it.instance != earlier);
+        } else if let Some(carried) = state.instances.iter_mut().find(|it| it.instance == earlier) {
+            carried.instance = successor;
+        }
+        if self.dialog_flow(successor).is_none() {
+            self.leave_dialogs(successor, dialogs);
+        }
+        Some(dialogs.flow)
+    }
+
     /// Remembers a flow, so that its end is heard of.
     pub(super) fn note_flow(&mut self, flow: FlowId) {
         self.flows.entry(flow).or_default();

@@ -72,6 +72,8 @@ pub(super) enum Timer {
     Parked(OfflinePeer),
     /// Nothing more can come for a call.
     Forget(CallId),
+    /// The dialogs of an instance that was enabled again are over.
+    Successors,
     Message(MessageRequestId),
     Subscription(BindingId),
     /// A REGISTER has waited long enough for a flow to its SIP server.

@@ -151,11 +151,12 @@ impl Endpoint {
         self.devices.rows.insert(instance, Device::new(binding));
     }
 
-    /// The instance is wiped: it leaves its calls; a dialog that stands may still be hung up by the flow that carries it.
+    /// The instance is wiped: it leaves its calls, unless another one has taken them over; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         if let Some(device) = self.devices.rows.remove(&instance) {
             self.leave_expected(instance, device.binding);
             self.give_up_parked(now, instance, device.binding);
+            self.successors.end_line(instance);
         }
         for call in self.calls.waiting_for(instance) {
             self.leave_call(now, call, instance, 480);

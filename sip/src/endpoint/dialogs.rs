@@ -85,9 +85,9 @@ impl Endpoint {
         request: &Message,
         OwnRoute { opened, values: ours }: OwnRoute,
     ) {
-        let token = opened.token;
+        let token = self.of_successor(opened.token);
         match source.side {
-            _ if self.may_use(&source, &token) => {}
+            _ if self.may_use(&source, &opened.token) => {}
             Side::Upstream => return self.refuse_stranger(&source, request, 403),
             Side::Device => return self.answer_stranger(&source, request, 403),
         }
@@ -154,7 +154,7 @@ impl Endpoint {
         if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
-        let Some(hop) = self.next_hop(&source, &token) else { return };
+        let Some(hop) = self.next_hop(&source, &self.of_successor(token)) else { return };
         let branch = self.core.branch();
         let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
         self.core.send(hop.flow, bytes);
@@ -178,10 +178,11 @@ impl Endpoint {
     /// Whether the sender is one of the two ends that the token names.
     pub(super) fn may_use(&self, source: &Source, token: &FlowToken) -> bool {
         match source.side {
-            Side::Device => self.attachments.carries_dialogs(token.instance, source),
+            Side::Device => self.carries_dialogs_of(token.instance, source),
             Side::Upstream => {
                 token.upstream == source.flow
-                    || self.devices.binding_of(token.instance).is_some_and(|binding| self.is_trusted(binding, source))
+                    || (self.devices.binding_of(self.current(token.instance)))
+                        .is_some_and(|binding| self.is_trusted(binding, source))
             }
         }
     }

@@ -157,6 +157,14 @@ pub enum Input {
     /// This device has the very credentials of another one of its binding that is proven: it gets the next call, although the SIP
     /// server has not been heard about it.
     Vouch(InstanceId),
+    /// A device is enabled again: the later instance takes over the calls and the dialogs of the earlier one, which is to be unbound next. Ignored
+    /// where they are of different bindings, and where the later one is not proven.
+    Succeed {
+        /// The instance that ends.
+        earlier: InstanceId,
+        /// The one that stands for it from now on.
+        successor: InstanceId,
+    },
     /// The answer to [`Event::Challenged`]: the value of an `Authorization`, or `None` when there is no credential for this
     /// realm or algorithm.
     Authorization {

@@ -19,6 +19,7 @@
 //! | `subscriptions` | `Subscriptions` | subscriptions to mailboxes |
 //! | `upstreams` | `Upstreams` | SIP servers: the flow to each, whose turn it is, the way back to a better address |
 //! | `devices` | `Devices` | the instances that are served, and their budgets |
+//! | [`successors`] | `Successors` | who was enabled again, and in whose place |
 //! | `attachments` | `Attachments` | REGISTERs at the edge, and which device is attached by which flow |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
@@ -32,7 +33,7 @@
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it keep is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], predecessors by [`successors::SUCCESSIONS_MAX`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
 mod attachments;
 mod bindings;
@@ -56,6 +57,7 @@ mod requests;
 mod returns;
 mod settings;
 mod subscriptions;
+pub mod successors;
 mod traced;
 mod unanswered;
 mod upstreams;
@@ -85,6 +87,7 @@ use messages::Messages;
 use outgoing::Outgoing;
 use parked::ParkedRequests;
 use subscriptions::Subscriptions;
+use successors::Successors;
 use upstreams::Upstreams;
 
 /// One shard's SIP: registrations, calls, attached devices.
@@ -103,6 +106,7 @@ pub struct Endpoint {
     calls: Calls,
     messages: Messages,
     subscriptions: Subscriptions,
+    successors: Successors,
     push_bindings: push_bindings::PushBindings,
     registers: forwarded_registers::ForwardedRegisters,
 }
@@ -129,6 +133,7 @@ impl Endpoint {
             calls: Calls::default(),
             messages: Messages::default(),
             subscriptions: Subscriptions::default(),
+            successors: Successors::default(),
             push_bindings: push_bindings::PushBindings::default(),
             registers: forwarded_registers::ForwardedRegisters::default(),
         }
@@ -159,6 +164,7 @@ impl Endpoint {
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),
             Input::Vouch(instance) => self.on_vouch(now, instance),
+            Input::Succeed { earlier, successor } => self.on_succeed(now, earlier, successor),
             Input::Authorization { binding, instance, authorization } => {
                 self.on_authorization(now, binding, instance, authorization)
             }
@@ -223,6 +229,7 @@ impl Endpoint {
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Overtaking => self.calls.registration_changed = true,
                 Timer::Forget(call) => self.calls.forget(call),
+                Timer::Successors => self.on_successors_due(now),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),

@@ -159,6 +159,32 @@ impl Endpoint {
         }
     }
 
+    /// The device is enabled again: what waits for it waits for its successor, and what comes from it is the successor's.
+    pub(super) fn succeed_parked(
+        &mut self,
+        now: Instant,
+        earlier: InstanceId,
+        successor: InstanceId,
+        binding: BindingId,
+    ) {
+        let rename = |waiting: &mut Parked| match &mut waiting.what {
+            What::Unsent { device, .. } if *device == earlier => *device = successor,
+            What::Unsent { .. } | What::Sent => {}
+        };
+        let server = self.upstream_of(binding).map(OfflinePeer::Server);
+        if let Some(waiting) = server.and_then(|server| self.parked.0.get_mut(&server)) {
+            waiting.iter_mut().for_each(rename);
+        }
+        let who = OfflinePeer::Device(successor);
+        for mut waiting in self.parked.0.remove(&OfflinePeer::Device(earlier)).unwrap_or_default() {
+            rename(&mut waiting);
+            if let What::Unsent { server, .. } = &waiting.what {
+                self.core.transactions.adopt(*server, ServerOwner::Parked(who, waiting.branch));
+            }
+            self.add_parked(now, who, waiting);
+        }
+    }
+
     /// The device is wiped: what waits for it or comes from it goes nowhere.
     pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
         let server = self.upstream_of(binding).map(OfflinePeer::Server);

@@ -21,7 +21,7 @@ impl Endpoint {
             || [Side::Device, Side::Upstream]
                 .into_iter()
                 .find_map(|from| forward::own_route(message, key, from))
-                .is_some_and(|own| own.opened.token.instance == instance)
+                .is_some_and(|own| self.current(own.opened.token.instance) == instance)
     }
 
     /// The flow by which a device is attached.

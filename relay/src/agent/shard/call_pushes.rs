@@ -163,6 +163,7 @@ impl Shard {
 
     /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
     pub(crate) fn resends(&mut self, id: CallId, instance: InstanceId) -> bool {
+        let instance = self.endpoint.current(instance);
         let call = self.calls.get_mut(id, instance).filter(|call| call.waiting && !call.sign && !call.state.is_final());
         let resends = call.is_some() && !self.attached.contains(instance);
         if !resends {
@@ -222,7 +223,8 @@ impl Shard {
 
     /// The push service has spoken.
     pub(crate) fn on_pushed(&mut self, pushed: &Pushed) {
-        let Pushed { instance, call, ref verdict, .. } = *pushed;
+        let Pushed { call, ref verdict, .. } = *pushed;
+        let instance = self.endpoint.current(pushed.instance);
         if !pushed.resend {
             self.pushes.remove(&(call, instance));
         }

@@ -18,6 +18,7 @@ pub(crate) mod push_bindings;
 mod reminders;
 mod requests;
 mod stories;
+mod succession;
 mod test_push;
 mod traces;
 mod voicemail;

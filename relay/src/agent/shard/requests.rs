@@ -50,6 +50,7 @@ impl Shard {
                 Ok(()) => self.end_here(id, kind, reply),
                 Err(denied) => refuse(reply, denied),
             },
+            Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
                 Ok(()) => self.end_here(id, kind, Some(reply)),
@@ -270,7 +271,7 @@ impl Shard {
 
     fn call(&mut self, id: InstanceId, who: &Principal, call: CallId, wish: CallRequest) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
-        let known = *self.calls.of(id, call).ok_or(CallDenied::UnknownCall)?;
+        let known = *self.call_of(id, call).ok_or(CallDenied::UnknownCall)?;
         if let Some(call) = self.calls.get_mut(call, id) {
             call.sign = true;
         }

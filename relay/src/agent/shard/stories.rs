@@ -130,6 +130,17 @@ impl Shard {
         }
     }
 
+    /// The stories of an instance that go on are its successor's.
+    pub(crate) fn succeed_in_stories(&mut self, earlier: InstanceId, successor: InstanceId) {
+        self.begin_stories();
+        for key in self.stories_of(earlier).map(|story| (earlier, story.call)).collect::<Vec<_>>() {
+            if let Some(mut story) = self.stories.remove(&key) {
+                story.instance = successor;
+                self.stories.entry((successor, key.1)).or_insert(story);
+            }
+        }
+    }
+
     /// Forgets the stories of an instance that ends.
     pub(crate) fn forget_stories(&mut self, instance: InstanceId) {
         self.stories_to_begin.retain(|(call, ..)| call.instance != instance);

@@ -84,6 +84,20 @@ impl Calls {
         }
     }
 
+    /// A call of one instance is that of its successor.
+    pub(crate) fn succeed(&mut self, id: CallId, earlier: InstanceId, successor: InstanceId) {
+        let Some(mut call) = self.known.remove(&(id, earlier)) else { return };
+        if let Some(other) = self.known.get(&(id, successor)) {
+            call.pushed = call.pushed.or(other.pushed);
+            call.waiting |= other.waiting;
+            call.unreachable &= other.unreachable;
+            call.sign |= other.sign;
+            call.rings |= other.rings;
+            call.accepted |= other.accepted;
+        }
+        self.remember(id, successor, call);
+    }
+
     /// What is known of a call of this instance.
     pub(crate) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
         self.known.get_mut(&(id, instance))

@@ -46,7 +46,7 @@ pub(super) enum Phase {
 
 /// All legs of a call, in the order in which they began.
 #[derive(Debug, Default)]
-pub(super) struct Legs(Vec<Leg>);
+pub(super) struct Legs(pub(super) Vec<Leg>);
 
 impl Legs {
     pub(super) fn get(&self, branch: BranchId) -> Option<&Leg> {

@@ -26,12 +26,16 @@
 //! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
 //! again, or 183.
 //!
+//! A device that comes at the end of the time gets the INVITE, and time to say that it rings: the deadline is
+//! [`EdgeTiming::first_sign`] after that at least, within the INVITE's Expires, and within all the time that a call may take.
+//!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
 pub mod invite;
 mod legs;
 pub mod provisional;
+mod succession;
 
 use std::time::{Duration, Instant};
 
@@ -332,6 +336,13 @@ impl Call {
     /// Notes a new leg. Legs of the same device of which nothing was heard are over.
     pub fn forked(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         self.legs.begin(branch, instance, flow)
+    }
+
+    /// A leg has begun: it has [`EdgeTiming::first_sign`] to ring or be answered, at most until `longest` after the call came.
+    pub fn wait_for_sign(&mut self, now: Instant, longest: Duration) {
+        let until = (now + self.timing.first_sign).min(self.arrived + longest);
+        let until = self.invite().map_or(until, |invite| invite.limit(until));
+        self.deadline = self.deadline.max(until);
     }
 
     /// A device has come by this flow: its legs that it answers by it from now on.

@@ -75,8 +75,9 @@ impl Endpoint {
         let mark = InviteMark::of(invite);
         // As long as the network may keep a message (RFC 3261 §17.1.1.1).
         let late = self.core.settings.timing.transaction.t4;
-        let transactions = &self.core.transactions;
-        if self.calls.is_merged(now, &callees, mark, late, |server| transactions.is_acknowledged(server)) {
+        let (transactions, successors) = (&self.core.transactions, &self.successors);
+        let is_acknowledged = |server| transactions.is_acknowledged(server);
+        if self.calls.is_merged(now, &callees, mark, late, is_acknowledged, |it| successors.current(it)) {
             return Err(482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
@@ -219,6 +220,7 @@ impl Endpoint {
             return true;
         }
         let unheard = row.forked(branch, instance, flow);
+        row.wait_for_sign(now, self.core.settings.ring_timeout + self.core.settings.answer_timeout);
         let woke_after = row.note_attached(now, instance);
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
         self.attachments.note_forwarded(flow, instance, branch);

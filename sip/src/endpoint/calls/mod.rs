@@ -86,11 +86,12 @@ impl Calls {
         mark: InviteMark,
         late: Duration,
         is_acknowledged: impl Fn(ServerId) -> bool,
+        current: impl Fn(InstanceId) -> InstanceId,
     ) -> bool {
         let calls = self.marked.get(&mark).into_iter().flatten().filter_map(|call| self.rows.get(call));
         calls
             .filter(|call| call.is_merged_with(now, mark, late, &is_acknowledged))
-            .any(|call| call.instances().any(|it| instances.contains(&it)))
+            .any(|call| call.instances().any(|it| instances.contains(&current(it))))
     }
 
     /// Whether an instance has as many calls as it may have.
@@ -151,6 +152,28 @@ impl Calls {
             self.waiting.entry(*instance).or_default().push(id);
         }
         was_expected.then_some(announced)
+    }
+
+    /// The call that is expected for an instance of this binding.
+    pub(super) fn expected_of(&self, binding: BindingId, instance: InstanceId) -> Option<CallId> {
+        let call = self.rows.get(self.expected.get(&binding)?)?;
+        call.has_woken(instance).then(|| call.id())
+    }
+
+    /// What waits for an instance, or is expected for it, goes on for the one that takes its place.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId, binding: BindingId) {
+        if let Some(call) = self.expected_by(binding).filter(|call| call.has_woken(earlier)) {
+            call.succeed(earlier, successor);
+        }
+        let Some(calls) = self.waiting.remove(&earlier) else { return };
+        for call in &calls {
+            if let Some(row) = self.rows.get_mut(call) {
+                row.succeed(earlier, successor);
+            }
+        }
+        let theirs = self.waiting.entry(successor).or_default();
+        let later: Vec<CallId> = theirs.drain(..).filter(|call| !calls.contains(call)).collect();
+        theirs.extend(calls.into_iter().chain(later));
     }
 
     /// A call waits for an instance no longer.

@@ -1,5 +1,7 @@
 //! Callers that wait: they hear that their call lives, and it ends when nobody answers.
 
+use std::time::Duration;
+
 use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::Name;
@@ -111,4 +113,65 @@ fn a_re_invite_that_rings_for_ever_is_cancelled_and_answered() {
     assert_eq!(world.last("CANCEL").via().unwrap().text, again.via().unwrap().text);
     world.advance(seconds(33));
     assert!(world.count("INVITE 408") > 0, "the device said nothing to it");
+}
+
+/// A world in which a call has waited for so many milliseconds when its device comes.
+fn comes_at(after_ms: u64, expires: &str) -> World {
+    let mut world = World::registered();
+    let (source, text) = (world.upstream, world.invite_text("call-1"));
+    world.receive(source, &text.replace("X-Odd:", &format!("{expires}X-Odd:")));
+    world.advance(Duration::from_millis(after_ms));
+    world.attach(1);
+    assert_eq!(world.count("INVITE"), 1);
+    world
+}
+
+fn says(world: &mut World, status: u16) {
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, status, &[CONTACT], "");
+}
+
+#[test]
+fn a_device_that_comes_at_the_end_of_the_time_has_time_to_ring() {
+    let mut world = comes_at(29_900, "");
+    world.advance(seconds(4));
+    assert_eq!((world.count("INVITE 480"), world.count("CANCEL")), (0, 0));
+    says(&mut world, 180);
+    world.advance(seconds(100));
+    says(&mut world, 200);
+    assert_eq!((world.count("INVITE 200"), world.final_states()), (1, vec![CallState::Answered]));
+}
+
+#[test]
+fn a_device_that_comes_at_the_end_of_the_time_and_does_not_ring_is_not_waited_for_long() {
+    for (trying, status) in [(false, 480), (true, 408)] {
+        let mut world = comes_at(29_900, "");
+        if trying {
+            says(&mut world, 100);
+        }
+        world.advance(Duration::from_millis(4_900));
+        assert_eq!(world.count(&format!("INVITE {status}")), 0);
+        world.advance(Duration::from_millis(200));
+        assert!(world.count(&format!("INVITE {status}")) > 0);
+    }
+}
+
+#[test]
+fn a_device_that_comes_again_and_again_does_not_hold_a_call_for_ever() {
+    let mut world = comes_at(29_000, "");
+    for flow in 2..60 {
+        world.advance(seconds(4));
+        world.attach(flow);
+    }
+    // As long as one that rings: 30 s, and 120 s more.
+    let (legs, answered) = (world.count("INVITE"), world.count("INVITE 480"));
+    assert!((30..35).contains(&legs) && answered > 0, "{legs} {answered}");
+}
+
+#[test]
+fn a_device_that_comes_late_has_no_more_time_than_the_invitation() {
+    // RFC 3261 §13.3.1.
+    let mut world = comes_at(29_000, "Expires: 30\r\n");
+    world.advance(seconds(1));
+    assert_eq!(world.count("INVITE 487"), 1, "{:?}", world.descriptions());
 }

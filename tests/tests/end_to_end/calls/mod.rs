@@ -5,6 +5,7 @@
 mod announced;
 mod announced_elsewhere;
 mod dialogs;
+mod enabled_again;
 mod endings;
 mod flows;
 mod forks;

@@ -1,0 +1,60 @@
+//! An instance that takes the place of an earlier one of the same device: the calls of that one go on in its name.
+//!
+//! | of the earlier one | |
+//! | --- | --- |
+//! | how its calls stand, a push that is on its way | is the later one's: none is pushed a second time, and what the push service says of it counts |
+//! | who waits for its device | waits for the device in its other name |
+//! | its answered calls, and the stories that go on | are the later one's |
+//! | calls that are over | can be asked of the later one, as long as they are known |
+//! | its timeline, its mailbox, what is kept beside its record | ends with it |
+//!
+//! Invariant: nothing goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
+
+use sip::endpoint::Input;
+use sip::id::{CallId, InstanceId};
+
+use super::Shard;
+use crate::agent::tables::calls::Call;
+use crate::clock;
+
+impl Shard {
+    /// An instance is about to end for one that was enabled later.
+    pub(crate) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        let stands = |id| self.instances.get(id).is_some_and(|row| row.ending.is_none());
+        if !stands(earlier) || !stands(successor) || !self.endpoint.may_succeed(earlier, successor) {
+            return;
+        }
+        for call in self.endpoint.calls_for(earlier) {
+            self.succeed_in_call(call, earlier, successor);
+        }
+        self.succeed_in_stories(earlier, successor);
+        let dialogs = self.instances.get_mut(earlier).and_then(|row| row.activity.as_mut());
+        for (dialog, call) in dialogs.map(|activity| std::mem::take(&mut activity.dialogs)).unwrap_or_default() {
+            self.on_dialog_begun(successor, call, dialog);
+        }
+        if let Some(waiting) = self.arrivals.remove(&earlier) {
+            self.arrivals.entry(successor).or_default().extend(waiting);
+        }
+        if self.attached.contains(successor) {
+            self.tell_arrivals(successor);
+        }
+        self.drive(clock::now(), Input::Succeed { earlier, successor });
+    }
+
+    fn succeed_in_call(&mut self, call: CallId, earlier: InstanceId, successor: InstanceId) {
+        self.calls.succeed(call, earlier, successor);
+        if let Some(push) = self.pushes.remove(&(call, earlier)) {
+            // Where the call has been pushed in the other name as well, that one is enough.
+            match self.pushes.contains_key(&(call, successor)) {
+                true => push.abort(),
+                false => drop(self.pushes.insert((call, successor), push)),
+            }
+        }
+    }
+
+    /// How a call of an instance stands, or of one that it has succeeded.
+    pub(crate) fn call_of(&self, instance: InstanceId, call: CallId) -> Option<&Call> {
+        let earlier = || self.endpoint.predecessors(instance).iter().rev().find_map(|it| self.calls.of(*it, call));
+        self.calls.of(instance, call).or_else(earlier)
+    }
+}
