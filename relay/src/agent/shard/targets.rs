@@ -39,7 +39,13 @@ impl Shard {
 
     /// Where a push goes that this token has not taken, if the device has another one by now.
     pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
-        if matches!(verdict, Verdict::Accepted | Verdict::TooLate) {
+        let is_over = match verdict {
+            Verdict::Accepted | Verdict::TooLate => true,
+            // It may have been taken, and a VoIP push has no second.
+            Verdict::Unconfirmed => from.provider.is_apple(),
+            _ => false,
+        };
+        if is_over {
             return None;
         }
         self.target_of(push.instance, push.event).filter(|(_, target)| !target.is_same_token(from))
