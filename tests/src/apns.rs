@@ -75,6 +75,8 @@ pub enum Answer {
     Accept,
     /// 200: taken, after a while.
     Slow(Duration),
+    /// An answer of a status, after a while; not that it was taken.
+    Late(Duration, Box<Answer>),
     /// 410 `Unregistered`, with the moment in milliseconds since 1970.
     Gone {
         /// Milliseconds since 1970.
@@ -467,6 +469,7 @@ fn reply(answer: Answer, apns_id: String) -> Reply {
     match answer {
         Answer::Accept => Reply::Whole(accepted(apns_id), String::new()),
         Answer::Slow(delay) => Reply::Slow(delay, accepted(apns_id), String::new()),
+        Answer::Late(delay, answer) => reply(*answer, apns_id).after(delay),
         Answer::AcceptAndGoAway => Reply::LastWord(accepted(apns_id), String::new()),
         Answer::Http { status, headers, body } => {
             let headers = headers.into_iter().chain([("apns-id", apns_id)]).collect();

@@ -67,6 +67,8 @@ pub enum Answer {
     Accept,
     /// 200: taken, after a while.
     Slow(Duration),
+    /// An answer of a status, after a while; not that it was taken.
+    Late(Duration, Box<Answer>),
     /// 404 `UNREGISTERED`.
     Unregistered,
     /// 403 `SENDER_ID_MISMATCH`.
@@ -477,6 +479,7 @@ fn reply(answer: Answer) -> Reply {
     match answer {
         Answer::Accept => Reply::Whole(json_head(200), name()),
         Answer::Slow(delay) => Reply::Slow(delay, json_head(200), name()),
+        Answer::Late(delay, answer) => reply(*answer).after(delay),
         Answer::AcceptAndGoAway => Reply::LastWord(json_head(200), name()),
         Answer::Http { status, headers, body } => {
             let headers = headers.into_iter().chain(json_head(status).headers).collect();

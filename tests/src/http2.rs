@@ -89,6 +89,16 @@ pub(crate) enum Reply {
     Cut,
 }
 
+impl Reply {
+    /// A whole answer later; any other as it is.
+    pub(crate) fn after(self, delay: Duration) -> Self {
+        match self {
+            Self::Whole(head, body) => Self::Slow(delay, head, body),
+            other => other,
+        }
+    }
+}
+
 /// Status and headers of an answer.
 pub(crate) struct Head {
     pub(crate) status: u16,

@@ -1,28 +1,28 @@
 //! How a push is sent, counted and its verdict named.
 //!
-//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once.
+//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is tried again at a token that
+//! the device has exchanged meanwhile.
 
 use std::sync::Arc;
 
-use super::Shared;
+use tokio::sync::oneshot;
+
+use super::{ShardInput, Shared};
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{Delivery, Departure, Push, Verdict};
+use crate::push::{Delivery, Departure, Push, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
-/// Delivers a push and counts it.
-pub(crate) async fn deliver(shared: &Arc<Shared>, app: &str, target: &PushTarget, push: &Push) -> Verdict {
-    deliver_copies(shared, app, target, push, &Departure::unmeasured()).await.0
-}
-
-/// Likewise; also how many copies of it the service may have taken. `departure` is told when it leaves.
-pub(crate) async fn deliver_copies(
-    shared: &Arc<Shared>,
+/// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. `departure`
+/// is told when it leaves.
+pub(crate) async fn deliver(
+    (shared, shard): (&Arc<Shared>, usize),
     app: &str,
     target: &PushTarget,
     push: &Push,
     departure: &Departure,
 ) -> (Verdict, u32) {
-    let delivery = shared.push.deliver_measured(app, target, push, departure).await;
+    let device = Device { shared, shard, push, target };
+    let delivery = shared.push.deliver_measured(app, target, push, departure, &device).await;
     let Delivery { verdict, attempts, copies, elapsed } = delivery;
     let verdict = match verdict {
         Verdict::BadToken if shared.believes_bad_token(app, target.provider).await => Verdict::Gone { since: None },
@@ -42,13 +42,34 @@ pub(crate) async fn deliver_copies(
     (verdict, copies)
 }
 
+/// The device that a push is for.
+struct Device<'a> {
+    shared: &'a Shared,
+    shard: usize,
+    push: &'a Push,
+    /// The token that is tried.
+    target: &'a PushTarget,
+}
+
+impl Recipient for Device<'_> {
+    fn stays(&self) -> Staying<'_> {
+        Box::pin(async {
+            let Push { instance, event, .. } = *self.push;
+            let (reply, answer) = oneshot::channel();
+            self.shared.shards.send(self.shard, ShardInput::TargetAsked { instance, event, reply }).await;
+            // What has ended has no other token; nor is there one to ask for when the process ends.
+            !matches!(answer.await, Ok(Some((_, target))) if !target.is_same_token(self.target))
+        })
+    }
+}
+
 /// How a push ended, as metrics and timelines name it.
 pub(crate) fn outcome_of(verdict: &Verdict) -> PushOutcome {
     match verdict {
         Verdict::Accepted => PushOutcome::Accepted,
         Verdict::Gone { .. } => PushOutcome::Gone,
         Verdict::Refused { .. } | Verdict::BadToken => PushOutcome::Refused,
-        Verdict::Retry { .. } | Verdict::Unconfirmed => PushOutcome::Failed,
+        Verdict::Retry { .. } | Verdict::Unconfirmed | Verdict::Moved => PushOutcome::Failed,
         Verdict::TooLate => PushOutcome::TooLate,
     }
 }

@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{Endpoint, Input, Settings, Side};
-use sip::id::{CallId, FlowId, InstanceId, ShardTag};
+use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
@@ -58,10 +58,10 @@ use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::otlp::Exporter;
-use crate::push::{PushService, Verdict};
+use crate::push::{Event, Push, PushService, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
-use crate::vault::record::Reminder;
+use crate::vault::record::{PushTarget, Reminder};
 use erasures::Erasures;
 use ownership::Ownership;
 use request::{NewInstance, Request, Woken};
@@ -107,14 +107,16 @@ enum ShardInput {
     },
     /// What became of a call's push.
     Pushed(Box<Pushed>),
-    /// A call's push was taken a while ago: whether it is to be sent a second time.
-    NoSign {
-        /// The call.
-        call: CallId,
+    /// A call's push was taken a while ago: it is sent a second time unless its device has given a sign.
+    SignDue(Box<Pushed>),
+    /// A push is to be tried again: where it goes now.
+    TargetAsked {
         /// The device.
         instance: InstanceId,
-        /// The answer.
-        reply: oneshot::Sender<bool>,
+        /// What is pushed.
+        event: Event,
+        /// The App and the token; `None`: nowhere else.
+        reply: oneshot::Sender<Option<(Box<str>, PushTarget)>>,
     },
     /// What the store did with a message.
     MessageStored(Box<shard::messages::MessageStored>),
@@ -148,15 +150,14 @@ impl ShardInput {
 
 /// What became of a call's push.
 struct Pushed {
-    instance: InstanceId,
-    call: CallId,
-    verdict: Verdict,
-    /// It is sent a second time unless the device gives a sign.
-    resend: bool,
-    /// It is the second push of this call: only a dead token counts.
+    /// The token that it was pushed to.
+    target: PushTarget,
+    push: Push,
+    /// It is the second push of this call.
     second: bool,
-    /// When the app confirmed the token, in milliseconds since 1970.
-    confirmed_at_ms: u64,
+    verdict: Verdict,
+    /// How many copies of it the service may have taken.
+    copies: u32,
 }
 
 /// A reminder of a lease's end was sent: the record should say so.

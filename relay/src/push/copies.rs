@@ -8,6 +8,8 @@
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
 //! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
 //!
+//! What is to go out when the device has another token does not: that is the end here, whatever is still open.
+//!
 //! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is.
 
 use std::future::{Future, poll_fn};
@@ -21,6 +23,7 @@ use super::apns::Attempt;
 use super::backoff::RETRY;
 use super::departure::Departure;
 use super::fcm::ATTEMPT_TIMEOUT;
+use super::recipient::Recipient;
 
 /// Copies of one call's push that the service may have taken.
 pub(super) const COPIES_MAX: usize = 2;
@@ -28,11 +31,12 @@ pub(super) const COPIES_MAX: usize = 2;
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
 /// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken. `send`
-/// begins a copy.
+/// begins a copy; `recipient` is asked before each but the first.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
     departure: &Departure,
+    recipient: &dyn Recipient,
 ) -> (Verdict, u32, u32) {
     let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
     let (mut attempts, mut lost) = (0, 0);
@@ -50,6 +54,9 @@ pub(super) async fn run_with<'a>(
         }
         let next = next_at.filter(|_| flights.len() + lost < COPIES_MAX);
         if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
+            if attempts > 0 && !recipient.stays().await {
+                return (Verdict::Moved, attempts, copies(&flights));
+            }
             // In this very turn: a timer that is due fires a millisecond later.
             attempts += 1;
             (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
@@ -72,6 +79,9 @@ pub(super) async fn run_with<'a>(
                     next_at = departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
                     leaving = if next_at.is_none() { Some(known) } else { None };
                     continue;
+                }
+                if !recipient.stays().await {
+                    return (Verdict::Moved, attempts, copies(&flights));
                 }
                 attempts += 1;
                 (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
@@ -132,10 +142,15 @@ mod tests {
     use std::cell::RefCell;
     use std::time::Duration;
 
+    use super::super::recipient::{Fixed, Staying};
     use super::*;
 
     /// Plays one attempt after the other, each with the time that it takes; what is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
+        play_for(&Fixed, script).await
+    }
+
+    async fn play_for(recipient: &dyn Recipient, script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
         let started = Instant::now();
         let script = RefCell::new(script.iter());
         let departure = Departure::unmeasured();
@@ -157,7 +172,8 @@ mod tests {
                 None => Box::pin(std::future::pending()),
             }
         };
-        let (verdict, attempts, copies) = run_with(send, started + Duration::from_secs(30), &departure).await;
+        let (verdict, attempts, copies) =
+            run_with(send, started + Duration::from_secs(30), &departure, recipient).await;
         (verdict, attempts, copies, started.elapsed().as_secs())
     }
 
@@ -168,7 +184,7 @@ mod tests {
     async fn the_first_copy_leaves_in_the_turn_in_which_it_is_begun() {
         let departure = Departure::unmeasured();
         let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
-        let mut run = std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure));
+        let mut run = std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed));
         let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
         assert_eq!(begun, Poll::Ready((Verdict::Accepted, 1, 1)), "no timer is waited for");
     }
@@ -200,5 +216,24 @@ mod tests {
         assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 2, 2));
         let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, Attempt::Lost), (0, ACCEPTED)]).await;
         assert_eq!((verdict, attempts, copies), (Verdict::Unconfirmed, 2, 2));
+    }
+
+    /// One whose token has changed at this moment.
+    struct MovesAt(Instant);
+
+    impl Recipient for MovesAt {
+        fn stays(&self) -> Staying<'_> {
+            Box::pin(async { Instant::now() < self.0 })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_further_try_and_no_further_copy_goes_to_a_token_that_another_has_replaced() {
+        let moves_at = |seconds| MovesAt(Instant::now() + Duration::from_secs(seconds));
+        let (verdict, attempts, copies, _) = play_for(&moves_at(0), &[(0, AWAY), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Moved, 1, 0), "it would have been tried again");
+        assert_eq!(play_for(&moves_at(1), &[(60, ACCEPTED), (0, ACCEPTED)]).await, (Verdict::Moved, 1, 1, 5));
+        assert_eq!(play_for(&moves_at(0), &[(1, ACCEPTED)]).await, (Verdict::Accepted, 1, 1, 1), "nobody is asked");
+        assert_eq!(play_for(&moves_at(6), &[(60, AWAY), (2, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 7));
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::apns::Environment;
 use super::departure::Departure;
 use super::reasons;
+use super::recipient::Fixed;
 use super::service::{App, DeliveryRun, Mode, PushService};
 use super::{Event, Push, Verdict};
 use crate::clock::unix_now;
@@ -84,12 +85,12 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
         let record = std::sync::Arc::clone(run.record());
         trial.service = record.report().service;
         let deadline = Instant::now() + DRY_RUN_TIMEOUT;
-        let ended = run.run(Event::Test, deadline, &Departure::unmeasured()).await;
+        let ended = run.run(Event::Test, deadline, &Departure::unmeasured(), &Fixed).await;
         trial.problem = match ended.verdict {
             Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
             Verdict::Refused { reason: "InvalidToken" } => None,
             Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),
-            Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed => {
+            Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed | Verdict::Moved => {
                 Some(record.latest().unwrap_or_else(|| ("Silent", reasons::words("Silent").into())))
             }
         };

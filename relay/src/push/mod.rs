@@ -28,6 +28,7 @@ mod own_lines;
 mod payload;
 mod provider_token;
 mod reasons;
+mod recipient;
 mod rest;
 mod rfc8599;
 pub mod sealed;
@@ -46,6 +47,7 @@ pub use dry_run::DryRun;
 pub use health::{Report, State};
 pub use identity::chain;
 pub use network::{ByteStream, Network, Opening};
+pub use recipient::{Fixed, Recipient, Staying};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check, take_printed};
 pub use setup::{Problem, SetupError};
@@ -162,6 +164,8 @@ pub enum Verdict {
     TooLate,
     /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
     Unconfirmed,
+    /// What was to be tried again is not: the device has another token by now.
+    Moved,
 }
 
 impl Verdict {

@@ -20,6 +20,7 @@ use super::fcm::{self, Fcm};
 use super::health::{NOT_IN_TIME, Record, Report, Trouble};
 use super::made::Made;
 use super::network::{Network, System};
+use super::recipient::{Fixed, Recipient};
 use super::setup::SetupError;
 use super::webpush::{self, WebPush};
 use super::{Event, Push, Verdict, copies, payload};
@@ -165,16 +166,17 @@ impl PushService {
     /// Delivers `push` to `target` of the App `app`: again and again where the contract allows it, with pauses that
     /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
     pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
-        self.deliver_measured(app, target, push, &Departure::unmeasured()).await
+        self.deliver_measured(app, target, push, &Departure::unmeasured(), &Fixed).await
     }
 
-    /// Likewise; `departure` is told when it leaves.
+    /// Likewise; `departure` is told when it leaves, and `recipient` asked before it is tried again.
     pub async fn deliver_measured(
         &self,
         app: &str,
         target: &PushTarget,
         push: &Push,
         departure: &Departure,
+        recipient: &dyn Recipient,
     ) -> Delivery {
         let started = Instant::now();
         let deadline = started + left(push.deadline);
@@ -187,7 +189,8 @@ impl PushService {
                 Ok(run) => {
                     let record = Arc::clone(run.record());
                     let _waiting = record.wait();
-                    let Ended { verdict, attempts, copies, limited } = run.run(push.event, deadline, departure).await;
+                    let ended = run.run(push.event, deadline, departure, recipient).await;
+                    let Ended { verdict, attempts, copies, limited } = ended;
                     if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
                         record.trouble(Trouble::grave(NOT_IN_TIME), "");
                     }
@@ -352,8 +355,14 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    /// Tries until it is settled or `deadline` comes.
-    pub(super) async fn run(self, event: Event, deadline: Instant, departure: &Departure) -> Ended {
+    /// Tries until it is settled, `deadline` comes, or its recipient has another token.
+    pub(super) async fn run(
+        self,
+        event: Event,
+        deadline: Instant,
+        departure: &Departure,
+        recipient: &dyn Recipient,
+    ) -> Ended {
         let limited = &AtomicBool::new(false);
         let noted = |attempt: Attempt| {
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
@@ -365,16 +374,16 @@ impl<'a> DeliveryRun<'a> {
                     let mut prepared = prepared.clone();
                     Box::pin(async move { noted(fcm.attempt(&mut prepared, deadline, departure).await) })
                 };
-                copies::run_with(send, deadline, departure).await
+                copies::run_with(send, deadline, departure, recipient).await
             }
             Self::WebPush(webpush, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
                     Box::pin(async move { noted(webpush.attempt(&mut prepared, deadline, departure).await) })
                 };
-                copies::run_with(send, deadline, departure).await
+                copies::run_with(send, deadline, departure, recipient).await
             }
-            run => run.repeated(deadline, departure, noted).await,
+            run => run.repeated(deadline, departure, recipient, noted).await,
         };
         Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
     }
@@ -383,6 +392,7 @@ impl<'a> DeliveryRun<'a> {
         mut self,
         deadline: Instant,
         departure: &Departure,
+        recipient: &dyn Recipient,
         noted: impl Fn(Attempt) -> Attempt,
     ) -> (Verdict, u32, u32) {
         let mut attempts = 0;
@@ -417,6 +427,9 @@ impl<'a> DeliveryRun<'a> {
                 return (Verdict::Retry { after }, attempts, 1);
             }
             sleep(pause).await;
+            if !recipient.stays().await {
+                return (Verdict::Moved, attempts, 1);
+            }
         }
     }
 }

@@ -8,13 +8,13 @@
 //! | `call-ended` | the call target, not on APNs |
 //!
 //! Invariant: there is one way to send an alert and one handler of its verdict: a token that the service calls gone ends
-//! its instance, whichever push met it. Nothing here is a VoIP push.
+//! its instance, whichever push met it, and an alert that a token has not taken goes to the one that has replaced it. Nothing here is
+//! a VoIP push.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use sip::endpoint::Input;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
@@ -24,7 +24,7 @@ use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, shared_now};
 use crate::domain::WipeReason;
-use crate::push::{Event, Push, Verdict};
+use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
 
 /// How long a push that tells of something kept is tried, in seconds; the device finds it without the push as well.
@@ -36,12 +36,10 @@ const ALERTS_MAX: usize = 16;
 
 /// What became of an alert push.
 pub(crate) struct AlertEnded {
-    instance: InstanceId,
-    event: Event,
-    call: Option<CallId>,
+    /// The token that it was pushed to.
+    target: PushTarget,
+    push: Push,
     verdict: Verdict,
-    /// When the app confirmed the token, in milliseconds since 1970.
-    confirmed_at_ms: u64,
 }
 
 /// What an alert tells beside its event.
@@ -95,6 +93,17 @@ impl Shard {
         let now = shared_now();
         let edge = self.shared.edge.clone();
         let push = Push { event, instance, call, from, name, edge, sent_at: now, deadline: now + life_s, extra };
+        if let Some(activity) = self.activity(instance) {
+            while activity.alerts.try_join_next().is_some() {}
+            if activity.alerts.len() >= ALERTS_MAX {
+                return;
+            }
+        }
+        self.push_alert(app, target, push);
+    }
+
+    fn push_alert(&mut self, app: Box<str>, target: PushTarget, push: Push) {
+        let Push { instance, event, call, .. } = push;
         let provider = self.shared.provider(target.provider);
         let (shared, shard) = (self.shared.clone(), self.index);
         let sending = send(shared, shard, app, target, push);
@@ -103,62 +112,30 @@ impl Shard {
             tokio::spawn(sending);
             return;
         };
-        while activity.alerts.try_join_next().is_some() {}
-        if activity.alerts.len() >= ALERTS_MAX {
-            return;
-        }
         activity.alerts.spawn(sending);
         self.note(instance, call, What::PushSent { event, provider });
     }
 
     /// An alert push has ended.
-    pub(crate) fn on_alert_ended(&mut self, ended: &AlertEnded) {
-        let AlertEnded { instance, event, call, ref verdict, confirmed_at_ms } = *ended;
-        let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
-        self.note(instance, call, What::PushEnded { event, outcome: outcome_of(verdict), reason });
-        self.end_dead_token(instance, event, verdict, confirmed_at_ms);
-    }
-
-    /// Ends the instance, or the push binding, whose token the service calls gone; whether it does.
-    ///
-    /// `confirmed_at_ms`: when the app had confirmed the token that was pushed to. An app that has done so since is believed.
-    pub(crate) fn end_dead_token(
-        &mut self,
-        instance: InstanceId,
-        event: Event,
-        verdict: &Verdict,
-        confirmed_at_ms: u64,
-    ) -> bool {
-        if !verdict.token_is_dead(confirmed_at_ms) {
-            // Nor is it for an app that has confirmed it since; most pushes are taken, and the record stays closed.
-            return false;
+    pub(crate) fn on_alert_ended(&mut self, ended: AlertEnded) {
+        let AlertEnded { target, push, verdict } = ended;
+        let Push { instance, event, call, .. } = push;
+        let reason = if let Verdict::Refused { reason } = verdict { Some(reason) } else { None };
+        self.note(instance, call, What::PushEnded { event, outcome: outcome_of(&verdict), reason });
+        if self.end_dead_token(instance, &target, &verdict) {
+            return;
         }
-        let confirmed_since = self.confirmed_at_ms(instance, event).unwrap_or(0);
-        if !verdict.token_is_dead(confirmed_since.max(confirmed_at_ms)) {
-            return false;
+        if let Some((app, target)) = self.moved(&push, &target, &verdict) {
+            self.push_alert(app, target, push);
         }
-        if self.push_bindings.knows(instance) {
-            self.next.push_back(Input::RemovePushBinding(instance));
-        } else {
-            self.end(instance, EndKind::Wiped(WipeReason::PushTokenGone), None);
-        }
-        true
-    }
-
-    /// When the app last said that the token which gets this event is good.
-    fn confirmed_at_ms(&self, instance: InstanceId, event: Event) -> Option<u64> {
-        if self.push_bindings.knows(instance) || matches!(event, Event::Call | Event::CallEnded) {
-            return self.call_target(instance).map(|(_, target)| target.confirmed_at_ms);
-        }
-        self.with_record(instance, |record| record.device.alert_target().map(|target| target.confirmed_at_ms)).flatten()
     }
 }
 
 /// Sends an alert, and tells its shard the verdict.
 async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarget, push: Push) {
+    let departure = Departure::unmeasured();
+    let delivery = deliver((&shared, shard), &app, &target, &push, &departure);
     // An error means that the service did not take it in that time: the next alert, if any, has its own.
-    let Ok(verdict) = tokio::time::timeout(ALERT_TRIES, deliver(&shared, &app, &target, &push)).await else { return };
-    let Push { instance, event, call, .. } = push;
-    let ended = AlertEnded { instance, event, call, verdict, confirmed_at_ms: target.confirmed_at_ms };
-    shared.shards.send(shard, ShardInput::AlertEnded(Box::new(ended))).await;
+    let Ok((verdict, _)) = tokio::time::timeout(ALERT_TRIES, delivery).await else { return };
+    shared.shards.send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict }))).await;
 }

@@ -1,9 +1,9 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
-//! Invariant: a call is pushed to each of its devices at most once on APNs, and at most twice elsewhere, the second time because
-//! the device gave no sign (its app tells the two by the call's id). The push is on its way within the same turn of the loop
-//! in which the INVITE came; the store is not asked. A verdict never ends a call that a device has come for. A push ends
-//! with its call.
+//! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
+//! gave no sign (its app tells the two by the call's id). A token that another has replaced gets nothing further: the other one gets
+//! it, at once where the push was not taken. The push is on its way within the same turn of the loop in which the INVITE came; the
+//! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
 use std::future::Future as _;
 use std::task::{Context, Waker};
@@ -11,15 +11,12 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, IncomingCall, Input};
 use sip::id::{CallId, InstanceId};
-use tokio::sync::oneshot;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use super::push_bindings::contact_of;
 use crate::agent::Pushed;
 use crate::agent::ShardInput;
-use crate::agent::Shared;
-use crate::agent::delivery::{deliver, deliver_copies, outcome_of};
+use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
@@ -28,12 +25,14 @@ use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::Withheld;
 use crate::push::{Departure, Event, Push, Verdict};
-use crate::vault::record::{Provider, PushTarget, StoredRecord};
+use crate::vault::record::{Provider, PushTarget};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
 /// How long after FCM, or a Web Push service, took a call's push its device may be silent, before it is sent a second time.
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
+/// Copies of a call's push that a token is sent at most, where it is no APNs token.
+const COPIES: u32 = 2;
 
 /// How long a call may be on its way to a Contact that another node's has replaced.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
@@ -64,7 +63,7 @@ impl Shard {
             }
             return Err(why);
         }
-        let Some((app, target)) = self.call_target(call.instance) else {
+        let Some((app, target)) = self.target_of(call.instance, Event::Call) else {
             self.track_call(call, None);
             self.give_up(call.call, call.instance);
             return Err(Withheld::NoTarget);
@@ -82,31 +81,28 @@ impl Shard {
         if self.shared.early_ringing == EarlyRinging::Immediately {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
+        let pushed_by = app.clone();
+        self.push_call(Some(arrived), app, target, push, false);
+        Ok(pushed_by)
+    }
+
+    /// Pushes a call, which came at `arrived` if this is its first push.
+    fn push_call(&mut self, arrived: Option<Instant>, app: Box<str>, target: PushTarget, push: Push, second: bool) {
+        let Push { call: Some(call), instance, .. } = push else { return };
         let (shared, shard) = (self.shared.clone(), self.index);
-        let (instance, call, pushed_by) = (call.instance, call.call, app.clone());
-        let mut push = Box::pin(async move {
-            let departure = Departure::of_call(arrived, &shared.metrics);
-            let (verdict, copies) = deliver_copies(&shared, &app, &target, &push, &departure).await;
+        let mut sending = Box::pin(async move {
+            let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
+            let (verdict, copies) = deliver((&shared, shard), &app, &target, &push, &departure).await;
             drop(departure);
-            let taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
-            let resend = !target.provider.is_apple() && taken && copies < 2;
-            let confirmed_at_ms = target.confirmed_at_ms;
-            let pushed = Pushed { instance, call, verdict, resend, second: false, confirmed_at_ms };
+            let pushed = Pushed { target, push, second, verdict, copies };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
-            if resend && no_sign(&shared, shard, call, instance).await {
-                shared.metrics.push_resend();
-                let verdict = deliver(&shared, &app, &target, &push).await;
-                let pushed = Pushed { instance, call, verdict, resend: false, second: true, confirmed_at_ms };
-                shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
-            }
         });
         // On a connection that stands the request is handed over here and now.
         let mut context = Context::from_waker(Waker::noop());
-        if push.as_mut().poll(&mut context).is_pending() {
+        if sending.as_mut().poll(&mut context).is_pending() {
             self.hurried = true;
-            self.pushes.insert((call, instance), tokio::spawn(push).abort_handle());
+            self.pushes.insert((call, instance), tokio::spawn(sending).abort_handle());
         }
-        Ok(pushed_by)
     }
 
     /// Why a call is not for this device, if it is not; and whether it waits for the device nevertheless, which may come by itself.
@@ -139,21 +135,6 @@ impl Shard {
         call.mark.is_some_and(|mark| self.woken_elsewhere.has(clock::now(), call.instance, mark))
     }
 
-    /// Where an instance's calls go; `None`: nowhere.
-    pub(crate) fn call_target(&self, instance: InstanceId) -> Option<(Box<str>, PushTarget)> {
-        let lent = self.instances.get(instance).map(|row| &row.sealed);
-        let sealed = lent.or_else(|| self.push_bindings.sealed(instance))?;
-        self.opened(instance, sealed, |record| match record {
-            StoredRecord::Lent(record) => {
-                record.wake_for.call.then(|| (record.app.clone(), record.device.call_push.clone()))
-            }
-            StoredRecord::PushBinding(record) => {
-                let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
-                Some((address.app, address.call))
-            }
-        })
-    }
-
     /// The call is over for a device: a push that is still being tried would make it ring in vain.
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
         if let Some(push) = self.pushes.remove(&(call, instance)) {
@@ -161,15 +142,11 @@ impl Shard {
         }
     }
 
-    /// Whether the push of this call is to be sent a second time: it still waits, and its device has given no sign.
-    pub(crate) fn resends(&mut self, id: CallId, instance: InstanceId) -> bool {
-        let instance = self.endpoint.current(instance);
-        let call = self.calls.get_mut(id, instance).filter(|call| call.waiting && !call.sign && !call.state.is_final());
-        let resends = call.is_some() && !self.attached.contains(instance);
-        if !resends {
-            self.pushes.remove(&(id, instance));
-        }
-        resends
+    /// Whether a call still waits for a device that has given no sign.
+    fn awaits_sign(&self, call: CallId, instance: InstanceId) -> bool {
+        let known = self.calls.of(instance, call);
+        let waits = known.is_some_and(|call| call.waiting && !call.sign && !call.state.is_final());
+        waits && !self.attached.contains(instance)
     }
 
     /// Remembers a call, so that its state can be asked.
@@ -222,16 +199,28 @@ impl Shard {
     }
 
     /// The push service has spoken.
-    pub(crate) fn on_pushed(&mut self, pushed: &Pushed) {
-        let Pushed { call, ref verdict, .. } = *pushed;
-        let instance = self.endpoint.current(pushed.instance);
-        if !pushed.resend {
-            self.pushes.remove(&(call, instance));
-        }
-        let reason = if let Verdict::Refused { reason } = verdict { Some(*reason) } else { None };
+    pub(crate) fn on_pushed(&mut self, mut pushed: Box<Pushed>) {
+        pushed.push.instance = self.endpoint.current(pushed.push.instance);
+        let Push { call: Some(call), instance, .. } = pushed.push else { return };
+        let verdict = &pushed.verdict;
+        self.pushes.remove(&(call, instance));
+        let reason = if let Verdict::Refused { reason } = *verdict { Some(reason) } else { None };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
-        if self.end_dead_token(instance, Event::Call, verdict, pushed.confirmed_at_ms) || pushed.second {
+        if self.end_dead_token(instance, &pushed.target, verdict) {
+            return;
+        }
+        if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
+            // One that has given a sign meanwhile comes by itself.
+            if self.awaits_sign(call, instance) {
+                let provider = self.shared.provider(target.provider);
+                self.note(instance, Some(call), What::PushSent { event: Event::Call, provider });
+                let Pushed { push, second, .. } = *pushed;
+                self.push_again(call, app, target, push, second);
+            }
+            return;
+        }
+        if pushed.second {
             return;
         }
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
@@ -243,20 +232,60 @@ impl Shard {
                     self.next.push_back(Input::Ring { call, instance });
                 }
                 self.audit(instance, Act::Woken);
+                self.await_sign(call, pushed);
             }
             // The service may have taken it: the phone may come.
-            Verdict::Unconfirmed => {}
+            Verdict::Unconfirmed => self.await_sign(call, pushed),
             Verdict::Gone { .. }
             | Verdict::BadToken
             | Verdict::Retry { .. }
             | Verdict::Refused { .. }
-            | Verdict::TooLate => {
+            | Verdict::TooLate
+            | Verdict::Moved => {
                 tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
                 if !self.attached.contains(instance) {
                     self.give_up(call, instance);
                 }
             }
         }
+    }
+
+    /// Pushes a call once more, to where it goes now.
+    fn push_again(&mut self, call: CallId, app: Box<str>, target: PushTarget, push: Push, second: bool) {
+        if let Some(known) = self.calls.get_mut(call, push.instance) {
+            known.pushed = Some(target.provider);
+        }
+        self.push_call(None, app, target, push, second);
+    }
+
+    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows.
+    fn await_sign(&mut self, call: CallId, pushed: Box<Pushed>) {
+        if pushed.target.provider.is_apple() {
+            return;
+        }
+        let key = (call, pushed.push.instance);
+        let (shared, shard) = (self.shared.clone(), self.index);
+        let waiting = tokio::spawn(async move {
+            tokio::time::sleep(SIGN_WITHIN).await;
+            shared.shards.send(shard, ShardInput::SignDue(pushed)).await;
+        });
+        self.pushes.insert(key, waiting.abort_handle());
+    }
+
+    /// A device should have given a sign by now: without one the call is pushed to it a second time, where it is pushed to now.
+    pub(crate) fn on_sign_due(&mut self, mut pushed: Pushed) {
+        pushed.push.instance = self.endpoint.current(pushed.push.instance);
+        let Push { call: Some(call), instance, .. } = pushed.push else { return };
+        self.pushes.remove(&(call, instance));
+        if !self.awaits_sign(call, instance) {
+            return;
+        }
+        let Some((app, target)) = self.target_of(instance, Event::Call) else { return };
+        if pushed.copies >= COPIES && target.is_same_token(&pushed.target) {
+            return;
+        }
+        self.shared.metrics.push_resend();
+        self.push_again(call, app, target, pushed.push, true);
     }
 
     /// A device was woken for a call; what this node tells of it when it leaves.
@@ -271,7 +300,7 @@ impl Shard {
 
     /// Tells a device that was woken that there is nothing to answer any more. Not on APNs: a VoIP push must be a call.
     pub(crate) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
-        let target = self.call_target(instance).filter(|(_, target)| !target.provider.is_apple());
+        let target = self.target_of(instance, Event::CallEnded).filter(|(_, target)| !target.provider.is_apple());
         let Some((app, target)) = target else { return };
         let content = AlertContent { call: Some(call), ..AlertContent::default() };
         self.send_alert_to(app, target, instance, Event::CallEnded, CALL_ENDED_LIFE_S, content);
@@ -283,12 +312,4 @@ impl Shard {
         }
         self.next.push_back(Input::DeviceUnreachable { call, instance });
     }
-}
-
-/// Waits for what a device needs to answer a push with a sign; whether it has given none, and the call still waits.
-async fn no_sign(shared: &Shared, shard: usize, call: CallId, instance: InstanceId) -> bool {
-    tokio::time::sleep(SIGN_WITHIN).await;
-    let (reply, answer) = oneshot::channel();
-    shared.shards.send(shard, ShardInput::NoSign { call, instance, reply }).await;
-    answer.await.unwrap_or(false)
 }

@@ -18,7 +18,7 @@ use crate::clock::unix_now;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
-use crate::vault::record::{PushBindingRecord, REALMS_MAX, Record, StoredRecord};
+use crate::vault::record::{REALMS_MAX, Record, StoredRecord};
 
 impl Shard {
     /// `at`: when what the event follows from arrived from the network.
@@ -143,11 +143,6 @@ impl Shard {
     /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
     pub(crate) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
         self.opened(id, &self.instances.get(id)?.sealed, |record| record.lent().map(work))
-    }
-
-    /// Gives `work` the record of a push binding; otherwise as [`Self::with_record`].
-    pub(crate) fn with_push_binding<T>(&self, id: InstanceId, work: impl FnOnce(&PushBindingRecord) -> T) -> Option<T> {
-        self.opened(id, self.push_bindings.sealed(id)?, |record| record.push_binding().map(work))
     }
 
     /// Opens what `sealed` holds of an instance of either kind.

@@ -19,6 +19,7 @@ mod reminders;
 mod requests;
 mod stories;
 mod succession;
+mod targets;
 mod test_push;
 mod traces;
 mod voicemail;
@@ -303,13 +304,14 @@ impl Shard {
                 return;
             }
             ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
-            ShardInput::Pushed(pushed) => self.on_pushed(&pushed),
-            ShardInput::NoSign { call, instance, reply } => {
-                // An error means that the call has ended meanwhile.
-                let _ = reply.send(self.resends(call, instance));
+            ShardInput::Pushed(pushed) => self.on_pushed(pushed),
+            ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
+            ShardInput::TargetAsked { instance, event, reply } => {
+                // An error means that the push has ended meanwhile.
+                let _ = reply.send(self.target_of(self.endpoint.current(instance), event));
             }
             ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
-            ShardInput::AlertEnded(ended) => self.on_alert_ended(&ended),
+            ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
             ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),

@@ -370,11 +370,7 @@ impl Shard {
 
     /// The device of a registration is to register again.
     pub(crate) fn refresh(&mut self, id: InstanceId) {
-        let target = self.with_push_binding(id, |record| {
-            let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
-            Some((address.app, address.other?))
-        });
-        let Some((app, target)) = target.flatten() else {
+        let Some((app, target)) = self.target_of(id, Event::Renew) else {
             tracing::debug!(event = "passed-not-refreshed", instance = %id, "nothing can ask this device to refresh its registration");
             return;
         };

@@ -10,6 +10,7 @@ use tests::wire::Transport;
 use tests::world::{SOON, World, text};
 
 mod audit;
+mod changed_tokens;
 mod clock;
 mod dead_tokens;
 mod ends;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relay::metrics::Metric;
 use relay::metrics::reading::Reading;
-use relay::push::{Departure, State, Verdict};
+use relay::push::{Departure, Fixed, State, Verdict};
 use tests::apns::Answer;
 use tests::fcm::{self, TokenAnswer};
 use tokio::time::{Instant, sleep, timeout};
@@ -231,7 +231,7 @@ async fn the_way_from_an_invite_to_its_push_is_measured_when_it_leaves_and_one_t
     let measured = async |number: u32| {
         let departure = Departure::of_call(std::time::Instant::now(), &world.metrics);
         let (target, push) = (apple(number), call(number));
-        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, &departure)).await
+        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, &departure, &Fixed)).await
     };
     drop(measured(1).await);
     assert_eq!((invites(), unsent()), (1.0, 0.0));

@@ -1,0 +1,90 @@
+//! Where the pushes of an instance go now, and what a verdict on another token means.
+//!
+//! | the token that was pushed to | is called gone | took the push | did not take it |
+//! | --- | --- | --- | --- |
+//! | is the device's | the instance ends | | |
+//! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token |
+//!
+//! Invariant: the app is believed: what is said of a token that it has exchanged ends nothing. No record is opened for a push that
+//! was taken.
+
+use sip::endpoint::Input;
+use sip::id::InstanceId;
+
+use super::Shard;
+use super::push_bindings::contact_of;
+use crate::agent::tables::instances::EndKind;
+use crate::domain::WipeReason;
+use crate::push::{Event, Push, Verdict};
+use crate::vault::Sealed;
+use crate::vault::record::{PushTarget, StoredRecord};
+
+impl Shard {
+    /// Where the pushes of an event go, with the App; `None`: nowhere.
+    pub(crate) fn target_of(&self, instance: InstanceId, event: Event) -> Option<(Box<str>, PushTarget)> {
+        let of_call = matches!(event, Event::Call | Event::CallEnded);
+        self.opened(instance, self.sealed_of(instance)?, |record| match record {
+            StoredRecord::Lent(record) => {
+                let device = &record.device;
+                let to_call = record.wake_for.call.then_some(&device.call_push);
+                let target = if of_call { to_call } else { device.alert_target() };
+                Some((record.app.clone(), target?.clone()))
+            }
+            StoredRecord::PushBinding(record) => {
+                let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
+                Some((address.app, if of_call { address.call } else { address.other? }))
+            }
+        })
+    }
+
+    /// Where a push goes that this token has not taken, if the device has another one by now.
+    pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
+        let is_over = match verdict {
+            Verdict::Accepted | Verdict::TooLate => true,
+            // It may have been taken, and a VoIP push has no second.
+            Verdict::Unconfirmed => from.provider.is_apple(),
+            _ => false,
+        };
+        if is_over {
+            return None;
+        }
+        self.target_of(push.instance, push.event).filter(|(_, target)| !target.is_same_token(from))
+    }
+
+    /// Ends the instance, or the push binding, whose token the service calls gone; whether it does.
+    ///
+    /// An app that has given another token since, or confirmed this one after it is said to have died, is believed.
+    pub(crate) fn end_dead_token(&mut self, instance: InstanceId, token: &PushTarget, verdict: &Verdict) -> bool {
+        let is_dead = |confirmed_at_ms: u64| verdict.token_is_dead(confirmed_at_ms.max(token.confirmed_at_ms));
+        if !is_dead(0) || !self.confirmed_at_ms(instance, token).is_some_and(is_dead) {
+            return false;
+        }
+        if self.push_bindings.knows(instance) {
+            self.next.push_back(Input::RemovePushBinding(instance));
+        } else {
+            self.end(instance, EndKind::Wiped(WipeReason::PushTokenGone), None);
+        }
+        true
+    }
+
+    /// When the app last said that this token of the device is good; `None`: the device has it no more.
+    fn confirmed_at_ms(&self, instance: InstanceId, token: &PushTarget) -> Option<u64> {
+        let confirmed = self.sealed_of(instance).and_then(|sealed| {
+            self.opened(instance, sealed, |record| match record {
+                StoredRecord::Lent(record) => Some(record.device.confirmed_at_ms(token)),
+                StoredRecord::PushBinding(record) => {
+                    let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
+                    let mut targets = std::iter::once(&address.call).chain(&address.other);
+                    Some(targets.find(|target| target.is_same_token(token)).map(|target| target.confirmed_at_ms))
+                }
+            })
+        });
+        // Of what cannot be read nothing newer is known than what was pushed to.
+        confirmed.unwrap_or(Some(token.confirmed_at_ms))
+    }
+
+    fn sealed_of(&self, instance: InstanceId) -> Option<&Sealed> {
+        let lent = self.instances.get(instance).map(|row| &row.sealed);
+        lent.or_else(|| self.push_bindings.sealed(instance))
+    }
+}

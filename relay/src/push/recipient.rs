@@ -1,0 +1,25 @@
+//! Whether a push is still for the token that it was tried with: a device may have another one before the next try.
+//!
+//! Invariant: nobody is asked before a first try.
+
+use std::future::{Future, ready};
+use std::pin::Pin;
+
+/// The answer to [`Recipient::stays`].
+pub type Staying<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+
+/// Whom a push is for.
+pub trait Recipient: Sync {
+    /// Whether the token that was tried is still the one that the push goes to; asked before each further try, and each further
+    /// copy.
+    fn stays(&self) -> Staying<'_>;
+}
+
+/// A token that no other takes the place of.
+pub struct Fixed;
+
+impl Recipient for Fixed {
+    fn stays(&self) -> Staying<'_> {
+        Box::pin(ready(true))
+    }
+}
