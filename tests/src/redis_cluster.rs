@@ -67,7 +67,9 @@ impl RedisCluster {
     /// Waits until the masters that answer serve all slots, the replica for a master that is silent.
     pub fn wait_until_whole(&self) {
         wait_until("the cluster is whole", || {
-            self.nodes[..MASTERS - 1].iter().all(|node| info(node, cmd("CLUSTER").arg("INFO")).contains("cluster_state:ok"))
+            self.nodes[..MASTERS - 1]
+                .iter()
+                .all(|node| info(node, cmd("CLUSTER").arg("INFO")).contains("cluster_state:ok"))
         });
     }
 

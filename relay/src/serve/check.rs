@@ -150,7 +150,9 @@ async fn check_store(config: &Config, findings: &mut Findings) {
                 StoreError::Away(AwayReason::Refused(code)) if matches!(&**code, "NOAUTH" | "WRONGPASS" | "AUTH") => {
                     "correct user and password in store.url"
                 }
-                _ => "start the store, or correct its address; a Redis in protected mode, or one that has all its clients, closes each connection at once",
+                _ => {
+                    "start the store, or correct its address; a Redis in protected mode, or one that has all its clients, closes each connection at once"
+                }
             };
             problems.push(Problem::new("store.url", error.to_string(), remedy).at_line(config.lines.of("store.url")));
         }

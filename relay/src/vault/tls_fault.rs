@@ -64,7 +64,9 @@ impl TlsFault {
             Self::UnknownCa => "name the CA of the store's certificate in store.ca_file",
             Self::Certificate => "issue another certificate for the store",
             Self::OursRefused => "name in store.client_certificate and store.client_key what the store's CA has issued",
-            Self::NoCommonTls => "write redis for rediss, or name the store's TLS port; it is to speak TLS 1.2 or later",
+            Self::NoCommonTls => {
+                "write redis for rediss, or name the store's TLS port; it is to speak TLS 1.2 or later"
+            }
         }
     }
 }

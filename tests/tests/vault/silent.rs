@@ -24,11 +24,9 @@ async fn a_silent_sentinel_hides_the_master_from_nobody_wherever_it_stands_in_th
     until("the sentinel knows the master", async || open(&other.url()).ping().await.is_ok()).await;
     silent.freeze();
     let (silent_at, other_at) = (port(&silent), port(&other));
-    for sentinels in [
-        [&*silent_at, refusing, &*other_at],
-        [&*silent_at, &*other_at, refusing],
-        [refusing, &*silent_at, &*other_at],
-    ] {
+    for sentinels in
+        [[&*silent_at, refusing, &*other_at], [&*silent_at, &*other_at, refusing], [refusing, &*silent_at, &*other_at]]
+    {
         let vault = open(&url(sentinels));
         assert!(vault.ping().await.is_ok(), "{sentinels:?}");
         master.kill_connections();

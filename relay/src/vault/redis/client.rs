@@ -21,6 +21,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::super::store::{StoreError, StoreTls};
 
 const SENTINEL_PORT: u16 = 26_379;
+/// How long the library waits before it asks again a Cluster that is about to replace a node, at least and at most, in milliseconds. Both
+/// times it asks again are within an operation's limit, so that the Cluster's own word is told and not that none came.
+const RETRY_WAIT_MS: (u64, u64) = (10, 100);
 
 /// What connections are made from.
 pub(super) enum RedisClient {
@@ -162,7 +165,8 @@ impl<'a> Parts<'a> {
         }
         let nodes = self.hosts.iter().map(|host| self.info(host, "")).collect::<Result<Vec<_>, _>>()?;
         let seeds = nodes.iter().map(|node| client(node.clone(), tls.clone())).collect::<Result<Vec<_>, _>>()?;
-        let mut builder = ClusterClient::builder(nodes).retries(2);
+        let (soon, late) = RETRY_WAIT_MS;
+        let mut builder = ClusterClient::builder(nodes).retries(2).min_retry_wait(soon).max_retry_wait(late);
         if self.tls {
             builder = builder.tls(TlsMode::Secure);
             if let Some(tls) = tls {

@@ -55,7 +55,8 @@ async fn to_one(client: &Client, limit: Duration) -> RedisResult<MultiplexedConn
 async fn by_sentinels(sentinels: &mut Vec<SentinelClient>, limit: Duration) -> RedisResult<MultiplexedConnection> {
     let config = &within(limit);
     let each = limit / SENTINELS_WITHIN / u32::try_from(sentinels.len().max(1)).unwrap_or(u32::MAX);
-    let asked = sentinels.iter_mut().map(|sentinel| sentinel.get_async_connection_with_config(config).boxed()).collect();
+    let asked =
+        sentinels.iter_mut().map(|sentinel| sentinel.get_async_connection_with_config(config).boxed()).collect();
     let (place, connection) = first_of(asked, each, Instant::now() + limit * TOLD_TENTHS / 10).await?;
     let found_it = sentinels.remove(place);
     sentinels.insert(0, found_it);

@@ -249,7 +249,8 @@ impl Link {
         let (current, limit) = (self.current.clone(), self.limit);
         tokio::spawn(async move {
             let made = timeout(limit * CONNECT_LIMITS, connect(&mut client, limit)).await;
-            let made = made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(|error| Failure::of(&error)));
+            let made =
+                made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(|error| Failure::of(&error)));
             let connection = made.map_err(|failure| failure.error)?;
             let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
             current.generation += 1;
