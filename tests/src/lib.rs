@@ -32,6 +32,7 @@ pub mod push_inbox;
 pub mod push_phone;
 pub mod push_services;
 pub mod raw;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod registrar;
 pub mod relay_process;

@@ -79,6 +79,13 @@ impl RedisServer {
         Self::start_as(Mode::One, Some(false))
     }
 
+    /// Likewise, with a certificate for other names, or one that is over since 1990.
+    pub fn start_tls_for(names: &[&str], is_over: bool) -> Self {
+        let place = directory();
+        let tls = write_certificates(&place, false, names, is_over);
+        Self::start_in(place, Mode::One, Some(tls), Vec::new())
+    }
+
     /// One that speaks TLS with those alone that show a certificate of [`Self::client`].
     pub fn start_mutual_tls() -> Self {
         Self::start_as(Mode::One, Some(true))
@@ -102,6 +109,11 @@ impl RedisServer {
         self
     }
 
+    /// A node of a Redis Cluster that knows no other one, and has no slots yet.
+    pub(crate) fn start_cluster_node() -> Self {
+        Self::start_as(Mode::Cluster, None)
+    }
+
     /// A sentinel that watches this server under the name `main`, and speaks TLS if this one does.
     pub fn start_sentinel(&self) -> Self {
         let place = directory();
@@ -115,7 +127,7 @@ impl RedisServer {
 
     fn start_as(mode: Mode, mutual: Option<bool>) -> Self {
         let place = directory();
-        let tls = mutual.map(|mutual| write_certificates(&place, mutual));
+        let tls = mutual.map(|mutual| write_certificates(&place, mutual, &NAMES, false));
         Self::start_in(place, mode, tls, Vec::new())
     }
 
@@ -209,6 +221,11 @@ impl RedisServer {
         command.query(&mut self.connection().expect("redis-server is up")).expect("redis-server answers")
     }
 
+    /// Likewise; its own error, where it has one.
+    pub fn try_to_ask<T: FromRedisValue>(&self, command: &Cmd) -> redis::RedisResult<T> {
+        command.query(&mut self.connection().expect("redis-server is up"))
+    }
+
     /// The keys that belong to instances: without what nodes hold of themselves.
     pub fn instance_keys(&self) -> Vec<String> {
         const OF_NODES: [&str; 8] = [
@@ -272,6 +289,8 @@ impl RedisServer {
             // The bus port is the port and 10,000 unless told; free ports may be too high for that.
             let bus = free_port().to_string();
             command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
+            // So that a node that is silent is replaced soon.
+            command.args(["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"]);
             if self.tls.is_some() {
                 command.args(["--tls-cluster", "yes"]);
             }
@@ -335,8 +354,11 @@ fn directory() -> PathBuf {
     place
 }
 
-/// Writes a CA, a certificate for `localhost` and its key; and makes one for a client.
-fn write_certificates(place: &Path, mutual: bool) -> Tls {
+/// Whom a certificate is for.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// Writes a CA, a certificate for these names, which may be over, and its key; and makes one for a client.
+fn write_certificates(place: &Path, mutual: bool, names: &[&str], is_over: bool) -> Tls {
     let ca_key = KeyPair::generate().expect("a key");
     let mut ca = CertificateParams::new([]).expect("parameters");
     // OpenSSL takes a certificate for self-signed whose names are both the same.
@@ -344,16 +366,20 @@ fn write_certificates(place: &Path, mutual: bool) -> Tls {
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_certificate = ca.self_signed(&ca_key).expect("a CA").pem();
     let issuer = Issuer::new(ca, ca_key);
-    let issue = |names: &[&str]| {
+    let issue = |names: &[&str], is_over: bool| {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names).expect("parameters").signed_by(&key, &issuer);
+        let mut certificate = CertificateParams::new(names).expect("parameters");
+        if is_over {
+            certificate.not_after = rcgen::date_time_ymd(1990, 1, 1);
+        }
+        let certificate = certificate.signed_by(&key, &issuer);
         (certificate.expect("a certificate").pem(), key.serialize_pem())
     };
-    let (leaf, key) = issue(&["localhost", "127.0.0.1"]);
+    let (leaf, key) = issue(names, is_over);
     for (file, text) in FILES.iter().zip([&ca_certificate, &leaf, &key]) {
         std::fs::write(place.join(file), text).expect("written");
     }
-    let (client, client_key) = issue(&["relay.example.net"]);
+    let (client, client_key) = issue(&["relay.example.net"], false);
     Tls { ca: ca_certificate.into_bytes(), client: (client.into_bytes(), client_key.into_bytes()), mutual }
 }

@@ -37,8 +37,8 @@ struct Keeping {
     outage: Outage,
     /// When the store was asked that held the lease last, since boot.
     held_at: Duration,
-    /// The lease lapsed, and the instances are to be looked up; whether that was the store's doing, and not because this node stood still.
-    lapsed: Option<bool>,
+    /// The lease lapsed, and the instances are to be looked up.
+    lapsed: Option<Lapse>,
     looking: Option<JoinHandle<bool>>,
     /// The store was away, or lost the lease, since it was asked last what it has lost.
     has_doubts: bool,
@@ -47,6 +47,17 @@ struct Keeping {
     restoring: Option<Restoring>,
     /// How many claims it has left to be ended.
     resuming: Option<JoinHandle<usize>>,
+}
+
+/// Why a lease has lapsed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lapse {
+    /// This node stood still.
+    StoodStill,
+    /// The store was away for a lease or longer.
+    Away,
+    /// It was missing before its time: lost with others of the store's data, while nobody could take over what is this node's.
+    Early,
 }
 
 /// What the store has lost is being written again.
@@ -121,10 +132,13 @@ impl Keeping {
     fn note(&mut self, held: &Result<Lease, StoreError>) {
         match held {
             Ok(Lease::Lapsed) => {
-                // A lease that is missing before its time was lost with the rest of the store's data.
-                let is_the_stores = self.was_away || since_boot().saturating_sub(self.held_at) < LEASE;
-                self.lapsed = Some(is_the_stores);
-                self.has_doubts |= is_the_stores;
+                let lapse = match since_boot().saturating_sub(self.held_at) < LEASE {
+                    true => Lapse::Early,
+                    false if self.was_away => Lapse::Away,
+                    false => Lapse::StoodStill,
+                };
+                self.lapsed = Some(lapse);
+                self.has_doubts |= lapse != Lapse::StoodStill;
                 // What was looked up until now may have changed.
                 if let Some(looking) = self.looking.take() {
                     looking.abort();
@@ -173,10 +187,10 @@ impl Keeping {
 
     /// Since the lease has lapsed, what is here may be another node's.
     async fn look_up_lapsed(&mut self, it: &Arc<Inner>) {
-        let Some(is_the_stores) = self.lapsed else { return };
-        let has_lost = self.restoring.is_some() && is_the_stores;
+        let Some(lapse) = self.lapsed else { return };
+        let has_lost = self.restoring.is_some();
         // Beside the renewals: it may take longer than a lease.
-        let task = self.looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(has_lost)));
+        let task = self.looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(lapse, has_lost)));
         if let Ok(ended) = timeout(RENEWAL, task).await {
             self.looking = None;
             if ended.unwrap_or(false) {
@@ -307,10 +321,11 @@ impl Inner {
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server. Whether the store
     /// told all; else it is to be asked again.
     ///
-    /// `has_lost`: the store went away under this node's eyes, and has lost something. Then what is missing, or is older than what is here, is
-    /// [restored](super::restore) and not let go of; in a Cluster, which cannot tell a loss from a wipe, only when nothing at all is there. A node that itself
-    /// stood still for a lease has no such excuse.
-    async fn look_up_all(self: Arc<Self>, has_lost: bool) -> bool {
+    /// `has_lost`: the store has lost something. Where it went away under this node's eyes, what is missing, or is older than what is here, is
+    /// [restored](super::restore) and not let go of; in a Cluster, which cannot tell a loss from a wipe, only when the lease was missing before its time (one of
+    /// its masters came back without what it had), or when nothing at all is there. A node that itself stood still for a lease has no such excuse.
+    async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
+        let has_lost = has_lost && lapse != Lapse::StoodStill;
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
         let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
@@ -332,7 +347,7 @@ impl Inner {
             return false;
         }
         let is_empty = !found && lost.is_empty();
-        if has_lost && (is_empty || self.dependencies.vault.is_ordered()) {
+        if has_lost && (is_empty || lapse == Lapse::Early || self.dependencies.vault.is_ordered()) {
             missing.clear();
         }
         for id in lost.into_iter().chain(missing) {

@@ -22,6 +22,7 @@ mod redis;
 mod ring;
 mod seal;
 mod store;
+mod tls_fault;
 mod tombstones;
 mod wanted;
 
@@ -47,6 +48,7 @@ pub use store::{
     StoreTls, Stored,
 };
 
+pub use tls_fault::TlsFault;
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use memory::MemoryStore;

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::lookup::{Lookup, hex};
 use super::seal::Sealed;
+use super::tls_fault::TlsFault;
 use crate::random;
 
 /// How long a node's lease lasts without being renewed.
@@ -165,6 +166,9 @@ pub enum AwayReason {
     /// No answer within the time of one operation.
     #[error("no answer in time")]
     TimedOut,
+    /// TLS with it fails.
+    #[error("TLS fails: {0}")]
+    Tls(TlsFault),
     /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`.
     #[error("it refused with {0}")]
     Refused(Box<str>),

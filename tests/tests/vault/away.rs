@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use relay::vault::{AwayReason, Keyring, OPERATION_LIMIT, Settings, StoreError, Vault};
+use relay::vault::{AwayReason, Keyring, OPERATION_LIMIT, Settings, StoreError, StoreTls, TlsFault, Vault};
 use tests::redis_server::RedisServer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
-use super::{Bench, a_record_that_was_put_is_loaded_and_opens, enable, id, load, settings, until};
+use super::{Bench, a_record_that_was_put_is_loaded_and_opens, enable, id, load, settings, tls_of, until};
 
 #[tokio::test]
 async fn a_redis_that_stops_is_away_at_once_and_serves_again_when_it_returns() {
@@ -75,7 +77,39 @@ async fn redis_over_tls_is_trusted_by_its_ca_alone() {
     let bench = Bench::on(RedisServer::start_tls());
     a_record_that_was_put_is_loaded_and_opens(&bench).await;
     let stranger = Vault::open(&bench.server().url(), Keyring::ephemeral(), "a").expect("opened");
-    assert!(matches!(stranger.ping().await, Err(StoreError::Away(_))));
+    assert_eq!(stranger.ping().await, Err(StoreError::Away(AwayReason::Tls(TlsFault::UnknownCa))));
+}
+
+#[tokio::test]
+async fn why_tls_fails_is_told() {
+    let why = async |url: &str, tls: StoreTls| {
+        let settings = Settings { tls, ..settings() };
+        match Vault::open_with(url, Keyring::ephemeral(), "a", settings).expect("opened").ping().await {
+            Err(StoreError::Away(AwayReason::Tls(fault))) => fault,
+            other => panic!("{url}: {other:?}"),
+        }
+    };
+    let (other, over) =
+        (RedisServer::start_tls_for(&["redis.example.net"], false), RedisServer::start_tls_for(&["localhost"], true));
+    assert_eq!(why(&other.url(), tls_of(&other)).await, TlsFault::OtherName);
+    assert_eq!(why(&over.url(), tls_of(&over)).await, TlsFault::Expired);
+    let mutual = RedisServer::start_mutual_tls();
+    let without = StoreTls { client: None, ..tls_of(&mutual) };
+    assert_eq!(why(&mutual.url(), without.clone()).await, TlsFault::OursRefused);
+    assert_eq!(why(&mutual.start_sentinel().url(), without).await, TlsFault::OursRefused, "by a sentinel");
+    let cluster = RedisServer::start_mutual_tls_cluster();
+    assert_eq!(why(&cluster.url(), StoreTls::default()).await, TlsFault::UnknownCa, "a Cluster");
+    // Whatever this one is, it says so at once and in the clear.
+    let clear = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("rediss://localhost:{}", clear.local_addr().expect("bound").port());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = clear.accept().await {
+            stream.write_all(b"220 mail.example.net\r\n").await.expect("written");
+            // Until the other side has read it.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    assert_eq!(why(&url, tls_of(&mutual)).await, TlsFault::NoCommonTls);
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod late;
 mod nodes;
 mod odd;
 mod rings;
+mod silent;
 
 use self::{kept::*, nodes::*, odd::*, rings::*};
 

@@ -11,19 +11,30 @@
 
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates,
+    TlsMode,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::super::store::{StoreError, StoreTls};
 
 const SENTINEL_PORT: u16 = 26_379;
+/// How long the library waits before it asks again a Cluster that is about to replace a node, at least and at most, in milliseconds. Both
+/// times it asks again are within an operation's limit, so that the Cluster's own word is told and not that none came.
+const RETRY_WAIT_MS: (u64, u64) = (10, 100);
 
 /// What connections are made from.
 pub(super) enum RedisClient {
     One(Box<Client>),
-    Sentinel(Box<SentinelClient>),
-    Cluster(Box<ClusterClient>),
+    /// One for each sentinel.
+    Sentinel(Vec<SentinelClient>),
+    Cluster {
+        cluster: Box<ClusterClient>,
+        /// Each node of the URL by itself.
+        seeds: Vec<Client>,
+    },
 }
 
 impl RedisClient {
@@ -103,12 +114,8 @@ impl<'a> Parts<'a> {
     }
 
     fn one(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {
-        let info = self.info(self.hosts[0], self.path)?;
-        let client = match tls {
-            Some(tls) => Client::build_with_tls(info, tls),
-            None => Client::open(info),
-        };
-        client.map(|client| RedisClient::One(Box::new(client))).map_err(|_| BAD_TLS)
+        let client = client(self.info(self.hosts[0], self.path)?, tls)?;
+        Ok(RedisClient::One(Box::new(client)))
     }
 
     fn sentinel(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {
@@ -116,18 +123,24 @@ impl<'a> Parts<'a> {
         if service.is_empty() {
             return Err(StoreError::Url("names no service: redis+sentinel://HOST/SERVICE"));
         }
-        let sentinels = self
-            .hosts
-            .iter()
-            .map(|host| {
-                let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-                let host = if has_port { (*host).to_owned() } else { format!("{host}:{SENTINEL_PORT}") };
-                Ok(self.info(&host, "")?.addr().clone())
-            })
-            .collect::<Result<Vec<ConnectionAddr>, StoreError>>()?;
         let settings = self.info(self.hosts[0], db)?.redis_settings().clone();
-        let usable = |outcome: redis::RedisResult<_>| outcome.map_err(|_| BAD_TLS);
-        let mut builder = usable(SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master))?
+        let sentinels = self.hosts.iter().map(|host| {
+            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            let host = if has_port { (*host).to_owned() } else { format!("{host}:{SENTINEL_PORT}") };
+            self.one_sentinel(self.info(&host, "")?.addr().clone(), service, &settings, tls.as_ref())
+        });
+        sentinels.collect::<Result<_, _>>().map(RedisClient::Sentinel)
+    }
+
+    fn one_sentinel(
+        &self,
+        at: ConnectionAddr,
+        service: &str,
+        settings: &RedisConnectionInfo,
+        tls: Option<&TlsCertificates>,
+    ) -> Result<SentinelClient, StoreError> {
+        let mut builder = SentinelClientBuilder::new([at], service, SentinelServerType::Master)
+            .map_err(|_| BAD_TLS)?
             .set_client_to_redis_db(settings.db());
         if let Some(username) = settings.username() {
             builder = builder.set_client_to_redis_username(username);
@@ -138,11 +151,12 @@ impl<'a> Parts<'a> {
         if self.tls {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
             if let Some(tls) = tls {
-                builder =
-                    builder.set_client_to_redis_certificates(tls.clone()).set_client_to_sentinel_certificates(tls);
+                builder = builder
+                    .set_client_to_redis_certificates(tls.clone())
+                    .set_client_to_sentinel_certificates(tls.clone());
             }
         }
-        builder.build().map(|client| RedisClient::Sentinel(Box::new(client))).map_err(|_| BAD_TLS)
+        builder.build().map_err(|_| BAD_TLS)
     }
 
     fn cluster(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {
@@ -150,15 +164,27 @@ impl<'a> Parts<'a> {
             return Err(StoreError::Url("names a database, which a Redis Cluster does not have"));
         }
         let nodes = self.hosts.iter().map(|host| self.info(host, "")).collect::<Result<Vec<_>, _>>()?;
-        let mut builder = ClusterClient::builder(nodes).retries(2);
+        let seeds = nodes.iter().map(|node| client(node.clone(), tls.clone())).collect::<Result<Vec<_>, _>>()?;
+        let (soon, late) = RETRY_WAIT_MS;
+        let mut builder = ClusterClient::builder(nodes).retries(2).min_retry_wait(soon).max_retry_wait(late);
         if self.tls {
             builder = builder.tls(TlsMode::Secure);
             if let Some(tls) = tls {
                 builder = builder.certs(tls);
             }
         }
-        builder.build().map(|client| RedisClient::Cluster(Box::new(client))).map_err(|_| BAD_TLS)
+        let cluster = builder.build().map_err(|_| BAD_TLS)?;
+        Ok(RedisClient::Cluster { cluster: Box::new(cluster), seeds })
     }
+}
+
+/// Of one server.
+fn client(info: ConnectionInfo, tls: Option<TlsCertificates>) -> Result<Client, StoreError> {
+    let client = match tls {
+        Some(tls) => Client::build_with_tls(info, tls),
+        None => Client::open(info),
+    };
+    client.map_err(|_| BAD_TLS)
 }
 
 const BAD_TLS: StoreError = StoreError::Tls("the CA, or the client's certificate and key, cannot be used");
@@ -218,7 +244,7 @@ mod tests {
             let expected = match client {
                 RedisClient::One(_) => Kind::One,
                 RedisClient::Sentinel(_) => Kind::Sentinel,
-                RedisClient::Cluster(_) => Kind::Cluster,
+                RedisClient::Cluster { .. } => Kind::Cluster,
             };
             assert_eq!(kind, expected, "{url}");
         }

@@ -1,35 +1,36 @@
 //! The connection to Redis: opened when it is first needed, shared by everyone, opened anew when it broke.
 //!
-//! Invariant: an answer, or [`StoreError::Away`], comes within the operation limit, connecting included. One caller
-//! connects at a time, the others wait for its connection. A connection on which something went wrong is never used
-//! again; a call on one that turns out to be dead is repeated once on a new one, for every question asked here may be.
+//! Invariant: an answer, or [`StoreError::Away`], comes within the operation limit, connecting included. One connection
+//! is made at a time, for all who wait for one, and goes on being made when they have given up: where many ask, each who began another
+//! try would have less time left for it than it takes. A connection on which something went wrong is never used
+//! again; a call on one that turns out to be dead is repeated once on a new one, for every question asked here may be. That of a Cluster whose
+//! answer stays out, which may be one server's silence, serves the others until a new one is made.
 //! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster_async::ClusterConnection;
-use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult,
-    ScriptInvocation, ServerErrorKind, Value,
-};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation};
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::client::RedisClient;
+use super::connect::{Connection, connect};
+use super::failure::Failure;
 use crate::vault::store::{AwayReason, StoreError};
 
 /// How long the store's clock is known after it was told: two clocks part by less than a millisecond in this time.
 const CLOCK_KNOWN: Duration = Duration::from_secs(1);
 /// How often a script is asked again that came too late by the store's clock: once where that is not known, and once where it was set since.
 const CLOCK_TRIES: usize = 3;
-/// The code by which a script says that it came too late; the store's time follows, in milliseconds since 1970.
-const LATE: &str = "LATE";
+/// How many limits of an operation connecting may take; whoever asks waits for one.
+const CONNECT_LIMITS: u32 = 2;
 
 pub(super) struct Link {
     /// Held while connecting.
-    client: tokio::sync::Mutex<RedisClient>,
-    current: Mutex<Current>,
+    client: Arc<tokio::sync::Mutex<RedisClient>>,
+    current: Arc<Mutex<Current>>,
     limit: Duration,
     is_cluster: bool,
 }
@@ -39,8 +40,8 @@ struct Current {
     connection: Option<Connection>,
     /// How many connections were opened until now.
     generation: u64,
-    /// When this one was.
-    opened_at: Option<Instant>,
+    /// Since when nothing has gone wrong on this one.
+    steady_since: Option<Instant>,
     /// What the clock at its other end has told; not of a Cluster, which has several.
     clock: Option<StoreClock>,
 }
@@ -58,12 +59,6 @@ impl StoreClock {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self.said_ms.saturating_add(millis(at.saturating_duration_since(self.heard_at)))
     }
-}
-
-#[derive(Clone)]
-pub(super) enum Connection {
-    One(MultiplexedConnection),
-    Cluster(ClusterConnection),
 }
 
 /// Something to ask, which may be asked twice.
@@ -91,8 +86,8 @@ impl Question for ScriptInvocation<'_> {
 
 impl Link {
     pub fn new(client: RedisClient, limit: Duration) -> Self {
-        let is_cluster = matches!(client, RedisClient::Cluster(_));
-        Self { client: tokio::sync::Mutex::new(client), current: Mutex::default(), limit, is_cluster }
+        let is_cluster = matches!(client, RedisClient::Cluster { .. });
+        Self { client: Arc::new(tokio::sync::Mutex::new(client)), current: Arc::default(), limit, is_cluster }
     }
 
     /// Whether this is a Cluster, where no one node knows all keys.
@@ -113,8 +108,8 @@ impl Link {
     /// How long the present connection has served without anything going wrong on it.
     pub fn steady_for(&self) -> Duration {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened_at = current.opened_at.filter(|_| current.connection.is_some());
-        opened_at.map_or(Duration::ZERO, |at| at.elapsed())
+        let steady_since = current.steady_since.filter(|_| current.connection.is_some());
+        steady_since.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     pub async fn ask<T: FromRedisValue + Send>(&self, question: &impl Question) -> Result<T, StoreError> {
@@ -206,12 +201,27 @@ impl Link {
             Err(_) => Failure::timed_out(),
         };
         if failure.broken {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.generation == generation {
-                current.connection = None;
-            }
+            self.give_up(generation, failure.is_silence());
         }
         Err(failure)
+    }
+
+    /// The connection of this generation has failed.
+    fn give_up(&self, generation: u64, is_silence: bool) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.generation != generation {
+            return;
+        }
+        if !(self.is_cluster && is_silence) {
+            current.connection = None;
+            return;
+        }
+        current.steady_since = Some(Instant::now());
+        drop(current);
+        if let Ok(client) = self.client.clone().try_lock_owned() {
+            // Nobody waits for it.
+            drop(self.begin_to_connect(client));
+        }
     }
 
     /// The connection, and its generation.
@@ -220,125 +230,39 @@ impl Link {
             return Ok(open);
         }
         timeout_at(deadline, async {
-            let mut client = self.client.lock().await;
+            let client = self.client.clone().lock_owned().await;
             if let Some(open) = self.open_connection() {
                 return Ok(open);
             }
-            let connection = connect(&mut client, self.limit).await.map_err(|error| Failure::of(&error).error)?;
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.generation += 1;
-            current.opened_at = Some(Instant::now());
-            current.clock = None;
-            current.connection = Some(connection.clone());
-            Ok((connection, current.generation))
+            // A task ends otherwise only with the runtime.
+            self.begin_to_connect(client).await.unwrap_or(Err(StoreError::Away(AwayReason::Unreachable)))
         })
         .await
         .unwrap_or(Err(StoreError::Away(AwayReason::TimedOut)))
     }
 
+    /// Makes a connection in a task of its own.
+    fn begin_to_connect(
+        &self,
+        mut client: OwnedMutexGuard<RedisClient>,
+    ) -> JoinHandle<Result<(Connection, u64), StoreError>> {
+        let (current, limit) = (self.current.clone(), self.limit);
+        tokio::spawn(async move {
+            let made = timeout(limit * CONNECT_LIMITS, connect(&mut client, limit)).await;
+            let made =
+                made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(|error| Failure::of(&error)));
+            let connection = made.map_err(|failure| failure.error)?;
+            let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.generation += 1;
+            current.steady_since = Some(Instant::now());
+            current.clock = None;
+            current.connection = Some(connection.clone());
+            Ok((connection, current.generation))
+        })
+    }
+
     fn open_connection(&self) -> Option<(Connection, u64)> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         Some((current.connection.clone()?, current.generation))
-    }
-}
-
-async fn connect(client: &mut RedisClient, limit: Duration) -> RedisResult<Connection> {
-    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(Some(limit));
-    match client {
-        RedisClient::One(client) => {
-            client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
-        }
-        RedisClient::Sentinel(client) => client.get_async_connection_with_config(&config).await.map(Connection::One),
-        RedisClient::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
-    }
-}
-
-/// What an error means for the call and for the connection.
-struct Failure {
-    error: StoreError,
-    /// The connection is not to be used again.
-    broken: bool,
-    /// The connection was dead, or led to a server that is no longer the master: a new one may do.
-    stale: bool,
-    /// The store may do, or have done, what it was asked.
-    may_be_done: bool,
-    /// The store's time, in milliseconds since 1970, by which what it was asked came too late.
-    late_at: Option<u64>,
-}
-
-impl Failure {
-    /// It was not asked.
-    fn unasked(error: StoreError) -> Self {
-        Self { error, broken: false, stale: false, may_be_done: false, late_at: None }
-    }
-
-    fn timed_out() -> Self {
-        Self { broken: true, may_be_done: true, ..Self::unasked(StoreError::Away(AwayReason::TimedOut)) }
-    }
-
-    fn of(error: &RedisError) -> Self {
-        if error.is_timeout() {
-            return Self::timed_out();
-        }
-        if error.code() == Some(LATE)
-            && let Some(late_at) = error.detail().and_then(|detail| detail.trim().parse().ok())
-        {
-            return Self { late_at: Some(late_at), ..Self::unasked(StoreError::Away(AwayReason::TimedOut)) };
-        }
-        if is_of_the_value(error) {
-            return Self::unasked(StoreError::Malformed);
-        }
-        let stale = match error.kind() {
-            ErrorKind::Server(server) => matches!(server, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown),
-            _ => error.is_connection_dropped(),
-        };
-        let reason = match error.kind() {
-            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-                return Self { broken: error.kind() == ErrorKind::Parse, ..Self::unasked(StoreError::Malformed) };
-            }
-            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
-                AwayReason::Refused(error.code().unwrap_or("AUTH").into())
-            }
-            _ => AwayReason::Unreachable,
-        };
-        let broken = stale || error.is_io_error() || error.is_unrecoverable_error();
-        let may_be_done = reason == AwayReason::Unreachable;
-        Self { error: StoreError::Away(reason), broken, stale, may_be_done, late_at: None }
-    }
-}
-
-/// Whether the store answers, and what lies under a key's name is not what is asked for: of another type, or nothing that a script can work with.
-fn is_of_the_value(error: &RedisError) -> bool {
-    const WRONG_TYPE: &str = "WRONGTYPE";
-    // A script's error has another code before Redis 7, and names what it stumbled over.
-    let of_script = |detail: &str| detail.contains(WRONG_TYPE) || detail.contains("attempt to ");
-    error.code() == Some(WRONG_TYPE) || error.code() == Some("ERR") && error.detail().is_some_and(of_script)
-}
-
-impl ConnectionLike for Connection {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::One(connection) => connection.req_packed_command(cmd),
-            Self::Cluster(connection) => connection.req_packed_command(cmd),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::One(connection) => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
-        }
     }
 }

@@ -24,7 +24,9 @@
 
 mod claim;
 mod client;
+mod connect;
 mod examine;
+mod failure;
 mod hints;
 mod items;
 mod letters;

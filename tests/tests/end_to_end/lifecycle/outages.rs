@@ -125,6 +125,26 @@ async fn an_odd_record_costs_no_other_account_its_calls_when_the_lease_has_lapse
 }
 
 #[tokio::test]
+async fn what_a_part_of_a_cluster_has_lost_together_with_the_lease_is_written_again() -> Outcome {
+    let redis = RedisServer::start_cluster();
+    let world = World::between(|_| {}, |setup| setup.store = redis.url()).await?;
+    let (lost, other) = (world.enable().await?, world.enable_other().await?);
+    world.await_contacts(1).await?;
+    let key = format!("sipwake:i:{{{}}}", lost.id);
+    let lease = redis.keys().into_iter().find(|key| key.starts_with("sipwake:lease:")).expect("a lease");
+    for key in [&key, &lease] {
+        redis.ask::<u64>(redis::cmd("DEL").arg(key));
+    }
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    world.until("the record again", || async { redis.keys().contains(&key).then_some(()) }).await?;
+    for instance in [&lost, &other] {
+        assert_eq!(world.api.read(instance).await?.status, 200);
+        world.whole_call(instance).await?;
+    }
+    world.content()
+}
+
+#[tokio::test]
 async fn a_wipe_while_redis_does_not_answer_is_completed_when_it_does() -> Outcome {
     let (world, redis, instance) = World::lent_on_redis().await?;
     assert!(!redis.instance_keys().is_empty());

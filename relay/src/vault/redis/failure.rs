@@ -1,0 +1,102 @@
+//! What an error of the Redis library means: for whoever asked, and for the connection.
+//!
+//! Invariant: of what a server says only the code is kept.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::vault::store::{AwayReason, StoreError};
+use crate::vault::tls_fault::TlsFault;
+
+/// The code by which a script says that it came too late; the store's time follows, in milliseconds since 1970.
+const LATE: &str = "LATE";
+
+/// What an error means for the call and for the connection.
+pub(super) struct Failure {
+    pub error: StoreError,
+    /// The connection is not to be used again.
+    pub broken: bool,
+    /// The connection was dead, or led to a server that is no longer the master: a new one may do.
+    pub stale: bool,
+    /// The store may do, or have done, what it was asked.
+    pub may_be_done: bool,
+    /// The store's time, in milliseconds since 1970, by which what it was asked came too late.
+    pub late_at: Option<u64>,
+}
+
+impl Failure {
+    /// It was not asked.
+    pub fn unasked(error: StoreError) -> Self {
+        Self { error, broken: false, stale: false, may_be_done: false, late_at: None }
+    }
+
+    pub fn timed_out() -> Self {
+        Self { broken: true, may_be_done: true, ..Self::unasked(StoreError::Away(AwayReason::TimedOut)) }
+    }
+
+    pub fn of(error: &RedisError) -> Self {
+        if error.is_timeout() {
+            return Self::timed_out();
+        }
+        if error.code() == Some(LATE)
+            && let Some(late_at) = error.detail().and_then(|detail| detail.trim().parse().ok())
+        {
+            return Self { late_at: Some(late_at), ..Self::unasked(StoreError::Away(AwayReason::TimedOut)) };
+        }
+        if is_of_the_value(error) {
+            return Self::unasked(StoreError::Malformed);
+        }
+        let stale = match error.kind() {
+            ErrorKind::Server(server) => matches!(server, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown),
+            _ => error.is_connection_dropped(),
+        };
+        let reason = match error.kind() {
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+                return Self { broken: error.kind() == ErrorKind::Parse, ..Self::unasked(StoreError::Malformed) };
+            }
+            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
+                AwayReason::Refused(error.code().unwrap_or("AUTH").into())
+            }
+            _ => tls_fault(error).map_or(AwayReason::Unreachable, AwayReason::Tls),
+        };
+        let broken = stale || error.is_io_error() || error.is_unrecoverable_error();
+        let may_be_done = reason == AwayReason::Unreachable;
+        Self { error: StoreError::Away(reason), broken, stale, may_be_done, late_at: None }
+    }
+
+    /// Nothing was heard for as long as one operation may take.
+    pub fn is_silence(&self) -> bool {
+        self.broken && self.error == StoreError::Away(AwayReason::TimedOut)
+    }
+
+    /// How much it tells an operator, beside another one: what a server has said more than that none was reached, and that more than silence.
+    pub fn weight(&self) -> u8 {
+        match &self.error {
+            StoreError::Away(AwayReason::TimedOut) => 0,
+            StoreError::Away(AwayReason::Unreachable) => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// What is the matter with TLS, where that is what has failed.
+fn tls_fault(error: &RedisError) -> Option<TlsFault> {
+    // The library hands out its own pointer to the cause, not the cause.
+    let cause: &(dyn Error + Send + Sync) = &**error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    let of_tls = |cause: &rustls::Error| TlsFault::of(cause);
+    if let Some(cause) = cause.downcast_ref::<rustls::Error>() {
+        return Some(of_tls(cause));
+    }
+    cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>().map(of_tls)
+}
+
+/// Whether the store answers, and what lies under a key's name is not what is asked for: of another type, or nothing that a script can work with.
+fn is_of_the_value(error: &RedisError) -> bool {
+    const WRONG_TYPE: &str = "WRONGTYPE";
+    // A script's error has another code before Redis 7, and names what it stumbled over.
+    let of_script = |detail: &str| detail.contains(WRONG_TYPE) || detail.contains("attempt to ");
+    error.code() == Some(WRONG_TYPE) || error.code() == Some("ERR") && error.detail().is_some_and(of_script)
+}

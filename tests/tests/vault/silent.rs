@@ -1,0 +1,117 @@
+//! A server that is silent, beside others that answer: a sentinel, a node of a Cluster, a Redis that is slow.
+
+use std::time::Duration;
+
+use relay::vault::{AwayReason, Keyring, Settings, StoreError, Vault};
+use sip::id::InstanceId;
+use tests::redis_cluster::RedisCluster;
+use tests::redis_server::RedisServer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::{id, settings, until};
+
+fn open(url: &str) -> Vault {
+    Vault::open_with(url, Keyring::ephemeral(), "a", settings()).expect("opened")
+}
+
+#[tokio::test]
+async fn a_silent_sentinel_hides_the_master_from_nobody_wherever_it_stands_in_the_url() {
+    let master = RedisServer::start();
+    let (silent, other, refusing) = (master.start_sentinel(), master.start_sentinel(), "127.0.0.1:1");
+    let port = |sentinel: &RedisServer| format!("127.0.0.1:{}", sentinel.port());
+    let url = |sentinels: [&str; 3]| format!("redis+sentinel://{}/main", sentinels.join(","));
+    until("the sentinel knows the master", async || open(&other.url()).ping().await.is_ok()).await;
+    silent.freeze();
+    let (silent_at, other_at) = (port(&silent), port(&other));
+    for sentinels in
+        [[&*silent_at, refusing, &*other_at], [&*silent_at, &*other_at, refusing], [refusing, &*silent_at, &*other_at]]
+    {
+        let vault = open(&url(sentinels));
+        assert!(vault.ping().await.is_ok(), "{sentinels:?}");
+        master.kill_connections();
+        assert!(vault.ping().await.is_ok(), "again, {sentinels:?}");
+    }
+    silent.thaw();
+    assert_eq!(
+        open(&url([refusing, refusing, refusing])).ping().await,
+        Err(StoreError::Away(AwayReason::Unreachable)),
+        "there is none"
+    );
+}
+
+/// An instance whose record the last master has, and one that it has not.
+fn of_the_last_and_of_another(cluster: &RedisCluster) -> (InstanceId, InstanceId) {
+    let is_of_the_last = |id: &InstanceId| cluster.is_of_the_last(&format!("sipwake:i:{{{id}}}"));
+    let (last, others): (Vec<_>, Vec<_>) = (1..60).map(id).partition(is_of_the_last);
+    (last[0], others[0])
+}
+
+#[tokio::test]
+async fn a_silent_node_of_a_cluster_keeps_nobody_from_the_others_and_its_replica_is_followed() {
+    let cluster = RedisCluster::start();
+    let (of_the_last, of_another) = of_the_last_and_of_another(&cluster);
+    let earlier = open(&cluster.url());
+    for id in [of_the_last, of_another] {
+        assert!(matches!(earlier.load(id).await, Ok(None)));
+    }
+    cluster.last_master().freeze();
+    // While one waits in vain for the silent node, and after it, the others answer.
+    let waits = async { earlier.load(of_the_last).await.is_err() };
+    let asks = async {
+        for round in 0..100 {
+            let answer = earlier.load(of_another).await;
+            // The Cluster itself refuses while it is about to replace the node.
+            let refused = matches!(&answer, Err(StoreError::Away(AwayReason::Refused(_))));
+            assert!(refused || matches!(answer, Ok(None)), "round {round}: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (_, ()) = tokio::join!(waits, asks);
+    cluster.wait_until_replaced();
+    for (name, vault) in [("of earlier", &earlier), ("opened now", &open(&cluster.url()))] {
+        until(name, async || matches!(vault.load(of_the_last).await, Ok(None))).await;
+        assert!(matches!(vault.load(of_another).await, Ok(None)), "{name}");
+    }
+    cluster.last_master().thaw();
+}
+
+/// A Redis whose first connection stays without an answer; from then on each takes `late` for one.
+async fn slow(late: Duration) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        let first = listener.accept().await.expect("a connection");
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut heard = vec![0; 4_096];
+                while let Ok(length @ 1..) = stream.read(&mut heard).await {
+                    tokio::time::sleep(late).await;
+                    let asked = heard[..length].iter().filter(|byte| **byte == b'*').count();
+                    stream.write_all("+PONG\r\n".repeat(asked).as_bytes()).await.expect("written");
+                }
+            });
+        }
+        drop(first);
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_connection_is_made_also_when_it_takes_longer_than_the_rest_of_each_who_waits_for_it() {
+    let limit = Duration::from_millis(500);
+    let url = format!("redis://127.0.0.1:{}", slow(limit / 5).await);
+    let vault = Vault::open_with(&url, Keyring::ephemeral(), "a", Settings { operation_limit: limit, ..settings() });
+    let vault = vault.expect("opened");
+    let mut asked = Vec::new();
+    for _ in 0..200 {
+        let vault = vault.clone();
+        asked.push(tokio::spawn(async move { vault.ping().await.is_ok() }));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut answered = 0;
+    for asked in asked {
+        answered += usize::from(asked.await.expect("asked"));
+    }
+    assert!(answered > 0, "nobody of 200 has got through");
+}
