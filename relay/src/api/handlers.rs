@@ -288,7 +288,7 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         EnableError::TooMany => {
             Problem::new(ProblemType::Full, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
         }
-        EnableError::Draining => {
+        EnableError::Draining | EnableError::HungUp => {
             Problem::new(ProblemType::Draining, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
         }
     }

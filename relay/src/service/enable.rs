@@ -6,6 +6,9 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
+//! An app that hung up meanwhile has enabled nothing (`asker`). Who enables the same device again does not wait for the first time's whole turn: that
+//! one is answered 202, and gives way.
+//!
 //! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
 //! is registered again, with the new device's credentials.
 //!
@@ -24,10 +27,12 @@ use sip::endpoint::{EDGE_REALM, NewBinding};
 use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::Inner;
+use super::asker::Asker;
+use super::keyed_mutex::KeyedGuard;
 use super::succession::Succession;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
@@ -47,8 +52,10 @@ use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
 use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
 
-/// How long an enabling waits for the first registration; then it is answered 202.
-const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
+/// How long an enabling waits for the first registration; then it is answered 202. Clients wait for an answer for 10 s and more.
+const FIRST_REGISTRATION: Duration = Duration::from_secs(6);
+/// How long it waits where the same device is enabled again meanwhile.
+const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 /// How long after that a password that was not judged yet counts as one under way.
 const LATE_VERDICT: Duration = Duration::from_secs(120);
 
@@ -61,6 +68,7 @@ impl Inner {
         app: Box<str>,
         source: IpAddr,
         wish: Enable,
+        mut asker: Asker,
     ) -> Result<Enabled, EnableError> {
         if self.is_leaving() {
             return Err(EnableError::Draining);
@@ -68,7 +76,10 @@ impl Inner {
         let (route, addresses) = self.route(&wish.account).await?;
         let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
-        let _guard = self.enabling.lock_key(lookup).await;
+        let turn = tokio::select! {
+            turn = self.enabling.lock_key(lookup) => turn,
+            () = asker.gone() => return Err(EnableError::HungUp),
+        };
         // Also the proof that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new()?;
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
@@ -77,12 +88,17 @@ impl Inner {
         let app_id = app.clone();
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
-        let (registration, later) = self.first_registration(new).await;
+        let (registration, later) = self.first_registration(new, &turn).await;
         match later {
             None => judge(permit, &registration),
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
         }
         let (registration, asked) = registration?;
+        if asker.is_gone() {
+            tracing::info!(event = "enabling-given-up", instance = %id, "an app hung up before its instance was stored; nothing is kept");
+            self.let_go(id).await;
+            return Err(EnableError::HungUp);
+        }
         let earlier = match registration.state {
             RegistrationState::Registered => earlier,
             // Another node may have enabled it meanwhile.
@@ -104,10 +120,7 @@ impl Inner {
         let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.dependencies
-                    .agent
-                    .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None })
-                    .await;
+                self.let_go(id).await;
                 // The store may have taken it, and only its answer was lost.
                 self.leave_nothing(id, lookup, expires_at).await;
                 return Err(error.into());
@@ -137,6 +150,12 @@ impl Inner {
             app: Some(app_id),
         });
         Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
+    }
+
+    /// Unregisters what was not enabled after all.
+    async fn let_go(&self, id: InstanceId) {
+        let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+        self.dependencies.agent.tell(id, end).await;
     }
 
     /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
@@ -322,14 +341,15 @@ impl Inner {
     async fn first_registration(
         &self,
         new: NewInstance,
+        turn: &KeyedGuard<'_, Lookup>,
     ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
         let (first, mut outcome) = oneshot::channel();
         let id = new.id;
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
         let pending =
             |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
-        let registration = match timeout(FIRST_REGISTRATION, &mut outcome).await {
-            Ok(Ok(FirstRegistration::Registered { expires, asked })) => {
+        let registration = match within_its_turn(turn, &mut outcome).await {
+            Some(Ok(FirstRegistration::Registered { expires, asked })) => {
                 let registration = Registration {
                     state: RegistrationState::Registered,
                     status: Some(200),
@@ -338,12 +358,12 @@ impl Inner {
                 };
                 Ok((registration, asked))
             }
-            Ok(Ok(FirstRegistration::Refused { status, unanswerable })) => {
+            Some(Ok(FirstRegistration::Refused { status, unanswerable })) => {
                 Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
             }
-            Ok(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
-            Ok(Err(_)) => Err(EnableError::Draining),
-            Err(_) => return (pending(RegistrationState::Registering, None), Some(outcome)),
+            Some(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
+            Some(Err(_)) => Err(EnableError::Draining),
+            None => return (pending(RegistrationState::Registering, None), Some(outcome)),
         };
         (registration, None)
     }
@@ -361,6 +381,22 @@ impl Inner {
             }
             _ => drop(permit),
         }
+    }
+}
+
+/// What became of a first registration, as far as it is told in the time that an enabling has.
+async fn within_its_turn(
+    turn: &KeyedGuard<'_, Lookup>,
+    outcome: &mut Outcome,
+) -> Option<Result<FirstRegistration, oneshot::error::RecvError>> {
+    let is_over = async {
+        sleep(BEFORE_THE_NEXT).await;
+        let _ = timeout(FIRST_REGISTRATION - BEFORE_THE_NEXT, turn.wanted()).await;
+    };
+    tokio::select! {
+        biased;
+        told = outcome => Some(told),
+        () = is_over => None,
     }
 }
 

@@ -313,6 +313,9 @@ pub enum EnableError {
     /// This node is shutting down.
     #[error("this relay is shutting down")]
     Draining,
+    /// The app has hung up: nobody reads this.
+    #[error("the app has hung up")]
+    HungUp,
 }
 
 /// Why a SIP server refused an account, in words of our own.
