@@ -157,7 +157,12 @@ mod tests {
         for (content_type, fits) in [
             ("application/json", true),
             ("Application/JSON;charset=\"utf-8\"", true),
+            ("application/json;charset=UTF-8;", true),
+            ("application/json; ; charset = utf-8 ;v=1", true),
+            ("application/json; profile=\"urn:x\"", true),
             ("application/json; charset=latin1", false),
+            ("application/json; v=1; charset=utf-16", false),
+            ("application/json; charset=", false),
             ("application/problem+json", false),
             ("text/plain", false),
             ("", false),

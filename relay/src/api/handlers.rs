@@ -299,6 +299,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
         Refusal::Credentials => {
             "Check auth_username and password or ha1: the SIP server refused them. Nothing is kept."
         }
+        Refusal::EscapedCredentials => {
+            "Check auth_username and password or ha1: the SIP server refused them. The user name holds \\ or \", which some servers (Kamailio) hash with the \\ that stands before it in the header: lend an ha1 made so to such a server. Nothing is kept."
+        }
         Refusal::Realm => "The SIP server asks for another realm than ha1.realm. Nothing is kept.",
         Refusal::Algorithm => "The SIP server asks for a digest algorithm that ha1 does not hold. Nothing is kept.",
         Refusal::Digest => {

@@ -17,6 +17,7 @@
 //! when the new one is stored, and one that gets calls only when the new one gets them.
 
 use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -345,6 +346,7 @@ impl Inner {
     ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
         let (first, mut outcome) = oneshot::channel();
         let id = new.id;
+        let is_escaped = self.dependencies.vault.open_lent(id, &new.sealed, |record| is_escaped(&record.account));
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
         let pending =
             |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
@@ -358,9 +360,10 @@ impl Inner {
                 };
                 Ok((registration, asked))
             }
-            Some(Ok(FirstRegistration::Refused { status, unanswerable })) => {
-                Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
-            }
+            Some(Ok(FirstRegistration::Refused { status, unanswerable })) => Err(EnableError::UpstreamRefused {
+                status,
+                reason: refusal(status, unanswerable, is_escaped.unwrap_or(false)),
+            }),
             Some(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
             Some(Err(_)) => Err(EnableError::Draining),
             None => return (pending(RegistrationState::Registering, None), Some(outcome)),
@@ -386,7 +389,7 @@ impl Inner {
 
 /// What became of a first registration, as far as it is told in the time that an enabling has.
 async fn within_its_turn(
-    turn: &KeyedGuard<'_, Lookup>,
+    turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
     outcome: &mut Outcome,
 ) -> Option<Result<FirstRegistration, oneshot::error::RecvError>> {
     let is_over = async {
@@ -439,14 +442,23 @@ fn is_wrong_password(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 407 | 604)
 }
 
-fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
+fn refusal(status: u16, unanswerable: Option<Unanswerable>, is_escaped: bool) -> Refusal {
     match unanswerable {
         Some(Unanswerable::Realm) => Refusal::Realm,
         Some(Unanswerable::Algorithm) => Refusal::Algorithm,
         Some(Unanswerable::Digest) => Refusal::Digest,
         Some(Unanswerable::Challenge) => Refusal::Challenge,
-        None => Refusal::of_status(status),
+        None => match Refusal::of_status(status) {
+            Refusal::Credentials if is_escaped => Refusal::EscapedCredentials,
+            other => other,
+        },
     }
+}
+
+/// Whether a header writes the account's digest user name otherwise than it is: the hash is of the name (RFC 7616 §3.4.2, `unq`), and some
+/// servers take what is written.
+fn is_escaped(account: &Account) -> bool {
+    account.auth_username.contains(['"', '\\'])
 }
 
 /// 256 random bits in base64url: what a device proves itself with.
@@ -455,4 +467,46 @@ fn new_secret() -> InstanceSecret {
         let bytes = Zeroizing::new(random::bytes::<32>());
         InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::service::keyed_mutex::KeyedMutex;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_enabling_waits_for_six_seconds_or_for_one_when_the_same_device_is_enabled_again() {
+        let turns = KeyedMutex::default();
+        let turn = turns.lock_key(1).await;
+        let (verdict, mut outcome) = oneshot::channel();
+        let began = Instant::now();
+        assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+        assert_eq!(began.elapsed(), FIRST_REGISTRATION);
+        let next = async {
+            sleep(Duration::from_millis(200)).await;
+            drop(turns.lock_key(1).await);
+        };
+        let first = async move {
+            let began = Instant::now();
+            assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+            assert_eq!(began.elapsed(), BEFORE_THE_NEXT);
+            let _ = verdict.send(FirstRegistration::Failed { status: None });
+            assert!(within_its_turn(&turn, &mut outcome).await.is_some(), "what is told is told at once");
+        };
+        tokio::join!(first, next);
+    }
+
+    #[test]
+    fn a_user_name_that_a_header_escapes_has_a_word_of_its_own_when_it_is_refused() {
+        for (status, is_escaped, reason) in [
+            (401, true, Refusal::EscapedCredentials),
+            (407, true, Refusal::EscapedCredentials),
+            (401, false, Refusal::Credentials),
+            (403, true, Refusal::Forbidden),
+        ] {
+            assert_eq!(refusal(status, None, is_escaped), reason);
+        }
+    }
 }

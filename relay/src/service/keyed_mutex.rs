@@ -37,7 +37,11 @@ impl<K: Eq + Hash + Copy> KeyedMutex<K> {
     pub(super) async fn lock_key(&self, key: K) -> KeyedGuard<'_, K> {
         let turn = {
             let mut waiting = self.lock();
-            let entry = waiting.entry(key).or_insert_with(|| Waiting { turn: Arc::default(), joined: Arc::default(), count: 0 });
+            let entry = waiting.entry(key).or_insert_with(|| Waiting {
+                turn: Arc::default(),
+                joined: Arc::default(),
+                count: 0,
+            });
             entry.count += 1;
             entry.joined.notify_waiters();
             entry.turn.clone()
@@ -108,7 +112,9 @@ mod tests {
         assert!(futures_poll(&mut wanted).await.is_none());
         let mut second = Box::pin(mutex.lock_key(1));
         assert!(futures_poll(&mut second).await.is_none());
-        assert!(futures_poll(&mut wanted).await.is_some() && futures_poll(&mut Box::pin(first.wanted())).await.is_some());
+        assert!(
+            futures_poll(&mut wanted).await.is_some() && futures_poll(&mut Box::pin(first.wanted())).await.is_some()
+        );
         drop(second);
         assert!(futures_poll(&mut Box::pin(first.wanted())).await.is_none(), "it has given up");
     }

@@ -323,6 +323,8 @@ pub enum EnableError {
 pub enum Refusal {
     /// It refused the user name and password (or HA1).
     Credentials,
+    /// Likewise, and the user name has a character that servers hash in different ways (RFC 7616 §3.4.2).
+    EscapedCredentials,
     /// It asks for another realm than the HA1s were made for.
     Realm,
     /// It asks for an algorithm for which no HA1 was given.
