@@ -84,8 +84,7 @@ fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> R
     if !accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(essence)) {
         return Err(wrong());
     }
-    let charset = params.trim().to_ascii_lowercase();
-    if !matches!(charset.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"") {
+    if !is_utf8(params) {
         return Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body in UTF-8."));
     }
     let is_identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
@@ -93,6 +92,17 @@ fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> R
         true => Ok(()),
         false => Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body without a content coding.")),
     }
+}
+
+/// Whether the parameters of a media type name UTF-8, or no character set: empty ones count for nothing (RFC 9110 §5.6.6), nor do
+/// others, for JSON has none (RFC 8259 §11).
+fn is_utf8(params: &str) -> bool {
+    let charset = |param: &str| {
+        let (name, value) = param.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_ascii_lowercase())
+    };
+    // US-ASCII is UTF-8, too.
+    params.split(';').filter_map(charset).all(|charset| matches!(&*charset, "utf-8" | "utf8" | "us-ascii"))
 }
 
 fn too_large() -> Problem {
@@ -147,7 +157,12 @@ mod tests {
         for (content_type, fits) in [
             ("application/json", true),
             ("Application/JSON;charset=\"utf-8\"", true),
+            ("application/json;charset=UTF-8;", true),
+            ("application/json; ; charset = utf-8 ;v=1", true),
+            ("application/json; profile=\"urn:x\"", true),
             ("application/json; charset=latin1", false),
+            ("application/json; v=1; charset=utf-16", false),
+            ("application/json; charset=", false),
             ("application/problem+json", false),
             ("text/plain", false),
             ("", false),

@@ -40,12 +40,7 @@ pub fn export(export: &OwnExport) -> Value {
         "registrar": export.registrar,
         "outbound_proxy": export.outbound_proxy,
     });
-    let calls = export.calls.iter().map(|(id, view)| {
-        let mut call = views::call(view);
-        call["call"] = id.to_string().into();
-        call
-    });
-    whole["calls"] = calls.collect();
+    whole["calls"] = export.calls.iter().map(|(id, view)| views::known_call(*id, view)).collect();
     whole["messages"] = export.messages.iter().map(message).collect();
     whole["missed_calls"] = export.missed_calls.iter().map(missed_call).collect();
     whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();

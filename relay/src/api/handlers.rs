@@ -288,7 +288,7 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         EnableError::TooMany => {
             Problem::new(ProblemType::Full, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
         }
-        EnableError::Draining => {
+        EnableError::Draining | EnableError::HungUp => {
             Problem::new(ProblemType::Draining, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
         }
     }
@@ -298,6 +298,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
     match reason {
         Refusal::Credentials => {
             "Check auth_username and password or ha1: the SIP server refused them. Nothing is kept."
+        }
+        Refusal::EscapedCredentials => {
+            "Check auth_username and password or ha1: the SIP server refused them. The user name holds \\ or \", which some servers (Kamailio) hash with the \\ that stands before it in the header: lend an ha1 made so to such a server. Nothing is kept."
         }
         Refusal::Realm => "The SIP server asks for another realm than ha1.realm. Nothing is kept.",
         Refusal::Algorithm => "The SIP server asks for a digest algorithm that ha1 does not hold. Nothing is kept.",

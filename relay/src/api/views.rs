@@ -6,6 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use sip::id::CallId;
 
 use super::story_views;
 use crate::clock::rfc3339;
@@ -99,6 +100,13 @@ pub fn call(call: &CallView) -> Value {
     json!({"state": call_state(call.state), "deadline": call.deadline})
 }
 
+/// One of the calls whose state can still be asked.
+pub fn known_call(id: CallId, view: &CallView) -> Value {
+    let mut value = call(view);
+    value["call"] = id.to_string().into();
+    value
+}
+
 /// The word for a call's state.
 pub fn call_state(state: CallState) -> &'static str {
     match state {
@@ -151,12 +159,7 @@ pub fn export(export: &Export) -> Value {
     if let Some(key) = export.public_key {
         whole["public_key"] = key.to_string().into();
     }
-    let calls = export.calls.iter().map(|(id, view)| {
-        let mut one = call(view);
-        one["call"] = id.to_string().into();
-        one
-    });
-    whole["calls"] = calls.collect();
+    whole["calls"] = export.calls.iter().map(|(id, view)| known_call(*id, view)).collect();
     whole["call_stories"] = export.stories.iter().map(story_views::whole).collect();
     whole
 }
@@ -216,5 +219,28 @@ fn presence(presence: Presence) -> &'static str {
     match presence {
         Presence::Foreground => "foreground",
         Presence::Background => "background",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+    use crate::api::OPENAPI;
+
+    #[test]
+    fn a_call_in_an_export_has_the_members_that_its_schema_names_and_no_other() {
+        let described: Value = serde_json::from_str(OPENAPI).unwrap();
+        let schemas = &described["components"]["schemas"];
+        let of = schemas["Export"]["properties"]["calls"]["items"]["$ref"].as_str().unwrap();
+        let schema = &schemas[of.rsplit('/').next().unwrap()];
+        let told = known_call(CallId::new(1, ShardTag(1)), &CallView { state: CallState::Waking, deadline: 1 });
+        let mut required: Vec<_> = schema["required"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        required.sort_unstable();
+        let mut members: Vec<_> = told.as_object().unwrap().keys().map(String::as_str).collect();
+        members.sort_unstable();
+        assert_eq!(members, required);
+        assert!(members.iter().all(|member| schema["properties"].get(member).is_some()));
     }
 }

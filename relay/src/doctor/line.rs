@@ -1,7 +1,7 @@
 //! One connection to a SIP server, by which it is asked.
 //!
-//! Invariant: one request at a time, each with a transaction of its own; a wait ends within [`ANSWER_WITHIN`]. Nothing that
-//! comes but the awaited response is answered.
+//! Invariant: one request at a time, each with a transaction of its own; a wait ends within [`ANSWER_WITHIN`]. A request that comes
+//! meanwhile is answered 480 at once: for a moment the account has a Contact that nobody is at, and a caller does not wait for it.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -116,6 +116,9 @@ impl Line {
                     if ours && message.status().is_some_and(|status| status >= 200) {
                         return Ok(message);
                     }
+                    if let Some(refusal) = refusal(&message, &self.tag) {
+                        self.send(&refusal).await?;
+                    }
                 }
                 Err(_) if Instant::now() >= end => return Err(LineError::Silent),
                 Err(_) => {
@@ -192,7 +195,43 @@ impl Line {
     }
 }
 
+/// What a request is answered; an ACK is not.
+fn refusal(message: &Message, tag: &str) -> Option<Bytes> {
+    let refusable = message.method().is_some_and(|method| method != Method::Ack);
+    refusable.then(|| Composer::response(message, 480, Composer::reason(480), Some(tag)).finish())
+}
+
 /// 64 random bits in hex.
 pub fn token() -> String {
     random::bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_to_the_account_meanwhile_is_answered_480_at_once_and_the_answer_is_awaited_on() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut line = Line::by_datagrams(server.local_addr().unwrap()).await.unwrap();
+        let contact = line.contact("doctor");
+        let registrar = async {
+            let mut buffer = vec![0; 4_096];
+            let (count, from) = server.recv_from(&mut buffer).await.unwrap();
+            let register = Message::parse(&Bytes::copy_from_slice(&buffer[..count]), &Limits::default()).unwrap();
+            for method in ["INVITE", "ACK"] {
+                let request = format!(
+                    "{method} {contact} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKa\r\nFrom: <sip:b@c>;tag=1\r\nTo: <sip:a@c>\r\nCall-ID: c\r\nCSeq: 1 {method}\r\nContent-Length: 0\r\n\r\n"
+                );
+                server.send_to(request.as_bytes(), from).await.unwrap();
+            }
+            let (count, _) = server.recv_from(&mut buffer).await.unwrap();
+            let refused = Message::parse(&Bytes::copy_from_slice(&buffer[..count]), &Limits::default()).unwrap();
+            assert_eq!((refused.status(), refused.call_id()), (Some(480), Some("c")));
+            server.send_to(&Composer::response(&register, 200, "OK", Some("t")).finish(), from).await.unwrap();
+        };
+        let asked = line.ask(Method::Register, "sip:c", "sip:a@c", &[]);
+        let (answer, ()) = tokio::join!(asked, registrar);
+        assert_eq!(answer.unwrap().status(), Some(200));
+    }
 }

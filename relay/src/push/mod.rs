@@ -17,6 +17,7 @@ mod endpoint;
 pub mod fcm;
 mod health;
 mod identity;
+mod joiners;
 mod jwt;
 mod line;
 mod made;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use tracing::Instrument as _;
 
+use super::asker::{Asker, Untaken};
 use super::types::{Enable, EnableError, Enabled};
 use super::{Inner, Service};
 use crate::clock;
@@ -42,9 +43,14 @@ pub enum ExamineError {
 impl AppService for Service {
     async fn enable(&self, app: &str, source: IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
         let (it, app) = (self.0.clone(), app.into());
-        // In a task of its own: an app that hangs up leaves no half of an enabling.
-        let enabling = async move { it.enable(app, source, wish).await };
-        tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))
+        let (asker, _waits) = Asker::new();
+        // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
+        let enabling = async move {
+            let enabled = it.clone().enable(app, source, wish, asker).await?;
+            Ok(Untaken::new(it, enabled))
+        };
+        let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;
+        enabled.take().ok_or(EnableError::HungUp)
     }
 
     async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {

@@ -6,6 +6,9 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
+//! An app that hung up meanwhile has enabled nothing (`asker`). Who enables the same device again does not wait for the first time's whole turn: that
+//! one is answered 202, and gives way.
+//!
 //! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
 //! is registered again, with the new device's credentials.
 //!
@@ -14,6 +17,7 @@
 //! when the new one is stored, and one that gets calls only when the new one gets them.
 
 use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +28,12 @@ use sip::endpoint::{EDGE_REALM, NewBinding};
 use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::Inner;
+use super::asker::Asker;
+use super::keyed_mutex::KeyedGuard;
 use super::succession::Succession;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
@@ -47,8 +53,10 @@ use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
 use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
 
-/// How long an enabling waits for the first registration; then it is answered 202.
-const FIRST_REGISTRATION: Duration = Duration::from_secs(10);
+/// How long an enabling waits for the first registration; then it is answered 202. Clients wait for an answer for 10 s and more.
+const FIRST_REGISTRATION: Duration = Duration::from_secs(6);
+/// How long it waits where the same device is enabled again meanwhile.
+const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 /// How long after that a password that was not judged yet counts as one under way.
 const LATE_VERDICT: Duration = Duration::from_secs(120);
 
@@ -61,6 +69,7 @@ impl Inner {
         app: Box<str>,
         source: IpAddr,
         wish: Enable,
+        mut asker: Asker,
     ) -> Result<Enabled, EnableError> {
         if self.is_leaving() {
             return Err(EnableError::Draining);
@@ -68,7 +77,10 @@ impl Inner {
         let (route, addresses) = self.route(&wish.account).await?;
         let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
-        let _guard = self.enabling.lock_key(lookup).await;
+        let turn = tokio::select! {
+            turn = self.enabling.lock_key(lookup) => turn,
+            () = asker.gone() => return Err(EnableError::HungUp),
+        };
         // Also the proof that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new()?;
         let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
@@ -77,12 +89,17 @@ impl Inner {
         let app_id = app.clone();
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
-        let (registration, later) = self.first_registration(new).await;
+        let (registration, later) = self.first_registration(new, &turn).await;
         match later {
             None => judge(permit, &registration),
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
         }
         let (registration, asked) = registration?;
+        if asker.is_gone() {
+            tracing::info!(event = "enabling-given-up", instance = %id, "an app hung up before its instance was stored; nothing is kept");
+            self.let_go(id).await;
+            return Err(EnableError::HungUp);
+        }
         let earlier = match registration.state {
             RegistrationState::Registered => earlier,
             // Another node may have enabled it meanwhile.
@@ -104,10 +121,7 @@ impl Inner {
         let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.dependencies
-                    .agent
-                    .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None })
-                    .await;
+                self.let_go(id).await;
                 // The store may have taken it, and only its answer was lost.
                 self.leave_nothing(id, lookup, expires_at).await;
                 return Err(error.into());
@@ -137,6 +151,12 @@ impl Inner {
             app: Some(app_id),
         });
         Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
+    }
+
+    /// Unregisters what was not enabled after all.
+    async fn let_go(&self, id: InstanceId) {
+        let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+        self.dependencies.agent.tell(id, end).await;
     }
 
     /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
@@ -322,14 +342,16 @@ impl Inner {
     async fn first_registration(
         &self,
         new: NewInstance,
+        turn: &KeyedGuard<'_, Lookup>,
     ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
         let (first, mut outcome) = oneshot::channel();
         let id = new.id;
+        let is_escaped = self.dependencies.vault.open_lent(id, &new.sealed, |record| is_escaped(&record.account));
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
         let pending =
             |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
-        let registration = match timeout(FIRST_REGISTRATION, &mut outcome).await {
-            Ok(Ok(FirstRegistration::Registered { expires, asked })) => {
+        let registration = match within_its_turn(turn, &mut outcome).await {
+            Some(Ok(FirstRegistration::Registered { expires, asked })) => {
                 let registration = Registration {
                     state: RegistrationState::Registered,
                     status: Some(200),
@@ -338,12 +360,13 @@ impl Inner {
                 };
                 Ok((registration, asked))
             }
-            Ok(Ok(FirstRegistration::Refused { status, unanswerable })) => {
-                Err(EnableError::UpstreamRefused { status, reason: refusal(status, unanswerable) })
-            }
-            Ok(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
-            Ok(Err(_)) => Err(EnableError::Draining),
-            Err(_) => return (pending(RegistrationState::Registering, None), Some(outcome)),
+            Some(Ok(FirstRegistration::Refused { status, unanswerable })) => Err(EnableError::UpstreamRefused {
+                status,
+                reason: refusal(status, unanswerable, is_escaped.unwrap_or(false)),
+            }),
+            Some(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
+            Some(Err(_)) => Err(EnableError::Draining),
+            None => return (pending(RegistrationState::Registering, None), Some(outcome)),
         };
         (registration, None)
     }
@@ -361,6 +384,22 @@ impl Inner {
             }
             _ => drop(permit),
         }
+    }
+}
+
+/// What became of a first registration, as far as it is told in the time that an enabling has.
+async fn within_its_turn(
+    turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
+    outcome: &mut Outcome,
+) -> Option<Result<FirstRegistration, oneshot::error::RecvError>> {
+    let is_over = async {
+        sleep(BEFORE_THE_NEXT).await;
+        let _ = timeout(FIRST_REGISTRATION - BEFORE_THE_NEXT, turn.wanted()).await;
+    };
+    tokio::select! {
+        biased;
+        told = outcome => Some(told),
+        () = is_over => None,
     }
 }
 
@@ -403,14 +442,23 @@ fn is_wrong_password(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 407 | 604)
 }
 
-fn refusal(status: u16, unanswerable: Option<Unanswerable>) -> Refusal {
+fn refusal(status: u16, unanswerable: Option<Unanswerable>, is_escaped: bool) -> Refusal {
     match unanswerable {
         Some(Unanswerable::Realm) => Refusal::Realm,
         Some(Unanswerable::Algorithm) => Refusal::Algorithm,
         Some(Unanswerable::Digest) => Refusal::Digest,
         Some(Unanswerable::Challenge) => Refusal::Challenge,
-        None => Refusal::of_status(status),
+        None => match Refusal::of_status(status) {
+            Refusal::Credentials if is_escaped => Refusal::EscapedCredentials,
+            other => other,
+        },
     }
+}
+
+/// Whether a header writes the account's digest user name otherwise than it is: the hash is of the name (RFC 7616 §3.4.2, `unq`), and some
+/// servers take what is written.
+fn is_escaped(account: &Account) -> bool {
+    account.auth_username.contains(['"', '\\'])
 }
 
 /// 256 random bits in base64url: what a device proves itself with.
@@ -419,4 +467,46 @@ fn new_secret() -> InstanceSecret {
         let bytes = Zeroizing::new(random::bytes::<32>());
         InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::service::keyed_mutex::KeyedMutex;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_enabling_waits_for_six_seconds_or_for_one_when_the_same_device_is_enabled_again() {
+        let turns = KeyedMutex::default();
+        let turn = turns.lock_key(1).await;
+        let (verdict, mut outcome) = oneshot::channel();
+        let began = Instant::now();
+        assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+        assert_eq!(began.elapsed(), FIRST_REGISTRATION);
+        let next = async {
+            sleep(Duration::from_millis(200)).await;
+            drop(turns.lock_key(1).await);
+        };
+        let first = async move {
+            let began = Instant::now();
+            assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+            assert_eq!(began.elapsed(), BEFORE_THE_NEXT);
+            let _ = verdict.send(FirstRegistration::Failed { status: None });
+            assert!(within_its_turn(&turn, &mut outcome).await.is_some(), "what is told is told at once");
+        };
+        tokio::join!(first, next);
+    }
+
+    #[test]
+    fn a_user_name_that_a_header_escapes_has_a_word_of_its_own_when_it_is_refused() {
+        for (status, is_escaped, reason) in [
+            (401, true, Refusal::EscapedCredentials),
+            (407, true, Refusal::EscapedCredentials),
+            (401, false, Refusal::Credentials),
+            (403, true, Refusal::Forbidden),
+        ] {
+            assert_eq!(refusal(status, None, is_escaped), reason);
+        }
+    }
 }

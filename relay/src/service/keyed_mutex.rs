@@ -1,4 +1,4 @@
-//! One at a time for each key.
+//! One at a time for each key. Whoever holds a key can learn that somebody else waits for it.
 //!
 //! Invariant: a key that nobody holds or waits for takes no memory.
 
@@ -6,13 +6,15 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 /// KeyedMutex for keys of one kind.
 pub(super) struct KeyedMutex<K>(Mutex<HashMap<K, Waiting>>);
 
 struct Waiting {
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Told whenever one more waits.
+    joined: Arc<Notify>,
     /// Tasks that hold it or wait for it.
     count: usize,
 }
@@ -35,8 +37,13 @@ impl<K: Eq + Hash + Copy> KeyedMutex<K> {
     pub(super) async fn lock_key(&self, key: K) -> KeyedGuard<'_, K> {
         let turn = {
             let mut waiting = self.lock();
-            let entry = waiting.entry(key).or_insert_with(|| Waiting { turn: Arc::default(), count: 0 });
+            let entry = waiting.entry(key).or_insert_with(|| Waiting {
+                turn: Arc::default(),
+                joined: Arc::default(),
+                count: 0,
+            });
             entry.count += 1;
+            entry.joined.notify_waiters();
             entry.turn.clone()
         };
         // Made before the wait, so that a wait that is given up is counted back.
@@ -48,6 +55,21 @@ impl<K: Eq + Hash + Copy> KeyedMutex<K> {
     // Each change under the lock is one step.
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash + Copy> KeyedGuard<'_, K> {
+    /// Waits until somebody else waits for the key.
+    pub(super) async fn wanted(&self) {
+        loop {
+            let joined = {
+                let waiting = self.mutex.lock();
+                let Some(entry) = waiting.get(&self.key).filter(|entry| entry.count == 1) else { return };
+                // Made under the lock: nobody joins unnoticed between.
+                entry.joined.clone().notified_owned()
+            };
+            joined.await;
+        }
     }
 }
 
@@ -79,6 +101,22 @@ mod tests {
         drop((first, other));
         drop(second.await);
         assert!(mutex.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_a_key_learns_that_another_one_waits_for_it() {
+        let mutex = KeyedMutex::default();
+        let first = mutex.lock_key(1).await;
+        let mut wanted = Box::pin(first.wanted());
+        let _other = mutex.lock_key(2).await;
+        assert!(futures_poll(&mut wanted).await.is_none());
+        let mut second = Box::pin(mutex.lock_key(1));
+        assert!(futures_poll(&mut second).await.is_none());
+        assert!(
+            futures_poll(&mut wanted).await.is_some() && futures_poll(&mut Box::pin(first.wanted())).await.is_some()
+        );
+        drop(second);
+        assert!(futures_poll(&mut Box::pin(first.wanted())).await.is_none(), "it has given up");
     }
 
     /// Polls once.

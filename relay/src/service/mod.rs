@@ -30,6 +30,7 @@ use crate::net::resolve::Resolver;
 use crate::vault::{Lookup, Vault};
 
 mod apps;
+mod asker;
 mod by_record;
 mod calls;
 mod change;

@@ -313,6 +313,9 @@ pub enum EnableError {
     /// This node is shutting down.
     #[error("this relay is shutting down")]
     Draining,
+    /// The app has hung up: nobody reads this.
+    #[error("the app has hung up")]
+    HungUp,
 }
 
 /// Why a SIP server refused an account, in words of our own.
@@ -320,6 +323,8 @@ pub enum EnableError {
 pub enum Refusal {
     /// It refused the user name and password (or HA1).
     Credentials,
+    /// Likewise, and the user name has a character that servers hash in different ways (RFC 7616 §3.4.2).
+    EscapedCredentials,
     /// It asks for another realm than the HA1s were made for.
     Realm,
     /// It asks for an algorithm for which no HA1 was given.
