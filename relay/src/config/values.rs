@@ -234,6 +234,14 @@ fn is_host_name(text: &str) -> bool {
         && !last.to_ascii_lowercase().starts_with("0x")
 }
 
+/// Whether a URL holds a password, before its host or as a parameter.
+pub(super) fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let before_host = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+    before_host.is_some_and(|(_, password)| !password.is_empty()) || rest.to_ascii_lowercase().contains("password=")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
