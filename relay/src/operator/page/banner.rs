@@ -52,7 +52,9 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
             if let Some((_, why)) = failing().find(|(check, _)| *check == Check::Store) {
                 say(
                     State::Warn,
-                    format!("The store is away ({why}): known phones still ring, enabling and changes are answered 503"),
+                    format!(
+                        "The store is away ({why}): known phones still ring, enabling and changes are answered 503"
+                    ),
                     "look at Redis and the way to it; the relay goes on by itself when it answers",
                 );
             }
