@@ -24,6 +24,7 @@
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
+//! | 0 | [`log`] | the log's way to the standard error, which makes nobody wait |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
 //! | 0 | [`process`] | what the process asks of the system once: no dumps, open files, small pages |
@@ -62,6 +63,7 @@ pub mod doctor;
 pub mod domain;
 pub mod hpke;
 pub mod limits;
+pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod operator;

@@ -4,6 +4,7 @@
 //! status is the contract's: 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
 //! dump, and no debugger of another user, sees the process's memory.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use relay::cli::{
     CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
 };
 use relay::config::{Config, Problem};
+use relay::log;
 use relay::operator::controls::Reloaded;
 use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
@@ -106,6 +108,8 @@ fn main() -> ExitCode {
     sockets::adopt();
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
+    // Dropped last: the runtime may have something to say when it ends.
+    let _last_words = matches!(cli.command, Command::Serve { .. }).then(log::begin);
     refuse_huge_pages();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -118,10 +122,10 @@ fn main() -> ExitCode {
             runtime.block_on(serve(config, state, with_registrar))
         }
         Command::Check { config: Some(config), push, json, live: false, ready: false } => {
-            runtime.block_on(check_file(config, push, json))
+            runtime.block_on(check_file(config, push, json)).unwrap_or_else(|error| ended(Err(error)))
         }
         Command::Check { config, ready, .. } => {
-            ended(runtime.block_on(live::live(config.as_deref(), ready)).map(|told| println!("{told}")))
+            ended(runtime.block_on(live::live(config.as_deref(), ready)).and_then(|told| print(&told)))
         }
         Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
@@ -150,7 +154,7 @@ fn main() -> ExitCode {
         Command::Status(wish) => match runtime.block_on(status::status(wish)) {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("error: {error}");
+                fail(&error.to_string());
                 // A relay that does not answer is as bad as one that says so.
                 ExitCode::from(2)
             }
@@ -255,11 +259,11 @@ async fn stay_alive(manager: Arc<Notifier>, agent: Agent) {
     }
 }
 
-async fn check_file(file: PathBuf, push: bool, json: bool) -> ExitCode {
+async fn check_file(file: PathBuf, push: bool, json: bool) -> Result<ExitCode, CommandError> {
     let config = match Config::load(&file) {
         Ok(config) => config,
         Err(problems) if json => return print_findings(problems.iter(), &[], &[]),
-        Err(problems) => return fail(&problems.to_string()),
+        Err(problems) => return Ok(fail(&problems.to_string())),
     };
     let Findings { mut problems, notes } = check(&config).await;
     if json {
@@ -273,28 +277,35 @@ async fn check_file(file: PathBuf, push: bool, json: bool) -> ExitCode {
     }
     if push {
         let (refused, taken) = check_push(&config).await;
-        taken.iter().for_each(|line| println!("{line}"));
+        taken.iter().try_for_each(|line| print(line))?;
         problems.extend(refused);
     }
     if problems.is_empty() {
-        println!("{}: all right", file.display());
-        return ExitCode::SUCCESS;
+        print(&format!("{}: all right", file.display()))?;
+        return Ok(ExitCode::SUCCESS);
     }
     problems.dedup();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    fail(&lines.join("\n"))
+    Ok(fail(&lines.join("\n")))
+}
+
+/// Prints a line; `println!` panics when nobody reads it.
+fn print(line: &str) -> Result<(), CommandError> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
 /// What `check` has found, for a program.
-fn print_findings<'a>(problems: impl Iterator<Item = &'a Problem>, notes: &[Problem], taken: &[String]) -> ExitCode {
+fn print_findings<'a>(
+    problems: impl Iterator<Item = &'a Problem>,
+    notes: &[Problem],
+    taken: &[String],
+) -> Result<ExitCode, CommandError> {
     let one = |problem: &Problem| serde_json::json!({"place": problem.place, "what": problem.what, "remedy": problem.remedy, "line": problem.line});
     let problems: Vec<_> = problems.map(one).collect();
     let notes: Vec<_> = notes.iter().map(one).collect();
-    println!(
-        "{:#}",
-        serde_json::json!({"ok": problems.is_empty(), "problems": problems, "notes": notes, "push": taken})
-    );
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let found = serde_json::json!({"ok": problems.is_empty(), "problems": problems, "notes": notes, "push": taken});
+    print(&format!("{found:#}"))?;
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn ended(outcome: Result<(), CommandError>) -> ExitCode {
@@ -310,7 +321,7 @@ fn ended(outcome: Result<(), CommandError>) -> ExitCode {
 
 fn fail(why: &str) -> ExitCode {
     for line in why.lines() {
-        eprintln!("error: {line}");
+        log::say(&format!("error: {line}\n"));
     }
     ExitCode::FAILURE
 }
@@ -347,7 +358,7 @@ fn log_to_stderr(format: LogFormat) {
     let filter = wanted.and(filter_fn(move |metadata| {
         ours(metadata.target()) || *metadata.level() <= Level::INFO && !repeats(metadata.target())
     }));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(log::Writer::default);
     let layer = match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),
         LogFormat::Json => layer.json().boxed(),

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -23,7 +23,27 @@ pub struct Child {
     name: String,
     pid: Pid,
     board: Board<State>,
+    reading: Arc<Reading>,
     input: Mutex<Option<ChildStdin>>,
+}
+
+/// Whether its output is read at the moment.
+#[derive(Default)]
+struct Reading {
+    is_stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Reading {
+    fn stop(&self, is_stopped: bool) {
+        *self.is_stopped.lock().unwrap_or_else(PoisonError::into_inner) = is_stopped;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_stopped = self.is_stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(is_stopped, |is_stopped| *is_stopped));
+    }
 }
 
 #[derive(Default)]
@@ -61,13 +81,14 @@ impl Child {
         })?;
         let pid = Pid::from_child(&child);
         let board = Board::<State>::default();
+        let reading = Arc::<Reading>::default();
         let outputs: [Option<Box<dyn Read + Send>>; 2] =
             [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|out| Box::new(out) as _)];
         let (read_to_end, all_read) = mpsc::channel::<()>();
         for output in outputs.into_iter().flatten() {
-            let (board, read_to_end) = (board.clone(), read_to_end.clone());
+            let (board, reading, read_to_end) = (board.clone(), reading.clone(), read_to_end.clone());
             std::thread::spawn(move || {
-                read_lines(output, &board);
+                read_lines(output, &reading, &board);
                 drop(read_to_end);
             });
         }
@@ -80,7 +101,7 @@ impl Child {
             let _ = all_read.recv_timeout(LAST_WORDS_WITHIN);
             exit.change(|state| state.exit = Some(status));
         });
-        Ok(Self { name: program, pid, board, input })
+        Ok(Self { name: program, pid, board, reading, input })
     }
 
     /// Writes a line to its standard input.
@@ -106,6 +127,16 @@ impl Child {
     /// Whether it has not ended.
     pub fn is_running(&self) -> bool {
         self.board.read(|state| state.exit.is_none())
+    }
+
+    /// Reads nothing more of what it prints: what does not fit into its pipes has to wait.
+    pub fn stop_reading(&self) {
+        self.reading.stop(true);
+    }
+
+    /// Reads on.
+    pub fn read_on(&self) {
+        self.reading.stop(false);
     }
 
     /// Everything that it printed.
@@ -176,15 +207,17 @@ impl Drop for Child {
     fn drop(&mut self) {
         // The group may outlive its first process, so this does not ask whether that one runs.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        self.reading.stop(false);
     }
 }
 
-fn read_lines(output: impl Read, board: &Board<State>) {
+fn read_lines(output: impl Read, reading: &Reading, board: &Board<State>) {
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         board.change(|state| state.lines.push(text));
         line.clear();
+        reading.wait();
     }
 }

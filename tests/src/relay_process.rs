@@ -228,6 +228,20 @@ impl RelayProcess {
         self.child.output()
     }
 
+    /// Reads its log no more.
+    pub fn stop_reading_log(&self) {
+        self.child.stop_reading();
+    }
+
+    /// Reads its log on, and waits until so many lines contain `text`.
+    ///
+    /// # Errors
+    /// [`Missed`] when they do not come `within` the time.
+    pub async fn read_on_log(&self, text: &str, count: usize, within: Duration) -> Result<(), Missed> {
+        self.child.read_on();
+        self.child.await_lines(text, count, within).await
+    }
+
     /// Waits for a log line that contains `text`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! `sipwake trace`: one instance's SIP for a while, as a file that Wireshark opens.
 //!
-//! Invariant: what is written was scrubbed by the relay; when the command ends, the relay's copy is erased.
+//! Invariant: what is written was scrubbed by the relay, and can be read by its owner alone; when the command ends, the relay's copy is erased.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::CommandError;
 use super::operator::At;
+use super::{CommandError, secret_file};
 use crate::config::values::duration;
 
 /// How often the file is written anew.
@@ -51,7 +51,8 @@ pub async fn run(trace: Trace) -> Result<(), CommandError> {
             _ = tokio::signal::ctrl_c() => true,
         };
         let file = listener.fetch(&trace.id, "/trace").await?;
-        std::fs::write(&trace.output, &file).map_err(|why| CommandError::File { file: trace.output.clone(), why })?;
+        secret_file::write(&trace.output, &file)
+            .map_err(|why| CommandError::NotWritten { file: trace.output.clone(), why })?;
         if over {
             break;
         }

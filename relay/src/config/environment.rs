@@ -4,7 +4,9 @@
 //! `app[0].apns.key_file`. A list is written with commas or as a TOML array.
 //!
 //! Invariant: a variable whose name begins with `SIPWAKE_` names a setting, is one of [`OTHERS`], or is one that a cluster
-//! adds by itself for a service `sipwake` (`SIPWAKE_PORT=tcp://…`); every other one is said. No value is repeated.
+//! adds by itself for a service `sipwake` (`SIPWAKE_PORT=tcp://…`); every other one is said, and so is one that is no Unicode. No value is repeated.
+
+use std::ffi::OsString;
 
 use toml::{Table, Value};
 
@@ -18,11 +20,23 @@ const OTHERS: [&str; 5] = ["SIPWAKE_TIMING", "SIPWAKE_SHARDS", "SIPWAKE_BINARY",
 /// Tables in an array that a variable may reach, so that a large index cannot make a large array.
 const MAX_INDEX: usize = 64;
 
-/// The variables of this process; one that is not Unicode cannot name a setting and is left out.
+/// The variables of this process that are Unicode.
 pub(super) fn of_this_process() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+/// Those that are to set something and cannot, for they are no Unicode.
+pub(super) fn unreadable(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Problem> {
+    let ours = variables.filter_map(|(name, value)| {
+        let shown = name.to_string_lossy().into_owned();
+        let sets = shown.strip_prefix(PREFIX).is_some_and(|rest| rest.contains("__"));
+        (sets && (name.to_str().is_none() || value.to_str().is_none())).then_some(shown)
+    });
+    let mut names: Vec<String> = ours.collect();
+    names.sort();
+    names.iter().map(|name| Problem::new(name, "is not UTF-8", "write it in UTF-8, or remove it")).collect()
 }
 
 /// Where a value was set from the environment: its place and the variable's name.
@@ -57,7 +71,9 @@ pub(super) fn strays(variables: &[(String, String)], settings: &[String]) -> (Ve
         if is_another(name) || is_of_a_cluster(rest, value) {
             continue;
         }
-        let setting = settings.iter().find(|place| flat(place) == rest.to_ascii_uppercase());
+        // A section by itself is none.
+        let is_setting = |place: &&String| place.contains('.') && flat(place) == rest.to_ascii_uppercase();
+        let setting = settings.iter().find(is_setting);
         match setting {
             Some(place) => {
                 let right = place.replace(['.', '['], "__").replace(']', "").to_ascii_uppercase();
@@ -127,4 +143,26 @@ fn set(root: &mut Table, path: &[String], value: String) -> Option<String> {
     place.push_str(last);
     table.insert(last.clone(), Value::String(value));
     Some(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_variable_of_ours_that_is_no_unicode_is_a_problem_and_another_ones_is_not() {
+        let odd = || OsString::from_vec(vec![b'5', 0xff]);
+        let variables = [
+            ("SIPWAKE_CALL__RING_TIMEOUT".into(), odd()),
+            ([OsString::from("SIPWAKE_CALL__"), odd()].into_iter().collect::<OsString>(), "5s".into()),
+            ("SIPWAKE_STORE__URL".into(), "memory:".into()),
+            ("PATH".into(), odd()),
+            ("SIPWAKE_TYPO".into(), odd()),
+        ];
+        let told = unreadable(variables.into_iter());
+        let places: Vec<&str> = told.iter().map(|problem| &*problem.place).collect();
+        assert_eq!(places, ["SIPWAKE_CALL__5\u{fffd}", "SIPWAKE_CALL__RING_TIMEOUT"]);
+    }
 }

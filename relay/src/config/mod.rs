@@ -23,6 +23,7 @@ mod sections;
 pub(crate) mod values;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -416,9 +417,30 @@ impl Config {
             ))
         })?;
         let directory = file.parent().unwrap_or(Path::new(""));
-        let mut config = Config::read(&text, directory, environment::of_this_process())?;
+        let read = Config::read(&text, directory, environment::of_this_process());
+        let mut config = Problems::before(environment::unreadable(std::env::vars_os()), read)?;
         config.source = Some(file.to_owned());
+        if config.tells_a_password() && can_be_read_by_all(file) {
+            let what = "holds a password, and every user of this machine can read this file";
+            let remedy = "chmod 640 it, with the group of the relay's user, or set SIPWAKE_STORE__URL instead";
+            let caution = config.problem("store.url", what, remedy);
+            config.cautions.push(caution);
+        }
         Ok(config)
+    }
+
+    /// A problem with a setting, which names the line or the variable that set it.
+    pub fn problem(&self, place: &str, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
+        match self.settings.iter().find(|setting| setting.place == place).map(|setting| &setting.origin) {
+            Some(Origin::Environment(variable)) => Problem::new(&format!("{place} (from {variable})"), what, remedy),
+            _ => Problem::new(place, what, remedy).at_line(self.lines.of(place)),
+        }
+    }
+
+    /// Whether the file itself holds the store's password.
+    fn tells_a_password(&self) -> bool {
+        let url = self.settings.iter().find(|setting| setting.place == "store.url");
+        url.is_some_and(|url| matches!(url.origin, Origin::File(_))) && values::has_password(self.store.url.expose())
     }
 
     /// Reads a configuration's text. `directory` is what relative paths are relative to, `environment` the variables
@@ -444,6 +466,11 @@ impl Config {
     /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app
     /// without a push service and with a key made on the spot. The environment still overrides.
     pub fn development() -> Result<Config, Problems> {
-        sections::read("", Path::new(""), environment::of_this_process(), sections::Profile::Development)
+        let read = sections::read("", Path::new(""), environment::of_this_process(), sections::Profile::Development);
+        Problems::before(environment::unreadable(std::env::vars_os()), read)
     }
+}
+
+fn can_be_read_by_all(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o004 != 0)
 }

@@ -49,6 +49,17 @@ impl Problems {
         Self(vec![problem])
     }
 
+    /// These before those of `read`, where there are any.
+    pub(super) fn before<T>(mut first: Vec<Problem>, read: Result<T, Self>) -> Result<T, Self> {
+        match read {
+            Ok(read) => Self::some(first).map_or(Ok(read), Err),
+            Err(Self(further)) => {
+                first.extend(further);
+                Err(Self(first))
+            }
+        }
+    }
+
     /// `None` when there is nothing to report.
     pub(super) fn some(problems: Vec<Problem>) -> Option<Self> {
         (!problems.is_empty()).then_some(Self(problems))

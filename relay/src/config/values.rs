@@ -234,6 +234,14 @@ fn is_host_name(text: &str) -> bool {
         && !last.to_ascii_lowercase().starts_with("0x")
 }
 
+/// Whether the URL of a store holds a password: it stands before the host.
+pub(super) fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let user = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+    user.is_some_and(|(_, password)| !password.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

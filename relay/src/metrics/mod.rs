@@ -21,6 +21,7 @@ use prometheus_client::registry::{self, Registry};
 
 use crate::clock;
 use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
+use crate::log;
 
 pub mod labels;
 mod process;
@@ -123,6 +124,7 @@ metrics! {
     HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
     CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
     CertificateOrders = "sipwake_certificate_orders_total", Counter, "Certificates ordered by ACME, by how it ended.";
+    LogLinesDropped = "sipwake_log_lines_dropped_total", Counter, "Lines of the log that this process has lost: nobody read the standard error in time, or it could not be written to.";
     Ready = "sipwake_ready", Gauge, "1 while calls can be served (/readyz is 200), else 0.";
     ResidentMemory = "process_resident_memory_bytes", Gauge, "Resident memory of this process.";
     VirtualMemory = "process_virtual_memory_bytes", Gauge, "Virtual memory of this process.";
@@ -187,6 +189,7 @@ struct Handles {
     certificate_orders: Series<CertificateOrder, Counter>,
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
     certificate_not_after: AtomicU64,
+    log_lines_dropped: Counter,
     ready: Gauge,
     resident_memory: Gauge,
     virtual_memory: Gauge,
@@ -259,6 +262,7 @@ impl Metrics {
             certificate_expiry: single(r, Metric::CertificateExpiry),
             certificate_orders: series(r, Metric::CertificateOrders),
             certificate_not_after: AtomicU64::new(0),
+            log_lines_dropped: single(r, Metric::LogLinesDropped),
             ready: single(r, Metric::Ready),
             resident_memory: single(r, Metric::ResidentMemory),
             virtual_memory: single(r, Metric::VirtualMemory),
@@ -505,6 +509,7 @@ impl Metrics {
         self.0.open_descriptors.set(whole(process.open_descriptors));
         self.0.max_descriptors.set(whole(process.max_descriptors));
         // A counter only grows; two scrapes at once may read it in either order.
+        self.0.log_lines_dropped.inner().fetch_max(log::dropped(), Ordering::Relaxed);
         self.0.cpu_time.inc_by((process.cpu_seconds - self.0.cpu_time.get()).max(0.0));
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.0.registry).expect("a String takes whatever is written to it");

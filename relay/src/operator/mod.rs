@@ -13,8 +13,9 @@
 //! | [`readiness`] | what `/readyz` says |
 //! | `subject` | the instance that a request is about |
 //!
-//! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. Nothing here tells whose
-//! an instance is: no AOR, no token, no secret.
+//! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. What changes something wants it as a Bearer
+//! token, which no browser adds by itself: a page of a stranger can have a browser that is logged in (Basic) look, and do nothing. Nothing here
+//! tells whose an instance is: no AOR, no token, no secret.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -65,9 +66,6 @@ use crate::secret::ApiKey;
 use crate::service::OperatorService;
 use crate::service::types::WhichCalls;
 
-/// What a relay still does whose store is away.
-pub const DEGRADED: &str =
-    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
 /// The challenge to a browser: any user name, and the token as the password.
 const BASIC_CHALLENGE: &str =
     "Basic realm=\"sipwake operator: any user name, the operator's token as password\", charset=\"UTF-8\"";
@@ -257,8 +255,8 @@ impl<E: OperatorService> Operator<E> {
         let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let from = counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
         let shown = match basic(request.headers()) {
-            Some(password) => KeyDigest::of(&password),
-            None => KeyDigest::of(bearer(request.headers(), WANT_TOKEN)?),
+            Some(password) if request.method().is_safe() => KeyDigest::of(&password),
+            _ => KeyDigest::of(bearer(request.headers(), WANT_TOKEN)?),
         };
         if self.0.token.load().fits(&shown) {
             return Ok(());
@@ -309,7 +307,7 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     let by = request.method().clone();
     let (mut response, id) = match admitted {
         Ok(()) => request_id::numbered(request, next).await,
-        Err(problem) => request_id::answered(challenged(problem.into_response())),
+        Err(problem) => request_id::answered(challenged(problem.into_response(), &by)),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -320,9 +318,9 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     response
 }
 
-/// A browser asks its user for the token when it is challenged by Basic, too.
-fn challenged(mut response: Response) -> Response {
-    if response.status() == StatusCode::UNAUTHORIZED {
+/// A browser asks its user for the token when it is challenged by Basic, too: for what it may look at.
+fn challenged(mut response: Response, method: &Method) -> Response {
+    if response.status() == StatusCode::UNAUTHORIZED && method.is_safe() {
         response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(BASIC_CHALLENGE));
     }
     response
@@ -420,7 +418,7 @@ async fn hear_canary<E: OperatorService>(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// The password of Basic credentials (RFC 7617), whatever the user name: what a browser sends.
+/// The password of Basic credentials (RFC 7617), whatever the user name: what a browser sends, also to a form of another page.
 fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (shown.next(), shown.next()) else { return None };

@@ -12,8 +12,7 @@ use crate::clock::rfc3339;
 use crate::push::{self, PushService};
 
 /// What a relay still does whose store is away.
-const STORE_IS_AWAY: &str =
-    "store: the store does not answer; known phones still ring, enabling and changes are answered 503";
+const STORE_IS_AWAY: &str = "known phones still ring, enabling and changes are answered 503";
 
 /// What must be in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,8 +140,8 @@ impl Readiness {
     /// What a relay still does that is degraded, in one line.
     pub fn degradation(&self) -> String {
         let mut parts = Vec::new();
-        if self.lock().checks[Check::Store as usize].is_err() {
-            parts.push(STORE_IS_AWAY.to_owned());
+        if let Err(why) = self.lock().checks[Check::Store as usize] {
+            parts.push(format!("store: {why}; {STORE_IS_AWAY}"));
         }
         let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
         parts.extend(failing.map(|report| {

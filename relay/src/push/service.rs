@@ -25,6 +25,7 @@ use super::setup::SetupError;
 use super::webpush::{self, WebPush};
 use super::{Event, Push, Verdict, copies, payload};
 use crate::domain::PushOutcome;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::vault::record::{Provider, PushTarget};
 
@@ -455,7 +456,7 @@ fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
     PRINTED.with_borrow_mut(|heard| match heard {
         Some(heard) => heard.push(text),
         // For the person at the terminal, who is to read and copy it: no event of the log.
-        None => eprintln!("PUSH printed instead of sent (app {app}, {:?}):\n{text}", target.provider),
+        None => log::say(&format!("PUSH printed instead of sent (app {app}, {:?}):\n{text}\n", target.provider)),
     });
     Verdict::Accepted
 }

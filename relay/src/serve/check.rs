@@ -40,7 +40,7 @@ pub async fn check(config: &Config) -> Findings {
     }
     for doubt in certificate(config) {
         let (what, remedy) = (doubt.to_string(), doubt.remedy());
-        let problem = Problem::new("tls.certificate", what, remedy).at_line(config.lines.of("tls.certificate"));
+        let problem = config.problem("tls.certificate", what, remedy);
         if doubt.is_fatal() { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
     for (problem, is_fatal) in push_certificates(config) {
@@ -81,8 +81,8 @@ pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
                 Doubt::NotYet(..) => doubt.remedy(),
                 _ => "get a new one from Apple, put it into the file, and reload: sipwake reload, or SIGHUP",
             };
-            let problem = Problem::new(&place, format!("{}: {doubt}", file.display()), remedy);
-            found.push((problem.at_line(config.lines.of(&place)), doubt.is_fatal()));
+            let problem = config.problem(&place, format!("{}: {doubt}", file.display()), remedy);
+            found.push((problem, doubt.is_fatal()));
         }
     }
     found
@@ -94,7 +94,7 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
     {
         let what = format!("{} cannot be used: {error}", acme.state.display());
         let remedy = "name a folder that the relay's user can write to";
-        problems.push(Problem::new("acme.state", what, remedy).at_line(config.lines.of("acme.state")));
+        problems.push(config.problem("acme.state", what, remedy));
         return;
     }
     if let Tls::Files { certificate, key } = &config.tls
@@ -104,9 +104,8 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
         problems.push(Problem::new("tls", error.to_string(), remedy).at_line(config.lines.of("tls.certificate")));
     }
     if let Err(error) = ClientTls::new(config.upstream.ca_file.as_deref()) {
-        let line = config.lines.of("upstream.ca_file");
         let remedy = "name a PEM file of CA certificates";
-        problems.push(Problem::new("upstream.ca_file", error.to_string(), remedy).at_line(line));
+        problems.push(config.problem("upstream.ca_file", error.to_string(), remedy));
     }
 }
 
@@ -117,8 +116,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         Some(Ok(keyring)) => keyring,
         Some(Err(error)) => {
             let remedy = "make the file readable and writable for the relay's user alone";
-            let line = config.lines.of("store.keyring");
-            return problems.push(Problem::new("store.keyring", error.to_string(), remedy).at_line(line));
+            return problems.push(config.problem("store.keyring", error.to_string(), remedy));
         }
     };
     let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
@@ -138,8 +136,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
             for fault in faults {
                 let is_required = config.store.require_ephemeral && fault.is_persistence();
                 let place = if is_required { "store.require_ephemeral" } else { "store.url" };
-                let line = config.lines.of(place);
-                let problem = Problem::new(place, fault.to_string(), fault.remedy()).at_line(line);
+                let problem = config.problem(place, fault.to_string(), fault.remedy());
                 if fault.is_grave() || is_required { problems.push(problem) } else { notes.push(problem) }
             }
         }
@@ -154,7 +151,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
                     "start the store, or correct its address; a Redis in protected mode, or one that has all its clients, closes each connection at once"
                 }
             };
-            problems.push(Problem::new("store.url", error.to_string(), remedy).at_line(config.lines.of("store.url")));
+            problems.push(config.problem("store.url", error.to_string(), remedy));
         }
     }
 }
@@ -207,7 +204,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
                 (format!("{address} cannot be listened on: {error}"), remedy)
             }
         };
-        findings.problems.push(Problem::new(setting, what, remedy).at_line(config.lines.of(setting)));
+        findings.problems.push(config.problem(setting, what, remedy));
     }
     if !of_a_relay.is_empty() {
         let what = "a relay with this certificate runs and holds these addresses";

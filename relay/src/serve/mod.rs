@@ -143,10 +143,16 @@ pub struct Running {
     readiness: Readiness,
     stop: Trigger,
     end: Trigger,
-    https: [JoinHandle<()>; 2],
+    https: Https,
     chores: Vec<JoinHandle<()>>,
     reloader: Arc<Reloader>,
     leave: Arc<Notify>,
+}
+
+/// What answers by HTTPS.
+struct Https {
+    api: JoinHandle<()>,
+    operator: JoinHandle<()>,
 }
 
 impl Relay {
@@ -243,16 +249,14 @@ impl Relay {
 }
 
 impl Running {
-    /// Drains and stops: no new HTTPS request, what is being answered and the calls that are being set up to their end,
-    /// at most [`CALLS_DRAIN`]. Nothing is unregistered.
+    /// Drains and stops: no new request of an app, what is being answered and the calls that are being set up to their end,
+    /// at most [`CALLS_DRAIN`]. Operators are answered until the end. Nothing is unregistered.
     pub async fn shutdown(mut self) {
         self.readiness.fail(Check::Serving, "shutting down");
         self.service.leave().await;
         self.stop.begin();
-        for https in &mut self.https {
-            // An error means that the task is gone, which is what is waited for.
-            let _ = https.await;
-        }
+        // An error means that the task is gone, which is what is waited for.
+        let _ = (&mut self.https.api).await;
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
@@ -261,7 +265,7 @@ impl Running {
             tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
-        self.agent.ended().await;
+        let (_, ()) = tokio::join!(&mut self.https.operator, self.agent.ended());
     }
 
     /// Reads the configuration and its files again, takes what can change, and says what became of it.
@@ -308,7 +312,8 @@ struct Listeners {
 }
 
 impl Listeners {
-    /// The edge and the upstream listeners stay open while a drain waits for calls: a phone that was woken must get in.
+    /// The edge and the upstream listeners stay open while a drain waits for calls: a phone that was woken must get in. So does the operators':
+    /// they see that it drains.
     async fn open(
         config: &Config,
         tls: &ServerTls,
@@ -340,7 +345,7 @@ impl Listeners {
                     config.operator.listen,
                     https(),
                     Limits::OPERATOR,
-                    stopping,
+                    ending,
                 )
                 .await?,
             websocket: None,
@@ -448,10 +453,8 @@ impl Opened {
         let (reloading, leaving) = (Arc::downgrade(&reloader), leave.clone());
         let reload = move || reloading.upgrade().map(|reloader| reloader.reload()).unwrap_or_default();
         controls.connect(Box::new(reload), Box::new(move || leaving.notify_one()));
-        let https = [
-            tokio::spawn(https::serve(api, api_routes, stop.1.clone())),
-            tokio::spawn(https::serve(operator, operator_routes, stop.1)),
-        ];
+        let api = tokio::spawn(https::serve(api, api_routes, stop.1));
+        let operator = tokio::spawn(https::serve(operator, operator_routes, end.1.clone()));
         for check in [Check::Edge, Check::Api, Check::Upstream, Check::Serving] {
             readiness.pass(check);
         }
@@ -467,6 +470,7 @@ impl Opened {
             public_edge: self.public_edge,
             api: api_at,
             operator: operator_at,
+            https: Https { api, operator },
             upstream_udp: udp.as_ref().map(Udp::local_address),
             upstream_tcp,
             upstream_tls,
@@ -478,7 +482,6 @@ impl Opened {
             readiness,
             stop: stop.0,
             end: end.0,
-            https,
             chores,
             reloader,
             leave,
@@ -499,9 +502,9 @@ impl Opened {
     /// What is done again and again beside everything else.
     fn chores(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
         let (metrics, tls, store) = (self.metrics.clone(), self.tls.clone(), readiness.clone());
-        let told = move |answers: bool| match answers {
-            true => store.pass(Check::Store),
-            false => store.fail(Check::Store, "the store does not answer"),
+        let told = move |trouble: Option<&StoreError>| match trouble {
+            None => store.pass(Check::Store),
+            Some(trouble) => store.fail(Check::Store, trouble.in_words()),
         };
         let agent = self.agent.clone();
         let is_doubtful = move || agent.is_doubtful();

@@ -13,6 +13,7 @@ use crate::config::{App, Config};
 use crate::development::adopt;
 use crate::development::folder::{APP_KEY, Addresses, CA, Folder, OPERATOR_TOKEN, PASSWORD};
 use crate::development::sip_server::{Account, SipServer};
+use crate::log;
 use crate::secret::Password;
 
 /// Where SIP servers usually are.
@@ -84,7 +85,7 @@ impl Unconfigured {
                 tracing::warn!(event = "state-not-kept", %error, "sipwake device will not find this relay by itself");
             }
         }
-        eprint!("{}", self.told(running));
+        log::say(&self.told(running));
     }
 
     fn told(&self, running: &Running) -> String {

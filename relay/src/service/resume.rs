@@ -69,8 +69,8 @@ struct Restoring {
 
 impl super::Service {
     /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each
-    /// renewal whether the store answers.
-    pub async fn keep_ownership(self, told: impl Fn(bool)) {
+    /// renewal what is the matter with the store, where something is.
+    pub async fn keep_ownership(self, told: impl Fn(Option<&StoreError>)) {
         let it = self.0;
         let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,7 +96,7 @@ impl super::Service {
             let asked_at = since_boot();
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
             it.dependencies.metrics.store_up(held.is_ok());
-            told(held.is_ok());
+            told(held.as_ref().err());
             keeping.note(&held);
             let answers = held.is_ok() && keeping.look_for_losses(&it).await;
             if answers {

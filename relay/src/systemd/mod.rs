@@ -1,14 +1,20 @@
 //! What systemd wants to hear of a service, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)).
 //!
-//! Invariant: without systemd nothing here does anything. A word that cannot be said is not said again, and keeps the relay from
-//! nothing.
+//! Invariant: without systemd nothing here does anything. A word that cannot be said within [`PATIENCE`] is not said, and keeps the relay
+//! from nothing.
 
 pub mod sockets;
 
 use std::env;
+use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a service manager that reads nothing at the moment is waited for when the service starts, reloads or ends; then it is not told.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait before it is tried again.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Who is told how the service stands: the service manager, where there is one.
 #[derive(Debug, Default)]
@@ -26,7 +32,8 @@ impl Notifier {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(name),
         };
-        Self(address.and_then(|address| Ok((UnixDatagram::unbound()?, address))).ok())
+        let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        Self(address.and_then(|address| Ok((socket?, address))).ok())
     }
 
     /// The service has started, or has reloaded; what is in force, in words.
@@ -53,14 +60,21 @@ impl Notifier {
 
     /// It is alive.
     pub fn alive(&self) {
-        self.say("WATCHDOG=1");
+        // The next one comes soon; a word of a queue that nobody reads need not be one more.
+        let _ = self.try_to_say("WATCHDOG=1");
     }
 
     fn say(&self, what: &str) {
-        if let Some((socket, address)) = &self.0 {
-            // Who does not listen is not told.
-            let _ = socket.send_to_addr(what.as_bytes(), address);
+        let until = Instant::now() + PATIENCE;
+        while self.try_to_say(what).is_err_and(|why| why.kind() == ErrorKind::WouldBlock) && Instant::now() < until {
+            std::thread::sleep(PAUSE);
         }
+    }
+
+    /// An error of the kind `WouldBlock` where the service manager has not read what it was told before.
+    fn try_to_say(&self, what: &str) -> io::Result<()> {
+        let Some((socket, address)) = &self.0 else { return Ok(()) };
+        socket.send_to_addr(what.as_bytes(), address).map(drop)
     }
 }
 
@@ -109,5 +123,20 @@ mod tests {
         std::fs::remove_file(path).unwrap();
         Notifier::default().ready("nobody listens");
         Notifier::at("/nonexistent/notify").ready("nobody listens");
+    }
+
+    #[test]
+    fn a_service_manager_that_reads_nothing_keeps_the_relay_from_nothing() {
+        let name = format!("sipwake-silent-{:016x}", u64::from_ne_bytes(crate::random::bytes()));
+        let silent = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let notifier = Notifier::at(&format!("@{name}"));
+        // More than any queue of a socket holds.
+        (0..10_000).for_each(|_| notifier.alive());
+        notifier.stopping("drains");
+        silent.set_nonblocking(true).unwrap();
+        let heard = std::iter::from_fn(|| silent.recv(&mut [0; 64]).ok()).count();
+        assert!(heard > 0 && heard < 10_000, "{heard}");
+        notifier.stopping("drains");
+        assert!(silent.recv(&mut [0; 64]).is_ok(), "who reads again is told again");
     }
 }

@@ -157,6 +157,21 @@ pub enum StoreError {
     Tls(&'static str),
 }
 
+impl StoreError {
+    /// In short, for a check: what an operator is to look at.
+    pub fn in_words(&self) -> &'static str {
+        let Self::Away(AwayReason::Refused(code)) = self else { return "the store does not answer" };
+        match &**code {
+            "OOM" => "the store is full (OOM)",
+            "READONLY" | "NOREPLICAS" | "MISCONF" => "the store takes no writes (READONLY, NOREPLICAS or MISCONF)",
+            "NOAUTH" | "WRONGPASS" | "AUTH" => "the store refuses the relay's password",
+            "NOPERM" => "the store refuses what the relay needs (NOPERM)",
+            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "the store is not ready",
+            _ => "the store refuses; the log has its word",
+        }
+    }
+}
+
 /// What is the matter with a store that is away.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub enum AwayReason {

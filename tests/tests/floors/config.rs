@@ -421,7 +421,7 @@ fn a_variable_that_sets_nothing_is_told_and_what_a_cluster_adds_is_not() {
         assert!(told.starts_with(&format!("{name}: sets nothing; write {right},")), "{told}");
         assert!(!told.contains("secret-value"), "{told}");
     }
-    for name in ["SIPWAKE_TYPO", "SIPWAKE_", "SIPWAKE_PORT"] {
+    for name in ["SIPWAKE_TYPO", "SIPWAKE_", "SIPWAKE_PORT", "SIPWAKE_CALL"] {
         let config = with(name, "1").unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(config.faults.len(), 1, "{name}");
         assert_eq!(config.faults[0].place, name);

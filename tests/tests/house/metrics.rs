@@ -56,6 +56,7 @@ const MOVED_BY: &[(&str, &str)] = &[
         "sipwake_canary_seconds",
         "a_canary_rings_end_to_end_through_a_server_that_asks_its_callers_and_tells_the_step_that_fails",
     ),
+    ("sipwake_log_lines_dropped_total", "lines_that_are_lost_are_counted_in_sipwake_log_lines_dropped_total"),
     ("sipwake_mwi_notifies_total", "counts_are_pushed_when_they_change_and_shown"),
     ("sipwake_calls_waiting", "three_devices_share_one_contact_and_the_first_that_answers_has_the_call"),
     ("sipwake_sip_refused_total", "each_family_moves_with_what_it_counts"),

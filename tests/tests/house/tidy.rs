@@ -28,6 +28,7 @@ const RELAY: &[(&str, u8)] = &[
     ("cores", 0),
     ("domain", 0),
     ("hpke", 0),
+    ("log", 0),
     ("metrics", 0),
     ("outage", 0),
     ("process", 0),

@@ -17,8 +17,8 @@ pub(super) const SPANS: [Duration; 2] = [Duration::from_secs(300), Duration::fro
 type Row = (&'static str, Watched, &'static str);
 
 macro_rules! row {
-    ($what:literal, $metric:ident, $($label:literal = $value:literal),+; $why:literal) => {
-        ($what, (Metric::$metric, &[$(($label, $value)),+]), $why)
+    ($what:literal, $metric:ident $(, $label:literal = $value:literal)*; $why:literal) => {
+        ($what, (Metric::$metric, &[$(($label, $value)),*]), $why)
     };
 }
 
@@ -162,6 +162,7 @@ const ROWS: &[Row] = &[
     row!("Store: reads failed", StoreErrors, "operation" = "load"; "instances could not be looked up"),
     row!("Store: erasures failed", StoreErrors, "operation" = "erase"; "wipes go on as soon as it answers"),
     row!("Store: claims failed", StoreErrors, "operation" = "claim"; "instances could not be taken over"),
+    row!("Lines of the log lost", LogLinesDropped; "whoever reads the standard error is too slow, stands still or is gone"),
     row!("Limits met: instances", Limits, "limit" = "instances-node"; "this node is full: limits.instances_per_node"),
     row!("Limits met: passwords of an account", Limits, "limit" = "failures-account"; "somebody tries passwords"),
     row!("Limits met: passwords of a source", Limits, "limit" = "failures-source"; "somebody tries passwords"),

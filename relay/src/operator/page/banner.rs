@@ -49,10 +49,12 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
     match look.readiness.standing() {
         Standing::Ready => {}
         Standing::Degraded => {
-            if failing().any(|(check, _)| check == Check::Store) {
+            if let Some((_, why)) = failing().find(|(check, _)| *check == Check::Store) {
                 say(
                     State::Warn,
-                    "The store is away: known phones still ring, enabling and changes are answered 503".to_owned(),
+                    format!(
+                        "The store is away ({why}): known phones still ring, enabling and changes are answered 503"
+                    ),
                     "look at Redis and the way to it; the relay goes on by itself when it answers",
                 );
             }

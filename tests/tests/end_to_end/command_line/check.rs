@@ -1,5 +1,7 @@
 //! `sipwake check`, before a start and beside a running relay.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -140,6 +142,18 @@ async fn check_refuses_variables_that_set_nothing_and_a_file_without_an_app() {
         assert_eq!(output.status.code(), Some(1), "{name}");
         assert!(said(&output).contains(&format!("error: {name}: ")), "{name}: {}", said(&output));
     }
+    // What a variable has set is not looked for in the file.
+    for (name, value, told) in [
+        ("SIPWAKE_CALL__RING_TIMEOUT", OsStr::from_bytes(b"5s\xff"), "SIPWAKE_CALL__RING_TIMEOUT: is not UTF-8"),
+        ("SIPWAKE_STORE__URL", OsStr::new("redis://127.0.0.1:1/"), "store.url (from SIPWAKE_STORE__URL): "),
+    ] {
+        let mut command = Command::new(binary().unwrap());
+        command.args(["check", "--config"]).arg(&file).env(name, value).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let line = said(&output).lines().find(|line| line.contains(told)).map(str::to_owned).unwrap_or_default();
+        assert!(line.starts_with("error: ") && !line.contains("(line "), "{name}: {}", said(&output));
+    }
     let empty = check(&scratch.file("empty.toml", ""));
     assert_eq!(empty.status.code(), Some(1));
     assert!(said(&empty).contains("error: app: is missing"), "{}", said(&empty));
@@ -148,4 +162,20 @@ async fn check_refuses_variables_that_set_nothing_and_a_file_without_an_app() {
     let output = check(&without.write(&scratch));
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("error: app: is missing"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_ends_with_1_and_a_word_when_nobody_reads_what_it_finds() {
+    let authority = Authority::new();
+    let (setup, _apns, _fcm) = setup(&authority).await;
+    let scratch = Scratch::new();
+    let file = setup.write(&scratch);
+    for arguments in [&["check", "--config"][..], &["check", "--json", "--config"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(binary().unwrap());
+        let output = command.args(arguments).arg(&file).stdin(Stdio::null()).stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("error: the output is closed"), "{}", said(&output));
+    }
 }

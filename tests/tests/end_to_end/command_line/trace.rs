@@ -1,5 +1,7 @@
 //! `sipwake trace` and `POST …/trace`: the SIP of one instance, as its user or an operator sees it.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::json;
 use tests::board::Missed;
 use tests::scratch::Scratch;
@@ -76,7 +78,7 @@ async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() ->
     let token = files.file("token", &world.relay.setup().operator_token).display().to_string();
     let (url, ca) =
         (format!("https://{}", world.relay.operator_address()), world.authority.ca_file().display().to_string());
-    let (output, id) = (files.file("trace.pcapng", "").display().to_string(), instance.id.clone());
+    let (output, id) = (files.path().join("trace.pcapng").display().to_string(), instance.id.clone());
     let written = output.clone();
     let command = tokio::task::spawn_blocking(move || {
         let at = ["--operator", &url, "--token-file", &token, "--ca", &ca];
@@ -89,6 +91,8 @@ async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() ->
     world.cancel(&caller).await?;
     let ended = command.await.map_err(|_| Missed::new("the command", ""))?;
     assert_eq!(ended.status.code(), Some(0), "{}", said(&ended));
+    let mode = std::fs::metadata(&written)?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it tells who has called whom");
     let file = std::fs::read(&written)?;
     let text = String::from_utf8_lossy(&file);
     assert!(

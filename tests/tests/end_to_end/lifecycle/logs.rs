@@ -95,3 +95,53 @@ async fn a_request_has_a_number_in_its_answer_and_its_lines_and_a_call_has_one_i
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_neither_calls_nor_operators_nor_the_end() -> Outcome {
+    const ASKED: usize = 1_000;
+    let (world, alice) = World::lent_with(|_| {}).await?;
+    let (relay, operator) = (&world.relay, world.relay.operator());
+    relay.stop_reading_log();
+    // Each has a line; a pipe holds 64 KiB of them.
+    for _ in 0..ASKED {
+        assert_eq!(operator.get("/healthz").await?.status, 200);
+    }
+    world.whole_call(&alice).await?;
+    relay.read_on_log("route=\"/healthz\"", ASKED, SOON).await?;
+    relay.await_log("step=\"device-attached\"", SOON).await?;
+    assert!(!relay.log().contains("log-lines-dropped"), "{}", relay.log());
+
+    relay.stop_reading_log();
+    for _ in 0..ASKED {
+        assert_eq!(operator.get("/healthz").await?.status, 200);
+    }
+    assert!(relay.terminate(Duration::from_secs(30)).await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_are_lost_are_counted_in_sipwake_log_lines_dropped_total() -> Outcome {
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let (apns, fcm) = (tests::apns::Apns::start(&authority).await, tests::fcm::Fcm::start(&authority).await);
+    let setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+    let mut command = Command::new(binary()?);
+    command.args(["serve", "--config"]).arg(setup.write(&scratch)).env("RUST_LOG", "relay=debug,sipwake=debug");
+    let mut relay = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut log = BufReader::new(relay.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("event=\"serving\"") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("it reads") > 0, "it ended");
+    }
+    // Whoever read it is gone.
+    drop(log);
+    let within = tokio::time::timeout(SOON, async {
+        while setup.metric("sipwake_log_lines_dropped_total").await.unwrap_or_default() < 10.0 {}
+    });
+    let counted = within.await;
+    let pid = rustix::process::Pid::from_child(&relay);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert!(relay.wait().expect("it ends").success());
+    assert!(counted.is_ok(), "each answer has a line, which was lost");
+    Ok(())
+}

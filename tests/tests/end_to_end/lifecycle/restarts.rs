@@ -84,6 +84,9 @@ async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
     let meanwhile = async {
         relay.await_log("drain", SOON).await?;
         let (_phone, call) = world.wake_to_call(&instance).await?;
+        let ready = relay.operator().get("/readyz").await?;
+        assert_eq!(ready.status, 503, "operators see that it drains: {}", ready.text());
+        assert!(ready.text().contains("shutting down"), "{}", ready.text());
         world.answer(&caller, &call).await?;
         world.content()
     };

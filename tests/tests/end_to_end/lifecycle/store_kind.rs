@@ -74,3 +74,21 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
     assert_eq!(redis.instance_keys(), [] as [String; 0]);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let says = async |words: &str| {
+        let look = || async {
+            let ready = world.relay.operator().get("/readyz").await.ok()?.text();
+            ready.contains(words).then_some(())
+        };
+        world.until(words, look).await
+    };
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1"));
+    says("store: the store is full (OOM); known phones still ring").await?;
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0"));
+    says("\"status\":\"ready\"").await?;
+    Ok(())
+}

@@ -78,6 +78,22 @@ async fn a_browser_is_asked_for_the_token_as_a_password_and_let_in_with_it_alone
     assert!(statuses.last() == Some(&429), "guesses are slowed down like any other");
 }
 
+/// A page of a stranger can have a browser send a form with the credentials that it remembers.
+#[tokio::test]
+async fn a_browsers_password_changes_nothing() {
+    let desk = Desk::new();
+    for &endpoint in Endpoint::ALL.iter().filter(|endpoint| !endpoint.is_open()) {
+        let (method, path) = (endpoint.method(), path_of(endpoint));
+        let answer = desk.ask.with_authorization(method.as_str(), &path, &basic("", TOKEN)).await;
+        assert_eq!(answer.status == 401, method != "GET", "{endpoint:?}: {}", answer.status);
+        if answer.status == 401 {
+            let challenges = answer.headers("www-authenticate");
+            assert!(challenges.iter().all(|challenge| challenge.starts_with("Bearer")), "{challenges:?}");
+        }
+    }
+    assert!(!desk.script.with(|script| script.wiped));
+}
+
 #[tokio::test]
 async fn readiness_says_what_is_missing() {
     let desk = Desk::new();

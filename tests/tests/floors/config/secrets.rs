@@ -127,3 +127,26 @@ fn a_secret_that_others_can_read_is_said_at_start_up() {
     assert_eq!(config.cautions.len(), 1);
     assert_eq!(config.cautions[0].place, "operator.token_file");
 }
+
+#[test]
+fn a_password_of_the_store_in_a_file_that_everybody_can_read_is_said_and_not_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let scratch = files();
+    let cautions = |text: &str, mode: u32| {
+        let file = scratch.file("relay.toml", text);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let config = Config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        let told = config.cautions.iter().map(ToString::to_string).filter(|told| told.contains("a password"));
+        told.collect::<Vec<_>>()
+    };
+    let told = cautions(FULL, 0o644);
+    assert!(told.len() == 1 && told[0].starts_with("store.url: ") && told[0].contains("chmod 640"), "{told:?}");
+    assert!(told[0].contains("(line ") && !told[0].contains("secret-"), "{told:?}");
+    assert!(cautions(FULL, 0o640).is_empty());
+    for (url, holds) in
+        [("redis://relay:secret@localhost/", true), ("redis://relay@localhost/", false), ("redis://localhost/", false)]
+    {
+        let text = FULL.replace("redis://:secret-store@localhost/", url);
+        assert_eq!(!cautions(&text, 0o644).is_empty(), holds, "{url}");
+    }
+}

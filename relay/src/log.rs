@@ -1,0 +1,278 @@
+//! The way of the log to the standard error: a queue with a bound, and a thread that writes.
+//!
+//! A write to a pipe, a terminal or a journal takes as long as nobody reads there. A shard must not wait for that, nor may anything else of
+//! a relay that serves: a line is handed over, and whoever had it to say goes on.
+//!
+//! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
+//! line that finds [`WAITING_MAX`] bytes before it is dropped and counted, and the log says how many were once it is read again. A program that
+//! never calls [`begin`] writes each line at once.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use zeroize::Zeroize as _;
+
+/// The bytes that may wait to be written, beside at most as many in one write that is under way; a further line is dropped.
+pub const WAITING_MAX: usize = 4 * 1024 * 1024;
+/// How long the end of the process, or a panic, waits until what was handed over is written; then it goes on without.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The memory, in bytes, that an empty queue keeps for the lines to come.
+const KEPT: usize = 64 * 1024;
+/// The pause after which a reader is tried again that takes nothing at the moment (a descriptor that does not block).
+const PAUSE: Duration = Duration::from_millis(10);
+
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// From now on lines wait in the queue, those of a panic included, and a thread writes them. What this gives is held until the process ends:
+/// its drop waits for what was handed over, at most [`LAST_WORDS`].
+pub fn begin() -> LastWords {
+    let begun = thread::Builder::new().name("log".to_owned()).spawn(|| {
+        let queue = QUEUE.get_or_init(|| Queue::new(WAITING_MAX));
+        queue.write_to(io::stderr().as_fd(), |lines| {
+            tracing::warn!(event = "log-lines-dropped", lines, "lines were dropped here: nobody read the log");
+        });
+    });
+    // A process that gets no thread says everything at once, as any other program.
+    if begun.is_ok() {
+        QUEUE.get_or_init(|| Queue::new(WAITING_MAX));
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = thread::current();
+            let trace = Backtrace::capture();
+            let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}\n") } else { String::new() };
+            say(&format!("\nthread '{}' {panic}\n{trace}", thread.name().unwrap_or("<unnamed>")));
+            // It may be the last thing that this process says.
+            flush();
+        }));
+    }
+    LastWords(())
+}
+
+/// Says `lines`, which end with a line's end.
+pub fn say(lines: &str) {
+    match QUEUE.get() {
+        Some(queue) => queue.hand_over(lines.as_bytes()),
+        None => eprint!("{lines}"),
+    }
+}
+
+/// How many lines this process has lost since it started: nobody read them in time, or they could not be written.
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(LAST_WORDS);
+    }
+}
+
+/// Waits on its drop until what was handed over is written, at most [`LAST_WORDS`].
+pub struct LastWords(());
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Where the subscriber of this process writes its lines, each by one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Writer;
+
+impl Write for Writer {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match QUEUE.get() {
+            Some(queue) => {
+                queue.hand_over(line);
+                Ok(line.len())
+            }
+            None => io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Queue {
+    state: Mutex<State>,
+    handed_over: Condvar,
+    written: Condvar,
+    waiting_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// Lines dropped that the log has not said yet.
+    unsaid: u64,
+    /// A write is under way.
+    is_writing: bool,
+    /// The writer waits for a line.
+    is_idle: bool,
+}
+
+impl Queue {
+    fn new(waiting_max: usize) -> Self {
+        Self { state: Mutex::default(), handed_over: Condvar::new(), written: Condvar::new(), waiting_max }
+    }
+
+    fn hand_over(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.waiting.len() + line.len() > self.waiting_max {
+            state.unsaid += 1;
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.waiting.extend_from_slice(line);
+        // A writer that is at work looks by itself: waking it costs a call of the system.
+        let wake = std::mem::take(&mut state.is_idle);
+        drop(state);
+        if wake {
+            self.handed_over.notify_one();
+        }
+    }
+
+    /// Writes for as long as the process lives. `tell` says how many lines were dropped, by handing a line over.
+    fn write_to(&self, reader: BorrowedFd<'_>, tell: impl Fn(u64)) {
+        let mut lines = Vec::new();
+        loop {
+            let dropped = self.take(&mut lines);
+            if dropped > 0 {
+                // Behind the lines that waited when it happened, and before those that are to come.
+                tell(dropped);
+            }
+            if let Err(unwritten) = write_all(reader, &lines) {
+                DROPPED.fetch_add(count(unwritten), Ordering::Relaxed);
+            }
+            lines.zeroize();
+            lines.shrink_to(KEPT);
+        }
+    }
+
+    /// Waits for lines, and takes all that there are; how many were dropped meanwhile.
+    fn take(&self, lines: &mut Vec<u8>) -> u64 {
+        let mut state = self.lock();
+        state.is_writing = false;
+        if state.waiting.is_empty() {
+            self.written.notify_all();
+        }
+        while state.waiting.is_empty() {
+            state.is_idle = true;
+            state = self.handed_over.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_idle = false;
+        state.is_writing = true;
+        std::mem::swap(&mut state.waiting, lines);
+        std::mem::take(&mut state.unsaid)
+    }
+
+    /// Waits until everything is written, at most so long.
+    fn flush(&self, within: Duration) {
+        let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
+        // Whether it was in time changes nothing: the process ends.
+        drop(self.written.wait_timeout_while(self.lock(), within, is_busy));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock can panic but for want of memory, which ends the process.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes all of it, however long that takes. Not by `std`'s standard error, whose lock would make wait whoever else says something there. The
+/// rest that was not written, when that fails.
+fn write_all<'a>(reader: BorrowedFd<'_>, mut lines: &'a [u8]) -> Result<(), &'a [u8]> {
+    while !lines.is_empty() {
+        match rustix::io::write(reader, lines) {
+            Ok(written) => lines = &lines[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => thread::sleep(PAUSE),
+            Err(_) => return Err(lines),
+        }
+    }
+    Ok(())
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, PipeReader, pipe};
+
+    use super::*;
+
+    /// A queue of so many bytes before a pipe.
+    fn piped(waiting_max: usize) -> (&'static Queue, BufReader<PipeReader>) {
+        let queue: &'static Queue = Box::leak(Box::new(Queue::new(waiting_max)));
+        let (reader, writer) = pipe().unwrap();
+        thread::spawn(move || {
+            queue.write_to(writer.as_fd(), |lines| queue.hand_over(format!("dropped {lines}\n").as_bytes()));
+        });
+        (queue, BufReader::new(reader))
+    }
+
+    #[test]
+    fn a_reader_that_stops_holds_nobody_up_and_hears_in_its_place_how_much_it_has_missed() {
+        const LINES: u64 = 60_000;
+        let (queue, reader) = piped(200_000);
+        let before = dropped();
+        // More than the pipe holds: its write does not end.
+        queue.hand_over(format!("{}\n", "x".repeat(150_000)).as_bytes());
+        while !queue.lock().is_writing {
+            thread::yield_now();
+        }
+        for number in 0..LINES {
+            queue.hand_over(format!("{number}\n").as_bytes());
+        }
+        let lost = queue.lock().unsaid;
+        assert!(lost > 0 && lost < LINES && dropped() - before >= lost);
+        assert!(queue.lock().waiting.len() <= 200_000);
+
+        let mut lines = reader.lines().map(Result::unwrap).skip(1);
+        for number in 0..LINES - lost {
+            assert_eq!(lines.next(), Some(number.to_string()));
+        }
+        queue.hand_over(b"later\n");
+        assert_eq!([lines.next(), lines.next()], [Some(format!("dropped {lost}")), Some("later".to_owned())]);
+    }
+
+    #[test]
+    fn what_was_handed_over_is_written_when_the_process_ends_and_a_silent_reader_does_not_keep_it() {
+        let (queue, reader) = piped(WAITING_MAX);
+        let all = thread::spawn(move || reader.lines().take(20_000).map(Result::unwrap).collect::<Vec<_>>());
+        (0..20_000).for_each(|number| queue.hand_over(format!("{number}\n").as_bytes()));
+        queue.flush(Duration::from_secs(60));
+        let state = queue.lock();
+        assert!(state.waiting.is_empty() && !state.is_writing);
+        drop(state);
+        let all = all.join().unwrap();
+        assert!(all.iter().enumerate().all(|(number, line)| *line == number.to_string()));
+
+        let (queue, _reader) = piped(WAITING_MAX);
+        queue.hand_over(&[b'x'; 200_000]);
+        queue.flush(Duration::from_millis(50));
+        assert!(queue.lock().is_writing, "it goes on without");
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_not_told_of_for_ever() {
+        let (queue, reader) = piped(WAITING_MAX);
+        drop(reader);
+        let before = dropped();
+        queue.hand_over(b"one\ntwo\n");
+        queue.flush(Duration::from_secs(60));
+        assert!(dropped() - before >= 2);
+        assert_eq!(queue.lock().unsaid, 0);
+    }
+}
