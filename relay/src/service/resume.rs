@@ -95,10 +95,15 @@ impl super::Service {
             }
             let asked_at = since_boot();
             let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
-            it.dependencies.metrics.store_up(held.is_ok());
-            told(held.as_ref().err());
             keeping.note(&held);
-            let answers = held.is_ok() && keeping.look_for_losses(&it).await;
+            let answered = match &held {
+                Ok(_) => keeping.look_for_losses(&it).await,
+                Err(error) => Err(error.clone()),
+            };
+            // A lease alone is no store: one that refuses the rest takes over nothing and restores nothing.
+            it.dependencies.metrics.store_up(answered.is_ok());
+            told(answered.as_ref().err());
+            let answers = answered.is_ok();
             if answers {
                 keeping.look_up_lapsed(&it).await;
             }
@@ -158,13 +163,13 @@ impl Keeping {
         }
     }
 
-    /// Notices what the store has lost. Whether it answered.
-    async fn look_for_losses(&mut self, it: &Arc<Inner>) -> bool {
+    /// Notices what the store has lost.
+    async fn look_for_losses(&mut self, it: &Arc<Inner>) -> Result<(), StoreError> {
         self.has_doubts |= self.was_away;
-        let Ok(losses) = it.dependencies.vault.losses(self.has_doubts).await else { return false };
+        let losses = it.dependencies.vault.losses(self.has_doubts).await?;
         self.has_doubts = false;
         if losses == self.losses {
-            return true;
+            return Ok(());
         }
         self.losses = losses;
         tracing::warn!(
@@ -182,7 +187,7 @@ impl Keeping {
                 self.restoring = Some(Restoring { passes: PASSES, under_way: None });
             }
         }
-        true
+        Ok(())
     }
 
     /// Since the lease has lapsed, what is here may be another node's.

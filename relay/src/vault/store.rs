@@ -160,7 +160,11 @@ pub enum StoreError {
 impl StoreError {
     /// In short, for a check: what an operator is to look at.
     pub fn in_words(&self) -> &'static str {
-        let Self::Away(AwayReason::Refused(code)) = self else { return "the store does not answer" };
+        let code = match self {
+            Self::Away(AwayReason::Refused(code)) => code,
+            Self::Away(AwayReason::Tls(_)) => return "TLS with the store fails; the log has the reason",
+            _ => return "the store does not answer",
+        };
         match &**code {
             "OOM" => "the store is full (OOM)",
             "READONLY" | "NOREPLICAS" | "MISCONF" => "the store takes no writes (READONLY, NOREPLICAS or MISCONF)",

@@ -90,5 +90,9 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
     says("store: the store is full (OOM); known phones still ring").await?;
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0"));
     says("\"status\":\"ready\"").await?;
-    Ok(())
+    // A lease can be had without it, and nothing else.
+    redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("-get").arg("-mget").arg("-hmget"));
+    says("store: the store refuses what the relay needs (NOPERM)").await?;
+    redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+@all"));
+    says("\"status\":\"ready\"").await
 }
