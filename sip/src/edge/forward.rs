@@ -1,4 +1,4 @@
-//! The changes that a proxy makes in a message (RFC 3261 §16.3, §16.6, §16.7; RFC 3581; RFC 5658).
+//! The changes that a proxy makes in a request (RFC 3261 §16.3, §16.6; RFC 3581; RFC 5658).
 //!
 //! Invariant: Via, Record-Route, Route, Max-Forwards and the Request-URI are all that changes; every other header and the
 //! body leave byte for byte as they came.
@@ -111,7 +111,7 @@ pub struct OwnRoute {
 
 /// Our own Route of a request that came from a side; `None` unless it was signed for the dialog that the request is of.
 pub fn own_route(request: &Message, key: &TokenKey, from: Side) -> Option<OwnRoute> {
-    let signed = |index| request.route(index).and_then(|route| open_token(request, key, route.uri.user?, from));
+    let signed = |index| request.route_user(index).and_then(|user| open_token(request, key, user, from));
     let opened = signed(0)?;
     Some(OwnRoute { opened, values: 1 + usize::from(signed(1).is_some()) })
 }
@@ -154,11 +154,6 @@ pub fn from_strict_router(request: &Message, key: &TokenKey, from: Side) -> Opti
     let edit = edit.append(Name::Route, format!("<{own}>"));
     let bytes = routes.into_iter().fold(edit, |edit, route| edit.append(Name::Route, route)).finish();
     Message::parse(&bytes, &Limits::COMPOSED).ok()
-}
-
-/// A response on its way back: our Via taken off, and what the side that it came from may not say.
-pub fn forward_response(response: &Message, from: Side) -> Bytes {
-    strip_asserted_identity(response.edit().pop(Name::Via), from).finish()
 }
 
 /// Removes the identity that a device asserts: only its SIP server may assert one (RFC 3325 §5).

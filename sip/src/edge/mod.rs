@@ -7,7 +7,8 @@
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
 //! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
 //! | [`invite_mark`] | what the copies of one INVITE have in common (RFC 3261 §8.2.2.2) |
-//! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6, §16.7) |
+//! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6) |
+//! | [`returned`] | a response on its way back (RFC 3261 §16.7) |
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
@@ -24,6 +25,7 @@ pub mod pending_message;
 pub mod push_proxy;
 pub mod refusals;
 pub mod replaces;
+pub mod returned;
 
 use std::fmt;
 use std::time::Duration;

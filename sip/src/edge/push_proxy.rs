@@ -396,7 +396,7 @@ pub fn path(key: &TokenKey, (instance, reach): (InstanceId, Reach), sent_by: Sen
 
 /// The registration whose Path the topmost Route is, and how it was to be reached.
 pub fn own_path(key: &TokenKey, request: &Message) -> Option<(InstanceId, Reach)> {
-    let bytes = URL_SAFE_NO_PAD.decode(request.route(0)?.uri.user?).ok()?;
+    let bytes = URL_SAFE_NO_PAD.decode(request.route_user(0)?).ok()?;
     let (payload, mac) = bytes.split_first_chunk::<16>()?;
     let is_of = |reach: &Reach| bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, reach.purpose())[..], mac));
     let reach = [Reach::Pushed, Reach::ByFlow].into_iter().find(is_of)?;

@@ -15,6 +15,7 @@
 use bytes::Bytes;
 
 use super::forward;
+use super::returned::{FROM_DEVICE_BYTES, forward_response};
 use crate::flow::Side;
 use crate::message::{Composer, Message, Name};
 
@@ -29,7 +30,7 @@ impl Refusals {
     }
 
     /// The best of them and its status, for the caller, unless the relay's own answer with the status `own` is better.
-    /// `invite` and `tag`: what an answer in place of a 503 is composed from.
+    /// `invite`: what they answer; `tag`: that of an answer in place of a 503.
     pub fn best(&self, own: Option<u16>, invite: &Message, tag: &str) -> Option<(u16, Bytes)> {
         let status_of = |refusal: &Message| refusal.status().unwrap_or(500);
         let best = self.0.iter().min_by_key(|refusal| rank(status_of(refusal)))?;
@@ -37,15 +38,20 @@ impl Refusals {
         if own.is_some_and(|own| rank(own) < rank(status)) {
             return None;
         }
-        Some(match status {
-            503 => (500, Composer::response(invite, 500, Composer::reason(500), Some(tag)).finish()),
-            401 | 407 => (status, self.with_challenges(best)),
-            _ => (status, forward::forward_response(best, Side::Device)),
+        let passed = match status {
+            503 => None,
+            401 | 407 => Some(self.with_challenges(best, invite)),
+            _ => Some(forward_response(invite, best, Side::Device)),
+        };
+        // The challenges of many devices may be too much together.
+        Some(match passed.filter(|bytes| bytes.len() <= FROM_DEVICE_BYTES) {
+            Some(bytes) => (status, bytes),
+            None => (500, Composer::response(invite, 500, Composer::reason(500), Some(tag)).finish()),
         })
     }
 
-    fn with_challenges(&self, best: &Message) -> Bytes {
-        let mut edit = forward::strip_asserted_identity(best.edit().pop(Name::Via), Side::Device);
+    fn with_challenges(&self, best: &Message, invite: &Message) -> Bytes {
+        let mut edit = forward::strip_asserted_identity(best.edit().answering(invite), Side::Device);
         for other in self.0.iter().filter(|other| !std::ptr::eq(*other, best)) {
             for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
                 let values = other.values(name).filter_map(|value| std::str::from_utf8(value).ok());

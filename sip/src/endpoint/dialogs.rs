@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source, Transport};
 use crate::edge::forward::OwnRoute;
-use crate::edge::{forward, push_proxy};
+use crate::edge::{forward, push_proxy, returned};
 use crate::flow::{FlowToken, OpenedToken};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
@@ -223,11 +223,14 @@ impl Endpoint {
     }
 
     pub(super) fn on_forwarded_response(&mut self, now: Instant, server: ServerId, from: Side, response: &Message) {
+        let Some(asked) = self.core.transactions.asked_by(server) else { return };
+        let response = returned::fitting(asked, response, from);
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
+        let passed = returned::forward_response(asked, &response, from);
         if status >= 200 {
             self.dialogs.settle(server);
         }
-        self.core.transactions.respond(now, server, status, forward::forward_response(response, from));
+        self.core.transactions.respond(now, server, status, passed);
     }
 
     /// A forwarded request could not be sent, or its flow broke.
@@ -261,6 +264,7 @@ impl Endpoint {
             self.busy(reply, request);
             return None;
         };
+        self.core.transactions.keep_request(server, request);
         if request.method() == Some(Method::Invite) {
             let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
             self.core.transactions.respond(now, server, 100, trying);

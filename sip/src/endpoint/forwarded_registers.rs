@@ -29,6 +29,7 @@ use crate::auth::usernames;
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
+use crate::edge::returned;
 use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri};
@@ -337,12 +338,8 @@ impl Endpoint {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status < 200 {
             if let Some(register) = self.registers.under_way.get(&id) {
-                self.core.transactions.respond(
-                    now,
-                    register.server,
-                    status,
-                    forward::forward_response(response, Side::Upstream),
-                );
+                let passed = returned::forward_response(&register.request, response, Side::Upstream);
+                self.core.transactions.respond(now, register.server, status, passed);
             }
             return;
         }
@@ -395,7 +392,7 @@ impl Endpoint {
 
     /// The response as the device gets it.
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
-        let mut edit = response.edit().pop(Name::Via);
+        let mut edit = response.edit().answering(&register.request);
         if let (PushRequest::Push(push), 200..300) = (&register.intent.push_request, status)
             && let Some((instance, _)) = register.registration(&self.core.token_key)
         {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::{
     ClientOwner, Endpoint, Event, InboundMessage, MessageEnd, MessageRequestId, ServerOwner, Side, StoreOutcome, Timer,
 };
-use crate::edge::forward;
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
+use crate::edge::{forward, returned};
 use crate::id::{BindingId, BranchId, InstanceId, MessageId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -175,9 +175,16 @@ impl Endpoint {
     ) {
         let Some(status) = response.status().filter(|status| *status >= 200) else { return };
         let Some(pending) = self.messages.rows.get_mut(&id) else { return };
-        if let Some((instance, message)) =
-            pending.on_response(branch, status, forward::forward_response(response, Side::Device))
-        {
+        let (status, answer) = match pending.request() {
+            Some(request) => {
+                let fitting = returned::fitting(request, response, Side::Device);
+                let answer = returned::forward_response(request, &fitting, Side::Device);
+                (fitting.status().unwrap_or(status), answer)
+            }
+            // It was answered already: what came is only counted.
+            None => (status, bytes::Bytes::new()),
+        };
+        if let Some((instance, message)) = pending.on_response(branch, status, answer) {
             self.core.event(Event::DiscardMessage { instance, message });
         }
         self.answer_message(now, id);

@@ -278,7 +278,7 @@ impl Endpoint {
             let branch = message.via()?.branch()?;
             return BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id)).map(BranchId::tag);
         }
-        if let Some(tag) = message.route(0).and_then(|route| TokenKey::tag_of(route.uri.user?)) {
+        if let Some(tag) = message.route_user(0).and_then(TokenKey::tag_of) {
             return Some(tag);
         }
         let user = message.request_uri().and_then(crate::message::Uri::user_of);

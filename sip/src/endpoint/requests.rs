@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use super::{ClientOwner, Endpoint, Event, Missing, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
-use crate::edge::{forward, push_proxy};
+use crate::edge::{forward, push_proxy, returned};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Fault, Message, Method, Name, Uri};
@@ -143,6 +143,12 @@ impl Endpoint {
             return;
         }
         let request = forward::add_received(&request, &source).unwrap_or(request);
+        if source.side == Side::Device && !returned::is_fit(&request) {
+            if method != Method::Ack {
+                self.answer_stranger(&source, &request, 513);
+            }
+            return;
+        }
         let loose = forward::from_strict_router(&request, &self.core.token_key, source.side);
         let request = loose.unwrap_or(request);
         let reply = Reply { flow: reply_flow(&source, &request), side: source.side };

@@ -126,7 +126,13 @@ fn via(message: &Message) -> Result<(), Fault> {
     let via = message.via().ok_or(Fault::Broken(Name::Via))?;
     // RFC 4475 §3.2.1: the cookie promises a unique branch, and nothing is behind it.
     let hollow = via.branch().is_some_and(|branch| branch.eq_ignore_ascii_case("z9hG4bK"));
-    if hollow && message.is_request() { Err(Fault::Broken(Name::Via)) } else { Ok(()) }
+    // RFC 4475 §3.1.2.1: parameters alone are no Via, and the responses would pass by it.
+    let below = || message.element(Name::Via, 1).is_some_and(|below| below.starts_with(';'));
+    if (hollow || via.text.ends_with(';') && below()) && message.is_request() {
+        Err(Fault::Broken(Name::Via))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

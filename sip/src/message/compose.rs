@@ -9,8 +9,8 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 
-use super::grammar::{is_token, is_token_byte};
-use super::{Message, Method, Name, Span};
+use super::grammar::is_token;
+use super::{Field, Message, Method, Name, Span};
 
 /// A message that is being written, line by line.
 #[derive(Debug)]
@@ -36,32 +36,15 @@ impl Composer {
     /// to 699.
     pub fn response(request: &Message, status: u16, reason: &str, to_tag: Option<&str>) -> Self {
         let mut out = Vec::with_capacity(768);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "SIP/2.0 {status} ");
-        push_text(&mut out, reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        push_status(&mut out, status, reason.as_bytes());
         let forms_dialog = matches!(request.method(), Some(Method::Invite | Method::Subscribe | Method::Refer));
         let record_routes = (101..300).contains(&status) && forms_dialog;
+        let to_tag = to_tag.filter(|_| status > 100);
         for field in &request.fields {
             match field.name {
-                Name::Via | Name::From | Name::CallId | Name::CSeq => {
-                    push_copy(&mut out, request, field.line);
-                }
+                name if is_identity(name) => push_identity(&mut out, request, field, to_tag),
                 Name::Timestamp if status == 100 => push_copy(&mut out, request, field.line),
                 Name::RecordRoute if record_routes => push_copy(&mut out, request, field.line),
-                Name::To => {
-                    let tagged = request.to().is_some_and(|to| to.tag().is_some());
-                    match to_tag.filter(|_| !tagged && status > 100) {
-                        None => push_copy(&mut out, request, field.line),
-                        Some(tag) => {
-                            out.extend_from_slice(b"To: ");
-                            push_copy(&mut out, request, field.value);
-                            out.extend_from_slice(b";tag=");
-                            out.extend(tag.bytes().filter(|b| is_token_byte(*b)));
-                            out.extend_from_slice(b"\r\n");
-                        }
-                    }
-                }
                 _ => {}
             }
         }
@@ -170,6 +153,39 @@ impl Composer {
         self.out.extend_from_slice(body);
         self.out.into()
     }
+}
+
+/// Writes a status line, whatever `reason` holds.
+pub(super) fn push_status(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "SIP/2.0 {status} ");
+    push_text(out, reason);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a header is one of those that tell which request a response answers (RFC 3261 §8.2.6.2).
+pub(super) fn is_identity(name: Name) -> bool {
+    matches!(name, Name::Via | Name::From | Name::To | Name::CallId | Name::CSeq)
+}
+
+/// Copies one of the headers that tell which request a response answers; `to_tag` is added where To has none.
+pub(super) fn push_identity(out: &mut Vec<u8>, request: &Message, field: &Field, to_tag: Option<&str>) {
+    let is_tagged = || request.to().is_some_and(|to| to.tag().is_some());
+    match to_tag.filter(|tag| field.name == Name::To && is_plain(tag) && !is_tagged()) {
+        None => push_copy(out, request, field.line),
+        Some(tag) => {
+            out.extend_from_slice(b"To: ");
+            push_copy(out, request, field.value);
+            out.extend_from_slice(b";tag=");
+            out.extend_from_slice(tag.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// A tag that cannot be taken for another structure. A phone's may be more than a token, and is known to it by these bytes alone.
+fn is_plain(tag: &str) -> bool {
+    tag.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b',' | b';'))
 }
 
 /// Writes one line, whatever `value` holds; none for a name that is not the caller's to write.

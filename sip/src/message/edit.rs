@@ -2,15 +2,15 @@
 //!
 //! Invariant: every header line that no change names leaves byte for byte as it came, and so does the body. Whatever the
 //! values hold, the copy is one message; its `Content-Length` is right, and is added where it was absent, because what
-//! came as a datagram may leave on a stream. [`Name::Other`] and `Content-Length` cannot be changed.
+//! came as a datagram may leave on a stream, and written anew where it was folded. [`Name::Other`] and `Content-Length` cannot be changed.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::compose::{push_length, push_line, push_uri};
+use super::compose::{is_identity, push_identity, push_length, push_line, push_status, push_uri};
 use super::grammar::{list_end, trim_bytes};
-use super::{Message, Name, Start};
+use super::{Field, Message, Name, Start};
 
 /// The changes to one message.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Edit<'a> {
     removed: Vec<Name>,
     /// Lines put behind all others.
     at_end: Vec<(Name, Cow<'a, str>)>,
+    /// The request that a response answers, as it came.
+    asked: Option<&'a Message>,
 }
 
 impl<'a> Edit<'a> {
@@ -36,6 +38,7 @@ impl<'a> Edit<'a> {
             popped: Vec::new(),
             removed: Vec::new(),
             at_end: Vec::new(),
+            asked: None,
         }
     }
 
@@ -77,11 +80,25 @@ impl<'a> Edit<'a> {
         self.remove(name).append(name, value)
     }
 
+    /// Takes what identifies the transaction of a response from the request that it answers: Via, From, Call-ID, CSeq and To. Of
+    /// the sender of the response is the tag of To alone, where the request had none (RFC 3261 §8.2.6). Its status line is
+    /// written anew.
+    pub fn answering(mut self, asked: &'a Message) -> Self {
+        self.asked = Some(asked);
+        self
+    }
+
     /// Writes the changed message.
     pub fn finish(self) -> Bytes {
         let message = self.message;
         let mut out = Vec::with_capacity(message.head.len() + message.body.len() + 512);
         self.write_start(&mut out);
+        if let Some(asked) = self.asked {
+            let tag = message.to().and_then(|to| to.tag());
+            for field in asked.fields.iter().filter(|field| is_identity(field.name)) {
+                push_identity(&mut out, asked, field, tag);
+            }
+        }
         for (name, value) in &self.on_top {
             push_line(&mut out, *name, value.as_bytes());
         }
@@ -102,7 +119,7 @@ impl<'a> Edit<'a> {
         for (name, value) in &self.at_end {
             push_line(&mut out, *name, value.as_bytes());
         }
-        if message.length_fault.is_some() || !message.has(Name::ContentLength) {
+        if self.writes_length() {
             push_length(&mut out, message.body.len());
         }
         out.extend_from_slice(b"\r\n");
@@ -113,9 +130,18 @@ impl<'a> Edit<'a> {
     fn removes(&self, name: Name) -> bool {
         match name {
             Name::Other => false,
-            Name::ContentLength => self.message.length_fault.is_some(),
-            name => self.removed.contains(&name),
+            Name::ContentLength => self.writes_length(),
+            name => self.asked.is_some() && is_identity(name) || self.removed.contains(&name),
         }
+    }
+
+    /// Whether `Content-Length` is written anew: where it is absent, in doubt, repeated or folded, which not every reader of a stream follows.
+    fn writes_length(&self) -> bool {
+        let Message { head, fields, length_fault, .. } = self.message;
+        let mut lengths = fields.iter().filter(|field| field.name == Name::ContentLength);
+        let is_plain = |field: &Field| memchr::memchr(b'\n', field.line.of(head)) == Some(field.line.length() - 1);
+        let is_as_it_came = lengths.next().is_some_and(is_plain) && lengths.next().is_none();
+        self.asked.is_some() || length_fault.is_some() || !is_as_it_came
     }
 
     fn write_start(&self, out: &mut Vec<u8>) {
@@ -125,6 +151,9 @@ impl<'a> Edit<'a> {
                 out.push(b' ');
                 push_uri(out, uri);
                 out.extend_from_slice(b" SIP/2.0\r\n");
+            }
+            (Start::Response { status, reason }, _) if self.asked.is_some() => {
+                push_status(out, status, reason.of(&self.message.head));
             }
             _ => {
                 let end = memchr::memchr(b'\n', &self.message.head).map_or(0, |at| at + 1);
@@ -223,6 +252,13 @@ mod tests {
         let edit =
             invite().edit().remove(Name::ContentLength).append(Name::ContentLength, "9").remove(Name::Other).finish();
         assert_eq!(edit, INVITE);
+        for odd in ["l:\r\n 4", "l: 4\r\n\t", "Content-Length\t:\r\n\t04\r\n "] {
+            let text = format!("BYE sip:a@b SIP/2.0\r\n{odd}\r\nTo: x\r\n\r\nbody");
+            let out = parse(text.into()).edit().finish();
+            assert_eq!(out, "BYE sip:a@b SIP/2.0\r\nTo: x\r\nContent-Length: 4\r\n\r\nbody", "{odd:?}");
+        }
+        let twice = parse(Bytes::from_static(b"SIP/2.0 200 OK\r\nl: 4\r\nl: 04\r\n\r\nbody"));
+        assert_eq!(twice.edit().finish(), "SIP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nbody");
         let doubtful = parse(Bytes::from_static(b"BYE sip:a@b SIP/2.0\r\nl: 9\r\nl: 1\r\n\r\nbody"));
         assert_eq!(doubtful.edit().finish(), "BYE sip:a@b SIP/2.0\r\nContent-Length: 0\r\n\r\n");
     }

@@ -1,8 +1,9 @@
 //! Cutting a byte stream into messages and keep-alives (RFC 3261 §18.3, RFC 5626 §4.4.1).
 //!
 //! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus
-//! one read; bytes are looked at once, however few come at a time. Where the length is in doubt the stream is given up,
-//! because the next message's beginning would be a guess, and a guess is how a forged request is smuggled in.
+//! one read; bytes are looked at once, however few come at a time. An odd head is cut where all who read it see its end: a stream from a
+//! SIP server carries what strangers wrote. Where the length is in doubt the stream is given up, because the next message's
+//! beginning would be a guess, and a guess is how a forged request is smuggled in.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
@@ -28,7 +29,7 @@ pub enum Frame {
 pub enum FrameError {
     /// A head beyond [`Limits::message_bytes`], or a body beyond [`PASSED_OVER_MAX`].
     TooLong,
-    /// `Content-Length` is missing, repeated or no length.
+    /// `Content-Length` is missing or no length, or two who read it find two.
     ContentLength,
     /// The first byte of a message cannot begin one, or some would end its head at a bare LF: this is not SIP.
     NotSip,
@@ -160,26 +161,97 @@ fn content_length(head: &[u8]) -> Result<usize, FrameError> {
         at += end + 1;
         let begins_whole = std::mem::replace(&mut is_whole, line.ends_with(b"\r"));
         if at < head.len() && matches!(line, b"" | b"\r") {
-            return Err(FrameError::NotSip);
+            return odd_length(head);
         }
         // Most lines are told apart by their first letter.
         if !matches!(line.first(), Some(b'l' | b'L' | b'c' | b'C')) {
             continue;
         }
-        let Some(colon) = memchr(b':', line) else {
+        let Some(value) = length_line(line) else {
             continue;
         };
-        if Name::from_bytes(line[..colon].trim_ascii_end()) != Name::ContentLength {
-            continue;
-        }
-        // A folded length is legal and never seen; it reads as broken, and the stream is given up.
-        let value = parse::length(super::grammar::trim_bytes(&line[colon + 1..])).ok_or(FrameError::ContentLength)?;
-        let in_doubt = !begins_whole || !is_whole || matches!(head.get(at), Some(b' ' | b'\t'));
-        if found.replace(value).is_some() || in_doubt {
-            return Err(FrameError::ContentLength);
+        let in_doubt = !begins_whole || !is_whole || matches!(head.get(at), Some(b' ' | b'\t')) || found.is_some();
+        found = parse::length(super::grammar::trim_bytes(value)).filter(|_| !in_doubt);
+        if found.is_none() {
+            return odd_length(head);
         }
     }
     found.ok_or(FrameError::ContentLength)
+}
+
+/// What stands behind the colon of a line that is named `Content-Length`.
+fn length_line(line: &[u8]) -> Option<&[u8]> {
+    let colon = memchr(b':', line)?;
+    (Name::from_bytes(line[..colon].trim_ascii_end()) == Name::ContentLength).then(|| &line[colon + 1..])
+}
+
+/// Which line breaks of a head a reader sees.
+#[derive(Clone, Copy)]
+enum Breaks {
+    /// CRLF alone, as RFC 3261 §7 has it.
+    Crlf,
+    /// A bare LF, too, as many a server does.
+    Lf,
+}
+
+/// The length behind a head with a length that is folded, repeated or beside a bare LF, or with an empty line that ends with LF alone: that
+/// which those who see CRLF alone and those who see LF come to the same end by. Where one of them finds none, the other's counts: what is
+/// without a length has no end on a stream, so nobody sends it so.
+#[cold]
+fn odd_length(head: &[u8]) -> Result<usize, FrameError> {
+    let (of_crlf, of_lf) = (Reading::of(head, Breaks::Crlf)?, Reading::of(head, Breaks::Lf)?);
+    if of_lf.head < head.len() {
+        // A server that reads so, and passes on what a caller wrote, has measured from its empty line. Whoever sees CRLF alone must come
+        // to its end by the length next to the body; with another one beside it, it would not have sent this.
+        let ends = of_crlf.end().zip(of_lf.end()).filter(|(one, other)| one == other && !of_lf.differ);
+        return ends.and(of_crlf.length).ok_or(FrameError::NotSip);
+    }
+    match (of_crlf.length, of_lf.length) {
+        _ if of_crlf.differ || of_lf.differ => Err(FrameError::ContentLength),
+        (Some(one), Some(other)) if one != other => Err(FrameError::ContentLength),
+        (one, other) => one.or(other).ok_or(FrameError::ContentLength),
+    }
+}
+
+/// What one kind of reader finds.
+struct Reading {
+    /// Where the head ends.
+    head: usize,
+    /// The last length in it.
+    length: Option<usize>,
+    /// Whether another one says otherwise.
+    differ: bool,
+}
+
+impl Reading {
+    /// Reads a head, folded lines unfolded. A value that goes on behind a bare LF is none for whoever
+    /// does not see it.
+    fn of(head: &[u8], breaks: Breaks) -> Result<Self, FrameError> {
+        let (mut length, mut differ, mut start) = (None, false, 0);
+        for at in memchr::memchr_iter(b'\n', head) {
+            let is_seen = matches!(breaks, Breaks::Lf) || head[..at].ends_with(b"\r");
+            if !is_seen || matches!(head.get(at + 1), Some(b' ' | b'\t')) {
+                continue;
+            }
+            let line = &head[std::mem::replace(&mut start, at + 1)..at];
+            if matches!(line, b"" | b"\r") {
+                return Ok(Self { head: at + 1, length, differ });
+            }
+            let Some(value) = length_line(line).map(super::grammar::trim_bytes) else {
+                continue;
+            };
+            match parse::length(value) {
+                None if memchr(b'\n', value).is_some() && matches!(breaks, Breaks::Crlf) => {}
+                None => return Err(FrameError::ContentLength),
+                Some(found) => differ |= length.replace(found).is_some_and(|before| before != found),
+            }
+        }
+        Ok(Self { head: head.len(), length, differ })
+    }
+
+    fn end(&self) -> Option<usize> {
+        Some(self.head + self.length?)
+    }
 }
 
 #[cfg(test)]
@@ -245,11 +317,14 @@ mod tests {
             "Content-Length:",
             "Content-Length: \u{0664}",
             "Content-Length: 4\u{c}",
-            "Content-Length:\r\n 4",
             "Content-Length: 4\r\n 4",
-            "Content-Length: 4\r\nContent-Length: 4",
+            "Content-Length:\r\n \r\n 4 4",
             "Content-Length: 4\r\nl: 5",
-            "l: 4\r\nCONTENT-LENGTH : 4",
+            "l: 4\r\nX: y\r\nl: 4\r\nl: 5",
+            "l: 4\r\nl:",
+            "Content-Length: 4\n 4",
+            "Content-Length: 4\nl: 5",
+            "Content-Length:\nX: y",
             "X-Content-Length: 4",
             "X: y\r\n Content-Length: 4",
             "Content-Length\u{b}: 4",
@@ -258,15 +333,25 @@ mod tests {
             assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");
         }
         for lines in [
-            "X: y\nContent-Length: 4",
-            "Content-Length: 4\nX: y",
             "X: y\nl: 5\r\nContent-Length: 4",
-            "X: y\nContent-Length: 4\r\nl: 4",
-            "Content-Length: 4\r\nX: y\nl: 4",
+            "Content-Length: 4\r\nX: y\nl: 5",
+            "Content-Length: 5\nl: 4",
+            "Content-Length: 4\nl: 5\r\nl: 4",
         ] {
             assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");
         }
-        for lines in ["l: 4\r\nX: y\n", "l: 4\r\nX: y\n\nZ: y", "l: 4\r\nX: y\n\r\nZ: y", "\nl: 4"] {
+        for lines in [
+            "l: 4\nX: y\n\nZ: y",
+            "X: y\nl: 9\r\n\nZ: y\r\nl: 4",
+            "X: y\n\nl: 4",
+            "X: y\r\nl: 18\r\n\nZ: y",
+            "l: 9\nl: 18\r\n\nZ: y\r\nl: 4",
+            "l:\r\n 4\r\nX: y\r\n\nZ: y",
+            "l: 4\r\nX: y\n",
+            "l: 4\r\nX: y\n\nZ: y",
+            "l: 4\r\nX: y\n\r\nZ: y",
+            "\nl: 4",
+        ] {
             assert_eq!(with_length(lines), Err(FrameError::NotSip), "{lines:?}");
         }
         for lines in [
@@ -278,6 +363,33 @@ mod tests {
             "X: y\r\n l: 9\r\nL: 4",
         ] {
             assert_eq!(with_length(lines).map(|frames| frames.len()), Ok(1), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_nobody_reads_otherwise_is_followed_however_it_is_written() {
+        for lines in [
+            "Content-Length:\r\n 4",
+            "Content-Length:\r\n\t4\r\n ",
+            "Content-Length: 4\r\n\t",
+            "Content-Length:\n 4",
+            "Content-Length :\r\n 4\r\nX: y",
+            "l: 4\r\nCONTENT-LENGTH : 4",
+            "Content-Length: 4\r\nContent-Length: 04",
+            "X: y\nContent-Length: 4",
+            "Content-Length: 4\nX: y",
+            "X: y\nContent-Length: 4\nX: y",
+            "X: y\nContent-Length: 4\r\nl: 4",
+            "Content-Length: 4\r\nX: y\nl: 4",
+            "Content-Length: 4\nl: 4",
+            // As a server measures that takes the empty line for the end of the head.
+            "X: y\nl: 18\r\n\nZ: y\r\nl: 4",
+            "X: y\r\nl: 18\r\n\nZ: y\r\nl: 4",
+            "X: y\r\nl: 24\r\n\nl: 4\r\nZ: y\r\nl: 4",
+        ] {
+            let came = format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody");
+            let next = fed(&[came.as_bytes(), INVITE]);
+            assert_eq!(next, Ok(vec![Frame::Message(came.into()), message(INVITE)]), "{lines:?}");
         }
     }
 

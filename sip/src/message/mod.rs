@@ -61,6 +61,10 @@ impl Span {
         Self { start: start as u32, end: end as u32 }
     }
 
+    fn length(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
     fn of(self, bytes: &[u8]) -> &[u8] {
         bytes.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
@@ -311,6 +315,11 @@ impl Message {
     /// The route at `index` of the Route header, from the top.
     pub fn route(&self, index: usize) -> Option<NameAddr<'_>> {
         self.element(Name::Route, index).and_then(NameAddr::parse)
+    }
+
+    /// The user of the route at `index`, however odd the rest of it is: what we have put there ourselves some servers change.
+    pub fn route_user(&self, index: usize) -> Option<&str> {
+        self.element(Name::Route, index).and_then(|route| Party::read(route.as_bytes()).user())
     }
 
     /// The Call-ID.

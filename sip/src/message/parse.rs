@@ -43,7 +43,8 @@ fn content_length(message: &Message) -> Result<Option<usize>, super::Fault> {
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    if values.next().is_some() {
+    // A request's sender can be told.
+    if values.any(|other| message.is_request() || length(other) != length(value)) {
         return Err(super::Fault::Repeated(Name::ContentLength));
     }
     length(value).map(Some).ok_or(super::Fault::Broken(Name::ContentLength))

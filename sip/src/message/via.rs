@@ -2,7 +2,7 @@
 //!
 //! Invariant: a view into its text.
 
-use super::grammar::{is_token, trim};
+use super::grammar::{is_lws, is_token, trim};
 use super::{
     Params,
     uri::{parse_port, split_host_port},
@@ -24,35 +24,57 @@ pub struct Via<'a> {
 }
 
 impl<'a> Via<'a> {
-    /// Reads one Via value; white space around the slashes and the colon is allowed, as the grammar does.
+    /// Reads one Via value; white space around the slashes and the colon is allowed, as the grammar does. Of a sent-by that breaks it
+    /// the first word is the host, and of parameters that are none the others count: an answer goes to where its request came from.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (protocol, rest) = text.split_once('/')?;
         let (version, rest) = rest.split_once('/')?;
         if !trim(protocol).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
             return None;
         }
-        let rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
-        let (transport, rest) = rest.split_at(rest.find([' ', '\t', '\r', '\n'])?);
+        let rest = rest.trim_start_matches(LWS);
+        let (transport, rest) = rest.split_at(rest.find(LWS)?);
         let (sent_by, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
-        let sent_by = trim(sent_by);
-        let (host, port) = match split_host_port(sent_by) {
-            Some(parts) => parts,
-            None => {
-                let (host, port) = sent_by.rsplit_once(':')?;
-                let (host, none) = split_host_port(trim(host))?;
-                if none.is_some() {
-                    return None;
-                }
-                (host, Some(parse_port(trim(port))?))
-            }
-        };
-        is_token(transport.as_bytes()).then_some(())?;
-        Some(Self { transport, host, port, params: Params::parse(params)?, text })
+        let (host, port) = strict_sent_by(trim(sent_by)).or_else(|| loose_sent_by(trim(sent_by)))?;
+        let is_loose = Params::parse(params).is_none();
+        if !is_token(transport.as_bytes()) || is_loose && params.contains(|c: char| c.is_control() && !LWS.contains(&c))
+        {
+            return None;
+        }
+        Some(Self { transport, host, port, params: Params::loose(params), text })
     }
 
     /// The branch.
     pub fn branch(&self) -> Option<&'a str> {
-        self.params.value("branch").filter(|branch| !branch.is_empty())
+        let value = self.params.value("branch")?;
+        // What stands behind it is a comment of RFC 2543.
+        let end = value.bytes().position(|b| is_lws(b) || b == b'(').unwrap_or(value.len());
+        Some(&value[..end]).filter(|branch| !branch.is_empty())
+    }
+}
+
+const LWS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// Host and port as the grammar has them.
+fn strict_sent_by(sent_by: &str) -> Option<(&str, Option<u16>)> {
+    if let Some(parts) = split_host_port(sent_by) {
+        return Some(parts);
+    }
+    let (host, port) = sent_by.rsplit_once(':')?;
+    let (host, none) = split_host_port(trim(host))?;
+    none.is_none().then_some((host, Some(parse_port(trim(port))?)))
+}
+
+/// The first word, and the port behind its one colon or its closing bracket, if it is one.
+fn loose_sent_by(sent_by: &str) -> Option<(&str, Option<u16>)> {
+    let word = sent_by.split(LWS).next()?.split('(').next()?;
+    if word.is_empty() || word.contains(char::is_control) {
+        return None;
+    }
+    let is_port_behind = |host: &&str| host.ends_with(']') || !host.contains([':', '[']);
+    match word.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_port_behind(host)) {
+        Some((host, port)) => Some((host, parse_port(port))),
+        None => Some((word, None)),
     }
 }
 
@@ -73,6 +95,29 @@ mod tests {
     }
 
     #[test]
+    fn an_odd_via_says_what_can_be_read_of_it() {
+        for (odd, host, port) in [
+            ("a;branch=z9hG4bK1;", "a", None),
+            ("a:5062;;branch=z9hG4bK1;;", "a", Some(5062)),
+            ("a:0;branch=z9hG4bK1;rport", "a", None),
+            ("a:99999;branch=z9hG4bK1", "a", None),
+            ("a: ;branch=z9hG4bK1", "a", None),
+            ("[fe80::1%eth0]:5062;branch=z9hG4bK1", "[fe80::1%eth0]", Some(5062)),
+            ("2001:db8::9;branch=z9hG4bK1", "2001:db8::9", None),
+            ("[2001:db8::9;branch=z9hG4bK1", "[2001:db8::9", None),
+            ("a (home);branch=z9hG4bK1", "a", None),
+            ("a:5062 (home) ; branch = z9hG4bK1 (first)", "a", Some(5062)),
+            ("a b;x=\"y;z\";branch=z9hG4bK1", "a", None),
+            ("a;x=<y>;branch=z9hG4bK1", "a", None),
+            ("a;branch=z9hG4bK1;x=\"y", "a", None),
+        ] {
+            let text = format!("SIP/2.0/UDP {odd}");
+            let via = Via::parse(&text).expect(odd);
+            assert_eq!((via.host, via.port, via.branch()), (host, port, Some("z9hG4bK1")), "{odd:?}");
+        }
+    }
+
+    #[test]
     fn a_broken_via_is_none() {
         for bad in [
             "",
@@ -83,18 +128,10 @@ mod tests {
             "HTTP/2.0/UDP a",
             "SIP/2.0/U:P a",
             "SIP/2.0/UDP/x a",
-            "SIP/2.0/UDP a b",
-            "SIP/2.0/UDP a:b",
-            "SIP/2.0/UDP a:0",
-            "SIP/2.0/UDP a:1:2",
-            "SIP/2.0/UDP a;",
-            "SIP/2.0/UDP a;;",
-            "SIP/2.0/UDP a;branch=\"x",
-            "SIP/2.0/UDP a;branch=<x",
             "SIP/2.0/UDP ;b=c",
-            "SIP/2.0/UDP a;branch=x y",
+            "SIP/2.0/UDP (a)",
             "SIP/2.0/UDP a\u{0}",
-            "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP a;b=\u{7}",
             "SIP/2.0/ a",
         ] {
             assert_eq!(Via::parse(bad), None, "{bad:?}");

@@ -61,13 +61,16 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait
-    /// for [`Self::answer_by`].
+    /// for [`Self::answer_by`]. A final answer has one more stream and no third: it may be what its reader closes them for.
     pub fn unanswered_on(&mut self, flow: FlowId) -> Vec<(ServerId, S)> {
         if !self.on_streams.contains_key(&flow) {
             return Vec::new();
         }
         #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
-        let theirs = self.servers.iter_mut().filter(|(_, server)| server.flow == flow && server.machine.is_unheard());
+        let theirs = self
+            .servers
+            .iter_mut()
+            .filter(|(_, server)| server.flow == flow && !server.carried && server.machine.is_unheard());
         let mut theirs: Vec<_> = theirs
             .map(|(id, server)| {
                 server.waits_for_flow = true;
@@ -84,6 +87,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut server.flow, flow);
         server.waits_for_flow = false;
+        server.carried = !server.machine.is_pending();
         count(&mut self.on_streams, before, false);
         count(&mut self.on_streams, flow, true);
         let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
@@ -97,6 +101,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn answer_anew(&mut self, id: ServerId) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         server.waits_for_flow = false;
+        server.carried = !server.machine.is_pending();
         let last = match (server.machine.is_pending(), server.machine.is_accepted()) {
             (true, _) => return,
             (false, true) => std::mem::take(&mut server.last),

@@ -52,6 +52,10 @@ pub(super) struct Server<S> {
     pub(super) last: Bytes,
     pub(super) owner: S,
     armed: Armed,
+    /// The request, where somebody else answers it.
+    asked: Option<Box<Message>>,
+    /// Its final answer has gone by another stream than it came by.
+    pub(super) carried: bool,
     /// Its stream has ended: what it is answered waits for another flow.
     pub(super) waits_for_flow: bool,
 }
@@ -325,7 +329,17 @@ impl<C: Copy, S: Copy> Table<C, S> {
         count(&mut self.on_streams, flow, true);
         self.servers.insert(
             id,
-            Server { machine, flow, key, last: Bytes::new(), owner, armed: Armed::default(), waits_for_flow: false },
+            Server {
+                machine,
+                flow,
+                key,
+                last: Bytes::new(),
+                owner,
+                armed: Armed::default(),
+                asked: None,
+                carried: false,
+                waits_for_flow: false,
+            },
         );
         Ok(id)
     }
@@ -337,6 +351,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// [`Full`]: their quarter is; the refusal is sent without a transaction (RFC 3261 §8.2.7).
     pub fn open_in_passing(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
         if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, reply, owner) }
+    }
+
+    /// Keeps a request whose responses come from elsewhere, as long as one may be passed on.
+    pub fn keep_request(&mut self, id: ServerId, request: &Message) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.asked = Some(Box::new(request.clone()));
+        }
+    }
+
+    /// The request of [`Self::keep_request`]; `None` once it has its one final answer.
+    pub fn asked_by(&self, id: ServerId) -> Option<&Message> {
+        self.servers.get(&id)?.asked.as_deref()
     }
 
     /// Changes whom a server transaction belongs to.
@@ -357,6 +383,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
             let is_over = server.machine.is_accepted() && !server.waits_for_flow;
             server.last = if is_over { Bytes::new() } else { response };
+        }
+        if !server.machine.is_pending() && !server.machine.is_accepted() {
+            server.asked = None;
         }
         self.arm_server(id);
     }

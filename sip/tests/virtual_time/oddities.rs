@@ -53,6 +53,56 @@ fn an_invite_with_odd_headers_rings_and_reaches_the_device_as_it_came() {
 }
 
 #[test]
+fn an_invite_with_an_odd_via_rings_and_its_answers_go_to_where_it_came_from() {
+    for odd in [
+        "192.0.2.10:5060;branch=z9hG4bK1;",
+        "192.0.2.10:5060;;branch=z9hG4bK1;;rport",
+        "192.0.2.10:0;branch=z9hG4bK1;rport",
+        "[fe80::1%eth0]:5060;branch=z9hG4bK1;rport",
+        "2001:db8::9;branch=z9hG4bK1;rport",
+        "192.0.2.10 (a proxy);branch=z9hG4bK1;rport",
+        "192.0.2.10:5060;branch=z9hG4bK1 (a comment)",
+        "192.0.2.10:5060;branch=z9hG4bK1;x=\"open",
+    ] {
+        let mut world = World::registered();
+        let line = format!("Via: SIP/2.0/UDP {odd}");
+        let (source, text) = (world.upstream, with_line(&world, "odd", "Via", &line));
+        world.receive(source, &text);
+        assert_eq!((world.count("INVITE 100"), world.wakes().len()), (1, 1), "{odd}: {:?}", world.descriptions());
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        world.reply(device, &invite, 486, &[], "");
+        let busy = world.sent.iter().rev().find(|sent| sent.message.status() == Some(486)).expect("an answer");
+        assert_eq!(busy.flow, source.flow, "{odd}");
+        let via = busy.message.elements(Name::Via).next().unwrap_or_default();
+        assert!(via.contains("branch=z9hG4bK1"), "{odd}: {via}");
+        // The ACK has the same Via, and ends it.
+        let ack = text.replace("INVITE", "ACK");
+        world.receive(source, &ack);
+        let sent = world.sent.len();
+        world.advance(Duration::from_secs(30));
+        assert!(!world.descriptions()[sent..].contains(&"INVITE 486".to_owned()), "{odd}");
+    }
+}
+
+#[test]
+fn a_device_that_adds_to_our_via_is_heard() {
+    for more in [";", ";;", ";x=\"y", " (phone)", ";received=10.0.0.5;"] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite("odd");
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        let own = invite.elements(Name::Via).next().unwrap_or_default();
+        let text = format!(
+            "SIP/2.0 200 OK\r\nVia: {own}{more}\r\nTo: <sip:alice@example.com>;tag=phone\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:phone@10.0.0.5>\r\nContent-Length: 0\r\n\r\n"
+        );
+        world.receive(device, &text);
+        assert_eq!(world.count("INVITE 200"), 1, "{more}: {:?}", world.descriptions());
+    }
+}
+
+#[test]
 fn a_line_that_others_may_read_as_a_header_is_answered_400_and_wakes_nobody() {
     for line in ["To\u{b}: x", "T o: x", ": x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"]
     {

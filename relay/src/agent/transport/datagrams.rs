@@ -1,8 +1,10 @@
 //! The upstream UDP socket of a core: each datagram to its shard.
 //!
 //! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
-//! (RFC 3261 §17). A request beyond a limit is answered, once, to where it came from. STUN goes to the shard that asked. Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
+//! (RFC 3261 §17). A request beyond a limit is answered, once, to where it came from. STUN goes to the shard that asked.
+//! Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
 
+use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Limits, Message};
@@ -26,21 +28,22 @@ pub(crate) async fn receive(core: usize, socket: Udp, shards: Shards, metrics: M
 }
 
 fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, shards: &Shards, metrics: &Metrics) {
-    if datagram.bytes.iter().all(u8::is_ascii_whitespace) {
+    let bytes = behind_line_ends(&datagram.bytes);
+    if bytes.iter().all(u8::is_ascii_whitespace) {
         return;
     }
     let (flow, peer) = (FlowId::Datagram(datagram.peer), datagram.peer);
-    if Endpoint::is_stun(&datagram.bytes) {
-        if let Some(tag) = Endpoint::shard_of_stun(&datagram.bytes) {
-            let input = Input::Stun { flow, bytes: datagram.bytes.clone() };
+    if Endpoint::is_stun(&bytes) {
+        if let Some(tag) = Endpoint::shard_of_stun(&bytes) {
+            let input = Input::Stun { flow, bytes };
             shards.offer(tag.shard(shards.len()), ShardInput::Sip { at: clock::now(), input });
         }
         return;
     }
-    let Ok(message) = Message::parse(&datagram.bytes, limits) else {
+    let Ok(message) = Message::parse(&bytes, limits) else {
         metrics.sip_refused(SipRefusal::Malformed);
         // Its sender may be somebody else than it says, and gets no more than was sent in its name.
-        let answer = Message::refusal(&datagram.bytes, limits).filter(|answer| answer.len() <= datagram.bytes.len());
+        let answer = Message::refusal(&bytes, limits).filter(|answer| answer.len() <= bytes.len());
         if let Some(answer) = answer {
             // What cannot be sent is lost, as a datagram may be.
             let _ = socket.send(core, &answer, peer);
@@ -50,4 +53,29 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
     let shard = shards.of(&message, Side::Upstream).unwrap_or(0);
     let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer };
     shards.offer(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
+}
+
+/// What came, without the line ends before it: a sender of datagrams puts them there as one of streams does (RFC 3261 §7.5).
+fn behind_line_ends(bytes: &Bytes) -> Bytes {
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    bytes.slice(start..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_begins_behind_the_line_ends_before_it() {
+        for (came, left) in [
+            ("INVITE", "INVITE"),
+            ("\r\nINVITE\r\n", "INVITE\r\n"),
+            ("\n\r\n\r\nINVITE", "INVITE"),
+            (" INVITE", " INVITE"),
+            ("\r\n\r\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(behind_line_ends(&Bytes::from(came)), left, "{came:?}");
+        }
+    }
 }

@@ -3,10 +3,12 @@
 //! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, behind which something
 //! may fork (RFC 3261 §16.7 step 5); a 2xx that nobody waits for is ended with ACK and BYE.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use crate::edge::call::{Call, Invite, Outcome};
 use crate::edge::forward;
+use crate::edge::returned::{self, FROM_DEVICE_BYTES};
 use crate::endpoint::core::{ClientOwner, Timer};
 use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Side, Transport};
 use crate::id::{BranchId, CallId, FlowId, InstanceId};
@@ -154,15 +156,22 @@ impl Endpoint {
         response: &Message,
     ) {
         let (Some(status), wait) = (response.status(), self.core.settings.answer_timeout) else { return };
-        let Some(row) = self.calls.get_mut(call) else {
-            return self.end_late_answer(now, branch, status, response);
-        };
+        let Some(row) = self.calls.get(call) else { return self.end_late_answer(now, branch, status, response) };
+        let asked = row.invite().map(|invite| &invite.message);
+        let fitting = asked.map_or(Cow::Borrowed(response), |asked| returned::fitting(asked, response, Side::Device));
+        if matches!(fitting, Cow::Owned(_)) {
+            self.end_late_answer(now, branch, status, response);
+        }
+        let response = &*fitting;
+        let status = response.status().unwrap_or(status);
+        let Some(row) = self.calls.get_mut(call) else { return };
         let outcome = row.on_response(now, branch, response, wait);
         let Some(server) = row.server() else { return };
         match outcome {
             Outcome::Ignore => {}
             Outcome::Pass => {
-                let passed = forward::forward_response(response, Side::Device);
+                let Some(invite) = row.invite() else { return };
+                let passed = returned::forward_response(&invite.message, response, Side::Device);
                 row.record(now, status, Some(response), &passed);
                 if let Some(at) = row.deadline(now) {
                     self.core.timers.set(at, Timer::Call(call));
@@ -175,7 +184,7 @@ impl Endpoint {
                 let (moved, others) = row.others(branch);
                 self.cancel_legs(now, moved, None);
                 self.cancel_legs(now, others, Some(ANSWERED_ELSEWHERE));
-                return self.close_call(now, call, status, forward::forward_response(response, Side::Device));
+                return self.pass_answer(now, call, status, response);
             }
             Outcome::Fail => {
                 let (moved, others) = row.others(branch);
@@ -214,6 +223,19 @@ impl Endpoint {
             self.answer_call(now, call, 487);
         } else if !has_another && !self.lose_only_flow(now, call, instance) {
             self.wake(now, call, instance);
+        }
+    }
+
+    /// Gives the caller a device's 2xx, the first or a further one.
+    fn pass_answer(&mut self, now: Instant, call: CallId, status: u16, response: &Message) {
+        let Some(row) = self.calls.get(call) else { return };
+        if let (Some(invite), Some(server)) = (row.invite(), row.server()) {
+            self.core.transactions.keep_request(server, &invite.message);
+        }
+        let asked = row.server().and_then(|server| self.core.transactions.asked_by(server));
+        let passed = asked.map(|asked| returned::forward_response(asked, response, Side::Device));
+        if let Some(passed) = passed.filter(|passed| passed.len() <= FROM_DEVICE_BYTES) {
+            self.close_call(now, call, status, passed);
         }
     }
 

@@ -10,6 +10,7 @@ mod patience;
 mod restart;
 mod reunion;
 mod session_timers;
+mod shared_stream;
 mod successors;
 mod targets;
 mod tokens;

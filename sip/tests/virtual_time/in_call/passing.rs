@@ -182,8 +182,10 @@ fn bodies_pass_to_the_byte_whatever_is_in_them() {
         world.attach(1);
         let (device, invite) = (world.device(1), world.last("INVITE"));
         assert_unharmed(came.as_bytes(), &invite);
-        world.reply(device, &invite, 200, &[CONTACT, ("Content-Type", "application/sdp")], body);
-        assert_eq!(&world.last("INVITE 200").body()[..], body.as_bytes());
+        // A device's may be as long as its SIP server's buffer lets it.
+        let answer = &body[..body.len().min(15 * 1024 - 1024)];
+        world.reply(device, &invite, 200, &[CONTACT, ("Content-Type", "application/sdp")], answer);
+        assert_eq!(&world.last("INVITE 200").body()[..], answer.as_bytes());
     }
 }
 

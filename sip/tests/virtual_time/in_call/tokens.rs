@@ -121,3 +121,18 @@ fn a_call_of_an_earlier_build_can_be_hung_up_by_both_and_begins_nothing() {
         assert_eq!(world.descriptions(), [method]);
     }
 }
+
+#[test]
+fn what_a_server_adds_to_our_route_hides_no_dialog() {
+    for end in [";>", ";;x=>", ";x=\"y>", ";transport=tls;x y>"] {
+        let mut world = World::registered();
+        let mut dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+        dialog.change_routes(|routes| routes.replace('>', end));
+        dialog.send(&mut world, End::Caller, "ACK", 1);
+        for (side, cseq, method) in [(End::Caller, 2, "INFO"), (End::Device, 3, "UPDATE"), (End::Caller, 4, "BYE")] {
+            world.sent.clear();
+            dialog.send(&mut world, side, method, cseq);
+            assert_eq!(world.descriptions(), [method], "{end}");
+        }
+    }
+}

@@ -233,3 +233,23 @@ fn nobody_but_its_sip_server_has_the_relay_open_a_connection() {
     world.advance(seconds(300));
     assert_eq!(anew(&world), []);
 }
+
+/// It may be what the SIP server closes its streams for.
+#[test]
+fn a_final_answer_is_sent_by_one_more_stream_and_by_no_third() {
+    let mut world = registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 486, &[], "");
+    (world.dial, world.upstream.flow) = (false, NEXT);
+    world.input(Input::Closed(FIRST));
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+    assert_eq!(by(&world, "INVITE 486"), [FIRST, NEXT]);
+    let third = FlowId::Stream(9);
+    world.upstream.flow = third;
+    world.input(Input::Closed(NEXT));
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
+    world.advance(seconds(40));
+    assert_eq!(by(&world, "INVITE 486"), [FIRST, NEXT]);
+}

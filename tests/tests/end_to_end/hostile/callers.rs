@@ -29,6 +29,10 @@ async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_conn
             ("Subject: a\nb\r\n".to_owned(), 0),
             ("Subject: a\rb\r\n".to_owned(), 0),
             ("Odd Name: y\r\n".to_owned(), 0),
+            ("l: 4\r\n".to_owned(), 4),
+            ("Subject: a\nl: 4\r\n".to_owned(), 4),
+            ("Odd Name: y\r\nl:\r\n 4\r\n".to_owned(), 4),
+            ("Odd Name: y\r\nl: 4\r\n\t\r\n".to_owned(), 4),
         ]
         .into_iter()
         .enumerate()
@@ -56,11 +60,14 @@ async fn a_request_with_too_many_headers_is_answered_by_udp_too_and_with_no_more
              CSeq: 1 OPTIONS\r\n{more}\r\n"
         )
     };
-    let sent = request(&many);
-    socket.send_to(sent.as_bytes(), world.relay.upstream(Transport::Udp)).await.expect("sent");
-    let mut space = vec![0; 65_536];
-    let (length, _) = timeout(SOON, socket.recv_from(&mut space)).await.expect("an answer").expect("a datagram");
-    assert_eq!(statuses(&String::from_utf8_lossy(&space[..length])), [400]);
-    assert!(length <= sent.len(), "{length}");
+    for before in ["", "\r\n", "\r\n\r\n\n"] {
+        let sent = request(&many);
+        let datagram = format!("{before}{sent}");
+        socket.send_to(datagram.as_bytes(), world.relay.upstream(Transport::Udp)).await.expect("sent");
+        let mut space = vec![0; 65_536];
+        let (length, _) = timeout(SOON, socket.recv_from(&mut space)).await.expect("an answer").expect("a datagram");
+        assert_eq!(statuses(&String::from_utf8_lossy(&space[..length])), [400], "{before:?}");
+        assert!(length <= sent.len(), "{length}");
+    }
     Ok(())
 }

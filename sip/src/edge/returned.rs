@@ -1,0 +1,125 @@
+//! A response on its way back to whoever asked (RFC 3261 §16.7).
+//!
+//! A connection to a SIP server carries the calls of all its accounts, and a server that cannot read what comes by it closes it. So what one
+//! device sends there must neither be without what tells its transaction nor fill the server's buffer.
+//!
+//! | of the response | comes from |
+//! | --- | --- |
+//! | Via, From, Call-ID, CSeq, To | the request that it answers, as that came |
+//! | the tag of To, where the request had none; status, reason, Contact, every other header, the body | whoever answers |
+//!
+//! Invariant: whatever the sender of a response has made of the headers that it was to copy, a response that is forwarded answers the request
+//! that it is for; what comes of a device is [`FROM_DEVICE_BYTES`] long at most.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::forward;
+use crate::flow::Side;
+use crate::message::{Composer, Limits, Message};
+
+/// Bytes of one message that a device has sent to its SIP server: a buffer of such a server, 16 KiB in many, holds it with what this relay
+/// adds. A longer request is answered 513; in place of a longer response goes 500, or its status alone where it is provisional.
+pub const FROM_DEVICE_BYTES: usize = 15 * 1024;
+
+/// A response to `asked` as it is forwarded, without what the side that it came from may not say.
+pub fn forward_response(asked: &Message, response: &Message, from: Side) -> Bytes {
+    forward::strip_asserted_identity(response.edit().answering(asked), from).finish()
+}
+
+/// The response that is forwarded: what came, or what goes in its place because it is beyond [`FROM_DEVICE_BYTES`].
+pub fn fitting<'a>(asked: &Message, response: &'a Message, from: Side) -> Cow<'a, Message> {
+    let bound = asked.head().len() + response.head().len() + response.body().len();
+    if from == Side::Upstream || bound <= FROM_DEVICE_BYTES {
+        return Cow::Borrowed(response);
+    }
+    if forward_response(asked, response, from).len() <= FROM_DEVICE_BYTES {
+        return Cow::Borrowed(response);
+    }
+    let status = response.status().filter(|status| *status < 200).unwrap_or(500);
+    let to = response.to();
+    let bare =
+        Composer::response(asked, status, Composer::reason(status), to.as_ref().and_then(|to| to.tag())).finish();
+    Message::parse(&bare, &Limits::COMPOSED).map_or(Cow::Borrowed(response), Cow::Owned)
+}
+
+/// Whether a device's request is one that its SIP server should get.
+pub fn is_fit(request: &Message) -> bool {
+    request.head().len() + request.body().len() <= FROM_DEVICE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INVITE: &str = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/TLS p;branch=z9hG4bK1\r\nv: SIP/2.0/UDP i;branch=z9hG4bK2, SIP/2.0/UDP j\r\n\
+        Max-Forwards: 70\r\nf: \"Bob\" <sip:bob@example.com>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 7 INVITE\r\nl: 0\r\n\r\n";
+    const IDENTITY: &str = "Via: SIP/2.0/TLS p;branch=z9hG4bK1\r\nv: SIP/2.0/UDP i;branch=z9hG4bK2, SIP/2.0/UDP j\r\n\
+        f: \"Bob\" <sip:bob@example.com>;tag=1\r\nTo: <sip:a@b>;tag=phone@1\r\nCall-ID: i\r\nCSeq: 7 INVITE\r\n";
+
+    fn parse(text: &str) -> Message {
+        Message::parse(&Bytes::copy_from_slice(text.as_bytes()), &Limits::default().of_responses()).unwrap()
+    }
+
+    fn forwarded(answer: &str) -> String {
+        let bytes = forward_response(&parse(INVITE), &parse(answer), Side::Device);
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_response_answers_its_request_whatever_its_sender_has_made_of_the_copies() {
+        let own = "Via: SIP/2.0/TLS relay;branch=z9hG4bK9\r\n";
+        let rest = "Contact: <sip:phone@h>\r\nX-Own: \u{fc}\r\n y\r\n";
+        let expected = format!("SIP/2.0 486 Busy\r\n{IDENTITY}{rest}Content-Length: 4\r\n\r\nbody");
+        let tagged = "To: <sip:a@b>;tag=phone@1\r\n";
+        for copies in [
+            format!("{own}{IDENTITY}"),
+            format!("{own}{tagged}CSeq: 7 INVITE\r\n"),
+            format!(
+                "{own}Via: SIP/2.0\r\n{tagged}From: \"\r\nCall-ID: a b\r\nCall-ID: c\r\nCSeq: 8 BYE\r\nFrom: x\r\n"
+            ),
+            format!("{own}{}To: sip:else@h;tag=phone@1\r\nTo: y\r\n", "Via: SIP/2.0/UDP x\r\n".repeat(9)),
+        ] {
+            assert_eq!(forwarded(&format!("SIP/2.0 486 Busy\r\n{copies}{rest}l:\r\n 4\r\n\r\nbody")), expected);
+        }
+        for tag in ["", ";tag=", ";tag=\"", ";tag=a\"b", ";tag=a,b", ";tag=\u{fc}"] {
+            let answer = forwarded(&format!("sip/2.0 180\r\n{own}To: <sip:a@b>{tag}\r\n\r\n"));
+            assert!(
+                answer.starts_with("SIP/2.0 180 \r\n") && answer.contains("\r\nTo: <sip:a@b>\r\n"),
+                "{tag:?}: {answer}"
+            );
+        }
+        assert!(!forwarded("SIP/2.0 200 OK\r\nP-Asserted-Identity: <sip:x@y>\r\n\r\n").contains("Asserted"));
+    }
+
+    #[test]
+    fn a_tag_that_the_request_has_stays() {
+        let asked = parse(&INVITE.replace("<sip:a@b>", "<sip:a@b>;tag=old"));
+        let bytes = forward_response(&asked, &parse("SIP/2.0 200 OK\r\nTo: <sip:a@b>;tag=new\r\n\r\n"), Side::Device);
+        let answer = Message::parse(&bytes, &Limits::default()).unwrap();
+        assert_eq!(answer.to().and_then(|to| to.tag()), Some("old"));
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_goes_as_a_status_alone() {
+        let asked = parse(INVITE);
+        let answer = |status: u16, bytes: usize| {
+            let head = format!("SIP/2.0 {status} x\r\nTo: <sip:a@b>;tag=t\r\nX: ");
+            parse(&format!("{head}{}\r\n\r\n", "x".repeat(bytes)))
+        };
+        for (status, goes_as) in [(183, 183), (200, 500), (302, 500), (486, 500), (603, 500)] {
+            let large = answer(status, FROM_DEVICE_BYTES);
+            let fits = fitting(&asked, &large, Side::Device);
+            assert_eq!(fits.status(), Some(goes_as), "{status}");
+            assert_eq!(fits.to().and_then(|to| to.tag()), Some("t"));
+            assert!(forward_response(&asked, &fits, Side::Device).len() < 512);
+            assert_eq!(fitting(&asked, &large, Side::Upstream).status(), Some(status), "of a server");
+        }
+        let added = forward_response(&asked, &answer(486, 0), Side::Device).len();
+        let largest = answer(486, FROM_DEVICE_BYTES - added);
+        assert_eq!(fitting(&asked, &largest, Side::Device).status(), Some(486), "at its edge");
+        let beyond = answer(486, FROM_DEVICE_BYTES - added + 1);
+        assert_eq!(fitting(&asked, &beyond, Side::Device).status(), Some(500));
+    }
+}
