@@ -13,6 +13,9 @@ use super::large::{self, Line, Way};
 use super::table::{Asked, ClientKey, Server, Table, count};
 use crate::id::{BranchId, FlowId};
 
+/// How a response begins that says nothing to whoever waits already.
+const TRYING: &[u8] = b"SIP/2.0 100 ";
+
 impl<C> Asked<C> {
     /// The branch of the request; a CANCEL has that of its INVITE.
     pub fn branch(&self) -> BranchId {
@@ -122,7 +125,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
     }
 
-    /// A request is answered by another flow from now on; what was answered last is sent there again.
+    /// A request is answered by another flow from now on; what was answered last is sent there again, if that says anything.
     pub fn answer_by(&mut self, id: ServerId, flow: FlowId) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut server.flow, flow);
@@ -130,7 +133,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         count(&mut self.on_streams, before, false);
         count(&mut self.on_streams, flow, true);
         let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
-        if !last.is_empty() {
+        if !last.is_empty() && !last.starts_with(TRYING) {
             self.transmits.push_back(Transmit::again(flow, last));
         }
     }
