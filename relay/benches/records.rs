@@ -45,9 +45,9 @@ fn records(criterion: &mut Criterion<ProcessorTime>) {
 fn devices(criterion: &mut Criterion<ProcessorTime>) {
     let (id, secret) = (InstanceId::new(1 << 64, ShardTag(1)), InstanceSecret::new(SECRET));
     for (name, proof) in [("bearer", DeviceProof::Bearer(SECRET.into())), ("digest", digest(id))] {
-        assert!(verify_device(id, &secret, &proof));
+        assert!(verify_device(id, &secret, "REGISTER", &proof));
         criterion.bench_function(&format!("device proves itself by {name}"), |bencher| {
-            bencher.iter(|| verify_device(id, &secret, black_box(&proof)))
+            bencher.iter(|| verify_device(id, &secret, "REGISTER", black_box(&proof)))
         });
     }
     let key = PrivateKey::generate().and_then(|key| key.public()).expect("a key of a device");

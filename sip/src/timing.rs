@@ -36,6 +36,9 @@ pub struct EdgeTiming {
     /// How long a request of a dialog, other than INVITE, waits for a peer without a flow; then 480. Its sender's Timer F
     /// ends after 64·T1 (RFC 3261 §17.1.2.2) and must not be answered later (RFC 4320 §4.2); 24 s.
     pub parked: Duration,
+    /// How long what comes in a call waits for its device to prove itself on its connection: for two REGISTERs, and an answer of its SIP
+    /// server; 8 s.
+    pub unproven: Duration,
     /// How soon a device is pushed again for requests that are no call; 10 s.
     pub push_again: Duration,
 }
@@ -96,6 +99,7 @@ impl Default for EdgeTiming {
             provisional_interval: Duration::from_secs(60),
             store: Duration::from_secs(3),
             parked: Duration::from_secs(24),
+            unproven: Duration::from_secs(8),
             push_again: Duration::from_secs(10),
         }
     }
@@ -155,6 +159,7 @@ impl Timing {
                 provisional_interval: of(edge.provisional_interval),
                 store: of(edge.store),
                 parked: of(edge.parked),
+                unproven: of(edge.unproven),
                 push_again: of(edge.push_again),
             },
             upstream: UpstreamTiming {

@@ -138,14 +138,14 @@ fn is_alike(one: &Ha1s, other: &Ha1s) -> bool {
 }
 
 /// Whether what a device shows at the edge proves that it is this instance's.
-pub fn verify_device(id: InstanceId, secret: &InstanceSecret, proof: &DeviceProof) -> bool {
+pub fn verify_device(id: InstanceId, secret: &InstanceSecret, method: &str, proof: &DeviceProof) -> bool {
     match proof {
         DeviceProof::Bearer(token) => InstanceSecret::new(token) == *secret,
         DeviceProof::Digest(credentials) => {
             let name = id.to_string();
             let ha1 = Ha1::compute(credentials.algorithm.hash, &name, EDGE_REALM, secret.expose());
             let named = *credentials.username == *name && &*credentials.realm == EDGE_REALM;
-            credentials.verify(&ha1, "REGISTER", b"") && named
+            credentials.verify(&ha1, method, b"") && named
         }
     }
 }
@@ -250,10 +250,10 @@ mod tests {
             let value = challenge.answer(&ha1, &terms).unwrap();
             DeviceProof::Digest(Box::new(Credentials::parse(&value).unwrap()))
         };
-        assert!(verify_device(id, &secret, &shows("instance-secret")));
-        assert!(!verify_device(id, &secret, &shows("another")));
-        assert!(!verify_device(other, &secret, &shows("instance-secret")), "another instance's id");
-        assert!(verify_device(id, &secret, &DeviceProof::Bearer("instance-secret".into())));
-        assert!(!verify_device(id, &secret, &DeviceProof::Bearer("instance-secre".into())));
+        assert!(verify_device(id, &secret, "REGISTER", &shows("instance-secret")));
+        assert!(!verify_device(id, &secret, "REGISTER", &shows("another")));
+        assert!(!verify_device(other, &secret, "REGISTER", &shows("instance-secret")), "another instance's id");
+        assert!(verify_device(id, &secret, "REGISTER", &DeviceProof::Bearer("instance-secret".into())));
+        assert!(!verify_device(id, &secret, "REGISTER", &DeviceProof::Bearer("instance-secre".into())));
     }
 }

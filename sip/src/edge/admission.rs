@@ -15,7 +15,7 @@ use super::Proof;
 use crate::auth::{Credentials, Hash, bearer, challenge_value};
 use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId};
-use crate::message::{Message, Name, Uri};
+use crate::message::{Edit, Message, Method, Name, Uri};
 
 /// The realm in which devices prove themselves at the edge (RFC 7616 §3.3); no other is accepted.
 pub const EDGE_REALM: &str = "sipwake";
@@ -90,10 +90,8 @@ impl Nonces {
         own: &[&str],
         md5_alone: bool,
     ) -> Admission {
-        let agent = register.text(Name::UserAgent).unwrap_or_default();
-        let md5_alone = md5_alone || MD5_ALONE.iter().any(|known| agent.starts_with(known));
-        let hashes = if md5_alone { &[Hash::Md5][..] } else { &[Hash::Sha256, Hash::Md5][..] };
-        let Some(value) = own_proof(register) else {
+        let hashes = hashes_for(register, md5_alone);
+        let Some(value) = own_proof(register, carrier_of(register)) else {
             return self.challenge(now, flow, false, hashes);
         };
         if let Some(token) = bearer(value) {
@@ -122,6 +120,14 @@ impl Nonces {
             return self.challenge(now, flow, true, hashes);
         }
         Admission::Verify(Proof::Digest(Box::new(credentials)))
+    }
+
+    /// The challenges that a request in a call gets, whose device has not proved itself: by a proxy (RFC 3261 §22.3).
+    pub fn challenges(&mut self, now: Instant, request: &Message, flow: FlowId) -> Vec<String> {
+        match self.challenge(now, flow, false, hashes_for(request, false)) {
+            Admission::Challenge { challenges } => challenges,
+            _ => Vec::new(),
+        }
     }
 
     fn challenge(&mut self, now: Instant, flow: FlowId, stale: bool, hashes: &[Hash]) -> Admission {
@@ -174,13 +180,45 @@ impl Replay {
     }
 }
 
+/// The algorithms that a request is challenged with, the strongest first. One in a call often does not say what its client is: MD5 alone is
+/// what they all know.
+fn hashes_for(request: &Message, md5_alone: bool) -> &'static [Hash] {
+    let agent = request.text(Name::UserAgent);
+    let unknown = agent.is_none() && carrier_of(request) == Name::ProxyAuthorization;
+    let md5_alone = md5_alone || unknown || MD5_ALONE.iter().any(|known| agent.is_some_and(|it| it.starts_with(known)));
+    if md5_alone { &[Hash::Md5] } else { &[Hash::Sha256, Hash::Md5] }
+}
+
+/// The header that the credentials for this relay are in: it is the registrar of a REGISTER, and a proxy for any other request.
+fn carrier_of(request: &Message) -> Name {
+    if request.method() == Some(Method::Register) { Name::Authorization } else { Name::ProxyAuthorization }
+}
+
+/// Whether a request in a call carries a proof for this relay.
+pub fn shows_proof(request: &Message) -> bool {
+    own_proof(request, Name::ProxyAuthorization).is_some()
+}
+
+/// The proof for this relay goes no further than here (RFC 3261 §22.3); those for others do.
+pub fn take_proof<'a>(edit: Edit<'a>, request: &'a Message) -> Edit<'a> {
+    if !shows_proof(request) {
+        return edit;
+    }
+    let values = request.values(Name::ProxyAuthorization).filter_map(|value| std::str::from_utf8(value).ok());
+    let others = values.filter(|value| !is_own_proof(value));
+    others.fold(edit.remove(Name::ProxyAuthorization), |edit, value| edit.append(Name::ProxyAuthorization, value))
+}
+
 /// The credentials that are for this relay: a client may send those for other realms beside them (RFC 3261 §22.3).
-fn own_proof(register: &Message) -> Option<&str> {
-    let values = || register.values(Name::Authorization).filter_map(|value| std::str::from_utf8(value).ok());
-    let is_own = |value: &&str| {
-        bearer(value).is_some() || Credentials::parse(value).is_some_and(|it| it.realm.as_ref() == EDGE_REALM)
-    };
-    values().find(is_own).or_else(|| values().next())
+fn own_proof(request: &Message, carrier: Name) -> Option<&str> {
+    let values = || request.values(carrier).filter_map(|value| std::str::from_utf8(value).ok());
+    // Those of a REGISTER are for nobody else.
+    let any = || values().next().filter(|_| carrier == Name::Authorization);
+    values().find(|value| is_own_proof(value)).or_else(any)
+}
+
+fn is_own_proof(value: &str) -> bool {
+    bearer(value).is_some() || Credentials::parse(value).is_some_and(|it| it.realm.as_ref() == EDGE_REALM)
 }
 
 /// Whether the `uri` of a digest means what the REGISTER asks for. Clients write it with and without the port, the

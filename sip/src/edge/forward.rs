@@ -220,6 +220,20 @@ pub fn end_late_answer(answer: &Message, sent_by: SentBy<'_>, ack: BranchId, bye
     Some((compose(Method::Ack, ack, number), compose(Method::Bye, bye, number.saturating_add(1))))
 }
 
+/// ACK or BYE of the end that has called, in the dialog that a 2xx to its INVITE confirms (RFC 3261 §12.1.2, §12.2.1.1).
+pub fn of_caller(answer: &Message, method: Method) -> Option<Message> {
+    let (contacts, (number, _)) = (answer.contacts(), answer.cseq()?);
+    let target = Uri::request_uri_of(contacts.first()?.target()?);
+    let number = if method == Method::Ack { number } else { number.saturating_add(1) };
+    let mut routes: Vec<&str> = answer.elements(Name::RecordRoute).collect();
+    routes.reverse();
+    let request = Composer::request(method, &target);
+    let request = routes.into_iter().fold(request, |request, route| request.header(Name::Route, route));
+    let request = request.header(Name::MaxForwards, 70).copy(Name::From, answer).copy(Name::To, answer);
+    let request = request.copy(Name::CallId, answer).header(Name::CSeq, format_args!("{number} {method}"));
+    Message::parse(&request.finish(), &Limits::COMPOSED).ok()
+}
+
 /// The caller of a request, as the device may know it. It came from the account's own SIP server, so its
 /// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
 /// §4.2), whether it says so by Privacy or by an anonymous From.

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::message::{Message, Name};
 
 /// By what a dialog is known after its call is over: a hash of its Call-ID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DialogMark(u64);
 
 impl DialogMark {

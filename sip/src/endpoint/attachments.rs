@@ -14,7 +14,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
-use super::outgoing::INVITES_PER_FLOW;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
 use crate::edge::device_contacts::{ContactRequest, DeviceContact};
@@ -36,7 +35,7 @@ const FORWARDED_PER_FLOW: usize = 64;
 #[derive(Debug)]
 pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
-    /// The flows of devices that are not attached, and have proved themselves there last.
+    /// The flows that devices have proved themselves on last without being attached by them.
     detached: HashMap<InstanceId, DialogFlow>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
@@ -68,8 +67,6 @@ struct DeviceFlow {
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
-    /// INVITEs that came by it and went to a SIP server.
-    placed: Vec<BranchId>,
 }
 
 /// An instance that has named itself on a flow.
@@ -81,15 +78,23 @@ struct Carried {
     left_both: bool,
     /// It has been attached by this flow; where it is attached by another one, it has left this one.
     has_bound: bool,
+    /// It has been asked for its proof, and may be about to show it until then.
+    registers_until: Option<Instant>,
 }
 
-/// A REGISTER whose proof the shell is verifying.
+impl Carried {
+    fn new(instance: InstanceId) -> Self {
+        Self { instance, replay: Replay::default(), left_both: false, has_bound: false, registers_until: None }
+    }
+}
+
+/// A proof that the shell is verifying.
 #[derive(Debug)]
 struct Verification {
-    server: ServerId,
     source: Source,
     instance: InstanceId,
-    register: Box<Message>,
+    /// The REGISTER that carries it; `None`: a request in a call, which waits in [`super::unproven`].
+    register: Option<(ServerId, Box<Message>)>,
 }
 
 impl Attachments {
@@ -124,15 +129,42 @@ impl Attachments {
         source.side == Side::Device && self.attached.get(&instance).is_some_and(|attached| attached.flow == source.flow)
     }
 
-    /// The flow of a device's dialogs: that by which it is attached, else by which it has proved itself last.
+    /// The flow of a device's dialogs: that by which it has proved itself last.
     pub(super) fn dialog_flow(&self, instance: InstanceId) -> Option<DialogFlow> {
-        let attached = self.get(instance).map(|it| DialogFlow { flow: it.flow, transport: it.transport });
-        attached.or_else(|| self.detached.get(&instance).copied())
+        let attached = || self.get(instance).map(|it| DialogFlow { flow: it.flow, transport: it.transport });
+        self.detached.get(&instance).copied().or_else(attached)
     }
 
     /// Whether what comes by a flow may be of this device's dialogs.
     pub(super) fn carries_dialogs(&self, instance: InstanceId, source: &Source) -> bool {
         source.side == Side::Device && self.dialog_flow(instance).is_some_and(|it| it.flow == source.flow)
+    }
+
+    /// Whether a REGISTER of this instance is under way on a flow.
+    pub(super) fn is_registering(&self, now: Instant, instance: InstanceId, flow: FlowId) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "whether there is any depends on no order")]
+        let is_verified = || self.verifications.values().any(|it| it.instance == instance && it.source.flow == flow);
+        let carried = self.flows.get(&flow).and_then(|state| state.instances.iter().find(|it| it.instance == instance));
+        carried.is_some_and(|it| it.registers_until.is_some_and(|until| now < until) || is_verified())
+    }
+
+    /// Judges the proof of a request in a call; `None` when its flow carries as many instances as it may.
+    pub(super) fn judge_request(
+        &mut self,
+        now: Instant,
+        request: &Message,
+        instance: InstanceId,
+        flow: FlowId,
+        own: &[&str],
+    ) -> Option<Admission> {
+        let carried = self.flows.entry(flow).or_default().carried(instance)?;
+        let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
+        Some(self.nonces.check(now, request, instance, flow, replay, own, md5_alone))
+    }
+
+    /// The challenges that a request in a call gets.
+    pub(super) fn challenges_of(&mut self, now: Instant, request: &Message, flow: FlowId) -> Vec<String> {
+        self.nonces.challenges(now, request, flow)
     }
 
     /// The dialogs of a device that is not attached go by a flow that it has proved itself on, as long as that is open.
@@ -218,16 +250,6 @@ impl Attachments {
         carried.iter().map(|it| it.instance).filter(here).collect()
     }
 
-    /// Remembers that an INVITE of a flow was sent on.
-    pub(super) fn note_placed(&mut self, flow: FlowId, branch: BranchId) {
-        if let Some(state) = self.flows.get_mut(&flow) {
-            if state.placed.len() >= INVITES_PER_FLOW {
-                state.placed.remove(0);
-            }
-            state.placed.push(branch);
-        }
-    }
-
     /// The requests that were forwarded to an instance by a flow and may still be answered.
     pub(super) fn forwarded_to(&self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         let forwarded = self.flows.get(&flow).map(|state| &state.forwarded[..]).unwrap_or_default();
@@ -243,7 +265,7 @@ impl DeviceFlow {
             if self.instances.len() >= INSTANCES_PER_FLOW {
                 return None;
             }
-            self.instances.push(Carried { instance, replay: Replay::default(), left_both: false, has_bound: false });
+            self.instances.push(Carried::new(instance));
         }
         let at = known.unwrap_or(self.instances.len() - 1);
         self.instances.get_mut(at)
@@ -272,7 +294,9 @@ impl Endpoint {
         let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         // By turns, so that one which knows SHA-256 alone is not shut out either.
-        carried.left_both = !md5_alone && matches!(admission, Admission::Challenge { .. });
+        let is_asked = matches!(admission, Admission::Challenge { .. });
+        carried.left_both = !md5_alone && is_asked;
+        carried.registers_until = is_asked.then(|| now + self.core.settings.timing.edge.unproven);
         match admission {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
             Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
@@ -298,12 +322,27 @@ impl Endpoint {
             self.core.event(Event::EdgeRegister(EdgeRegister::Limited));
             return self.busy(reply, &register);
         };
+        self.verify(source, instance, Some((server, Box::new(register))), "REGISTER".into(), proof);
+    }
+
+    /// A request in a call carries the proof of its device, and waits.
+    pub(super) fn verify_by_request(&mut self, source: Source, request: &Message, instance: InstanceId, proof: Proof) {
+        let method = request.method_text().unwrap_or_default().into();
+        self.verify(source, instance, None, method, proof);
+    }
+
+    fn verify(
+        &mut self,
+        source: Source,
+        instance: InstanceId,
+        register: Option<(ServerId, Box<Message>)>,
+        method: Box<str>,
+        proof: Proof,
+    ) {
         let verification = VerificationId(self.attachments.next);
         self.attachments.next += 1;
-        self.attachments
-            .verifications
-            .insert(verification, Verification { server, source, instance, register: Box::new(register) });
-        self.core.event(Event::VerifyDevice { verification, instance, proof });
+        self.attachments.verifications.insert(verification, Verification { source, instance, register });
+        self.core.event(Event::VerifyDevice { verification, instance, method, proof });
     }
 
     fn refuse_register(&mut self, now: Instant, reply: Reply, register: &Message, outcome: EdgeRegister) {
@@ -337,14 +376,22 @@ impl Endpoint {
     /// The shell has verified a proof.
     pub(super) fn on_device_verified(&mut self, now: Instant, verification: VerificationId, granted: bool) {
         let Some(pending) = self.attachments.verifications.remove(&verification) else { return };
-        let Verification { server, source, instance, register } = pending;
+        let Verification { source, instance, register } = pending;
+        let granted = granted && self.devices.knows(instance);
+        if granted {
+            self.core.event(Event::FlowProven(source.flow));
+        }
+        let Some((server, register)) = register else {
+            return self.on_request_verified(now, source, instance, granted);
+        };
         let tag = self.core.random.tag();
-        if !granted || !self.devices.knows(instance) {
+        if !granted {
             let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
             self.core.transactions.respond(now, server, 403, response.finish());
+            self.core.flush();
+            self.refuse_held(now, instance, source.flow);
             return self.count_failure(source.flow);
         }
-        self.core.event(Event::FlowProven(source.flow));
         match ContactRequest::read(&register) {
             ContactRequest::Query => {}
             ContactRequest::Remove(named) => {
@@ -374,7 +421,26 @@ impl Endpoint {
         } else {
             let Source { flow, transport, .. } = source;
             self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
+            self.answer_asked(instance, flow, None);
         }
+        self.release_held(now, instance, source.flow);
+    }
+
+    /// The shell has verified the proof of a request in a call: the dialogs of its device go by that flow from now on.
+    fn on_request_verified(&mut self, now: Instant, source: Source, instance: InstanceId, granted: bool) {
+        if !granted {
+            self.refuse_held(now, instance, source.flow);
+            return self.count_failure(source.flow);
+        }
+        let Source { flow, transport, .. } = source;
+        let earlier = self.attachments.dialog_flow(instance).map(|it| it.flow).filter(|earlier| *earlier != flow);
+        self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
+        if let Some(earlier) = earlier {
+            self.leave_flow(now, instance, earlier);
+        }
+        self.answer_asked(instance, flow, earlier);
+        self.release_held(now, instance, flow);
+        self.send_parked_in_dialogs(now, instance);
     }
 
     /// The Contact that stands (RFC 3261 §10.3 step 8).
@@ -398,6 +464,7 @@ impl Endpoint {
             self.leave_legs(now, instance, earlier);
             self.leave_flow(now, instance, earlier);
         }
+        self.answer_asked(instance, flow, [detached, attached].into_iter().flatten().filter(|it| *it != flow));
         if attached != Some(flow) {
             self.core.event(Event::Attached(instance));
         }
@@ -413,7 +480,10 @@ impl Endpoint {
     fn detach(&mut self, now: Instant, instance: InstanceId) {
         if let Some(attached) = self.attachments.attached.remove(&instance) {
             let Attached { flow, transport, .. } = attached;
-            self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
+            // A later flow that it has proved itself on stays.
+            if !self.attachments.detached.contains_key(&instance) {
+                self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
+            }
             self.leave_legs(now, instance, flow);
             self.on_flow_lost(now, instance);
             self.core.event(Event::Detached(instance));
@@ -436,6 +506,7 @@ impl Endpoint {
     pub(super) fn on_device_flow_closed(&mut self, now: Instant, flow: FlowId) {
         let Some(state) = self.attachments.flows.remove(&flow) else { return };
         for Carried { instance, .. } in state.instances {
+            self.end_beside(instance, flow);
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
                 self.detach(now, instance);
             } else {
@@ -445,7 +516,6 @@ impl Endpoint {
                 self.attachments.forget_dialogs(instance);
             }
         }
-        self.give_up_placed(now, state.placed);
         for (instance, branch) in state.forwarded {
             self.lose_forwarded(now, flow, instance, branch);
         }

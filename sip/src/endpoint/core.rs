@@ -70,6 +70,10 @@ pub(super) enum Timer {
     Linger(Box<FlowId>),
     /// A request has waited long enough for its peer to come back.
     Parked(OfflinePeer),
+    /// A device has had long enough to come back for what it has asked.
+    Asked(InstanceId),
+    /// What came by this flow has waited long enough for its device to prove itself there.
+    Held(Box<FlowId>),
     /// Nothing more can come for a call.
     Forget(CallId),
     /// The dialogs of an instance that was enabled again are over.

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source, Transport};
 use crate::edge::forward::OwnRoute;
-use crate::edge::{forward, push_proxy, returned};
+use crate::edge::{admission, forward, push_proxy, returned};
 use crate::flow::{FlowToken, OpenedToken};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
@@ -89,7 +89,7 @@ impl Endpoint {
         match source.side {
             _ if self.may_use(&source, &opened.token) => {}
             Side::Upstream => return self.refuse_stranger(&source, request, 403),
-            Side::Device => return self.answer_stranger(&source, request, 403),
+            Side::Device => return self.on_unproven_request(now, source, request, OpenedToken { token, ..opened }),
         }
         // A token of an earlier build does not tell whether the tags are those of its dialog.
         let is_told = source.side == Side::Upstream || opened.covers_tag;
@@ -107,7 +107,7 @@ impl Endpoint {
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
         let passage = Passage { ours, begun_by: None };
-        match self.next_hop(&source, &token) {
+        match self.next_hop(&source, &token, request) {
             Some(hop) => self.forward(now, reply, request, passage, hop),
             None => {
                 if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
@@ -148,22 +148,34 @@ impl Endpoint {
     }
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
-    pub(super) fn on_dialog_ack(&mut self, source: Source, ack: &Message) {
+    pub(super) fn on_dialog_ack(&mut self, now: Instant, source: Source, ack: &Message) {
         let own = forward::own_route(ack, &self.core.token_key, source.side);
-        let Some(OwnRoute { opened: OpenedToken { token, .. }, values: ours }) = own else { return };
-        if !self.may_use(&source, &token) || forward::check(ack, &self.core.settings.own_addresses()).is_err() {
+        let Some(OwnRoute { opened, values: ours }) = own else { return };
+        let OpenedToken { token, .. } = opened;
+        if !self.may_use(&source, &token) {
+            let token = self.of_successor(token);
+            return self.on_unproven_ack(now, source, ack, OpenedToken { token, ..opened });
+        }
+        if forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
         }
-        let Some(hop) = self.next_hop(&source, &self.of_successor(token)) else { return };
+        let Some(hop) = self.next_hop(&source, &self.of_successor(token), ack) else { return };
         let branch = self.core.branch();
         let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
         self.core.send(hop.flow, bytes);
     }
 
-    fn forwarded_bytes(&self, request: &Message, passage: Passage, hop: &NextHop, branch: BranchId) -> bytes::Bytes {
+    pub(super) fn forwarded_bytes(
+        &self,
+        request: &Message,
+        passage: Passage,
+        hop: &NextHop,
+        branch: BranchId,
+    ) -> bytes::Bytes {
         let mut edit = forward::forward_request(request, self.core.settings.sent_by(hop.side, hop.transport), branch);
         if hop.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
+            edit = admission::take_proof(edit, request);
         }
         edit = forward::take_route(edit, request, passage.ours);
         if let Some((flow, transport)) = passage.begun_by {
@@ -188,11 +200,12 @@ impl Endpoint {
     }
 
     /// The next hop of a request: the other end that the token names.
-    fn next_hop(&self, source: &Source, token: &FlowToken) -> Option<NextHop> {
+    fn next_hop(&self, source: &Source, token: &FlowToken, request: &Message) -> Option<NextHop> {
         match source.side {
             Side::Upstream => {
                 let device = token.instance;
-                let dialogs = self.attachments.dialog_flow(device)?;
+                let answered = self.unproven.dialog_flow(device, request);
+                let dialogs = answered.or_else(|| self.attachments.dialog_flow(device))?;
                 Some(NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device })
             }
             Side::Device => {
@@ -272,6 +285,9 @@ impl Endpoint {
         let tag = self.core.random.tag();
         let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
         self.dialogs.unanswered.insert(server, Unanswered { failure: (status, failure), device });
+        if reply.side == Side::Device {
+            self.note_asked(reply.flow, device, server);
+        }
         Some(server)
     }
 }

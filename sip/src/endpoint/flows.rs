@@ -47,7 +47,9 @@ impl Endpoint {
         if let Some((transport, address)) = of_server {
             self.answer_elsewhere(now, flow, transport, address);
         }
+        self.forget_unproven(flow);
         self.on_device_flow_closed(now, flow);
+        self.lose_asked(now, flow);
     }
 
     /// Answers a double CRLF (RFC 5626 §4.4.1), of a device or of a SIP server.

@@ -412,13 +412,15 @@ pub enum Event {
         /// Whether other devices keep the binding.
         shared: bool,
     },
-    /// A device wants to attach; answer with [`Input::DeviceVerified`].
+    /// A device wants to attach, or goes on in a call by another connection; answer with [`Input::DeviceVerified`].
     VerifyDevice {
         /// For the answer.
         verification: VerificationId,
-        /// The instance that From, To and the proof name.
+        /// The instance that From, To and the proof of a REGISTER name, or the dialog and the proof of another request.
         instance: InstanceId,
-        /// Its proof, for the method REGISTER and an empty body.
+        /// The method of the request that carries the proof, with an empty body as far as that goes.
+        method: Box<str>,
+        /// Its proof.
         proof: Proof,
     },
     /// Who is at the other end of a device's flow has proven to be a device: by an instance's secret, or by a registration that its SIP server
@@ -629,7 +631,7 @@ pub struct Counts {
     pub transactions: usize,
     /// Registrations that passed through: push bindings (RFC 8599), and those that their flows alone lead to.
     pub push_bindings: usize,
-    /// REGISTERs on their way, and requests that wait for a device.
+    /// REGISTERs on their way, and what came by a flow that its device has not proved itself on.
     pub waiting: usize,
     /// Deadlines, those included whose owner is gone.
     pub timers: usize,

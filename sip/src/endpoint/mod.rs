@@ -24,6 +24,8 @@
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
+//! | `asked` | `AskedByDevices` | requests of devices that are not answered, and the flows that they are answered by |
+//! | [`unproven`] | `Unproven` | what comes in a call by a flow that its device has not proved itself on |
 //! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
 //! | `traced` | | what a message says of the instance that it is about |
@@ -35,6 +37,7 @@
 //! an input may make it keep is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
 //! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], predecessors by [`successors::SUCCESSIONS_MAX`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
+mod asked;
 mod attachments;
 mod bindings;
 pub mod calls;
@@ -60,6 +63,7 @@ mod subscriptions;
 pub mod successors;
 mod traced;
 mod unanswered;
+pub mod unproven;
 mod upstreams;
 
 use std::time::Instant;
@@ -75,6 +79,7 @@ use crate::message::Message;
 use crate::random::Random;
 use crate::transaction::Expired;
 
+use asked::AskedByDevices;
 use attachments::Attachments;
 use bindings::Bindings;
 use calls::Calls;
@@ -88,6 +93,7 @@ use outgoing::Outgoing;
 use parked::ParkedRequests;
 use subscriptions::Subscriptions;
 use successors::Successors;
+use unproven::Unproven;
 use upstreams::Upstreams;
 
 /// One shard's SIP: registrations, calls, attached devices.
@@ -102,6 +108,8 @@ pub struct Endpoint {
     flows: FlowTable,
     dialogs: DialogForwarding,
     outgoing: Outgoing,
+    asked: AskedByDevices,
+    unproven: Unproven,
     parked: ParkedRequests,
     calls: Calls,
     messages: Messages,
@@ -129,6 +137,8 @@ impl Endpoint {
             flows: FlowTable::default(),
             dialogs: DialogForwarding::default(),
             outgoing: Outgoing::default(),
+            asked: AskedByDevices::default(),
+            unproven: Unproven::default(),
             parked: ParkedRequests::default(),
             calls: Calls::default(),
             messages: Messages::default(),
@@ -227,6 +237,8 @@ impl Endpoint {
                 }
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
+                Timer::Asked(instance) => self.on_asked_due(now, instance),
+                Timer::Held(flow) => self.on_held_due(now, *flow),
                 Timer::Overtaking => self.calls.registration_changed = true,
                 Timer::Forget(call) => self.calls.forget(call),
                 Timer::Successors => self.on_successors_due(now),
@@ -316,7 +328,7 @@ impl Endpoint {
         let (attached, device_flows, verifications) = self.attachments.counts();
         Counts {
             push_bindings: self.push_bindings.len(),
-            waiting: self.registers.len(),
+            waiting: self.registers.len() + self.unproven.len(),
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),
@@ -326,7 +338,7 @@ impl Endpoint {
             verifications,
             calls: self.calls.len(),
             messages: self.messages.len(),
-            transactions: self.core.transactions.len() + self.dialogs.len() + self.parked.len(),
+            transactions: self.core.transactions.len() + self.dialogs.len() + self.parked.len() + self.asked.len(),
             timers: self.core.timers.pending() + self.core.transactions.timers(),
         }
     }

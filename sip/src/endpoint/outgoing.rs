@@ -32,8 +32,6 @@ const PER_ADDRESS: Rate = Rate { burst: 100, interval: Duration::from_millis(100
 pub const ADDRESSES_MAX: usize = 10_000;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
-/// INVITEs of one flow that are cancelled when it ends; of more, the latest.
-pub(super) const INVITES_PER_FLOW: usize = 64;
 
 /// How much the devices behind each address have sent.
 #[derive(Debug, Default)]
@@ -147,7 +145,7 @@ impl Endpoint {
             return self.on_forwarded_silence(now, server);
         }
         if method == Method::Invite {
-            self.attachments.note_placed(source.flow, branch);
+            self.asked.note_placed(source.flow, server, branch);
         }
     }
 
@@ -222,13 +220,6 @@ impl Endpoint {
     fn refuse_outgoing(&mut self, now: Instant, reply: Reply, request: &Message, why: Refusal) {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, why.text());
-    }
-
-    /// A device's flow has ended: whoever it was calling shall not ring for nobody.
-    pub(super) fn give_up_placed(&mut self, now: Instant, invites: Vec<crate::id::BranchId>) {
-        for branch in invites {
-            self.core.transactions.cancel(now, branch, None);
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::core::OfflinePeer;
-use super::dialogs::Passage;
+use super::dialogs::{NextHop, Passage};
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method};
@@ -143,18 +143,43 @@ impl Endpoint {
                 (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.hop_to_server(id, *device),
                 (OfflinePeer::Server(_), What::Sent) => None,
             };
-            match (hop, waiting.what) {
-                (Some(hop), What::Unsent { server, request, passage, .. }) => {
-                    self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
-                    self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
-                }
-                // As long as the call waits, its leg follows the device by itself.
-                (Some(_), What::Sent) if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {}
-                (Some(hop), What::Sent) => {
-                    self.core.transactions.carry(waiting.branch, hop.flow);
-                    self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
-                }
-                (None, what) => self.give_up_one(now, Parked { what, ..waiting }),
+            match hop {
+                Some(hop) => self.send_one(now, waiting, hop),
+                None => self.give_up_one(now, waiting),
+            }
+        }
+    }
+
+    /// The device has proved itself by a request of a dialog: what waits of its dialogs goes by the same flow.
+    pub(super) fn send_parked_in_dialogs(&mut self, now: Instant, device: InstanceId) {
+        let who = OfflinePeer::Device(device);
+        let Some(dialogs) = self.attachments.dialog_flow(device) else { return };
+        let hop = NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device };
+        let in_dialog = |request: &Message| request.to().is_some_and(|to| to.tag().is_some());
+        let waiting = self.parked.0.remove(&who).unwrap_or_default();
+        let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.what {
+            What::Unsent { request, .. } => in_dialog(request),
+            What::Sent => !self.rings(waiting.branch),
+        });
+        if !stay.is_empty() {
+            self.parked.0.insert(who, stay);
+        }
+        for waiting in go {
+            self.send_one(now, waiting, hop);
+        }
+    }
+
+    fn send_one(&mut self, now: Instant, waiting: Parked, hop: NextHop) {
+        match waiting.what {
+            What::Unsent { server, request, passage, .. } => {
+                self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
+                self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
+            }
+            // As long as the call waits, its leg follows the device by itself.
+            What::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {}
+            What::Sent => {
+                self.core.transactions.carry(waiting.branch, hop.flow);
+                self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
         }
     }

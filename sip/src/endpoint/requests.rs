@@ -3,7 +3,7 @@
 //! | from | message | goes to |
 //! | --- | --- | --- |
 //! | whoever was asked | response | its client transaction's owner |
-//! | anybody else | response | nowhere |
+//! | anybody else | response | nowhere; with the branch of what a device was sent in a call: `unproven` |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
 //! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
@@ -68,7 +68,7 @@ impl Endpoint {
             return;
         }
         let Some(asked) = self.core.transactions.asked(response) else { return };
-        if !self.was_asked(&source, &asked) {
+        if !self.was_asked(&source, &asked) && !self.is_answered_elsewhere(&source, &asked, response) {
             if !asked.flow.is_reliable() {
                 self.core.event(Event::ResponseRefused);
             }
@@ -76,6 +76,7 @@ impl Endpoint {
         }
         if asked.flow.is_reliable() && asked.flow != source.flow {
             self.core.transactions.turn_to(&asked, source.flow);
+            self.note_answered(&source, &asked, response);
         }
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
@@ -150,11 +151,16 @@ impl Endpoint {
             return;
         }
         let loose = forward::from_strict_router(&request, &self.core.token_key, source.side);
-        let request = loose.unwrap_or(request);
+        self.judge_request(now, source, loose.unwrap_or(request));
+    }
+
+    /// A sound request has come, now or when its device had not proved itself.
+    pub(super) fn judge_request(&mut self, now: Instant, source: Source, request: Message) {
+        let method = request.method().unwrap_or(Method::Other);
         let reply = Reply { flow: reply_flow(&source, &request), side: source.side };
         match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
-            Arrival::AckOfAccepted => self.on_dialog_ack(source, &request),
+            Arrival::AckOfAccepted => self.on_dialog_ack(now, source, &request),
             Arrival::Cancel(owner) => self.on_cancel(now, reply, &request, owner),
             Arrival::CopyElsewhere(server, owner)
                 if self.is_its_server(&source, owner) || self.is_of_dialog(&source, &request) =>
@@ -167,13 +173,15 @@ impl Endpoint {
             {
                 self.on_cancel(now, reply, &request, owner);
             }
+            Arrival::CancelElsewhere(_) if self.hold_cancel(now, &source, &request, true) => {}
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
                 let response = self.cancel_taken(&request, source.side);
                 self.send_reflected(source.flow, &request, response);
             }
             Arrival::New => match (method, source.side) {
-                (Method::Ack, _) => self.on_dialog_ack(source, &request),
+                (Method::Ack, _) => self.on_dialog_ack(now, source, &request),
+                (Method::Cancel, _) if self.hold_cancel(now, &source, &request, false) => {}
                 (Method::Cancel, _) => self.refuse_stranger(&source, &request, 481),
                 (Method::Register, Side::Device) => self.on_device_register(now, source, reply, request),
                 _ => self.on_new_request(now, source, reply, request),
@@ -352,7 +360,7 @@ impl Endpoint {
     }
 
     /// A To tag that is the same each time a request comes, without anything being remembered of it (RFC 3261 §8.2.7).
-    fn stateless_tag(&self, request: &Message) -> String {
+    pub(super) fn stateless_tag(&self, request: &Message) -> String {
         let from = request.from().and_then(|from| from.tag().map(str::to_owned)).unwrap_or_default();
         let branch = request.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
         let parts =

@@ -6,6 +6,7 @@
 //! | a leg | is the successor's, and may be answered by the flow that it is on |
 //! | the flow by which its device is | carries the dialogs of the successor until it ends, and begins nothing |
 //! | a request of a dialog that waits | waits for the successor |
+//! | what its device has asked | is answered by the flow of the successor, where its own is gone |
 //! | the token of a dialog | is as one of the successor's for [`KEPT`] |
 //!
 //! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted:
@@ -146,6 +147,7 @@ impl Endpoint {
         if self.successors.note(now, earlier, successor, flow) {
             self.core.later(now, KEPT, Timer::Successors);
         }
+        self.asked.succeed(earlier, successor, flow);
         self.calls.succeed(earlier, successor, binding);
         self.succeed_parked(now, earlier, successor, binding);
         let Some(attached) = self.attachments.get(successor).map(|attached| attached.flow) else { return };

@@ -6,15 +6,28 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::io::{ServerId, Transmit};
 use super::large::{self, Line, Way};
-use super::table::{Asked, ClientKey, Table, count};
+use super::table::{Asked, ClientKey, Server, Table, count};
 use crate::id::{BranchId, FlowId};
+
+/// How a response begins that says nothing to whoever waits already.
+const TRYING: &[u8] = b"SIP/2.0 100 ";
 
 impl<C> Asked<C> {
     /// The branch of the request; a CANCEL has that of its INVITE.
     pub fn branch(&self) -> BranchId {
         self.key.branch
+    }
+}
+
+impl<S> Server<S> {
+    /// Its stream has ended: what it is answered is kept, and waits.
+    fn lose_stream(&mut self) {
+        self.waits_for_flow = true;
+        self.machine.outlive_stream();
     }
 }
 
@@ -73,8 +86,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             .filter(|(_, server)| server.flow == flow && !server.carried && server.machine.is_unheard());
         let mut theirs: Vec<_> = theirs
             .map(|(id, server)| {
-                server.waits_for_flow = true;
-                server.machine.outlive_stream();
+                server.lose_stream();
                 (*id, server.owner)
             })
             .collect();
@@ -82,16 +94,50 @@ impl<C: Copy, S: Copy> Table<C, S> {
         theirs
     }
 
-    /// A request is answered by another flow from now on; what was answered last is sent there again.
+    /// The stream of a request has ended; whether nobody has heard its answer, which waits for [`Self::answer_by`] then.
+    pub fn lose_stream(&mut self, id: ServerId) -> bool {
+        let unheard = self.servers.get_mut(&id).filter(|server| server.machine.is_unheard());
+        unheard.map(Server::lose_stream).is_some()
+    }
+
+    /// The sender of a request has another flow, and its earlier one may be dead without either side knowing: it is answered by both
+    /// from now on.
+    pub fn answer_by_both(&mut self, id: ServerId, flow: FlowId) {
+        let earlier = self.came_by(id).filter(|earlier| *earlier != flow);
+        self.answer_by(id, flow);
+        if let (Some(server), Some(earlier)) = (self.servers.get_mut(&id), earlier) {
+            server.beside = Some(Box::new(earlier));
+        }
+    }
+
+    /// An earlier flow of a request's sender has ended.
+    pub fn end_beside(&mut self, id: ServerId, ended: FlowId) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.beside = server.beside.take().filter(|beside| **beside != ended);
+        }
+    }
+
+    /// The 2xx to an INVITE that waits for a flow of its sender.
+    pub fn kept_answer(&self, id: ServerId) -> Option<&Bytes> {
+        let server = self.servers.get(&id).filter(|server| server.waits_for_flow && server.machine.is_accepted())?;
+        Some(&server.last).filter(|last| !last.is_empty())
+    }
+
+    /// Whether a server transaction still waits for its final answer.
+    pub fn is_pending(&self, id: ServerId) -> bool {
+        self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
+    }
+
+    /// A request is answered by another flow from now on; what was answered last is sent there again, if that says anything.
     pub fn answer_by(&mut self, id: ServerId, flow: FlowId) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut server.flow, flow);
-        server.waits_for_flow = false;
+        (server.waits_for_flow, server.beside) = (false, None);
         server.carried = !server.machine.is_pending();
         count(&mut self.on_streams, before, false);
         count(&mut self.on_streams, flow, true);
         let last = if server.machine.is_accepted() { std::mem::take(&mut server.last) } else { server.last.clone() };
-        if !last.is_empty() {
+        if !last.is_empty() && !last.starts_with(TRYING) {
             self.transmits.push_back(Transmit::again(flow, last));
         }
     }

@@ -58,6 +58,8 @@ pub(super) struct Server<S> {
     pub(super) carried: bool,
     /// Its stream has ended: what it is answered waits for another flow.
     pub(super) waits_for_flow: bool,
+    /// An earlier flow of its sender, which may be dead or not: it is answered there as well.
+    pub(super) beside: Option<Box<FlowId>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -327,18 +329,20 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
         self.by_key.insert(key.clone(), id);
         count(&mut self.on_streams, flow, true);
+        let (last, armed) = (Bytes::new(), Armed::default());
         self.servers.insert(
             id,
             Server {
                 machine,
                 flow,
                 key,
-                last: Bytes::new(),
+                last,
                 owner,
-                armed: Armed::default(),
+                armed,
                 asked: None,
                 carried: false,
                 waits_for_flow: false,
+                beside: None,
             },
         );
         Ok(id)
@@ -379,6 +383,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if server.machine.on_answer(now, status, &self.timing) {
             if !server.waits_for_flow {
                 self.transmits.push_back(Transmit::first(server.flow, response.clone()));
+                if let Some(beside) = &server.beside {
+                    self.transmits.push_back(Transmit::first(**beside, response.clone()));
+                }
             }
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
             let is_over = server.machine.is_accepted() && !server.waits_for_flow;
@@ -406,12 +413,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// Whether whoever sent an INVITE has acknowledged its refusal; what is over has been.
     pub fn is_acknowledged(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_none_or(|server| server.machine.is_acknowledged())
-    }
-
-    /// Whether a server transaction still waits for its final answer.
-    #[cfg(test)]
-    pub fn is_pending(&self, id: ServerId) -> bool {
-        self.servers.get(&id).is_some_and(|server| server.machine.is_pending())
     }
 
     /// How many transactions of either kind run.

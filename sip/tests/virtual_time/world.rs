@@ -269,12 +269,12 @@ impl World {
                 let authorization = Some(answer_to("SUBSCRIBE", challenge, "alice", "secret", uri, *nc, cnonce));
                 self.tell(Input::SubscriptionAuthorization { binding: *binding, authorization });
             }
-            Event::VerifyDevice { verification, instance, proof } => {
+            Event::VerifyDevice { verification, instance, method, proof } => {
                 let granted = match proof {
                     Proof::Digest(credentials) => {
                         let hash = credentials.algorithm.hash;
                         let ha1 = Ha1::compute(hash, &instance.to_string(), "sipwake", SECRET);
-                        credentials.verify(&ha1, "REGISTER", b"")
+                        credentials.verify(&ha1, method, b"")
                     }
                     Proof::Bearer(token) => **token == SECRET.replace(' ', "-"),
                 };

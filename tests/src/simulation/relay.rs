@@ -217,8 +217,8 @@ impl World {
                 RegistrationFailure::Retry { .. } => self.stats.retried += 1,
             },
             Event::Unbound { instance, .. } => self.judge_unbound(instance),
-            Event::VerifyDevice { verification, instance, proof } => {
-                let granted = self.verify(instance, &proof);
+            Event::VerifyDevice { verification, instance, method, proof } => {
+                let granted = self.verify(instance, &method, &proof);
                 self.tell_soon(shard, 20 * MS, Input::DeviceVerified { verification, granted });
             }
             Event::Wake(call) => self.push(shard, &call),
@@ -274,11 +274,11 @@ impl World {
         challenge.answer(&ha1, &answer).ok()
     }
 
-    fn verify(&self, instance: InstanceId, proof: &Proof) -> bool {
+    fn verify(&self, instance: InstanceId, method: &str, proof: &Proof) -> bool {
         let Proof::Digest(credentials) = proof else { return false };
         let Some(secret) = self.oracle.secret(instance) else { return false };
         let ha1 = Ha1::compute(credentials.algorithm.hash, &instance.to_string(), "sipwake", &secret);
-        credentials.verify(&ha1, "REGISTER", b"")
+        credentials.verify(&ha1, method, b"")
     }
 
     /// Pushes, and plays the push service: its verdict, and whether and when the push arrives.

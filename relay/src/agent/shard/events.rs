@@ -54,14 +54,16 @@ impl Shard {
                 self.on_registration_failed(binding, instance, failure);
             }
             Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
-            Event::VerifyDevice { verification, instance, proof } => {
-                let shows = |record: &Record| digest::verify_device(instance, &record.secret, &proof);
+            Event::VerifyDevice { verification, instance, method, proof } => {
+                let shows = |record: &Record| digest::verify_device(instance, &record.secret, &method, &proof);
                 let app = self.with_record(instance, |record| shows(record).then(|| record.app.clone()));
-                self.shared.metrics.edge_register(match &app {
-                    Some(Some(_)) => EdgeRegisterOutcome::Attached,
-                    Some(None) => EdgeRegisterOutcome::Refused,
-                    None => EdgeRegisterOutcome::Unknown,
-                });
+                if &*method == "REGISTER" {
+                    self.shared.metrics.edge_register(match &app {
+                        Some(Some(_)) => EdgeRegisterOutcome::Attached,
+                        Some(None) => EdgeRegisterOutcome::Refused,
+                        None => EdgeRegisterOutcome::Unknown,
+                    });
+                }
                 let app = app.flatten();
                 let granted = app.is_some();
                 if let Some(app) = app {

@@ -543,11 +543,11 @@ impl World {
                 let authorization = self.digest("SUBSCRIBE", &challenge, nc, &cnonce, &uri);
                 self.following.push_back(Input::SubscriptionAuthorization { binding, authorization });
             }
-            Event::VerifyDevice { verification, instance, proof } => {
+            Event::VerifyDevice { verification, instance, method, proof } => {
                 let granted = match proof {
                     Proof::Digest(credentials) => {
                         let ha1 = Ha1::compute(credentials.algorithm.hash, &instance.to_string(), "sipwake", SECRET);
-                        credentials.verify(&ha1, "REGISTER", b"")
+                        credentials.verify(&ha1, &method, b"")
                     }
                     Proof::Bearer(token) => &*token == SECRET,
                 };

@@ -80,7 +80,7 @@ fn the_dialogs_of_a_detached_device_end_with_its_flow_its_account_or_its_next_pr
         world.register(2, 1, lines);
         assert_eq!(world.endpoint.counts().attached, attached);
         dialog.send(&mut world, End::Device, "BYE", 2);
-        assert_eq!((world.count("BYE 403"), world.count("BYE")), (1, 0), "the earlier one speaks for it no more");
+        assert_eq!((world.count("BYE 407"), world.count("BYE")), (1, 0), "the earlier one speaks for it no more");
         dialog.send(&mut world, End::Caller, "BYE", 3);
         assert_eq!(flow_of(&world, "BYE"), Some(FlowId::Stream(2)));
     }
@@ -103,5 +103,7 @@ fn who_has_not_proved_to_be_a_device_has_no_part_in_its_dialogs() {
     world.receive(world.device(3), &unproved.replace("DEVICE", &world.instance.to_string()));
     world.receive(world.device(3), &text.replace("z9hG4bKd", "z9hG4bKe"));
     assert_eq!(world.count("REGISTER 401"), 1);
-    assert_eq!((world.count("BYE 403"), world.count("BYE")), (2, 0));
+    assert_eq!((world.count("BYE 407"), world.count("BYE")), (1, 0), "the second one waits for the proof");
+    world.advance(seconds(8));
+    assert_eq!((world.count("BYE 407"), world.count("BYE")), (2, 0));
 }

@@ -1,6 +1,7 @@
 //! What happens in a call, in virtual time: early and confirmed dialogs, what passes in them and what does not, and devices
 //! that are away for a moment. Each test names the RFC section that it shows.
 
+mod asked;
 mod detached;
 mod identity;
 mod large;
@@ -15,3 +16,4 @@ mod successors;
 mod targets;
 mod tokens;
 mod unanswered;
+mod unproven;

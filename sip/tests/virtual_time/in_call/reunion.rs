@@ -178,7 +178,11 @@ fn another_device_finds_nothing_by_the_token() {
     drop_device(&mut world);
     let (stranger, bye) = (world.device(9), dialog.request(End::Device, "BYE", 2, "", b""));
     world.receive_bytes(stranger, &bye);
-    assert_eq!(world.descriptions(), ["BYE 403"]);
+    assert_eq!(world.descriptions(), ["BYE 407"]);
+    let bye = String::from_utf8(bye).unwrap().replace("z9hG4bKd", "z9hG4bKe");
+    let bearer = "Proxy-Authorization: Bearer guessed\r\nContent-Length";
+    world.receive(stranger, &bye.replace("Content-Length", bearer));
+    assert_eq!(world.descriptions(), ["BYE 407", "BYE 403"]);
 }
 
 #[test]

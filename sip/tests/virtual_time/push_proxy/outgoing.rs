@@ -254,7 +254,99 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
         let cancel = world.last("CANCEL");
         world.reply(server, &cancel, 200, &[], "");
         world.reply(server, &invite, 487, &[], "");
-        assert_eq!(world.count("INVITE 487"), 1);
+        assert_eq!(world.count("INVITE 487"), usize::from(!gone));
+        if gone {
+            // It comes back, and hears what has become of its call.
+            through.registered(&Register::by(2));
+            let world = &through.world;
+            assert_eq!(
+                world.sent.iter().rfind(|sent| sent.message.status() == Some(487)).unwrap().flow,
+                FlowId::Stream(2)
+            );
+        }
+    }
+}
+
+/// A call is answered when the flow of the device that has made it has just ended.
+fn answered_too_late() -> (Through, Message) {
+    let mut through = registered(&[("Service-Route", SERVICE)]);
+    let world = &mut through.world;
+    Begun::new("INVITE").send(world);
+    let (invite, server) = (world.last("INVITE"), world.upstream);
+    world.input(Input::Closed(FlowId::Stream(1)));
+    world.reply(server, &invite, 200, &[("Contact", "<sip:bob@192.0.2.77>")], "");
+    (through, invite)
+}
+
+#[test]
+fn a_call_that_is_answered_as_its_callers_connection_breaks_is_the_callers_when_it_comes_back() {
+    let (mut through, invite) = answered_too_late();
+    assert_eq!(through.world.count("INVITE 200"), 0);
+    through.registered(&Register::by(2));
+    let server = through.world.upstream;
+    let contact = [("Contact", "<sip:bob@192.0.2.77>")];
+    through.world.reply(server, &invite, 200, &contact, "");
+    let answers = through.world.sent.iter().filter(|sent| sent.message.cseq().unwrap().1 == "INVITE");
+    let answers = answers.filter(|sent| sent.message.status() == Some(200));
+    assert_eq!(answers.map(|sent| sent.flow).collect::<Vec<_>>(), [FlowId::Stream(2); 2]);
+    through.advance(60);
+    assert_eq!((through.world.count("ACK"), through.world.count("BYE")), (0, 0), "the device says both itself");
+}
+
+#[test]
+fn a_call_that_is_answered_when_its_caller_is_gone_for_good_is_ended() {
+    let (mut through, invite) = answered_too_late();
+    through.advance(23);
+    assert_eq!((through.world.count("ACK"), through.world.count("BYE")), (0, 0));
+    through.advance(2);
+    for (method, cseq) in [("ACK", "1 ACK"), ("BYE", "2 BYE")] {
+        let request = through.world.last(method);
+        assert_eq!(flow_of(&through.world, method), through.world.upstream.flow);
+        assert_eq!((request.request_uri(), request.text(Name::CSeq)), (Some("sip:bob@192.0.2.77"), Some(cseq)));
+        assert!(!request.has(Name::Route), "our own are taken off");
+        assert_eq!((request.call_id(), request.from().unwrap().tag()), (invite.call_id(), Some("a")));
+    }
+}
+
+#[test]
+fn a_call_out_goes_on_when_its_device_has_moved_before_the_earlier_connection_ends() {
+    let mut through = registered(&[]);
+    Begun::new("INVITE").send(&mut through.world);
+    let (invite, server) = (through.world.last("INVITE"), through.world.upstream);
+    through.registered(&Register::by(2));
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    assert_eq!(through.world.count("CANCEL"), 0);
+    through.world.reply(server, &invite, 180, &[], "");
+    let ringing = through.world.sent.iter().rfind(|sent| sent.message.status() == Some(180)).unwrap();
+    assert_eq!(ringing.flow, FlowId::Stream(2));
+    through.world.input(Input::Closed(FlowId::Stream(2)));
+    assert_eq!(flow_of(&through.world, "CANCEL"), server.flow);
+}
+
+#[test]
+fn what_a_device_that_passes_through_sends_before_its_register_is_answered_waits_for_that() {
+    for comes in [true, false] {
+        let mut through = registered(&[]);
+        let world = &mut through.world;
+        Begun::new("INVITE").send(world);
+        let (invite, server) = (world.last("INVITE"), world.upstream);
+        world.reply(server, &invite, 200, &[("Contact", "<sip:bob@192.0.2.77>")], "");
+        world.input(Input::Closed(FlowId::Stream(1)));
+        let mut routes = values(&invite, Name::RecordRoute);
+        routes.reverse();
+        let (alice, bob) = ("<sip:alice@example.com>;tag=a", "<sip:bob@example.com>;tag=peer");
+        let device = world.device(2);
+        for method in ["ACK", "BYE"] {
+            world.receive(device, &in_dialog(method, "sip:bob@192.0.2.77", &routes, alice, bob, "10.0.0.5:9"));
+        }
+        assert_eq!((world.count("ACK"), world.count("BYE"), world.count("BYE 403")), (0, 0, 0));
+        if comes {
+            through.registered(&Register::by(2));
+            assert_eq!((through.world.count("ACK"), flow_of(&through.world, "BYE")), (1, server.flow));
+        } else {
+            through.advance(8);
+            assert_eq!((through.world.count("BYE 403"), through.world.count("BYE")), (1, 0));
+        }
     }
 }
 

@@ -1,0 +1,212 @@
+//! What devices have asked, and the flows that they are answered by (RFC 3261 §18.2.2, RFC 5626 §5.3).
+//!
+//! | the flow that a device's request came by | its answer goes |
+//! | --- | --- |
+//! | is open | by it |
+//! | is open, and the device has proved itself by another one since | by both: nobody can tell whether the earlier one is dead |
+//! | has ended, and the device has another one | by that |
+//! | has ended, and the device has none | by the next one, within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked); later by none |
+//!
+//! An INVITE that begins a call is cancelled when its device has no flow any more: whoever is called shall not ring for nobody. Where it is
+//! answered all the same and the device does not come back, the call is ended for it with ACK and BYE.
+//!
+//! Invariant: a request is answered by no flow but its own and those that its device has proved itself on. [`ASKED_PER_FLOW`] of a flow, and
+//! of a device without one, are remembered: of more, the latest.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::core::Timer;
+use super::dialogs::Passage;
+use super::{ClientOwner, Endpoint, Side};
+use crate::edge::forward;
+use crate::id::{BranchId, FlowId, InstanceId};
+use crate::message::{Limits, Message, Method};
+use crate::transaction::ServerId;
+
+/// Requests that are remembered for one flow of devices, and for a device that has none; what an earlier one is answered goes by the flow that
+/// it came by, and an earlier INVITE rings on when that ends.
+pub(super) const ASKED_PER_FLOW: usize = 64;
+
+/// A request of a device.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    instance: InstanceId,
+    server: ServerId,
+    /// It begins a call: the INVITE that was sent on for it.
+    placed: Option<BranchId>,
+}
+
+/// A request of a device that has no flow.
+#[derive(Debug)]
+struct Waiting {
+    asked: Asked,
+    until: Instant,
+}
+
+/// The requests of devices that may not be answered yet.
+#[derive(Debug, Default)]
+pub(super) struct AskedByDevices {
+    by: HashMap<FlowId, Vec<Asked>>,
+    waiting: HashMap<InstanceId, Vec<Waiting>>,
+}
+
+impl AskedByDevices {
+    /// How many devices without a flow are to be answered.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// An INVITE that begins a call was sent on for a request of a flow.
+    pub(super) fn note_placed(&mut self, flow: FlowId, server: ServerId, branch: BranchId) {
+        let asked = self.by.get_mut(&flow).and_then(|asked| asked.iter_mut().rev().find(|it| it.server == server));
+        if let Some(asked) = asked {
+            asked.placed = Some(branch);
+        }
+    }
+
+    /// What an instance has asked, by the flow that it has or by one that is gone, is its successor's.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId, flow: Option<FlowId>) {
+        let here = flow.and_then(|flow| self.by.get_mut(&flow)).into_iter().flatten();
+        here.filter(|it| it.instance == earlier).for_each(|it| it.instance = successor);
+        for mut waiting in self.waiting.remove(&earlier).unwrap_or_default() {
+            waiting.asked.instance = successor;
+            self.waiting.entry(successor).or_default().push(waiting);
+        }
+    }
+
+    /// Takes what an instance has asked by a flow.
+    fn take(&mut self, flow: FlowId, instance: InstanceId) -> Vec<Asked> {
+        let Some(asked) = self.by.get_mut(&flow) else { return Vec::new() };
+        let (theirs, others): (Vec<_>, Vec<_>) = asked.drain(..).partition(|it| it.instance == instance);
+        *asked = others;
+        theirs
+    }
+}
+
+impl Endpoint {
+    /// A device has asked something by a flow, for which a transaction was opened.
+    pub(super) fn note_asked(&mut self, flow: FlowId, instance: InstanceId, server: ServerId) {
+        self.remember_asked(flow, Asked { instance, server, placed: None });
+    }
+
+    fn remember_asked(&mut self, flow: FlowId, new: Asked) {
+        let Self { asked, core, .. } = self;
+        let asked = asked.by.entry(flow).or_default();
+        if asked.len() >= ASKED_PER_FLOW {
+            asked.retain(|it| core.transactions.came_by(it.server).is_some());
+        }
+        if asked.len() >= ASKED_PER_FLOW {
+            asked.remove(0);
+        }
+        asked.push(new);
+    }
+
+    /// A flow of devices has ended: what came by it is answered by another one.
+    pub(super) fn lose_asked(&mut self, now: Instant, ended: FlowId) {
+        let until = now + self.core.settings.timing.edge.parked;
+        for asked in self.asked.by.remove(&ended).unwrap_or_default() {
+            let Asked { instance, server, placed } = asked;
+            let unheard = self.core.transactions.lose_stream(server);
+            match self.attachments.dialog_flow(instance).filter(|_| unheard) {
+                Some(dialogs) => {
+                    self.core.transactions.answer_by(server, dialogs.flow);
+                    self.remember_asked(dialogs.flow, asked);
+                }
+                None => {
+                    if let Some(branch) = placed {
+                        self.core.transactions.cancel(now, branch, None);
+                    }
+                    if unheard && self.devices.knows(instance) {
+                        self.await_flow(now, Waiting { asked, until });
+                    }
+                }
+            }
+        }
+    }
+
+    /// An earlier flow of a device has ended, by which it was answered as well.
+    pub(super) fn end_beside(&mut self, instance: InstanceId, ended: FlowId) {
+        let dialogs = self.attachments.dialog_flow(instance).and_then(|dialogs| self.asked.by.get(&dialogs.flow));
+        for asked in dialogs.into_iter().flatten().filter(|it| it.instance == instance) {
+            self.core.transactions.end_beside(asked.server, ended);
+        }
+    }
+
+    fn await_flow(&mut self, now: Instant, new: Waiting) {
+        let instance = new.asked.instance;
+        self.core.later(now, new.until.saturating_duration_since(now), Timer::Asked(instance));
+        let waiting = self.asked.waiting.entry(instance).or_default();
+        if waiting.len() >= ASKED_PER_FLOW {
+            waiting.remove(0);
+        }
+        waiting.push(new);
+    }
+
+    /// A device has proved itself by a flow: what it has asked by `earlier` ones is answered there.
+    pub(super) fn answer_asked(
+        &mut self,
+        instance: InstanceId,
+        flow: FlowId,
+        earlier: impl IntoIterator<Item = FlowId>,
+    ) {
+        for Waiting { asked, .. } in self.asked.waiting.remove(&instance).unwrap_or_default() {
+            self.core.transactions.answer_by(asked.server, flow);
+            self.remember_asked(flow, asked);
+        }
+        for earlier in earlier {
+            for asked in self.asked.take(earlier, instance) {
+                self.core.transactions.answer_by_both(asked.server, flow);
+                self.remember_asked(flow, asked);
+            }
+        }
+    }
+
+    /// A device has had long enough to come back for what it has asked.
+    pub(super) fn on_asked_due(&mut self, now: Instant, instance: InstanceId) {
+        let instance = self.current(instance);
+        let waiting = self.asked.waiting.remove(&instance).unwrap_or_default();
+        let (due, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|it| it.until <= now);
+        if !left.is_empty() {
+            self.asked.waiting.insert(instance, left);
+        }
+        for Waiting { asked, .. } in due {
+            let Some(branch) = asked.placed else { continue };
+            if self.core.transactions.is_pending(asked.server) {
+                // It was cancelled, and ends within 64·T1.
+                let until = now + self.core.settings.timing.edge.parked;
+                self.await_flow(now, Waiting { asked, until });
+            } else {
+                self.hang_up_for(now, asked, branch);
+            }
+        }
+    }
+
+    /// Ends a call that a device has begun and that was answered when nobody was left to hear it.
+    fn hang_up_for(&mut self, now: Instant, asked: Asked, branch: BranchId) {
+        let Some(answer) = self.core.transactions.kept_answer(asked.server) else { return };
+        let Ok(answer) = Message::parse(answer, &Limits::COMPOSED) else { return };
+        let by_server =
+            || self.hop_to_server(self.upstream_of(self.devices.binding_of(asked.instance)?)?, asked.instance);
+        let Some(mut hop) = by_server() else { return };
+        // The stream that the INVITE went by, where it is open.
+        if let Some(flow) = self.core.transactions.flow_of(branch)
+            && let Some(transport) = self.flows.transport_of(flow)
+        {
+            (hop.flow, hop.transport) = (flow, transport);
+        }
+        for method in [Method::Ack, Method::Bye] {
+            let Some(request) = forward::of_caller(&answer, method) else { return };
+            let own = forward::own_route(&request, &self.core.token_key, Side::Device);
+            let passage = Passage { ours: own.map_or(0, |own| own.values), begun_by: None };
+            let branch = self.core.branch();
+            let bytes = self.forwarded_bytes(&request, passage, &hop, branch);
+            if method == Method::Ack {
+                self.core.send(hop.flow, bytes);
+            } else {
+                // Full: the other side's session timer, or its user, ends the call.
+                let _ = self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Nobody);
+            }
+        }
+    }
+}

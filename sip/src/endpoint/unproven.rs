@@ -1,0 +1,350 @@
+//! What comes in a call by a connection on which its device has not proved itself: its earlier one broke, and it goes on at once by the next.
+//!
+//! | it sends | and then |
+//! | --- | --- |
+//! | a request of a dialog, while its REGISTER is under way there, or its account is not lent | it waits; proof: it is judged as if it had just come; a wrong one: 403 |
+//! | the same, and no REGISTER of a lent account is under way | 407; its credentials prove the device as those of a REGISTER do, for its dialogs alone |
+//! | an ACK; a CANCEL of what waits, or is forwarded | it waits likewise |
+//! | what has waited for [`EdgeTiming::unproven`](crate::timing::EdgeTiming::unproven) | 407 where the account is lent, else 403; a CANCEL 481, an ACK nothing |
+//! | a final response with the branch of what its device was sent, which has no flow now | is taken; what the other side sends in that dialog goes there, until the device proves itself |
+//!
+//! A client may REGISTER before it goes on (Linphone, JsSIP), or when the next refresh is due (baresip): both are heard. The branch of a
+//! request has 128 random bits, and went to its device alone, by a connection on which that had proved itself.
+//!
+//! Invariant: nothing travels on from here but a final response to what a device was sent. Only what has the token of a dialog, which covers
+//! a tag, is kept; its count and size are bounded for each flow and in all: what is more is refused, as if nothing could wait.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::attachments::DialogFlow;
+use super::core::Timer;
+use super::{ClientOwner, DialogMark, Endpoint, Side, Source};
+use crate::edge::admission::{Admission, shows_proof};
+use crate::edge::forward;
+use crate::flow::OpenedToken;
+use crate::id::{FlowId, InstanceId};
+use crate::message::{Composer, Message, Method, Name};
+use crate::transaction::Asked;
+
+/// Messages that may wait on one flow; a further one is refused, an ACK dropped.
+pub const HELD_PER_FLOW: usize = 16;
+/// Their bytes; what is beyond is refused likewise.
+pub const HELD_BYTES_PER_FLOW: usize = 64 * 1024;
+/// Messages that may wait on one shard; a further one is refused likewise.
+pub const HELD_MAX: usize = 4_096;
+/// Their bytes; what is beyond is refused likewise.
+pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Dialogs that a device may go on with by one flow without its proof; what the other side sends in a further one waits.
+pub const ANSWERED_PER_FLOW: usize = 16;
+
+/// What waits for a proof on a flow.
+#[derive(Debug)]
+struct Held {
+    source: Source,
+    instance: InstanceId,
+    until: Instant,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Message(Box<Message>),
+    /// An INVITE was refused: the ACK with its branch means nothing more.
+    Refused(Box<str>),
+}
+
+impl Held {
+    fn size(&self) -> usize {
+        match &self.what {
+            What::Message(message) => size_of(message),
+            What::Refused(branch) => branch.len(),
+        }
+    }
+}
+
+/// What waits for a proof, and the dialogs that go on without one.
+#[derive(Debug, Default)]
+pub(super) struct Unproven {
+    held: HashMap<FlowId, Vec<Held>>,
+    count: usize,
+    bytes: usize,
+    /// The flows by which devices have answered in a dialog.
+    answered: HashMap<(InstanceId, DialogMark), DialogFlow>,
+    /// The same dialogs, by flow.
+    answered_by: HashMap<FlowId, Vec<(InstanceId, DialogMark)>>,
+}
+
+impl Unproven {
+    /// How many messages wait, and how many dialogs go on.
+    pub(super) fn len(&self) -> usize {
+        self.count + self.answered.len()
+    }
+
+    /// The flow by which a device has answered in this dialog.
+    pub(super) fn dialog_flow(&self, instance: InstanceId, request: &Message) -> Option<DialogFlow> {
+        if self.answered.is_empty() {
+            return None;
+        }
+        self.answered.get(&(instance, DialogMark::of(request.call_id()?))).copied()
+    }
+
+    /// Whether a message has room.
+    fn has_room(&self, flow: FlowId, size: usize) -> bool {
+        let held = self.held.get(&flow).map(|held| &held[..]).unwrap_or_default();
+        let bytes: usize = held.iter().map(Held::size).sum();
+        held.len() < HELD_PER_FLOW
+            && bytes + size <= HELD_BYTES_PER_FLOW
+            && self.count < HELD_MAX
+            && self.bytes + size <= HELD_BYTES_MAX
+    }
+
+    fn add(&mut self, new: Held) {
+        self.count += 1;
+        self.bytes += new.size();
+        self.held.entry(new.source.flow).or_default().push(new);
+    }
+
+    /// Takes some of what waits on a flow, in the order in which it came.
+    fn take(&mut self, flow: FlowId, which: impl Fn(&Held) -> bool) -> Vec<Held> {
+        let Some(held) = self.held.get_mut(&flow) else { return Vec::new() };
+        let (taken, left): (Vec<_>, Vec<_>) = held.drain(..).partition(which);
+        if left.is_empty() {
+            self.held.remove(&flow);
+        } else {
+            *held = left;
+        }
+        self.count -= taken.len();
+        self.bytes -= taken.iter().map(Held::size).sum::<usize>();
+        taken
+    }
+
+    /// Whether an INVITE waits on a flow that a CANCEL names.
+    fn holds_invite(&self, flow: FlowId, cancel: &Message) -> bool {
+        let is_its = |held: &Held| match &held.what {
+            What::Message(invite) => invite.method() == Some(Method::Invite) && branch_of(invite) == branch_of(cancel),
+            What::Refused(_) => false,
+        };
+        self.held.get(&flow).is_some_and(|held| held.iter().any(is_its))
+    }
+
+    fn forget_flow(&mut self, flow: FlowId) {
+        self.take(flow, |_| true);
+        for dialog in self.answered_by.remove(&flow).unwrap_or_default() {
+            if self.answered.get(&dialog).is_some_and(|dialogs| dialogs.flow == flow) {
+                self.answered.remove(&dialog);
+            }
+        }
+    }
+
+    /// A device has proved itself: its dialogs go by the flow that it has done so on.
+    pub(super) fn forget_answered(&mut self, instance: InstanceId) {
+        if !self.answered.is_empty() {
+            #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
+            self.answered.retain(|(of, _), _| *of != instance);
+        }
+    }
+}
+
+impl Endpoint {
+    /// A request of a dialog of this device, by a flow that does not carry its dialogs.
+    pub(super) fn on_unproven_request(
+        &mut self,
+        now: Instant,
+        source: Source,
+        request: &Message,
+        OpenedToken { token, covers_tag }: OpenedToken,
+    ) {
+        let instance = token.instance;
+        if !covers_tag || !self.devices.knows(instance) {
+            return self.answer_stranger(&source, request, 403);
+        }
+        let has_proof = shows_proof(request);
+        let judged = has_proof || !self.attachments.is_registering(now, instance, source.flow);
+        if judged && self.is_lent(instance) {
+            self.judge_request_proof(now, source, request, instance);
+        } else if !self.hold(now, source, instance, request) {
+            self.refuse_unproven(now, source, instance, request, 403, &[]);
+        }
+    }
+
+    /// An ACK of a dialog, likewise.
+    pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
+        let is_refused = |held: &Held| matches!(&held.what, What::Refused(branch) if branch_of(ack) == Some(branch));
+        let refused = self.unproven.take(source.flow, is_refused);
+        let instance = opened.token.instance;
+        if source.side == Side::Device && refused.is_empty() && opened.covers_tag && self.devices.knows(instance) {
+            self.hold(now, source, instance, ack);
+        }
+    }
+
+    /// A CANCEL that is for nothing which its flow may cancel. Whether it waits for the proof of its device.
+    pub(super) fn hold_cancel(&mut self, now: Instant, source: &Source, cancel: &Message, is_forwarded: bool) -> bool {
+        if source.side != Side::Device || !is_forwarded && !self.unproven.holds_invite(source.flow, cancel) {
+            return false;
+        }
+        let own = forward::own_route(cancel, &self.core.token_key, Side::Device);
+        let Some(opened) = own.map(|own| own.opened).filter(|opened| opened.covers_tag) else { return false };
+        let instance = self.current(opened.token.instance);
+        self.devices.knows(instance) && self.hold(now, *source, instance, cancel)
+    }
+
+    /// Whether a device that has no flow answers by one that it has not proved itself on: with the branch of what it alone was sent.
+    pub(super) fn is_answered_elsewhere(
+        &self,
+        source: &Source,
+        asked: &Asked<ClientOwner>,
+        response: &Message,
+    ) -> bool {
+        let is_away = |instance| self.attachments.dialog_flow(instance).is_none();
+        source.side == Side::Device && response.status() >= Some(200) && self.device_asked(asked).is_some_and(is_away)
+    }
+
+    /// A response came by another flow than its request went by. Where its device has not proved itself there, a dialog that it confirms goes
+    /// on by that flow.
+    pub(super) fn note_answered(&mut self, source: &Source, asked: &Asked<ClientOwner>, response: &Message) {
+        let is_accepted = response.status().is_some_and(|status| (200..300).contains(&status));
+        let (Some(instance), Some(call_id)) = (self.device_asked(asked), response.call_id()) else { return };
+        if source.side != Side::Device || self.attachments.carries_dialogs(instance, source) {
+            return;
+        }
+        // So that its end is heard of.
+        self.attachments.note_flow(source.flow);
+        let dialog = (instance, DialogMark::of(call_id));
+        let dialogs = self.unproven.answered_by.entry(source.flow).or_default();
+        let is_known = dialogs.contains(&dialog);
+        if is_accepted && (is_known || dialogs.len() < ANSWERED_PER_FLOW) {
+            if !is_known {
+                dialogs.push(dialog);
+            }
+            let Source { flow, transport, .. } = *source;
+            self.unproven.answered.insert(dialog, DialogFlow { flow, transport });
+        }
+    }
+
+    /// The device that a request was sent to, in a call or for one.
+    fn device_asked(&self, asked: &Asked<ClientOwner>) -> Option<InstanceId> {
+        match asked.owner {
+            ClientOwner::Leg(call) => self.calls.get(call)?.instance_of(asked.branch()),
+            ClientOwner::Forwarded(server, None) => self.dialogs.device_of(server),
+            _ => None,
+        }
+    }
+
+    /// A device has proved itself by a flow: what came by it before is judged.
+    pub(super) fn release_held(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+        self.unproven.forget_answered(instance);
+        for Held { source, what, .. } in self.unproven.take(flow, |held| held.instance == instance) {
+            if let What::Message(message) = what {
+                self.judge_request(now, source, *message);
+            }
+        }
+    }
+
+    /// A device has failed to prove itself by a flow.
+    pub(super) fn refuse_held(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+        for Held { source, what, .. } in self.unproven.take(flow, |held| held.instance == instance) {
+            if let What::Message(message) = what {
+                self.refuse_unproven(now, source, instance, &message, 403, &[]);
+            }
+        }
+    }
+
+    pub(super) fn on_held_due(&mut self, now: Instant, flow: FlowId) {
+        for Held { source, instance, what, .. } in self.unproven.take(flow, |held| held.until <= now) {
+            let What::Message(message) = what else { continue };
+            if self.is_lent(instance) {
+                let challenges = self.attachments.challenges_of(now, &message, source.flow);
+                self.refuse_unproven(now, source, instance, &message, 407, &challenges);
+            } else {
+                self.refuse_unproven(now, source, instance, &message, 403, &[]);
+            }
+        }
+    }
+
+    /// A flow has ended: who sent by it is not there to be answered.
+    pub(super) fn forget_unproven(&mut self, flow: FlowId) {
+        self.unproven.forget_flow(flow);
+    }
+
+    /// Whether the relay knows the secret of a device.
+    fn is_lent(&self, instance: InstanceId) -> bool {
+        self.devices.knows(instance) && !self.push_bindings.knows(instance)
+    }
+
+    fn judge_request_proof(&mut self, now: Instant, source: Source, request: &Message, instance: InstanceId) {
+        let own = self.core.settings.own_addresses();
+        match self.attachments.judge_request(now, request, instance, source.flow, &own) {
+            None => self.refuse_unproven(now, source, instance, request, 403, &[]),
+            Some(Admission::Challenge { challenges }) => {
+                self.refuse_unproven(now, source, instance, request, 407, &challenges);
+            }
+            Some(Admission::Verify(_)) if !self.hold(now, source, instance, request) => {
+                self.refuse_unproven(now, source, instance, request, 403, &[]);
+            }
+            Some(Admission::Verify(proof)) => self.verify_by_request(source, request, instance, proof),
+            Some(refused) => {
+                let status = if matches!(refused, Admission::OtherResource) { 400 } else { 403 };
+                self.refuse_unproven(now, source, instance, request, status, &[]);
+                self.count_failure(source.flow);
+            }
+        }
+    }
+
+    /// Keeps a message until its device has proved itself; whether there was room.
+    fn hold(&mut self, now: Instant, source: Source, instance: InstanceId, message: &Message) -> bool {
+        let has_room = self.unproven.has_room(source.flow, size_of(message));
+        if has_room {
+            // Its bytes are its own: those that it came in may be a larger piece.
+            let bytes = bytes::Bytes::copy_from_slice(&message.to_bytes());
+            let Ok(message) = Message::parse(&bytes, &crate::message::Limits::COMPOSED) else { return false };
+            self.add_held(now, source, instance, What::Message(Box::new(message)));
+        }
+        has_room
+    }
+
+    fn add_held(&mut self, now: Instant, source: Source, instance: InstanceId, what: What) {
+        let wait = self.core.settings.timing.edge.unproven;
+        // So that its end is heard of.
+        self.attachments.note_flow(source.flow);
+        self.core.later(now, wait, Timer::Held(Box::new(source.flow)));
+        self.unproven.add(Held { source, instance, until: now + wait, what });
+    }
+
+    /// Answers a request whose device has not proved itself, without a transaction (RFC 3261 §8.2.7); an ACK is none.
+    fn refuse_unproven(
+        &mut self,
+        now: Instant,
+        source: Source,
+        instance: InstanceId,
+        request: &Message,
+        status: u16,
+        challenges: &[String],
+    ) {
+        let status = match request.method() {
+            Some(Method::Ack) => return,
+            // No CANCEL is challenged (RFC 3261 §22.1), and what it is for has been refused.
+            Some(Method::Cancel) => 481,
+            _ => status,
+        };
+        let tag = self.stateless_tag(request);
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
+        let response = challenges
+            .iter()
+            .filter(|_| status == 407)
+            .fold(response, |response, value| response.header(Name::ProxyAuthenticate, value));
+        self.core.send(source.flow, response.finish());
+        let branch = branch_of(request).filter(|_| request.method() == Some(Method::Invite));
+        if let Some(branch) = branch.filter(|branch| self.unproven.has_room(source.flow, branch.len())) {
+            self.add_held(now, source, instance, What::Refused(branch.into()));
+        }
+    }
+}
+
+fn size_of(message: &Message) -> usize {
+    message.head().len() + message.body().len()
+}
+
+fn branch_of(message: &Message) -> Option<&str> {
+    message.via()?.branch()
+}
