@@ -11,11 +11,12 @@
 //! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
 //! | fails its check otherwise | is the one before | the check is repeated after its back-off, or after the next success |
 //! | is vouched for | is the one before | its check is broken off; it gets the next call |
-//! | owns the credentials and is refused | stays | the refusal is reported; unbinding the device makes another one the owner |
-//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | its refusals count on, and a pause goes on |
+//! | owns the credentials and is refused | is another device, which has different ones that are not paused; without such a device it stays | the refusal is reported; unbinding the device makes another one the owner |
+//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | the refusals of its credentials count on, and their pause goes on |
+//! | has others than those that were accepted since | is suspended | it is checked once more: see [`credentials`](super::credentials) |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
-//! Invariant: a device that has not proven its credentials gets no call. Refused credentials are sent no second time.
+//! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused credentials are sent no second time.
 //! A binding is registered while one of its devices wants it to be.
 
 use std::collections::BTreeMap;
