@@ -53,6 +53,9 @@ pub struct UpstreamTiming {
     pub redial: Duration,
     /// Between attempts that failed.
     pub back_off: BackOff,
+    /// How long after a SIP server has accepted credentials the different ones of another device are checked again; 2 s, in which what the
+    /// new device replaces has ended.
+    pub recheck: Duration,
     /// How long a device's REGISTER waits for a flow to its SIP server; then 504; 15 s.
     pub flow: Duration,
     /// How long a flow must have lived for its end to be no failure (RFC 5626 §4.5, min-regtime); 120 s.
@@ -111,6 +114,7 @@ impl Default for UpstreamTiming {
             keep_alive: KeepAliveTiming::default(),
             redial: Duration::from_secs(1),
             back_off: BackOff::default(),
+            recheck: Duration::from_secs(2),
             flow: Duration::from_secs(15),
             settled: Duration::from_secs(120),
             replaced: Duration::from_secs(32),
@@ -177,6 +181,7 @@ impl Timing {
                     refused_once: of(back_off.refused_once),
                     refused_twice: of(back_off.refused_twice),
                 },
+                recheck: of(upstream.recheck),
                 flow: of(upstream.flow),
                 settled: of(upstream.settled),
                 replaced: of(upstream.replaced),

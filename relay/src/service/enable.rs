@@ -243,6 +243,7 @@ impl Inner {
             sip_instance: record.sip_instance,
             register: record.presence == Presence::Background,
             proven: record.proven,
+            same_as: None,
             taken_from: None,
         }
     }

@@ -106,7 +106,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
-        self.add_device(new.instance, new.binding);
+        self.add_device(new.instance, new.binding, new.same_as);
         self.devices.set_foreground(new.instance, !new.register);
         self.devices.set_proven(new.instance, new.proven);
         if self.bindings.contains(new.binding) {
@@ -289,14 +289,18 @@ impl Endpoint {
                 let Some(instance) = self.bindings.get(binding).map(|registration| registration.instance) else {
                     return;
                 };
-                let back = self.end_check(binding, failure);
+                let back = self.end_check(now, binding, failure);
+                let failure = back.as_ref().map_or(failure, |(failure, _)| *failure);
                 self.core.event(Event::RegistrationFailed { binding, instance, failure });
-                if let Some(step) = back {
+                if let Some((_, step)) = back {
                     if let RegistrationFailure::Retry { after, .. } = failure {
                         self.core.later(now, after, Timer::Check(binding));
                     }
-                    return self.carry_out(now, binding, step);
+                    self.carry_out(now, binding, step);
+                    self.settle_goal(now, binding);
+                    return self.plan_recheck(now, binding);
                 }
+                self.note_failed(now, binding);
             }
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {

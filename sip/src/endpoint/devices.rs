@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Endpoint;
+use super::credentials::Credentials;
 use crate::bucket::{Bucket, Rate};
 use crate::id::{BindingId, InstanceId};
 use crate::timers::Armed;
@@ -23,12 +24,16 @@ const NOTIFIES: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     rows: HashMap<InstanceId, Device>,
+    /// The number of the latest credentials that were others than any device's of their binding.
+    credentials: u32,
 }
 
 /// One instance.
 #[derive(Debug)]
 struct Device {
     binding: BindingId,
+    /// The same as those of another device of its binding, or others.
+    credentials: Credentials,
     /// What only a device has that was attached or sent something; most sleep most of the time.
     awake: Option<Box<Awake>>,
     /// Its app registers by itself.
@@ -66,6 +71,11 @@ impl Devices {
 
     pub(super) fn binding_of(&self, instance: InstanceId) -> Option<BindingId> {
         self.rows.get(&instance).map(|device| device.binding)
+    }
+
+    /// What tells a device's credentials from those of others.
+    pub(super) fn credentials_of(&self, instance: InstanceId) -> Option<Credentials> {
+        self.rows.get(&instance).map(|device| device.credentials)
     }
 
     /// Whether, and for when, a timer must be set for the end of a device's registration at the edge.
@@ -147,8 +157,14 @@ impl Devices {
 }
 
 impl Endpoint {
-    pub(super) fn add_device(&mut self, instance: InstanceId, binding: BindingId) {
-        self.devices.rows.insert(instance, Device::new(binding));
+    /// `same_as`: a device of this binding with the very credentials.
+    pub(super) fn add_device(&mut self, instance: InstanceId, binding: BindingId, same_as: Option<InstanceId>) {
+        let other = same_as.filter(|other| self.devices.binding_of(*other) == Some(binding));
+        let credentials = other.and_then(|other| self.devices.credentials_of(other)).unwrap_or_else(|| {
+            self.devices.credentials = self.devices.credentials.wrapping_add(1);
+            Credentials(self.devices.credentials)
+        });
+        self.devices.rows.insert(instance, Device::new(binding, credentials));
     }
 
     /// The instance is wiped: it leaves its calls, unless another one has taken them over; a dialog that stands may still be hung up by the flow that carries it.
@@ -165,7 +181,7 @@ impl Endpoint {
 }
 
 impl Device {
-    fn new(binding: BindingId) -> Self {
-        Self { binding, awake: None, foreground: false, proven: false }
+    fn new(binding: BindingId, credentials: Credentials) -> Self {
+        Self { binding, credentials, awake: None, foreground: false, proven: false }
     }
 }

@@ -11,16 +11,18 @@
 //! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
 //! | fails its check otherwise | is the one before | the check is repeated after its back-off, or after the next success |
 //! | is vouched for | is the one before | its check is broken off; it gets the next call |
-//! | owns the credentials and is refused | stays | the refusal is reported; unbinding the device makes another one the owner |
-//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | its refusals count on, and a pause goes on |
+//! | owns the credentials and is refused | is another device, which has different ones that are not paused; without such a device it stays | the refusal is reported; unbinding the device makes another one the owner |
+//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | the refusals of its credentials count on, and their pause goes on |
+//! | has others than those that were accepted since | is suspended | it is checked once more: see [`credentials`](super::credentials) |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
-//! Invariant: a device that has not proven its credentials gets no call. Refused credentials are sent no second time.
+//! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused credentials are sent no second time.
 //! A binding is registered while one of its devices wants it to be.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::credentials::Verdicts;
 use super::{Endpoint, Event, Timer};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
@@ -42,10 +44,10 @@ impl Groups {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// In the order in which they came.
+    /// In the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
     others: Vec<InstanceId>,
-    /// How often in a row the credentials of these were refused while they were in use.
-    refusals: BTreeMap<InstanceId, u8>,
+    /// What the SIP server says of the different credentials of its devices.
+    verdicts: Verdicts,
     check: Option<Box<CredentialCheck>>,
 }
 
@@ -58,13 +60,17 @@ struct CredentialCheck {
 }
 
 impl Endpoint {
-    /// The instances that a binding's requests are for, in a stable order: those that have proven their credentials and whose
-    /// apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
+    /// The instances that a binding's requests are for, in a stable order: those that have proven their credentials, of which the SIP
+    /// server does not refuse these by now, and whose apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
     /// unregistration.
     pub fn callable_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let proven = |instance: &InstanceId| self.devices.is_proven(*instance);
         let mut members = self.all_instances(binding);
         members.retain(proven);
+        if let Some(verdicts) = self.verdicts(binding).filter(|verdicts| !verdicts.are_clear()) {
+            let locked = |it: &InstanceId| self.devices.credentials_of(*it).is_some_and(|own| verdicts.are_locked(own));
+            members.retain(|instance| !locked(instance));
+        }
         if members.iter().any(|instance| self.devices.is_in_background(*instance)) {
             members.retain(|instance| self.devices.is_in_background(*instance));
         }
@@ -74,8 +80,22 @@ impl Endpoint {
     /// All instances that share a binding, proven or not: the owner of the credentials in use first.
     pub fn all_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let credential_owner = self.bindings.get(binding).map(|registration| registration.instance);
-        let others = self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default();
-        credential_owner.into_iter().chain(others.iter().copied()).filter(|it| self.devices.knows(*it)).collect()
+        let others = self.others(binding).iter().copied();
+        credential_owner.into_iter().chain(others).filter(|it| self.devices.knows(*it)).collect()
+    }
+
+    /// The instances that share a binding beside the one whose credentials are in use.
+    pub(super) fn others(&self, binding: BindingId) -> &[InstanceId] {
+        self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default()
+    }
+
+    /// What a binding's SIP server says of the credentials of its devices; `None` when it has one device.
+    pub(super) fn verdicts(&self, binding: BindingId) -> Option<&Verdicts> {
+        self.groups.0.get(&binding).map(|group| &group.verdicts)
+    }
+
+    pub(super) fn verdicts_mut(&mut self, binding: BindingId) -> Option<&mut Verdicts> {
+        self.groups.0.get_mut(&binding).map(|group| &mut group.verdicts)
     }
 
     /// The binding that an instance has, or shares.
@@ -123,9 +143,17 @@ impl Endpoint {
         if registration.instance == instance {
             return;
         }
+        let (standing, is_registered) = (registration.standing(), registration.is_registered());
+        let (shown, first) = (registration.is_refused(), self.devices.credentials_of(registration.instance));
+        let is_new = !self.groups.0.contains_key(&binding);
         let group = self.groups.0.entry(binding).or_default();
         if !group.others.contains(&instance) {
             group.others.push(instance);
+        }
+        match first.filter(|_| is_new) {
+            Some(first) if is_registered => group.verdicts.note_accepted(first, false, false),
+            Some(first) => group.verdicts.note_refused(first, standing, shown),
+            None => {}
         }
         self.settle_group(now, binding);
     }
@@ -183,35 +211,52 @@ impl Endpoint {
 
     /// The SIP server has accepted the credentials in use; gives their owner.
     pub(super) fn prove(&mut self, binding: BindingId) -> Option<InstanceId> {
-        let instance = self.bindings.get(binding)?.instance;
+        let registration = self.bindings.get(binding)?;
+        let (instance, shown) = (registration.instance, registration.asks_credentials());
+        let is_new = !self.devices.is_proven(instance);
         self.devices.set_proven(instance, true);
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.check = None;
+            if let Some(own) = self.devices.credentials_of(instance) {
+                group.verdicts.note_accepted(own, is_new, shown);
+            }
         }
         Some(instance)
     }
 
-    /// An attempt has failed. When it was a check, gives what follows for the binding.
-    pub(super) fn end_check(&mut self, binding: BindingId, failure: RegistrationFailure) -> Option<Step> {
+    /// An attempt has failed. When it was a check, gives what that means for the device, and what follows for the binding.
+    pub(super) fn end_check(
+        &mut self,
+        now: Instant,
+        binding: BindingId,
+        failure: RegistrationFailure,
+    ) -> Option<(RegistrationFailure, Step)> {
         let registration = self.bindings.get(binding)?;
-        let tried = registration.instance;
+        let (tried, heard) = (registration.instance, (registration.standing(), registration.is_refused()));
         let step = self.restore_owner(binding)?;
+        let failure = match self.devices.is_proven(tried) {
+            true => self.note_recheck(now, binding, tried, heard, failure),
+            false => failure,
+        };
         // A refused device is in no list any more, so it is not checked again before the shell unbinds it.
         if matches!(failure, RegistrationFailure::Retry { .. }) {
             self.groups.0.entry(binding).or_default().others.push(tried);
         }
-        Some(step)
+        self.tidy_group(binding);
+        Some((failure, step))
     }
 
-    /// Tries the credentials of the next device that has not proven itself, when nothing else is under way.
+    /// Tries the credentials of the next device that has not proven itself, or is to do it again, when nothing else is under way.
     pub(super) fn check_next(&mut self, now: Instant, binding: BindingId) {
         let Some(group) = self.groups.0.get(&binding).filter(|group| group.check.is_none()) else { return };
         let waits =
             |instance: &&InstanceId| self.devices.is_in_background(**instance) && !self.devices.is_proven(**instance);
-        let Some(next) = group.others.iter().find(waits).copied() else { return };
+        let joins = group.others.iter().find(waits).copied();
+        let Some(next) = joins.or_else(|| self.next_recheck(now, binding)) else { return };
+        let proven = joins.is_none().then(|| self.standing_of(now, binding, next));
         let flow = self.flow_to_server(binding);
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.may_try_credentials()) else { return };
-        let (suspended, step) = registration.try_credentials(next);
+        let (suspended, step) = registration.try_credentials(next, proven);
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
             group.others.insert(0, suspended.instance);
@@ -230,89 +275,106 @@ impl Endpoint {
         }
         if !owns {
             self.leave_others(binding, instance);
+            self.tidy_group(binding);
             return true;
         }
-        let Some(next) = self.next_credential_owner(binding) else { return false };
-        let refusals = self.refusals_of(binding, next);
+        let Some(next) = self.next_credential_owner(now, binding) else { return false };
+        let standing = self.standing_of(now, binding, next);
         self.leave_others(binding, next);
-        let wanted = self.is_wanted(binding) || self.devices.is_in_background(next);
+        let wanted = self.is_wanted(now, binding) || self.devices.is_in_background(next);
         let proven = self.devices.is_proven(next);
-        self.redirect(now, binding, |registration| match registration.pass_credentials(next, proven, refusals) {
+        self.redirect(now, binding, |registration| match registration.pass_credentials(next, proven, standing) {
             _ if !wanted => registration.aim(now, Goal::Silent),
-            (_, step) => step,
+            step => step,
         });
+        self.tidy_group(binding);
         true
     }
 
     fn leave_others(&mut self, binding: BindingId, instance: InstanceId) {
         let Some(group) = self.groups.0.get_mut(&binding) else { return };
         group.others.retain(|other| *other != instance);
-        group.refusals.remove(&instance);
         // No owner is left to go back to: the device in its check is the owner now.
         if group.check.as_ref().is_some_and(|check| check.suspended.instance == instance) {
             group.check = None;
         }
-        if group.others.is_empty() && group.check.is_none() {
+    }
+
+    /// Forgets what is of no device of a binding any more.
+    fn tidy_group(&mut self, binding: BindingId) {
+        let members = self.all_instances(binding);
+        let Some(group) = self.groups.0.get_mut(&binding) else { return };
+        let has = |credentials| members.iter().any(|it| self.devices.credentials_of(*it) == Some(credentials));
+        group.verdicts.retain(has);
+        if group.others.is_empty() && group.check.is_none() && group.verdicts.are_clear() {
             self.groups.0.remove(&binding);
         }
     }
 
     /// After a change: a device in the background owns the credentials in use, the binding is registered or silent as its
     /// devices want it, and a device that is not proven is checked.
-    fn settle_group(&mut self, now: Instant, binding: BindingId) {
+    pub(super) fn settle_group(&mut self, now: Instant, binding: BindingId) {
+        self.settle_goal(now, binding);
+        self.give_way(now, binding);
+        self.check_next(now, binding);
+    }
+
+    /// The same without a check.
+    pub(super) fn settle_goal(&mut self, now: Instant, binding: BindingId) {
         let Some(registration) = self.bindings.get(binding).filter(|it| it.goal() != Goal::Gone) else { return };
         let credential_owner = registration.instance;
-        let wanted = self.is_wanted(binding);
+        let wanted = self.is_wanted(now, binding);
         if wanted && !self.devices.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
             self.hand_over_ownership(now, binding, credential_owner);
         }
         self.aim(now, binding, if wanted { Goal::Registered } else { Goal::Silent });
-        self.check_next(now, binding);
     }
 
     /// The credentials of another device replace those of one whose app is in the foreground.
     fn hand_over_ownership(&mut self, now: Instant, binding: BindingId, credential_owner: InstanceId) {
-        let Some(next) = self.next_credential_owner(binding).filter(|next| self.devices.is_in_background(*next)) else {
+        let Some(next) = self.next_credential_owner(now, binding).filter(|next| self.devices.is_in_background(*next))
+        else {
             return;
         };
         // The registration goes on with the credentials that were accepted, until others have been.
-        let proven = self.devices.is_proven(next);
-        if self.is_registered(binding) && !proven {
+        if self.is_registered(binding) && !self.is_accepted(binding, next) {
             return;
         }
-        let refusals = self.refusals_of(binding, next);
-        let mut before = 0;
-        self.redirect(now, binding, |registration| {
-            let step;
-            (before, step) = registration.pass_credentials(next, proven, refusals);
-            step
-        });
+        self.pass_on(now, binding, credential_owner, next);
+    }
+
+    /// The credentials of another device are used instead of the owner's, which stays.
+    pub(super) fn pass_on(&mut self, now: Instant, binding: BindingId, owner: InstanceId, next: InstanceId) {
+        let (proven, standing) = (self.devices.is_proven(next), self.standing_of(now, binding, next));
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
-            group.others.push(credential_owner);
-            group.refusals.insert(credential_owner, before);
+            group.others.insert(0, owner);
         }
+        self.redirect(now, binding, |registration| registration.pass_credentials(next, proven, standing));
     }
 
-    fn refusals_of(&self, binding: BindingId, instance: InstanceId) -> u8 {
-        self.groups.0.get(&binding).and_then(|group| group.refusals.get(&instance)).copied().unwrap_or_default()
-    }
-
-    /// The device whose credentials are used next: preferably one that is proven, then one in the background.
-    fn next_credential_owner(&self, binding: BindingId) -> Option<InstanceId> {
+    /// The device whose credentials are used next: preferably one whose are not refused, then one that is proven, in the background, and has
+    /// those that were accepted last.
+    fn next_credential_owner(&self, now: Instant, binding: BindingId) -> Option<InstanceId> {
         let group = self.groups.0.get(&binding)?;
-        let rank =
-            |instance: &&InstanceId| (!self.devices.is_proven(**instance), !self.devices.is_in_background(**instance));
+        let rank = |instance: &&InstanceId| {
+            let paused = self.is_paused(now, binding, **instance);
+            let (proven, background) = (self.devices.is_proven(**instance), self.devices.is_in_background(**instance));
+            (paused, !proven, !background, !self.is_accepted(binding, **instance))
+        };
         group.others.iter().min_by_key(rank).copied()
     }
 
-    /// Whether a device of it wants it to be registered.
-    fn is_wanted(&self, binding: BindingId) -> bool {
-        self.all_instances(binding).into_iter().any(|instance| self.devices.is_in_background(instance))
+    /// Whether a device of it wants it to be registered; of those whose credentials are refused the one alone whose turn is next.
+    fn is_wanted(&self, now: Instant, binding: BindingId) -> bool {
+        let owner = self.bindings.get(binding).map(|registration| registration.instance);
+        let counts = |it: &InstanceId| owner == Some(*it) || !self.is_paused(now, binding, *it);
+        let mut members = self.all_instances(binding).into_iter();
+        members.any(|instance| self.devices.is_in_background(instance) && counts(&instance))
     }
 
     /// Whether this device's credentials are being tried.
-    fn is_checked(&self, binding: BindingId, instance: InstanceId) -> bool {
+    pub(super) fn is_checked(&self, binding: BindingId, instance: InstanceId) -> bool {
         let under_way = self.groups.0.get(&binding).is_some_and(|group| group.check.is_some());
         under_way && self.bindings.get(binding).is_some_and(|registration| registration.instance == instance)
     }
@@ -323,6 +385,7 @@ impl Endpoint {
             self.core.transactions.abandon(branch);
         }
         if let Some(step) = self.restore_owner(binding) {
+            self.tidy_group(binding);
             self.carry_out(now, binding, step);
         }
     }
@@ -333,9 +396,6 @@ impl Endpoint {
         let group = self.groups.0.get_mut(&binding)?;
         let CredentialCheck { suspended, flow: stood_by } = *group.check.take()?;
         group.others.retain(|other| *other != suspended.instance);
-        if group.others.is_empty() {
-            self.groups.0.remove(&binding);
-        }
         self.bindings.get_mut(binding).map(|registration| registration.resume_credentials(suspended, flow != stood_by))
     }
 

@@ -49,6 +49,8 @@ pub struct NewBinding {
     /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
     /// binding is registered again with its credentials first.
     pub proven: bool,
+    /// Another device of the binding with the very credentials, if there is one: what the SIP server says of the one it says of both.
+    pub same_as: Option<InstanceId>,
     /// The relay that had the device before, and is gone or leaves: its Contact goes with the next REGISTER, which follows at once.
     pub taken_from: Option<Arc<ContactHosts>>,
 }

@@ -15,6 +15,7 @@
 //! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and where it led |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
 //! | `bindings` | `Bindings` | registrations and GRUUs |
+//! | `credentials` | `Verdicts` | what a SIP server says of the different credentials of one binding's devices |
 //! | `groups` | `Groups` | which devices share a binding, and whose credentials are in use |
 //! | `subscriptions` | `Subscriptions` | subscriptions to mailboxes |
 //! | `upstreams` | `Upstreams` | SIP servers: the flow to each, whose turn it is, the way back to a better address |
@@ -42,6 +43,7 @@ mod attachments;
 mod bindings;
 pub mod calls;
 mod core;
+mod credentials;
 mod devices;
 mod dialogs;
 mod flow_bindings;
@@ -225,7 +227,7 @@ impl Endpoint {
         while let Some(timer) = self.core.timers.pop_due(now) {
             match timer {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
-                Timer::Check(binding) => self.check_next(now, binding),
+                Timer::Check(binding) => self.settle_group(now, binding),
                 Timer::Unbind(binding) => self.on_unbind_due(now, binding),
                 Timer::Upstream(upstream) => self.on_upstream_due(now, upstream),
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),

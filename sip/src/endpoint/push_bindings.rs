@@ -307,7 +307,7 @@ impl Endpoint {
         self.push_bindings.bindings.insert(binding, instance);
         self.push_bindings.contacts.insert(key, instance);
         if !self.devices.knows(instance) {
-            self.add_device(instance, binding);
+            self.add_device(instance, binding, None);
         }
         self.arm_push_binding(instance);
     }

@@ -78,7 +78,7 @@ pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
 use earlier::Earlier;
 use grant::RegistrarInfo;
-pub use owners::SuspendedAuth;
+pub use owners::{Standing, SuspendedAuth};
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
 pub use step::{Goal, RegistrationFailure, Step, Turn};

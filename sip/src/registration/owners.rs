@@ -9,6 +9,15 @@ use super::bound::Bound;
 use super::{Challenges, Goal, Registration, State, Step};
 use crate::id::InstanceId;
 
+/// How credentials stand with a SIP server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How often in a row it has refused them.
+    pub refusals: u8,
+    /// They are not shown before.
+    pub paused_until: Option<Instant>,
+}
+
 /// The state of a registration while the credentials of a joining device are checked.
 #[derive(Debug)]
 pub struct SuspendedAuth {
@@ -41,14 +50,41 @@ impl Registration {
         }
     }
 
-    /// The same for a device that shares the binding: its refusals count on, and a pause goes on, so that nobody shows the
-    /// server refused credentials oftener by going from one device to another. Gives the refusals of the one before.
-    pub fn pass_credentials(&mut self, instance: InstanceId, proven: bool, refusals: u8) -> (u8, Step) {
-        let (before, paused_until) = (self.refusals, self.paused_until());
+    /// The same for a device that shares the binding: the refusals of its credentials count on, and their pause goes on, so that nobody
+    /// shows the server refused credentials oftener by going from one device to another.
+    pub fn pass_credentials(&mut self, instance: InstanceId, proven: bool, standing: Standing) -> Step {
+        let was_paused = self.paused_until().is_some();
         let step = self.set_credential_owner(instance, proven);
+        let Standing { refusals, paused_until } = standing;
         (self.refusals, self.is_refused) = (refusals, refusals > 0);
         self.pause_until(paused_until);
-        (before, step)
+        match (paused_until.filter(|_| self.goal == Goal::Registered), &self.state) {
+            (Some(until), _) => {
+                self.state = State::BackingOff { until, told: false };
+                self.registered = false;
+                Step::Nothing
+            }
+            (None, State::BackingOff { .. }) if was_paused => {
+                self.state = State::Waiting;
+                Step::WantFlow
+            }
+            _ => step,
+        }
+    }
+
+    /// How the credentials in use stand.
+    pub fn standing(&self) -> Standing {
+        Standing { refusals: self.refusals, paused_until: self.paused_until() }
+    }
+
+    /// Whether the registrar has asked for the credentials in use and refused them.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    /// Whether the registrar, or a proxy before it, asks for credentials.
+    pub fn asks_credentials(&self) -> bool {
+        !self.challenges.is_empty()
     }
 
     /// Whether another member's credentials can be tried: nothing is under way.
@@ -56,8 +92,8 @@ impl Registration {
         self.goal == Goal::Registered && matches!(self.state, State::Registered { .. } | State::BackingOff { .. })
     }
 
-    /// Registers again, with this member's credentials.
-    pub fn try_credentials(&mut self, instance: InstanceId) -> (SuspendedAuth, Step) {
+    /// Registers again, with this member's credentials. `proven`: they were accepted before, and were refused so often since.
+    pub fn try_credentials(&mut self, instance: InstanceId, proven: Option<Standing>) -> (SuspendedAuth, Step) {
         let paused_until = self.paused_until();
         self.pause_until(None);
         let suspended = SuspendedAuth {
@@ -66,9 +102,9 @@ impl Registration {
             state: std::mem::replace(&mut self.state, State::Waiting),
             was_registered: self.registered,
             bound: self.bound,
-            was_established: std::mem::take(&mut self.established),
+            was_established: std::mem::replace(&mut self.established, proven.is_some()),
             was_refused: std::mem::take(&mut self.is_refused),
-            refusals: std::mem::take(&mut self.refusals),
+            refusals: std::mem::replace(&mut self.refusals, proven.map_or(0, |standing| standing.refusals)),
             paused_until,
         };
         (suspended, Step::WantFlow)

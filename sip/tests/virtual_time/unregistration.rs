@@ -111,6 +111,7 @@ fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistere
             sip_instance: [0xab; 16],
             register,
             proven: true,
+            same_as: None,
             taken_from: None,
         };
         world.input(Input::Bind(Box::new(new)));

@@ -21,6 +21,7 @@ fn bind_all(world: &mut World, names: u32, flow: impl Fn(u32) -> FlowId) {
             sip_instance: [n as u8; 16],
             register: true,
             proven: false,
+            same_as: None,
             taken_from: None,
         };
         world.input(Input::Bind(Box::new(new)));

@@ -164,6 +164,7 @@ impl World {
             sip_instance: [0xab; 16],
             register: true,
             proven: false,
+            same_as: None,
             taken_from: None,
         };
         self.input(Input::Bind(Box::new(new)));

@@ -326,6 +326,7 @@ impl World {
             sip_instance: first.to_bytes(),
             register: true,
             proven: false,
+            same_as: None,
             taken_from: None,
         };
         self.tell(binding.tag().shard(self.plan.shards), Input::Bind(Box::new(new)));

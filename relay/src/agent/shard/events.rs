@@ -274,15 +274,22 @@ impl Shard {
                     None => RegistrationOutcome::TimedOut,
                 });
                 tracing::debug!(event = "registration-retry", %instance, status, after_s = after.as_secs(), "a registration is tried again later");
-                // While the binding stands, it was the joining of one more device that failed; without its flow it stands for
-                // none of them.
+                // While the binding stands, it was the joining of one more device that failed, or the check of one whose credentials
+                // are others than those that stand: without these it gets no calls any more, nor do those that have the same. Without its
+                // flow the binding stands for none of them.
                 let stands = self.endpoint.has_its_flow(binding);
-                let all = if stands { vec![instance] } else { self.endpoint.all_instances(binding) };
+                let members = if stands { self.endpoint.callable_instances(binding) } else { Vec::new() };
+                let (mut all, serves) = (self.endpoint.all_instances(binding), |id: &InstanceId| members.contains(id));
+                all.retain(|id| !serves(id) && (!stands || *id == instance || self.is_registered(*id)));
                 for id in all {
                     self.on_retried(id, status, after);
                 }
             }
         }
+    }
+
+    fn is_registered(&self, id: InstanceId) -> bool {
+        self.instances.get(id).is_some_and(|row| row.state == InstanceState::Registered)
     }
 
     /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
@@ -292,11 +299,14 @@ impl Shard {
         let members =
             if self.endpoint.is_registered(binding) { self.endpoint.callable_instances(binding) } else { Vec::new() };
         others.retain(|id| *id != refused && !members.contains(id));
-        others.retain(|id| {
-            let same = |one: &Record| self.with_record(*id, |other| digest::same_credentials(one, other));
-            self.with_record(refused, same).flatten().unwrap_or(false)
-        });
+        others.retain(|id| self.have_same_credentials(refused, *id));
         others
+    }
+
+    /// Whether two instances of one account would answer a challenge alike.
+    pub(super) fn have_same_credentials(&self, one: InstanceId, other: InstanceId) -> bool {
+        let same = |one: &Record| self.with_record(other, |other| digest::same_credentials(one, other));
+        self.with_record(one, same).flatten().unwrap_or(false)
     }
 
     fn on_refused(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {

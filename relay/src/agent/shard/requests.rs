@@ -152,7 +152,7 @@ impl Shard {
         first: Option<oneshot::Sender<FirstRegistration>>,
         settled: Option<&mpsc::UnboundedSender<InstanceId>>,
     ) {
-        let NewInstance { id, sealed, lease, aor, fence, binding, place } = new;
+        let NewInstance { id, sealed, lease, aor, fence, mut binding, place } = new;
         if let Some(settled) = settled {
             self.settling.insert(id, settled.clone());
         }
@@ -176,11 +176,18 @@ impl Shard {
         self.instances.insert(row);
         let shared = binding.binding;
         self.early.note_bound(shared);
+        binding.same_as = self.twin_of(id, shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
         if self.instances.get(id).is_none_or(|row| row.state != InstanceState::Registering) {
             self.note_settled(id);
         }
+    }
+
+    /// Another instance of this binding with the very credentials.
+    fn twin_of(&self, id: InstanceId, binding: BindingId) -> Option<InstanceId> {
+        let others = self.endpoint.all_instances(binding);
+        others.into_iter().find(|other| *other != id && self.have_same_credentials(id, *other))
     }
 
     /// Nobody waits for an instance that was taken over any more: its SIP server has answered, or it registers none.

@@ -181,6 +181,7 @@ impl World {
             sip_instance: [0xab; 16],
             register: true,
             proven,
+            same_as: None,
             taken_from: None,
         })));
     }

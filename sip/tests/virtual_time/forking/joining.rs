@@ -6,32 +6,12 @@ use sip::message::Name;
 use super::*;
 use crate::world::World;
 
-const CHALLENGE: &str = "Digest realm=\"example.com\", nonce=\"n9\", qop=\"auth\", algorithm=MD5";
-
-fn members(world: &World) -> Vec<InstanceId> {
-    world.endpoint.callable_instances(world.binding)
-}
-
-/// Who was asked for an answer to a challenge, in order.
-fn asked(world: &World) -> Vec<InstanceId> {
-    let asked = world.events.iter().filter_map(|event| match event {
-        Event::Challenged { instance, .. } => Some(*instance),
-        _ => None,
-    });
-    asked.collect()
-}
-
 /// A device has joined that is being tried: its REGISTER is under way.
 fn trial() -> World {
     let mut world = devices(1);
     join(&mut world, 2, false);
     assert_eq!((world.count("REGISTER"), members(&world)), (1, vec![device(1)]));
     world
-}
-
-fn refused(event: &Event, number: u64) -> bool {
-    matches!(event, Event::RegistrationFailed { instance, failure: RegistrationFailure::Refused { .. }, .. }
-        if *instance == device(number))
 }
 
 #[test]
@@ -241,39 +221,6 @@ fn an_app_in_the_foreground_is_not_rung_and_the_binding_is_silent_when_all_are()
     world.sent.clear();
     world.input(Input::Resume(device(2)));
     assert_eq!((world.count("REGISTER"), members(&world).len()), (0, 2));
-}
-
-/// The account's password was changed at its SIP server, and its user goes from one device to the other.
-#[test]
-fn refused_credentials_are_not_shown_oftener_because_the_devices_of_an_account_take_turns() {
-    let mut world = devices(2);
-    let (mut shown, mut over) = (0, Vec::new());
-    for second in 0..30_000 {
-        let (turn, moment) = (second / 100, second % 100);
-        if moment == 0 {
-            let (fore, back) = if turn % 2 == 0 { (1, 2) } else { (2, 1) };
-            world.input(Input::Resume(device(back)));
-            world.input(Input::Suspend(device(fore)));
-            if turn % 10 == 9 {
-                world.input(Input::Suspend(device(back)));
-            }
-        }
-        let events = std::mem::take(&mut world.events);
-        for number in (1..=2).filter(|number| events.iter().any(|event| refused(event, *number))) {
-            over.push(number);
-            world.input(Input::Unbind { instance: device(number), deadline: seconds(3) });
-        }
-        world.advance(seconds(1));
-        while world.count("REGISTER") > 0 {
-            let (source, register) = (world.upstream, world.last("REGISTER"));
-            let shows = register.number(Name::Expires) != Some(0);
-            shown += u32::from(shows);
-            world.sent.clear();
-            world.reply(source, &register, if shows { 403 } else { 200 }, &[], "");
-        }
-    }
-    over.sort_unstable();
-    assert_eq!((shown, over), (6, vec![1, 2]), "three times for each device, and then its user is told");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod calls;
 mod joining;
+mod passwords;
 mod reconnecting;
 
 use std::time::Duration;
@@ -12,13 +13,20 @@ use sip::message::{Message, Name};
 
 use crate::world::{self, SDP, World, seconds};
 
+const CHALLENGE: &str = "Digest realm=\"example.com\", nonce=\"n9\", qop=\"auth\", algorithm=MD5";
+
 /// The instance of the device with this number; 1 is the world's own.
 fn device(number: u64) -> InstanceId {
     InstanceId::new((0x2221_u128 + u128::from(number)) << 64, ShardTag(0))
 }
 
-/// A device shares the binding.
+/// A device shares the binding, with the credentials of the first one.
 fn join(world: &mut World, number: u64, proven: bool) {
+    join_as(world, number, proven, Some(1));
+}
+
+/// A device shares the binding, with the credentials of another one or with others than any.
+fn join_as(world: &mut World, number: u64, proven: bool, same_as: Option<u64>) {
     let new = NewBinding {
         binding: world.binding,
         instance: device(number),
@@ -28,6 +36,7 @@ fn join(world: &mut World, number: u64, proven: bool) {
         sip_instance: [0xab; 16],
         register: true,
         proven,
+        same_as: same_as.map(device),
         taken_from: None,
     };
     world.input(Input::Bind(Box::new(new)));
@@ -109,4 +118,24 @@ fn until_refreshed(world: &mut World) -> Duration {
         world.advance(seconds(1));
     }
     world.now - since
+}
+
+/// The instances that are called.
+fn members(world: &World) -> Vec<InstanceId> {
+    world.endpoint.callable_instances(world.binding)
+}
+
+/// Who was asked for an answer to a challenge, in order.
+fn asked(world: &World) -> Vec<InstanceId> {
+    let asked = world.events.iter().filter_map(|event| match event {
+        Event::Challenged { instance, .. } => Some(*instance),
+        _ => None,
+    });
+    asked.collect()
+}
+
+/// Whether it says that a device is refused for good.
+fn refused(event: &Event, number: u64) -> bool {
+    matches!(event, Event::RegistrationFailed { instance, failure: RegistrationFailure::Refused { .. }, .. }
+        if *instance == device(number))
 }

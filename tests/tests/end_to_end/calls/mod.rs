@@ -11,6 +11,7 @@ mod flows;
 mod forks;
 mod handover;
 mod moments;
+mod passwords;
 mod pushes;
 mod ringing;
 mod round_trips;
