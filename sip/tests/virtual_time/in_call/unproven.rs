@@ -175,12 +175,12 @@ fn what_waits_is_bounded_and_ends_with_its_connection() {
     world.input(Input::Closed(FlowId::Stream(2)));
     assert_eq!(world.endpoint.counts().waiting, 0);
     ask(&mut world, 3, "");
-    let large = vec![b'x'; HELD_BYTES_PER_FLOW / 4];
-    for cseq in 0..5 {
+    let large = vec![b'x'; HELD_BYTES_PER_FLOW / 5];
+    for cseq in 0..6 {
         let request = dialog.request(End::Device, "INFO", cseq + 60, "Content-Type: text/plain\r\n", &large);
         world.receive_bytes(world.device(3), &request);
     }
-    assert_eq!(world.endpoint.counts().waiting, 3);
+    assert_eq!(world.endpoint.counts().waiting, 4);
 }
 
 /// The device rings by flow 1, and has lost it.
