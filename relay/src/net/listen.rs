@@ -182,15 +182,14 @@ impl Acceptor {
             // A connection works without it, only slower.
             let _ = stream.set_nodelay(true);
             let ready = async {
-                let stream = match security {
+                match security {
                     Security::Plain => Some(Stream::plain(stream, Some(slot))),
                     Security::Tls(config) => handshake(config, stream, peer, slot, &*slots.observe).await,
                     Security::WebSocket(config) => match handshake(config, stream, peer, slot, &*slots.observe).await {
                         Some(stream) => upgraded(stream, peer).await,
                         None => None,
                     },
-                };
-                stream
+                }
             };
             let stream = tokio::select! {
                 biased;
