@@ -12,6 +12,7 @@ mod handshakes;
 pub mod https;
 pub(crate) mod https_port;
 pub mod listen;
+mod look;
 mod naptr;
 mod progress;
 pub mod reach;

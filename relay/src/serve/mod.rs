@@ -512,9 +512,14 @@ impl Opened {
                 metrics.certificate_ends(tls.expiry());
             }
         };
+        let warning = readiness.clone();
+        let refused = move |why: Option<String>| {
+            let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
+            warning.warn_of("certificate", words.into_iter().collect());
+        };
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
-            tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(self.tls.clone().watch(refused)),
             tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(
