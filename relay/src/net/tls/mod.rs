@@ -1,7 +1,7 @@
 //! TLS for both sides: the relay's own certificate, re-read when it changes, and the verification of SIP servers.
 //!
 //! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
-//! never replaces one that can, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
+//! never replaces one that can, nor one that has expired one that is valid, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
 //! sessions by server name), and here with a ticket that a key of the last day has sealed, for a certificate that is still in
 //! use. No client certificate is ever sent, and no verification can be switched off.
 
@@ -29,6 +29,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::look::Look;
+use crate::clock;
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use development::new_ca_key;
@@ -62,6 +63,14 @@ pub enum TlsError {
         key: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// Nobody could take the new certificate today, and the one in use is valid.
+    #[error("{}: {doubt}, and the one in use is valid", certificate.display())]
+    Untimely {
+        /// The chain.
+        certificate: PathBuf,
+        /// What its leaf's dates say.
+        doubt: Doubt,
     },
     /// A trusted certificate cannot be used.
     #[error("{0} holds a certificate that cannot be trusted: {1}")]
@@ -159,6 +168,12 @@ impl ServerTls {
     fn take(&self, files: &Files, taken: &mut Option<[Look; 2]>) -> Result<bool, TlsError> {
         let look = files.look();
         let new = files.load()?;
+        let now = clock::unix_now();
+        if let Some(doubt) = untimely(&new, now)
+            && untimely(&self.certificate.current.load(), now).is_none()
+        {
+            return Err(TlsError::Untimely { certificate: files.certificate.clone(), doubt });
+        }
         *taken = Some(look);
         if self.certificate.current.load().cert == new.cert {
             return Ok(false);
@@ -196,6 +211,12 @@ impl ServerTls {
             refusal = refused;
         }
     }
+}
+
+/// Why nobody could take it at `now`, in seconds since 1970. The leaf alone is asked: behind it an older certificate of the same CA may
+/// have expired, and harms nobody.
+fn untimely(certified: &CertifiedKey, now: u64) -> Option<Doubt> {
+    dated(certified.cert.get(..1)?, now).into_iter().find(Doubt::is_fatal)
 }
 
 /// The certificate in use, and those of challenges.

@@ -228,6 +228,24 @@ async fn a_certificate_that_could_not_be_taken_is_tried_again_and_said_while_it_
     watching.abort();
 }
 
+#[tokio::test]
+async fn an_expired_certificate_does_not_replace_a_valid_one_and_replaces_an_expired_one() {
+    let authority = Authority::new();
+    let tls = authority.server(&["valid.example"], Kind::Usual);
+    let before = tls.expiry();
+    authority.write(&["expired.example"], Kind::Expired);
+    for _ in 0..2 {
+        assert!(matches!(tls.reload(), Err(TlsError::Untimely { .. })));
+    }
+    assert_eq!(tls.expiry(), before, "the valid one stays in use");
+
+    let tls = authority.server(&["expired.example"], Kind::Expired);
+    authority.write(&["other.example"], Kind::Expired);
+    assert!(tls.reload().unwrap(), "neither is better");
+    authority.write(&["valid.example"], Kind::Usual);
+    assert!(tls.reload().unwrap());
+}
+
 #[test]
 fn files_that_were_touched_bring_no_new_certificate() {
     let authority = Authority::new();
