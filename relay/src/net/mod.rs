@@ -13,6 +13,7 @@ pub mod https;
 pub(crate) mod https_port;
 pub mod listen;
 mod look;
+mod name_files;
 mod naptr;
 mod progress;
 pub mod reach;
