@@ -9,14 +9,13 @@ use std::time::Duration;
 use std::{fs, io};
 
 use arc_swap::ArcSwap;
-use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 
 use super::look::Look;
-use super::resolve::{ResolveError, options};
 
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -47,10 +46,10 @@ pub(super) struct Known {
 }
 
 impl Names {
-    /// What the system's files say.
-    pub(super) fn of_system() -> Result<Self, ResolveError> {
+    /// What the system's files say; each name server is asked by `options`.
+    pub(super) fn of_system(options: ResolverOpts) -> Result<Self, NetError> {
         let files = Files { name_servers: Some("/etc/resolv.conf".into()), hosts: "/etc/hosts".into() };
-        let names = Self::new(files, ResolverConfig::from_name_servers(Vec::new()))?;
+        let names = Self::new(files, ResolverConfig::from_name_servers(Vec::new()), options)?;
         if let Some(error) = &names.known.load().problem {
             tracing::warn!(event = "no-name-servers", %error, "no name servers are configured: only numeric hosts and the hosts file resolve");
         }
@@ -58,13 +57,18 @@ impl Names {
     }
 
     /// These name servers, and the system's hosts file.
-    pub(super) fn with(servers: ResolverConfig) -> Result<Self, ResolveError> {
-        Self::new(Files { name_servers: None, hosts: "/etc/hosts".into() }, servers)
+    pub(super) fn with(servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
+        Self::new(Files { name_servers: None, hosts: "/etc/hosts".into() }, servers, options)
     }
 
-    fn new(files: Files, servers: ResolverConfig) -> Result<Self, ResolveError> {
-        let nothing =
-            Known { dns: dns(servers)?, hosts: Arc::default(), content: Vec::new(), look: files.look(), problem: None };
+    fn new(files: Files, servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
+        let nothing = Known {
+            dns: dns(servers, options)?,
+            hosts: Arc::default(),
+            content: Vec::new(),
+            look: files.look(),
+            problem: None,
+        };
         let known = files.read(&nothing);
         Ok(Self { known: ArcSwap::from_pointee(known), files })
     }
@@ -118,7 +122,7 @@ impl Files {
         let hosts = Arc::new(read_hosts(&self.hosts));
         let mut known = Known { dns: was.dns.clone(), hosts, content: was.content.clone(), look, problem: None };
         if let Some(path) = &self.name_servers {
-            match name_servers(path, &was.content) {
+            match name_servers(path, was) {
                 Ok(None) => {}
                 Ok(Some((dns, content))) => (known.dns, known.content) = (dns, content),
                 Err(error) => {
@@ -148,22 +152,20 @@ enum Unusable {
     /// It cannot be read now.
     #[error("{0}")]
     Unread(io::Error),
-    /// It can, and names none.
+    /// It can, and names none that can be asked.
     #[error("{0}")]
     Nameless(NetError),
-    /// No resolver can be built of it.
-    #[error(transparent)]
-    Unbuilt(#[from] ResolveError),
 }
 
 /// A resolver of what the file names; `None` when that is what it was.
-fn name_servers(path: &Path, was: &[u8]) -> Result<Option<(TokioResolver, Vec<u8>)>, Unusable> {
+fn name_servers(path: &Path, was: &Known) -> Result<Option<(TokioResolver, Vec<u8>)>, Unusable> {
     let content = fs::read(path).map_err(Unusable::Unread)?;
-    if !content.is_empty() && content == was {
+    if !content.is_empty() && content == was.content {
         return Ok(None);
     }
     let (servers, _) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
-    Ok(Some((dns(servers)?, content)))
+    let dns = dns(servers, was.dns.options().clone()).map_err(Unusable::Nameless)?;
+    Ok(Some((dns, content)))
 }
 
 fn read_hosts(path: &Path) -> Hosts {
@@ -173,10 +175,10 @@ fn read_hosts(path: &Path) -> Hosts {
     hosts
 }
 
-fn dns(servers: ResolverConfig) -> Result<TokioResolver, ResolveError> {
+fn dns(servers: ResolverConfig, options: ResolverOpts) -> Result<TokioResolver, NetError> {
     let mut builder = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default());
-    *builder.options_mut() = options();
-    builder.build().map_err(|_| ResolveError::Unavailable)
+    *builder.options_mut() = options;
+    builder.build()
 }
 
 #[cfg(test)]
@@ -193,7 +195,7 @@ mod tests {
         let (resolv_conf, hosts) = (folder.join("resolv.conf"), folder.join("hosts"));
         fs::write(&resolv_conf, "").unwrap();
         let files = Files { name_servers: Some(resolv_conf.clone()), hosts: hosts.clone() };
-        let names = Names::new(files, ResolverConfig::from_name_servers(Vec::new())).unwrap();
+        let names = Names::new(files, ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default()).unwrap();
         assert!(names.known().problem.is_some(), "no name server is known");
         assert!(!names.reread(), "nothing changed");
 

@@ -143,7 +143,8 @@ impl Resolver {
     /// Uses the system's name servers and hosts file. Fails with [`ResolveError::Unavailable`] only when no resolver
     /// can be built; a system without name servers still resolves numeric hosts and the hosts file.
     pub fn new(reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
-        Ok(Self { names: Arc::new(Names::of_system()?), reach, transports })
+        let names = Names::of_system(options()).map_err(|_| ResolveError::Unavailable)?;
+        Ok(Self { names: Arc::new(names), reach, transports })
     }
 
     /// Uses these name servers in place of the system's, each asked over UDP and then TCP, beside the hosts file. Fails as
@@ -163,7 +164,8 @@ impl Resolver {
     }
 
     fn with_config(config: ResolverConfig, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
-        Ok(Self { names: Arc::new(Names::with(config)?), reach, transports })
+        let names = Names::with(config, options()).map_err(|_| ResolveError::Unavailable)?;
+        Ok(Self { names: Arc::new(names), reach, transports })
     }
 
     /// Takes the system's files about names again when they change, for ever; give it a task of its own. Each look tells what is
@@ -535,7 +537,7 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 }
 
 /// How each name server is asked.
-pub(super) fn options() -> ResolverOpts {
+fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = QUERY_TIMEOUT;
     options.attempts = 1;
