@@ -11,6 +11,8 @@ pub mod drain;
 pub mod https;
 pub(crate) mod https_port;
 pub mod listen;
+mod look;
+mod name_files;
 mod naptr;
 mod places;
 mod progress;

@@ -25,15 +25,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::timeout_at;
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
+use super::name_files::Names;
 use super::naptr::{self, Service};
 use super::reach::{Reach, Refused};
 use super::srv::{self, Server};
@@ -135,8 +134,7 @@ pub enum ResolveError {
 /// Resolves targets; cheap to clone, with one cache.
 #[derive(Clone)]
 pub struct Resolver {
-    dns: TokioResolver,
-    hosts: Arc<Hosts>,
+    names: Arc<Names>,
     reach: Reach,
     transports: Transports,
 }
@@ -145,12 +143,8 @@ impl Resolver {
     /// Uses the system's name servers and hosts file. Fails with [`ResolveError::Unavailable`] only when no resolver
     /// can be built; a system without name servers still resolves numeric hosts and the hosts file.
     pub fn new(reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
-        let config = hickory_resolver::system_conf::read_system_conf().map(|(config, _)| config);
-        let config = config.unwrap_or_else(|error| {
-            tracing::warn!(event = "no-name-servers", %error, "no name servers are configured: only numeric hosts and the hosts file resolve");
-            ResolverConfig::from_name_servers(Vec::new())
-        });
-        Self::with_config(config, reach, transports)
+        let names = Names::of_system(options()).map_err(|_| ResolveError::Unavailable)?;
+        Ok(Self { names: Arc::new(names), reach, transports })
     }
 
     /// Uses these name servers in place of the system's, each asked over UDP and then TCP, beside the hosts file. Fails as
@@ -170,12 +164,14 @@ impl Resolver {
     }
 
     fn with_config(config: ResolverConfig, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options();
-        let mut dns = builder.build().map_err(|_| ResolveError::Unavailable)?;
-        let hosts = Arc::new(Hosts::from_system().unwrap_or_default());
-        dns.set_hosts(hosts.clone());
-        Ok(Self { dns, hosts, reach, transports })
+        let names = Names::with(config, options()).map_err(|_| ResolveError::Unavailable)?;
+        Ok(Self { names: Arc::new(names), reach, transports })
+    }
+
+    /// Takes the system's files about names again when they change, for ever; give it a task of its own. Each look tells what is
+    /// the matter with them.
+    pub async fn watch_files(self, told: impl Fn(Option<String>)) {
+        self.names.watch(told).await;
     }
 
     /// The addresses of `target`, best first. `seed` decides among SRV records of one priority.
@@ -454,8 +450,10 @@ impl Resolver {
 
     /// What the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
     fn in_hosts(&self, name: &Name) -> Option<Vec<IpAddr>> {
-        let ask = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        let lookups = [ask(RecordType::A), ask(RecordType::AAAA)];
+        let lookups = self.names.with_hosts(|hosts| {
+            let ask = |kind| hosts.lookup_static_host(&Query::query(name.clone(), kind));
+            [ask(RecordType::A), ask(RecordType::AAAA)]
+        });
         let answers = lookups.iter().flatten().flat_map(|lookup| lookup.answers());
         let ips: Vec<_> = answers.filter_map(|record| record.data.ip_addr()).take(MAX_CANDIDATES).collect();
         match (ips.is_empty(), name.is_localhost()) {
@@ -472,7 +470,7 @@ impl Resolver {
 
     /// One question; `None` when the answer is that there is nothing.
     pub(super) async fn lookup(&self, name: Name, kind: RecordType) -> Answer<ResolveError> {
-        match self.dns.lookup(name, kind).await {
+        match self.names.known().dns.lookup(name, kind).await {
             Ok(lookup) => {
                 let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
                 Ok(Some((lookup.answers().iter().map(|record| record.data.clone()).collect(), ttl)))
@@ -538,6 +536,7 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
+/// How each name server is asked.
 fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = QUERY_TIMEOUT;

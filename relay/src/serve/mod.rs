@@ -202,6 +202,7 @@ impl Relay {
             tls: endpoint.upstream_tls.clone(),
         }));
         let upstream_tls = ClientTls::new(config.upstream.ca_file.as_deref())?;
+        let names = resolver.clone();
         let doctor = Doctor::of_relay(resolver.clone(), upstream_tls.clone(), &config.upstream);
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
@@ -242,8 +243,19 @@ impl Relay {
             services: services(&config.apps, push_is_printed),
             drain: stopping.clone(),
         });
-        let running =
-            Opened { config, public_edge, metrics, push, agent, vault, service, record_notes, tls, development_ca };
+        let running = Opened {
+            config,
+            public_edge,
+            metrics,
+            push,
+            agent,
+            vault,
+            service,
+            record_notes,
+            tls,
+            names,
+            development_ca,
+        };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
     }
 }
@@ -411,6 +423,7 @@ struct Opened {
     service: Service,
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     tls: Arc<ServerTls>,
+    names: Resolver,
     development_ca: Option<String>,
 }
 
@@ -515,9 +528,18 @@ impl Opened {
                 metrics.certificate_ends(tls.expiry());
             }
         };
+        let (warning, of_names) = (readiness.clone(), readiness.clone());
+        let nameless = move |why: Option<String>| {
+            of_names.warn_of("name servers", why.into_iter().map(Into::into).collect());
+        };
+        let refused = move |why: Option<String>| {
+            let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
+            warning.warn_of("certificate", words.into_iter().collect());
+        };
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
-            tokio::spawn(self.tls.clone().watch()),
+            tokio::spawn(self.tls.clone().watch(refused)),
+            tokio::spawn(self.names.clone().watch_files(nameless)),
             tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(

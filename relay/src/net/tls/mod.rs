@@ -1,7 +1,7 @@
 //! TLS for both sides: the relay's own certificate, re-read when it changes, and the verification of SIP servers.
 //!
 //! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
-//! never replaces one that can. A session is resumed only for the very domain it was verified for (rustls keys its
+//! never replaces one that can, nor one that has expired one that is valid, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
 //! sessions by server name), and here with a ticket that a key of the last day has sealed, for a certificate that is still in
 //! use. No client certificate is ever sent, and no verification can be switched off.
 
@@ -13,12 +13,10 @@ mod pinned;
 mod tickets;
 mod validity;
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::client::Resumption;
@@ -30,6 +28,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use super::look::Look;
+use crate::clock;
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use development::new_ca_key;
@@ -64,6 +64,14 @@ pub enum TlsError {
         /// What is wrong.
         why: String,
     },
+    /// Nobody could take the new certificate today, and the one in use is valid.
+    #[error("{}: {doubt}, and the one in use is valid", certificate.display())]
+    Untimely {
+        /// The chain.
+        certificate: PathBuf,
+        /// What its leaf's dates say.
+        doubt: Doubt,
+    },
     /// A trusted certificate cannot be used.
     #[error("{0} holds a certificate that cannot be trusted: {1}")]
     BadRoot(PathBuf, String),
@@ -86,8 +94,8 @@ pub struct ServerTls {
 impl ServerTls {
     /// Reads the chain (leaf first) and the leaf's key, in PEM. Fails when they cannot be read or do not belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
-        let files = Files { certificate: certificate.into(), key: key.into(), seen: Mutex::default() };
-        files.has_changed();
+        let files = Files { certificate: certificate.into(), key: key.into(), taken: Mutex::default() };
+        *files.taken() = Some(files.look());
         let loaded = files.load()?;
         Ok(Self::new(loaded, Some(files)))
     }
@@ -139,36 +147,76 @@ impl ServerTls {
         self.tickets.rotate();
     }
 
-    /// Re-reads the files if they changed since the last look, and says whether a new certificate is in use. Fails,
-    /// and keeps the old one, when the new one cannot be used.
+    /// Reads the files, however they look, and says whether a new certificate is in use. Fails, and keeps the old one, when
+    /// the new one cannot be used.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let Some(files) = self.files.as_ref().filter(|files| files.has_changed()) else {
+        let Some(files) = &self.files else { return Ok(false) };
+        self.take(files, &mut files.taken())
+    }
+
+    /// The same if they look otherwise than when they were taken; so what could not be taken is tried again each time.
+    fn reload_changed(&self) -> Result<bool, TlsError> {
+        let Some(files) = &self.files else { return Ok(false) };
+        let mut taken = files.taken();
+        if *taken == Some(files.look()) {
             return Ok(false);
-        };
-        self.certificate.current.store(Arc::new(files.load()?));
+        }
+        self.take(files, &mut taken)
+    }
+
+    /// The look is from before the reading: what is written meanwhile is another one.
+    fn take(&self, files: &Files, taken: &mut Option<[Look; 2]>) -> Result<bool, TlsError> {
+        let look = files.look();
+        let new = files.load()?;
+        let now = clock::unix_now();
+        if let Some(doubt) = untimely(&new, now)
+            && untimely(&self.certificate.current.load(), now).is_none()
+        {
+            return Err(TlsError::Untimely { certificate: files.certificate.clone(), doubt });
+        }
+        *taken = Some(look);
+        if self.certificate.current.load().cert == new.cert {
+            return Ok(false);
+        }
+        self.certificate.current.store(Arc::new(new));
         // Who resumes looks at no certificate: a session of the old one, whose key may be known, is not gone on with.
         self.tickets.forget();
         Ok(true)
     }
 
-    /// Looks at the files every [`RELOAD_INTERVAL`], for ever; give it a task of its own.
-    pub async fn watch(self: Arc<Self>) {
+    /// Looks at the files every [`RELOAD_INTERVAL`], for ever; give it a task of its own. Each look tells why they are not
+    /// taken, or that nothing stands against them.
+    pub async fn watch(self: Arc<Self>, told: impl Fn(Option<String>)) {
         let mut ticks = tokio::time::interval(RELOAD_INTERVAL);
+        let mut refusal: Option<String> = None;
         loop {
             ticks.tick().await;
-            match self.reload() {
-                Ok(false) => {}
-                Ok(true) => tracing::info!(
-                    event = "certificate-taken",
-                    expires_at = self.expiry(),
-                    "the certificate was re-read"
-                ),
-                Err(error) => {
-                    tracing::warn!(event = "certificate-not-taken", %error, "the new certificate is not taken; the old one stays in use")
+            let refused = match self.reload_changed() {
+                Ok(false) => None,
+                Ok(true) => {
+                    tracing::info!(
+                        event = "certificate-taken",
+                        expires_at = self.expiry(),
+                        "the certificate was re-read"
+                    );
+                    None
                 }
+                Err(error) => Some(error.to_string()),
+            };
+            // One that stands is logged once.
+            if let Some(error) = refused.as_ref().filter(|error| refusal.as_ref() != Some(*error)) {
+                tracing::warn!(event = "certificate-not-taken", %error, "the new certificate is not taken; the old one stays in use");
             }
+            told(refused.clone());
+            refusal = refused;
         }
     }
+}
+
+/// Why nobody could take it at `now`, in seconds since 1970. The leaf alone is asked: behind it an older certificate of the same CA may
+/// have expired, and harms nobody.
+fn untimely(certified: &CertifiedKey, now: u64) -> Option<Doubt> {
+    dated(certified.cert.get(..1)?, now).into_iter().find(Doubt::is_fatal)
 }
 
 /// The certificate in use, and those of challenges.
@@ -190,29 +238,23 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// The files, and how they looked last.
+/// The files, and how they looked when they were taken last.
 #[derive(Debug)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
-    seen: Mutex<Option<[Look; 2]>>,
+    taken: Mutex<Option<[Look; 2]>>,
 }
 
-/// Time of change, length, inode: a file replaced by another of the same length within a second differs in the last.
-type Look = (Option<SystemTime>, u64, u64);
-
 impl Files {
-    /// Whether either looks otherwise than last time; remembers the look.
-    fn has_changed(&self) -> bool {
-        let look = |path: &Path| {
-            let metadata = fs::metadata(path);
-            metadata.map_or((None, 0, 0), |metadata| (metadata.modified().ok(), metadata.len(), metadata.ino()))
-        };
-        let now = Some([look(&self.certificate), look(&self.key)]);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = *seen != now;
-        *seen = now;
-        changed
+    fn look(&self) -> [Look; 2] {
+        [Look::at(&self.certificate), Look::at(&self.key)]
+    }
+
+    /// Held while they are read: of two who take them one is first.
+    fn taken(&self) -> MutexGuard<'_, Option<[Look; 2]>> {
+        // One assignment is all that is ever done under the lock.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn load(&self) -> Result<CertifiedKey, TlsError> {

@@ -188,7 +188,7 @@ async fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
 async fn a_changed_file_is_in_use_within_the_reload_interval() {
     let authority = Authority::new();
     let tls = authority.server(&["old.example"], Kind::Usual);
-    let watching = tokio::spawn(tls.clone().watch());
+    let watching = tokio::spawn(tls.clone().watch(|_| {}));
     let (certificate, key) = authority.issue(&["new.example"], Kind::Usual, SystemTime::now() + 10 * DAY);
     let before = tls.expiry();
     authority.scratch.file("relay.pem", certificate);
@@ -201,6 +201,63 @@ async fn a_changed_file_is_in_use_within_the_reload_interval() {
     let limit = relay::net::tls::RELOAD_INTERVAL + Duration::from_secs(5);
     tokio::time::timeout(limit, changed).await.expect("the new certificate in time");
     watching.abort();
+}
+
+#[tokio::test]
+async fn a_certificate_that_could_not_be_taken_is_tried_again_and_said_while_it_stands() {
+    let authority = Authority::new();
+    let tls = authority.server(&["old.example"], Kind::Usual);
+    let (told, mut telling) = tokio::sync::mpsc::unbounded_channel();
+    let (certificate, key) = authority.issue(&["new.example"], Kind::Usual, SystemTime::now() + 10 * DAY);
+    let right = authority.scratch.file("right.key", key);
+    authority.scratch.file("relay.pem", certificate);
+    for _ in 0..2 {
+        assert!(
+            matches!(tls.reload(), Err(TlsError::Unusable { .. })),
+            "the refusal stands, whoever has seen the files"
+        );
+    }
+    let watching = tokio::spawn(tls.clone().watch(move |why| drop(told.send(why))));
+    for _ in 0..2 {
+        let why = telling.recv().await.unwrap();
+        assert!(why.is_some_and(|why| why.contains("the key is another certificate's")));
+    }
+    std::fs::rename(right, authority.scratch.path().join("relay.key")).unwrap();
+    while telling.recv().await.unwrap().is_some() {}
+    assert!(tls.expiry().abs_diff(in_seconds(SystemTime::now() + 10 * DAY)) < 60, "the new one is in use");
+    watching.abort();
+}
+
+#[tokio::test]
+async fn an_expired_certificate_does_not_replace_a_valid_one_and_replaces_an_expired_one() {
+    let authority = Authority::new();
+    let tls = authority.server(&["valid.example"], Kind::Usual);
+    let before = tls.expiry();
+    authority.write(&["expired.example"], Kind::Expired);
+    for _ in 0..2 {
+        assert!(matches!(tls.reload(), Err(TlsError::Untimely { .. })));
+    }
+    assert_eq!(tls.expiry(), before, "the valid one stays in use");
+
+    let tls = authority.server(&["expired.example"], Kind::Expired);
+    authority.write(&["other.example"], Kind::Expired);
+    assert!(tls.reload().unwrap(), "neither is better");
+    authority.write(&["valid.example"], Kind::Usual);
+    assert!(tls.reload().unwrap());
+}
+
+#[test]
+fn files_that_were_touched_bring_no_new_certificate() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.write(&["a.example"], Kind::Usual);
+    let tls = ServerTls::load(&certificate, &key).unwrap();
+    let touched = std::fs::File::options().append(true).open(&certificate).unwrap();
+    touched.set_modified(SystemTime::now() - DAY).unwrap();
+    assert!(!tls.reload().unwrap());
+}
+
+fn in_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[test]

@@ -1,0 +1,223 @@
+//! What the system's files say about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change.
+//!
+//! Invariant: name servers that are known stay in use until a file names others: one that is gone, empty or half written
+//! takes none away. No question waits for a file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use arc_swap::ArcSwap;
+use hickory_resolver::config::{ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::{Hosts, TokioResolver};
+
+use super::look::Look;
+
+/// How often the files are looked at; a change is in use at most this much later.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Whom to ask for names, and what needs no asking.
+pub(super) struct Names {
+    known: ArcSwap<Known>,
+    files: Files,
+}
+
+/// Where the system has what it knows about names.
+struct Files {
+    /// Unread where the operator has named name servers.
+    name_servers: Option<PathBuf>,
+    hosts: PathBuf,
+}
+
+/// What was read last.
+pub(super) struct Known {
+    pub(super) dns: TokioResolver,
+    pub(super) hosts: Arc<Hosts>,
+    /// The file that names the name servers in use; empty when there are none, or the operator's.
+    content: Vec<u8>,
+    /// From before the reading, so that what is written meanwhile is another one.
+    look: [Look; 2],
+    /// Why the file says nothing about name servers.
+    problem: Option<String>,
+}
+
+impl Names {
+    /// What the system's files say; each name server is asked by `options`.
+    pub(super) fn of_system(options: ResolverOpts) -> Result<Self, NetError> {
+        let files = Files { name_servers: Some("/etc/resolv.conf".into()), hosts: "/etc/hosts".into() };
+        let names = Self::new(files, ResolverConfig::from_name_servers(Vec::new()), options)?;
+        if let Some(error) = &names.known.load().problem {
+            tracing::warn!(event = "no-name-servers", %error, "no name servers are configured: only numeric hosts and the hosts file resolve");
+        }
+        Ok(names)
+    }
+
+    /// These name servers, and the system's hosts file.
+    pub(super) fn with(servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
+        Self::new(Files { name_servers: None, hosts: "/etc/hosts".into() }, servers, options)
+    }
+
+    fn new(files: Files, servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
+        let nothing = Known {
+            dns: dns(servers, options)?,
+            hosts: Arc::default(),
+            content: Vec::new(),
+            look: files.look(),
+            problem: None,
+        };
+        let known = files.read(&nothing);
+        Ok(Self { known: ArcSwap::from_pointee(known), files })
+    }
+
+    pub(super) fn known(&self) -> Arc<Known> {
+        self.known.load_full()
+    }
+
+    /// What the hosts file has.
+    pub(super) fn with_hosts<T>(&self, ask: impl FnOnce(&Hosts) -> T) -> T {
+        ask(&self.known.load().hosts)
+    }
+
+    /// Reads the files if they look otherwise than last time, and says whether it did.
+    fn reread(&self) -> bool {
+        let was = self.known();
+        let has_changed = was.look != self.files.look();
+        if has_changed {
+            self.known.store(Arc::new(self.files.read(&was)));
+        }
+        has_changed
+    }
+
+    /// Looks at the files every [`LOOK_INTERVAL`], for ever. Each look tells what is the matter with them.
+    pub(super) async fn watch(&self, told: impl Fn(Option<String>)) {
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            ticks.tick().await;
+            let was = self.known().problem.clone();
+            let is_read = self.reread();
+            let problem = self.known().problem.clone();
+            if is_read && problem.is_none() {
+                tracing::info!(event = "name-files-taken", "the system's files about names were re-read");
+            }
+            if let Some(error) = problem.as_ref().filter(|problem| was.as_ref() != Some(*problem)) {
+                tracing::warn!(event = "name-servers-not-taken", %error, "no name servers are configured any more; those that were known stay in use");
+            }
+            told(problem.map(|problem| self.files.told(&problem)));
+        }
+    }
+}
+
+impl Files {
+    fn look(&self) -> [Look; 2] {
+        [self.name_servers.as_deref().map(Look::at).unwrap_or_default(), Look::at(&self.hosts)]
+    }
+
+    /// What the files say now; of name servers what was known before, when they name none.
+    fn read(&self, was: &Known) -> Known {
+        let look = self.look();
+        let hosts = Arc::new(read_hosts(&self.hosts));
+        let mut known = Known { dns: was.dns.clone(), hosts, content: was.content.clone(), look, problem: None };
+        if let Some(path) = &self.name_servers {
+            match name_servers(path, was) {
+                Ok(None) => {}
+                Ok(Some((dns, content))) => (known.dns, known.content) = (dns, content),
+                Err(error) => {
+                    known.problem = Some(error.to_string());
+                    // One that could not be read is read again, however it looks.
+                    if matches!(error, Unusable::Unread(_)) {
+                        known.look[0] = Look::default();
+                    }
+                }
+            }
+        }
+        known.dns.set_hosts(known.hosts.clone());
+        known
+    }
+
+    fn told(&self, problem: &str) -> String {
+        let file = self.name_servers.as_deref().unwrap_or(Path::new("")).display();
+        format!(
+            "{file}: {problem}; name servers that it named before stay in use, and without any only numeric hosts and the hosts file resolve"
+        )
+    }
+}
+
+/// Why a file names no name servers.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    /// It cannot be read now.
+    #[error("{0}")]
+    Unread(io::Error),
+    /// It can, and names none that can be asked.
+    #[error("{0}")]
+    Nameless(NetError),
+}
+
+/// A resolver of what the file names; `None` when that is what it was.
+fn name_servers(path: &Path, was: &Known) -> Result<Option<(TokioResolver, Vec<u8>)>, Unusable> {
+    let content = fs::read(path).map_err(Unusable::Unread)?;
+    if !content.is_empty() && content == was.content {
+        return Ok(None);
+    }
+    let (servers, _) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
+    let dns = dns(servers, was.dns.options().clone()).map_err(Unusable::Nameless)?;
+    Ok(Some((dns, content)))
+}
+
+fn read_hosts(path: &Path) -> Hosts {
+    let mut hosts = Hosts::default();
+    // What can be read of it counts.
+    let _ = fs::File::open(path).and_then(|file| hosts.read_hosts_conf(file));
+    hosts
+}
+
+fn dns(servers: ResolverConfig, options: ResolverOpts) -> Result<TokioResolver, NetError> {
+    let mut builder = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::{Name, RecordType};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn changed_files_are_taken_and_an_empty_one_takes_no_name_server_away() {
+        let folder = std::env::temp_dir().join(format!("sipwake-names-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (resolv_conf, hosts) = (folder.join("resolv.conf"), folder.join("hosts"));
+        fs::write(&resolv_conf, "").unwrap();
+        let files = Files { name_servers: Some(resolv_conf.clone()), hosts: hosts.clone() };
+        let names = Names::new(files, ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default()).unwrap();
+        assert!(names.known().problem.is_some(), "no name server is known");
+        assert!(!names.reread(), "nothing changed");
+
+        let first = "nameserver 192.0.2.1\n";
+        let steps: [(&str, &str, bool); 4] = [
+            (first, first, true),
+            ("", first, false),
+            ("nameserver 192.0.2.2\n", "nameserver 192.0.2.2\n", true),
+            ("#", "nameserver 192.0.2.2\n", false),
+        ];
+        for (content, in_use, is_well) in steps {
+            fs::write(&resolv_conf, content).unwrap();
+            assert!(names.reread());
+            let known = names.known();
+            assert_eq!((&*known.content, known.problem.is_none()), (in_use.as_bytes(), is_well), "{content:?}");
+        }
+
+        let query = Query::query(Name::from_ascii("sip.example.").unwrap(), RecordType::A);
+        let is_known = || names.with_hosts(|hosts| hosts.lookup_static_host(&query).is_some());
+        assert!(!is_known());
+        fs::write(&hosts, "192.0.2.9 sip.example\n").unwrap();
+        assert!(names.reread() && is_known());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
