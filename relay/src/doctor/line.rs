@@ -117,7 +117,8 @@ impl Line {
                         return Ok(message);
                     }
                     if let Some(refusal) = refusal(&message, &self.tag) {
-                        self.send(&refusal).await?;
+                        // It is the answer that is waited for, not whoever asks meanwhile and reads nothing.
+                        timeout_at(end, self.send(&refusal)).await.map_err(|_| LineError::Silent)??;
                     }
                 }
                 Err(_) if Instant::now() >= end => return Err(LineError::Silent),

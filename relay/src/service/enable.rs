@@ -95,11 +95,6 @@ impl Inner {
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
         }
         let (registration, asked) = registration?;
-        if asker.is_gone() {
-            tracing::info!(event = "enabling-given-up", instance = %id, "an app hung up before its instance was stored; nothing is kept");
-            self.let_go(id).await;
-            return Err(EnableError::HungUp);
-        }
         let earlier = match registration.state {
             RegistrationState::Registered => earlier,
             // Another node may have enabled it meanwhile.
@@ -117,6 +112,11 @@ impl Inner {
         };
         if let Some(changed) = &changed {
             sealed = changed.clone();
+        }
+        if asker.is_gone() {
+            tracing::info!(event = "enabling-given-up", instance = %id, "an app hung up before its instance was stored; nothing is kept");
+            self.let_go(id).await;
+            return Err(EnableError::HungUp);
         }
         let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
             Ok(placed) => placed,

@@ -42,6 +42,8 @@ struct Keeping {
     looking: Option<JoinHandle<bool>>,
     /// The store was away, or lost the lease, since it was asked last what it has lost.
     has_doubts: bool,
+    /// It refuses more than the lease.
+    refusal: Outage,
     /// How often it has lost something.
     losses: u64,
     restoring: Option<Restoring>,
@@ -100,6 +102,7 @@ impl super::Service {
                 Ok(_) => keeping.look_for_losses(&it).await,
                 Err(error) => Err(error.clone()),
             };
+            keeping.note_refused(held.is_ok().then(|| answered.as_ref().err()).flatten());
             // A lease alone is no store: one that refuses the rest takes over nothing and restores nothing.
             it.dependencies.metrics.store_up(answered.is_ok());
             told(answered.as_ref().err());
@@ -160,6 +163,22 @@ impl Keeping {
             && let Some(times) = self.outage.over()
         {
             tracing::warn!(event = "lease-renewed-again", times, "the store answers again, and the lease is renewed");
+        }
+    }
+
+    /// What the store says to the rest of a renewal.
+    fn note_refused(&mut self, error: Option<&StoreError>) {
+        match error {
+            Some(error) => {
+                if let Some(times) = self.refusal.again() {
+                    tracing::warn!(event = "store-refuses", %error, times, "the store grants the lease of this node and refuses what else it needs");
+                }
+            }
+            None => {
+                if let Some(times) = self.refusal.over() {
+                    tracing::warn!(event = "store-grants-again", times, "the store grants again what this node needs");
+                }
+            }
         }
     }
 

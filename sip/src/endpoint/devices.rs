@@ -172,11 +172,11 @@ impl Endpoint {
         if let Some(device) = self.devices.rows.remove(&instance) {
             self.leave_expected(instance, device.binding);
             self.give_up_parked(now, instance, device.binding);
-            self.successors.end_line(instance);
         }
         for call in self.calls.waiting_for(instance) {
             self.leave_call(now, call, instance, 480);
         }
+        self.core.transactions.forget_requests(instance);
     }
 }
 

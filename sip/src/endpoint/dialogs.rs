@@ -175,7 +175,10 @@ impl Endpoint {
         let mut edit = forward::forward_request(request, self.core.settings.sent_by(hop.side, hop.transport), branch);
         if hop.side == Side::Upstream {
             edit = forward::strip_asserted_identity(edit, Side::Device);
-            edit = admission::take_proof(edit, request);
+            // Of one that is not lent, all credentials are for others.
+            if self.is_lent(hop.device) {
+                edit = admission::take_proof(edit, request);
+            }
         }
         edit = forward::take_route(edit, request, passage.ours);
         if let Some((flow, transport)) = passage.begun_by {
@@ -277,7 +280,7 @@ impl Endpoint {
             self.busy(reply, request);
             return None;
         };
-        self.core.transactions.keep_request(server, request);
+        self.core.transactions.keep_request(server, request, device);
         if request.method() == Some(Method::Invite) {
             let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
             self.core.transactions.respond(now, server, 100, trying);

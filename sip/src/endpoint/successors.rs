@@ -102,13 +102,6 @@ impl Successors {
         }
         self.order.front().map(|(until, _)| *until)
     }
-
-    /// An instance ends, and its line with it, unless it has a successor itself.
-    pub(super) fn end_line(&mut self, last: InstanceId) {
-        for earlier in self.lines.remove(&last).unwrap_or_default() {
-            self.rows.remove(&earlier);
-        }
-    }
 }
 
 impl Endpoint {
@@ -148,6 +141,7 @@ impl Endpoint {
             self.core.later(now, KEPT, Timer::Successors);
         }
         self.asked.succeed(earlier, successor, flow);
+        self.unproven.succeed(earlier, successor);
         self.calls.succeed(earlier, successor, binding);
         self.succeed_parked(now, earlier, successor, binding);
         let Some(attached) = self.attachments.get(successor).map(|attached| attached.flow) else { return };
@@ -196,8 +190,6 @@ mod tests {
         assert_eq!([first, second, third, other].map(|it| successors.current(it)), [third, third, third, other]);
         assert_eq!(successors.line(third), [first, second]);
         assert!(successors.has_left(second, FlowId::Stream(7)) && !successors.has_left(other, FlowId::Stream(7)));
-        successors.end_line(third);
-        assert_eq!((successors.current(first), successors.rows.len(), successors.lines.len()), (first, 0, 0));
     }
 
     #[test]

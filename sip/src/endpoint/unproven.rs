@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::attachments::DialogFlow;
 use super::core::Timer;
-use super::{ClientOwner, DialogMark, Endpoint, Side, Source};
+use super::{ClientOwner, DialogMark, Endpoint, Event, Side, Source};
 use crate::edge::admission::{Admission, shows_proof};
 use crate::edge::forward;
 use crate::flow::OpenedToken;
@@ -31,6 +31,11 @@ use crate::transaction::Asked;
 pub const HELD_PER_FLOW: usize = 16;
 /// Their bytes; what is beyond is refused likewise.
 pub const HELD_BYTES_PER_FLOW: usize = 64 * 1024;
+/// Messages that may wait for one instance, by whatever flows; a further one is refused likewise. Whoever once was in a call with it knows what
+/// it takes to fill them.
+pub const HELD_PER_INSTANCE: usize = 64;
+/// INVITEs of one shard whose refusal is remembered until their ACK comes; an ACK of a further one waits in vain.
+pub const REFUSED_MAX: usize = 4_096;
 /// Messages that may wait on one shard; a further one is refused likewise.
 pub const HELD_MAX: usize = 4_096;
 /// Their bytes; what is beyond is refused likewise.
@@ -67,8 +72,11 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct Unproven {
     held: HashMap<FlowId, Vec<Held>>,
+    /// How many messages wait for each instance.
+    of: HashMap<InstanceId, usize>,
     count: usize,
     bytes: usize,
+    refused: usize,
     /// The flows by which devices have answered in a dialog.
     answered: HashMap<(InstanceId, DialogMark), DialogFlow>,
     /// The same dialogs, by flow.
@@ -78,7 +86,7 @@ pub(super) struct Unproven {
 impl Unproven {
     /// How many messages wait, and how many dialogs go on.
     pub(super) fn len(&self) -> usize {
-        self.count + self.answered.len()
+        self.count + self.refused + self.answered.len()
     }
 
     /// The flow by which a device has answered in this dialog.
@@ -90,19 +98,67 @@ impl Unproven {
     }
 
     /// Whether a message has room.
-    fn has_room(&self, flow: FlowId, size: usize) -> bool {
+    fn has_room(&self, flow: FlowId, instance: InstanceId, size: usize) -> bool {
         let held = self.held.get(&flow).map(|held| &held[..]).unwrap_or_default();
         let bytes: usize = held.iter().map(Held::size).sum();
         held.len() < HELD_PER_FLOW
             && bytes + size <= HELD_BYTES_PER_FLOW
+            && self.of.get(&instance).is_none_or(|count| *count < HELD_PER_INSTANCE)
             && self.count < HELD_MAX
             && self.bytes + size <= HELD_BYTES_MAX
     }
 
+    /// Whether the refusal of an INVITE has.
+    fn has_room_for_refused(&self, flow: FlowId) -> bool {
+        self.refused < REFUSED_MAX && self.held.get(&flow).is_none_or(|held| held.len() < HELD_PER_FLOW)
+    }
+
     fn add(&mut self, new: Held) {
-        self.count += 1;
-        self.bytes += new.size();
+        match &new.what {
+            What::Message(_) => {
+                *self.of.entry(new.instance).or_default() += 1;
+                self.count += 1;
+                self.bytes += new.size();
+            }
+            What::Refused(_) => self.refused += 1,
+        }
         self.held.entry(new.source.flow).or_default().push(new);
+    }
+
+    fn discount(&mut self, held: &Held) {
+        match &held.what {
+            What::Message(_) => {
+                if let Some(count) = self.of.get_mut(&held.instance) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.of.remove(&held.instance);
+                    }
+                }
+                self.count -= 1;
+                self.bytes -= held.size();
+            }
+            What::Refused(_) => self.refused -= 1,
+        }
+    }
+
+    /// What waits for an instance, and its dialogs that go on without a proof, are its successor's.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        if let Some(count) = self.of.remove(&earlier) {
+            *self.of.entry(successor).or_default() += count;
+        }
+        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
+        for held in self.held.values_mut().flatten().filter(|held| held.instance == earlier) {
+            held.instance = successor;
+        }
+        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
+        for dialogs in self.answered_by.values_mut() {
+            for (instance, mark) in dialogs.iter_mut().filter(|(instance, _)| *instance == earlier) {
+                *instance = successor;
+                if let Some(flow) = self.answered.remove(&(earlier, *mark)) {
+                    self.answered.insert((successor, *mark), flow);
+                }
+            }
+        }
     }
 
     /// Takes some of what waits on a flow, in the order in which it came.
@@ -114,8 +170,7 @@ impl Unproven {
         } else {
             *held = left;
         }
-        self.count -= taken.len();
-        self.bytes -= taken.iter().map(Held::size).sum::<usize>();
+        taken.iter().for_each(|held| self.discount(held));
         taken
     }
 
@@ -219,16 +274,19 @@ impl Endpoint {
             }
             let Source { flow, transport, .. } = *source;
             self.unproven.answered.insert(dialog, DialogFlow { flow, transport });
+            // Nobody else was sent that branch: the connection of the call is no stranger's.
+            self.core.event(Event::FlowProven(flow));
         }
     }
 
     /// The device that a request was sent to, in a call or for one.
     fn device_asked(&self, asked: &Asked<ClientOwner>) -> Option<InstanceId> {
-        match asked.owner {
+        let asked = match asked.owner {
             ClientOwner::Leg(call) => self.calls.get(call)?.instance_of(asked.branch()),
             ClientOwner::Forwarded(server, None) => self.dialogs.device_of(server),
             _ => None,
-        }
+        };
+        asked.map(|instance| self.current(instance))
     }
 
     /// A device has proved itself by a flow: what came by it before is judged.
@@ -268,7 +326,7 @@ impl Endpoint {
     }
 
     /// Whether the relay knows the secret of a device.
-    fn is_lent(&self, instance: InstanceId) -> bool {
+    pub(super) fn is_lent(&self, instance: InstanceId) -> bool {
         self.devices.knows(instance) && !self.push_bindings.knows(instance)
     }
 
@@ -293,7 +351,7 @@ impl Endpoint {
 
     /// Keeps a message until its device has proved itself; whether there was room.
     fn hold(&mut self, now: Instant, source: Source, instance: InstanceId, message: &Message) -> bool {
-        let has_room = self.unproven.has_room(source.flow, size_of(message));
+        let has_room = self.unproven.has_room(source.flow, instance, size_of(message));
         if has_room {
             // Its bytes are its own: those that it came in may be a larger piece.
             let bytes = bytes::Bytes::copy_from_slice(&message.to_bytes());
@@ -335,7 +393,7 @@ impl Endpoint {
             .fold(response, |response, value| response.header(Name::ProxyAuthenticate, value));
         self.core.send(source.flow, response.finish());
         let branch = branch_of(request).filter(|_| request.method() == Some(Method::Invite));
-        if let Some(branch) = branch.filter(|branch| self.unproven.has_room(source.flow, branch.len())) {
+        if let Some(branch) = branch.filter(|_| self.unproven.has_room_for_refused(source.flow)) {
             self.add_held(now, source, instance, What::Refused(branch.into()));
         }
     }

@@ -3,7 +3,8 @@
 //! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus
 //! one read; bytes are looked at once, however few come at a time. An odd head is cut where all who read it see its end: a stream from a
 //! SIP server carries what strangers wrote. Where the length is in doubt the stream is given up, because the next message's
-//! beginning would be a guess, and a guess is how a forged request is smuggled in.
+//! beginning would be a guess, and a guess is how a forged request is smuggled in. One exception: behind an empty line of LF alone, which those who see
+//! LF (Kamailio) measure from, the last length of those who see CRLF alone counts, where both come to the same end by it.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};

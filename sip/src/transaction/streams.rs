@@ -74,7 +74,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait
-    /// for [`Self::answer_by`]. A final answer has one more stream and no third: it may be what its reader closes them for.
+    /// for [`Self::answer_by`]. A final answer has one more stream and no third: it may be what its reader closes them for. A 2xx to an INVITE, which its
+    /// device repeats, follows to each and is sent by none but the second by itself.
     pub fn unanswered_on(&mut self, flow: FlowId) -> Vec<(ServerId, S)> {
         if !self.on_streams.contains_key(&flow) {
             return Vec::new();
@@ -83,7 +84,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let theirs = self
             .servers
             .iter_mut()
-            .filter(|(_, server)| server.flow == flow && !server.carried && server.machine.is_unheard());
+            .filter(|(_, server)| server.flow == flow && server.machine.is_unheard())
+            .filter(|(_, server)| !server.carried || server.machine.is_accepted());
         let mut theirs: Vec<_> = theirs
             .map(|(id, server)| {
                 server.lose_stream();

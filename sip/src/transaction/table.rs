@@ -16,7 +16,7 @@ use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
-use crate::id::{BranchId, FlowId, Side};
+use crate::id::{BranchId, FlowId, InstanceId, Side};
 use crate::message::{Limits, Message, Method};
 use crate::timers::{Armed, Timers};
 
@@ -52,8 +52,8 @@ pub(super) struct Server<S> {
     pub(super) last: Bytes,
     pub(super) owner: S,
     armed: Armed,
-    /// The request, where somebody else answers it.
-    asked: Option<Box<Message>>,
+    /// The request, where somebody else answers it, and the device at one end.
+    asked: Option<Box<(Message, InstanceId)>>,
     /// Its final answer has gone by another stream than it came by.
     pub(super) carried: bool,
     /// Its stream has ended: what it is answered waits for another flow.
@@ -357,16 +357,25 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, reply, owner) }
     }
 
-    /// Keeps a request whose responses come from elsewhere, as long as one may be passed on.
-    pub fn keep_request(&mut self, id: ServerId, request: &Message) {
+    /// Keeps a request of or for this device whose responses come from elsewhere, as long as one may be passed on.
+    pub fn keep_request(&mut self, id: ServerId, request: &Message, device: InstanceId) {
         if let Some(server) = self.servers.get_mut(&id) {
-            server.asked = Some(Box::new(request.clone()));
+            server.asked = Some(Box::new((request.clone(), device)));
         }
     }
 
     /// The request of [`Self::keep_request`]; `None` once it has its one final answer.
     pub fn asked_by(&self, id: ServerId) -> Option<&Message> {
-        self.servers.get(&id)?.asked.as_deref()
+        self.servers.get(&id)?.asked.as_deref().map(|(request, _)| request)
+    }
+
+    /// Forgets the INVITEs of and for a device that are answered: they name its account, and a 2xx that is repeated has been sent once. It looks
+    /// through all server transactions.
+    pub fn forget_requests(&mut self, device: InstanceId) {
+        #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
+        for server in self.servers.values_mut().filter(|server| server.machine.is_accepted()) {
+            server.asked.take_if(|asked| asked.1 == device);
+        }
     }
 
     /// Changes whom a server transaction belongs to.

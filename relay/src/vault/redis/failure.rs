@@ -63,7 +63,8 @@ impl Failure {
             _ => tls_fault(error).map_or(AwayReason::Unreachable, AwayReason::Tls),
         };
         let broken = stale || error.is_io_error() || error.is_unrecoverable_error();
-        let may_be_done = reason == AwayReason::Unreachable;
+        // A connection that breaks, by TLS or below it, may do so behind what was asked.
+        let may_be_done = matches!(reason, AwayReason::Unreachable | AwayReason::Tls(_));
         Self { error: StoreError::Away(reason), broken, stale, may_be_done, late_at: None }
     }
 

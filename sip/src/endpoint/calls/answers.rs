@@ -184,7 +184,7 @@ impl Endpoint {
                 let (moved, others) = row.others(branch);
                 self.cancel_legs(now, moved, None);
                 self.cancel_legs(now, others, Some(ANSWERED_ELSEWHERE));
-                return self.pass_answer(now, call, status, response);
+                return self.pass_answer(now, call, branch, response);
             }
             Outcome::Fail => {
                 let (moved, others) = row.others(branch);
@@ -227,10 +227,10 @@ impl Endpoint {
     }
 
     /// Gives the caller a device's 2xx, the first or a further one.
-    fn pass_answer(&mut self, now: Instant, call: CallId, status: u16, response: &Message) {
-        let Some(row) = self.calls.get(call) else { return };
-        if let (Some(invite), Some(server)) = (row.invite(), row.server()) {
-            self.core.transactions.keep_request(server, &invite.message);
+    fn pass_answer(&mut self, now: Instant, call: CallId, branch: BranchId, response: &Message) {
+        let (Some(row), Some(status)) = (self.calls.get(call), response.status()) else { return };
+        if let (Some(invite), Some(server), Some(device)) = (row.invite(), row.server(), row.instance_of(branch)) {
+            self.core.transactions.keep_request(server, &invite.message, device);
         }
         let asked = row.server().and_then(|server| self.core.transactions.asked_by(server));
         let passed = asked.map(|asked| returned::forward_response(asked, response, Side::Device));

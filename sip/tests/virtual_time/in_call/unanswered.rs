@@ -253,3 +253,24 @@ fn a_final_answer_is_sent_by_one_more_stream_and_by_no_third() {
     world.advance(seconds(40));
     assert_eq!(by(&world, "INVITE 486"), [FIRST, NEXT]);
 }
+
+/// It repeats its 200 itself.
+#[test]
+fn a_2xx_follows_to_each_stream_as_its_device_repeats_it() {
+    let mut world = registered();
+    world.invite("call-1");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 200, &[CONTACT], "");
+    for flow in [NEXT, FlowId::Stream(9)] {
+        let before = world.upstream.flow;
+        (world.dial, world.upstream.flow) = (false, flow);
+        world.input(Input::Closed(before));
+        world.advance(seconds(5));
+        world.input(Input::Dialled { upstream: REGISTRAR, flow, transport: Transport::Tls });
+        let ping = world.invite_text("ping").replace("INVITE", "OPTIONS");
+        world.receive(world.upstream, &ping);
+        world.reply(device, &invite, 200, &[CONTACT], "");
+        assert_eq!(by(&world, "INVITE 200").last(), Some(&flow));
+    }
+}
