@@ -151,12 +151,10 @@ impl Unproven {
             held.instance = successor;
         }
         #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
-        for dialogs in self.answered_by.values_mut() {
-            for (instance, mark) in dialogs.iter_mut().filter(|(instance, _)| *instance == earlier) {
-                *instance = successor;
-                if let Some(flow) = self.answered.remove(&(earlier, *mark)) {
-                    self.answered.insert((successor, *mark), flow);
-                }
+        for (instance, mark) in self.answered_by.values_mut().flatten().filter(|(instance, _)| *instance == earlier) {
+            *instance = successor;
+            if let Some(flow) = self.answered.remove(&(earlier, *mark)) {
+                self.answered.insert((successor, *mark), flow);
             }
         }
     }
