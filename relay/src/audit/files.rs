@@ -2,9 +2,9 @@
 //!
 //! Invariant: lines are appended whole; a file is readable for its owner alone (mode 0600). Nothing but files of this form is touched.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -39,6 +39,8 @@ pub(super) struct Trail {
     chain: [u8; 32],
     day: String,
     file: File,
+    /// The file of this day that somebody has taken away.
+    gone: Option<PathBuf>,
     /// On which day old files were deleted last.
     tidied: String,
 }
@@ -91,7 +93,7 @@ impl Trail {
             }
         }
         let file = open(directory, &day)?;
-        let mut trail = Self { settings, seq, chain, day, file, tidied: String::new() };
+        let mut trail = Self { settings, seq, chain, day, file, gone: None, tidied: String::new() };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
         let at_ms = unix_now_ms();
         let lines: Vec<_> = beginning.map(|(_, what)| Entry { at_ms, what, whose: Whose::default() }).collect();
@@ -106,6 +108,7 @@ impl Trail {
         if day > self.day {
             self.file = open(&self.settings.directory, &day)?;
             self.day.clone_from(&day);
+            self.gone = None;
         }
         // By the clock, not by the file, which may be of a day to come.
         if day != self.tidied {
@@ -118,6 +121,11 @@ impl Trail {
             text += &chain::chained(&mut chain, &self.members(seq, entry));
         }
         let path = file_of(&self.settings.directory, &self.day);
+        if !self.is_in_place(&path) {
+            tracing::warn!(event = "audit-file-gone", file = %path.display(), "the file of the audit trail was removed or renamed; the trail goes on in a new one, and is whole only with what is gone");
+            self.file = open(&self.settings.directory, &self.day)?;
+            self.gone = Some(path.clone());
+        }
         let end = self.file.seek(SeekFrom::End(0)).map_err(failed(&path))?;
         if let Err(error) = self.file.write_all(text.as_bytes()) {
             // Half a line would break the chain for good.
@@ -126,6 +134,18 @@ impl Trail {
         }
         (self.seq, self.chain) = (seq, chain);
         Ok(())
+    }
+
+    /// The file of this day that somebody has taken away while it was written.
+    pub fn gone(&self) -> Option<&Path> {
+        self.gone.as_deref()
+    }
+
+    /// Whether the path leads to the file that is written.
+    fn is_in_place(&self, path: &Path) -> bool {
+        let which = |of: Metadata| (of.dev(), of.ino());
+        let (there, written) = (std::fs::metadata(path).map(which), self.file.metadata().map(which));
+        matches!((there, written), (Ok(there), Ok(written)) if there == written)
     }
 
     fn members(&self, seq: u64, Entry { at_ms, what, whose }: &Entry) -> Value {
@@ -275,6 +295,26 @@ mod tests {
         for (_, path) in files {
             assert_eq!(std::fs::metadata(path).expect("there").permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_trail_goes_on_in_a_new_file_when_its_file_is_taken_away_and_says_so_for_that_day() {
+        let place = Folder::new();
+        let mut trail = place.open();
+        let (_, path) = days(&place.0).expect("files").pop().expect("one");
+        let kept = place.0.join("rotated");
+        for (step, take) in [("renamed", true), ("removed", false)] {
+            match take {
+                true => std::fs::rename(&path, &kept).expect("renamed"),
+                false => std::fs::remove_file(&path).expect("removed"),
+            }
+            trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
+            assert_eq!(std::fs::read_to_string(&path).expect("there").lines().count(), 1, "{step}");
+            assert_eq!(trail.gone(), Some(&*path), "{step}");
+        }
+        assert_eq!(std::fs::read_to_string(&kept).expect("there").lines().count(), 1, "what was renamed is left alone");
+        trail.write(&[entry(Act::Woken, unix_now_ms() + DAY_S * 1_000)]).expect("written");
+        assert_eq!(trail.gone(), None, "the next day is whole");
     }
 
     #[test]

@@ -21,8 +21,8 @@ mod files;
 pub mod report;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -146,6 +146,14 @@ pub struct Audit(Option<Arc<Inner>>);
 struct Inner {
     entries: mpsc::Sender<Entry>,
     lost: AtomicU64,
+    trouble: Mutex<Option<Box<str>>>,
+}
+
+impl Inner {
+    fn trouble(&self) -> MutexGuard<'_, Option<Box<str>>> {
+        // One assignment is all that is ever done under the lock.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Audit {
@@ -157,7 +165,7 @@ impl Audit {
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
         let mut trail = files::Trail::open(settings)?;
         let (entries, mut received) = mpsc::channel(QUEUE);
-        let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0) });
+        let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0), trouble: Mutex::default() });
         let weak = Arc::downgrade(&inner);
         std::thread::Builder::new()
             .name("audit".to_owned())
@@ -179,8 +187,17 @@ impl Audit {
                         tracing::error!(event = "audit-not-written", %error, "the audit trail cannot be written; its lines are lost and counted");
                     }
                     failing = written.is_err();
-                    if failing && let Some(inner) = weak.upgrade() {
-                        inner.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                    let trouble = match &written {
+                        Ok(()) => trail.gone().map(|path| format!("audit.directory: {} was removed or renamed while it was written; the trail goes on in a new file, and is whole only with what is gone", path.display())),
+                        Err(error) => Some(format!("audit.directory: {error}; lines are lost and counted")),
+                    };
+                    if let Some(inner) = weak.upgrade() {
+                        *inner.trouble() = trouble.map(Into::into);
+                        if failing {
+                            inner.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                        }
+                    }
+                    if failing {
                         std::thread::sleep(RETRY);
                     }
                 }
@@ -192,6 +209,11 @@ impl Audit {
     /// Whether there is one: what a line needs is not made where there is none.
     pub fn is_kept(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// What is the matter with it, in words a person can act on.
+    pub fn trouble(&self) -> Option<Box<str>> {
+        self.0.as_ref()?.trouble().clone()
     }
 
     /// Writes down that something was done.

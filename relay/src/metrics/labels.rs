@@ -146,6 +146,10 @@ impl Label for Listener {
     const NAME: &'static str = "listener";
 }
 
+impl Label for Warning {
+    const NAME: &'static str = "about";
+}
+
 impl Label for CertificateOrder {
     const NAME: &'static str = "outcome";
 }
@@ -276,6 +280,31 @@ words!(
         Acme = "acme",
         /// SIP from the accounts' servers.
         Upstream = "upstream",
+    }
+);
+words!(
+    /// What there is to be mended although the relay does its work, by what it is about.
+    Warning {
+        /// What a CA says to ACME.
+        Acme = "acme",
+        /// The audit trail.
+        Audit = "audit",
+        /// The certificate in its files.
+        Certificate = "certificate",
+        /// This machine's clock.
+        Clock = "clock",
+        /// The keyring: another one than the other nodes have.
+        Keyring = "keyring",
+        /// The keyring's file: gone, or not to be read.
+        KeyringFile = "keyring-file",
+        /// The name servers.
+        NameServers = "name-servers",
+        /// What the store is like.
+        Store = "store",
+        /// How far the store's clock is from this machine's.
+        StoreClock = "store-clock",
+        /// The certificate in use, as those who connect will see it.
+        Trust = "trust",
     }
 );
 words!(

@@ -7,17 +7,16 @@
 //! Invariant: no series goes out whose name is not a [`Metric`]; each metric is there with HELP and TYPE from the first
 //! scrape on, at zero; label values come from [`labels`], never from what a peer sent.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
+use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{self, Registry};
+use prometheus_client::registry::Registry;
 
 use crate::clock;
 use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
@@ -26,20 +25,16 @@ use crate::log;
 pub mod labels;
 mod process;
 pub mod reading;
+mod registered;
 
 use labels::{
-    Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Label,
-    Limit, Listener, MissedCallOutcome, MwiNotify, OfApp, One, RegistrationOutcome, SipRefusal, StoreOperation,
-    TraceOutcome, Two,
+    Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Limit,
+    Listener, MissedCallOutcome, MwiNotify, OfApp, RegistrationOutcome, SipRefusal, StoreOperation, TraceOutcome,
+    Warning,
 };
 
 use process::Process;
-
-/// The upper bounds of the buckets of each histogram of durations, in seconds.
-const SECONDS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-    60.0,
-];
+use registered::{Series, Table, family, histogram, register, series, single, table};
 
 /// What a metric measures, by how it may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +120,7 @@ metrics! {
     CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
     CertificateOrders = "sipwake_certificate_orders_total", Counter, "Certificates ordered by ACME, by how it ended.";
     LogLinesDropped = "sipwake_log_lines_dropped_total", Counter, "Lines of the log that this process has lost: nobody read the standard error in time, or it could not be written to.";
+    Warnings = "sipwake_warnings", Gauge, "What /readyz warns of, by what it is about: how many sentences.";
     Ready = "sipwake_ready", Gauge, "1 while calls can be served (/readyz is 200), else 0.";
     ResidentMemory = "process_resident_memory_bytes", Gauge, "Resident memory of this process.";
     VirtualMemory = "process_virtual_memory_bytes", Gauge, "Virtual memory of this process.";
@@ -190,6 +186,7 @@ struct Handles {
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
     certificate_not_after: AtomicU64,
     log_lines_dropped: Counter,
+    warnings: Series<Warning, Gauge>,
     ready: Gauge,
     resident_memory: Gauge,
     virtual_memory: Gauge,
@@ -263,6 +260,7 @@ impl Metrics {
             certificate_orders: series(r, Metric::CertificateOrders),
             certificate_not_after: AtomicU64::new(0),
             log_lines_dropped: single(r, Metric::LogLinesDropped),
+            warnings: series(r, Metric::Warnings),
             ready: single(r, Metric::Ready),
             resident_memory: single(r, Metric::ResidentMemory),
             virtual_memory: single(r, Metric::VirtualMemory),
@@ -492,6 +490,11 @@ impl Metrics {
         self.0.certificate_not_after.store(not_after, Ordering::Relaxed);
     }
 
+    /// So many things are to be mended there.
+    pub fn warnings(&self, about: Warning, count: usize) {
+        self.0.warnings.of(about).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Whether calls can be served.
     pub fn ready(&self, ready: bool) {
         self.0.ready.set(i64::from(ready));
@@ -536,82 +539,9 @@ impl PushServiceSeries {
     }
 }
 
-/// The handles of one metric, one for each value of a label.
-struct Series<L, H> {
-    handles: Box<[H]>,
-    label: PhantomData<L>,
-}
-
-impl<L: Label, H> Series<L, H> {
-    fn of(&self, value: L) -> &H {
-        &self.handles[value.index()]
-    }
-}
-
-/// The counters of one metric, one for each pair of values of two labels.
-struct Table<A, B> {
-    counters: Box<[Counter]>,
-    labels: PhantomData<(A, B)>,
-}
-
-impl<A: Label, B: Label> Table<A, B> {
-    fn of(&self, a: A, b: B) -> &Counter {
-        &self.counters[a.index() * B::ALL.len() + b.index()]
-    }
-}
-
 /// A number as a gauge holds it.
 fn whole(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn register(registry: &mut Registry, metric: Metric, what: impl registry::Metric) {
-    // The library ends each HELP with a full stop, and each counter's name with `_total`, by itself.
-    let name = metric.name().trim_end_matches("_total");
-    registry.register(name, metric.help().trim_end_matches('.'), what);
-}
-
-fn single<M: registry::Metric + Default + Clone>(registry: &mut Registry, metric: Metric) -> M {
-    let handle = M::default();
-    register(registry, metric, handle.clone());
-    handle
-}
-
-fn histogram(registry: &mut Registry, metric: Metric) -> Histogram {
-    let handle = Histogram::new(SECONDS.iter().copied());
-    register(registry, metric, handle.clone());
-    handle
-}
-
-fn series<L: Label, M>(registry: &mut Registry, metric: Metric) -> Series<L, M>
-where
-    M: Default + Clone,
-    Family<One<L>, M>: registry::Metric,
-    One<L>: EncodeLabelSet,
-{
-    let family = Family::<One<L>, M>::default();
-    let handles = L::ALL.iter().map(|value| family.get_or_create_owned(&One(*value))).collect();
-    register(registry, metric, family);
-    Series { handles, label: PhantomData }
-}
-
-fn family<S, M>(registry: &mut Registry, metric: Metric) -> Family<S, M>
-where
-    S: Clone + std::hash::Hash + Eq,
-    M: Default + Clone,
-    Family<S, M>: registry::Metric + Default,
-{
-    let family = Family::default();
-    register(registry, metric, Family::clone(&family));
-    family
-}
-
-fn table<A: Label, B: Label>(registry: &mut Registry, metric: Metric) -> Table<A, B> {
-    let family = Family::<Two<A, B>, Counter>::default();
-    let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(|b| Two(*a, *b)));
-    let counters = pairs.map(|pair| family.get_or_create_owned(&pair)).collect();
-    register(registry, metric, family);
-    Table { counters, labels: PhantomData }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! What the system's files say about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change.
+//! What the system's files say about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change; and whether the name
+//! servers answer at all, asked once a question was left without an answer.
 //!
 //! Invariant: name servers that are known stay in use until a file names others: one that is gone, empty or half written
 //! takes none away. No question waits for a file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -12,8 +14,11 @@ use arc_swap::ArcSwap;
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
+
+use tokio::time::MissedTickBehavior;
 
 use super::look::Look;
 
@@ -23,6 +28,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Whom to ask for names, and what needs no asking.
 pub(super) struct Names {
     known: ArcSwap<Known>,
+    /// A question was left without an answer since the name servers were looked at.
+    unanswered: AtomicBool,
     files: Files,
 }
 
@@ -36,6 +43,8 @@ struct Files {
 /// What was read last.
 pub(super) struct Known {
     pub(super) dns: TokioResolver,
+    /// Whom it asks.
+    servers: ResolverConfig,
     pub(super) hosts: Arc<Hosts>,
     /// The file that names the name servers in use; empty when there are none, or the operator's.
     content: Vec<u8>,
@@ -63,18 +72,24 @@ impl Names {
 
     fn new(files: Files, servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         let nothing = Known {
-            dns: dns(servers, options)?,
+            dns: dns(servers.clone(), options)?,
+            servers,
             hosts: Arc::default(),
             content: Vec::new(),
             look: files.look(),
             problem: None,
         };
         let known = files.read(&nothing);
-        Ok(Self { known: ArcSwap::from_pointee(known), files })
+        Ok(Self { known: ArcSwap::from_pointee(known), unanswered: AtomicBool::new(false), files })
     }
 
     pub(super) fn known(&self) -> Arc<Known> {
         self.known.load_full()
+    }
+
+    /// A question was left without an answer.
+    pub(super) fn note_silence(&self) {
+        self.unanswered.store(true, Ordering::Relaxed);
     }
 
     /// What the hosts file has.
@@ -93,10 +108,25 @@ impl Names {
     }
 
     /// Looks at the files every [`LOOK_INTERVAL`], for ever. Each look tells what is the matter with them.
-    pub(super) async fn watch(&self, told: impl Fn(Option<String>)) {
+    pub(super) async fn watch(&self, told: impl Fn(Vec<String>)) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_silent = false;
         loop {
             ticks.tick().await;
+            let is_silent = self.unanswered.load(Ordering::Relaxed) && self.are_silent().await;
+            match (was_silent, is_silent) {
+                (false, true) => {
+                    tracing::warn!(
+                        event = "name-servers-silent",
+                        "no name server answers: SIP servers and push services that have to be looked up are not found"
+                    );
+                }
+                (true, false) => tracing::info!(event = "name-servers-answer", "the name servers answer again"),
+                _ => {}
+            }
+            was_silent = is_silent;
+            let silence = is_silent.then(|| self.files.silence());
             let was = self.known().problem.clone();
             let is_read = self.reread();
             let problem = self.known().problem.clone();
@@ -106,8 +136,25 @@ impl Names {
             if let Some(error) = problem.as_ref().filter(|problem| was.as_ref() != Some(*problem)) {
                 tracing::warn!(event = "name-servers-not-taken", %error, "no name servers are configured any more; those that were known stay in use");
             }
-            told(problem.map(|problem| self.files.told(&problem)));
+            told(silence.into_iter().chain(problem.map(|problem| self.files.told(&problem))).collect());
         }
+    }
+
+    /// Asks the name servers something of which each knows at least that it does not, past what is remembered of earlier answers.
+    async fn are_silent(&self) -> bool {
+        self.unanswered.store(false, Ordering::Relaxed);
+        let known = self.known();
+        let mut options = known.dns.options().clone();
+        options.cache_size = 0;
+        let Ok(dns) = dns(known.servers.clone(), options) else { return false };
+        let is_silent = match dns.lookup(Name::root(), RecordType::NS).await {
+            Err(error) => is_silence(&error),
+            Ok(_) => false,
+        };
+        if is_silent {
+            self.note_silence();
+        }
+        is_silent
     }
 }
 
@@ -120,11 +167,12 @@ impl Files {
     fn read(&self, was: &Known) -> Known {
         let look = self.look();
         let hosts = Arc::new(read_hosts(&self.hosts));
-        let mut known = Known { dns: was.dns.clone(), hosts, content: was.content.clone(), look, problem: None };
+        let (dns, servers, content) = (was.dns.clone(), was.servers.clone(), was.content.clone());
+        let mut known = Known { dns, servers, hosts, content, look, problem: None };
         if let Some(path) = &self.name_servers {
             match name_servers(path, was) {
                 Ok(None) => {}
-                Ok(Some((dns, content))) => (known.dns, known.content) = (dns, content),
+                Ok(Some(named)) => (known.dns, known.servers, known.content) = named,
                 Err(error) => {
                     known.problem = Some(error.to_string());
                     // One that could not be read is read again, however it looks.
@@ -138,12 +186,27 @@ impl Files {
         known
     }
 
+    fn silence(&self) -> String {
+        let which = match &self.name_servers {
+            Some(file) => format!("those that {} names", file.display()),
+            None => "those of upstream.name_servers".to_owned(),
+        };
+        format!(
+            "no name server answers ({which}): SIP servers and push services that have to be looked up are not found; name others, or let the relay reach these on port 53"
+        )
+    }
+
     fn told(&self, problem: &str) -> String {
         let file = self.name_servers.as_deref().unwrap_or(Path::new("")).display();
         format!(
             "{file}: {problem}; name servers that it named before stay in use, and without any only numeric hosts and the hosts file resolve"
         )
     }
+}
+
+/// Whether the error says that no name server has answered: what one of them says is an answer, whatever it is.
+pub(super) fn is_silence(error: &NetError) -> bool {
+    !matches!(error, NetError::Dns(_))
 }
 
 /// Why a file names no name servers.
@@ -158,14 +221,14 @@ enum Unusable {
 }
 
 /// A resolver of what the file names; `None` when that is what it was.
-fn name_servers(path: &Path, was: &Known) -> Result<Option<(TokioResolver, Vec<u8>)>, Unusable> {
+fn name_servers(path: &Path, was: &Known) -> Result<Option<(TokioResolver, ResolverConfig, Vec<u8>)>, Unusable> {
     let content = fs::read(path).map_err(Unusable::Unread)?;
     if !content.is_empty() && content == was.content {
         return Ok(None);
     }
     let (servers, _) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
-    let dns = dns(servers, was.dns.options().clone()).map_err(Unusable::Nameless)?;
-    Ok(Some((dns, content)))
+    let dns = dns(servers.clone(), was.dns.options().clone()).map_err(Unusable::Nameless)?;
+    Ok(Some((dns, servers, content)))
 }
 
 fn read_hosts(path: &Path) -> Hosts {
@@ -183,8 +246,8 @@ fn dns(servers: ResolverConfig, options: ResolverOpts) -> Result<TokioResolver, 
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
     use hickory_resolver::proto::op::Query;
-    use hickory_resolver::proto::rr::{Name, RecordType};
 
     use super::*;
 
@@ -219,5 +282,38 @@ mod tests {
         fs::write(&hosts, "192.0.2.9 sip.example\n").unwrap();
         assert!(names.reread() && is_known());
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn name_servers_are_silent_until_one_says_anything_at_all() {
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut by_udp = ConnectionConfig::udp();
+        by_udp.port = server.local_addr().unwrap().port();
+        let named = NameServerConfig::new("127.0.0.1".parse().unwrap(), true, vec![by_udp]);
+        let mut options = ResolverOpts::default();
+        (options.timeout, options.attempts) = (std::time::Duration::from_millis(300), 1);
+        let names = Names::with(ResolverConfig::from_parts(None, Vec::new(), vec![named]), options).unwrap();
+        assert!(names.are_silent().await);
+        assert!(names.unanswered.load(Ordering::Relaxed), "it is asked again");
+        let answers = tokio::spawn(async move {
+            let mut question = [0; 512];
+            loop {
+                let (length, from) = server.recv_from(&mut question).await.unwrap();
+                // A response: SERVFAIL.
+                (question[2], question[3]) = (0x80 | question[2], 0x82);
+                server.send_to(&question[..length], from).await.unwrap();
+            }
+        });
+        // The question that was left without an answer may be read first.
+        let mut is_silent = true;
+        for _ in 0..20 {
+            is_silent = names.are_silent().await;
+            if !is_silent {
+                break;
+            }
+        }
+        assert!(!is_silent);
+        assert!(!names.unanswered.load(Ordering::Relaxed));
+        answers.abort();
     }
 }

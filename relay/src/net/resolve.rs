@@ -32,7 +32,7 @@ use tokio::time::timeout_at;
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
-use super::name_files::Names;
+use super::name_files::{Names, is_silence};
 use super::naptr::{self, Service};
 use super::reach::{Reach, Refused};
 use super::srv::{self, Server};
@@ -169,8 +169,8 @@ impl Resolver {
     }
 
     /// Takes the system's files about names again when they change, for ever; give it a task of its own. Each look tells what is
-    /// the matter with them.
-    pub async fn watch_files(self, told: impl Fn(Option<String>)) {
+    /// the matter with them, and whether the name servers answer.
+    pub async fn watch_files(self, told: impl Fn(Vec<String>)) {
         self.names.watch(told).await;
     }
 
@@ -476,8 +476,15 @@ impl Resolver {
                 Ok(Some((lookup.answers().iter().map(|record| record.data.clone()).collect(), ttl)))
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Ok(None),
-            Err(NetError::Timeout) => Err(ResolveError::Timeout),
-            Err(_) => Err(ResolveError::Unavailable),
+            Err(error) => {
+                if is_silence(&error) {
+                    self.names.note_silence();
+                }
+                match error {
+                    NetError::Timeout => Err(ResolveError::Timeout),
+                    _ => Err(ResolveError::Unavailable),
+                }
+            }
         }
     }
 }

@@ -360,6 +360,9 @@ async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Resul
 async fn metrics<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     operator.0.metrics.ready(operator.0.readiness.standing() != Standing::NotReady);
+    for (about, count) in operator.0.readiness.warning_counts() {
+        operator.0.metrics.warnings(about, count);
+    }
     ([(CONTENT_TYPE, kind)], operator.0.metrics.render()).into_response()
 }
 

@@ -3,12 +3,13 @@
 //! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
 //! warning makes no relay unready.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
+use crate::domain::Word as _;
+use crate::metrics::labels::Warning;
 use crate::push::{self, PushService};
 
 /// What a relay still does whose store is away.
@@ -93,7 +94,7 @@ pub enum Standing {
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
     /// By what they are about.
-    warnings: BTreeMap<&'static str, Vec<Box<str>>>,
+    warnings: [Vec<Box<str>>; Warning::ALL.len()],
     /// The store has answered since the start: what it knew is here.
     store_was_there: bool,
 }
@@ -103,7 +104,7 @@ impl Default for Readiness {
         let mut checks = [Err("not started yet"); Check::ALL.len()];
         // What has not been needed is not known to be away.
         checks[Check::Push as usize] = Ok(());
-        let state = State { checks, warnings: BTreeMap::new(), store_was_there: false };
+        let state = State { checks, warnings: Default::default(), store_was_there: false };
         Self { state: Arc::new(Mutex::new(state)), push: Arc::default() }
     }
 }
@@ -188,13 +189,19 @@ impl Readiness {
     }
 
     /// All that is the matter with `what`, in words a person can act on; empty: nothing.
-    pub fn warn_of(&self, what: &'static str, warnings: Vec<Box<str>>) {
-        self.lock().warnings.insert(what, warnings);
+    pub fn warn_of(&self, what: Warning, warnings: Vec<Box<str>>) {
+        self.lock().warnings[what.index()] = warnings;
+    }
+
+    /// How many there are about each thing.
+    pub fn warning_counts(&self) -> [(Warning, usize); Warning::ALL.len()] {
+        let state = self.lock();
+        std::array::from_fn(|index| (Warning::ALL[index], state.warnings[index].len()))
     }
 
     /// What is to be mended although the relay does its work.
     pub fn warnings(&self) -> Vec<Box<str>> {
-        self.lock().warnings.values().flatten().cloned().collect()
+        self.lock().warnings.iter().flatten().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

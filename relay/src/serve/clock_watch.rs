@@ -10,6 +10,7 @@ use tokio::time::{Instant, interval};
 
 use crate::clock::watch::{self, JUMP_STEADY_MS, STORE_OFF_MAX_MS, Verdict};
 use crate::clock::{rfc3339, shared_now, unix_now};
+use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
 use crate::vault::Vault;
 
@@ -88,14 +89,14 @@ impl Store {
                     tracing::error!(event = "clocks-apart", "{warning}");
                 }
                 readiness.fail(Check::Clock, "the system's clock and the store's are more than 30 s apart");
-                readiness.warn_of("store's clock", vec![warning.into()]);
+                readiness.warn_of(Warning::StoreClock, vec![warning.into()]);
             }
             None => {
                 if was_off {
                     tracing::info!(event = "clocks-agree", "the system's clock and the store's agree again");
                 }
                 readiness.pass(Check::Clock);
-                readiness.warn_of("store's clock", Vec::new());
+                readiness.warn_of(Warning::StoreClock, Vec::new());
             }
         }
     }
@@ -116,11 +117,11 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
             if new {
                 tracing::warn!(event = "clock-jumped", "{warning}");
             }
-            readiness.warn_of("clock", vec![warning.into()]);
+            readiness.warn_of(Warning::Clock, vec![warning.into()]);
         }
         Verdict::Returned => {
             tracing::info!(event = "clock-right-again", "the clock is right again; nothing was ended by it");
-            readiness.warn_of("clock", Vec::new());
+            readiness.warn_of(Warning::Clock, Vec::new());
         }
         Verdict::Believed(by_ms) => {
             tracing::warn!(
@@ -128,7 +129,7 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
                 by_s = by_ms / 1_000,
                 "the clock is trusted now; what is over by it ends"
             );
-            readiness.warn_of("clock", Vec::new());
+            readiness.warn_of(Warning::Clock, Vec::new());
         }
     }
 }

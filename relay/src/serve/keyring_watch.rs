@@ -1,16 +1,20 @@
-//! Watching that all nodes of a store have one keyring: one that has another is not ready, and says so.
+//! Watching the keyring: that all nodes of a store have the same, and that its file is there.
 //!
-//! Invariant: a fault is logged once while it lasts.
+//! Invariant: a fault is logged once while it lasts, and stands in `/readyz` as long: a node with another keyring is not ready, one whose
+//! file is gone works on with the keys that it has read, and warns.
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
+use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
 use crate::vault::{RingFault, Vault};
 
 /// How often the keyrings are compared.
 const EVERY: Duration = Duration::from_secs(20);
+/// How often the sealing keys are changed where it is time, and the file is looked at.
+const TEND: Duration = Duration::from_secs(10);
 /// How soon again, while something is wrong or the store away.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -30,17 +34,41 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
                     tracing::error!(event = "keyring-fault", remedy = fault.remedy(), "store.keyring: {fault}");
                 }
                 readiness.fail(Check::Keyring, fault.word());
-                readiness.warn_of("keyring", vec![format!("store.keyring: {fault}; {}", fault.remedy()).into()]);
+                readiness.warn_of(Warning::Keyring, vec![format!("store.keyring: {fault}; {}", fault.remedy()).into()]);
             }
             None => {
                 if known.is_some() {
                     tracing::info!(event = "keyring-agrees", "the keyring is that of the other nodes");
                 }
                 readiness.pass(Check::Keyring);
-                readiness.warn_of("keyring", Vec::new());
+                readiness.warn_of(Warning::Keyring, Vec::new());
             }
         }
         known = fault;
         sleep(if known.is_some() { AGAIN } else { EVERY }).await;
+    }
+}
+
+/// Looks after the sealing keys for as long as the relay runs.
+pub(super) async fn tend(vault: Vault, readiness: Readiness) {
+    let mut ticks = interval(TEND);
+    let mut known: Option<String> = None;
+    loop {
+        ticks.tick().await;
+        let fault = vault.tend_keys().err().map(|error| error.to_string());
+        match &fault {
+            Some(error) if known.as_ref() != Some(error) => {
+                tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be looked after: this run goes on with the keys that it has read, and once it ends nobody can open what is stored");
+            }
+            None if known.is_some() => tracing::info!(event = "keyring-tended", "the keyring is looked after again"),
+            _ => {}
+        }
+        let warning = |error: &String| {
+            format!(
+                "store.keyring: {error}: put the file back, from a copy or from another node, before this run ends: it has read the keys, and no run after it could open what is stored"
+            )
+        };
+        readiness.warn_of(Warning::KeyringFile, fault.iter().map(|error| warning(error).into()).collect());
+        known = fault;
     }
 }

@@ -7,11 +7,14 @@
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
+mod audit_watch;
+mod certificate_watch;
 pub mod check;
 pub mod check_push;
 mod clock_watch;
 mod doubt_watch;
 mod keyring_watch;
+mod listeners;
 mod push_services;
 mod reload;
 mod running_relay;
@@ -28,7 +31,6 @@ use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::interval;
 use zeroize::Zeroizing;
 
 use crate::acme::{self, Acme};
@@ -36,17 +38,17 @@ use crate::agent::{self, Agent, RecordNote};
 use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::clock::DAY_S;
-use crate::config::{self, AcmeChallenge, Config, HostPort, Tls};
+use crate::config::{self, Config, HostPort, Tls};
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
-use crate::metrics::labels::{self, HandshakeOutcome, Limit};
+use crate::metrics::labels::Warning;
 use crate::net::drain::{Drain, Trigger, drain};
 use crate::net::https;
-use crate::net::listen::{Limits, Listener, ListenerEvent, Security};
+use crate::net::listen::Listener;
 use crate::net::reach::Reach;
 use crate::net::resolve::{ResolveError, Resolver};
-use crate::net::tls::{ACME_PROTOCOL, ClientTls, ServerTls, TlsError};
+use crate::net::tls::{ClientTls, ServerTls, TlsError};
 use crate::net::udp::Udp;
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
@@ -57,13 +59,12 @@ use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
 
+use listeners::Listeners;
 use push_services::{has_none, push_service, services};
 use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
-/// How often the end of the certificate in use is looked at.
-const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(5);
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -236,7 +237,7 @@ impl Relay {
             quotas,
             resolver,
             doctor,
-            audit,
+            audit: audit.clone(),
             domains: config.upstream.domains.clone(),
             edge: public_edge.clone(),
             websocket: public_websocket,
@@ -254,6 +255,7 @@ impl Relay {
             record_notes,
             tls,
             names,
+            audit,
             development_ca,
         };
         Ok(running.serve(listeners, (stop, stopping), (end, ending)))
@@ -311,107 +313,6 @@ impl Drop for Running {
     }
 }
 
-/// Every socket, bound.
-struct Listeners {
-    edge: Listener,
-    websocket: Option<Listener>,
-    api: Listener,
-    operator: Listener,
-    acme: Option<Listener>,
-    tls: Option<Listener>,
-    tcp: Option<Listener>,
-    udp: Option<Udp>,
-}
-
-impl Listeners {
-    /// The edge and the upstream listeners stay open while a drain waits for calls: a phone that was woken must get in. So does the operators':
-    /// they see that it drains.
-    async fn open(
-        config: &Config,
-        tls: &ServerTls,
-        metrics: &Metrics,
-        stopping: &Drain,
-        ending: &Drain,
-    ) -> Result<Self, StartError> {
-        let binder = Binder(metrics);
-        let sip = || Security::Tls(tls.config(&[]));
-        let https = || Security::Tls(tls.config(https::ALPN));
-        let challenge = config.acme.as_ref().map(|acme| acme.challenge);
-        let of_apps = match challenge {
-            Some(AcmeChallenge::TlsAlpn01) => Security::Tls(tls.config(&[https::ALPN, &[ACME_PROTOCOL]].concat())),
-            _ => https(),
-        };
-        let upstream = &config.upstream;
-        let connections_per_peer = config.limits.connections_per_source as usize;
-        let devices = Limits { connections_per_peer, ..Limits::DEVICES };
-        let mut listeners = Self {
-            edge: binder
-                .bind(("edge.listen", labels::Listener::Edge), config.edge.listen, sip(), devices, ending)
-                .await?,
-            api: binder
-                .bind(("api.listen", labels::Listener::Api), config.api.listen, of_apps, Limits::API, stopping)
-                .await?,
-            operator: binder
-                .bind(
-                    ("operator.listen", labels::Listener::Operator),
-                    config.operator.listen,
-                    https(),
-                    Limits::OPERATOR,
-                    ending,
-                )
-                .await?,
-            websocket: None,
-            acme: None,
-            tls: None,
-            tcp: None,
-            udp: None,
-        };
-        if let Some(address) = config.edge.websocket {
-            let security = Security::WebSocket(tls.config(&[]));
-            listeners.websocket = Some(
-                binder
-                    .bind(("edge.websocket", labels::Listener::Websocket), address, security, devices, ending)
-                    .await?,
-            );
-        }
-        if let Some(address) = config.acme.as_ref().and_then(|acme| acme.listen) {
-            let security = match challenge {
-                Some(AcmeChallenge::Http01) => Security::Plain,
-                _ => Security::Tls(tls.config(&[ACME_PROTOCOL])),
-            };
-            let bound =
-                binder.bind(("acme.listen", labels::Listener::Acme), address, security, Limits::OPERATOR, ending);
-            listeners.acme = Some(bound.await?);
-        }
-        if upstream.transports.tls {
-            let listener = binder
-                .bind(
-                    ("upstream.tls_listen", labels::Listener::Upstream),
-                    upstream.tls_listen,
-                    sip(),
-                    Limits::SIP_SERVERS,
-                    ending,
-                )
-                .await?;
-            listeners.tls = Some(listener);
-        }
-        if upstream.transports.tcp {
-            let (address, limits) = (upstream.tcp_listen, Limits::SIP_SERVERS);
-            listeners.tcp = Some(
-                binder
-                    .bind(("upstream.tcp_listen", labels::Listener::Upstream), address, Security::Plain, limits, ending)
-                    .await?,
-            );
-        }
-        if upstream.transports.udp {
-            let address = upstream.udp_listen;
-            let failed = |why| StartError::Listen { setting: "upstream.udp_listen", address, why };
-            listeners.udp = Some(agent::bind_datagrams(crate::timing::shards(), address).map_err(failed)?);
-        }
-        Ok(listeners)
-    }
-}
-
 /// Everything there is before the first connection is served.
 struct Opened {
     config: Config,
@@ -424,6 +325,7 @@ struct Opened {
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     tls: Arc<ServerTls>,
     names: Resolver,
+    audit: Audit,
     development_ca: Option<String>,
 }
 
@@ -507,34 +409,28 @@ impl Opened {
         let acme = Acme::new(settings, self.tls.clone(), self.metrics.clone(), self.config.timing.acme_retry.0);
         let door = door.map(|door| tokio::spawn(https::serve(door, acme.answers(), ending)));
         let readiness = readiness.clone();
-        let told =
-            move |problem: Option<String>| readiness.warn_of("acme", problem.into_iter().map(Into::into).collect());
+        let told = move |problem: Option<String>| {
+            readiness.warn_of(Warning::Acme, problem.into_iter().map(Into::into).collect())
+        };
         door.into_iter().chain([tokio::spawn(acme.keep(told))]).collect()
     }
 
     /// What is done again and again beside everything else.
     fn chores(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
-        let (metrics, tls, store) = (self.metrics.clone(), self.tls.clone(), readiness.clone());
+        let store = readiness.clone();
         let told = move |trouble: Option<&StoreError>| match trouble {
             None => store.pass(Check::Store),
             Some(trouble) => store.fail(Check::Store, trouble.in_words()),
         };
         let agent = self.agent.clone();
         let is_doubtful = move || agent.is_doubtful();
-        let certificate = async move {
-            let mut ticks = interval(LOOK_AT_CERTIFICATE);
-            loop {
-                ticks.tick().await;
-                metrics.certificate_ends(tls.expiry());
-            }
-        };
         let (warning, of_names) = (readiness.clone(), readiness.clone());
-        let nameless = move |why: Option<String>| {
-            of_names.warn_of("name servers", why.into_iter().map(Into::into).collect());
+        let nameless = move |why: Vec<String>| {
+            of_names.warn_of(Warning::NameServers, why.into_iter().map(Into::into).collect());
         };
         let refused = move |why: Option<String>| {
             let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
-            warning.warn_of("certificate", words.into_iter().collect());
+            warning.warn_of(Warning::Certificate, words.into_iter().collect());
         };
         vec![
             tokio::spawn(self.service.clone().keep_ownership(told)),
@@ -548,37 +444,15 @@ impl Opened {
                 readiness.clone(),
             )),
             tokio::spawn(doubt_watch::watch(is_doubtful, readiness.clone())),
-            tokio::spawn(certificate),
+            tokio::spawn(certificate_watch::watch(
+                self.config.clone(),
+                self.tls.clone(),
+                self.metrics.clone(),
+                readiness.clone(),
+            )),
+            tokio::spawn(audit_watch::watch(self.audit.clone(), readiness.clone())),
+            tokio::spawn(keyring_watch::tend(self.vault.clone(), readiness.clone())),
         ]
-    }
-}
-
-/// Binds the listeners of one relay, which count what happens at them.
-struct Binder<'a>(&'a Metrics);
-
-impl Binder<'_> {
-    async fn bind(
-        &self,
-        (setting, listener): (&'static str, labels::Listener),
-        address: SocketAddr,
-        security: Security,
-        limits: Limits,
-        drain: &Drain,
-    ) -> Result<Listener, StartError> {
-        let metrics = self.0.clone();
-        let observe = move |event| match event {
-            ListenerEvent::Opened => metrics.connections(listener, 1),
-            ListenerEvent::Closed => metrics.connections(listener, -1),
-            ListenerEvent::HandshakeCompleted => metrics.handshake(listener, HandshakeOutcome::Completed),
-            ListenerEvent::HandshakeFailed => metrics.handshake(listener, HandshakeOutcome::Failed),
-            ListenerEvent::HandshakeTimedOut => metrics.handshake(listener, HandshakeOutcome::TimedOut),
-            ListenerEvent::Limited => {
-                metrics.limit(Limit::Connections);
-                metrics.handshake(listener, HandshakeOutcome::Limited);
-            }
-        };
-        let bound = Listener::bind_observed(address, security, limits, drain.clone(), observe).await;
-        bound.map_err(|why| StartError::Listen { setting, address, why })
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Reloader {
     pub(super) vault: Vault,
 }
 
-/// The hashes of the files of push services, by setting.
+/// The hashes of the files that settings name, by setting; certificate and key of the relay are looked at by [`ServerTls`].
 type Fingerprints = BTreeMap<String, Option<[u8; 32]>>;
 
 impl Reloader {
@@ -111,7 +111,11 @@ impl Reloader {
         let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
         new.settings.retain(|setting| !stays(setting));
         new.settings.extend(kept);
-        *running = (new, if same_apps { prints } else { was.clone() });
+        let mut known = if same_apps { prints } else { was.clone() };
+        for (place, print) in was.iter().filter(|(place, _)| told.needs_restart.contains(place)) {
+            known.insert(place.clone(), *print);
+        }
+        *running = (new, known);
         told
     }
 
@@ -139,6 +143,10 @@ fn changed(old: &Config, new: &Config) -> Vec<String> {
 /// The settings whose files hold another key than they did.
 fn other_keys(old: &Config, new: &Config) -> Vec<String> {
     let mut places = Vec::new();
+    let otlp = |config: &Config| config.otlp.as_ref().and_then(|otlp| otlp.token.clone());
+    if otlp(old) != otlp(new) {
+        places.push("otlp.token_file".to_owned());
+    }
     if old.operator.token != new.operator.token {
         places.push("operator.token_file".to_owned());
     }
@@ -172,9 +180,25 @@ fn fingerprints(config: &Config) -> Fingerprints {
         });
         let fcm = app.fcm.as_ref().map(|fcm| ("fcm.service_account_file", &*fcm.service_account_file));
         let webpush = app.webpush.as_ref().map(|webpush| ("webpush.key_file", &*webpush.key_file));
-        for (setting, file) in apns.into_iter().chain(fcm).chain(webpush) {
+        let ca = [
+            ("apns.ca_file", app.apns.as_ref().and_then(|apns| apns.ca_file.as_deref())),
+            ("fcm.ca_file", app.fcm.as_ref().and_then(|fcm| fcm.ca_file.as_deref())),
+            ("webpush.ca_file", app.webpush.as_ref().and_then(|webpush| webpush.ca_file.as_deref())),
+        ];
+        let ca = ca.into_iter().filter_map(|(setting, file)| Some((setting, file?)));
+        for (setting, file) in apns.into_iter().chain(fcm).chain(webpush).chain(ca) {
             prints.insert(format!("app[{index}].{setting}"), print(file));
         }
+    }
+    let cas = [
+        ("upstream.ca_file", config.upstream.ca_file.as_deref()),
+        ("store.ca_file", config.store.ca_file.as_deref()),
+        ("store.client_certificate", config.store.client.as_ref().map(|(certificate, _)| &**certificate)),
+        ("acme.ca_file", config.acme.as_ref().and_then(|acme| acme.ca_file.as_deref())),
+        ("otlp.ca_file", config.otlp.as_ref().and_then(|otlp| otlp.ca_file.as_deref())),
+    ];
+    for (setting, file) in cas.into_iter().filter_map(|(setting, file)| Some((setting, file?))) {
+        prints.insert(setting.to_owned(), print(file));
     }
     prints
 }

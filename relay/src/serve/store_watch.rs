@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::StartError;
+use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
 use crate::vault::{StoreFault, Vault};
 
@@ -48,7 +49,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
             None => readiness.pass(Check::StoreKind),
         }
         let words = |fault: &StoreFault| format!("store: {fault}; {}", fault.remedy()).into();
-        readiness.warn_of("store", faults.iter().map(words).collect());
+        readiness.warn_of(Warning::Store, faults.iter().map(words).collect());
         known = faults;
         sleep(EVERY).await;
     }

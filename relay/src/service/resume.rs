@@ -26,8 +26,6 @@ pub(super) const AT_ONCE: usize = 128;
 const PASSES: u8 = 2;
 /// How long after the word of its end the store may still have what another node erases: it says so first.
 const ERASED_SOON: Duration = Duration::from_millis(500);
-/// How often the sealing keys are looked after.
-const TEND_KEYS: Duration = Duration::from_secs(10);
 
 /// What is known of this node's ownership, and what is under way about it.
 #[derive(Default)]
@@ -76,18 +74,11 @@ impl super::Service {
         let it = self.0;
         let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut keys = interval(TEND_KEYS);
         let mut keeping = Keeping { held_at: since_boot(), ..Keeping::default() };
         let agent = &it.dependencies.agent;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                _ = keys.tick() => {
-                    if let Err(error) = it.dependencies.vault.tend_keys() {
-                        tracing::warn!(event = "keyring-not-tended", %error, "the keyring could not be looked after");
-                    }
-                    continue;
-                }
                 () = it.dependencies.drain.begun() => break,
             }
             if it.is_leaving() {

@@ -36,9 +36,8 @@ impl<'a> Via<'a> {
         let (transport, rest) = rest.split_at(rest.find(LWS)?);
         let (sent_by, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
         let (host, port) = strict_sent_by(trim(sent_by)).or_else(|| loose_sent_by(trim(sent_by)))?;
-        let is_loose = Params::parse(params).is_none();
-        if !is_token(transport.as_bytes()) || is_loose && params.contains(|c: char| c.is_control() && !LWS.contains(&c))
-        {
+        let has_control = params.contains(|c: char| c.is_control() && !LWS.contains(&c));
+        if !is_token(transport.as_bytes()) || has_control && Params::parse(params).is_none() {
             return None;
         }
         Some(Self { transport, host, port, params: Params::loose(params), text })

@@ -84,6 +84,7 @@ const MOVED_BY: &[(&str, &str)] = &[
         "sipwake_certificate_orders_total",
         "a_certificate_is_ordered_at_the_https_listener_told_of_until_it_comes_and_renewed_without_a_restart",
     ),
+    ("sipwake_warnings", "a_keyring_whose_file_is_gone_and_an_audit_file_that_was_taken_away_are_told"),
     ("sipwake_ready", "each_family_moves_with_what_it_counts"),
     ("process_resident_memory_bytes", "each_family_moves_with_what_it_counts"),
     ("process_virtual_memory_bytes", "each_family_moves_with_what_it_counts"),

@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn it_loads_nothing_runs_nothing_escapes_and_remembers_how_it_is_looked_at() {
         let (metrics, readiness) = (Metrics::new(), ready());
-        readiness.warn_of("clock", vec!["the clock <jumped>".into()]);
+        readiness.warn_of(crate::metrics::labels::Warning::Clock, vec!["the clock <jumped>".into()]);
         let shown = page(&metrics, &readiness, "zone=-210&all&other=1");
         assert!(shown.contains("relay&lt;1&gt;:5061") && shown.contains("the clock &lt;jumped&gt;"));
         assert!(

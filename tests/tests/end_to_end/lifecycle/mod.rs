@@ -37,6 +37,7 @@ mod store_kind;
 mod succession;
 mod targets;
 mod traces;
+mod warnings;
 
 type Outcome = tests::world::Outcome;
 

@@ -119,8 +119,10 @@ async fn whoever_disables_while_a_relay_starts_hears_of_no_instance_that_was_nev
                 let begun = std::time::Instant::now();
                 let answer = loop {
                     match api.disable(&instance).await {
-                        Ok(answer) if answer.status != 503 => break answer.status,
-                        _ if begun.elapsed() > SOON => break 0,
+                        Ok(answer) if answer.status != 503 => break (answer.status, String::new()),
+                        last if begun.elapsed() > SOON => {
+                            break (0, format!("{}: {:?}", instance.id, last.map(|answer| answer.text())));
+                        }
                         _ => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
                     }
                 };
@@ -129,8 +131,8 @@ async fn whoever_disables_while_a_relay_starts_hears_of_no_instance_that_was_nev
             told
         });
     }
-    let told: Vec<u16> = asking.join_all().await.into_iter().flatten().collect();
-    let other: Vec<&u16> = told.iter().filter(|status| **status != 200).collect();
+    let told: Vec<(u16, String)> = asking.join_all().await.into_iter().flatten().collect();
+    let other: Vec<_> = told.iter().filter(|(status, _)| *status != 200).collect();
     assert!(other.is_empty(), "{} of {}: {other:?}", other.len(), told.len());
     world.relay.await_ready(SOON).await?;
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;

@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 /// The secret of each.
 const SECRET: &str = "the-same-secret-for-all-of-what-is-seeded-0";
+/// The password of each, which the SIP server knows.
+const PASSWORD: &str = "a password of theirs";
 
 /// Puts the records of so many further instances into the store, as an earlier run of the world's relay has left them: their apps are in the
 /// foreground, so nobody registers them.
@@ -24,12 +26,13 @@ pub async fn seed(world: &World, store: &str, count: u128) -> Result<Vec<Instanc
     let (app, now) = (apps[0].id.clone(), unix_now());
     let (mut under_way, mut seeded) = (JoinSet::new(), Vec::new());
     for number in 0..count {
+        world.registrar.change_password(&format!("s{number}"), PASSWORD);
         let (vault, app, aor) = (vault.clone(), app.clone(), world.registrar.aor(&format!("s{number}")));
         under_way.spawn(async move {
             let account = Account {
                 aor: Aor::new(&aor),
                 auth_username: format!("s{number}").into(),
-                proof: Proof::Password(Password::new("a password of theirs")),
+                proof: Proof::Password(Password::new(PASSWORD)),
                 registrar: None,
                 outbound_proxy: None,
             };

@@ -1,0 +1,86 @@
+//! What is to be mended although a relay does its work: told in `/readyz` while it lasts, and counted.
+
+use std::fs;
+
+use tests::scratch::Scratch;
+use tests::world::{SOON, TOKEN, World};
+
+use super::Outcome;
+
+/// The gauge that counts them.
+const GAUGE: &str = "sipwake_warnings";
+
+/// Waits until `/readyz` warns of `what`, and the gauge has it; or until neither does.
+async fn warns(world: &World, about: &str, what: &str, does: bool) -> Outcome {
+    let operator = world.relay.operator();
+    let line = format!("{GAUGE}{{about=\"{about}\"}} {}\n", u8::from(does));
+    let told = || async {
+        let (ready, metrics) = (operator.get("/readyz").await.ok()?, operator.get("/metrics").await.ok()?);
+        let is_told = ready.text().contains(what) == does && metrics.text().contains(&line);
+        (ready.status == 200 && is_told).then_some(())
+    };
+    world.until(what, told).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_name_is_told_until_one_for_this_name_is_there() -> Outcome {
+    let world = World::start().await?;
+    let (certificate, key) = world.relay.certificate_files();
+    let is_for = |names: &[&str]| {
+        let issued = world.authority.issue(names);
+        fs::rename(issued.key_file, &key).expect("renamed");
+        fs::rename(issued.certificate_file, &certificate).expect("renamed");
+    };
+    let right = [fs::read(&certificate)?, fs::read(&key)?];
+    is_for(&["another.example", "127.0.0.2"]);
+    // An operator is still answered by the name that the certificate had, for who pins no name.
+    world.relay.await_log("certificate-doubted", SOON).await?;
+    fs::write(&key, &right[1])?;
+    fs::write(&certificate, &right[0])?;
+    warns(&world, "trust", "does not name", false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_whose_file_is_gone_and_an_audit_file_that_was_taken_away_are_told() -> Outcome {
+    let scratch = Scratch::new();
+    let trail = scratch.path().join("audit");
+    let world = World::with(|setup| setup.further += &format!("\n[audit]\ndirectory = {trail:?}\n")).await?;
+    let own = world.relay.directory().join("keyring");
+    let keyring = world.relay.setup().keyring.clone().unwrap_or(own);
+    let kept = fs::read(&keyring)?;
+    fs::remove_file(&keyring)?;
+    warns(&world, "keyring-file", "put the file back, from a copy", true).await?;
+    // What was read is still there to seal with.
+    world.enable_as(&world.wish(TOKEN)).await?;
+    fs::write(&keyring, kept)?;
+    fs::set_permissions(&keyring, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    warns(&world, "keyring-file", "put the file back", false).await?;
+
+    let file = fs::read_dir(&trail)?.filter_map(Result::ok).next().expect("a file").path();
+    fs::rename(&file, scratch.path().join("rotated"))?;
+    world.enable_as(&world.wish(tests::world::OTHER_TOKEN)).await?;
+    warns(&world, "audit", "was removed or renamed", true).await?;
+    assert!(fs::read_to_string(&file)?.contains("\"enabled\""), "the trail goes on");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_of_trusted_certificates_is_said_to_wait_for_a_restart_each_time() -> Outcome {
+    let mut file = std::path::PathBuf::new();
+    let world = World::with(|setup| {
+        file = setup.authority.write("collector-ca.pem", setup.authority.ca_pem());
+        setup.further += &format!("\n[otlp]\nendpoint = \"https://127.0.0.1:1\"\nca_file = {file:?}\n");
+    })
+    .await?;
+    fs::write(&file, format!("{}\n", world.authority.ca_pem()))?;
+    for _ in 0..2 {
+        let begun = world.relay.log().len();
+        world.relay.hang_up();
+        let told = || async {
+            let log = world.relay.log();
+            log.get(begun..)?.contains("in force after a restart: otlp.ca_file").then_some(())
+        };
+        world.until("what waits for a restart", told).await?;
+    }
+    Ok(())
+}
