@@ -33,7 +33,9 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
     };
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
     let mut caller = |key| call.as_ref()?.get(key)?.text(1, MAX_CALLER, errors).map(Into::into);
-    let (from, name) = (caller("from"), caller("name"));
+    let (from, name): (Option<Box<str>>, _) = (caller("from"), caller("name"));
+    // A server that does not know who calls may well write this; nobody is called so.
+    let from = from.filter(|from| !from.starts_with("sip:@") && !from.starts_with("sips:@"));
     let wait = Duration::from_millis(wait_ms?);
     Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait, registrars: Arc::default() })
 }
@@ -66,6 +68,8 @@ mod tests {
         let wish = parsed(call).unwrap();
         assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
         assert_eq!(wish.wait, Duration::from_secs(30));
+        let wish = parsed(r#"{"aor": "sip:a@b", "call": {"from": "sip:@example.com"}}"#).unwrap();
+        assert_eq!(&*wish.from, "", "nobody is called so");
     }
 
     #[test]

@@ -303,6 +303,8 @@ words!(
         Store = "store",
         /// How far the store's clock is from this machine's.
         StoreClock = "store-clock",
+        /// Wipes that cannot be written down.
+        Tombstones = "tombstones",
         /// The certificate in use, as those who connect will see it.
         Trust = "trust",
     }

@@ -1,7 +1,7 @@
 //! Watching the keyring: that all nodes of a store have the same, and that its file is there.
 //!
 //! Invariant: a fault is logged once while it lasts, and stands in `/readyz` as long: a node with another keyring is not ready, one whose
-//! file is gone works on with the keys that it has read, and warns.
+//! file is gone works on with the keys that it has read, and warns; so does one that cannot write down its wipes beside it.
 
 use std::time::Duration;
 
@@ -69,6 +69,15 @@ pub(super) async fn tend(vault: Vault, readiness: Readiness) {
             )
         };
         readiness.warn_of(Warning::KeyringFile, fault.iter().map(|error| warning(error).into()).collect());
+        let unwritten = |trouble: Box<str>| {
+            format!(
+                "wipes cannot be written down ({trouble}): they have no receipt until they are, and one whose record the store brings back after a crash is undone; make room, or let the relay's user write there"
+            )
+        };
+        readiness.warn_of(
+            Warning::Tombstones,
+            vault.tombstones().trouble().map(|it| unwritten(it).into()).into_iter().collect(),
+        );
         known = fault;
     }
 }

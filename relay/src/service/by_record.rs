@@ -145,6 +145,9 @@ impl Inner {
             // record by now, and is told as its owner. From whom this node has claimed one, the claim tells.
             let _ = vault.tell_ended(&owner, &[id]).await;
         }
+        if !is_written && !vault.tombstones().is_durable(id) {
+            return Ok(Wiped::Wiping);
+        }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
     }

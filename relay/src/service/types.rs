@@ -558,7 +558,8 @@ pub struct Export {
 pub enum Wiped {
     /// Nothing is left.
     Done(Receipt),
-    /// Memory is wiped and the SIP server was told; the store is away, and what it holds is erased as soon as it is back.
+    /// Memory is wiped and the SIP server was told; the store is away, and what it holds is erased as soon as it is back, or the wipe could not be
+    /// written down yet.
     Wiping,
 }
 

@@ -5,6 +5,7 @@
 //! | has erased it | the receipt | the receipt, for a day |
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
 //! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
+//! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when that is written |
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
 //! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
 //!
@@ -15,7 +16,7 @@
 //!                                                └── has it not ───── its record is erased; a shard asks for the tombstone before it binds, and turns it away
 //! ```
 //!
-//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and not before; of one on its way, what was read
+//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and its tombstone is durable, and not before; of one on its way, what was read
 //! of its record is dropped unused. What is stored is never answered as what was never there. What is begun ends, also when nobody waits for it.
 
 use std::sync::Arc;
@@ -72,6 +73,8 @@ impl Inner {
         let WipeDone { reason, unregistered, erasure } = *done;
         let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         match (wiped_at, erasure) {
+            // The store may yet come back with older data.
+            _ if erasure == Erasure::Done && !self.dependencies.vault.tombstones().is_durable(id) => Ok(Wiped::Wiping),
             (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
             // Its tombstone had no room, and the store needs none.
             (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
@@ -112,6 +115,13 @@ impl Inner {
                 }
                 let written = timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await;
                 written.ok().and_then(Result::ok).map(|()| Wiped::Wiping).ok_or(AccessError::StoreAway)
+            }
+            Tombstone { wiped_at: Some(_), .. }
+                if beside.is_none()
+                    && !matches!(timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await, Ok(Ok(())))
+                    && !tombstones.is_durable(id) =>
+            {
+                Ok(Wiped::Wiping)
             }
             Tombstone { wiped_at: Some(wiped_at), reason, unregistered, .. } if tombstone.receipt_is_kept() => {
                 Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered)))

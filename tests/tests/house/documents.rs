@@ -42,6 +42,30 @@ fn links_and_paths_lead_somewhere() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A password, a token or a receipt that a page has its reader write is not to end in a commit.
+#[test]
+fn git_ignores_what_the_pages_have_their_reader_write() {
+    let ignored = fs::read_to_string(root().join(".gitignore")).expect(".gitignore");
+    let ignored: BTreeSet<&str> = ignored.lines().map(|line| line.trim_matches('/')).collect();
+    let mut found = BTreeSet::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a document");
+        for line in text.split("```").skip(1).step_by(2).flat_map(str::lines) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let written = words.windows(2).filter(|pair| matches!(pair[0], ">" | "2>" | "&>" | "-o" | "-out"));
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+            let files =
+                written.map(|pair| pair[1]).filter(|file| file.chars().all(plain) && !file.starts_with(['/', '-']));
+            found.extend(files.filter(|file| file.contains(char::is_alphabetic)).map(|file| file.to_owned()));
+        }
+    }
+    let begin = |file: &str| file.split('/').next().unwrap_or_default().to_owned();
+    let loose: Vec<&String> =
+        found.iter().filter(|file| !ignored.contains(&*begin(file)) && !file.starts_with("certs/dev/")).collect();
+    assert!(found.len() > 5, "{found:?}");
+    assert!(loose.is_empty(), ".gitignore lacks {loose:?}");
+}
+
 #[test]
 fn the_first_page_is_one_screen_and_every_page_is_found_from_another() {
     let first = fs::read_to_string(root().join("README.md")).expect("README.md");

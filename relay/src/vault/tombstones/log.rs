@@ -8,15 +8,16 @@
 //!
 //! Invariant: a line is appended and synced before it is said to be written; several that wait are synced at once. A line
 //! that cannot be read is left out and said, so that half a line costs no other. The file is written anew, by a rename, when
-//! most of it is about what is over.
+//! most of it is about what is over, and after a line could not be appended: again and again until that is done.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sip::id::InstanceId;
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ use crate::domain::{WipeReason, Word as _};
 use crate::vault::keyring::{KeyringError, beside as named_beside, reading, writing};
 use crate::vault::lookup::{Lookup, hex, unhex};
 
+/// How soon what could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Lines beyond those that count, after which the file is written anew.
 const SURPLUS_MAX: usize = 20_000;
 
@@ -40,7 +43,13 @@ pub(super) enum Line {
 }
 
 /// The way to the thread that writes; it ends with the last clone.
-pub(super) struct Log(Sender<Order>);
+pub(super) struct Log {
+    orders: Sender<Order>,
+    trouble: Trouble,
+}
+
+/// Why the file is behind what happened; `None`: it is not.
+type Trouble = Arc<Mutex<Option<Box<str>>>>;
 
 enum Order {
     Append(Line, Option<oneshot::Sender<bool>>),
@@ -85,22 +94,28 @@ impl Log {
         let file = write_anew(&path, &table).map_err(writing(&path))?;
         let lines = table.lock().unwrap_or_else(PoisonError::into_inner).len();
         let (orders, waiting) = mpsc::channel();
-        let writer = Writer { path, table, file, lines, torn: false };
+        let trouble = Trouble::default();
+        let writer = Writer { path, table, file, lines, torn: false, trouble: trouble.clone() };
         let spawned = std::thread::Builder::new().name("tombstones".to_owned()).spawn(move || writer.run(&waiting));
         spawned
             .map_err(|error| KeyringError::Write { path: "the thread that writes tombstones".into(), source: error })?;
-        Ok(Self(orders))
+        Ok(Self { orders, trouble })
     }
 
     /// Appends a line; `written` hears when it is durable, or that it is not.
     pub(super) fn append(&self, line: Line, written: Option<oneshot::Sender<bool>>) {
         // An error means that the thread has ended; who waits hears of it by the dropped sender.
-        let _ = self.0.send(Order::Append(line, written));
+        let _ = self.orders.send(Order::Append(line, written));
+    }
+
+    /// Why the file is behind what happened, while it is.
+    pub(super) fn trouble(&self) -> Option<Box<str>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     #[cfg(test)]
     pub(super) fn break_for_test(&self) {
-        self.0.send(Order::Break).expect("the thread runs");
+        self.orders.send(Order::Break).expect("the thread runs");
     }
 }
 
@@ -111,11 +126,24 @@ struct Writer {
     lines: usize,
     /// The last line may be half there.
     torn: bool,
+    trouble: Trouble,
 }
 
 impl Writer {
     fn run(mut self, waiting: &Receiver<Order>) {
-        while let Ok(first) = waiting.recv() {
+        loop {
+            let first = match self.is_behind() {
+                false => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                true => waiting.recv_timeout(AGAIN),
+            };
+            let first = match first {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = self.catch_up();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let (mut text, mut written) = (String::new(), Vec::new());
             for order in std::iter::once(first).chain(waiting.try_iter()) {
                 match order {
@@ -128,19 +156,54 @@ impl Writer {
                     Order::Break => self.file = File::open(&self.path).expect("there"),
                 }
             }
-            let outcome = self.append(&text, !written.is_empty());
+            let outcome = match self.is_behind() {
+                // What the lines tell is in the table, too.
+                true => self.catch_up(),
+                false => self.append(&text, !written.is_empty()),
+            };
             if let Err(error) = &outcome {
-                tracing::error!(event = "tombstone-not-written", %error, path = %self.path.display(), "a wipe could not be written down; see that there is room");
-                // Whatever is the matter with this descriptor, the next line begins with a new one.
-                if let Ok(file) = OpenOptions::new().append(true).open(&self.path) {
-                    self.file = file;
-                }
+                self.fall_behind(error);
             }
             for who in written {
                 let _ = who.send(outcome.is_ok());
             }
             self.tidy_up();
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn fall_behind(&self, error: &io::Error) {
+        let path = self.path.display();
+        let words = format!("{path}: {error}");
+        let before = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).replace(words.into());
+        if before.is_none() {
+            tracing::error!(event = "tombstone-not-written", %error, %path, "a wipe could not be written down: it has no receipt until it is; see that there is room");
+        }
+    }
+
+    /// Writes all anew, after a line could not be appended.
+    fn catch_up(&mut self) -> io::Result<()> {
+        // Those of before the writing alone are in the file for sure.
+        let before: Vec<InstanceId> = {
+            let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            #[expect(clippy::disallowed_methods, reason = "each is marked, in whatever order")]
+            table.keys().copied().collect()
+        };
+        self.file = write_anew(&self.path, &self.table)?;
+        (self.lines, self.torn) = (before.len(), false);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in before {
+            if let Some(tombstone) = table.get_mut(&id) {
+                tombstone.is_durable = true;
+            }
+        }
+        drop(table);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        tracing::info!(event = "tombstones-written", path = %self.path.display(), "the wipes that could not be written down are written");
+        Ok(())
     }
 
     fn append(&mut self, text: &str, sync: bool) -> io::Result<()> {

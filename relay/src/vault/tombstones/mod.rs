@@ -35,7 +35,7 @@ use log::{Line, Log};
 pub const TOMBSTONES_MAX: usize = 200_000;
 /// How long a receipt can be fetched again, in seconds.
 pub const RECEIPT_LIFE_S: u64 = DAY_S;
-/// How long a disk may take to write a tombstone; then the store erases without it, and nobody is promised anything.
+/// How long a disk may take to write a tombstone; then the store erases without it, and the receipt waits until it is written.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// How often the files of other nodes that share the directory are looked at, at most.
 const PEERS_EVERY: Duration = Duration::from_secs(1);
@@ -227,6 +227,16 @@ impl Tombstones {
         let mut erased: Vec<_> = erased.map(|(id, tombstone)| (*id, tombstone.lookup)).collect();
         erased.sort_unstable_by_key(|(id, _)| *id);
         erased
+    }
+
+    /// Whether a promise can be made: it is written down, or its store ends with the process. One that had no room is not waited for.
+    pub fn is_durable(&self, id: InstanceId) -> bool {
+        self.0.log.is_none() || self.table().get(&id).is_none_or(|tombstone| tombstone.is_durable)
+    }
+
+    /// Why tombstones cannot be written down, while that is so.
+    pub fn trouble(&self) -> Option<Box<str>> {
+        self.0.log.as_ref()?.trouble()
     }
 
     fn append(&self, line: Line) {
@@ -509,9 +519,33 @@ mod tests {
         let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
         stones.0.log.as_ref().expect("a log").break_for_test();
         assert_eq!(stones.raise(id(1), tombstone()).await, Err(NotWritten));
-        assert_eq!(stones.ensure_durable(id(1)).await, Ok(()), "the file is opened anew, and it is tried again");
+        assert!(!stones.is_durable(id(1)));
+        assert_eq!(stones.ensure_durable(id(1)).await, Ok(()), "the file is written anew");
+        assert!(stones.is_durable(id(1)) && stones.trouble().is_none());
         assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 1);
         assert!(stones.look(id(1)).is_some(), "it is honoured as long as the process lives");
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn tombstones_that_could_not_be_written_are_told_of_and_written_as_soon_as_they_can_be() {
+        let folder = folder();
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        // Nothing can be put in the place of a folder.
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::create_dir_all(path.join("inside")).expect("made");
+        for number in [1, 2] {
+            assert_eq!(stones.raise(id(number), tombstone()).await, Err(NotWritten));
+        }
+        stones.note_erased(id(1));
+        assert!(!stones.is_durable(id(1)) && stones.trouble().is_some());
+        std::fs::remove_dir_all(&path).expect("removed");
+        while stones.trouble().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(stones.is_durable(id(1)) && stones.is_durable(id(2)), "nobody had to ask");
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        assert_eq!(again.pending(), [(id(2), tombstone().lookup)]);
     }
 }

@@ -37,6 +37,39 @@ async fn is_gone(world: &World, redis: &RedisServer, instance: &Instance) -> Out
 }
 
 #[tokio::test]
+async fn a_wipe_that_cannot_be_written_down_is_202_and_told_and_its_receipt_is_signed_when_it_is() -> Outcome {
+    let redis = RedisServer::start();
+    let world = world(&redis).await?;
+    let instance = world.enable().await?;
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
+    let begin = format!("{}.wiped-", keyring.file_name().and_then(|name| name.to_str()).expect("a name"));
+    let is_ours =
+        |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begin));
+    let beside = std::fs::read_dir(keyring.parent().expect("a folder"))?;
+    let file = beside.filter_map(|entry| Some(entry.ok()?.path())).find(is_ours).expect("the tombstones");
+    // Nothing can be put in the place of a folder.
+    std::fs::remove_file(&file)?;
+    std::fs::create_dir_all(file.join("inside"))?;
+    for _ in 0..2 {
+        let answer = world.api.disable(&instance).await?;
+        assert_eq!((answer.status, answer.json()), (202, json!({"state": "wiping"})), "{}", answer.text());
+        is_gone(&world, &redis, &instance).await?;
+    }
+    let operator = world.relay.operator();
+    let warns = |does: bool| {
+        let operator = &operator;
+        move || async move {
+            let said = operator.get("/readyz").await.ok()?.text();
+            (said.contains("wipes cannot be written down") == does).then_some(())
+        }
+    };
+    world.until("a warning", warns(true)).await?;
+    std::fs::remove_dir_all(&file)?;
+    await_receipt(&world, &instance).await?;
+    world.until("no warning", warns(false)).await
+}
+
+#[tokio::test]
 async fn with_the_store_away_a_wipe_is_202_and_its_receipt_is_signed_when_nothing_is_left() -> Outcome {
     let mut redis = RedisServer::start_durable();
     let world = world(&redis).await?;
