@@ -301,7 +301,8 @@ pub struct Limits {
     pub registrations_per_server: u32,
     /// Of these, from one source, 1 to 10,000,000; a further one is answered 503.
     pub registrations_per_source: u32,
-    /// Pushes of one device in a minute, 2 to 10,000; alerts are left out from half of it on, a further call is answered 480.
+    /// Pushes of one device in a minute, 2 to 10,000; alerts but the end of a call that was pushed are left out from half of it on, a further call is
+    /// answered 480.
     pub pushes_per_device: u32,
     /// Calls of one caller that are pushed to one device in a minute, 1 to 10,000; a further one is answered 480.
     pub pushes_per_caller: u32,

@@ -6,6 +6,9 @@
 //! | calls of one caller at a device | a minute | 480 |
 //! | pushes of an app | a day | alerts are left out from nine tenths on; calls at the whole of it: 480 |
 //!
+//! That a call has ended is told to whoever was pushed for it, whatever is left: it counts, and is never left out, or the phone would
+//! ring on.
+//!
 //! Invariant: calls are the last to be refused; what is refused takes from no other budget. One shard has one of these, and
 //! its share of an app's day, so that nothing is shared between cores; who has caused nothing lately is not kept.
 
@@ -71,6 +74,11 @@ impl PushBudgets {
         }
         self.take(now, app, device);
         Ok(())
+    }
+
+    /// Takes the push of a call's end, of which there is at most one for each push of a call; what is not left is owed.
+    pub fn take_end(&mut self, now: Instant, app: &str, device: InstanceId) {
+        self.take(now, app, device);
     }
 
     fn take(&mut self, now: Instant, app: &str, device: InstanceId) {
@@ -183,5 +191,18 @@ mod tests {
             assert!(budgets.take_call(now, "a", device(number), "bob").is_ok());
         }
         assert!(budgets.devices.rows.len() <= SWEEP_AT && budgets.callers.rows.len() <= SWEEP_AT);
+    }
+
+    #[test]
+    fn the_end_of_a_call_is_never_left_out_and_counts() {
+        let (mut budgets, now) = (budgets(10, 10, 1_000), Instant::now());
+        for _ in 0..5 {
+            budgets.take_call(now, "app", device(1), "sip:bob@example.com").expect("it has room");
+            budgets.take_end(now, "app", device(1));
+        }
+        assert_eq!(budgets.take_alert(now, "app", device(1)), Err(Limit::PushesDevice));
+        assert_eq!(budgets.take_call(now, "app", device(1), "sip:carol@example.com"), Err(Limit::PushesDevice));
+        budgets.take_end(now, "app", device(1));
+        assert_eq!(budgets.take_call(now, "app", device(2), "sip:bob@example.com"), Ok(()), "nobody else's");
     }
 }

@@ -281,7 +281,7 @@ impl Apns {
     ) -> Attempt {
         let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
         let channel = self.channel(prepared.environment);
-        let patience = Patience { until, stays: prepared.voip, departure };
+        let patience = Patience { until, stays: prepared.voip, urgent: prepared.voip, departure };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
             KnownBy::Certificate(_) => None,

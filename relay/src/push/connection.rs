@@ -89,6 +89,8 @@ pub(super) struct Patience<'a> {
     pub(super) until: Instant,
     /// Whether it waits for its answer on a line that has fallen silent: one that must not be sent twice.
     pub(super) stays: bool,
+    /// Whether it asks a service that rests for longer than it may wait.
+    pub(super) urgent: bool,
     /// Told when it leaves.
     pub(super) departure: &'a Departure,
 }
@@ -218,7 +220,7 @@ impl Channel {
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(super) async fn leave(&self, until: Instant) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest.leave(until).await.map_err(|after| Failure::Unsent { after: Some(after) })
+        self.rest.leave(until, false).await.map_err(|after| Failure::Unsent { after: Some(after) })
     }
 
     /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.
@@ -257,7 +259,7 @@ impl Channel {
         let _place = self.place()?;
         let mut moved = false;
         loop {
-            let probe = self.rest.leave(patience.until).await;
+            let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
             let (connection, _permit) = match timeout_at(patience.until, self.admit()).await {
                 Ok(admitted) => admitted?,
@@ -636,7 +638,7 @@ mod tests {
                         let body = Bytes::from_static(b"a push");
                         let request = Request { path: "/".to_owned(), headers: HeaderMap::new(), body };
                         let until = Instant::now() + Duration::from_secs(60);
-                        let patience = Patience { until, stays: true, departure: &departure };
+                        let patience = Patience { until, stays: true, urgent: false, departure: &departure };
                         let lost = connection.exchange(&endpoint, &request, patience).await.err();
                         (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
                     })

@@ -73,9 +73,9 @@ pub(super) struct Fcm {
     tokens: Tokens,
 }
 
-/// A push, ready to be tried.
+/// A push, ready to be tried, and whether it is that of a call.
 #[derive(Clone)]
-pub(super) struct PreparedPush(Request);
+pub(super) struct PreparedPush(Request, bool);
 
 impl Fcm {
     /// Reads the service account and prepares the connections; nothing is dialled before the first push.
@@ -141,7 +141,8 @@ impl Fcm {
         let body = serde_json::to_vec(&Envelope { validate_only, message }).unwrap_or_default();
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(PreparedPush(Request { path: self.path.clone(), headers, body: Bytes::from(body) }))
+        let request = Request { path: self.path.clone(), headers, body: Bytes::from(body) };
+        Ok(PreparedPush(request, push.event == Event::Call && !validate_only))
     }
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try. One
@@ -159,7 +160,8 @@ impl Fcm {
                 Ok(Ok(token)) => token,
             };
             prepared.0.headers.insert(AUTHORIZATION, token.header.clone());
-            match self.channel.send(&prepared.0, Patience { until, stays: false, departure }, classify).await {
+            let patience = Patience { until, stays: false, urgent: prepared.1, departure };
+            match self.channel.send(&prepared.0, patience, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,

@@ -210,7 +210,8 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
-    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, departure: &departure };
+    let patience =
+        Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent: false, departure: &departure };
     channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away))
 }
 

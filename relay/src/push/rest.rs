@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | none | goes |
 //! | resting | waits, or is told how long when that is longer than it may wait |
+//! | resting, for longer than a call may wait | one call goes every [`PROBE_EVERY`], and the others wait for its answer as long as they may: one answer to one device is not the end of all calls |
 //! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
 //!
 //! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
@@ -19,6 +20,9 @@ use super::backoff::Backoff;
 
 /// The longest rest; then one request asks how it stands.
 pub(super) const REST_MAX: Duration = Duration::from_secs(300);
+
+/// How often a call asks how it stands, while the rest takes longer than calls wait.
+pub(super) const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 /// How long others wait for the answer to the one that went first.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
@@ -47,6 +51,8 @@ pub(super) struct Rest {
 struct State {
     rests_in_a_row: u32,
     probing: bool,
+    /// When it was last heard that it rests, or asked.
+    asked_at: Option<Instant>,
 }
 
 /// The request whose answer decides; whichever way it ends, the next may go.
@@ -60,19 +66,22 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`.
-    pub(super) async fn leave(&self, deadline: Instant) -> Result<Option<Probe<'_>>, Duration> {
+    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: what is `urgent` is told so when its
+    /// deadline has come, anything else at once.
+    pub(super) async fn leave(&self, deadline: Instant, urgent: bool) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let now = Instant::now();
-            if until >= deadline {
+            let outlasts = until >= deadline;
+            if outlasts && (!urgent || now >= deadline) {
                 return Err(until.saturating_duration_since(now));
             }
-            if now < until {
+            let goes_at = if outlasts { self.lock().asked_at.map_or(now, |at| at + PROBE_EVERY) } else { until };
+            if now < goes_at {
                 tokio::select! {
-                    () = sleep_until(until) => {}
+                    () = sleep_until(goes_at.min(deadline)) => {}
                     () = changed => {}
                 }
                 continue;
@@ -80,12 +89,12 @@ impl Rest {
             {
                 let mut state = self.lock();
                 if !state.probing {
-                    state.probing = true;
+                    (state.probing, state.asked_at) = (true, Some(now));
                     return Ok(Some(Probe(self)));
                 }
             }
             tokio::select! {
-                () = sleep_until(deadline.min(now + PROBE_PATIENCE)) => return Ok(None),
+                () = sleep_until(deadline.min(now + PROBE_PATIENCE)) => if !outlasts { return Ok(None) },
                 () = changed => {}
             }
         }
@@ -112,6 +121,7 @@ impl Rest {
                 steps.pause(state.rests_in_a_row)
             }
         };
+        state.asked_at = Some(Instant::now());
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
         self.until.fetch_max(until.saturating_add(1), Ordering::AcqRel);
@@ -146,25 +156,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_kept_by_all_and_one_asks_when_it_is_over() {
         let (rest, began) = (Rest::default(), Instant::now());
-        assert!(rest.leave(began).await.is_ok_and(|probe| probe.is_none()));
+        assert!(rest.leave(began, false).await.is_ok_and(|probe| probe.is_none()));
         rest.answered(Some(RestFor::Asked(10 * SECOND)));
-        let told = rest.leave(began + 5 * SECOND).await.err().expect("it is longer than one may wait");
+        let told = rest.leave(began + 5 * SECOND, false).await.err().expect("it is longer than one may wait");
         assert!(told >= 10 * SECOND && began.elapsed() < SECOND, "{told:?}");
-        let probe = rest.leave(began + 30 * SECOND).await.expect("it ends in time");
+        let probe = rest.leave(began + 30 * SECOND, false).await.expect("it ends in time");
         assert!(probe.is_some() && began.elapsed() >= 10 * SECOND);
-        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND)).await;
+        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND, false)).await;
         assert!(waits.is_err(), "one alone");
         rest.answered(None);
         drop(probe);
-        assert!(rest.leave(began).await.is_ok_and(|probe| probe.is_none()), "all go");
+        assert!(rest.leave(began, false).await.is_ok_and(|probe| probe.is_none()), "all go");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_ends_without_an_answer_leaves_the_next_one_in() {
         let (rest, began) = (Rest::default(), Instant::now());
         rest.answered(Some(RestFor::Probe));
-        drop(rest.leave(began + SECOND).await.expect("at once"));
-        assert!(rest.leave(began + SECOND).await.is_ok_and(|probe| probe.is_some()));
+        drop(rest.leave(began + SECOND, false).await.expect("at once"));
+        assert!(rest.leave(began + SECOND, false).await.is_ok_and(|probe| probe.is_some()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,12 +187,38 @@ mod tests {
                 rest.answered(Some(RestFor::Growing(steps)));
             }
             let began = Instant::now();
-            assert!(rest.leave(began + 60 * SECOND).await.is_ok_and(|probe| probe.is_some()));
+            assert!(rest.leave(began + 60 * SECOND, false).await.is_ok_and(|probe| probe.is_some()));
             assert!(began.elapsed() > total / 2, "{:?}", began.elapsed());
             total = began.elapsed();
         }
         assert!(total >= 8 * SECOND, "{total:?}");
         rest.answered(Some(RestFor::Asked(REST_MAX * 100)));
-        assert!(rest.leave(Instant::now()).await.is_err_and(|told| told <= REST_MAX + SECOND));
+        assert!(rest.leave(Instant::now(), false).await.is_err_and(|told| told <= REST_MAX + SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_that_outlasts_calls_lets_one_ask_every_two_seconds_and_the_others_wait() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        let deadline = began + 30 * SECOND;
+        assert!(rest.leave(deadline, false).await.is_err() && began.elapsed() < SECOND, "no other push waits");
+        let first = rest.leave(deadline, true).await.expect("it asks");
+        assert!(first.is_some() && began.elapsed() >= PROBE_EVERY);
+        assert!(tokio::time::timeout(10 * SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        drop(first);
+        let (told, asked) = tokio::join!(rest.leave(began + 13 * SECOND, true), async {
+            let next = rest.leave(deadline, true).await.expect("the next one");
+            tokio::time::sleep(SECOND).await;
+            next.is_some()
+        });
+        assert!(asked && told.is_err() && began.elapsed() >= 13 * SECOND, "one whose time is over is told so then");
+        let (goes, ()) = tokio::join!(rest.leave(deadline, true), async {
+            let probe = rest.leave(deadline, true).await;
+            rest.answered(None);
+            drop(probe);
+        });
+        assert!(goes.is_ok(), "an answer that asks for none lets all go");
+        assert!(began.elapsed() < 20 * SECOND, "{:?}", began.elapsed());
     }
 }

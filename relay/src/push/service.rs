@@ -21,6 +21,7 @@ use super::health::{NOT_IN_TIME, Record, Report, Trouble};
 use super::made::Made;
 use super::network::{Network, System};
 use super::recipient::{Fixed, Recipient};
+use super::rest::PROBE_EVERY;
 use super::setup::SetupError;
 use super::webpush::{self, WebPush};
 use super::{Event, Push, Verdict, copies, payload};
@@ -365,9 +366,16 @@ impl<'a> DeliveryRun<'a> {
         recipient: &dyn Recipient,
     ) -> Ended {
         let limited = &AtomicBool::new(false);
+        let waits_with_others = event == Event::Call && !matches!(self, Self::WebPush(..));
         let noted = |attempt: Attempt| {
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
-            attempt
+            match attempt {
+                // How long the service is left alone is for its channel to say, where calls wait together.
+                Attempt::Again { after: Some(after) } if waits_with_others => {
+                    Attempt::Again { after: Some(after.min(PROBE_EVERY)) }
+                }
+                attempt => attempt,
+            }
         };
         let (verdict, attempts, copies) = match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => {

@@ -85,7 +85,9 @@ impl Shard {
             // Nobody is there any more.
             return;
         }
-        if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
+        if event == Event::CallEnded {
+            self.budgets.take_end(clock::now(), &app, instance);
+        } else if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
             self.shared.quotas.met(limit);
             return;
         }

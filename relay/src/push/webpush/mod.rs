@@ -156,7 +156,7 @@ impl WebPush {
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
-        let patience = Patience { until, stays: false, departure };
+        let patience = Patience { until, stays: false, urgent: false, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 origin.note(&request.path, &attempt);

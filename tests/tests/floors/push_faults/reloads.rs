@@ -6,11 +6,11 @@ use std::time::Duration;
 use relay::config::ApnsCredentials;
 use relay::metrics::Metric;
 use relay::metrics::reading::Reading;
-use relay::push::{AppPush, PushService, State, Verdict};
+use relay::push::{AppPush, Event, Push, PushService, State, Verdict};
 use tests::apns::{Answer, KEY_ID, TEAM_ID};
 use tests::fcm;
 
-use super::{APP, World, apple, apple_token, google, google_token};
+use super::{APP, World, apple, apple_token, call, google, google_token};
 
 impl World {
     /// What a reload would put in force.
@@ -43,12 +43,14 @@ async fn a_reload_without_a_change_keeps_tokens_connections_and_rests() {
     let before = world.taken_by_apple(1).await;
     assert_eq!(world.ring(google(1), 1).await.verdict, Verdict::Accepted);
     world.fcm.answer_with(&google_token(2), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
-    assert!(matches!(world.ring(google(2), 2).await.verdict, Verdict::Retry { .. }));
+    let alert = |number| Push { event: Event::Message, call: None, ..call(number) };
+    let tried = async |number| world.service.deliver(APP, &google(number), &alert(number)).await.verdict;
+    assert!(matches!(tried(2).await, Verdict::Retry { .. }));
     for number in 3..6 {
         world.service.become_like(&world.renewed(|_| {}));
         let after = world.taken_by_apple(number).await;
         assert_eq!((after.provider_token, after.connection), (before.provider_token.clone(), before.connection));
-        assert!(matches!(world.ring(google(number), number).await.verdict, Verdict::Retry { .. }), "it rests");
+        assert!(matches!(tried(number).await, Verdict::Retry { .. }), "it rests");
     }
     assert_eq!((world.fcm.requests(), world.fcm.token_requests()), (2, 1));
     world.assert_clean();

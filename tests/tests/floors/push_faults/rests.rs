@@ -76,17 +76,25 @@ fn civil(days: i64) -> (i64, usize, i64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rest_that_is_longer_than_a_call_waits_ends_it_at_once() {
+async fn a_long_wish_to_one_device_is_not_the_end_of_all_calls() {
     let world = World::new();
     world.fcm.answer_with(&google_token(1), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
-    for number in 1..=20 {
-        let delivery = world.ring(google(number), number).await;
-        assert!(matches!(delivery.verdict, Verdict::Retry { after: Some(after) } if after > 60 * SECOND));
-        assert!(delivery.elapsed < SECOND, "{:?}", delivery.elapsed);
-    }
-    assert_eq!(world.fcm.requests(), 1, "one has asked for all");
-    assert_eq!(standing(&world, "fcm"), (State::Failing, "AskedToWait"));
-    sleep(120 * SECOND).await;
+    assert_eq!(accepted(&world.ring_each(10 * MS, 1, 20, google).await.ended().await), 20);
+    assert!(world.fcm.requests() <= 22, "{} requests for 20 calls", world.fcm.requests());
+    assert_eq!(standing(&world, "fcm"), (State::Well, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_is_longer_than_calls_wait_lets_one_ask_every_two_seconds() {
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: Some(120) }));
+    let deliveries = world.ring_each(10 * MS, 1, 20, google).await.ended().await;
+    assert_eq!(accepted(&deliveries), 0);
+    assert!(deliveries.iter().all(|delivery| delivery.elapsed > 20 * SECOND), "each has waited for its time");
+    // The first, those that were on their way with it, and one every 2 s.
+    assert!(world.fcm.requests() <= 36, "{} requests for 20 calls", world.fcm.requests());
+    assert_eq!(standing(&world, "fcm").0, State::Failing);
+    world.fcm.answer_all(None);
     assert_eq!(world.ring(google(30), 30).await.verdict, Verdict::Accepted);
     assert_eq!(standing(&world, "fcm"), (State::Well, ""));
 }

@@ -221,7 +221,13 @@ fn apns_rows() -> Vec<Row<apns::Answer>> {
         (500, "5", AFRESH),
         (500, "9223372036854775807", REFUSED),
     ] {
-        rows.push(Row(http(status, "", after(text)), outcome, outcome));
+        // A call waits for what may come sooner than was asked, as long as it rings.
+        let for_call = match outcome {
+            REFUSED if status == 429 => AGAIN,
+            REFUSED => AFRESH,
+            outcome => outcome,
+        };
+        rows.push(Row(http(status, "", after(text)), for_call, outcome));
     }
     rows.extend([
         Row(Answer::Gone { timestamp: 1_795_000_000_123 }, GONE, GONE),
@@ -319,7 +325,12 @@ fn fcm_rows() -> Vec<Row<fcm::Answer>> {
         (429, "18446744073709551615", REFUSED),
         (500, "9223372036854775807", REFUSED),
     ] {
-        rows.push(Row(http(status, "", "", after(text)), outcome, outcome));
+        let for_call = match outcome {
+            REFUSED if status == 429 => AGAIN,
+            REFUSED => AFRESH,
+            outcome => outcome,
+        };
+        rows.push(Row(http(status, "", "", after(text)), for_call, outcome));
     }
     rows.extend([
         Row(Answer::Accept, TAKEN, TAKEN),
