@@ -90,6 +90,13 @@ impl Endpoint {
         self.remember_asked(flow, Asked { instance, server, placed: None });
     }
 
+    /// How many calls an instance has begun by a flow whose transactions are not over.
+    pub(super) fn placed_by(&self, flow: FlowId, instance: InstanceId) -> usize {
+        let asked = self.asked.by.get(&flow).into_iter().flatten();
+        let placed = asked.filter(|it| it.instance == instance && it.placed.is_some());
+        placed.filter(|it| self.core.transactions.came_by(it.server).is_some()).count()
+    }
+
     fn remember_asked(&mut self, flow: FlowId, new: Asked) {
         let Self { asked, core, .. } = self;
         let asked = asked.by.entry(flow).or_default();
