@@ -140,10 +140,15 @@ impl Budgets {
     }
 
     /// Takes one refused call that is told; whether there was one.
-    pub(super) fn take_told(&mut self, now: Instant, callers: &mut Callers, instance: InstanceId, caller: &str) -> bool {
+    pub(super) fn take_told(
+        &mut self,
+        now: Instant,
+        callers: &mut Callers,
+        instance: InstanceId,
+        caller: &str,
+    ) -> bool {
         let share = callers.of(now, instance, caller);
-        let granted =
-            share.told.level(now, TOLD_OF_CALLER) > 0 && has(&self.told, now, TOLD, !share.told.is_full(now));
+        let granted = share.told.level(now, TOLD_OF_CALLER) > 0 && has(&self.told, now, TOLD, !share.told.is_full(now));
         if granted {
             callers.change(now, instance, caller, |share| share.told.owe(now, TOLD_OF_CALLER, 1));
             self.told.owe(now, TOLD, 1);

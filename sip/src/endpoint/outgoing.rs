@@ -116,8 +116,7 @@ impl Endpoint {
     /// Whether the budgets of a device and of its address have room for one more request.
     fn may_begin(&mut self, now: Instant, source: &Source, instance: InstanceId, request: &Message) -> bool {
         let method = request.method().unwrap_or(Method::Other);
-        let is_emergency = method == Method::Invite && request.request_uri().is_some_and(is_emergency);
-        if is_emergency && self.placed_by(source.flow, instance) < EMERGENCIES {
+        if is_emergency(request) && self.emergencies_of(source.flow, instance) < EMERGENCIES {
             return true;
         }
         match self.devices.spend_begun(now, instance, method) {
@@ -163,7 +162,7 @@ impl Endpoint {
             return self.on_forwarded_silence(now, server);
         }
         if method == Method::Invite {
-            self.asked.note_placed(source.flow, server, branch);
+            self.asked.note_placed(source.flow, server, branch, is_emergency(request));
         }
     }
 
@@ -241,9 +240,12 @@ impl Endpoint {
     }
 }
 
-/// Whether a Request-URI is an emergency service: `urn:service:sos`, or one within (RFC 5031 §4.2).
-fn is_emergency(uri: &str) -> bool {
-    let mut parts = uri.splitn(3, ':');
+/// Whether a request calls an emergency service: `urn:service:sos`, or one within (RFC 5031 §4.2).
+fn is_emergency(request: &Message) -> bool {
+    if request.method() != Some(Method::Invite) {
+        return false;
+    }
+    let mut parts = request.request_uri().unwrap_or_default().splitn(3, ':');
     let mut is = |word: &str| parts.next().is_some_and(|part| part.eq_ignore_ascii_case(word));
     let is_service = is("urn") && is("service");
     let service = parts.next().and_then(|service| service.split('.').next());

@@ -238,7 +238,8 @@ impl World {
             | Event::DialogBegun { .. }
             | Event::DialogEnded { .. } => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
-            Event::Missed { .. } | Event::Refused(_) | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {}
+            Event::Missed { .. } | Event::Refused(_) | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {
+            }
             Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
             // No phone here registers through the relay.
             Event::RouteNeeded(asked) => {
