@@ -25,9 +25,9 @@ impl Shard {
         }
         let (id, instance) = (call.call, call.instance);
         self.note(instance, Some(id), What::Invite);
-        self.on_missed(&call, CallState::TimedOut);
-        self.begin_story(call, arrived, How::Withheld(Withheld::Limit));
+        self.begin_story(call.clone(), arrived, How::Withheld(Withheld::Limit));
         self.note(instance, Some(id), What::CallEnded(CallState::TimedOut));
+        self.on_missed(&call, CallState::TimedOut);
     }
 
     /// A call has ended that nobody answered.
