@@ -196,6 +196,7 @@ impl Callers {
 
     fn change(&mut self, now: Instant, instance: InstanceId, caller: &str, change: impl FnOnce(&mut Caller)) {
         if self.rows.len() >= self.sweep_at {
+            #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
             self.rows.retain(|_, share| !share.misses_nothing(now));
             self.sweep_at = SWEEP_AT.max(self.rows.len() * 2);
         }
