@@ -278,7 +278,7 @@ impl Story {
                         .to_owned()
                 }
                 Moment::Withheld(Withheld::Limit) => {
-                    "no push was sent: too many calls in a short time ([limits], and sipwake_limits_total)".to_owned()
+                    "the phone was not called: too many calls at once or in a short time (the limits of calls and pushes, sipwake_invites_total and sipwake_limits_total)".to_owned()
                 }
                 Moment::Withheld(Withheld::Elsewhere) => {
                     "no push was sent by this node: another one has the device, and wakes it for the same call"

@@ -49,7 +49,7 @@ impl PushBudgets {
 
     /// Takes the push of a call, or names the limit that it meets.
     pub fn take_call(&mut self, now: Instant, app: &str, device: InstanceId, caller: &str) -> Result<(), Limit> {
-        let caller = self.hash.hash_one((caller, device));
+        let caller = self.name_of(device, caller);
         for (level, limit) in [
             (self.devices.level(now, &device), Limit::PushesDevice),
             (self.callers.level(now, &caller), Limit::PushesCaller),
@@ -62,6 +62,11 @@ impl PushBudgets {
         self.callers.take(now, &caller, || caller);
         self.take(now, app, device);
         Ok(())
+    }
+
+    /// What a caller is known by at a device: a keyed hash, another one after a restart.
+    pub fn name_of(&self, device: InstanceId, caller: &str) -> u64 {
+        self.hash.hash_one((caller, device))
     }
 
     /// Takes any other push, or names the limit that it meets.

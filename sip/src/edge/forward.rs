@@ -234,10 +234,13 @@ pub fn of_caller(answer: &Message, method: Method) -> Option<Message> {
     Message::parse(&request.finish(), &Limits::COMPOSED).ok()
 }
 
+/// A caller, as a device may know it: the URI, and the display name where there is one.
+pub type Caller = (Box<str>, Option<Box<str>>);
+
 /// The caller of a request, as the device may know it. It came from the account's own SIP server, so its
 /// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
 /// §4.2), whether it says so by Privacy or by an anonymous From.
-pub fn caller(request: &Message) -> (Box<str>, Option<Box<str>>) {
+pub fn caller(request: &Message) -> Caller {
     const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
     let from =
         request.from().filter(|from| !wants_privacy(request) && !from.uri().is_some_and(|uri| is_anonymous(&uri)));

@@ -1,29 +1,23 @@
 //! The instances that an endpoint serves: to which binding each belongs, and what it may be sent.
 //!
-//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its budgets allow, whoever sends them.
+//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever sends them.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Endpoint;
+use super::budgets::{Budgets, Callers, Charge};
 use super::credentials::Credentials;
-use crate::bucket::{Bucket, Rate};
 use crate::id::{BindingId, InstanceId};
+use crate::message::Method;
 use crate::timers::Armed;
-
-/// Calls that one device may get; a further one is answered 480, unpushed.
-const CALLS: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
-/// MESSAGEs that one device may get; a further one is answered 480.
-const MESSAGES: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
-/// Requests that one device may begin; a further one is answered 503.
-const OUTGOING: Rate = Rate { burst: 30, interval: Duration::from_secs(1) };
-/// NOTIFYs likewise.
-const NOTIFIES: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
 
 /// The instances of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     rows: HashMap<InstanceId, Device>,
+    /// The shares of those who call them.
+    callers: Callers,
     /// The number of the latest credentials that were others than any device's of their binding.
     credentials: u32,
 }
@@ -49,15 +43,6 @@ struct Awake {
     armed: Armed,
     /// `None`: they are full.
     budgets: Option<Budgets>,
-}
-
-/// What one device may still be sent.
-#[derive(Debug)]
-struct Budgets {
-    calls: Bucket,
-    messages: Bucket,
-    notifies: Bucket,
-    outgoing: Bucket,
 }
 
 impl Devices {
@@ -120,39 +105,45 @@ impl Devices {
         }
     }
 
-    /// Takes one call from a device's budget; whether there was one.
-    pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.spend(now, instance, CALLS, |budgets| &mut budgets.calls)
+    /// Takes one call by this caller from a device's budgets, where it must be woken for it also a push; whether there was one.
+    pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId, caller: &str, wakes: bool) -> bool {
+        self.spend(now, instance, |budgets, callers| budgets.take_call(now, callers, (instance, caller), wakes))
+    }
+
+    /// Takes one push that is for no new call from a device's budget; whether there was one.
+    pub(super) fn spend_wake(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.spend(now, instance, |budgets, _| budgets.take_wake(now))
+    }
+
+    /// Takes one refused call by this caller that is told; whether there was one.
+    pub(super) fn spend_told(&mut self, now: Instant, instance: InstanceId, caller: &str) -> bool {
+        self.spend(now, instance, |budgets, callers| budgets.take_told(now, callers, instance, caller))
     }
 
     /// Takes one MESSAGE from a device's budget; whether there was one.
     pub(super) fn spend_message(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.spend(now, instance, MESSAGES, |budgets| &mut budgets.messages)
+        self.spend(now, instance, |budgets, _| budgets.take_message(now))
     }
 
     /// Takes one NOTIFY from a device's budget; whether there was one.
     pub(super) fn spend_notify(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.spend(now, instance, NOTIFIES, |budgets| &mut budgets.notifies)
+        self.spend(now, instance, |budgets, _| budgets.take_notify(now))
     }
 
-    /// Takes one request that the device begins from its budget; whether there was one.
-    pub(super) fn spend_outgoing(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.spend(now, instance, OUTGOING, |budgets| &mut budgets.outgoing)
+    /// Takes one request that the device begins from its budget; who bears it, if there was one.
+    pub(super) fn spend_begun(&mut self, now: Instant, instance: InstanceId, method: Method) -> Option<Charge> {
+        self.spend(now, instance, |budgets, _| budgets.take_begun(now, method))
     }
 
-    fn spend(
+    fn spend<T: Default>(
         &mut self,
         now: Instant,
         instance: InstanceId,
-        rate: Rate,
-        of: impl FnOnce(&mut Budgets) -> &mut Bucket,
-    ) -> bool {
-        let Some(device) = self.rows.get_mut(&instance) else { return false };
-        let full = Bucket::full(now);
+        take: impl FnOnce(&mut Budgets, &mut Callers) -> T,
+    ) -> T {
+        let Some(device) = self.rows.get_mut(&instance) else { return T::default() };
         let budgets = &mut device.awake.get_or_insert_default().budgets;
-        let all_full = Budgets { calls: full, messages: full, notifies: full, outgoing: full };
-        let budgets = budgets.get_or_insert(all_full);
-        of(budgets).take(now, rate).is_ok()
+        take(budgets.get_or_insert_with(|| Budgets::full(now)), &mut self.callers)
     }
 }
 

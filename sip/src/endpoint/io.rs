@@ -483,6 +483,9 @@ pub enum Event {
         /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
         state: CallState,
     },
+    /// A call that a device does not get, because it has had too many or has too many waiting: neither offered nor pushed, and answered by
+    /// nobody. Told of so many of each caller; `wait` means nothing.
+    Refused(Box<IncomingCall>),
     /// A MESSAGE is to be stored for a device; answer with [`Input::MessageStored`].
     StoreMessage(Box<InboundMessage>),
     /// A device has answered a MESSAGE after it was stored: the stored copy is to be discarded.
@@ -598,7 +601,7 @@ pub enum MessageEnd {
     Delivered,
     /// Its device refused it, with this status.
     Refused(u16),
-    /// It only said that somebody writes (RFC 3994): taken and dropped.
+    /// It only said that somebody writes (RFC 3994): given to the devices that are attached, and never kept.
     Composing,
     /// Its body is larger than [`super::Settings::message_bytes`]: 413.
     TooLarge,

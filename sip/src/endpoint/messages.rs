@@ -1,4 +1,5 @@
-//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store.
+//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store. What only says that somebody writes
+//! (RFC 3994) is given to no store.
 //!
 //! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
 //! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
@@ -47,7 +48,7 @@ impl Messages {
 
 impl Endpoint {
     pub(super) fn on_message_request(&mut self, now: Instant, reply: Reply, request: Message, binding: BindingId) {
-        let members = self.callable_instances(binding);
+        let mut members = self.callable_instances(binding);
         let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.refusal_of(now, &request, &members) {
             self.core.event(Event::MessageEnded { instance: first, end });
@@ -59,11 +60,16 @@ impl Endpoint {
         let Ok(server) = self.core.transactions.open(&request, reply, ServerOwner::Nobody) else {
             return self.busy(reply, &request);
         };
+        if is_composing(&request) {
+            members.retain(|instance| self.attachments.is_attached(*instance));
+        }
         let tag = self.core.random.tag();
         let id = self.messages.add(PendingMessage::new(now, self.core.settings.timing.edge, server, tag, request));
         for instance in members {
             self.start_copy(now, id, instance);
         }
+        // What only says that somebody writes may have found nobody.
+        self.answer_message(now, id);
         if let Some(due) = self.messages.rows.get(&id).map(PendingMessage::due) {
             self.core.timers.set(due, Timer::Message(id));
         }
@@ -71,8 +77,7 @@ impl Endpoint {
 
     /// The answer to a MESSAGE that goes neither to a device nor to the store.
     fn refusal_of(&mut self, now: Instant, request: &Message, members: &[InstanceId]) -> Option<(u16, MessageEnd)> {
-        let media = request.text(Name::ContentType).unwrap_or_default();
-        let media = media.split(';').next().unwrap_or_default().trim();
+        let media = media_of(request);
         let attached = members.iter().any(|instance| self.attachments.is_attached(*instance));
         let stored_only = members.iter().all(|instance| !self.attachments.is_attached(*instance));
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses())
@@ -80,7 +85,7 @@ impl Endpoint {
         {
             return Some((stop.status(), MessageEnd::Unfit));
         }
-        if media.eq_ignore_ascii_case("application/im-iscomposing+xml") {
+        if is_composing(request) && stored_only {
             return Some((200, MessageEnd::Composing));
         }
         if request.body().len() > self.core.settings.message_bytes {
@@ -150,7 +155,13 @@ impl Endpoint {
     }
 
     fn store_copy(&mut self, id: MessageRequestId, instance: InstanceId, message: MessageId) {
-        let Some(request) = self.messages.rows.get(&id).and_then(PendingMessage::request) else { return };
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
+        let Some(request) = pending.request() else { return };
+        if is_composing(request) {
+            // Nobody who comes later wants to know.
+            pending.on_stored(instance, StoreOutcome::Stored);
+            return;
+        }
         let (from, name) = forward::caller(request);
         let lasts = request.number(Name::Expires).filter(|seconds| *seconds > 0);
         let pending = InboundMessage {
@@ -236,11 +247,15 @@ impl Endpoint {
                 FinalResponse::Full => (480, own(480).header(Name::RetryAfter, RETRY_AFTER).finish()),
                 FinalResponse::Unavailable => (503, own(503).header(Name::RetryAfter, RETRY_AFTER).finish()),
             };
-            let ends = pending.ends();
+            let (ends, composing) = (pending.ends(), is_composing(request));
             pending.close();
             self.core.transactions.respond(now, pending.server, status, bytes);
             for (instance, status) in ends {
-                let end = if status < 300 { MessageEnd::Delivered } else { MessageEnd::Refused(status) };
+                let end = match status {
+                    _ if composing => MessageEnd::Composing,
+                    ..300 => MessageEnd::Delivered,
+                    _ => MessageEnd::Refused(status),
+                };
                 self.core.event(Event::MessageEnded { instance, end });
             }
         }
@@ -262,6 +277,16 @@ fn name_of(key: &crate::flow::TokenKey, request: &Message, instance: InstanceId)
         u128::from_be_bytes(bits)
     };
     MessageId::new(half(1) ^ half(2).rotate_right(64), instance.tag())
+}
+
+/// The media type of the body, without its parameters.
+fn media_of(request: &Message) -> &str {
+    request.text(Name::ContentType).unwrap_or_default().split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a MESSAGE only says that somebody writes.
+fn is_composing(request: &Message) -> bool {
+    media_of(request).eq_ignore_ascii_case("application/im-iscomposing+xml")
 }
 
 /// At most `bytes` of a text, whole characters.

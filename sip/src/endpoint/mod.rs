@@ -19,7 +19,8 @@
 //! | `groups` | `Groups` | which devices share a binding, and whose credentials are in use |
 //! | `subscriptions` | `Subscriptions` | subscriptions to mailboxes |
 //! | `upstreams` | `Upstreams` | SIP servers: the flow to each, whose turn it is, the way back to a better address |
-//! | `devices` | `Devices` | the instances that are served, and their budgets |
+//! | `devices` | `Devices` | the instances that are served |
+//! | `budgets` | `Budgets`, `Callers` | how much each of them may be sent and may begin, and the share of each caller |
 //! | [`successors`] | `Successors` | who was enabled again, and in whose place |
 //! | `attachments` | `Attachments` | REGISTERs at the edge, and which device is attached by which flow |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
@@ -41,6 +42,7 @@
 mod asked;
 mod attachments;
 mod bindings;
+mod budgets;
 pub mod calls;
 mod core;
 mod credentials;

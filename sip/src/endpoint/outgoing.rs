@@ -5,7 +5,8 @@
 //! | --- | --- |
 //! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, to that domain or its SIP server | by the flow of that registration, along its Service-Route (RFC 3608) |
 //! | another From, target, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
-//! | more than the device's or its address's budget | nowhere: 503 with Retry-After |
+//! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
+//! | an emergency call (RFC 5031), while [`EMERGENCIES`] of its device at most are under way | as any other, whatever the budgets |
 //! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
 //!
 //! The SIP server asks for credentials (401, 407) and routes, as if the device had come by itself. Requests of the dialogs
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::budgets::Charge;
 use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Source};
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::{forward, push_proxy};
@@ -26,10 +28,13 @@ use crate::id::InstanceId;
 use crate::message::{Composer, Message, Method, Name, Scheme, Uri};
 use crate::transaction::Reply;
 
-/// Requests that the devices behind one address (IPv6: one /64) may begin, on one shard; a further one is answered 503.
+/// Requests that the devices behind one address (IPv6: one /64) may begin beyond what each has of its own, on one shard; a further one is
+/// answered 503.
 const PER_ADDRESS: Rate = Rate { burst: 100, interval: Duration::from_millis(100) };
-/// Addresses whose requests are counted at once; the requests of a further one are answered 503.
+/// Addresses whose requests are counted at once; what is to be counted of a further one is answered 503.
 pub const ADDRESSES_MAX: usize = 10_000;
+/// Emergency calls of one connection of a device that may be under way, answered ones for 64·T1; a further one counts as any other call.
+const EMERGENCIES: usize = 16;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -92,8 +97,7 @@ impl Endpoint {
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
-        let granted =
-            self.devices.spend_outgoing(now, instance) && self.outgoing.spend(now, counted_as(source.peer.ip()));
+        let granted = self.may_begin(now, &source, instance, request);
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
         match upstream.and_then(|upstream| self.hop_to_server(upstream, instance)).filter(|_| granted) {
             Some(hop) => self.send_outgoing(now, source, reply, request, &routes, hop),
@@ -106,6 +110,19 @@ impl Endpoint {
                 let response = response.header(Name::RetryAfter, RETRY_AFTER_S).finish();
                 self.respond_once(now, reply, request, 503, response);
             }
+        }
+    }
+
+    /// Whether the budgets of a device and of its address have room for one more request.
+    fn may_begin(&mut self, now: Instant, source: &Source, instance: InstanceId, request: &Message) -> bool {
+        let method = request.method().unwrap_or(Method::Other);
+        if is_emergency(request) && self.emergencies_of(source.flow, instance) < EMERGENCIES {
+            return true;
+        }
+        match self.devices.spend_begun(now, instance, method) {
+            None => false,
+            Some(Charge::Device) => true,
+            Some(Charge::Address) => self.outgoing.spend(now, counted_as(source.peer.ip())),
         }
     }
 
@@ -145,7 +162,7 @@ impl Endpoint {
             return self.on_forwarded_silence(now, server);
         }
         if method == Method::Invite {
-            self.asked.note_placed(source.flow, server, branch);
+            self.asked.note_placed(source.flow, server, branch, is_emergency(request));
         }
     }
 
@@ -221,6 +238,18 @@ impl Endpoint {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, why.text());
     }
+}
+
+/// Whether a request calls an emergency service: `urn:service:sos`, or one within (RFC 5031 §4.2).
+fn is_emergency(request: &Message) -> bool {
+    if request.method() != Some(Method::Invite) {
+        return false;
+    }
+    let mut parts = request.request_uri().unwrap_or_default().splitn(3, ':');
+    let mut is = |word: &str| parts.next().is_some_and(|part| part.eq_ignore_ascii_case(word));
+    let is_service = is("urn") && is("service");
+    let service = parts.next().and_then(|service| service.split('.').next());
+    is_service && service.is_some_and(|service| service.eq_ignore_ascii_case("sos"))
 }
 
 /// The host of an address of record.

@@ -348,7 +348,7 @@ impl Endpoint {
             return;
         }
         row.woken_at = Some(now);
-        if self.devices.spend_call(now, instance) {
+        if self.devices.spend_wake(now, instance) {
             self.core.event(Event::RefreshNeeded(instance));
         }
     }

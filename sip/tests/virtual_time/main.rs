@@ -21,6 +21,7 @@ mod refusals;
 mod registration;
 mod regressions;
 mod script;
+mod shares;
 mod strangers;
 mod subscription;
 mod unregistration;

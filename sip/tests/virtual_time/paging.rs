@@ -214,6 +214,35 @@ fn a_composing_notice_is_taken_and_dropped() {
     assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
 }
 
+/// It is for whoever is there: it passes both ways, and is kept for nobody.
+#[test]
+fn a_composing_notice_goes_to_a_device_that_is_attached_and_to_no_store() {
+    let composing = "Content-Type: Application/im-iscomposing+xml;charset=utf-8\r\n";
+    for status in [200, 415] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.page("m1", composing, "<isComposing/>");
+        let offered = world.last("MESSAGE");
+        assert_eq!((&offered.body()[..], world.count("MESSAGE 200")), (&b"<isComposing/>"[..], 0));
+        world.reply(world.device(1), &offered, status, &[], "");
+        assert_eq!(world.answered("MESSAGE").status(), Some(status));
+        assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
+    }
+    for silent in [true, false] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.page("m1", composing, "<isComposing/>");
+        if silent {
+            world.advance(NO_RESPONSE_TIMEOUT);
+        } else {
+            world.input(Input::Closed(world.device(1).flow));
+        }
+        assert_eq!((world.answered("MESSAGE").status(), world.pages().len()), (Some(202), 0));
+        world.advance(Duration::from_secs(60));
+        assert_eq!(world.endpoint.counts().messages, 0);
+    }
+}
+
 #[test]
 fn a_message_over_the_limit_is_413_and_one_at_the_limit_is_not() {
     let mut world = World::registered();

@@ -144,12 +144,29 @@ fn no_more_calls_overtake_than_are_told() {
     let (mut world, source) = overtaken(FlowId::Stream(7), false);
     for number in 0..=CALLS_PER_INSTANCE {
         let head = world.head(&format!("call-{number}"), "INVITE", 1, "");
+        let head = head.replace("sip:bob@", &format!("sip:bob{number}@"));
         let uri = format!("sip:{}@relay.test:5070", world.binding);
         world.receive(source, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
     }
     assert_eq!((world.count("INVITE 100"), world.count("INVITE 486")), (CALLS_PER_INSTANCE, 1));
     world.advance(seconds(33));
     assert_eq!(world.count("INVITE 480"), CALLS_PER_INSTANCE, "none waits for longer");
+    let told = world.events.iter().filter(|event| matches!(event, Event::Refused(_))).count();
+    assert_eq!(told, 1, "the one that there was no room for");
+}
+
+#[test]
+fn of_calls_that_overtake_those_of_one_caller_leave_room() {
+    let (mut world, source) = overtaken(FlowId::Stream(7), false);
+    let uri = format!("sip:{}@relay.test:5070", world.binding);
+    for number in 0..CALLS_PER_INSTANCE {
+        let head = world.head(&format!("call-{number}"), "INVITE", 1, "");
+        world.receive(source, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
+    }
+    let head = world.head("friend", "INVITE", 1, "").replace("sip:bob@", "sip:friend@");
+    world.receive(source, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
+    let half = CALLS_PER_INSTANCE / 2;
+    assert_eq!((world.count("INVITE 100"), world.count("INVITE 486")), (half + 1, half));
 }
 
 #[test]

@@ -238,7 +238,8 @@ impl World {
             | Event::DialogBegun { .. }
             | Event::DialogEnded { .. } => {}
             Event::InviteRefused { .. } => self.stats.invites_refused += 1,
-            Event::Missed { .. } | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {}
+            Event::Missed { .. } | Event::Refused(_) | Event::Mailbox { .. } | Event::SubscriptionChallenged { .. } => {
+            }
             Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
             // No phone here registers through the relay.
             Event::RouteNeeded(asked) => {
@@ -374,6 +375,7 @@ fn event_kind(event: &Event) -> String {
         Event::InviteRefused { status } => format!("refused {status}"),
         Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
+        Event::Refused(call) => format!("not for it {}", call.call),
         Event::StoreMessage(page) => format!("page {page:?}"),
         Event::DiscardMessage { message, .. } => format!("page taken {message}"),
         Event::MessageEnded { end, .. } => format!("page ended {end:?}"),

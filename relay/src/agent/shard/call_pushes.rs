@@ -106,7 +106,7 @@ impl Shard {
     }
 
     /// Why a call is not for this device, if it is not; and whether it waits for the device nevertheless, which may come by itself.
-    fn is_of_others(&self, call: &IncomingCall) -> Option<(Withheld, bool)> {
+    pub(crate) fn is_of_others(&self, call: &IncomingCall) -> Option<(Withheld, bool)> {
         if self.is_gone_from_here(call.instance) || self.is_woken_elsewhere(call) {
             return Some((Withheld::Elsewhere, false));
         }

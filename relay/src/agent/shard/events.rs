@@ -101,6 +101,7 @@ impl Shard {
                 self.begin_story(call, at, How::Arrived);
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
+            Event::Refused(call) => self.on_call_refused(at, call),
             Event::StoreMessage(page) => self.store_message(&page),
             Event::DiscardMessage { instance, message } => self.discard_message(instance, message),
             Event::MessageEnded { instance, end } => self.on_message_ended(instance, end),

@@ -2,17 +2,34 @@
 //!
 //! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended.
 
+use std::time::Instant;
+
 use sip::endpoint::{CallState, IncomingCall};
 
 use super::Shard;
 use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
 use super::messages::keep;
+use super::stories::How;
+use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
+use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
 use crate::vault::items::MissedCall;
 
 impl Shard {
+    /// A call came at `arrived` that a device does not get, because it has had too many: its user finds it as one that was missed.
+    pub(crate) fn on_call_refused(&mut self, arrived: Instant, call: Box<IncomingCall>) {
+        if self.is_of_others(&call).is_some() {
+            return;
+        }
+        let (id, instance) = (call.call, call.instance);
+        self.note(instance, Some(id), What::Invite);
+        self.begin_story(call.clone(), arrived, How::Withheld(Withheld::Limit));
+        self.note(instance, Some(id), What::CallEnded(CallState::TimedOut));
+        self.on_missed(&call, CallState::TimedOut);
+    }
+
     /// A call has ended that nobody answered.
     pub(crate) fn on_missed(&mut self, missed: &IncomingCall, state: CallState) {
         let instance = missed.instance;
@@ -29,12 +46,18 @@ impl Shard {
             expires_at,
             given_up: state == CallState::Cancelled,
         });
+        let caller = self.budgets.name_of(instance, &missed.from);
+        let gone = self.activity(instance).and_then(|activity| activity.missed.note(caller, call));
         let shared = self.shared.clone();
         tokio::spawn(async move {
             shared.metrics.missed_call(match keep(&shared, instance, &item).await {
                 Ok(_) => MissedCallOutcome::Kept,
                 Err(_) => MissedCallOutcome::Lost,
             });
+            if let Some(gone) = gone {
+                // A store that is away keeps one more of them.
+                drop(shared.vault.remove_missed_call(instance, gone).await);
+            }
         });
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());
         let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };

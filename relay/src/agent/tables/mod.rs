@@ -8,6 +8,7 @@
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
 //! | [`ended_ahead`] | what has ended before it came here |
 //! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
+//! | [`missed`] | whose a device's missed calls are |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
 //!
@@ -19,6 +20,7 @@ pub(crate) mod ended_ahead;
 mod index;
 pub(crate) mod instances;
 pub(crate) mod lease;
+pub(crate) mod missed;
 mod moments;
 pub(crate) mod timeline;
 pub(crate) mod woken_elsewhere;

@@ -12,6 +12,7 @@ use sip::bucket::Bucket;
 use sip::endpoint::{CallState, DialogMark, Mailbox};
 use sip::id::CallId;
 
+use super::missed::MissedCalls;
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider};
 use crate::push;
 
@@ -125,6 +126,8 @@ pub(crate) struct Activity {
     pub mailbox: Option<Box<Mailbox>>,
     /// The dialogs of answered calls that nobody has ended yet, as far as is known; the latest [`DIALOGS`].
     pub dialogs: VecDeque<(DialogMark, CallId)>,
+    /// Whose its missed calls are.
+    pub missed: MissedCalls,
     /// Test pushes that may be asked for; none was yet when absent.
     pub tests: Option<Bucket>,
     /// Alert pushes that are under way; they end with the instance.

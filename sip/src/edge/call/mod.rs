@@ -39,6 +39,7 @@ mod succession;
 
 use std::time::{Duration, Instant};
 
+use super::forward::Caller;
 use super::invite_mark::InviteMark;
 use super::replaces::Replaces;
 use super::{CallState, IncomingCall};
@@ -137,6 +138,8 @@ pub struct Call {
     answered_by: Option<BranchId>,
     mark: Option<InviteMark>,
     replaces: Option<Replaces>,
+    /// Devices that it would be for if they had not had too many.
+    refused: Vec<InstanceId>,
 }
 
 impl Call {
@@ -185,6 +188,7 @@ impl Call {
             answered_by: None,
             mark: None,
             replaces: None,
+            refused: Vec::new(),
         }
     }
 
@@ -195,7 +199,13 @@ impl Call {
     }
 
     /// The INVITE has come, for these devices, which may take `wait` to come for it.
-    pub fn arrive(&mut self, now: Instant, wait: Duration, instances: &[InstanceId], invite: Invite) -> Announced {
+    pub fn arrive(
+        &mut self,
+        now: Instant,
+        wait: Duration,
+        instances: &[InstanceId],
+        (invite, caller): (Invite, Caller),
+    ) -> Announced {
         let targets = std::mem::take(&mut self.targets);
         let all = |filter: fn(&Target) -> bool| {
             targets.iter().filter(|target| filter(target)).map(|target| target.instance).collect::<Vec<_>>()
@@ -205,7 +215,7 @@ impl Call {
         let woken = |instance| announced.woken.contains(&instance);
         let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
         self.targets = instances.iter().copied().map(target).collect();
-        (self.from, self.name) = super::forward::caller(&invite.message);
+        (self.from, self.name) = caller;
         (self.mark, self.replaces) = (Some(invite.mark), Replaces::of(&invite.message));
         (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
         self.stage = Stage::Waiting(Box::new(invite));
@@ -242,6 +252,21 @@ impl Call {
     /// Whether the INVITE is still to come.
     pub fn is_expected(&self) -> bool {
         matches!(self.stage, Stage::Expected)
+    }
+
+    /// The caller's URI.
+    pub fn from(&self) -> &str {
+        &self.from
+    }
+
+    /// These devices have had too many calls, and do not get this one.
+    pub fn refuse(&mut self, instances: Vec<InstanceId>) {
+        self.refused = instances;
+    }
+
+    /// Those devices, once.
+    pub fn take_refused(&mut self) -> Vec<InstanceId> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Whether this device was woken.

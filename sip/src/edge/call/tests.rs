@@ -34,7 +34,9 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let timing = EdgeTiming::default();
     let mut waiting = Call::expected(now, timing, RING, call, binding);
     let mark = InviteMark::of(&invite);
-    waiting.arrive(now, RING, instances, Invite::new(now, timing, server, source, (invite, mark, None), "tag".into()));
+    let caller = crate::edge::forward::caller(&invite);
+    let invite = Invite::new(now, timing, server, source, (invite, mark, None), "tag".into());
+    waiting.arrive(now, RING, instances, (invite, caller));
     waiting
 }
 

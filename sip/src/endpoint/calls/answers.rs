@@ -26,7 +26,7 @@ impl Endpoint {
         let Some(row) = self.calls.get(call) else { return };
         for instance in row.silent(now) {
             if self.push_bindings.flow_failure(instance).is_none() {
-                self.wake(now, call, instance);
+                self.wake_after_all(now, call, instance);
             }
         }
         let Some(row) = self.calls.get_mut(call) else { return };
@@ -222,7 +222,7 @@ impl Endpoint {
         if outcome == Outcome::Terminated {
             self.answer_call(now, call, 487);
         } else if !has_another && !self.lose_only_flow(now, call, instance) {
-            self.wake(now, call, instance);
+            self.wake_after_all(now, call, instance);
         }
     }
 
@@ -276,7 +276,21 @@ impl Endpoint {
             self.tell_missed(now, call, instance);
             self.calls.leave(instance, call);
         }
+        self.tell_missed_by_refused(now, call, state);
         self.core.later(now, self.core.settings.timing.transaction.t1_64(), Timer::Forget(call));
+    }
+
+    /// A call that nobody answered is missed also by those devices that had had too many to get it.
+    fn tell_missed_by_refused(&mut self, now: Instant, call: CallId, state: CallState) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let refused = row.take_refused();
+        if matches!(state, CallState::Cancelled | CallState::TimedOut) {
+            for instance in refused {
+                let instance = self.successors.current(instance);
+                let Some(row) = self.calls.get(call) else { return };
+                self.tell_of_refusal(now, row.describe(now, instance));
+            }
+        }
     }
 
     /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.

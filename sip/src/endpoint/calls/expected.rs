@@ -40,7 +40,7 @@ impl Endpoint {
         // The devices that its INVITE would be for, and no other.
         let callable = self.callable_instances(binding).contains(&instance)
             || self.push_bindings.instance_of(binding) == Some(instance);
-        if !callable || self.calls.is_busy(instance) || !self.devices.spend_call(now, instance) {
+        if !callable || self.calls.is_busy(instance, &from) || !self.devices.spend_call(now, instance, &from, true) {
             return;
         }
         let call = known.unwrap_or_else(|| self.expect_invite(now, binding));

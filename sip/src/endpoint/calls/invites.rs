@@ -3,12 +3,13 @@
 //! Invariant: an INVITE is answered 100 before anything is looked up for it; a device is forked to by its flow, and to no
 //! address that a message names.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::edge::call::invite::{Invite, valid_until};
 use crate::edge::call::{Announced, Call};
-use crate::edge::forward;
+use crate::edge::forward::{self, Caller};
 use crate::edge::invite_mark::InviteMark;
+use crate::edge::replaces::Replaces;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
 use crate::endpoint::{CallState, Endpoint, Event, IncomingCall, Side, Source};
 use crate::flow::FlowToken;
@@ -20,6 +21,9 @@ use crate::transaction::{Reply, ServerId};
 pub(super) struct Admitted {
     pub(super) call: CallId,
     instances: Vec<InstanceId>,
+    /// Those that would get it if they had not had too many.
+    refused: Vec<InstanceId>,
+    caller: Caller,
     mark: InviteMark,
     /// When the INVITE's Expires ends.
     pub(super) valid_until: Option<Instant>,
@@ -85,9 +89,30 @@ impl Endpoint {
             self.calls.forget_expected(binding);
             return Err(603);
         }
-        let instances = self.callable(now, binding, callees)?;
+        let caller = forward::caller(invite);
+        let ((instances, refused), status) = self.callable(now, binding, callees, &caller.0);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
-        Ok(Admitted { call, instances, mark, valid_until: valid_until(now, invite) })
+        if instances.is_empty() {
+            for instance in refused {
+                self.tell_refused(now, call, instance, invite);
+            }
+            return Err(status);
+        }
+        Ok(Admitted { call, instances, refused, caller, mark, valid_until: valid_until(now, invite) })
+    }
+
+    /// Tells the shell of a call that a device does not get, because it has had too many: few of each caller.
+    pub(super) fn tell_refused(&mut self, now: Instant, call: CallId, instance: InstanceId, invite: &Message) {
+        let (from, name) = forward::caller(invite);
+        let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
+        let call = IncomingCall { call, instance, from, name, mark, replaces, wait: Duration::ZERO, valid: None };
+        self.tell_of_refusal(now, call);
+    }
+
+    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall) {
+        if self.devices.spend_told(now, call.instance, &call.from) {
+            self.core.event(Event::Refused(Box::new(call)));
+        }
     }
 
     /// Begins a call whose INVITE was answered 100.
@@ -98,13 +123,17 @@ impl Endpoint {
         server: ServerId,
         invite: Message,
         binding: BindingId,
-        Admitted { call, instances, mark, valid_until }: Admitted,
+        Admitted { call, instances, refused, caller, mark, valid_until }: Admitted,
     ) {
         let timing = self.core.settings.timing.edge;
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
-        match self.calls.arrive(now, (timing, wait), call, binding, &instances, invite) {
+        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller));
+        if let Some(row) = self.calls.get_mut(call).filter(|_| !refused.is_empty()) {
+            row.refuse(refused);
+        }
+        match announced {
             Some(announced) => self.begin_announced(now, call, &instances, &announced),
             None => self.begin(now, call, &instances),
         }
@@ -126,23 +155,25 @@ impl Endpoint {
         }
     }
 
-    /// Those of the `instances` of a binding that may get one more call; one that was woken for it before has already
-    /// consumed its call budget.
+    /// Those of the `instances` of a binding that may get one more call by this caller, and those that have had too many, with the status that
+    /// says so; one that was woken for it before has already consumed its budget.
     fn callable(
         &mut self,
         now: Instant,
         binding: BindingId,
-        mut instances: Vec<InstanceId>,
-    ) -> Result<Vec<InstanceId>, u16> {
+        instances: Vec<InstanceId>,
+        caller: &str,
+    ) -> ((Vec<InstanceId>, Vec<InstanceId>), u16) {
         let mut status = 480;
         let expected = self.calls.expected_for(now, binding).map(Call::id);
-        instances.retain(|instance| {
-            let busy = self.calls.is_busy(*instance);
+        let may_get = |instance: &InstanceId| {
+            let busy = self.calls.is_busy(*instance, caller);
             status = if busy { 486 } else { status };
             let paid = expected.and_then(|call| self.calls.get(call)).is_some_and(|call| call.has_woken(*instance));
-            !busy && (paid || self.devices.spend_call(now, *instance))
-        });
-        if instances.is_empty() { Err(status) } else { Ok(instances) }
+            let wakes = !self.attachments.is_attached(*instance);
+            !busy && (paid || self.devices.spend_call(now, *instance, caller, wakes))
+        };
+        (instances.into_iter().partition(may_get), status)
     }
 
     /// The INVITE of an announced call has come: its devices were woken, and may be there already.
@@ -229,9 +260,22 @@ impl Endpoint {
         true
     }
 
-    pub(super) fn wake(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+    /// Wakes a device for a call whose push its budget has borne.
+    fn wake(&mut self, now: Instant, call: CallId, instance: InstanceId) {
         if self.calls.get_mut(call).is_some_and(|row| row.wake(instance)) {
             self.tell(now, call, instance, Event::Wake);
+        }
+    }
+
+    /// Wakes a device that seemed to be there when the call came; where it has been woken too often it is called no more.
+    pub(super) fn wake_after_all(&mut self, now: Instant, call: CallId, instance: InstanceId) {
+        if !self.calls.get_mut(call).is_some_and(|row| row.wake(instance)) {
+            return;
+        }
+        if self.devices.spend_wake(now, instance) {
+            self.tell(now, call, instance, Event::Wake);
+        } else {
+            self.on_device_unreachable(now, call, instance);
         }
     }
 

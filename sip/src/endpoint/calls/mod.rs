@@ -23,14 +23,21 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::forward::Caller;
 use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use overtaking::Overtaking;
 
-/// Calls that one instance may have waiting at once; a further one is answered 486, unpushed.
-pub const CALLS_PER_INSTANCE: usize = 8;
+/// Calls that one instance may have waiting at once; a further one is answered 486, unpushed. A caller has as many of them at most as
+/// are left: alone a half, so that one more caller always finds room.
+pub const CALLS_PER_INSTANCE: usize = 16;
+
+/// Whether there is room for one more call by a caller who has some of those that wait.
+fn is_room(waiting: usize, of_caller: usize) -> bool {
+    waiting + of_caller < CALLS_PER_INSTANCE
+}
 
 /// The calls of one endpoint.
 #[derive(Debug, Default)]
@@ -94,9 +101,11 @@ impl Calls {
             .any(|call| call.instances().any(|it| instances.contains(&current(it))))
     }
 
-    /// Whether an instance has as many calls as it may have.
-    fn is_busy(&self, instance: InstanceId) -> bool {
-        self.waiting.get(&instance).is_some_and(|calls| calls.len() >= CALLS_PER_INSTANCE)
+    /// Whether an instance has as many calls as it may have, or as this caller may.
+    fn is_busy(&self, instance: InstanceId, caller: &str) -> bool {
+        let Some(calls) = self.waiting.get(&instance) else { return false };
+        let rows = calls.iter().filter_map(|call| self.rows.get(call));
+        !is_room(calls.len(), rows.filter(|row| row.from() == caller).count())
     }
 
     /// The call that an INVITE to this binding is expected for.
@@ -137,14 +146,14 @@ impl Calls {
         id: CallId,
         binding: BindingId,
         instances: &[InstanceId],
-        invite: Invite,
+        (invite, caller): (Invite, Caller),
     ) -> Option<Announced> {
         let was_expected = self.expected.get(&binding) == Some(&id);
         if was_expected {
             self.expected.remove(&binding);
         }
         let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding));
-        let announced = call.arrive(now, wait, instances, invite);
+        let announced = call.arrive(now, wait, instances, (invite, caller));
         if let Some(mark) = call.mark() {
             self.marked.entry(mark).or_default().push(id);
         }

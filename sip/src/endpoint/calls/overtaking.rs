@@ -7,20 +7,21 @@
 //! | it is refused, not answered in 64·T1, or the account is gone | 480 |
 //! | the INVITE is cancelled, or its Expires ends | 487, and nobody was woken |
 //!
-//! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`] of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
+//! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
 //! They are looked at when a registration has changed, and not with each message.
 
 use std::time::Instant;
 
-use super::CALLS_PER_INSTANCE;
+use super::is_room;
 use crate::edge::call::invite::valid_until;
+use crate::edge::forward;
 use crate::endpoint::core::{ServerOwner, Timer};
 use crate::endpoint::{Endpoint, Event, Source};
-use crate::id::{BindingId, BranchId, InstanceId};
+use crate::id::{BindingId, BranchId, CallId, InstanceId};
 use crate::message::{Composer, Message};
 use crate::transaction::{Reply, ServerId};
 
-/// INVITEs that may wait so in one endpoint; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`] for a binding 486.
+/// INVITEs that may wait so in one endpoint; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) for a binding 486.
 pub const OVERTAKING_MAX: usize = 256;
 
 /// An INVITE that waits for its binding's first REGISTER.
@@ -51,11 +52,12 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
-        if self.calls.overtaking.iter().filter(|it| it.binding == binding).count() >= CALLS_PER_INSTANCE {
-            return self.refuse_call(now, reply, &invite, 486);
-        }
-        if self.calls.overtaking.len() >= OVERTAKING_MAX {
-            return self.refuse_call(now, reply, &invite, 480);
+        if let Some(status) = self.overtakes_too_many(binding, &invite) {
+            let call = CallId::new(self.core.random.wide(), binding.tag());
+            for instance in self.all_instances(binding) {
+                self.tell_refused(now, call, instance, &invite);
+            }
+            return self.refuse_call(now, reply, &invite, status);
         }
         let key = self.core.branch();
         let Ok(server) = self.core.transactions.open(&invite, reply, ServerOwner::Overtaking(binding, key)) else {
@@ -67,6 +69,18 @@ impl Endpoint {
         self.core.timers.set(until, Timer::Overtaking);
         let invite = Box::new(invite);
         self.calls.overtaking.push(Overtaking { binding, key, server, source, until, valid_until, invite });
+    }
+
+    /// The status that refuses one more.
+    fn overtakes_too_many(&self, binding: BindingId, invite: &Message) -> Option<u16> {
+        let (from, _) = forward::caller(invite);
+        let waiting = self.calls.overtaking.iter().filter(|it| it.binding == binding);
+        let of_caller = waiting.clone().filter(|it| forward::caller(&it.invite).0 == from).count();
+        match () {
+            () if !is_room(waiting.count(), of_caller) => Some(486),
+            () if self.calls.overtaking.len() >= OVERTAKING_MAX => Some(480),
+            () => None,
+        }
     }
 
     /// Takes those whose REGISTER has ended, in the order in which they came.

@@ -364,6 +364,79 @@ fn a_device_and_its_address_begin_so_much_at_most() {
     assert_eq!(world.count("MESSAGE"), 31);
 }
 
+/// So many requests of one kind; how many of them went on.
+fn begin_many(world: &mut World, flow: u64, from: &'static str, method: &'static str, times: usize) -> usize {
+    let before = world.count(method);
+    for number in 0..times {
+        let call_id = format!("{method}.{flow}.{number}.{}", world.sent.len());
+        Begun { flow, from, call_id, ..Begun::new(method) }.send(world);
+    }
+    world.count(method) - before
+}
+
+const ALICE: &str = "<sip:alice@example.com>;tag=a";
+
+#[test]
+fn a_desk_phone_that_watches_many_others_calls_all_the_same() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    assert_eq!(begin_many(world, 1, ALICE, "SUBSCRIBE", 300), 300, "each is challenged once");
+    assert_eq!(begin_many(world, 1, ALICE, "PUBLISH", 1), 0, "its address has had enough");
+    assert_eq!(begin_many(world, 1, ALICE, "OPTIONS", 40), 10);
+    assert_eq!(begin_many(world, 1, ALICE, "INVITE", 10), 10);
+    world.advance(crate::world::seconds(60));
+    assert_eq!(begin_many(world, 1, ALICE, "PUBLISH", 1), 1);
+}
+
+#[test]
+fn neighbours_behind_one_address_keep_nobody_from_calling() {
+    let mut through = registered(&[]);
+    let froms: Vec<(&'static str, &'static str)> = (2..40)
+        .map(|flow| {
+            let to = &*Box::leak(format!("sip:u{flow}@example.com").into_boxed_str());
+            (to, &*Box::leak(format!("<{to}>;tag=a").into_boxed_str()))
+        })
+        .collect();
+    for (flow, (to, _)) in (2..40).zip(&froms) {
+        through.registered(&Register { to, ..Register::by(flow) });
+    }
+    let world = &mut through.world;
+    for second in 0..5 {
+        world.sent.clear();
+        for (flow, (_, from)) in (2..40).zip(&froms) {
+            for method in ["OPTIONS", "SUBSCRIBE", "INVITE"] {
+                begin_many(world, flow, from, method, 30);
+            }
+        }
+        assert_eq!(begin_many(world, 1, ALICE, "INVITE", 1), 1, "{second}");
+        assert_eq!(begin_many(world, 1, ALICE, "SUBSCRIBE", 3), 3, "{second}");
+        world.advance(crate::world::seconds(1));
+    }
+}
+
+#[test]
+fn an_emergency_call_is_refused_for_no_budget() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    begin_many(world, 1, ALICE, "INVITE", 100);
+    begin_many(world, 1, ALICE, "MESSAGE", 100);
+    for (number, uri) in ["urn:service:sos", "URN:Service:SOS.fire", "urn:service:sos.police"].into_iter().enumerate() {
+        let before = world.count("INVITE");
+        Begun { uri, call_id: format!("sos{number}"), ..Begun::new("INVITE") }.send(world);
+        assert_eq!(world.count("INVITE"), before + 1, "{uri}");
+    }
+    for (number, uri) in ["urn:service:sossos", "urn:service:counseling", "tel:+110"].into_iter().enumerate() {
+        let before = world.count("INVITE");
+        Begun { uri, call_id: format!("other{number}"), ..Begun::new("INVITE") }.send(world);
+        assert_eq!(world.count("INVITE"), before, "{uri}");
+    }
+    let before = world.count("INVITE");
+    for number in 0..1_000 {
+        Begun { uri: "urn:service:sos", call_id: format!("again{number}"), ..Begun::new("INVITE") }.send(world);
+    }
+    assert!(world.count("INVITE") < before + 16, "nobody fills the table so");
+}
+
 #[test]
 fn without_a_flow_to_its_sip_server_a_request_is_503_and_one_is_dialled() {
     let mut through = registered(&[]);

@@ -118,6 +118,19 @@ async fn a_phone_on_fcm_is_told_by_its_one_token_and_one_that_does_not_want_it_i
 }
 
 #[tokio::test]
+async fn a_composing_notice_goes_to_a_phone_that_is_there_and_is_kept_for_none() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let phone = world.wake(&instance).await?;
+    let composing = CallOptions::request("MESSAGE").body("application/im-iscomposing+xml", "<isComposing/>");
+    let sender = world.call_with(&composing)?;
+    let came = phone.next_request("MESSAGE", SOON).await?;
+    assert_eq!(&came.body()[..], b"<isComposing/>");
+    sender.expect(200, SOON).await?;
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 0);
+    world.content()
+}
+
+#[tokio::test]
 async fn a_composing_notice_is_dropped_a_private_sender_is_anonymous_and_a_large_body_is_413() -> Outcome {
     let world = World::with(|setup| setup.further += "\n[messages]\nmax_body = \"100B\"\n").await?;
     let instance = world.enable_as(&world.wish_with_alerts()).await?;

@@ -1,9 +1,10 @@
 //! Calls that nobody answered: told once, remembered until fetched, and never for a call that was answered or declined.
 
 use serde_json::json;
+use tests::caller::CallOptions;
 use tests::world::{SOON, World, text};
 
-use super::{Outcome, await_kept};
+use super::{Outcome, await_kept, steps, words};
 
 #[tokio::test]
 async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -> Outcome {
@@ -62,4 +63,57 @@ async fn an_instance_with_a_voip_token_alone_gets_no_push_for_a_missed_call_and_
     again.cancel().await?;
     assert_eq!(world.apns.pushes().iter().filter(|push| push.push_type != "voip").count(), 0);
     world.content()
+}
+
+/// Alice's phone may have sixteen calls waiting: of a stranger eight, so that others get through.
+#[tokio::test]
+async fn a_call_that_finds_no_room_at_a_phone_is_missed_and_one_strangers_calls_leave_room() -> Outcome {
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let by = |name: &str| world.call_with(&CallOptions::default().from(&format!("<sip:{name}@example.test>")));
+    for _ in 0..8 {
+        by("stranger")?.expect(180, SOON).await?;
+    }
+    by("stranger")?.expect(486, SOON).await?;
+    await_kept(&world, &instance, "missed-calls", 1).await?;
+    for number in 0..8 {
+        by(&format!("name{number}"))?.expect(180, SOON).await?;
+    }
+    by("mother")?.expect(486, SOON).await?;
+    let missed = await_kept(&world, &instance, "missed-calls", 2).await?;
+    let hers = missed.iter().find(|call| call["from"] == "sip:mother@example.test").expect("her call");
+    assert_eq!(text(&hers["state"]), "timed-out");
+    let told: Vec<_> = steps(&world, &instance).await?.into_iter().filter(|it| it["call"] == hers["call"]).collect();
+    assert_eq!(words(&told)[..2], ["invite", "timed-out"].map(String::from), "{told:?}");
+    world.await_metric("sipwake_invites_total{outcome=\"limited\"}", 2.0).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn one_strangers_calls_keep_nobody_from_a_phone_that_is_there_and_leave_a_friends_missed_call_in_the_list()
+-> Outcome {
+    let (world, instance) = World::lent().await?;
+    let friend = CallOptions::default().from("<sip:friend@example.test>");
+    let first = world.call_with(&friend)?;
+    first.expect(180, SOON).await?;
+    world.cancel(&first).await?;
+    await_kept(&world, &instance, "missed-calls", 1).await?;
+    let phone = world.wake(&instance).await?;
+    for _ in 0..70 {
+        let stranger = world.call_with(&CallOptions::default().from("<sip:stranger@example.test>"))?;
+        // An error: it was refused before.
+        drop(stranger.cancel().await);
+        stranger.final_response(SOON).await?;
+    }
+    let missed = world.kept(&instance, "missed-calls").await?;
+    assert!(missed.iter().any(|call| call["from"] == "sip:friend@example.test"), "{missed:?}");
+    let caller = world.call_with(&friend)?;
+    // The stranger's come first.
+    let call = loop {
+        let call = phone.next_invite(SOON).await?;
+        if String::from_utf8_lossy(call.invite().head()).contains("sip:friend@") {
+            break call;
+        }
+    };
+    world.answer(&caller, &call).await
 }

@@ -1,0 +1,317 @@
+//! How much a device may be sent and may begin, and the share of each caller.
+//!
+//! | of one device | at once, then | a further one |
+//! | --- | --- | --- |
+//! | calls | [`CALLS`] | 480 |
+//! | of these, by one caller | [`CALLS_OF_CALLER`] | 480 |
+//! | of these, that wake it; and pushes for other requests | [`WAKES`] | 480, unpushed |
+//! | refused calls that are told to the shell | [`TOLD`], of one caller [`TOLD_OF_CALLER`] | refused all the same |
+//! | MESSAGEs, NOTIFYs | [`MESSAGES`], [`NOTIFIES`] | 480 |
+//! | what it begins: calls; SUBSCRIBE and PUBLISH; the rest | [`BEGUN_CALLS`], [`SUBSCRIPTIONS`], [`BEGUN`] | 503 |
+//!
+//! The last quarter of what a device may get is for those who have not called it within [`AGAIN`]: a few who call again and again
+//! keep nobody out. What a device begins is counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
+//!
+//! Invariant: what is refused takes from no budget. Callers are known by a hash, for [`AGAIN`] and until their shares are full again: those of a
+//! device are no more than its own budgets grant meanwhile.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::{Duration, Instant};
+
+use crate::bucket::{Bucket, Rate};
+use crate::id::InstanceId;
+use crate::message::Method;
+
+const CALLS: Rate = Rate { burst: 100, interval: Duration::from_millis(100) };
+const CALLS_OF_CALLER: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
+const WAKES: Rate = Rate { burst: 40, interval: Duration::from_millis(500) };
+const TOLD: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
+const TOLD_OF_CALLER: Rate = Rate { burst: 5, interval: Duration::from_secs(10) };
+const MESSAGES: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
+const NOTIFIES: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
+
+const BEGUN_CALLS: Begun = Begun {
+    all: Rate { burst: 30, interval: Duration::from_secs(1) },
+    own: Rate { burst: 10, interval: Duration::from_secs(6) },
+};
+/// A desk phone watches a few hundred others when it starts, and is challenged for each.
+const SUBSCRIPTIONS: Begun = Begun {
+    all: Rate { burst: 600, interval: Duration::from_millis(200) },
+    own: Rate { burst: 200, interval: Duration::from_secs(6) },
+};
+const BEGUN: Begun = Begun {
+    all: Rate { burst: 30, interval: Duration::from_secs(1) },
+    own: Rate { burst: 10, interval: Duration::from_secs(6) },
+};
+
+/// How long a caller has called lately.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Rows of callers at which those are dropped that miss nothing.
+const SWEEP_AT: usize = 4_096;
+
+/// What a device may begin of one kind.
+#[derive(Clone, Copy)]
+struct Begun {
+    all: Rate,
+    /// Of these, what its address is not charged for.
+    own: Rate,
+}
+
+/// Who bears what a device begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Charge {
+    /// It has enough of its own.
+    Device,
+    /// Its address, too.
+    Address,
+}
+
+/// What one device may still be sent.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    calls: Bucket,
+    wakes: Bucket,
+    told: Bucket,
+    messages: Bucket,
+    notifies: Bucket,
+    /// `None`: it has begun nothing.
+    begun: Option<Box<[BegunBudget; 3]>>,
+}
+
+/// What a device may still begin of one kind.
+#[derive(Clone, Copy, Debug)]
+struct BegunBudget {
+    all: Bucket,
+    own: Bucket,
+}
+
+/// The shares of callers at devices.
+#[derive(Debug)]
+pub(super) struct Callers {
+    rows: HashMap<(InstanceId, u64), Caller>,
+    sweep_at: usize,
+}
+
+/// What one caller may still have of a device.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    calls: Bucket,
+    /// When it called last.
+    called: Option<Instant>,
+    told: Bucket,
+}
+
+impl Budgets {
+    pub(super) fn full(now: Instant) -> Self {
+        let full = Bucket::full(now);
+        Self { calls: full, wakes: full, told: full, messages: full, notifies: full, begun: None }
+    }
+
+    /// Takes one call by this caller; whether there was one.
+    pub(super) fn take_call(
+        &mut self,
+        now: Instant,
+        callers: &mut Callers,
+        (instance, caller): (InstanceId, &str),
+        wakes: bool,
+    ) -> bool {
+        let share = callers.of(now, instance, caller);
+        let calls_again = share.has_called(now);
+        let granted = share.calls.level(now, CALLS_OF_CALLER) > 0
+            && has(&self.calls, now, CALLS, calls_again)
+            && (!wakes || has(&self.wakes, now, WAKES, calls_again));
+        if granted {
+            callers.change(now, instance, caller, |share| {
+                share.calls.owe(now, CALLS_OF_CALLER, 1);
+                share.called = Some(now);
+            });
+            self.calls.owe(now, CALLS, 1);
+            if wakes {
+                self.wakes.owe(now, WAKES, 1);
+            }
+        }
+        granted
+    }
+
+    /// Takes one push that is for no new call; whether there was one.
+    pub(super) fn take_wake(&mut self, now: Instant) -> bool {
+        self.wakes.take(now, WAKES).is_ok()
+    }
+
+    /// Takes one refused call that is told; whether there was one.
+    pub(super) fn take_told(
+        &mut self,
+        now: Instant,
+        callers: &mut Callers,
+        instance: InstanceId,
+        caller: &str,
+    ) -> bool {
+        let share = callers.of(now, instance, caller);
+        let granted = share.told.level(now, TOLD_OF_CALLER) > 0 && has(&self.told, now, TOLD, !share.told.is_full(now));
+        if granted {
+            callers.change(now, instance, caller, |share| share.told.owe(now, TOLD_OF_CALLER, 1));
+            self.told.owe(now, TOLD, 1);
+        }
+        granted
+    }
+
+    pub(super) fn take_message(&mut self, now: Instant) -> bool {
+        self.messages.take(now, MESSAGES).is_ok()
+    }
+
+    pub(super) fn take_notify(&mut self, now: Instant) -> bool {
+        self.notifies.take(now, NOTIFIES).is_ok()
+    }
+
+    /// Takes one request that the device begins; who bears it, if there was one.
+    pub(super) fn take_begun(&mut self, now: Instant, method: Method) -> Option<Charge> {
+        let full = BegunBudget { all: Bucket::full(now), own: Bucket::full(now) };
+        let [calls, subscriptions, rest] = &mut **self.begun.get_or_insert_with(|| Box::new([full; 3]));
+        let (budget, rate) = match method {
+            Method::Invite => (calls, BEGUN_CALLS),
+            Method::Subscribe | Method::Publish => (subscriptions, SUBSCRIPTIONS),
+            _ => (rest, BEGUN),
+        };
+        budget.all.take(now, rate.all).ok()?;
+        Some(if budget.own.take(now, rate.own).is_ok() { Charge::Device } else { Charge::Address })
+    }
+}
+
+/// Whether a bucket has a token for a caller; the last quarter is for those that do not call `again`.
+fn has(bucket: &Bucket, now: Instant, rate: Rate, again: bool) -> bool {
+    bucket.level(now, rate) > if again { rate.burst / 4 } else { 0 }
+}
+
+impl Default for Callers {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), sweep_at: SWEEP_AT }
+    }
+}
+
+impl Callers {
+    fn of(&self, now: Instant, instance: InstanceId, caller: &str) -> Caller {
+        self.rows.get(&key(instance, caller)).copied().unwrap_or_else(|| Caller::full(now))
+    }
+
+    fn change(&mut self, now: Instant, instance: InstanceId, caller: &str, change: impl FnOnce(&mut Caller)) {
+        if self.rows.len() >= self.sweep_at {
+            #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
+            self.rows.retain(|_, share| !share.misses_nothing(now));
+            self.sweep_at = SWEEP_AT.max(self.rows.len() * 2);
+        }
+        change(self.rows.entry(key(instance, caller)).or_insert_with(|| Caller::full(now)));
+    }
+}
+
+impl Caller {
+    fn full(now: Instant) -> Self {
+        Self { calls: Bucket::full(now), called: None, told: Bucket::full(now) }
+    }
+
+    fn has_called(&self, now: Instant) -> bool {
+        self.called.is_some_and(|at| now < at + AGAIN)
+    }
+
+    fn misses_nothing(&self, now: Instant) -> bool {
+        self.calls.is_full(now) && self.told.is_full(now) && !self.has_called(now)
+    }
+}
+
+fn key(instance: InstanceId, caller: &str) -> (InstanceId, u64) {
+    let mut hash = DefaultHasher::new();
+    caller.hash(&mut hash);
+    (instance, hash.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ShardTag;
+
+    struct Device {
+        budgets: Budgets,
+        callers: Callers,
+        instance: InstanceId,
+    }
+
+    impl Device {
+        fn new(now: Instant) -> Self {
+            let instance = InstanceId::new(1 << 32, ShardTag(0));
+            Self { budgets: Budgets::full(now), callers: Callers::default(), instance }
+        }
+
+        fn call(&mut self, now: Instant, caller: &str, wakes: bool) -> bool {
+            self.budgets.take_call(now, &mut self.callers, (self.instance, caller), wakes)
+        }
+
+        fn tell(&mut self, now: Instant, caller: &str) -> bool {
+            self.budgets.take_told(now, &mut self.callers, self.instance, caller)
+        }
+    }
+
+    #[test]
+    fn callers_who_call_again_and_again_keep_nobody_from_a_device() {
+        for (strangers, wakes) in [(1, true), (2, true), (7, true), (1, false), (7, false)] {
+            let start = Instant::now();
+            let mut device = Device::new(start);
+            let (mut granted, mut friends) = (0, 0);
+            for step in 0..600_u64 {
+                let now = start + Duration::from_millis(step * 100);
+                granted += (0..strangers).filter(|n| device.call(now, &format!("stranger{n}"), wakes)).count();
+                friends += usize::from(step % 50 == 49 && device.call(now, &format!("friend{step}"), wakes));
+            }
+            assert_eq!(friends, 12, "{strangers} strangers");
+            // In a minute: the burst, and what flows in.
+            let most = if wakes { 40 + 120 } else { 100 + 600 };
+            assert!(granted + friends <= most.min(strangers * 80 + 12), "{granted} by {strangers}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_takes_from_no_budget() {
+        let now = Instant::now();
+        let mut device = Device::new(now);
+        assert_eq!((0..1_000).filter(|_| device.call(now, "stranger", true)).count(), 20);
+        assert_eq!((0..1_000).filter(|n| device.call(now, &format!("{n}"), true)).count(), 20);
+        assert!(!device.budgets.take_wake(now), "a device is woken so often at most, whoever calls");
+        assert_eq!((0..1_000).filter(|n| device.call(now, &format!("{n}"), false)).count(), 60, "and rings on");
+    }
+
+    #[test]
+    fn of_one_caller_few_refused_calls_are_told_and_of_another_the_first() {
+        let now = Instant::now();
+        let mut device = Device::new(now);
+        assert_eq!((0..1_000).filter(|_| device.tell(now, "stranger")).count(), 5);
+        assert!(device.tell(now, "friend"));
+        assert_eq!((0..1_000).filter(|n| device.tell(now, &format!("{n}"))).count(), 14, "of all so many");
+        let later = now + Duration::from_secs(15);
+        assert_eq!((device.tell(later, "stranger"), device.tell(later, "stranger")), (true, false));
+    }
+
+    #[test]
+    fn callers_who_miss_nothing_are_not_kept() {
+        let start = Instant::now();
+        let mut device = Device::new(start);
+        for number in 0..100_000_u64 {
+            let now = start + Duration::from_millis(number * 100);
+            assert!(device.call(now, &format!("{number}"), false));
+        }
+        assert!(device.callers.rows.len() <= SWEEP_AT);
+    }
+
+    #[test]
+    fn what_a_device_begins_of_one_kind_takes_nothing_from_another_and_the_first_of_it_nothing_from_its_address() {
+        let now = Instant::now();
+        let mut budgets = Budgets::full(now);
+        let mut begin = |method: Method, at: Duration| {
+            let charges: Vec<_> = (0..1_000).map_while(|_| budgets.take_begun(now + at, method)).collect();
+            (charges.len(), charges.iter().filter(|charge| **charge == Charge::Device).count())
+        };
+        assert_eq!(begin(Method::Subscribe, Duration::ZERO), (600, 200));
+        assert_eq!(begin(Method::Publish, Duration::ZERO), (0, 0));
+        assert_eq!(begin(Method::Options, Duration::ZERO), (30, 10));
+        assert_eq!(begin(Method::Invite, Duration::ZERO), (30, 10));
+        assert_eq!(begin(Method::Invite, Duration::from_secs(12)), (12, 2));
+    }
+}
