@@ -98,7 +98,7 @@ pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstrea
     let secure = keeps(device) && keeps(upstream) && edit.target().is_some_and(is_secure);
     let route = |sent_by: SentBy<'_>| match sent_by.transport {
         Transport::Udp => format!("<sip:{token}@{};lr>", sent_by.host),
-        // `sips:` is TLS by itself (RFC 5630 §3.1.3).
+        // `sips:` is TLS by itself (RFC 3261 §26.2.2).
         Transport::Tls if secure => format!("<sips:{token}@{};lr>", sent_by.host),
         other if secure => format!("<sips:{token}@{};transport={};lr>", sent_by.host, other.param()),
         other => format!("<sip:{token}@{};transport={};lr>", sent_by.host, other.param()),

@@ -271,7 +271,7 @@ fn of_several_accounts_an_anonymous_call_goes_by_the_one_that_it_prefers_and_by_
     assert_eq!(flow_of(&through.world, "INVITE"), through.world.upstream.flow, "as Alice");
 }
 
-/// RFC 3261 §16.6 step 4, RFC 5630 §3.1.3.
+/// RFC 3261 §16.6 step 4, §26.2.2.
 #[test]
 fn a_call_to_a_sips_address_has_sips_record_routes_where_all_is_tls() {
     let mut through = registered(&[]);
