@@ -23,7 +23,7 @@ fn patient(body: &Json, errors: &mut Errors) -> Option<Patient> {
     let aor = fields.require("aor", errors).and_then(|at| enable_body::uri(&at, SipUri::address_of_record, errors));
     let mut server = |name| match fields.get(name) {
         None => Some(None),
-        Some(at) => enable_body::uri(&at, SipUri::server, errors).map(|uri| Some(uri.to_string().into())),
+        Some(at) => enable_body::server(&at, aor.as_ref(), errors).map(|uri| Some(uri.to_string().into())),
     };
     let (registrar, outbound_proxy) = (server("registrar"), server("outbound_proxy"));
     let username = match fields.get("auth_username") {

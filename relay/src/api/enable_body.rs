@@ -64,8 +64,8 @@ fn account(at: &At, errors: &mut Errors) -> Option<Account> {
         None => aor.as_ref().and_then(|aor| username_of(aor, &fields, errors)),
     };
     let proof = proof(&fields, errors);
-    let registrar = optional(fields.get("registrar"), |at| uri(at, SipUri::server, errors));
-    let outbound_proxy = optional(fields.get("outbound_proxy"), |at| uri(at, SipUri::server, errors));
+    let registrar = optional(fields.get("registrar"), |at| server(at, aor.as_ref(), errors));
+    let outbound_proxy = optional(fields.get("outbound_proxy"), |at| server(at, aor.as_ref(), errors));
     Some(Account {
         aor: Aor::new(&aor?.to_string()),
         auth_username: auth_username?,
@@ -121,6 +121,18 @@ pub(super) fn uri(
 ) -> Option<SipUri> {
     let text = at.text(1, MAX_URI, errors)?;
     parse(text).map_err(|expected| errors.add::<()>(&at.pointer, expected)).ok()
+}
+
+/// The registrar or the proxy of an account. That of a `sips:` one is reached by TLS alone (RFC 3261 §26.2.2).
+pub(super) fn server(at: &At, aor: Option<&SipUri>, errors: &mut Errors) -> Option<SipUri> {
+    let secure = aor.is_some_and(SipUri::is_secure);
+    let parse = |text: &str| match SipUri::server(text)? {
+        server if secure && server.is_in_the_clear() => {
+            Err("expected transport=tls or none: the account is a sips: one, and reached by TLS alone")
+        }
+        server => Ok(server),
+    };
+    uri(at, parse, errors)
 }
 
 fn device(at: &At, rules: &Rules, errors: &mut Errors) -> Option<Device> {
@@ -248,6 +260,25 @@ mod tests {
             "/wake_for/1",
         ];
         assert_eq!(places(body), expected);
+    }
+
+    #[test]
+    fn of_a_sips_account_no_server_is_reached_in_the_clear() {
+        let device = serde_json::json!({"call_push": {"provider": "apns", "token": token()}});
+        let account = |aor: &str, registrar: &str, proxy: &str| {
+            let account =
+                serde_json::json!({"aor": aor, "password": "p", "registrar": registrar, "outbound_proxy": proxy});
+            serde_json::json!({"account": account, "device": device})
+        };
+        let (clear, tls) = ("sip:b;transport=tcp", "sip:b;transport=tls");
+        assert_eq!(places(account("sips:a@b", clear, tls)), ["/account/registrar"]);
+        assert_eq!(places(account("SIPS:a@b", tls, "sip:b;transport=udp")), ["/account/outbound_proxy"]);
+        for (aor, registrar, proxy) in
+            [("sips:a@b", tls, "sip:b"), ("sips:a@b", "sips:b", tls), ("sip:a@b", clear, clear)]
+        {
+            let body = json::parse(account(aor, registrar, proxy).to_string().as_bytes()).unwrap();
+            assert!(read(&body, &RULES).is_ok(), "{aor} {registrar} {proxy}");
+        }
     }
 
     #[test]

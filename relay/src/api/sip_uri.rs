@@ -49,6 +49,16 @@ impl SipUri {
         }
     }
 
+    /// Whether it is a `sips:` one, whose every hop is TLS (RFC 3261 §26.2.2).
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Whether it names a transport in the clear.
+    pub fn is_in_the_clear(&self) -> bool {
+        matches!(self.transport, Some("udp" | "tcp"))
+    }
+
     /// The user with its escapes resolved; `None` when there is none or it is not text without control characters.
     pub fn plain_user(&self) -> Option<String> {
         let escaped = self.user.as_deref()?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub mod watch;
 
-pub use watch::{Reading, confirmed_now, latest_now, shared_now, since_boot};
+pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot};
 
 /// Seconds in a day; a leap second is not counted.
 pub const DAY_S: u64 = 86_400;

@@ -136,7 +136,12 @@ pub fn trusted_now() -> Option<u64> {
 
 /// The time that the nodes of a relay share, in seconds since 1970.
 pub fn shared_now() -> u64 {
-    (shared_ms() / 1_000) as u64
+    shared_now_ms() / 1_000
+}
+
+/// Likewise in milliseconds.
+pub fn shared_now_ms() -> u64 {
+    shared_ms() as u64
 }
 
 fn shared_ms() -> i64 {

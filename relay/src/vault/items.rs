@@ -20,7 +20,7 @@ use super::codec::{self, Reader};
 use super::seal::{self, Sealed};
 use super::store::StoreError;
 use super::{Store, Vault, lookup};
-use crate::clock::{DAY_S, Reading, confirmed_now, shared_now};
+use crate::clock::{DAY_S, Reading, confirmed_now, shared_now, shared_now_ms};
 use crate::domain::story::Story;
 use crate::secret::with_clean_stack;
 
@@ -136,7 +136,14 @@ pub(super) type ItemKey = [u8; 16];
 pub struct SealedItem {
     pub(super) collection: Collection,
     pub(super) item_key: ItemKey,
-    /// Orders those of one collection, oldest first: milliseconds since 1970.
+    /// Its [place](super::places) among those of one collection, oldest first.
+    pub(super) order: u64,
+    pub(super) sealed: Sealed,
+}
+
+/// Something sealed, as a store has it.
+pub(super) struct Kept {
+    pub(super) item_key: ItemKey,
     pub(super) order: u64,
     pub(super) sealed: Sealed,
 }
@@ -200,7 +207,7 @@ impl Vault {
         }
     }
 
-    /// The messages that wait, oldest first. What does not open, or is over, is forgotten on the way.
+    /// The messages that wait, in the order in which they came. What does not open, or is over, is forgotten on the way.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -210,11 +217,10 @@ impl Vault {
         for message in old {
             self.remove_message(instance, message.id).await?;
         }
-        all.sort_by_key(|message| (message.received_at, message.id));
         Ok(all)
     }
 
-    /// The missed calls that wait, oldest first; otherwise as [`Self::messages`].
+    /// The missed calls that wait, in the order in which they ended; otherwise as [`Self::messages`].
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -224,7 +230,6 @@ impl Vault {
         for missed in old {
             self.remove_missed_call(instance, missed.call).await?;
         }
-        all.sort_by_key(|missed| (missed.at, missed.call));
         Ok(all)
     }
 
@@ -312,21 +317,25 @@ impl Vault {
             len,
             write,
         );
-        SealedItem { collection, item_key, order: shared_now().saturating_mul(1_000), sealed }
+        let order = self.0.places.next(instance, shared_now_ms());
+        SealedItem { collection, item_key, order, sealed }
     }
 
+    /// Opens what a collection holds, in its order. Earlier versions gave places of whole seconds: of those that share one, the order is none,
+    /// and always the same.
     async fn open_all<T>(
         &self,
         instance: InstanceId,
         collection: Collection,
         read: impl Fn(&[u8]) -> Option<T> + Copy,
     ) -> Result<Vec<T>, StoreError> {
-        let all = match &self.0.store {
+        let mut all = match &self.0.store {
             Store::Memory(memory) => memory.kept(instance, collection),
             Store::Redis(redis) => redis.kept(instance, collection).await?,
         };
+        all.sort_unstable_by_key(|kept| (kept.order, kept.item_key));
         let mut opened = Vec::with_capacity(all.len());
-        for (item_key, sealed) in all {
+        for Kept { item_key, sealed, .. } in all {
             let place = place(instance, item_key);
             match seal::open_as(&self.0.keyring, collection.purpose(), &place, sealed.as_bytes(), read) {
                 Ok(kept) => opened.push(kept),

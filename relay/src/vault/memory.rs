@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 
-use super::items::{Collection, ItemKey, Placement, SealedItem};
+use super::items::{Collection, ItemKey, Kept, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{Fence, Naming, Owner, Placed, StoreError, Stored};
@@ -226,11 +226,15 @@ impl MemoryStore {
         Ok(Placement::Kept)
     }
 
-    pub fn kept(&self, id: InstanceId, collection: Collection) -> Vec<(ItemKey, Sealed)> {
+    pub fn kept(&self, id: InstanceId, collection: Collection) -> Vec<Kept> {
         let table = self.table();
         let kept = table.records.get(&id).and_then(|entry| entry.kept.as_ref());
         let kept = kept.into_iter().flat_map(|collections| &collections[collection as usize]);
-        kept.map(|(item_key, (_, sealed))| (*item_key, sealed.clone())).collect()
+        let of = |(item_key, (order, sealed)): (&ItemKey, &(u64, Sealed))| {
+            let (item_key, order, sealed) = (*item_key, *order, sealed.clone());
+            Kept { item_key, order, sealed }
+        };
+        kept.map(of).collect()
     }
 
     pub fn item_counts(&self, id: InstanceId) -> [usize; Collection::OF_DEVICE.len()] {

@@ -16,6 +16,7 @@ mod keyring;
 pub mod letters;
 mod lookup;
 mod memory;
+mod places;
 mod receipt;
 pub mod record;
 mod redis;
@@ -52,6 +53,7 @@ pub use tls_fault::TlsFault;
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use memory::MemoryStore;
+use places::Places;
 use redis::RedisStore;
 use store::Naming;
 use wanted::Wanted;
@@ -76,6 +78,8 @@ struct Inner {
     tombstones: OnceLock<Tombstones>,
     /// What is to be claimed first.
     wanted: Wanted,
+    /// Where what is kept next comes.
+    places: Places,
     /// The letters of other nodes that came lately.
     seen: letters::Seen,
     /// What this node says of itself to the others.
@@ -124,6 +128,7 @@ impl Vault {
             store,
             tombstones: OnceLock::new(),
             wanted: Wanted::default(),
+            places: Places::default(),
             seen: letters::Seen::default(),
             note: OnceLock::new(),
         }))

@@ -91,10 +91,16 @@ pub fn forward_request<'a>(request: &'a Message, sent_by: SentBy<'_>, branch: Br
     request.edit().set(Name::MaxForwards, hops.to_string()).prepend(Name::Via, via)
 }
 
-/// The two Record-Routes of a call, the device's on top: each side sees a name that it can reach (RFC 5658).
+/// The two Record-Routes of a call, the device's on top: each side sees a name that it can reach (RFC 5658). Both are `sips:` where the request
+/// goes on to a `sips:` URI (RFC 3261 §16.6 step 4) and neither side is in the clear.
 pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstream: SentBy<'_>) -> Edit<'a> {
+    let keeps = |sent_by: SentBy<'_>| matches!(sent_by.transport, Transport::Tls | Transport::Wss);
+    let secure = keeps(device) && keeps(upstream) && edit.target().is_some_and(is_secure);
     let route = |sent_by: SentBy<'_>| match sent_by.transport {
         Transport::Udp => format!("<sip:{token}@{};lr>", sent_by.host),
+        // `sips:` is TLS by itself (RFC 3261 §26.2.2).
+        Transport::Tls if secure => format!("<sips:{token}@{};lr>", sent_by.host),
+        other if secure => format!("<sips:{token}@{};transport={};lr>", sent_by.host, other.param()),
         other => format!("<sip:{token}@{};transport={};lr>", sent_by.host, other.param()),
     };
     edit.prepend(Name::RecordRoute, route(upstream)).prepend(Name::RecordRoute, route(device))
@@ -275,6 +281,11 @@ fn asserted(request: &Message) -> Option<NameAddr<'_>> {
     let identities = || request.elements(Name::PAssertedIdentity).filter_map(NameAddr::parse);
     let sip = identities().find(|identity| identity.uri.scheme != Scheme::Other);
     sip.or_else(|| identities().next()).filter(|identity| !is_anonymous(&identity.uri))
+}
+
+/// Whether it is a `sips:` URI.
+fn is_secure(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("sips"))
 }
 
 /// The user of a SIP URI, the number of a `tel:` one.

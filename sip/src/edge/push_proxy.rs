@@ -367,7 +367,21 @@ pub fn shard_of(register: &Message) -> Option<ShardTag> {
 
 /// The shard of the AOR that a request's From names.
 pub fn shard_of_sender(request: &Message) -> Option<ShardTag> {
-    request.from().and_then(|from| aor_of(&from.uri()?)).map(|aor| tag_of(&aor))
+    let from = request.from()?.uri()?;
+    let named = if names_nobody(&from) { preferred(request).find_map(|uri| aor_of(&uri)) } else { aor_of(&from) };
+    named.map(|aor| tag_of(&aor))
+}
+
+/// Whether a From does not say whose a request is: its host is of `.invalid`, as an anonymous one's (RFC 3323 §4.1.1.3, RFC 2606 §2), or it
+/// has none, as a number.
+pub fn names_nobody(from: &Uri<'_>) -> bool {
+    let last = from.host.trim_end_matches('.').rsplit('.').next();
+    from.scheme == Scheme::Other || last.is_some_and(|label| label.eq_ignore_ascii_case("invalid"))
+}
+
+/// The identities that a device prefers: those of its accounts that it begins a request with (RFC 3325 §9.2).
+pub fn preferred(request: &Message) -> impl Iterator<Item = Uri<'_>> {
+    request.elements(Name::PPreferredIdentity).filter_map(|value| Some(NameAddr::parse(value)?.uri))
 }
 
 /// An address as an AOR is spelt, also without a user; `None` for one that is not of SIP.
@@ -559,6 +573,21 @@ mod tests {
             forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
             assert_eq!(through(std::str::from_utf8(&forged).unwrap()), None, "character {place}");
         }
+    }
+
+    #[test]
+    fn a_request_is_of_the_shard_of_whom_from_names_or_prefers() {
+        let of = |lines: &str| {
+            let text = format!("INVITE sip:x@h SIP/2.0\r\n{lines}\r\n");
+            shard_of_sender(&Message::parse(&text.into(), &Limits::default()).unwrap())
+        };
+        let (alice, own) =
+            (Some(tag_of("sip:alice@example.com")), "P-Preferred-Identity: tel:+1, <sip:alice@example.com>\r\n");
+        let anonymous = "From: \"Anonymous\" <sip:anonymous@Anonymous.invalid>;tag=1\r\n";
+        assert_eq!(of("From: <sip:alice@EXAMPLE.com>;tag=1\r\n"), alice);
+        assert_eq!(of(&format!("From: <sip:bob@example.com>;tag=1\r\n{own}")), Some(tag_of("sip:bob@example.com")));
+        assert_eq!((of(&format!("{anonymous}{own}")), of(anonymous)), (alice, None));
+        assert_eq!(of(&format!("From: <tel:+1>;tag=1\r\n{own}")), alice);
     }
 
     #[test]

@@ -3,17 +3,20 @@
 //!
 //! | the request | goes |
 //! | --- | --- |
-//! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, to that domain or its SIP server | by the flow of that registration, along its Service-Route (RFC 3608) |
-//! | another From, target, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
+//! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, whatever its target | by the flow of that registration, along its Service-Route (RFC 3608) |
+//! | one whose From names nobody (RFC 3323 §4.1.1.3) or is a number | likewise: by the registration that P-Preferred-Identity names (RFC 3325 §9.2), else by that of the one account that is registered by the same flow |
+//! | another From, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
 //! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
 //! | an emergency call (RFC 5031), while [`EMERGENCIES`] of its device at most are under way | as any other, whatever the budgets |
 //! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
 //!
-//! The SIP server asks for credentials (401, 407) and routes, as if the device had come by itself. Requests of the dialogs
+//! The SIP server asks for credentials (401, 407), judges the target and routes, as if the device had come by itself: a transfer or a redirection
+//! names another one's Contact, seldom of the same domain, and the relay resolves no target. Requests of the dialogs
 //! that begin so are in [`super::dialogs`].
 //!
 //! Invariant: the next hop is the flow of a registration that the device itself has just now on this connection, and no
-//! address that a message names. What is forwarded names nobody outside that registration's domain and SIP server.
+//! address that a message names: neither its target nor its Route leads elsewhere. No request goes by the registration of an account that this
+//! connection has not registered.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,7 +28,7 @@ use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::InstanceId;
-use crate::message::{Composer, Message, Method, Name, Scheme, Uri};
+use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
 
 /// Requests that the devices behind one address (IPv6: one /64) may begin beyond what each has of its own, on one shard; a further one is
@@ -51,7 +54,8 @@ enum Refusal {
     Lent,
     NotRegistered,
     From,
-    Target,
+    /// From names nobody, and which account is meant stands nowhere else.
+    Nobody,
     Route,
     Method,
 }
@@ -67,7 +71,9 @@ impl Refusal {
                 "register through this relay first, by this connection; with pn-provider (RFC 8599), unless its operator lets the domain register without"
             }
             Self::From => "the domain of From is not one that is registered by this connection",
-            Self::Target => "the target is neither in the registered domain nor its SIP server",
+            Self::Nobody => {
+                "From names nobody, and several accounts are registered by this connection: name one of them in P-Preferred-Identity"
+            }
             Self::Route => "the Route behind this relay is not the Service-Route of the registration",
             Self::Method => "this method begins nothing here",
         }
@@ -192,17 +198,7 @@ impl Endpoint {
         if !begins || request.to().is_some_and(|to| to.tag().is_some()) {
             return Err(Refusal::Method);
         }
-        let from = request.from().and_then(|from| push_proxy::address_of(&from.uri()?)).ok_or(Refusal::From)?;
-        let same_host = |instance: &InstanceId| {
-            self.push_bindings.aor_of(*instance).is_some_and(|aor| host_of(aor).eq_ignore_ascii_case(host_of(&from)))
-        };
-        // An account may call by another of its names; which, its SIP server judges.
-        let exact = registered().find(|instance| self.push_bindings.aor_of(*instance) == Some(&*from));
-        let instance = exact.or_else(|| registered().find(same_host)).ok_or(Refusal::From)?;
-        let target = request.request_uri().and_then(Uri::parse).ok_or(Refusal::Target)?;
-        if !self.is_target(instance, &target) {
-            return Err(Refusal::Target);
-        }
+        let instance = self.sender_of(request, &registered().collect::<Vec<_>>())?;
         let routes = self.push_bindings.routes_of(instance);
         let named: Vec<Option<String>> = (own_routes..)
             .map_while(|index| request.route(index))
@@ -218,20 +214,26 @@ impl Endpoint {
         if fits && all { Ok((instance, routes)) } else { Err(Refusal::Route) }
     }
 
-    /// Whether a URI is in the domain of a registration, or names its SIP server.
-    fn is_target(&self, instance: InstanceId, target: &Uri<'_>) -> bool {
-        if target.scheme == Scheme::Other {
-            // A number or a service: only the SIP server can say where that is.
-            return true;
-        }
-        let maddr = target.params.value("maddr");
-        let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
-        let is_server = |host: &str| {
-            let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-            self.push_bindings.is_host_of(instance, host)
-                || address.is_ok_and(|ip| upstream.is_some_and(|upstream| self.upstreams.is_address_of(upstream, ip)))
+    /// Whose request it is, among the registrations of its flow.
+    fn sender_of(&self, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
+        let aor_of = |instance: &InstanceId| self.push_bindings.aor_of(*instance);
+        let named = |uri: &Uri<'_>| {
+            let address = push_proxy::address_of(uri)?;
+            let same_host =
+                |aor: Option<&str>| aor.is_some_and(|aor| host_of(aor).eq_ignore_ascii_case(host_of(&address)));
+            let exact = registered.iter().find(|instance| aor_of(instance) == Some(&*address));
+            // An account may call by another of its names; which, its SIP server judges.
+            exact.or_else(|| registered.iter().find(|instance| same_host(aor_of(instance)))).copied()
         };
-        is_server(target.host) && maddr.is_none_or(is_server)
+        let from = request.from().and_then(|from| from.uri()).ok_or(Refusal::From)?;
+        let sender = named(&from);
+        if sender.is_some() || !push_proxy::names_nobody(&from) {
+            return sender.ok_or(Refusal::From);
+        }
+        let (first, others) = registered.split_first().ok_or(Refusal::NotRegistered)?;
+        let is_one_account = others.iter().all(|other| aor_of(other) == aor_of(first));
+        let preferred = push_proxy::preferred(request).find_map(|uri| named(&uri));
+        preferred.or(is_one_account.then_some(*first)).ok_or(Refusal::Nobody)
     }
 
     fn refuse_outgoing(&mut self, now: Instant, reply: Reply, request: &Message, why: Refusal) {

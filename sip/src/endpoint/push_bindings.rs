@@ -23,7 +23,7 @@ use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
 use crate::id::{BindingId, InstanceId, UpstreamId};
-use crate::message::{Limits, Message, Method, Name, Uri};
+use crate::message::{Limits, Message, Method, Name};
 use crate::timers::Armed;
 use crate::transaction::Reply;
 
@@ -157,15 +157,6 @@ impl PushBindings {
         let Some(row) = self.rows.get(&instance) else { return Vec::new() };
         let proxy = push_proxy::server_parts(&row.key.server).1.map(|proxy| format!("<{proxy};lr>").into());
         if row.service_route.is_empty() { proxy.into_iter().collect() } else { row.service_route.to_vec() }
-    }
-
-    /// Whether a host is the domain of a registration, its registrar or its proxy.
-    pub(super) fn is_host_of(&self, instance: InstanceId, host: &str) -> bool {
-        let Some(row) = self.rows.get(&instance) else { return false };
-        let (registrar, proxy) = push_proxy::server_parts(&row.key.server);
-        let named = [Some(&*row.key.aor), Some(registrar), proxy].into_iter().flatten();
-        let host = host.trim_end_matches('.');
-        named.filter_map(Uri::parse).any(|uri| uri.host.trim_end_matches('.').eq_ignore_ascii_case(host))
     }
 
     /// The registrations that a REGISTER is about: that of its device, or all of the AOR; at its own SIP server alone.

@@ -48,6 +48,11 @@ impl<'a> Edit<'a> {
         self
     }
 
+    /// The Request-URI of the copy; `None` of a response.
+    pub fn target(&self) -> Option<&str> {
+        self.request_uri.as_deref().or_else(|| self.message.request_uri())
+    }
+
     /// Puts a line before all others; of several, the last one put is topmost.
     pub fn prepend(mut self, name: Name, value: impl Into<Cow<'a, str>>) -> Self {
         self.on_top.insert(0, (name, value.into()));

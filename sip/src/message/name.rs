@@ -58,6 +58,7 @@ names! {
     ProxyAuthenticate "Proxy-Authenticate",
     AuthenticationInfo "Authentication-Info",
     PAssertedIdentity "P-Asserted-Identity",
+    PPreferredIdentity "P-Preferred-Identity",
     Privacy "Privacy",
     Reason "Reason",
     Path "Path",
@@ -102,7 +103,7 @@ const fn slot(name: &[u8]) -> Option<usize> {
         return None;
     };
     let (first, last) = (first.to_ascii_lowercase() as usize, last.to_ascii_lowercase() as usize);
-    Some((name.len() + first * 27 + last * 6) % SLOT_COUNT)
+    Some((name.len() + first * 22 + last * 46) % SLOT_COUNT)
 }
 
 const SLOT_COUNT: usize = 256;

@@ -56,11 +56,11 @@ pub async fn a_message_that_was_kept_is_there_until_it_is_dropped(bench: &Bench)
     let vault = bench.node("a");
     enable(&vault, 1, "alice").await;
     enable(&vault, 2, "carol").await;
-    for number in [2, 1] {
+    for number in [1, 2] {
         assert_eq!(put_item(&vault, 1, &message(number)).await, Ok(Placement::Kept));
     }
     assert_eq!(keep_missed(&vault, 1, &missed(3)).await, Ok(Placement::Kept));
-    assert_eq!(vault.messages(id(1)).await, Ok(vec![message(1), message(2)]), "oldest first");
+    assert_eq!(vault.messages(id(1)).await, Ok(vec![message(1), message(2)]));
     assert_eq!(vault.missed_calls(id(1)).await, Ok(vec![missed(3)]));
     assert_eq!(vault.item_counts(id(1)).await, Ok(Counts { messages: 2, missed_calls: 1 }));
     assert_eq!(vault.item_counts(id(2)).await, Ok(Counts::default()), "of another");
@@ -75,6 +75,51 @@ pub async fn a_message_that_was_kept_is_there_until_it_is_dropped(bench: &Bench)
     assert_eq!(vault.remove_missed_call(id(1), missed(3).call).await, Ok(true));
     assert_eq!(vault.messages(id(1)).await, Ok(vec![message(2)]));
     assert_eq!(vault.missed_calls(id(1)).await, Ok(vec![]));
+}
+
+/// All in one second, and most in one millisecond.
+pub async fn what_is_kept_is_listed_in_the_order_in_which_it_came(bench: &Bench) {
+    const SECOND: u64 = 1_795_000_000;
+    // Names that tell nothing of the order.
+    let named = |number: u128| (number * 37 + 11) % 64;
+    let message = |number| Message { received_at: SECOND, ..message(named(number)) };
+    let missed = |number| MissedCall { at: SECOND, ..missed(named(number)) };
+    let vault = bench.node("a");
+    enable(&vault, 1, "alice").await;
+    // The one that was there first reaches the store last.
+    let first = vault.seal_message(id(1), || message(0));
+    for number in 1..20 {
+        assert_eq!(put_item(&vault, 1, &message(number)).await, Ok(Placement::Kept));
+        assert_eq!(keep_missed(&vault, 1, &missed(number)).await, Ok(Placement::Kept));
+    }
+    assert_eq!(vault.put_item(id(1), &first).await, Ok(Placement::Kept));
+    assert_eq!(vault.messages(id(1)).await, Ok((0..20).map(message).collect::<Vec<_>>()));
+    assert_eq!(vault.missed_calls(id(1)).await, Ok((1..20).map(missed).collect::<Vec<_>>()));
+    if let Some(server) = &bench.server {
+        // As an earlier version has kept them, with places of whole seconds.
+        let key = format!("sipwake:m:{{{}}}", id(1));
+        let all: Vec<(Vec<u8>, Vec<u8>)> = server.ask(redis::cmd("HGETALL").arg(&key));
+        for (item_key, value) in all {
+            let (order, sealed) = value.split_first_chunk::<8>().expect("a place");
+            let whole = u64::from_be_bytes(*order) / 1_000 * 1_000;
+            let value = [&whole.to_be_bytes()[..], sealed].concat();
+            server.ask::<i64>(redis::cmd("HSET").arg(&key).arg(item_key).arg(value));
+        }
+    }
+    // Its places are ahead of the clock by as many milliseconds as it has kept things, at most; no node comes back as fast.
+    let before = unix_now_ms();
+    until("the clock has gone on", async || unix_now_ms() > before + 40).await;
+    let after = bench.node("a");
+    assert_eq!(claim_all(&after, 8).await, [id(1)]);
+    for number in 20..30 {
+        assert_eq!(put_item(&after, 1, &message(number)).await, Ok(Placement::Kept));
+    }
+    let listed = after.messages(id(1)).await.expect("the store answers");
+    assert_eq!(listed[20..], (20..30).map(message).collect::<Vec<_>>());
+    assert!((0..20).all(|number| listed[..20].contains(&message(number))), "those of before the restart");
+    if bench.server.is_none() {
+        assert_eq!(listed[..20], (0..20).map(message).collect::<Vec<_>>());
+    }
 }
 
 /// Whoever adds a story takes the old ones away; the TTL takes the last.

@@ -231,6 +231,7 @@ conformance! {
     two_nodes_that_claim_at_once_never_get_the_same_record,
     a_node_hears_that_its_lease_lapsed,
     a_message_that_was_kept_is_there_until_it_is_dropped,
+    what_is_kept_is_listed_in_the_order_in_which_it_came,
     a_story_goes_after_a_day_and_with_its_instance,
     the_same_message_is_kept_once,
     what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes,

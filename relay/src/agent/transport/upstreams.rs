@@ -72,6 +72,12 @@ impl Route {
             let uri = Uri::parse(uri).ok_or(NoRoute::NotSip)?;
             hops.push(Hop::of(&uri)?);
         }
+        if aor.scheme == Scheme::Sips {
+            // Where none is named it is TLS, too (RFC 3261 §26.2.2).
+            for hop in &mut hops {
+                hop.transport.get_or_insert(Transport::Tls);
+            }
+        }
         let Some(next_hop) = hops.pop() else { return Err(NoRoute::NotSip) };
         let registrar = match registrar.and_then(Uri::parse) {
             Some(uri) => without_user(&uri),
@@ -397,6 +403,9 @@ mod tests {
     #[test]
     fn a_secure_account_is_reached_by_tls_alone() {
         assert_eq!(route("sips:alice@example.com", None, None).target().transport, Some(Transport::Tls));
+        let unnamed = route("sips:alice@example.com", Some("sip:reg.example.com"), Some("sip:edge.example.com"));
+        let transports = unnamed.other_targets().chain([unnamed.target()]).map(|target| target.transport);
+        assert!(transports.eq([Some(Transport::Tls); 3]));
         let odd = account("sip:alice@example.com", Some("sip:example.com;transport=carrier-pigeon"), None);
         assert_eq!(Route::of(&odd), Err(NoRoute::UnknownTransport));
         assert_eq!(Route::of(&account("tel:+4930", None, None)), Err(NoRoute::NotSip));

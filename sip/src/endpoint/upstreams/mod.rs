@@ -165,12 +165,6 @@ impl Upstreams {
         self.rows.keys().any(|id| self.is_trusted(*id, source))
     }
 
-    /// Whether an address is one of this SIP server's.
-    pub(super) fn is_address_of(&self, id: UpstreamId, ip: IpAddr) -> bool {
-        let Some(upstream) = self.rows.get(&id) else { return false };
-        upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip.to_canonical())
-    }
-
     /// Whether it is known by its addresses, so that its requests can be told from others'.
     pub(super) fn is_known(&self, id: UpstreamId) -> bool {
         let known = |upstream: &Upstream| matches!(upstream.link, Link::Up { .. }) || !upstream.trusted.is_empty();

@@ -144,12 +144,8 @@ fn what_is_not_for_its_own_sip_server_goes_nowhere_and_a_warning_says_why() {
     let cases = [
         (Begun { flow: 2, ..Begun::new("INVITE") }, "register through this relay first"),
         (Begun { from: "<sip:alice@elsewhere.example>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
-        (Begun { from: "<tel:+4930123>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
         (Begun { from: "<sip:alice@example.com.elsewhere.example>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
-        (Begun { uri: "sip:bob@elsewhere.example", ..Begun::new("INVITE") }, "target"),
-        (Begun { uri: "sip:bob@198.51.100.9", ..Begun::new("MESSAGE") }, "target"),
-        (Begun { uri: "sip:bob@example.com;maddr=198.51.100.9", ..Begun::new("INVITE") }, "target"),
-        (Begun { uri: "sip:relay.test:5061", ..Begun::new("OPTIONS") }, "target"),
+        (Begun { from: "<sip:alice@invalid.elsewhere.example>;tag=a", ..Begun::new("INVITE") }, "domain of From"),
         (
             Begun { routes: "<sip:relay.test:5061;lr>, <sip:elsewhere.example;lr>", ..Begun::new("INVITE") },
             "Service-Route",
@@ -179,10 +175,125 @@ fn what_is_not_for_its_own_sip_server_goes_nowhere_and_a_warning_says_why() {
         Begun { routes, call_id: format!("ok{}", routes.len()), ..Begun::new("INVITE") }.send(&mut through.world);
         assert_eq!(values(&through.world.last("INVITE"), Name::Route), [SERVICE], "{routes}");
     }
-    for uri in ["tel:+4930123", "sip:+4930123@example.com;user=phone", "sip:9@192.0.2.10", "sips:bob@EXAMPLE.com."] {
-        Begun { uri, call_id: format!("ok{uri}"), ..Begun::new("INVITE") }.send(&mut through.world);
-        assert_eq!(through.world.last("INVITE").request_uri(), Some(uri));
+}
+
+/// RFC 3261 §16.5: a proxy that is responsible for a target judges it, and the relay is for none. A transfer (RFC 3515) and a redirection name the
+/// Contact of whoever is called.
+#[test]
+fn whatever_a_request_is_for_it_goes_to_its_own_sip_server_and_nowhere_else() {
+    let mut through = registered(&[("Service-Route", SERVICE)]);
+    let world = &mut through.world;
+    for (method, uri) in [
+        ("INVITE", "tel:+4930123"),
+        ("INVITE", "urn:service:sos"),
+        ("INVITE", "sip:+4930123@example.com;user=phone"),
+        ("INVITE", "sip:9@192.0.2.10"),
+        ("INVITE", "sips:bob@EXAMPLE.com."),
+        ("INVITE", "sip:bob@198.51.100.9:5060;transport=tcp"),
+        ("INVITE", "sip:bob@example.com;maddr=198.51.100.9"),
+        ("REFER", "sip:bob@10.0.0.5:9999;transport=ws;ob"),
+        ("MESSAGE", "sip:bob@elsewhere.example"),
+        ("OPTIONS", "sip:relay.test:5061"),
+    ] {
+        world.sent.clear();
+        Begun { uri, call_id: format!("to {uri}").replace(' ', "-"), ..Begun::new(method) }.send(world);
+        let request = world.last(method);
+        assert_eq!((flow_of(world, method), request.request_uri()), (world.upstream.flow, Some(uri)));
+        assert_eq!(values(&request, Name::Route), [SERVICE], "{uri}");
+        let requests = world.sent.iter().filter(|sent| sent.message.is_request());
+        assert_eq!(requests.count(), 1, "{uri}");
     }
+}
+
+const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.invalid>;tag=a";
+
+/// A request of this From by this flow, with these identities.
+fn prefers(world: &mut World, flow: u64, from: &'static str, identities: &str, call_id: &str) {
+    let call = Begun { flow, from, call_id: call_id.to_owned(), ..Begun::new("INVITE") };
+    let (source, text) = (world.device(flow), call.text(1, &format!("Privacy: id\r\n{identities}")));
+    world.sent.clear();
+    world.receive(source, &text);
+}
+
+#[test]
+fn who_calls_anonymously_or_by_a_number_goes_by_the_account_of_its_connection() {
+    // RFC 3323 §4.1.1.3, RFC 3325 §9.2.
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    let own = "P-Preferred-Identity: \"Alice\" <sip:alice@example.com>\r\n";
+    let others = "P-Preferred-Identity: <sip:boss@elsewhere.example>\r\n";
+    for (number, (from, identities)) in [
+        (ANONYMOUS, own),
+        (ANONYMOUS, ""),
+        (ANONYMOUS, others),
+        ("<sip:Anonymous.Invalid>;tag=a", ""),
+        ("sip:c8oqz84zk7z@x.invalid.;tag=a", own),
+        ("<tel:+4930123>;tag=a", ""),
+        ("<tel:+4930123>;tag=a", own),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        prefers(world, 1, from, identities, &format!("c{number}"));
+        let invite = world.last("INVITE");
+        assert_eq!(flow_of(world, "INVITE"), world.upstream.flow, "{from} {identities}");
+        // Which identity that is, its SIP server says: all passes as it came.
+        assert_eq!((invite.text(Name::From), invite.text(Name::Privacy)), (Some(from), Some("id")));
+        assert_eq!(invite.values(Name::PPreferredIdentity).count(), usize::from(!identities.is_empty()));
+    }
+    prefers(world, 2, ANONYMOUS, own, "stranger");
+    assert_eq!(world.descriptions(), ["INVITE 403"], "nobody has registered by that connection");
+    through.advance(601);
+    prefers(&mut through.world, 1, ANONYMOUS, own, "late");
+    assert_eq!(through.world.descriptions(), ["INVITE 403"]);
+}
+
+#[test]
+fn of_several_accounts_an_anonymous_call_goes_by_the_one_that_it_prefers_and_by_no_others() {
+    let (mut through, flow) = also_bob(1);
+    let server = through.world.upstream.flow;
+    for (identities, by) in [
+        ("P-Preferred-Identity: <sip:bob@other.example>\r\n", flow),
+        ("P-Preferred-Identity: <tel:+4930123>, sip:alice@example.com\r\n", server),
+        ("P-Preferred-Identity: <tel:+4930123>\r\nP-Preferred-Identity: <sip:+4930123@OTHER.example>\r\n", flow),
+    ] {
+        prefers(&mut through.world, 1, ANONYMOUS, identities, &format!("c{}", identities.len()));
+        assert_eq!(flow_of(&through.world, "INVITE"), by, "{identities}");
+    }
+    for identities in ["", "P-Preferred-Identity: <sip:bob@elsewhere.example>\r\n", "P-Preferred-Identity: >\r\n"] {
+        prefers(&mut through.world, 1, ANONYMOUS, identities, &format!("r{}", identities.len()));
+        let refusal = through.world.last("INVITE 403");
+        assert!(refusal.text(Name::Warning).is_some_and(|it| it.contains("name one of them in P-Preferred-Identity")));
+    }
+    // Bob's is another connection's.
+    let (mut through, _) = also_bob(2);
+    prefers(&mut through.world, 1, ANONYMOUS, "P-Preferred-Identity: <sip:bob@other.example>\r\n", "not-bob");
+    assert_eq!(flow_of(&through.world, "INVITE"), through.world.upstream.flow, "as Alice");
+}
+
+/// RFC 3261 §16.6 step 4, §26.2.2.
+#[test]
+fn a_call_to_a_sips_address_has_sips_record_routes_where_all_is_tls() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    let (device, server) = (world.device(1), world.upstream);
+    Begun { uri: "sips:bob@example.com", ..Begun::new("INVITE") }.send(world);
+    let invite = world.last("INVITE");
+    let routes = values(&invite, Name::RecordRoute);
+    for (route, name) in routes.iter().zip(["@relay.test:5071;lr>", "@relay.test:5061;lr>"]) {
+        assert!(route.starts_with("<sips:") && route.ends_with(name), "{route}");
+    }
+    world.reply(server, &invite, 200, &[("Contact", "<sips:bob@192.0.2.77>")], "");
+    let reversed: Vec<String> = routes.iter().rev().cloned().collect();
+    let (alice, bob) = ("<sip:alice@example.com>;tag=a", "<sip:bob@example.com>;tag=peer");
+    world.receive(device, &in_dialog("BYE", "sips:bob@192.0.2.77", &reversed, alice, bob, "10.0.0.5:9"));
+    assert_eq!((flow_of(world, "BYE"), world.last("BYE").has(Name::Route)), (server.flow, false));
+    // By UDP nobody can promise it.
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    Begun { uri: "sips:bob@example.com", ..Begun::new("INVITE") }.send(&mut through.world);
+    let routes = values(&through.world.last("INVITE"), Name::RecordRoute);
+    assert!(routes.iter().all(|route| route.starts_with("<sip:")), "{routes:?}");
 }
 
 #[test]
@@ -198,13 +309,12 @@ fn a_registration_that_is_over_calls_nobody() {
     refused(&mut through, &Begun::new("INVITE"));
 }
 
-/// Each account of a connection calls by its own SIP server.
-#[test]
-fn of_several_registrations_the_one_that_from_names_is_used() {
+/// Alice's phone is registered by flow 1, and Bob's by this one, at a server of his own, which has the flow that is returned.
+fn also_bob(by: u64) -> (Through, FlowId) {
     let mut through = registered(&[]);
     through.server = UpstreamId(7);
     let bob = "<sip:bob@h;pn-provider=fcm;pn-prid=bobs>;+sip.instance=\"<urn:uuid:2>\"";
-    let mut register = Register { uri: "sip:other.example", to: "sip:bob@other.example", ..Register::by(1) };
+    let mut register = Register { uri: "sip:other.example", to: "sip:bob@other.example", ..Register::by(by) };
     register.contact = bob.into();
     through.world.dial = false;
     through.register(&register);
@@ -214,13 +324,21 @@ fn of_several_registrations_the_one_that_from_names_is_used() {
     through.world.upstream = Source { flow, ..server };
     through.accept(600);
     through.world.upstream = server;
+    (through, flow)
+}
+
+/// Each account of a connection calls by its own SIP server.
+#[test]
+fn of_several_registrations_the_one_that_from_names_is_used() {
+    let (mut through, flow) = also_bob(1);
+    let server = through.world.upstream;
     let (from, uri) = ("<sip:bob@other.example>;tag=b", "sip:carol@other.example");
     Begun { from, uri, call_id: "bobs".into(), ..Begun::new("INVITE") }.send(&mut through.world);
     assert_eq!(flow_of(&through.world, "INVITE"), flow);
     Begun::new("INVITE").send(&mut through.world);
     assert_eq!(flow_of(&through.world, "INVITE"), server.flow);
-    let warning = refused(&mut through, &Begun { from, call_id: "mixed".into(), ..Begun::new("INVITE") });
-    assert!(warning.contains("target"), "{warning}");
+    Begun { from, call_id: "mixed".into(), ..Begun::new("INVITE") }.send(&mut through.world);
+    assert_eq!(flow_of(&through.world, "INVITE"), flow, "whatever its target");
 }
 
 #[test]

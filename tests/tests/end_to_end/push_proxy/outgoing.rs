@@ -42,12 +42,12 @@ async fn eight_shards() -> Result<(World, Vec<PushPhone>), Missed> {
     Ok((world, phones))
 }
 
-/// The SIP server gets a request of this account, and not one for a stranger. It answers OPTIONS, and knows no Carol.
+/// The SIP server gets each request of this account, whoever that is for. It answers OPTIONS, and knows no Carol.
 async fn is_proxied(phone: &Phone) -> Outcome {
     for (method, target, status) in [
         ("OPTIONS", "sip:example.test", 200),
         ("MESSAGE", "sip:carol@example.test", 404),
-        ("PUBLISH", "sip:x.test", 403),
+        ("PUBLISH", "sip:x.test", 404),
     ] {
         let answer = phone.request(method, target, SOON).await?;
         assert_eq!(answer.status(), Some(status), "{method} of {}", phone.settings().aor);
@@ -64,7 +64,12 @@ async fn a_device_calls_out_on_whatever_shard_its_registration_lives_and_by_anot
         // Which names an account has, its SIP server knows.
         let mut alias = device.settings().clone();
         alias.aor = world.registrar.aor("4930123");
-        is_proxied(&device.also(alias)).await?;
+        let alias = device.also(alias);
+        is_proxied(&alias).await?;
+        // An anonymous From names no account, and so no shard (RFC 3323 §4.1.1.3).
+        let mut anonymous = device.settings().clone();
+        anonymous.aor = "sip:anonymous@anonymous.invalid".to_owned();
+        is_proxied(&device.also(anonymous)).await?;
     }
     world.content()
 }
