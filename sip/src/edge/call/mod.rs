@@ -551,7 +551,8 @@ impl Call {
         }
         self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
         self.deadline = now + self.timing.cancel;
-        for target in self.targets.iter_mut().filter(|it| !it.state.is_final() && !self.legs.any_alive_of(it.instance)) {
+        for target in self.targets.iter_mut().filter(|it| !it.state.is_final() && !self.legs.any_alive_of(it.instance))
+        {
             target.state = self.state;
             self.changes.push((target.instance, self.state));
         }

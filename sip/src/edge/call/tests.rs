@@ -206,7 +206,11 @@ fn a_refusal_beside_a_leg_of_which_nothing_was_heard_counts_when_nothing_is_hear
     let now = Instant::now();
     let due = now + EdgeTiming::default().first_sign;
     let (mut silent, outcome) = refused_unheard(now, 486);
-    assert_eq!((outcome, silent.silent(now + NO_RESPONSE_TIMEOUT).len()), (Outcome::Ignore, 0), "no push for a refusal");
+    assert_eq!(
+        (outcome, silent.silent(now + NO_RESPONSE_TIMEOUT).len()),
+        (Outcome::Ignore, 0),
+        "no push for a refusal"
+    );
     assert_eq!((silent.refusal_due(), silent.deadline(now + NO_RESPONSE_TIMEOUT)), (Some(due), Some(due)));
     assert!(silent.settle_refusal(due - Duration::from_millis(1)).is_none());
     assert_eq!(silent.settle_refusal(due), Some((vec![branch(1)], Outcome::Fail)));
@@ -257,7 +261,11 @@ fn a_caller_that_gives_up_ends_the_call_at_once_for_whoever_has_said_nothing() {
         };
         let mut late = given_up();
         assert_eq!(late.on_response(now, branch(2), &response(200), ANSWER), Outcome::TooLate);
-        assert_eq!(late.on_response(now, branch(1), &response(487), ANSWER), Outcome::Terminated, "nobody else is waited for");
+        assert_eq!(
+            late.on_response(now, branch(1), &response(487), ANSWER),
+            Outcome::Terminated,
+            "nobody else is waited for"
+        );
         late.close();
         assert_eq!((late.take_changes(), late.crossing()), (vec![(device(1), state)], vec![]));
         let mut crossed = given_up();
