@@ -451,6 +451,16 @@ pub enum Event {
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
     },
+    /// The caller of a call has given up, and this device, which was sent a CANCEL, may still answer: its 200 wins where the two cross. Nothing
+    /// else is to have it ring any more. A final [`Event::Call`] follows within [`EdgeTiming::cancel`](crate::timing::EdgeTiming::cancel).
+    GivenUp {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+        /// How it ends, unless the device answers.
+        state: CallState,
+    },
     /// A device has answered a call, and the two talk.
     DialogBegun {
         /// The call.

@@ -6,6 +6,7 @@
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
+//! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
@@ -175,12 +176,25 @@ impl Endpoint {
                 self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                 self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
             }
-            // As long as the call waits, its leg follows the device by itself.
-            What::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {}
+            // Not again: the copy of a call that waits is a leg of its own.
+            What::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
+                self.turn_leg(waiting.branch, hop);
+            }
             What::Sent => {
                 self.core.transactions.carry(waiting.branch, hop.flow);
                 self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
+        }
+    }
+
+    /// A leg that is not cancelled, or whose CANCEL waits for its first response (RFC 3261 §9.1), goes on by this flow: its device may ring by it when the
+    /// call is long over.
+    fn turn_leg(&mut self, branch: BranchId, NextHop { flow, device, .. }: NextHop) {
+        let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return };
+        self.calls.turn_leg(call, branch, flow);
+        self.core.transactions.follow(branch, flow);
+        if !self.attachments.forwarded_to(device, flow).contains(&branch) {
+            self.attachments.note_forwarded(flow, device, branch);
         }
     }
 

@@ -45,6 +45,20 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
+    /// The peer has an INVITE, as it says of another one: as if it had answered 100.
+    pub fn note_received(&mut self, now: Instant, branch: BranchId) {
+        let key = ClientKey { branch, cancel: false };
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        if client.machine.is_pending() && !client.machine.may_cancel() {
+            let is_cancelled = client.cancel;
+            client.machine.on_response(now, 100, &self.timing);
+            self.arm_client(key);
+            if is_cancelled {
+                self.send_cancel(now, branch);
+            }
+        }
+    }
+
     /// The peer answers a request by another one of its streams than was thought: what follows from it goes there.
     pub fn turn_to(&mut self, asked: &Asked<C>, flow: FlowId) {
         if let Some(client) = self.clients.get_mut(&asked.key) {

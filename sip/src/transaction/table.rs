@@ -551,7 +551,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Some(server.owner)
     }
 
-    fn send_cancel(&mut self, now: Instant, branch: BranchId) {
+    pub(super) fn send_cancel(&mut self, now: Instant, branch: BranchId) {
         let key = ClientKey { branch, cancel: false };
         let Some(client) = self.clients.get_mut(&key) else { return };
         let (mut line, owner) = (client.line, client.owner);

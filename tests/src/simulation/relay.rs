@@ -228,6 +228,7 @@ impl World {
             | Event::FlowProven(_)
             | Event::Attached(_)
             | Event::Detached(_)
+            | Event::GivenUp { .. }
             | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
             Event::ResponseRefused | Event::Unanswerable { .. } => {}
@@ -368,6 +369,7 @@ fn event_kind(event: &Event) -> String {
         Event::Forked(call) => format!("offered {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Ended { call, state } => format!("ended {call} {state:?}"),
+        Event::GivenUp { call, state, .. } => format!("given up {call} {state:?}"),
         Event::DialogBegun { call, .. } => format!("dialog {call}"),
         Event::DialogEnded { by_device, .. } => format!("dialog ended {by_device}"),
         Event::InviteTransaction(change) => format!("invite {}", change.begun),

@@ -145,7 +145,7 @@ impl Shard {
     /// Whether a call still waits for a device that has given no sign.
     fn awaits_sign(&self, call: CallId, instance: InstanceId) -> bool {
         let known = self.calls.of(instance, call);
-        let waits = known.is_some_and(|call| call.waiting && !call.sign && !call.state.is_final());
+        let waits = known.is_some_and(|call| call.waiting && !call.sign && !call.told().is_final());
         waits && !self.attached.contains(instance)
     }
 
@@ -167,6 +167,7 @@ impl Shard {
                 let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
                 let call = Call {
                     state,
+                    given_up: None,
                     deadline,
                     valid_until,
                     pushed,

@@ -107,6 +107,7 @@ impl Shard {
             Event::MessageEnded { instance, end } => self.on_message_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
+            Event::GivenUp { call, instance, state } => self.on_given_up(call, instance, state),
             Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
@@ -382,6 +383,14 @@ impl Shard {
         }
         if pushed.is_some_and(|provider| !provider.is_apple()) && state != CallState::Answered {
             self.tell_call_ended(id, instance);
+        }
+    }
+
+    /// The caller has given up a call that the device may have answered at the same time: nothing wakes the device for it any more.
+    fn on_given_up(&mut self, id: CallId, instance: InstanceId, state: CallState) {
+        self.stop_push(id, instance);
+        if let Some(call) = self.calls.get_mut(id, instance) {
+            call.given_up = Some(state);
         }
     }
 

@@ -284,8 +284,8 @@ impl Shard {
         }
         match wish {
             CallRequest::Look => {}
-            CallRequest::Decline if known.state == CallState::Declined => {}
-            _ if known.state.is_final() => return Err(CallDenied::Over(known.state)),
+            CallRequest::Decline if known.told() == CallState::Declined => {}
+            _ if known.told().is_final() => return Err(CallDenied::Over(known.told())),
             CallRequest::Ring => {
                 self.drive(clock::now(), Input::Ring { call, instance: id });
                 self.note_device_rings(call, id);

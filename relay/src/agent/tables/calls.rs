@@ -22,6 +22,8 @@ const CALLS: usize = 50_000;
 pub struct Call {
     /// How it stands.
     pub state: CallState,
+    /// Its caller has given up, and so it ends unless the device has just answered.
+    pub given_up: Option<CallState>,
     /// When the relay gives up waiting, in seconds since 1970.
     pub deadline: u64,
     /// When its caller does, likewise, where its INVITE says so.
@@ -48,6 +50,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// How it stands, as its device is told.
+    pub fn told(&self) -> CallState {
+        if self.state.is_final() { self.state } else { self.given_up.unwrap_or(self.state) }
+    }
+
     /// The relay gives up waiting at this time, in seconds since 1970, or when its caller does.
     pub(crate) fn wait_until(&mut self, deadline: u64) {
         self.deadline = self.valid_until.map_or(deadline, |until| until.min(deadline));
@@ -94,6 +101,7 @@ impl Calls {
             call.sign |= other.sign;
             call.rings |= other.rings;
             call.accepted |= other.accepted;
+            call.given_up = call.given_up.or(other.given_up);
         }
         self.remember(id, successor, call);
     }
@@ -161,6 +169,7 @@ mod tests {
     fn call(deadline: u64) -> Call {
         Call {
             state: CallState::Waking,
+            given_up: None,
             deadline,
             valid_until: None,
             pushed: None,
@@ -189,6 +198,16 @@ mod tests {
         assert_eq!(woken(Call { mark: None, ..accepted }, now), 0, "its INVITE is still to come");
         assert_eq!(woken(Call { state: CallState::Cancelled, ..accepted }, now), 1, "also when it is over");
         assert_eq!(woken(accepted, accepted.waits_until), 0);
+    }
+
+    #[test]
+    fn a_call_whose_caller_has_given_up_is_told_as_over_until_its_device_has_answered_all_the_same() {
+        let mut crossing = Call { state: CallState::Ringing, ..call(30) };
+        assert_eq!(crossing.told(), CallState::Ringing);
+        crossing.given_up = Some(CallState::Cancelled);
+        assert_eq!(crossing.told(), CallState::Cancelled);
+        crossing.state = CallState::Answered;
+        assert_eq!(crossing.told(), CallState::Answered);
     }
 
     #[test]

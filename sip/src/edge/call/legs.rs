@@ -2,8 +2,8 @@
 //!
 //! | a leg | response 1xx | response ≥ 200 | its device is by that flow no more | the device comes by another flow |
 //! | --- | --- | --- | --- | --- |
-//! | Sent | → Alive; earlier legs of the device → Ended | → Ended | is adrift | → Ended |
-//! | Alive | – | → Ended | is adrift | follows it; beside it begins another leg |
+//! | Sent | → Alive; earlier legs of the device → Ended | → Ended; by 482 earlier legs of the device that are Sent → Alive | is adrift | follows it; beside it begins another leg |
+//! | Alive | earlier legs of the device → Ended | likewise | is adrift | likewise |
 //! | Ended | – | – | – | – |
 //!
 //! A phone whose connection breaks while it rings may ring on, and answers by its next connection; or it has let the call go with the
@@ -12,12 +12,19 @@
 //! the earlier leg is taken away. A mere retransmission, with the branch of the earlier leg, would say the same in a simpler way
 //! (§17.2.3), but Linphone, as of 5.1, dies of one that comes by another connection.
 //!
+//! A leg of which nothing was heard is no other: the phone may ring by it, and its 180 be lost with the connection. That it calls the next leg a
+//! copy says that it has the earlier one, as a 100 would.
+//!
 //! Nor can anybody tell whether the earlier connection has broken: a phone may have opened the next one beside it, or be two, with one secret.
 //! So a leg is answered where it began (§18.2.2) as well as where its device is, and its CANCEL goes to both.
 //!
-//! Invariant: a flow gets at most one INVITE of a call for each device.
+//! Invariant: a flow gets at most one INVITE of a call for each device, and of at most [`UNHEARD_MAX`] legs of a device nothing was heard.
 
 use crate::id::{BranchId, FlowId, InstanceId};
+
+/// Legs of one device that may be Sent at once: connections that it has changed before it said anything by any of them. With a further one the oldest
+/// is cancelled.
+const UNHEARD_MAX: usize = 4;
 
 /// The INVITE on one flow of a device.
 #[derive(Debug)]
@@ -77,17 +84,12 @@ impl Legs {
         self.of(instance).count()
     }
 
-    /// Whether any leg may be answered where its device is at this moment.
-    pub(super) fn any_live(&self) -> bool {
-        self.0.iter().any(Leg::is_live)
-    }
-
-    /// Likewise a leg of this device.
+    /// Whether any leg of this device may be answered where the device is at this moment.
     pub(super) fn any_live_of(&self, instance: InstanceId) -> bool {
         self.of(instance).any(Leg::is_live)
     }
 
-    /// Whether any of these has had a provisional response.
+    /// Whether any leg that may be answered so has had a provisional response.
     pub(super) fn any_alive(&self) -> bool {
         self.0.iter().any(Leg::is_alive)
     }
@@ -97,11 +99,13 @@ impl Legs {
         self.of(instance).any(Leg::is_alive)
     }
 
-    /// Begins a leg. Those of the same device of which nothing was heard are over, and returned.
+    /// Begins a leg. The oldest of the same device that are Sent beyond [`UNHEARD_MAX`] are over, and returned.
     pub(super) fn begin(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
-        let unheard = self.end(|leg| leg.instance == instance && leg.phase == Phase::Sent);
         self.0.push(Leg { branch, instance, begun_on: flow, flow, phase: Phase::Sent, adrift: false });
-        unheard
+        let unheard = |leg: &Leg| leg.instance == instance && leg.phase == Phase::Sent;
+        let surplus = self.0.iter().filter(|leg| unheard(leg)).count().saturating_sub(UNHEARD_MAX);
+        let oldest = self.0.iter_mut().filter(|leg| unheard(leg)).take(surplus);
+        oldest.map(Leg::end).collect()
     }
 
     /// A device is by a flow no more; whether that concerns a leg.
@@ -116,10 +120,26 @@ impl Legs {
             self.0.iter_mut().filter(|leg| leg.instance == instance && leg.phase != Phase::Ended && leg.adrift);
         theirs
             .map(|leg| {
-                (leg.flow, leg.adrift) = (flow, false);
+                leg.turn_to(flow);
                 leg.branch
             })
             .collect()
+    }
+
+    /// The device of a leg, whichever phase that is in, is by this flow.
+    pub(super) fn turn(&mut self, branch: BranchId, flow: FlowId) {
+        if let Some(leg) = self.get_mut(branch) {
+            leg.turn_to(flow);
+        }
+    }
+
+    /// A device takes a leg for a copy: the earlier ones, of which it has one. Those of which nothing was heard are Alive.
+    pub(super) fn confirm_before(&mut self, branch: BranchId) -> Vec<BranchId> {
+        let earlier = self.earlier(branch).map(|leg| {
+            leg.phase = if leg.phase == Phase::Sent { Phase::Alive } else { leg.phase };
+            leg.branch
+        });
+        earlier.collect()
     }
 
     /// The legs to which no final response has come.
@@ -129,7 +149,8 @@ impl Legs {
 
     /// Ends those of them that these are.
     pub(super) fn end(&mut self, which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
-        end(&mut self.0, which)
+        let theirs = self.0.iter_mut().filter(|leg| leg.phase != Phase::Ended && which(leg));
+        theirs.map(Leg::end).collect()
     }
 
     /// Ends the other legs of the same device.
@@ -140,10 +161,15 @@ impl Legs {
 
     /// Ends the legs of the same device that began before this one.
     pub(super) fn end_before(&mut self, branch: BranchId) -> Vec<BranchId> {
-        let Some(at) = self.0.iter().position(|leg| leg.branch == branch) else { return Vec::new() };
+        self.earlier(branch).filter(|leg| leg.phase != Phase::Ended).map(Leg::end).collect()
+    }
+
+    /// The legs of the same device that began before this one.
+    fn earlier(&mut self, branch: BranchId) -> impl Iterator<Item = &mut Leg> {
+        let at = self.0.iter().position(|leg| leg.branch == branch).unwrap_or(0);
         let (before, rest) = self.0.split_at_mut(at);
         let instance = rest.first().map(|leg| leg.instance);
-        end(before, |leg| Some(leg.instance) == instance)
+        before.iter_mut().filter(move |leg| Some(leg.instance) == instance)
     }
 
     fn of(&self, instance: InstanceId) -> impl Iterator<Item = &Leg> {
@@ -159,14 +185,13 @@ impl Leg {
     fn is_alive(&self) -> bool {
         self.phase == Phase::Alive && !self.adrift
     }
-}
 
-fn end(legs: &mut [Leg], which: impl Fn(&Leg) -> bool) -> Vec<BranchId> {
-    let theirs = legs.iter_mut().filter(|leg| leg.phase != Phase::Ended && which(leg));
-    theirs
-        .map(|leg| {
-            leg.phase = Phase::Ended;
-            leg.branch
-        })
-        .collect()
+    fn turn_to(&mut self, flow: FlowId) {
+        (self.flow, self.adrift) = (flow, false);
+    }
+
+    fn end(&mut self) -> BranchId {
+        self.phase = Phase::Ended;
+        self.branch
+    }
 }

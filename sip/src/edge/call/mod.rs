@@ -23,6 +23,12 @@
 //! A [leg](legs) is the INVITE forked to one flow of a device. A leg whose flow is lost does not end the call while there is time for the
 //! device to come back, which may still answer it then.
 //!
+//! A device that refuses a leg while another one of its legs is Sent may ring by that one: its refusal counts when it has not said so within
+//! [`EdgeTiming::first_sign`].
+//!
+//! When the caller gives up, a device that is there and has said something may still answer: its 200 crosses the CANCEL and wins (RFC 3261 §9.1).
+//! For all others the call ends at once, and a 200 of theirs is late.
+//!
 //! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
 //! again, or 183.
 //!
@@ -35,6 +41,7 @@
 pub mod invite;
 mod legs;
 pub mod provisional;
+mod refused;
 mod succession;
 
 use std::time::{Duration, Instant};
@@ -50,6 +57,8 @@ use crate::transaction::ServerId;
 use bytes::Bytes;
 pub use invite::Invite;
 use legs::{Legs, Phase};
+pub use refused::MERGED;
+use refused::Refused;
 
 /// A device that the call is for.
 #[derive(Debug)]
@@ -64,6 +73,8 @@ struct Target {
     has_it: bool,
     /// It has said that it rings.
     rings: bool,
+    /// What it has said to one leg, while it may ring by another one.
+    refused: Option<Box<Refused>>,
 }
 
 impl Target {
@@ -76,6 +87,7 @@ impl Target {
             unreachable: false,
             has_it: false,
             rings: false,
+            refused: None,
         }
     }
 }
@@ -358,7 +370,7 @@ impl Call {
         !self.legs.has_been_on(instance, flow) && self.open(instance).is_some()
     }
 
-    /// Notes a new leg. Legs of the same device of which nothing was heard are over.
+    /// Notes a new leg. The legs to cancel: the oldest of a device of many connections that has said nothing.
     pub fn forked(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         self.legs.begin(branch, instance, flow)
     }
@@ -373,6 +385,16 @@ impl Call {
     /// A device has come by this flow: its legs that it answers by it from now on.
     pub fn on_flow_found(&mut self, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         self.legs.follow(instance, flow)
+    }
+
+    /// The device of a leg is by this flow, whether the call waits for the leg or not: what it says of it comes by that.
+    pub fn turn_leg(&mut self, branch: BranchId, flow: FlowId) {
+        self.legs.turn(branch, flow);
+    }
+
+    /// A device has said that a leg is a copy: the earlier ones, of which it has one.
+    pub fn confirmed_by(&mut self, branch: BranchId) -> Vec<BranchId> {
+        self.legs.confirm_before(branch)
     }
 
     /// The flow that a leg began on.
@@ -395,7 +417,7 @@ impl Call {
         self.legs.leave(instance, flow).then(|| self.after_a_loss())
     }
 
-    /// When [`Self::on_deadline`] or [`Self::silent`] must be asked; `None` when the caller has its answer.
+    /// When [`Self::on_deadline`], [`Self::silent`] or [`Self::settle_refusal`] must be asked; `None` when the caller has its answer.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match self.stage {
             Stage::Expected => return Some(self.deadline),
@@ -405,6 +427,7 @@ impl Call {
         let silence = self.arrived + self.timing.no_response;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
+        let next = self.refusal_due().map_or(next, |at| at.min(next));
         // Nothing is repeated to a caller that has given up: it waits for the end alone.
         let repeat_at = self.invite()?.last_provisional.repeat_at().filter(|_| !self.state.is_final());
         Some(repeat_at.map_or(next, |at| at.min(next)))
@@ -431,8 +454,8 @@ impl Call {
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
         let due = self.arrived + self.timing.no_response <= now;
         let alive = |instance| self.legs.any_alive_of(instance);
-        let silent =
-            self.targets.iter().filter(|target| due && !target.woken && !target.has_it && !alive(target.instance));
+        let says_nothing = |target: &&Target| !target.has_it && target.refused.is_none() && !alive(target.instance);
+        let silent = self.targets.iter().filter(|target| due && !target.woken).filter(says_nothing);
         silent.map(|target| target.instance).collect()
     }
 
@@ -478,6 +501,7 @@ impl Call {
         match status {
             ..=100 => {
                 leg.phase = if leg.phase == Phase::Sent { Phase::Alive } else { leg.phase };
+                self.forget_refusal(instance);
                 Outcome::Ignore
             }
             101..200 => {
@@ -487,6 +511,7 @@ impl Call {
                     return Outcome::Ignore;
                 }
                 self.state = CallState::Ringing;
+                self.forget_refusal(instance);
                 self.ring(instance);
                 self.device_rings(instance);
                 if first {
@@ -499,7 +524,7 @@ impl Call {
             _ => {
                 let again = leg.phase == Phase::Ended;
                 leg.phase = Phase::Ended;
-                if again || self.is_closed() { Outcome::Ignore } else { self.on_refusal(instance, status, response) }
+                if again || self.is_closed() { Outcome::Ignore } else { self.on_refusal(now, instance, response) }
             }
         }
     }
@@ -551,7 +576,18 @@ impl Call {
         }
         self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
         self.deadline = now + self.timing.cancel;
+        for target in self.targets.iter_mut().filter(|it| !it.state.is_final() && !self.legs.any_alive_of(it.instance))
+        {
+            target.state = self.state;
+            self.changes.push((target.instance, self.state));
+        }
         (self.legs.unanswered(), !self.legs.any_alive())
+    }
+
+    /// The devices that may still answer a call whose caller has given up.
+    pub fn crossing(&self) -> Vec<InstanceId> {
+        let left = self.targets.iter().filter(|target| !target.state.is_final() && !self.is_closed());
+        left.map(|target| target.instance).collect()
     }
 
     /// Ends the call for a reason of the relay's own: the legs to cancel. `None` when it has ended before.
@@ -600,6 +636,7 @@ impl Call {
             self.changes.push((target.instance, target.state));
         }
         // A call is remembered for a while: what was said in it is not.
+        self.targets.iter_mut().for_each(|target| target.refused = None);
         if let Some(server) = self.server() {
             self.stage = Stage::Closed { server };
         }
@@ -631,7 +668,7 @@ impl Call {
     }
 
     fn after_a_loss(&self) -> Outcome {
-        if self.state.is_given_up() && !self.is_closed() && !self.legs.any_live() {
+        if self.state.is_given_up() && !self.is_closed() && !self.legs.any_alive() {
             Outcome::Terminated
         } else {
             Outcome::Ignore
@@ -642,7 +679,7 @@ impl Call {
         match self.answered_by {
             Some(winner) if winner == branch => Outcome::Answer,
             Some(_) => Outcome::TooLate,
-            None if self.is_closed() => Outcome::TooLate,
+            None if self.is_closed() || self.is_given_up_for(branch) => Outcome::TooLate,
             // The caller's CANCEL and the device's 200 crossed: the 200 wins (RFC 3261 §9.1).
             None => {
                 self.answered_by = Some(branch);
@@ -652,36 +689,10 @@ impl Call {
         }
     }
 
-    fn on_refusal(&mut self, instance: InstanceId, status: u16, response: &Message) -> Outcome {
-        if self.state.is_given_up() {
-            return self.after_a_loss();
-        }
-        if self.state.is_final() || self.has_live_leg(instance) && status < 600 {
-            return Outcome::Ignore;
-        }
-        let legs = self.legs.count_of(instance);
-        let Some(target) = self.open(instance) else { return Outcome::Ignore };
-        // The device has the INVITE already, or has answered it (RFC 3261 §8.2.2.2). Where it came by this call, it takes the
-        // second leg for a copy of the first, and may still come back; else by another branch of its server's fork, which says
-        // what became of it.
-        target.has_it = status == 482;
-        if target.has_it && legs > 1 {
-            return Outcome::Ignore;
-        }
-        target.state = CallState::Declined;
-        self.changes.push((instance, CallState::Declined));
-        if let Stage::Waiting(invite) = &mut self.stage {
-            invite.refusals.add(response);
-        }
-        if status >= 600 {
-            self.state = CallState::Declined;
-            return Outcome::Fail;
-        }
-        if self.may_be_answered() {
-            return Outcome::Ignore;
-        }
-        self.end_refused();
-        Outcome::Fail
+    /// Whether the caller has given up, and waits for this leg's device no longer.
+    fn is_given_up_for(&self, branch: BranchId) -> bool {
+        let state = self.instance_of(branch).and_then(|instance| self.state_of(instance));
+        self.state.is_given_up() && state.is_none_or(CallState::is_final)
     }
 
     /// No device is left that may answer, and one has refused: a device that no push reached has only missed the call.

@@ -24,6 +24,7 @@ impl Call {
         target.attached |= gone.attached;
         target.has_it |= gone.has_it;
         target.rings |= gone.rings;
+        target.refused = target.refused.take().or(gone.refused);
         target.unreachable &= gone.unreachable;
         if target.state == CallState::Waking && gone.state == CallState::Ringing {
             target.state = CallState::Ringing;

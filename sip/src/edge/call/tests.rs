@@ -170,11 +170,7 @@ fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
     assert!(pending.wants(device(1), FlowId::Stream(1)));
     assert_eq!(pending.forked(branch(1), device(1), FlowId::Stream(1)), []);
     assert!(!pending.wants(device(1), FlowId::Stream(1)) && pending.wants(device(1), FlowId::Stream(2)));
-    assert_eq!(
-        pending.forked(branch(2), device(1), FlowId::Stream(2)),
-        [branch(1)],
-        "nothing was heard of the old leg"
-    );
+    assert_eq!(pending.forked(branch(2), device(1), FlowId::Stream(2)), [], "it may ring by the first one");
     assert_eq!(pending.on_response(now, branch(1), &response(487), ANSWER), Outcome::Ignore);
     assert_eq!(pending.state(), CallState::Waking);
     assert_eq!(pending.on_response(now, branch(2), &response(200), ANSWER), Outcome::Answer);
@@ -184,6 +180,101 @@ fn a_flow_gets_one_leg_and_a_device_that_moved_gets_another() {
         "a second answer is ended"
     );
     assert_eq!(pending.on_response(now, branch(7), &response(200), ANSWER), Outcome::Ignore, "no leg of this call");
+}
+
+#[test]
+fn of_a_device_that_says_nothing_by_many_flows_the_oldest_leg_is_over() {
+    let now = Instant::now();
+    let mut pending = waiting_for(now, &[device(1), device(2)]);
+    pending.forked(branch(9), device(2), FlowId::Stream(9));
+    for number in 1..=4 {
+        assert_eq!(pending.forked(branch(number), device(1), FlowId::Stream(number)), []);
+    }
+    assert_eq!(pending.forked(branch(5), device(1), FlowId::Stream(5)), [branch(1)]);
+    assert_eq!(pending.forked(branch(6), device(1), FlowId::Stream(6)), [branch(2)]);
+    pending.on_response(now, branch(3), &response(100), ANSWER);
+    assert_eq!(pending.forked(branch(7), device(1), FlowId::Stream(7)), [], "one has spoken");
+}
+
+/// A device has said nothing by its first leg, and refuses its second one so.
+fn refused_unheard(now: Instant, status: u16) -> (Call, Outcome) {
+    let mut pending = forked(now, &[1, 2]);
+    let outcome = pending.on_response(now, branch(2), &response(status), ANSWER);
+    (pending, outcome)
+}
+
+#[test]
+fn a_refusal_beside_a_leg_of_which_nothing_was_heard_counts_when_nothing_is_heard_of_it_in_its_time() {
+    let now = Instant::now();
+    let due = now + EdgeTiming::default().first_sign;
+    let (mut silent, outcome) = refused_unheard(now, 486);
+    assert_eq!(
+        (outcome, silent.silent(now + NO_RESPONSE_TIMEOUT).len()),
+        (Outcome::Ignore, 0),
+        "no push for a refusal"
+    );
+    assert_eq!((silent.refusal_due(), silent.deadline(now + NO_RESPONSE_TIMEOUT)), (Some(due), Some(due)));
+    assert!(silent.settle_refusal(due - Duration::from_millis(1)).is_none());
+    assert_eq!(silent.settle_refusal(due), Some((vec![branch(1)], Outcome::Fail)));
+    assert_eq!((silent.state(), silent.settle_refusal(due)), (CallState::Declined, None));
+    for status in [100, 180] {
+        let (mut rings, _) = refused_unheard(now, 486);
+        rings.on_response(now, branch(1), &response(status), ANSWER);
+        assert_eq!((rings.refusal_due(), rings.settle_refusal(due)), (None, None), "{status}");
+        assert_eq!(rings.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer);
+    }
+    let (mut both, _) = refused_unheard(now, 486);
+    assert_eq!(both.on_response(now, branch(1), &response(486), ANSWER), Outcome::Fail, "it has refused all");
+    let (mut first, _) = refused_unheard(now, 486);
+    first.forked(branch(3), device(1), FlowId::Stream(3));
+    assert_eq!(first.on_response(now, branch(1), &response(486), ANSWER), Outcome::Ignore);
+    assert_eq!(first.on_response(now, branch(3), &response(482), ANSWER), Outcome::Fail, "a copy of what it refused");
+    assert_eq!(refused_unheard(now, 603).1, Outcome::Fail, "it refuses for all");
+    let (mut cancelled, _) = refused_unheard(now, 486);
+    cancelled.cancel(now, false);
+    assert_eq!((cancelled.refusal_due(), cancelled.settle_refusal(due)), (None, None));
+}
+
+#[test]
+fn a_leg_of_which_a_device_says_that_another_one_is_a_copy_is_alive() {
+    let now = Instant::now();
+    let mut pending = forked(now, &[1, 2]);
+    assert_eq!(pending.confirmed_by(branch(1)), []);
+    assert_eq!(pending.confirmed_by(branch(2)), [branch(1)]);
+    assert_eq!(pending.on_response(now, branch(2), &response(482), ANSWER), Outcome::Ignore);
+    assert_eq!((pending.silent(now + NO_RESPONSE_TIMEOUT), pending.state()), (vec![], CallState::Waking));
+    assert_eq!(pending.cancel(now, false), (vec![branch(1)], false), "its 200 may cross");
+}
+
+#[test]
+fn a_caller_that_gives_up_ends_the_call_at_once_for_whoever_has_said_nothing() {
+    let now = Instant::now();
+    for (elsewhere, state) in [(false, CallState::Cancelled), (true, CallState::AnsweredElsewhere)] {
+        let given_up = || {
+            let mut pending = waiting_for(now, &[device(1), device(2), device(3)]);
+            pending.forked(branch(1), device(1), FlowId::Stream(1));
+            pending.forked(branch(2), device(2), FlowId::Stream(2));
+            pending.on_response(now, branch(1), &response(180), ANSWER);
+            pending.take_changes();
+            assert_eq!(pending.cancel(now, elsewhere), (vec![branch(1), branch(2)], false));
+            assert_eq!(pending.take_changes(), [(device(2), state), (device(3), state)]);
+            assert_eq!(pending.crossing(), [device(1)]);
+            pending
+        };
+        let mut late = given_up();
+        assert_eq!(late.on_response(now, branch(2), &response(200), ANSWER), Outcome::TooLate);
+        assert_eq!(
+            late.on_response(now, branch(1), &response(487), ANSWER),
+            Outcome::Terminated,
+            "nobody else is waited for"
+        );
+        late.close();
+        assert_eq!((late.take_changes(), late.crossing()), (vec![(device(1), state)], vec![]));
+        let mut crossed = given_up();
+        assert_eq!(crossed.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer, "RFC 3261 §9.1");
+        crossed.close();
+        assert_eq!(crossed.take_changes(), [(device(1), CallState::Answered)]);
+    }
 }
 
 /// A device that rang has come by another flow, and has got the INVITE there.

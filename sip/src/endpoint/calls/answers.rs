@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use crate::edge::call::{Call, Invite, Outcome};
+use crate::edge::call::{Call, Invite, MERGED, Outcome};
 use crate::edge::forward;
 use crate::edge::returned::{self, FROM_DEVICE_BYTES};
 use crate::endpoint::core::{ClientOwner, Timer};
@@ -29,6 +29,9 @@ impl Endpoint {
                 self.wake_after_all(now, call, instance);
             }
         }
+        if self.settle_refusals(now, call) {
+            return;
+        }
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.is_expected() {
             return self.on_expected_due(now, call);
@@ -48,6 +51,19 @@ impl Endpoint {
             Some(487) => self.answer_call(now, call, 487),
             Some(status) => self.end_call(now, call, CallState::TimedOut, status),
         }
+    }
+
+    /// What devices have refused that say nothing else counts; whether that has ended the call.
+    fn settle_refusals(&mut self, now: Instant, call: CallId) -> bool {
+        while let Some((legs, outcome)) = self.calls.get_mut(call).and_then(|row| row.settle_refusal(now)) {
+            self.cancel_legs(now, legs, None);
+            self.tell_changes(call);
+            if outcome == Outcome::Fail {
+                self.conclude(now, call, 480);
+                return true;
+            }
+        }
+        false
     }
 
     /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
@@ -138,12 +154,17 @@ impl Endpoint {
             return;
         }
         let (legs, at_once) = row.cancel(now, elsewhere);
-        let deadline = row.deadline(now);
+        let (deadline, state, crossing) = (row.deadline(now), row.state(), row.crossing());
         self.cancel_legs(now, legs, reason);
-        // Told with the final answer: until then a 200 of the device may cross the CANCEL and win (RFC 3261 §9.1).
         if at_once {
-            self.answer_call(now, call, 487);
-        } else if let Some(at) = deadline {
+            return self.answer_call(now, call, 487);
+        }
+        self.tell_changes(call);
+        // Until the final answer a 200 of theirs may cross the CANCEL and win (RFC 3261 §9.1).
+        for instance in crossing {
+            self.core.event(Event::GivenUp { call, instance, state });
+        }
+        if let Some(at) = deadline {
             self.core.timers.set(at, Timer::Call(call));
         }
     }
@@ -165,10 +186,18 @@ impl Endpoint {
         let response = &*fitting;
         let status = response.status().unwrap_or(status);
         let Some(row) = self.calls.get_mut(call) else { return };
+        let received = if status == MERGED { row.confirmed_by(branch) } else { Vec::new() };
         let outcome = row.on_response(now, branch, response, wait);
+        for earlier in received {
+            self.core.transactions.note_received(now, earlier);
+        }
         let Some(server) = row.server() else { return };
         match outcome {
-            Outcome::Ignore => {}
+            Outcome::Ignore => {
+                if let Some(at) = row.refusal_due() {
+                    self.core.timers.set(at, Timer::Call(call));
+                }
+            }
             Outcome::Pass => {
                 let Some(invite) = row.invite() else { return };
                 let passed = returned::forward_response(&invite.message, response, Side::Device);
@@ -295,7 +324,7 @@ impl Endpoint {
 
     /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
     fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
-        let Some(row) = self.calls.get(call) else { return };
+        let Some(row) = self.calls.get(call).filter(|row| row.state() != CallState::Answered) else { return };
         if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = row.state_of(instance) {
             let missed = Box::new(row.describe(now, instance));
             self.core.event(Event::Missed { call: missed, state });

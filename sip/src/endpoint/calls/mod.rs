@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use crate::edge::call::{Announced, Call, Invite};
 use crate::edge::forward::Caller;
 use crate::edge::invite_mark::InviteMark;
-use crate::id::{BindingId, CallId, FlowId, InstanceId};
+use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use overtaking::Overtaking;
@@ -82,6 +82,13 @@ impl Calls {
     /// Whether a call waits for a device, and was not forked to it by this flow.
     pub(super) fn wants(&mut self, call: CallId, instance: InstanceId, flow: FlowId) -> bool {
         self.rows.get_mut(&call).is_some_and(|call| call.wants(instance, flow))
+    }
+
+    /// The device of a call's leg is by this flow.
+    pub(super) fn turn_leg(&mut self, call: CallId, branch: BranchId, flow: FlowId) {
+        if let Some(row) = self.rows.get_mut(&call) {
+            row.turn_leg(branch, flow);
+        }
     }
 
     /// Whether an INVITE to these instances is a copy of one that has come to one of them (RFC 3261 §8.2.2.2), which may be as `late` as this when

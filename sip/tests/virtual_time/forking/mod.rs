@@ -1,9 +1,11 @@
 //! One account on several devices: one Contact, all of them rung, the best answer passed (RFC 3261 §16.7).
 
 mod calls;
+mod given_up;
 mod joining;
 mod passwords;
 mod reconnecting;
+mod unheard;
 
 use std::time::Duration;
 

@@ -92,6 +92,29 @@ async fn who_is_busy_leaves_the_call_to_the_others_and_who_declines_by_the_api_e
 }
 
 #[tokio::test]
+async fn a_caller_that_hangs_up_while_the_phone_that_rings_is_silent_ends_the_call_for_the_others_at_once() -> Outcome {
+    // The relay gives the phone 16 s to end its leg, however busy this machine is.
+    let (world, phone) = World::lent_with(|setup| setup.timing = 4.0).await?;
+    let android = world.enable_android().await?;
+    let caller = world.call()?;
+    let (told, other) = (world.push().await?, world.android_push().await?);
+    let (silent, ringing) = world.wake_to_call(&phone).await?;
+    world.ring(&caller, &ringing).await?;
+    silent.fall_silent();
+    caller.cancel().await?;
+    let ended = world.android_push().await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &other["call"]));
+    world.await_state(&android, &other, "cancelled").await?;
+    world.await_state(&phone, &told, "cancelled").await?;
+    let late = world.wake(&android).await?;
+    let is_answered = caller.responses().iter().any(|(_, status)| *status >= 200);
+    assert!(!is_answered, "an answer of the phone that rings would still count");
+    caller.expect(487, SOON).await?;
+    assert_eq!((late.invited(), world.fcm.count()), (0, 2));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_wrong_password_of_a_second_device_is_422_after_one_attempt_and_the_first_still_rings() -> Outcome {
     let world = World::start().await?;
     let first = world.enable().await?;

@@ -1,0 +1,101 @@
+//! What a device's refusal of one leg says of the call.
+//!
+//! | the device has another leg that is | 482 | 486, or another refusal | 6xx |
+//! | --- | --- | --- | --- |
+//! | Alive | it has that one: nothing | it has that one: nothing | refuses for all |
+//! | Sent | it has that one: nothing | refuses, unless it says within [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign) that it has that one | likewise |
+//! | Ended, or adrift | it has had that one, and may come back: nothing | refuses | likewise |
+//! | none | another branch of its server's fork says what became of it: refuses | refuses | likewise |
+//!
+//! A phone that lost its connection says 482 or 486 by itself to the copy that it gets by its next one; so does one in another call, or whose user has declined in the
+//! notification, to the only INVITE that it knows. The one rings, the other does not, and the leg of which nothing was heard tells them apart.
+//!
+//! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
+
+use std::time::Instant;
+
+use super::{Call, Outcome, Stage};
+use crate::edge::CallState;
+use crate::id::{BranchId, InstanceId};
+use crate::message::Message;
+
+/// The device has this INVITE, or has answered it (RFC 3261 §8.2.2.2).
+pub const MERGED: u16 = 482;
+
+/// A refusal that counts later, if at all.
+#[derive(Debug)]
+pub(super) struct Refused {
+    response: Message,
+    counts_at: Instant,
+}
+
+impl Call {
+    /// A leg of this device, which had no final response before, was refused while the caller waits.
+    pub(super) fn on_refusal(&mut self, now: Instant, instance: InstanceId, response: &Message) -> Outcome {
+        let status = response.status().unwrap_or(500);
+        if self.state.is_given_up() {
+            return self.after_a_loss();
+        }
+        let (legs, is_live, is_alive) =
+            (self.legs.count_of(instance), self.legs.any_live_of(instance), self.legs.any_alive_of(instance));
+        let counts_at = (now + self.timing.first_sign).min(self.deadline);
+        let Some(target) = self.open(instance) else { return Outcome::Ignore };
+        if status == MERGED && legs > 1 {
+            target.has_it = true;
+            // Where nothing else is left, what it has is what it has refused.
+            let refused = target.refused.take().filter(|_| !is_live);
+            return refused.map_or(Outcome::Ignore, |refused| self.decline(instance, &refused.response));
+        }
+        if status >= 600 || !is_live {
+            return self.decline(instance, response);
+        }
+        if !is_alive {
+            target.refused = Some(Box::new(Refused { response: response.clone(), counts_at }));
+        }
+        Outcome::Ignore
+    }
+
+    /// A device has refused one leg and said nothing by another: its refusal counts. Its legs to cancel, and what that means for the caller.
+    pub fn settle_refusal(&mut self, now: Instant) -> Option<(Vec<BranchId>, Outcome)> {
+        if self.is_closed() || self.state.is_final() {
+            return None;
+        }
+        let is_due = |refused: &mut Box<Refused>| refused.counts_at <= now;
+        let open = self.targets.iter_mut().filter(|target| !target.state.is_final());
+        let (instance, refused) =
+            open.filter_map(|target| Some((target.instance, target.refused.take_if(is_due)?))).next()?;
+        let legs = self.legs.end(|leg| leg.instance == instance);
+        Some((legs, self.decline(instance, &refused.response)))
+    }
+
+    /// When [`Self::settle_refusal`] must be asked.
+    pub fn refusal_due(&self) -> Option<Instant> {
+        let open = self.targets.iter().filter(|target| !target.state.is_final() && !self.state.is_final());
+        open.filter_map(|target| target.refused.as_ref()).map(|refused| refused.counts_at).min()
+    }
+
+    /// A device has said something by another leg than the one that it has refused.
+    pub(super) fn forget_refusal(&mut self, instance: InstanceId) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.instance == instance) {
+            target.refused = None;
+        }
+    }
+
+    fn decline(&mut self, instance: InstanceId, response: &Message) -> Outcome {
+        let Some(target) = self.open(instance) else { return Outcome::Ignore };
+        target.state = CallState::Declined;
+        self.changes.push((instance, CallState::Declined));
+        if let Stage::Waiting(invite) = &mut self.stage {
+            invite.refusals.add(response);
+        }
+        if response.status() >= Some(600) {
+            self.state = CallState::Declined;
+            return Outcome::Fail;
+        }
+        if self.may_be_answered() {
+            return Outcome::Ignore;
+        }
+        self.end_refused();
+        Outcome::Fail
+    }
+}
