@@ -38,6 +38,7 @@
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
+mod announced;
 pub mod invite;
 mod legs;
 pub mod provisional;
@@ -54,6 +55,7 @@ use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
+pub use announced::Announced;
 use bytes::Bytes;
 pub use invite::Invite;
 use legs::{Legs, Phase};
@@ -120,17 +122,6 @@ enum Stage {
     Closed { server: ServerId },
 }
 
-/// The devices of an expected call at the moment when its INVITE came.
-#[derive(Debug)]
-pub struct Announced {
-    /// The devices that were woken for it.
-    pub woken: Vec<InstanceId>,
-    /// Those of them that ring.
-    pub rang: Vec<InstanceId>,
-    /// How long they were told that it waits.
-    pub until: Instant,
-}
-
 /// One call, from its announcement or its INVITE to its final answer.
 #[derive(Debug)]
 pub struct Call {
@@ -151,7 +142,7 @@ pub struct Call {
     mark: Option<InviteMark>,
     replaces: Option<Replaces>,
     /// Devices that it would be for if they had not had too many.
-    refused: Vec<InstanceId>,
+    limited: Vec<InstanceId>,
 }
 
 impl Call {
@@ -200,14 +191,8 @@ impl Call {
             answered_by: None,
             mark: None,
             replaces: None,
-            refused: Vec::new(),
+            limited: Vec::new(),
         }
-    }
-
-    /// One more device is woken for an expected call, with the caller as its announcement names it.
-    pub fn expect(&mut self, instance: InstanceId, from: Box<str>, name: Option<Box<str>>) {
-        (self.from, self.name) = (from, name);
-        self.targets.push(Target { woken: true, ..Target::new(instance) });
     }
 
     /// The INVITE has come, for these devices, which may take `wait` to come for it.
@@ -261,24 +246,19 @@ impl Call {
         }
     }
 
-    /// Whether the INVITE is still to come.
-    pub fn is_expected(&self) -> bool {
-        matches!(self.stage, Stage::Expected)
-    }
-
     /// The caller's URI.
     pub fn from(&self) -> &str {
         &self.from
     }
 
     /// These devices have had too many calls, and do not get this one.
-    pub fn refuse(&mut self, instances: Vec<InstanceId>) {
-        self.refused = instances;
+    pub fn limit(&mut self, instances: Vec<InstanceId>) {
+        self.limited = instances;
     }
 
     /// Those devices, once.
-    pub fn take_refused(&mut self) -> Vec<InstanceId> {
-        std::mem::take(&mut self.refused)
+    pub fn take_limited(&mut self) -> Vec<InstanceId> {
+        std::mem::take(&mut self.limited)
     }
 
     /// Whether this device was woken.
@@ -289,29 +269,6 @@ impl Call {
     /// Until when it waits.
     pub fn until(&self) -> Instant {
         self.deadline
-    }
-
-    /// Ends an expected call, whose INVITE has not come; whether it had not ended before.
-    pub fn end_expected(&mut self, state: CallState) -> bool {
-        let ends = !self.state.is_final();
-        if ends {
-            self.state = state;
-            for target in &mut self.targets {
-                target.state = state;
-                self.changes.push((target.instance, state));
-            }
-        }
-        ends
-    }
-
-    /// A device has nothing to do with an expected call any more; whether no device is left.
-    pub fn leave_expected(&mut self, instance: InstanceId) -> bool {
-        let before = self.targets.len();
-        self.targets.retain(|target| target.instance != instance);
-        if self.targets.len() < before && !self.state.is_final() {
-            self.changes.push((instance, CallState::TimedOut));
-        }
-        self.targets.is_empty()
     }
 
     /// How the call stands, as its caller sees it.

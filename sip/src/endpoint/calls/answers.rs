@@ -312,7 +312,7 @@ impl Endpoint {
     /// A call that nobody answered is missed also by those devices that had had too many to get it.
     fn tell_missed_by_refused(&mut self, now: Instant, call: CallId, state: CallState) {
         let Some(row) = self.calls.get_mut(call) else { return };
-        let refused = row.take_refused();
+        let refused = row.take_limited();
         if matches!(state, CallState::Cancelled | CallState::TimedOut) {
             for instance in refused {
                 let instance = self.successors.current(instance);

@@ -131,7 +131,7 @@ impl Endpoint {
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
         let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller));
         if let Some(row) = self.calls.get_mut(call).filter(|_| !refused.is_empty()) {
-            row.refuse(refused);
+            row.limit(refused);
         }
         match announced {
             Some(announced) => self.begin_announced(now, call, &instances, &announced),

@@ -1,0 +1,56 @@
+//! A call that its SIP server has announced: its devices are woken, and its INVITE is still to come.
+//!
+//! Invariant: it ends once, and each of its devices hears so.
+
+use std::time::Instant;
+
+use super::{Call, Stage, Target};
+use crate::edge::CallState;
+use crate::id::InstanceId;
+
+/// The devices of an expected call at the moment when its INVITE came.
+#[derive(Debug)]
+pub struct Announced {
+    /// The devices that were woken for it.
+    pub woken: Vec<InstanceId>,
+    /// Those of them that ring.
+    pub rang: Vec<InstanceId>,
+    /// How long they were told that it waits.
+    pub until: Instant,
+}
+
+impl Call {
+    /// Whether the INVITE is still to come.
+    pub fn is_expected(&self) -> bool {
+        matches!(self.stage, Stage::Expected)
+    }
+
+    /// One more device is woken for an expected call, with the caller as its announcement names it.
+    pub fn expect(&mut self, instance: InstanceId, from: Box<str>, name: Option<Box<str>>) {
+        (self.from, self.name) = (from, name);
+        self.targets.push(Target { woken: true, ..Target::new(instance) });
+    }
+
+    /// Ends an expected call, whose INVITE has not come; whether it had not ended before.
+    pub fn end_expected(&mut self, state: CallState) -> bool {
+        let ends = !self.state.is_final();
+        if ends {
+            self.state = state;
+            for target in &mut self.targets {
+                target.state = state;
+                self.changes.push((target.instance, state));
+            }
+        }
+        ends
+    }
+
+    /// A device has nothing to do with an expected call any more; whether no device is left.
+    pub fn leave_expected(&mut self, instance: InstanceId) -> bool {
+        let before = self.targets.len();
+        self.targets.retain(|target| target.instance != instance);
+        if self.targets.len() < before && !self.state.is_final() {
+            self.changes.push((instance, CallState::TimedOut));
+        }
+        self.targets.is_empty()
+    }
+}
