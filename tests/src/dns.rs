@@ -1,4 +1,4 @@
-//! A name server that answers A, AAAA, SRV, NAPTR and CNAME from a table, over UDP on loopback.
+//! A name server that answers A, AAAA, SRV, NAPTR and CNAME from a table, over UDP and TCP on loopback.
 //!
 //! Invariant: it answers only what its table holds: no such name is NXDOMAIN, another type is an empty answer. Of an alias it tells what is
 //! behind it, as a recursive one does, unless it is told not to. It stops when dropped.
@@ -9,14 +9,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
 
 const A: u16 = 1;
 const CNAME: u16 = 5;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
 const NAPTR: u16 = 35;
+
+/// The bytes of an answer by UDP to a question without EDNS (RFC 1035 §4.2.1).
+const DATAGRAM_MAX: usize = 512;
 
 /// One record; every name without a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +82,8 @@ impl Record {
 pub struct Dns {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
-    task: JoinHandle<()>,
+    /// Ends with it.
+    _tasks: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
@@ -97,15 +102,31 @@ struct State {
 impl Dns {
     /// Starts it on a free loopback port.
     pub async fn start(records: Vec<Record>) -> io::Result<Self> {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").await?;
+            // The port may be another test's.
+            if let Ok(listener) = TcpListener::bind(socket.local_addr()?).await {
+                break (Arc::new(socket), listener);
+            }
+        };
         let address = socket.local_addr()?;
         let state = Arc::new(Mutex::new(State { records, ..State::default() }));
+        let mut tasks = JoinSet::new();
         let answering = state.clone();
-        let task = tokio::spawn(async move {
+        tasks.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve_stream(stream, answering.clone()));
+            }
+        });
+        let answering = state.clone();
+        tasks.spawn(async move {
             let mut buffer = [0; 1_500];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
                 let answer = lock(&answering).answer(&buffer[..length]);
-                let Some((answer, late)) = answer else { continue };
+                let Some((mut answer, late)) = answer else { continue };
+                if answer.len() > DATAGRAM_MAX && !has_additional(&buffer[..length]) {
+                    cut(&mut answer);
+                }
                 if late.is_zero() {
                     let _ = socket.send_to(&answer, peer).await;
                     continue;
@@ -117,7 +138,7 @@ impl Dns {
                 });
             }
         });
-        Ok(Self { address, state, task })
+        Ok(Self { address, state, _tasks: tasks })
     }
 
     /// Where it answers.
@@ -176,10 +197,33 @@ impl Dns {
     }
 }
 
-impl Drop for Dns {
-    fn drop(&mut self) {
-        self.task.abort();
+/// Answers messages with their length before them (RFC 1035 §4.2.2).
+async fn serve_stream(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+    while let Ok(length) = stream.read_u16().await {
+        let mut message = vec![0; usize::from(length)];
+        if stream.read_exact(&mut message).await.is_err() {
+            return;
+        }
+        let answer = lock(&state).answer(&message);
+        let Some((answer, _)) = answer else { continue };
+        let framed = [&(answer.len() as u16).to_be_bytes(), &*answer].concat();
+        if stream.write_all(&framed).await.is_err() {
+            return;
+        }
     }
+}
+
+/// Leaves the question, and says that there is more (TC).
+fn cut(answer: &mut Vec<u8>) {
+    let end = question(answer).map_or(answer.len(), |(_, end)| end + 4);
+    answer.truncate(end);
+    answer[2] |= 0x02;
+    answer[6..12].fill(0);
+}
+
+/// Whether a question has an OPT record, which is the one that it can have.
+fn has_additional(message: &[u8]) -> bool {
+    message.get(10..12).is_some_and(|count| count != [0, 0])
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -197,7 +241,7 @@ impl State {
             return None;
         }
         let mut code = self.error;
-        if let (Some(refusal), true) = (self.without_edns, message[10..12] != [0, 0]) {
+        if let (Some(refusal), true) = (self.without_edns, has_additional(message)) {
             code = Some(refusal?);
         }
         let records = if code.is_some() { Vec::new() } else { self.records_of(&owner, kind) };
