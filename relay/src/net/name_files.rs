@@ -22,8 +22,11 @@ use tokio::time::MissedTickBehavior;
 
 use super::look::Look;
 use super::name_server::{Dns, dns};
-use super::resolve::{MAX_TTL, MIN_TTL};
 
+/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
+pub const MIN_TTL: Duration = Duration::from_secs(5);
+/// An answer is kept at most this long, so that a server that moved is found again.
+pub const MAX_TTL: Duration = Duration::from_secs(3_600);
 /// That there is no answer is kept at most this long.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
 /// Answers kept; the least used leave first.

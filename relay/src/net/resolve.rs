@@ -32,6 +32,7 @@ use tokio::time::timeout_at;
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
+pub use super::name_files::{MAX_TTL, MIN_TTL};
 use super::name_files::{Names, is_silence};
 use super::name_server::{name_server, options};
 use super::naptr::{self, Service};
@@ -43,10 +44,6 @@ use crate::limits::counted_as;
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
-pub const MIN_TTL: Duration = Duration::from_secs(5);
-/// An answer is kept at most this long, so that a server that moved is found again.
-pub const MAX_TTL: Duration = Duration::from_secs(3_600);
 /// SRV records of one name that are followed; the rest, by order, are not tried.
 pub const MAX_SERVERS: usize = 8;
 /// Services of one domain's NAPTR records that are followed; the rest, by order, are not tried.
