@@ -226,9 +226,8 @@ impl Files {
         if let Some(path) = &self.name_servers {
             match name_servers(path, was) {
                 Ok(None) => {}
-                Ok(Some(named)) => {
-                    known.answers = no_answers();
-                    (known.dns, known.servers, known.ndots, known.content) = named;
+                Ok(Some(Named { dns, servers, ndots, content })) => {
+                    known = Known { dns, answers: no_answers(), servers, ndots, content, ..known };
                 }
                 Err(error) => {
                     known.problem = Some(error.to_string());
@@ -277,15 +276,23 @@ enum Unusable {
     Nameless(NetError),
 }
 
-/// A resolver of what the file names; `None` when that is what it was.
-fn name_servers(path: &Path, was: &Known) -> Result<Option<(Dns, ResolverConfig, usize, Vec<u8>)>, Unusable> {
+/// What the file of name servers says.
+struct Named {
+    dns: Dns,
+    servers: ResolverConfig,
+    ndots: usize,
+    content: Vec<u8>,
+}
+
+/// What the file says; `None` when that is what it was.
+fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
     let content = fs::read(path).map_err(Unusable::Unread)?;
     if !content.is_empty() && content == was.content {
         return Ok(None);
     }
     let (servers, stated) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
     let dns = dns(servers.clone(), was.dns.options().clone()).map_err(Unusable::Nameless)?;
-    Ok(Some((dns, servers, stated.ndots, content)))
+    Ok(Some(Named { dns, servers, ndots: stated.ndots, content }))
 }
 
 fn read_hosts(path: &Path) -> Hosts {
