@@ -349,19 +349,77 @@ fn say_reloaded(told: &Reloaded) {
     }
 }
 
-/// RUST_LOG speaks for this program alone: of what libraries say, only INFO and above is written, for some of them tell
-/// at lower levels what they send. rustls repeats what a peer has said, anybody may say it, and the relay tells of a failed handshake itself.
+/// RUST_LOG speaks for this program, and for the libraries that it names ([`Libraries`]).
 fn log_to_stderr(format: LogFormat) {
     let wanted = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let ours = |target: &str| ["relay", "sip", "sipwake"].contains(&target.split("::").next().unwrap_or_default());
-    let repeats = |target: &str| target.split("::").next() == Some("rustls");
-    let filter = wanted.and(filter_fn(move |metadata| {
-        ours(metadata.target()) || *metadata.level() <= Level::INFO && !repeats(metadata.target())
-    }));
+    let libraries = Libraries::named_in(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
+    let filter = wanted.and(filter_fn(move |metadata| libraries.may_say(metadata.target(), *metadata.level())));
     let layer = tracing_subscriber::fmt::layer().with_writer(log::Writer::default);
     let layer = match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),
         LogFormat::Json => layer.json().boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+/// What libraries may write into the log.
+///
+/// | library | its lines |
+/// | --- | --- |
+/// | any | ERROR: what is below may be said once for each packet of a stranger, and no line of it is counted and held back |
+/// | one that RUST_LOG names | INFO and above: some tell at lower levels what they send |
+/// | rustls | none: it repeats what a peer has said, and the relay tells of a failed handshake itself |
+struct Libraries {
+    named: Vec<String>,
+}
+
+impl Libraries {
+    /// The targets of RUST_LOG's directives, as `hickory_net` in `info,hickory_net=warn`.
+    fn named_in(directives: &str) -> Self {
+        let target = |directive: &str| {
+            let end = directive.find(['=', '[']).unwrap_or(directive.len());
+            crate_of(directive[..end].trim()).to_owned()
+        };
+        Self { named: directives.split(',').map(target).collect() }
+    }
+
+    fn may_say(&self, target: &str, level: Level) -> bool {
+        match crate_of(target) {
+            "relay" | "sip" | "sipwake" => true,
+            "rustls" => false,
+            library if self.named.iter().any(|named| named == library) => level <= Level::INFO,
+            _ => level <= Level::ERROR,
+        }
+    }
+}
+
+fn crate_of(target: &str) -> &str {
+    target.split("::").next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_say_what_is_grave_unless_the_operator_asks_for_more() {
+        let hickory = "hickory_net::udp::udp_client_stream";
+        for directives in ["", "info", "debug", "trace,relay=info"] {
+            let libraries = Libraries::named_in(directives);
+            assert!(libraries.may_say("relay::net::resolve", Level::TRACE), "{directives}");
+            assert!(libraries.may_say(hickory, Level::ERROR), "{directives}");
+            assert!(!libraries.may_say(hickory, Level::WARN), "{directives}");
+        }
+        for directives in ["info,hickory_net=warn", "hickory_net", "hickory_net::udp=trace", "hickory_net[query]=info"]
+        {
+            let libraries = Libraries::named_in(directives);
+            assert!(
+                libraries.may_say(hickory, Level::INFO) && !libraries.may_say(hickory, Level::DEBUG),
+                "{directives}"
+            );
+            assert!(!libraries.may_say("h2::client", Level::WARN), "{directives}");
+            assert!(!libraries.may_say("rustls::conn", Level::ERROR), "{directives}");
+        }
+        assert!(!Libraries::named_in("rustls=trace").may_say("rustls::conn", Level::ERROR));
+    }
 }

@@ -1,11 +1,25 @@
 //! Both push services as stand-ins, and the relay's own sender that leads to them: for tests of delivery without a relay.
 
+use std::sync::Arc;
+
+use relay::config::Transports;
 use relay::metrics::Metrics;
-use relay::push::{AppPush, PushService};
+use relay::net::reach::Reach;
+use relay::net::resolve::Resolver;
+use relay::push::{AppPush, Network, PushService, System};
 
 use crate::apns::{Apns, BUNDLE};
 use crate::authority::Authority;
 use crate::fcm::Fcm;
+
+/// The network of this machine, as a relay without settings for names has it.
+///
+/// # Panics
+/// When no resolver can be built.
+pub fn system() -> Arc<dyn Network> {
+    let names = Resolver::new(Reach::new(&[]), Transports { udp: false, tcp: false, tls: true });
+    Arc::new(System::new(names.expect("a resolver")))
+}
 
 /// The stand-ins and the sender.
 pub struct PushServices {
@@ -27,7 +41,8 @@ impl PushServices {
         let authority = Authority::new();
         let (apns, fcm) = (Apns::start(&authority).await, Fcm::start(&authority).await);
         let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()), ..AppPush::default() };
-        let service = PushService::new(vec![(BUNDLE.into(), app)], &Metrics::new()).expect("the settings are good");
+        let service =
+            PushService::new(system(), vec![(BUNDLE.into(), app)], &Metrics::new()).expect("the settings are good");
         Self { apns, fcm, service, _authority: authority }
     }
 

@@ -84,7 +84,7 @@ impl VirtualNet {
 }
 
 impl Network for VirtualNet {
-    fn resolve(&self, _host: &str, port: u16) -> Opening<Vec<SocketAddr>> {
+    fn resolve(&self, _host: &str, port: u16, _app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
         let tables = self.lock();
         if tables.resolver_is_away {
             return Box::pin(std::future::pending());

@@ -17,7 +17,7 @@ mod line;
 mod report;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
@@ -110,6 +110,11 @@ impl Doctor {
             allow_md5: upstream.allow_md5,
             register_expires: upstream.register_expires,
         }
+    }
+
+    /// The same, which asks for names in the share of who wants to know.
+    pub fn asked_by(&self, source: IpAddr) -> Self {
+        Self { resolver: self.resolver.asked_by_source(source), ..self.clone() }
     }
 
     /// Where an account's requests go, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.

@@ -24,7 +24,14 @@ struct Table<K> {
 }
 
 /// A share that is held; given back when dropped.
-pub struct Share(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
+pub struct Share(Option<OwnedSemaphorePermit>);
+
+impl Share {
+    /// Whether no other of its key is free, so that others may wait for this one.
+    pub fn is_last(&self) -> bool {
+        self.0.as_ref().is_some_and(|permit| permit.semaphore().available_permits() == 0)
+    }
+}
 
 impl<K: Ord> Shares<K> {
     /// `each`: how many of one key at once, at least one.

@@ -1,5 +1,5 @@
-//! What the system's files say about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change; and whether the name
-//! servers answer at all, asked once a question was left without an answer.
+//! What the system's files say about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change; what the name servers have
+//! answered; and whether they answer at all, asked once a question was left without an answer.
 //!
 //! Invariant: name servers that are known stay in use until a file names others: one that is gone, empty or half written
 //! takes none away. No question waits for a file.
@@ -7,20 +7,30 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::op::{Message, Query};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
-use hickory_resolver::{Hosts, TokioResolver};
+use hickory_resolver::{Hosts, ResponseCache, TtlConfig};
 
 use tokio::time::MissedTickBehavior;
 
 use super::look::Look;
+use super::name_server::{Dns, dns};
+
+/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
+pub const MIN_TTL: Duration = Duration::from_secs(5);
+/// An answer is kept at most this long, so that a server that moved is found again.
+pub const MAX_TTL: Duration = Duration::from_secs(3_600);
+/// That there is no answer is kept at most this long.
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
+/// Answers kept; the least used leave first.
+const CACHE_ENTRIES: u64 = 65_536;
 
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,10 +52,14 @@ struct Files {
 
 /// What was read last.
 pub(super) struct Known {
-    pub(super) dns: TokioResolver,
+    dns: Dns,
+    /// What they have answered.
+    answers: ResponseCache,
     /// Whom it asks.
     servers: ResolverConfig,
-    pub(super) hosts: Arc<Hosts>,
+    /// A name with as many dots is asked for as it is before it is sought in a domain.
+    pub(super) ndots: usize,
+    hosts: Hosts,
     /// The file that names the name servers in use; empty when there are none, or the operator's.
     content: Vec<u8>,
     /// From before the reading, so that what is written meanwhile is another one.
@@ -73,8 +87,10 @@ impl Names {
     fn new(files: Files, servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         let nothing = Known {
             dns: dns(servers.clone(), options)?,
+            answers: no_answers(),
             servers,
-            hosts: Arc::default(),
+            ndots: 1,
+            hosts: Hosts::default(),
             content: Vec::new(),
             look: files.look(),
             problem: None,
@@ -140,14 +156,10 @@ impl Names {
         }
     }
 
-    /// Asks the name servers something of which each knows at least that it does not, past what is remembered of earlier answers.
+    /// Asks the name servers something of which each knows at least that it does not.
     async fn are_silent(&self) -> bool {
         self.unanswered.store(false, Ordering::Relaxed);
-        let known = self.known();
-        let mut options = known.dns.options().clone();
-        options.cache_size = 0;
-        let Ok(dns) = dns(known.servers.clone(), options) else { return false };
-        let is_silent = match dns.lookup(Name::root(), RecordType::NS).await {
+        let is_silent = match self.known().dns.lookup(Name::root(), RecordType::NS).await {
             Err(error) => is_silence(&error),
             Ok(_) => false,
         };
@@ -158,6 +170,40 @@ impl Names {
     }
 }
 
+impl Known {
+    /// What is known without asking.
+    pub(super) fn remembered(&self, query: &Query) -> Option<Result<Message, NetError>> {
+        let listed = self.hosts.lookup_static_host(query).map(|lookup| Ok(lookup.message().clone()));
+        listed.or_else(|| self.answers.get(query, Instant::now()))
+    }
+
+    /// Asks the name servers, and remembers what they say.
+    pub(super) async fn ask(&self, query: &Query) -> Result<Message, NetError> {
+        let answer = self.dns.lookup(query.name().clone(), query.query_type()).await;
+        let answer = answer.map(|lookup| lookup.message().clone());
+        self.answers.insert(query.clone(), answer.clone(), Instant::now());
+        // As it is kept: its times are within the limits.
+        self.remembered(query).unwrap_or(answer)
+    }
+
+    /// The domains in which a name is sought that is not whole.
+    pub(super) fn search(&self) -> &[Name] {
+        match self.servers.search() {
+            [] => self.servers.domain().map_or(&[], std::slice::from_ref),
+            search => search,
+        }
+    }
+}
+
+fn no_answers() -> ResponseCache {
+    let mut options = ResolverOpts::default();
+    options.positive_min_ttl = Some(MIN_TTL);
+    options.positive_max_ttl = Some(MAX_TTL);
+    options.negative_min_ttl = Some(MIN_TTL);
+    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+    ResponseCache::new(CACHE_ENTRIES, TtlConfig::from_opts(&options))
+}
+
 impl Files {
     fn look(&self) -> [Look; 2] {
         [self.name_servers.as_deref().map(Look::at).unwrap_or_default(), Look::at(&self.hosts)]
@@ -166,13 +212,23 @@ impl Files {
     /// What the files say now; of name servers what was known before, when they name none.
     fn read(&self, was: &Known) -> Known {
         let look = self.look();
-        let hosts = Arc::new(read_hosts(&self.hosts));
-        let (dns, servers, content) = (was.dns.clone(), was.servers.clone(), was.content.clone());
-        let mut known = Known { dns, servers, hosts, content, look, problem: None };
+        let hosts = read_hosts(&self.hosts);
+        let mut known = Known {
+            dns: was.dns.clone(),
+            answers: was.answers.clone(),
+            servers: was.servers.clone(),
+            ndots: was.ndots,
+            hosts,
+            content: was.content.clone(),
+            look,
+            problem: None,
+        };
         if let Some(path) = &self.name_servers {
             match name_servers(path, was) {
                 Ok(None) => {}
-                Ok(Some(named)) => (known.dns, known.servers, known.content) = named,
+                Ok(Some(Named { dns, servers, ndots, content })) => {
+                    known = Known { dns, answers: no_answers(), servers, ndots, content, ..known };
+                }
                 Err(error) => {
                     known.problem = Some(error.to_string());
                     // One that could not be read is read again, however it looks.
@@ -182,17 +238,16 @@ impl Files {
                 }
             }
         }
-        known.dns.set_hosts(known.hosts.clone());
         known
     }
 
     fn silence(&self) -> String {
-        let which = match &self.name_servers {
-            Some(file) => format!("those that {} names", file.display()),
-            None => "those of upstream.name_servers".to_owned(),
+        let (which, whom) = match &self.name_servers {
+            Some(file) => (format!("those that {} names", file.display()), "SIP servers and push services"),
+            None => ("those of upstream.name_servers".to_owned(), "SIP servers"),
         };
         format!(
-            "no name server answers ({which}): SIP servers and push services that have to be looked up are not found; name others, or let the relay reach these on port 53"
+            "no name server answers ({which}): {whom} that have to be looked up are not found; name others, or let the relay reach these on port 53"
         )
     }
 
@@ -204,9 +259,10 @@ impl Files {
     }
 }
 
-/// Whether the error says that no name server has answered: what one of them says is an answer, whatever it is.
+/// Whether the error says that no name server has answered: what one of them says is an answer, whatever it is, and that each says an error is
+/// [`NetError::NoConnections`].
 pub(super) fn is_silence(error: &NetError) -> bool {
-    !matches!(error, NetError::Dns(_))
+    !matches!(error, NetError::Dns(_) | NetError::NoConnections)
 }
 
 /// Why a file names no name servers.
@@ -220,15 +276,23 @@ enum Unusable {
     Nameless(NetError),
 }
 
-/// A resolver of what the file names; `None` when that is what it was.
-fn name_servers(path: &Path, was: &Known) -> Result<Option<(TokioResolver, ResolverConfig, Vec<u8>)>, Unusable> {
+/// What the file of name servers says.
+struct Named {
+    dns: Dns,
+    servers: ResolverConfig,
+    ndots: usize,
+    content: Vec<u8>,
+}
+
+/// What the file says; `None` when that is what it was.
+fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
     let content = fs::read(path).map_err(Unusable::Unread)?;
     if !content.is_empty() && content == was.content {
         return Ok(None);
     }
-    let (servers, _) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
+    let (servers, stated) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
     let dns = dns(servers.clone(), was.dns.options().clone()).map_err(Unusable::Nameless)?;
-    Ok(Some((dns, servers, content)))
+    Ok(Some(Named { dns, servers, ndots: stated.ndots, content }))
 }
 
 fn read_hosts(path: &Path) -> Hosts {
@@ -236,12 +300,6 @@ fn read_hosts(path: &Path) -> Hosts {
     // What can be read of it counts.
     let _ = fs::File::open(path).and_then(|file| hosts.read_hosts_conf(file));
     hosts
-}
-
-fn dns(servers: ResolverConfig, options: ResolverOpts) -> Result<TokioResolver, NetError> {
-    let mut builder = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    builder.build()
 }
 
 #[cfg(test)]
@@ -263,18 +321,17 @@ mod tests {
         assert!(!names.reread(), "nothing changed");
 
         let first = "nameserver 192.0.2.1\n";
-        let steps: [(&str, &str, bool); 4] = [
-            (first, first, true),
-            ("", first, false),
-            ("nameserver 192.0.2.2\n", "nameserver 192.0.2.2\n", true),
-            ("#", "nameserver 192.0.2.2\n", false),
-        ];
+        let second = "search test\noptions ndots:3\nnameserver 192.0.2.2\n";
+        let steps: [(&str, &str, bool); 4] =
+            [(first, first, true), ("", first, false), (second, second, true), ("#", second, false)];
         for (content, in_use, is_well) in steps {
             fs::write(&resolv_conf, content).unwrap();
             assert!(names.reread());
             let known = names.known();
             assert_eq!((&*known.content, known.problem.is_none()), (in_use.as_bytes(), is_well), "{content:?}");
         }
+
+        assert_eq!((names.known().ndots, names.known().search().len()), (3, 1));
 
         let query = Query::query(Name::from_ascii("sip.example.").unwrap(), RecordType::A);
         let is_known = || names.with_hosts(|hosts| hosts.lookup_static_host(&query).is_some());

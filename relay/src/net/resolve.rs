@@ -14,17 +14,17 @@
 //! `localhost`, never reaches DNS.
 //!
 //! The addresses of several servers are asked for at once. Of a name's IPv4 and IPv6 addresses those that are known go first
-//! ([`super::addresses`]).
+//! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
 //!
 //! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
 //! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -32,24 +32,18 @@ use tokio::time::timeout_at;
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
+pub use super::name_files::{MAX_TTL, MIN_TTL};
 use super::name_files::{Names, is_silence};
+use super::name_server::{name_server, options};
 use super::naptr::{self, Service};
+use super::questions::{Asker, Questions};
 use super::reach::{Reach, Refused};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
+use crate::limits::counted_as;
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// One question to one name server; asked twice.
-const QUERY_TIMEOUT: Duration = Duration::from_millis(1_200);
-/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
-pub const MIN_TTL: Duration = Duration::from_secs(5);
-/// An answer is kept at most this long, so that a server that moved is found again.
-pub const MAX_TTL: Duration = Duration::from_secs(3_600);
-/// That there is no answer is kept at most this long.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
-/// Answers kept; the least used leave first.
-const CACHE_ENTRIES: u64 = 65_536;
 /// SRV records of one name that are followed; the rest, by order, are not tried.
 pub const MAX_SERVERS: usize = 8;
 /// Services of one domain's NAPTR records that are followed; the rest, by order, are not tried.
@@ -135,6 +129,9 @@ pub enum ResolveError {
 #[derive(Clone)]
 pub struct Resolver {
     names: Arc<Names>,
+    questions: Arc<Questions>,
+    /// Whose share a question takes; of nobody where the relay asks for itself.
+    askers: Arc<[Asker]>,
     reach: Reach,
     transports: Transports,
 }
@@ -144,7 +141,7 @@ impl Resolver {
     /// can be built; a system without name servers still resolves numeric hosts and the hosts file.
     pub fn new(reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
         let names = Names::of_system(options()).map_err(|_| ResolveError::Unavailable)?;
-        Ok(Self { names: Arc::new(names), reach, transports })
+        Ok(Self::of(names, reach, transports))
     }
 
     /// Uses these name servers in place of the system's, each asked over UDP and then TCP, beside the hosts file. Fails as
@@ -163,9 +160,36 @@ impl Resolver {
         Self::with_nameservers(&[address], reach, transports)
     }
 
-    fn with_config(config: ResolverConfig, reach: Reach, transports: Transports) -> Result<Self, ResolveError> {
+    pub(super) fn with_config(
+        config: ResolverConfig,
+        reach: Reach,
+        transports: Transports,
+    ) -> Result<Self, ResolveError> {
         let names = Names::with(config, options()).map_err(|_| ResolveError::Unavailable)?;
-        Ok(Self { names: Arc::new(names), reach, transports })
+        Ok(Self::of(names, reach, transports))
+    }
+
+    fn of(names: Names, reach: Reach, transports: Transports) -> Self {
+        Self { names: Arc::new(names), questions: Arc::default(), askers: Arc::new([]), reach, transports }
+    }
+
+    /// The same for names that others have chosen: a question takes the share of the first of `askers` that has room.
+    pub fn asked_by(&self, askers: impl Into<Arc<[Asker]>>) -> Self {
+        Self { askers: askers.into(), ..self.clone() }
+    }
+
+    /// Likewise for names that came from this address.
+    pub fn asked_by_source(&self, source: IpAddr) -> Self {
+        self.asked_by([Asker::Source(counted_as(source))])
+    }
+
+    /// Whether the names are chosen by others than the operator.
+    pub(super) fn asks_for_others(&self) -> bool {
+        !self.askers.is_empty()
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Takes the system's files about names again when they change, for ever; give it a task of its own. Each look tells what is
@@ -432,7 +456,7 @@ impl Resolver {
     }
 
     /// The addresses of a name.
-    async fn addresses(&self, name: &Name, wait: Patience) -> Result<Known, ResolveError> {
+    pub(super) async fn addresses(&self, name: &Name, wait: Patience) -> Result<Known, ResolveError> {
         if let Some(ips) = self.in_hosts(name) {
             return Ok(whole(ips));
         }
@@ -470,10 +494,23 @@ impl Resolver {
 
     /// One question; `None` when the answer is that there is nothing.
     pub(super) async fn lookup(&self, name: Name, kind: RecordType) -> Answer<ResolveError> {
-        match self.names.known().dns.lookup(name, kind).await {
-            Ok(lookup) => {
-                let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
-                Ok(Some((lookup.answers().iter().map(|record| record.data.clone()).collect(), ttl)))
+        let known = self.names.known();
+        let query = Query::query(name, kind);
+        let answer = match known.remembered(&query) {
+            Some(answer) => answer,
+            None => {
+                let turn = self.questions.take(&self.askers).await.ok_or(ResolveError::Timeout)?;
+                tokio::select! {
+                    answer = known.ask(&query) => answer,
+                    () = turn.is_over() => Err(NetError::Timeout),
+                }
+            }
+        };
+        match answer {
+            Ok(message) => {
+                let ttl = message.answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+                let records = message.answers.into_iter().map(|record| record.data).collect();
+                Ok(Some((records, Duration::from_secs(ttl.into()))))
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Ok(None),
             Err(error) => {
@@ -532,30 +569,6 @@ pub(super) fn dns_name(text: &str) -> Option<Name> {
     let mut name = Name::from_ascii(text).ok()?;
     name.set_fqdn(true);
     Some(name)
-}
-
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    let connections = connections.map(|mut connection| {
-        connection.port = address.port();
-        connection
-    });
-    NameServerConfig::new(address.ip(), true, connections.into())
-}
-
-/// How each name server is asked.
-fn options() -> ResolverOpts {
-    let mut options = ResolverOpts::default();
-    options.timeout = QUERY_TIMEOUT;
-    options.attempts = 1;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.cache_size = CACHE_ENTRIES;
-    options.positive_min_ttl = Some(MIN_TTL);
-    options.positive_max_ttl = Some(MAX_TTL);
-    options.negative_min_ttl = Some(MIN_TTL);
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
-    options.max_active_requests = 4_096;
-    options
 }
 
 #[cfg(test)]

@@ -590,7 +590,7 @@ mod tests {
 
     use super::*;
     use crate::push::endpoint::trust;
-    use crate::push::network::System;
+    use crate::push::network::Nowhere;
 
     const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 
@@ -625,7 +625,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
-        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(System));
+        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
         let endpoint = Arc::new(endpoint.ok().unwrap());
         // SETTINGS_MAX_CONCURRENT_STREAMS of one, and a SETTINGS_INITIAL_WINDOW_SIZE that lets no body go (RFC 9113 §6.5.2).
         for (setting, value, (headers, data)) in [(3, 1, (1, 1)), (4, 0, (8, 0)), (4, 3, (8, 8))] {

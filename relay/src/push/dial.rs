@@ -193,7 +193,7 @@ impl Dialler {
     /// last time are known.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
         let known = self.memory().addresses.clone();
-        let resolving = self.network.resolve(&self.host, self.port);
+        let resolving = self.network.resolve(&self.host, self.port, None);
         let found = match known.is_empty() {
             true => resolving.await,
             false => timeout(RESOLVE_TIMEOUT, resolving).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),

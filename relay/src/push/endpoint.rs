@@ -117,7 +117,7 @@ fn system_roots() -> &'static [CertificateDer<'static>] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::push::network::System;
+    use crate::push::network::Nowhere;
 
     fn endpoint(url: &str) -> Result<Endpoint, Problem> {
         let roots = RootCertStore::empty();
@@ -127,7 +127,7 @@ mod tests {
             url,
             "endpoint",
             Arc::new(builder.with_root_certificates(roots).with_no_client_auth()),
-            Arc::new(System),
+            Arc::new(Nowhere),
         )
     }
 

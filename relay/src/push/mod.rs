@@ -47,7 +47,7 @@ pub use departure::Departure;
 pub use dry_run::DryRun;
 pub use health::{Report, State};
 pub use identity::chain;
-pub use network::{ByteStream, Network, Opening};
+pub use network::{ByteStream, Network, Opening, System};
 pub use recipient::{Fixed, Recipient, Staying};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check, take_printed};

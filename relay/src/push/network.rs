@@ -1,7 +1,7 @@
 //! The streams below TLS: the system's network, unless a test makes another one.
 //!
 //! Invariant: knows names, addresses and bytes alone; what is trusted is decided above. Through a [`Guarded`] one no address is
-//! dialled that the operator does not allow.
+//! dialled that the operator does not allow, and a name is asked for in the share of its App. No thread waits for a name.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +9,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
+use crate::net::questions::Asker;
 use crate::net::reach::Reach;
+use crate::net::resolve::Resolver;
 
 /// Bytes in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -23,20 +25,31 @@ pub type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
 /// Where names and connections come from.
 pub trait Network: Send + Sync {
-    /// The addresses of a host, the best first.
-    fn resolve(&self, host: &str, port: u16) -> Opening<Vec<SocketAddr>>;
+    /// The addresses of a host, the best first. A device of `app` has named it; where there is none, the operator has.
+    fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>>;
 
     /// A connection to one of them.
     fn connect(&self, address: SocketAddr) -> Opening<Box<dyn ByteStream>>;
 }
 
-/// The system's resolver and TCP. Small writes leave at once (TCP_NODELAY).
-pub(super) struct System;
+/// Name servers, the hosts file, and TCP. Small writes leave at once (TCP_NODELAY).
+pub struct System(Resolver);
+
+impl System {
+    /// Asks for names by `names`, whatever that lets through.
+    pub fn new(names: Resolver) -> Self {
+        Self(names)
+    }
+}
 
 impl Network for System {
-    fn resolve(&self, host: &str, port: u16) -> Opening<Vec<SocketAddr>> {
-        let host = host.to_owned();
-        Box::pin(async move { Ok(lookup_host((host, port)).await?.collect()) })
+    fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
+        let askers: Vec<_> = app.cloned().map(Asker::App).into_iter().collect();
+        let (names, host) = (self.0.asked_by(askers), host.to_owned());
+        Box::pin(async move {
+            let found = names.addresses_of(&host).await.map_err(io::Error::other)?;
+            Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        })
     }
 
     fn connect(&self, address: SocketAddr) -> Opening<Box<dyn ByteStream>> {
@@ -48,15 +61,29 @@ impl Network for System {
     }
 }
 
-/// A network that leads to no address that the operator does not allow.
+/// No network at all: for what is set up and never dialled.
+pub(super) struct Nowhere;
+
+impl Network for Nowhere {
+    fn resolve(&self, _host: &str, _port: u16, _app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
+        Box::pin(async { Err(io::ErrorKind::NetworkUnreachable.into()) })
+    }
+
+    fn connect(&self, _address: SocketAddr) -> Opening<Box<dyn ByteStream>> {
+        Box::pin(async { Err(io::ErrorKind::NetworkUnreachable.into()) })
+    }
+}
+
+/// A network for the devices of an App, which leads to no address that the operator does not allow.
 pub(super) struct Guarded {
     network: Arc<dyn Network>,
+    app: Arc<str>,
     reach: Reach,
 }
 
 impl Guarded {
-    pub(super) fn new(network: Arc<dyn Network>, reach: Reach) -> Self {
-        Self { network, reach }
+    pub(super) fn new(network: Arc<dyn Network>, app: &str, reach: Reach) -> Self {
+        Self { network, app: app.into(), reach }
     }
 }
 
@@ -71,8 +98,8 @@ pub(super) fn is_forbidden(error: &io::Error) -> bool {
 }
 
 impl Network for Guarded {
-    fn resolve(&self, host: &str, port: u16) -> Opening<Vec<SocketAddr>> {
-        let (resolving, reach) = (self.network.resolve(host, port), self.reach.clone());
+    fn resolve(&self, host: &str, port: u16, _app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
+        let (resolving, reach) = (self.network.resolve(host, port, Some(&self.app)), self.reach.clone());
         Box::pin(async move {
             let found = resolving.await?;
             let any = !found.is_empty();

@@ -19,7 +19,7 @@ use super::departure::Departure;
 use super::fcm::{self, Fcm};
 use super::health::{NOT_IN_TIME, Record, Report, Trouble};
 use super::made::Made;
-use super::network::{Network, System};
+use super::network::{Network, Nowhere};
 use super::recipient::{Fixed, Recipient};
 use super::rest::PROBE_EVERY;
 use super::setup::SetupError;
@@ -85,15 +85,7 @@ impl PushService {
     ///
     /// # Errors
     /// Every service that cannot be set up, each with its reason.
-    pub fn new(apps: Vec<(Box<str>, AppPush)>, metrics: &Metrics) -> Result<Self, Vec<SetupError>> {
-        Self::over(Arc::new(System), apps, metrics)
-    }
-
-    /// As [`Self::new`], over another network than the system's.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn over(
+    pub fn new(
         network: Arc<dyn Network>,
         apps: Vec<(Box<str>, AppPush)>,
         metrics: &Metrics,
@@ -108,15 +100,7 @@ impl PushService {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn renewed(&self, apps: Vec<(Box<str>, AppPush)>, metrics: &Metrics) -> Result<Self, Vec<SetupError>> {
-        self.renewed_over(Arc::new(System), apps, metrics)
-    }
-
-    /// Likewise, over another network than the system's.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn renewed_over(
+    pub fn renewed(
         &self,
         network: Arc<dyn Network>,
         apps: Vec<(Box<str>, AppPush)>,
@@ -274,7 +258,7 @@ impl PushService {
 /// Checks what [`PushService::new`] needs for one App, without dialling: reads and tries its keys.
 pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
     let mut problems = Vec::new();
-    let network: Arc<dyn Network> = Arc::new(System);
+    let network: Arc<dyn Network> = Arc::new(Nowhere);
     build(app, services, (None, &mut Signers::default(), &network, &Metrics::new()), &mut problems);
     problems
 }

@@ -24,7 +24,7 @@ pub mod unconfigured;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
@@ -54,7 +54,7 @@ use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::otlp::Exporter;
-use crate::push::{PushService, SetupError, webpush};
+use crate::push::{Network, PushService, SetupError, System, webpush};
 use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
@@ -192,7 +192,12 @@ impl Relay {
         let audit = audit(&config, &public_edge)?;
         let exporter = Exporter::start(config.otlp.as_ref(), &public_edge, &metrics)?;
         let resolver = resolver(&config)?;
-        let (push, push_is_printed) = push_service(&config, &metrics, None)?;
+        let mut names = vec![resolver.clone()];
+        if !config.upstream.name_servers.is_empty() && !config.apps.iter().all(has_none) {
+            names.push(push_services::names(&config)?);
+        }
+        let network: Arc<dyn Network> = Arc::new(System::new(names[names.len() - 1].clone()));
+        let (push, push_is_printed) = push_service(&config, &network, &metrics, None)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
@@ -203,7 +208,6 @@ impl Relay {
             tls: endpoint.upstream_tls.clone(),
         }));
         let upstream_tls = ClientTls::new(config.upstream.ca_file.as_deref())?;
-        let names = resolver.clone();
         let doctor = Doctor::of_relay(resolver.clone(), upstream_tls.clone(), &config.upstream);
         let agent = Agent::start(agent::Dependencies {
             quotas: quotas.clone(),
@@ -255,6 +259,7 @@ impl Relay {
             record_notes,
             tls,
             names,
+            network,
             audit,
             development_ca,
         };
@@ -324,7 +329,9 @@ struct Opened {
     service: Service,
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     tls: Arc<ServerTls>,
-    names: Resolver,
+    /// For SIP servers, and for push services where those are found by others.
+    names: Vec<Resolver>,
+    network: Arc<dyn Network>,
     audit: Audit,
     development_ca: Option<String>,
 }
@@ -358,7 +365,7 @@ impl Opened {
         let reloader = Arc::new(Reloader::new(
             self.config.clone(),
             self.tls.clone(),
-            (self.push.clone(), self.metrics.clone()),
+            (self.push.clone(), self.network.clone(), self.metrics.clone()),
             apps_door,
             operators_door,
             self.vault.clone(),
@@ -424,18 +431,15 @@ impl Opened {
         };
         let agent = self.agent.clone();
         let is_doubtful = move || agent.is_doubtful();
-        let (warning, of_names) = (readiness.clone(), readiness.clone());
-        let nameless = move |why: Vec<String>| {
-            of_names.warn_of(Warning::NameServers, why.into_iter().map(Into::into).collect());
-        };
+        let warning = readiness.clone();
         let refused = move |why: Option<String>| {
             let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
             warning.warn_of(Warning::Certificate, words.into_iter().collect());
         };
-        vec![
+        let mut chores = self.watch_names(readiness);
+        chores.extend([
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch(refused)),
-            tokio::spawn(self.names.clone().watch_files(nameless)),
             tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(
@@ -452,7 +456,24 @@ impl Opened {
             )),
             tokio::spawn(audit_watch::watch(self.audit.clone(), readiness.clone())),
             tokio::spawn(keyring_watch::tend(self.vault.clone(), readiness.clone())),
-        ]
+        ]);
+        chores
+    }
+
+    /// Tells what is the matter with name servers, whoever asks them.
+    fn watch_names(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
+        let told: Arc<Mutex<Vec<Vec<String>>>> = Arc::new(Mutex::new(vec![Vec::new(); self.names.len()]));
+        let watch = |(place, names): (usize, &Resolver)| {
+            let (names, told, readiness) = (names.clone(), told.clone(), readiness.clone());
+            let tell = move |why: Vec<String>| {
+                // A panic while the lock was held leaves whole lists behind.
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                told[place] = why;
+                readiness.warn_of(Warning::NameServers, told.concat().into_iter().map(Into::into).collect());
+            };
+            tokio::spawn(async move { names.watch_files(tell).await })
+        };
+        self.names.iter().enumerate().map(watch).collect()
     }
 }
 

@@ -3,11 +3,14 @@
 //! Invariant: pushes are printed only where no App has a push service.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::StartError;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::push::{AppPush, PushService, apns, fcm, webpush};
+use crate::net::reach::Reach;
+use crate::net::resolve::{ResolveError, Resolver};
+use crate::push::{AppPush, Network, PushService, apns, fcm, webpush};
 use crate::service::Services;
 
 pub(super) fn has_none(app: &config::App) -> bool {
@@ -17,6 +20,7 @@ pub(super) fn has_none(app: &config::App) -> bool {
 /// The push services, and whether pushes are only printed: when no App has any. What of the `running` ones has not changed is theirs.
 pub(super) fn push_service(
     config: &Config,
+    network: &Arc<dyn Network>,
     metrics: &Metrics,
     running: Option<&PushService>,
 ) -> Result<(PushService, bool), StartError> {
@@ -26,10 +30,15 @@ pub(super) fn push_service(
     }
     let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
     let made = match running {
-        Some(running) => running.renewed(apps, metrics),
-        None => PushService::new(apps, metrics),
+        Some(running) => running.renewed(network.clone(), apps, metrics),
+        None => PushService::new(network.clone(), apps, metrics),
     };
     Ok((made.map_err(StartError::Push)?, false))
+}
+
+/// Asks for the names of push services: always the system's name servers, for `upstream.name_servers` are those of SIP servers.
+pub(super) fn names(config: &Config) -> Result<Resolver, ResolveError> {
+    Resolver::new(Reach::new(&config.upstream.allow_addresses), config.upstream.transports)
 }
 
 pub(super) fn push_settings(app: &config::App, upstream: &config::Upstream) -> AppPush {

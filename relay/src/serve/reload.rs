@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::net::tls::ServerTls;
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
-use crate::push::PushService;
+use crate::push::{Network, PushService};
 use crate::service::Service;
 use crate::vault::Vault;
 
@@ -33,6 +33,7 @@ pub(super) struct Reloader {
     running: Mutex<(Config, Fingerprints)>,
     pub(super) tls: Arc<ServerTls>,
     pub(super) push: PushService,
+    pub(super) network: Arc<dyn Network>,
     pub(super) metrics: Metrics,
     pub(super) api: Api<Service>,
     pub(super) operator: Operator<Service>,
@@ -46,13 +47,13 @@ impl Reloader {
     pub(super) fn new(
         config: Config,
         tls: Arc<ServerTls>,
-        (push, metrics): (PushService, Metrics),
+        (push, network, metrics): (PushService, Arc<dyn Network>, Metrics),
         api: Api<Service>,
         operator: Operator<Service>,
         vault: Vault,
     ) -> Self {
         let fingerprints = fingerprints(&config);
-        Self { running: Mutex::new((config, fingerprints)), tls, push, metrics, api, operator, vault }
+        Self { running: Mutex::new((config, fingerprints)), tls, push, network, metrics, api, operator, vault }
     }
 
     /// Reads everything again, takes what can be taken, and says what became of it.
@@ -74,7 +75,7 @@ impl Reloader {
         let same_apps = services_of(old) == services_of(&new);
         // What does not come into force has no series.
         let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
-        let push = match push_service(&new, &metrics, Some(&self.push)) {
+        let push = match push_service(&new, &self.network, &metrics, Some(&self.push)) {
             Ok((push, _)) => push,
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };

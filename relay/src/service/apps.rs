@@ -63,8 +63,9 @@ impl AppService for Service {
 impl Inner {
     async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
         let _turn = self.examinations.try_acquire().map_err(|_| ExamineError::Busy)?;
+        let doctor = self.dependencies.doctor.asked_by(source);
         let server = match &patient.credentials {
-            Some(_) => self.dependencies.doctor.server_of(&patient).await,
+            Some(_) => doctor.server_of(&patient).await,
             None => None,
         };
         let permit = match (&patient.credentials, server) {
@@ -77,7 +78,7 @@ impl Inner {
             }
             _ => None,
         };
-        let report = self.dependencies.doctor.examine(&patient).await;
+        let report = doctor.examine(&patient).await;
         match (permit, report.proof) {
             (Some(permit), Some(true)) => permit.accepted(clock::now()),
             (Some(permit), Some(false)) => permit.refused(clock::now()),

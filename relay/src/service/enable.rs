@@ -74,7 +74,7 @@ impl Inner {
         if self.is_leaving() {
             return Err(EnableError::Draining);
         }
-        let (route, addresses) = self.route(&wish.account).await?;
+        let (route, addresses) = self.route(&wish.account, source).await?;
         let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
         let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
         let turn = tokio::select! {
@@ -265,7 +265,7 @@ impl Inner {
 
     /// The way to the account's server, once it is known to be allowed, and its addresses. A server that cannot be found *now*
     /// is tried again later: that is no reason to refuse.
-    async fn route(&self, account: &Account) -> Result<(Route, Vec<SocketAddr>), EnableError> {
+    async fn route(&self, account: &Account, source: IpAddr) -> Result<(Route, Vec<SocketAddr>), EnableError> {
         let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
         if !self.dependencies.domains.allow(aor.host) {
             return Err(EnableError::DomainNotAllowed);
@@ -277,7 +277,8 @@ impl Inner {
             foreign |= !is_inside(uri.host) && !self.dependencies.domains.allow(uri.host);
         }
         let route = Route::of(account)?;
-        match self.dependencies.resolver.resolve(&route.target(), 0).await {
+        let names = self.dependencies.resolver.asked_by_source(source);
+        match names.resolve(&route.target(), 0).await {
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
             _ if foreign => Err(EnableError::DomainNotAllowed),
             Ok(found) => Ok((route, found.addresses())),

@@ -13,7 +13,7 @@ use sip::id::{CallId, InstanceId, ShardTag};
 use tests::apns::{self, Apns};
 use tests::authority::Authority;
 use tests::fcm::{self, Fcm, TokenAnswer};
-use tests::push_services::PushServices;
+use tests::push_services::{PushServices, system};
 
 const APP: &str = apns::BUNDLE;
 const SOON: Duration = Duration::from_secs(20);
@@ -249,6 +249,7 @@ async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
     );
     silent.answer_all(Some(apns::Answer::Stall));
     let service = PushService::new(
+        system(),
         vec![
             (
                 APP.into(),
@@ -471,6 +472,7 @@ async fn a_service_with_another_name_or_authority_gets_nothing() {
     let apns = Apns::start(&theirs).await;
     let settings = relay::push::apns::Settings { ca_file: Some(ours.ca_file()), ..apns.settings() };
     let service = PushService::new(
+        system(),
         vec![(APP.into(), AppPush { apns: Some(settings), fcm: None, ..AppPush::default() })],
         &Metrics::new(),
     )
@@ -489,7 +491,7 @@ async fn what_has_no_way_is_refused_without_a_try() {
         outcome(services.service.deliver("com.example.none", &apple(1), &call(1, 9)).await),
         refused("UnknownApp")
     );
-    let bare = PushService::new(vec![(APP.into(), AppPush::default())], &Metrics::new()).unwrap();
+    let bare = PushService::new(system(), vec![(APP.into(), AppPush::default())], &Metrics::new()).unwrap();
     assert_eq!(outcome(bare.deliver(APP, &google(1), &call(1, 9)).await), refused("ServiceNotConfigured"));
     for token in ["../../1/x".to_owned(), "zz".repeat(40), String::new(), "a".repeat(64) + "?x"] {
         let target = target(Provider::ApnsProduction, &token);
@@ -512,6 +514,7 @@ async fn the_stand_in_objects_to_what_apple_objects_to() {
     let foreign = key(apns.key_file(), apns::KEY_ID, "OTHER12345");
     let with = |app: &str, settings| {
         PushService::new(
+            system(),
             vec![(app.into(), AppPush { apns: Some(settings), fcm: None, ..AppPush::default() })],
             &Metrics::new(),
         )

@@ -46,7 +46,7 @@ impl Shard {
             (Ok(()), Ok(route)) if proof.is_some() => {
                 let (shared, shard) = (self.shared.clone(), self.index);
                 tokio::spawn(async move {
-                    let addresses = shared.dialler.addresses_of(&route.target()).await;
+                    let addresses = shared.dialler.addresses_of(&route.target(), asked.source).await;
                     shared.shards.send(shard, ShardInput::ServerFound(Box::new((*asked, addresses)))).await;
                 });
             }

@@ -34,6 +34,7 @@ use crate::limits::shares::{Share, Shares};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::drain::Drain;
+use crate::net::questions::Asker;
 use crate::net::resolve::{Candidate, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
@@ -163,9 +164,10 @@ impl Dialler {
         });
     }
 
-    /// The addresses that requests to a target go to, as far as they resolve now.
-    pub(crate) async fn addresses_of(&self, target: &Target) -> Vec<SocketAddr> {
-        let found = self.0.resolver.resolve(target, 0).await;
+    /// The addresses that requests of `source` to a target go to, as far as they resolve now.
+    pub(crate) async fn addresses_of(&self, target: &Target, source: IpAddr) -> Vec<SocketAddr> {
+        let names = self.0.resolver.asked_by_source(source);
+        let found = names.resolve(target, 0).await;
         found.map(|found| found.addresses()).unwrap_or_default()
     }
 
@@ -310,7 +312,7 @@ impl Inner {
     /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
     /// names follow in a task of their own: a registration does not wait for them.
     async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
-        let next_hop = self.resolver.resolve(&route.target(), u64::from(upstream.0)).await;
+        let next_hop = self.names_for(upstream).resolve(&route.target(), u64::from(upstream.0)).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         self.upstreams.resolve_again(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = next_hop?;
@@ -321,6 +323,16 @@ impl Inner {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
         }
         Ok(candidates)
+    }
+
+    /// Asks for an upstream's names in the same shares in which it is dialled.
+    fn names_for(&self, upstream: UpstreamId) -> Resolver {
+        match self.upstreams.dial_share(upstream) {
+            Some(DialShare::Of(sources)) => {
+                self.resolver.asked_by(sources.into_iter().map(Asker::Source).collect::<Vec<_>>())
+            }
+            Some(DialShare::Proven) | None => self.resolver.clone(),
+        }
     }
 
     async fn learn_others(
@@ -350,7 +362,8 @@ impl Inner {
         target: &Target,
         is_sought: impl Fn(IpAddr) -> bool,
     ) -> Vec<IpAddr> {
-        let found = self.resolver.resolve_sought(target, u64::from(upstream.0), 2 * RESOLVE_TIMEOUT, is_sought).await;
+        let (names, seed) = (self.names_for(upstream), u64::from(upstream.0));
+        let found = names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await;
         let candidates = found.map(|found| found.candidates).unwrap_or_default();
         candidates.iter().map(|candidate| candidate.address.ip()).collect()
     }

@@ -86,7 +86,7 @@ impl Origins {
         Self {
             label: format!("{app}/webpush").into(),
             tls,
-            network: Arc::new(Guarded::new(network, reach)),
+            network: Arc::new(Guarded::new(network, app, reach)),
             troubled: Arc::new(Troubled::new(Arc::clone(&known))),
             known,
             record,
@@ -206,13 +206,13 @@ mod tests {
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
     use crate::push::endpoint::trust;
-    use crate::push::network::System;
+    use crate::push::network::Nowhere;
 
     fn origins() -> Origins {
         let series = Metrics::new().push_service("com.example.phone", "webpush");
         let record = Record::new("com.example.phone", "webpush", series);
         let tls = trust(None, None).ok().unwrap();
-        Origins::new("com.example.phone", tls, Arc::new(System), Reach::new(&[]), record)
+        Origins::new("com.example.phone", tls, Arc::new(Nowhere), Reach::new(&[]), record)
     }
 
     fn url(number: usize) -> Uri {

@@ -1,12 +1,16 @@
 //! From names to addresses, with a name server of the test's own.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay::config::Transports;
 use relay::net::Transport::{self, Tcp, Tls, Udp};
 use relay::net::reach::{Reach, Refused};
 use relay::net::resolve::{MIN_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
+use relay::push::{Network, System};
 use tests::dns::{Dns, Record};
+use tokio::task::JoinSet;
 
 const ALL: Transports = Transports { udp: true, tcp: true, tls: true };
 const ONLY_TLS: Transports = Transports { udp: false, tcp: false, tls: true };
@@ -347,4 +351,111 @@ async fn a_flood_of_records_is_cut_off() {
     let (_dns, resolver) = resolver(records, ONLY_TLS).await;
     let found = ask(&resolver, target("many.example", None, None)).await.unwrap();
     assert_eq!(found.len(), relay::net::resolve::MAX_CANDIDATES);
+}
+
+#[tokio::test]
+async fn services_behind_an_alias_are_found_whether_it_is_told_alone_or_with_them() {
+    // RFC 1034 §3.6.2; RFC 2782 forbids an alias as the target alone.
+    let records = vec![
+        Record::alias("_sips._tcp.customer.example", "_sips._tcp.middle.example"),
+        Record::alias("_sips._tcp.middle.example", "_sips._tcp.provider.example"),
+        Record::srv("_sips._tcp.provider.example", 1, 0, 7061, "host.provider.example"),
+        Record::alias("named.example", "naptr.provider.example"),
+        Record::naptr("naptr.provider.example", 1, 1, "SIPS+D2T", "_sips._tcp.customer.example"),
+        Record::address("host.provider.example", "8.8.0.1"),
+        Record::address("customer.example", "8.8.9.9"),
+        // A wildcard in the zone: an alias, and no service behind it.
+        Record::alias("_sips._tcp.plain.example", "plain.example"),
+        Record::address("plain.example", "8.8.0.2"),
+    ];
+    for tells_alone in [false, true] {
+        let (dns, resolver) = resolver(records.clone(), ONLY_TLS).await;
+        if tells_alone {
+            dns.tell_aliases_alone();
+        }
+        for domain in ["customer.example", "named.example"] {
+            let found = ask(&resolver, target(domain, None, None)).await;
+            assert_eq!(found, Ok(vec!["tls 8.8.0.1:7061".to_owned()]), "{domain}, alone: {tells_alone}");
+        }
+        let found = ask(&resolver, target("plain.example", None, None)).await;
+        assert_eq!(found, Ok(vec!["tls 8.8.0.2:5061".to_owned()]), "alone: {tells_alone}");
+    }
+}
+
+#[tokio::test]
+async fn an_alias_without_an_end_is_no_domain_without_services() {
+    let aliases = (0..40).map(|number| {
+        Record::alias(&format!("_sips._tcp.a{number}.example"), &format!("_sips._tcp.a{}.example", number + 1))
+    });
+    let records = aliases.chain([Record::address("a0.example", "8.8.9.9")]).collect();
+    let (dns, resolver) = resolver(records, ONLY_TLS).await;
+    dns.tell_aliases_alone();
+    let asked = ask(&resolver, target("a0.example", None, None)).await;
+    assert_eq!(asked, Err(ResolveError::Unavailable), "no address of the domain in place of its service");
+    assert!(dns.questions() <= 32, "{}", dns.questions());
+}
+
+#[tokio::test]
+async fn a_name_server_that_cannot_answer_takes_nothing_from_the_next() {
+    const FORMERR: u8 = 1;
+    const SERVFAIL: u8 = 2;
+    const NOTIMP: u8 = 4;
+    const REFUSED: u8 = 5;
+    let records: Vec<_> = (0..40).map(|number| Record::address(&format!("host{number}.example"), "8.8.0.1")).collect();
+    for code in [FORMERR, SERVFAIL, NOTIMP, REFUSED] {
+        let (sick, well) = (Dns::start(Vec::new()).await.unwrap(), Dns::start(records.clone()).await.unwrap());
+        sick.fail_with(code);
+        // However many are sick, and in whatever order they are named.
+        for servers in [vec![&sick, &well], vec![&well, &sick], vec![&sick, &sick, &sick, &well]] {
+            let servers: Vec<_> = servers.into_iter().map(Dns::address).collect();
+            let resolver = Resolver::with_nameservers(&servers, nothing_listed(), ONLY_TLS).unwrap();
+            for number in 0..40 {
+                let found = ask(&resolver, target(&format!("host{number}.example"), Some(5061), None)).await;
+                assert_eq!(found, Ok(vec!["tls 8.8.0.1:5061".to_owned()]), "RCODE {code}, {servers:?}");
+            }
+        }
+        let resolver = Resolver::with_nameserver(sick.address(), nothing_listed(), ONLY_TLS).unwrap();
+        let asked = ask(&resolver, target("host0.example", Some(5061), None)).await;
+        assert_eq!(asked, Err(ResolveError::Unavailable), "none is well");
+    }
+}
+
+#[tokio::test]
+async fn a_name_server_that_knows_no_edns_is_as_good_as_another() {
+    for refusal in [Some(1), Some(4), None] {
+        let (dns, resolver) = resolver(vec![Record::address("host.example", "8.8.0.1")], ONLY_TLS).await;
+        dns.refuse_edns(refusal);
+        let found = ask(&resolver, target("host.example", Some(5061), None)).await;
+        assert_eq!(found, Ok(vec!["tls 8.8.0.1:5061".to_owned()]), "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_nobody_answers_delay_no_other_source_and_no_other_app() {
+    let (dns, resolver) = resolver(vec![Record::address("host.example", "8.8.0.1")], ONLY_TLS).await;
+    dns.ignore_domain("silent.example");
+    let source = |number| IpAddr::from([192, 0, 2, number]);
+    let (busy, other) = (resolver.asked_by_source(source(1)), resolver.asked_by_source(source(2)));
+    let network = System::new(resolver.clone());
+    let (app, other_app) = (Arc::from("com.example.one"), Arc::from("com.example.other"));
+    let mut asked = JoinSet::new();
+    for number in 0..1_000 {
+        let (busy, host) = (busy.clone(), format!("host{number}.silent.example"));
+        let pushed = network.resolve(&host, 443, Some(&app));
+        asked.spawn(async move { ask(&busy, target(&host, Some(5061), None)).await.is_ok() });
+        asked.spawn(async move { pushed.await.is_ok() });
+    }
+    while dns.questions() < 100 {
+        tokio::task::yield_now().await;
+    }
+    let sockets = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(sockets < 1_000, "{sockets} descriptors");
+    // Well below the time in which one silent name is given up.
+    let begun = Instant::now();
+    assert!(ask(&other, target("host.example", Some(5061), None)).await.is_ok());
+    assert_eq!(network.resolve("host.example", 443, Some(&other_app)).await.unwrap(), ["8.8.0.1:443".parse().unwrap()]);
+    assert!(begun.elapsed() < RESOLVE_TIMEOUT, "{:?}", begun.elapsed());
+    // What is remembered takes no place at all.
+    assert!(ask(&busy, target("host.example", Some(5061), None)).await.is_ok());
+    asked.abort_all();
 }

@@ -25,7 +25,7 @@ impl Shown {
         let apns = Apns::start_within(&net, &authority, APP);
         let file = authority.write("push.pem", &certificate(&authority).both());
         let app = AppPush { apns: Some(apns.settings_by(file)), fcm: None, ..AppPush::default() };
-        let service = PushService::over(Arc::new(net), vec![(APP.into(), app)], &Metrics::new());
+        let service = PushService::new(Arc::new(net), vec![(APP.into(), app)], &Metrics::new());
         Self { apns, service: service.expect("the certificate is one"), _authority: authority }
     }
 

@@ -83,7 +83,7 @@ async fn a_service_that_misbehaves_slows_no_other_and_keeps_what_calls_it_can() 
             ..AppPush::default()
         };
         let apps = vec![(APP.into(), app(&own_apns, &own_fcm)), (OTHER.into(), app(&apns, &fcm))];
-        let service = PushService::over(Arc::new(net.clone()), apps, &Metrics::new()).expect("the settings are good");
+        let service = PushService::new(Arc::new(net.clone()), apps, &Metrics::new()).expect("the settings are good");
         // The others are warm; the service that misbehaves does so from the start.
         for target in [apple, google] {
             drop(ring(&service, OTHER, target, 10_000, 1, GAP).await.ended().await);

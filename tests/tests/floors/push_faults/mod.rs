@@ -48,7 +48,7 @@ impl World {
         let (apns, fcm) = (Apns::start_within(&net, authority, APP), Fcm::start_within(&net, authority));
         let app = AppPush { apns: Some(apns.settings()), fcm: Some(fcm.settings()), ..AppPush::default() };
         let (metrics, apps) = (Metrics::new(), vec![(APP.into(), app)]);
-        let service = PushService::over(Arc::new(net.clone()), apps, &metrics).expect("the settings are good");
+        let service = PushService::new(Arc::new(net.clone()), apps, &metrics).expect("the settings are good");
         Self { net, apns, fcm, service, metrics, authority: authority.clone() }
     }
 

@@ -9,6 +9,7 @@ use relay::push::{AppPush, Event, Push, PushService, State, Verdict};
 use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
 use tests::authority::Authority;
+use tests::push_services::system;
 use tests::virtual_net::{Mood, VirtualNet};
 use tests::webpush::{Answer, Subscription, WebPush};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,7 +31,7 @@ impl Web {
         let server = WebPush::start_within(&net, authority);
         let app = AppPush { webpush: Some(server.settings()), ..AppPush::default() };
         let apps = vec![(APP.into(), app)];
-        let service = PushService::over(Arc::new(net.clone()), apps, &Metrics::new()).expect("the settings are good");
+        let service = PushService::new(Arc::new(net.clone()), apps, &Metrics::new()).expect("the settings are good");
         Self { net, server, service }
     }
 }
@@ -266,7 +267,7 @@ async fn a_service_that_speaks_http_1_alone_gets_its_pushes_too() {
     });
     let push_server = WebPush::start(&authority).await;
     let app = AppPush { webpush: Some(push_server.settings()), ..AppPush::default() };
-    let service = PushService::new(vec![(APP.into(), app)], &Metrics::new()).expect("the settings are good");
+    let service = PushService::new(system(), vec![(APP.into(), app)], &Metrics::new()).expect("the settings are good");
     let target = PushTarget {
         token: PushToken::new(&format!("https://localhost:{port}/up?id=7")),
         ..push_server.subscribe().push_target()
@@ -291,7 +292,7 @@ async fn a_service_that_speaks_http_1_alone_gets_its_pushes_too() {
 async fn lone(authority: &Authority, port: u16) -> (PushService, PushTarget) {
     let push_server = WebPush::start(authority).await;
     let app = AppPush { webpush: Some(push_server.settings()), ..AppPush::default() };
-    let service = PushService::new(vec![(APP.into(), app)], &Metrics::new()).expect("the settings are good");
+    let service = PushService::new(system(), vec![(APP.into(), app)], &Metrics::new()).expect("the settings are good");
     let token = PushToken::new(&format!("https://localhost:{port}/x"));
     (service, PushTarget { token, ..push_server.subscribe().push_target() })
 }
