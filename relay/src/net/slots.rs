@@ -213,7 +213,7 @@ impl Waiting {
 
 impl Stranger {
     /// What is told when another stranger has this slot.
-    pub(crate) fn gives_way(&self) -> Arc<Notify> {
+    pub fn gives_way(&self) -> Arc<Notify> {
         self.place.gives_way().clone()
     }
 
