@@ -40,8 +40,8 @@ use super::drain::Drain;
 use super::listen::{Accepted, Listener};
 use super::progress::{InMotion, Progress};
 use super::tls::ACME_PROTOCOL;
-pub use super::unread::{BODY_TIMEOUT, MAX_REST, REST_TIMEOUT};
 use super::unread::timed;
+pub use super::unread::{BODY_TIMEOUT, MAX_REST, REST_TIMEOUT};
 
 /// The application protocols that a listener served here offers, best first.
 pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
