@@ -132,14 +132,14 @@ async fn what_a_refused_request_sends_is_read_before_its_answer() {
     for rest in [0, 17_000, WINDOW - 10] {
         let mut client = Client::new(&server).await;
         client.send(&post("/refused")).await;
-        let _entered = timeout(SOON, server.gate.entered.acquire()).await.expect("it is refused").unwrap();
+        let entered = timeout(SOON, server.gate.entered.acquire()).await.expect("it is refused").unwrap();
         let data = vec![b' '; rest];
         for part in data.chunks(16_000) {
             client.send(&frame(DATA, 0, 1, part)).await;
         }
         client.send(&frame(DATA, END, 1, b"the end")).await;
         assert_eq!(client.answer().await.0, [(HEADERS, false), (DATA, true), (GOAWAY, false)], "{rest}");
-        _entered.forget();
+        entered.forget();
     }
 }
 
