@@ -4,48 +4,54 @@
 //! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body that its
 //! client gives up ends its connection likewise.
 //!
+//! ```text
+//! the handler is done ── the request's rest is read ── the answer is written ── GOAWAY, or the stream's end
+//!                        (super::unread)               (super::answered)
+//! ```
+//!
 //! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
-//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; and one that is to end, while
-//! its peer is silent, after [`LINGER`] to twice that. A request that is being served when the drain begins is answered, within
-//! [`DRAIN_TIMEOUT`].
+//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an
+//! answer within [`ANSWER_TIMEOUT`]; and one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer
+//! asks for begins when the answer was written. A request that is being served when the drain begins is answered, within
+//! [`DRAIN_TIMEOUT`]. Who does nothing for longest gives way to others of its peer, or of other networks, where there are too many.
 
 use std::convert::Infallible;
-use std::error::Error;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::header::{CONNECTION, HOST};
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Request, Response, Version};
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use futures_util::poll;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tower::Service as _;
 
+use super::answered::{Answer, Life};
 use super::drain::Drain;
 use super::listen::{Accepted, Listener};
 use super::progress::{InMotion, Progress};
 use super::tls::ACME_PROTOCOL;
+use super::unread::timed;
+pub use super::unread::{BODY_TIMEOUT, MAX_REST, REST_TIMEOUT};
 
 /// The application protocols that a listener served here offers, best first.
 pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// A request's header that takes longer, or an HTTP/1.1 connection without a request for as long, is closed.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A request's body that takes longer fails for its handler.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a connection is looked at: one that had no request since the last look is ended.
 pub const IDLE_CHECK: Duration = Duration::from_secs(30);
+/// An answer that its peer has not taken whole after this long, at the next [`IDLE_CHECK`], is cut off with its connection: 1 MiB at
+/// 3.5 kB/s takes as long.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// What the requests being served get to end in when the drain begins; then they are cut off.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is to end, and on which nothing is served, nothing comes and nothing more can be sent for as long, is cut off: its
@@ -90,7 +96,8 @@ pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
 }
 
 async fn connection(accepted: Accepted, router: Router, drain: Drain) {
-    let life = Arc::new(Life::default());
+    let gives_way = accepted.stranger.gives_way();
+    let life = Life::new(accepted.stranger);
     let peer = Peer(accepted.peer);
     let serving = life.clone();
     let service = service_fn(move |request| answer(router.clone(), request, peer, serving.clone()));
@@ -105,22 +112,36 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let mut looks = interval(IDLE_CHECK);
     looks.tick().await;
-    let mut started = 0;
-    let mut ending = false;
+    let mut begun = 0;
+    let (mut is_to_end, mut ending) = (false, false);
     let mut moved = 0;
     let mut linger = std::pin::pin!(sleep(LINGER));
     loop {
         let end = tokio::select! {
+            // The connection comes first: what is asked behind it is asked when all has been written that could be.
+            biased;
             ended = connection.as_mut() => {
                 // The usual ends: the peer left, or was not heard from.
                 if let Err(error) = ended { tracing::trace!(event = "https-ended-early", peer = %peer.0, error, "a connection ended early") }
                 return;
             }
-            () = life.end.notified(), if !ending => true,
+            () = gives_way.notified() => {
+                life.stranger().gave_way();
+                connection.as_mut().graceful_shutdown();
+                // Its peer is told, as far as that needs no waiting.
+                let _ = poll!(connection.as_mut());
+                return;
+            }
+            // A GOAWAY would overtake the head of an answer that waits behind others.
+            () = has_written(&progress), if is_to_end && !ending => true,
+            () = life.is_to_end(), if !is_to_end => {
+                is_to_end = true;
+                false
+            }
             () = drain.begun(), if !ending => true,
             _ = looks.tick() => {
-                let quiet = life.is_quiet_since(&mut started);
-                if quiet && ending { return }
+                let quiet = life.is_quiet_since(&mut begun);
+                if quiet && ending || life.has_an_answer_older_than(ANSWER_TIMEOUT) { return }
                 quiet
             }
             () = linger.as_mut(), if ending => {
@@ -135,6 +156,11 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
             connection.as_mut().graceful_shutdown();
         }
     }
+}
+
+/// Waits until the system has taken all that was to be written; asked again whenever the connection was.
+async fn has_written(progress: &Progress) {
+    poll_fn(|_| if progress.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
 }
 
 fn builder() -> Builder<TokioExecutor> {
@@ -160,29 +186,26 @@ async fn answer(
     request: Request<Incoming>,
     peer: Peer,
     life: Arc<Life>,
-) -> Result<Response<Body>, Infallible> {
-    let mut served = life.begin(!request.body().is_end_stream());
+) -> Result<Response<Answer>, Infallible> {
+    let served = life.begin(!request.body().is_end_stream());
     let version = request.version();
-    let mut request = request.map(Timed::body);
+    let (mut request, rest) = timed(request);
     request.extensions_mut().insert(peer);
     if !names_its_host(&request) {
         request.extensions_mut().insert(BadHost);
     }
     let mut router = router;
     let Ok(mut response) = router.call(request).await;
-    served.is_answered = true;
-    if response.extensions_mut().remove::<EndConnection>().is_some() {
-        if version == Version::HTTP_2 {
-            life.end.notify_one();
-        } else {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+    rest.read(response.status()).await;
+    let ends = response.extensions_mut().remove::<EndConnection>().is_some();
+    if ends && version != Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    Ok(response.map(|body| served.answered(body, ends && version == Version::HTTP_2)))
 }
 
 /// Whether a request has one Host that can be one. HTTP/1.0 may do without, and HTTP/2 names it elsewhere.
-fn names_its_host(request: &Request<Body>) -> bool {
+fn names_its_host<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let can_be = |host: &HeaderValue| {
         let host = host.as_bytes();
@@ -195,91 +218,10 @@ fn names_its_host(request: &Request<Body>) -> bool {
     }
 }
 
-/// What a connection is doing.
-#[derive(Debug, Default)]
-struct Life {
-    /// An answer asked for its end.
-    end: Notify,
-    started: AtomicU64,
-    finished: AtomicU64,
-}
-
-impl Life {
-    /// A request begins; it is finished when the guard is dropped, also when the peer gave it up.
-    fn begin(&self, has_body: bool) -> Served<'_> {
-        self.started.fetch_add(1, Ordering::Relaxed);
-        Served { life: self, has_body, is_answered: false }
-    }
-
-    /// Whether a request is being served.
-    fn is_serving(&self) -> bool {
-        self.started.load(Ordering::Relaxed) != self.finished.load(Ordering::Relaxed)
-    }
-
-    /// Whether no request is being served and none began since the last look.
-    fn is_quiet_since(&self, last: &mut u64) -> bool {
-        let finished = self.finished.load(Ordering::Relaxed);
-        let started = self.started.load(Ordering::Relaxed);
-        let quiet = started == finished && started == *last;
-        *last = started;
-        quiet
-    }
-}
-
-/// A request being served; dropped when it is over.
-struct Served<'a> {
-    life: &'a Life,
-    has_body: bool,
-    is_answered: bool,
-}
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        self.life.finished.fetch_add(1, Ordering::Relaxed);
-        if self.has_body && !self.is_answered {
-            // What came of its body lies in the connection's buffers.
-            self.life.end.notify_one();
-        }
-    }
-}
-
-/// A request's body that must be complete in time.
-struct Timed {
-    body: Incoming,
-    deadline: Pin<Box<Sleep>>,
-}
-
-impl Timed {
-    fn body(body: Incoming) -> Body {
-        match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(Timed { body, deadline: Box::pin(sleep(BODY_TIMEOUT)) }),
-        }
-    }
-}
-
-impl hyper::body::Body for Timed {
-    type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
-            Poll::Pending => self.deadline.as_mut().poll(cx).map(|()| Some(Err("the body took too long".into()))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
 
     #[test]

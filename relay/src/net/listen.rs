@@ -4,8 +4,8 @@
 //! once, before a byte is read.
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
-//! of each at most the share of one peer (an IPv4 address or an IPv6 /64); of the handshakes, and of the strangers, whoever has most gives way (see
-//! [`super::places`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
+//! of each at most the share of one peer (an IPv4 address or an IPv6 /64), beside those that are being closed; of the handshakes, and of the
+//! strangers, whoever has most gives way, and a peer at its share to itself (see [`super::places`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
@@ -196,7 +196,7 @@ impl Acceptor {
                 stream = ready => stream,
                 () = waiting.given_way() => {
                     (slots.observe)(ListenerEvent::Limited);
-                    tracing::debug!(event = "handshake-gave-way", %peer, "closed: its handshake gave way to another network's");
+                    tracing::debug!(event = "handshake-gave-way", %peer, "closed: its handshake gave way to another");
                     None
                 }
             };

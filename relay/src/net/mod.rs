@@ -5,6 +5,7 @@
 //! allowed the very address dialled.
 
 mod addresses;
+mod answered;
 mod descriptors;
 pub mod dial;
 pub mod drain;
@@ -28,6 +29,7 @@ pub mod stream;
 pub mod tls;
 pub mod trail;
 pub mod udp;
+mod unread;
 pub mod websocket;
 
 use std::fmt;

@@ -1,22 +1,24 @@
 //! The places of those at a listener who have proven nothing yet, in their handshake or after it, and who gives way when they are as many as may be.
 //!
 //! ```text
-//! one more ─┬─ its peer has its share ───────────────────────────────────── refused
+//! one more ─┬─ its peer has its share ───────────────────────────────────── waits, in place of its peer's own oldest
 //!           ├─ there is room ────────────────────────────────────────────── waits
 //!           ├─ a network holds more than its own will ───────────────────── waits, in place of one of the network that holds most
 //!           ├─ within its own network a peer holds more than its own will ─ waits, in place of one of the peer that holds most
 //!           └─ nobody does ──────────────────────────────────────────────── refused
 //! ```
 //!
-//! So a few that hold all places take none from the others; and where many peers come at once, as after an outage, those that have
-//! begun are not driven out by those that follow.
+//! So a few that hold all places take none from the others, and one that holds all of its peer's none from those behind the same address; and
+//! where many peers come at once, as after an outage, those that have begun are not driven out by those of others that follow.
 //!
 //! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. What gives way is the oldest of the peer
-//! that holds most; and who gives way has no fewer afterwards than whom it gives way to.
+//! that holds most, or of the peer that has its share; and a peer that gives way to another has no fewer afterwards than that. The oldest is the
+//! one that has done nothing for longest; what is being served gives way after all that are not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -40,10 +42,14 @@ struct Network {
     sizes: BTreeSet<(usize, IpAddr)>,
 }
 
+/// In the number of a place that is busy, so that it stands behind all that are not.
+const BUSY: u64 = 1 << 63;
+
 /// The place of one connection.
 #[derive(Debug)]
 pub(super) struct Place {
-    number: u64,
+    /// Changed while the places are locked, and not otherwise.
+    number: AtomicU64,
     peer: IpAddr,
     gives_way: Arc<Notify>,
 }
@@ -53,30 +59,65 @@ impl Place {
     pub(super) fn gives_way(&self) -> &Arc<Notify> {
         &self.gives_way
     }
+
+    fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
 }
 
 impl Places {
-    /// A place for one more of `peer`; `None` when its share or all places are taken.
+    /// A place for one more of `peer`, which has `per_peer` at most; `None` when `all` places are taken and nobody gives way.
     pub(super) fn take(&mut self, peer: IpAddr, all: usize, per_peer: usize) -> Option<Place> {
         let peer = as_one_peer(peer);
-        if self.networks.get(&network_of(peer)).is_some_and(|network| network.of(peer) >= per_peer) {
+        if self.of(peer) >= per_peer {
+            self.free_one_of(peer);
+        } else if self.all >= all && !self.free_one_for(peer) {
             return None;
         }
-        if self.all >= all {
-            let oldest = self.oldest_that_gives_way_to(peer)?;
-            if let Some(gives_way) = self.remove(oldest.0, oldest.1) {
-                gives_way.notify_one();
-            }
-        }
-        let place = Place { number: self.next, peer, gives_way: Arc::default() };
+        let place = Place { number: self.next.into(), peer, gives_way: Arc::default() };
         self.next += 1;
         self.add(&place);
         Some(place)
     }
 
+    /// The oldest of `peer` gives way; whether it has any.
+    pub(super) fn free_one_of(&mut self, peer: IpAddr) -> bool {
+        let peer = as_one_peer(peer);
+        let oldest = self.networks.get(&network_of(peer)).and_then(|network| network.oldest_of(peer));
+        self.free(oldest)
+    }
+
+    /// The oldest of whoever holds most gives way to one more of `peer`; whether anybody holds more than that will.
+    pub(super) fn free_one_for(&mut self, peer: IpAddr) -> bool {
+        let oldest = self.oldest_that_gives_way_to(as_one_peer(peer));
+        self.free(oldest)
+    }
+
+    fn free(&mut self, oldest: Option<(IpAddr, u64)>) -> bool {
+        let gives_way = oldest.and_then(|(peer, number)| self.remove(peer, number));
+        if let Some(gives_way) = &gives_way {
+            gives_way.notify_one();
+        }
+        gives_way.is_some()
+    }
+
+    /// A place is the youngest from now on, among those that are busy or those that are not. One that has given way stays away.
+    pub(super) fn renew(&mut self, place: &Place, is_busy: bool) {
+        if self.remove(place.peer, place.number()).is_some() {
+            place.number.store(self.next | if is_busy { BUSY } else { 0 }, Ordering::Relaxed);
+            self.next += 1;
+            self.add(place);
+        }
+    }
+
     /// A place is given back. One that has given way is not here any more.
     pub(super) fn end(&mut self, place: &Place) {
-        self.remove(place.peer, place.number);
+        self.remove(place.peer, place.number());
+    }
+
+    /// How many a peer has.
+    fn of(&self, peer: IpAddr) -> usize {
+        self.networks.get(&network_of(peer)).map_or(0, |network| network.of(peer))
     }
 
     fn oldest_that_gives_way_to(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
@@ -123,6 +164,10 @@ impl Network {
 
     fn oldest_of_most(&self) -> Option<(IpAddr, u64)> {
         let &(_, peer) = self.sizes.last()?;
+        self.oldest_of(peer)
+    }
+
+    fn oldest_of(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
         let (&number, _) = self.peers.get(&peer)?.first_key_value()?;
         Some((peer, number))
     }
@@ -130,7 +175,7 @@ impl Network {
     fn add(&mut self, place: &Place) {
         let waiting = self.peers.entry(place.peer).or_default();
         self.sizes.remove(&(waiting.len(), place.peer));
-        waiting.insert(place.number, place.gives_way.clone());
+        waiting.insert(place.number(), place.gives_way.clone());
         self.sizes.insert((waiting.len(), place.peer));
         self.all += 1;
     }
@@ -237,13 +282,36 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_has_its_share_and_no_more() {
+    fn one_peer_has_its_share_and_its_own_oldest_gives_way_to_more() {
         let mut places = Places::default();
-        for n in 0..PER_PEER {
-            assert!(take(&mut places, &format!("2001:db8:1:2::{n:x}")).is_some());
+        let other = take(&mut places, "2001:db8:1:3::1").unwrap();
+        let mut held = Vec::new();
+        for n in 0..2 * PER_PEER {
+            held.push(take(&mut places, &format!("2001:db8:1:2::{n:x}")).expect("a subscriber has a whole /64"));
         }
-        assert!(take(&mut places, "2001:db8:1:2:ffff::9").is_none(), "a subscriber has a whole /64");
-        assert!(take(&mut places, "2001:db8:1:3::1").is_some());
+        let gone: Vec<_> = held.iter().map(has_given_way).collect();
+        assert!(gone[..PER_PEER].iter().all(|gone| *gone) && !gone[PER_PEER..].contains(&true), "{gone:?}");
+        assert!(!has_given_way(&other));
         assert_eq!(as_one_peer("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn who_does_nothing_for_longest_gives_way_first_and_who_is_served_last() {
+        let mut places = Places::default();
+        let held: Vec<_> = (0..PER_PEER).map(|_| take(&mut places, "192.0.2.1").unwrap()).collect();
+        places.renew(&held[0], true);
+        places.renew(&held[1], true);
+        places.renew(&held[1], false);
+        let mut more = Vec::new();
+        let mut next = |held: &[Place]| {
+            more.push(take(&mut places, "192.0.2.1").unwrap());
+            places.renew(more.last().unwrap(), true);
+            held.iter().map(has_given_way).position(|gone| gone)
+        };
+        for gone in (2..PER_PEER).chain([1, 0]) {
+            assert_eq!(next(&held), Some(gone));
+        }
+        places.renew(&held[0], false);
+        assert_eq!(places.all, PER_PEER, "one that has given way stays away");
     }
 }

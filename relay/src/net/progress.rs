@@ -26,7 +26,12 @@ impl Progress {
     /// Whether anything has moved since this was asked with the same `last`, or waits for the peer to read.
     pub fn has_moved_since(&self, last: &mut u64) -> bool {
         let bytes = self.0.bytes.load(Ordering::Relaxed);
-        std::mem::replace(last, bytes) != bytes || self.0.is_full.load(Ordering::Relaxed)
+        std::mem::replace(last, bytes) != bytes || self.is_full()
+    }
+
+    /// Whether something waits that the system did not take when it was last asked to.
+    pub fn is_full(&self) -> bool {
+        self.0.is_full.load(Ordering::Relaxed)
     }
 
     fn add(&self, bytes: usize) {

@@ -19,18 +19,20 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What one listener carries. What is over is closed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all: a peer above it is closed until another leaves.
+    /// Connections in all: with a further one the oldest stranger of whoever has most is closed, or its oldest handshake, or the newcomer
+    /// where nobody has more.
     pub connections: usize,
-    /// Connections of one peer: above it only that peer is closed.
+    /// Connections of one peer: with a further one its own oldest stranger is closed, or its oldest handshake, or the newcomer where all have
+    /// proven who they are.
     pub connections_per_peer: usize,
     /// Unfinished handshakes in all: with a further one the oldest of whoever has most is closed, or the newcomer where nobody has more.
     pub handshakes: usize,
-    /// Unfinished handshakes of one peer.
+    /// Unfinished handshakes of one peer: with a further one its oldest is closed.
     pub handshakes_per_peer: usize,
     /// Connections whose peer has not proven who it is, in all: with a further one the oldest of whoever has most is closed, or the newcomer
-    /// where nobody has more.
+    /// where nobody has more. Where HTTPS is spoken all are such, and the oldest is the one without a request for longest.
     pub strangers: usize,
-    /// Such connections of one peer.
+    /// Such connections of one peer: with a further one its oldest is closed.
     pub strangers_per_peer: usize,
     /// File descriptors that stay free: a connection above that is closed at once.
     pub leaves: Leaves,
@@ -84,7 +86,7 @@ pub enum ListenerEvent {
     HandshakeFailed,
     /// The peer was too slow.
     HandshakeTimedOut,
-    /// A connection was closed: over a limit, or its place was given to another network's.
+    /// A connection was closed: over a limit, or its place was given to another.
     Limited,
 }
 
@@ -119,9 +121,30 @@ struct Count {
     of_peer: BTreeMap<IpAddr, usize>,
 }
 
+impl Counts {
+    /// Whether there is room for one more connection of `peer`, or another one gives way to it. Those that have given way count until they are
+    /// closed; they are never more than strangers may be.
+    fn makes_room(&mut self, peer: IpAddr, limits: Limits) -> bool {
+        let (all, of_peer) = (self.connections.all, self.connections.of(peer));
+        let are_closing = |count, most, strangers| count >= most + strangers;
+        if are_closing(all, limits.connections, limits.strangers)
+            || are_closing(of_peer, limits.connections_per_peer, limits.strangers_per_peer)
+        {
+            return false;
+        }
+        if of_peer >= limits.connections_per_peer {
+            self.strangers.free_one_of(peer) || self.handshakes.free_one_of(peer)
+        } else if all >= limits.connections {
+            self.strangers.free_one_for(peer) || self.handshakes.free_one_for(peer)
+        } else {
+            true
+        }
+    }
+}
+
 impl Count {
-    fn has_room(&self, peer: IpAddr, all: usize, per_peer: usize) -> bool {
-        self.all < all && self.of_peer.get(&peer).is_none_or(|count| *count < per_peer)
+    fn of(&self, peer: IpAddr) -> usize {
+        self.of_peer.get(&peer).copied().unwrap_or_default()
     }
 
     fn add(&mut self, peer: IpAddr) {
@@ -164,7 +187,7 @@ impl Slot {
     pub(super) fn take(slots: &Arc<Slots>, address: IpAddr, limits: Limits) -> Option<(Self, Waiting)> {
         let peer = as_one_peer(address);
         let mut counts = slots.counts();
-        if !counts.connections.has_room(peer, limits.connections, limits.connections_per_peer) {
+        if !counts.makes_room(peer, limits) {
             return None;
         }
         let place = counts.handshakes.take(address, limits.handshakes, limits.handshakes_per_peer)?;
@@ -190,8 +213,13 @@ impl Waiting {
 
 impl Stranger {
     /// What is told when another stranger has this slot.
-    pub(crate) fn gives_way(&self) -> Arc<Notify> {
+    pub fn gives_way(&self) -> Arc<Notify> {
         self.place.gives_way().clone()
+    }
+
+    /// Its peer is being served, or is no longer.
+    pub(super) fn is_busy(&self, is_busy: bool) {
+        self.slots.counts().strangers.renew(&self.place, is_busy);
     }
 
     /// It was closed because another stranger has its slot.
@@ -232,14 +260,30 @@ impl fmt::Debug for Slot {
 }
 
 #[cfg(test)]
+impl Stranger {
+    /// One at a listener of its own.
+    pub(super) fn of_a_test() -> Self {
+        let (slots, address) = (Slots::new(|_| {}), "192.0.2.1".parse().unwrap());
+        let (_, waiting) = Slot::take(&slots, address, Limits::API).unwrap();
+        waiting.met(address, Limits::API).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
     fn a_slot_given_back_is_free_and_leaves_no_trace() {
         let limits = Limits { connections: 2, connections_per_peer: 1, ..Limits::DEVICES };
         let slots = Slots::new(|_| {});
-        let take = |text: &str| Slot::take(&slots, text.parse().unwrap(), limits);
+        let take = |text: &str| {
+            let (slot, waiting) = Slot::take(&slots, text.parse().unwrap(), limits)?;
+            // It has proven who it is.
+            waiting.met(text.parse().unwrap(), limits).map(|_| slot)
+        };
         let first = take("192.0.2.1").unwrap();
         assert!(take("192.0.2.1").is_none(), "one peer has one");
         let _second = take("192.0.2.2").unwrap();
@@ -248,5 +292,30 @@ mod tests {
         assert!(take("192.0.2.1").is_some());
         let counts = slots.counts();
         assert_eq!((counts.connections.all, counts.connections.of_peer.len()), (1, 1));
+    }
+
+    #[test]
+    fn at_its_share_a_peers_own_stranger_gives_way_and_never_who_has_proven_who_it_is() {
+        let limits = Limits { connections_per_peer: 4, strangers_per_peer: 4, ..Limits::DEVICES };
+        let slots = Slots::new(|_| {});
+        let address = "192.0.2.1".parse().unwrap();
+        let meet = || {
+            let (slot, waiting) = Slot::take(&slots, address, limits)?;
+            waiting.met(address, limits).map(|stranger| (slot, stranger))
+        };
+        let (_phone, known) = meet().unwrap();
+        drop(known);
+        let mut held: Vec<_> = (0..3).map(|_| meet().unwrap()).collect();
+        let silent = Slot::take(&slots, address, limits).expect("a stranger has given way");
+        let has_given_way = |stranger: &Stranger| stranger.gives_way().notified().now_or_never().is_some();
+        assert_eq!(held.iter().map(|(_, held)| has_given_way(held)).collect::<Vec<_>>(), [true, false, false]);
+        // They have closed, or have become known.
+        held.remove(0);
+        let _phones: Vec<_> = held.into_iter().map(|(slot, _)| slot).collect();
+        let _other = Slot::take(&slots, address, limits).expect("a handshake has given way");
+        assert!(silent.1.given_way().now_or_never().is_some());
+        drop(silent);
+        let _other = _other.1.met(address, limits).map(|_| _other.0);
+        assert!(Slot::take(&slots, address, limits).is_none(), "all have proven who they are");
     }
 }

@@ -92,3 +92,30 @@ async fn strangers_by_the_thousand_leave_room_for_a_sip_server() -> Outcome {
     drop(held);
     world.unharmed_within(tests::world::attack::GROWTH * 2).await
 }
+
+/// Behind the address of a carrier. They are so many that they fill all that one address may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_all_of_an_addresss_connections_shuts_out_nobody_behind_it() -> Outcome {
+    const OF_AN_ADDRESS: usize = 40;
+    let world = World::attacked_with(|setup| {
+        setup.further += &format!("\n[limits]\nconnections_per_source = {OF_AN_ADDRESS}\n");
+    })
+    .await?;
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let known = Phone::connect(world.device(world.bystander())).await.unwrap();
+    assert_eq!(known.register(SOON).await?.status(), Some(200));
+    let mut held = Vec::new();
+    for n in 0..2 * OF_AN_ADDRESS {
+        let mut raw = Raw::tls(here, world.relay.edge_address(), &world.authority, &[]).await.unwrap();
+        assert!(answered(&mut raw).await, "{n}");
+        held.push(raw);
+    }
+    let newcomer = Phone::connect(world.device(world.bystander())).await.unwrap();
+    assert_eq!(newcomer.register(SOON).await?.status(), Some(200), "it is let in");
+    for raw in &mut held[..OF_AN_ADDRESS] {
+        assert!(raw.await_end(SOON).await.is_some(), "the oldest has given way");
+    }
+    assert_eq!(known.register(SOON).await?.status(), Some(200), "who is known stays");
+    drop(held);
+    world.unharmed().await
+}

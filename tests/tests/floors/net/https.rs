@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
-use hyper::{Request, Version};
+use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use relay::net::dial;
 use relay::net::drain::{self, Trigger};
@@ -28,20 +28,20 @@ use tokio_rustls::client::TlsStream;
 
 use super::authority::{Authority, Kind};
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
-struct Server {
+pub(super) struct Server {
     authority: Authority,
     address: SocketAddr,
     trigger: Trigger,
     task: JoinHandle<()>,
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
 }
 
 /// Where a request to `/slow` waits until the test lets it through.
-struct Gate {
-    entered: Semaphore,
-    open: Semaphore,
+pub(super) struct Gate {
+    pub(super) entered: Semaphore,
+    pub(super) open: Semaphore,
 }
 
 async fn slow(gate: Arc<Gate>) -> &'static str {
@@ -50,19 +50,31 @@ async fn slow(gate: Arc<Gate>) -> &'static str {
     "slow"
 }
 
-async fn server() -> Server {
+/// Refuses what it has not read.
+async fn refuse(gate: Arc<Gate>, _unread: axum::extract::Request) -> impl IntoResponse {
+    gate.entered.add_permits(1);
+    (StatusCode::UNAUTHORIZED, Extension(EndConnection), "refused")
+}
+
+pub(super) async fn server() -> Server {
+    server_with(Limits::API).await
+}
+
+pub(super) async fn server_with(limits: Limits) -> Server {
     let authority = Authority::new();
     let (trigger, drain) = drain::drain();
     let security = Security::Tls(authority.server(&["localhost"], Kind::Usual).config(https::ALPN));
-    let bind = Listener::bind("127.0.0.1:0".parse().unwrap(), security, Limits::API, drain.clone());
+    let bind = Listener::bind("127.0.0.1:0".parse().unwrap(), security, limits, drain.clone());
     let listener = bind.await.unwrap();
     let address = listener.local_address();
     let gate = Arc::new(Gate { entered: Semaphore::new(0), open: Semaphore::new(0) });
-    let passing = [gate.clone(), gate.clone()];
-    let [got, posted] = passing;
+    let [got, posted, refused] = [gate.clone(), gate.clone(), gate.clone()];
     let router = Router::new()
         .route("/peer", get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }))
         .route("/end", get(|| async { (Extension(EndConnection), "bye").into_response() }))
+        .route("/end-without-a-word", get(|| async { (Extension(EndConnection), StatusCode::NO_CONTENT) }))
+        .route("/long", get(|| async { (Extension(EndConnection), vec![b'x'; 200_000]).into_response() }))
+        .route("/refused", post(move |request: axum::extract::Request| refuse(refused.clone(), request)))
         .route("/slow", get(move || slow(got.clone())).post(move |_: AxumBytes| slow(posted.clone())))
         .route("/length", post(|body: AxumBytes| async move { body.len().to_string() }));
     let task = tokio::spawn(https::serve(listener, router, drain));
@@ -85,7 +97,7 @@ impl Server {
         (sender, tokio::spawn(async move { drop(connection.await) }))
     }
 
-    async fn stream_for_http2(&self) -> TlsStream<TcpStream> {
+    pub(super) async fn stream_for_http2(&self) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         let pem = std::fs::read(&self.authority.ca).unwrap();
         use rustls_pki_types::pem::PemObject;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use relay::net::dial;
 use relay::net::drain::{self, Trigger};
 use relay::net::listen::ListenerEvent::{Closed, HandshakeCompleted, HandshakeFailed, Limited, Opened};
@@ -128,8 +129,9 @@ async fn a_peer_over_its_share_is_closed_and_another_peer_is_not() {
     let (mut listener, _trigger) = bind(Security::Plain, limits).await;
     let address = listener.local_address();
     let (first, _second) = (dial::tcp(address).await.unwrap(), dial::tcp(address).await.unwrap());
-    let held = accept(&mut listener).await;
-    let _held_too = accept(&mut listener).await;
+    // Both have proven who they are: they are no strangers.
+    let held = accept(&mut listener).await.stream;
+    let _held_too = accept(&mut listener).await.stream;
     assert!(is_closed(&mut TcpStream::connect(address).await.unwrap()).await);
 
     let _other = from("127.0.0.2:0", address).await;
@@ -141,25 +143,21 @@ async fn a_peer_over_its_share_is_closed_and_another_peer_is_not() {
 }
 
 #[tokio::test]
-async fn unfinished_handshakes_are_limited_and_leave_room_when_they_end() {
+async fn at_a_peers_share_its_own_oldest_handshake_and_stranger_give_way() {
     let authority = Authority::new();
-    let limits = Limits { handshakes_per_peer: 1, ..Limits::DEVICES };
+    let limits = Limits { handshakes_per_peer: 1, strangers_per_peer: 1, ..Limits::DEVICES };
     let (mut listener, _trigger) = bind(tls(&authority), limits).await;
-    let address = listener.local_address();
-    let silent = TcpStream::connect(address).await.unwrap();
-    assert!(is_closed(&mut TcpStream::connect(address).await.unwrap()).await);
-    drop(silent);
-    let client = authority.client();
-    let dial = async {
-        // The listener hears of the silent one's end a moment later.
-        loop {
-            if let Ok(stream) = dial::tls(address, &client, "localhost").await {
-                return stream;
-            }
-        }
+    let (address, client) = (listener.local_address(), authority.client());
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut meet = async || {
+        let (dialled, accepted) =
+            tokio::join!(dial::tls(address, &client, "localhost"), async { accept(&mut listener).await });
+        (dialled.unwrap(), accepted)
     };
-    let (_stream, _accepted) =
-        tokio::join!(async { timeout(SOON, dial).await.expect("room in time") }, accept(&mut listener));
+    let (first, second) = (meet().await, meet().await);
+    assert!(is_closed(&mut silent).await, "it has given way");
+    timeout(SOON, first.1.stranger.gives_way().notified()).await.expect("the first gives way to the second");
+    assert!(second.1.stranger.gives_way().notified().now_or_never().is_none());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod authority;
 mod https;
+mod https_frames;
 mod listen;
 mod resolve;
 mod resumption;
