@@ -40,6 +40,7 @@ mod enable;
 mod hand_over;
 mod items;
 mod keyed_mutex;
+mod leavers;
 pub mod nodes;
 mod operators;
 mod passed_on;
@@ -120,6 +121,8 @@ struct Inner {
     questions: nodes::Questions,
     /// To which nodes requests were passed on.
     passed_on: passed_on::PassedOn,
+    /// The nodes that leave.
+    leavers: leavers::Leavers,
     /// How far this node is in handing its instances over.
     hand_over: hand_over::HandOver,
 }
@@ -134,6 +137,7 @@ impl Service {
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
             passed_on: passed_on::PassedOn::default(),
+            leavers: leavers::Leavers::default(),
             hand_over: hand_over::HandOver::default(),
         }))
     }
