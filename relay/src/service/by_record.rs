@@ -104,7 +104,11 @@ impl Inner {
     /// # Errors
     /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
     /// [`AccessError::Unknown`] when it was wiped meanwhile, or is another one by now.
-    pub(super) async fn wipe_stored(self: &Arc<Self>, stored: Stored, reason: WipeReason) -> Result<Wiped, AccessError> {
+    pub(super) async fn wipe_stored(
+        self: &Arc<Self>,
+        stored: Stored,
+        reason: WipeReason,
+    ) -> Result<Wiped, AccessError> {
         let (id, vault) = (stored.id, &self.dependencies.vault);
         // Of two who ask at once, one wipes.
         let _guard = self.changing.lock_key(id).await;

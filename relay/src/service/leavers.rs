@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn a_node_that_leaves_is_told_until_it_says_that_it_has_left_or_must_have() {
         let (leavers, now) = (Leavers::default(), Instant::now());
-        let [one, other] = ["relay1.example.net:5061#1", "relay2.example.net:5061#2"].map(|run| Owner::parse(run).unwrap());
+        let [one, other] =
+            ["relay1.example.net:5061#1", "relay2.example.net:5061#2"].map(|run| Owner::parse(run).unwrap());
         leavers.note(one.clone(), now);
         leavers.note(other.clone(), now + LEAVES_WITHIN / 2);
         assert_eq!(leavers.living(now).len(), 2);

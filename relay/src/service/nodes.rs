@@ -7,7 +7,7 @@
 //! What is asked is the app's own request, opaque here: the owner does with it what it would have done had it come directly. What a
 //! SIP server asks of an address is asked of every node: no index says whose instances an address has.
 //!
-//! What nodes tell each other when one of them leaves has the form of a question, too ([`leavers`]).
+//! What nodes tell each other when one of them leaves has the form of a question, too (`leavers`).
 //!
 //! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
 //! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; at most [`ANSWERS_AT_ONCE`] have none at once.
@@ -86,7 +86,7 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Asks a node that leaves; `None`: it did not answer within [`HEARD_WITHIN`].
+    /// Asks a node that leaves; `None`: it did not answer within a second.
     fn ask_leaver(&self, leaver: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send {
         async move {
             let mut answer = None;

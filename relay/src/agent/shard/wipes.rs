@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Shard;
-use crate::agent::{NodeNews, ShardInput, erasures};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
+use crate::agent::{NodeNews, ShardInput, erasures};
 use crate::audit::Act;
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
