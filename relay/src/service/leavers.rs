@@ -17,36 +17,22 @@
 //! at most, also before a receipt: one that is silent may have died.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use super::nodes::{Body, NodeService as _};
-use super::{Inner, Service};
-use crate::agent::NodeNews;
-use crate::agent::request::{DeadToken, LeaseExpiry, Principal, Request};
-use crate::clock;
-use crate::random;
+use crate::agent::request::DeadToken;
 use crate::vault::Owner;
-use crate::vault::letters::Letter;
 
 /// How long a node is believed to serve on that has said that it leaves, unless it says that it has left: longer than it takes.
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 /// How long a node that leaves may take to say that it has heard a word, or how a call stands; then it is gone on without.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
-/// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.
-const OWNER_AGAIN: Duration = Duration::from_secs(1);
-const OWNER_TRIES: usize = 10;
 
 /// What begins a word.
 const MARK: u8 = 0;
-/// What a word that was understood is answered.
-const HEARD: &[u8] = &[1];
 
 /// What two nodes tell each other when one of them leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +66,7 @@ pub(super) enum Word {
 pub(super) struct Leavers(Mutex<BTreeMap<Owner, Instant>>);
 
 impl Word {
-    fn encode(self) -> Body {
+    pub(super) fn encode(self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(48));
         out.push(MARK);
         match self {
@@ -110,7 +96,7 @@ impl Word {
     }
 
     /// `None`: a word of a later version.
-    fn decode(body: &[u8]) -> Option<Self> {
+    pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let [MARK, kind, rest @ ..] = body else { return None };
         let id = |bytes: &[u8; 16]| InstanceId::from_bytes(*bytes);
         let (ids, tail) = rest.as_chunks::<16>();
@@ -135,13 +121,15 @@ pub(super) fn is_word(body: &[u8]) -> bool {
 }
 
 impl Leavers {
-    fn note(&self, run: Owner, now: Instant) {
+    /// One has said that it leaves.
+    pub(super) fn note(&self, run: Owner, now: Instant) {
         let mut leavers = self.lock();
         leavers.retain(|_, until| *until > now);
         leavers.insert(run, now + LEAVES_WITHIN);
     }
 
-    fn forget(&self, run: &Owner) {
+    /// One has said that it has left.
+    pub(super) fn forget(&self, run: &Owner) {
         self.lock().remove(run);
     }
 
@@ -153,130 +141,6 @@ impl Leavers {
     // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Service {
-    /// Tells other nodes what concerns them of what happens on the shards, until the process ends.
-    pub async fn tell_nodes(self, mut news: mpsc::UnboundedReceiver<NodeNews>) {
-        while let Some(news) = news.recv().await {
-            let it = self.clone();
-            match news {
-                NodeNews::Wiped { id, told } => {
-                    if !it.0.leavers.living(clock::now()).is_empty() {
-                        tokio::spawn(async move {
-                            it.0.tell_leavers(Word::Ended(id)).await;
-                            drop(told);
-                        });
-                    }
-                }
-                NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
-            }
-        }
-    }
-
-    /// Tells the owner of an instance that was handed over that its token is dead.
-    async fn tell_dead(&self, id: InstanceId, token: DeadToken) {
-        let vault = &self.0.dependencies.vault;
-        for _ in 0..OWNER_TRIES {
-            match vault.load(id).await {
-                Ok(None) => return,
-                Ok(Some(stored)) if !stored.owned => {
-                    if self.ask_owner(&stored.owner, Word::TokenDead { id, token }.encode()).await.is_some() {
-                        return;
-                    }
-                }
-                Ok(Some(_)) | Err(_) => {}
-            }
-            sleep(OWNER_AGAIN).await;
-        }
-    }
-
-    /// Tells the other nodes that no call waits here any more.
-    pub async fn tell_left(&self) {
-        if !self.0.is_leaving() {
-            return;
-        }
-        // Who is not told believes it for a while longer.
-        for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
-            self.0.tell(&peer, Word::Left).await;
-        }
-    }
-}
-
-impl Inner {
-    /// Tells a node, which need not answer; whether the store has taken that.
-    pub(super) async fn tell(&self, node: &Owner, word: Word) -> bool {
-        let vault = &self.dependencies.vault;
-        let ask = Letter::Ask { number: random::bytes(), from: vault.owner().clone(), body: word.encode() };
-        vault.write_letter(node, &ask).await.is_ok()
-    }
-
-    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`] at most.
-    pub(super) async fn tell_leavers(self: &Arc<Self>, word: Word) {
-        let mut told = JoinSet::new();
-        for leaver in self.leavers.living(clock::now()) {
-            let service = Service(self.clone());
-            told.spawn(async move { service.ask_leaver(&leaver, word.encode()).await });
-        }
-        while told.join_next().await.is_some() {}
-    }
-
-    /// Does what a word of another node says; the answer.
-    pub(super) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
-        let Some(word) = Word::decode(&body) else { return Body::default() };
-        match word {
-            Word::Leaving => self.leavers.note(from, clock::now()),
-            Word::Left => self.leavers.forget(&from),
-            Word::TokenDead { id, token } => {
-                self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
-            }
-            // What a node has that does not leave is its own.
-            Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
-            Word::Ended(id) => self.let_go_at_once(id).await,
-            Word::Changed(id) => self.take_change(id).await,
-            Word::Succeeded { earlier, later } => self.take_successor(earlier, later).await,
-        }
-        Zeroizing::new(HEARD.to_vec())
-    }
-
-    /// The owner has ended an instance that is served here still.
-    async fn let_go_at_once(&self, id: InstanceId) {
-        if self.look_as_relay(id).await.is_err() {
-            return;
-        }
-        tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
-        // What the store cannot be asked about is served until the end.
-        let _ = self.let_go_of_one(id).await;
-        // Behind it: then it is done.
-        let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
-    }
-
-    /// The owner has stored another record of an instance.
-    async fn take_change(&self, id: InstanceId) {
-        let vault = &self.dependencies.vault;
-        let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
-        let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
-        // Nothing is put from here any more.
-        let (sealed, fence) = (stored.sealed, status.fence);
-        let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground: None, reply };
-        let _ = self.dependencies.agent.ask(id, replace).await;
-    }
-
-    /// The owner has enabled the device of an instance again.
-    async fn take_successor(&self, earlier: InstanceId, later: InstanceId) {
-        let agent = &self.dependencies.agent;
-        if earlier.tag() != later.tag() || self.look_as_relay(earlier).await.is_err() {
-            return;
-        }
-        if self.look_as_relay(later).await.is_err() {
-            let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
-            let Some(new) = self.open_proven(stored) else { return };
-            // Nobody waits for its registration: another node's is.
-            let (settled, _) = mpsc::unbounded_channel();
-            agent.bind_all(vec![*new], &settled).await.ended().await;
-        }
-        agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;
     }
 }
 

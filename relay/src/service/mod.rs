@@ -37,6 +37,7 @@ mod change;
 mod claims;
 mod devices;
 mod enable;
+mod farewell;
 mod hand_over;
 mod items;
 mod keyed_mutex;
