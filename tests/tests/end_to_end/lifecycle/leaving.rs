@@ -105,8 +105,6 @@ async fn a_phone_that_was_disabled_elsewhere_hears_nothing_more_from_a_node_that
         assert!(it.world.relay.is_running());
         // The second copy of a push comes after 5 s.
         pushed = it.world.fcm.count();
-        let refused = Phone::connect(it.world.device(&phone)).await?.register(SOON).await?;
-        assert!(refused.status().is_some_and(|status| status >= 400), "{refused:?}");
         assert_eq!(caller.final_response(SOON).await?.status(), Some(480));
         Ok(())
     })
@@ -122,6 +120,8 @@ async fn a_call_waits_on_at_a_node_that_leaves_for_the_other_phone_of_one_that_w
     let (caller, _) = it.call(&phone).await?;
     it.meanwhile(2.0, async |there| {
         assert_eq!(there.disable(&wiped).await?.status, 200);
+        let refused = Phone::connect(it.world.device(&wiped)).await?.register(SOON).await?;
+        assert!(refused.status().is_some_and(|status| status >= 400), "{refused:?}");
         let (_phone, call) = it.world.wake_to_call(&phone).await?;
         it.world.answer(&caller, &call).await?;
         it.world.hang_up(&caller, &call).await
