@@ -36,6 +36,7 @@ mod token_doubts;
 pub(crate) mod trace;
 pub(crate) mod transport;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ use crate::vault::Vault;
 use crate::vault::record::{PushTarget, Reminder};
 use erasures::Erasures;
 use ownership::Ownership;
-use request::{NewInstance, Request, Woken};
+use request::{DeadToken, NewInstance, Request, Woken};
 use shard::Shard;
 use stories::Stories;
 use token_doubts::TokenDoubts;
@@ -187,6 +188,25 @@ pub enum RecordNote {
     },
 }
 
+/// What happened on a shard that concerns other nodes while one of them leaves.
+#[derive(Debug)]
+pub enum NodeNews {
+    /// An instance is being wiped.
+    Wiped {
+        /// Which one.
+        id: InstanceId,
+        /// Dropped when the nodes that leave have heard it, or have had their time.
+        told: oneshot::Sender<Infallible>,
+    },
+    /// A push service calls the token of an instance gone that was handed over.
+    TokenDead {
+        /// The instance.
+        id: InstanceId,
+        /// Which token, and since when.
+        token: DeadToken,
+    },
+}
+
 /// The way to every shard; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Shards {
@@ -288,6 +308,8 @@ pub struct Dependencies {
     pub shards: usize,
     /// Where the agent tells which reminders it has sent.
     pub record_notes: mpsc::UnboundedSender<RecordNote>,
+    /// Where the agent tells what concerns other nodes.
+    pub node_news: mpsc::UnboundedSender<NodeNews>,
     /// When everything ends, after the drain.
     pub end: Drain,
 }
@@ -323,6 +345,7 @@ struct Shared {
     erasures: Erasures,
     stories: Stories,
     record_notes: mpsc::UnboundedSender<RecordNote>,
+    node_news: mpsc::UnboundedSender<NodeNews>,
 }
 
 /// What the shards are binding.
@@ -404,6 +427,7 @@ impl Agent {
             dialler,
             large,
             record_notes: dependencies.record_notes,
+            node_news: dependencies.node_news,
         });
         for (index, (inbox, core)) in inboxes.into_iter().zip(cores).enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };

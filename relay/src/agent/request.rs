@@ -222,6 +222,13 @@ pub enum Request {
     WokenElsewhere(Box<[Woken]>),
     /// Another node has taken these over, while this one ends.
     TakenOver(Box<[InstanceId]>),
+    /// A node that leaves was told by a push service that a token is gone.
+    TokenDead {
+        /// The instance that has it, or had it.
+        id: InstanceId,
+        /// Which token, and since when.
+        token: DeadToken,
+    },
     /// The ids of all instances.
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// All whose record the store is to have as this node's, each with what it is put with; none that is on its way into the store, or out of it.
@@ -253,6 +260,15 @@ pub struct NewInstance {
     pub binding: NewBinding,
     /// Where it counts.
     pub place: Holding,
+}
+
+/// A token that a push service calls gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadToken {
+    /// By what it is known among the nodes ([`Vault::token_mark`](crate::vault::Vault::token_mark)).
+    pub mark: [u8; 16],
+    /// Since when, in milliseconds since 1970: by the service's word, or else when that came.
+    pub since_ms: u64,
 }
 
 /// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a

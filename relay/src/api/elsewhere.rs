@@ -9,6 +9,8 @@
 //!                                              then an empty line, and the body
 //! ```
 //!
+//! A call waits where it came in: while a node leaves, whoever owns the instance by then may not know it. What is asked of such a call is carried to that node, too.
+//!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way.
 //!
 //! Invariant: a request is carried once: the owner answers it itself, whoever owns the instance by then.
@@ -28,9 +30,11 @@ use zeroize::Zeroizing;
 
 use super::carried::Carried;
 use super::handlers::Asker;
+use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
 use crate::service::nodes::{Answering, Body as Letter};
+use crate::vault::Owner;
 
 /// Of a request, what its handler reads.
 const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING, REQUEST_ID];
@@ -53,9 +57,70 @@ impl Carried {
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let is_of_call = path.as_deref().is_some_and(is_of_call);
     let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
     let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
-    let owner = match asker.judge(&api, api.0.service.owner_elsewhere(asker.id, &asker.secret).await) {
+    let leavers = if is_of_call { api.0.service.leavers() } else { Vec::new() };
+    match leavers.is_empty() {
+        true => carry_to_owner(&api, &asker, request, next).await,
+        false => carry_to_leavers(&api, &asker, &leavers, request, next).await,
+    }
+}
+
+/// Has a node answer about a call that leaves and has it still, where the owner of the instance does not know the call.
+async fn carry_to_leavers<E: ApiService>(
+    api: &Api<E>,
+    asker: &Asker,
+    leavers: &[Owner],
+    request: Request,
+    next: Next,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match body::take_any(body).await {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
+    let letter = write_request(&parts, &body);
+    let again = Request::from_parts(parts, Body::from(body.to_vec()));
+    let owners = written(carry_to_owner(api, asker, again, next).await).await;
+    let mut is_silent = false;
+    if is_unknown(&owners) {
+        for leaver in leavers {
+            match api.0.service.ask_leaver(leaver, letter.clone()).await {
+                Some(answer) if !is_refused(&answer) => return read_response(&answer).unwrap_or_else(unheard),
+                Some(_) => {}
+                None => is_silent = true,
+            }
+        }
+    }
+    if is_silent { unheard() } else { read_response(&owners).unwrap_or_else(unheard) }
+}
+
+/// Whether the owner of an instance does not know the call, or does not answer yet: nobody learns that who has not shown the secret.
+fn is_unknown(answer: &[u8]) -> bool {
+    let is_problem = |body: &[u8], kind: ProblemType| {
+        let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+        problem.is_some_and(|problem| problem["type"] == kind.urn())
+    };
+    status_and_body(answer).is_some_and(|(_, body)| {
+        [ProblemType::UnknownCall, ProblemType::OwnerAway].into_iter().any(|kind| is_problem(body, kind))
+    })
+}
+
+/// Whether a node that leaves does not have the call, or the instance.
+fn is_refused(answer: &[u8]) -> bool {
+    let of_none = [StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED];
+    status_and_body(answer).is_none_or(|(status, _)| of_none.contains(&status) || status.is_server_error())
+}
+
+/// What is answered while nobody can say whether a call still waits.
+fn unheard() -> Response {
+    let detail = "A node that leaves may have this call, and does not answer. Ring on, and ask again after the seconds that Retry-After names.";
+    Problem::new(ProblemType::Draining, detail).retry_after(1).into_response()
+}
+
+async fn carry_to_owner<E: ApiService>(api: &Api<E>, asker: &Asker, request: Request, next: Next) -> Response {
+    let owner = match asker.judge(api, api.0.service.owner_elsewhere(asker.id, &asker.secret).await) {
         Ok(Some(owner)) => owner,
         Ok(None) => return next.run(request).await,
         Err(problem) => return problem.into_response(),
@@ -108,6 +173,10 @@ async fn written(response: Response) -> Letter {
 fn wants_owner(path: &str) -> bool {
     let by_store = [Endpoint::Messages, Endpoint::ForgetMessage, Endpoint::MissedCalls, Endpoint::ForgetMissedCall];
     path.starts_with(Endpoint::Read.template()) && by_store.iter().all(|endpoint| endpoint.template() != path)
+}
+
+fn is_of_call(path: &str) -> bool {
+    [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
 }
 
 pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::acme::{self, Acme};
-use crate::agent::{self, Agent, RecordNote};
+use crate::agent::{self, Agent, NodeNews, RecordNote};
 use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::clock::DAY_S;
@@ -199,6 +199,7 @@ impl Relay {
         let network: Arc<dyn Network> = Arc::new(System::new(names[names.len() - 1].clone()));
         let (push, push_is_printed) = push_service(&config, &network, &metrics, None)?;
         let (to_record, record_notes) = mpsc::unbounded_channel();
+        let (to_nodes, node_news) = mpsc::unbounded_channel();
         let quotas = Quotas::new(&config.limits, metrics.clone());
         let message = config.limits.message_timeout;
         let endpoint = endpoint_settings(&config, &listeners, &public_edge, public_websocket.as_deref(), &vault);
@@ -231,6 +232,7 @@ impl Relay {
             endpoint,
             shards: crate::timing::shards(),
             record_notes: to_record,
+            node_news: to_nodes,
             end: ending.clone(),
         });
         let agent = agent.map_err(StartError::Threads)?;
@@ -257,6 +259,7 @@ impl Relay {
             vault,
             service,
             record_notes,
+            node_news,
             tls,
             names,
             network,
@@ -279,6 +282,7 @@ impl Running {
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
+        self.service.tell_left().await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
             tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
@@ -328,6 +332,7 @@ struct Opened {
     vault: Vault,
     service: Service,
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
+    node_news: mpsc::UnboundedReceiver<NodeNews>,
     tls: Arc<ServerTls>,
     /// For SIP servers, and for push services where those are found by others.
     names: Vec<Resolver>,
@@ -383,6 +388,7 @@ impl Opened {
         let mut chores = self.chores(&readiness);
         chores.extend(self.certificate_by_acme(acme, &readiness, end.1));
         let service = self.service.clone();
+        chores.push(tokio::spawn(service.clone().tell_nodes(self.node_news)));
         chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
         chores.push(tokio::spawn(letters));
         chores.push(tokio::spawn(history));

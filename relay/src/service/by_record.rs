@@ -16,6 +16,7 @@ use sip::id::InstanceId;
 use tokio::time::timeout;
 
 use super::Inner;
+use super::leavers::Word;
 use super::types::{AccessError, WipeReason, Wiped};
 use super::views;
 use crate::agent::request::{Principal, Request};
@@ -39,6 +40,7 @@ impl Inner {
 
     /// Ends an instance for one that takes its place, with its calls where they are of one shard; whether it was here.
     pub(super) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
+        self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
         if earlier.tag() == new.tag() {
             self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         }
@@ -55,7 +57,7 @@ impl Inner {
     }
 
     /// Ends what a new instance replaces and what is not here.
-    async fn end_earlier_by_record(&self, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
+    async fn end_earlier_by_record(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
         let vault = &self.dependencies.vault;
         if vault.tombstones().look(earlier).is_none() {
             match vault.load(earlier).await {
@@ -102,7 +104,11 @@ impl Inner {
     /// # Errors
     /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
     /// [`AccessError::Unknown`] when it was wiped meanwhile, or is another one by now.
-    pub(super) async fn wipe_stored(&self, stored: Stored, reason: WipeReason) -> Result<Wiped, AccessError> {
+    pub(super) async fn wipe_stored(
+        self: &Arc<Self>,
+        stored: Stored,
+        reason: WipeReason,
+    ) -> Result<Wiped, AccessError> {
         let (id, vault) = (stored.id, &self.dependencies.vault);
         // Of two who ask at once, one wipes.
         let _guard = self.changing.lock_key(id).await;
@@ -135,7 +141,8 @@ impl Inner {
         self.audit(Act::Wiped(reason), &views::by_record(stored));
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");
-        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
+        let erased = self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup));
+        if tokio::join!(erased, self.tell_leavers(Word::Ended(id))).0.is_err() {
             self.dependencies.agent.erase(id, lookup);
             return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::StoreAway) };
         }

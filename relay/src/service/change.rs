@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
+use super::leavers::Word;
 use super::types::{AccessError, Change, ChangeError, Field, View, WipeReason};
 use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
@@ -49,6 +50,7 @@ impl Inner {
         })?;
         let lookup = changed.lookup;
         let view = self.put_change(&status, changed, foreground).await?;
+        self.tell_leavers(Word::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
             let it = self.clone();

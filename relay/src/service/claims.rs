@@ -185,6 +185,18 @@ impl Inner {
         }
     }
 
+    /// What is to be bound of an instance of another node that gets calls.
+    pub(super) fn open_proven(&self, stored: Stored) -> Option<Box<NewInstance>> {
+        match self.open_claimed(stored, None) {
+            Opened::Lent(new) if new.binding.proven => Some(new),
+            Opened::Lent(new) => {
+                self.dependencies.agent.upstreams().release(new.binding.upstream);
+                None
+            }
+            Opened::PushBinding(_) | Opened::Ended | Opened::Not => None,
+        }
+    }
+
     fn open_claimed(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.

@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 use super::Inner;
 use super::asker::Asker;
 use super::keyed_mutex::KeyedGuard;
+use super::leavers::Word;
 use super::succession::Succession;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
@@ -142,6 +143,8 @@ impl Inner {
         let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
         let ended: BTreeSet<InstanceId> = others.chain(earlier).chain(placed.displaced).collect();
         for earlier in ended.into_iter().filter(|other| Some(*other) != kept) {
+            // Before the app has its answer: it may come for a call that waits there.
+            self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
             self.clone().replace(earlier, id, lookup);
         }
         tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");

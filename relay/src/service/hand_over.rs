@@ -1,7 +1,7 @@
 //! Leaving: a node that is told to end gives its instances to the others before it goes.
 //!
 //! ```text
-//! leave ── nothing is enabled or registered here any more ── the others hear for which calls devices were woken ── the lease is released ── the others claim, and register
+//! leave ── nothing is enabled, registered or wiped here any more ── the others hear that, and for which calls devices were woken ── the lease is released ── the others claim, and register
 //!       ── they say so by letter ── nobody is waited for any more, or the limit is over ── the drain
 //! ```
 //!
@@ -16,7 +16,8 @@
 //!
 //! Until the drain calls that come are pushed and answered here as ever: a registrar may send one to the earlier Contact
 //! in the moment before the next node has replaced it. A second after the letter an instance gets no push from here any more: a call
-//! that still comes is another branch of one that the next node has, and who was disabled there must hear nothing.
+//! that still comes is another branch of one that the next node has. What becomes of an instance there meanwhile, this node is told ([`leavers`](super::leavers)): who was
+//! disabled there hears nothing more.
 //!
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
 //! take holds up no other.

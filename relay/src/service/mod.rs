@@ -37,9 +37,11 @@ mod change;
 mod claims;
 mod devices;
 mod enable;
+mod farewell;
 mod hand_over;
 mod items;
 mod keyed_mutex;
+mod leavers;
 pub mod nodes;
 mod operators;
 mod passed_on;
@@ -120,6 +122,8 @@ struct Inner {
     questions: nodes::Questions,
     /// To which nodes requests were passed on.
     passed_on: passed_on::PassedOn,
+    /// The nodes that leave.
+    leavers: leavers::Leavers,
     /// How far this node is in handing its instances over.
     hand_over: hand_over::HandOver,
 }
@@ -134,6 +138,7 @@ impl Service {
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
             passed_on: passed_on::PassedOn::default(),
+            leavers: leavers::Leavers::default(),
             hand_over: hand_over::HandOver::default(),
         }))
     }

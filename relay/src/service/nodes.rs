@@ -7,6 +7,8 @@
 //! What is asked is the app's own request, opaque here: the owner does with it what it would have done had it come directly. What a
 //! SIP server asks of an address is asked of every node: no index says whose instances an address has.
 //!
+//! What nodes tell each other when one of them leaves has the form of a question, too (`leavers`).
+//!
 //! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
 //! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; at most [`ANSWERS_AT_ONCE`] have none at once.
 
@@ -22,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
+use super::leavers::{self, HEARD_WITHIN};
 use super::types::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request, Woken};
@@ -77,6 +80,25 @@ pub trait NodeService: Clone + Send + Sync + 'static {
 
     /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
     fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
+
+    /// The nodes that leave, and serve on the calls that wait with them.
+    fn leavers(&self) -> Vec<Owner> {
+        Vec::new()
+    }
+
+    /// Asks a node that leaves; `None`: it did not answer within a second.
+    fn ask_leaver(&self, leaver: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send {
+        async move {
+            let mut answer = None;
+            let first = |body| {
+                answer = Some(body);
+                ControlFlow::Break(())
+            };
+            // Too late is as never.
+            let _ = timeout(HEARD_WITHIN, self.ask(leaver, body, HEARD_WITHIN, first)).await;
+            answer
+        }
+    }
 
     /// The other nodes that live; `None`: the store is away.
     fn others(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send;
@@ -134,6 +156,10 @@ impl NodeService for Service {
         // Too late is as never.
         let _ = timeout(ANSWER_WAIT, asked).await;
         answer
+    }
+
+    fn leavers(&self) -> Vec<Owner> {
+        self.0.leavers.living(clock::now())
     }
 
     async fn others(&self) -> Option<Vec<Owner>> {
@@ -207,6 +233,17 @@ impl Service {
                         // An error means that nobody waits any more.
                         let _ = waiting.send(body);
                     }
+                }
+                Letter::Ask { number, from, body } if leavers::is_word(&body) => {
+                    // It is never closed.
+                    let Ok(permit) = at_once.clone().acquire_owned().await else { return };
+                    let it = it.clone();
+                    tokio::spawn(async move {
+                        let body = it.clone().hear(from.clone(), body).await;
+                        // Who asked waits no longer than he has said.
+                        let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
+                        drop(permit);
+                    });
                 }
                 Letter::Ask { number, from, body } => {
                     // It is never closed.

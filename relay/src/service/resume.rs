@@ -311,7 +311,7 @@ impl Inner {
 
     /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
     /// registered it here anew, or because it is not erased yet.
-    async fn let_go_of_one(&self, id: InstanceId) -> Result<bool, StoreError> {
+    pub(super) async fn let_go_of_one(&self, id: InstanceId) -> Result<bool, StoreError> {
         let agent = &self.dependencies.agent;
         let passed = self.look_as_relay(id).await.ok().filter(|status| self.passed_through(status));
         let Some(passed) = passed else {

@@ -158,7 +158,7 @@ impl Inner {
 
     /// Wipes an instance that no shard had, by its record: its owner is gone, and nobody is left who could unregister it; or it is on its way here.
     async fn wipe_record(
-        &self,
+        self: &Arc<Self>,
         id: InstanceId,
         proof: Option<&InstanceSecret>,
         reason: WipeReason,

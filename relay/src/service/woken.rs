@@ -1,4 +1,4 @@
-//! What a node that leaves tells the others of the calls for which it has woken devices.
+//! What a node that leaves tells the others: that it does, and for which calls it has woken devices.
 //!
 //! A device may have others of its account at the node that takes it over, and then its account has two Contacts: a call is sent to both. A branch to a node
 //! that was cut off from the SIP server, or starts, comes there seconds late, and may find the device there by then, for which this node has
@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
 
 use super::Inner;
+use super::leavers::Word;
 use crate::agent::request::Woken;
 use crate::clock;
 use crate::vault::Owner;
@@ -45,11 +46,11 @@ impl Telling {
             self.woken.push(woken);
         }
         let vault = &inner.dependencies.vault;
-        if self.woken.is_empty() {
-            return;
-        }
         // A store that is away is asked again with the next news.
         for peer in vault.living_peers().await.unwrap_or_default() {
+            if !self.told.contains_key(&peer) && !inner.tell(&peer, Word::Leaving).await {
+                continue;
+            }
             let told = self.told.entry(peer.clone()).or_default();
             for some in self.woken[*told..].chunks(LETTER_MAX) {
                 let now = clock::now();

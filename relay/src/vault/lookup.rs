@@ -158,6 +158,10 @@ pub(super) fn wipe_proof(key: &SecretKey, instance: &[u8; 16], secret: &Instance
     keyed_hash(key, "sipwake wipe 1", &[instance, secret.expose().as_bytes()])
 }
 
+pub(super) fn token_mark(key: &SecretKey, provider: u8, token: &PushToken) -> [u8; 16] {
+    keyed_hash(key, "sipwake token 1", &[&[provider], token.expose().as_bytes()])
+}
+
 /// The name of something that is remembered and is nothing of any instance.
 pub(super) fn memo(key: &SecretKey, what: &str) -> String {
     hex(&keyed_hash(key, "sipwake memo 1", &[what.as_bytes()]))

@@ -36,7 +36,7 @@ use sip::id::{InstanceId, ShardTag};
 use crate::clock::{DAY_S, Reading, since_boot};
 use crate::domain::WipeReason;
 use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
-use record::{Account, Record, Storable, StoredRecord};
+use record::{Account, PushTarget, Record, Storable, StoredRecord};
 
 pub use fault::StoreFault;
 pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError};
@@ -454,6 +454,11 @@ impl Vault {
     /// By what a device is known, once its record is gone, that shows this secret.
     pub fn wipe_proof(&self, id: InstanceId, secret: &InstanceSecret) -> [u8; 16] {
         lookup::wipe_proof(&self.0.keyring.index_key(), &id.to_bytes(), secret)
+    }
+
+    /// By what the nodes of a keyring know a push token that they speak of.
+    pub fn token_mark(&self, target: &PushTarget) -> [u8; 16] {
+        lookup::token_mark(&self.0.keyring.index_key(), target.provider as u8, &target.token)
     }
 
     /// Takes over up to `batch` (at least 1) records that nobody looks after: those of an earlier run of this node,

@@ -172,12 +172,6 @@ impl Device {
         self.alert_push.as_ref().or(by_call)
     }
 
-    /// When the app last said that this token of the device is good, in milliseconds since 1970; `None`: the device has it no more.
-    pub fn confirmed_at_ms(&self, token: &PushTarget) -> Option<u64> {
-        let targets = std::iter::once(&self.call_push).chain(&self.alert_push);
-        targets.filter(|target| target.is_same_token(token)).map(|target| target.confirmed_at_ms).max()
-    }
-
     /// The key that what names a person is sealed to, in the pushes of either target.
     pub fn public_key(&self) -> Option<PublicKey> {
         self.call_push.public_key.as_deref().copied()

@@ -19,7 +19,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::delivery::{deliver, outcome_of};
-use crate::agent::tables::instances::EndKind;
+use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, shared_now};
@@ -81,8 +81,9 @@ impl Shard {
         content: AlertContent,
     ) {
         let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
-        if ending.is_some_and(|ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone)) {
-            // Nobody is there any more.
+        let is_nobodys = |ending: &Ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone);
+        if ending.is_some_and(|ending| is_nobodys(ending) || self.is_handed_over()) {
+            // Nobody is there any more, or is to hear anything from a node that was told to let go.
             return;
         }
         if event == Event::CallEnded {

@@ -124,6 +124,11 @@ impl Shard {
         }
     }
 
+    /// Whether this node leaves: what is here is another's, or will be.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.leaving.is_some()
+    }
+
     /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
     /// device is woken there, or has been disabled there.
     fn is_gone_from_here(&self, instance: InstanceId) -> bool {

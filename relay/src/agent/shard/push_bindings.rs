@@ -350,6 +350,7 @@ impl Shard {
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
+            drop(self.tell_wiped(id));
         } else if !row.busy {
             self.push_bindings.remove(id);
         }

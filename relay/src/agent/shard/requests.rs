@@ -52,6 +52,11 @@ impl Shard {
             },
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
+            // Its record is ended by whoever asks.
+            Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
+                self.end_here(id, EndKind::NeverOurs, None);
+                refuse(Some(reply), Denied::Unknown);
+            }
             Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
                 Ok(()) => self.end_here(id, kind, Some(reply)),
                 Err(denied) => {
@@ -110,6 +115,7 @@ impl Shard {
             }
             Request::WokenElsewhere(woken) => self.woken_elsewhere.note(clock::now(), &woken),
             Request::TakenOver(ids) => self.taken.extend(ids.iter().map(|id| (*id, clock::now()))),
+            Request::TokenDead { id, token } => self.hear_of_dead_token(id, token),
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
             }

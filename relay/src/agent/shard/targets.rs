@@ -5,6 +5,9 @@
 //! | is the device's | the instance ends | | |
 //! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token |
 //!
+//! A node that leaves ends nothing: another one has the record, or will have it, and may know another token by now. That one is told which token is gone, and
+//! judges by its own record.
+//!
 //! Invariant: the app is believed: what is said of a token that it has exchanged ends nothing. No record is opened for a push that
 //! was taken.
 
@@ -13,11 +16,14 @@ use sip::id::InstanceId;
 
 use super::Shard;
 use super::push_bindings::contact_of;
+use crate::agent::NodeNews;
+use crate::agent::request::DeadToken;
 use crate::agent::tables::instances::EndKind;
+use crate::clock::unix_now_ms;
 use crate::domain::WipeReason;
 use crate::push::{Event, Push, Verdict};
 use crate::vault::Sealed;
-use crate::vault::record::{PushTarget, StoredRecord};
+use crate::vault::record::{Device, PushTarget, StoredRecord};
 
 impl Shard {
     /// Where the pushes of an event go, with the App; `None`: nowhere.
@@ -59,6 +65,14 @@ impl Shard {
         if !is_dead(0) || !self.confirmed_at_ms(instance, token).is_some_and(is_dead) {
             return false;
         }
+        if self.is_handed_over() {
+            let Verdict::Gone { since } = verdict else { return false };
+            let since_ms = since.unwrap_or_else(unix_now_ms);
+            let token = DeadToken { mark: self.shared.vault.token_mark(token), since_ms };
+            // An error means that nobody is told any more: the process ends.
+            let _ = self.shared.node_news.send(NodeNews::TokenDead { id: instance, token });
+            return false;
+        }
         if self.push_bindings.knows(instance) {
             self.next.push_back(Input::RemovePushBinding(instance));
         } else {
@@ -67,20 +81,35 @@ impl Shard {
         true
     }
 
+    /// Another node was told that a token is gone.
+    pub(crate) fn hear_of_dead_token(&mut self, instance: InstanceId, token: DeadToken) {
+        let is_it = |target: &PushTarget| self.shared.vault.token_mark(target) == token.mark;
+        if let Some(target) = self.tokens_of(instance).into_iter().flatten().find(is_it) {
+            self.end_dead_token(instance, &target, &Verdict::Gone { since: Some(token.since_ms) });
+        }
+    }
+
     /// When the app last said that this token of the device is good; `None`: the device has it no more.
     fn confirmed_at_ms(&self, instance: InstanceId, token: &PushTarget) -> Option<u64> {
-        let confirmed = self.sealed_of(instance).and_then(|sealed| {
-            self.opened(instance, sealed, |record| match record {
-                StoredRecord::Lent(record) => Some(record.device.confirmed_at_ms(token)),
-                StoredRecord::PushBinding(record) => {
-                    let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
-                    let mut targets = std::iter::once(&address.call).chain(&address.other);
-                    Some(targets.find(|target| target.is_same_token(token)).map(|target| target.confirmed_at_ms))
-                }
-            })
-        });
-        // Of what cannot be read nothing newer is known than what was pushed to.
-        confirmed.unwrap_or(Some(token.confirmed_at_ms))
+        let Some(tokens) = self.tokens_of(instance) else {
+            // Of what cannot be read nothing newer is known than what was pushed to.
+            return Some(token.confirmed_at_ms);
+        };
+        tokens.into_iter().filter(|target| target.is_same_token(token)).map(|target| target.confirmed_at_ms).max()
+    }
+
+    /// All tokens of a device; `None`: they cannot be read.
+    fn tokens_of(&self, instance: InstanceId) -> Option<Vec<PushTarget>> {
+        self.opened(instance, self.sealed_of(instance)?, |record| match record {
+            StoredRecord::Lent(record) => {
+                let Device { call_push, alert_push, .. } = &record.device;
+                Some(std::iter::once(call_push).chain(alert_push).cloned().collect())
+            }
+            StoredRecord::PushBinding(record) => {
+                let address = self.shared.push.address(&contact_of(record), record.confirmed_at_ms).ok()?;
+                Some(std::iter::once(address.call).chain(address.other).collect())
+            }
+        })
     }
 
     fn sealed_of(&self, instance: InstanceId) -> Option<&Sealed> {

@@ -9,20 +9,23 @@
 //! The sealed record stays in the row until the SIP server has answered or [`UNREGISTER_DEADLINE`] is over, because a
 //! challenge to the unregistration needs it; the store forgets it at once.
 //!
+//! A node that leaves wipes nothing: what is here is another's, or will be, and is only let go of.
+//!
 //! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
 //! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
 //! dropped, after the wipe's tombstone was made durable.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Shard;
-use crate::agent::ShardInput;
-use crate::agent::erasures;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
+use crate::agent::{NodeNews, ShardInput, erasures};
 use crate::audit::Act;
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
@@ -33,12 +36,18 @@ use crate::vault::{Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
+/// How long an erasure waits for the nodes that leave.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
 const END_LIFE_S: u64 = DAY_S;
 
 impl Shard {
     /// Begins the end of an instance, or joins the one that has begun.
     pub(crate) fn end(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
+        if matches!(kind, EndKind::Wiped(_)) && self.is_handed_over() {
+            // Its owner ends it.
+            return refuse(waiter, Denied::Unknown);
+        }
         let Some(row) = self.instances.get_mut(id) else { return };
         if let Some(ending) = &mut row.ending {
             match ending.kind {
@@ -110,6 +119,7 @@ impl Shard {
         let tombstone = Tombstone::new(lookup, ends_at, reason, proof);
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
+        let told = self.tell_wiped(id);
         tokio::spawn(async move {
             // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
@@ -120,8 +130,18 @@ impl Shard {
                     if is_written { Erasure::Pending } else { Erasure::Unsure }
                 }
             };
+            // Nobody is pushed by a node that leaves once there is a receipt. It was told above: an error means that it has heard, or died.
+            let _ = timeout(TOLD_WITHIN, told).await;
             shared.shards.send(shard, ShardInput::Erased(id, erasure)).await;
         });
+    }
+
+    /// Has the nodes that leave let go of an instance; its end is that they have, or have had their time.
+    pub(super) fn tell_wiped(&self, id: InstanceId) -> oneshot::Receiver<Infallible> {
+        let (told, end) = oneshot::channel();
+        // An error means that the process ends.
+        let _ = self.shared.node_news.send(NodeNews::Wiped { id, told });
+        end
     }
 
     /// Drops the row when both sides have let go.

@@ -20,6 +20,7 @@ mod hand_over;
 mod hung_up;
 mod keyrings;
 mod lease;
+mod leaving;
 mod logs;
 mod nodes;
 mod on_their_way;

@@ -1,0 +1,158 @@
+//! What follows from the words that a node that leaves and the others tell each other (`leavers`).
+//!
+//! ```text
+//! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
+//! shard of a node that leaves ── a dead token ── the owner ── judges by its record
+//! ```
+//!
+//! Invariant: a node that leaves takes what it is told from the store or lets go of what it has, and puts nothing. Who tells it waits for that, and no longer
+//! than [`HEARD_WITHIN`](super::leavers::HEARD_WITHIN).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use super::leavers::Word;
+use super::nodes::{Body, NodeService as _};
+use super::{Inner, Service};
+use crate::agent::NodeNews;
+use crate::agent::request::{DeadToken, LeaseExpiry, Principal, Request};
+use crate::clock;
+use crate::random;
+use crate::vault::Owner;
+use crate::vault::letters::Letter;
+
+/// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.
+const OWNER_AGAIN: Duration = Duration::from_secs(1);
+const OWNER_TRIES: usize = 10;
+/// What a word that was understood is answered.
+const HEARD: &[u8] = &[1];
+
+impl Service {
+    /// Tells other nodes what concerns them of what happens on the shards, until the process ends.
+    pub async fn tell_nodes(self, mut news: mpsc::UnboundedReceiver<NodeNews>) {
+        while let Some(news) = news.recv().await {
+            let it = self.clone();
+            match news {
+                NodeNews::Wiped { id, told } => {
+                    if !it.0.leavers.living(clock::now()).is_empty() {
+                        tokio::spawn(async move {
+                            it.0.tell_leavers(Word::Ended(id)).await;
+                            drop(told);
+                        });
+                    }
+                }
+                NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
+            }
+        }
+    }
+
+    /// Tells the owner of an instance that was handed over that its token is dead.
+    async fn tell_dead(&self, id: InstanceId, token: DeadToken) {
+        let vault = &self.0.dependencies.vault;
+        for _ in 0..OWNER_TRIES {
+            match vault.load(id).await {
+                Ok(None) => return,
+                Ok(Some(stored)) if !stored.owned => {
+                    if self.ask_owner(&stored.owner, Word::TokenDead { id, token }.encode()).await.is_some() {
+                        return;
+                    }
+                }
+                Ok(Some(_)) | Err(_) => {}
+            }
+            sleep(OWNER_AGAIN).await;
+        }
+    }
+
+    /// Tells the other nodes that no call waits here any more.
+    pub async fn tell_left(&self) {
+        if !self.0.is_leaving() {
+            return;
+        }
+        // Who is not told believes it for a while longer.
+        for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
+            self.0.tell(&peer, Word::Left).await;
+        }
+    }
+}
+
+impl Inner {
+    /// Tells a node, which need not answer; whether the store has taken that.
+    pub(super) async fn tell(&self, node: &Owner, word: Word) -> bool {
+        let vault = &self.dependencies.vault;
+        let ask = Letter::Ask { number: random::bytes(), from: vault.owner().clone(), body: word.encode() };
+        vault.write_letter(node, &ask).await.is_ok()
+    }
+
+    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`] at most.
+    pub(super) async fn tell_leavers(self: &Arc<Self>, word: Word) {
+        let mut told = JoinSet::new();
+        for leaver in self.leavers.living(clock::now()) {
+            let service = Service(self.clone());
+            told.spawn(async move { service.ask_leaver(&leaver, word.encode()).await });
+        }
+        while told.join_next().await.is_some() {}
+    }
+
+    /// Does what a word of another node says; the answer.
+    pub(super) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
+        let Some(word) = Word::decode(&body) else { return Body::default() };
+        match word {
+            Word::Leaving => self.leavers.note(from, clock::now()),
+            Word::Left => self.leavers.forget(&from),
+            Word::TokenDead { id, token } => {
+                self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
+            }
+            // What a node has that does not leave is its own.
+            Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
+            Word::Ended(id) => self.let_go_at_once(id).await,
+            Word::Changed(id) => self.take_change(id).await,
+            Word::Succeeded { earlier, later } => self.take_successor(earlier, later).await,
+        }
+        Zeroizing::new(HEARD.to_vec())
+    }
+
+    /// The owner has ended an instance that is served here still.
+    async fn let_go_at_once(&self, id: InstanceId) {
+        if self.look_as_relay(id).await.is_err() {
+            return;
+        }
+        tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
+        // What the store cannot be asked about is served until the end.
+        let _ = self.let_go_of_one(id).await;
+        // Behind it: then it is done.
+        let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
+    }
+
+    /// The owner has stored another record of an instance.
+    async fn take_change(&self, id: InstanceId) {
+        let vault = &self.dependencies.vault;
+        let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
+        let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
+        // Nothing is put from here any more.
+        let (sealed, fence) = (stored.sealed, status.fence);
+        let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground: None, reply };
+        let _ = self.dependencies.agent.ask(id, replace).await;
+    }
+
+    /// The owner has enabled the device of an instance again.
+    async fn take_successor(&self, earlier: InstanceId, later: InstanceId) {
+        let agent = &self.dependencies.agent;
+        if earlier.tag() != later.tag() || self.look_as_relay(earlier).await.is_err() {
+            return;
+        }
+        if self.look_as_relay(later).await.is_err() {
+            let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
+            let Some(new) = self.open_proven(stored) else { return };
+            // Nobody waits for its registration: another node's is.
+            let (settled, _) = mpsc::unbounded_channel();
+            agent.bind_all(vec![*new], &settled).await.ended().await;
+        }
+        agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;
+    }
+}
