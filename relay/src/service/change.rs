@@ -168,13 +168,21 @@ impl Inner {
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
         let Changed { sealed, lookup, lease, is_proven } = changed;
-        let put = async {
-            match is_proven {
-                true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
-                false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
-            }
+        let put = async || {
+            let put = async {
+                match is_proven {
+                    true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
+                    false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
+                }
+            };
+            self.timed(StoreOperation::Put, put).await
         };
-        match self.timed(StoreOperation::Put, put).await {
+        let placed = match put().await {
+            // Nobody has ended it: the store has lost it.
+            Err(StoreError::Gone) if self.write_again(id).await.map_err(|_| AccessError::StoreAway)? => put().await,
+            placed => placed,
+        };
+        match placed {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {

@@ -40,6 +40,7 @@ mod enable;
 mod hand_over;
 mod items;
 mod keyed_mutex;
+mod lost;
 pub mod nodes;
 mod operators;
 mod passed_on;
@@ -118,6 +119,8 @@ struct Inner {
     examinations: Semaphore,
     /// What other nodes were asked.
     questions: nodes::Questions,
+    /// What is sought at other nodes at once.
+    seeks: Arc<Semaphore>,
     /// To which nodes requests were passed on.
     passed_on: passed_on::PassedOn,
     /// How far this node is in handing its instances over.
@@ -133,6 +136,7 @@ impl Service {
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
+            seeks: Arc::new(Semaphore::new(lost::SEEKS)),
             passed_on: passed_on::PassedOn::default(),
             hand_over: hand_over::HandOver::default(),
         }))

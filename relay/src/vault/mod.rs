@@ -52,7 +52,7 @@ pub use tls_fault::TlsFault;
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use memory::MemoryStore;
-use redis::RedisStore;
+use redis::{Found, RedisStore};
 use store::Naming;
 use wanted::Wanted;
 
@@ -366,6 +366,18 @@ impl Vault {
         }
     }
 
+    /// Whether there is no record of an instance, of whatever owner; costs the store less than to load it. A store in memory loses nothing, and
+    /// misses nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn misses(&self, id: InstanceId) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(false),
+            Store::Redis(redis) => redis.has(id).await.map(|has| !has),
+        }
+    }
+
     /// One record as it is stored.
     ///
     /// # Errors
@@ -485,7 +497,15 @@ impl Vault {
         let asked_at = since_boot();
         let kept = match &self.0.store {
             Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
-            Store::Redis(redis) => redis.hold_lease(&self.0.owner, || self.sealed_note()).await?,
+            Store::Redis(redis) => {
+                let found = redis.hold_lease(&self.0.owner, || self.sealed_note()).await?;
+                let earlier = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_early = |earlier| since_boot().saturating_sub(earlier) < self.0.settings.lease;
+                if found == Found::Nothing && earlier.is_some_and(is_early) {
+                    redis.note_lost_lease();
+                }
+                found == Found::Own
+            }
         };
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
         Ok(match earlier {
@@ -505,6 +525,17 @@ impl Vault {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.living_peers(&self.0.owner)),
             Store::Redis(redis) => redis.living_peers(&self.0.owner).await,
+        }
+    }
+
+    /// The other nodes that there may be, each with the run that has its lease, where one has. A store in memory loses nothing of theirs, and names none.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn peers(&self) -> Result<Vec<Option<Owner>>, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(Vec::new()),
+            Store::Redis(redis) => redis.peers(&self.0.owner).await,
         }
     }
 

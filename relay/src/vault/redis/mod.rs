@@ -50,7 +50,7 @@ use super::wanted::Wanted;
 use crate::clock;
 use claim::Claims;
 use client::RedisClient;
-use hints::text;
+use hints::{or_none, text};
 use link::Link;
 use marks::Marked;
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
@@ -70,6 +70,17 @@ const PAGE: usize = 256;
 
 /// What a released lease holds in place of a run.
 const RELEASED: &str = "-";
+
+/// What a renewal has found in place of the lease.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The lease of this run.
+    Own,
+    /// That of another run, or word that it was released.
+    Others,
+    /// None.
+    Nothing,
+}
 
 /// What a record is written for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -217,6 +228,12 @@ impl RedisStore {
         Ok(exists.then_some(id))
     }
 
+    /// Whether there is a record; what is none, and lies in its place, does not count.
+    pub async fn has(&self, id: InstanceId) -> Result<bool, StoreError> {
+        let owner = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
+        or_none::<Vec<u8>>(owner).map(|owner| owner.is_some())
+    }
+
     pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
         let mut read = ::redis::cmd("HMGET");
         read.arg(record_key(id)).arg(&["s", "o", "f", "e"]);
@@ -320,8 +337,8 @@ impl RedisStore {
         }
     }
 
-    /// True when this run held it until now. `note`: what the node says of itself, asked for when it is written.
-    pub async fn hold_lease(&self, owner: &Owner, note: impl FnOnce() -> Option<Sealed>) -> Result<bool, StoreError> {
+    /// What was there until now. `note`: what the node says of itself, asked for when it is written.
+    pub async fn hold_lease(&self, owner: &Owner, note: impl FnOnce() -> Option<Sealed>) -> Result<Found, StoreError> {
         let mut set = ::redis::cmd("SET");
         set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease));
         let earlier: Option<Vec<u8>> = match self.link.ask(set.clone().arg("GET")).await {
@@ -329,16 +346,20 @@ impl RedisStore {
             Err(StoreError::Malformed) => self.link.ask::<()>(&set).await.map(|()| None)?,
             earlier => earlier?,
         };
-        let kept = earlier.as_deref() == Some(owner.run.as_bytes());
+        let found = match earlier.as_deref() {
+            None => Found::Nothing,
+            Some(run) if run == owner.run.as_bytes() => Found::Own,
+            Some(_) => Found::Others,
+        };
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
+        if found != Found::Own || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
             if let Some(note) = note() {
                 self.write_note(owner, &note).await?;
             }
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         }
-        Ok(kept)
+        Ok(found)
     }
 
     /// Says something of this node to the others.
@@ -366,13 +387,17 @@ impl RedisStore {
     }
 
     pub async fn living_peers(&self, owner: &Owner) -> Result<Vec<Owner>, StoreError> {
+        Ok(self.peers(owner).await?.into_iter().flatten().collect())
+    }
+
+    pub async fn peers(&self, owner: &Owner) -> Result<Vec<Option<Owner>>, StoreError> {
         let nodes = self.nodes().await?;
-        let mut living = Vec::new();
+        let mut peers = Vec::new();
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             let run = self.run_of(node).await?;
-            living.extend(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
+            peers.push(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
         }
-        Ok(living)
+        Ok(peers)
     }
 
     pub async fn unclaimed_nodes(&self, owner: &Owner) -> Result<Vec<Box<str>>, StoreError> {
