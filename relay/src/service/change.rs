@@ -37,7 +37,10 @@ impl Inner {
         change: Change,
     ) -> Result<View, ChangeError> {
         let _guard = self.changing.lock_key(id).await;
-        let status = self.look(id, proof).await?;
+        let status = match self.look(id, proof).await {
+            Err(AccessError::OwnerAway) => return Err(self.why_away(id).await.into()),
+            looked => looked?,
+        };
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
         let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
         let before = self.place_of(&status);
@@ -58,6 +61,18 @@ impl Inner {
             self.audit(act, &status);
         }
         Ok(view)
+    }
+
+    /// Why nobody can change an instance now that another node owns.
+    async fn why_away(&self, id: InstanceId) -> AccessError {
+        let vault = &self.dependencies.vault;
+        match vault.load(id).await {
+            Ok(Some(stored)) if !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(false) => {
+                self.silence_of(&stored.owner).await
+            }
+            Ok(_) => AccessError::OwnerAway,
+            Err(_) => AccessError::StoreAway,
+        }
     }
 
     /// Writes down what was done with an instance, where that is kept.

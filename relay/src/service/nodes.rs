@@ -219,6 +219,13 @@ impl Service {
 }
 
 impl Inner {
+    /// Why an owner that lives has not answered: it is slow, or the store takes no letter for it.
+    pub(super) async fn silence_of(&self, owner: &Owner) -> AccessError {
+        // One that comes in vain costs it one look.
+        let told = self.dependencies.vault.write_letter(owner, &Letter::Ended).await;
+        told.map_or(AccessError::StoreAway, |()| AccessError::OwnerAway)
+    }
+
     /// Asks a node, as [`NodeService::ask`] says.
     async fn ask_node(
         &self,

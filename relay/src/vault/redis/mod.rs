@@ -221,10 +221,8 @@ impl RedisStore {
         let Some(id) = found.as_deref().and_then(InstanceId::parse) else {
             return Ok(None);
         };
+        // One that has no record may have lost it, and is replaced all the same by whatever takes the lookup.
         let exists: bool = self.link.ask(::redis::cmd("EXISTS").arg(record_key(id))).await?;
-        if !exists {
-            self.unpoint(lookup, id).await?;
-        }
         Ok(exists.then_some(id))
     }
 

@@ -21,6 +21,7 @@ mod hung_up;
 mod keyrings;
 mod lease;
 mod logs;
+mod lost_records;
 mod nodes;
 mod on_their_way;
 mod outages;

@@ -138,14 +138,22 @@ async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outc
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }
 
+/// The id of an instance that never was.
+fn invented(id: &str) -> String {
+    let last = if id.ends_with('a') { 'b' } else { 'a' };
+    format!("{}{last}", &id[..id.len() - 1])
+}
+
 #[tokio::test]
 async fn what_a_node_does_not_know_costs_it_one_look_up_in_the_store() -> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes(&redis).await?;
     let instance = world.enable().await?;
     let there = other.api();
-    let unknown = Instance { id: world.enable_android().await?.id, ..instance.clone() };
-    redis.ask::<()>(redis::cmd("DEL").arg(format!("sipwake:i:{{{}}}", unknown.id)));
+    let gone = world.enable_android().await?;
+    // Each node but that one hears of it for the first time.
+    world.disable(&gone).await?;
+    let unknown = Instance { id: invented(&gone.id), ..instance.clone() };
     let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
     let look_ups = || -> u64 {
         let stats: String = redis.ask(redis::cmd("INFO").arg("commandstats"));
