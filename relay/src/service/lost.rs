@@ -11,8 +11,11 @@
 //! node that is asked ── the store: has it lost something just now? ── each node that lives: SEEK ──┬── has it ─────── written again, and looked up again
 //!                                                                                               ├── none has it ── there is none
 //!                                                                                               └── one is silent ── 503: nobody can say
-//! owner ── written again ── each node that lives: HAVE ── one that has wiped it ── erases it once more, and leaves word
+//! owner ── each node that lives: HAVE ── which of these have you wiped? ──┬── none ── written again ── HAVE
+//!                                                                        └── some ── let go of; that node has erased them once more
 //! ```
+//!
+//! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some.
 //!
 //! Invariant: what is asked here names instances alone, and its answer tells whether one is there to nobody but another node: who asked it still shows the
 //! instance's secret. Nodes that know neither question answer nothing to it, and count as having nothing.
@@ -28,9 +31,7 @@ use zeroize::Zeroizing;
 use super::Inner;
 use super::nodes::Body;
 use super::types::AccessError;
-use crate::agent::request::Request;
-use crate::random;
-use crate::vault::letters::Letter;
+use crate::agent::request::{EndKind, Principal, Request};
 use crate::vault::{RENEWAL, Stored};
 
 /// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
@@ -43,7 +44,7 @@ pub(super) const SEEKS: usize = 32;
 /// For how long each takes its place at least: what is invented costs the other nodes no more than 128 questions a second.
 const SEEK_PACE: Duration = Duration::from_millis(250);
 /// Instances that one letter names.
-const LETTER_MAX: usize = 1_000;
+pub(super) const LETTER_MAX: usize = 1_000;
 
 const SEEK: &[u8] = b"SEEK";
 const HAVE: &[u8] = b"HAVE";
@@ -55,8 +56,15 @@ const NOT_HERE: &[u8] = b"none";
 pub(super) enum Question {
     /// The store has nothing of this instance: whoever has it writes it again.
     Seek(InstanceId),
-    /// These were written again: whoever has wiped one erases it.
+    /// The writer has these: whoever has wiped some erases them, and says which.
     Have(Vec<InstanceId>),
+}
+
+/// Whether all nodes that live have answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    All,
+    NotAll,
 }
 
 /// How far a node is in comparing what it owns with the store.
@@ -165,17 +173,27 @@ impl Inner {
         if is_silent { Err(AccessError::OwnerAway) } else { Ok(None) }
     }
 
-    /// Tells the other nodes what was written again.
-    pub(super) async fn tell_written(&self, written: &[InstanceId]) {
-        let vault = &self.dependencies.vault;
-        // Who is not told by a store that is away has it in doubt by itself.
-        let peers = vault.living_peers().await.unwrap_or_default();
-        for some in written.chunks(LETTER_MAX) {
-            for peer in &peers {
-                let body = Question::Have(some.to_vec()).write();
-                let letter = Letter::Ask { number: random::bytes(), from: vault.owner().clone(), body };
-                let _ = vault.write_letter(peer, &letter).await;
+    /// Which of these, at most [`LETTER_MAX`], other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard.
+    pub(super) async fn wiped_elsewhere(&self, ids: &[InstanceId]) -> (Vec<InstanceId>, Heard) {
+        let Ok(peers) = self.dependencies.vault.living_peers().await else { return (Vec::new(), Heard::NotAll) };
+        let (until, mut wiped, mut heard) = (Instant::now() + SEEK_WAIT, Vec::new(), Heard::All);
+        for peer in peers.iter().filter(|_| !ids.is_empty()) {
+            let have = Question::Have(ids.to_vec()).write();
+            match timeout_at(until, self.ask_once(peer, have)).await.ok().flatten() {
+                Some(answer) => wiped.extend(answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id))),
+                None => heard = Heard::NotAll,
             }
+        }
+        wiped.retain(|id| ids.contains(id));
+        (wiped, heard)
+    }
+
+    /// Has these let go of, which other nodes have wiped.
+    pub(super) async fn let_go_of_wiped(&self, wiped: &[InstanceId]) {
+        for id in wiped.iter().copied() {
+            tracing::warn!(event = "ended-elsewhere-unheard", instance = %id, "another node has wiped an instance, and this one had not heard of it; it lets go of it");
+            let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+            self.dependencies.agent.tell(id, end).await;
         }
     }
 
@@ -188,21 +206,22 @@ impl Inner {
                     Some(_) => {
                         // Where that fails, whoever asks is told to ask again.
                         let _ = self.write_again(id).await;
-                        HERE
+                        HERE.to_vec()
                     }
-                    None => NOT_HERE,
+                    None => NOT_HERE.to_vec(),
                 }
             }
             Question::Have(ids) => {
                 let vault = &self.dependencies.vault;
+                let mut wiped = Vec::new();
                 for (id, lookup) in ids.into_iter().filter_map(|id| Some((id, vault.tombstones().bars(id)?))) {
-                    tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
                     self.dependencies.agent.erase(id, lookup);
+                    wiped.extend(id.to_bytes());
                 }
-                NOT_HERE
+                wiped
             }
         };
-        Zeroizing::new(answer.to_vec())
+        Zeroizing::new(answer)
     }
 }
 

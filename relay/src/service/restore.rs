@@ -18,7 +18,7 @@
 //!
 //! Invariant: only the owner writes a record again, with the fence that it was given: of two that believe to own it the later one stays.
 //! What was wiped does not come back: what this node has wiped has a tombstone and is erased again, both times; what another one ended
-//! meanwhile is erased again when that is known: whoever writes something again says so to every other node, and one that has wiped it erases it once more.
+//! meanwhile is erased again when that is known: whoever writes something again asks every other node before and after, and one that has wiped it erases it once more.
 
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::lost::{Heard, LETTER_MAX};
 use super::resume::AT_ONCE;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::{confirmed_now, shared_now};
@@ -77,6 +78,15 @@ impl Inner {
         let owned: Vec<(InstanceId, Fence)> =
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
         let mut tally = Tally::default();
+        for some in owned.chunks(LETTER_MAX) {
+            let ids: Vec<InstanceId> = some.iter().map(|(id, _)| *id).collect();
+            let (wiped, heard) = self.wiped_elsewhere(&ids).await;
+            self.let_go_of_wiped(&wiped).await;
+            // One that goes on being silent holds up nobody for longer; it is asked once more by the last look.
+            if heard == Heard::NotAll && self.dependencies.vault.is_being_restored() {
+                return false;
+            }
+        }
         for some in owned.chunks(AT_ONCE) {
             if self.is_leaving() {
                 return true;
@@ -108,8 +118,13 @@ impl Inner {
         if dependencies.agent.is_doubtful() || self.is_leaving() {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
-        // Whoever erases what is another node's leaves word before.
+        // Whoever erases what is another node's leaves word before, which may be lost as well.
         self.let_go_of_ended().await;
+        let (wiped, heard) = self.wiped_elsewhere(&[id]).await;
+        self.let_go_of_wiped(&wiped).await;
+        if heard == Heard::NotAll {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
         let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };
         let (restored, mut tally) = (self.restore(id, loss).await?, Tally::default());
         tally.note(id, restored);
@@ -130,9 +145,13 @@ impl Inner {
                 let_go,
                 "the store had lost records; they are written again"
             );
-            self.tell_written(&written).await;
         }
         self.let_go_of_ended().await;
+        for some in written.chunks(LETTER_MAX) {
+            // What was wiped meanwhile. Who is silent is asked with the next pass, or was so before.
+            let (wiped, _) = self.wiped_elsewhere(some).await;
+            self.let_go_of_wiped(&wiped).await;
+        }
         self.erase_ended(&written).await
     }
 

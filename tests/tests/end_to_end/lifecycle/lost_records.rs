@@ -8,8 +8,6 @@ use serde_json::json;
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
-use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
 use tests::skewed_clock::SkewedClock;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
