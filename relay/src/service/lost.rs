@@ -239,7 +239,9 @@ mod tests {
         let many = vec![id(1), id(2)];
         let Some(Question::Have(had)) = Question::read(&Question::Have(many.clone()).write()) else { panic!("news") };
         assert_eq!(had, many);
-        for other in [&b"GET /v1/instances/pi_1\n\n"[..], b"SEEK", b"HAVE1", b"", b"SEEK0123456789abcdef0123456789abcdef"] {
+        for other in
+            [&b"GET /v1/instances/pi_1\n\n"[..], b"SEEK", b"HAVE1", b"", b"SEEK0123456789abcdef0123456789abcdef"]
+        {
             assert!(Question::read(other).is_none(), "{other:?}");
         }
     }

@@ -135,13 +135,7 @@ impl NodeService for Service {
         self.0.dependencies.vault.living_peers().await.ok()
     }
 
-    async fn ask(
-        &self,
-        node: &Owner,
-        body: Body,
-        within: Duration,
-        heard: impl FnMut(Body) -> ControlFlow<()> + Send,
-    ) {
+    async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {
         self.0.ask_node(node, body, within, heard).await;
     }
 }

@@ -118,10 +118,12 @@ async fn another_node_ends_what_the_store_has_lost_and_does_not_say_that_it_had_
         lose(&redis, &instance);
         let answer = there.of(method, &instance, rest).await?;
         assert_eq!(answer.status, 200, "{method} {rest}: {}", answer.text());
+        await_record(&world, &redis, &instance).await?;
     }
     lose(&redis, &instance);
     let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
     assert_eq!(there.disable(&stranger).await?.status, 401, "who has not its secret ends nothing");
+    await_record(&world, &redis, &instance).await?;
     lose(&redis, &instance);
     let receipt = there.disable(&instance).await?;
     assert_eq!((receipt.status, &receipt.json()["unregistered"]), (200, &json!(true)), "{}", receipt.text());
