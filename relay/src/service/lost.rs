@@ -29,7 +29,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
 use super::Inner;
-use super::nodes::Body;
 use super::types::AccessError;
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::vault::{RENEWAL, Stored};
@@ -77,7 +76,7 @@ pub(super) struct Comparing {
 }
 
 impl Question {
-    fn write(&self) -> Body {
+    fn write(&self) -> Zeroizing<Vec<u8>> {
         let (word, ids) = match self {
             Self::Seek(id) => (SEEK, std::slice::from_ref(id)),
             Self::Have(ids) => (HAVE, &**ids),
@@ -198,7 +197,7 @@ impl Inner {
     }
 
     /// Answers another node.
-    pub(super) async fn answer_lost(self: &Arc<Self>, question: Question) -> Body {
+    pub(super) async fn answer_lost(self: &Arc<Self>, question: Question) -> Zeroizing<Vec<u8>> {
         let answer = match question {
             Question::Seek(id) => {
                 let _guard = self.changing.lock_key(id).await;

@@ -52,7 +52,7 @@ pub use tls_fault::TlsFault;
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use memory::MemoryStore;
-use redis::{Found, RedisStore};
+use redis::RedisStore;
 use store::Naming;
 use wanted::Wanted;
 
@@ -498,13 +498,8 @@ impl Vault {
         let kept = match &self.0.store {
             Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
             Store::Redis(redis) => {
-                let found = redis.hold_lease(&self.0.owner, || self.sealed_note()).await?;
-                let earlier = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
-                let is_early = |earlier| since_boot().saturating_sub(earlier) < self.0.settings.lease;
-                if found == Found::Nothing && earlier.is_some_and(is_early) {
-                    redis.note_lost_lease();
-                }
-                found == Found::Own
+                let held_at = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+                redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
             }
         };
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);

@@ -47,7 +47,7 @@ use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
 use super::wanted::Wanted;
-use crate::clock;
+use crate::clock::{self, since_boot};
 use claim::Claims;
 use client::RedisClient;
 use hints::{or_none, text};
@@ -70,17 +70,6 @@ const PAGE: usize = 256;
 
 /// What a released lease holds in place of a run.
 const RELEASED: &str = "-";
-
-/// What a renewal has found in place of the lease.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    /// The lease of this run.
-    Own,
-    /// That of another run, or word that it was released.
-    Others,
-    /// None.
-    Nothing,
-}
 
 /// What a record is written for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -335,8 +324,14 @@ impl RedisStore {
         }
     }
 
-    /// What was there until now. `note`: what the node says of itself, asked for when it is written.
-    pub async fn hold_lease(&self, owner: &Owner, note: impl FnOnce() -> Option<Sealed>) -> Result<Found, StoreError> {
+    /// True when this run held it until now. `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it
+    /// is written.
+    pub async fn hold_lease(
+        &self,
+        owner: &Owner,
+        held_at: Option<Duration>,
+        note: impl FnOnce() -> Option<Sealed>,
+    ) -> Result<bool, StoreError> {
         let mut set = ::redis::cmd("SET");
         set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease));
         let earlier: Option<Vec<u8>> = match self.link.ask(set.clone().arg("GET")).await {
@@ -344,20 +339,20 @@ impl RedisStore {
             Err(StoreError::Malformed) => self.link.ask::<()>(&set).await.map(|()| None)?,
             earlier => earlier?,
         };
-        let found = match earlier.as_deref() {
-            None => Found::Nothing,
-            Some(run) if run == owner.run.as_bytes() => Found::Own,
-            Some(_) => Found::Others,
-        };
+        let kept = earlier.as_deref() == Some(owner.run.as_bytes());
+        let is_early = |held_at| since_boot().saturating_sub(held_at) < self.lease;
+        if earlier.is_none() && held_at.is_some_and(is_early) {
+            self.note_lost_lease();
+        }
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
-        if found != Found::Own || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
+        if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
             if let Some(note) = note() {
                 self.write_note(owner, &note).await?;
             }
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         }
-        Ok(found)
+        Ok(kept)
     }
 
     /// Says something of this node to the others.
