@@ -1,8 +1,6 @@
 //! The store loses records and nothing else: a clock that jumped has ended them, they were evicted, or somebody has deleted them. Their owner writes them
 //! again, no node says that they have ended, and what was wiped stays wiped.
 
-use std::time::Duration;
-
 use relay::vault::LEASE;
 use serde_json::json;
 use tests::api_client::Instance;
