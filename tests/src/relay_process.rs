@@ -258,6 +258,16 @@ impl RelayProcess {
         self.child.kill().await.map(drop)
     }
 
+    /// Has it stand still, its connections open.
+    pub fn freeze(&self) {
+        self.child.signal(Signal::STOP);
+    }
+
+    /// Lets it run on.
+    pub fn thaw(&self) {
+        self.child.signal(Signal::CONT);
+    }
+
     /// SIGTERM, and waits for the end of the drain.
     ///
     /// # Errors

@@ -60,7 +60,7 @@ impl Inner {
     async fn end_earlier_by_record(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
         let vault = &self.dependencies.vault;
         if vault.tombstones().look(earlier).is_none() {
-            match vault.load(earlier).await {
+            match self.load_or_seek(earlier).await {
                 Ok(Some(stored)) => {
                     if self.wipe_stored(stored, reason).await.is_ok() {
                         return;
@@ -69,7 +69,7 @@ impl Inner {
                 }
                 // Its name alone was left.
                 Ok(None) => {}
-                // The store may have it for this node.
+                // The store may have it for this node, or another node may write it again.
                 Err(_) => return self.end_earlier_unread(earlier, lookup, reason).await,
             }
         }

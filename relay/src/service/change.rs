@@ -38,7 +38,10 @@ impl Inner {
         change: Change,
     ) -> Result<View, ChangeError> {
         let _guard = self.changing.lock_key(id).await;
-        let status = self.look(id, proof).await?;
+        let status = match self.look(id, proof).await {
+            Err(AccessError::OwnerAway) => return Err(self.why_away(id).await.into()),
+            looked => looked?,
+        };
         let foreground = change.presence.map(|presence| presence == Presence::Foreground);
         let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
         let before = self.place_of(&status);
@@ -60,6 +63,18 @@ impl Inner {
             self.audit(act, &status);
         }
         Ok(view)
+    }
+
+    /// Why nobody can change an instance now that another node owns.
+    async fn why_away(&self, id: InstanceId) -> AccessError {
+        let vault = &self.dependencies.vault;
+        match vault.load(id).await {
+            Ok(Some(stored)) if !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(false) => {
+                self.silence_of(&stored.owner).await
+            }
+            Ok(_) => AccessError::OwnerAway,
+            Err(_) => AccessError::StoreAway,
+        }
     }
 
     /// Writes down what was done with an instance, where that is kept.
@@ -170,13 +185,21 @@ impl Inner {
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
         let Changed { sealed, lookup, lease, is_proven } = changed;
-        let put = async {
-            match is_proven {
-                true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
-                false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
-            }
+        let put = async || {
+            let put = async {
+                match is_proven {
+                    true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
+                    false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
+                }
+            };
+            self.timed(StoreOperation::Put, put).await
         };
-        match self.timed(StoreOperation::Put, put).await {
+        let placed = match put().await {
+            // Nobody has ended it: the store has lost it.
+            Err(StoreError::Gone) if self.write_again(id).await.map_err(|_| AccessError::StoreAway)? => put().await,
+            placed => placed,
+        };
+        match placed {
             // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {

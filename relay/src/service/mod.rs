@@ -42,6 +42,7 @@ mod hand_over;
 mod items;
 mod keyed_mutex;
 mod leavers;
+mod lost;
 pub mod nodes;
 mod operators;
 mod passed_on;
@@ -120,6 +121,8 @@ struct Inner {
     examinations: Semaphore,
     /// What other nodes were asked.
     questions: nodes::Questions,
+    /// What is sought at other nodes at once.
+    seeks: Arc<Semaphore>,
     /// To which nodes requests were passed on.
     passed_on: passed_on::PassedOn,
     /// The nodes that leave.
@@ -137,6 +140,7 @@ impl Service {
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
+            seeks: Arc::new(Semaphore::new(lost::SEEKS)),
             passed_on: passed_on::PassedOn::default(),
             leavers: leavers::Leavers::default(),
             hand_over: hand_over::HandOver::default(),

@@ -4,7 +4,7 @@
 //! app ── any node ── the record: is the secret right, whose is it? ── letter ── its owner ── letter ── any node ── app
 //! ```
 //!
-//! What is asked is the app's own request, opaque here: the owner does with it what it would have done had it come directly. What a
+//! What is asked is the app's own request, opaque here (but for what [`lost`](super::lost) asks): the owner does with it what it would have done had it come directly. What a
 //! SIP server asks of an address is asked of every node: no index says whose instances an address has.
 //!
 //! What nodes tell each other when one of them leaves has the form of a question, too (`leavers`).
@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::leavers::{self, HEARD_WITHIN};
+use super::lost::Question;
 use super::types::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request, Woken};
@@ -122,40 +123,34 @@ impl NodeService for Service {
         if is_here || it.dependencies.vault.tombstones().look(id).is_some() {
             return Ok(None);
         }
-        match it.dependencies.vault.load(id).await {
-            Err(_) => Err(AccessError::StoreAway),
-            Ok(None) => match it.who_wiped(id, Some(proof)).await {
-                // Its owner may not have written it again yet.
-                Err(AccessError::Unknown) if it.dependencies.vault.is_being_restored() => Err(AccessError::StoreAway),
-                told => told,
+        let stored = match it.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
+            Some(stored) => stored,
+            None => match it.who_wiped(id, Some(proof)).await {
+                Err(AccessError::Unknown) => it.seek(id).await?.ok_or(AccessError::Unknown)?,
+                told => return told,
             },
+        };
+        if stored.owned {
             // It is on its way here.
-            Ok(Some(stored)) if stored.owned => Ok(None),
-            Ok(Some(stored)) => match it.is_secret_of(&stored, proof) {
-                Some(true) => {
-                    it.passed_on.note(id, it.dependencies.vault.wipe_proof(id, proof), stored.owner.node());
-                    Ok(Some(stored.owner))
-                }
-                Some(false) => Err(AccessError::Forbidden),
-                None => Ok(None),
-            },
+            return Ok(None);
+        }
+        match it.is_secret_of(&stored, proof) {
+            Some(true) => {
+                it.passed_on.note(id, it.dependencies.vault.wipe_proof(id, proof), stored.owner.node());
+                Ok(Some(stored.owner))
+            }
+            Some(false) => Err(AccessError::Forbidden),
+            None => Ok(None),
         }
     }
 
     async fn ask_owner(&self, owner: &Owner, body: Body) -> Option<Body> {
-        let mut answer = None;
         let asked = async {
-            if self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds) {
-                let first = |body| {
-                    answer = Some(body);
-                    ControlFlow::Break(())
-                };
-                self.ask(owner, body, ANSWER_WAIT, first).await;
-            }
+            let holds = self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds);
+            if holds { self.0.ask_once(owner, body).await } else { None }
         };
         // Too late is as never.
-        let _ = timeout(ANSWER_WAIT, asked).await;
-        answer
+        timeout(ANSWER_WAIT, asked).await.ok().flatten()
     }
 
     fn leavers(&self) -> Vec<Owner> {
@@ -166,32 +161,8 @@ impl NodeService for Service {
         self.0.dependencies.vault.living_peers().await.ok()
     }
 
-    async fn ask(
-        &self,
-        node: &Owner,
-        body: Body,
-        within: Duration,
-        mut heard: impl FnMut(Body) -> ControlFlow<()> + Send,
-    ) {
-        let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
-        let questions = &self.0.questions;
-        questions.lock().insert(number, tell);
-        // Also when whoever asked has gone.
-        let _forgotten = Asked(questions, number);
-        let vault = &self.0.dependencies.vault;
-        let first = async {
-            let ask = Letter::Ask { number, from: vault.owner().clone(), body };
-            vault.write_letter(node, &ask).await.ok()?;
-            drop(ask);
-            answers.recv().await
-        };
-        let mut answer = timeout(within, first).await.ok().flatten();
-        while let Some(body) = answer {
-            answer = match heard(body) {
-                ControlFlow::Continue(()) => answers.recv().await,
-                ControlFlow::Break(()) => None,
-            };
-        }
+    async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {
+        self.0.ask_node(node, body, within, heard).await;
     }
 }
 
@@ -249,6 +220,15 @@ impl Service {
                     // It is never closed.
                     let Ok(permit) = at_once.clone().acquire_owned().await else { return };
                     let (it, answering) = (it.clone(), answering.clone());
+                    if let Some(question) = Question::read(&body) {
+                        tokio::spawn(async move {
+                            let body = it.answer_lost(question).await;
+                            // Who asked waits no longer than he has said.
+                            let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
+                            drop(permit);
+                        });
+                        continue;
+                    }
                     tokio::spawn(async move {
                         let (tell, mut told) = mpsc::unbounded_channel();
                         let written = async {
@@ -270,6 +250,52 @@ impl Service {
 }
 
 impl Inner {
+    /// Why an owner that lives has not answered: it is slow, or the store takes no letter for it.
+    pub(super) async fn silence_of(&self, owner: &Owner) -> AccessError {
+        // One that comes in vain costs it one look.
+        let told = self.dependencies.vault.write_letter(owner, &Letter::Ended).await;
+        told.map_or(AccessError::StoreAway, |()| AccessError::OwnerAway)
+    }
+
+    /// Asks a node, as [`NodeService::ask`] says.
+    async fn ask_node(
+        &self,
+        node: &Owner,
+        body: Body,
+        within: Duration,
+        mut heard: impl FnMut(Body) -> ControlFlow<()> + Send,
+    ) {
+        let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
+        self.questions.lock().insert(number, tell);
+        // Also when whoever asked has gone.
+        let _forgotten = Asked(&self.questions, number);
+        let vault = &self.dependencies.vault;
+        let first = async {
+            let ask = Letter::Ask { number, from: vault.owner().clone(), body };
+            vault.write_letter(node, &ask).await.ok()?;
+            drop(ask);
+            answers.recv().await
+        };
+        let mut answer = timeout(within, first).await.ok().flatten();
+        while let Some(body) = answer {
+            answer = match heard(body) {
+                ControlFlow::Continue(()) => answers.recv().await,
+                ControlFlow::Break(()) => None,
+            };
+        }
+    }
+
+    /// Asks a node for its first answer; `None`: it has none within [`ANSWER_WAIT`].
+    pub(super) async fn ask_once(&self, node: &Owner, body: Body) -> Option<Body> {
+        let mut answer = None;
+        let first = |body| {
+            answer = Some(body);
+            ControlFlow::Break(())
+        };
+        self.ask_node(node, body, ANSWER_WAIT, first).await;
+        answer
+    }
+
     /// The record of an instance that no shard here has, for who has shown its secret.
     pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
         let stored = self.record_elsewhere(id).await?;

@@ -99,10 +99,19 @@ impl OperatorService for Service {
         }
         match vault.load(id).await {
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
-            Ok(None) => self.0.who_wiped(id, None).await.map_err(|error| match error {
-                AccessError::StoreAway => OperatorError::StoreAway,
-                _ => OperatorError::Unknown,
-            }),
+            Ok(None) => {
+                let whose = match self.0.who_wiped(id, None).await {
+                    Err(AccessError::Unknown) => self.0.seek(id).await.and_then(|found| {
+                        let found = found.ok_or(AccessError::Unknown)?;
+                        Ok(Some(found.owner).filter(|_| !found.owned))
+                    }),
+                    told => told,
+                };
+                whose.map_err(|error| match error {
+                    AccessError::StoreAway | AccessError::OwnerAway => OperatorError::StoreAway,
+                    AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
+                })
+            }
             Err(StoreError::Malformed) => Ok(None),
             Err(_) => Err(OperatorError::StoreAway),
         }

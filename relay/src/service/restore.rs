@@ -13,9 +13,12 @@
 //! Each looks twice, at once and a [lease](crate::vault::LEASE) later, when all have noticed and written. Until then nothing is claimed, for what came back
 //! names owners that are dead, or that have handed over since; and a call for what is not here waits.
 //!
+//! A single record may be missing in a store that has lost nothing else, for it has evicted it, or an operator has deleted it: [`lost`](super::lost) finds out,
+//! and has it written again.
+//!
 //! Invariant: only the owner writes a record again, with the fence that it was given: of two that believe to own it the later one stays.
 //! What was wiped does not come back: what this node has wiped has a tombstone and is erased again, both times; what another one ended
-//! meanwhile is erased again when that is known.
+//! meanwhile is erased again when that is known: whoever writes something again asks every other node before and after, and one that has wiped it erases it once more.
 
 use std::sync::Arc;
 
@@ -23,9 +26,10 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::lost::{Heard, LETTER_MAX};
 use super::resume::AT_ONCE;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
-use crate::clock::shared_now;
+use crate::clock::{confirmed_now, shared_now};
 use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
@@ -37,7 +41,24 @@ const HEARD_WITHIN_S: u64 = 600;
 /// How long ago, in seconds, an instance was enabled at the most that the store took for the only one of its device because it had lost the other.
 const JUST_NOW_S: u64 = 60;
 
+/// What the store has lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// This record may be the only one.
+    Alone,
+    /// More, and perhaps all; it may have come back as it was before.
+    WithOthers,
+}
+
+/// What became of those that were looked up.
+#[derive(Default)]
+pub(super) struct Tally {
+    written: Vec<InstanceId>,
+    let_go: usize,
+}
+
 /// What became of one instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Restored {
     /// The store has it as it is here.
     Found,
@@ -56,7 +77,16 @@ impl Inner {
     pub(super) async fn restore_all(self: Arc<Self>) -> bool {
         let owned: Vec<(InstanceId, Fence)> =
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
-        let (mut written, mut let_go) = (Vec::new(), 0);
+        let mut tally = Tally::default();
+        for some in owned.chunks(LETTER_MAX) {
+            let ids: Vec<InstanceId> = some.iter().map(|(id, _)| *id).collect();
+            let (wiped, heard) = self.wiped_elsewhere(&ids).await;
+            self.let_go_of_wiped(&wiped).await;
+            // One that goes on being silent holds up nobody for longer; it is asked once more by the last look.
+            if heard == Heard::NotAll && self.dependencies.vault.is_being_restored() {
+                return false;
+            }
+        }
         for some in owned.chunks(AT_ONCE) {
             if self.is_leaving() {
                 return true;
@@ -64,44 +94,81 @@ impl Inner {
             let mut under_way = JoinSet::new();
             for (id, _) in some.iter().copied() {
                 let it = self.clone();
-                under_way.spawn(async move { (id, it.restore(id).await) });
+                under_way.spawn(async move {
+                    let _guard = it.changing.lock_key(id).await;
+                    (id, it.restore(id, Loss::WithOthers).await)
+                });
             }
             while let Some(Ok((id, restored))) = under_way.join_next().await {
                 match restored {
-                    Ok(Restored::Written) => written.push(id),
-                    Ok(Restored::LetGo) => let_go += 1,
-                    Ok(Restored::Found | Restored::NotHere | Restored::Refused) => {}
+                    Ok(restored) => tally.note(id, restored),
                     Err(_) => return false,
                 }
             }
         }
+        self.finish_restoring(owned.len(), tally).await
+    }
+
+    /// Writes one record again that the store may miss, and whose lock is held. Whether the store has it then, and it goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`], also while this node may own nothing any more.
+    pub(super) async fn write_again(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
+        let Inner { dependencies, .. } = &**self;
+        if dependencies.agent.is_doubtful() || self.is_leaving() {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
+        // Whoever erases what is another node's leaves word before, which may be lost as well.
+        self.let_go_of_ended().await;
+        let (wiped, heard) = self.wiped_elsewhere(&[id]).await;
+        self.let_go_of_wiped(&wiped).await;
+        if heard == Heard::NotAll {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
+        let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };
+        let (restored, mut tally) = (self.restore(id, loss).await?, Tally::default());
+        tally.note(id, restored);
+        if !self.finish_restoring(1, tally).await {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
+        Ok(matches!(restored, Restored::Found | Restored::Written) && self.is_here(id).await.is_some())
+    }
+
+    /// Makes sure that nothing was written again that has ended. Whether the store answered.
+    async fn finish_restoring(self: &Arc<Self>, looked_up: usize, tally: Tally) -> bool {
+        let Tally { written, let_go } = tally;
         if !written.is_empty() || let_go > 0 {
             tracing::warn!(
                 event = "records-restored",
-                instances = owned.len(),
+                instances = looked_up,
                 written = written.len(),
                 let_go,
                 "the store had lost records; they are written again"
             );
         }
         self.let_go_of_ended().await;
+        for some in written.chunks(LETTER_MAX) {
+            // What was wiped meanwhile. Who is silent is asked with the next pass, or was so before.
+            let (wiped, _) = self.wiped_elsewhere(some).await;
+            self.let_go_of_wiped(&wiped).await;
+        }
         self.erase_ended(&written).await
     }
 
     /// Erases again what this node has wiped, as far as the store may have it again; `lately`: what another node may still have.
     pub(super) fn erase_wiped_again(&self, lately: bool) {
-        let since = if lately { shared_now().saturating_sub(HEARD_WITHIN_S) } else { 0 };
+        // A clock that has jumped ahead makes nothing old.
+        let since = if lately { shared_now().min(confirmed_now()).saturating_sub(HEARD_WITHIN_S) } else { 0 };
         for (id, lookup) in self.dependencies.vault.tombstones().erased_since(since) {
             self.dependencies.agent.erase(id, lookup);
         }
     }
 
-    /// Compares what the store has of an instance with what is here.
-    async fn restore(self: &Arc<Self>, id: InstanceId) -> Result<Restored, StoreError> {
-        // What is here is in the store, or is not yet to be.
-        let _guard = self.changing.lock_key(id).await;
+    /// Compares what the store has of an instance with what is here. Its lock is held: what is here is in the store, or is not yet to be.
+    async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
         let vault = &self.dependencies.vault;
-        let Some(status) = self.is_here(id).await else { return Ok(Restored::NotHere) };
+        let status = self.is_here(id).await.filter(|status| status.expires_at > confirmed_now());
+        let Some(status) = status else { return Ok(Restored::NotHere) };
         let stored = match vault.load(id).await {
             Err(StoreError::Malformed) => None,
             stored => stored?,
@@ -119,9 +186,9 @@ impl Inner {
         let Ok((lookup, created_at, proven)) = facts else { return Ok(Restored::Refused) };
         let other = vault.find(&lookup).await?.filter(|other| *other != id);
         if let Some(other) = other
-            && self.is_newer(other, created_at).await?
+            && self.is_newer(other, created_at, loss).await?
         {
-            // The same device was set up again in the moment in which the store did not know of this one.
+            // The same device was set up again while the store did not know of this one.
             self.clone().replace(id, other, lookup);
             return Ok(Restored::NotHere);
         }
@@ -150,14 +217,14 @@ impl Inner {
     }
 
     /// An instance that is here, and goes on.
-    async fn is_here(&self, id: InstanceId) -> Option<InstanceStatus> {
+    pub(super) async fn is_here(&self, id: InstanceId) -> Option<InstanceStatus> {
         let status = self.look_as_relay(id).await.ok()?;
         (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().forbids(id).is_none())
             .then_some(status)
     }
 
-    /// Whether another instance was enabled just now, and later than this, and is proven.
-    async fn is_newer(&self, other: InstanceId, created_at: u64) -> Result<bool, StoreError> {
+    /// Whether another instance was enabled later than this, and is proven; where the store may have it from before, just now.
+    async fn is_newer(&self, other: InstanceId, created_at: u64, loss: Loss) -> Result<bool, StoreError> {
         let vault = &self.dependencies.vault;
         if vault.tombstones().forbids(other).is_some() {
             return Ok(false);
@@ -168,7 +235,10 @@ impl Inner {
             stored => stored?,
         };
         let Some(stored) = stored else { return Ok(false) };
-        let since = shared_now().saturating_sub(JUST_NOW_S).max(created_at);
+        let since = match loss {
+            Loss::Alone => created_at,
+            Loss::WithOthers => shared_now().saturating_sub(JUST_NOW_S).max(created_at),
+        };
         Ok(vault.open_lent(other, &stored.sealed, |record| record.proven && record.created_at > since).unwrap_or(false))
     }
 
@@ -188,5 +258,15 @@ impl Inner {
         })
         .await;
         !is_away
+    }
+}
+
+impl Tally {
+    fn note(&mut self, id: InstanceId, restored: Restored) {
+        match restored {
+            Restored::Written => self.written.push(id),
+            Restored::LetGo => self.let_go += 1,
+            Restored::Found | Restored::NotHere | Restored::Refused => {}
+        }
     }
 }

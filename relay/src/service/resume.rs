@@ -13,6 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Inner;
+use super::lost::Comparing;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
@@ -45,6 +46,7 @@ struct Keeping {
     /// How often it has lost something.
     losses: u64,
     restoring: Option<Restoring>,
+    comparing: Comparing,
     /// How many claims it has left to be ended.
     resuming: Option<JoinHandle<usize>>,
 }
@@ -56,7 +58,8 @@ enum Lapse {
     StoodStill,
     /// The store was away for a lease or longer.
     Away,
-    /// It was missing before its time: lost with others of the store's data, while nobody could take over what is this node's.
+    /// It was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its clock has
+    /// jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
     Early,
 }
 
@@ -111,6 +114,7 @@ impl super::Service {
                 }
                 it.let_go_of_ended().await;
                 keeping.restore(&it).await;
+                keeping.compare(&it).await;
                 keeping.resume(&it).await;
             }
             if held.is_ok() {
@@ -235,6 +239,14 @@ impl Keeping {
         restoring.under_way = Some(tokio::spawn(it.clone().restore_all()));
     }
 
+    /// Looks for what the store alone has lost, beside the renewals.
+    async fn compare(&mut self, it: &Arc<Inner>) {
+        // What is looked up as a whole needs no comparison.
+        if self.lapsed.is_none() && self.restoring.is_none() {
+            self.comparing.go_on(it).await;
+        }
+    }
+
     /// Takes over what nobody looks after, beside the renewals.
     async fn resume(&mut self, it: &Arc<Inner>) {
         if self.resuming.as_ref().is_some_and(|resuming| !resuming.is_finished()) {
@@ -353,8 +365,9 @@ impl Inner {
         self.look_up(&ids, |id, stored| match stored {
             Ok(Some(stored)) if stored.owned => found = true,
             Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => found = true,
-            Ok(Some(_)) | Err(StoreError::Malformed) => lost.push(id),
-            Ok(None) => missing.push(id),
+            Ok(Some(_)) => lost.push(id),
+            // What is no record is nobody's.
+            Ok(None) | Err(StoreError::Malformed) => missing.push(id),
             Err(_) => is_away = true,
         })
         .await;

@@ -58,16 +58,23 @@ impl Inner {
             Denied::Forbidden => AccessError::Forbidden,
             // It was wiped; what a store still holds that is away does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
-            Denied::Unknown => match self.dependencies.vault.load(id).await {
-                Ok(None) if self.dependencies.vault.is_being_restored() => AccessError::StoreAway,
+            Denied::Unknown => match self.load_or_seek(id).await {
                 Ok(None) => AccessError::Unknown,
                 // One that does not open here says nothing of a secret.
                 Ok(Some(stored)) => match proof.into().map(|proof| self.is_secret_of(&stored, proof)) {
                     Some(Some(false)) => AccessError::Forbidden,
                     None | Some(None | Some(true)) => AccessError::OwnerAway,
                 },
-                Err(_) => AccessError::StoreAway,
+                Err(error) => error,
             },
+        }
+    }
+
+    /// What the store has of an instance, or another node that writes it again.
+    pub(super) async fn load_or_seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
+        match self.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
+            None => self.seek(id).await,
+            stored => Ok(stored),
         }
     }
 

@@ -176,8 +176,8 @@ impl Inner {
             Some(None) => return Err(AccessError::OwnerAway),
         }
         if !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
-            // It is only slow: it knows more, and is to be asked again.
-            return Err(AccessError::OwnerAway);
+            // It knows more, and is to be asked again.
+            return Err(self.silence_of(&stored.owner).await);
         }
         self.wipe_stored(stored, reason).await
     }

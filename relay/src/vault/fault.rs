@@ -18,7 +18,7 @@ pub enum StoreFault {
     Unreadable,
     /// It throws keys away when its memory is full; this is its policy.
     #[error(
-        "Redis evicts keys when its memory is full (maxmemory-policy {0}): an account that is evicted is lost with the next restart of a relay, and so are its calls"
+        "Redis evicts keys when its memory is full (maxmemory-policy {0}): an account that is evicted is unknown to the other nodes, and lost with its node if that dies before it has written it again (within half an hour)"
     )]
     Evicts(Box<str>),
     /// The relay's user may not use this command.

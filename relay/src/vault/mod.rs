@@ -371,6 +371,18 @@ impl Vault {
         }
     }
 
+    /// Whether there is no record of an instance, of whatever owner; costs the store less than to load it. A store in memory loses nothing, and
+    /// misses nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn misses(&self, id: InstanceId) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(false),
+            Store::Redis(redis) => redis.has(id).await.map(|has| !has),
+        }
+    }
+
     /// One record as it is stored.
     ///
     /// # Errors
@@ -495,7 +507,10 @@ impl Vault {
         let asked_at = since_boot();
         let kept = match &self.0.store {
             Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
-            Store::Redis(redis) => redis.hold_lease(&self.0.owner, || self.sealed_note()).await?,
+            Store::Redis(redis) => {
+                let held_at = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+                redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
+            }
         };
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
         Ok(match earlier {
@@ -515,6 +530,17 @@ impl Vault {
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.living_peers(&self.0.owner)),
             Store::Redis(redis) => redis.living_peers(&self.0.owner).await,
+        }
+    }
+
+    /// The other nodes that there may be, each with the run that has its lease, where one has. A store in memory loses nothing of theirs, and names none.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn peers(&self) -> Result<Vec<Option<Owner>>, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(Vec::new()),
+            Store::Redis(redis) => redis.peers(&self.0.owner).await,
         }
     }
 

@@ -170,6 +170,9 @@ impl StoreError {
             "READONLY" | "NOREPLICAS" | "MISCONF" => "the store takes no writes (READONLY, NOREPLICAS or MISCONF)",
             "NOAUTH" | "WRONGPASS" | "AUTH" => "the store refuses the relay's password",
             "NOPERM" => "the store refuses what the relay needs (NOPERM)",
+            "BUSY" => "the store is busy with a script that takes too long (BUSY)",
+            "MAXCLIENTS" => "the store takes no further connection (maxclients)",
+            "MOVED" | "ASK" => "the store is a Cluster, and store.url names one Redis (MOVED or ASK)",
             "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "the store is not ready",
             _ => "the store refuses; the log has its word",
         }
@@ -188,7 +191,7 @@ pub enum AwayReason {
     /// TLS with it fails.
     #[error("TLS fails: {0}")]
     Tls(TlsFault),
-    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`.
+    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one.
     #[error("it refused with {0}")]
     Refused(Box<str>),
     /// It may write to a disk, and the operator wants none that does.

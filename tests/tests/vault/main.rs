@@ -255,6 +255,8 @@ conformance! {
     a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store,
     what_a_node_says_of_itself_is_believed_from_the_node_alone,
     a_renewal_that_is_carried_out_late_does_not_hide_that_the_lease_had_run_out,
+    a_lease_that_is_missing_before_its_time_is_a_loss_and_one_that_another_run_has_is_none,
+    a_lease_that_a_clock_set_back_makes_last_is_no_sign_of_life,
     an_erasure_that_the_store_has_lost_is_noticed_also_by_a_run_that_has_written_nothing_else,
     an_odd_value_keeps_nobody_else_from_anything,
     an_odd_value_under_a_name_of_ones_own_gives_way,

@@ -113,6 +113,31 @@ pub async fn a_renewal_that_is_carried_out_late_does_not_hide_that_the_lease_had
     assert_eq!(a.hold_lease().await, Ok(Lease::Held));
 }
 
+pub async fn a_lease_that_is_missing_before_its_time_is_a_loss_and_one_that_another_run_has_is_none(bench: &Bench) {
+    let (a, redis, lease) = (bench.node("a"), bench.server(), "sipwake:lease:a");
+    a.hold_lease().await.expect("leased");
+    redis.ask::<()>(redis::cmd("SET").arg(lease).arg("another").arg("PX").arg(60_000));
+    assert_eq!((a.hold_lease().await, a.losses(false).await), (Ok(Lease::Lapsed), Ok(0)));
+    until("the lease to run out", async || !redis.ask::<bool>(redis::cmd("EXISTS").arg(lease))).await;
+    assert_eq!((a.hold_lease().await, a.losses(false).await), (Ok(Lease::Lapsed), Ok(0)), "in its time");
+    until("a loss", async || {
+        // A machine that stands still for a lease has missed its time.
+        redis.ask::<()>(redis::cmd("DEL").arg(lease));
+        assert_eq!(a.hold_lease().await, Ok(Lease::Lapsed));
+        a.losses(false).await == Ok(1)
+    })
+    .await;
+    assert!(a.is_being_restored());
+}
+
+pub async fn a_lease_that_a_clock_set_back_makes_last_is_no_sign_of_life(bench: &Bench) {
+    let (a, b, redis) = (bench.node("a"), bench.node("b"), bench.server());
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    redis.ask::<()>(redis::cmd("PEXPIRE").arg("sipwake:lease:a").arg(7_200_000));
+    assert_eq!(claim_until(&b, 1).await, [id(1)]);
+}
+
 pub async fn a_loss_is_noticed_that_later_writes_have_made_up_and_nothing_is_claimed_at_first(bench: &Bench) {
     if bench.is_cluster() {
         return;

@@ -17,7 +17,8 @@
 //! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before. A
 //! node is believed dead when it released its lease, or when its lease has been missing for longer than a renewal and this
 //! node's connection has not broken for a whole lease: for a Redis that comes back empty, or after a pause, or that somebody has
-//! flushed, has lost the leases of nodes that live, and they renew them meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
+//! flushed, has lost the leases of nodes that live, and they renew them meanwhile. A lease that would last longer than one, because the store's clock was set back, is cut
+//! to one: whoever lives renews it meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -281,6 +282,7 @@ impl Round {
     async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
         let lease = store.lease_of(node).await?;
         if lease.is_some() {
+            store.cut_lease(node).await?;
             self.missing_since.remove(node);
         }
         let is_dead = match lease.as_deref() {

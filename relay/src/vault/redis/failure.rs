@@ -58,7 +58,7 @@ impl Failure {
                 return Self { broken: error.kind() == ErrorKind::Parse, ..Self::unasked(StoreError::Malformed) };
             }
             ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
-                AwayReason::Refused(error.code().unwrap_or("AUTH").into())
+                AwayReason::Refused(code_of(error).into())
             }
             _ => tls_fault(error).map_or(AwayReason::Unreachable, AwayReason::Tls),
         };
@@ -81,6 +81,13 @@ impl Failure {
             _ => 2,
         }
     }
+}
+
+/// The code of a refusal.
+fn code_of(error: &RedisError) -> &str {
+    // It has none of its own, and says nothing of the command.
+    let is_full = error.detail().is_some_and(|detail| detail.contains("max number of clients"));
+    if is_full { "MAXCLIENTS" } else { error.code().unwrap_or("AUTH") }
 }
 
 /// What is the matter with TLS, where that is what has failed.

@@ -27,6 +27,17 @@ impl RedisStore {
         self.text_at(&lease_key(node)).await
     }
 
+    /// Has a node's lease last no longer than one from now on.
+    pub(super) async fn cut_lease(&self, node: &str) -> Result<(), StoreError> {
+        let lease = i64::try_from(millis(self.lease)).unwrap_or(i64::MAX);
+        // Less than nothing: it has no end, or is gone.
+        let left: i64 = self.link.ask(::redis::cmd("PTTL").arg(lease_key(node))).await?;
+        match (0..=lease).contains(&left) {
+            true => Ok(()),
+            false => self.link.ask(::redis::cmd("PEXPIRE").arg(lease_key(node)).arg(lease)).await,
+        }
+    }
+
     /// The run of a node that holds its lease.
     pub(super) async fn run_of(&self, node: &str) -> Result<Option<String>, StoreError> {
         Ok(self.lease_of(node).await?.filter(|run| run != RELEASED))

@@ -11,16 +11,20 @@
 //! | the next mark, likewise: it may catch up before anybody asks | something is written |
 //! | the connection, which is another one than that of the write | a mark follows its write: the write may be lost, and no mark before it |
 //! | the store's refusal of a mark, for want of memory say | a mark follows an erasure |
+//! | this node's lease, which is missing before its time | it is renewed |
+//! | the store's clock, which has gone further ahead than time has | with the mark |
+//!
+//! The last two are no loss of what came last: a clock that jumps ahead ends whatever has a TTL, and a store that evicts takes what it likes. Both leave the mark.
 //!
 //! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it was away.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::scripts::SCRIPTS;
 use super::{INDEX_TTL, RedisStore, millis};
-use crate::clock;
+use crate::clock::{self, since_boot};
 use crate::vault::store::{Owner, StoreError};
 
 /// What this run knows of its marks.
@@ -34,6 +38,8 @@ pub(super) struct Marked {
     losses: AtomicU64,
     /// When it was noticed last that the store is not what it was.
     lost_at: Mutex<Option<Instant>>,
+    /// How far the store's clock is ahead of the time since boot, at the most, as it was heard last.
+    ahead: Mutex<Option<Duration>>,
 }
 
 impl Marked {
@@ -41,6 +47,14 @@ impl Marked {
     fn note_loss(&self) {
         *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         self.is_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// The store's clock said this, after it was asked at one time since boot and before it answered at the other. Whether it has gone further ahead than
+    /// time has since it was heard last, by more than `most`.
+    fn has_jumped(&self, said: Duration, asked_at: Duration, answered_at: Duration, most: Duration) -> bool {
+        let at_most = said.saturating_sub(asked_at);
+        let earlier = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).replace(at_most);
+        earlier.is_some_and(|earlier| said.saturating_sub(answered_at) > earlier + most)
     }
 
     /// What was written last may be lost; what is in the store is as it was.
@@ -69,22 +83,13 @@ impl RedisStore {
     /// How often this run has noticed that something may be missing that was not wiped. `was_away`: the store did not answer for a while.
     pub async fn losses(&self, owner: &Owner, was_away: bool) -> Result<u64, StoreError> {
         let marked = &self.marked;
-        let last = marked.last.load(Ordering::Relaxed);
         if self.link.is_cluster() {
             if was_away {
                 marked.note_loss();
             }
-        } else if last == 0 {
-            // What an earlier run has erased may come back, too.
-            self.mark(owner, self.link.open_generation().await?).await?;
         } else {
-            let mark = self.text_at(&mark_key(owner)).await?;
-            let mark = mark.and_then(|mark| mark.parse().ok()).unwrap_or(0);
-            if mark < last {
-                // From here on the store begins anew.
-                marked.last.store(mark, Ordering::Relaxed);
-                marked.note_loss();
-            }
+            self.look_at_mark(owner).await?;
+            self.look_at_clock().await?;
         }
         if marked.is_lost.load(Ordering::Relaxed) {
             self.mark(owner, self.link.generation()).await?;
@@ -93,6 +98,38 @@ impl RedisStore {
             marked.losses.fetch_add(1, Ordering::Relaxed);
         }
         Ok(marked.losses.load(Ordering::Relaxed))
+    }
+
+    async fn look_at_mark(&self, owner: &Owner) -> Result<(), StoreError> {
+        let marked = &self.marked;
+        let last = marked.last.load(Ordering::Relaxed);
+        if last == 0 {
+            // What an earlier run has erased may come back, too.
+            return self.mark(owner, self.link.open_generation().await?).await;
+        }
+        let mark = self.text_at(&mark_key(owner)).await?;
+        let mark = mark.and_then(|mark| mark.parse().ok()).unwrap_or(0);
+        if mark < last {
+            // From here on the store begins anew.
+            marked.last.store(mark, Ordering::Relaxed);
+            marked.note_loss();
+        }
+        Ok(())
+    }
+
+    /// Beside the lease, which tells nothing of what a jump has ended where this node was away for as long as a lease.
+    async fn look_at_clock(&self) -> Result<(), StoreError> {
+        let asked_at = since_boot();
+        let said = Duration::from_millis(self.time_ms().await?);
+        if self.marked.has_jumped(said, asked_at, since_boot(), self.lease) {
+            self.marked.note_loss();
+        }
+        Ok(())
+    }
+
+    /// This node's lease was missing before its time.
+    pub fn note_lost_lease(&self) {
+        self.marked.note_loss();
     }
 
     /// Whether something was lost so lately that its owners may not have written it again yet.
@@ -104,4 +141,25 @@ impl RedisStore {
 
 fn mark_key(run: &Owner) -> String {
     format!("sipwake:mark:{run}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_further_ahead_than_time_has_jumped_and_a_slow_answer_is_no_jump() {
+        let (marked, lease) = (Marked::default(), Duration::from_secs(4));
+        let said = |unix_s: u64, asked_s, answered_s| {
+            let [said, asked, answered] = [unix_s, asked_s, answered_s].map(Duration::from_secs);
+            marked.has_jumped(said, asked, answered, lease)
+        };
+        assert!(!said(1_000_000, 10, 10), "the first");
+        assert!(!said(1_000_600, 605, 611), "it has gone on meanwhile");
+        assert!(!said(1_000_605, 616, 616), "slow");
+        assert!(said(1_468_606, 617, 617), "130 hours");
+        assert!(!said(1_468_607, 618, 618), "once");
+        assert!(!said(1_000_608, 619, 619), "back");
+        assert!(!said(1_000_612, 620, 620), "three seconds");
+    }
 }

@@ -47,10 +47,10 @@ use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
 use super::wanted::Wanted;
-use crate::clock;
+use crate::clock::{self, since_boot};
 use claim::Claims;
 use client::RedisClient;
-use hints::text;
+use hints::{or_none, text};
 use link::Link;
 use marks::Marked;
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
@@ -210,11 +210,15 @@ impl RedisStore {
         let Some(id) = found.as_deref().and_then(InstanceId::parse) else {
             return Ok(None);
         };
+        // One that has no record may have lost it, and is replaced all the same by whatever takes the lookup.
         let exists: bool = self.link.ask(::redis::cmd("EXISTS").arg(record_key(id))).await?;
-        if !exists {
-            self.unpoint(lookup, id).await?;
-        }
         Ok(exists.then_some(id))
+    }
+
+    /// Whether there is a record; what is none, and lies in its place, does not count.
+    pub async fn has(&self, id: InstanceId) -> Result<bool, StoreError> {
+        let owner = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
+        or_none::<Vec<u8>>(owner).map(|owner| owner.is_some())
     }
 
     pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
@@ -320,8 +324,14 @@ impl RedisStore {
         }
     }
 
-    /// True when this run held it until now. `note`: what the node says of itself, asked for when it is written.
-    pub async fn hold_lease(&self, owner: &Owner, note: impl FnOnce() -> Option<Sealed>) -> Result<bool, StoreError> {
+    /// True when this run held it until now. `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it
+    /// is written.
+    pub async fn hold_lease(
+        &self,
+        owner: &Owner,
+        held_at: Option<Duration>,
+        note: impl FnOnce() -> Option<Sealed>,
+    ) -> Result<bool, StoreError> {
         let mut set = ::redis::cmd("SET");
         set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease));
         let earlier: Option<Vec<u8>> = match self.link.ask(set.clone().arg("GET")).await {
@@ -330,6 +340,10 @@ impl RedisStore {
             earlier => earlier?,
         };
         let kept = earlier.as_deref() == Some(owner.run.as_bytes());
+        let is_early = |held_at| since_boot().saturating_sub(held_at) < self.lease;
+        if earlier.is_none() && held_at.is_some_and(is_early) {
+            self.note_lost_lease();
+        }
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
@@ -366,13 +380,17 @@ impl RedisStore {
     }
 
     pub async fn living_peers(&self, owner: &Owner) -> Result<Vec<Owner>, StoreError> {
+        Ok(self.peers(owner).await?.into_iter().flatten().collect())
+    }
+
+    pub async fn peers(&self, owner: &Owner) -> Result<Vec<Option<Owner>>, StoreError> {
         let nodes = self.nodes().await?;
-        let mut living = Vec::new();
+        let mut peers = Vec::new();
         for node in nodes.iter().filter(|node| **node != *owner.node) {
             let run = self.run_of(node).await?;
-            living.extend(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
+            peers.push(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
         }
-        Ok(living)
+        Ok(peers)
     }
 
     pub async fn unclaimed_nodes(&self, owner: &Owner) -> Result<Vec<Box<str>>, StoreError> {

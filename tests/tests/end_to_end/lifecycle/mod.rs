@@ -22,6 +22,7 @@ mod keyrings;
 mod lease;
 mod leaving;
 mod logs;
+mod lost_records;
 mod nodes;
 mod on_their_way;
 mod outages;

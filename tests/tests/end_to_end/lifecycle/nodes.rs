@@ -138,14 +138,22 @@ async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outc
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }
 
+/// The id of an instance that never was.
+fn invented(id: &str) -> String {
+    let last = if id.ends_with('a') { 'b' } else { 'a' };
+    format!("{}{last}", &id[..id.len() - 1])
+}
+
 #[tokio::test]
 async fn what_a_node_does_not_know_costs_it_one_look_up_in_the_store() -> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes(&redis).await?;
     let instance = world.enable().await?;
     let there = other.api();
-    let unknown = Instance { id: world.enable_android().await?.id, ..instance.clone() };
-    redis.ask::<()>(redis::cmd("DEL").arg(format!("sipwake:i:{{{}}}", unknown.id)));
+    let gone = world.enable_android().await?;
+    // Each node but that one hears of it for the first time.
+    world.disable(&gone).await?;
+    let unknown = Instance { id: invented(&gone.id), ..instance.clone() };
     let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
     let look_ups = || -> u64 {
         let stats: String = redis.ask(redis::cmd("INFO").arg("commandstats"));
@@ -275,7 +283,7 @@ async fn the_rights_that_the_operators_page_names_are_enough_for_everything_and_
 }
 
 #[tokio::test]
-async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_not_there_is_not_there() -> Outcome {
+async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_nobody_says_that_there_is_nothing() -> Outcome {
     let (world, _redis) = World::on_redis(|_| {}).await?;
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
@@ -285,11 +293,11 @@ async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_what_is_
     let instance = world.enable().await?;
     let answer = other.api().read(&instance).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());
-    for (relay, id, status) in [
-        (&other, instance.id.as_str(), 503),
-        (&other, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
-        (&world.relay, "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404),
-    ] {
+    let invented = "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa";
+    // Neither can ask the other whether it has what the store has not.
+    for (relay, id, status) in
+        [(&other, instance.id.as_str(), 503), (&other, invented, 503), (&world.relay, invented, 503)]
+    {
         let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), relay.setup().operator_token.as_str());
         let wiped = relay.operator().json("POST", &path, Some(token), None).await?;
         assert_eq!(wiped.status, status, "{id}: {}", wiped.text());

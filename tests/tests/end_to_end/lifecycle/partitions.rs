@@ -10,7 +10,7 @@ use tests::world::World;
 use super::Outcome;
 
 /// A world whose node reaches the store through a door, and a second node that needs none.
-async fn two_nodes(redis: &RedisServer) -> Result<(World, RelayProcess, Gate), Missed> {
+pub(super) async fn two_nodes_and_a_gate(redis: &RedisServer) -> Result<(World, RelayProcess, Gate), Missed> {
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     let store = format!("redis://{}", gate.address());
@@ -33,7 +33,7 @@ async fn await_registered(world: &World, relay: &RelayProcess, count: f64) -> Ou
 #[tokio::test]
 async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wiped_meanwhile() -> Outcome {
     let redis = RedisServer::start();
-    let (world, other, mut gate) = two_nodes(&redis).await?;
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
     let instance = world.enable().await?;
     gate.close();
     await_registered(&world, &other, 1.0).await?;
@@ -52,7 +52,7 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
 #[tokio::test]
 async fn a_node_that_was_cut_off_writes_again_what_the_store_has_lost_meanwhile() -> Outcome {
     let redis = RedisServer::start();
-    let (world, other, mut gate) = two_nodes(&redis).await?;
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
     let (one, two) = (world.enable().await?, world.enable_other().await?);
     let kept = redis.instance_keys().len();
     gate.close();

@@ -1,0 +1,247 @@
+//! A record that the store alone has lost, while its owner has it: it was evicted, deleted, or ended by a clock that jumped. The store has lost nothing else, so
+//! nothing tells of it but a comparison.
+//!
+//! | who | compares | and then |
+//! | --- | --- | --- |
+//! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of what it owns with the store | writes again what is missing |
+//! | the owner, when a change finds no record | that one | likewise |
+//! | another node, before it says that there is no such instance | asks every node that lives | the one that has it writes it again |
+//!
+//! ```text
+//! node that is asked ── the store: has it lost something just now? ── each node that lives: SEEK ──┬── has it ─────── written again, and looked up again
+//!                                                                                               ├── none has it ── there is none
+//!                                                                                               └── one is silent ── 503: nobody can say
+//! owner ── each node that lives: HAVE ── which of these have you wiped? ──┬── none ── written again ── HAVE
+//!                                                                        └── some ── let go of; that node has erased them once more
+//! ```
+//!
+//! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some.
+//!
+//! Invariant: what is asked here names instances alone, and its answer tells whether one is there to nobody but another node: who asked it still shows the
+//! instance's secret. Nodes that know neither question answer nothing to it, and count as having nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout_at};
+use zeroize::Zeroizing;
+
+use super::Inner;
+use super::types::AccessError;
+use crate::agent::request::{EndKind, Principal, Request};
+use crate::vault::{RENEWAL, Stored};
+
+/// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
+/// few go round within seconds.
+const COMPARED_WITHIN: Duration = Duration::from_mins(30);
+/// How long the nodes may take to say whether one has it; then nobody can say.
+const SEEK_WAIT: Duration = Duration::from_secs(2);
+/// What is sought at once; whoever asks for more is told that nobody can say.
+pub(super) const SEEKS: usize = 32;
+/// For how long each takes its place at least: what is invented costs the other nodes no more than 128 questions a second.
+const SEEK_PACE: Duration = Duration::from_millis(250);
+/// Instances that one letter names.
+pub(super) const LETTER_MAX: usize = 1_000;
+
+const SEEK: &[u8] = b"SEEK";
+const HAVE: &[u8] = b"HAVE";
+/// The answer of a node that has it.
+const HERE: &[u8] = b"here";
+const NOT_HERE: &[u8] = b"none";
+
+/// What a node asks of another one here.
+pub(super) enum Question {
+    /// The store has nothing of this instance: whoever has it writes it again.
+    Seek(InstanceId),
+    /// The writer has these: whoever has wiped some erases them, and says which.
+    Have(Vec<InstanceId>),
+}
+
+/// Whether all nodes that live have answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    All,
+    NotAll,
+}
+
+/// How far a node is in comparing what it owns with the store.
+#[derive(Default)]
+pub(super) struct Comparing {
+    left: Vec<InstanceId>,
+    /// How many are compared at once.
+    share: usize,
+    under_way: Option<JoinHandle<()>>,
+}
+
+impl Question {
+    fn write(&self) -> Zeroizing<Vec<u8>> {
+        let (word, ids) = match self {
+            Self::Seek(id) => (SEEK, std::slice::from_ref(id)),
+            Self::Have(ids) => (HAVE, &**ids),
+        };
+        let mut body = word.to_vec();
+        body.extend(ids.iter().flat_map(|id| id.to_bytes()));
+        Zeroizing::new(body)
+    }
+
+    /// Reads what [`Self::write`] has written; `None` for a request of the API, which begins with its method and a space.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let (word, ids) = body.split_first_chunk::<4>()?;
+        let (ids, []) = ids.as_chunks::<16>() else { return None };
+        let ids: Vec<InstanceId> = ids.iter().map(|id| InstanceId::from_bytes(*id)).collect();
+        match (&word[..], &ids[..]) {
+            (SEEK, [id]) => Some(Self::Seek(*id)),
+            (HAVE, _) => Some(Self::Have(ids)),
+            _ => None,
+        }
+    }
+}
+
+impl Comparing {
+    /// Compares some more, beside the renewals.
+    pub(super) async fn go_on(&mut self, it: &Arc<Inner>) {
+        if self.under_way.as_ref().is_some_and(|under_way| !under_way.is_finished()) {
+            return;
+        }
+        if self.left.is_empty() {
+            let owned = it.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
+            self.left = owned.map(|(id, _)| id).collect();
+            let times = COMPARED_WITHIN.as_millis() / RENEWAL.as_millis();
+            self.share = self.left.len().div_ceil(usize::try_from(times).unwrap_or(usize::MAX));
+        }
+        let some = self.left.split_off(self.left.len().saturating_sub(self.share));
+        self.under_way = (!some.is_empty()).then(|| tokio::spawn(it.clone().compare(some)));
+    }
+}
+
+impl Inner {
+    /// Writes again what the store misses of these.
+    async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
+        let mut under_way = JoinSet::new();
+        for id in ids {
+            let it = self.clone();
+            under_way.spawn(async move {
+                if it.dependencies.vault.misses(id).await.unwrap_or(false) {
+                    let _guard = it.changing.lock_key(id).await;
+                    // A store that is away is asked again in the next round.
+                    let _ = it.write_again(id).await;
+                }
+            });
+        }
+        while under_way.join_next().await.is_some() {}
+    }
+
+    /// Looks for an instance of which the store has nothing, and its record when a node had it.
+    ///
+    /// # Errors
+    /// [`AccessError::StoreAway`] while those who have it may be about to write it again; [`AccessError::OwnerAway`] while a node that may have it says nothing, and when
+    /// too many are sought.
+    pub(super) async fn seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
+        let vault = &self.dependencies.vault;
+        // It may have been lost in this moment.
+        vault.losses(false).await.map_err(|_| AccessError::StoreAway)?;
+        if vault.is_being_restored() {
+            return Err(AccessError::StoreAway);
+        }
+        let peers = vault.peers().await.map_err(|_| AccessError::StoreAway)?;
+        if peers.is_empty() {
+            return Ok(None);
+        }
+        let permit = self.seeks.clone().try_acquire_owned().map_err(|_| AccessError::OwnerAway)?;
+        tokio::spawn(async move {
+            sleep(SEEK_PACE).await;
+            drop(permit);
+        });
+        let (until, mut is_silent) = (Instant::now() + SEEK_WAIT, false);
+        for peer in peers {
+            let answer = match peer {
+                Some(peer) => timeout_at(until, self.ask_once(&peer, Question::Seek(id).write())).await.ok().flatten(),
+                None => None,
+            };
+            match answer.as_deref().map(Vec::as_slice) {
+                Some(HERE) => {
+                    let found = vault.load(id).await.map_err(|_| AccessError::StoreAway)?;
+                    return found.map(Some).ok_or(AccessError::OwnerAway);
+                }
+                Some(_) => {}
+                None => is_silent = true,
+            }
+        }
+        if is_silent { Err(AccessError::OwnerAway) } else { Ok(None) }
+    }
+
+    /// Which of these, at most [`LETTER_MAX`], other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard.
+    pub(super) async fn wiped_elsewhere(&self, ids: &[InstanceId]) -> (Vec<InstanceId>, Heard) {
+        let Ok(peers) = self.dependencies.vault.living_peers().await else { return (Vec::new(), Heard::NotAll) };
+        let (until, mut wiped, mut heard) = (Instant::now() + SEEK_WAIT, Vec::new(), Heard::All);
+        for peer in peers.iter().filter(|_| !ids.is_empty()) {
+            let have = Question::Have(ids.to_vec()).write();
+            match timeout_at(until, self.ask_once(peer, have)).await.ok().flatten() {
+                Some(answer) => wiped.extend(answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id))),
+                None => heard = Heard::NotAll,
+            }
+        }
+        wiped.retain(|id| ids.contains(id));
+        (wiped, heard)
+    }
+
+    /// Has these let go of, which other nodes have wiped.
+    pub(super) async fn let_go_of_wiped(&self, wiped: &[InstanceId]) {
+        for id in wiped.iter().copied() {
+            tracing::warn!(event = "ended-elsewhere-unheard", instance = %id, "another node has wiped an instance, and this one had not heard of it; it lets go of it");
+            let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+            self.dependencies.agent.tell(id, end).await;
+        }
+    }
+
+    /// Answers another node.
+    pub(super) async fn answer_lost(self: &Arc<Self>, question: Question) -> Zeroizing<Vec<u8>> {
+        let answer = match question {
+            Question::Seek(id) => {
+                let _guard = self.changing.lock_key(id).await;
+                match self.is_here(id).await {
+                    Some(_) => {
+                        // Where that fails, whoever asks is told to ask again.
+                        let _ = self.write_again(id).await;
+                        HERE.to_vec()
+                    }
+                    None => NOT_HERE.to_vec(),
+                }
+            }
+            Question::Have(ids) => {
+                let vault = &self.dependencies.vault;
+                let mut wiped = Vec::new();
+                for (id, lookup) in ids.into_iter().filter_map(|id| Some((id, vault.tombstones().bars(id)?))) {
+                    self.dependencies.agent.erase(id, lookup);
+                    wiped.extend(id.to_bytes());
+                }
+                wiped
+            }
+        };
+        Zeroizing::new(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn a_question_reads_back_and_a_request_of_the_api_is_none() {
+        let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
+        let Some(Question::Seek(sought)) = Question::read(&Question::Seek(id(1)).write()) else { panic!("a question") };
+        assert_eq!(sought, id(1));
+        let many = vec![id(1), id(2)];
+        let Some(Question::Have(had)) = Question::read(&Question::Have(many.clone()).write()) else { panic!("news") };
+        assert_eq!(had, many);
+        for other in
+            [&b"GET /v1/instances/pi_1\n\n"[..], b"SEEK", b"HAVE1", b"", b"SEEK0123456789abcdef0123456789abcdef"]
+        {
+            assert!(Question::read(other).is_none(), "{other:?}");
+        }
+    }
+}

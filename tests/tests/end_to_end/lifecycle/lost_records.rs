@@ -1,0 +1,201 @@
+//! The store loses records and nothing else: a clock that jumped has ended them, they were evicted, or somebody has deleted them. Their owner writes them
+//! again, no node says that they have ended, and what was wiped stays wiped.
+
+use relay::vault::LEASE;
+use serde_json::json;
+use tests::api_client::Instance;
+use tests::board::Missed;
+use tests::redis_server::RedisServer;
+use tests::skewed_clock::SkewedClock;
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
+
+use super::Outcome;
+use super::nodes::two_nodes_with;
+use super::partitions::two_nodes_and_a_gate;
+
+const HOUR_S: i64 = 3_600;
+
+fn key(instance: &Instance) -> String {
+    format!("sipwake:i:{{{}}}", instance.id)
+}
+
+fn lose(redis: &RedisServer, instance: &Instance) {
+    assert_eq!(redis.ask::<u64>(redis::cmd("DEL").arg(key(instance))), 1);
+}
+
+async fn await_record(world: &World, redis: &RedisServer, instance: &Instance) -> Outcome {
+    world.until("the record again", || async { redis.keys().contains(&key(instance)).then_some(()) }).await
+}
+
+async fn await_empty(world: &World, redis: &RedisServer) -> Outcome {
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
+}
+
+#[tokio::test]
+async fn a_redis_whose_clock_jumps_ahead_ends_no_account_on_any_node_and_brings_none_back() -> Outcome {
+    let clock = SkewedClock::new();
+    let redis = RedisServer::start_by(&clock);
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let (here, wiped) = (world.enable().await?, world.enable_android().await?);
+    let there = other.api().enabled(&world.wish(OTHER_TOKEN)).await;
+    let there = there.map_err(|error| Missed::new("201", error.to_string()))?;
+    assert_eq!(other.api().disable(&wiped).await?.status, 200);
+    for ahead in [130 * HOUR_S, 0] {
+        clock.set(ahead);
+        if ahead > 0 {
+            world.relay.await_log("records-restored", SOON).await?;
+            other.await_log("records-restored", SOON).await?;
+        }
+        for instance in [&here, &there] {
+            await_record(&world, &redis, instance).await?;
+            for api in [&world.api, &other.api()] {
+                world
+                    .until("an instance that is read", || async {
+                        (api.read(instance).await.ok()?.status == 200).then_some(())
+                    })
+                    .await?;
+            }
+        }
+        assert_eq!(world.api.read(&wiped).await?.status, 404);
+    }
+    assert!(!redis.keys().contains(&key(&wiped)), "what was wiped does not come back");
+    for (api, instance) in [(&world.api, &here), (&other.api(), &there)] {
+        assert_eq!(api.disable(instance).await?.status, 200);
+    }
+    world.await_contacts(0).await?;
+    await_empty(&world, &redis).await
+}
+
+#[tokio::test]
+async fn what_is_lost_together_with_the_lease_goes_on_also_where_something_odd_lies_in_its_place() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let (lost, odd) = (world.enable().await?, world.enable_other().await?);
+    for instance in [&lost, &odd] {
+        lose(&redis, instance);
+    }
+    redis.ask::<()>(redis::cmd("SET").arg(key(&odd)).arg("x"));
+    let lease = redis.keys().into_iter().find(|key| key.starts_with("sipwake:lease:")).expect("a lease");
+    redis.ask::<u64>(redis::cmd("DEL").arg(lease));
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    for instance in [&lost, &odd] {
+        world
+            .until("the record again", || async {
+                let owner = redis.try_to_ask::<Option<String>>(redis::cmd("HGET").arg(key(instance)).arg("o"));
+                owner.ok().flatten().map(drop)
+            })
+            .await?;
+        assert_eq!(world.api.read(instance).await?.status, 200);
+    }
+    world.whole_call(&odd).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn a_record_that_the_store_alone_has_lost_is_written_again() -> Outcome {
+    let (world, redis, instance) = World::lent_on_redis().await?;
+    lose(&redis, &instance);
+    await_record(&world, &redis, &instance).await?;
+    lose(&redis, &instance);
+    // Its owner answers as if nothing had happened.
+    let changed = world.change(&instance, json!({"lifetime_s": 300_000})).await?;
+    assert_eq!(changed["instance"], json!(instance.id));
+    assert!(redis.keys().contains(&key(&instance)));
+    world.whole_call(&instance).await?;
+    world.disable(&instance).await?;
+    await_empty(&world, &redis).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn another_node_ends_what_the_store_has_lost_and_does_not_say_that_it_had_ended() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let there = other.api();
+    let instance = world.enable().await?;
+    for (method, rest) in [("GET", ""), ("GET", "/timeline"), ("GET", "/messages")] {
+        lose(&redis, &instance);
+        let answer = there.of(method, &instance, rest).await?;
+        assert_eq!(answer.status, 200, "{method} {rest}: {}", answer.text());
+        await_record(&world, &redis, &instance).await?;
+    }
+    lose(&redis, &instance);
+    let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
+    assert_eq!(there.disable(&stranger).await?.status, 401, "who has not its secret ends nothing");
+    await_record(&world, &redis, &instance).await?;
+    lose(&redis, &instance);
+    let receipt = there.disable(&instance).await?;
+    assert_eq!((receipt.status, &receipt.json()["unregistered"]), (200, &json!(true)), "{}", receipt.text());
+    world.await_contacts(0).await?;
+    assert_eq!(there.read(&instance).await?.status, 404);
+    await_empty(&world, &redis).await
+}
+
+#[tokio::test]
+async fn a_node_that_says_nothing_keeps_the_others_from_saying_that_there_is_no_such_instance() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let instance = world.enable().await?;
+    world.relay.freeze();
+    lose(&redis, &instance);
+    let answer = other.api().disable(&instance).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());
+    world.relay.thaw();
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_device_that_is_enabled_elsewhere_replaces_what_the_store_has_lost() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let earlier = world.enable().await?;
+    lose(&redis, &earlier);
+    let later = other.api().enabled(&world.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+    world.await_gone(&earlier).await?;
+    assert_eq!(world.await_contacts(1).await?.len(), 1);
+    assert_eq!(other.api().read(&later).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_with_a_loss() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+    let instance = world.enable().await?;
+    gate.close();
+    world
+        .until("the other node to have it", || async {
+            (other.metric("sipwake_instances{state=\"registered\"}").await? == 1.0).then_some(())
+        })
+        .await?;
+    let receipt = other.api().disable(&instance).await?;
+    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    other.await_log("store-lost-records", SOON).await?;
+    // That node has done with the loss when the other one comes back and notices it.
+    tokio::time::sleep(LEASE * 2).await;
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    world.await_gone(&instance).await?;
+    world.await_contacts(0).await?;
+    await_empty(&world, &redis).await?;
+    assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_told_because_the_store_is_full_is_not_said_to_be_taken_over() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let instance = world.enable().await?;
+    let full = |bytes: u64| redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes));
+    full(1);
+    let answer = other.api().disable(&instance).await?;
+    let change = other.api().change(&instance, &json!({"lifetime_s": 300_000})).await?;
+    full(0);
+    for answer in [answer, change] {
+        assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    }
+    world
+        .until("its end", || async { (other.api().disable(&instance).await.ok()?.status == 200).then_some(()) })
+        .await?;
+    await_empty(&world, &redis).await
+}
