@@ -2,7 +2,7 @@
 //!
 //! | a REGISTER | nobody is served by the flow | others are |
 //! | --- | --- | --- |
-//! | is left unanswered, and nothing else was heard | leave it | leave it |
+//! | is left unanswered, and nothing else was heard | leave it | leave it, unless others were [granted together](TOGETHER) with it |
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered another 5xx | – | – |
 //!
@@ -20,7 +20,7 @@
 //! less and less often while nobody is granted, but at once after going back to a better one that answers and registers nobody.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Link, Upstream};
 use crate::endpoint::core::Timer;
@@ -39,6 +39,8 @@ const REPLACED_MAX: usize = 8;
 /// Looks in vain after which they become no rarer.
 const VAIN_MAX: u32 = 6;
 
+/// A REGISTER that is sent within this time after another was granted has come together with it.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// So many of those that stand ask the next address at once after silence.
 const FIRST_ASKERS: usize = 4;
 
@@ -160,14 +162,17 @@ impl Upstream {
 }
 
 impl Endpoint {
-    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
+    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried; unless others were granted
+    /// just as it was sent, for then the server drops what is too much for it, and is asked more slowly.
     pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if upstream.heard_at.is_none_or(|at| at + within <= now) {
             upstream.fitness.fail(Failed::All);
             upstream.pace.begin_anew();
-            self.leave_address(now, id, binding, true);
+            if upstream.fitness.granted_at.is_none_or(|at| at + within + TOGETHER <= now) {
+                self.leave_address(now, id, binding, true);
+            }
         }
     }
 
@@ -190,19 +195,22 @@ impl Endpoint {
         if !matches!(status, 430 | 503) {
             return;
         }
-        upstream.pace.refuse(now);
-        upstream.recovery.refuse();
-        if !upstream.serves_somebody() {
-            upstream.fitness.fail(Failed::All);
-            return self.leave_address(now, id, binding, false);
-        }
         let is_proven = self.bindings.get(binding).is_some_and(|registration| registration.is_established());
         let counts = match upstream.transit_refs {
             _ if is_proven => PROVEN_COUNTS,
             0 => NEW_COUNTS,
             _ => 0,
         };
-        if upstream.fitness.refuse(binding, counts) {
+        let is_unfit = upstream.fitness.refuse(binding, counts);
+        if upstream.fitness.refused.len() > 1 {
+            upstream.pace.refuse(now);
+        }
+        upstream.recovery.refuse();
+        if !upstream.serves_somebody() {
+            upstream.fitness.fail(Failed::All);
+            return self.leave_address(now, id, binding, false);
+        }
+        if is_unfit {
             if upstream.fitness.granted_at.is_none_or(|at| at + outage <= now) {
                 upstream.fitness.fail(Failed::All);
             }

@@ -6,7 +6,7 @@
 //! | a SIP server | its pace |
 //! | --- | --- |
 //! | grants a registration | one more in a second, up to the policy |
-//! | refuses one with 503 or 430 | half of it, once in [`LOWERED_EACH`], but [`SLOWEST`] |
+//! | refuses two accounts with 503 or 430, and grants none between | half of it, once in [`LOWERED_EACH`], but [`SLOWEST`] |
 //! | is silent | [`SLOWEST`] |
 //!
 //! Invariant: whoever is not granted at once has a place, and keeps it, so that many who wait cost a timer each; what is sent
@@ -98,7 +98,7 @@ impl Pace {
         }
     }
 
-    /// It has refused one for its own sake.
+    /// It refuses more than one account.
     pub(super) fn refuse(&mut self, now: Instant) {
         if self.lowered_at.is_none_or(|at| at + LOWERED_EACH <= now) {
             self.lowered_at = Some(now);

@@ -3,7 +3,7 @@
 //! | a REGISTER is | so many of those that wait begin |
 //! | --- | --- |
 //! | granted, the first after others had failed | [`FEW`] |
-//! | granted | 2, and 1 once one was refused with 503 or 430 |
+//! | granted | 2, and 1 of the next [`CAREFUL_FOR`] after one was refused with 503 or 430 |
 //! | refused, or left unanswered | none |
 //!
 //! So a server that is well has all of them back after a few round trips, as fast as its pace allows, and one that can bear no more is asked no
@@ -21,8 +21,10 @@ use crate::id::{BindingId, UpstreamId};
 const FEW: usize = 4;
 /// How many by each further one.
 const MORE: usize = 2;
-/// How many by each once the server has refused again.
+/// How many by each of the next ones once the server has refused again.
 const CAREFUL: usize = 1;
+/// So many they are: a server that refuses no more than some accounts for good has the others back nearly as soon.
+const CAREFUL_FOR: u8 = 4;
 
 /// Those that may begin at one SIP server.
 #[derive(Debug, Default)]
@@ -30,8 +32,8 @@ pub(super) struct Recovery {
     waiting: VecDeque<BindingId>,
     /// The server had served nobody: also those that have failed more than once are among them.
     all: bool,
-    /// It has refused again.
-    refused: bool,
+    /// By so many grants one alone begins.
+    careful: u8,
 }
 
 impl Recovery {
@@ -42,7 +44,7 @@ impl Recovery {
 
     /// The server has refused somebody for its own sake.
     pub(super) fn refuse(&mut self) {
-        self.refused = true;
+        self.careful = CAREFUL_FOR;
     }
 }
 
@@ -55,7 +57,8 @@ impl Endpoint {
         let bindings = &self.bindings;
         let may_hurry = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.may_hurry(all));
         let waiting = upstream.members.iter().copied().filter(may_hurry).collect();
-        upstream.recovery = Recovery { waiting, all, refused: goes_on && upstream.recovery.refused };
+        let careful = if goes_on { upstream.recovery.careful } else { 0 };
+        upstream.recovery = Recovery { waiting, all, careful };
         match goes_on {
             true => self.go_on_recovering(now, id),
             false => self.hurry(now, id, FEW),
@@ -64,8 +67,10 @@ impl Endpoint {
 
     /// It has granted another one.
     pub(super) fn go_on_recovering(&mut self, now: Instant, id: UpstreamId) {
-        let refused = self.upstreams.get(id).is_some_and(|upstream| upstream.recovery.refused);
-        self.hurry(now, id, if refused { CAREFUL } else { MORE });
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let count = if upstream.recovery.careful > 0 { CAREFUL } else { MORE };
+        upstream.recovery.careful = upstream.recovery.careful.saturating_sub(1);
+        self.hurry(now, id, count);
     }
 
     fn hurry(&mut self, now: Instant, id: UpstreamId, count: usize) {
