@@ -225,7 +225,7 @@ impl Endpoint {
                 self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
-            back = self.upstreams.note_success(now, id, by, expires);
+            back = self.upstreams.note_success(now, id, binding, by, expires);
         }
         let failed = match step {
             Step::Failed(RegistrationFailure::Retry { status: Some(status @ (430 | 500..=599)), .. }) => Some(status),

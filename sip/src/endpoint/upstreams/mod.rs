@@ -282,23 +282,25 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A REGISTER that went `by` this flow succeeded for this time: what failed before does not count any more. What follows for others.
+    /// A REGISTER of a binding that went `by` this flow succeeded for this time: what failed before does not count any more. What follows for
+    /// others.
     pub(super) fn note_success(
         &mut self,
         now: Instant,
         id: UpstreamId,
+        binding: BindingId,
         by: FlowId,
         granted: Duration,
     ) -> Option<Back> {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
-        upstream.grant(now, by)
+        upstream.grant(now, by, Some(binding))
     }
 
     /// Likewise one that only passes through.
     pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId) -> Option<Back> {
-        self.rows.get_mut(&id)?.grant(now, by)
+        self.rows.get_mut(&id)?.grant(now, by, None)
     }
 
     /// Whether a flow is known to lead to another address than this one.

@@ -57,8 +57,8 @@ pub(super) struct Fitness {
     all_asked: bool,
     /// A registration was granted by the flow in use.
     served: bool,
-    /// When a registration was granted last.
-    granted_at: Option<Instant>,
+    /// When a registration was granted last, and of which binding if it is one of ours.
+    granted: Option<(Instant, Option<BindingId>)>,
     /// Those that stand by a flow that was left follow when the one in use grants one.
     follow: bool,
     /// The address that is avoided now has left a REGISTER unanswered.
@@ -100,9 +100,9 @@ enum Look {
 
 impl Fitness {
     /// A registration was granted; what follows. Nobody leaves it for an address that is looked for.
-    fn grant(&mut self, now: Instant) -> Back {
+    fn grant(&mut self, now: Instant, whose: Option<BindingId>) -> Back {
         self.refused.clear();
-        (self.vain, self.all_asked, self.served, self.granted_at) = (0, false, true, Some(now));
+        (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
         self.look = self.look.map(|_| Look::Needless);
         let follow = std::mem::take(&mut self.follow);
         Back { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
@@ -151,12 +151,12 @@ impl Upstream {
 
     /// A registration was granted that was asked for `by` this flow; what follows for others, if anything. What comes late from a server that
     /// was left says nothing of the one in use.
-    pub(super) fn grant(&mut self, now: Instant, by: FlowId) -> Option<Back> {
+    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
         if matches!(self.link, Link::Up { flow, .. } if flow != by) {
             return None;
         }
         self.pace.grant();
-        let back = self.fitness.grant(now);
+        let back = self.fitness.grant(now, whose);
         (back.failed.is_some() || self.recovery.is_under_way()).then_some(back)
     }
 }
@@ -167,12 +167,14 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if upstream.heard_at.is_none_or(|at| at + within <= now) {
+        if upstream.heard_at.is_some_and(|at| at + within > now) {
+            return;
+        }
+        upstream.pace.begin_anew();
+        let granted = upstream.fitness.granted.filter(|(_, whose)| *whose != Some(binding));
+        if granted.is_none_or(|(at, _)| at + within + TOGETHER <= now) {
             upstream.fitness.fail(Failed::All);
-            upstream.pace.begin_anew();
-            if upstream.fitness.granted_at.is_none_or(|at| at + within + TOGETHER <= now) {
-                self.leave_address(now, id, binding, true);
-            }
+            self.leave_address(now, id, binding, true);
         }
     }
 
@@ -211,7 +213,7 @@ impl Endpoint {
             return self.leave_address(now, id, binding, false);
         }
         if is_unfit {
-            if upstream.fitness.granted_at.is_none_or(|at| at + outage <= now) {
+            if upstream.fitness.granted.is_none_or(|(at, _)| at + outage <= now) {
                 upstream.fitness.fail(Failed::All);
             }
             self.look_elsewhere(now, id, binding);
@@ -364,7 +366,8 @@ impl Endpoint {
             self.close_stream(flow);
         }
         for binding in members {
-            let leaves = |it: &&mut Registration| if flow.is_reliable() { !it.awaits_refresh() } else { it.wants_flow() };
+            let leaves =
+                |it: &&mut Registration| if flow.is_reliable() { !it.awaits_refresh() } else { it.wants_flow() };
             if let Some(registration) = self.bindings.get_mut(binding).filter(leaves) {
                 if let Some(branch) = registration.branch() {
                     self.core.transactions.abandon(branch);
