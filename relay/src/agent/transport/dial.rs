@@ -264,8 +264,11 @@ impl Inner {
             Err(error) => {
                 // What DNS does not say now it has said before (RFC 8767).
                 let before = is_outage(&error).then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
-                tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, known = before.is_some(), "a SIP server has no address");
-                let Some(before) = before else { return false };
+                let Some(before) = before else {
+                    tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
+                    return false;
+                };
+                tracing::info!(event = "sip-server-address-kept", upstream = upstream.0, %error, "DNS tells no address of a SIP server: those that it told last are dialled");
                 before
             }
         };
