@@ -391,7 +391,7 @@ impl Agent {
         let upstreams = Upstreams::default();
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(
-            (dependencies.resolver, dependencies.tls),
+            (dependencies.resolver, dependencies.tls, dependencies.udp.clone()),
             dependencies.failback_interval,
             dependencies.connection_timing,
             upstreams.clone(),

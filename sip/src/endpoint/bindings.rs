@@ -157,7 +157,7 @@ impl Endpoint {
     /// What may have stood in the way of a registration is gone.
     pub(super) fn retry_now(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
-            self.redirect(now, binding, |registration| registration.on_server_back(true));
+            self.redirect(now, binding, |registration| registration.on_server_back());
         }
     }
 
@@ -225,7 +225,7 @@ impl Endpoint {
                 self.rename(binding, &gruus);
             }
             self.on_granted(now, binding, response);
-            back = self.upstreams.note_success(id, by, expires);
+            back = self.upstreams.note_success(now, id, binding, by, expires);
         }
         let failed = match step {
             Step::Failed(RegistrationFailure::Retry { status: Some(status @ (430 | 500..=599)), .. }) => Some(status),
@@ -233,7 +233,7 @@ impl Endpoint {
         };
         self.carry_out(now, binding, step);
         if let Some(back) = back {
-            self.on_upstream_back(now, id, Some(binding), back);
+            self.on_upstream_back(now, id, Some(binding), &back);
         }
         if let Some(status) = failed {
             self.on_upstream_failed(now, id, binding, by, status);

@@ -348,9 +348,9 @@ impl Endpoint {
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
         if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status))
-            && let Some(failed) = self.upstreams.note_passed(id, by)
+            && let Some(back) = self.upstreams.note_passed(now, id, by)
         {
-            self.on_upstream_back(now, id, None, failed);
+            self.on_upstream_back(now, id, None, &back);
         }
         let failed = register.intent.proves && is_failed_proof(status, response);
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));

@@ -83,10 +83,14 @@ use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
 pub use step::{Goal, RegistrationFailure, Step, Turn};
 
-/// The longest registration lifetime that is asked for or believed; a registrar that grants more is refreshed at this.
+/// The longest registration lifetime that is wished for or believed; a registrar that grants more is refreshed at this.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The shortest lifetime that is believed, so that a hostile registrar cannot make the relay spin.
+/// The shortest lifetime that is wished for.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
+/// The longest lifetime that is asked for because a registrar takes no shorter one (423); where it wants a longer one, nobody is registered.
+const MIN_EXPIRES_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A registration is not refreshed sooner than this, however short it was granted, so that a hostile registrar cannot make the relay spin.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -171,6 +175,8 @@ pub struct Registration {
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
+    /// It was begun before its wait was over, and has not waited in full since.
+    hurried: bool,
     /// The SIP server has accepted the credentials in use before, in this run or an earlier one.
     established: bool,
     /// Refusals of the credentials in a row, of an account that is established.
@@ -233,6 +239,7 @@ impl Registration {
             generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
             failures: 0,
+            hurried: false,
             established: false,
             refusals: 0,
             is_refused: false,
@@ -488,6 +495,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.state = State::Waiting;
+        self.hurried = false;
         self.pause_until(None);
         Step::WantFlow
     }
@@ -568,17 +576,21 @@ impl Registration {
             return self.retry(now, response.status(), &terms.back_off, None, random);
         }
         self.bound.on_listed(now, granted);
-        let expires = granted.clamp(EXPIRES_MIN, EXPIRES_MAX);
+        let expires = granted.min(EXPIRES_MAX);
         let refresh = std::mem::replace(&mut self.registered, true);
         self.forget_named();
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
+        self.hurried = false;
         self.pause_until(None);
         // Early enough for a second try, and never the same moment for all.
         let millis = expires.as_millis() as u64;
         let refresh_at = match self.has_earlier() {
             // One came while the REGISTER was under way.
             true => now,
-            false => now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100)),
+            false => {
+                let after = Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+                now + after.max(REFRESH_MIN)
+            }
         };
         self.state = State::Registered { refresh_at };
         Step::Registered { expires, refresh, renamed: self.read_info(response) }
@@ -646,7 +658,7 @@ impl Registration {
     ) -> Step {
         let wanted = response
             .number(Name::MinExpires)
-            .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= EXPIRES_MAX.as_secs());
+            .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs());
         let Some(seconds) = wanted else { return self.retry(now, Some(423), &terms.back_off, None, random) };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())

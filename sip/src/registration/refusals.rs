@@ -35,14 +35,25 @@ impl Registration {
         Step::Failed(RegistrationFailure::Retry { status, after })
     }
 
-    /// The SIP server grants others: it waits no longer, unless it was told for how long. `all`: that server had served nobody; else
-    /// only one that has failed once begins, for the failure may be its own.
-    pub fn on_server_back(&mut self, all: bool) -> Step {
+    /// What may have stood in its way is gone: it waits no longer, unless it was told for how long.
+    pub fn on_server_back(&mut self) -> Step {
         match self.state {
             State::BackingOff { told: true, .. } => Step::Nothing,
-            State::BackingOff { .. } if !all && self.failures > 1 => Step::Nothing,
             _ => self.on_server_changed(),
         }
+    }
+
+    /// Whether it may begin before its wait is over, because the SIP server grants others: once, until it has waited in full. `all`: that
+    /// server had served nobody; else only one that has failed once, for the failure may be its own.
+    pub fn may_hurry(&self, all: bool) -> bool {
+        let waits = matches!(self.state, State::BackingOff { told: false, .. }) && self.paused_until().is_none();
+        waits && !self.hurried && (all || self.failures <= 1)
+    }
+
+    /// It begins before its wait is over.
+    pub fn hurry(&mut self) -> Step {
+        self.hurried = true;
+        self.on_server_changed()
     }
 
     /// Another server is there than the one that turned it away: it waits no longer.

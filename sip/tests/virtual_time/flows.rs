@@ -116,6 +116,19 @@ fn over_udp_stun_keeps_the_flow_and_a_server_without_it_gets_crlf() {
 }
 
 #[test]
+fn a_datagram_flow_that_answers_no_keep_alive_any_more_is_left_for_another_address() {
+    let mut world = registered(udp(), &[]);
+    world.next_ping();
+    world.answer_stun(udp(), "198.51.100.1:5070");
+    let next = FlowId::Datagram("192.0.2.12:5060".parse().unwrap());
+    (world.upstream.flow, world.elsewhere) = (next, true);
+    world.next_ping();
+    world.advance(seconds(45));
+    assert_eq!(world.avoided[..2], [None, Some(udp())]);
+    assert_eq!(world.sent.first().map(|sent| sent.flow), Some(next));
+}
+
+#[test]
 fn an_address_that_changes_under_a_flow_has_its_bindings_register_again() {
     // RFC 5626 §4.4.2.
     let mut world = registered(udp(), &[]);

@@ -17,6 +17,7 @@ mod oddities;
 mod paging;
 mod presence;
 mod push_proxy;
+mod recovery;
 mod refusals;
 mod registration;
 mod regressions;

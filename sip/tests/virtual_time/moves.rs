@@ -369,6 +369,7 @@ fn when_a_server_that_refused_grants_again_the_others_wait_no_longer() {
             world.bind_account(number);
             let told: &[_] = if number == 20 { &[("Retry-After", "900")] } else { &[] };
             world.answer_account(number, udp(), status, told);
+            world.advance(Duration::from_millis(10));
         }
         world.sent.clear();
         world.advance(seconds(1));
@@ -376,7 +377,15 @@ fn when_a_server_that_refused_grants_again_the_others_wait_no_longer() {
         assert_eq!(world.count("REGISTER"), 1);
         world.grant_account(30, udp(), 3600);
         world.advance(Duration::from_millis(100));
-        assert_eq!(world.count("REGISTER"), 20, "{status}: all but the one that was told to wait");
+        assert_eq!(world.count("REGISTER"), 5, "{status}: a few first");
+        let mut waiting: Vec<_> = (1..=20).collect();
+        for _ in 0..10 {
+            world.advance(Duration::from_millis(100));
+            for number in waiting.extract_if(.., |number| !world.asked(*number, udp()).is_empty()).collect::<Vec<_>>() {
+                world.grant_account(number, udp(), 3600);
+            }
+        }
+        assert_eq!(waiting, [20], "{status}: all but the one that was told to wait");
         assert_eq!(world.asked(20, udp()).len(), 0);
     }
 }

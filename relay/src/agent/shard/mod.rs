@@ -409,7 +409,11 @@ impl Shard {
                 Output::Dial { upstream, avoid } => {
                     let avoid = avoid.and_then(|flow| match flow {
                         FlowId::Datagram(peer) => Some(peer),
-                        stream => self.flows.get(&stream).map(|(_, peer)| *peer),
+                        stream => {
+                            let open = self.flows.get(&stream).map(|(_, peer)| *peer);
+                            // One that has ended is known no more, and was the last that led there.
+                            open.or_else(|| self.shared.dialler.led_to(self.index, upstream))
+                        }
                     });
                     self.shared.dialler.dial(self.index, upstream, avoid);
                 }

@@ -38,6 +38,7 @@ use crate::net::questions::Asker;
 use crate::net::resolve::{Candidate, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
+use crate::net::udp::Udp;
 use crate::net::{self, dial};
 use crate::timing::ConnectionTiming;
 
@@ -71,6 +72,8 @@ pub(crate) struct Dialler(Arc<Inner>);
 struct Inner {
     resolver: Resolver,
     tls: ClientTls,
+    /// Where datagrams are sent from.
+    datagrams: Option<Udp>,
     failback_interval: Duration,
     connection_timing: ConnectionTiming,
     upstreams: Upstreams,
@@ -91,7 +94,7 @@ struct Inner {
 
 impl Dialler {
     pub(crate) fn new(
-        (resolver, tls): (Resolver, ClientTls),
+        (resolver, tls, datagrams): (Resolver, ClientTls, Option<Udp>),
         failback_interval: Duration,
         connection_timing: ConnectionTiming,
         upstreams: Upstreams,
@@ -102,6 +105,7 @@ impl Dialler {
         Self(Arc::new(Inner {
             resolver,
             tls,
+            datagrams,
             failback_interval,
             connection_timing,
             upstreams,
@@ -130,6 +134,11 @@ impl Dialler {
             moved,
             "a better address of a SIP server was tried"
         );
+    }
+
+    /// Where a shard's flow to a SIP server led last.
+    pub(crate) fn led_to(&self, shard: usize, upstream: UpstreamId) -> Option<SocketAddr> {
+        self.0.upstreams.targets(upstream, |targets| targets.led_to(shard)).flatten()
     }
 
     /// A SIP server has granted a registration of a shard: the others that it has failed hear of it.
@@ -255,8 +264,14 @@ impl Inner {
         let candidates = match self.learn(upstream, &route).await {
             Ok(candidates) => candidates,
             Err(error) => {
-                tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
-                return false;
+                // What DNS does not say now it has said before (RFC 8767).
+                let before = is_outage(&error).then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
+                let Some(before) = before else {
+                    tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
+                    return false;
+                };
+                tracing::info!(event = "sip-server-address-kept", upstream = upstream.0, %error, "DNS tells no address of a SIP server: those that it told last are dialled");
+                before
             }
         };
         let (now, first) = (clock::now(), self.failback_interval);
@@ -315,14 +330,28 @@ impl Inner {
         let next_hop = self.names_for(upstream).resolve(&route.target(), u64::from(upstream.0)).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         self.upstreams.resolve_again(upstream, clock::now() + ttl);
-        let Resolution { candidates, is_whole, .. } = next_hop?;
+        let Resolution { candidates, is_whole, .. } = match next_hop {
+            Err(error) if !is_outage(&error) => {
+                self.upstreams.answered(upstream, clock::now(), &[], true);
+                return Err(error);
+            }
+            next_hop => next_hop?,
+        };
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         let (shards, believed) = self.upstreams.resolved(upstream, &hop, is_whole);
         self.tell_addresses(upstream, shards, believed).await;
         if !is_whole || route.other_targets().next().is_some() {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
         }
-        Ok(candidates)
+        let reached: Vec<_> = candidates.into_iter().filter(|candidate| self.can_reach(candidate)).collect();
+        self.upstreams.answered(upstream, clock::now(), &reached, is_whole);
+        if reached.is_empty() { Err(ResolveError::NoUsableTransport) } else { Ok(reached) }
+    }
+
+    /// Whether anything can be sent there: the one socket for datagrams may know IPv4 alone.
+    fn can_reach(&self, candidate: &Candidate) -> bool {
+        let datagrams = self.datagrams.as_ref().filter(|_| candidate.transport == net::Transport::Udp);
+        datagrams.is_none_or(|datagrams| datagrams.sends_to(candidate.address.ip()))
     }
 
     /// Asks for an upstream's names in the same shares in which it is dialled.
@@ -482,6 +511,11 @@ impl Inner {
     }
 }
 
+/// Whether DNS has said nothing, in place of saying that there is nothing.
+fn is_outage(error: &ResolveError) -> bool {
+    matches!(error, ResolveError::Timeout | ResolveError::Unavailable)
+}
+
 /// A stream beside the flows of SIP servers: for what is too large for a datagram, or for answers whose own stream has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Beside {
@@ -527,10 +561,33 @@ mod tests {
         let config = config::Config::development().unwrap();
         let reach = Reach::new(&["127.0.0.0/8".parse().unwrap()]);
         let resolver = Resolver::with_nameservers(&[], reach, config.upstream.transports).unwrap();
-        let names = (resolver, ClientTls::new(None).unwrap());
+        let names = (resolver, ClientTls::new(None).unwrap(), None);
         let (timing, metrics) = (ConnectionTiming::default(), Metrics::new());
         let dialler = Dialler::new(names, Duration::from_secs(60), timing, upstreams, shards, metrics, &config.limits);
         (dialler, upstream, inbox)
+    }
+
+    #[tokio::test]
+    async fn while_dns_fails_a_server_that_has_registered_somebody_is_dialled_where_it_was_before() {
+        let (dialler, upstream, mut inbox) = dialler();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let at = [Candidate { address, transport: net::Transport::Tcp, rank: 0 }];
+        let upstreams = &dialler.0.upstreams;
+        upstreams.answered(upstream, clock::now(), &at, true);
+        assert!(!dialler.0.open(0, upstream, None).await, "nobody has been registered there");
+        upstreams.prove(upstream);
+        // No name server answers here.
+        assert!(dialler.0.open(0, upstream, None).await);
+        listener.accept().await.unwrap();
+        assert!(std::iter::from_fn(|| inbox.try_recv().ok()).count() > 0);
+        assert_eq!(dialler.led_to(0, upstream), Some(address));
+        // An answer that does not tell all takes nothing away; one that there is nothing does.
+        upstreams.answered(upstream, clock::now(), &[], false);
+        assert!(upstreams.last_answer(upstream, clock::now()).is_some());
+        assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
+        upstreams.answered(upstream, clock::now(), &[], true);
+        assert!(!dialler.0.open(0, upstream, None).await);
     }
 
     async fn read(stream: &mut TcpStream, text: &str) {

@@ -3,7 +3,8 @@
 //! | an address | is |
 //! | --- | --- |
 //! | that could not be connected to, or whose certificate was wrong | away |
-//! | that left a REGISTER without an answer, or said 503 or 430 while nobody was served by it, or to several accounts | away |
+//! | that left a REGISTER or a keep-alive without an answer, or said 503 or 430 while nobody was served by it, or to several accounts | away |
+//! | that ended a stream before it had granted anything, or several soon after they were opened | away |
 //! | that did not answer when it was tried as the better one | away |
 //!
 //! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
@@ -88,6 +89,11 @@ impl Targets {
             away.back = true;
         }
         self.current.insert(shard, Current { candidate, since: now, listed_at: now });
+    }
+
+    /// Where a shard's flow leads, or led last.
+    pub(crate) fn led_to(&self, shard: usize) -> Option<SocketAddr> {
+        self.current.get(&shard).map(|current| current.candidate.address)
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.

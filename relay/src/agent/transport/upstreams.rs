@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
@@ -15,7 +15,7 @@ use sip::message::{Scheme, Uri};
 use crate::agent::transport::targets::Targets;
 use crate::limits::counted_as;
 use crate::net::Transport;
-use crate::net::resolve::Target;
+use crate::net::resolve::{Candidate, Target};
 use crate::vault::record::Account;
 
 /// How a SIP server is reached, and which names its requests may come from.
@@ -179,6 +179,8 @@ struct Entry {
     hop: Arc<[IpAddr]>,
     /// Those of the other names.
     others: Arc<[IpAddr]>,
+    /// What its next hop led to when DNS answered last, and when.
+    last: Option<(Instant, Vec<Candidate>)>,
     /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
@@ -187,6 +189,8 @@ struct Entry {
     failed_at: u128,
 }
 
+/// How old an answer of DNS may be that is used because none comes (RFC 8767 §5 recommends one to three days); then the SIP server has no address.
+const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 
@@ -242,6 +246,7 @@ impl Upstreams {
                 stale_at: None,
                 hop: Arc::new([]),
                 others: Arc::new([]),
+                last: None,
                 asked_by: vec![asked_by],
                 proven: false,
                 failed_at: 0,
@@ -316,6 +321,22 @@ impl Upstreams {
             entry.hop = hop.into();
         }
         (entry.shards, each_once(&[hop, &entry.hop, &entry.others]))
+    }
+
+    /// DNS has answered: with these addresses, which may not be all, or that there are none.
+    pub(crate) fn answered(&self, id: UpstreamId, now: Instant, candidates: &[Candidate], is_whole: bool) {
+        if let Some(entry) = self.lock().entries.get_mut(&id)
+            && (is_whole || entry.last.is_none())
+        {
+            entry.last = (!candidates.is_empty()).then(|| (now, candidates.to_vec()));
+        }
+    }
+
+    /// What DNS answered last, for one at which accounts are registered; `None` when that is too old.
+    pub(crate) fn last_answer(&self, id: UpstreamId, now: Instant) -> Option<Vec<Candidate>> {
+        let table = self.lock();
+        let entry = table.entries.get(&id).filter(|entry| entry.proven)?;
+        entry.last.as_ref().filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
     }
 
     /// Works with its addresses; `None` when no binding uses it any more.

@@ -10,7 +10,7 @@ mod batch;
 mod group;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +71,15 @@ impl Udp {
     /// Where it is bound, with the port it got.
     pub fn local_address(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whether a datagram to this address can be sent at all: by IPv4 to IPv4, by IPv6 to IPv6, and by both where it is bound to all addresses
+    /// of IPv6.
+    pub fn sends_to(&self, to: IpAddr) -> bool {
+        match (self.local.ip(), to.to_canonical()) {
+            (IpAddr::V6(own), IpAddr::V4(_)) => own.is_unspecified() || own.to_ipv4_mapped().is_some(),
+            (own, to) => own.is_ipv4() == to.is_ipv4(),
+        }
     }
 
     /// Sends one datagram without waiting. Fails when the system refuses, as for a datagram over its MTU or an unreachable

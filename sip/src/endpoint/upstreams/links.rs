@@ -11,7 +11,9 @@
 //! is dialled, whatever made them want to: a restart, a lost flow, a device that goes to sleep. Those that stand and those
 //! that end go first.
 //!
-//! After a dial that failed, [`redial`] says how long it waits. A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
+//! After a dial that failed, and after a flow that soon ended again, [`redial`] says how long it waits. The next dial leads to the same address
+//! last when that answered no keep-alive, when the flow ended before it granted anything, or when one ended soon after the other: a balancer
+//! without a server behind it accepts and closes (RFC 3263 §4.3). A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
 //! [`ASKED_IN`]: else registrations that stand would end meanwhile.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
@@ -24,7 +26,7 @@ use bytes::Bytes;
 use super::{Link, Upstream, redial};
 use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, Output, Transport};
-use crate::flow::{KeepAlive, Pulse, back_off, stun};
+use crate::flow::{KeepAlive, Pulse, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
 use crate::registration::RegistrationFailure;
 use crate::timing::BackOff;
@@ -68,6 +70,7 @@ impl Endpoint {
     pub(super) fn dial(&mut self, id: UpstreamId, avoid: Option<FlowId>) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.link = Link::Dialling;
+            let avoid = avoid.or(upstream.avoided.take());
             self.core.outputs.push_back(Output::Dial { upstream: id, avoid });
         }
     }
@@ -129,6 +132,7 @@ impl Endpoint {
             return self.on_looked(now, id, flow, transport);
         }
         upstream.fitness.begin();
+        upstream.avoided = None;
         let [a, b] = self.core.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
         let keep_alive = KeepAlive::new(
@@ -199,14 +203,22 @@ impl Endpoint {
 
     /// The flow toward an upstream has ended: its bindings want another one. At once when it had settled, or the first
     /// time; a server that ends one flow after the other is not stormed.
-    pub(in crate::endpoint) fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
+    fn on_link_closed(&mut self, now: Instant, id: UpstreamId) {
         let timing = self.core.settings.timing.upstream;
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let settled = matches!(upstream.link, Link::Up { since, .. } if since + timing.settled <= now);
+        let has_served = upstream.fitness.has_served();
         upstream.failures = if settled { 0 } else { upstream.failures };
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
         let waits = upstream.back_off(&timing.back_off, DIALLED_IN);
-        let wait = (upstream.losses > 1).then(|| back_off(upstream.losses - 1, &waits, &mut self.core.random));
+        let wait = (upstream.losses > 1)
+            .then(|| redial::wait_after(upstream.losses - 1, timing.redial, &waits, &mut self.core.random));
+        if let Link::Up { flow, .. } = upstream.link
+            && !settled
+            && (!has_served || upstream.losses > 1)
+        {
+            upstream.avoided = Some(flow);
+        }
         // Bindings that want another flow wait for the decision below.
         upstream.link = Link::Dialling;
         let is_dialled = upstream.fitness.end_look();
@@ -228,7 +240,7 @@ impl Endpoint {
             Some(after) if wanted => self.wait_to_dial(now, id, after),
             _ => {
                 if let Some(upstream) = self.upstreams.get_mut(id) {
-                    upstream.link = Link::Down;
+                    (upstream.link, upstream.avoided) = (Link::Down, None);
                 }
             }
         }
@@ -313,6 +325,9 @@ impl Endpoint {
     }
 
     fn on_flow_dead(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.avoided = Some(flow);
+        }
         if flow.is_reliable() {
             self.core.outputs.push_back(Output::Close(flow));
             self.on_closed(now, flow);

@@ -5,6 +5,7 @@
 //! | `links` | a flow is dialled, comes up, carries REGISTERs in turn, breaks |
 //! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
+//! | `recovery` | who begins, and when, after a SIP server serves again |
 //! | `redial` | when one is dialled again that could not be reached |
 //! | `failback` | going back to a better address of a SIP server |
 //!
@@ -17,6 +18,7 @@ mod failback;
 mod links;
 mod moves;
 mod pace;
+mod recovery;
 mod redial;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -32,9 +34,10 @@ use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
-use moves::{Failed, Fitness};
+use moves::{Back, Fitness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
+use recovery::Recovery;
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -71,6 +74,10 @@ struct Upstream {
     replaced: Vec<FlowId>,
     /// How it has served of late.
     fitness: Fitness,
+    /// Those that wait for another try, and may begin before their time.
+    recovery: Recovery,
+    /// The flow that broke, and to whose address the next dial leads last.
+    avoided: Option<FlowId>,
     /// Requests that came by a stream that has ended, and whose answers wait for the next one.
     unanswered: Vec<ServerId>,
     members: BTreeSet<BindingId>,
@@ -269,18 +276,25 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A REGISTER that went `by` this flow succeeded for this time: what failed before does not count any more. Whom its SIP server did not
-    /// serve before.
-    pub(super) fn note_success(&mut self, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Failed> {
+    /// A REGISTER of a binding that went `by` this flow succeeded for this time: what failed before does not count any more. What follows for
+    /// others.
+    pub(super) fn note_success(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        binding: BindingId,
+        by: FlowId,
+        granted: Duration,
+    ) -> Option<Back> {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
-        upstream.grant(by)
+        upstream.grant(now, by, Some(binding))
     }
 
     /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, id: UpstreamId, by: FlowId) -> Option<Failed> {
-        self.rows.get_mut(&id)?.grant(by)
+    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId) -> Option<Back> {
+        self.rows.get_mut(&id)?.grant(now, by, None)
     }
 
     /// Whether a flow is known to lead to another address than this one.
@@ -384,6 +398,8 @@ impl Upstream {
             probe: None,
             replaced: Vec::new(),
             fitness: Fitness::default(),
+            recovery: Recovery::default(),
+            avoided: None,
             unanswered: Vec::new(),
             members: BTreeSet::new(),
             transit_refs: 0,

@@ -2,14 +2,17 @@
 //!
 //! | a REGISTER | nobody is served by the flow | others are |
 //! | --- | --- | --- |
-//! | is left unanswered, and nothing else was heard | leave it | leave it |
+//! | is left unanswered, and nothing else was heard | leave it | leave it, unless others were [granted together](TOGETHER) with it |
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered another 5xx | – | – |
 //!
 //! Whoever was turned away asks the next address at once, in its turn: the first time all of them, and while nobody is granted only the one
-//! for whom another address was sought. Those that stand by a stream that was left for a 503 follow once the next address has granted one.
-//! When a server serves again, those that wait for another try begin: all after it had served nobody, and after a single failure those
-//! that failed once. Who was told for how long to wait (Retry-After) waits for the server that said it.
+//! for whom another address was sought. After silence a few of those that stand ask with them. Those that stand by a stream that was left,
+//! or by an address that was silent by UDP, follow once the next one has granted somebody.
+//! When a server serves again, those that wait for another try begin early, as `recovery` says: all after it had served nobody, and after a
+//! single failure those that failed once. It has served nobody when nobody is registered, when it was silent, or when it has granted nothing
+//! for 32 s and is unfit: what is refused between grants is too much for it, or an account's own misfortune.
+//! Who was told for how long to wait (Retry-After) waits for the server that said it.
 //!
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
@@ -17,12 +20,13 @@
 //! less and less often while nobody is granted, but at once after going back to a better one that answers and registers nobody.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Link, Upstream};
 use crate::endpoint::core::Timer;
 use crate::endpoint::{Endpoint, Output, Transport};
 use crate::id::{BindingId, FlowId, UpstreamId};
+use crate::registration::Registration;
 
 /// A SIP server by which others are served is unfit when those whom it has refused with 503 or 430, while it has granted nobody, count so much.
 const UNFIT: u8 = 4;
@@ -34,6 +38,11 @@ const NEW_COUNTS: u8 = 1;
 const REPLACED_MAX: usize = 8;
 /// Looks in vain after which they become no rarer.
 const VAIN_MAX: u32 = 6;
+
+/// A REGISTER that is sent within this time after another was granted has come together with it.
+const TOGETHER: Duration = Duration::from_secs(1);
+/// So many of those that stand ask the next address at once after silence.
+const FIRST_ASKERS: usize = 4;
 
 /// How a SIP server has served since it last granted a registration.
 #[derive(Debug, Default)]
@@ -48,8 +57,12 @@ pub(super) struct Fitness {
     all_asked: bool,
     /// A registration was granted by the flow in use.
     served: bool,
+    /// When a registration was granted last, and of which binding if it is one of ours.
+    granted: Option<(Instant, Option<BindingId>)>,
     /// Those that stand by a flow that was left follow when the one in use grants one.
     follow: bool,
+    /// The address that is avoided now has left a REGISTER unanswered.
+    silent: bool,
     /// The binding that was refused or left unanswered at the address that is avoided now.
     turned_away: Option<BindingId>,
     /// When another address was asked for because this one served badly.
@@ -58,9 +71,18 @@ pub(super) struct Fitness {
     look: Option<Look>,
 }
 
+/// What follows for others when a SIP server grants a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::endpoint) struct Back {
+    /// Whom it did not serve before.
+    failed: Option<Failed>,
+    /// Those that stand by a flow that was left register by this one.
+    follow: bool,
+}
+
 /// Whom a SIP server did not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::endpoint) enum Failed {
+enum Failed {
     /// Some.
     Some,
     /// Anybody.
@@ -77,18 +99,24 @@ enum Look {
 }
 
 impl Fitness {
-    /// A registration was granted; whom it did not serve before. Nobody leaves it for an address that is looked for.
-    fn grant(&mut self) -> Option<Failed> {
+    /// A registration was granted; what follows. Nobody leaves it for an address that is looked for.
+    fn grant(&mut self, now: Instant, whose: Option<BindingId>) -> Back {
         self.refused.clear();
-        (self.vain, self.all_asked, self.served) = (0, false, true);
+        (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
         self.look = self.look.map(|_| Look::Needless);
-        self.failed.take().or(self.follow.then_some(Failed::Some))
+        let follow = std::mem::take(&mut self.follow);
+        Back { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
 
     /// Another flow is in use.
     pub(super) fn begin(&mut self) {
         self.refused.clear();
-        self.served = false;
+        (self.served, self.silent) = (false, false);
+    }
+
+    /// Whether a registration was granted by the flow in use.
+    pub(super) fn has_served(&self) -> bool {
+        self.served
     }
 
     /// A better address is gone back to: when it serves badly all the same, it may be left at once.
@@ -121,24 +149,32 @@ impl Upstream {
         self.registered_count > 0 || self.transit_refs > 0
     }
 
-    /// A registration was granted that was asked for `by` this flow; whom it did not serve before. What comes late from a server that was
-    /// left says nothing of the one in use.
-    pub(super) fn grant(&mut self, by: FlowId) -> Option<Failed> {
-        match self.link {
-            Link::Up { flow, .. } if flow != by => None,
-            _ => self.fitness.grant(),
+    /// A registration was granted that was asked for `by` this flow; what follows for others, if anything. What comes late from a server that
+    /// was left says nothing of the one in use.
+    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
+        if matches!(self.link, Link::Up { flow, .. } if flow != by) {
+            return None;
         }
+        self.pace.grant();
+        let back = self.fitness.grant(now, whose);
+        (back.failed.is_some() || self.recovery.is_under_way()).then_some(back)
     }
 }
 
 impl Endpoint {
-    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried.
+    /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried; unless others were granted
+    /// just as it was sent, for then the server drops what is too much for it, and is asked more slowly.
     pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if upstream.heard_at.is_none_or(|at| at + within <= now) {
+        if upstream.heard_at.is_some_and(|at| at + within > now) {
+            return;
+        }
+        upstream.pace.begin_anew();
+        let granted = upstream.fitness.granted.filter(|(_, whose)| *whose != Some(binding));
+        if granted.is_none_or(|(at, _)| at + within + TOGETHER <= now) {
             upstream.fitness.fail(Failed::All);
-            self.leave_address(now, id, binding);
+            self.leave_address(now, id, binding, true);
         }
     }
 
@@ -151,6 +187,7 @@ impl Endpoint {
         by: FlowId,
         status: u16,
     ) {
+        let outage = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if matches!(upstream.link, Link::Up { flow, .. } if flow != by) {
             // The server that says so has been left.
@@ -160,39 +197,55 @@ impl Endpoint {
         if !matches!(status, 430 | 503) {
             return;
         }
-        if !upstream.serves_somebody() {
-            upstream.fitness.fail(Failed::All);
-            return self.leave_address(now, id, binding);
-        }
         let is_proven = self.bindings.get(binding).is_some_and(|registration| registration.is_established());
         let counts = match upstream.transit_refs {
             _ if is_proven => PROVEN_COUNTS,
             0 => NEW_COUNTS,
             _ => 0,
         };
-        if upstream.fitness.refuse(binding, counts) {
+        let is_unfit = upstream.fitness.refuse(binding, counts);
+        if upstream.fitness.refused.len() > 1 {
+            upstream.pace.refuse(now);
+        }
+        upstream.recovery.refuse();
+        if !upstream.serves_somebody() {
             upstream.fitness.fail(Failed::All);
+            return self.leave_address(now, id, binding, false);
+        }
+        if is_unfit {
+            if upstream.fitness.granted.is_none_or(|(at, _)| at + outage <= now) {
+                upstream.fitness.fail(Failed::All);
+            }
             self.look_elsewhere(now, id, binding);
         }
     }
 
-    /// A SIP server that did not serve has granted a registration, of this binding if it is one of ours: the others wait no longer.
+    /// A SIP server that did not serve has granted a registration, of this binding if it is one of ours: others wait no longer.
     pub(in crate::endpoint) fn on_upstream_back(
         &mut self,
         now: Instant,
         id: UpstreamId,
         granted: Option<BindingId>,
-        failed: Failed,
+        back: &Back,
     ) {
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let follow = std::mem::take(&mut upstream.fitness.follow);
-        let others = upstream.members.iter().copied().filter(|binding| Some(*binding) != granted);
-        for binding in others.collect::<Vec<_>>() {
+        if back.follow {
+            self.register_standing(now, id, granted, usize::MAX);
+        }
+        match back.failed {
+            Some(failed) => self.begin_recovery(now, id, failed == Failed::All),
+            None => self.go_on_recovering(now, id),
+        }
+    }
+
+    /// So many of those that stand register by the flow in use, or the next one; but this one.
+    fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        let bindings = &self.bindings;
+        let stands = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.awaits_refresh());
+        let others = upstream.members.iter().copied().filter(|binding| Some(*binding) != but);
+        for binding in others.filter(stands).take(count).collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
-            let step = match follow && registration.awaits_refresh() {
-                true => registration.on_flow_lost(),
-                false => registration.on_server_back(failed == Failed::All),
-            };
+            let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
     }
@@ -200,13 +253,8 @@ impl Endpoint {
     /// A SIP server has granted a registration of another endpoint. That says nothing of those that it fails alone: only whoever has failed once
     /// begins.
     pub(in crate::endpoint) fn on_upstream_serves(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get(id).filter(|upstream| upstream.fitness.failed.is_some()) else {
-            return;
-        };
-        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(binding) else { continue };
-            let step = registration.on_server_back(false);
-            self.carry_out(now, binding, step);
+        if self.upstreams.get(id).is_some_and(|upstream| upstream.fitness.failed.is_some()) {
+            self.begin_recovery(now, id, false);
         }
     }
 
@@ -217,7 +265,28 @@ impl Endpoint {
             // They would ask by the flow that is still in use.
             Some(look @ Look::Sought) => *look = Look::Found,
             Some(Look::Found | Look::Needless) => {}
-            None => self.ask_elsewhere(now, id),
+            None => {
+                if upstream.fitness.silent {
+                    self.leave_silent(now, id);
+                }
+                self.ask_elsewhere(now, id);
+            }
+        }
+    }
+
+    /// The address that was silent is left for another one: what is under way there goes there, too, and those that stand follow.
+    fn leave_silent(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let had_followed = std::mem::replace(&mut upstream.fitness.follow, true);
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            let Some(branch) = registration.branch() else { continue };
+            self.core.transactions.abandon(branch);
+            let step = registration.on_flow_lost();
+            self.carry_out(now, binding, step);
+        }
+        if !had_followed {
+            self.register_standing(now, id, None, FIRST_ASKERS);
         }
     }
 
@@ -276,7 +345,7 @@ impl Endpoint {
     }
 
     /// Another address is dialled in place of this one.
-    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId, silent: bool) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
@@ -285,7 +354,9 @@ impl Endpoint {
         if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
             return;
         }
-        (fitness.moved_at, fitness.turned_away) = (Some(now), Some(binding));
+        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), Some(binding), silent);
+        // A stream that was silent may be dead, wherever the next one leads.
+        fitness.follow |= flow.is_reliable();
         let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);
         let members: Vec<_> = upstream.members.iter().copied().collect();
         self.dial(id, Some(flow));
@@ -295,14 +366,18 @@ impl Endpoint {
             self.close_stream(flow);
         }
         for binding in members {
-            if let Some(registration) = self.bindings.get_mut(binding).filter(|r| flow.is_reliable() || r.wants_flow())
-            {
+            let leaves =
+                |it: &&mut Registration| if flow.is_reliable() { !it.awaits_refresh() } else { it.wants_flow() };
+            if let Some(registration) = self.bindings.get_mut(binding).filter(leaves) {
                 if let Some(branch) = registration.branch() {
                     self.core.transactions.abandon(branch);
                 }
                 let step = registration.on_flow_lost();
                 self.carry_out(now, binding, step);
             }
+        }
+        if flow.is_reliable() {
+            self.register_standing(now, id, None, FIRST_ASKERS);
         }
     }
 

@@ -3,6 +3,12 @@
 //! A SIP server is paced by its row; so is the address that its flow leads to, which many names may share. A REGISTER that
 //! is sent again counts at its address like one that begins: an address that answers nothing gets little.
 //!
+//! | a SIP server | its pace |
+//! | --- | --- |
+//! | grants a registration | one more in a second, up to the policy |
+//! | refuses two accounts with 503 or 430, and grants none between | half of it, once in [`LOWERED_EACH`], but [`SLOWEST`] |
+//! | is silent | [`SLOWEST`] |
+//!
 //! Invariant: whoever is not granted at once has a place, and keeps it, so that many who wait cost a timer each; what is sent
 //! again meanwhile moves all places back alike. A place that is not used is lost.
 
@@ -23,6 +29,11 @@ const ADDRESSES_MAX: usize = 4_096;
 /// least one. More than 200 never do, so a pace above 20,000 in a second is not reached.
 const BURST_MAX: u32 = 200;
 
+/// However much a SIP server refuses, so many begin in a second, where the policy lets them.
+const SLOWEST: u32 = 10;
+/// A pace is halved once in this time, for what was sent at the faster one is refused together.
+const LOWERED_EACH: Duration = Duration::from_secs(1);
+
 /// A turn that comes later than it was to by no more than this is counted as if it had come in time: else each late look at the timers
 /// would take from the pace.
 const LATE_MAX: Duration = Duration::from_millis(20);
@@ -30,7 +41,12 @@ const LATE_MAX: Duration = Duration::from_millis(20);
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
 pub(super) struct Pace {
+    /// What the policy says, in a second.
+    policy: u32,
+    /// What its server bears, in a second.
+    per_second: u32,
     rate: Rate,
+    lowered_at: Option<Instant>,
     bucket: Bucket,
     /// When the next turns are to come.
     next: Option<Instant>,
@@ -64,8 +80,40 @@ impl Place {
 
 impl Pace {
     pub(super) fn new(now: Instant, per_second: u32) -> Self {
-        let rate = Rate::per_second(per_second, (per_second / 100).clamp(1, BURST_MAX));
-        Self { rate, bucket: Bucket::full(now), next: None, moved_back: Duration::ZERO }
+        Self {
+            policy: per_second,
+            per_second,
+            rate: rate_of(per_second),
+            lowered_at: None,
+            bucket: Bucket::full(now),
+            next: None,
+            moved_back: Duration::ZERO,
+        }
+    }
+
+    /// The server has granted one: it bears one more in a second.
+    pub(super) fn grant(&mut self) {
+        if self.per_second < self.policy {
+            self.set(self.per_second + 1);
+        }
+    }
+
+    /// It refuses more than one account.
+    pub(super) fn refuse(&mut self, now: Instant) {
+        if self.lowered_at.is_none_or(|at| at + LOWERED_EACH <= now) {
+            self.lowered_at = Some(now);
+            self.set(self.per_second / 2);
+        }
+    }
+
+    /// It has answered nothing: it is asked slowly, until it grants.
+    pub(super) fn begin_anew(&mut self) {
+        self.set(0);
+    }
+
+    fn set(&mut self, per_second: u32) {
+        self.per_second = per_second.max(SLOWEST).min(self.policy);
+        self.rate = rate_of(self.per_second);
     }
 
     /// When the turns that come now were to come.
@@ -115,6 +163,10 @@ impl Pace {
     fn is_at_rest(&self, now: Instant) -> bool {
         self.bucket.is_full(now)
     }
+}
+
+fn rate_of(per_second: u32) -> Rate {
+    Rate::per_second(per_second, (per_second / 100).clamp(1, BURST_MAX))
 }
 
 /// The addresses that flows lead to.
@@ -202,6 +254,35 @@ mod tests {
             let wanted = 10 * per_second as usize;
             assert!((wanted * 98 / 100..=wanted * 102 / 100 + 1).contains(&granted), "{granted} of {wanted}");
         }
+    }
+
+    #[test]
+    fn what_a_server_refuses_slows_what_it_is_sent_and_what_it_grants_speeds_it_up() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 2_000);
+        for _ in 0..100 {
+            pace.refuse(start);
+        }
+        assert_eq!(pace.per_second, 1_000, "what came together counts once");
+        for second in 1..20 {
+            pace.refuse(start + Duration::from_secs(second));
+        }
+        assert_eq!(pace.per_second, SLOWEST);
+        // All that it is sent is granted: it is asked as fast as ever after a few seconds.
+        let (mut now, mut granted) = (start + Duration::from_secs(20), 0);
+        while pace.per_second < 2_000 {
+            let (begun, next) = pace.take(now, 100_000);
+            (0..begun).for_each(|_| pace.grant());
+            granted += begun;
+            now = next.unwrap();
+        }
+        let took = now - start - Duration::from_secs(20);
+        assert!(took < Duration::from_secs(8), "{took:?} for {granted}");
+        pace.begin_anew();
+        assert_eq!(pace.per_second, SLOWEST);
+        let mut slow = Pace::new(start, 4);
+        slow.refuse(start);
+        assert_eq!(slow.per_second, 4, "never faster than the policy");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! When a SIP server is dialled again that could not be reached.
+//! When a SIP server is dialled again that could not be reached, or that soon ends what it has accepted.
 //!
-//! | dials that failed in a row | the next one |
+//! | dials that failed in a row, or flows that soon ended again | the next one |
 //! | --- | --- |
 //! | 1 to [`SOON`] | after 1, 2, 4, 8 s and up to a quarter longer: what only starts again is back by then, and misses no calls for longer |
 //! | more | after the back-off of RFC 5626 §4.5 |
@@ -18,10 +18,10 @@ use crate::id::UpstreamId;
 use crate::random::Random;
 use crate::timing::BackOff;
 
-/// Dials that follow soon upon one that failed; further ones back off.
+/// Dials that follow soon upon one that failed, or a flow that soon ended; further ones back off.
 const SOON: u8 = 4;
 
-/// How long to wait after `failures` dials that failed in a row, 1 or more. `first`: after the first one. `later`: after those that
+/// How long to wait after so many `failures` in a row, 1 or more. `first`: after the first one. `later`: after those that
 /// follow upon [`SOON`].
 pub(super) fn wait_after(failures: u8, first: Duration, later: &BackOff, random: &mut Random) -> Duration {
     match failures.checked_sub(SOON) {

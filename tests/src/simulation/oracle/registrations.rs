@@ -9,9 +9,9 @@ use super::super::registrar::Hostility;
 use super::super::world::{Happening, World};
 use super::Check;
 
-/// New REGISTERs of one binding in an hour, whatever its server does: a lifetime of five seconds, the shortest that is
-/// believed, refreshed at 70 % of it, and each refresh challenged.
-const REGISTERS_PER_HOUR: u32 = 2_100;
+/// New REGISTERs of one binding in an hour, whatever its server does: one that grants a second is asked once a second, and may challenge
+/// each refresh.
+const REGISTERS_PER_HOUR: u32 = 7_400;
 /// The same toward a server that grants what it should.
 const REGISTERS_PER_HOUR_WELL: u32 = 120;
 /// Dials of one server by one shard in an hour.

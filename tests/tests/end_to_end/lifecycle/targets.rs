@@ -185,3 +185,34 @@ async fn a_device_reaches_an_edge_that_listens_on_ipv6_by_tls_and_by_websocket()
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_server_that_takes_connections_and_ends_them_is_left_for_the_next_one() -> Outcome {
+    let dns = Dns::start(Vec::new()).await?;
+    let world = world(&dns, &[Transport::Tcp]).await?;
+    // A balancer without a server behind it.
+    let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = closing.local_addr()?;
+    let _balancer = tokio::spawn(async move { while closing.accept().await.is_ok() {} });
+    let service = format!("_sip._tcp.{DOMAIN}");
+    dns.set(vec![srv(&service, 1, address), srv(&service, 2, world.registrar.address(Transport::Tcp)), host()]);
+    let instance = world.enable_as(&by_domain()).await?;
+    world.whole_call(&instance).await
+}
+
+#[tokio::test]
+async fn an_address_that_the_socket_for_datagrams_cannot_send_to_is_passed_over() -> Outcome {
+    let dns = Dns::start(Vec::new()).await?;
+    let world = world(&dns, &[Transport::Udp]).await?;
+    let service = format!("_sip._udp.{DOMAIN}");
+    let address = world.registrar.address(Transport::Udp);
+    dns.set(vec![
+        Record::srv(&service, 1, 0, address.port(), "six.example.test"),
+        Record::address("six.example.test", "::1"),
+        srv(&service, 2, address),
+        host(),
+    ]);
+    // At once: the silence of an address would be waited for for 32 s.
+    let instance = world.enable_as(&by_domain()).await?;
+    world.whole_call(&instance).await
+}
