@@ -1,0 +1,173 @@
+//! Who looks after a record: leases, the nodes that live, what is taken over, and what the store has lost.
+//!
+//! Invariant: a node takes nothing over before its own time is sure, and nothing at all while something lost is being written again.
+
+use std::sync::PoisonError;
+
+use sip::id::ShardTag;
+
+use super::{Lease, Owner, Store, StoreError, Stored, Vault, lookup};
+use crate::clock::since_boot;
+
+impl Vault {
+    /// Takes over up to `batch` (at least 1) records that nobody looks after: those of an earlier run of this node,
+    /// and those whose owner's lease ran out or was released. Resumes where it left off; an empty answer ends a round,
+    /// and the next call begins another. What died is shared among the nodes that live, by account; another node's share is taken
+    /// only when that node has not. So rounds are to be repeated, for instance with each [`Self::hold_lease`].
+    ///
+    /// Of what an index names, those of one shard tag come after each other; what is [wanted](Self::want) comes before all
+    /// others, and by itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; what was taken but not answered is answered by the next call.
+    pub async fn claim(&self, batch: usize) -> Result<Vec<Stored>, StoreError> {
+        let (batch, wanted) = (batch.max(1), &self.0.wanted);
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.claim(&self.0.owner, batch, wanted)),
+            Store::Redis(redis) if self.may_take().await? => redis.claim(&self.0.owner, batch, wanted).await,
+            Store::Redis(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Somebody waits for what has this tag: if it is still to be claimed, it is claimed next. Costs nothing else, and waits for nobody.
+    pub fn want(&self, tag: ShardTag) {
+        self.0.wanted.want(tag);
+    }
+
+    /// Takes or renews this node's lease; to be called every [`RENEWAL`]. [`Lease::Lapsed`] tells that it had
+    /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
+    /// [`Stored::owned`], before it is registered again.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`] has lost its lease.
+    pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
+        let asked_at = since_boot();
+        let kept = match &self.0.store {
+            Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
+            Store::Redis(redis) => {
+                let held_at = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+                redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
+            }
+        };
+        let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
+        Ok(match earlier {
+            None => Lease::Held,
+            // A renewal that nobody waited for any more may have been carried out since: then the store names this run, and the lease had run out.
+            Some(earlier) if asked_at.saturating_sub(earlier) >= self.0.settings.lease => Lease::Lapsed,
+            Some(_) if kept => Lease::Held,
+            Some(_) => Lease::Lapsed,
+        })
+    }
+
+    /// The runs of the other nodes that have their lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn living_peers(&self) -> Result<Vec<Owner>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.living_peers(&self.0.owner)),
+            Store::Redis(redis) => redis.living_peers(&self.0.owner).await,
+        }
+    }
+
+    /// The other nodes that there may be, each with the run that has its lease, where one has. A store in memory loses nothing of theirs, and names none.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn peers(&self) -> Result<Vec<Option<Owner>>, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(Vec::new()),
+            Store::Redis(redis) => redis.peers(&self.0.owner).await,
+        }
+    }
+
+    /// The names of the other nodes that have no lease, and whose records may not have been [claimed](Self::claim) yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn unclaimed_nodes(&self) -> Result<Vec<Box<str>>, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.unclaimed_nodes(&self.0.owner)),
+            Store::Redis(redis) => redis.unclaimed_nodes(&self.0.owner).await,
+        }
+    }
+
+    /// Writes down that something has happened that is nothing of any instance, for the runs and nodes of the next week.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remember(&self, what: &str) -> Result<(), StoreError> {
+        let name = lookup::memo(&self.0.keyring.index_key(), what);
+        match &self.0.store {
+            Store::Memory(memory) => memory.remember(&name),
+            Store::Redis(redis) => redis.remember(&name).await?,
+        }
+        Ok(())
+    }
+
+    /// Whether that was written down.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn remembers(&self, what: &str) -> Result<bool, StoreError> {
+        let name = lookup::memo(&self.0.keyring.index_key(), what);
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.remembers(&name)),
+            Store::Redis(redis) => redis.remembers(&name).await,
+        }
+    }
+
+    /// Whether a run of a node has its lease now.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.holds_lease(owner)),
+            Store::Redis(redis) => redis.holds_lease(owner).await,
+        }
+    }
+
+    /// How often this run has noticed that the store may miss, or have as it was before, what nobody has wiped: it has lost what it was told,
+    /// or cannot tell. `was_away`: it did not answer for a while. To be asked often: a loss that nobody asked about is made up by later writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; then what was noticed is counted by the next call.
+    pub async fn losses(&self, was_away: bool) -> Result<u64, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(0),
+            Store::Redis(redis) => redis.losses(&self.0.owner, was_away).await,
+        }
+    }
+
+    /// Whether something was lost so lately that its owners may not have [written it again](Self::restore) yet: nothing is claimed then, and what is
+    /// not there may be in a moment.
+    pub fn is_being_restored(&self) -> bool {
+        match &self.0.store {
+            Store::Memory(_) => false,
+            Store::Redis(redis) => redis.is_being_restored(),
+        }
+    }
+
+    /// Whether the store loses in the order in which it was written to, so that a loss can be told from a wipe. A Cluster does not.
+    pub fn is_ordered(&self) -> bool {
+        match &self.0.store {
+            Store::Memory(_) => true,
+            Store::Redis(redis) => redis.is_ordered(),
+        }
+    }
+
+    /// Gives up this node's lease, so that others take its records over at once: for a drain before a stop.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn release_lease(&self) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => {
+                memory.release_lease(&self.0.owner);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.release_lease(&self.0.owner).await,
+        }
+    }
+}
