@@ -180,7 +180,7 @@ mod tests {
         leavers.note(one.clone(), now);
         leavers.note(other.clone(), now + LEAVES_WITHIN / 2);
         assert_eq!(leavers.living(now).len(), 2);
-        assert_eq!(leavers.living(now + LEAVES_WITHIN), [other.clone()]);
+        assert_eq!(leavers.living(now + LEAVES_WITHIN), std::slice::from_ref(&other));
         leavers.forget(&other);
         assert_eq!(leavers.living(now), [one]);
     }

@@ -189,7 +189,6 @@ impl Writer {
         // Those of before the writing alone are in the file for sure.
         let before: Vec<InstanceId> = {
             let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-            #[expect(clippy::disallowed_methods, reason = "each is marked, in whatever order")]
             table.keys().copied().collect()
         };
         self.file = write_anew(&self.path, &self.table)?;
