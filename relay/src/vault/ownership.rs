@@ -34,12 +34,12 @@ impl Vault {
         self.0.wanted.want(tag);
     }
 
-    /// Takes or renews this node's lease; to be called every [`RENEWAL`]. [`Lease::Lapsed`] tells that it had
+    /// Takes or renews this node's lease; to be called every [`RENEWAL`](super::RENEWAL). [`Lease::Lapsed`] tells that it had
     /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
     /// [`Stored::owned`], before it is registered again.
     ///
     /// # Errors
-    /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`] has lost its lease.
+    /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`](super::LEASE) has lost its lease.
     pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
         let asked_at = since_boot();
         let kept = match &self.0.store {
