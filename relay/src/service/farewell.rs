@@ -89,7 +89,7 @@ impl Inner {
         vault.write_letter(node, &ask).await.is_ok()
     }
 
-    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`] at most.
+    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](super::leavers::HEARD_WITHIN) at most.
     pub(super) async fn tell_leavers(self: &Arc<Self>, word: Word) {
         let mut told = JoinSet::new();
         for leaver in self.leavers.living(clock::now()) {
