@@ -28,6 +28,12 @@ impl Resolver {
         }
         let looking = async {
             let mut outcome = ResolveError::NoSuchDomain;
+            // The file first, as the system has it: a search domain may have something of that name, too.
+            let mut whole = Name::from_ascii(host).map_err(|_| ResolveError::NotAHost)?;
+            whole.set_fqdn(true);
+            if let Some(ips) = self.in_hosts(&whole) {
+                return Ok(ips);
+            }
             for name in self.names_of(host)? {
                 match self.addresses(&name, Patience::Brief).await {
                     Ok(known) => return Ok(known.ips),

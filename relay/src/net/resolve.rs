@@ -473,7 +473,7 @@ impl Resolver {
     }
 
     /// What the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
-    fn in_hosts(&self, name: &Name) -> Option<Vec<IpAddr>> {
+    pub(super) fn in_hosts(&self, name: &Name) -> Option<Vec<IpAddr>> {
         let lookups = self.names.with_hosts(|hosts| {
             let ask = |kind| hosts.lookup_static_host(&Query::query(name.clone(), kind));
             [ask(RecordType::A), ask(RecordType::AAAA)]

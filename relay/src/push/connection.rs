@@ -168,7 +168,7 @@ impl Answer {
             500..=599 => LineFate::Faulty,
             _ => LineFate::Good,
         };
-        let rest = self.retry_after().filter(|_| status == 503).map(RestFor::Asked);
+        let rest = self.retry_after().filter(|_| (500..600).contains(&status)).map(RestFor::Asked);
         let note = match (status, rest) {
             (200..=299, _) => Note::Accepted,
             (_, Some(_)) => Note::Trouble(Trouble::light("AskedToWait")),

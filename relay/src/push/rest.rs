@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | none | goes |
 //! | resting | waits, or is told how long when that is longer than it may wait |
-//! | resting, for longer than a call may wait | one call goes every [`PROBE_EVERY`], and the others wait for its answer as long as they may: one answer to one device is not the end of all calls |
+//! | resting for longer than [`HEEDED`] | one call goes every [`PROBE_EVERY`], and the others wait for its answer as long as they may: one answer to one device is not the end of all calls |
 //! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
 //!
 //! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
@@ -21,7 +21,10 @@ use super::backoff::Backoff;
 /// The longest rest; then one request asks how it stands.
 pub(super) const REST_MAX: Duration = Duration::from_secs(300);
 
-/// How often a call asks how it stands, while the rest takes longer than calls wait.
+/// A rest of this length or less is kept by calls, too.
+const HEEDED: Duration = Duration::from_secs(5);
+
+/// How often a call asks how it stands, while the rest takes longer.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 /// How long others wait for the answer to the one that went first.
@@ -51,7 +54,9 @@ pub(super) struct Rest {
 struct State {
     rests_in_a_row: u32,
     probing: bool,
-    /// When it was last heard that it rests, or asked.
+    /// When it was last heard that it rests.
+    since: Option<Instant>,
+    /// When it was last heard, or asked.
     asked_at: Option<Instant>,
 }
 
@@ -78,7 +83,7 @@ impl Rest {
             if outlasts && (!urgent || now >= deadline) {
                 return Err(until.saturating_duration_since(now));
             }
-            let goes_at = if outlasts { self.lock().asked_at.map_or(now, |at| at + PROBE_EVERY) } else { until };
+            let goes_at = if urgent { self.asks_at(until) } else { until };
             if now < goes_at {
                 tokio::select! {
                     () = sleep_until(goes_at.min(deadline)) => {}
@@ -94,7 +99,7 @@ impl Rest {
                 }
             }
             tokio::select! {
-                () = sleep_until(deadline.min(now + PROBE_PATIENCE)) => if !outlasts { return Ok(None) },
+                () = sleep_until(deadline.min(now + PROBE_PATIENCE)) => if now >= until { return Ok(None) },
                 () = changed => {}
             }
         }
@@ -121,11 +126,21 @@ impl Rest {
                 steps.pause(state.rests_in_a_row)
             }
         };
-        state.asked_at = Some(Instant::now());
+        let now = Instant::now();
+        (state.since, state.asked_at) = (Some(now), Some(now));
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
         self.until.fetch_max(until.saturating_add(1), Ordering::AcqRel);
         self.changed.notify_waiters();
+    }
+
+    /// When what is urgent may ask, of a rest until then.
+    fn asks_at(&self, until: Instant) -> Instant {
+        let state = self.lock();
+        match (state.since, state.asked_at) {
+            (Some(since), Some(asked_at)) if until > since + HEEDED => until.min(asked_at + PROBE_EVERY),
+            _ => until,
+        }
     }
 
     fn until(&self) -> Option<Instant> {
@@ -219,6 +234,15 @@ mod tests {
             drop(probe);
         });
         assert!(goes.is_ok(), "an answer that asks for none lets all go");
-        assert!(began.elapsed() < 20 * SECOND, "{:?}", began.elapsed());
+        rest.answered(Some(RestFor::Asked(10 * SECOND)));
+        let asked = Instant::now();
+        assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
+        assert!(asked.elapsed() < 3 * SECOND, "also one that ends before the call does");
+        rest.answered(None);
+        rest.answered(Some(RestFor::Asked(4 * SECOND)));
+        let asked = Instant::now();
+        assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
+        assert!(asked.elapsed() >= 4 * SECOND, "a short one is kept");
+        assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{interval, sleep};
 
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
-use crate::vault::{RingFault, Vault};
+use crate::vault::{KeyringError, RingFault, Vault};
 
 /// How often the keyrings are compared.
 const EVERY: Duration = Duration::from_secs(20);
@@ -55,18 +55,24 @@ pub(super) async fn tend(vault: Vault, readiness: Readiness) {
     let mut known: Option<String> = None;
     loop {
         ticks.tick().await;
-        let fault = vault.tend_keys().err().map(|error| error.to_string());
+        let fault = vault.tend_keys().err();
+        let is_there = matches!(fault, Some(KeyringError::Write { .. }));
+        let fault = fault.map(|error| error.to_string());
         match &fault {
+            Some(error) if known.as_ref() != Some(error) && is_there => {
+                tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be written: the keys of the last days stay in use");
+            }
             Some(error) if known.as_ref() != Some(error) => {
                 tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be looked after: this run goes on with the keys that it has read, and once it ends nobody can open what is stored");
             }
             None if known.is_some() => tracing::info!(event = "keyring-tended", "the keyring is looked after again"),
             _ => {}
         }
-        let warning = |error: &String| {
-            format!(
+        let warning = |error: &String| match is_there {
+            true => format!("store.keyring: {error}"),
+            false => format!(
                 "store.keyring: {error}: put the file back, from a copy or from another node, before this run ends: it has read the keys, and no run after it could open what is stored"
-            )
+            ),
         };
         readiness.warn_of(Warning::KeyringFile, fault.iter().map(|error| warning(error).into()).collect());
         let unwritten = |trouble: Box<str>| {

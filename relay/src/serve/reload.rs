@@ -112,6 +112,8 @@ impl Reloader {
         let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
         new.settings.retain(|setting| !stays(setting));
         new.settings.extend(kept);
+        // It is in force as it was when the relay started.
+        new.otlp.clone_from(&old.otlp);
         let mut known = if same_apps { prints } else { was.clone() };
         for (place, print) in was.iter().filter(|(place, _)| told.needs_restart.contains(place)) {
             known.insert(place.clone(), *print);

@@ -15,7 +15,7 @@ use sip::message::{Scheme, Uri};
 use crate::agent::transport::targets::Targets;
 use crate::limits::counted_as;
 use crate::net::Transport;
-use crate::net::resolve::{Candidate, Target};
+use crate::net::resolve::{Candidate, MAX_CANDIDATES, Target};
 use crate::vault::record::Account;
 
 /// How a SIP server is reached, and which names its requests may come from.
@@ -326,9 +326,14 @@ impl Upstreams {
     /// DNS has answered: with these addresses, which may not be all, or that there are none.
     pub(crate) fn answered(&self, id: UpstreamId, now: Instant, candidates: &[Candidate], is_whole: bool) {
         if let Some(entry) = self.lock().entries.get_mut(&id)
-            && (is_whole || entry.last.is_none())
+            && (is_whole || !candidates.is_empty())
         {
-            entry.last = (!candidates.is_empty()).then(|| (now, candidates.to_vec()));
+            let mut known = candidates.to_vec();
+            if !is_whole && let Some((_, before)) = &entry.last {
+                known.extend(before.iter().filter(|earlier| !candidates.contains(earlier)));
+                known.truncate(MAX_CANDIDATES);
+            }
+            entry.last = (!known.is_empty()).then_some((now, known));
         }
     }
 

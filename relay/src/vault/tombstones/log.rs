@@ -17,7 +17,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 use tokio::sync::oneshot;
@@ -95,7 +95,7 @@ impl Log {
         let lines = table.lock().unwrap_or_else(PoisonError::into_inner).len();
         let (orders, waiting) = mpsc::channel();
         let trouble = Trouble::default();
-        let writer = Writer { path, table, file, lines, torn: false, trouble: trouble.clone() };
+        let writer = Writer { path, table, file, lines, torn: false, trouble: trouble.clone(), tried_at: None };
         let spawned = std::thread::Builder::new().name("tombstones".to_owned()).spawn(move || writer.run(&waiting));
         spawned
             .map_err(|error| KeyringError::Write { path: "the thread that writes tombstones".into(), source: error })?;
@@ -127,6 +127,8 @@ struct Writer {
     /// The last line may be half there.
     torn: bool,
     trouble: Trouble,
+    /// When it was last tried in vain to write all anew.
+    tried_at: Option<Instant>,
 }
 
 impl Writer {
@@ -144,10 +146,13 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let (mut text, mut written) = (String::new(), Vec::new());
+            let (mut text, mut written, mut raised) = (String::new(), Vec::new(), Vec::new());
             for order in std::iter::once(first).chain(waiting.try_iter()) {
                 match order {
                     Order::Append(line, who) => {
+                        if let Line::Wipe(id, _) = &line {
+                            raised.push(*id);
+                        }
                         text.push_str(&line.to_text());
                         self.lines += 1;
                         written.extend(who);
@@ -159,7 +164,7 @@ impl Writer {
             let outcome = match self.is_behind() {
                 // What the lines tell is in the table, too.
                 true => self.catch_up(),
-                false => self.append(&text, !written.is_empty()),
+                false => self.append(&text, !written.is_empty()).map(|()| self.note_durable(raised)),
             };
             if let Err(error) = &outcome {
                 self.fall_behind(error);
@@ -171,35 +176,40 @@ impl Writer {
         }
     }
 
+    fn note_durable(&self, written: Vec<InstanceId>) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in written {
+            if let Some(tombstone) = table.get_mut(&id) {
+                tombstone.is_durable = true;
+            }
+        }
+    }
+
     fn is_behind(&self) -> bool {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn fall_behind(&self, error: &io::Error) {
         let path = self.path.display();
-        let words = format!("{path}: {error}");
-        let before = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).replace(words.into());
-        if before.is_none() {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_none() {
+            *trouble = Some(format!("{path}: {error}").into());
             tracing::error!(event = "tombstone-not-written", %error, %path, "a wipe could not be written down: it has no receipt until it is; see that there is room");
         }
     }
 
     /// Writes all anew, after a line could not be appended.
     fn catch_up(&mut self) -> io::Result<()> {
-        // Those of before the writing alone are in the file for sure.
-        let before: Vec<InstanceId> = {
-            let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-            table.keys().copied().collect()
-        };
-        self.file = write_anew(&self.path, &self.table)?;
-        (self.lines, self.torn) = (before.len(), false);
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in before {
-            if let Some(tombstone) = table.get_mut(&id) {
-                tombstone.is_durable = true;
-            }
+        if self.tried_at.is_some_and(|at| at.elapsed() < AGAIN) {
+            return Err(io::Error::other("it is tried again in a moment"));
         }
-        drop(table);
+        self.tried_at = Some(Instant::now());
+        // Those of before the writing alone are in the file for sure.
+        let before: Vec<InstanceId> =
+            self.table.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        self.file = write_anew(&self.path, &self.table)?;
+        (self.lines, self.torn, self.tried_at) = (before.len(), false, None);
+        self.note_durable(before);
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::info!(event = "tombstones-written", path = %self.path.display(), "the wipes that could not be written down are written");
         Ok(())
@@ -314,7 +324,12 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
     let mut unreadable = 0;
     for line in String::from_utf8_lossy(text).lines().filter(|line| !line.is_empty()) {
         match Line::parse(line) {
-            Some(Line::Wipe(id, tombstone)) => drop(table.insert(id, tombstone)),
+            // One that was written twice: what became of it stands before the second.
+            Some(Line::Wipe(id, tombstone)) => {
+                let (unregistered, wiped_at) =
+                    table.get(&id).map_or((false, None), |it| (it.unregistered, it.wiped_at));
+                table.insert(id, Tombstone { unregistered, wiped_at, ..tombstone });
+            }
             Some(Line::Unregistered(id)) => {
                 if let Some(tombstone) = table.get_mut(&id) {
                     tombstone.unregistered = true;
@@ -335,7 +350,9 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
 
 fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
     let mut text = String::new();
-    for (id, tombstone) in &*table.lock().unwrap_or_else(PoisonError::into_inner) {
+    // Shards ask the table: what takes long is done beside it.
+    let table = table.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for (id, tombstone) in &table {
         text.push_str(&Line::Wipe(*id, tombstone.clone()).to_text());
         if tombstone.unregistered {
             text.push_str(&Line::Unregistered(*id).to_text());
@@ -345,10 +362,16 @@ fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
         }
     }
     let new = named_beside(path, "new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
+    let written = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    written().inspect_err(|_| {
+        // Half a file takes room from the whole one.
+        let _ = std::fs::remove_file(&new);
+    })?;
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     OpenOptions::new().append(true).open(path)

@@ -143,18 +143,12 @@ impl Tombstones {
                 tombstone.is_durable
             }
         };
-        let table = self.0.table.clone();
         async move {
             if is_durable {
                 return Ok(());
             }
-            if outcome.await != Ok(true) {
-                return Err(NotWritten);
-            }
-            if let Some(tombstone) = table.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
-                tombstone.is_durable = true;
-            }
-            Ok(())
+            // Who has written it has noted that, also where nobody waits any more.
+            if outcome.await == Ok(true) { Ok(()) } else { Err(NotWritten) }
         }
     }
 
@@ -398,6 +392,13 @@ mod tests {
         assert_eq!(again.pending(), [(id(2), lookup), (id(3), lookup), (id(4), None)]);
         assert_eq!(again.forbids(id(1)), Some(lookup), "a store may come back with what it had before");
         assert_eq!(again.forbids(id(5)), None);
+        // Who asked twice had it written twice.
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let text = std::fs::read_to_string(&path).expect("text");
+        let first = text.lines().find(|line| line.starts_with(&format!("wipe {}", id(1)))).expect("its line");
+        std::fs::write(&path, format!("{text}{first}\n")).expect("written");
+        let twice = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened once more");
+        assert_eq!(twice.look(id(1)), stones.look(id(1)), "what became of it stands");
     }
 
     #[tokio::test]
