@@ -41,8 +41,8 @@
 //! #     sip_instance: [1; 16], register: true, proven: false, same_as: None, taken_from: None,
 //! # };
 //! # let peer = "192.0.2.1:5060".parse().unwrap();
-//! # let server = Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer };
-//! # let phone = Source { flow: FlowId::Stream(1), side: Side::Device, transport: Transport::Tls, peer };
+//! # let server = Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer, split: false };
+//! # let phone = Source { flow: FlowId::Stream(1), side: Side::Device, transport: Transport::Tls, peer, split: false };
 //! # fn parse(text: &str) -> Message { Message::parse(&text.to_owned().into(), &Limits::default()).unwrap() }
 //! # fn request(line: &str, cseq: &str, more: &str) -> Message {
 //! #     parse(&format!("{line} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n\

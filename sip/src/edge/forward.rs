@@ -240,6 +240,9 @@ pub fn of_caller(answer: &Message, method: Method) -> Option<Message> {
     Message::parse(&request.finish(), &Limits::COMPOSED).ok()
 }
 
+/// A caller of whom nothing may be told.
+const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
+
 /// A caller, as a device may know it: the URI, and the display name where there is one.
 pub type Caller = (Box<str>, Option<Box<str>>);
 
@@ -247,7 +250,6 @@ pub type Caller = (Box<str>, Option<Box<str>>);
 /// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
 /// §4.2), whether it says so by Privacy or by an anonymous From.
 pub fn caller(request: &Message) -> Caller {
-    const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
     let from =
         request.from().filter(|from| !wants_privacy(request) && !from.uri().is_some_and(|uri| is_anonymous(&uri)));
     let Some(from) = from else { return (ANONYMOUS.into(), None) };
@@ -263,6 +265,13 @@ pub fn caller(request: &Message) -> Caller {
             (bare(&who.uri).into(), who.name().map(shown).or_else(|| name().filter(|_| is_same)))
         }
     }
+}
+
+/// What a request's `caller` is counted by: where that is anonymous, the identity that the SIP server asserts all the same, so that those who
+/// withhold their numbers are not one caller. It is to be hashed, and neither kept nor told.
+pub fn counted_caller<'a>(request: &Message, caller: &'a Caller) -> Cow<'a, str> {
+    let hidden = (*caller.0 == *ANONYMOUS).then(|| asserted(request)).flatten();
+    hidden.map_or(Cow::Borrowed(&caller.0), |who| Cow::Owned(bare(&who.uri)))
 }
 
 fn wants_privacy(request: &Message) -> bool {
@@ -407,7 +416,13 @@ mod tests {
     #[test]
     fn a_via_says_where_its_request_came_from_however_it_is_written() {
         let peer = "198.51.100.7:5070".parse().expect("an address");
-        let source = Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer };
+        let source = Source {
+            flow: FlowId::Datagram(peer),
+            side: Side::Upstream,
+            transport: Transport::Udp,
+            peer,
+            split: false,
+        };
         let marked = |via: &str| {
             let text = format!("BYE sip:a@b SIP/2.0\r\nTo: x\r\n{via}\r\nCSeq: 1 BYE\r\n\r\n");
             let request = Message::parse(&Bytes::from(text), &Limits::default()).expect("a request");

@@ -5,6 +5,7 @@
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
 //! | [`device_contacts`] | what the Contacts of a device's REGISTER ask for (RFC 3261 §10.3) |
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
+//! | [`caller_key`] | what tells callers apart where they are counted |
 //! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
 //! | [`invite_mark`] | what the copies of one INVITE have in common (RFC 3261 §8.2.2.2) |
 //! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6) |
@@ -17,6 +18,7 @@
 
 pub mod admission;
 pub mod call;
+pub mod caller_key;
 pub mod device_contacts;
 pub mod forward;
 pub mod invite_mark;

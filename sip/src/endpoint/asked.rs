@@ -35,8 +35,6 @@ struct Asked {
     server: ServerId,
     /// It begins a call: the INVITE that was sent on for it.
     placed: Option<BranchId>,
-    /// And one to an emergency service.
-    is_emergency: bool,
 }
 
 /// A request of a device that has no flow.
@@ -60,10 +58,10 @@ impl AskedByDevices {
     }
 
     /// An INVITE that begins a call was sent on for a request of a flow.
-    pub(super) fn note_placed(&mut self, flow: FlowId, server: ServerId, branch: BranchId, is_emergency: bool) {
+    pub(super) fn note_placed(&mut self, flow: FlowId, server: ServerId, branch: BranchId) {
         let asked = self.by.get_mut(&flow).and_then(|asked| asked.iter_mut().rev().find(|it| it.server == server));
         if let Some(asked) = asked {
-            (asked.placed, asked.is_emergency) = (Some(branch), is_emergency);
+            asked.placed = Some(branch);
         }
     }
 
@@ -89,14 +87,7 @@ impl AskedByDevices {
 impl Endpoint {
     /// A device has asked something by a flow, for which a transaction was opened.
     pub(super) fn note_asked(&mut self, flow: FlowId, instance: InstanceId, server: ServerId) {
-        self.remember_asked(flow, Asked { instance, server, placed: None, is_emergency: false });
-    }
-
-    /// How many emergency calls an instance has begun by a flow whose transactions are not over.
-    pub(super) fn emergencies_of(&self, flow: FlowId, instance: InstanceId) -> usize {
-        let asked = self.asked.by.get(&flow).into_iter().flatten();
-        let emergencies = asked.filter(|it| it.instance == instance && it.is_emergency);
-        emergencies.filter(|it| self.core.transactions.came_by(it.server).is_some()).count()
+        self.remember_asked(flow, Asked { instance, server, placed: None });
     }
 
     fn remember_asked(&mut self, flow: FlowId, new: Asked) {

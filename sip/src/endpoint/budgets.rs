@@ -8,18 +8,20 @@
 //! | refused calls that are told to the shell | [`TOLD`], of one caller [`TOLD_OF_CALLER`] | refused all the same |
 //! | MESSAGEs, NOTIFYs | [`MESSAGES`], [`NOTIFIES`] | 480 |
 //! | what it begins: calls; SUBSCRIBE and PUBLISH; the rest | [`BEGUN_CALLS`], [`SUBSCRIPTIONS`], [`BEGUN`] | 503 |
+//! | emergency calls that it begins | [`EMERGENCIES`] | counts as any other call that it begins |
 //!
 //! The last quarter of what a device may get is for those who have not called it within [`AGAIN`]: a few who call again and again
 //! keep nobody out. What a device begins is counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
 //!
-//! Invariant: what is refused takes from no budget. Callers are known by a hash, for [`AGAIN`] and until their shares are full again: those of a
-//! device are no more than its own budgets grant meanwhile.
+//! Invariant: what is refused takes from no budget. Callers are known by a [`CallerKey`] alone, for [`AGAIN`] and until their shares are full
+//! again, at most as long as the device: those of one are no more than its own budgets grant meanwhile. Rows that miss nothing are dropped when
+//! there are [`SWEEP_AT`].
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::bucket::{Bucket, Rate};
+use crate::edge::caller_key::{CallerKey, CallerKeys};
 use crate::id::InstanceId;
 use crate::message::Method;
 
@@ -35,15 +37,17 @@ const BEGUN_CALLS: Begun = Begun {
     all: Rate { burst: 30, interval: Duration::from_secs(1) },
     own: Rate { burst: 10, interval: Duration::from_secs(6) },
 };
-/// A desk phone watches a few hundred others when it starts, and is challenged for each.
+/// A desk phone watches a few hundred others when it starts, and is challenged for each: all that is its own affair, not its neighbours'.
 const SUBSCRIPTIONS: Begun = Begun {
     all: Rate { burst: 600, interval: Duration::from_millis(200) },
-    own: Rate { burst: 200, interval: Duration::from_secs(6) },
+    own: Rate { burst: 600, interval: Duration::from_secs(6) },
 };
 const BEGUN: Begun = Begun {
     all: Rate { burst: 30, interval: Duration::from_secs(1) },
     own: Rate { burst: 10, interval: Duration::from_secs(6) },
 };
+/// Each comes twice where it is challenged.
+const EMERGENCIES: Rate = Rate { burst: 16, interval: Duration::from_secs(1) };
 
 /// How long a caller has called lately.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -58,15 +62,6 @@ struct Begun {
     own: Rate,
 }
 
-/// Who bears what a device begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Charge {
-    /// It has enough of its own.
-    Device,
-    /// Its address, too.
-    Address,
-}
-
 /// What one device may still be sent.
 #[derive(Debug)]
 pub(super) struct Budgets {
@@ -76,7 +71,16 @@ pub(super) struct Budgets {
     messages: Bucket,
     notifies: Bucket,
     /// `None`: it has begun nothing.
-    begun: Option<Box<[BegunBudget; 3]>>,
+    begun: Option<Box<BegunBudgets>>,
+}
+
+/// What a device may still begin.
+#[derive(Debug)]
+struct BegunBudgets {
+    calls: BegunBudget,
+    subscriptions: BegunBudget,
+    rest: BegunBudget,
+    emergencies: Bucket,
 }
 
 /// What a device may still begin of one kind.
@@ -89,7 +93,8 @@ struct BegunBudget {
 /// The shares of callers at devices.
 #[derive(Debug)]
 pub(super) struct Callers {
-    rows: HashMap<(InstanceId, u64), Caller>,
+    keys: CallerKeys,
+    rows: BTreeMap<(InstanceId, CallerKey), Caller>,
     sweep_at: usize,
 }
 
@@ -113,7 +118,7 @@ impl Budgets {
         &mut self,
         now: Instant,
         callers: &mut Callers,
-        (instance, caller): (InstanceId, &str),
+        (instance, caller): (InstanceId, CallerKey),
         wakes: bool,
     ) -> bool {
         let share = callers.of(now, instance, caller);
@@ -145,7 +150,7 @@ impl Budgets {
         now: Instant,
         callers: &mut Callers,
         instance: InstanceId,
-        caller: &str,
+        caller: CallerKey,
     ) -> bool {
         let share = callers.of(now, instance, caller);
         let granted = share.told.level(now, TOLD_OF_CALLER) > 0 && has(&self.told, now, TOLD, !share.told.is_full(now));
@@ -164,17 +169,32 @@ impl Budgets {
         self.notifies.take(now, NOTIFIES).is_ok()
     }
 
-    /// Takes one request that the device begins; who bears it, if there was one.
-    pub(super) fn take_begun(&mut self, now: Instant, method: Method) -> Option<Charge> {
-        let full = BegunBudget { all: Bucket::full(now), own: Bucket::full(now) };
-        let [calls, subscriptions, rest] = &mut **self.begun.get_or_insert_with(|| Box::new([full; 3]));
+    /// Takes one request that the device begins; whether there was one. `address`: whether its address bears what is beyond the device's own
+    /// part.
+    pub(super) fn take_begun(&mut self, now: Instant, method: Method, address: impl FnOnce() -> bool) -> bool {
+        let begun = self.begun(now);
         let (budget, rate) = match method {
-            Method::Invite => (calls, BEGUN_CALLS),
-            Method::Subscribe | Method::Publish => (subscriptions, SUBSCRIPTIONS),
-            _ => (rest, BEGUN),
+            Method::Invite => (&mut begun.calls, BEGUN_CALLS),
+            Method::Subscribe | Method::Publish => (&mut begun.subscriptions, SUBSCRIPTIONS),
+            _ => (&mut begun.rest, BEGUN),
         };
-        budget.all.take(now, rate.all).ok()?;
-        Some(if budget.own.take(now, rate.own).is_ok() { Charge::Device } else { Charge::Address })
+        let granted = budget.all.level(now, rate.all) > 0 && (budget.own.take(now, rate.own).is_ok() || address());
+        if granted {
+            budget.all.owe(now, rate.all, 1);
+        }
+        granted
+    }
+
+    /// Takes one emergency call that the device begins; whether there was one.
+    pub(super) fn take_emergency(&mut self, now: Instant) -> bool {
+        self.begun(now).emergencies.take(now, EMERGENCIES).is_ok()
+    }
+
+    fn begun(&mut self, now: Instant) -> &mut BegunBudgets {
+        let emergencies = Bucket::full(now);
+        let full = BegunBudget { all: emergencies, own: emergencies };
+        let new = || BegunBudgets { calls: full, subscriptions: full, rest: full, emergencies };
+        self.begun.get_or_insert_with(|| Box::new(new()))
     }
 }
 
@@ -185,22 +205,35 @@ fn has(bucket: &Bucket, now: Instant, rate: Rate, again: bool) -> bool {
 
 impl Default for Callers {
     fn default() -> Self {
-        Self { rows: HashMap::new(), sweep_at: SWEEP_AT }
+        Self { keys: CallerKeys::default(), rows: BTreeMap::new(), sweep_at: SWEEP_AT }
     }
 }
 
 impl Callers {
-    fn of(&self, now: Instant, instance: InstanceId, caller: &str) -> Caller {
-        self.rows.get(&key(instance, caller)).copied().unwrap_or_else(|| Caller::full(now))
+    /// What a caller with this address is counted by.
+    pub(super) fn key(&self, caller: &str) -> CallerKey {
+        self.keys.of(caller)
     }
 
-    fn change(&mut self, now: Instant, instance: InstanceId, caller: &str, change: impl FnOnce(&mut Caller)) {
+    /// A device is known no more: nor are those who have called it.
+    pub(super) fn forget(&mut self, instance: InstanceId) {
+        let (first, last) = CallerKey::ALL;
+        let theirs: Vec<_> = self.rows.range((instance, first)..=(instance, last)).map(|(row, _)| *row).collect();
+        for row in theirs {
+            self.rows.remove(&row);
+        }
+    }
+
+    fn of(&self, now: Instant, instance: InstanceId, caller: CallerKey) -> Caller {
+        self.rows.get(&(instance, caller)).copied().unwrap_or_else(|| Caller::full(now))
+    }
+
+    fn change(&mut self, now: Instant, instance: InstanceId, caller: CallerKey, change: impl FnOnce(&mut Caller)) {
         if self.rows.len() >= self.sweep_at {
-            #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
             self.rows.retain(|_, share| !share.misses_nothing(now));
             self.sweep_at = SWEEP_AT.max(self.rows.len() * 2);
         }
-        change(self.rows.entry(key(instance, caller)).or_insert_with(|| Caller::full(now)));
+        change(self.rows.entry((instance, caller)).or_insert_with(|| Caller::full(now)));
     }
 }
 
@@ -216,12 +249,6 @@ impl Caller {
     fn misses_nothing(&self, now: Instant) -> bool {
         self.calls.is_full(now) && self.told.is_full(now) && !self.has_called(now)
     }
-}
-
-fn key(instance: InstanceId, caller: &str) -> (InstanceId, u64) {
-    let mut hash = DefaultHasher::new();
-    caller.hash(&mut hash);
-    (instance, hash.finish())
 }
 
 #[cfg(test)]
@@ -242,10 +269,12 @@ mod tests {
         }
 
         fn call(&mut self, now: Instant, caller: &str, wakes: bool) -> bool {
+            let caller = self.callers.key(caller);
             self.budgets.take_call(now, &mut self.callers, (self.instance, caller), wakes)
         }
 
         fn tell(&mut self, now: Instant, caller: &str) -> bool {
+            let caller = self.callers.key(caller);
             self.budgets.take_told(now, &mut self.callers, self.instance, caller)
         }
     }
@@ -301,17 +330,45 @@ mod tests {
     }
 
     #[test]
+    fn with_a_device_go_the_rows_of_those_who_have_called_it_and_no_others() {
+        let now = Instant::now();
+        let (mut gone, mut other) = (Device::new(now), InstanceId::new(2 << 32, ShardTag(0)));
+        for caller in ["one", "two"] {
+            assert!(gone.call(now, caller, false));
+            std::mem::swap(&mut gone.instance, &mut other);
+            assert!(gone.call(now, caller, false));
+            std::mem::swap(&mut gone.instance, &mut other);
+        }
+        gone.callers.forget(gone.instance);
+        let left: Vec<_> = gone.callers.rows.keys().map(|(instance, _)| *instance).collect();
+        assert_eq!(left, [other; 2]);
+    }
+
+    #[test]
     fn what_a_device_begins_of_one_kind_takes_nothing_from_another_and_the_first_of_it_nothing_from_its_address() {
         let now = Instant::now();
         let mut budgets = Budgets::full(now);
         let mut begin = |method: Method, at: Duration| {
-            let charges: Vec<_> = (0..1_000).map_while(|_| budgets.take_begun(now + at, method)).collect();
-            (charges.len(), charges.iter().filter(|charge| **charge == Charge::Device).count())
+            let mut charged = 0;
+            let mut bears = || {
+                charged += 1;
+                true
+            };
+            let granted = (0..1_000).take_while(|_| budgets.take_begun(now + at, method, &mut bears)).count();
+            (granted, granted - charged)
         };
-        assert_eq!(begin(Method::Subscribe, Duration::ZERO), (600, 200));
+        assert_eq!(begin(Method::Subscribe, Duration::ZERO), (600, 600));
         assert_eq!(begin(Method::Publish, Duration::ZERO), (0, 0));
         assert_eq!(begin(Method::Options, Duration::ZERO), (30, 10));
         assert_eq!(begin(Method::Invite, Duration::ZERO), (30, 10));
         assert_eq!(begin(Method::Invite, Duration::from_secs(12)), (12, 2));
+    }
+
+    #[test]
+    fn what_its_address_refuses_takes_nothing_from_a_device() {
+        let now = Instant::now();
+        let mut budgets = Budgets::full(now);
+        let mut begin = |bears: bool| (0..1_000).filter(|_| budgets.take_begun(now, Method::Invite, || bears)).count();
+        assert_eq!((begin(false), begin(true)), (10, 20));
     }
 }

@@ -1,13 +1,15 @@
 //! The instances that an endpoint serves: to which binding each belongs, and what it may be sent.
 //!
-//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever sends them.
+//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever sends them. With a device
+//! goes what its callers are counted by.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Endpoint;
-use super::budgets::{Budgets, Callers, Charge};
+use super::budgets::{Budgets, Callers};
 use super::credentials::Credentials;
+use crate::edge::caller_key::CallerKey;
 use crate::id::{BindingId, InstanceId};
 use crate::message::Method;
 use crate::timers::Armed;
@@ -105,8 +107,13 @@ impl Devices {
         }
     }
 
+    /// What a caller with this address is counted by.
+    pub(super) fn caller_key(&self, caller: &str) -> CallerKey {
+        self.callers.key(caller)
+    }
+
     /// Takes one call by this caller from a device's budgets, where it must be woken for it also a push; whether there was one.
-    pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId, caller: &str, wakes: bool) -> bool {
+    pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId, caller: CallerKey, wakes: bool) -> bool {
         self.spend(now, instance, |budgets, callers| budgets.take_call(now, callers, (instance, caller), wakes))
     }
 
@@ -116,7 +123,7 @@ impl Devices {
     }
 
     /// Takes one refused call by this caller that is told; whether there was one.
-    pub(super) fn spend_told(&mut self, now: Instant, instance: InstanceId, caller: &str) -> bool {
+    pub(super) fn spend_told(&mut self, now: Instant, instance: InstanceId, caller: CallerKey) -> bool {
         self.spend(now, instance, |budgets, callers| budgets.take_told(now, callers, instance, caller))
     }
 
@@ -130,9 +137,20 @@ impl Devices {
         self.spend(now, instance, |budgets, _| budgets.take_notify(now))
     }
 
-    /// Takes one request that the device begins from its budget; who bears it, if there was one.
-    pub(super) fn spend_begun(&mut self, now: Instant, instance: InstanceId, method: Method) -> Option<Charge> {
-        self.spend(now, instance, |budgets, _| budgets.take_begun(now, method))
+    /// Takes one request that the device begins from its budget; whether there was one. `address`: whether its address bears it, too.
+    pub(super) fn spend_begun(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        method: Method,
+        address: impl FnOnce() -> bool,
+    ) -> bool {
+        self.spend(now, instance, |budgets, _| budgets.take_begun(now, method, address))
+    }
+
+    /// Takes one emergency call from what a device has for these alone; whether there was one.
+    pub(super) fn spend_emergency(&mut self, now: Instant, instance: InstanceId) -> bool {
+        self.spend(now, instance, |budgets, _| budgets.take_emergency(now))
     }
 
     fn spend<T: Default>(
@@ -160,6 +178,7 @@ impl Endpoint {
 
     /// The instance is wiped: it leaves its calls, unless another one has taken them over; a dialog that stands may still be hung up by the flow that carries it.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
+        self.devices.callers.forget(instance);
         if let Some(device) = self.devices.rows.remove(&instance) {
             self.leave_expected(instance, device.binding);
             self.give_up_parked(now, instance, device.binding);

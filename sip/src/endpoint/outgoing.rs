@@ -4,10 +4,10 @@
 //! | the request | goes |
 //! | --- | --- |
 //! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, whatever its target | by the flow of that registration, along its Service-Route (RFC 3608) |
-//! | one whose From names nobody (RFC 3323 §4.1.1.3) or is a number | likewise: by the registration that P-Preferred-Identity names (RFC 3325 §9.2), else by that of the one account that is registered by the same flow |
+//! | one whose From names nobody (RFC 3323 §4.1.1.3) or is a number | likewise: by the registration that P-Preferred-Identity names (RFC 3325 §9.2), else by that of the one account that is registered by the same flow, on any shard |
 //! | another From, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
 //! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
-//! | an emergency call (RFC 5031), while [`EMERGENCIES`] of its device at most are under way | as any other, whatever the budgets |
+//! | an emergency call (RFC 5031), while its device has one of its own for these left | as any other, whatever the other budgets |
 //! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
 //!
 //! The SIP server asks for credentials (401, 407), judges the target and routes, as if the device had come by itself: a transfer or a redirection
@@ -22,7 +22,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::budgets::Charge;
 use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Source};
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::{forward, push_proxy};
@@ -36,8 +35,6 @@ use crate::transaction::Reply;
 const PER_ADDRESS: Rate = Rate { burst: 100, interval: Duration::from_millis(100) };
 /// Addresses whose requests are counted at once; what is to be counted of a further one is answered 503.
 pub const ADDRESSES_MAX: usize = 10_000;
-/// Emergency calls of one connection of a device that may be under way, answered ones for 64·T1; a further one counts as any other call.
-const EMERGENCIES: usize = 16;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
 
@@ -122,14 +119,10 @@ impl Endpoint {
     /// Whether the budgets of a device and of its address have room for one more request.
     fn may_begin(&mut self, now: Instant, source: &Source, instance: InstanceId, request: &Message) -> bool {
         let method = request.method().unwrap_or(Method::Other);
-        if is_emergency(request) && self.emergencies_of(source.flow, instance) < EMERGENCIES {
-            return true;
-        }
-        match self.devices.spend_begun(now, instance, method) {
-            None => false,
-            Some(Charge::Device) => true,
-            Some(Charge::Address) => self.outgoing.spend(now, counted_as(source.peer.ip())),
-        }
+        let Self { devices, outgoing, .. } = self;
+        let address = || outgoing.spend(now, counted_as(source.peer.ip()));
+        is_emergency(request) && devices.spend_emergency(now, instance)
+            || devices.spend_begun(now, instance, method, address)
     }
 
     fn send_outgoing(
@@ -168,7 +161,7 @@ impl Endpoint {
             return self.on_forwarded_silence(now, server);
         }
         if method == Method::Invite {
-            self.asked.note_placed(source.flow, server, branch, is_emergency(request));
+            self.asked.note_placed(source.flow, server, branch);
         }
     }
 
@@ -198,7 +191,7 @@ impl Endpoint {
         if !begins || request.to().is_some_and(|to| to.tag().is_some()) {
             return Err(Refusal::Method);
         }
-        let instance = self.sender_of(request, &registered().collect::<Vec<_>>())?;
+        let instance = self.sender_of(source, request, &registered().collect::<Vec<_>>())?;
         let routes = self.push_bindings.routes_of(instance);
         let named: Vec<Option<String>> = (own_routes..)
             .map_while(|index| request.route(index))
@@ -215,7 +208,7 @@ impl Endpoint {
     }
 
     /// Whose request it is, among the registrations of its flow.
-    fn sender_of(&self, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
+    fn sender_of(&self, source: &Source, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
         let aor_of = |instance: &InstanceId| self.push_bindings.aor_of(*instance);
         let named = |uri: &Uri<'_>| {
             let address = push_proxy::address_of(uri)?;
@@ -231,7 +224,7 @@ impl Endpoint {
             return sender.ok_or(Refusal::From);
         }
         let (first, others) = registered.split_first().ok_or(Refusal::NotRegistered)?;
-        let is_one_account = others.iter().all(|other| aor_of(other) == aor_of(first));
+        let is_one_account = !source.split && others.iter().all(|other| aor_of(other) == aor_of(first));
         let preferred = push_proxy::preferred(request).find_map(|uri| named(&uri));
         preferred.or(is_one_account.then_some(*first)).ok_or(Refusal::Nobody)
     }

@@ -51,6 +51,8 @@ pub struct Source {
     pub transport: Transport,
     /// The peer's address, as the socket tells it.
     pub peer: SocketAddr,
+    /// Whether devices have registered by it at several shards: each knows some of its accounts alone.
+    pub split: bool,
 }
 
 impl Transport {

@@ -79,6 +79,30 @@ fn a_stranger_who_calls_again_and_again_keeps_nobody_from_a_phone_that_is_there(
     assert!(world.told_refused().iter().all(|(_, from)| from.contains("stranger")));
 }
 
+/// RFC 3325 §9.1: their server asserts who they are, and the device is not told.
+#[test]
+fn those_who_withhold_their_numbers_have_a_share_each_where_their_server_says_who_they_are() {
+    let mut world = World::registered();
+    let call = |world: &mut World, asserted: &str, call_id: &str| {
+        let lines = format!("Privacy: id\r\n{asserted}Contact:");
+        let text = world.invite_text(call_id).replacen("Contact:", &lines, 1);
+        world.receive(world.upstream, &text);
+    };
+    let who = |number: usize| format!("P-Asserted-Identity: <sip:{number}@example.com>\r\n");
+    for number in 0..CALLS_PER_INSTANCE {
+        call(&mut world, &who(1), &format!("a{number}"));
+    }
+    assert_eq!(world.count("INVITE 486"), CALLS_PER_INSTANCE / 2);
+    call(&mut world, &who(2), "another");
+    call(&mut world, "", "nobody");
+    assert_eq!(world.count("INVITE 486"), CALLS_PER_INSTANCE / 2, "neither of these");
+    for number in 0..40 {
+        call(&mut world, &who(1), &format!("b{number}"));
+    }
+    let told = world.told_refused();
+    assert!(!told.is_empty() && told.iter().all(|(_, from)| *from == "sip:anonymous@anonymous.invalid"));
+}
+
 /// Pushes are fewer than calls: one who sleeps is woken for friends all the same.
 #[test]
 fn strangers_who_call_again_and_again_leave_pushes_for_friends() {

@@ -11,7 +11,7 @@ use sip::message::{Limits, Message, Name};
 
 fn stranger(peer: &str) -> Source {
     let peer: SocketAddr = peer.parse().unwrap();
-    Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer }
+    Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer, split: false }
 }
 
 fn request(method: &str, uri: &str, branch: &str, further: &str) -> String {
@@ -200,7 +200,8 @@ fn only_the_sender_of_an_invite_acknowledges_its_refusal_whatever_route_its_ack_
 /// Whoever may not answer what went to the SIP server by UDP, though it knows the branch.
 pub fn strangers() -> Vec<Source> {
     let device = "198.51.100.7:40000".parse().unwrap();
-    let at_the_edge = |peer| Source { flow: FlowId::Stream(66), side: Side::Device, transport: Transport::Tls, peer };
+    let at_the_edge =
+        |peer| Source { flow: FlowId::Stream(66), side: Side::Device, transport: Transport::Tls, peer, split: false };
     let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..stranger("203.0.113.9:5060") };
     vec![stranger("203.0.113.9:5060"), by_tcp, at_the_edge(device), at_the_edge(server_address())]
 }

@@ -129,7 +129,7 @@ impl World {
             hashes: vec![Hash::Md5, Hash::Sha256, Hash::Sha512_256],
             binding: BindingId::new(0x1111 << 64, ShardTag(0)),
             instance: InstanceId::new(0x2222 << 64, ShardTag(0)),
-            upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address() },
+            upstream: Source { flow: upstream, side: Side::Upstream, transport, peer: server_address(), split: false },
             dial: true,
             tag: "peer",
             elsewhere: false,
@@ -364,7 +364,7 @@ impl World {
 
     pub fn device(&self, number: u64) -> Source {
         let peer = "198.51.100.7:40000".parse().unwrap();
-        Source { flow: FlowId::Stream(number), side: Side::Device, transport: Transport::Tls, peer }
+        Source { flow: FlowId::Stream(number), side: Side::Device, transport: Transport::Tls, peer, split: false }
     }
 
     /// The device registers at the edge by a flow, by digest.

@@ -209,7 +209,7 @@ impl World {
         };
         // A device that comes back may come by the other door.
         let transport = if side == Side::Device && flow.is_multiple_of(3) { Transport::Wss } else { Transport::Tls };
-        let source = Source { flow: FlowId::Stream(flow), side, transport, peer };
+        let source = Source { flow: FlowId::Stream(flow), side, transport, peer, split: false };
         self.receive(shard, source, frame);
     }
 
@@ -238,7 +238,13 @@ impl World {
     pub(super) fn on_datagram_to_relay(&mut self, number: usize, message: Message) {
         let shard = Endpoint::shard_of(&message).map_or(0, |tag| tag.shard(self.relay.shards.len()));
         let peer = registrar_address(number);
-        let source = Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer };
+        let source = Source {
+            flow: FlowId::Datagram(peer),
+            side: Side::Upstream,
+            transport: Transport::Udp,
+            peer,
+            split: false,
+        };
         self.receive(shard, source, Frame::Message(message));
     }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
-use sip::message::{Frame, FrameError, Limits, Malformed, Message};
+use sip::message::{Frame, FrameError, Limits, Malformed, Message, Method};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     told: u128,
     /// The shard that answers what names nobody; that of the first message.
     home: Option<usize>,
+    /// The shard of its first REGISTER.
+    registers_at: Option<usize>,
     /// Whether it goes on elsewhere once its shard is known.
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
@@ -107,7 +109,7 @@ impl Connection {
         shards: Shards,
         metrics: Metrics,
     ) -> Box<Self> {
-        Box::new(Self::new(Source { flow: next_flow(), side, transport, peer }, timing, shards, metrics))
+        Box::new(Self::new(Source { flow: next_flow(), side, transport, peer, split: false }, timing, shards, metrics))
     }
 
     /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
@@ -119,7 +121,7 @@ impl Connection {
         shards: Shards,
         metrics: Metrics,
     ) -> Box<Self> {
-        let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer };
+        let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer, split: false };
         let new = Self::new(source, timing, shards, metrics);
         Box::new(Self { told: 1 << shard, home: Some(shard), proven: true, ..new })
     }
@@ -151,6 +153,7 @@ impl Connection {
             framing,
             told: 0,
             home: None,
+            registers_at: None,
             moves: false,
             unheard: None,
             proven: false,
@@ -377,6 +380,9 @@ impl Connection {
                     let shard = self.shards.of(&message, self.source.side);
                     let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
+                    if self.source.side == Side::Device && message.method() == Some(Method::Register) {
+                        self.note_register(shard);
+                    }
                     (shard, Input::Received { source: self.source, message })
                 }
                 Frame::Ping => (self.home(), Input::Ping(self.source)),
@@ -411,13 +417,18 @@ impl Connection {
         Ending::Closed(broken.code())
     }
 
+    /// A device registers by it at this shard.
+    fn note_register(&mut self, shard: usize) {
+        self.source.split |= *self.registers_at.get_or_insert(shard) != shard;
+    }
+
     /// The shard of a request that names nobody here: a device begins it with a registration that passed through by this
-    /// connection, of the AOR in its From or of the only one.
+    /// connection, of the AOR in its From or of the only one. Where there are others, that shard is told so.
     fn shard_of_sender(&self, message: &Message) -> usize {
         let tag =
             Endpoint::shard_of_sender(message).filter(|_| self.source.side == Side::Device && message.is_request());
         let shard = tag.map(|tag| tag.shard(self.shards.len())).filter(|shard| self.told & 1 << shard != 0);
-        shard.unwrap_or_else(|| self.home())
+        shard.or(self.registers_at).unwrap_or_else(|| self.home())
     }
 
     fn home(&self) -> usize {
@@ -466,6 +477,27 @@ impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of the accounts of several shards each shard knows its own alone.
+    #[tokio::test]
+    async fn a_connection_of_several_shards_says_so_and_a_caller_without_a_name_goes_where_it_has_registered() {
+        let (senders, _inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| tokio::sync::mpsc::channel(1)).unzip();
+        let (cores, made) = crate::cores::Cores::start(1).expect("a core");
+        made.into_iter().for_each(|core| core.begin(std::future::pending()));
+        let shards = Shards::new(senders, cores);
+        let peer = SocketAddr::from(([198, 51, 100, 7], 40_000));
+        let timing = ConnectionTiming::default();
+        let mut connection = Connection::accepted(Side::Device, Transport::Tls, peer, timing, shards, Metrics::new());
+        let text = "INVITE sip:b@h SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nFrom: <sip:a@anonymous.invalid>;tag=1\r\n\
+                    To: <sip:b@h>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
+        let invite = Message::parse(&text.into(), &Limits::default()).expect("an INVITE");
+        // What came before its REGISTER went anywhere.
+        connection.home = Some(0);
+        for (shard, split) in [(2, false), (2, false), (1, true), (2, true)] {
+            connection.note_register(shard);
+            assert_eq!((connection.source.split, connection.shard_of_sender(&invite)), (split, 2));
+        }
+    }
 
     /// A token of an earlier run must not name another SIP server's connection.
     #[test]

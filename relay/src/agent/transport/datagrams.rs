@@ -51,7 +51,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
         return;
     };
     let shard = shards.of(&message, Side::Upstream).unwrap_or(0);
-    let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer };
+    let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer, split: false };
     shards.offer(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
 }
 

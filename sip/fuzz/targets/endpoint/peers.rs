@@ -17,8 +17,8 @@ const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\
 pub fn server(number: u8, stream: u64) -> Source {
     let peer: SocketAddr = SocketAddr::from(([192, 0, 2, 10 + number], 5060));
     match number {
-        1 => Source { flow: FlowId::Stream(stream), side: Side::Upstream, transport: Transport::Tls, peer },
-        _ => Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer },
+        1 => Source { flow: FlowId::Stream(stream), side: Side::Upstream, transport: Transport::Tls, peer, split: false },
+        _ => Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer, split: false },
     }
 }
 
@@ -26,7 +26,7 @@ pub fn server(number: u8, stream: u64) -> Source {
 pub fn device(number: u8) -> Source {
     let peer = SocketAddr::from(([198, 51, 100, 7], 40_000 + u16::from(number)));
     let transport = if number == 3 { Transport::Wss } else { Transport::Tls };
-    Source { flow: FlowId::Stream(u64::from(number)), side: Side::Device, transport, peer }
+    Source { flow: FlowId::Stream(u64::from(number)), side: Side::Device, transport, peer, split: false }
 }
 
 /// Via to Contact of a caller's request.

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use super::{Call, Stage, Target};
 use crate::edge::CallState;
+use crate::edge::caller_key::CallerKey;
+use crate::edge::forward::Caller;
 use crate::id::InstanceId;
 
 /// The devices of an expected call at the moment when its INVITE came.
@@ -26,8 +28,8 @@ impl Call {
     }
 
     /// One more device is woken for an expected call, with the caller as its announcement names it.
-    pub fn expect(&mut self, instance: InstanceId, from: Box<str>, name: Option<Box<str>>) {
-        (self.from, self.name) = (from, name);
+    pub fn expect(&mut self, instance: InstanceId, key: CallerKey, (from, name): Caller) {
+        (self.from, self.name, self.caller) = (from, name, Some(key));
         self.targets.push(Target { woken: true, ..Target::new(instance) });
     }
 

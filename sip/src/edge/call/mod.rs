@@ -47,6 +47,7 @@ mod succession;
 
 use std::time::{Duration, Instant};
 
+use super::caller_key::CallerKey;
 use super::forward::Caller;
 use super::invite_mark::InviteMark;
 use super::replaces::Replaces;
@@ -130,6 +131,8 @@ pub struct Call {
     stage: Stage,
     from: Box<str>,
     name: Option<Box<str>>,
+    /// What its caller is counted by; `None` until that is known.
+    caller: Option<CallerKey>,
     state: CallState,
     targets: Vec<Target>,
     legs: Legs,
@@ -181,6 +184,7 @@ impl Call {
             stage: Stage::Expected,
             from: "".into(),
             name: None,
+            caller: None,
             state: CallState::Waking,
             targets: Vec::new(),
             legs: Legs::default(),
@@ -246,14 +250,14 @@ impl Call {
         }
     }
 
-    /// The caller's URI.
-    pub fn from(&self) -> &str {
-        &self.from
+    /// What its caller is counted by.
+    pub fn caller(&self) -> Option<CallerKey> {
+        self.caller
     }
 
-    /// These devices have had too many calls, and do not get this one.
-    pub fn limit(&mut self, instances: Vec<InstanceId>) {
-        self.limited = instances;
+    /// It counts for this caller; these devices have had too many calls, and do not get this one.
+    pub fn limit(&mut self, caller: CallerKey, instances: Vec<InstanceId>) {
+        (self.caller, self.limited) = (Some(caller), instances);
     }
 
     /// Those devices, once.
@@ -305,9 +309,10 @@ impl Call {
         }
     }
 
-    /// Whether a device shall be woken now; true once.
+    /// Whether a device shall be woken now; true once, and not while what it has refused may count.
     pub fn wake(&mut self, instance: InstanceId) -> bool {
-        self.open(instance).is_some_and(|target| !std::mem::replace(&mut target.woken, true))
+        let waits = self.open(instance).filter(|target| target.refused.is_none());
+        waits.is_some_and(|target| !std::mem::replace(&mut target.woken, true))
     }
 
     /// Waits for its devices until this moment at most.
@@ -322,9 +327,10 @@ impl Call {
         (!std::mem::replace(&mut target.attached, true)).then(|| now.saturating_duration_since(self.arrived))
     }
 
-    /// Whether to fork the call to a device by this flow: it waits for the device, and was not forked to it there before.
+    /// Whether to fork the call to a device by this flow: it waits for the device, which has refused nothing that may count, and was not forked
+    /// to it there before.
     pub fn wants(&mut self, instance: InstanceId, flow: FlowId) -> bool {
-        !self.legs.has_been_on(instance, flow) && self.open(instance).is_some()
+        !self.legs.has_been_on(instance, flow) && self.open(instance).is_some_and(|target| target.refused.is_none())
     }
 
     /// Notes a new leg. The legs to cancel: the oldest of a device of many connections that has said nothing.

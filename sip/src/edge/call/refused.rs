@@ -9,6 +9,7 @@
 //!
 //! A phone that lost its connection says 482 or 486 by itself to the copy that it gets by its next one; so does one in another call, or whose user has declined in the
 //! notification, to the only INVITE that it knows. The one rings, the other does not, and the leg of which nothing was heard tells them apart.
+//! Until then that leg follows the device, and nothing new is asked of it: no further leg begins, and no push wakes it.
 //!
 //! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
 

@@ -25,8 +25,13 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
                 To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
     let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
     let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
-    let source =
-        Source { flow, side: Side::Upstream, transport: Transport::Udp, peer: "192.0.2.1:5060".parse().unwrap() };
+    let source = Source {
+        flow,
+        side: Side::Upstream,
+        transport: Transport::Udp,
+        peer: "192.0.2.1:5060".parse().unwrap(),
+        split: false,
+    };
     let reply = Reply { flow, side: source.side };
     let server = Table::<(), ()>::new(1, Timing::default(), false).open(&invite, reply, ()).unwrap();
     let tag = ShardTag(0);
@@ -233,6 +238,22 @@ fn a_refusal_beside_a_leg_of_which_nothing_was_heard_counts_when_nothing_is_hear
     let (mut cancelled, _) = refused_unheard(now, 486);
     cancelled.cancel(now, false);
     assert_eq!((cancelled.refusal_due(), cancelled.settle_refusal(due)), (None, None));
+}
+
+#[test]
+fn a_device_whose_refusal_may_count_gets_no_further_leg_and_no_push() {
+    let now = Instant::now();
+    let mut refused = forked(now, &[1]);
+    refused.on_flow_left(device(1), FlowId::Stream(1));
+    assert_eq!(refused.on_flow_found(device(1), FlowId::Stream(2)), [branch(1)]);
+    refused.forked(branch(2), device(1), FlowId::Stream(2));
+    assert_eq!(refused.on_response(now, branch(2), &response(486), ANSWER), Outcome::Ignore);
+    assert_eq!(refused.on_flow_left(device(1), FlowId::Stream(2)), Some(Outcome::Ignore));
+    assert!(!refused.wake(device(1)), "its user has declined");
+    assert_eq!(refused.on_flow_found(device(1), FlowId::Stream(3)), [branch(1)]);
+    assert!(!refused.wants(device(1), FlowId::Stream(3)), "it would ring anew");
+    refused.on_response(now, branch(1), &response(180), ANSWER);
+    assert!(refused.wants(device(1), FlowId::Stream(4)), "it rings by the first, and may lose that again");
 }
 
 #[test]

@@ -40,12 +40,13 @@ impl Endpoint {
         // The devices that its INVITE would be for, and no other.
         let callable = self.callable_instances(binding).contains(&instance)
             || self.push_bindings.instance_of(binding) == Some(instance);
-        if !callable || self.calls.is_busy(instance, &from) || !self.devices.spend_call(now, instance, &from, true) {
+        let caller = self.devices.caller_key(&from);
+        if !callable || self.calls.is_busy(instance, caller) || !self.devices.spend_call(now, instance, caller, true) {
             return;
         }
         let call = known.unwrap_or_else(|| self.expect_invite(now, binding));
         if let Some(row) = self.calls.get_mut(call) {
-            row.expect(instance, from, name);
+            row.expect(instance, caller, (from, name));
             let incoming = Box::new(row.describe(now, instance));
             self.core.event(Event::Wake(incoming));
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::edge::call::invite::{Invite, valid_until};
 use crate::edge::call::{Announced, Call};
+use crate::edge::caller_key::CallerKey;
 use crate::edge::forward::{self, Caller};
 use crate::edge::invite_mark::InviteMark;
 use crate::edge::replaces::Replaces;
@@ -24,6 +25,7 @@ pub(super) struct Admitted {
     /// Those that would get it if they had not had too many.
     refused: Vec<InstanceId>,
     caller: Caller,
+    key: CallerKey,
     mark: InviteMark,
     /// When the INVITE's Expires ends.
     pub(super) valid_until: Option<Instant>,
@@ -90,7 +92,8 @@ impl Endpoint {
             return Err(603);
         }
         let caller = forward::caller(invite);
-        let ((instances, refused), status) = self.callable(now, binding, callees, &caller.0);
+        let key = self.devices.caller_key(&forward::counted_caller(invite, &caller));
+        let ((instances, refused), status) = self.callable(now, binding, callees, key);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
         if instances.is_empty() {
             for instance in refused {
@@ -98,19 +101,21 @@ impl Endpoint {
             }
             return Err(status);
         }
-        Ok(Admitted { call, instances, refused, caller, mark, valid_until: valid_until(now, invite) })
+        Ok(Admitted { call, instances, refused, caller, key, mark, valid_until: valid_until(now, invite) })
     }
 
     /// Tells the shell of a call that a device does not get, because it has had too many: few of each caller.
     pub(super) fn tell_refused(&mut self, now: Instant, call: CallId, instance: InstanceId, invite: &Message) {
-        let (from, name) = forward::caller(invite);
+        let caller = forward::caller(invite);
+        let key = self.devices.caller_key(&forward::counted_caller(invite, &caller));
+        let (from, name) = caller;
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
         let call = IncomingCall { call, instance, from, name, mark, replaces, wait: Duration::ZERO, valid: None };
-        self.tell_of_refusal(now, call);
+        self.tell_of_refusal(now, call, key);
     }
 
-    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall) {
-        if self.devices.spend_told(now, call.instance, &call.from) {
+    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall, caller: CallerKey) {
+        if self.devices.spend_told(now, call.instance, caller) {
             self.core.event(Event::Refused(Box::new(call)));
         }
     }
@@ -123,15 +128,15 @@ impl Endpoint {
         server: ServerId,
         invite: Message,
         binding: BindingId,
-        Admitted { call, instances, refused, caller, mark, valid_until }: Admitted,
+        Admitted { call, instances, refused, caller, key, mark, valid_until }: Admitted,
     ) {
         let timing = self.core.settings.timing.edge;
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
         let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller));
-        if let Some(row) = self.calls.get_mut(call).filter(|_| !refused.is_empty()) {
-            row.limit(refused);
+        if let Some(row) = self.calls.get_mut(call) {
+            row.limit(key, refused);
         }
         match announced {
             Some(announced) => self.begin_announced(now, call, &instances, &announced),
@@ -162,7 +167,7 @@ impl Endpoint {
         now: Instant,
         binding: BindingId,
         instances: Vec<InstanceId>,
-        caller: &str,
+        caller: CallerKey,
     ) -> ((Vec<InstanceId>, Vec<InstanceId>), u16) {
         let mut status = 480;
         let expected = self.calls.expected_for(now, binding).map(Call::id);

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::caller_key::CallerKey;
 use crate::edge::forward::Caller;
 use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
@@ -109,10 +110,10 @@ impl Calls {
     }
 
     /// Whether an instance has as many calls as it may have, or as this caller may.
-    fn is_busy(&self, instance: InstanceId, caller: &str) -> bool {
+    fn is_busy(&self, instance: InstanceId, caller: CallerKey) -> bool {
         let Some(calls) = self.waiting.get(&instance) else { return false };
         let rows = calls.iter().filter_map(|call| self.rows.get(call));
-        !is_room(calls.len(), rows.filter(|row| row.from() == caller).count())
+        !is_room(calls.len(), rows.filter(|row| row.caller() == Some(caller)).count())
     }
 
     /// The call that an INVITE to this binding is expected for.

@@ -73,9 +73,9 @@ impl Endpoint {
 
     /// The status that refuses one more.
     fn overtakes_too_many(&self, binding: BindingId, invite: &Message) -> Option<u16> {
-        let (from, _) = forward::caller(invite);
+        let caller = counted_caller(invite);
         let waiting = self.calls.overtaking.iter().filter(|it| it.binding == binding);
-        let of_caller = waiting.clone().filter(|it| forward::caller(&it.invite).0 == from).count();
+        let of_caller = waiting.clone().filter(|it| counted_caller(&it.invite) == caller).count();
         match () {
             () if !is_room(waiting.count(), of_caller) => Some(486),
             () if self.calls.overtaking.len() >= OVERTAKING_MAX => Some(480),
@@ -130,4 +130,8 @@ impl Endpoint {
         self.core.transactions.respond(now, server, status, response);
         self.core.event(Event::InviteRefused { status });
     }
+}
+
+fn counted_caller(invite: &Message) -> String {
+    forward::counted_caller(invite, &forward::caller(invite)).into_owned()
 }

@@ -271,6 +271,31 @@ fn of_several_accounts_an_anonymous_call_goes_by_the_one_that_it_prefers_and_by_
     assert_eq!(flow_of(&through.world, "INVITE"), through.world.upstream.flow, "as Alice");
 }
 
+/// The connection's other accounts may be another shard's, of which this one knows nothing.
+#[test]
+fn by_a_connection_of_several_shards_no_call_goes_by_an_account_that_it_does_not_name() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    let source = Source { split: true, ..world.device(1) };
+    let bob = "P-Preferred-Identity: <sip:bob@other.example>\r\n";
+    for (number, (from, identities)) in
+        [(ANONYMOUS, ""), (ANONYMOUS, bob), ("<tel:+4930123>;tag=a", "")].into_iter().enumerate()
+    {
+        let call = Begun { from, call_id: format!("n{number}"), ..Begun::new("INVITE") };
+        world.sent.clear();
+        world.receive(source, &call.text(1, identities));
+        assert_eq!(world.descriptions(), ["INVITE 403"], "{from} {identities}");
+        let refusal = world.last("INVITE 403");
+        assert!(refusal.text(Name::Warning).is_some_and(|it| it.contains("name one of them in P-Preferred-Identity")));
+    }
+    for (from, identities) in [(ANONYMOUS, "P-Preferred-Identity: <sip:alice@example.com>\r\n"), (ALICE, "")] {
+        let call = Begun { from, call_id: format!("y{}", from.len()), ..Begun::new("INVITE") };
+        world.sent.clear();
+        world.receive(source, &call.text(1, identities));
+        assert_eq!(world.count("INVITE"), 1, "{from} {identities}");
+    }
+}
+
 /// RFC 3261 §16.6 step 4, §26.2.2.
 #[test]
 fn a_call_to_a_sips_address_has_sips_record_routes_where_all_is_tls() {
@@ -498,9 +523,9 @@ const ALICE: &str = "<sip:alice@example.com>;tag=a";
 fn a_desk_phone_that_watches_many_others_calls_all_the_same() {
     let mut through = registered(&[]);
     let world = &mut through.world;
-    assert_eq!(begin_many(world, 1, ALICE, "SUBSCRIBE", 300), 300, "each is challenged once");
-    assert_eq!(begin_many(world, 1, ALICE, "PUBLISH", 1), 0, "its address has had enough");
-    assert_eq!(begin_many(world, 1, ALICE, "OPTIONS", 40), 10);
+    assert_eq!(begin_many(world, 1, ALICE, "SUBSCRIBE", 600), 600, "three hundred, each challenged once");
+    assert_eq!(begin_many(world, 1, ALICE, "PUBLISH", 1), 0, "it has had enough");
+    assert_eq!(begin_many(world, 1, ALICE, "OPTIONS", 40), 30, "its address has had nothing of that");
     assert_eq!(begin_many(world, 1, ALICE, "INVITE", 10), 10);
     world.advance(crate::world::seconds(60));
     assert_eq!(begin_many(world, 1, ALICE, "PUBLISH", 1), 1);
@@ -552,7 +577,31 @@ fn an_emergency_call_is_refused_for_no_budget() {
     for number in 0..1_000 {
         Begun { uri: "urn:service:sos", call_id: format!("again{number}"), ..Begun::new("INVITE") }.send(world);
     }
-    assert!(world.count("INVITE") < before + 16, "nobody fills the table so");
+    assert_eq!(world.count("INVITE"), before + 13, "nobody fills the table so");
+}
+
+#[test]
+fn emergency_calls_that_are_challenged_or_refused_at_once_are_no_more_than_others() {
+    let mut through = registered(&[]);
+    let world = &mut through.world;
+    begin_many(world, 1, ALICE, "INVITE", 100);
+    let challenged = |world: &mut World, round: usize| {
+        let before = world.count("INVITE");
+        for number in 0..20 {
+            let call_id = format!("sos{round}.{number}");
+            Begun { uri: "urn:service:sos", call_id: call_id.clone(), ..Begun::new("INVITE") }.send(world);
+            let (server, invite) = (world.upstream, world.last("INVITE"));
+            if invite.call_id() == Some(&*call_id) {
+                world.reply(server, &invite, 407, &[("Proxy-Authenticate", "Digest realm=\"r\", nonce=\"n\"")], "");
+            }
+        }
+        world.count("INVITE") - before
+    };
+    assert_eq!(challenged(world, 0), 16);
+    assert_eq!(challenged(world, 1), 0, "though none of them is under way");
+    world.advance(crate::world::seconds(3));
+    // Its other calls flow in beside.
+    assert_eq!(challenged(world, 2), 3 + 3);
 }
 
 #[test]

@@ -1,0 +1,23 @@
+//! What tells callers apart where they are counted: a hash with the endpoint's own random key, which names nobody.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+/// One caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallerKey(u64);
+
+/// Makes the keys of one endpoint.
+#[derive(Debug, Default)]
+pub struct CallerKeys(RandomState);
+
+impl CallerKey {
+    /// The first and the last of all.
+    pub const ALL: (Self, Self) = (Self(0), Self(u64::MAX));
+}
+
+impl CallerKeys {
+    /// That of a caller with this address.
+    pub fn of(&self, caller: &str) -> CallerKey {
+        CallerKey(self.0.hash_one(caller))
+    }
+}
