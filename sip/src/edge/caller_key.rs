@@ -1,4 +1,6 @@
-//! What tells callers apart where they are counted: a hash with the endpoint's own random key, which names nobody.
+//! What tells callers apart where they are counted: a hash with the random key of an endpoint.
+//!
+//! Invariant: a key names nobody, and says nothing to another endpoint or to the next run.
 
 use std::hash::{BuildHasher as _, RandomState};
 

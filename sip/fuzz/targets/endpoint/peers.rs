@@ -17,8 +17,12 @@ const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\
 pub fn server(number: u8, stream: u64) -> Source {
     let peer: SocketAddr = SocketAddr::from(([192, 0, 2, 10 + number], 5060));
     match number {
-        1 => Source { flow: FlowId::Stream(stream), side: Side::Upstream, transport: Transport::Tls, peer, split: false },
-        _ => Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer, split: false },
+        1 => {
+            Source { flow: FlowId::Stream(stream), side: Side::Upstream, transport: Transport::Tls, peer, split: false }
+        }
+        _ => {
+            Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer, split: false }
+        }
     }
 }
 
