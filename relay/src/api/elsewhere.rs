@@ -120,7 +120,7 @@ fn unheard() -> Response {
 }
 
 async fn carry_to_owner<E: ApiService>(api: &Api<E>, asker: &Asker, request: Request, next: Next) -> Response {
-    let owner = match asker.judge(api, api.0.service.owner_elsewhere(asker.id, &asker.secret).await) {
+    let owner = match asker.judge(api, api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await) {
         Ok(Some(owner)) => owner,
         Ok(None) => return next.run(request).await,
         Err(problem) => return problem.into_response(),

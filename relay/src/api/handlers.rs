@@ -150,7 +150,8 @@ pub(super) struct Asker {
     pub id: InstanceId,
     /// What is shown for it.
     pub secret: InstanceSecret,
-    from: IpAddr,
+    /// From where.
+    pub from: IpAddr,
 }
 
 impl Asker {

@@ -21,7 +21,7 @@ use super::leavers::Word;
 use super::nodes::{Body, NodeService as _};
 use super::{Inner, Service};
 use crate::agent::NodeNews;
-use crate::agent::request::{DeadToken, LeaseExpiry, Principal, Request};
+use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request};
 use crate::clock;
 use crate::random;
 use crate::vault::Owner;
@@ -120,6 +120,9 @@ impl Inner {
     /// The owner has ended an instance that is served here still.
     async fn let_go_at_once(&self, id: InstanceId) {
         if self.look_as_relay(id).await.is_err() {
+            // It may be on its way here, as the successor of another one.
+            let kind = EndKind::NeverOurs;
+            let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
             return;
         }
         tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");

@@ -15,31 +15,41 @@
 //!                                                                        └── some ── let go of; that node has erased them once more
 //! ```
 //!
-//! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some.
+//! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some. Each node
+//! that is listed is asked, all at once; one that says nothing is waited for as [`silence`](super::silence) says.
 //!
 //! Invariant: what is asked here names instances alone, and its answer tells whether one is there to nobody but another node: who asked it still shows the
 //! instance's secret. Nodes that know neither question answer nothing to it, and count as having nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use sip::id::InstanceId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::Inner;
 use super::types::AccessError;
 use crate::agent::request::{EndKind, Principal, Request};
-use crate::vault::{RENEWAL, Stored};
+use crate::clock;
+use crate::limits::counted_as;
+use crate::limits::shares::{Share, Shares};
+use crate::vault::{Owner, Peer, RENEWAL, Stored};
 
 /// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
 /// few go round within seconds.
 const COMPARED_WITHIN: Duration = Duration::from_mins(30);
 /// How long the nodes may take to say whether one has it; then nobody can say.
 const SEEK_WAIT: Duration = Duration::from_secs(2);
-/// What is sought at once; whoever asks for more is told that nobody can say.
-pub(super) const SEEKS: usize = 32;
+/// What is sought at once; whoever asks for more waits, and is told after [`SEEK_WAIT`] that nobody can say.
+const SEEKS: usize = 32;
+/// How many of them one address may have, and all together that come from none: who asks for what is invented is told so alone.
+const SEEKS_EACH: usize = 8;
 /// For how long each takes its place at least: what is invented costs the other nodes no more than 128 questions a second.
 const SEEK_PACE: Duration = Duration::from_millis(250);
 /// Instances that one letter names.
@@ -59,11 +69,23 @@ pub(super) enum Question {
     Have(Vec<InstanceId>),
 }
 
-/// Whether all nodes that live have answered.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Whether all nodes have answered that are waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Heard {
     All,
     NotAll,
+}
+
+/// What is sought at once.
+pub(super) struct Seeks {
+    places: Arc<Semaphore>,
+    shares: Shares<Option<IpAddr>>,
+}
+
+/// A place among what is sought; given back when dropped.
+struct Seeking {
+    _place: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 /// How far a node is in comparing what it owns with the store.
@@ -96,6 +118,32 @@ impl Question {
             (HAVE, _) => Some(Self::Have(ids)),
             _ => None,
         }
+    }
+}
+
+impl Seeks {
+    pub(super) fn new() -> Self {
+        Self { places: Arc::new(Semaphore::new(SEEKS)), shares: Shares::new(SEEKS_EACH) }
+    }
+
+    /// A place, as soon as one is free for who asks; `None`: none is in time.
+    async fn take(&self, from: Option<IpAddr>) -> Option<Seeking> {
+        let taken = async {
+            let share = self.shares.take(from.map(counted_as)).await;
+            // It is never closed.
+            Some(Seeking { _place: self.places.clone().acquire_owned().await.ok()?, _share: share })
+        };
+        timeout(SEEK_WAIT, taken).await.ok().flatten()
+    }
+}
+
+impl Seeking {
+    /// Keeps the place for as long as the others are to be spared.
+    fn pace(self) {
+        tokio::spawn(async move {
+            sleep(SEEK_PACE).await;
+            drop(self);
+        });
     }
 }
 
@@ -133,12 +181,14 @@ impl Inner {
         while under_way.join_next().await.is_some() {}
     }
 
-    /// Looks for an instance of which the store has nothing, and its record when a node had it.
+    /// Looks for an instance of which the store has nothing, and its record when a node had it. `from`: the address of who asks, where that is known.
     ///
     /// # Errors
     /// [`AccessError::StoreAway`] while those who have it may be about to write it again; [`AccessError::OwnerAway`] while a node that may have it says nothing, and when
     /// too many are sought.
-    pub(super) async fn seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
+    pub(super) async fn seek(&self, id: InstanceId, from: Option<IpAddr>) -> Result<Option<Stored>, AccessError> {
+        // Whoever finds no place could say only what this node knows, and its 404 would mean that the account is wiped.
+        let place = self.seeks.take(from).await.ok_or(AccessError::OwnerAway)?;
         let vault = &self.dependencies.vault;
         // It may have been lost in this moment.
         vault.losses(false).await.map_err(|_| AccessError::StoreAway)?;
@@ -149,17 +199,10 @@ impl Inner {
         if peers.is_empty() {
             return Ok(None);
         }
-        let permit = self.seeks.clone().try_acquire_owned().map_err(|_| AccessError::OwnerAway)?;
-        tokio::spawn(async move {
-            sleep(SEEK_PACE).await;
-            drop(permit);
-        });
-        let (until, mut is_silent) = (Instant::now() + SEEK_WAIT, false);
-        for peer in peers {
-            let answer = match peer {
-                Some(peer) => timeout_at(until, self.ask_once(&peer, Question::Seek(id).write())).await.ok().flatten(),
-                None => None,
-            };
+        place.pace();
+        let ask = async |peer: &Peer| self.ask_within(peer.run.as_ref()?, Question::Seek(id).write(), SEEK_WAIT).await;
+        let (mut answers, mut is_silent) = (peers.iter().map(ask).collect::<FuturesUnordered<_>>(), false);
+        while let Some(answer) = answers.next().await {
             match answer.as_deref().map(Vec::as_slice) {
                 Some(HERE) => {
                     let found = vault.load(id).await.map_err(|_| AccessError::StoreAway)?;
@@ -172,19 +215,56 @@ impl Inner {
         if is_silent { Err(AccessError::OwnerAway) } else { Ok(None) }
     }
 
-    /// Which of these, at most [`LETTER_MAX`], other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard.
+    /// Which of these other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard: one that is silent is asked once
+    /// for all.
     pub(super) async fn wiped_elsewhere(&self, ids: &[InstanceId]) -> (Vec<InstanceId>, Heard) {
-        let Ok(peers) = self.dependencies.vault.living_peers().await else { return (Vec::new(), Heard::NotAll) };
-        let (until, mut wiped, mut heard) = (Instant::now() + SEEK_WAIT, Vec::new(), Heard::All);
-        for peer in peers.iter().filter(|_| !ids.is_empty()) {
-            let have = Question::Have(ids.to_vec()).write();
-            match timeout_at(until, self.ask_once(peer, have)).await.ok().flatten() {
-                Some(answer) => wiped.extend(answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id))),
-                None => heard = Heard::NotAll,
+        if ids.is_empty() {
+            return (Vec::new(), Heard::All);
+        }
+        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), Heard::NotAll) };
+        let (mut wiped, mut heard, mut living) = (Vec::new(), Heard::All, Vec::new());
+        let mut note_silent = |peer: &Peer| {
+            if self.silences.note(peer, clock::now()) == Heard::NotAll {
+                heard = Heard::NotAll;
+            }
+        };
+        for peer in &peers {
+            match &peer.run {
+                Some(run) => living.push((peer, run)),
+                None => note_silent(peer),
             }
         }
-        wiped.retain(|id| ids.contains(id));
+        for some in ids.chunks(LETTER_MAX) {
+            let have = Question::Have(some.to_vec()).write();
+            let ask = async |(_, run): (&'_ Peer, &'_ Owner)| self.ask_within(run, have.clone(), SEEK_WAIT).await;
+            let answers = join_all(living.iter().copied().map(ask)).await;
+            let mut answered = answers.into_iter();
+            living.retain(|(peer, _)| match answered.next().flatten() {
+                Some(answer) => {
+                    let named = answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id));
+                    wiped.extend(named.filter(|id| some.contains(id)));
+                    true
+                }
+                None => {
+                    note_silent(peer);
+                    false
+                }
+            });
+        }
+        for (peer, _) in living {
+            self.silences.forget(&peer.node);
+        }
         (wiped, heard)
+    }
+
+    /// Looks after the nodes that were silent, with each renewal.
+    pub(super) async fn watch_silent(&self) {
+        if self.silences.is_empty() {
+            return;
+        }
+        if let Ok(peers) = self.dependencies.vault.peers().await {
+            self.silences.watch(&peers, clock::now());
+        }
     }
 
     /// Has these let go of, which other nodes have wiped.
@@ -243,5 +323,20 @@ mod tests {
         {
             assert!(Question::read(other).is_none(), "{other:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_much_that_there_is_not_keeps_nobody_else_from_an_answer() {
+        let (seeks, stranger) = (Seeks::new(), Some(IpAddr::from([192, 0, 2, 1])));
+        let mut held = Vec::new();
+        while let Some(place) = seeks.take(stranger).await {
+            held.push(place);
+        }
+        assert_eq!(held.len(), SEEKS_EACH);
+        for other in [Some(IpAddr::from([192, 0, 2, 2])), None] {
+            assert!(seeks.take(other).await.is_some());
+        }
+        held.into_iter().for_each(Seeking::pace);
+        assert!(seeks.take(stranger).await.is_some(), "it waits for its turn");
     }
 }

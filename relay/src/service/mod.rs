@@ -35,6 +35,7 @@ mod by_record;
 mod calls;
 mod change;
 mod claims;
+mod desks;
 mod devices;
 mod enable;
 mod farewell;
@@ -48,6 +49,7 @@ mod operators;
 mod passed_on;
 mod restore;
 mod resume;
+mod silence;
 mod sip_servers;
 mod succession;
 mod traces;
@@ -122,7 +124,9 @@ struct Inner {
     /// What other nodes were asked.
     questions: nodes::Questions,
     /// What is sought at other nodes at once.
-    seeks: Arc<Semaphore>,
+    seeks: lost::Seeks,
+    /// The nodes that say nothing of what they have wiped.
+    silences: silence::Silences,
     /// To which nodes requests were passed on.
     passed_on: passed_on::PassedOn,
     /// The nodes that leave.
@@ -140,7 +144,8 @@ impl Service {
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
-            seeks: Arc::new(Semaphore::new(lost::SEEKS)),
+            seeks: lost::Seeks::new(),
+            silences: silence::Silences::default(),
             passed_on: passed_on::PassedOn::default(),
             leavers: leavers::Leavers::default(),
             hand_over: hand_over::HandOver::default(),

@@ -10,20 +10,22 @@
 //! What nodes tell each other when one of them leaves has the form of a question, too (`leavers`).
 //!
 //! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
-//! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; at most [`ANSWERS_AT_ONCE`] have none at once.
+//! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`desks`).
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
+use super::desks::{Desks, Kind};
 use super::leavers::{self, HEARD_WITHIN};
 use super::lost::Question;
 use super::types::AccessError;
@@ -39,8 +41,6 @@ use crate::vault::{Owner, Stored};
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// Questions of other nodes that have no answer yet; a further one waits.
-const ANSWERS_AT_ONCE: usize = 256;
 /// How soon letters are looked for again in a store that was away.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -69,7 +69,7 @@ impl Drop for Asked<'_> {
 /// What the API asks about other nodes.
 pub trait NodeService: Clone + Send + Sync + 'static {
     /// The owner of an instance that is not this node, for who has shown the instance's secret; `None`: this node is to answer, from
-    /// what it has.
+    /// what it has. `from`: the address of who asks.
     ///
     /// # Errors
     /// What this node would answer after it had asked the store once more.
@@ -77,6 +77,7 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
+        from: IpAddr,
     ) -> impl Future<Output = Result<Option<Owner>, AccessError>> + Send;
 
     /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
@@ -115,7 +116,12 @@ pub trait NodeService: Clone + Send + Sync + 'static {
 }
 
 impl NodeService for Service {
-    async fn owner_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Option<Owner>, AccessError> {
+    async fn owner_elsewhere(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        from: IpAddr,
+    ) -> Result<Option<Owner>, AccessError> {
         let it = &self.0;
         let who = Principal::Device(proof.clone());
         let look = it.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await;
@@ -126,7 +132,7 @@ impl NodeService for Service {
         let stored = match it.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
             Some(stored) => stored,
             None => match it.who_wiped(id, Some(proof)).await {
-                Err(AccessError::Unknown) => it.seek(id).await?.ok_or(AccessError::Unknown)?,
+                Err(AccessError::Unknown) => it.seek(id, Some(from)).await?.ok_or(AccessError::Unknown)?,
                 told => return told,
             },
         };
@@ -170,7 +176,7 @@ impl Service {
     /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
     pub async fn read_letters(self, answering: Answering) {
         let it = self.0;
-        let at_once = Arc::new(Semaphore::new(ANSWERS_AT_ONCE));
+        let desks = Desks::new();
         loop {
             let letter = match it.dependencies.vault.next_letter().await {
                 Ok(Some(letter)) => letter,
@@ -206,33 +212,31 @@ impl Service {
                     }
                 }
                 Letter::Ask { number, from, body } if leavers::is_word(&body) => {
-                    // It is never closed.
-                    let Ok(permit) = at_once.clone().acquire_owned().await else { return };
                     let it = it.clone();
-                    tokio::spawn(async move {
+                    desks.answer(Kind::Word, async move |_place| {
                         let body = it.clone().hear(from.clone(), body).await;
                         // Who asked waits no longer than he has said.
                         let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
-                        drop(permit);
                     });
                 }
                 Letter::Ask { number, from, body } => {
-                    // It is never closed.
-                    let Ok(permit) = at_once.clone().acquire_owned().await else { return };
                     let (it, answering) = (it.clone(), answering.clone());
                     if let Some(question) = Question::read(&body) {
-                        tokio::spawn(async move {
+                        let kind = match &question {
+                            Question::Seek(_) => Kind::Seek,
+                            Question::Have(_) => Kind::Have,
+                        };
+                        desks.answer(kind, async move |_place| {
                             let body = it.answer_lost(question).await;
                             // Who asked waits no longer than he has said.
                             let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
-                            drop(permit);
                         });
                         continue;
                     }
-                    tokio::spawn(async move {
+                    desks.answer(Kind::Request, async move |place| {
                         let (tell, mut told) = mpsc::unbounded_channel();
                         let written = async {
-                            let mut until_the_first = Some(permit);
+                            let mut until_the_first = Some(place);
                             while let Some(body) = told.recv().await {
                                 // Who asked waits no longer than he has said.
                                 let _ =
@@ -287,12 +291,17 @@ impl Inner {
 
     /// Asks a node for its first answer; `None`: it has none within [`ANSWER_WAIT`].
     pub(super) async fn ask_once(&self, node: &Owner, body: Body) -> Option<Body> {
+        self.ask_within(node, body, ANSWER_WAIT).await
+    }
+
+    /// The same within another time.
+    pub(super) async fn ask_within(&self, node: &Owner, body: Body, within: Duration) -> Option<Body> {
         let mut answer = None;
         let first = |body| {
             answer = Some(body);
             ControlFlow::Break(())
         };
-        self.ask_node(node, body, ANSWER_WAIT, first).await;
+        self.ask_node(node, body, within, first).await;
         answer
     }
 

@@ -101,7 +101,7 @@ impl OperatorService for Service {
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
             Ok(None) => {
                 let whose = match self.0.who_wiped(id, None).await {
-                    Err(AccessError::Unknown) => self.0.seek(id).await.and_then(|found| {
+                    Err(AccessError::Unknown) => self.0.seek(id, None).await.and_then(|found| {
                         let found = found.ok_or(AccessError::Unknown)?;
                         Ok(Some(found.owner).filter(|_| !found.owned))
                     }),

@@ -19,21 +19,25 @@
 //! Invariant: only the owner writes a record again, with the fence that it was given: of two that believe to own it the later one stays.
 //! What was wiped does not come back: what this node has wiped has a tombstone and is erased again, both times; what another one ended
 //! meanwhile is erased again when that is known: whoever writes something again asks every other node before and after, and one that has wiped it erases it once more.
+//! A node that is listed and says nothing, also one without a lease, is waited for as long as [`silence`](super::silence) says, and nothing is written again meanwhile.
+//! One that was not waited for, or not listed because the store had lost the list, erases what it has wiped itself when it comes back: with its first lease, and
+//! with each that it gets anew, it looks for it in the store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
 use tokio::task::JoinSet;
 
 use super::Inner;
-use super::lost::{Heard, LETTER_MAX};
+use super::lost::Heard;
 use super::resume::AT_ONCE;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::{confirmed_now, shared_now};
 use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{AwayReason, Fence, StoreError, Stored};
+use crate::vault::{AwayReason, Fence, Lookup, StoreError, Stored};
 
 /// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
 const HEARD_WITHIN_S: u64 = 600;
@@ -73,19 +77,19 @@ enum Restored {
 }
 
 impl Inner {
-    /// Writes again what the store has lost. Whether it answered; else it is to be done again.
-    pub(super) async fn restore_all(self: Arc<Self>) -> bool {
+    /// Writes again what the store has lost. Whether it answered, and all nodes did; else it is to be done again. `is_last`: what was wiped lately is erased again before.
+    pub(super) async fn restore_all(self: Arc<Self>, is_last: bool) -> bool {
         let owned: Vec<(InstanceId, Fence)> =
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
         let mut tally = Tally::default();
-        for some in owned.chunks(LETTER_MAX) {
-            let ids: Vec<InstanceId> = some.iter().map(|(id, _)| *id).collect();
-            let (wiped, heard) = self.wiped_elsewhere(&ids).await;
-            self.let_go_of_wiped(&wiped).await;
-            // One that goes on being silent holds up nobody for longer; it is asked once more by the last look.
-            if heard == Heard::NotAll && self.dependencies.vault.is_being_restored() {
-                return false;
-            }
+        let ids: Vec<InstanceId> = owned.iter().map(|(id, _)| *id).collect();
+        let (wiped, heard) = self.wiped_elsewhere(&ids).await;
+        self.let_go_of_wiped(&wiped).await;
+        if heard == Heard::NotAll {
+            return false;
+        }
+        if is_last {
+            self.erase_wiped_again(true);
         }
         for some in owned.chunks(AT_ONCE) {
             if self.is_leaving() {
@@ -134,7 +138,7 @@ impl Inner {
         Ok(matches!(restored, Restored::Found | Restored::Written) && self.is_here(id).await.is_some())
     }
 
-    /// Makes sure that nothing was written again that has ended. Whether the store answered.
+    /// Makes sure that nothing was written again that has ended. Whether the store answered, and all nodes did.
     async fn finish_restoring(self: &Arc<Self>, looked_up: usize, tally: Tally) -> bool {
         let Tally { written, let_go } = tally;
         if !written.is_empty() || let_go > 0 {
@@ -147,12 +151,29 @@ impl Inner {
             );
         }
         self.let_go_of_ended().await;
-        for some in written.chunks(LETTER_MAX) {
-            // What was wiped meanwhile. Who is silent is asked with the next pass, or was so before.
-            let (wiped, _) = self.wiped_elsewhere(some).await;
-            self.let_go_of_wiped(&wiped).await;
-        }
-        self.erase_ended(&written).await
+        // What was wiped meanwhile.
+        let (wiped, heard) = self.wiped_elsewhere(&written).await;
+        self.let_go_of_wiped(&wiped).await;
+        self.erase_ended(&written).await && heard == Heard::All
+    }
+
+    /// Erases what this node has wiped, and others have written again while it was not there to be asked. Whether the store answered.
+    pub(super) async fn erase_returned(self: Arc<Self>) -> bool {
+        let wiped: HashMap<InstanceId, Option<Lookup>> =
+            self.dependencies.vault.tombstones().erased_since(0).into_iter().collect();
+        let mut ids: Vec<InstanceId> = wiped.keys().copied().collect();
+        ids.sort_unstable();
+        let mut is_away = false;
+        self.look_up(&ids, |id, stored| match stored {
+            Ok(Some(_)) => {
+                tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
+                self.dependencies.agent.erase(id, wiped.get(&id).copied().flatten());
+            }
+            Ok(None) | Err(StoreError::Malformed) => {}
+            Err(_) => is_away = true,
+        })
+        .await;
+        !is_away
     }
 
     /// Erases again what this node has wiped, as far as the store may have it again; `lately`: what another node may still have.

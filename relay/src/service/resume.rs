@@ -47,6 +47,9 @@ struct Keeping {
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
+    /// What it had wiped was looked for since this node got its lease last.
+    has_looked_for_wiped: bool,
+    looking_for_wiped: Option<JoinHandle<bool>>,
     /// How many claims it has left to be ended.
     resuming: Option<JoinHandle<usize>>,
 }
@@ -113,6 +116,8 @@ impl super::Service {
                     it.erase_wiped_again(false);
                 }
                 it.let_go_of_ended().await;
+                it.watch_silent().await;
+                keeping.look_for_wiped(&it).await;
                 keeping.restore(&it).await;
                 keeping.compare(&it).await;
                 keeping.resume(&it).await;
@@ -141,6 +146,10 @@ impl Keeping {
                     false => Lapse::StoodStill,
                 };
                 self.lapsed = Some(lapse);
+                self.has_looked_for_wiped = false;
+                if let Some(looking) = self.looking_for_wiped.take() {
+                    looking.abort();
+                }
                 self.has_doubts |= lapse != Lapse::StoodStill;
                 // What was looked up until now may have changed.
                 if let Some(looking) = self.looking.take() {
@@ -233,10 +242,17 @@ impl Keeping {
         if restoring.passes == 0 || restoring.under_way.is_some() || waits {
             return;
         }
-        if is_last {
-            it.erase_wiped_again(true);
+        restoring.under_way = Some(tokio::spawn(it.clone().restore_all(is_last)));
+    }
+
+    /// Looks, beside the renewals, for what this node had wiped when others could not ask it.
+    async fn look_for_wiped(&mut self, it: &Arc<Inner>) {
+        if let Some(looking) = self.looking_for_wiped.take_if(|looking| looking.is_finished()) {
+            self.has_looked_for_wiped |= looking.await.unwrap_or(false);
         }
-        restoring.under_way = Some(tokio::spawn(it.clone().restore_all()));
+        if !self.has_looked_for_wiped && self.looking_for_wiped.is_none() {
+            self.looking_for_wiped = Some(tokio::spawn(it.clone().erase_returned()));
+        }
     }
 
     /// Looks for what the store alone has lost, beside the renewals.

@@ -73,7 +73,7 @@ impl Inner {
     /// What the store has of an instance, or another node that writes it again.
     pub(super) async fn load_or_seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
         match self.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
-            None => self.seek(id).await,
+            None => self.seek(id, None).await,
             stored => Ok(stored),
         }
     }

@@ -46,7 +46,7 @@ pub(crate) use lookup::{hex, unhex};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Placed, RENEWAL, RingFault, Settings, StoreError,
+    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, RingFault, Settings, StoreError,
     StoreTls, Stored,
 };
 

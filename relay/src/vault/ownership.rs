@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use sip::id::ShardTag;
 
-use super::{Lease, Owner, Store, StoreError, Stored, Vault, lookup};
+use super::{Lease, Owner, Peer, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
 
 impl Vault {
@@ -74,7 +74,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn peers(&self) -> Result<Vec<Option<Owner>>, StoreError> {
+    pub async fn peers(&self) -> Result<Vec<Peer>, StoreError> {
         match &self.0.store {
             Store::Memory(_) => Ok(Vec::new()),
             Store::Redis(redis) => redis.peers(&self.0.owner).await,

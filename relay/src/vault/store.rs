@@ -243,6 +243,15 @@ impl RingFault {
     }
 }
 
+/// Another node that there may be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its public edge.
+    pub node: Arc<str>,
+    /// The run that has its lease. `None`: it is dead, leaves, or starts again.
+    pub run: Option<Owner>,
+}
+
 /// Who looks after a record: a node, and which of its runs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Owner {

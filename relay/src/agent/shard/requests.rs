@@ -54,6 +54,9 @@ impl Shard {
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             // Its record is ended by whoever asks.
             Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
+                if self.admit(id, &Principal::Relay).is_err() {
+                    self.ended_ahead.note(clock::now(), id);
+                }
                 self.end_here(id, EndKind::NeverOurs, None);
                 refuse(Some(reply), Denied::Unknown);
             }
@@ -143,11 +146,13 @@ impl Shard {
         }
     }
 
-    /// Turns an instance away that has ended before it came; what the store may have of it is erased.
+    /// Turns an instance away that has ended before it came; what the store may have of it is erased, unless this node leaves: then its owner does that.
     fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &mpsc::UnboundedSender<InstanceId>) {
         tracing::info!(event = "ended-ahead", instance = %new.id, "an instance ended on its way here; it is turned away");
         self.shared.upstreams.release(new.binding.upstream);
-        self.shared.erasures.later(new.id, lookup);
+        if !self.is_handed_over() {
+            self.shared.erasures.later(new.id, lookup);
+        }
         // An error means that nobody waits any more.
         let _ = settled.send(new.id);
     }

@@ -45,7 +45,7 @@ use super::MAX_LIFETIME_S;
 use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Placed, Settings, StoreError, Stored};
+use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use claim::Claims;
@@ -380,15 +380,15 @@ impl RedisStore {
     }
 
     pub async fn living_peers(&self, owner: &Owner) -> Result<Vec<Owner>, StoreError> {
-        Ok(self.peers(owner).await?.into_iter().flatten().collect())
+        Ok(self.peers(owner).await?.into_iter().filter_map(|peer| peer.run).collect())
     }
 
-    pub async fn peers(&self, owner: &Owner) -> Result<Vec<Option<Owner>>, StoreError> {
+    pub async fn peers(&self, owner: &Owner) -> Result<Vec<Peer>, StoreError> {
         let nodes = self.nodes().await?;
         let mut peers = Vec::new();
         for node in nodes.iter().filter(|node| **node != *owner.node) {
-            let run = self.run_of(node).await?;
-            peers.push(run.map(|run| Owner { node: node.as_str().into(), run: run.into() }));
+            let (run, node) = (self.run_of(node).await?, Arc::<str>::from(node.as_str()));
+            peers.push(Peer { run: run.map(|run| Owner { node: node.clone(), run: run.into() }), node });
         }
         Ok(peers)
     }

@@ -1,11 +1,13 @@
 //! The store loses records and nothing else: a clock that jumped has ended them, they were evicted, or somebody has deleted them. Their owner writes them
 //! again, no node says that they have ended, and what was wiped stays wiped.
 
-use relay::vault::LEASE;
+use relay::vault::{LEASE, RENEWAL};
 use serde_json::json;
 use tests::api_client::Instance;
 use tests::board::Missed;
+use tests::gate::Gate;
 use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
 use tests::skewed_clock::SkewedClock;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
@@ -179,6 +181,57 @@ async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_wi
     await_empty(&world, &redis).await?;
     assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
     Ok(())
+}
+
+/// Two nodes, one of them behind a door that is closed; the other one has taken over what this one had, and wiped it.
+async fn wiped_while_cut_off(redis: &RedisServer) -> Result<(World, RelayProcess, Gate, Instance), Missed> {
+    let (world, other, mut gate) = two_nodes_and_a_gate(redis).await?;
+    let instance = world.enable().await?;
+    gate.close();
+    world
+        .until("the other node to have it", || async {
+            (other.metric("sipwake_instances{state=\"registered\"}").await? == 1.0).then_some(())
+        })
+        .await?;
+    let receipt = other.api().disable(&instance).await?;
+    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    Ok((world, other, gate, instance))
+}
+
+#[tokio::test]
+async fn nothing_is_written_again_while_a_node_without_a_lease_may_have_wiped_it() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, mut gate, instance) = wiped_while_cut_off(&redis).await?;
+    other.freeze();
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    let name = format!("{}:{}", other.setup().edge_ip, other.setup().ports.edge);
+    redis.ask::<()>(redis::cmd("SADD").arg("sipwake:nodes").arg(name));
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    world.relay.await_log("store-lost-records", SOON).await?;
+    // It is looked up at once, and with each renewal.
+    tokio::time::sleep(RENEWAL * 2).await;
+    other.thaw();
+    world.await_gone(&instance).await?;
+    world.await_contacts(0).await?;
+    await_empty(&world, &redis).await?;
+    assert!(!world.relay.log().contains("records-restored"), "{}", world.relay.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_written_again_while_the_node_that_had_wiped_it_was_dead_goes_when_that_one_starts() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, mut other, mut gate, instance) = wiped_while_cut_off(&redis).await?;
+    other.kill_9().await?;
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    // Nothing names the dead node any more.
+    await_record(&world, &redis, &instance).await?;
+    world.relay.await_log("records-restored", SOON).await?;
+    other.restart().await?;
+    world.await_gone(&instance).await?;
+    world.await_contacts(0).await?;
+    await_empty(&world, &redis).await
 }
 
 #[tokio::test]

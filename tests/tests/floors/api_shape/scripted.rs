@@ -2,7 +2,7 @@
 //!
 //! Invariant: every answer holds fixed values, so that a test can write down the whole body it expects.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -353,7 +353,12 @@ impl DeviceService for Scripted {
 }
 
 impl NodeService for Scripted {
-    async fn owner_elsewhere(&self, _: InstanceId, _: &InstanceSecret) -> Result<Option<Owner>, AccessError> {
+    async fn owner_elsewhere(
+        &self,
+        _: InstanceId,
+        _: &InstanceSecret,
+        _: IpAddr,
+    ) -> Result<Option<Owner>, AccessError> {
         Ok(None)
     }
 
