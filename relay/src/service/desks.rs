@@ -4,13 +4,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::nodes::ANSWER_WAIT;
-
-/// Questions of one kind that have no answer yet; a further one waits, [`ANSWER_WAIT`] at most.
+/// Questions of one kind that have no answer yet; a further one waits, as long at most as who asks.
 const ANSWERS_AT_ONCE: usize = 256;
 /// Questions of one kind that wait for a place; a further one is dropped, and whoever asks counts this node as silent.
 const WAITING: usize = 1_024;
@@ -38,12 +37,17 @@ pub(super) enum Kind {
 }
 
 /// All desks.
-pub(super) struct Desks([Desk; 4]);
+pub(super) struct Desks {
+    desks: [Desk; 4],
+    patience: Duration,
+}
 
 impl Desks {
-    pub(super) fn new() -> Self {
+    /// `patience`: how long who asks waits.
+    pub(super) fn new(patience: Duration) -> Self {
         let semaphore = |places| Arc::new(Semaphore::new(places));
-        Self([(); 4].map(|()| Desk { places: semaphore(ANSWERS_AT_ONCE), seats: semaphore(WAITING) }))
+        let desks = [(); 4].map(|()| Desk { places: semaphore(ANSWERS_AT_ONCE), seats: semaphore(WAITING) });
+        Self { desks, patience }
     }
 
     /// Has a question answered as soon as there is a place, beside whoever calls this.
@@ -52,12 +56,12 @@ impl Desks {
         kind: Kind,
         answer: impl FnOnce(Place) -> F + Send + 'static,
     ) {
-        let Desk { places, seats } = &self.0[kind as usize];
+        let Desk { places, seats } = &self.desks[kind as usize];
         let Ok(seat) = seats.clone().try_acquire_owned() else { return };
-        let places = places.clone();
+        let (places, patience) = (places.clone(), self.patience);
         tokio::spawn(async move {
             // Who asked waits no longer; it is never closed.
-            let Ok(Ok(place)) = timeout(ANSWER_WAIT, places.acquire_owned()).await else { return };
+            let Ok(Ok(place)) = timeout(patience, places.acquire_owned()).await else { return };
             drop(seat);
             answer(place).await;
         });
@@ -72,7 +76,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_desk_keeps_nobody_from_another_one_nor_whoever_reads_the_letters() {
-        let (desks, (done, mut told)) = (Desks::new(), mpsc::unbounded_channel());
+        let (desks, (done, mut told)) = (Desks::new(Duration::from_secs(5)), mpsc::unbounded_channel());
         for number in 0..ANSWERS_AT_ONCE + WAITING * 2 {
             let done = done.clone();
             desks.answer(Kind::Seek, async move |place| {

@@ -176,7 +176,7 @@ impl Service {
     /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
     pub async fn read_letters(self, answering: Answering) {
         let it = self.0;
-        let desks = Desks::new();
+        let desks = Desks::new(ANSWER_WAIT);
         loop {
             let letter = match it.dependencies.vault.next_letter().await {
                 Ok(Some(letter)) => letter,

@@ -185,7 +185,15 @@ async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_wi
 
 /// Two nodes, one of them behind a door that is closed; the other one has taken over what this one had, and wiped it.
 async fn wiped_while_cut_off(redis: &RedisServer) -> Result<(World, RelayProcess, Gate, Instance), Missed> {
-    let (world, other, mut gate) = two_nodes_and_a_gate(redis).await?;
+    let (world, beside, mut gate) = two_nodes_and_a_gate(redis).await?;
+    let mut setup = beside.setup().clone();
+    drop(beside);
+    // What it has wiped stands on its own machine.
+    let keyring = world.authority.directory().join("apart").join("keyring");
+    std::fs::create_dir(keyring.with_file_name("")).expect("a directory");
+    std::fs::copy(setup.keyring.as_ref().expect("a file"), &keyring).expect("copied");
+    setup.keyring = Some(keyring);
+    let other = RelayProcess::start(setup).await?;
     let instance = world.enable().await?;
     gate.close();
     world
