@@ -228,8 +228,10 @@ impl RedisServer {
 
     /// The keys that belong to instances: without what nodes hold of themselves.
     pub fn instance_keys(&self) -> Vec<String> {
-        const OF_NODES: [&str; 8] = [
+        const OF_NODES: [&str; 9] = [
             "sipwake:check:",
+            // Ids alone, for a node that is to hear of their end.
+            "sipwake:ended:",
             "sipwake:lease:",
             "sipwake:letters:",
             "sipwake:mark:",

@@ -22,7 +22,7 @@ use super::backoff::Backoff;
 pub(super) const REST_MAX: Duration = Duration::from_secs(300);
 
 /// A rest of this length or less is kept by calls, too.
-const HEEDED: Duration = Duration::from_secs(5);
+const HEEDED: Duration = Duration::from_secs(10);
 
 /// How often a call asks how it stands, while the rest takes longer.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(2);
@@ -234,15 +234,15 @@ mod tests {
             drop(probe);
         });
         assert!(goes.is_ok(), "an answer that asks for none lets all go");
-        rest.answered(Some(RestFor::Asked(10 * SECOND)));
+        rest.answered(Some(RestFor::Asked(20 * SECOND)));
         let asked = Instant::now();
         assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() < 3 * SECOND, "also one that ends before the call does");
         rest.answered(None);
-        rest.answered(Some(RestFor::Asked(4 * SECOND)));
+        rest.answered(Some(RestFor::Asked(9 * SECOND)));
         let asked = Instant::now();
         assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
-        assert!(asked.elapsed() >= 4 * SECOND, "a short one is kept");
+        assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
         assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
     }
 }

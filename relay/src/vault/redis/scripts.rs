@@ -126,7 +126,7 @@ if life > 0 and redis.call('EXISTS', last) == 1 then
     for digit = 1, 8 do order = order * 256 + (string.byte(all[place], digit) or 0) end
     if order > newest then newest = order end
   end
-  local more = math.min(left, newest + life - time[1] * 1000)
+  local more = math.min(left, newest + life - time[1] * 1000 - math.floor(time[2] / 1000))
   if more > redis.call('PTTL', last) then redis.call('PEXPIRE', last, string.format('%.0f', more)) end
 end
 return {fence, have[3] or '', have[1] or ''}

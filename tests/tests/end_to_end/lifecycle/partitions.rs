@@ -39,7 +39,7 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
     await_registered(&world, &other, 1.0).await?;
     let receipt = other.api().disable(&instance).await?;
     assert_eq!(receipt.status, 200, "{}", receipt.text());
-    assert!(redis.instance_keys().is_empty());
+    assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     // The node lets go of it, though not one of its records is there.
     world.await_gone(&instance).await?;
