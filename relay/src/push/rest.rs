@@ -54,8 +54,8 @@ pub(super) struct Rest {
 struct State {
     rests_in_a_row: u32,
     probing: bool,
-    /// When it was last heard that it rests.
-    since: Option<Instant>,
+    /// It was asked for more than [`HEEDED`].
+    is_long: bool,
     /// When it was last heard, or asked.
     asked_at: Option<Instant>,
 }
@@ -127,7 +127,9 @@ impl Rest {
             }
         };
         let now = Instant::now();
-        (state.since, state.asked_at) = (Some(now), Some(now));
+        // A longer one that was asked for before stands.
+        let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
+        (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
         self.until.fetch_max(until.saturating_add(1), Ordering::AcqRel);
@@ -137,8 +139,8 @@ impl Rest {
     /// When what is urgent may ask, of a rest until then.
     fn asks_at(&self, until: Instant) -> Instant {
         let state = self.lock();
-        match (state.since, state.asked_at) {
-            (Some(since), Some(asked_at)) if until > since + HEEDED => until.min(asked_at + PROBE_EVERY),
+        match state.asked_at {
+            Some(asked_at) if state.is_long => until.min(asked_at + PROBE_EVERY),
             _ => until,
         }
     }
