@@ -14,7 +14,7 @@ use crate::vault::{StoreFault, Vault};
 
 /// How often the store is examined: its settings may change while it runs, and another one may take its place.
 const EVERY: Duration = Duration::from_secs(60);
-/// How soon a store that did not answer is examined again.
+/// How soon a store that did not answer, or makes the relay unready, is examined again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Looks before anything is stored. A store that does not answer is looked at when it does.
@@ -41,7 +41,10 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
                 false => tracing::warn!(event = "store-fault", remedy = fault.remedy(), "store: {fault}"),
             }
         }
-        match faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence()) {
+        let worst = faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence());
+        // One that makes the relay unready is looked at again as soon as it may be mended.
+        let pause = if worst.is_some() { AGAIN } else { EVERY };
+        match worst {
             Some(fault) if fault.is_grave() => {
                 readiness.fail(Check::StoreKind, "the store refuses what the relay needs")
             }
@@ -51,6 +54,6 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         let words = |fault: &StoreFault| format!("store: {fault}; {}", fault.remedy()).into();
         readiness.warn_of(Warning::Store, faults.iter().map(words).collect());
         known = faults;
-        sleep(EVERY).await;
+        sleep(pause).await;
     }
 }
