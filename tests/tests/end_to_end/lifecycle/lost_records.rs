@@ -3,7 +3,7 @@
 
 use relay::vault::{LEASE, RENEWAL};
 use serde_json::json;
-use tests::api_client::Instance;
+use tests::api_client::{Answer, Instance};
 use tests::board::Missed;
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
@@ -164,13 +164,7 @@ async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_wi
     let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
     let instance = world.enable().await?;
     gate.close();
-    world
-        .until("the other node to have it", || async {
-            (other.metric("sipwake_instances{state=\"registered\"}").await? == 1.0).then_some(())
-        })
-        .await?;
-    let receipt = other.api().disable(&instance).await?;
-    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    let receipt = wiped_by(&world, &other, &instance).await?;
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
     other.await_log("store-lost-records", SOON).await?;
     // That node has done with the loss when the other one comes back and notices it.
@@ -181,6 +175,18 @@ async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_wi
     await_empty(&world, &redis).await?;
     assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
     Ok(())
+}
+
+/// Waits until the other node has taken an instance over, and wipes it there.
+async fn wiped_by(world: &World, other: &RelayProcess, instance: &Instance) -> Result<Answer, Missed> {
+    world
+        .until("the other node to have it", || async {
+            (other.metric("sipwake_instances{state=\"registered\"}").await? == 1.0).then_some(())
+        })
+        .await?;
+    let receipt = other.api().disable(instance).await?;
+    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    Ok(receipt)
 }
 
 /// Two nodes, one of them behind a door that is closed; the other one has taken over what this one had, and wiped it.
@@ -196,13 +202,7 @@ async fn wiped_while_cut_off(redis: &RedisServer) -> Result<(World, RelayProcess
     let other = RelayProcess::start(setup).await?;
     let instance = world.enable().await?;
     gate.close();
-    world
-        .until("the other node to have it", || async {
-            (other.metric("sipwake_instances{state=\"registered\"}").await? == 1.0).then_some(())
-        })
-        .await?;
-    let receipt = other.api().disable(&instance).await?;
-    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    wiped_by(&world, &other, &instance).await?;
     Ok((world, other, gate, instance))
 }
 
