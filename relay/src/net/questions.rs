@@ -10,8 +10,9 @@
 //! | a source, by the SIP servers that it names | likewise |
 //! | the relay: the operator's push services, SIP servers at which accounts are registered | [`ALL`], and [`OWN`] where those are taken |
 //!
-//! Invariant: a question waits for its place for [`WAIT`] at most. While all places in a share or in all are taken, none of them is kept for
-//! longer than [`BRIEF`], in which a name server answers that is well: names whose servers are silent delay others, and keep nobody out.
+//! Invariant: a question waits for its place for [`WAIT`] at most. While all places that another question could take are taken, none of them is kept
+//! for longer than [`BRIEF`], in which a name server answers that is well: names whose servers are silent delay others, the relay's own among
+//! them, and keep nobody out.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -72,11 +73,12 @@ impl Questions {
                 true => None,
                 false => self.of_one.take_any(askers.to_vec()).await,
             };
-            let place = match self.all.try_acquire() {
-                Ok(place) => place,
-                Err(_) if askers.is_empty() => self.own.acquire().await.ok()?,
-                Err(_) => self.all.acquire().await.ok()?,
+            let place = tokio::select! {
+                biased;
+                place = self.all.acquire() => place,
+                place = self.own.acquire(), if askers.is_empty() => place,
             };
+            let place = place.ok()?;
             Some(Turn { questions: self, share, _place: place })
         };
         timeout(WAIT, taking).await.ok().flatten()
@@ -86,10 +88,17 @@ impl Questions {
 impl Turn<'_> {
     /// Ends when the place is to be given back, for others.
     pub(super) async fn is_over(&self) {
-        let Some(share) = &self.share else { return std::future::pending().await };
         sleep(BRIEF).await;
-        while !share.is_last() && self.questions.all.available_permits() > 0 {
+        while !self.may_be_waited_for() {
             sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn may_be_waited_for(&self) -> bool {
+        let are_all_taken = self.questions.all.available_permits() == 0;
+        match &self.share {
+            Some(share) => share.is_last() || are_all_taken,
+            None => are_all_taken && self.questions.own.available_permits() == 0,
         }
     }
 }
@@ -150,6 +159,26 @@ mod tests {
         assert!(own.iter().all(Option::is_some));
         let other = wait_of(&questions, &source(100)).await;
         assert!(other <= BRIEF * 6, "960 names by 192: {other:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_names_of_registered_accounts_delay_the_relays_other_names_for_moments() {
+        let questions = Arc::new(Questions::default());
+        let own = |questions: &Arc<Questions>| {
+            let questions = questions.clone();
+            tokio::spawn(async move {
+                let Some(turn) = questions.take(&[]).await else { return };
+                let _ = timeout(Duration::from_secs(5), turn.is_over()).await;
+            })
+        };
+        for _ in 0..(ALL + OWN) * 4 {
+            own(&questions);
+        }
+        // Until all wait: time goes on when nobody has anything to do.
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!((questions.all.available_permits(), questions.own.available_permits()), (0, 0));
+        let other = wait_of(&questions, &[]).await;
+        assert!(other < WAIT, "1,024 names by 256: {other:?}");
     }
 
     #[tokio::test(start_paused = true)]
