@@ -1,14 +1,21 @@
 //! Running work on secrets so that the stack below it holds nothing of them afterwards.
 //!
-//! Invariant: when [`with_clean_stack`] returns or unwinds, the [`WIPED_STACK`] bytes below its own frame are zero.
-//! What the work returned, and what it put on the heap, is not touched.
+//! Invariant: when [`with_clean_stack`] returns or unwinds, the [`WIPED_STACK`] bytes below its own frame are zero; within another such call,
+//! when that one does. What the work returned, and what it put on the heap, is not touched.
 
+use std::cell::Cell;
 use std::hint::black_box;
 
 /// How much stack is overwritten, in bytes: sealing, hashing and signing need a few KiB, more in a debug build.
 pub const WIPED_STACK: usize = 16 * 1024;
 
-/// Runs `work` and then overwrites the stack that it used, up to [`WIPED_STACK`] bytes, also when it panics.
+thread_local! {
+    /// Whether a call of [`with_clean_stack`] further up overwrites what is below it.
+    static IS_WITHIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` and then overwrites the stack that it used, up to [`WIPED_STACK`] bytes, also when it panics. Within another such work nothing
+/// is overwritten before that one ends, whose stack this is part of.
 ///
 /// The remnants meant are those that no destructor reaches: spilled registers, moved-from values, the working state
 /// of a hash. The work must not be `async`: its state would live in the future and not on this stack.
@@ -17,10 +24,11 @@ pub fn with_clean_stack<T>(work: impl FnOnce() -> T) -> T {
     impl Drop for Wipe {
         #[inline(always)]
         fn drop(&mut self) {
+            IS_WITHIN.set(false);
             overwrite_below();
         }
     }
-    let _wipe = Wipe;
+    let _wipe = (!IS_WITHIN.replace(true)).then_some(Wipe);
     in_its_own_frame(work)
 }
 
@@ -75,6 +83,22 @@ mod tests {
         let mut found = Box::new([0; LEN]);
         let address = leave_marks();
         assert_eq!(marks_at(&memory, address, &mut found), LEN, "the control: marks stay when nobody wipes");
+        let address = with_clean_stack(leave_marks);
+        assert_eq!(marks_at(&memory, address, &mut found), 0);
+    }
+
+    #[test]
+    fn a_work_within_another_is_wiped_with_that_one_and_what_follows_is_wiped_too() {
+        let memory = File::open("/proc/self/mem").expect("open own memory");
+        let mut found = Box::new([0; LEN]);
+        let address = with_clean_stack(|| {
+            let address = with_clean_stack(leave_marks);
+            assert_eq!(marks_at(&memory, address, &mut found), LEN, "the outer one is not over");
+            address
+        });
+        assert_eq!(marks_at(&memory, address, &mut found), 0);
+        let unwound = std::panic::catch_unwind(|| with_clean_stack(|| std::panic::resume_unwind(Box::new(()))));
+        assert!(unwound.is_err());
         let address = with_clean_stack(leave_marks);
         assert_eq!(marks_at(&memory, address, &mut found), 0);
     }
