@@ -89,7 +89,7 @@ impl Ownership {
 
     /// The store, asked at this time since boot, has spoken of the lease, or is away.
     pub(super) fn be_sure(&self, asked_at: Duration) {
-        self.sure_at.store(millis(asked_at), Ordering::Release);
+        self.sure_at.fetch_max(millis(asked_at), Ordering::AcqRel);
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -81,6 +82,7 @@ impl super::Service {
         let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keeping = Keeping { held_at: since_boot(), ..Keeping::default() };
+        let mut lapsed = None;
         let agent = &it.dependencies.agent;
         loop {
             tokio::select! {
@@ -92,40 +94,23 @@ impl super::Service {
                 agent.be_sure(since_boot());
                 continue;
             }
-            let asked_at = since_boot();
-            let held = it.timed(StoreOperation::Lease, it.dependencies.vault.hold_lease()).await;
-            keeping.note(&held);
-            let answered = match &held {
-                Ok(_) => keeping.look_for_losses(&it).await,
-                Err(error) => Err(error.clone()),
+            let (asked_at, held) = match lapsed.take() {
+                Some(renewal) => renewal,
+                None => it.renew().await,
             };
-            keeping.note_refused(held.is_ok().then(|| answered.as_ref().err()).flatten());
-            // A lease alone is no store: one that refuses the rest takes over nothing and restores nothing.
-            it.dependencies.metrics.store_up(answered.is_ok());
-            told(answered.as_ref().err());
-            let answers = answered.is_ok();
-            if answers {
-                keeping.look_up_lapsed(&it).await;
-            }
-            if keeping.lapsed.is_none() || held.is_err() {
+            keeping.note(&held);
+            let is_sure = keeping.lapsed.is_none();
+            if is_sure || held.is_err() {
                 agent.be_sure(asked_at);
-            }
-            if answers {
-                if keeping.was_away {
-                    // What it holds may be older than a wipe.
-                    it.erase_wiped_again(false);
-                }
-                it.let_go_of_ended().await;
-                it.watch_silent().await;
-                keeping.look_for_wiped(&it).await;
-                keeping.restore(&it).await;
-                keeping.compare(&it).await;
-                keeping.resume(&it).await;
             }
             if held.is_ok() {
                 keeping.held_at = asked_at;
             }
-            keeping.was_away = !answers;
+            let going_on = keeping.go_on(&it, asked_at, held.map(drop), &told);
+            let (answers, renewed) = it.renewing_beside(is_sure, going_on).await;
+            keeping.held_at = keeping.held_at.max(renewed.held_at);
+            keeping.was_away = !answers || renewed.was_away;
+            lapsed = renewed.lapsed;
         }
         // The drain waits for calls, and they are served.
         loop {
@@ -135,7 +120,98 @@ impl super::Service {
     }
 }
 
+/// What the store said when it was asked for the lease, since boot.
+type Renewal = (Duration, Result<Lease, StoreError>);
+
+/// What has become of the lease meanwhile.
+#[derive(Default)]
+struct Renewed {
+    /// When the store was asked that held it last.
+    held_at: Duration,
+    /// The store did not answer.
+    was_away: bool,
+    /// It has lapsed, and what follows from that is still to be done.
+    lapsed: Option<Renewal>,
+}
+
+impl Inner {
+    async fn renew(&self) -> Renewal {
+        let asked_at = since_boot();
+        (asked_at, self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await)
+    }
+
+    /// Does `work`, and renews the lease meanwhile as often as ever: a store that is slow lets the work take longer than a lease. `is_sure`: what is
+    /// here is this node's as long as the lease holds.
+    async fn renewing_beside<T>(&self, is_sure: bool, work: impl Future<Output = T>) -> (T, Renewed) {
+        let over = Notify::new();
+        let working = async {
+            let done = work.await;
+            over.notify_one();
+            done
+        };
+        let renewing = async {
+            let mut renewed = Renewed::default();
+            // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
+            while timeout(RENEWAL, over.notified()).await.is_err() {
+                let (asked_at, held) = self.renew().await;
+                match held {
+                    Ok(Lease::Lapsed) => {
+                        renewed.lapsed = Some((asked_at, held));
+                        break;
+                    }
+                    Ok(Lease::Held) => renewed.held_at = asked_at,
+                    Err(_) => renewed.was_away = true,
+                }
+                if is_sure || held.is_err() {
+                    self.dependencies.agent.be_sure(asked_at);
+                }
+            }
+            renewed
+        };
+        tokio::join!(working, renewing)
+    }
+}
+
 impl Keeping {
+    /// Does what a renewal of the lease leads to; whether the store has answered.
+    async fn go_on(
+        &mut self,
+        it: &Arc<Inner>,
+        asked_at: Duration,
+        held: Result<(), StoreError>,
+        told: &impl Fn(Option<&StoreError>),
+    ) -> bool {
+        let is_held = held.is_ok();
+        let answered = match held {
+            Ok(()) => self.look_for_losses(it).await,
+            Err(error) => Err(error),
+        };
+        self.note_refused(is_held.then(|| answered.as_ref().err()).flatten());
+        // A lease alone is no store: one that refuses the rest takes over nothing and restores nothing.
+        it.dependencies.metrics.store_up(answered.is_ok());
+        told(answered.as_ref().err());
+        if answered.is_err() {
+            return false;
+        }
+        if self.lapsed.is_some() {
+            self.look_up_lapsed(it).await;
+            if self.lapsed.is_none() {
+                it.dependencies.agent.be_sure(asked_at);
+            }
+        }
+        if self.was_away {
+            // What it holds may be older than a wipe.
+            it.erase_wiped_again(false);
+        }
+        it.let_go_of_ended().await;
+        it.watch_silent().await;
+        self.look_for_wiped(it).await;
+        self.restore(it).await;
+        self.compare(it).await;
+        self.resume(it).await;
+        true
+    }
+
     /// What the store says of the lease.
     fn note(&mut self, held: &Result<Lease, StoreError>) {
         match held {

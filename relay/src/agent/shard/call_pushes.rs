@@ -111,6 +111,10 @@ impl Shard {
             return Some((Withheld::Elsewhere, false));
         }
         let replaces = call.replaces?;
+        if self.push_bindings.knows(call.instance) {
+            // Its SIP server has chosen this one phone, by its Path, and of its calls nothing is remembered.
+            return None;
+        }
         if self.is_in(call.instance, replaces.dialog) {
             return None;
         }
