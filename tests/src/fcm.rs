@@ -134,6 +134,8 @@ pub enum TokenAnswer {
     InvalidGrant,
     /// 503.
     Unavailable,
+    /// 503 with `Retry-After`, in seconds.
+    Busy(u64),
     /// Nothing.
     Stall,
 }
@@ -305,6 +307,7 @@ impl Google {
         match scripted {
             Some(TokenAnswer::InvalidGrant) => oauth_error(400, "invalid_grant"),
             Some(TokenAnswer::Unavailable) => oauth_error(503, "temporarily_unavailable"),
+            Some(TokenAnswer::Busy(retry_after)) => error(503, "UNAVAILABLE", "Busy.", Vec::new(), Some(retry_after)),
             Some(TokenAnswer::Stall) => Reply::Silence,
             Some(TokenAnswer::Slow(delay)) => {
                 let (head, body) = self.grant();

@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use relay::push::{ByteStream, Network, Opening};
+use relay::push::{ByteStream, Network, Opening, Withdrawal};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// Bytes that are on their way in one direction before a writer waits.
 const IN_FLIGHT: usize = 64 * 1024;
@@ -28,8 +31,9 @@ struct Tables {
     moods: HashMap<IpAddr, Mood>,
     resolver_is_away: bool,
     dials: Vec<SocketAddr>,
+    withdrawn: usize,
     /// Streams to whom nobody answers, kept so that they are not closed.
-    ignored: Vec<tokio::io::DuplexStream>,
+    ignored: Vec<DuplexStream>,
 }
 
 /// What an address does with a connection.
@@ -68,6 +72,11 @@ impl VirtualNet {
         self.lock().dials.clone()
     }
 
+    /// How many connections have taken back what was on its way.
+    pub fn withdrawn(&self) -> usize {
+        self.lock().withdrawn
+    }
+
     pub(crate) fn free_port(&self) -> u16 {
         let mut tables = self.lock();
         tables.ports += 1;
@@ -95,16 +104,17 @@ impl Network for VirtualNet {
         Box::pin(async move { Ok(found) })
     }
 
-    fn connect(&self, address: SocketAddr) -> Opening<Box<dyn ByteStream>> {
+    fn connect(&self, address: SocketAddr, withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
         let mut tables = self.lock();
         tables.dials.push(address);
         let mood = tables.moods.get(&address.ip()).copied().unwrap_or(Mood::Serves);
         let listening = tables.listening.get(&address.port()).cloned();
         let (ours, theirs) = tokio::io::duplex(IN_FLIGHT);
+        let (withdrawal, net) = (withdrawal.clone(), self.clone());
         match (mood, listening) {
             (Mood::Serves, Some(listening)) => Box::pin(async move {
                 listening(Box::new(theirs));
-                Ok(Box::new(ours) as Box<dyn ByteStream>)
+                Ok(Box::new(VirtualStream { stream: ours, withdrawal, net }) as Box<dyn ByteStream>)
             }),
             (Mood::Mute, _) => Box::pin(std::future::pending()),
             (Mood::MuteAfterConnect, _) => {
@@ -113,5 +123,40 @@ impl Network for VirtualNet {
             }
             _ => Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) }),
         }
+    }
+}
+
+/// The end of who has dialled.
+struct VirtualStream {
+    stream: DuplexStream,
+    withdrawal: Withdrawal,
+    net: VirtualNet,
+}
+
+impl Drop for VirtualStream {
+    fn drop(&mut self) {
+        if self.withdrawal.is_asked() {
+            self.net.lock().withdrawn += 1;
+        }
+    }
+}
+
+impl AsyncRead for VirtualStream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for VirtualStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -1,4 +1,4 @@
-//! How the connections before have ended, and so how long the next dial waits.
+//! How the connections before have ended, and so how long the next dial waits; and how slow the service's answers were.
 //!
 //! | the last two or more | before the next dial |
 //! | --- | --- |
@@ -31,6 +31,9 @@ const SHARE_MIN: Duration = Duration::from_millis(500);
 /// How often who waits looks whether there are more of them.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long a slow answer says something of the next ones.
+const SLOW_FOR: Duration = Duration::from_secs(60);
+
 /// How the lines of one endpoint have ended.
 #[derive(Default)]
 pub(super) struct Ancestry(Mutex<Ends>);
@@ -41,6 +44,8 @@ struct Ends {
     served: bool,
     silent: bool,
     last: Option<Instant>,
+    /// The slowest answer of late, and when it came.
+    slow: Option<(Duration, Instant)>,
 }
 
 impl Ancestry {
@@ -62,6 +67,21 @@ impl Ancestry {
             }
             sleep(left.min(LOOK)).await;
         }
+    }
+
+    /// An answer took so long.
+    pub(super) fn note_slow_answer(&self, took: Duration) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ends.slow.filter(|(_, at)| at.elapsed() < SLOW_FOR);
+        if known.is_none_or(|(known, _)| took >= known) {
+            ends.slow = Some((took, Instant::now()));
+        }
+    }
+
+    /// How long the slowest answer took of late, if any was slow.
+    pub(super) fn slow_answer(&self) -> Option<Duration> {
+        let ends = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.slow.filter(|(_, at)| at.elapsed() < SLOW_FOR).map(|(took, _)| took)
     }
 
     /// A line has ended: how long it lived, how often it answered well, and whether it fell silent.

@@ -21,13 +21,14 @@ use uuid::Builder;
 
 use super::answer_body;
 use super::backoff::Backoff;
-use super::connection::{Answer, Bearing, Channel, Failure, Patience, Request};
+use super::connection::{Answer, Bearing, Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
 use super::health::{Note, Record, Trouble};
 use super::line::LineFate;
 use super::made::{Fingerprint, fingerprint};
 use super::network::Network;
+use super::patience::Patience;
 use super::provider_token::Signer;
 use super::reasons;
 use super::rest::RestFor;

@@ -21,22 +21,23 @@ use h2::client::{ResponseFuture, SendRequest};
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::allowance::Allowance;
 use super::ancestry::Ancestry;
 use super::backoff::Backoff;
 use super::departure::{Body, Departure, Passage};
-use super::dial::{DialError, Driven};
+use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
-use super::line::{ASK_AFTER, Line, LineFate};
+use super::line::{Line, LineFate, Place};
 use super::own_lines::OwnLines;
+use super::patience::{Patience, head_of_answer};
 use super::reasons::{NOT_ALLOWED, NOT_HTTP2};
 use super::rest::{Probe, Rest, RestFor};
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
+use super::withdrawal::Withdrawal;
 use crate::cores;
 
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
@@ -49,7 +50,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: usize = 64 * 1024;
 /// The longest wait that a service is believed to ask for; no push is tried for longer than that.
 const LONGEST_WISH: Duration = Duration::from_secs(86_400);
-/// How long a line that has fallen silent is kept for what is under way on it.
+/// How long a line that has fallen silent is kept at most for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
 /// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
 const SHUT_OUT_FOR: Duration = Duration::from_secs(5);
@@ -81,18 +82,6 @@ pub(super) struct Request {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-}
-
-/// How long a request waits, and for what.
-#[derive(Clone, Copy)]
-pub(super) struct Patience<'a> {
-    pub(super) until: Instant,
-    /// Whether it waits for its answer on a line that has fallen silent: one that must not be sent twice.
-    pub(super) stays: bool,
-    /// Whether it asks a service that rests for longer than it may wait.
-    pub(super) urgent: bool,
-    /// Told when it leaves.
-    pub(super) departure: &'a Departure,
 }
 
 /// What came back.
@@ -219,8 +208,8 @@ impl Channel {
     }
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
-    pub(super) async fn leave(&self, until: Instant) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest.leave(until, false).await.map_err(|after| Failure::Unsent { after: Some(after) })
+    pub(super) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
+        self.rest.leave(patience.until, patience.urgent).await.map_err(|after| Failure::Unsent { after: Some(after) })
     }
 
     /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.
@@ -261,7 +250,7 @@ impl Channel {
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
-            let (connection, _permit) = match timeout_at(patience.until, self.admit()).await {
+            let (connection, _stream) = match timeout_at(patience.until, self.admit()).await {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
@@ -293,7 +282,7 @@ impl Channel {
     }
 
     /// A connection and the right to one stream on it.
-    async fn admit(&self) -> Result<(Arc<Connection>, OwnedSemaphorePermit), Failure> {
+    async fn admit(&self) -> Result<(Arc<Connection>, Place), Failure> {
         let make = |ancestry: &Arc<Ancestry>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
@@ -313,9 +302,9 @@ impl Channel {
         {
             if let Some(connection) = own.flight.have(freshness)
                 && !connection.is_shut_out()
-                && let Some(permit) = connection.line.try_admit(|| connection.streams_allowed())
+                && let Some(stream) = connection.line.try_admit(|| connection.streams_allowed())
             {
-                return Ok((connection, permit));
+                return Ok((connection, stream));
             }
             // Only beside one that serves: a service that cannot be reached is not dialled from every core.
             let serves = self.flight.have(freshness).filter(|all| all.line.has_served());
@@ -331,12 +320,12 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let permit = connection.line.admit(|| connection.streams_allowed()).await;
+            let stream = connection.line.admit(|| connection.streams_allowed()).await;
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
             }
-            if let Some(permit) = permit {
-                return Ok((connection, permit));
+            if let Some(stream) = stream {
+                return Ok((connection, stream));
             }
         }
     }
@@ -403,7 +392,7 @@ impl Connection {
                 return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
             }
         };
-        match self.await_head(response, Instant::now(), patience).await {
+        match head_of_answer(response, &self.line, Instant::now(), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
@@ -431,27 +420,6 @@ impl Connection {
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);
         Ok((response, passage))
-    }
-
-    /// Waits for the head of the answer. On the way the line is suspected, when it is silent.
-    async fn await_head(
-        &self,
-        mut response: ResponseFuture,
-        sent: Instant,
-        patience: Patience<'_>,
-    ) -> Result<hyper::Response<h2::RecvStream>, Option<h2::Error>> {
-        let Patience { until, stays, .. } = patience;
-        if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
-            return outcome.map_err(Some);
-        }
-        self.line.suspect();
-        tokio::select! {
-            outcome = timeout_at(until, response) => match outcome {
-                Ok(outcome) => outcome.map_err(Some),
-                Err(_) => Err(None),
-            },
-            () = self.line.silence(), if !stays => Err(None),
-        }
     }
 
     /// What became of a request whose stream ended in `error` (`None`: it was not answered in time).
@@ -503,7 +471,7 @@ impl Making {
         self.ancestry.turn(|| self.under_way.load(Ordering::Relaxed)).await;
         let allowance = self.any_service.then(Arc::<Allowance>::default);
         match self.endpoint.dialler().dial(allowance.clone()).await {
-            Ok(((sender, connection, objection), address)) => {
+            Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
                 let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
                 let made = Arc::new(Connection {
@@ -514,7 +482,7 @@ impl Making {
                     line: Arc::clone(&line),
                     allowance,
                 });
-                tokio::spawn(drive((connection, objection), Arc::downgrade(&made), line, (self, address)));
+                tokio::spawn(drive((driven, objection, withdrawal), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
             }
             // It concerns who has chosen the service, and says nothing of it.
@@ -536,9 +504,10 @@ impl Making {
     }
 }
 
-/// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way.
+/// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way, as long as
+/// anybody waits for it; then it takes back what has not arrived.
 async fn drive(
-    (mut connection, objection): (Driven, Objection),
+    (mut connection, objection, withdrawal): (Driven, Objection, Withdrawal),
     made: Weak<Connection>,
     line: Arc<Line>,
     (making, address): (Making, SocketAddr),
@@ -555,6 +524,14 @@ async fn drive(
             std::future::pending::<()>().await;
         }
     };
+    // Its service may be well behind another address. What is under way may still be answered.
+    let deaf = async {
+        line.deafness().await;
+        making.record.trouble(Trouble::light("Unanswered"), "");
+        tracing::debug!(event = "push-unanswered", channel = %making.label, "the push service answers nothing: connecting anew");
+        making.endpoint.dialler().demote(address);
+        std::future::pending().await
+    };
     let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
@@ -563,6 +540,7 @@ async fn drive(
             false
         }
         () = watch => true,
+        () = deaf => false,
     };
     line.retire();
     if let Some(reason) = objection.reason() {
@@ -574,10 +552,14 @@ async fn drive(
     if silent {
         making.record.trouble(Trouble::light("Silent"), "");
         tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
+        withdrawal.ask(true);
         // Whatever comes of it, the line takes no further requests. One of a service that a device has chosen is not waited for:
         // none of its requests is.
         if !making.any_service {
-            let _ = timeout(LINGER, connection).await;
+            tokio::select! {
+                _ = timeout(LINGER, connection) => {}
+                () = line.abandonment() => {}
+            }
         }
     }
 }

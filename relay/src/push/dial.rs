@@ -25,7 +25,8 @@ use tokio_rustls::client::TlsStream;
 use super::allowance::{Allowance, metered};
 use super::departure::Body;
 use super::identity::{Objection, ObservedStream, objection};
-use super::network::{ByteStream, Network, is_forbidden};
+use super::network::{ByteStream, Network, Opening, is_forbidden};
+use super::withdrawal::Withdrawal;
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -40,9 +41,19 @@ const HTTP1_TIMEOUT: Duration = Duration::from_secs(4);
 /// Addresses of one name that are dialled.
 const ADDRESSES_MAX: usize = 8;
 
-/// A freshly made HTTP/2 connection: the handle to send with, what must be driven, and what the service comes to have against
-/// our certificate.
-pub(super) type Dialled = (h2::client::SendRequest<Body>, Driven, Objection);
+/// A freshly made HTTP/2 connection.
+pub(super) struct Dialled {
+    /// The handle to send with.
+    pub(super) sender: h2::client::SendRequest<Body>,
+    pub(super) driven: Driven,
+    /// What the service comes to have against our certificate.
+    pub(super) objection: Objection,
+    /// Whether it takes back what is on its way.
+    pub(super) withdrawal: Withdrawal,
+}
+
+/// One for HTTP/1.1, before anything was said in it.
+pub(super) type DialledHttp1 = (TlsStream<Box<dyn ByteStream>>, Withdrawal);
 
 /// What must be driven for anything to happen on a connection.
 pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Body>;
@@ -112,22 +123,20 @@ impl Dialler {
     }
 
     /// Connects for HTTP/1.1, to one address after the other.
-    pub(super) async fn dial_http1(
-        &self,
-        allowance: &Arc<Allowance>,
-    ) -> Result<TlsStream<Box<dyn ByteStream>>, DialError> {
+    pub(super) async fn dial_http1(&self, allowance: &Arc<Allowance>) -> Result<DialledHttp1, DialError> {
         let mut tls = ClientConfig::clone(&self.tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let connector = TlsConnector::from(Arc::new(tls));
         let mut last = DialError::Timeout;
         for address in self.addresses().await? {
+            let withdrawal = Withdrawal::default();
             let connecting = async {
-                let tcp = self.network.connect(address).await.map_err(DialError::Tcp)?;
+                let tcp = self.network.connect(address, &withdrawal).await.map_err(DialError::Tcp)?;
                 let tcp = metered(tcp, Some(Arc::clone(allowance)));
                 connector.connect(self.name.clone(), tcp).await.map_err(DialError::Tls)
             };
             match timeout(HTTP1_TIMEOUT, connecting).await {
-                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Ok(stream)) => return Ok((stream, withdrawal)),
                 Ok(Err(error)) => last = error,
                 Err(_) => {}
             }
@@ -158,7 +167,8 @@ impl Dialler {
         loop {
             if let Some(address) = waiting.pop_front() {
                 silent.push(address);
-                let connecting = self.network.connect(address);
+                let withdrawal = Withdrawal::default();
+                let connecting = (self.network.connect(address, &withdrawal), withdrawal);
                 open.spawn(handshake(address, connecting, self.name.clone(), Arc::clone(&self.tls), allowance.clone()));
             }
             let more = !waiting.is_empty() || !repeated;
@@ -232,7 +242,7 @@ impl Dialler {
 
 async fn handshake(
     address: SocketAddr,
-    connecting: super::network::Opening<Box<dyn ByteStream>>,
+    (connecting, withdrawal): (Opening<Box<dyn ByteStream>>, Withdrawal),
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     allowance: Option<Arc<Allowance>>,
@@ -249,7 +259,7 @@ async fn handshake(
         let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
         let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
         let (sender, driven) = made.map_err(told)?;
-        Ok((sender, driven, heard))
+        Ok(Dialled { sender, driven, objection: heard, withdrawal })
     };
     (address, whole.await)
 }

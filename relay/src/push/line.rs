@@ -2,13 +2,15 @@
 //!
 //! | state | a new request | it ends with |
 //! | --- | --- | --- |
-//! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked |
+//! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked. Requests that waited for all of the service's time in vain: retired |
 //! | asked: a PING is out | is held | its ACK, or any answer: good. Neither within the line's patience: silent |
-//! | silent | goes elsewhere; what is under way may still be answered | never |
-//! | retired | likewise | never |
+//! | silent | goes elsewhere; what is under way may still be answered, and when nobody waits for it any more the line is cut | never |
+//! | retired | goes elsewhere; what is under way may still be answered | never |
 //!
 //! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets
-//! [`PATIENCE_MAX`], for its service may be slow in all it does.
+//! [`PATIENCE_MAX`], for its service may be slow in all it does. An ACK does not say that requests are answered: whoever
+//! stands in front of a service sends it, too. The service's time is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line
+//! has answered nothing yet, or four times what its slow answers took lately; it is counted from the last answer on, while any request waits.
 //!
 //! Invariant: the state is one atomic, and a request over a good line takes no lock here but that of the semaphore of its
 //! stream. A line that is not good lets nobody go, and wakes all who are held when it is decided.
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ancestry::Ancestry;
@@ -38,6 +40,13 @@ const ASK_IDLE_EVERY: Duration = Duration::from_secs(30);
 /// The least and the most that an ACK may take.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(5);
+/// The least and the most that a service may take for an answer while it answers nothing else, and what it may take for the first.
+const ANSWER_MIN: Duration = Duration::from_secs(2);
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+const ANSWER_UNKNOWN: Duration = Duration::from_millis(4_500);
+/// Likewise where the others wait for that one: each further connection carries one alone, too, and a service that is merely slow
+/// would get them one by one.
+const ANSWER_UNPROVEN: Duration = Duration::from_secs(14);
 const GOOD: u8 = 0;
 const ASKED: u8 = 1;
 const RETIRED: u8 = 2;
@@ -58,7 +67,7 @@ pub(super) enum LineFate {
 /// One connection, as its users and its driver share it.
 pub(super) struct Line {
     /// One permit for each stream that may be open; closed when the line takes no further requests.
-    gate: Arc<Semaphore>,
+    gate: Semaphore,
     /// So many there are; each change is made under the lock.
     granted: AtomicUsize,
     resizing: Mutex<()>,
@@ -71,6 +80,11 @@ pub(super) struct Line {
     /// When something was last heard, and what an ACK takes; in milliseconds, the first since `opened`. 0: nothing yet.
     heard: AtomicU64,
     round_trip: AtomicU64,
+    /// When a request was last answered, likewise.
+    answered: AtomicU64,
+    vain: Mutex<Vain>,
+    /// It was retired because it answered nothing.
+    is_deaf: AtomicBool,
     /// The service has taken our credentials on it.
     proven: AtomicBool,
     /// A successor is wanted.
@@ -80,12 +94,37 @@ pub(super) struct Line {
     ancestry: Arc<Ancestry>,
 }
 
+/// How long requests have waited since the last answer, each moment counted once.
+#[derive(Default)]
+struct Vain {
+    waited: Duration,
+    /// Until when that was counted.
+    until: Option<Instant>,
+}
+
+/// The right to one stream, given back when dropped.
+pub(super) struct Place {
+    line: Arc<Line>,
+    is_kept: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_kept {
+            self.line.gate.add_permits(1);
+        }
+        if self.line.is_silent() {
+            self.line.changed.notify_waiters();
+        }
+    }
+}
+
 impl Line {
     /// A `cautious` one carries one request alone until the service has taken our credentials.
     pub(super) fn new(cautious: bool, ancestry: Arc<Ancestry>) -> Arc<Self> {
         let granted = if cautious { 1 } else { STREAMS_BEFORE_SETTINGS };
         Arc::new(Self {
-            gate: Arc::new(Semaphore::new(granted)),
+            gate: Semaphore::new(granted),
             granted: AtomicUsize::new(granted),
             resizing: Mutex::new(()),
             state: AtomicU8::new(GOOD),
@@ -94,6 +133,9 @@ impl Line {
             opened: Instant::now(),
             heard: AtomicU64::new(0),
             round_trip: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            vain: Mutex::default(),
+            is_deaf: AtomicBool::new(false),
             proven: AtomicBool::new(!cautious),
             tired: AtomicBool::new(false),
             good: AtomicU32::new(0),
@@ -104,11 +146,11 @@ impl Line {
 
     /// The right to one stream, once the line is known to be good. `None`: it takes no further requests. `limit` tells how many
     /// streams the service allows at this moment.
-    pub(super) async fn admit(&self, limit: impl Fn() -> usize) -> Option<OwnedSemaphorePermit> {
-        let permit = loop {
-            let permit = Arc::clone(&self.gate).acquire_owned().await.ok()?;
-            if let Some(permit) = self.kept(permit, limit()) {
-                break permit;
+    pub(super) async fn admit(self: &Arc<Self>, limit: impl Fn() -> usize) -> Option<Place> {
+        let place = loop {
+            self.gate.acquire().await.ok()?.forget();
+            if let Some(place) = self.kept(self.place(), limit()) {
+                break place;
             }
         };
         while self.state.load(Ordering::Acquire) != GOOD || self.is_idle() {
@@ -122,19 +164,24 @@ impl Line {
                 _ => return None,
             }
         }
-        Some(permit)
+        Some(place)
     }
 
     /// Likewise, if there is nothing to wait for; a line that may be dead is asked, for those who come later.
-    pub(super) fn try_admit(&self, limit: impl Fn() -> usize) -> Option<OwnedSemaphorePermit> {
-        let permit = self.kept(Arc::clone(&self.gate).try_acquire_owned().ok()?, limit())?;
+    pub(super) fn try_admit(self: &Arc<Self>, limit: impl Fn() -> usize) -> Option<Place> {
+        self.gate.try_acquire().ok()?.forget();
+        let place = self.kept(self.place(), limit())?;
         match self.state.load(Ordering::Acquire) {
-            GOOD if !self.is_idle() => Some(permit),
+            GOOD if !self.is_idle() => Some(place),
             _ => {
                 self.ask();
                 None
             }
         }
+    }
+
+    fn place(self: &Arc<Self>) -> Place {
+        Place { line: Arc::clone(self), is_kept: true }
     }
 
     /// A request has been unanswered for [`ASK_AFTER`].
@@ -153,21 +200,75 @@ impl Line {
 
     /// Waits until the line has fallen silent.
     pub(super) async fn silence(&self) {
+        self.change(Self::is_silent).await;
+    }
+
+    /// Waits until the line gets no further requests because it has answered none.
+    pub(super) async fn deafness(&self) {
+        self.change(|line| line.is_deaf.load(Ordering::Acquire)).await;
+    }
+
+    /// Waits until nobody waits for anything on the line, which has fallen silent.
+    pub(super) async fn abandonment(&self) {
+        self.change(|line| line.open_streams() == 0).await;
+    }
+
+    async fn change(&self, has_come: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.is_silent() {
+            if has_come(self) {
                 return;
             }
             changed.await;
         }
     }
 
+    /// How long a request may wait while nothing is answered.
+    pub(super) fn answer_patience(&self) -> Duration {
+        match self.ancestry.slow_answer() {
+            Some(took) => (took * 4).clamp(ANSWER_MIN, ANSWER_MAX),
+            None if self.answered.load(Ordering::Relaxed) > 0 => ANSWER_MIN,
+            None if self.proven.load(Ordering::Relaxed) => ANSWER_UNKNOWN,
+            None => ANSWER_UNPROVEN,
+        }
+    }
+
+    /// A request that was sent then has had no answer until now. When nothing was answered for all of the service's time the line
+    /// gets no further requests.
+    pub(super) fn note_unanswered(&self, sent: Instant) {
+        let now = Instant::now();
+        let waited = {
+            let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
+            let answered = self.opened + Duration::from_millis(self.answered.load(Ordering::Relaxed));
+            let counted = match vain.until {
+                Some(until) if until >= answered => until,
+                _ => {
+                    vain.waited = Duration::ZERO;
+                    answered
+                }
+            };
+            vain.waited += now.saturating_duration_since(sent.max(counted));
+            vain.until = Some(counted.max(now));
+            vain.waited
+        };
+        if waited >= self.answer_patience() && !self.is_retired() {
+            self.is_deaf.store(true, Ordering::Release);
+            self.retire();
+        }
+    }
+
+    /// An answer took so long, more than [`ASK_AFTER`].
+    pub(super) fn note_slow_answer(&self, took: Duration) {
+        self.ancestry.note_slow_answer(took);
+    }
+
     /// An answer came, which means this for the line; `proves`: our credentials were taken. `limit` tells how many streams the
     /// service allows at this moment.
     pub(super) fn answered(&self, fate: LineFate, proves: bool, limit: impl FnOnce() -> usize) {
         self.hear();
+        self.answered.store(self.heard.load(Ordering::Relaxed), Ordering::Relaxed);
         if proves && !self.proven.swap(true, Ordering::Relaxed) {
             self.resize(limit());
         }
@@ -323,21 +424,21 @@ impl Line {
         self.granted.load(Ordering::Relaxed).saturating_sub(self.gate.available_permits())
     }
 
-    /// The permit, unless the service has lowered its limit below what is open: then there is one less until the limit is raised, for
+    /// The place, unless the service has lowered its limit below what is open: then there is one less until the limit is raised, for
     /// `h2` would let its request wait out of our sight. Once it is raised, whoever comes opens the gate for those behind.
-    fn kept(&self, permit: OwnedSemaphorePermit, limit: usize) -> Option<OwnedSemaphorePermit> {
+    fn kept(&self, mut place: Place, limit: usize) -> Option<Place> {
         let limit = limit.clamp(1, MAX_STREAMS);
         if limit > self.granted.load(Ordering::Relaxed) && self.proven.load(Ordering::Relaxed) {
             self.resize(limit);
         }
         if self.open_streams() <= limit {
-            return Some(permit);
+            return Some(place);
         }
         let _resizing = self.resizing();
         if self.open_streams() <= limit {
-            return Some(permit);
+            return Some(place);
         }
-        permit.forget();
+        place.is_kept = false;
         self.granted.fetch_sub(1, Ordering::Relaxed);
         None
     }

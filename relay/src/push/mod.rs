@@ -26,6 +26,7 @@ pub mod measured;
 mod network;
 mod oauth;
 mod own_lines;
+mod patience;
 mod payload;
 mod provider_token;
 mod reasons;
@@ -38,6 +39,7 @@ mod setup;
 mod single_flight;
 mod troubled;
 pub mod webpush;
+mod withdrawal;
 
 use std::time::Duration;
 
@@ -52,6 +54,7 @@ pub use recipient::{Fixed, Recipient, Staying};
 pub use rfc8599::{Address, NoAddress};
 pub use service::{AppPush, Delivery, PushService, check, take_printed};
 pub use setup::{Problem, SetupError};
+pub use withdrawal::Withdrawal;
 
 /// What happened, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::withdrawal::{WithdrawableStream, Withdrawal};
 use crate::net::questions::Asker;
 use crate::net::reach::Reach;
 use crate::net::resolve::Resolver;
@@ -28,8 +29,8 @@ pub trait Network: Send + Sync {
     /// The addresses of a host, the best first. A device of `app` has named it; where there is none, the operator has.
     fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>>;
 
-    /// A connection to one of them.
-    fn connect(&self, address: SocketAddr) -> Opening<Box<dyn ByteStream>>;
+    /// A connection to one of them. Whether what it has on its way is taken back when it is dropped, `withdrawal` says then.
+    fn connect(&self, address: SocketAddr, withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>>;
 }
 
 /// Name servers, the hosts file, and TCP. Small writes leave at once (TCP_NODELAY).
@@ -52,11 +53,12 @@ impl Network for System {
         })
     }
 
-    fn connect(&self, address: SocketAddr) -> Opening<Box<dyn ByteStream>> {
+    fn connect(&self, address: SocketAddr, withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
+        let withdrawal = withdrawal.clone();
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Box<dyn ByteStream>)
+            Ok(Box::new(WithdrawableStream { stream, withdrawal }) as Box<dyn ByteStream>)
         })
     }
 }
@@ -69,7 +71,7 @@ impl Network for Nowhere {
         Box::pin(async { Err(io::ErrorKind::NetworkUnreachable.into()) })
     }
 
-    fn connect(&self, _address: SocketAddr) -> Opening<Box<dyn ByteStream>> {
+    fn connect(&self, _address: SocketAddr, _withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
         Box::pin(async { Err(io::ErrorKind::NetworkUnreachable.into()) })
     }
 }
@@ -108,9 +110,9 @@ impl Network for Guarded {
         })
     }
 
-    fn connect(&self, address: SocketAddr) -> Opening<Box<dyn ByteStream>> {
+    fn connect(&self, address: SocketAddr, withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
         match self.reach.check(address) {
-            Ok(address) => self.network.connect(address),
+            Ok(address) => self.network.connect(address, withdrawal),
             Err(_) => Box::pin(std::future::ready(Err(io::Error::other(Forbidden)))),
         }
     }

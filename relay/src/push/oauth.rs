@@ -20,10 +20,11 @@ use zeroize::Zeroizing;
 
 use super::answer_body;
 use super::backoff::Backoff;
-use super::connection::{Answer, Bearing, Channel, Patience, Request};
+use super::connection::{Answer, Bearing, Channel, Request};
 use super::departure::Departure;
 use super::health::{Note, Trouble};
 use super::jwt;
+use super::patience::Patience;
 use super::setup::Problem;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 
@@ -210,8 +211,9 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
+    // A call may wait for it: one answer to one relay is not the end of all calls.
     let patience =
-        Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent: false, departure: &departure };
+        Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent: true, departure: &departure };
     channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away))
 }
 

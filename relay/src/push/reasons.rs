@@ -104,6 +104,7 @@ pub(super) fn words(reason: &str) -> &'static str {
         "TokenEndpointAway" => "the service's token endpoint gives no access token",
         "Unreachable" => "no connection can be made",
         "Silent" => "it does not answer",
+        "Unanswered" => "it takes pushes and does not answer them",
         "ConnectionLost" => "its connections break while pushes are under way",
         "ServerError" => "it answers with errors of its own",
         "AskedToWait" => "it asks to wait",

@@ -350,7 +350,7 @@ impl<'a> DeliveryRun<'a> {
         recipient: &dyn Recipient,
     ) -> Ended {
         let limited = &AtomicBool::new(false);
-        let waits_with_others = event == Event::Call && !matches!(self, Self::WebPush(..));
+        let waits_with_others = event == Event::Call;
         let noted = |attempt: Attempt| {
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
             match attempt {

@@ -167,7 +167,7 @@ fn step(reason: &str, why: &str) -> &'static str {
     match reason {
         "Unreachable" if why.contains("resolve") => "look at DNS; calls are pushed as soon as the name resolves",
         "Unreachable" => "look at the firewall and the network to it; the relay tries again by itself",
-        "Silent" | "ConnectionLost" | "NotInTime" => "look at the network to it and at its status page",
+        "Silent" | "Unanswered" | "ConnectionLost" | "NotInTime" => "look at the network to it and at its status page",
         "ServerError" | "AskedToWait" | "TokenEndpointAway" => {
             "look at its status page; the relay tries again by itself"
         }

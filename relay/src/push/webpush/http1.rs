@@ -16,9 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::push::allowance::Allowance;
-use crate::push::connection::{Answer, Channel, Failure, Patience, Request};
+use crate::push::connection::{Answer, Channel, Failure, Request};
 use crate::push::endpoint::Endpoint;
+use crate::push::patience::Patience;
 use crate::push::reasons::NOT_ALLOWED;
+use crate::push::withdrawal::Withdrawal;
 
 /// How long the connection may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
@@ -29,6 +31,7 @@ const MAX_BODY: usize = 64 * 1024;
 struct Opened {
     sender: SendRequest<Full<Bytes>>,
     authority: String,
+    withdrawal: Withdrawal,
     _driven: JoinSet<()>,
 }
 
@@ -44,9 +47,12 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let mut head = head.body(Full::new(request.body.clone())).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
     departure.note();
+    // Until it is answered: what has not arrived when nobody waits for it any more never does.
+    opened.withdrawal.ask(true);
     let exchange = async {
         let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await.ok().map(|body| body.to_bytes());
+        opened.withdrawal.ask(false);
         Some(Answer { status: head.status, headers: head.headers, body })
     };
     let answer = timeout_at(until, exchange).await;
@@ -58,8 +64,8 @@ async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let allowance = Arc::new(Allowance::of_one_answer());
     let dialler = endpoint.dialler();
     // Nobody may wait for it any more.
-    let stream = match timeout(DIAL_WITHIN, dialler.dial_http1(&allowance)).await {
-        Ok(Ok(stream)) => stream,
+    let (stream, withdrawal) = match timeout(DIAL_WITHIN, dialler.dial_http1(&allowance)).await {
+        Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) if error.is_forbidden() => return Err(Failure::ShutOut { reason: NOT_ALLOWED }),
         Ok(Err(_)) | Err(_) => return Err(unsent),
     };
@@ -67,5 +73,5 @@ async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let mut driven = JoinSet::new();
     // Its end is told by what was sent.
     driven.spawn(async { drop(connection.await) });
-    Ok(Opened { sender, authority: dialler.authority(), _driven: driven })
+    Ok(Opened { sender, authority: dialler.authority(), withdrawal, _driven: driven })
 }

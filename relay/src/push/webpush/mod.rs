@@ -7,7 +7,7 @@
 //! | 404, 410 | the subscription is gone |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
-//! | 503 with Retry-After | this service is left alone so long, and the push tried again |
+//! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than calls wait, one call asks every 2 s |
 //! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
 //! | 3xx | refused: nothing is followed |
@@ -37,11 +37,12 @@ use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::apns::Attempt;
-use super::connection::{Answer, Bearing, Failure, Patience, Request};
+use super::connection::{Answer, Bearing, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::trust;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
+use super::patience::Patience;
 use super::reasons::{self, NOT_HTTP2};
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
@@ -87,6 +88,7 @@ pub(super) struct WebPush {
 pub(super) struct PreparedPush {
     origin: Arc<Origin>,
     request: Request,
+    is_call: bool,
 }
 
 /// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment.
@@ -138,13 +140,14 @@ impl WebPush {
         let body = body(push, target.public_key.as_deref(), keys).map_err(refused)?;
         let origin = self.origins.of(&url).ok_or(refused("BadEndpoint"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(PreparedPush { origin, request: Request { path, headers: headers(push), body: Bytes::from(body) } })
+        let request = Request { path, headers: headers(push), body: Bytes::from(body) };
+        Ok(PreparedPush { origin, request, is_call: push.event == Event::Call })
     }
 
     /// Tries once.
     pub(super) async fn attempt(
         &self,
-        PreparedPush { origin, request }: &mut PreparedPush,
+        PreparedPush { origin, request, is_call }: &mut PreparedPush,
         until: Instant,
         departure: &Departure,
     ) -> Attempt {
@@ -156,7 +159,7 @@ impl WebPush {
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
-        let patience = Patience { until, stays: false, urgent: false, departure };
+        let patience = Patience { until, stays: false, urgent: *is_call, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 origin.note(&request.path, &attempt);
@@ -200,7 +203,7 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
 
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
-    let _probe = channel.leave(patience.until).await?;
+    let _probe = channel.leave(patience).await?;
     let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {

@@ -36,6 +36,8 @@ fn faults() -> Vec<(&'static str, Fault, u32)> {
         ("APNs answers nothing", Apple(|it| it.answer_all(Some(Answer::Stall))), 0),
         ("APNs falls silent with each push", Apple(|it| it.answer_all(Some(Answer::Freeze))), 0),
         ("the first connection falls silent", Apple(|it| it.answer_on(1, Answer::Freeze)), 95),
+        ("the first connection answers nothing", Apple(|it| it.answer_on(1, Answer::Stall)), 90),
+        ("the first connection answers nothing", Google(|it| it.answer_on(1, fcm::Answer::Stall)), 100),
         ("APNs answers 503", Apple(|it| it.answer_all(Some(Answer::Unavailable { retry_after: None }))), 0),
         (
             "the first connection answers 503",

@@ -7,7 +7,7 @@ use relay::push::Verdict;
 use tests::apns::Answer;
 use tests::fcm;
 use tests::virtual_net::Mood;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{World, apple, apple_token, google};
 
@@ -68,6 +68,81 @@ async fn a_message_of_fcm_leaves_a_silent_connection_for_its_second_copy() {
     assert_eq!((delivery.verdict, delivery.copies), (Verdict::Accepted, 2));
     assert!(delivery.elapsed < 2_000 * MS, "{:?}", delivery.elapsed);
     world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_answers_pings_and_no_request_gets_no_further_calls() {
+    let world = World::new();
+    let mut deliveries = world.ring_each(100 * MS, 1, 10, apple).await.ended().await;
+    world.apns.answer_on(1, Answer::Stall);
+    deliveries.extend(world.ring_each(100 * MS, 11, 50, apple).await.ended().await);
+    let lost = deliveries.iter().filter(|delivery| delivery.verdict == Verdict::Unconfirmed).count();
+    assert!(lost <= 21, "of 10 calls a second, those within two seconds: {lost}");
+    assert_eq!((accepted(&deliveries) + lost, world.apns.connections()), (60, 2));
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_end_soon_find_out_together_that_a_connection_answers_nothing() {
+    let world = World::new();
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.apns.answer_on(1, Answer::Stall);
+    let mut ended = 0;
+    while timeout(700 * MS, world.ring(apple(2), 2)).await.is_err() {
+        ended += 1;
+        assert!(ended < 20, "each goes the same way");
+        // While nobody waits, nothing is counted.
+        sleep(400 * MS).await;
+    }
+    assert_eq!((ended, world.apns.connections()), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_without_an_answer_among_others_is_no_fault_of_the_connection() {
+    let world = World::new();
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.apns.answer_with(&apple_token(1_000), [Answer::Stall]);
+    let stalled = world.ring_each(MS, 1_000, 1, apple).await;
+    let deliveries = world.ring_each(500 * MS, 2, 40, apple).await.ended().await;
+    assert_eq!((accepted(&deliveries), world.apns.connections()), (40, 1));
+    assert_eq!(stalled.ended().await[0].verdict, Verdict::Unconfirmed);
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_fcm_leaves_a_connection_that_answers_nothing_for_its_second_copy() {
+    let world = World::new();
+    assert_eq!(world.ring(google(1), 1).await.verdict, Verdict::Accepted);
+    world.fcm.answer_on(1, fcm::Answer::Stall);
+    world.fcm.answer_on(2, fcm::Answer::Stall);
+    let deliveries = world.ring_each(500 * MS, 2, 20, google).await.ended().await;
+    assert_eq!(accepted(&deliveries), 20);
+    assert!(deliveries.iter().all(|delivery| delivery.elapsed < 6_000 * MS), "{deliveries:?}");
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_by_a_silent_connection_is_taken_back_once_nobody_waits_for_it() {
+    let world = World::new();
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.apns.freeze();
+    let (first, second) = (world.ring(apple(2), 2), timeout(5_000 * MS, world.ring(apple(3), 3)));
+    let first = timeout(300 * MS, first);
+    assert!(tokio::join!(first, second).1.is_err(), "both have ended");
+    sleep(MS).await;
+    assert_eq!(world.net.withdrawn(), 1);
+    assert_eq!(world.apns.count(), 1);
+    // While somebody waits it may be answered.
+    let world = World::new();
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.apns.freeze();
+    let waiting = world.ring_each(MS, 2, 1, apple).await;
+    assert!(timeout(100 * MS, world.ring(apple(3), 3)).await.is_err());
+    sleep(20_000 * MS).await;
+    assert_eq!(world.net.withdrawn(), 0);
+    assert_eq!(waiting.ended().await[0].verdict, Verdict::Unconfirmed);
+    sleep(MS).await;
+    assert_eq!(world.net.withdrawn(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,10 +284,10 @@ async fn no_more_streams_are_opened_than_the_service_allows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_message_service_gets_two_copies_and_one_connection() {
+async fn a_slow_message_service_gets_two_copies() {
     let world = World::new();
     world.fcm.answer_all(Some(fcm::Answer::Slow(6_000 * MS)));
     let delivery = world.ring(google(1), 1).await;
     assert_eq!((delivery.verdict, delivery.copies, world.fcm.requests()), (Verdict::Accepted, 2, 2));
-    assert_eq!(world.fcm.connections(), 2, "one for messages, one for the token endpoint");
+    assert_eq!(world.fcm.connections(), 3, "one for each, one for the token endpoint");
 }

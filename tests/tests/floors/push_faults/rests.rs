@@ -179,6 +179,20 @@ async fn after_a_long_outage_of_the_token_endpoint_the_first_call_waits_5_s_at_m
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_wish_of_a_token_endpoint_is_not_the_end_of_all_calls() {
+    let world = World::new();
+    world.fcm.answer_token_with([TokenAnswer::Busy(300)]);
+    let delivery = world.ring(google(1), 1).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 3 * SECOND, "{:?}", delivery.elapsed);
+    assert_eq!(world.fcm.token_requests(), 2);
+    let world = World::new();
+    world.fcm.answer_token_with(std::iter::repeat_n(TokenAnswer::Busy(300), 100));
+    assert_eq!(accepted(&world.ring_each(10 * MS, 1, 20, google).await.ended().await), 0);
+    assert!((4..=15).contains(&world.fcm.token_requests()), "{} in 30 s", world.fcm.token_requests());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_endpoint_that_hangs_is_asked_again() {
     let world = World::new();
     world.fcm.answer_token_with([TokenAnswer::Stall]);
