@@ -31,7 +31,7 @@ const SHARE_MIN: Duration = Duration::from_millis(500);
 /// How often who waits looks whether there are more of them.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long a slow answer says something of the next ones.
+/// A slow answer says something of the next ones for so long, and at most twice as long.
 const SLOW_FOR: Duration = Duration::from_secs(60);
 
 /// How the lines of one endpoint have ended.
@@ -44,8 +44,29 @@ struct Ends {
     served: bool,
     silent: bool,
     last: Option<Instant>,
-    /// The slowest answer of late, and when it came.
-    slow: Option<(Duration, Instant)>,
+    slow: Option<Slow>,
+}
+
+/// The slowest answers.
+#[derive(Clone, Copy)]
+struct Slow {
+    /// When the present period of [`SLOW_FOR`] began.
+    since: Instant,
+    /// In it, and in the one before.
+    now: Duration,
+    before: Duration,
+}
+
+impl Slow {
+    /// As it is at this moment.
+    fn at(self, moment: Instant) -> Self {
+        let nothing = Duration::ZERO;
+        match moment.saturating_duration_since(self.since) {
+            passed if passed < SLOW_FOR => self,
+            passed if passed < SLOW_FOR * 2 => Self { since: self.since + SLOW_FOR, now: nothing, before: self.now },
+            _ => Self { since: moment, now: nothing, before: nothing },
+        }
+    }
 }
 
 impl Ancestry {
@@ -72,16 +93,15 @@ impl Ancestry {
     /// An answer took so long.
     pub(super) fn note_slow_answer(&self, took: Duration) {
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = ends.slow.filter(|(_, at)| at.elapsed() < SLOW_FOR);
-        if known.is_none_or(|(known, _)| took >= known) {
-            ends.slow = Some((took, Instant::now()));
-        }
+        let moment = Instant::now();
+        let known = ends.slow.unwrap_or(Slow { since: moment, now: took, before: Duration::ZERO }).at(moment);
+        ends.slow = Some(Slow { now: known.now.max(took), ..known });
     }
 
-    /// How long the slowest answer took of late, if any was slow.
-    pub(super) fn slow_answer(&self) -> Option<Duration> {
-        let ends = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.slow.filter(|(_, at)| at.elapsed() < SLOW_FOR).map(|(took, _)| took)
+    /// How long the slowest answer took of late; zero where none was slow.
+    pub(super) fn slow_answer(&self) -> Duration {
+        let slow = self.0.lock().unwrap_or_else(PoisonError::into_inner).slow;
+        slow.map(|slow| slow.at(Instant::now())).map_or(Duration::ZERO, |slow| slow.now.max(slow.before))
     }
 
     /// A line has ended: how long it lived, how often it answered well, and whether it fell silent.

@@ -21,7 +21,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::allowance::Allowance;
 use super::ancestry::Ancestry;
@@ -250,7 +250,7 @@ impl Channel {
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
-            let (connection, _stream) = match timeout_at(patience.until, self.admit()).await {
+            let (connection, stream) = match timeout_at(patience.until, self.admit()).await {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
@@ -267,6 +267,10 @@ impl Channel {
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
                     self.record.trouble(Trouble::light("ConnectionLost"), "");
+                    // It may arrive yet, and is taken back only when nobody waits for what comes of this push.
+                    if connection.line.is_silent() {
+                        patience.departure.hold(stream);
+                    }
                     return Err(Failure::Unconfirmed);
                 }
             }
@@ -530,6 +534,7 @@ async fn drive(
         making.record.trouble(Trouble::light("Unanswered"), "");
         tracing::debug!(event = "push-unanswered", channel = %making.label, "the push service answers nothing: connecting anew");
         making.endpoint.dialler().demote(address);
+        withdrawal.ask(true);
         std::future::pending().await
     };
     let silent = tokio::select! {
@@ -556,9 +561,15 @@ async fn drive(
         // Whatever comes of it, the line takes no further requests. One of a service that a device has chosen is not waited for:
         // none of its requests is.
         if !making.any_service {
+            // One that ends by itself has still on its way what it had.
+            let driven = async {
+                let _ = (&mut connection).await;
+                std::future::pending().await
+            };
             tokio::select! {
-                _ = timeout(LINGER, connection) => {}
+                () = sleep(LINGER) => {}
                 () = line.abandonment() => {}
+                () = driven => {}
             }
         }
     }

@@ -6,18 +6,23 @@
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
 //! way its delivery ends. Nobody is woken for a departure who does not wait for it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 use tokio::time;
 
+use super::line::Place;
 use crate::metrics::Metrics;
 
 /// The departures of one push.
-pub struct Departure(Arc<Departures>);
+pub struct Departure {
+    departures: Arc<Departures>,
+    /// The places of requests of which nobody knows whether they arrive.
+    unsure: Mutex<Vec<Place>>,
+}
 
 struct Departures {
     /// When the INVITE came, for the push of a call; where that is counted.
@@ -42,34 +47,41 @@ impl Departure {
 
     fn new(call: Option<(Instant, Metrics)>) -> Self {
         let (count, latest, changed) = (AtomicU32::new(0), AtomicU64::new(0), Notify::new());
-        Self(Arc::new(Departures { call, began: time::Instant::now(), count, latest, changed }))
+        let departures = Arc::new(Departures { call, began: time::Instant::now(), count, latest, changed });
+        Self { departures, unsure: Mutex::default() }
     }
 
     /// A request has left.
     pub(super) fn note(&self) {
-        self.0.note();
+        self.departures.note();
     }
 
     /// A request is on its way out, with this body.
     pub(super) fn begin(&self, body: Bytes) -> (Body, Passage) {
-        let passage = Arc::new(Passing { departures: Arc::clone(&self.0), is_over: AtomicBool::new(false) });
+        let passage = Arc::new(Passing { departures: Arc::clone(&self.departures), is_over: AtomicBool::new(false) });
         (Body { rest: body, passing: Arc::clone(&passage) }, Passage(passage))
+    }
+
+    /// Holds the place of a request that may arrive yet, as long as anybody waits for what comes of the push.
+    pub(super) fn hold(&self, place: Place) {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner).push(place);
     }
 
     /// How many requests have left.
     pub(super) fn count(&self) -> u32 {
-        self.0.count.load(Ordering::Acquire)
+        self.departures.count.load(Ordering::Acquire)
     }
 
     /// When the latest has left, if more than `known` have.
     pub(super) fn latest_beyond(&self, known: u32) -> Option<time::Instant> {
-        (self.count() > known).then(|| self.0.began + Duration::from_micros(self.0.latest.load(Ordering::Relaxed)))
+        (self.count() > known)
+            .then(|| self.departures.began + Duration::from_micros(self.departures.latest.load(Ordering::Relaxed)))
     }
 
     /// Waits until more than `known` have left.
     pub(super) async fn beyond(&self, known: u32) {
         while self.count() <= known {
-            self.0.changed.notified().await;
+            self.departures.changed.notified().await;
         }
     }
 }
@@ -77,8 +89,8 @@ impl Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         // One that leaves after its delivery has ended is not measured.
-        if let Some((_, metrics)) = &self.0.call
-            && self.0.count.fetch_max(1, Ordering::AcqRel) == 0
+        if let Some((_, metrics)) = &self.departures.call
+            && self.departures.count.fetch_max(1, Ordering::AcqRel) == 0
         {
             metrics.call_push_unsent();
         }

@@ -151,7 +151,7 @@ impl Fcm {
     pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant, departure: &Departure) -> Attempt {
         let mut refused: Option<AccessToken> = None;
         loop {
-            let token = match timeout_at(until, self.tokens.get(refused.as_ref())).await {
+            let token = match timeout_at(until, self.tokens.get(refused.as_ref(), prepared.1)).await {
                 Err(_) => return Attempt::Again { after: None },
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });

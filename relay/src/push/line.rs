@@ -10,12 +10,12 @@
 //! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets
 //! [`PATIENCE_MAX`], for its service may be slow in all it does. An ACK does not say that requests are answered: whoever
 //! stands in front of a service sends it, too. The service's time is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line
-//! has answered nothing yet, or four times what its slow answers took lately; it is counted from the last answer on, while any request waits.
+//! has answered nothing yet, or four times what slow answers of its service took lately; it is counted from the last answer on, while any request waits.
 //!
 //! Invariant: the state is one atomic, and a request over a good line takes no lock here but that of the semaphore of its
 //! stream. A line that is not good lets nobody go, and wakes all who are held when it is decided.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ const ANSWER_UNKNOWN: Duration = Duration::from_millis(4_500);
 /// Likewise where the others wait for that one: each further connection carries one alone, too, and a service that is merely slow
 /// would get them one by one.
 const ANSWER_UNPROVEN: Duration = Duration::from_secs(14);
+/// Nothing that requests waited in vain is counted any more so long after the last one ended.
+const VAIN_FOR: Duration = Duration::from_secs(10);
 const GOOD: u8 = 0;
 const ASKED: u8 = 1;
 const RETIRED: u8 = 2;
@@ -76,11 +78,13 @@ pub(super) struct Line {
     changed: Notify,
     /// Tells the driver to look at the line.
     look: Notify,
+    /// It is to send a PING then, though the line counts as good until that is unanswered.
+    is_doubted: AtomicBool,
     opened: Instant,
     /// When something was last heard, and what an ACK takes; in milliseconds, the first since `opened`. 0: nothing yet.
     heard: AtomicU64,
     round_trip: AtomicU64,
-    /// When a request was last answered, likewise.
+    /// When a request was last answered; in microseconds since `opened`, and one more. 0: none yet.
     answered: AtomicU64,
     vain: Mutex<Vain>,
     /// It was retired because it answered nothing.
@@ -113,6 +117,8 @@ impl Drop for Place {
         if self.is_kept {
             self.line.gate.add_permits(1);
         }
+        // Either this sees that the line is silent, or who ends it sees the permit.
+        fence(Ordering::SeqCst);
         if self.line.is_silent() {
             self.line.changed.notify_waiters();
         }
@@ -130,6 +136,7 @@ impl Line {
             state: AtomicU8::new(GOOD),
             changed: Notify::new(),
             look: Notify::new(),
+            is_doubted: AtomicBool::new(false),
             opened: Instant::now(),
             heard: AtomicU64::new(0),
             round_trip: AtomicU64::new(0),
@@ -192,6 +199,12 @@ impl Line {
         }
     }
 
+    /// A request was given up before it was known whether it arrives.
+    pub(super) fn doubt(&self) {
+        self.is_doubted.store(true, Ordering::Release);
+        self.look.notify_one();
+    }
+
     fn ask(&self) {
         if self.state.compare_exchange(GOOD, ASKED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.look.notify_one();
@@ -227,23 +240,26 @@ impl Line {
 
     /// How long a request may wait while nothing is answered.
     pub(super) fn answer_patience(&self) -> Duration {
-        match self.ancestry.slow_answer() {
-            Some(took) => (took * 4).clamp(ANSWER_MIN, ANSWER_MAX),
-            None if self.answered.load(Ordering::Relaxed) > 0 => ANSWER_MIN,
-            None if self.proven.load(Ordering::Relaxed) => ANSWER_UNKNOWN,
-            None => ANSWER_UNPROVEN,
-        }
+        let usual = match (self.answered.load(Ordering::Relaxed), self.proven.load(Ordering::Relaxed)) {
+            (0, false) => ANSWER_UNPROVEN,
+            (0, true) => ANSWER_UNKNOWN,
+            _ => ANSWER_MIN,
+        };
+        usual.max((self.ancestry.slow_answer() * 4).min(ANSWER_MAX))
     }
 
     /// A request that was sent then has had no answer until now. When nothing was answered for all of the service's time the line
-    /// gets no further requests.
+    /// gets no further requests. One that others have overtaken says nothing of the line.
     pub(super) fn note_unanswered(&self, sent: Instant) {
         let now = Instant::now();
+        let answered = self.opened + Duration::from_micros(self.answered.load(Ordering::Relaxed).saturating_sub(1));
+        if sent < answered {
+            return;
+        }
         let waited = {
             let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
-            let answered = self.opened + Duration::from_millis(self.answered.load(Ordering::Relaxed));
             let counted = match vain.until {
-                Some(until) if until >= answered => until,
+                Some(until) if until >= answered && sent < until + VAIN_FOR => until,
                 _ => {
                     vain.waited = Duration::ZERO;
                     answered
@@ -267,8 +283,10 @@ impl Line {
     /// An answer came, which means this for the line; `proves`: our credentials were taken. `limit` tells how many streams the
     /// service allows at this moment.
     pub(super) fn answered(&self, fate: LineFate, proves: bool, limit: impl FnOnce() -> usize) {
-        self.hear();
-        self.answered.store(self.heard.load(Ordering::Relaxed), Ordering::Relaxed);
+        let now = Instant::now();
+        self.hear(now);
+        let since = u64::try_from(now.saturating_duration_since(self.opened).as_micros()).unwrap_or(u64::MAX);
+        self.answered.store(since.saturating_add(1), Ordering::Relaxed);
         if proves && !self.proven.swap(true, Ordering::Relaxed) {
             self.resize(limit());
         }
@@ -339,7 +357,8 @@ impl Line {
                     () = self.look.notified() => pause = ASK_AFTER,
                     () = sleep(wait) => pause = (pause * 2).min(ASK_AGAIN_MAX),
                 }
-                if self.state.load(Ordering::Acquire) != GOOD || !self.heard_within(wait.min(pause)) {
+                let is_doubted = self.is_doubted.swap(false, Ordering::AcqRel);
+                if is_doubted || self.state.load(Ordering::Acquire) != GOOD || !self.heard_within(wait.min(pause)) {
                     break;
                 }
             }
@@ -356,7 +375,7 @@ impl Line {
             match timeout(self.patience(), &mut pong).await {
                 Ok(Ok(_)) => {
                     self.note_round_trip(asked.elapsed());
-                    self.hear();
+                    self.hear(Instant::now());
                     return Some(());
                 }
                 Ok(Err(_)) => return None,
@@ -373,14 +392,15 @@ impl Line {
     fn end(&self, state: u8) {
         self.gate.close();
         let ended = self.state.fetch_max(state, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
         if ended < RETIRED {
             self.ancestry.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed), state == SILENT);
         }
         self.changed.notify_waiters();
     }
 
-    fn hear(&self) {
-        self.heard.fetch_max(self.age(Instant::now()).max(1), Ordering::Relaxed);
+    fn hear(&self, now: Instant) {
+        self.heard.fetch_max(self.age(now).max(1), Ordering::Relaxed);
         if self.state.load(Ordering::Acquire) == ASKED
             && self.state.compare_exchange(ASKED, GOOD, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {

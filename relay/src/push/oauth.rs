@@ -183,8 +183,13 @@ impl Tokens {
         }
     }
 
-    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age.
-    pub(super) async fn get(&self, refused: Option<&AccessToken>) -> Result<AccessToken, CoolingDown<Denial>> {
+    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, what is `urgent` asks
+    /// a token endpoint that rests for longer than it may wait.
+    pub(super) async fn get(
+        &self,
+        refused: Option<&AccessToken>,
+        urgent: bool,
+    ) -> Result<AccessToken, CoolingDown<Denial>> {
         let refused = refused.map(|token| token.serial);
         let freshness = |token: &AccessToken| {
             let now = Instant::now();
@@ -196,12 +201,15 @@ impl Tokens {
                 Freshness::Good
             }
         };
-        let make = || exchange(Arc::clone(&self.account), Arc::clone(&self.channel));
+        let make = || {
+            let urgent = urgent && self.flight.have(freshness).is_none();
+            exchange(Arc::clone(&self.account), Arc::clone(&self.channel), urgent)
+        };
         self.flight.get(freshness, make, Denial::Away).await
     }
 }
 
-async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result<AccessToken, Denial> {
+async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: bool) -> Result<AccessToken, Denial> {
     let assertion = account.assertion(SystemTime::now()).ok_or(Denial::Refused)?;
     let mut form = Zeroizing::new(Vec::with_capacity(FORM.len() + assertion.len()));
     form.extend_from_slice(FORM);
@@ -211,9 +219,7 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>) -> Result
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
-    // A call may wait for it: one answer to one relay is not the end of all calls.
-    let patience =
-        Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent: true, departure: &departure };
+    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent, departure: &departure };
     channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away))
 }
 

@@ -1,7 +1,7 @@
 //! How long a request waits for its answer, and what its line learns from that.
 //!
-//! Invariant: whoever waits for longer than [`ASK_AFTER`] has its line asked, and is counted for what the line leaves unanswered, also when
-//! it gives up before.
+//! Invariant: whoever waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; who waits for longer is counted for what the
+//! line leaves unanswered, also when it gives up.
 
 use h2::client::ResponseFuture;
 use tokio::time::{Instant, timeout_at};
@@ -30,12 +30,13 @@ pub(super) async fn head_of_answer(
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, Option<h2::Error>> {
     let Patience { until, stays, .. } = patience;
+    // Whoever gives up has waited, too.
+    let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
+        waiting.end();
         return outcome.map_err(Some);
     }
     line.suspect();
-    // Whoever gives up before has waited, too.
-    let unanswered = Unanswered { line, sent, is_answered: false };
     let answered = async {
         match timeout_at(sent + line.answer_patience(), &mut response).await {
             Ok(outcome) => outcome,
@@ -48,7 +49,10 @@ pub(super) async fn head_of_answer(
     tokio::select! {
         outcome = timeout_at(until, answered) => match outcome {
             Ok(outcome) => {
-                unanswered.end(outcome.is_ok());
+                if outcome.is_ok() {
+                    line.note_slow_answer(sent.elapsed());
+                }
+                waiting.end();
                 outcome.map_err(Some)
             }
             Err(_) => Err(None),
@@ -57,23 +61,25 @@ pub(super) async fn head_of_answer(
     }
 }
 
-/// A request that waits for its answer for longer than [`ASK_AFTER`].
-struct Unanswered<'a> {
+/// A request that waits for its answer.
+struct Waiting<'a> {
     line: &'a Line,
     sent: Instant,
-    is_answered: bool,
+    is_over: bool,
 }
 
-impl Unanswered<'_> {
-    fn end(mut self, is_answered: bool) {
-        self.is_answered = is_answered;
+impl Waiting<'_> {
+    fn end(mut self) {
+        self.is_over = true;
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        match self.is_answered {
-            true => self.line.note_slow_answer(self.sent.elapsed()),
+        match self.is_over {
+            true => {}
+            // Whether it has arrived is not known yet.
+            false if self.sent.elapsed() < ASK_AFTER => self.line.doubt(),
             false => self.line.note_unanswered(self.sent),
         }
     }

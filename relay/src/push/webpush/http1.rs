@@ -51,8 +51,8 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     opened.withdrawal.ask(true);
     let exchange = async {
         let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.ok().map(|body| body.to_bytes());
         opened.withdrawal.ask(false);
+        let body = Limited::new(body, MAX_BODY).collect().await.ok().map(|body| body.to_bytes());
         Some(Answer { status: head.status, headers: head.headers, body })
     };
     let answer = timeout_at(until, exchange).await;

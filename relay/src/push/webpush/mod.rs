@@ -7,7 +7,7 @@
 //! | 404, 410 | the subscription is gone |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
-//! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than calls wait, one call asks every 2 s |
+//! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call asks every 2 s |
 //! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
 //! | 3xx | refused: nothing is followed |

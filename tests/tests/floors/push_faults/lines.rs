@@ -106,7 +106,44 @@ async fn one_request_without_an_answer_among_others_is_no_fault_of_the_connectio
     let deliveries = world.ring_each(500 * MS, 2, 40, apple).await.ended().await;
     assert_eq!((accepted(&deliveries), world.apns.connections()), (40, 1));
     assert_eq!(stalled.ended().await[0].verdict, Verdict::Unconfirmed);
+    // Nor when its time ends long after the last of them.
+    sleep(10_000 * MS).await;
+    assert_eq!(world.ring(apple(100), 100).await.verdict, Verdict::Accepted);
+    assert_eq!(world.apns.connections(), 1);
     world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_give_up_before_a_slow_answer_do_not_add_up_for_ever() {
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::Slow(400 * MS)));
+    for number in 0..40 {
+        assert!(timeout(350 * MS, world.ring(apple(number), number)).await.is_err());
+        sleep(20_000 * MS).await;
+    }
+    assert_eq!(world.apns.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_stays_slow_is_remembered_as_slow() {
+    let world = World::new();
+    for number in 0..100 {
+        world.apns.answer_with(&apple_token(number), [Answer::Slow((2_100 + number % 10 * 90) * MS)]);
+        assert_eq!(world.ring(apple(number), number).await.verdict, Verdict::Accepted);
+        sleep(8_000 * MS).await;
+    }
+    assert!(world.apns.connections() <= 2, "{}", world.apns.connections());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_makes_no_fresh_connection_impatient() {
+    let world = World::new();
+    world.apns.answer_with(&apple_token(1), [Answer::Slow(300 * MS)]);
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.apns.answer_all(Some(Answer::Stall));
+    let deliveries = world.ring_each(500 * MS, 2, 80, apple).await.ended().await;
+    assert_eq!(accepted(&deliveries), 0);
+    assert!(world.apns.connections() <= 7, "{}", world.apns.connections());
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,17 +164,37 @@ async fn what_is_on_its_way_by_a_silent_connection_is_taken_back_once_nobody_wai
     assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
     world.apns.freeze();
     let (first, second) = (world.ring(apple(2), 2), timeout(5_000 * MS, world.ring(apple(3), 3)));
-    let first = timeout(300 * MS, first);
+    let first = timeout(100 * MS, first);
     assert!(tokio::join!(first, second).1.is_err(), "both have ended");
     sleep(MS).await;
     assert_eq!(world.net.withdrawn(), 1);
     assert_eq!(world.apns.count(), 1);
+    // Also of a call that ended before anybody could know.
+    for ended_after in [1, 100, 200, 240, 260] {
+        let world = World::new();
+        assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+        world.apns.freeze();
+        assert!(timeout(ended_after * MS, world.ring(apple(2), 2)).await.is_err());
+        sleep(2_000 * MS).await;
+        assert_eq!(world.net.withdrawn(), 1, "{ended_after} ms");
+    }
     // While somebody waits it may be answered.
     let world = World::new();
     assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
     world.apns.freeze();
     let waiting = world.ring_each(MS, 2, 1, apple).await;
     assert!(timeout(100 * MS, world.ring(apple(3), 3)).await.is_err());
+    sleep(20_000 * MS).await;
+    assert_eq!(world.net.withdrawn(), 0);
+    assert_eq!(waiting.ended().await[0].verdict, Verdict::Unconfirmed);
+    sleep(MS).await;
+    assert_eq!(world.net.withdrawn(), 1);
+    // Or it may arrive, of a push that is sent twice.
+    let world = World::new();
+    assert_eq!(world.ring(google(1), 1).await.verdict, Verdict::Accepted);
+    world.fcm.freeze();
+    world.fcm.answer_all(Some(fcm::Answer::Stall));
+    let waiting = world.ring_each(MS, 2, 1, google).await;
     sleep(20_000 * MS).await;
     assert_eq!(world.net.withdrawn(), 0);
     assert_eq!(waiting.ended().await[0].verdict, Verdict::Unconfirmed);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relay::metrics::Metric;
 use relay::metrics::reading::Reading;
-use relay::push::{Departure, Fixed, State, Verdict};
+use relay::push::{Departure, Event, Fixed, Push, State, Verdict};
 use tests::apns::Answer;
 use tests::fcm::{self, TokenAnswer};
 use tokio::time::{Instant, sleep, timeout};
@@ -190,6 +190,15 @@ async fn a_long_wish_of_a_token_endpoint_is_not_the_end_of_all_calls() {
     world.fcm.answer_token_with(std::iter::repeat_n(TokenAnswer::Busy(300), 100));
     assert_eq!(accepted(&world.ring_each(10 * MS, 1, 20, google).await.ended().await), 0);
     assert!((4..=15).contains(&world.fcm.token_requests()), "{} in 30 s", world.fcm.token_requests());
+    // Where no call waits it is left alone.
+    let world = World::new();
+    world.fcm.answer_token_with(std::iter::repeat_n(TokenAnswer::Busy(300), 100));
+    for number in 0..6 {
+        let alert = Push { event: Event::Message, ..call(number) };
+        assert_ne!(world.service.deliver(APP, &google(number), &alert).await.verdict, Verdict::Accepted);
+        sleep(5 * SECOND).await;
+    }
+    assert_eq!(world.fcm.token_requests(), 1);
 }
 
 #[tokio::test(start_paused = true)]
