@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover, set_socket_recv_buffer_size,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
@@ -57,7 +60,8 @@ impl Udp {
         for socket in &sockets {
             socket.set_nonblocking(true)?;
             // A smaller buffer works too.
-            let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
+            let _ = set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
+            allow_fragments(socket);
         }
         let local = sockets[0].local_addr()?;
         Ok(Self { sockets: sockets.into(), local })
@@ -132,6 +136,14 @@ impl Udp {
     }
 }
 
+/// Lets routers cut a datagram that is larger than what is next (DF is clear): where the word that it is too large is filtered, as behind many a
+/// tunnel, it would be lost each time that it is sent.
+fn allow_fragments(socket: &UdpSocket) {
+    // By IPv6 only its sender may cut a datagram (RFC 8200 §5), and each kind of socket knows the options of its own kind.
+    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
+    let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
+}
+
 /// A socket that wakes its task when there is something to read, and only then: that there is room to send again is told after
 /// every datagram that was sent.
 fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
@@ -140,4 +152,20 @@ fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
     #[allow(unsafe_code)]
     let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
     registered.map_err(|refused| refused.into_parts().1)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::ip_mtu_discover;
+
+    use super::*;
+
+    #[test]
+    fn a_datagram_may_be_cut_on_its_way() {
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let udp = Udp::bind(address.parse().expect("an address")).expect("a free port");
+            let discovery = ip_mtu_discover(udp.of(0)).expect("an IPv4 option, which a socket of IPv6 has, too");
+            assert_eq!(discovery, Ipv4PathMtuDiscovery::DONT, "{address}");
+        }
+    }
 }
