@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::prompt::be_prompt;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::tls::{self, ClientTls};
@@ -69,8 +70,7 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = stream.map_err(|_| DialError::Timeout(address))?;
     let stream = stream.map_err(|error| DialError::Unreachable(address, error))?;
-    // A connection works without it, only slower.
-    let _ = stream.set_nodelay(true);
+    be_prompt(&stream);
     Ok(stream)
 }
 

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::descriptors;
 pub use super::descriptors::Leaves;
 use super::drain::Drain;
+use super::prompt::be_prompt;
 pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent, Stranger};
 use super::slots::{Observer, Slot, Slots};
 use super::socket::Socket;
@@ -179,8 +180,7 @@ impl Acceptor {
         let limits = self.limits;
         tokio::spawn(async move {
             let Ok(local) = stream.local_addr() else { return };
-            // A connection works without it, only slower.
-            let _ = stream.set_nodelay(true);
+            be_prompt(&stream);
             let ready = async {
                 match security {
                     Security::Plain => Some(Stream::plain(stream, Some(slot))),

@@ -19,6 +19,7 @@ mod name_server;
 mod naptr;
 mod places;
 mod progress;
+mod prompt;
 pub mod questions;
 pub mod reach;
 pub mod resolve;
