@@ -377,7 +377,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: Reply,
+        reply: Reply<'_>,
         request: Message,
         (instance, reach): (InstanceId, Reach),
     ) {
