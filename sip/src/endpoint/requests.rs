@@ -14,6 +14,7 @@
 //! | SIP server | OPTIONS to the relay itself | 200: a ping |
 //! | SIP server | MESSAGE to a binding | `pages` |
 //! | SIP server | NOTIFY to a binding | `notify` |
+//! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
 //! Invariant: every request but ACK gets exactly one final answer. What is refused before its sender is believed leaves
@@ -47,6 +48,13 @@ fn is_ping(request: &Message) -> bool {
     request.method() == Some(Method::Options) && to_a_host && !in_dialog
 }
 
+/// Whether a request is of a dialog: its To says so, or its method means something there alone (RFC 3261 §15.1.2, RFC 3262 §3, RFC 3311 §5.2,
+/// RFC 6086 §4.2.2).
+pub(super) fn is_in_dialog(request: &Message) -> bool {
+    let is_bound = matches!(request.method(), Some(Method::Bye | Method::Info | Method::Prack | Method::Update));
+    is_bound || request.to().is_some_and(|to| to.tag().is_some())
+}
+
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
@@ -72,6 +80,10 @@ impl Endpoint {
             if !asked.flow.is_reliable() {
                 self.core.event(Event::ResponseRefused);
             }
+            return;
+        }
+        // It is another's, and came here by mistake (RFC 3261 §8.1.3.3).
+        if asked.owner.begins_here() && response.vias() > 1 {
             return;
         }
         if asked.flow.is_reliable() && asked.flow != source.flow {
@@ -257,7 +269,7 @@ impl Endpoint {
             self.core.event(Event::RequestRefused(RequestRefusal::WrongSource));
             return self.refuse_stranger(&source, &request, 403);
         }
-        let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
+        let in_dialog = is_in_dialog(&request);
         match request.method() {
             Some(Method::Notify) if in_dialog && self.is_subscribed(binding, &request) => {
                 self.on_notify(now, reply, &request, binding);

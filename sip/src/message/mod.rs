@@ -290,6 +290,11 @@ impl Message {
         self.element(Name::Via, 0).and_then(Via::parse)
     }
 
+    /// How many Via values there are.
+    pub fn vias(&self) -> usize {
+        self.values(Name::Via).map(parse::count_elements).sum()
+    }
+
     /// The From address; `None` when there is none.
     pub fn from(&self) -> Option<Party<'_>> {
         self.values(Name::From).next().map(Party::read)

@@ -132,7 +132,7 @@ fn next_line(message: &mut Message, head: &[u8], from: usize) -> Result<usize, M
 }
 
 /// How many elements a list has; one that is not UTF-8 counts as one, as no typed view reads it.
-fn count_elements(value: &[u8]) -> usize {
+pub(super) fn count_elements(value: &[u8]) -> usize {
     if memchr(b',', value).is_none() {
         return 1;
     }

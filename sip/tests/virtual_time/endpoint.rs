@@ -128,6 +128,31 @@ fn a_bye_from_the_device_goes_to_the_sip_server_and_nowhere_else() {
     assert_eq!((world.count("BYE 407"), world.count("BYE")), (1, 0), "another device's flow");
 }
 
+/// RFC 3261 §12.2.2, §15.1.2, RFC 3262 §3, RFC 3311 §5.2, RFC 6086 §4.2.2.
+#[test]
+fn what_means_something_in_a_dialog_alone_is_told_that_there_is_none() {
+    let mut world = World::registered();
+    let mut ask = |method: &str, to_tag: &str| {
+        let head = world.head(&format!("{method}{to_tag}"), method, 1, to_tag);
+        let text = format!("{method} sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+        world.receive(world.upstream, &text);
+        let answers = std::mem::take(&mut world.sent);
+        answers.iter().map(|sent| sent.message.status().unwrap()).collect::<Vec<_>>()
+    };
+    for method in ["BYE", "INFO", "PRACK", "UPDATE"] {
+        assert_eq!((ask(method, ""), ask(method, ";tag=gone")), (vec![481], vec![481]), "{method}");
+    }
+    for method in ["REFER", "SUBSCRIBE", "PUBLISH", "REGISTER", "BREW"] {
+        assert_eq!((ask(method, ""), ask(method, ";tag=gone")), (vec![405], vec![481]), "{method}");
+    }
+    assert_eq!(
+        (ask("NOTIFY", ""), ask("NOTIFY", ";tag=gone")),
+        (vec![489], vec![481]),
+        "without a package that is known"
+    );
+    assert_eq!((ask("CANCEL", ""), ask("OPTIONS", ""), ask("ACK", "")), (vec![481], vec![200], vec![]));
+}
+
 #[test]
 fn a_cancel_ends_its_call_however_its_via_is_spelled() {
     for spelled in [
