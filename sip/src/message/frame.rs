@@ -11,7 +11,7 @@ use memchr::memmem;
 
 use super::Limits;
 use super::grammar::is_token_byte;
-use super::length::{self, Lengths};
+use super::length::{self, InDoubt, Lengths};
 
 /// What a stream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,15 @@ pub enum FrameError {
     ContentLength,
     /// The first byte of a message cannot begin one, or some would end its head at a bare LF: this is not SIP.
     NotSip,
+}
+
+impl From<InDoubt> for FrameError {
+    fn from(doubt: InDoubt) -> Self {
+        match doubt {
+            InDoubt::Length => Self::ContentLength,
+            InDoubt::Head => Self::NotSip,
+        }
+    }
 }
 
 /// Bytes of a head, and of a body, that are read and passed over, because the message is too long; a stream with a longer one is given up.
@@ -310,6 +319,8 @@ mod tests {
             "X-Content-Length: 4",
             "X: y\r\n Content-Length: 4",
             "Content-Length\u{b}: 4",
+            "Content-Length\r\n : 5\r\nl: 4",
+            "l: 4\r\nl\r\n\t\r\n : 5",
             "To: x",
         ] {
             assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");

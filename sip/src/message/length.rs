@@ -8,16 +8,24 @@
 
 use memchr::memchr;
 
-use super::frame::FrameError;
 use super::grammar::trim_bytes;
 use super::{Name, parse};
+
+/// Why nobody can tell where a message ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InDoubt {
+    /// No length is there, or what is there is none, or those who read it find two.
+    Length,
+    /// Some end the head before others do, and come to another end of the message.
+    Head,
+}
 
 /// Bytes of a line that are kept to be read; a length that goes beyond them is in doubt.
 const LINE_KEPT: usize = 4 * 1024;
 
 /// The one `Content-Length` of a head, in its long or compact form. A line may end with a bare LF, as some peers and callers
 /// write it, where all who read it find the same length and the same end.
-pub(super) fn of_head(head: &[u8]) -> Result<usize, FrameError> {
+pub(super) fn of_head(head: &[u8]) -> Result<usize, InDoubt> {
     let mut found = None;
     let (mut at, mut is_whole) = (0, true);
     while let Some(end) = memchr(b'\n', &head[at..]) {
@@ -32,6 +40,10 @@ pub(super) fn of_head(head: &[u8]) -> Result<usize, FrameError> {
             continue;
         }
         let Some(value) = length_line(line) else {
+            if is_length_name(line) {
+                // Its colon is on the next line.
+                return odd(head);
+            }
             continue;
         };
         let in_doubt = !begins_whole || !is_whole || matches!(head.get(at), Some(b' ' | b'\t')) || found.is_some();
@@ -40,13 +52,17 @@ pub(super) fn of_head(head: &[u8]) -> Result<usize, FrameError> {
             return odd(head);
         }
     }
-    found.ok_or(FrameError::ContentLength)
+    found.ok_or(InDoubt::Length)
 }
 
 /// What stands behind the colon of a line that is named `Content-Length`.
 fn length_line(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr(b':', line)?;
-    (Name::from_bytes(line[..colon].trim_ascii_end()) == Name::ContentLength).then(|| &line[colon + 1..])
+    is_length_name(&line[..colon]).then(|| &line[colon + 1..])
+}
+
+fn is_length_name(name: &[u8]) -> bool {
+    Name::from_bytes(name.trim_ascii_end()) == Name::ContentLength
 }
 
 /// Which line breaks of a head a reader sees.
@@ -60,7 +76,7 @@ enum Breaks {
 
 /// The length behind a head with a length that is folded, repeated or beside a bare LF, or with an empty line that ends with LF alone.
 #[cold]
-fn odd(head: &[u8]) -> Result<usize, FrameError> {
+fn odd(head: &[u8]) -> Result<usize, InDoubt> {
     let mut lengths = Lengths::default();
     lengths.read(head)?;
     lengths.body()
@@ -83,8 +99,8 @@ impl Lengths {
     /// Reads the next piece of the head, which ends with the first empty line of CRLF.
     ///
     /// # Errors
-    /// [`FrameError::ContentLength`] for what is no length.
-    pub(super) fn read(&mut self, piece: &[u8]) -> Result<(), FrameError> {
+    /// [`InDoubt::Length`].
+    pub(super) fn read(&mut self, piece: &[u8]) -> Result<(), InDoubt> {
         self.of_crlf.read(piece)?;
         self.of_lf.read(piece)
     }
@@ -93,8 +109,8 @@ impl Lengths {
     /// by. Where one of them finds none, the other's counts: what is without a length has no end on a stream, so nobody sends it so.
     ///
     /// # Errors
-    /// [`FrameError`] where they find two, or both none.
-    pub(super) fn body(&mut self) -> Result<usize, FrameError> {
+    /// [`InDoubt`].
+    pub(super) fn body(&mut self) -> Result<usize, InDoubt> {
         self.of_crlf.finish()?;
         self.of_lf.finish()?;
         let (of_crlf, of_lf) = (&self.of_crlf, &self.of_lf);
@@ -102,12 +118,12 @@ impl Lengths {
             // A server that reads so, and passes on what a caller wrote, has measured from its empty line. Whoever sees CRLF alone must come
             // to its end by the length next to the body; with another one beside it, it would not have sent this.
             let ends = of_crlf.end().zip(of_lf.end()).filter(|(one, other)| one == other && !of_lf.differ);
-            return ends.and(of_crlf.length).ok_or(FrameError::NotSip);
+            return ends.and(of_crlf.length).ok_or(InDoubt::Head);
         }
         match (of_crlf.length, of_lf.length) {
-            _ if of_crlf.differ || of_lf.differ => Err(FrameError::ContentLength),
-            (Some(one), Some(other)) if one != other => Err(FrameError::ContentLength),
-            (one, other) => one.or(other).ok_or(FrameError::ContentLength),
+            _ if of_crlf.differ || of_lf.differ => Err(InDoubt::Length),
+            (Some(one), Some(other)) if one != other => Err(InDoubt::Length),
+            (one, other) => one.or(other).ok_or(InDoubt::Length),
         }
     }
 }
@@ -149,7 +165,7 @@ impl Reader {
         }
     }
 
-    fn read(&mut self, mut piece: &[u8]) -> Result<(), FrameError> {
+    fn read(&mut self, mut piece: &[u8]) -> Result<(), InDoubt> {
         while let Some(next) = piece.first().filter(|_| !self.is_over) {
             if std::mem::take(&mut self.is_break) && !matches!(next, b' ' | b'\t') {
                 self.judge_line()?;
@@ -170,12 +186,12 @@ impl Reader {
     }
 
     /// Nothing follows.
-    fn finish(&mut self) -> Result<(), FrameError> {
+    fn finish(&mut self) -> Result<(), InDoubt> {
         if std::mem::take(&mut self.is_break) { self.judge_line() } else { Ok(()) }
     }
 
     /// A line is whole. A value that goes on behind a bare LF is none for whoever does not see it.
-    fn judge_line(&mut self) -> Result<(), FrameError> {
+    fn judge_line(&mut self) -> Result<(), InDoubt> {
         let is_cut = std::mem::take(&mut self.is_cut);
         let line = if is_cut { &self.line[..] } else { &self.line[..self.line.len() - 1] };
         if matches!(line, b"" | b"\r") {
@@ -183,11 +199,11 @@ impl Reader {
         } else if let Some(value) = length_line(line).map(trim_bytes) {
             match parse::length(value).filter(|_| !is_cut) {
                 None if memchr(b'\n', value).is_some() && self.breaks == Breaks::Crlf => {}
-                None => return Err(FrameError::ContentLength),
+                None => return Err(InDoubt::Length),
                 Some(found) => self.differ |= self.length.replace(found).is_some_and(|before| before != found),
             }
-        } else if is_cut && Name::from_bytes(line.trim_ascii_end()) == Name::ContentLength {
-            return Err(FrameError::ContentLength);
+        } else if is_cut && is_length_name(line) {
+            return Err(InDoubt::Length);
         }
         self.line.clear();
         Ok(())
