@@ -232,7 +232,10 @@ impl Shards {
 
     /// The shard that a message from this side is for; `None`: any may answer it.
     fn of(&self, message: &Message, side: Side) -> Option<usize> {
-        let transaction = || self.invites.find(&Endpoint::invite_key(message, side)?);
+        let transaction = || {
+            let key = self.invites.is_kept().then(|| Endpoint::invite_key(message, side)).flatten()?;
+            self.invites.find(&key)
+        };
         let said = || Endpoint::shard_of(message).map(|tag| tag.shard(self.len()));
         transaction().or_else(said).or_else(|| self.named(message).filter(|_| side == Side::Upstream))
     }

@@ -60,11 +60,7 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     }
     let mark = LazyCell::new(|| loop_mark(request));
     let looped = request.elements(Name::Via).filter_map(crate::message::Via::parse).any(|via| {
-        let ours = own.iter().any(|sent_by| match (sent_by.strip_prefix(via.host), via.port) {
-            (Some(rest), Some(port)) => rest.strip_prefix(':').and_then(|own| own.parse().ok()) == Some(port),
-            (rest, None) => rest == Some(""),
-            (None, _) => false,
-        });
+        let ours = own.iter().any(|sent_by| via.is_sent_by(sent_by));
         ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == *mark)
     });
     if looped { Err(Stop::Loop) } else { Ok(()) }

@@ -224,7 +224,7 @@ mod tests {
 
     use crate::id::{FlowId, ShardTag, Side};
     use crate::message::Limits;
-    use crate::transaction::{Reply, Table, Timing};
+    use crate::transaction::{Reply, RequestKey, Table, Timing};
 
     use super::*;
 
@@ -236,7 +236,8 @@ mod tests {
                     To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\n\r\n";
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
-        let reply = Reply { flow, side: Side::Upstream };
+        let key = RequestKey::of(&request, request.via().as_ref(), Side::Upstream);
+        let reply = Reply { flow, side: Side::Upstream, key: &key };
         let server = Table::<(), ()>::new(1, Timing::default(), false).open(&request, reply, ()).unwrap();
         PendingMessage::new(now, EdgeTiming::default(), server, "tag".into(), request)
     }

@@ -274,7 +274,7 @@ impl DeviceFlow {
 
 impl Endpoint {
     /// A REGISTER at the edge.
-    pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: Reply, register: Message) {
+    pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: Reply<'_>, register: Message) {
         let from = register.from().and_then(|from| from.user().and_then(InstanceId::parse));
         let to = register.to().and_then(|to| to.user().and_then(InstanceId::parse));
         let instance = match from {
@@ -308,7 +308,7 @@ impl Endpoint {
         }
     }
 
-    fn challenge(&mut self, now: Instant, reply: Reply, register: &Message, challenges: &[String]) {
+    fn challenge(&mut self, now: Instant, reply: Reply<'_>, register: &Message, challenges: &[String]) {
         self.core.event(Event::EdgeRegister(EdgeRegister::Challenged));
         let tag = self.core.random.tag();
         let response = Composer::response(register, 401, Composer::reason(401), Some(&tag));
@@ -317,7 +317,14 @@ impl Endpoint {
         self.respond_once(now, reply, register, 401, response.finish());
     }
 
-    fn verify_device(&mut self, source: Source, reply: Reply, register: Message, instance: InstanceId, proof: Proof) {
+    fn verify_device(
+        &mut self,
+        source: Source,
+        reply: Reply<'_>,
+        register: Message,
+        instance: InstanceId,
+        proof: Proof,
+    ) {
         let Ok(server) = self.core.transactions.open(&register, reply, ServerOwner::Nobody) else {
             self.core.event(Event::EdgeRegister(EdgeRegister::Limited));
             return self.busy(reply, &register);
@@ -345,7 +352,7 @@ impl Endpoint {
         self.core.event(Event::VerifyDevice { verification, instance, method, proof });
     }
 
-    fn refuse_register(&mut self, now: Instant, reply: Reply, register: &Message, outcome: EdgeRegister) {
+    fn refuse_register(&mut self, now: Instant, reply: Reply<'_>, register: &Message, outcome: EdgeRegister) {
         self.core.event(Event::EdgeRegister(outcome));
         self.refuse(now, reply, register, 403);
     }
@@ -354,7 +361,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: Reply,
+        reply: Reply<'_>,
         register: &Message,
         outcome: EdgeRegister,
         status: u16,

@@ -104,6 +104,13 @@ pub(super) enum ClientOwner {
     Nobody,
 }
 
+impl ClientOwner {
+    /// Whether the request is this relay's own: its responses have one Via. All others have that of whoever asked as well.
+    pub(super) fn begins_here(self) -> bool {
+        matches!(self, Self::Register(_) | Self::FailbackProbe(_) | Self::Subscribe(_))
+    }
+}
+
 /// The owner of a server transaction, which a CANCEL concerns.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ServerOwner {

@@ -81,7 +81,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: Reply,
+        reply: Reply<'_>,
         request: &Message,
         OwnRoute { opened, values: ours }: OwnRoute,
     ) {
@@ -118,7 +118,14 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, reply: Reply, request: &Message, passage: Passage, hop: NextHop) {
+    pub(super) fn forward(
+        &mut self,
+        now: Instant,
+        reply: Reply<'_>,
+        request: &Message,
+        passage: Passage,
+        hop: NextHop,
+    ) {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
         let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
@@ -270,7 +277,7 @@ impl Endpoint {
     pub(super) fn open_forwarded(
         &mut self,
         now: Instant,
-        reply: Reply,
+        reply: Reply<'_>,
         request: &Message,
         owner: ServerOwner,
         device: InstanceId,

@@ -39,7 +39,7 @@ impl Endpoint {
     }
 
     /// A request for a device without a flow, from its own SIP server.
-    pub(super) fn refuse_without_flow(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
+    pub(super) fn refuse_without_flow(&mut self, now: Instant, reply: Reply<'_>, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         self.tell_without_flow(request);
     }

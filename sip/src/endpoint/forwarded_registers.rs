@@ -133,7 +133,7 @@ struct FlowQuota {
 
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
-    pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: Reply, register: Message) {
+    pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: Reply<'_>, register: Message) {
         if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, &register, stop.status());
         }
@@ -463,7 +463,7 @@ impl Endpoint {
         granted
     }
 
-    fn slow_down(&mut self, now: Instant, flow: FlowId, reply: Reply, register: &Message) {
+    fn slow_down(&mut self, now: Instant, flow: FlowId, reply: Reply<'_>, register: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
         self.respond_once(now, reply, register, 503, response.header(Name::RetryAfter, RETRY_AFTER_S).finish());

@@ -47,7 +47,7 @@ impl Messages {
 }
 
 impl Endpoint {
-    pub(super) fn on_message_request(&mut self, now: Instant, reply: Reply, request: Message, binding: BindingId) {
+    pub(super) fn on_message_request(&mut self, now: Instant, reply: Reply<'_>, request: Message, binding: BindingId) {
         let mut members = self.callable_instances(binding);
         let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.refusal_of(now, &request, &members) {
@@ -113,7 +113,7 @@ impl Endpoint {
         (!granted).then_some((480, MessageEnd::Limited))
     }
 
-    fn answer_unstored(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
+    fn answer_unstored(&mut self, now: Instant, reply: Reply<'_>, request: &Message, status: u16) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {

@@ -22,7 +22,7 @@ const RETRY_AFTER: u32 = 30;
 
 impl Endpoint {
     /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
-    pub(super) fn on_notify(&mut self, now: Instant, reply: Reply, request: &Message, binding: BindingId) {
+    pub(super) fn on_notify(&mut self, now: Instant, reply: Reply<'_>, request: &Message, binding: BindingId) {
         let status = self.check_notify(now, request, binding);
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
@@ -69,7 +69,7 @@ impl Endpoint {
     }
 
     /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
-    pub(super) fn answer_options(&mut self, now: Instant, reply: Reply, request: &Message) {
+    pub(super) fn answer_options(&mut self, now: Instant, reply: Reply<'_>, request: &Message) {
         if self.refuse_extension(now, reply, request, SUPPORTED) {
             return;
         }

@@ -91,7 +91,7 @@ impl Outgoing {
 
 impl Endpoint {
     /// A request of a device outside a dialog of ours.
-    pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: Reply, request: &Message) {
+    pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: Reply<'_>, request: &Message) {
         let own_routes = self.own_routes(request);
         let (instance, routes) = match self.judge_outgoing(&source, request, own_routes) {
             Ok(judged) => judged,
@@ -129,7 +129,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: Reply,
+        reply: Reply<'_>,
         request: &Message,
         routes: &[Box<str>],
         hop: super::dialogs::NextHop,
@@ -229,7 +229,7 @@ impl Endpoint {
         preferred.or(is_one_account.then_some(*first)).ok_or(Refusal::Nobody)
     }
 
-    fn refuse_outgoing(&mut self, now: Instant, reply: Reply, request: &Message, why: Refusal) {
+    fn refuse_outgoing(&mut self, now: Instant, reply: Reply<'_>, request: &Message, why: Refusal) {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, why.text());
     }

@@ -64,7 +64,7 @@ impl Endpoint {
     pub(super) fn park(
         &mut self,
         now: Instant,
-        reply: Reply,
+        reply: Reply<'_>,
         request: &Message,
         side: Side,
         device: InstanceId,

@@ -18,6 +18,7 @@ use super::attachments::Attached;
 use super::core::OfflinePeer;
 use super::dialogs::Passage;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
+use super::requests::is_in_dialog;
 use super::{Endpoint, Event, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
@@ -377,7 +378,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: Reply,
+        reply: Reply<'_>,
         request: Message,
         (instance, reach): (InstanceId, Reach),
     ) {
@@ -388,7 +389,7 @@ impl Endpoint {
         if !self.is_trusted(binding, &source) {
             return self.refuse_stranger(&source, &request, 403);
         }
-        if request.to().is_some_and(|to| to.tag().is_some()) {
+        if is_in_dialog(&request) {
             return self.refuse(now, reply, &request, 481);
         }
         let attached = self.attachments.is_attached(instance);

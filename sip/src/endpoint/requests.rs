@@ -14,6 +14,7 @@
 //! | SIP server | OPTIONS to the relay itself | 200: a ping |
 //! | SIP server | MESSAGE to a binding | `pages` |
 //! | SIP server | NOTIFY to a binding | `notify` |
+//! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
 //! Invariant: every request but ACK gets exactly one final answer. What is refused before its sender is believed leaves
@@ -28,8 +29,8 @@ use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy, returned};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
-use crate::message::{Composer, Fault, Message, Method, Name, Uri};
-use crate::transaction::{Arrival, Asked, Reply};
+use crate::message::{Composer, Fault, Message, Method, Name, Uri, Via};
+use crate::transaction::{Arrival, Asked, Reply, RequestKey};
 
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
 /// sent, because a datagram's sender may be somebody else than it says.
@@ -45,6 +46,13 @@ fn is_ping(request: &Message) -> bool {
     let to_a_host = request.request_uri().and_then(Uri::parse).is_some_and(names_host);
     let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
     request.method() == Some(Method::Options) && to_a_host && !in_dialog
+}
+
+/// Whether a request is of a dialog: its To says so, or its method means something there alone (RFC 3261 §15.1.2, RFC 3262 §3, RFC 3311 §5.2,
+/// RFC 6086 §4.2.2).
+pub(super) fn is_in_dialog(request: &Message) -> bool {
+    let is_bound = matches!(request.method(), Some(Method::Bye | Method::Info | Method::Prack | Method::Update));
+    is_bound || request.to().is_some_and(|to| to.tag().is_some())
 }
 
 impl Endpoint {
@@ -72,6 +80,10 @@ impl Endpoint {
             if !asked.flow.is_reliable() {
                 self.core.event(Event::ResponseRefused);
             }
+            return;
+        }
+        // It is another's, and came here by mistake (RFC 3261 §8.1.3.3).
+        if asked.owner.begins_here() && response.vias() > 1 {
             return;
         }
         if asked.flow.is_reliable() && asked.flow != source.flow {
@@ -157,7 +169,9 @@ impl Endpoint {
     /// A sound request has come, now or when its device had not proved itself.
     pub(super) fn judge_request(&mut self, now: Instant, source: Source, request: Message) {
         let method = request.method().unwrap_or(Method::Other);
-        let reply = Reply { flow: reply_flow(&source, &request), side: source.side };
+        let via = request.via();
+        let key = RequestKey::of(&request, via.as_ref(), source.side);
+        let reply = Reply { flow: reply_flow(&source, via.as_ref()), side: source.side, key: &key };
         match self.core.transactions.on_request(now, &request, reply) {
             Arrival::Absorbed => {}
             Arrival::AckOfAccepted => self.on_dialog_ack(now, source, &request),
@@ -169,14 +183,14 @@ impl Endpoint {
             }
             Arrival::CopyElsewhere(..) => self.core.event(Event::RequestRefused(RequestRefusal::WrongSource)),
             Arrival::CancelElsewhere(owner)
-                if self.is_its_server(&source, owner) || self.may_cancel_forwarded(&source, &request, owner) =>
+                if self.is_its_server(&source, owner) || self.may_cancel_forwarded(&source, &request, &key, owner) =>
             {
                 self.on_cancel(now, reply, &request, owner);
             }
             Arrival::CancelElsewhere(_) if self.hold_cancel(now, &source, &request, true) => {}
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
-                let response = self.cancel_taken(&request, source.side);
+                let response = self.cancel_taken(&request, &key);
                 self.send_reflected(source.flow, &request, response);
             }
             Arrival::New => match (method, source.side) {
@@ -201,9 +215,9 @@ impl Endpoint {
     }
 
     /// Whether a CANCEL that came by another flow than the INVITE of its dialog is from the same end of that dialog.
-    fn may_cancel_forwarded(&self, source: &Source, cancel: &Message, owner: ServerOwner) -> bool {
+    fn may_cancel_forwarded(&self, source: &Source, cancel: &Message, key: &RequestKey, owner: ServerOwner) -> bool {
         matches!(owner, ServerOwner::Forwarded(_) | ServerOwner::Parked(..))
-            && self.core.transactions.is_of_call(cancel, source.side)
+            && self.core.transactions.is_of_call(cancel, key)
             && self.is_of_dialog(source, cancel)
     }
 
@@ -214,13 +228,13 @@ impl Endpoint {
     }
 
     /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).
-    fn cancel_taken(&mut self, cancel: &Message, side: Side) -> Bytes {
-        let tag = self.core.transactions.to_tag_for(cancel, side).unwrap_or_else(|| self.core.random.tag());
+    fn cancel_taken(&mut self, cancel: &Message, key: &RequestKey) -> Bytes {
+        let tag = self.core.transactions.to_tag_for(key).unwrap_or_else(|| self.core.random.tag());
         Composer::response(cancel, 200, Composer::reason(200), Some(&tag)).finish()
     }
 
-    fn on_cancel(&mut self, now: Instant, reply: Reply, cancel: &Message, owner: ServerOwner) {
-        let response = self.cancel_taken(cancel, reply.side);
+    fn on_cancel(&mut self, now: Instant, reply: Reply<'_>, cancel: &Message, owner: ServerOwner) {
+        let response = self.cancel_taken(cancel, reply.key);
         self.respond_once(now, reply, cancel, 200, response);
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
@@ -233,7 +247,7 @@ impl Endpoint {
         }
     }
 
-    fn on_new_request(&mut self, now: Instant, source: Source, reply: Reply, request: Message) {
+    fn on_new_request(&mut self, now: Instant, source: Source, reply: Reply<'_>, request: Message) {
         if let Some(own) = forward::own_route(&request, &self.core.token_key, source.side) {
             return self.on_dialog_request(now, source, reply, &request, own);
         }
@@ -255,7 +269,7 @@ impl Endpoint {
             self.core.event(Event::RequestRefused(RequestRefusal::WrongSource));
             return self.refuse_stranger(&source, &request, 403);
         }
-        let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
+        let in_dialog = is_in_dialog(&request);
         match request.method() {
             Some(Method::Notify) if in_dialog && self.is_subscribed(binding, &request) => {
                 self.on_notify(now, reply, &request, binding);
@@ -370,7 +384,7 @@ impl Endpoint {
     }
 
     /// Answers with a status alone.
-    pub(super) fn refuse(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
+    pub(super) fn refuse(&mut self, now: Instant, reply: Reply<'_>, request: &Message, status: u16) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         // RFC 3261 §16.3 step 5: what it requires of proxies that this one cannot.
@@ -383,7 +397,7 @@ impl Endpoint {
     pub(super) fn refuse_extension(
         &mut self,
         now: Instant,
-        reply: Reply,
+        reply: Reply<'_>,
         request: &Message,
         understood: &[&str],
     ) -> bool {
@@ -397,7 +411,7 @@ impl Endpoint {
     }
 
     /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
-    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: Reply, request: &Message, why: &'static str) {
+    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: Reply<'_>, request: &Message, why: &'static str) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
         self.respond_once(now, reply, request, 403, response.header(Name::Warning, self.warning(why)).finish());
@@ -409,7 +423,7 @@ impl Endpoint {
     }
 
     /// Refuses, and tells the shell when it was a call.
-    pub(super) fn refuse_call(&mut self, now: Instant, reply: Reply, request: &Message, status: u16) {
+    pub(super) fn refuse_call(&mut self, now: Instant, reply: Reply<'_>, request: &Message, status: u16) {
         self.refuse(now, reply, request, status);
         if request.method() == Some(Method::Invite) {
             self.core.event(Event::InviteRefused { status });
@@ -419,7 +433,14 @@ impl Endpoint {
     /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, else
     /// without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
     /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
-    pub(super) fn respond_once(&mut self, now: Instant, reply: Reply, request: &Message, status: u16, response: Bytes) {
+    pub(super) fn respond_once(
+        &mut self,
+        now: Instant,
+        reply: Reply<'_>,
+        request: &Message,
+        status: u16,
+        response: Bytes,
+    ) {
         let is_of_dialog = || forward::own_route(request, &self.core.token_key, reply.side).is_some();
         let is_acknowledged = || request.method() == Some(Method::Invite) && is_of_dialog();
         let is_kept = reply.side == Side::Upstream || is_acknowledged();
@@ -431,7 +452,7 @@ impl Endpoint {
     }
 
     /// 503 without a transaction: the table is full.
-    pub(super) fn busy(&mut self, reply: Reply, request: &Message) {
+    pub(super) fn busy(&mut self, reply: Reply<'_>, request: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
         self.core.send(reply.flow, response.header(Name::RetryAfter, 10).finish());
@@ -457,9 +478,9 @@ fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
 
 /// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when
 /// it asks so (RFC 3261 §18.2.2, RFC 3581 §4).
-fn reply_flow(source: &Source, request: &Message) -> FlowId {
+fn reply_flow(source: &Source, via: Option<&Via<'_>>) -> FlowId {
     let FlowId::Datagram(mut peer) = source.flow else { return source.flow };
-    if let Some(via) = request.via().filter(|via| via.params.get("rport").is_none()) {
+    if let Some(via) = via.filter(|via| via.params.get("rport").is_none()) {
         peer.set_port(via.port.unwrap_or(5060));
     }
     FlowId::Datagram(peer)

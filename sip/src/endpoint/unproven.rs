@@ -25,7 +25,7 @@ use crate::edge::forward;
 use crate::flow::OpenedToken;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
-use crate::transaction::Asked;
+use crate::transaction::{Asked, RequestKey, invite_key};
 
 /// Messages that may wait on one flow; a further one is refused, an ACK dropped.
 pub const HELD_PER_FLOW: usize = 16;
@@ -55,7 +55,7 @@ struct Held {
 #[derive(Debug)]
 enum What {
     Message(Box<Message>),
-    /// An INVITE was refused: the ACK with its branch means nothing more.
+    /// An INVITE was refused: the ACK with its key means nothing more.
     Refused(Box<str>),
 }
 
@@ -63,7 +63,7 @@ impl Held {
     fn size(&self) -> usize {
         match &self.what {
             What::Message(message) => size_of(message),
-            What::Refused(branch) => branch.len(),
+            What::Refused(invite) => invite.len(),
         }
     }
 }
@@ -174,11 +174,15 @@ impl Unproven {
 
     /// Whether an INVITE waits on a flow that a CANCEL names.
     fn holds_invite(&self, flow: FlowId, cancel: &Message) -> bool {
+        let Some(held) = self.held.get(&flow) else { return false };
+        let named = invite_key(cancel, Side::Device);
         let is_its = |held: &Held| match &held.what {
-            What::Message(invite) => invite.method() == Some(Method::Invite) && branch_of(invite) == branch_of(cancel),
-            What::Refused(_) => false,
+            What::Message(invite) if invite.method() == Some(Method::Invite) => {
+                named.as_deref() == Some(RequestKey::of(invite, invite.via().as_ref(), Side::Device).as_str())
+            }
+            What::Message(_) | What::Refused(_) => false,
         };
-        self.held.get(&flow).is_some_and(|held| held.iter().any(is_its))
+        held.iter().any(is_its)
     }
 
     fn forget_flow(&mut self, flow: FlowId) {
@@ -223,7 +227,8 @@ impl Endpoint {
 
     /// An ACK of a dialog, likewise.
     pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
-        let is_refused = |held: &Held| matches!(&held.what, What::Refused(branch) if branch_of(ack) == Some(branch));
+        let named = invite_key(ack, source.side);
+        let is_refused = |held: &Held| matches!(&held.what, What::Refused(invite) if named.as_deref() == Some(invite));
         let refused = self.unproven.take(source.flow, is_refused);
         let instance = opened.token.instance;
         if source.side == Side::Device && refused.is_empty() && opened.covers_tag && self.devices.knows(instance) {
@@ -390,17 +395,13 @@ impl Endpoint {
             .filter(|_| status == 407)
             .fold(response, |response, value| response.header(Name::ProxyAuthenticate, value));
         self.core.send(source.flow, response.finish());
-        let branch = branch_of(request).filter(|_| request.method() == Some(Method::Invite));
-        if let Some(branch) = branch.filter(|_| self.unproven.has_room_for_refused(source.flow)) {
-            self.add_held(now, source, instance, What::Refused(branch.into()));
+        if request.method() == Some(Method::Invite) && self.unproven.has_room_for_refused(source.flow) {
+            let key = RequestKey::of(request, request.via().as_ref(), source.side);
+            self.add_held(now, source, instance, What::Refused(key.as_str().into()));
         }
     }
 }
 
 fn size_of(message: &Message) -> usize {
     message.head().len() + message.body().len()
-}
-
-fn branch_of(message: &Message) -> Option<&str> {
-    message.via()?.branch()
 }

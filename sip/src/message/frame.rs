@@ -1,23 +1,25 @@
 //! Cutting a byte stream into messages and keep-alives (RFC 3261 §18.3, RFC 5626 §4.4.1).
 //!
 //! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus
-//! one read; bytes are looked at once, however few come at a time. An odd head is cut where all who read it see its end: a stream from a
-//! SIP server carries what strangers wrote. Where the length is in doubt the stream is given up, because the next message's
-//! beginning would be a guess, and a guess is how a forged request is smuggled in. One exception: behind an empty line of LF alone, which those who see
-//! LF (Kamailio) measure from, the last length of those who see CRLF alone counts, where both come to the same end by it.
+//! one read; bytes are looked at once, however few come at a time. What is longer is passed over, its head line by line, so that
+//! the next message is found: many share a SIP server's stream, and strangers wrote what it carries. Where the length is in doubt
+//! ([`super::length`]) the stream is given up, because the next message's beginning would be a guess, and a guess is how a forged request is
+//! smuggled in.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memmem};
+use memchr::memmem;
 
+use super::Limits;
 use super::grammar::is_token_byte;
-use super::{Limits, Name, parse};
+use super::length::{self, InDoubt, Lengths};
 
 /// What a stream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// One whole message, for [`super::Message::parse`].
     Message(Bytes),
-    /// The head of a message beyond [`Limits::message_bytes`], whose body is passed over.
+    /// The head of a message beyond [`Limits::message_bytes`], of which the rest is passed over. Of a head that is itself beyond it:
+    /// its whole lines within, and the empty line.
     TooLong(Bytes),
     /// A double CRLF: the peer wants a [`Frame::Pong`] back.
     Ping,
@@ -28,7 +30,7 @@ pub enum Frame {
 /// Why a stream cannot be read on; it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// A head beyond [`Limits::message_bytes`], or a body beyond [`PASSED_OVER_MAX`].
+    /// A head or a body beyond [`PASSED_OVER_MAX`].
     TooLong,
     /// `Content-Length` is missing or no length, or two who read it find two.
     ContentLength,
@@ -36,7 +38,16 @@ pub enum FrameError {
     NotSip,
 }
 
-/// Bytes of a message that are read and passed over, because it is too long; a stream with a longer one is given up.
+impl From<InDoubt> for FrameError {
+    fn from(doubt: InDoubt) -> Self {
+        match doubt {
+            InDoubt::Length => Self::ContentLength,
+            InDoubt::Head => Self::NotSip,
+        }
+    }
+}
+
+/// Bytes of a head, and of a body, that are read and passed over, because the message is too long; a stream with a longer one is given up.
 pub const PASSED_OVER_MAX: usize = 1024 * 1024;
 
 /// Cuts one stream.
@@ -47,7 +58,9 @@ pub struct Framer {
     searched: usize,
     /// The whole length, once the head is complete.
     length: Option<usize>,
-    /// How much of a message that is too long is still to come.
+    /// The head that is passed over, because it is too long.
+    long_head: Option<Box<LongHead>>,
+    /// How much of the body of a message that is too long is still to come.
     passed_over: usize,
     /// A single CRLF was just seen: another one completes a ping.
     half_ping: bool,
@@ -57,7 +70,15 @@ pub struct Framer {
 impl Framer {
     /// A framer for a new stream.
     pub fn new(limits: Limits) -> Self {
-        Self { buffer: BytesMut::new(), searched: 0, length: None, passed_over: 0, half_ping: false, limits }
+        Self {
+            buffer: BytesMut::new(),
+            searched: 0,
+            length: None,
+            long_head: None,
+            passed_over: 0,
+            half_ping: false,
+            limits,
+        }
     }
 
     /// Adds bytes that were read.
@@ -67,7 +88,7 @@ impl Framer {
 
     /// Whether a message or a keep-alive has begun that is not whole yet.
     pub fn is_partial(&self) -> bool {
-        !self.buffer.is_empty() || self.passed_over > 0
+        !self.buffer.is_empty() || self.long_head.is_some() || self.passed_over > 0
     }
 
     /// The next frame, or `None` until more bytes come.
@@ -75,6 +96,10 @@ impl Framer {
     /// # Errors
     /// [`FrameError`] when the stream must be closed.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        if let Some(head) = &mut self.long_head {
+            let Some(body) = head.pass(&mut self.buffer)? else { return Ok(None) };
+            (self.long_head, self.passed_over) = (None, body);
+        }
         let here = self.passed_over.min(self.buffer.len());
         self.buffer.advance(here);
         self.passed_over -= here;
@@ -98,8 +123,13 @@ impl Framer {
         let length = match self.length {
             Some(length) => length,
             None => match self.measure()? {
-                Some(length) => length,
-                None => return Ok(None),
+                Measured::Whole(length) => length,
+                Measured::Partial => return Ok(None),
+                Measured::TooLong(limit) => {
+                    self.searched = 0;
+                    self.long_head = Some(Box::default());
+                    return Ok(Some(Frame::TooLong(whole_lines(&self.buffer[..limit]))));
+                }
             },
         };
         if length > self.limits.of(&self.buffer).message_bytes {
@@ -134,125 +164,71 @@ impl Framer {
     }
 
     /// The length of the whole message, once its head is here.
-    fn measure(&mut self) -> Result<Option<usize>, FrameError> {
+    fn measure(&mut self) -> Result<Measured, FrameError> {
         let from = self.searched.saturating_sub(3);
         let limit = self.limits.of(&self.buffer).message_bytes;
         let Some(at) = memmem::find(&self.buffer[from..], b"\r\n\r\n") else {
             self.searched = self.buffer.len();
-            return if self.buffer.len() >= limit { Err(FrameError::TooLong) } else { Ok(None) };
+            return Ok(if self.buffer.len() < limit { Measured::Partial } else { Measured::TooLong(limit) });
         };
         let head = from + at + 4;
-        let body = content_length(&self.buffer[..head])?;
-        if head > limit || body > PASSED_OVER_MAX {
+        if head > limit {
+            return Ok(Measured::TooLong(limit));
+        }
+        let body = length::of_head(&self.buffer[..head])?;
+        if body > PASSED_OVER_MAX {
             return Err(FrameError::TooLong);
         }
         self.searched = head;
         self.length = Some(head + body);
-        Ok(self.length)
+        Ok(Measured::Whole(head + body))
     }
 }
 
-/// The one `Content-Length` of a head, in its long or compact form. A line may end with a bare LF, as some peers and callers
-/// write it, where all who read it find the same length and the same end.
-fn content_length(head: &[u8]) -> Result<usize, FrameError> {
-    let mut found = None;
-    let (mut at, mut is_whole) = (0, true);
-    while let Some(end) = memchr(b'\n', &head[at..]) {
-        let line = &head[at..at + end];
-        at += end + 1;
-        let begins_whole = std::mem::replace(&mut is_whole, line.ends_with(b"\r"));
-        if at < head.len() && matches!(line, b"" | b"\r") {
-            return odd_length(head);
+enum Measured {
+    /// The head is not all here.
+    Partial,
+    /// The length of the message.
+    Whole(usize),
+    /// Its head is longer than so many bytes.
+    TooLong(usize),
+}
+
+/// A head that is too long, and passed over as it comes.
+#[derive(Debug, Default)]
+struct LongHead {
+    lengths: Lengths,
+    /// Bytes that were passed over.
+    passed: usize,
+}
+
+impl LongHead {
+    /// Takes what has come of the head out of `buffer`; the length of its body once it is over.
+    fn pass(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, FrameError> {
+        let end = memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4);
+        // The beginning of an empty line may be here, and the rest of it not.
+        let here = end.unwrap_or(buffer.len().saturating_sub(3));
+        self.passed += here;
+        if self.passed > PASSED_OVER_MAX {
+            return Err(FrameError::TooLong);
         }
-        // Most lines are told apart by their first letter.
-        if !matches!(line.first(), Some(b'l' | b'L' | b'c' | b'C')) {
-            continue;
+        self.lengths.read(&buffer[..here])?;
+        buffer.advance(here);
+        if end.is_none() {
+            // The room of what is passed is given back.
+            *buffer = BytesMut::from(&buffer[..]);
+            return Ok(None);
         }
-        let Some(value) = length_line(line) else {
-            continue;
-        };
-        let in_doubt = !begins_whole || !is_whole || matches!(head.get(at), Some(b' ' | b'\t')) || found.is_some();
-        found = parse::length(super::grammar::trim_bytes(value)).filter(|_| !in_doubt);
-        if found.is_none() {
-            return odd_length(head);
-        }
-    }
-    found.ok_or(FrameError::ContentLength)
-}
-
-/// What stands behind the colon of a line that is named `Content-Length`.
-fn length_line(line: &[u8]) -> Option<&[u8]> {
-    let colon = memchr(b':', line)?;
-    (Name::from_bytes(line[..colon].trim_ascii_end()) == Name::ContentLength).then(|| &line[colon + 1..])
-}
-
-/// Which line breaks of a head a reader sees.
-#[derive(Clone, Copy)]
-enum Breaks {
-    /// CRLF alone, as RFC 3261 §7 has it.
-    Crlf,
-    /// A bare LF, too, as many a server does.
-    Lf,
-}
-
-/// The length behind a head with a length that is folded, repeated or beside a bare LF, or with an empty line that ends with LF alone: that
-/// which those who see CRLF alone and those who see LF come to the same end by. Where one of them finds none, the other's counts: what is
-/// without a length has no end on a stream, so nobody sends it so.
-#[cold]
-fn odd_length(head: &[u8]) -> Result<usize, FrameError> {
-    let (of_crlf, of_lf) = (Reading::of(head, Breaks::Crlf)?, Reading::of(head, Breaks::Lf)?);
-    if of_lf.head < head.len() {
-        // A server that reads so, and passes on what a caller wrote, has measured from its empty line. Whoever sees CRLF alone must come
-        // to its end by the length next to the body; with another one beside it, it would not have sent this.
-        let ends = of_crlf.end().zip(of_lf.end()).filter(|(one, other)| one == other && !of_lf.differ);
-        return ends.and(of_crlf.length).ok_or(FrameError::NotSip);
-    }
-    match (of_crlf.length, of_lf.length) {
-        _ if of_crlf.differ || of_lf.differ => Err(FrameError::ContentLength),
-        (Some(one), Some(other)) if one != other => Err(FrameError::ContentLength),
-        (one, other) => one.or(other).ok_or(FrameError::ContentLength),
+        let body = self.lengths.body()?;
+        if body > PASSED_OVER_MAX { Err(FrameError::TooLong) } else { Ok(Some(body)) }
     }
 }
 
-/// What one kind of reader finds.
-struct Reading {
-    /// Where the head ends.
-    head: usize,
-    /// The last length in it.
-    length: Option<usize>,
-    /// Whether another one says otherwise.
-    differ: bool,
-}
-
-impl Reading {
-    /// Reads a head, folded lines unfolded. A value that goes on behind a bare LF is none for whoever
-    /// does not see it.
-    fn of(head: &[u8], breaks: Breaks) -> Result<Self, FrameError> {
-        let (mut length, mut differ, mut start) = (None, false, 0);
-        for at in memchr::memchr_iter(b'\n', head) {
-            let is_seen = matches!(breaks, Breaks::Lf) || head[..at].ends_with(b"\r");
-            if !is_seen || matches!(head.get(at + 1), Some(b' ' | b'\t')) {
-                continue;
-            }
-            let line = &head[std::mem::replace(&mut start, at + 1)..at];
-            if matches!(line, b"" | b"\r") {
-                return Ok(Self { head: at + 1, length, differ });
-            }
-            let Some(value) = length_line(line).map(super::grammar::trim_bytes) else {
-                continue;
-            };
-            match parse::length(value) {
-                None if memchr(b'\n', value).is_some() && matches!(breaks, Breaks::Crlf) => {}
-                None => return Err(FrameError::ContentLength),
-                Some(found) => differ |= length.replace(found).is_some_and(|before| before != found),
-            }
-        }
-        Ok(Self { head: head.len(), length, differ })
-    }
-
-    fn end(&self) -> Option<usize> {
-        Some(self.head + self.length?)
-    }
+/// The lines of a head's beginning that are certainly whole, with all their foldings, and an empty line.
+fn whole_lines(beginning: &[u8]) -> Bytes {
+    let is_end = |at: &usize| beginning.get(at + 2).is_some_and(|next| !matches!(next, b' ' | b'\t'));
+    let end = memmem::rfind_iter(beginning, b"\r\n").find(is_end).map_or(0, |at| at + 2);
+    Bytes::from([&beginning[..end], b"\r\n"].concat())
 }
 
 #[cfg(test)]
@@ -281,13 +257,27 @@ mod tests {
         Ok(all)
     }
 
-    fn message(bytes: &'static [u8]) -> Frame {
-        Frame::Message(Bytes::from_static(bytes))
+    fn message(bytes: &[u8]) -> Frame {
+        Frame::Message(Bytes::copy_from_slice(bytes))
     }
 
+    /// What a head with these lines comes to: the same whether it is within the limit or far beyond it, and however it is split.
     fn with_length(lines: &str) -> Result<Vec<Frame>, FrameError> {
-        fed(&[format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody").as_bytes()])
+        let framed = fed(&[format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody").as_bytes()]);
+        let long = format!("INVITE sip:a@b SIP/2.0\r\n{}{lines}\r\n\r\nbody", FILLING.repeat(5_000));
+        let next = "OPTIONS sip:a@b SIP/2.0\r\nl: 0\r\n\r\n";
+        let stream = [long.as_bytes(), next.as_bytes()].concat();
+        let passed = framed.as_ref().map(|_| message(next.as_bytes())).map_err(|error| *error);
+        let (beginning, odd) = stream.split_at(long.len() - lines.len() - 20);
+        for chunk in [1, 2, 7, usize::MAX] {
+            let pieces: Vec<&[u8]> = std::iter::once(beginning).chain(odd.chunks(chunk)).collect();
+            let after = fed(&pieces).map(|mut frames| frames.pop().expect("two frames"));
+            assert_eq!(after, passed, "{lines:?} in pieces of {chunk}");
+        }
+        framed
     }
+
+    const FILLING: &str = "X-Filling: yyyyyyyy\r\n";
 
     #[test]
     fn a_message_that_comes_byte_by_byte_is_one_frame() {
@@ -329,6 +319,8 @@ mod tests {
             "X-Content-Length: 4",
             "X: y\r\n Content-Length: 4",
             "Content-Length\u{b}: 4",
+            "Content-Length\r\n : 5\r\nl: 4",
+            "l: 4\r\nl\r\n\t\r\n : 5",
             "To: x",
         ] {
             assert_eq!(with_length(lines), Err(FrameError::ContentLength), "{lines:?}");
@@ -388,6 +380,7 @@ mod tests {
             "X: y\r\nl: 18\r\n\nZ: y\r\nl: 4",
             "X: y\r\nl: 24\r\n\nl: 4\r\nZ: y\r\nl: 4",
         ] {
+            assert!(with_length(lines).is_ok(), "{lines:?}");
             let came = format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody");
             let next = fed(&[came.as_bytes(), INVITE]);
             assert_eq!(next, Ok(vec![Frame::Message(came.into()), message(INVITE)]), "{lines:?}");
@@ -426,22 +419,67 @@ mod tests {
     }
 
     #[test]
-    fn five_megabytes_without_an_empty_line_are_given_up_at_the_limit() {
+    fn five_megabytes_without_an_empty_line_are_passed_over_for_one_and_keep_no_memory() {
         let limits = Limits::default();
         let mut framer = Framer::new(limits);
-        framer.push(b"INVITE sip:a@b SIP/2.0\r\nX: ");
-        let mut taken = 0;
+        let begun = "INVITE sip:a@b SIP/2.0\r\nVia: a\r\n ,b\r\nX: ";
+        framer.push(begun.as_bytes());
+        let (mut taken, mut told) = (0, Vec::new());
         let error = loop {
             framer.push(&[b'x'; 1000]);
             taken += 1000;
             match framer.next_frame() {
-                Ok(frame) => assert_eq!(frame, None),
+                Ok(frame) => told.extend(frame.map(|frame| (taken, frame))),
                 Err(error) => break error,
             }
-            assert!(taken < 5_000_000 && framer.buffer.len() <= limits.message_bytes);
+            assert!(taken < 5_000_000 && framer.is_partial());
+            let most = if told.first().is_some_and(|(at, _)| *at < taken) { 3 } else { limits.message_bytes + 1000 };
+            assert!(framer.buffer.len() <= most, "{taken}");
         };
         assert_eq!(error, FrameError::TooLong);
-        assert!(taken <= limits.message_bytes + 1000);
+        assert!(taken <= PASSED_OVER_MAX + 1000);
+        let head = "INVITE sip:a@b SIP/2.0\r\nVia: a\r\n ,b\r\n\r\n";
+        assert_eq!(told, [(65_000 + 1000, Frame::TooLong(head.into()))], "its whole lines, at once");
+    }
+
+    #[test]
+    fn a_head_beyond_the_limit_ends_where_its_length_says_and_the_next_message_is_found() {
+        for more in [0, 1, 2, 3, 4, 100, 900_000] {
+            let filling = Limits::default().message_bytes - 37 + more;
+            let long = format!("INVITE sip:a@b SIP/2.0\r\nX: {}\r\nl: 4\r\n\r\nbody", "x".repeat(filling));
+            let stream = [long.as_bytes(), INVITE, b"\r\n\r\n", long.as_bytes(), INVITE].concat();
+            for chunk in [4096, 1000, stream.len()] {
+                let mut framer = Framer::new(Limits::default());
+                let (mut frames, mut most) = (Vec::new(), 0);
+                for piece in stream.chunks(chunk) {
+                    framer.push(piece);
+                    while let Some(frame) = framer.next_frame().unwrap() {
+                        frames.push(frame);
+                    }
+                    most = most.max(framer.buffer.len());
+                }
+                let told: Vec<_> = frames.iter().filter(|frame| !matches!(frame, Frame::TooLong(_))).collect();
+                assert_eq!(told, [&message(INVITE), &Frame::Ping, &message(INVITE)], "{more} in pieces of {chunk}");
+                assert_eq!(frames.len(), 5, "{more} in pieces of {chunk}");
+                assert!(most < Limits::default().message_bytes + chunk && !framer.is_partial(), "{most}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_head_that_is_too_long_are_whole_lines() {
+        let kept = |text: &str| {
+            let mut framer = Framer::new(Limits { message_bytes: text.len(), ..Limits::default() });
+            framer.push(text.as_bytes());
+            let Ok(Some(Frame::TooLong(head))) = framer.next_frame() else { panic!("{text:?}") };
+            String::from_utf8(head.to_vec()).unwrap()
+        };
+        assert_eq!(kept("A b c\r\nTo: x\r\nVi"), "A b c\r\nTo: x\r\n\r\n");
+        for cut in ["A b c\r\nTo: x\r\nVia: y", "A b c\r\nTo: x\r\nVia: y\r", "A b c\r\nTo: x\r\nVia: y\r\n"] {
+            assert_eq!(kept(cut), "A b c\r\nTo: x\r\n\r\n", "{cut:?}: a folding may follow");
+        }
+        assert_eq!(kept("A b c\r\nTo: x\r\n y\r\n z"), "A b c\r\n\r\n");
+        assert_eq!(kept("A b c"), "\r\n");
     }
 
     #[test]
@@ -471,7 +509,9 @@ mod tests {
         framer.push(&[b"dy", &INVITE[..INVITE.len() - 7]].concat());
         assert_eq!((framer.next_frame(), framer.passed_over), (Ok(None), 0), "another one has begun");
         let length = INVITE.len() + PASSED_OVER_MAX;
-        let beyond = format!("INVITE sip:a@b SIP/2.0\r\nl: {length}\r\n\r\n");
-        assert_eq!(fed(&[beyond.as_bytes()]), Err(FrameError::TooLong));
+        for filling in ["", &FILLING.repeat(5_000)] {
+            let beyond = format!("INVITE sip:a@b SIP/2.0\r\n{filling}l: {length}\r\n\r\n");
+            assert_eq!(fed(&[beyond.as_bytes()]), Err(FrameError::TooLong));
+        }
     }
 }

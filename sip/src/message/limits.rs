@@ -12,15 +12,15 @@ pub const ADDED_VIAS: usize = 1;
 /// Bytes that a response may have beyond a request: what was added to that one, and what whoever answers says.
 pub const ADDED_BYTES: usize = 16 * 1024;
 
-/// Limits of one request. Beyond one of them it is dropped and answered 400 or 513; a response is dropped beyond those
+/// Limits of one request. Beyond one of them it is dropped and answered 400, with the limit as its reason, or 513; a response is dropped beyond those
 /// [of responses](Self::of_responses).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a whole message, head and body; 65,536 unless told.
     pub message_bytes: usize,
-    /// Header lines; 128 unless told.
+    /// Header lines; 512 unless told.
     pub headers: usize,
-    /// Via values, over all lines; 32 unless told.
+    /// Via values, over all lines; 72 unless told: a request has come over 70 hops at most (RFC 3261 §8.1.1.6).
     pub vias: usize,
 }
 
@@ -47,6 +47,6 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes: 64 * 1024, headers: 128, vias: 32 }
+        Self { message_bytes: 64 * 1024, headers: 512, vias: 72 }
     }
 }

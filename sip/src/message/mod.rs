@@ -17,6 +17,7 @@ mod compose;
 mod edit;
 mod frame;
 mod grammar;
+mod length;
 mod limits;
 mod method;
 mod name;
@@ -141,17 +142,21 @@ impl Message {
         check::message(self)
     }
 
-    /// The answer, 400 or 513, to a request that [`Self::parse`] does not take because it is beyond a limit, or whose body was
-    /// passed over because it is too long; `None` for what is no request or cannot be answered. `bytes`: its head at least.
-    pub fn refusal(bytes: &Bytes, limits: &Limits) -> Option<Bytes> {
-        const WIDER: usize = 16;
-        let Limits { message_bytes, headers, vias } = *limits;
-        let wider = Limits { message_bytes: message_bytes * WIDER, headers: headers * WIDER, vias: vias * WIDER };
-        let request = Self::parse(bytes, &wider).ok().filter(|it| it.is_request() && it.via().is_some())?;
-        let status = if matches!(Self::parse(bytes, limits), Ok(_) | Err(Malformed::TooLong)) { 513 } else { 400 };
+    /// The answer to a request that is `beyond` one of its limits: 513, or 400 whose reason phrase names the limit. `bytes`: the message, or
+    /// its head, or what [`Frame::TooLong`] has of that. `None` for what is no request, for an ACK, and for what has not all that
+    /// an answer copies (RFC 3261 §8.2.6.2).
+    pub fn refusal(bytes: &Bytes, beyond: Malformed, limits: &Limits) -> Option<Bytes> {
+        let (status, reason) = match beyond {
+            Malformed::TooLong => (513, Composer::reason(513).to_owned()),
+            Malformed::TooManyHeaders => (400, format!("More Than {} Header Lines", limits.headers)),
+            Malformed::TooManyVias => (400, format!("More Than {} Via Values", limits.vias)),
+            Malformed::NoEnd | Malformed::StartLine | Malformed::HeaderLine => return None,
+        };
+        let request = Self::parse(bytes, &Limits::COMPOSED).ok().filter(|it| it.is_request() && it.via().is_some())?;
+        let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(|name| request.has(name));
         let tag = format!("{:08x}", request.head.len());
-        let answered = request.method() != Some(Method::Ack);
-        answered.then(|| Composer::response(&request, status, Composer::reason(status), Some(&tag)).finish())
+        let answered = has_all && request.method() != Some(Method::Ack);
+        answered.then(|| Composer::response(&request, status, &reason, Some(&tag)).finish())
     }
 
     /// A response without the line breaks in it that only some readers see: each is a space from then on. `None`: there are none.
@@ -283,6 +288,11 @@ impl Message {
     /// The topmost Via.
     pub fn via(&self) -> Option<Via<'_>> {
         self.element(Name::Via, 0).and_then(Via::parse)
+    }
+
+    /// How many Via values there are.
+    pub fn vias(&self) -> usize {
+        self.values(Name::Via).map(parse::count_elements).sum()
     }
 
     /// The From address; `None` when there is none.

@@ -132,7 +132,7 @@ fn next_line(message: &mut Message, head: &[u8], from: usize) -> Result<usize, M
 }
 
 /// How many elements a list has; one that is not UTF-8 counts as one, as no typed view reads it.
-fn count_elements(value: &[u8]) -> usize {
+pub(super) fn count_elements(value: &[u8]) -> usize {
     if memchr(b',', value).is_none() {
         return 1;
     }
@@ -194,6 +194,7 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Composer;
     use crate::message::limits::{ADDED_BYTES, ADDED_HEADERS, ADDED_VIAS};
 
     const BARE: &str = "OPTIONS sip:a@b SIP/2.0\r\n";
@@ -296,11 +297,11 @@ mod tests {
     #[test]
     fn each_limit_holds_at_its_edge() {
         let lines = |n: usize| format!("{BARE}{}\r\n", "X: y\r\n".repeat(n));
-        assert!(parse(lines(128)).is_ok());
-        assert_eq!(parse(lines(129)).err(), Some(Malformed::TooManyHeaders));
+        assert!(parse(lines(512)).is_ok());
+        assert_eq!(parse(lines(513)).err(), Some(Malformed::TooManyHeaders));
         let vias = |n: usize| format!("{BARE}Via: a\r\nv: {}\r\n\r\n", vec!["b"; n - 1].join(","));
-        assert!(parse(vias(32)).is_ok());
-        assert_eq!(parse(vias(33)).err(), Some(Malformed::TooManyVias));
+        assert!(parse(vias(72)).is_ok());
+        assert_eq!(parse(vias(73)).err(), Some(Malformed::TooManyVias));
         assert_eq!(parse(vias(10_000)).err(), Some(Malformed::TooManyVias));
         let whole = |n: usize| format!("{BARE}\r\n{}", "x".repeat(n - BARE.len() - 2));
         assert!(parse(whole(65_536)).is_ok());
@@ -310,10 +311,10 @@ mod tests {
     #[test]
     fn a_response_holds_what_a_request_may_and_what_was_added_to_it() {
         let answer = |lines: &str| parse(format!("SIP/2.0 200 OK\r\n{lines}\r\n"));
-        assert!(answer(&"X: y\r\n".repeat(128 + ADDED_HEADERS)).is_ok());
-        assert_eq!(answer(&"X: y\r\n".repeat(129 + ADDED_HEADERS)).err(), Some(Malformed::TooManyHeaders));
-        assert!(answer(&"Via: a\r\n".repeat(32 + ADDED_VIAS)).is_ok());
-        assert_eq!(answer(&"Via: a\r\n".repeat(33 + ADDED_VIAS)).err(), Some(Malformed::TooManyVias));
+        assert!(answer(&"X: y\r\n".repeat(512 + ADDED_HEADERS)).is_ok());
+        assert_eq!(answer(&"X: y\r\n".repeat(513 + ADDED_HEADERS)).err(), Some(Malformed::TooManyHeaders));
+        assert!(answer(&"Via: a\r\n".repeat(72 + ADDED_VIAS)).is_ok());
+        assert_eq!(answer(&"Via: a\r\n".repeat(73 + ADDED_VIAS)).err(), Some(Malformed::TooManyVias));
         let whole = |n: usize| answer(&format!("X: {}\r\n", "y".repeat(n - "SIP/2.0 200 OK\r\nX: \r\n\r\n".len())));
         assert!(whole(65_536 + ADDED_BYTES).is_ok());
         assert_eq!(whole(65_537 + ADDED_BYTES).err(), Some(Malformed::TooLong));
@@ -322,23 +323,47 @@ mod tests {
     #[test]
     fn a_request_beyond_a_limit_is_answered_and_nothing_else_is() {
         let via = "Via: SIP/2.0/TCP h;branch=z9hG4bK1\r\n";
-        let refused = |text: &str| {
-            let answer = Message::refusal(&Bytes::copy_from_slice(text.as_bytes()), &Limits::default());
-            answer.map(|bytes| parse(&bytes).map(|answer| answer.status()).unwrap_or_default())
+        let named = format!("{via}From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\nCall-ID: i\r\nCSeq: 1 OPTIONS\r\n");
+        let limits = Limits::default();
+        let answer = |text: &str, beyond| {
+            let bytes = Message::refusal(&Bytes::copy_from_slice(text.as_bytes()), beyond, &limits)?;
+            Some(message(&bytes, &Limits::COMPOSED).expect("an answer"))
         };
-        let odd = "X: y\r\n".repeat(200);
-        assert_eq!(refused(&format!("{BARE}{via}{odd}CSeq: 1 OPTIONS\r\n\r\n")), Some(Some(400)));
-        assert_eq!(refused(&format!("{BARE}{via}{}\r\n", via.repeat(39))), Some(None), "as many Vias as it had");
-        assert_eq!(refused(&format!("{BARE}{via}Content-Length: 99999\r\n\r\n")), Some(Some(513)), "its head alone");
-        assert_eq!(refused(&format!("{BARE}{via}\r\n{}", "x".repeat(65_536))), Some(Some(513)), "whole");
+        let refused = |text: &str| {
+            let answer = answer(text, parse(text).err().unwrap_or(Malformed::TooLong))?;
+            assert_eq!((answer.check(), answer.values(Name::CallId).count()), (Ok(()), 1));
+            Some((answer.status()?, answer.reason()?.to_owned(), answer.elements(Name::Via).count()))
+        };
+        let with_reason = |status, reason: &str, vias| Some((status, reason.to_owned(), vias));
+        for lines in [600, 10_000] {
+            let odd = "X: y\r\n".repeat(lines);
+            let text = format!("{BARE}{odd}{named}\r\n");
+            assert_eq!(refused(&text), with_reason(400, "More Than 512 Header Lines", 1));
+        }
+        let text = format!("{BARE}{named}{}\r\n", via.repeat(99));
+        assert_eq!(refused(&text), with_reason(400, "More Than 72 Via Values", 100), "as many Vias as it had");
+        let reason = Composer::reason(513);
+        let text = format!("{BARE}{named}Content-Length: 99999\r\n\r\n");
+        assert_eq!(refused(&text), with_reason(513, reason, 1), "its head alone");
+        let text = format!("{BARE}{named}\r\n{}", "x".repeat(65_536));
+        assert_eq!(refused(&text), with_reason(513, reason, 1), "whole");
+        let odd = "X: y\r\n".repeat(600);
         for none in [
-            format!("ACK sip:a@b SIP/2.0\r\n{via}{odd}\r\n"),
-            format!("SIP/2.0 200 OK\r\n{via}{odd}\r\n"),
+            format!("ACK sip:a@b SIP/2.0\r\n{named}{odd}\r\n"),
+            format!("SIP/2.0 200 OK\r\n{named}{odd}\r\n"),
             format!("{BARE}{odd}\r\n"),
-            format!("GET / HTTP/1.1\r\n{via}{odd}\r\n"),
-            format!("{BARE}{via}{}\r\n", odd.repeat(20)),
+            format!("{BARE}{via}{odd}\r\n"),
+            format!("{BARE}{}\r\n", named.replace("Via", "X")),
+            format!("{BARE}{}\r\n", named.replace("CSeq", "X")),
+            format!("{BARE}{}\r\n", named.replace("To", "X")),
+            format!("GET / HTTP/1.1\r\n{named}{odd}\r\n"),
+            "\r\n".to_owned(),
         ] {
-            assert_eq!(refused(&none), None, "{}", &none[..30]);
+            assert_eq!(answer(&none, Malformed::TooLong).map(|it| it.status()), None, "{none:?}");
+        }
+        let text = format!("{BARE}{named}\r\n");
+        for fault in [Malformed::NoEnd, Malformed::StartLine, Malformed::HeaderLine] {
+            assert!(answer(&text, fault).is_none(), "nobody can tell what it asks");
         }
     }
 

@@ -1,6 +1,9 @@
 //! Via (RFC 3261 §20.42, RFC 3581).
 //!
-//! Invariant: a view into its text.
+//! Invariant: a view into its text. Who a Via names is compared here alone, as it is read and not as it is written.
+
+use std::fmt::Write as _;
+use std::net::Ipv6Addr;
 
 use super::grammar::{is_lws, is_token, trim};
 use super::{
@@ -50,6 +53,63 @@ impl<'a> Via<'a> {
         let end = value.bytes().position(|b| is_lws(b) || b == b'(').unwrap_or(value.len());
         Some(&value[..end]).filter(|branch| !branch.is_empty())
     }
+
+    /// Whether its sent-by is this one, a host with its port or without.
+    pub fn is_sent_by(&self, other: &str) -> bool {
+        strict_sent_by(other).is_some_and(|(host, port)| {
+            is_same_host(self.host, host) && self.port_or_default() == port.unwrap_or(self.default_port())
+        })
+    }
+
+    /// Writes the sent-by so that those that are the same, however they are written, are the same text: without white space.
+    pub(crate) fn push_sent_by(&self, out: &mut String) {
+        // Writing to a String cannot fail.
+        match ipv6(self.host) {
+            Some(address) => drop(write!(out, "[{address}]")),
+            None => {
+                let begin = out.len();
+                out.push_str(without_root(self.host));
+                out[begin..].make_ascii_lowercase();
+            }
+        }
+        let port = self.port_or_default();
+        if port != self.default_port() {
+            let _ = write!(out, ":{port}");
+        }
+    }
+
+    fn port_or_default(&self) -> u16 {
+        self.port.unwrap_or(self.default_port())
+    }
+
+    /// The port of a sent-by without one (RFC 3261 §20.42, §18.2.2; RFC 7118 §3).
+    fn default_port(&self) -> u16 {
+        match self.transport {
+            it if it.eq_ignore_ascii_case("TLS") => 5061,
+            it if it.eq_ignore_ascii_case("WS") => 80,
+            it if it.eq_ignore_ascii_case("WSS") => 443,
+            _ => 5060,
+        }
+    }
+}
+
+/// Whether two hosts are the same: names without case, addresses as addresses (RFC 5118 §4.5).
+fn is_same_host(one: &str, other: &str) -> bool {
+    let is_same_name = without_root(one).eq_ignore_ascii_case(without_root(other));
+    is_same_name || ipv6(one).is_some_and(|address| ipv6(other) == Some(address))
+}
+
+/// A name without the dot of the root behind it.
+fn without_root(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// An address of IPv6, in brackets or not.
+fn ipv6(host: &str) -> Option<Ipv6Addr> {
+    if !host.contains(':') {
+        return None;
+    }
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
 }
 
 const LWS: [char; 4] = [' ', '\t', '\r', '\n'];
@@ -91,6 +151,38 @@ mod tests {
         assert_eq!(via.params.get("rport"), Some(None));
         assert_eq!(Via::parse("SIP/2.0/UDP a:5060").unwrap().port, Some(5060));
         assert_eq!(Via::parse("sip/2.0/udp a;branch=").unwrap().branch(), None);
+    }
+
+    #[test]
+    fn a_sent_by_is_the_same_however_it_is_written() {
+        let written = |via: &str| {
+            let mut out = String::new();
+            Via::parse(via).unwrap().push_sent_by(&mut out);
+            out
+        };
+        for (one, other, text, is_same) in [
+            ("UDP Proxy.Example.com", "UDP proxy.example.COM:5060", "proxy.example.com", true),
+            ("TLS proxy.example.com.", "TLS proxy.example.com:5061 ;x", "proxy.example.com", true),
+            ("tls a : 5060", "tls a:5060", "a:5060", true),
+            ("WSS a", "WSS a:443", "a", true),
+            ("WS a", "WS a:80", "a", true),
+            ("UDP [2001:DB8:0::9]:5070", "UDP [2001:db8::9] : 5070", "[2001:db8::9]:5070", true),
+            ("UDP [2001:db8::9]", "UDP 2001:db8::9", "[2001:db8::9]", true),
+            ("UDP a", "UDP a:5061", "a", false),
+            ("TLS a", "TLS a:5060", "a", false),
+            ("UDP a.example", "UDP b.example", "a.example", false),
+            ("UDP 192.0.2.1", "UDP 192.0.2.10", "192.0.2.1", false),
+            ("UDP [2001:db8::9]", "UDP [2001:db8::90]", "[2001:db8::9]", false),
+        ] {
+            let (one, other) = (format!("SIP/2.0/{one}"), format!("SIP / 2.0/{other}"));
+            assert_eq!((written(&one), written(&one) == written(&other)), (text.to_owned(), is_same), "{one} {other}");
+            let (one, other) = (Via::parse(&one).unwrap(), Via::parse(&other).unwrap());
+            let name = |via: &Via<'_>| via.port.map_or(via.host.to_owned(), |port| format!("{}:{port}", via.host));
+            if !other.host.contains(':') || other.host.starts_with('[') {
+                assert_eq!(one.is_sent_by(&name(&other)), is_same, "{one:?} {other:?}");
+            }
+            assert_eq!(other.is_sent_by(&name(&one)), is_same, "{one:?} {other:?}");
+        }
     }
 
     #[test]

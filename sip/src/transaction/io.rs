@@ -2,21 +2,26 @@
 //!
 //! Invariant: nothing here is a transaction's state.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::RequestKey;
 use crate::id::{BranchId, FlowId, Side};
 
 /// A server transaction; unique in the life of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub(super) u64);
 
-/// Where the responses to a request go.
+/// Where the responses to a request go, and which request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct Reply<'a> {
     /// By this flow.
     pub flow: FlowId,
     /// To this side: what comes from the other one is never the same request.
     pub side: Side,
+    /// What makes it the same request.
+    pub key: &'a RequestKey,
 }
 
 /// Bytes to send.
@@ -46,7 +51,7 @@ impl Transmit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteChange {
     /// As [`super::invite_key`] gives it.
-    pub key: Box<str>,
+    pub key: Arc<str>,
     /// Whether it has begun.
     pub begun: bool,
 }

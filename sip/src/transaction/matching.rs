@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::id::{BranchId, FlowId, Side};
-use crate::message::{Message, Method};
+use crate::message::{Message, Method, Via};
 
 /// The branch that this relay put on a request, from the topmost Via of its response. What stands behind the identifier
 /// (the loop mark) does not matter here.
@@ -33,34 +33,68 @@ pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
     }
 }
 
-/// The INVITE transaction that a CANCEL or an ACK from this side is for, by branch and sent-by alone (RFC 3261 §9.2, §17.2.3);
-/// `None` for another request.
-pub fn invite_key(request: &Message, side: Side) -> Option<String> {
-    matches!(request.method()?, Method::Cancel | Method::Ack).then(|| server_key(request, "INVITE", side))
+/// What makes a request of one side the same request (RFC 3261 §17.2.3): the branch and the sent-by of its topmost Via, and its method, where that of
+/// an ACK is its INVITE's. What one side sends never stands in the way of the other side's. A branch of RFC 2543 is none: more is compared
+/// then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    text: String,
+    /// Of a CANCEL: that of its INVITE (§9.2).
+    invite: Option<String>,
 }
 
-/// What makes a request the same request (RFC 3261 §17.2.3). What one side sends never stands in the way of the other side's.
-pub(super) fn server_key(request: &Message, method: &str, side: Side) -> String {
-    let mut key = String::with_capacity(96);
-    // No method has a slash in it.
-    key.push_str(match side {
+impl RequestKey {
+    /// The key of a request, whose topmost Via this is.
+    pub fn of(request: &Message, via: Option<&Via<'_>>, side: Side) -> Self {
+        let mut text = hop(request, via, side);
+        let method = request.method();
+        let invite = (method == Some(Method::Cancel)).then(|| [&text, INVITE].concat());
+        text.push_str(if method == Some(Method::Ack) { INVITE } else { request.method_text().unwrap_or("?") });
+        Self { text, invite }
+    }
+
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// That of the INVITE which a CANCEL is for.
+    pub(super) fn cancelled(&self) -> Option<&str> {
+        self.invite.as_deref()
+    }
+}
+
+const INVITE: &str = "INVITE";
+
+/// The key of the INVITE that a CANCEL or an ACK from this side is for; `None` for another request.
+pub fn invite_key(request: &Message, side: Side) -> Option<String> {
+    matches!(request.method()?, Method::Cancel | Method::Ack)
+        .then(|| hop(request, request.via().as_ref(), side) + INVITE)
+}
+
+/// What a key begins with: all but the method, and a space.
+fn hop(request: &Message, via: Option<&Via<'_>>, side: Side) -> String {
+    let mut text = String::with_capacity(96);
+    // No branch has a slash in front of it.
+    text.push_str(match side {
         Side::Device => "edge/",
         Side::Upstream => "",
     });
-    let Some(via) = request.via() else { return key };
-    // Writing to a String cannot fail.
-    let _ = match via.branch().filter(|branch| branch.starts_with("z9hG4bK")) {
-        Some(branch) => write!(key, "{method} {branch} {}:{}", via.host, via.port.unwrap_or_default()),
-        None => write!(
-            key,
-            "{method} {} {}:{} {} {:?} {:?}",
-            via.branch().unwrap_or_default(),
-            via.host,
-            via.port.unwrap_or_default(),
+    let Some(via) = via else { return text };
+    let branch = via.branch().unwrap_or_default();
+    text.push_str(branch);
+    text.push(' ');
+    via.push_sent_by(&mut text);
+    text.push(' ');
+    if !branch.starts_with("z9hG4bK") {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "{} {:?} {:?} ",
             request.call_id().unwrap_or_default(),
             request.cseq().map(|(number, _)| number),
             request.from().and_then(|from| from.tag()),
-        ),
-    };
-    key
+        );
+    }
+    text
 }

@@ -26,7 +26,7 @@ mod tests;
 use std::time::Duration;
 
 pub use io::{Arrival, Expired, InviteChange, Reply, ServerId};
-pub use matching::invite_key;
+pub use matching::{RequestKey, invite_key};
 pub use table::{Asked, Table};
 
 /// The base timers (RFC 3261 §17.1.1.1, Table 4).

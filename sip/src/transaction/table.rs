@@ -4,6 +4,7 @@
 //! wants sent waits in order in a queue until it is taken.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,10 +14,10 @@ use super::hop_by_hop::{compose_ack, compose_cancel};
 use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit};
 use super::large::{self, Line, Unheard, Way};
 use super::machine::{ClientMachine, ServerMachine};
-use super::matching::{is_same_host, is_same_sender, own_branch, server_key};
+use super::matching::{RequestKey, is_same_host, is_same_sender, own_branch};
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
-use crate::id::{BranchId, FlowId, InstanceId, Side};
+use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Limits, Message, Method};
 use crate::timers::{Armed, Timers};
 
@@ -48,7 +49,7 @@ impl<C> Client<C> {
 pub(super) struct Server<S> {
     pub(super) machine: ServerMachine,
     pub(super) flow: FlowId,
-    key: Box<str>,
+    key: Arc<str>,
     pub(super) last: Bytes,
     pub(super) owner: S,
     armed: Armed,
@@ -90,7 +91,7 @@ pub struct Asked<C> {
 pub struct Table<C, S> {
     pub(super) clients: HashMap<ClientKey, Client<C>>,
     pub(super) servers: HashMap<ServerId, Server<S>>,
-    by_key: HashMap<Box<str>, ServerId>,
+    by_key: HashMap<Arc<str>, ServerId>,
     /// How many server transactions each stream has.
     pub(super) on_streams: HashMap<FlowId, u32>,
     timers: Timers<Timer>,
@@ -237,15 +238,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// Judges a request.
-    pub fn on_request(&mut self, now: Instant, request: &Message, reply: Reply) -> Arrival<S> {
+    pub fn on_request(&mut self, now: Instant, request: &Message, reply: Reply<'_>) -> Arrival<S> {
         let method = request.method().unwrap_or(Method::Other);
-        let as_invite = if method == Method::Ack { "INVITE" } else { request.method_text().unwrap_or("?") };
-        let key = server_key(request, as_invite, reply.side);
-        if let Some(id) = self.by_key.get(key.as_str()).copied() {
+        if let Some(id) = self.by_key.get(reply.key.as_str()).copied() {
             return self.on_known_request(now, id, method, reply.flow);
         }
         if method == Method::Cancel {
-            return match self.cancelled(request, reply.side) {
+            return match self.cancelled(reply.key) {
                 None => Arrival::New,
                 Some(server) if !server.machine.is_pending() => Arrival::CancelTooLate,
                 Some(server) if server.flow == reply.flow => Arrival::Cancel(server.owner),
@@ -256,20 +255,20 @@ impl<C: Copy, S: Copy> Table<C, S> {
     }
 
     /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
-    pub fn to_tag_for(&self, cancel: &Message, side: Side) -> Option<String> {
-        let last = Message::parse(&self.cancelled(cancel, side)?.last, &Limits::COMPOSED).ok()?;
+    pub fn to_tag_for(&self, cancel: &RequestKey) -> Option<String> {
+        let last = Message::parse(&self.cancelled(cancel)?.last, &Limits::COMPOSED).ok()?;
         last.to()?.tag().map(str::to_owned)
     }
 
     /// Whether the INVITE that a CANCEL names has its Call-ID, as far as its last response tells.
-    pub fn is_of_call(&self, cancel: &Message, side: Side) -> bool {
-        let last = self.cancelled(cancel, side).and_then(|server| Message::parse(&server.last, &Limits::COMPOSED).ok());
+    pub fn is_of_call(&self, cancel: &Message, key: &RequestKey) -> bool {
+        let last = self.cancelled(key).and_then(|server| Message::parse(&server.last, &Limits::COMPOSED).ok());
         last.is_some_and(|last| last.call_id() == cancel.call_id())
     }
 
     /// The transaction that a CANCEL is for.
-    fn cancelled(&self, cancel: &Message, side: Side) -> Option<&Server<S>> {
-        self.servers.get(self.by_key.get(server_key(cancel, "INVITE", side).as_str())?)
+    fn cancelled(&self, cancel: &RequestKey) -> Option<&Server<S>> {
+        self.servers.get(self.by_key.get(cancel.cancelled()?)?)
     }
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
@@ -312,18 +311,18 @@ impl<C: Copy, S: Copy> Table<C, S> {
     ///
     /// # Errors
     /// [`Full`].
-    pub fn open(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
+    pub fn open(&mut self, request: &Message, reply: Reply<'_>, owner: S) -> Result<ServerId, Full> {
         if self.servers.len() >= self.capacity {
             return Err(Full);
         }
-        let Reply { flow, side } = reply;
+        let flow = reply.flow;
         let id = ServerId(self.next_server);
         self.next_server += 1;
         let machine = match request.method() {
             Some(Method::Invite) => ServerMachine::Invite(InviteServer::new(flow.is_reliable())),
             _ => ServerMachine::Other(OtherServer::new(flow.is_reliable())),
         };
-        let key: Box<str> = server_key(request, request.method_text().unwrap_or("?"), side).into();
+        let key: Arc<str> = reply.key.as_str().into();
         if matches!(machine, ServerMachine::Invite(_)) {
             self.invites.push_back(InviteChange { key: key.clone(), begun: true });
         }
@@ -353,7 +352,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     ///
     /// # Errors
     /// [`Full`]: their quarter is; the refusal is sent without a transaction (RFC 3261 §8.2.7).
-    pub fn open_in_passing(&mut self, request: &Message, reply: Reply, owner: S) -> Result<ServerId, Full> {
+    pub fn open_in_passing(&mut self, request: &Message, reply: Reply<'_>, owner: S) -> Result<ServerId, Full> {
         if self.servers.len() >= self.capacity / 4 { Err(Full) } else { self.open(request, reply, owner) }
     }
 

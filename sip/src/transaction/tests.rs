@@ -5,16 +5,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::io::Full;
-use super::{Arrival, Expired, Reply, Table, Timing};
+use super::{Arrival, Expired, Reply, RequestKey, ServerId, Table, Timing, invite_key};
 use crate::id::{BranchId, FlowId, ShardTag, Side};
 use crate::message::{Composer, Limits, Message, Method, Name};
 
 const UDP: fn() -> FlowId = || FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
 const TCP: FlowId = FlowId::Stream(7);
 
-/// Where the answers to a SIP server go.
-fn by(flow: FlowId) -> Reply {
-    Reply { flow, side: Side::Upstream }
+type Asked = Table<&'static str, &'static str>;
+
+/// What a SIP server's request turns out to be.
+fn came(table: &mut Asked, now: Instant, request: &Message, flow: FlowId) -> Arrival<&'static str> {
+    let key = RequestKey::of(request, request.via().as_ref(), Side::Upstream);
+    table.on_request(now, request, Reply { flow, side: Side::Upstream, key: &key })
+}
+
+fn open(table: &mut Asked, request: &Message, flow: FlowId, owner: &'static str) -> Result<ServerId, Full> {
+    let key = RequestKey::of(request, request.via().as_ref(), Side::Upstream);
+    table.open(request, Reply { flow, side: Side::Upstream, key: &key }, owner)
+}
+
+fn open_in_passing(table: &mut Asked, request: &Message) -> Result<ServerId, Full> {
+    let key = RequestKey::of(request, request.via().as_ref(), Side::Upstream);
+    table.open_in_passing(request, Reply { flow: UDP(), side: Side::Upstream, key: &key }, "refused")
 }
 
 fn table(capacity: usize) -> Table<&'static str, &'static str> {
@@ -151,16 +164,16 @@ fn a_repeated_request_is_answered_from_its_transaction_whatever_its_branch_looks
     for via in ["SIP/2.0/UDP peer;branch=z9hG4bK1", "SIP/2.0/UDP peer;branch=1", "SIP/2.0/UDP peer"] {
         let (mut table, now) = (table(9), Instant::now());
         let message = request("MESSAGE", via);
-        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::New));
-        let id = table.open(&message, by(UDP()), "owner").unwrap();
-        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::Absorbed));
+        assert!(matches!(came(&mut table, now, &message, UDP()), Arrival::New));
+        let id = open(&mut table, &message, UDP(), "owner").unwrap();
+        assert!(matches!(came(&mut table, now, &message, UDP()), Arrival::Absorbed));
         assert_eq!(sent(&mut table), [""; 0], "nothing to repeat yet");
         table.respond(now, id, 200, answer(&message, 200).to_bytes());
-        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::Absorbed));
+        assert!(matches!(came(&mut table, now, &message, UDP()), Arrival::Absorbed));
         assert_eq!(sent(&mut table), ["200", "200"]);
-        assert!(matches!(table.on_request(now, &request("OPTIONS", via), by(UDP())), Arrival::New), "another method");
+        assert!(matches!(came(&mut table, now, &request("OPTIONS", via), UDP()), Arrival::New), "another method");
         while table.poll_expired(now + Duration::from_secs(32)).is_some() {}
-        assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::New), "J has passed");
+        assert!(matches!(came(&mut table, now, &message, UDP()), Arrival::New), "J has passed");
     }
 }
 
@@ -168,14 +181,14 @@ fn a_repeated_request_is_answered_from_its_transaction_whatever_its_branch_looks
 fn another_request_than_invite_is_never_answered_408_nor_provisionally() {
     let (mut table, now) = (table(9), Instant::now());
     let message = request("BYE", "SIP/2.0/UDP peer;branch=z9hG4bK1");
-    let id = table.open(&message, by(UDP()), "owner").unwrap();
+    let id = open(&mut table, &message, UDP(), "owner").unwrap();
     table.respond(now, id, 180, answer(&message, 180).to_bytes());
     table.respond(now, id, 408, answer(&message, 408).to_bytes());
     assert!(!table.is_pending(id));
-    assert!(matches!(table.on_request(now, &message, by(UDP())), Arrival::Absorbed));
+    assert!(matches!(came(&mut table, now, &message, UDP()), Arrival::Absorbed));
     assert_eq!(sent(&mut table), [""; 0]);
     let invite = request("INVITE", "SIP/2.0/UDP peer;branch=z9hG4bK2");
-    let id = table.open(&invite, by(UDP()), "owner").unwrap();
+    let id = open(&mut table, &invite, UDP(), "owner").unwrap();
     assert!(table.give_up(now, id), "its caller still waits");
     table.respond(now, id, 408, answer(&invite, 408).to_bytes());
     assert_eq!(sent(&mut table), ["408"]);
@@ -188,13 +201,13 @@ fn an_ack_of_a_failure_is_absorbed_and_that_of_a_2xx_travels_on() {
         let mut table = table(9);
         let via = "SIP/2.0/UDP peer;branch=z9hG4bK1";
         let invite = request("INVITE", via);
-        let id = table.open(&invite, by(UDP()), "owner").unwrap();
+        let id = open(&mut table, &invite, UDP(), "owner").unwrap();
         table.respond(now, id, status, answer(&invite, status).to_bytes());
         sent(&mut table);
-        let arrival = table.on_request(now, &request("ACK", via), by(UDP()));
+        let arrival = came(&mut table, now, &request("ACK", via), UDP());
         assert_eq!(matches!(arrival, Arrival::AckOfAccepted), travels, "{status}");
         assert!(travels || matches!(arrival, Arrival::Absorbed));
-        assert!(matches!(table.on_request(now, &invite, by(UDP())), Arrival::Absorbed), "RFC 6026 §7.1");
+        assert!(matches!(came(&mut table, now, &invite, UDP()), Arrival::Absorbed), "RFC 6026 §7.1");
         while table.poll_expired(now + Duration::from_secs(32)).is_some() {}
         assert_eq!(sent(&mut table), [""; 0], "an ACK ends the retransmissions; a 2xx is never repeated here");
     }
@@ -205,23 +218,73 @@ fn a_cancel_finds_a_pending_invite_of_its_own_branch_and_flow() {
     let (mut table, now) = (table(9), Instant::now());
     let via = "SIP/2.0/UDP peer;branch=z9hG4bK1";
     let invite = request("INVITE", via);
-    let id = table.open(&invite, by(UDP()), "call").unwrap();
+    let id = open(&mut table, &invite, UDP(), "call").unwrap();
     let cancel = request("CANCEL", via);
-    assert!(matches!(table.on_request(now, &cancel, by(UDP())), Arrival::Cancel("call")));
-    assert!(matches!(table.on_request(now, &cancel, by(TCP)), Arrival::CancelElsewhere("call")));
+    assert!(matches!(came(&mut table, now, &cancel, UDP()), Arrival::Cancel("call")));
+    assert!(matches!(came(&mut table, now, &cancel, TCP), Arrival::CancelElsewhere("call")));
     let stranger = request("CANCEL", "SIP/2.0/UDP peer;branch=z9hG4bK2");
-    assert!(matches!(table.on_request(now, &stranger, by(UDP())), Arrival::New));
+    assert!(matches!(came(&mut table, now, &stranger, UDP()), Arrival::New));
     table.respond(now, id, 486, answer(&invite, 486).to_bytes());
-    assert!(matches!(table.on_request(now, &cancel, by(UDP())), Arrival::CancelTooLate), "answered before");
-    assert_eq!(table.to_tag_for(&cancel, Side::Upstream).as_deref(), answer(&invite, 486).to().unwrap().tag());
+    assert!(matches!(came(&mut table, now, &cancel, UDP()), Arrival::CancelTooLate), "answered before");
+    let key = RequestKey::of(&cancel, cancel.via().as_ref(), Side::Upstream);
+    assert_eq!(table.to_tag_for(&key).as_deref(), answer(&invite, 486).to().unwrap().tag());
+}
+
+#[test]
+fn what_belongs_to_an_invite_is_found_however_its_via_is_spelled() {
+    for (via, same, other) in [
+        (
+            "SIP/2.0/UDP Peer.example;branch=z9hG4bK1;rport;x=1",
+            [
+                "SIP / 2.0 / UDP\tpeer.EXAMPLE : 5060 ; X=1 ;RPORT=9;\r\n branch = z9hG4bK1",
+                "SIP/2.0/udp peer.example.;branch=z9hG4bK1",
+            ],
+            ["SIP/2.0/UDP peer.example:5061;branch=z9hG4bK1", "SIP/2.0/UDP peer.example;branch=z9hG4bk1"],
+        ),
+        (
+            "SIP/2.0/TLS [2001:DB8::9]:5061;branch=z9hG4bK1",
+            [
+                "SIP/2.0/TLS [2001:db8:0:0::9];branch=z9hG4bK1",
+                "SIP/2.0/TLS [2001:db8::9] :5061;BRANCH=z9hG4bK1;received=10.0.0.1",
+            ],
+            ["SIP/2.0/TLS [2001:db8::9]:5060;branch=z9hG4bK1", "SIP/2.0/TLS [2001:db8::90];branch=z9hG4bK1"],
+        ),
+        (
+            "SIP/2.0/UDP Peer.example;branch=1",
+            ["SIP/2.0/UDP peer.example:5060;branch=1", "SIP/2.0/UDP peer.example ;x;branch=1"],
+            ["SIP/2.0/UDP peer.example;branch=2", "SIP/2.0/UDP peer.example"],
+        ),
+    ] {
+        let (mut table, now) = (table(9), Instant::now());
+        let invite = request("INVITE", via);
+        let id = open(&mut table, &invite, UDP(), "call").unwrap();
+        for same in same {
+            assert!(matches!(came(&mut table, now, &request("INVITE", same), UDP()), Arrival::Absorbed), "{same}");
+            assert!(
+                matches!(came(&mut table, now, &request("CANCEL", same), UDP()), Arrival::Cancel("call")),
+                "{same}"
+            );
+            let begun = table.poll_invite().map(|change| change.key);
+            assert!(begun.is_none_or(|key| invite_key(&request("ACK", same), Side::Upstream).as_deref() == Some(&key)));
+        }
+        for other in other {
+            for method in ["INVITE", "CANCEL", "ACK"] {
+                assert!(matches!(came(&mut table, now, &request(method, other), UDP()), Arrival::New), "{other}");
+            }
+        }
+        table.respond(now, id, 486, answer(&invite, 486).to_bytes());
+        assert!(!table.is_acknowledged(id));
+        came(&mut table, now, &request("ACK", same[0]), UDP());
+        assert!(table.is_acknowledged(id), "{via}");
+    }
 }
 
 #[test]
 fn a_full_table_refuses_both_kinds_and_holds_what_it_has() {
     let (mut table, now) = (table(1), Instant::now());
     let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
-    table.open(&message, by(UDP()), "owner").unwrap();
-    assert_eq!(table.open(&request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK2"), by(UDP()), "owner"), Err(Full));
+    open(&mut table, &message, UDP(), "owner").unwrap();
+    assert_eq!(open(&mut table, &request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK2"), UDP(), "owner"), Err(Full));
     send(&mut table, now, Method::Options, 1, UDP());
     assert_eq!(table.send(now, branch(2), Method::Options, message.to_bytes(), UDP(), "asker"), Err(Full));
     assert_eq!(sent(&mut table), ["OPTIONS"]);
@@ -235,10 +298,10 @@ fn a_flood_of_retransmissions_sets_no_flood_of_timers() {
         respond(&mut table, now + Duration::from_secs(second), &answer(&invite, 180));
     }
     let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");
-    let id = table.open(&message, by(UDP()), "owner").unwrap();
+    let id = open(&mut table, &message, UDP(), "owner").unwrap();
     table.respond(now, id, 200, answer(&message, 200).to_bytes());
     for _ in 0..1000 {
-        table.on_request(now, &message, by(UDP()));
+        came(&mut table, now, &message, UDP());
     }
     assert!(table.timers() < 10, "{}", table.timers());
     let mut at = now;
@@ -266,11 +329,11 @@ fn what_is_refused_in_passing_leaves_room_for_what_is_not() {
         }
     };
     for _ in 0..2 {
-        assert!(table.open_in_passing(&invite(), by(UDP()), "refused").is_ok());
+        assert!(open_in_passing(&mut table, &invite()).is_ok());
     }
-    assert_eq!(table.open_in_passing(&invite(), by(UDP()), "refused"), Err(Full));
+    assert_eq!(open_in_passing(&mut table, &invite()), Err(Full));
     for _ in 0..6 {
-        assert!(table.open(&invite(), by(UDP()), "call").is_ok());
+        assert!(open(&mut table, &invite(), UDP(), "call").is_ok());
     }
-    assert_eq!(table.open(&invite(), by(UDP()), "call"), Err(Full));
+    assert_eq!(open(&mut table, &invite(), UDP(), "call"), Err(Full));
 }

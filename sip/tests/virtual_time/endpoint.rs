@@ -128,6 +128,54 @@ fn a_bye_from_the_device_goes_to_the_sip_server_and_nowhere_else() {
     assert_eq!((world.count("BYE 407"), world.count("BYE")), (1, 0), "another device's flow");
 }
 
+/// RFC 3261 §12.2.2, §15.1.2, RFC 3262 §3, RFC 3311 §5.2, RFC 6086 §4.2.2.
+#[test]
+fn what_means_something_in_a_dialog_alone_is_told_that_there_is_none() {
+    let mut world = World::registered();
+    let mut ask = |method: &str, to_tag: &str| {
+        let head = world.head(&format!("{method}{to_tag}"), method, 1, to_tag);
+        let text = format!("{method} sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+        world.receive(world.upstream, &text);
+        let answers = std::mem::take(&mut world.sent);
+        answers.iter().map(|sent| sent.message.status().unwrap()).collect::<Vec<_>>()
+    };
+    for method in ["BYE", "INFO", "PRACK", "UPDATE"] {
+        assert_eq!((ask(method, ""), ask(method, ";tag=gone")), (vec![481], vec![481]), "{method}");
+    }
+    for method in ["REFER", "SUBSCRIBE", "PUBLISH", "REGISTER", "BREW"] {
+        assert_eq!((ask(method, ""), ask(method, ";tag=gone")), (vec![405], vec![481]), "{method}");
+    }
+    assert_eq!(
+        (ask("NOTIFY", ""), ask("NOTIFY", ";tag=gone")),
+        (vec![489], vec![481]),
+        "without a package that is known"
+    );
+    assert_eq!((ask("CANCEL", ""), ask("OPTIONS", ""), ask("ACK", "")), (vec![481], vec![200], vec![]));
+}
+
+#[test]
+fn a_cancel_ends_its_call_however_its_via_is_spelled() {
+    for spelled in [
+        "SIP/2.0/UDP SBC.Example.com:5060;branch=z9hG4bK1;rport;i=7",
+        "SIP / 2.0 / UDP sbc.example.com : 5060 ; i=7 ; branch = z9hG4bK1",
+        "SIP/2.0/UDP sbc.example.com.;branch=z9hG4bK1",
+    ] {
+        let mut world = World::registered();
+        world.attach(1);
+        let via = "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKserver.call-1.1.INVITE\r\n";
+        let text = world.invite_text("call-1").replace(via, "Via: SIP/2.0/UDP sbc.example.com;branch=z9hG4bK1;i=7\r\n");
+        world.receive(world.upstream, &text);
+        let invite = world.last("INVITE");
+        world.reply(world.device(1), &invite, 180, &[], "");
+        let head = world.head("call-1", "CANCEL", 1, "").replace(via, &format!("Via: {spelled}\r\n"));
+        let cancel = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+        world.receive(world.upstream, &cancel);
+        assert_eq!((world.count("CANCEL 200"), world.count("CANCEL")), (1, 1), "{spelled}: the phone stops ringing");
+        world.reply(world.device(1), &invite, 487, &[], "");
+        assert_eq!(world.count("INVITE 487"), 1, "{spelled}");
+    }
+}
+
 #[test]
 fn a_cancelled_call_never_rings_the_device_that_wakes_late() {
     let mut world = World::registered();

@@ -22,7 +22,7 @@ fn invite(world: &World, call_id: &str, [vias, headers, bytes]: [usize; 3]) -> S
 /// Each limit alone, and all.
 fn largest() -> Vec<[usize; 3]> {
     let Limits { message_bytes, headers, vias } = Limits::default();
-    let few = [2, 64, 4_000];
+    let few = [2, 96, 8_000];
     let mut all = vec![[vias, few[1], few[2]], [few[0], few[1], message_bytes], [vias, headers, message_bytes]];
     all.extend((headers - 3..=headers).map(|headers| [few[0], headers, few[2]]));
     all

@@ -52,6 +52,26 @@ pub(crate) fn is_pause(world: &World, refused: u16, seconds: u64) -> bool {
         if status == refused && range.contains(&after))
 }
 
+/// RFC 3261 §8.1.3.3.
+#[test]
+fn a_response_with_the_via_of_another_is_no_answer_to_what_the_relay_has_asked() {
+    for beside in
+        [("Via", "SIP/2.0/UDP 192.0.2.99"), ("v", "SIP/2.0/UDP 192.0.2.98, SIP/2.0/UDP 192.0.2.99"), ("Via", "\u{e9}")]
+    {
+        let mut world = begun();
+        let register = world.last("REGISTER");
+        let contact = register.text(Name::Contact).unwrap().to_owned();
+        for (status, name, value) in [(200, "Contact", &*contact), (401, "WWW-Authenticate", MD5), (403, "X", "y")] {
+            world.respond(status, &[(name, value), beside]);
+        }
+        assert_eq!((world.count("REGISTER"), world.events.len()), (1, 0), "{beside:?}: {:?}", world.events);
+        world.advance(seconds(1));
+        assert_eq!(world.count("REGISTER"), 2, "it is asked again, as if nothing had come");
+        world.grant(3600);
+        assert!(world.events.iter().any(|event| matches!(event, Event::Registered { .. })), "{:?}", world.events);
+    }
+}
+
 fn answers(register: &Message, name: Name) -> Vec<String> {
     register.values(name).map(|value| String::from_utf8_lossy(value).into_owned()).collect()
 }

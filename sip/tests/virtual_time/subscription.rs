@@ -48,6 +48,7 @@ fn a_subscription_answers_its_challenge_is_refreshed_in_its_dialog_and_ends_with
     let (mut world, first) = subscribed();
     assert_eq!(first.request_uri(), Some("sip:alice@example.com"));
     assert_eq!((first.text(Name::Event), first.number(Name::Expires)), (Some("message-summary"), Some(3600)));
+    reply(&mut world, &first, 489, &[("Via", "SIP/2.0/UDP of-another")]);
     reply(&mut world, &first, 401, &[("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"")]);
     let proven = world.last("SUBSCRIBE");
     let credentials = Credentials::parse(proven.text(Name::Authorization).unwrap()).unwrap();

@@ -6,8 +6,8 @@
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, or its peer writes no more, after the last
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
-//! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends. A message that is malformed or too
-//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. A WebSocket is told why it is closed, where it still reads.
+//! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends; what is passed over because it is too long has as long again. A message that is malformed or too
+//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
 //! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
 //! gives way to strangers of other networks.
 
@@ -357,7 +357,8 @@ impl Connection {
             self.partial_since = None;
             let (shard, input) = match frame {
                 Frame::TooLong(head) => {
-                    self.pass_over(stream, &head, Broken::Stream(FrameError::TooLong)).await?;
+                    let broken = Broken::Stream(FrameError::TooLong);
+                    self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
                     continue;
                 }
                 Frame::Message(bytes) => {
@@ -369,7 +370,7 @@ impl Connection {
                                 Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
                                 _ => Broken::NotSip,
                             };
-                            self.pass_over(stream, &bytes, broken).await?;
+                            self.pass_over(stream, &bytes, fault, broken).await?;
                             continue;
                         }
                     };
@@ -399,17 +400,20 @@ impl Connection {
         }
     }
 
-    /// Refuses a message whose end is known, though it is none for a shard. Many share a SIP server's connection, and one of them,
-    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it.
-    async fn pass_over(&mut self, stream: &mut Stream, bytes: &Bytes, broken: Broken) -> Result<(), Ending> {
+    /// Refuses a message that is none for a shard, though the stream goes on behind it. Many share a SIP server's connection, and one of them,
+    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it. Else its sender is told why it ends.
+    async fn pass_over(
+        &mut self,
+        stream: &mut Stream,
+        bytes: &Bytes,
+        fault: Malformed,
+        broken: Broken,
+    ) -> Result<(), Ending> {
         let ending = self.refused(broken);
-        if !self.proven {
-            return Err(ending);
+        if let Some(answer) = Message::refusal(bytes, fault, &self.limits) {
+            self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
-        match Message::refusal(bytes, &self.limits) {
-            Some(answer) => self.write(stream, Some(Outgoing::Bytes(answer))).await,
-            None => Ok(()),
-        }
+        if self.proven { Ok(()) } else { Err(ending) }
     }
 
     fn refused(&self, broken: Broken) -> Ending {

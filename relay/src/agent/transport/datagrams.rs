@@ -40,15 +40,18 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
         }
         return;
     }
-    let Ok(message) = Message::parse(&bytes, limits) else {
-        metrics.sip_refused(SipRefusal::Malformed);
-        // Its sender may be somebody else than it says, and gets no more than was sent in its name.
-        let answer = Message::refusal(&bytes, limits).filter(|answer| answer.len() <= bytes.len());
-        if let Some(answer) = answer {
-            // What cannot be sent is lost, as a datagram may be.
-            let _ = socket.send(core, &answer, peer);
+    let message = match Message::parse(&bytes, limits) {
+        Ok(message) => message,
+        Err(fault) => {
+            metrics.sip_refused(SipRefusal::Malformed);
+            // Its sender may be somebody else than it says, and gets no more than was sent in its name.
+            let answer = Message::refusal(&bytes, fault, limits).filter(|answer| answer.len() <= bytes.len());
+            if let Some(answer) = answer {
+                // What cannot be sent is lost, as a datagram may be.
+                let _ = socket.send(core, &answer, peer);
+            }
+            return;
         }
-        return;
     };
     let shard = shards.of(&message, Side::Upstream).unwrap_or(0);
     let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer, split: false };

@@ -3,7 +3,7 @@
 use crate::flow::{Side, Source, Transport};
 use crate::id::ShardTag;
 use crate::message::Limits;
-use crate::transaction::{Reply, Table, Timing};
+use crate::transaction::{Reply, RequestKey, Table, Timing};
 
 use super::*;
 
@@ -32,7 +32,8 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
         peer: "192.0.2.1:5060".parse().unwrap(),
         split: false,
     };
-    let reply = Reply { flow, side: source.side };
+    let key = RequestKey::of(&invite, invite.via().as_ref(), source.side);
+    let reply = Reply { flow, side: source.side, key: &key };
     let server = Table::<(), ()>::new(1, Timing::default(), false).open(&invite, reply, ()).unwrap();
     let tag = ShardTag(0);
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));

@@ -48,7 +48,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: Source,
-        reply: Reply,
+        reply: Reply<'_>,
         invite: Message,
         binding: BindingId,
     ) {

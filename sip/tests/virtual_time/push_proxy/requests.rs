@@ -66,6 +66,16 @@ fn a_message_wakes_the_device_and_follows_it() {
     assert!(!through.world.last("MESSAGE").has(Name::Route));
 }
 
+#[test]
+fn what_means_something_in_a_dialog_alone_wakes_nobody_and_is_told_that_there_is_none() {
+    for method in ["BYE", "INFO", "PRACK", "UPDATE"] {
+        let (mut through, path) = Through::asleep();
+        let (source, text) = (through.world.upstream, through.request(method, "c9", &path));
+        through.world.receive(source, &text);
+        assert_eq!((through.refreshes(), through.world.descriptions()), (0, vec![format!("{method} 481")]));
+    }
+}
+
 /// A registrar that asks each minute whether its Contact is there must not wake the phone each minute.
 #[test]
 fn options_is_answered_for_a_sleeping_device_and_passes_to_one_that_is_awake() {

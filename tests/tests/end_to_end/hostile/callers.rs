@@ -24,8 +24,12 @@ async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_conn
             )
         };
         for (n, (more, body)) in [
-            ("X-Odd: y\r\n".repeat(200), 0),
+            ("X-Odd: y\r\n".repeat(600), 0),
             (String::new(), 100_000),
+            (format!("X-Odd: {}\r\n", "y".repeat(70_000)), 0),
+            (format!("X-Odd: {}\r\nl: 4\r\n", "y".repeat(900_000)), 4),
+            ("X-Odd: y\r\n".repeat(20_000), 100_000),
+            ("Subject: a\nb\r\n".repeat(20_000), 4),
             ("Subject: a\nb\r\n".to_owned(), 0),
             ("Subject: a\rb\r\n".to_owned(), 0),
             ("Odd Name: y\r\n".to_owned(), 0),
@@ -53,7 +57,7 @@ async fn what_is_too_much_or_torn_costs_its_sender_an_answer_and_nobody_the_conn
 async fn a_request_with_too_many_headers_is_answered_by_udp_too_and_with_no_more_than_it_had() -> Result<(), Missed> {
     let world = World::over(Transport::Udp).await?;
     let socket = datagrams(ELSEWHERE).await.expect("a socket");
-    let many = "X-Odd: y\r\n".repeat(200);
+    let many = "X-Odd: y\r\n".repeat(600);
     let request = |more: &str| {
         format!(
             "OPTIONS sip:nobody@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.66:5099;branch=z9hG4bKmany\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: i\r\n\

@@ -233,6 +233,44 @@ async fn what_never_ends_and_what_is_too_much_is_cut_off() -> Outcome {
     world.unharmed().await
 }
 
+/// Strangers' connections end as they did; those that have proven themselves carry the calls of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_beyond_a_limit_is_answered_and_ends_only_a_stream_that_has_proven_nothing() -> Outcome {
+    let world = World::attacked().await?;
+    let line = |length: usize| format!("X: {}\r\n", "y".repeat(length));
+    let beyond = [
+        ("a line of 70 KB", line(70_000), "513 Message Too Large"),
+        ("a line of 900 KB", line(900_000), "513 Message Too Large"),
+        ("lines of 70 KB", line(12).repeat(5_000), "513 Message Too Large"),
+        ("many lines", line(1).repeat(513), "400 More Than 512 Header Lines"),
+        ("many Vias", "v: SIP/2.0/UDP h\r\n".repeat(73), "400 More Than 72 Via Values"),
+    ];
+    for (listener, address, tls) in listeners(&world) {
+        for (what, more, expected) in &beyond {
+            let big = options("big", &format!("{more}l: 0\r\n"), "");
+            let seen = exchange(&world, address, tls, what, big.as_bytes()).await;
+            assert!(seen.starts_with(&format!("SIP/2.0 {expected}\r\n")), "{listener}, {what}: {seen:?}");
+            assert_eq!(statuses(&seen).len(), 1, "{listener}, {what}: {seen:?}");
+            let mut raw = open(&world, ELSEWHERE, address, tls).await;
+            let body = options("hidden", "l: 0\r\n", "");
+            let long = options("big", &format!("{more}l: {}\r\n", body.len()), &body);
+            let last = options("last", "l: 0\r\n", "");
+            let all = [options("first", "l: 0\r\n", ""), long.repeat(2), last].concat();
+            raw.send_while_reading(all.as_bytes()).await;
+            assert!(raw.await_text("Call-ID: last", SOON).await, "{listener}, {what}: {:?}", raw.seen());
+            let seen = raw.seen();
+            assert_eq!(seen.matches(expected).count(), 2, "{listener}, {what}: {seen:?}");
+            assert!(statuses(&seen).len() == 4 && !seen.contains("hidden"), "{listener}, {what}: {seen:?}");
+        }
+        // Not so many bytes are read for anybody.
+        let mut raw = open(&world, ELSEWHERE, address, tls).await;
+        let endless = options("big", &line(1_100_000), "");
+        raw.send_while_reading([options("first", "l: 0\r\n", ""), endless].concat().as_bytes()).await;
+        assert!(raw.await_end(SOON).await.is_some(), "{listener} reads on");
+    }
+    world.unharmed().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_asks_and_never_reads_is_cut_off() -> Outcome {
     let world = World::attacked().await?;
