@@ -27,6 +27,8 @@ pub mod body;
 pub(crate) mod carried;
 pub mod connection;
 pub mod cross_origin;
+#[cfg(test)]
+mod described;
 pub mod device_body;
 mod device_handlers;
 pub mod device_views;

@@ -321,7 +321,7 @@ impl DeviceService for Scripted {
             app: "com.example.phone".into(),
             aor: Aor::new("sip:alice@example.com"),
             auth_username: "alice".into(),
-            credential: "password",
+            credential: OwnCredential::Password,
             registrar: None,
             outbound_proxy: None,
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
