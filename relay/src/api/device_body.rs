@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::json::{At, Errors, Fields, Json};
 use super::problem::Problem;
+use super::sip_uri::IN_ASCII;
 use crate::hpke::PublicKey;
 use crate::push::webpush;
 use crate::secret::PushToken;
@@ -143,6 +144,7 @@ fn endpoint(at: &At, errors: &mut Errors) -> Option<PushToken> {
     let fits = (1..=MAX_ENDPOINT).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     match fits && webpush::endpoint(text).is_some() {
         true => Some(PushToken::new(text)),
+        false if text.split('/').nth(2).is_some_and(|host| !host.is_ascii()) => errors.add(&at.pointer, IN_ASCII),
         false => {
             errors.add(&at.pointer, "expected an https:// URL of at most 2048 characters, without user and fragment")
         }

@@ -9,7 +9,7 @@ use sip::endpoint::{ANONYMOUS, shown, told};
 
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
-use super::sip_uri::SipUri;
+use super::sip_uri::{IN_ASCII, SipUri};
 use crate::secret::Aor;
 use crate::service::types::Wake;
 
@@ -53,6 +53,9 @@ fn caller(at: &At, errors: &mut Errors) -> Option<Box<str>> {
         return None;
     }
     let told = told(text);
+    if told.is_none() && rest.rsplit_once('@').is_some_and(|(_, host)| !host.is_ascii()) {
+        return errors.add(&at.pointer, IN_ASCII);
+    }
     if told.is_none() {
         errors.add::<()>(
             &at.pointer,
