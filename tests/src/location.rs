@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sip::message::{Message, Name, NameAddr, unquote};
+use sip::message::{Message, Name, NameAddr, Uri, unquote};
 
 use crate::wire::Flow;
 
@@ -105,7 +105,7 @@ impl Binding {
 
 /// The key of an AOR: `user@host` in lower case, without scheme, port and parameters.
 pub fn aor_of(uri: &str) -> String {
-    let parsed = sip::message::Uri::parse(uri);
-    let key = parsed.map(|uri| format!("{}@{}", uri.user.unwrap_or_default(), uri.host));
+    let parsed = Uri::parse(uri);
+    let key = parsed.map(|uri| format!("{}@{}", Uri::unescaped_user(uri.user.unwrap_or_default()), uri.host));
     key.unwrap_or_else(|| uri.to_owned()).to_ascii_lowercase()
 }

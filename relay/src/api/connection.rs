@@ -2,4 +2,4 @@
 //!
 //! Invariant: the markers are the listener's own, so that what one puts in the other finds.
 
-pub use crate::net::https::{BadHost, EndConnection, Peer};
+pub use crate::net::https::{BadHead, EndConnection, Peer};

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::json::{At, Errors, Fields, Json};
 use super::problem::Problem;
+use super::sip_uri::IN_ASCII;
 use crate::hpke::PublicKey;
 use crate::push::webpush;
 use crate::secret::PushToken;
@@ -68,11 +69,13 @@ fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors
         };
     }
     change.lifetime_s = body.get("lifetime_s").and_then(|at| lifetime.read(&at, errors));
-    change.presence = body.get("presence").and_then(|at| {
-        at.choice(&[("foreground", Presence::Foreground), ("background", Presence::Background)], errors)
-    });
+    change.presence = body.get("presence").and_then(|at| presence(&at, errors));
     change.wake_for = body.get("wake_for").and_then(|at| wake_for(&at, errors));
     Some(change)
+}
+
+pub(super) fn presence(at: &At, errors: &mut Errors) -> Option<Presence> {
+    at.choice(&[("foreground", Presence::Foreground), ("background", Presence::Background)], errors)
 }
 
 /// In a change, `null` removes (RFC 7396 §2), and these are never absent.
@@ -84,18 +87,26 @@ fn refuse_null(of: &Fields<'_>, members: &[&'static str], errors: &mut Errors) {
 
 /// The push services, as `provider` names them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Apns,
     Fcm,
     WebPush,
+}
+
+pub(super) fn kind(at: &At, errors: &mut Errors) -> Option<Kind> {
+    at.choice(&[("apns", Kind::Apns), ("fcm", Kind::Fcm), ("webpush", Kind::WebPush)], errors)
+}
+
+/// Of Apple's push service.
+pub(super) fn environment(at: &At, errors: &mut Errors) -> Option<Provider> {
+    at.choice(&[("production", Provider::ApnsProduction), ("sandbox", Provider::ApnsSandbox)], errors)
 }
 
 /// Reads one address of a push service.
 pub fn push_target(at: &At, now_ms: u64, errors: &mut Errors) -> Option<PushTarget> {
     const WEB: [&str; 3] = ["endpoint", "p256dh", "auth"];
     let fields = at.object(&["provider", "token", "environment", "endpoint", "p256dh", "auth"], errors)?;
-    let kinds = [("apns", Kind::Apns), ("fcm", Kind::Fcm), ("webpush", Kind::WebPush)];
-    let kind = fields.require("provider", errors).and_then(|at| at.choice(&kinds, errors));
+    let kind = fields.require("provider", errors).and_then(|at| kind(&at, errors));
     if kind == Some(Kind::WebPush) {
         for key in ["token", "environment"] {
             if let Some(at) = fields.get(key) {
@@ -119,9 +130,7 @@ pub fn push_target(at: &At, now_ms: u64, errors: &mut Errors) -> Option<PushTarg
         (Some(Kind::Fcm), None) => Some(Provider::Fcm),
         (Some(Kind::Fcm), Some(at)) => errors.add(&at.pointer, "expected no environment: it is for apns alone"),
         (_, None) => kind.map(|_| Provider::ApnsProduction),
-        (_, Some(at)) => {
-            at.choice(&[("production", Provider::ApnsProduction), ("sandbox", Provider::ApnsSandbox)], errors)
-        }
+        (_, Some(at)) => environment(&at, errors),
     };
     let token = fields.require("token", errors).and_then(|at| token(&at, kind, errors));
     Some(PushTarget::new(provider?, token?, now_ms))
@@ -135,6 +144,7 @@ fn endpoint(at: &At, errors: &mut Errors) -> Option<PushToken> {
     let fits = (1..=MAX_ENDPOINT).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     match fits && webpush::endpoint(text).is_some() {
         true => Some(PushToken::new(text)),
+        false if text.split('/').nth(2).is_some_and(|host| !host.is_ascii()) => errors.add(&at.pointer, IN_ASCII),
         false => {
             errors.add(&at.pointer, "expected an https:// URL of at most 2048 characters, without user and fragment")
         }
@@ -186,13 +196,15 @@ fn token(at: &At, kind: Option<Kind>, errors: &mut Errors) -> Option<PushToken> 
     }
 }
 
+/// The events that wake a device, and their places in [`WakeFor`].
+pub(super) const WAKE_FOR: &[(&str, usize)] = &[("call", 0), ("message", 1), ("voicemail", 2), ("missed-call", 3)];
+
 /// Reads the events that wake a device: at least one, each once.
 pub fn wake_for(at: &At, errors: &mut Errors) -> Option<WakeFor> {
-    const WORDS: &[(&str, usize)] = &[("call", 0), ("message", 1), ("voicemail", 2), ("missed-call", 3)];
     let list = at.list(errors)?;
-    let mut named = [false; WORDS.len()];
+    let mut named = [false; WAKE_FOR.len()];
     for at in &list {
-        if let Some(event) = at.choice(WORDS, errors) {
+        if let Some(event) = at.choice(WAKE_FOR, errors) {
             if named[event] {
                 errors.add::<()>(&at.pointer, "name this event once");
             }

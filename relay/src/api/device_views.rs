@@ -36,7 +36,7 @@ pub fn export(export: &OwnExport) -> Value {
     whole["account"] = json!({
         "aor": export.aor.expose(),
         "auth_username": export.auth_username,
-        "credential": export.credential,
+        "credential": export.credential.word(),
         "registrar": export.registrar,
         "outbound_proxy": export.outbound_proxy,
     });

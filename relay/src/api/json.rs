@@ -4,15 +4,18 @@
 //! in a pointer only when it looks like a name (1 to 40 letters, digits, `_` or `-`).
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
 use super::problem::{FieldError, Problem, ProblemType};
 
 /// The longest key that a pointer repeats.
 const MAX_KEY_SHOWN: usize = 40;
+/// How many steps a pointer to what cannot be held has at most.
+const MAX_DEPTH_SHOWN: usize = 8;
 
 /// A JSON value.
 pub enum Json {
@@ -32,17 +35,63 @@ pub enum Json {
     Object(Vec<(Zeroizing<String>, Json)>),
 }
 
-/// Reads a body; nesting is limited to 128 levels. A byte order mark before it is skipped (RFC 8259 §8.1).
+/// Reads a body. A byte order mark before it is skipped (RFC 8259 §8.1). What is JSON and cannot be held (a number out of range, text with
+/// half a surrogate pair, more than 127 levels) is an error at its place.
 pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
-    serde_json::from_slice(body).map_err(|error| {
-        let detail = format!(
-            "Send one JSON object in UTF-8; it breaks off at line {}, column {}.",
-            error.line(),
-            error.column()
-        );
-        Problem::new(ProblemType::MalformedJson, detail)
+    let (mut json, place) = (serde_json::Deserializer::from_slice(body), RefCell::default());
+    let read = Tree(&place).deserialize(&mut json).and_then(|tree| json.end().map(|()| tree));
+    read.map_err(|error| match unheld(&error) {
+        Some(detail) => {
+            let mut errors = Errors::default();
+            errors.add::<()>(&pointer(&place.borrow()), detail);
+            Problem::invalid_body(errors.0)
+        }
+        None => {
+            let (line, column) = (error.line(), error.column());
+            let detail = format!("Send one JSON object in UTF-8; it breaks off at line {line}, column {column}.");
+            Problem::new(ProblemType::MalformedJson, detail)
+        }
     })
+}
+
+/// What is expected in place of a value that is JSON and cannot be held: the library tells by its words alone.
+fn unheld(error: &serde_json::Error) -> Option<&'static str> {
+    let text = error.to_string();
+    [
+        ("number out of range", "expected a smaller number"),
+        ("lone leading surrogate", "expected text without half a surrogate pair (\\ud800 to \\udfff)"),
+        ("unexpected end of hex escape", "expected text without half a surrogate pair (\\ud800 to \\udfff)"),
+        ("recursion limit exceeded", "expected fewer levels of objects and arrays"),
+    ]
+    .into_iter()
+    .find_map(|(begin, detail)| text.starts_with(begin).then_some(detail))
+}
+
+/// Where the reader is: a key that does not look like a name is none.
+#[derive(Default)]
+struct Place {
+    depth: usize,
+    steps: Vec<Option<String>>,
+}
+
+impl Place {
+    fn enter(&mut self, step: impl FnOnce() -> Option<String>) {
+        if self.depth < MAX_DEPTH_SHOWN {
+            self.steps.push(step());
+        }
+        self.depth += 1;
+    }
+
+    fn leave(&mut self) {
+        self.depth -= 1;
+        self.steps.truncate(self.depth);
+    }
+}
+
+/// As far as it can be shown.
+fn pointer(place: &Place) -> String {
+    place.steps.iter().map_while(Option::as_deref).flat_map(|step| ["/", step]).collect()
 }
 
 /// The errors found so far.
@@ -195,15 +244,19 @@ fn is_name(key: &str) -> bool {
         && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Tree)
+/// Reads a tree, and keeps where it is.
+#[derive(Clone, Copy)]
+struct Tree<'p>(&'p RefCell<Place>);
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Json;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct Tree;
-
-impl<'de> Visitor<'de> for Tree {
+impl<'de> Visitor<'de> for Tree<'_> {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -243,16 +296,24 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
         let mut list = Vec::new();
-        while let Some(value) = seq.next_element()? {
-            list.push(value);
+        loop {
+            self.0.borrow_mut().enter(|| Some(list.len().to_string()));
+            let value = seq.next_element_seed(self)?;
+            self.0.borrow_mut().leave();
+            match value {
+                Some(value) => list.push(value),
+                None => return Ok(Json::List(list)),
+            }
         }
-        Ok(Json::List(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
-            entries.push((Zeroizing::new(key), map.next_value()?));
+            let key = Zeroizing::new(key);
+            self.0.borrow_mut().enter(|| is_name(&key).then(|| key.to_string()));
+            entries.push((key, map.next_value_seed(self)?));
+            self.0.borrow_mut().leave();
         }
         Ok(Json::Object(entries))
     }
@@ -300,13 +361,41 @@ mod tests {
             "\u{feff}",
             "{}\u{feff}",
             "[1,]",
-            "{\"a\": \"\\ud800\"}",
+            "{\"a\": \"\\uzzzz\"}",
+            "{\"a\": 01}",
         ] {
             let problem = parse(body.as_bytes()).err().unwrap();
             assert_eq!(problem.kind(), ProblemType::MalformedJson, "{body}");
             assert!(!format!("{problem:?}").contains("hunter2"));
         }
         assert!(parse(&[b'"', 0xff, b'"']).is_err(), "not UTF-8");
-        assert!(parse("[".repeat(10_000).as_bytes()).is_err(), "nested too deep");
+    }
+
+    #[test]
+    fn what_is_json_and_cannot_be_held_is_an_error_at_its_place() {
+        let nested = |levels| format!("{{\"a\": {}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        for (body, place, expected) in [
+            (r#"{"a": {"b": [0, 1e999]}}"#, "/a/b/1", "number"),
+            (r#"{"a": -1e999}"#, "/a", "number"),
+            (r#"{"a": 1, "b": "\ud800"}"#, "/b", "surrogate"),
+            (r#"{"a": "\ud800\u0041"}"#, "/a", "surrogate"),
+            (r#"{"a": "\udc00"}"#, "/a", "surrogate"),
+            (r#"{"a": {"\ud800": 1}}"#, "/a", "surrogate"),
+            (r#"{"a": {"hunter 2": 1e999}}"#, "/a", "number"),
+            (&nested(1_000), "/a/0/0/0/0/0/0/0", "levels"),
+            (&"[".repeat(10_000), "/0/0/0/0/0/0/0/0", "levels"),
+        ] {
+            let problem = parse(body.as_bytes()).err().unwrap();
+            assert_eq!(problem.kind(), ProblemType::InvalidBody, "{body}");
+            let errors: Vec<_> = problem.errors().cloned().collect();
+            assert_eq!(errors.len(), 1, "{body}");
+            assert_eq!(errors[0]["pointer"], place, "{body}");
+            assert!(errors[0]["detail"].as_str().unwrap().contains(expected), "{body}: {errors:?}");
+        }
+        for held in
+            [&nested(100), r#"{"a": 1e-999}"#, r#"{"a": "\ud83d\ude00"}"#, r#"{"a": 1e30, "b": 99999999999999999999}"#]
+        {
+            assert!(parse(held.as_bytes()).is_ok(), "{held}");
+        }
     }
 }

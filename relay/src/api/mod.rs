@@ -27,6 +27,8 @@ pub mod body;
 pub(crate) mod carried;
 pub mod connection;
 pub mod cross_origin;
+#[cfg(test)]
+mod described;
 pub mod device_body;
 mod device_handlers;
 pub mod device_views;
@@ -50,7 +52,7 @@ mod woken;
 use access::{App, Apps, SipServer, SipServers};
 pub(crate) use handlers::too_many_failures;
 
-use connection::{BadHost, EndConnection, Peer};
+use connection::{BadHead, EndConnection, Peer};
 use cross_origin::Origins;
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
@@ -324,9 +326,9 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     // What is sent to a place that there is not may be an account.
     let ends_connection = asked.map_or(!request.body().is_end_stream(), |endpoint| endpoint.ends_connection());
     let by = request.method().clone();
-    let (mut response, id) = match request.extensions().get::<BadHost>() {
+    let (mut response, id) = match request.extensions().get::<BadHead>() {
         None => request_id::numbered(request, next).await,
-        Some(BadHost) => request_id::answered(Problem::bad_host().into_response()),
+        Some(bad) => request_id::answered(Problem::bad_head(*bad).into_response()),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -10,6 +10,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::connection::BadHead;
+
 /// At most this many errors of one body are listed; the rest is counted in a last entry.
 pub const MAX_FIELD_ERRORS: usize = 64;
 
@@ -80,6 +82,10 @@ problems! {
     UnsupportedMediaType = "unsupported-media-type", 415, "The body's media type is not supported";
     /// The body is JSON, but not what is asked for; `errors` lists every place.
     InvalidBody = "invalid-body", 422, "The body is not what is asked for";
+    /// The request has more than 64 header fields.
+    TooManyFields = "too-many-fields", 431, "The request has too many header fields";
+    /// The body has another transfer coding than `chunked`.
+    TransferCoding = "transfer-coding", 501, "The body's transfer coding is not supported";
     /// The account's SIP server refused it; `sip_status` tells how. Nothing is kept.
     UpstreamRefused = "upstream-refused", 422, "The SIP server refused the account";
     /// The SIP server's name leads to no address. Nothing is kept.
@@ -134,9 +140,14 @@ impl Problem {
         Self { kind, detail: detail.into(), members: Map::new(), challenge: None, retry_after_s: None }
     }
 
-    /// 400 to a request that names no host, or several.
-    pub(crate) fn bad_host() -> Self {
-        Self::new(ProblemType::BadRequest, "Send one Host header, with the name of this relay.")
+    /// What is said to a request whose head is refused, whatever it asks for.
+    pub(crate) fn bad_head(bad: BadHead) -> Self {
+        let (kind, detail) = match bad {
+            BadHead::Host => (ProblemType::BadRequest, "Send one Host header, with the name of this relay."),
+            BadHead::Fields => (ProblemType::TooManyFields, "Send at most 64 header fields."),
+            BadHead::Coding => (ProblemType::TransferCoding, "Send Transfer-Encoding: chunked, or Content-Length."),
+        };
+        Self::new(kind, detail)
     }
 
     /// 401, with the challenge that RFC 6750 §3 asks for. `shown`: a key was shown and is wrong.

@@ -15,6 +15,10 @@ const MAX_HOST: usize = 253;
 /// The longest label of a host name (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 
+/// What is said of a host of other letters: SIP has none (RFC 3261 §25.1), and the DNS none but by RFC 5890.
+pub(super) const IN_ASCII: &str =
+    "expected a host in ASCII; write a name of other letters in its xn-- form (punycode, RFC 5890)";
+
 /// A SIP URI that may be used.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SipUri {
@@ -80,6 +84,9 @@ impl SipUri {
             return Err("expected a URI that begins with sip: or sips:");
         }
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        if !place[..place.find([':', ';', '?']).unwrap_or(place.len())].is_ascii() {
+            return Err(IN_ASCII);
+        }
         check_port(place.split(';').next().unwrap_or(place))?;
         let uri = Uri::parse(text).ok_or("expected a URI such as sip:user@host or sip:host:5061;transport=tls")?;
         if uri.headers.is_some() {
@@ -245,6 +252,16 @@ mod tests {
             assert!(SipUri::address_of_record(text).is_err(), "{text:?}");
         }
         assert!(SipUri::address_of_record(&format!("sip:{}@example.com", "a".repeat(250))).is_err());
+    }
+
+    #[test]
+    fn a_host_of_other_letters_is_to_be_written_in_its_xn_form() {
+        for text in ["sip:alice@münchen.example", "sip:alice@例え.jp:5061", "sips:alice@xn--mnchen-3ya.ü"] {
+            assert_eq!(SipUri::address_of_record(text).err(), Some(IN_ASCII), "{text}");
+        }
+        assert_eq!(SipUri::server("sip:münchen.example;transport=tls").err(), Some(IN_ASCII));
+        assert!(SipUri::address_of_record("sip:alice@xn--mnchen-3ya.example").is_ok());
+        assert_ne!(SipUri::address_of_record("sip:ålice@example.com").err(), Some(IN_ASCII), "its user is odd");
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub fn export(export: &Export) -> Value {
     whole
 }
 
-fn instance_state(state: InstanceState) -> &'static str {
+pub(super) fn instance_state(state: InstanceState) -> &'static str {
     match state {
         InstanceState::Active => "active",
         InstanceState::Foreground => "foreground",
@@ -215,7 +215,7 @@ fn wake_for(wake_for: WakeFor) -> Value {
     events.iter().filter(|(wanted, _)| *wanted).map(|(_, event)| *event).collect()
 }
 
-fn presence(presence: Presence) -> &'static str {
+pub(super) fn presence(presence: Presence) -> &'static str {
     match presence {
         Presence::Foreground => "foreground",
         Presence::Background => "background",

@@ -31,7 +31,7 @@ use super::woken::{Tally, Word};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::service::nodes::Body as Letter;
 use crate::service::types::{Awake, Expected, Wake, WakeError};
-use crate::vault::Owner;
+use crate::vault::{AorHash, Owner};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
 
@@ -52,7 +52,7 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     check_domain(&server, &wish)?;
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
-    api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(wish.aor.expose()), now).map_err(too_many)?;
+    api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(AorHash::of(&wish.aor)), now).map_err(too_many)?;
     let awake = match parts.extensions.get::<Carried>() {
         Some(carried) => {
             drop(body);

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sip::endpoint::{ANONYMOUS, shown, told};
+
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
-use super::sip_uri::SipUri;
+use super::sip_uri::{IN_ASCII, SipUri};
 use crate::secret::Aor;
 use crate::service::types::Wake;
 
@@ -32,12 +34,35 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
         Some(at) => at.whole(min, max, errors),
     };
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
-    let mut caller = |key| call.as_ref()?.get(key)?.text(1, MAX_CALLER, errors).map(Into::into);
-    let (from, name): (Option<Box<str>>, _) = (caller("from"), caller("name"));
-    // A server that does not know who calls may well write this; nobody is called so.
-    let from = from.filter(|from| !from.starts_with("sip:@") && !from.starts_with("sips:@"));
+    let from = call.as_ref().and_then(|call| caller(&call.get("from")?, errors)).unwrap_or_default();
+    let name = call.as_ref().and_then(|call| call.get("name")?.text(1, MAX_CALLER, errors));
+    // Who is anonymous has no name either.
+    let name = name.filter(|_| *from != *ANONYMOUS).and_then(|name| shown(name.into()));
     let wait = Duration::from_millis(wait_ms?);
-    Some(Wake { aor: aor?, from: from.unwrap_or_default(), name, wait, registrars: Arc::default() })
+    Some(Wake { aor: aor?, from, name, wait, registrars: Arc::default() })
+}
+
+/// A caller, as a device may be told; `None`: it is nobody, or an error.
+fn caller(at: &At, errors: &mut Errors) -> Option<Box<str>> {
+    let text = at.text(1, MAX_CALLER, errors)?;
+    let (scheme, rest) = text.split_once(':').unwrap_or_default();
+    // A server that does not know who calls may well write this; nobody is called so.
+    let is_nobody = (scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips"))
+        && (rest.is_empty() || rest.starts_with('@') && !rest[1..].contains('@'));
+    if is_nobody {
+        return None;
+    }
+    let told = told(text);
+    if told.is_none() && rest.rsplit_once('@').is_some_and(|(_, host)| !host.is_ascii()) {
+        return errors.add(&at.pointer, IN_ASCII);
+    }
+    if told.is_none() {
+        errors.add::<()>(
+            &at.pointer,
+            "expected who calls, as sip:user@host or tel:+number; leave it out when nobody knows",
+        );
+    }
+    told
 }
 
 fn aor(at: &At, errors: &mut Errors) -> Option<Aor> {
@@ -68,8 +93,31 @@ mod tests {
         let wish = parsed(call).unwrap();
         assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
         assert_eq!(wish.wait, Duration::from_secs(30));
-        let wish = parsed(r#"{"aor": "sip:a@b", "call": {"from": "sip:@example.com"}}"#).unwrap();
-        assert_eq!(&*wish.from, "", "nobody is called so");
+        for nobody in ["sip:@example.com", "SIPS:@example.com:5061", "sip:"] {
+            let wish = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{nobody}"}}}}"#)).unwrap();
+            assert_eq!(&*wish.from, "", "nobody is called so");
+        }
+    }
+
+    #[test]
+    fn a_caller_is_told_by_user_and_host_alone() {
+        for (from, name, told) in [
+            ("sip:bob:hunter2@example.com:5061;transport=tls?Subject=x", "Bob", ("sip:bob@example.com", Some("Bob"))),
+            ("sips:bob:hunter2@h;;", "sip:bob:hunter2@h", ("sip:bob@h", Some("sip:bob@h"))),
+            ("tel:+4930;phone-context=x;pw=hunter2", "Bob", ("tel:+4930;phone-context=x", Some("Bob"))),
+            ("sip:x:hunter2@Anonymous.invalid", "Bob", ("sip:anonymous@anonymous.invalid", None)),
+        ] {
+            let wish =
+                parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{from}", "name": "{name}"}}}}"#)).unwrap();
+            assert_eq!((&*wish.from, wish.name.as_deref()), told, "{from}");
+        }
+        for nonsense in
+            ["bob", "bob:hunter2@h", "sip:bob:hun@ter2@h", "<sip:bob@h>", "sip:b ob@h", "https://b:hunter2@h/"]
+        {
+            let problem = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{nonsense}"}}}}"#)).unwrap_err();
+            assert_eq!(problem.errors().next().unwrap()["pointer"], "/call/from", "{nonsense}");
+            assert!(!format!("{problem:?}").contains("hun"), "{nonsense}");
+        }
     }
 
     #[test]

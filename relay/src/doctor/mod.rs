@@ -34,7 +34,7 @@ use crate::net::trail::{Answer, Leads};
 use crate::secret::{Password, with_clean_stack};
 use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
-pub use report::{Finding, Report, Verdict};
+pub use report::{DoctorStep, Finding, Report, Verdict};
 
 /// Addresses that are connected to.
 const CONNECTIONS: usize = 8;
@@ -137,7 +137,7 @@ impl Doctor {
     }
 
     fn look_at_account(&self, patient: &Patient, report: &mut Report) -> Option<Route> {
-        const STEP: &str = "account";
+        const STEP: DoctorStep = DoctorStep::Account;
         let Patient { aor, registrar, outbound_proxy, .. } = patient;
         let route = match Route::to(aor, registrar.as_deref(), outbound_proxy.as_deref()) {
             Ok(route) => route,
@@ -167,7 +167,7 @@ impl Doctor {
     }
 
     async fn look_at_names(&self, route: &Route, report: &mut Report) -> Option<Vec<Candidate>> {
-        const STEP: &str = "dns";
+        const STEP: DoctorStep = DoctorStep::Dns;
         let mut trail = self.resolver.trail(&route.target()).await;
         if self.is_discreet {
             trail = discreet(&route.target(), trail);
@@ -226,7 +226,7 @@ impl Doctor {
 
     /// Connects to each address; the first connection that stands.
     async fn look_at_connections(&self, route: &Route, candidates: &[Candidate], report: &mut Report) -> Option<Line> {
-        const STEP: &str = "connection";
+        const STEP: DoctorStep = DoctorStep::Connection;
         let domain = route.verified_domain();
         let mut best = None;
         for candidate in candidates.iter().take(CONNECTIONS) {
@@ -289,22 +289,26 @@ impl Doctor {
             Ok(response) => {
                 let told = |name| response.text(name).map(|value| format!("; {name}: {value}")).unwrap_or_default();
                 let more = format!("{}{}{}", told(Name::Server), told(Name::Allow), told(Name::Supported));
-                report.good("options", format!("{}{more}", response.status().unwrap_or_default()));
+                report.good(DoctorStep::Options, format!("{}{more}", response.status().unwrap_or_default()));
             }
             Err(LineError::Silent) => {
                 report.note(
-                    "options",
+                    DoctorStep::Options,
                     "no answer to OPTIONS",
                     "many servers leave it unanswered from whom they do not know",
                 );
             }
             Err(error) => {
-                return report.bad("options", error.to_string(), "look at the SIP server's log, or its firewall");
+                return report.bad(
+                    DoctorStep::Options,
+                    error.to_string(),
+                    "look at the SIP server's log, or its firewall",
+                );
             }
         }
         let mut registering = Registering { doctor: self, line, route, patient, challenge: None };
         if let Err(ended) = registering.look(report).await {
-            report.bad("register", ended.0, ended.1);
+            report.bad(DoctorStep::Register, ended.0, ended.1);
         }
     }
 }
@@ -329,7 +333,7 @@ impl From<LineError> for Ended {
 
 impl Registering<'_> {
     async fn look(&mut self, report: &mut Report) -> Result<(), Ended> {
-        const STEP: &str = "register";
+        const STEP: DoctorStep = DoctorStep::Register;
         let first = self.send(&[]).await?;
         match first.status().unwrap_or_default() {
             401 | 407 => self.look_at_challenge(&first, report)?,
@@ -424,15 +428,17 @@ impl Registering<'_> {
         let names: Vec<&str> = offered.iter().map(|it| it.algorithm.hash.as_str()).collect();
         let what = format!("it asks for credentials in the realm {:?} ({})", &*challenge.realm, names.join(", "));
         match names.iter().all(|name| *name == "MD5") {
-            true => report.note("register", what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)"),
-            false => report.good("register", what),
+            true => {
+                report.note(DoctorStep::Register, what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)")
+            }
+            false => report.good(DoctorStep::Register, what),
         }
         self.challenge = Some((challenge, header, 0));
         Ok(())
     }
 
     fn look_at_grant(&self, granted: &Message, own: &str, before: &BTreeSet<String>, path: bool, report: &mut Report) {
-        const STEP: &str = "register";
+        const STEP: DoctorStep = DoctorStep::Register;
         let ours = granted
             .contacts()
             .iter()

@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::domain::{Word as _, words};
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -18,11 +20,28 @@ pub enum Verdict {
     Bad,
 }
 
+words!(
+    /// A step of the path that a call takes.
+    DoctorStep {
+        /// Where the account's requests go.
+        Account = "account",
+        /// The addresses of its SIP server.
+        Dns = "dns",
+        /// A connection to one.
+        Connection = "connection",
+        /// What the SIP server answers to OPTIONS.
+        Options = "options",
+        /// A registration that is tried and taken back.
+        Register = "register",
+    }
+);
+
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The step of the path: `account`, `dns`, `connection`, `options`, `register`.
-    pub step: &'static str,
+    /// The step of the path.
+    #[serde(serialize_with = "word")]
+    pub step: DoctorStep,
     /// How it is to be taken.
     pub verdict: Verdict,
     /// The finding.
@@ -42,16 +61,16 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn good(&mut self, step: &'static str, what: impl Into<String>) {
+    pub(super) fn good(&mut self, step: DoctorStep, what: impl Into<String>) {
         self.findings.push(Finding { step, verdict: Verdict::Good, what: what.into(), remedy: None });
     }
 
-    pub(super) fn note(&mut self, step: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn note(&mut self, step: DoctorStep, what: impl Into<String>, remedy: impl Into<String>) {
         let remedy = Some(remedy.into()).filter(|remedy: &String| !remedy.is_empty());
         self.findings.push(Finding { step, verdict: Verdict::Note, what: what.into(), remedy });
     }
 
-    pub(super) fn bad(&mut self, step: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn bad(&mut self, step: DoctorStep, what: impl Into<String>, remedy: impl Into<String>) {
         self.findings.push(Finding { step, verdict: Verdict::Bad, what: what.into(), remedy: Some(remedy.into()) });
     }
 
@@ -66,6 +85,10 @@ impl Report {
     }
 }
 
+fn word<S: Serializer>(step: &DoctorStep, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(step.word())
+}
+
 impl fmt::Display for Report {
     /// One line for each finding, and one below it for what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,7 +98,7 @@ impl fmt::Display for Report {
                 Verdict::Note => "note",
                 Verdict::Bad => "BAD",
             };
-            writeln!(f, "{mark:<5}{step:<11} {what}")?;
+            writeln!(f, "{mark:<5}{:<11} {what}", step.word())?;
             if let Some(remedy) = remedy {
                 writeln!(f, "                 -> {remedy}")?;
             }

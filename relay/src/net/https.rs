@@ -1,6 +1,6 @@
 //! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
 //!
-//! A handler finds who is asking in the extension [`Peer`], and [`BadHost`] on a request without its host, and ends the connection after its answer by putting
+//! A handler finds who is asking in the extension [`Peer`], and [`BadHead`] on a request that is to be refused, and ends the connection after its answer by putting
 //! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body that its
 //! client gives up ends its connection likewise.
 //!
@@ -23,7 +23,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{CONNECTION, HOST};
+use axum::http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Request, Response, Version};
 use futures_util::poll;
@@ -61,8 +61,10 @@ pub const LINGER: Duration = Duration::from_secs(2);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// And closed when it takes longer than this.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Headers in a request, and their bytes in all: more is answered 431 or closed.
+/// Headers in a request, and their bytes in all: more is answered 431.
 const MAX_HEADERS: usize = 64;
+/// As many are read over HTTP/1.1, so that a few too many are refused by whoever is asked, and not by a status alone.
+const MAX_HEADERS_READ: usize = 2 * MAX_HEADERS;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Requests at once on one HTTP/2 connection; more wait at the peer.
 const MAX_STREAMS: u32 = 64;
@@ -71,9 +73,16 @@ const MAX_STREAMS: u32 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// As an extension of a request: it says in no way, or in several, which host it is for, and is to be answered 400 (RFC 9112 §3.2).
+/// As an extension of a request: whatever it asks for, it is to be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadHost;
+pub enum BadHead {
+    /// It says in no way, or in several, which host it is for: 400 (RFC 9112 §3.2).
+    Host,
+    /// It has more than 64 header fields: 431 (RFC 6585 §5).
+    Fields,
+    /// Its body has another transfer coding than `chunked`: 501 (RFC 9112 §6.1).
+    Coding,
+}
 
 /// As an extension of a response: end the connection after it (`Connection: close`, or GOAWAY on HTTP/2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +178,7 @@ fn builder() -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(MAX_HEADERS)
+        .max_headers(MAX_HEADERS_READ)
         .max_buf_size(MAX_HEADER_BYTES);
     builder
         .http2()
@@ -191,8 +200,8 @@ async fn answer(
     let version = request.version();
     let (mut request, rest) = timed(request);
     request.extensions_mut().insert(peer);
-    if !names_its_host(&request) {
-        request.extensions_mut().insert(BadHost);
+    if let Some(bad) = bad_head(&request) {
+        request.extensions_mut().insert(bad);
     }
     let mut router = router;
     let Ok(mut response) = router.call(request).await;
@@ -202,6 +211,16 @@ async fn answer(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| served.answered(body, ends && version == Version::HTTP_2)))
+}
+
+fn bad_head<B>(request: &Request<B>) -> Option<BadHead> {
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match () {
+        () if request.headers().len() > MAX_HEADERS => Some(BadHead::Fields),
+        () if !names_its_host(request) => Some(BadHead::Host),
+        () if !request.headers().get_all(TRANSFER_ENCODING).iter().all(is_chunked) => Some(BadHead::Coding),
+        () => None,
+    }
 }
 
 /// Whether a request has one Host that can be one. HTTP/1.0 may do without, and HTTP/2 names it elsewhere.
@@ -223,6 +242,22 @@ mod tests {
     use axum::body::Body;
 
     use super::*;
+
+    #[test]
+    fn a_head_with_too_many_fields_or_an_odd_transfer_coding_is_bad() {
+        let request = |headers: &[(&str, &str)], more: usize| {
+            let begin = Request::builder().header(HOST, "a");
+            let built = headers.iter().fold(begin, |built, (name, value)| built.header(*name, *value));
+            let built = (0..more).fold(built, |built, _| built.header("x", "y"));
+            bad_head(&built.body(Body::empty()).unwrap())
+        };
+        assert_eq!((request(&[], 63), request(&[], 64)), (None, Some(BadHead::Fields)));
+        assert_eq!(request(&[("transfer-encoding", "Chunked")], 0), None);
+        for coding in ["gzip, chunked", "gzip", "chunked, chunked", ""] {
+            assert_eq!(request(&[("transfer-encoding", coding)], 0), Some(BadHead::Coding), "{coding}");
+        }
+        assert_eq!(request(&[(HOST.as_str(), "b")], 0), Some(BadHead::Host));
+    }
 
     #[test]
     fn a_request_names_one_host_unless_its_version_needs_none() {

@@ -54,7 +54,7 @@ use readiness::{Readiness, Standing};
 
 use crate::api::access::{KeyDigest, bearer};
 use crate::api::body;
-use crate::api::connection::{BadHost, Peer};
+use crate::api::connection::{BadHead, Peer};
 use crate::api::json as body_json;
 use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
@@ -298,7 +298,7 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     let matched = request.extensions().get::<MatchedPath>();
     let endpoint = matched.and_then(|path| Endpoint::ALL.iter().find(|endpoint| endpoint.template() == path.as_str()));
     let admitted = match endpoint {
-        _ if request.extensions().get::<BadHost>().is_some() => Err(Problem::bad_host()),
+        _ if let Some(bad) = request.extensions().get::<BadHead>() => Err(Problem::bad_head(*bad)),
         Some(endpoint) if endpoint.is_open() => Ok(()),
         // Another node has let the operator in.
         Some(_) if elsewhere::is_carried(&request) => Ok(()),

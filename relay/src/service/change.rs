@@ -52,7 +52,7 @@ impl Inner {
             Ok(())
         })?;
         let lookup = changed.lookup;
-        let view = self.put_change(&status, changed, foreground).await?;
+        let status = self.put_change(&status, changed, foreground).await?;
         self.tell_leavers(Word::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
@@ -62,7 +62,7 @@ impl Inner {
         for (_, act) in acts.into_iter().filter(|(done, _)| *done) {
             self.audit(act, &status);
         }
-        Ok(view)
+        self.whole_view(&status).await.ok_or(AccessError::Unknown.into())
     }
 
     /// Why nobody can change an instance now that another node owns.
@@ -152,12 +152,12 @@ impl Inner {
         status: &InstanceStatus,
         changed: Changed,
         foreground: Option<bool>,
-    ) -> Result<View, ChangeError> {
+    ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.dependencies.agent.ask(id, replace).await {
-            Some(Ok(status)) => self.view(&status).ok_or(AccessError::Unknown.into()),
+            Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
                 // It ended meanwhile; what was just stored goes with it.
                 self.dependencies.agent.erase(id, lookup);

@@ -77,14 +77,15 @@ impl Inner {
         }
         let (route, addresses) = self.route(&wish.account, source).await?;
         let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
-        let lookup = self.dependencies.vault.lookup(&app, &wish.account.aor, &wish.device.call_push.token);
+        let (vault, aor, token) = (&self.dependencies.vault, &wish.account.aor, &wish.device.call_push.token);
+        let (lookup, as_written) = (vault.lookup(&app, aor, token), vault.lookup_as_written(&app, aor, token));
         let turn = tokio::select! {
             turn = self.enabling.lock_key(lookup) => turn,
             () = asker.gone() => return Err(EnableError::HungUp),
         };
         // Also the proof that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new()?;
-        let earlier = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await?;
+        let earlier = self.find_earlier(&lookup, as_written.as_ref()).await?;
         let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
         let account = self.dependencies.vault.aor_key(&wish.account.aor);
         let app_id = app.clone();
@@ -99,7 +100,7 @@ impl Inner {
         let earlier = match registration.state {
             RegistrationState::Registered => earlier,
             // Another node may have enabled it meanwhile.
-            _ => self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await.unwrap_or(earlier),
+            _ => self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier),
         };
         let succession = match earlier {
             Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
@@ -154,6 +155,19 @@ impl Inner {
             app: Some(app_id),
         });
         Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
+    }
+
+    /// What the app has enabled before for this device, also under the name that its AOR had as it was written.
+    async fn find_earlier(
+        &self,
+        lookup: &Lookup,
+        as_written: Option<&Lookup>,
+    ) -> Result<Option<InstanceId>, StoreError> {
+        let find = |lookup| self.timed(StoreOperation::Load, self.dependencies.vault.find(lookup));
+        match (find(lookup).await?, as_written) {
+            (None, Some(as_written)) => find(as_written).await,
+            (found, _) => Ok(found),
+        }
     }
 
     /// Unregisters what was not enabled after all.

@@ -5,7 +5,7 @@
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
-use super::types::{AccessError, OwnExport, TestError, Tested, Timeline, View};
+use super::types::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline, View};
 use super::views::call_view;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
@@ -82,8 +82,8 @@ impl Inner {
             aor: record.account.aor.clone(),
             auth_username: record.account.auth_username.clone(),
             credential: match record.account.proof {
-                Proof::Password(_) => "password",
-                Proof::Ha1(_) | Proof::Derived(_) => "ha1",
+                Proof::Password(_) => OwnCredential::Password,
+                Proof::Ha1(_) | Proof::Derived(_) => OwnCredential::Ha1,
             },
             registrar: record.account.registrar.clone(),
             outbound_proxy: record.account.outbound_proxy.clone(),

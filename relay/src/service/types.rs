@@ -15,6 +15,7 @@ use crate::agent::stories::RecentCall;
 pub use crate::agent::tables::timeline::{Step, What};
 pub use crate::domain::WipeReason;
 use crate::domain::story::{Story, StoryOutcome};
+use crate::domain::words;
 use crate::hpke::PublicKey;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::SealError;
@@ -196,6 +197,16 @@ pub struct Timeline {
     pub steps: Vec<Step>,
 }
 
+words!(
+    /// As what the digest's secret is held.
+    OwnCredential {
+        /// The password.
+        Password = "password",
+        /// What answers its SIP server in place of one.
+        Ha1 = "ha1",
+    }
+);
+
 /// Everything that is held about an instance, as its own device may have it: no password or digest, no push token, no
 /// instance secret.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,8 +219,8 @@ pub struct OwnExport {
     pub aor: Aor,
     /// The digest's user name.
     pub auth_username: Box<str>,
-    /// The digest's secret is held as `password` or `ha1`.
-    pub credential: &'static str,
+    /// As what the digest's secret is held.
+    pub credential: OwnCredential,
     /// The registrar, where the app named one.
     pub registrar: Option<Box<str>>,
     /// The outbound proxy, where the app named one.

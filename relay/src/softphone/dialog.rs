@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sip::endpoint::{shown, told};
 use sip::message::{Composer, Message, Method, Name, Party};
 use tokio::time::Instant;
 
@@ -78,12 +79,14 @@ impl Call {
         request.call_id() == self.invite.call_id()
     }
 
-    /// Identity calls, as the From has it.
+    /// Who calls, as the From has it.
     pub(super) fn caller(&self) -> String {
         let Some(from) = self.invite.from() else { return "somebody".to_owned() };
-        let text = match from.name() {
-            Some(name) => format!("{} ({name})", from.target().unwrap_or("somebody")),
-            None => from.target().unwrap_or("somebody").to_owned(),
+        let address = from.target().and_then(told);
+        let address = address.as_deref().unwrap_or("somebody");
+        let text = match from.name().and_then(shown) {
+            Some(name) => format!("{address} ({name})"),
+            None => address.to_owned(),
         };
         text.chars().filter(|c| !c.is_control()).collect()
     }

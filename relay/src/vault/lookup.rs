@@ -9,6 +9,8 @@ use std::fmt;
 use aws_lc_rs::{digest, hmac};
 
 use sip::id::{BindingId, ShardTag};
+use sip::message::Uri;
+use zeroize::Zeroizing;
 
 use super::record::Account;
 use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
@@ -59,7 +61,29 @@ impl Lookup {
 }
 
 pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -> Lookup {
-    Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.expose().as_bytes(), token.expose().as_bytes()]))
+    as_compared(aor, |aor| lookup_of(key, app, aor, token))
+}
+
+/// Under which name an instance was kept while the escapes of an AOR made it another one; `None`: under the same.
+pub(super) fn lookup_as_written(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -> Option<Lookup> {
+    let differs = as_compared(aor, |compared| compared != aor.expose());
+    differs.then(|| lookup_of(key, app, aor.expose(), token))
+}
+
+fn lookup_of(key: &SecretKey, app: &str, aor: &str, token: &PushToken) -> Lookup {
+    Lookup(keyed_hash(key, "sipwake lookup 1", &[app.as_bytes(), aor.as_bytes(), token.expose().as_bytes()]))
+}
+
+/// An AOR as it is compared: `sip:%61lice@h` is `sip:alice@h` (RFC 3261 §19.1.4).
+fn as_compared<T>(aor: &Aor, work: impl FnOnce(&str) -> T) -> T {
+    let text = aor.expose();
+    match text.rsplit_once('@').filter(|(user, _)| user.contains('%')) {
+        None => work(text),
+        Some((user, host)) => {
+            let user = Zeroizing::new(Uri::unescaped_user(user).into_owned());
+            work(&Zeroizing::new([user.as_str(), "@", host].concat()))
+        }
+    }
 }
 
 /// What tells a keyring from another one: the same as long as its index key is.
@@ -68,15 +92,17 @@ pub(super) fn ring(key: &SecretKey) -> [u8; 16] {
 }
 
 /// The plain hash of an address of record, whatever its scheme: by it an operator asks for an account without naming it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AorHash([u8; 32]);
 
 impl AorHash {
-    /// SHA-256 of `user@host[:port]` as a checked AOR writes it.
+    /// SHA-256 of `user@host[:port]` as a checked AOR writes it, its user without escapes but for those of what is reserved.
     pub fn of(aor: &Aor) -> Self {
-        let address = aor.expose().split_once(':').map_or(aor.expose(), |(_, address)| address);
         let mut hash = [0; 32];
-        with_clean_stack(|| hash.copy_from_slice(digest::digest(&digest::SHA256, address.as_bytes()).as_ref()));
+        as_compared(aor, |aor| {
+            let address = aor.split_once(':').map_or(aor, |(_, address)| address);
+            with_clean_stack(|| hash.copy_from_slice(digest::digest(&digest::SHA256, address.as_bytes()).as_ref()));
+        });
         Self(hash)
     }
 
@@ -129,14 +155,11 @@ impl fmt::Debug for GroupKey {
 pub(super) fn group(key: &SecretKey, app: &str, account: &Account) -> GroupKey {
     let or_none = |uri: &Option<Box<str>>| uri.as_deref().unwrap_or_default().as_bytes().to_vec();
     let (registrar, proxy) = (or_none(&account.registrar), or_none(&account.outbound_proxy));
-    let parts = [
-        app.as_bytes(),
-        account.aor.expose().as_bytes(),
-        account.auth_username.as_bytes(),
-        registrar.as_slice(),
-        proxy.as_slice(),
-    ];
-    GroupKey(keyed_hash(key, "sipwake group 1", &parts))
+    let username = account.auth_username.as_bytes();
+    as_compared(&account.aor, |aor| {
+        let parts = [app.as_bytes(), aor.as_bytes(), username, registrar.as_slice(), proxy.as_slice()];
+        GroupKey(keyed_hash(key, "sipwake group 1", &parts))
+    })
 }
 
 /// `node`: what the node is called, for two that serve devices of one account must not take each other's Contact.
@@ -222,6 +245,10 @@ mod tests {
         assert_ne!(one, of(&key(2), "app", "sip:a@b", "token"));
         assert_ne!(one, of(&key(1), "apps", "ip:a@b", "token"), "the parts do not run together");
         assert_ne!(one, of(&key(1), "app", "sip:a@b", "tokem"));
+        assert_eq!(one, of(&key(1), "app", "sip:%61@b", "token"));
+        let written = |aor| lookup_as_written(&key(1), "app", &Aor::new(aor), &PushToken::new("token"));
+        assert_eq!((written("sip:a@b"), written("sip:a%40@b")), (None, None));
+        assert!(written("sip:%61@b").is_some_and(|written| written != one));
         assert_eq!(Lookup::parse(&one.to_string()), Some(one));
         assert_eq!(Lookup::parse("0g"), None);
     }
@@ -242,6 +269,8 @@ mod tests {
         assert!(of(&key(1), "sip:a@b") == of(&key(1), "sips:a@b"));
         assert!(of(&key(1), "sip:a@b") != of(&key(1), "sip:a@c"));
         assert!(of(&key(1), "sip:a@b") != of(&key(2), "sip:a@b"));
+        assert!(of(&key(1), "sip:%61%3b@b") == of(&key(1), "sip:a%3B@b"), "RFC 3261 §19.1.4");
+        assert!(of(&key(1), "sip:a%2Bb@c") != of(&key(1), "sip:a+b@c"), "what is reserved is another character");
         let hash = AorHash::of(&Aor::new("sip:a@b"));
         assert_eq!(AorHash::parse(&hash.to_hex()), Some(hash));
         assert_eq!((AorHash::parse("ab"), format!("{hash:?}").as_str()), (None, "AorHash(..)"));
@@ -254,6 +283,9 @@ mod tests {
         typed_wrong.proof = crate::vault::record::Proof::Password(crate::secret::Password::new("underland"));
         assert_eq!(one, group(&key(1), "app", &typed_wrong));
         assert_eq!(one.binding().tag(), one.tag());
+        let mut escaped = account(None);
+        escaped.aor = Aor::new("sip:%61lice@example.com");
+        assert_eq!(one, group(&key(1), "app", &escaped));
         let mut renamed = account(None);
         renamed.auth_username = "alice2".into();
         let others = [

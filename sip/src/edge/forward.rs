@@ -5,13 +5,12 @@
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use std::borrow::Cow;
 use std::cell::LazyCell;
 use std::fmt::Write as _;
 
 use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
 use crate::id::BranchId;
-use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Scheme, Uri};
+use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
 
 /// What `received` and `rport` take at most, in bytes.
 const MARKS_BYTES: usize = 72;
@@ -236,81 +235,9 @@ pub fn of_caller(answer: &Message, method: Method) -> Option<Message> {
     Message::parse(&request.finish(), &Limits::COMPOSED).ok()
 }
 
-/// A caller of whom nothing may be told.
-const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
-
-/// A caller, as a device may know it: the URI, and the display name where there is one.
-pub type Caller = (Box<str>, Option<Box<str>>);
-
-/// The caller of a request, as the device may know it. It came from the account's own SIP server, so its
-/// P-Asserted-Identity is believed before its From (RFC 3325 §9.1); a private caller is anonymous here too (RFC 3323 §4.1.1.3,
-/// §4.2), whether it says so by Privacy or by an anonymous From.
-pub fn caller(request: &Message) -> Caller {
-    let from =
-        request.from().filter(|from| !wants_privacy(request) && !from.uri().is_some_and(|uri| is_anonymous(&uri)));
-    let Some(from) = from else { return (ANONYMOUS.into(), None) };
-    let name = || from.name().map(shown);
-    match asserted(request) {
-        None => {
-            let address = from.uri().map(|uri| bare(&uri).into());
-            (address.or_else(|| from.target().map(Into::into)).unwrap_or_else(|| ANONYMOUS.into()), name())
-        }
-        Some(who) => {
-            // The From may say in words who the same caller is.
-            let is_same = from.uri().is_some_and(|uri| subscriber(&uri) == subscriber(&who.uri));
-            (bare(&who.uri).into(), who.name().map(shown).or_else(|| name().filter(|_| is_same)))
-        }
-    }
-}
-
-/// What a request's `caller` is counted by: where that is anonymous, the identity that the SIP server asserts all the same, so that those who
-/// withhold their numbers are not one caller. It is to be hashed, and neither kept nor told.
-pub fn counted_caller<'a>(request: &Message, caller: &'a Caller) -> Cow<'a, str> {
-    let hidden = (*caller.0 == *ANONYMOUS).then(|| asserted(request)).flatten();
-    hidden.map_or(Cow::Borrowed(&caller.0), |who| Cow::Owned(bare(&who.uri)))
-}
-
-fn wants_privacy(request: &Message) -> bool {
-    request.values(Name::Privacy).any(|value| {
-        let text = String::from_utf8_lossy(value).to_ascii_lowercase();
-        text.split([';', ',']).any(|word| matches!(word.trim(), "id" | "user" | "header"))
-    })
-}
-
-fn is_anonymous(uri: &Uri<'_>) -> bool {
-    uri.host.eq_ignore_ascii_case("anonymous.invalid")
-}
-
-/// The identity that the SIP server asserts: of a `sip:` and a `tel:` one (RFC 3325 §9.1) the first.
-fn asserted(request: &Message) -> Option<NameAddr<'_>> {
-    let identities = || request.elements(Name::PAssertedIdentity).filter_map(NameAddr::parse);
-    let sip = identities().find(|identity| identity.uri.scheme != Scheme::Other);
-    sip.or_else(|| identities().next()).filter(|identity| !is_anonymous(&identity.uri))
-}
-
 /// Whether it is a `sips:` URI.
 fn is_secure(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("sips"))
-}
-
-/// The user of a SIP URI, the number of a `tel:` one.
-fn subscriber<'a>(uri: &Uri<'a>) -> Option<&'a str> {
-    let number = || uri.text.split_once(':').map(|(_, number)| number.split(';').next().unwrap_or(number));
-    if uri.scheme == Scheme::Other { number() } else { uri.user }
-}
-
-/// A display name as it is shown: without control characters.
-fn shown(name: Cow<'_, str>) -> Box<str> {
-    name.chars().filter(|c| !c.is_control()).collect::<String>().into()
-}
-
-/// Scheme, user and host of a URI; another scheme as it is.
-fn bare(uri: &Uri<'_>) -> String {
-    match (uri.scheme, uri.user) {
-        (Scheme::Other, _) => uri.text.to_owned(),
-        (_, Some(user)) => format!("sip:{user}@{}", uri.host),
-        (_, None) => format!("sip:{}", uri.host),
-    }
 }
 
 /// Why a CANCEL was sent: its Reason (RFC 3326), for the CANCEL that passes it on.

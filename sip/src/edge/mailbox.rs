@@ -13,7 +13,7 @@
 
 use std::fmt;
 
-use crate::message::Uri;
+use super::caller;
 
 /// The media type that this module reads.
 pub const MEDIA_TYPE: &str = "application/simple-message-summary";
@@ -31,7 +31,7 @@ pub struct Mailbox {
     pub old: Option<u32>,
     /// Those of the new ones that are urgent, where the server tells.
     pub urgent: Option<u32>,
-    /// The mailbox's URI, where the server tells.
+    /// The mailbox's URI, as callers' are told, where the server tells.
     pub account: Option<Box<str>>,
 }
 
@@ -57,8 +57,7 @@ impl Mailbox {
                 let (new, old, urgent) = counts(value)?;
                 (mailbox.new, mailbox.old, mailbox.urgent) = (Some(new), Some(old), urgent);
             } else if name.eq_ignore_ascii_case("Message-Account") {
-                let account = Some(value).filter(|uri| uri.len() <= ACCOUNT_BYTES && Uri::parse(uri).is_some());
-                mailbox.account = account.map(Into::into);
+                mailbox.account = Some(value).filter(|uri| uri.len() <= ACCOUNT_BYTES).and_then(caller::told);
             }
         }
         Some(mailbox)
@@ -133,6 +132,8 @@ mod tests {
         let mailbox = Mailbox::parse(account.as_bytes()).unwrap();
         assert_eq!(mailbox.account.as_deref(), Some("sip:alice@vmail.example.com"));
         assert!(!format!("{mailbox:?}").contains("alice"));
+        let more = account.replace("alice@vmail.example.com", "alice:hunter2@vmail.example.com;x=\"y\"");
+        assert_eq!(Mailbox::parse(more.as_bytes()).unwrap().account, mailbox.account);
         for odd in ["alice", "", "<sip:alice@example.com>", "alice@", "sip:"] {
             let text = account.replace("sip:alice@vmail.example.com", odd);
             assert_eq!(Mailbox::parse(text.as_bytes()), Some(told(true, 4, 8, None)), "{odd}");

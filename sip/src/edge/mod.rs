@@ -5,6 +5,7 @@
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
 //! | [`device_contacts`] | what the Contacts of a device's REGISTER ask for (RFC 3261 §10.3) |
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
+//! | [`caller`] | who calls, as a device may be told (RFC 3323, RFC 3325) |
 //! | [`caller_key`] | what tells callers apart where they are counted |
 //! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
 //! | [`invite_mark`] | what the copies of one INVITE have in common (RFC 3261 §8.2.2.2) |
@@ -18,6 +19,7 @@
 
 pub mod admission;
 pub mod call;
+pub mod caller;
 pub mod caller_key;
 pub mod device_contacts;
 pub mod forward;

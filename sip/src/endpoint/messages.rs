@@ -12,7 +12,7 @@ use super::{
     ClientOwner, Endpoint, Event, InboundMessage, MessageEnd, MessageRequestId, ServerOwner, Side, StoreOutcome, Timer,
 };
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
-use crate::edge::{forward, returned};
+use crate::edge::{caller, forward, returned};
 use crate::id::{BindingId, BranchId, InstanceId, MessageId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -162,7 +162,7 @@ impl Endpoint {
             pending.on_stored(instance, StoreOutcome::Stored);
             return;
         }
-        let (from, name) = forward::caller(request);
+        let (from, name) = caller::caller(request);
         let lasts = request.number(Name::Expires).filter(|seconds| *seconds > 0);
         let pending = InboundMessage {
             request: id,

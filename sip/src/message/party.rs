@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, trim, trim_bytes};
+use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, trim_bytes};
 use super::{Params, Uri, unquote};
 
 /// Brackets behind a quote that was left open that are looked at, from the last one: so many `<` that are none end the search,
@@ -75,15 +75,22 @@ impl<'a> Party<'a> {
 
     /// The display name without quotes and escapes, each control character as a space; bytes that are no text as U+FFFD.
     pub fn name(&self) -> Option<Cow<'a, str>> {
-        let text = String::from_utf8_lossy(self.display);
-        let name: String = match is_quoted(trim(&text)) {
-            true => unquote(trim(&text)).into_owned(),
+        let text = match String::from_utf8_lossy(trim_bytes(self.display)) {
+            Cow::Borrowed(text) if is_quoted(text) => unquote(text),
+            Cow::Owned(text) if is_quoted(&text) => Cow::Owned(unquote(&text).into_owned()),
             // A quote that belongs to no pair says nothing.
-            false => text.replace('"', ""),
+            text if text.contains('"') => Cow::Owned(text.replace('"', "")),
+            text => text,
         };
-        let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let name = name.trim();
-        (!name.is_empty()).then(|| Cow::Owned(name.to_owned()))
+        let text = match text.contains(char::is_control) {
+            true => Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()),
+            false => text,
+        };
+        let name = match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+            Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+        };
+        (!name.is_empty()).then_some(name)
     }
 }
 

@@ -93,6 +93,33 @@ impl<'a> Uri<'a> {
         Some(user.split_once(':').map_or(user, |(user, _password)| user)).filter(|user| !user.is_empty())
     }
 
+    /// A user as it is compared (RFC 3261 §19.1.4): without its escapes, but for those of what is reserved. It may hold what no URI may.
+    pub fn unescaped_user(user: &str) -> Cow<'_, str> {
+        unescaped(user)
+    }
+
+    /// User and host of what stands behind the scheme of a URI, also of one that breaks its grammar behind the host; `None` where there is no
+    /// user, and where more than one `@` leaves open which is which.
+    pub fn user_and_host_of(rest: &'a str) -> Option<(&'a str, &'a str)> {
+        let (user_info, behind) = rest.split_once('@').filter(|(_, behind)| !behind.contains('@'))?;
+        let user = user_info.split_once(':').map_or(user_info, |(user, _password)| user);
+        if user.is_empty() || !all(user.as_bytes(), Class::Plain) {
+            return None;
+        }
+        let is_end = |port: &str| match port.as_bytes() {
+            [] | [b':'] => true,
+            [b':', first, more @ ..] => first.is_ascii_digit() && !more.contains(&b':'),
+            _ => false,
+        };
+        let address = &behind[..behind.find([';', '?', '/']).unwrap_or(behind.len())];
+        let (host, port) = match address.find(']').filter(|_| address.starts_with('[')) {
+            Some(close) => address.split_at(close + 1),
+            None => address.split_at(address.find(':').unwrap_or(address.len())),
+        };
+        let sound = split_host_port(host).is_some_and(|(whole, _)| whole == host);
+        (sound && is_end(port)).then_some((user, host))
+    }
+
     /// Whether a request may have it as its target although it breaks its grammar: it has a scheme, and nothing in it is taken
     /// for the end of it. One with headers behind `?` is none.
     pub(super) fn is_legible(text: &str) -> bool {
@@ -183,16 +210,26 @@ fn escape(text: &[u8]) -> Option<u8> {
     Some((digit(high)? * 16 + digit(low)?) as u8)
 }
 
-/// A user as it is compared: `%41` is `A`, and what is reserved stays escaped (RFC 3261 §19.1.4). One that is no text then stays as it is.
+/// A user as it is compared: `%41` is `A`, and what is reserved stays escaped, in upper case (RFC 3261 §19.1.4). Of one that is no text then
+/// only ASCII is unescaped.
 pub(crate) fn unescaped(user: &str) -> Cow<'_, str> {
     let Some(first) = memchr(b'%', user.as_bytes()) else { return Cow::Borrowed(user) };
-    let (mut bytes, mut rest) = (user.as_bytes()[..first].to_vec(), &user.as_bytes()[first..]);
-    while let Some((byte, behind)) = rest.split_first() {
-        let plain = escape(rest).filter(|plain| !RESERVED.contains(plain));
-        bytes.push(plain.unwrap_or(*byte));
-        rest = if plain.is_some() { &behind[2..] } else { behind };
-    }
-    String::from_utf8(bytes).map_or(Cow::Borrowed(user), Cow::Owned)
+    let unescape = |is_plain: fn(u8) -> bool| {
+        let (mut bytes, mut rest) = (Vec::with_capacity(user.len()), &user.as_bytes()[first..]);
+        bytes.extend_from_slice(&user.as_bytes()[..first]);
+        while let Some((byte, behind)) = rest.split_first() {
+            match escape(rest) {
+                Some(plain) if is_plain(plain) => bytes.push(plain),
+                Some(_) => bytes.extend([b'%', behind[0].to_ascii_uppercase(), behind[1].to_ascii_uppercase()]),
+                None => bytes.push(*byte),
+            }
+            rest = if escape(rest).is_some() { &behind[2..] } else { behind };
+        }
+        String::from_utf8(bytes).map_err(drop)
+    };
+    let text = unescape(|plain| !RESERVED.contains(&plain));
+    let text = text.or_else(|()| unescape(|plain| plain.is_ascii() && !RESERVED.contains(&plain)));
+    text.map_or(Cow::Borrowed(user), Cow::Owned)
 }
 
 /// The characters of a part of a URI, an escape as what it stands for, unless that is reserved (RFC 3261 §19.1.4).
@@ -261,7 +298,8 @@ mod tests {
             ("a%6C%69ce%", "alice%"),
             ("a%40b%3B%63", "a%40b%3Bc"),
             ("100%zz%4", "100%zz%4"),
-            ("%ff", "%ff"),
+            ("%ff", "%FF"),
+            ("%61%fflice%3b", "a%FFlice%3B"),
             ("%C3%BC", "ü"),
         ] {
             assert_eq!(unescaped(written), means, "{written}");

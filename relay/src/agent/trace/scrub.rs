@@ -234,6 +234,10 @@ fn shortened(call: &str, uri: &Uri<'_>) -> String {
     if uri.scheme == Scheme::Other {
         return format!("{}:{CUT}", if scheme == CUT { "urn" } else { scheme });
     }
+    if uri.text.matches('@').count() > 1 {
+        // Its host may be a piece of a password.
+        return format!("{scheme}:{CUT}@invalid");
+    }
     let mut out = format!("{scheme}:");
     if let Some(user) = uri.user {
         out.extend(user.chars().next().filter(char::is_ascii_alphanumeric));
@@ -390,6 +394,16 @@ mod tests {
         ] {
             assert!(out.contains(kept), "{kept}: {out}");
         }
+    }
+
+    #[test]
+    fn a_piece_of_a_password_is_no_host() {
+        let out = scrubbed(
+            "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:bob:p@geheim;x@h>;tag=1\r\n\
+             To: <sip:a:p@geheim?x@b>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\nMax-Forwards: 70\r\nContact: <sip:a:geheim@b>\r\n\r\n",
+        );
+        assert!(!out.to_ascii_lowercase().contains("geheim"), "{out}");
+        assert!(out.contains("From: <sip:...@invalid>;tag=") && out.contains("Contact: <sip:a...@b>"), "{out}");
     }
 
     #[test]

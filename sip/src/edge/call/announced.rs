@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::{Call, Stage, Target};
 use crate::edge::CallState;
+use crate::edge::caller::Caller;
 use crate::edge::caller_key::CallerKey;
-use crate::edge::forward::Caller;
 use crate::id::InstanceId;
 
 /// The devices of an expected call at the moment when its INVITE came.

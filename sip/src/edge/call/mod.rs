@@ -47,8 +47,8 @@ mod succession;
 
 use std::time::{Duration, Instant};
 
+use super::caller::Caller;
 use super::caller_key::CallerKey;
-use super::forward::Caller;
 use super::invite_mark::InviteMark;
 use super::replaces::Replaces;
 use super::{CallState, IncomingCall};

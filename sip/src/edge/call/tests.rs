@@ -40,7 +40,7 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let timing = EdgeTiming::default();
     let mut waiting = Call::expected(now, timing, RING, call, binding);
     let mark = InviteMark::of(&invite);
-    let caller = crate::edge::forward::caller(&invite);
+    let caller = crate::edge::caller::caller(&invite);
     let invite = Invite::new(now, timing, server, source, (invite, mark, None), "tag".into());
     waiting.arrive(now, RING, instances, (invite, caller));
     waiting

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::edge::call::invite::{Invite, valid_until};
 use crate::edge::call::{Announced, Call};
+use crate::edge::caller::{self, Caller};
 use crate::edge::caller_key::CallerKey;
-use crate::edge::forward::{self, Caller};
+use crate::edge::forward;
 use crate::edge::invite_mark::InviteMark;
 use crate::edge::replaces::Replaces;
 use crate::endpoint::core::{ClientOwner, ServerOwner, Timer};
@@ -91,8 +92,8 @@ impl Endpoint {
             self.calls.forget_expected(binding);
             return Err(603);
         }
-        let caller = forward::caller(invite);
-        let key = self.devices.caller_key(&forward::counted_caller(invite, &caller));
+        let caller = caller::caller(invite);
+        let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
         let ((instances, refused), status) = self.callable(now, binding, callees, key);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
         if instances.is_empty() {
@@ -106,8 +107,8 @@ impl Endpoint {
 
     /// Tells the shell of a call that a device does not get, because it has had too many: few of each caller.
     pub(super) fn tell_refused(&mut self, now: Instant, call: CallId, instance: InstanceId, invite: &Message) {
-        let caller = forward::caller(invite);
-        let key = self.devices.caller_key(&forward::counted_caller(invite, &caller));
+        let caller = caller::caller(invite);
+        let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
         let (from, name) = caller;
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
         let call = IncomingCall { call, instance, from, name, mark, replaces, wait: Duration::ZERO, valid: None };

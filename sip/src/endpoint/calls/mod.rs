@@ -23,8 +23,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::edge::call::{Announced, Call, Invite};
+use crate::edge::caller::Caller;
 use crate::edge::caller_key::CallerKey;
-use crate::edge::forward::Caller;
 use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::is_room;
 use crate::edge::call::invite::valid_until;
-use crate::edge::forward;
+use crate::edge::caller;
 use crate::endpoint::core::{ServerOwner, Timer};
 use crate::endpoint::{Endpoint, Event, Source};
 use crate::id::{BindingId, BranchId, CallId, InstanceId};
@@ -133,5 +133,5 @@ impl Endpoint {
 }
 
 fn counted_caller(invite: &Message) -> String {
-    forward::counted_caller(invite, &forward::caller(invite)).into_owned()
+    caller::counted_caller(invite, &caller::caller(invite)).into_owned()
 }

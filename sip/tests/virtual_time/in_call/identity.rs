@@ -46,6 +46,26 @@ fn the_identity_that_the_accounts_server_asserts_is_shown_before_what_the_caller
 }
 
 #[test]
+fn a_caller_is_told_by_user_and_host_however_odd_its_uri_is() {
+    for (lines, uri, name) in [
+        ("From: Bob <sip:bob:hunter2@h;x=\"y\">;tag=bob\r\n", "sip:bob@h", Some("Bob")),
+        ("From: sips:bob:hunter2@h:5061;tag=bob\r\n", "sip:bob@h", None),
+        ("From: \"sip:bob:hunter2@h\" <xmpp:bob:hunter2@h>;tag=bob\r\n", "xmpp:bob@h", Some("sip:bob@h")),
+        ("From: Bob <sip:bob:hun@ter2@h>;tag=bob\r\n", "sip:anonymous@anonymous.invalid", Some("Bob")),
+        ("From: <https://bob:hunter2@h>;tag=bob\r\n", "sip:anonymous@anonymous.invalid", None),
+        ("From: <sip:x@anonymous.invalid;x=\"y\">;tag=bob\r\n", "sip:anonymous@anonymous.invalid", None),
+        (
+            "From: Bob <sip:bob@h>;tag=bob\r\nP-Asserted-Identity: <sip:bob:hunter2@h;;>, <tel:+1;pw=hunter2>\r\n",
+            "sip:bob@h",
+            Some("Bob"),
+        ),
+    ] {
+        let (from, display) = shown(lines);
+        assert_eq!((from.as_str(), display.as_deref()), (uri, name), "{lines}");
+    }
+}
+
+#[test]
 fn a_number_and_the_name_beside_it_are_one_caller() {
     // RFC 3325 §9.1: the From of a gateway's call names the number that the tel: identity asserts.
     let (from, name) =

@@ -121,3 +121,21 @@ async fn pings_and_settings_that_nobody_reads_the_answers_of_take_no_memory() ->
     drop(raw);
     Ok(())
 }
+
+/// Over HTTP/1.1 it is the same: `a_request_with_a_bad_head_is_told_what_is_wrong_with_it`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_with_too_many_fields_is_told_so() -> Outcome {
+    let world = World::attacked().await?;
+    let field = [0, 1, b'x', 1, b'y'];
+    let head = [get(), field.repeat(64)].concat();
+    assert!(!head_is_refused(&world, &head).await, "64 are not too many");
+    assert!(head_is_refused(&world, &[head, field.to_vec()].concat()).await);
+    world.unharmed().await
+}
+
+async fn head_is_refused(world: &World, head: &[u8]) -> bool {
+    let asked = frame(HEADERS, END_STREAM | END_HEADERS, 1, head);
+    let (_, mut raw) = say(world, std::iter::once(asked)).await;
+    assert!(raw.await_text("urn:sipwake:problem:", SOON).await, "{}", raw.seen());
+    raw.seen().contains("too-many-fields")
+}

@@ -364,23 +364,26 @@ async fn a_request_whose_end_is_in_doubt_is_not_read_as_two() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_names_no_host_or_two_is_400() -> Outcome {
+async fn a_request_with_a_bad_head_is_told_what_is_wrong_with_it() -> Outcome {
     let world = World::attacked().await?;
     let head = |path: &str, rest: &str| format!("GET {path} HTTP/1.1\r\n{rest}Connection: close\r\n\r\n");
     let relay = &world.relay;
     for (address, path) in [(relay.api_address(), "/v1/keys"), (relay.operator_address(), "/healthz")] {
+        let many = format!("Host: relay\r\n{}", "X: y\r\n".repeat(64));
         for (hosts, status) in [
             ("Host: relay\r\n", 200),
             ("", 400),
             ("Host: relay\r\nHost: relay\r\n", 400),
             ("Host: user@relay\r\n", 400),
             ("Host: a, b\r\n", 400),
+            (&many, 431),
+            ("Host: relay\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
         ] {
             let mut raw = Raw::tls(ELSEWHERE, address, &world.authority, &[b"http/1.1"]).await?;
             raw.send_while_reading(head(path, hosts).as_bytes()).await;
             let seen = raw.await_end(SOON).await.unwrap_or_else(|| panic!("{hosts} was left open"));
             assert_eq!(tests::raw::statuses(&seen), [status], "{hosts}: {seen}");
-            assert_eq!(seen.contains("content-type: application/problem+json"), status == 400, "{hosts}: {seen}");
+            assert_eq!(seen.contains("content-type: application/problem+json"), status >= 400, "{hosts}: {seen}");
         }
     }
     world.unharmed().await

@@ -22,7 +22,11 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
     let missed = await_kept(&world, &instance, "missed-calls", 1).await?;
     assert_eq!((text(&missed[0]["call"]), text(&missed[0]["state"])), (call.clone(), "cancelled".to_owned()));
     assert_eq!((&missed[0]["from"], &missed[0]["name"]), (&push["from"], &push["name"]));
-    assert_eq!(world.api.read(&instance).await?.json()["missed_calls"], 1);
+    let seen = world.api.read(&instance).await?.json();
+    assert_eq!((&seen["missed_calls"], &seen["messages"]), (&json!(1), &json!(0)));
+    let changed = world.api.change(&instance, &json!({"presence": "background"})).await?.json();
+    let members = |view: &serde_json::Value| view.as_object().map(|view| view.keys().cloned().collect::<Vec<_>>());
+    assert_eq!((members(&changed), &changed["missed_calls"]), (members(&seen), &json!(1)), "a change answers as GET");
     let path = format!("/missed-calls/{call}");
     assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 204);
     assert_eq!(world.api.of("DELETE", &instance, &path).await?.status, 404);

@@ -15,11 +15,21 @@ use tokio::task::JoinSet;
 /// The secret of each.
 const SECRET: &str = "the-same-secret-for-all-of-what-is-seeded-0";
 /// The password of each, which the SIP server knows.
-const PASSWORD: &str = "a password of theirs";
+pub const PASSWORD: &str = "a password of theirs";
 
 /// Puts the records of so many further instances into the store, as an earlier run of the world's relay has left them: their apps are in the
 /// foreground, so nobody registers them.
 pub async fn seed(world: &World, store: &str, count: u128) -> Result<Vec<Instance>, Missed> {
+    seed_spelt(world, store, count, str::to_owned).await
+}
+
+/// The same, each AOR as `spelt` writes it, kept under the name that it had while an escape made another account.
+pub async fn seed_spelt(
+    world: &World,
+    store: &str,
+    count: u128,
+    spelt: fn(&str) -> String,
+) -> Result<Vec<Instance>, Missed> {
     let Setup { keyring, edge_ip, ports, apps, .. } = world.relay.setup();
     let keyring = Keyring::open(keyring.as_ref().expect("a keyring")).expect("opened");
     let vault = Vault::open(store, keyring, &format!("{edge_ip}:{}", ports.edge)).expect("a store");
@@ -27,7 +37,7 @@ pub async fn seed(world: &World, store: &str, count: u128) -> Result<Vec<Instanc
     let (mut under_way, mut seeded) = (JoinSet::new(), Vec::new());
     for number in 0..count {
         world.registrar.change_password(&format!("s{number}"), PASSWORD);
-        let (vault, app, aor) = (vault.clone(), app.clone(), world.registrar.aor(&format!("s{number}")));
+        let (vault, app, aor) = (vault.clone(), app.clone(), spelt(&world.registrar.aor(&format!("s{number}"))));
         under_way.spawn(async move {
             let account = Account {
                 aor: Aor::new(&aor),
@@ -53,7 +63,9 @@ pub async fn seed(world: &World, store: &str, count: u128) -> Result<Vec<Instanc
                 reminded: None,
             };
             let id = InstanceId::new(number << 16, group.tag());
-            let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
+            let (aor, token) = (&record.account.aor, &record.device.call_push.token);
+            let as_written = vault.lookup_as_written(&record.app, aor, token);
+            let (sealed, lookup) = (vault.seal(id, &record), as_written.unwrap_or(vault.lookup_of(&record)));
             vault.put(id, &sealed, record.expires_at, &lookup, Fence::NEW).await.map(|_| id)
         });
         if number % 64 == 63 || number + 1 == count {

@@ -18,7 +18,7 @@ use relay::api::device_body::LifetimeRange;
 use relay::api::limits::Limits;
 use relay::api::{Api, Settings};
 use relay::config::DomainRules;
-use relay::doctor::{Finding, Patient, Report, Verdict};
+use relay::doctor::{DoctorStep, Finding, Patient, Report, Verdict};
 use relay::domain::{MessageOutcome, PushOutcome, PushProvider};
 use relay::metrics::Metrics;
 use relay::push::Event;
@@ -220,7 +220,8 @@ fn listed() -> Listed {
 impl AppService for Scripted {
     async fn examine(&self, _source: std::net::IpAddr, patient: Patient) -> Result<Report, ExamineError> {
         let verdict = if patient.credentials.is_some() { Verdict::Good } else { Verdict::Bad };
-        let finding = Finding { step: "register", verdict, what: patient.aor.len().to_string(), remedy: None };
+        let finding =
+            Finding { step: DoctorStep::Register, verdict, what: patient.aor.len().to_string(), remedy: None };
         Ok(Report { findings: vec![finding], proof: None })
     }
 
@@ -321,7 +322,7 @@ impl DeviceService for Scripted {
             app: "com.example.phone".into(),
             aor: Aor::new("sip:alice@example.com"),
             auth_username: "alice".into(),
-            credential: "password",
+            credential: OwnCredential::Password,
             registrar: None,
             outbound_proxy: None,
             calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],

@@ -215,7 +215,7 @@ async fn nonsense_after_the_handshake_closes_that_connection_alone() {
     let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("closed in time");
     assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 400"));
     let mut many = server.plain_stream().await;
-    let header = "x: y\r\n".repeat(100);
+    let header = "x: y\r\n".repeat(200);
     many.write_all(format!("GET /peer HTTP/1.1\r\nhost: localhost\r\n{header}\r\n").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let _ = timeout(SOON, many.read_to_end(&mut answer)).await.expect("closed in time");
