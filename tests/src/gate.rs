@@ -39,6 +39,21 @@ impl Gate {
         self.address
     }
 
+    /// Has it lead to another server, as a fail-over does, and cuts off who came through to the earlier one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn lead_to(&mut self, server: SocketAddr) -> io::Result<()> {
+        if let Some((accept, tasks)) = self.open.take() {
+            accept.abort();
+            drop(tasks);
+            // Its port is free when it has ended.
+            let _ = accept.await;
+        }
+        self.server = server;
+        self.open()
+    }
+
     /// Lets connections through from now on.
     ///
     /// # Errors

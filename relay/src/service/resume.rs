@@ -51,6 +51,9 @@ struct Keeping {
     /// What it had wiped was looked for since this node got its lease last.
     has_looked_for_wiped: bool,
     looking_for_wiped: Option<JoinHandle<bool>>,
+    /// What was deleted is to be deleted again.
+    deletes_again: bool,
+    deleting_again: Option<JoinHandle<bool>>,
     /// How many claims it has left to be ended.
     resuming: Option<JoinHandle<usize>>,
 }
@@ -202,7 +205,9 @@ impl Keeping {
         if self.was_away {
             // What it holds may be older than a wipe.
             it.erase_wiped_again(false);
+            self.deletes_again = true;
         }
+        self.delete_again(it).await;
         it.let_go_of_ended().await;
         it.watch_silent().await;
         self.look_for_wiped(it).await;
@@ -271,6 +276,7 @@ impl Keeping {
             return Ok(());
         }
         self.losses = losses;
+        self.deletes_again = true;
         tracing::warn!(
             event = "store-lost-records",
             "the store may have lost records; those of this node are looked up"
@@ -328,6 +334,18 @@ impl Keeping {
         }
         if !self.has_looked_for_wiped && self.looking_for_wiped.is_none() {
             self.looking_for_wiped = Some(tokio::spawn(it.clone().erase_returned()));
+        }
+    }
+
+    /// Deletes again, beside the renewals, what a store may have again that was away or has lost something.
+    async fn delete_again(&mut self, it: &Arc<Inner>) {
+        if let Some(deleting) = self.deleting_again.take_if(|deleting| deleting.is_finished()) {
+            self.deletes_again |= !deleting.await.unwrap_or(false);
+        }
+        if self.deletes_again && self.deleting_again.is_none() {
+            self.deletes_again = false;
+            let vault = it.dependencies.vault.clone();
+            self.deleting_again = Some(tokio::spawn(async move { vault.delete_again().await.is_ok() }));
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tests::board::Missed;
+use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
-use tests::world::{SOON, TOKEN, World};
+use tests::relay_setup::{Ports, Setup};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 use crate::command_line::{said, sipwake};
@@ -73,6 +75,39 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert_eq!(redis.instance_keys(), [] as [String; 0]);
     Ok(())
+}
+
+#[tokio::test]
+async fn with_require_ephemeral_a_redis_that_takes_over_and_keeps_gets_no_account_from_the_first_on() -> Outcome {
+    let (forgets, keeps) = (RedisServer::start(), RedisServer::start_durable());
+    let at = |server: &RedisServer| ([127, 0, 0, 1], server.port()).into();
+    let opened = |opened: std::io::Result<()>| opened.map_err(|error| Missed::new("an open door", error.to_string()));
+    let mut gate = Gate::closed(at(&forgets));
+    opened(gate.open())?;
+    let store = format!("redis://{}", gate.address());
+    let change = |setup: &mut Setup| (setup.store, setup.store_lines) = (store, "require_ephemeral = true".to_owned());
+    let world = World::between(|_| {}, change).await?;
+    let instance = world.enable().await?;
+    keeps.follow(&forgets);
+    keeps.follow_nobody();
+    opened(gate.lead_to(at(&keeps)).await)?;
+    let answer = world.api.enable(&world.wish(OTHER_TOKEN)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    let accounts = |server: &RedisServer| server.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
+    assert_eq!(accounts(&keeps), 1, "the one that the earlier one had");
+    let unready = world.until("not ready, and why", || async {
+        let answer = world.relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
+        answer.contains("store.require_ephemeral").then_some(())
+    });
+    unready.await?;
+    world.whole_call(&instance).await?;
+    world.disable(&instance).await?;
+    assert_eq!(accounts(&keeps), 0);
+    opened(gate.lead_to(at(&forgets)).await)?;
+    world.await_readiness("ready").await?;
+    let instance = world.enable_other().await?;
+    world.whole_call(&instance).await?;
+    world.content()
 }
 
 #[tokio::test]
