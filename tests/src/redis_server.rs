@@ -197,6 +197,11 @@ impl RedisServer {
         });
     }
 
+    /// Takes away the directory that it would write to.
+    pub fn lose_disk(&self) {
+        std::fs::remove_dir_all(&self.place).expect("removed");
+    }
+
     /// A replica hears nothing more of its master, and is one itself.
     pub fn follow_nobody(&self) {
         self.ask::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));

@@ -97,11 +97,12 @@ impl super::Service {
                 agent.be_sure(since_boot());
                 continue;
             }
-            let (asked_at, held) = match lapsed.take() {
+            let renewal = match lapsed.take() {
                 Some(renewal) => renewal,
                 None => it.renew().await,
             };
-            keeping.note(&held);
+            keeping.note(&renewal);
+            let Renewal { asked_at, held, .. } = renewal;
             let is_sure = keeping.lapsed.is_none();
             if is_sure || held.is_err() {
                 agent.be_sure(asked_at);
@@ -123,8 +124,12 @@ impl super::Service {
     }
 }
 
-/// What the store said when it was asked for the lease, since boot.
-type Renewal = (Duration, Result<Lease, StoreError>);
+/// What the store said of the lease, and when it was asked and had answered, since boot.
+struct Renewal {
+    asked_at: Duration,
+    answered_at: Duration,
+    held: Result<Lease, StoreError>,
+}
 
 /// What has become of the lease meanwhile.
 #[derive(Default)]
@@ -140,7 +145,8 @@ struct Renewed {
 impl Inner {
     async fn renew(&self) -> Renewal {
         let asked_at = since_boot();
-        (asked_at, self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await)
+        let held = self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await;
+        Renewal { asked_at, answered_at: since_boot(), held }
     }
 
     /// Does `work`, and renews the lease meanwhile as often as ever: a store that is slow lets the work take longer than a lease. `is_sure`: what is
@@ -156,16 +162,22 @@ impl Inner {
             let mut renewed = Renewed::default();
             // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
             while timeout(RENEWAL, over.notified()).await.is_err() {
-                let (asked_at, held) = self.renew().await;
-                match held {
+                if self.is_leaving() {
+                    // It gives its lease up, or has done so.
+                    self.dependencies.agent.be_sure(since_boot());
+                    continue;
+                }
+                let renewal = self.renew().await;
+                let asked_at = renewal.asked_at;
+                match renewal.held {
                     Ok(Lease::Lapsed) => {
-                        renewed.lapsed = Some((asked_at, held));
+                        renewed.lapsed = Some(renewal);
                         break;
                     }
                     Ok(Lease::Held) => renewed.held_at = asked_at,
                     Err(_) => renewed.was_away = true,
                 }
-                if is_sure || held.is_err() {
+                if is_sure || renewal.held.is_err() {
                     self.dependencies.agent.be_sure(asked_at);
                 }
             }
@@ -218,10 +230,11 @@ impl Keeping {
     }
 
     /// What the store says of the lease.
-    fn note(&mut self, held: &Result<Lease, StoreError>) {
+    fn note(&mut self, Renewal { answered_at, held, .. }: &Renewal) {
         match held {
             Ok(Lease::Lapsed) => {
-                let lapse = match since_boot().saturating_sub(self.held_at) < LEASE {
+                // What was heard beside other work is noted when that is done.
+                let lapse = match answered_at.saturating_sub(self.held_at) < LEASE {
                     true => Lapse::Early,
                     false if self.was_away => Lapse::Away,
                     false => Lapse::StoodStill,
@@ -240,7 +253,7 @@ impl Keeping {
             Ok(Lease::Held) => {}
             Err(error) => {
                 if let Some(times) = self.outage.again() {
-                    tracing::warn!(event = "lease-not-renewed", %error, times, "the lease of this node could not be renewed");
+                    tracing::warn!(event = "lease-not-renewed", %error, remedy = error.remedy(), times, "the lease of this node could not be renewed");
                 }
             }
         }
@@ -256,7 +269,7 @@ impl Keeping {
         match error {
             Some(error) => {
                 if let Some(times) = self.refusal.again() {
-                    tracing::warn!(event = "store-refuses", %error, times, "the store grants the lease of this node and refuses what else it needs");
+                    tracing::warn!(event = "store-refuses", %error, remedy = error.remedy(), times, "the store grants the lease of this node and refuses what else it needs");
                 }
             }
             None => {

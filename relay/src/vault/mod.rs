@@ -22,6 +22,7 @@ mod places;
 mod receipt;
 pub mod record;
 mod redis;
+mod refusal;
 mod ring;
 mod seal;
 mod store;

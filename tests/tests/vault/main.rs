@@ -20,6 +20,7 @@ mod kept;
 mod late;
 mod nodes;
 mod odd;
+mod refusals;
 mod rings;
 mod silent;
 

@@ -36,6 +36,7 @@ mod persistence;
 mod rings;
 mod scripts;
 mod shares;
+mod unasked;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

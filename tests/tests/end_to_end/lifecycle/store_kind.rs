@@ -122,7 +122,7 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
         world.until(words, look).await
     };
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1"));
-    says("store: the store is full (OOM); known phones still ring").await?;
+    says("store: the store is full (OOM): give it more memory (maxmemory); known phones still ring").await?;
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0"));
     says("\"status\":\"ready\"").await?;
     // A lease can be had without it, and nothing else.
@@ -130,4 +130,32 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
     says("store: the store refuses what the relay needs (NOPERM)").await?;
     redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+@all"));
     says("\"status\":\"ready\"").await
+}
+
+#[tokio::test]
+async fn a_redis_that_has_all_its_clients_is_named_in_readyz_the_log_and_check() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    let opened = |opened: std::io::Result<()>| opened.map_err(|error| Missed::new("an open door", error.to_string()));
+    opened(gate.open())?;
+    let store = format!("redis://{}", gate.address());
+    let world = World::between(|_| {}, |setup| setup.store = store).await?;
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(8));
+    gate.close();
+    let at = ("127.0.0.1", redis.port());
+    let held: Vec<_> = (0..12).map(|_| std::net::TcpStream::connect(at).expect("connected")).collect();
+    // Its port is free when the runtime has let go of it.
+    while gate.open().is_err() {
+        tokio::task::yield_now().await;
+    }
+    let named = world.until("why it is not ready", || async {
+        let ready = world.relay.operator().get("/readyz").await.ok()?.text();
+        ready.contains("the store takes no further connection (maxclients): raise maxclients").then_some(())
+    });
+    named.await?;
+    world.relay.await_log("it refused with MAXCLIENTS", SOON).await?;
+    let check = sipwake(&["check", "--config", world.relay.config().to_str().unwrap_or_default()]);
+    assert!(said(&check).contains("raise maxclients"), "{}", said(&check));
+    drop(held);
+    world.await_readiness("ready").await.map(drop)
 }
