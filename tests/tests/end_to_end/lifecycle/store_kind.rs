@@ -142,6 +142,10 @@ async fn a_redis_that_has_all_its_clients_is_named_in_readyz_the_log_and_check()
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(8));
     gate.close();
+    let alone = || async {
+        redis.ask::<String>(redis::cmd("INFO").arg("clients")).contains("connected_clients:1\r").then_some(())
+    };
+    world.until("the relay's connections gone", alone).await?;
     let at = ("127.0.0.1", redis.port());
     let held: Vec<_> = (0..12).map(|_| std::net::TcpStream::connect(at).expect("connected")).collect();
     // Its port is free when the runtime has let go of it.
