@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct Gate {
     address: SocketAddr,
     server: SocketAddr,
     open: Option<(JoinHandle<()>, Arc<Tasks>)>,
+    /// How long what the server answers is held back, in milliseconds.
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl Gate {
@@ -37,6 +40,21 @@ impl Gate {
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has it lead to another server, as a fail-over does, and cuts off who came through to the earlier one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn lead_to(&mut self, server: SocketAddr) -> io::Result<()> {
+        if let Some((accept, tasks)) = self.open.take() {
+            accept.abort();
+            drop(tasks);
+            // Its port is free when it has ended.
+            let _ = accept.await;
+        }
+        self.server = server;
+        self.open()
     }
 
     /// Lets connections through from now on.
@@ -57,17 +75,20 @@ impl Gate {
         socket.bind(self.address)?;
         let listener = socket.listen(64)?;
         let tasks: Arc<Tasks> = Arc::default();
+        self.slow_down(delay);
         let (server, owner) = (self.server, Arc::downgrade(&tasks));
+        let held_back = self.delay_ms.clone();
         let accept = tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let Some(owner) = owner.upgrade() else { return };
+                let held_back = held_back.clone();
                 let through = async move {
                     if let Ok(mut server) = TcpStream::connect(server).await {
                         let _ = (client.set_nodelay(true), server.set_nodelay(true));
                         // An error is the end of the connection, as a close is.
                         let _ = match delay.is_zero() {
                             true => copy_bidirectional(&mut client, &mut server).await.map(drop),
-                            false => copy_slowly(client, server, delay).await,
+                            false => copy_slowly(client, server, &held_back).await,
                         };
                     }
                 };
@@ -76,6 +97,11 @@ impl Gate {
         });
         self.open = Some((accept, tasks));
         Ok(())
+    }
+
+    /// Holds back for so long what the server answers from now on, also on the connections of a door that was [opened slowly](Self::open_slow).
+    pub fn slow_down(&self, delay: Duration) {
+        self.delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Lets nobody through from now on, and cuts off who is.
@@ -87,11 +113,11 @@ impl Gate {
     }
 
     fn at(ip: IpAddr, server: SocketAddr) -> Self {
-        Self { address: SocketAddr::new(ip, ports::free()), server, open: None }
+        Self { address: SocketAddr::new(ip, ports::free()), server, open: None, delay_ms: Arc::default() }
     }
 }
 
-async fn copy_slowly(client: TcpStream, server: TcpStream, delay: Duration) -> io::Result<()> {
+async fn copy_slowly(client: TcpStream, server: TcpStream, delay_ms: &AtomicU64) -> io::Result<()> {
     let ((mut asked, mut told), (mut answers, mut questions)) = (client.into_split(), server.into_split());
     let forth = async { copy(&mut asked, &mut questions).await.map(drop) };
     let back = async {
@@ -101,7 +127,7 @@ async fn copy_slowly(client: TcpStream, server: TcpStream, delay: Duration) -> i
             if length == 0 {
                 return Ok(());
             }
-            sleep(delay).await;
+            sleep(Duration::from_millis(delay_ms.load(Ordering::Relaxed))).await;
             told.write_all(&some[..length]).await?;
         }
     };

@@ -188,6 +188,25 @@ impl RedisServer {
         wait_until("redis-server is back on its port", || self.run());
     }
 
+    /// Makes it a replica of `master`, and waits until it has what that has; it follows no more after [`Self::follow_nobody`].
+    pub fn follow(&self, master: &Self) {
+        self.ask::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
+        wait_until("the replica has what its master has", || {
+            self.ask::<String>(redis::cmd("INFO").arg("replication")).contains("master_link_status:up")
+                && master.ask::<u64>(redis::cmd("WAIT").arg(1).arg(1_000)) == 1
+        });
+    }
+
+    /// Takes away the directory that it would write to.
+    pub fn lose_disk(&self) {
+        std::fs::remove_dir_all(&self.place).expect("removed");
+    }
+
+    /// A replica hears nothing more of its master, and is one itself.
+    pub fn follow_nobody(&self) {
+        self.ask::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
+    }
+
     /// What it holds now, as it would lie on its disk.
     pub fn dump(&self) -> Vec<u8> {
         self.ask::<()>(&redis::cmd("SAVE"));
@@ -285,7 +304,7 @@ impl RedisServer {
             // Uncompressed, so that a test sees in a DUMP what is there.
             let append_only = if self.durable { "yes" } else { "no" };
             command.args(["--save", "", "--appendonly", append_only, "--appendfsync", "always"]);
-            command.args(["--rdbcompression", "no"]);
+            command.args(["--rdbcompression", "no", "--repl-diskless-sync-delay", "0"]);
         }
         if self.mode == Mode::Cluster {
             // The bus port is the port and 10,000 unless told; free ports may be too high for that.

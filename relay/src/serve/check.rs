@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::{ApnsCredentials, Config, Problem, Tls};
 use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts};
 use crate::push;
-use crate::vault::{AwayReason, Keyring, StoreError};
+use crate::vault::{Keyring, StoreError};
 
 /// What a look at everything gave.
 #[derive(Debug, Default)]
@@ -142,16 +142,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         }
         Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
         Err(error) => {
-            let remedy = match &error {
-                StoreError::Away(AwayReason::Tls(fault)) => fault.remedy(),
-                StoreError::Away(AwayReason::Refused(code)) if matches!(&**code, "NOAUTH" | "WRONGPASS" | "AUTH") => {
-                    "correct user and password in store.url"
-                }
-                _ => {
-                    "start the store, or correct its address; a Redis in protected mode, or one that has all its clients, closes each connection at once"
-                }
-            };
-            problems.push(config.problem("store.url", error.to_string(), remedy));
+            problems.push(config.problem("store.url", error.to_string(), error.remedy()));
         }
     }
 }

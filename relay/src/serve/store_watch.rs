@@ -5,16 +5,17 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::StartError;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
 use crate::vault::{StoreFault, Vault};
 
-/// How often the store is examined: its settings may change while it runs, and another one may take its place.
+/// How often the store is examined: its settings may change while it runs. One that may be another, since the connection is, is examined at the next
+/// look.
 const EVERY: Duration = Duration::from_secs(60);
-/// How soon a store that did not answer, or makes the relay unready, is examined again.
+/// How soon a store that did not answer, or makes the relay unready, is examined again; and how often is looked whether it may be another.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Looks before anything is stored. A store that does not answer is looked at when it does.
@@ -31,6 +32,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         readiness.pass(Check::StoreKind);
     }
     loop {
+        let examined = vault.connections();
         let Ok(faults) = vault.examine().await else {
             sleep(AGAIN).await;
             continue;
@@ -54,6 +56,9 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         let words = |fault: &StoreFault| format!("store: {fault}; {}", fault.remedy()).into();
         readiness.warn_of(Warning::Store, faults.iter().map(words).collect());
         known = faults;
-        sleep(pause).await;
+        let until = Instant::now() + pause;
+        while Instant::now() < until && vault.connections() == examined {
+            sleep(AGAIN).await;
+        }
     }
 }

@@ -84,7 +84,7 @@ impl Inner {
             () = asker.gone() => return Err(EnableError::HungUp),
         };
         // Also the proof that the store answers, before anything is done that would have to be undone.
-        self.dependencies.vault.takes_new()?;
+        self.dependencies.vault.takes_new().await?;
         let earlier = self.find_earlier(&lookup, as_written.as_ref()).await?;
         let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
         let account = self.dependencies.vault.aor_key(&wish.account.aor);

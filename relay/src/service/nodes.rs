@@ -32,11 +32,12 @@ use super::types::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request, Woken};
 use crate::clock;
+use crate::outage::Outage;
 use crate::random;
 use crate::secret::InstanceSecret;
 use crate::vault::letters::{Letter, LetterNumber, WokenCall};
 use crate::vault::record::StoredRecord;
-use crate::vault::{Owner, Stored};
+use crate::vault::{AwayReason, Owner, StoreError, Stored};
 
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
@@ -177,12 +178,23 @@ impl Service {
     pub async fn read_letters(self, answering: Answering) {
         let it = self.0;
         let desks = Desks::new(ANSWER_WAIT);
+        let mut outage = Outage::default();
         loop {
             let letter = match it.dependencies.vault.next_letter().await {
-                Ok(Some(letter)) => letter,
-                Ok(None) => continue,
-                // The lease tells of a store that is away.
-                Err(_) => {
+                Ok(letter) => {
+                    if let Some(times) = outage.over() {
+                        tracing::warn!(event = "letters-read-again", times, "the store gives out letters again");
+                    }
+                    let Some(letter) = letter else { continue };
+                    letter
+                }
+                Err(error) => {
+                    // The lease tells of a store that is away. One may have a connection for it, and no second one for letters.
+                    if matches!(error, StoreError::Away(AwayReason::Refused(_)))
+                        && let Some(times) = outage.again()
+                    {
+                        tracing::warn!(event = "letters-not-read", %error, remedy = error.remedy(), times, "the store refuses to give out the letters of other nodes: what they ask of this one waits in vain");
+                    }
                     sleep(LOOK_AGAIN).await;
                     continue;
                 }

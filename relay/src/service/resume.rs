@@ -51,6 +51,9 @@ struct Keeping {
     /// What it had wiped was looked for since this node got its lease last.
     has_looked_for_wiped: bool,
     looking_for_wiped: Option<JoinHandle<bool>>,
+    /// What was deleted is to be deleted again.
+    deletes_again: bool,
+    deleting_again: Option<JoinHandle<bool>>,
     /// How many claims it has left to be ended.
     resuming: Option<JoinHandle<usize>>,
 }
@@ -94,11 +97,12 @@ impl super::Service {
                 agent.be_sure(since_boot());
                 continue;
             }
-            let (asked_at, held) = match lapsed.take() {
+            let renewal = match lapsed.take() {
                 Some(renewal) => renewal,
                 None => it.renew().await,
             };
-            keeping.note(&held);
+            keeping.note(&renewal);
+            let Renewal { asked_at, held, .. } = renewal;
             let is_sure = keeping.lapsed.is_none();
             if is_sure || held.is_err() {
                 agent.be_sure(asked_at);
@@ -120,8 +124,12 @@ impl super::Service {
     }
 }
 
-/// What the store said when it was asked for the lease, since boot.
-type Renewal = (Duration, Result<Lease, StoreError>);
+/// What the store said of the lease, and when it was asked and had answered, since boot.
+struct Renewal {
+    asked_at: Duration,
+    answered_at: Duration,
+    held: Result<Lease, StoreError>,
+}
 
 /// What has become of the lease meanwhile.
 #[derive(Default)]
@@ -137,7 +145,8 @@ struct Renewed {
 impl Inner {
     async fn renew(&self) -> Renewal {
         let asked_at = since_boot();
-        (asked_at, self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await)
+        let held = self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await;
+        Renewal { asked_at, answered_at: since_boot(), held }
     }
 
     /// Does `work`, and renews the lease meanwhile as often as ever: a store that is slow lets the work take longer than a lease. `is_sure`: what is
@@ -153,16 +162,22 @@ impl Inner {
             let mut renewed = Renewed::default();
             // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
             while timeout(RENEWAL, over.notified()).await.is_err() {
-                let (asked_at, held) = self.renew().await;
-                match held {
+                if self.is_leaving() {
+                    // It gives its lease up, or has done so.
+                    self.dependencies.agent.be_sure(since_boot());
+                    continue;
+                }
+                let renewal = self.renew().await;
+                let asked_at = renewal.asked_at;
+                match renewal.held {
                     Ok(Lease::Lapsed) => {
-                        renewed.lapsed = Some((asked_at, held));
+                        renewed.lapsed = Some(renewal);
                         break;
                     }
                     Ok(Lease::Held) => renewed.held_at = asked_at,
                     Err(_) => renewed.was_away = true,
                 }
-                if is_sure || held.is_err() {
+                if is_sure || renewal.held.is_err() {
                     self.dependencies.agent.be_sure(asked_at);
                 }
             }
@@ -202,7 +217,9 @@ impl Keeping {
         if self.was_away {
             // What it holds may be older than a wipe.
             it.erase_wiped_again(false);
+            self.deletes_again = true;
         }
+        self.delete_again(it).await;
         it.let_go_of_ended().await;
         it.watch_silent().await;
         self.look_for_wiped(it).await;
@@ -213,10 +230,11 @@ impl Keeping {
     }
 
     /// What the store says of the lease.
-    fn note(&mut self, held: &Result<Lease, StoreError>) {
+    fn note(&mut self, Renewal { answered_at, held, .. }: &Renewal) {
         match held {
             Ok(Lease::Lapsed) => {
-                let lapse = match since_boot().saturating_sub(self.held_at) < LEASE {
+                // What was heard beside other work is noted when that is done.
+                let lapse = match answered_at.saturating_sub(self.held_at) < LEASE {
                     true => Lapse::Early,
                     false if self.was_away => Lapse::Away,
                     false => Lapse::StoodStill,
@@ -235,7 +253,7 @@ impl Keeping {
             Ok(Lease::Held) => {}
             Err(error) => {
                 if let Some(times) = self.outage.again() {
-                    tracing::warn!(event = "lease-not-renewed", %error, times, "the lease of this node could not be renewed");
+                    tracing::warn!(event = "lease-not-renewed", %error, remedy = error.remedy(), times, "the lease of this node could not be renewed");
                 }
             }
         }
@@ -251,7 +269,7 @@ impl Keeping {
         match error {
             Some(error) => {
                 if let Some(times) = self.refusal.again() {
-                    tracing::warn!(event = "store-refuses", %error, times, "the store grants the lease of this node and refuses what else it needs");
+                    tracing::warn!(event = "store-refuses", %error, remedy = error.remedy(), times, "the store grants the lease of this node and refuses what else it needs");
                 }
             }
             None => {
@@ -271,6 +289,7 @@ impl Keeping {
             return Ok(());
         }
         self.losses = losses;
+        self.deletes_again = true;
         tracing::warn!(
             event = "store-lost-records",
             "the store may have lost records; those of this node are looked up"
@@ -328,6 +347,18 @@ impl Keeping {
         }
         if !self.has_looked_for_wiped && self.looking_for_wiped.is_none() {
             self.looking_for_wiped = Some(tokio::spawn(it.clone().erase_returned()));
+        }
+    }
+
+    /// Deletes again, beside the renewals, what a store may have again that was away or has lost something.
+    async fn delete_again(&mut self, it: &Arc<Inner>) {
+        if let Some(deleting) = self.deleting_again.take_if(|deleting| deleting.is_finished()) {
+            self.deletes_again |= !deleting.await.unwrap_or(false);
+        }
+        if self.deletes_again && self.deleting_again.is_none() {
+            self.deletes_again = false;
+            let vault = it.dependencies.vault.clone();
+            self.deleting_again = Some(tokio::spawn(async move { vault.delete_again().await.is_ok() }));
         }
     }
 

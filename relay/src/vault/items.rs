@@ -85,7 +85,7 @@ impl fmt::Debug for MissedCall {
 }
 
 /// One of the kinds of what is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Collection {
     Messages,
     MissedCalls,
@@ -159,6 +159,17 @@ pub enum Placement {
     Full,
 }
 
+/// What became of something that was to be deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Deleted {
+    /// It was there.
+    Done,
+    /// It was not there.
+    NotThere,
+    /// It was not there when the store was asked, perhaps for the second time.
+    NotThereAnyMore,
+}
+
 /// How much is kept for one instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
@@ -201,6 +212,10 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`]; [`StoreError::Gone`] when there is no record of the instance.
     pub async fn put_item(&self, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
+        if self.0.deletions.has(instance, item.collection, &item.item_key) {
+            // An earlier try had kept it, whose answer was lost.
+            return Ok(Placement::Known);
+        }
         match &self.0.store {
             Store::Memory(memory) => memory.put_item(instance, item),
             Store::Redis(redis) => redis.put_item(instance, item).await,
@@ -215,7 +230,7 @@ impl Vault {
         let mut all = self.open_all(instance, Collection::Messages, read_message).await?;
         let old = self.forget_old(&mut all, |message| message.expires_at);
         for message in old {
-            self.remove_message(instance, message.id).await?;
+            self.remove_item(instance, Collection::Messages, message.id.to_bytes()).await?;
         }
         Ok(all)
     }
@@ -228,7 +243,7 @@ impl Vault {
         let mut all = self.open_all(instance, Collection::MissedCalls, read_missed_call).await?;
         let old = self.forget_old(&mut all, |missed| missed.expires_at);
         for missed in old {
-            self.remove_missed_call(instance, missed.call).await?;
+            self.remove_item(instance, Collection::MissedCalls, missed.call.to_bytes()).await?;
         }
         Ok(all)
     }
@@ -266,20 +281,21 @@ impl Vault {
         self.remove_item(instance, Collection::Stories, call.to_bytes()).await
     }
 
-    /// Forgets a message; whether there was one.
+    /// Forgets a message for good: it is neither listed nor kept again, also by a store that has lost that it was [deleted](Self::delete_again). Whether there
+    /// was one.
     ///
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn remove_message(&self, instance: InstanceId, message: MessageId) -> Result<bool, StoreError> {
-        self.remove_item(instance, Collection::Messages, message.to_bytes()).await
+        self.delete(instance, Collection::Messages, message.to_bytes()).await
     }
 
-    /// Forgets a missed call; whether there was one.
+    /// Likewise a missed call.
     ///
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn remove_missed_call(&self, instance: InstanceId, call: CallId) -> Result<bool, StoreError> {
-        self.remove_item(instance, Collection::MissedCalls, call.to_bytes()).await
+        self.delete(instance, Collection::MissedCalls, call.to_bytes()).await
     }
 
     /// How much is kept, what is over and not yet forgotten included.
@@ -333,6 +349,7 @@ impl Vault {
             Store::Memory(memory) => memory.kept(instance, collection),
             Store::Redis(redis) => redis.kept(instance, collection).await?,
         };
+        all.retain(|kept| !self.0.deletions.has(instance, collection, &kept.item_key));
         all.sort_unstable_by_key(|kept| (kept.order, kept.item_key));
         let mut opened = Vec::with_capacity(all.len());
         for Kept { item_key, sealed, .. } in all {
@@ -361,6 +378,36 @@ impl Vault {
         name: [u8; 16],
     ) -> Result<bool, StoreError> {
         self.remove_by_key(instance, collection, self.item_key(instance, collection, name)).await
+    }
+
+    /// Deletes what its device, or the relay, has done with.
+    async fn delete(&self, instance: InstanceId, collection: Collection, name: [u8; 16]) -> Result<bool, StoreError> {
+        let item_key = self.item_key(instance, collection, name);
+        let redis = match &self.0.store {
+            Store::Memory(memory) => return Ok(memory.remove_item(instance, collection, item_key)),
+            Store::Redis(redis) => redis,
+        };
+        let deletions = &self.0.deletions;
+        let is_new = deletions.note(instance, collection, item_key);
+        let deleted = redis.delete_items(&self.0.owner, instance, collection, &[item_key]).await?;
+        if is_new && deleted == Deleted::NotThere {
+            deletions.take_back(instance, collection, item_key);
+        }
+        Ok(deleted == Deleted::Done)
+    }
+
+    /// Deletes again what this run has deleted: the store may have it again, as it was before.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; then it is to be called again.
+    pub async fn delete_again(&self) -> Result<(), StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(()) };
+        for (instance, collection, item_keys) in self.0.deletions.all() {
+            if redis.delete_items(&self.0.owner, instance, collection, &item_keys).await? == Deleted::Done {
+                tracing::info!(event = "deletion-repeated", %instance, "something that was deleted was in the store again; it is deleted");
+            }
+        }
+        Ok(())
     }
 
     async fn remove_by_key(

@@ -10,6 +10,7 @@
 //! here schedules: due times live with the caller, the TTL is the backstop.
 
 mod codec;
+mod deletions;
 pub mod fault;
 pub mod items;
 mod keyring;
@@ -21,6 +22,7 @@ mod places;
 mod receipt;
 pub mod record;
 mod redis;
+mod refusal;
 mod ring;
 mod seal;
 mod store;
@@ -28,7 +30,6 @@ mod tls_fault;
 mod tombstones;
 mod wanted;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ pub use store::{
 pub use tls_fault::TlsFault;
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
+use deletions::Deletions;
 use memory::MemoryStore;
 use places::Places;
 use redis::RedisStore;
@@ -72,8 +74,6 @@ struct Inner {
     settings: Settings,
     /// When this run asked for its lease that it got last, since boot; `None`: never.
     held_at: Mutex<Option<Duration>>,
-    /// Whether the store was found to keep nothing on a disk.
-    is_ephemeral: AtomicBool,
     ring: ring::RingState,
     store: Store,
     tombstones: OnceLock<Tombstones>,
@@ -81,6 +81,8 @@ struct Inner {
     wanted: Wanted,
     /// Where what is kept next comes.
     places: Places,
+    /// What this run has deleted.
+    deletions: Deletions,
     /// The letters of other nodes that came lately.
     seen: letters::Seen,
     /// What this node says of itself to the others.
@@ -124,12 +126,12 @@ impl Vault {
             owner: Owner::of(node),
             settings,
             held_at: Mutex::default(),
-            is_ephemeral: AtomicBool::new(false),
             ring: ring::RingState::default(),
             store,
             tombstones: OnceLock::new(),
             wanted: Wanted::default(),
             places: Places::default(),
+            deletions: Deletions::default(),
             seen: letters::Seen::default(),
             note: OnceLock::new(),
         }))
@@ -287,7 +289,7 @@ impl Vault {
         fence: Fence,
     ) -> Result<Placed, StoreError> {
         if fence == Fence::NEW {
-            self.takes_new()?;
+            self.takes_new().await?;
         }
         let (ends, owner) = (ends(expires_at), &self.0.owner);
         match &self.0.store {
@@ -321,7 +323,7 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<(), StoreError> {
-        self.takes_new()?;
+        self.takes_new().await?;
         let ends = ends(expires_at);
         let owner = &self.0.owner;
         let earlier = match &self.0.store {
@@ -347,14 +349,15 @@ impl Vault {
         Ok(())
     }
 
-    /// Whether a new record may be put.
+    /// Whether a new record may be put. With [`Settings::require_ephemeral`] the store is asked whether it keeps anything on a disk, at most once a second; a
+    /// put is refused, too, when another server has taken over by then that does.
     ///
     /// # Errors
-    /// [`StoreError::Away`] when the store may write to a disk and the operator wants none that does, or when its nodes have another
+    /// [`StoreError::Away`], also when the store may write to a disk and the operator wants none that does, or when its nodes have another
     /// keyring.
-    pub fn takes_new(&self) -> Result<(), StoreError> {
-        if self.0.settings.require_ephemeral && !self.is_ephemeral() {
-            return Err(StoreError::Away(AwayReason::MayPersist));
+    pub async fn takes_new(&self) -> Result<(), StoreError> {
+        if let Store::Redis(redis) = &self.0.store {
+            redis.takes_new().await?;
         }
         match self.0.ring.is_other() {
             true => Err(StoreError::Away(AwayReason::OtherKeyring)),
@@ -362,8 +365,12 @@ impl Vault {
         }
     }
 
-    fn is_ephemeral(&self) -> bool {
-        matches!(self.0.store, Store::Memory(_)) || self.0.is_ephemeral.load(Ordering::Relaxed)
+    /// How many connections to the store were opened until now: another one may lead to another server.
+    pub fn connections(&self) -> u64 {
+        match &self.0.store {
+            Store::Memory(_) => 0,
+            Store::Redis(redis) => redis.connections(),
+        }
     }
 
     /// The live instance that was last put with this lookup.
@@ -493,16 +500,15 @@ impl Vault {
         }
     }
 
-    /// Everything that is wrong with the store, found by using it; empty: nothing. With [`Settings::require_ephemeral`] it takes
-    /// no new record before an examination has found that it keeps nothing on a disk.
+    /// Everything that is wrong with the store, found by using it; empty: nothing.
     ///
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn examine(&self) -> Result<Vec<StoreFault>, StoreError> {
-        let Store::Redis(redis) = &self.0.store else { return Ok(Vec::new()) };
-        let faults = redis.examine().await?;
-        self.0.is_ephemeral.store(!faults.iter().any(StoreFault::is_persistence), Ordering::Relaxed);
-        Ok(faults)
+        match &self.0.store {
+            Store::Memory(_) => Ok(Vec::new()),
+            Store::Redis(redis) => redis.examine().await,
+        }
     }
 
     /// Makes the keys of a new day and destroys those that are over; to be called at least once an hour. It reads and

@@ -157,28 +157,6 @@ pub enum StoreError {
     Tls(&'static str),
 }
 
-impl StoreError {
-    /// In short, for a check: what an operator is to look at.
-    pub fn in_words(&self) -> &'static str {
-        let code = match self {
-            Self::Away(AwayReason::Refused(code)) => code,
-            Self::Away(AwayReason::Tls(_)) => return "TLS with the store fails; the log has the reason",
-            _ => return "the store does not answer",
-        };
-        match &**code {
-            "OOM" => "the store is full (OOM)",
-            "READONLY" | "NOREPLICAS" | "MISCONF" => "the store takes no writes (READONLY, NOREPLICAS or MISCONF)",
-            "NOAUTH" | "WRONGPASS" | "AUTH" => "the store refuses the relay's password",
-            "NOPERM" => "the store refuses what the relay needs (NOPERM)",
-            "BUSY" => "the store is busy with a script that takes too long (BUSY)",
-            "MAXCLIENTS" => "the store takes no further connection (maxclients)",
-            "MOVED" | "ASK" => "the store is a Cluster, and store.url names one Redis (MOVED or ASK)",
-            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "the store is not ready",
-            _ => "the store refuses; the log has its word",
-        }
-    }
-}
-
 /// What is the matter with a store that is away.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub enum AwayReason {
@@ -191,7 +169,7 @@ pub enum AwayReason {
     /// TLS with it fails.
     #[error("TLS fails: {0}")]
     Tls(TlsFault),
-    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one.
+    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one. [`StoreError::in_words`] tells what it means.
     #[error("it refused with {0}")]
     Refused(Box<str>),
     /// It may write to a disk, and the operator wants none that does.

@@ -1,9 +1,10 @@
 //! What kind of store it is: each fault of a real Redis is found and named.
 
 use relay::vault::{AwayReason, Fence, Keyring, Settings, StoreError, StoreFault, StoreTls, Vault};
+use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 
-use super::{Bench, id, open_on, record, settings, tls_of};
+use super::{Bench, enable, id, open_on, record, settings, tls_of, until};
 
 async fn faults_of(server: &RedisServer) -> Vec<StoreFault> {
     let vault = open_on(server, settings());
@@ -75,19 +76,54 @@ async fn each_right_that_is_missing_is_named() {
 }
 
 #[tokio::test]
-async fn a_store_that_must_forget_gets_no_account_before_it_is_known_to() {
-    let server = RedisServer::start();
-    let vault = open_on(&server, Settings { require_ephemeral: true, ..settings() });
+async fn a_store_that_must_forget_gets_no_account_while_it_does_not() {
+    let servers = [RedisServer::start(), RedisServer::start_cluster()];
+    for server in &servers {
+        set(server, "appendonly", "yes");
+        let vault = open_on(server, Settings { require_ephemeral: true, ..settings() });
+        let record = record("alice");
+        let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
+        let put = async || vault.put(id(1), &sealed, u64::MAX, &lookup, Fence::NEW).await;
+        let refused = Err(StoreError::Away(AwayReason::MayPersist));
+        assert_eq!(put().await, refused, "from the first on");
+        assert_eq!(vault.takes_new().await, Err(StoreError::Away(AwayReason::MayPersist)));
+        assert_eq!(vault.examine().await, Ok(vec![StoreFault::AppendOnlyFile]));
+        set(server, "appendonly", "no");
+        until("it takes accounts", async || put().await.is_ok()).await;
+        set(server, "save", "3600 1");
+        until("it takes none", async || put().await == refused).await;
+        set(server, "save", "");
+        until("it takes accounts again", async || put().await.is_ok()).await;
+    }
+}
+
+#[tokio::test]
+async fn another_redis_that_takes_over_is_looked_at_before_an_account_is_written_there() {
+    let (forgets, keeps) = (RedisServer::start(), RedisServer::start_durable());
+    let at = |server: &RedisServer| ([127, 0, 0, 1], server.port()).into();
+    let mut gate = Gate::closed(at(&forgets));
+    gate.open().expect("opened");
+    let wants = Settings { require_ephemeral: true, ..settings() };
+    let url = format!("redis://{}", gate.address());
+    let vault = Vault::open_with(&url, Keyring::ephemeral(), "first", wants).expect("opened");
     let record = record("alice");
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-    let put = async || vault.put(id(1), &sealed, u64::MAX, &lookup, Fence::NEW).await;
-    assert_eq!(put().await, Err(StoreError::Away(AwayReason::MayPersist)), "nobody has looked");
-    set(&server, "appendonly", "yes");
-    assert_eq!(vault.examine().await, Ok(vec![StoreFault::AppendOnlyFile]));
-    assert_eq!(put().await, Err(StoreError::Away(AwayReason::MayPersist)));
-    set(&server, "appendonly", "no");
-    assert_eq!(vault.examine().await, Ok(Vec::new()));
-    assert!(put().await.is_ok());
+    let restore = async |fence| vault.restore(id(1), &sealed, u64::MAX, &lookup, fence).await;
+    for round in 0..3 {
+        let (bobs, fence) = enable(&vault, 2, "bob").await;
+        gate.lead_to(at(&keeps)).await.expect("opened");
+        // It is known of the other one that it forgets, since less than a second.
+        let put = vault.put(id(1), &sealed, u64::MAX, &lookup, Fence::NEW).await;
+        assert_eq!(put, Err(StoreError::Away(AwayReason::MayPersist)), "round {round}");
+        assert_eq!(restore(fence).await, Err(StoreError::Away(AwayReason::MayPersist)), "round {round}");
+        assert_eq!(keeps.instance_keys(), [] as [String; 0], "round {round}");
+        assert!(vault.load(id(2)).await.is_ok() && vault.erase(id(2), &bobs).await.is_ok(), "the rest goes on");
+        assert_eq!(vault.put(id(2), &sealed, u64::MAX, &bobs, fence).await, Err(StoreError::Gone));
+        gate.lead_to(at(&forgets)).await.expect("opened");
+        assert!(restore(fence).await.is_ok(), "at once, round {round}");
+        vault.erase(id(1), &lookup).await.expect("erased");
+        vault.erase(id(2), &bobs).await.expect("erased");
+    }
 }
 
 #[tokio::test]

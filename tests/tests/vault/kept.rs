@@ -165,6 +165,38 @@ pub async fn a_story_goes_after_a_day_and_with_its_instance(bench: &Bench) {
     assert_eq!(vault.put_item(id(1), &vault.seal_story(&two)).await, Err(StoreError::Gone));
 }
 
+/// As a fail-over to a replica that lagged: the store has the collection, and this run's mark, as they were.
+pub async fn what_was_deleted_is_deleted_again_by_whoever_did_so(bench: &Bench) {
+    let (a, b, redis) = (bench.node("a"), bench.node("b"), bench.server());
+    assert_eq!(a.losses(false).await, Ok(0));
+    enable(&a, 1, "alice").await;
+    for number in [1, 2] {
+        assert_eq!(put_item(&a, 1, &message(number)).await, Ok(Placement::Kept));
+    }
+    assert_eq!(keep_missed(&a, 1, &missed(3)).await, Ok(Placement::Kept));
+    let of = |collection: &str| format!("sipwake:{collection}:{{{}}}", id(1));
+    let mut keys = vec![of("m"), of("c")];
+    if !bench.is_cluster() {
+        keys.push(format!("sipwake:mark:{}", a.owner()));
+    }
+    let dumps: Vec<Vec<u8>> = keys.iter().map(|key| redis.ask(redis::cmd("DUMP").arg(key))).collect();
+    assert_eq!(a.remove_message(id(1), message(9).id).await, Ok(false), "never there");
+    assert_eq!(a.remove_message(id(1), message(1).id).await, Ok(true));
+    assert_eq!(a.remove_missed_call(id(1), missed(3).call).await, Ok(true));
+    for (key, dump) in keys.iter().zip(&dumps) {
+        redis.ask::<()>(redis::cmd("RESTORE").arg(key).arg(100_000).arg(dump).arg("REPLACE"));
+    }
+    assert_eq!(b.messages(id(1)).await, Ok(vec![message(1), message(2)]), "it is back");
+    assert_eq!((a.messages(id(1)).await, a.missed_calls(id(1)).await), (Ok(vec![message(2)]), Ok(vec![])));
+    assert_eq!(put_item(&a, 1, &message(1)).await, Ok(Placement::Known), "nor is it kept again");
+    assert_eq!(put_item(&a, 1, &message(9)).await, Ok(Placement::Kept), "what was never there may come");
+    assert_eq!(a.losses(bench.is_cluster()).await, Ok(1), "the deletion was the last that this run had written");
+    assert_eq!(a.delete_again().await, Ok(()));
+    assert_eq!(b.messages(id(1)).await, Ok(vec![message(2), message(9)]));
+    assert_eq!(b.missed_calls(id(1)).await, Ok(vec![]));
+    assert_eq!(a.losses(false).await, Ok(1));
+}
+
 pub async fn the_same_message_is_kept_once(bench: &Bench) {
     let vault = bench.node("a");
     enable(&vault, 1, "alice").await;

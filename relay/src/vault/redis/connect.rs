@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::RedisClient;
 use super::failure::Failure;
+use super::unasked::or_unasked;
 
 /// The last sentinel is asked within a quarter of the limit, whoever is silent.
 const SENTINELS_WITHIN: u32 = 4;
@@ -48,15 +49,21 @@ pub(super) async fn connect(client: &mut RedisClient, limit: Duration) -> RedisR
 }
 
 async fn to_one(client: &Client, limit: Duration) -> RedisResult<MultiplexedConnection> {
-    client.get_multiplexed_async_connection_with_config(&within(limit)).await
+    match client.get_multiplexed_async_connection_with_config(&within(limit)).await {
+        Err(error) => Err(or_unasked(client, error).await),
+        connected => connected,
+    }
+}
+
+/// To the master that a sentinel names.
+async fn to_master(sentinel: &mut SentinelClient, limit: Duration) -> RedisResult<MultiplexedConnection> {
+    to_one(&sentinel.async_get_client().await?, limit).await
 }
 
 /// As Redis' guide for Sentinel clients has it: one after the other, each with little time, and the first that answers is put first.
 async fn by_sentinels(sentinels: &mut Vec<SentinelClient>, limit: Duration) -> RedisResult<MultiplexedConnection> {
-    let config = &within(limit);
     let each = limit / SENTINELS_WITHIN / u32::try_from(sentinels.len().max(1)).unwrap_or(u32::MAX);
-    let asked =
-        sentinels.iter_mut().map(|sentinel| sentinel.get_async_connection_with_config(config).boxed()).collect();
+    let asked = sentinels.iter_mut().map(|sentinel| to_master(sentinel, limit).boxed()).collect();
     let (place, connection) = first_of(asked, each, Instant::now() + limit * TOLD_TENTHS / 10).await?;
     let found_it = sentinels.remove(place);
     sentinels.insert(0, found_it);

@@ -8,7 +8,10 @@
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
+use tokio::time::Instant;
 
+use super::failure::Failure;
+use super::persistence::{Persistence, Way};
 use super::scripts::SCRIPTS;
 use super::{RedisStore, millis};
 use crate::random;
@@ -86,23 +89,16 @@ impl RedisStore {
     }
 
     async fn look_at_settings(&self, faults: &mut Vec<StoreFault>) -> Result<(), StoreError> {
-        let setting = async |name: &str| {
-            let answer = allowed(self.link.ask::<Value>(cmd("CONFIG").arg("GET").arg(name)).await)?;
-            Ok::<_, StoreError>(answer.map(|answer| settings_of(&answer)))
+        let look = async {
+            let way = Way::open(&self.link, Instant::now() + self.link.limit()).await?;
+            let Persistence { append_only, snapshots } = Persistence::look(&way).await?;
+            let policy = match way.told("memory", "maxmemory_policy").await? {
+                Some(values) => Some(values),
+                None => way.setting("maxmemory-policy").await?,
+            };
+            Ok((append_only, snapshots, policy))
         };
-        let told = async |section: &str, field: &str| {
-            let answer = allowed(self.link.ask::<Value>(cmd("INFO").arg(section)).await)?;
-            Ok::<_, StoreError>(answer.map(|answer| fields_of(&answer, field)).filter(|values| !values.is_empty()))
-        };
-        let append_only = match told("persistence", "aof_enabled").await? {
-            Some(values) => Some(values.iter().any(|value| value == "1")),
-            None => setting("appendonly").await?.map(|values| values.iter().any(|value| value == "yes")),
-        };
-        let snapshots = setting("save").await?.map(|values| values.iter().any(|value| !value.is_empty()));
-        let policy = match told("memory", "maxmemory_policy").await? {
-            Some(values) => Some(values),
-            None => setting("maxmemory-policy").await?,
-        };
+        let (append_only, snapshots, policy) = look.await.map_err(|failure: Failure| failure.error)?;
         if append_only == Some(true) {
             faults.push(StoreFault::AppendOnlyFile);
         }
@@ -192,7 +188,7 @@ fn verdict(name: &'static str, answer: Result<(), StoreError>) -> Result<Option<
 }
 
 /// The answer; `None` when it may not be asked for.
-fn allowed(answer: Result<Value, StoreError>) -> Result<Option<Value>, StoreError> {
+pub(super) fn allowed(answer: Result<Value, StoreError>) -> Result<Option<Value>, StoreError> {
     match answer {
         Err(StoreError::Away(AwayReason::Refused(code))) if matches!(&*code, "NOPERM" | "ERR") => Ok(None),
         answer => answer.map(Some),
@@ -200,7 +196,7 @@ fn allowed(answer: Result<Value, StoreError>) -> Result<Option<Value>, StoreErro
 }
 
 /// The values of a `CONFIG GET` of one setting, one for each server that answered.
-fn settings_of(answer: &Value) -> Vec<String> {
+pub(super) fn settings_of(answer: &Value) -> Vec<String> {
     match answer {
         Value::Array(items) => match items.as_slice() {
             [name, value] if text(name).is_some() => text(value).into_iter().collect(),
@@ -219,7 +215,7 @@ fn settings_of(answer: &Value) -> Vec<String> {
 }
 
 /// The values of a field of `INFO`, one for each server that answered.
-fn fields_of(answer: &Value, field: &str) -> Vec<String> {
+pub(super) fn fields_of(answer: &Value, field: &str) -> Vec<String> {
     match answer {
         Value::Array(items) => items.iter().flat_map(|item| fields_of(item, field)).collect(),
         Value::Map(entries) => entries.iter().flat_map(|(_, value)| fields_of(value, field)).collect(),

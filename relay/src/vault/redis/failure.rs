@@ -8,11 +8,15 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use super::unasked;
 use crate::vault::store::{AwayReason, StoreError};
 use crate::vault::tls_fault::TlsFault;
 
 /// The code by which a script says that it came too late; the store's time follows, in milliseconds since 1970.
 const LATE: &str = "LATE";
+
+/// Refusals of a command that a script may pass on.
+const IN_SCRIPTS: [&str; 6] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOPERM"];
 
 /// What an error means for the call and for the connection.
 pub(super) struct Failure {
@@ -85,9 +89,21 @@ impl Failure {
 
 /// The code of a refusal.
 fn code_of(error: &RedisError) -> &str {
-    // It has none of its own, and says nothing of the command.
-    let is_full = error.detail().is_some_and(|detail| detail.contains("max number of clients"));
-    if is_full { "MAXCLIENTS" } else { error.code().unwrap_or("AUTH") }
+    let code = error.code().unwrap_or("AUTH");
+    let Some(detail) = error.detail() else { return code };
+    if let Some(unasked) = unasked::code_of(detail.as_bytes()) {
+        return unasked;
+    }
+    match code {
+        // Before Redis 7, and of a transaction, the code of what was refused within stands in the words.
+        "ERR" | "EXECABORT" => IN_SCRIPTS.iter().find(|code| says(detail, code)).copied().unwrap_or(code),
+        code => code,
+    }
+}
+
+/// Whether the words have this code in them, as a script repeats it: `-OOM command not allowed…`.
+fn says(detail: &str, code: &str) -> bool {
+    detail.split([' ', ':']).any(|word| word.strip_prefix('-') == Some(code))
 }
 
 /// What is the matter with TLS, where that is what has failed.
@@ -107,4 +123,36 @@ fn is_of_the_value(error: &RedisError) -> bool {
     // A script's error has another code before Redis 7, and names what it stumbled over.
     let of_script = |detail: &str| detail.contains(WRONG_TYPE) || detail.contains("attempt to ");
     error.code() == Some(WRONG_TYPE) || error.code() == Some("ERR") && error.detail().is_some_and(of_script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: ServerErrorKind, detail: &str) -> Option<Box<str>> {
+        let error = RedisError::from((ErrorKind::Server(kind), "an error", detail.to_owned()));
+        match Failure::of(&error).error {
+            StoreError::Away(AwayReason::Refused(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_refusal_within_a_script_has_the_code_that_it_would_have_alone() {
+        let of = |detail| refused(ServerErrorKind::ResponseError, detail);
+        let script = "Error running script (call to f_0): @user_script:9: @user_script: 9: -OOM command not allowed when used memory > 'maxmemory'.";
+        for (detail, code) in [
+            (script, "OOM"),
+            (
+                "Error running script: @user_script: 9: -READONLY You can't write against a read only replica.",
+                "READONLY",
+            ),
+            ("max number of clients reached", "MAXCLIENTS"),
+            ("Redis is running in protected mode because", "DENIED"),
+            ("unknown command, with args beginning with: OOM", "ERR"),
+        ] {
+            assert_eq!(of(detail).as_deref(), Some(code), "{detail}");
+        }
+        assert_eq!(refused(ServerErrorKind::BusyLoading, "Redis is loading").as_deref(), Some("LOADING"));
+    }
 }

@@ -8,9 +8,9 @@ use sip::id::InstanceId;
 use super::hints::or_none;
 use super::scripts::{KEEP_DONE, KEEP_FULL, KEEP_GONE, KEEP_KNOWN, SCRIPTS};
 use super::{RedisStore, collection_key, record_key};
-use crate::vault::items::{Collection, ItemKey, Kept, Placement, SealedItem};
+use crate::vault::items::{Collection, Deleted, ItemKey, Kept, Placement, SealedItem};
 use crate::vault::seal::Sealed;
-use crate::vault::store::StoreError;
+use crate::vault::store::{Owner, StoreError};
 
 /// How many bytes of a value tell its place in the order.
 const ORDER_LEN: usize = 8;
@@ -78,5 +78,33 @@ impl RedisStore {
         item_key: ItemKey,
     ) -> Result<bool, StoreError> {
         self.link.ask(::redis::cmd("HDEL").arg(collection_key(id, collection)).arg(&item_key)).await
+    }
+
+    /// Removes some of one collection, and marks that, so that it is noticed when the store loses it.
+    pub async fn delete_items(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        collection: Collection,
+        item_keys: &[ItemKey],
+    ) -> Result<Deleted, StoreError> {
+        let connection = self.link.open_generation().await?;
+        let mut remove = ::redis::cmd("HDEL");
+        remove.arg(collection_key(id, collection));
+        for item_key in item_keys {
+            remove.arg(item_key);
+        }
+        let count = or_none(self.link.ask::<u64>(&remove).await.map(Some))?.unwrap_or(0);
+        let is_the_same = connection == self.link.generation();
+        // Also where there was none: an earlier try may have deleted it, whose answer was lost.
+        if self.mark(owner, connection).await.is_err() {
+            // It is deleted; whether it stays so is in doubt.
+            self.marked.note_doubt();
+        }
+        Ok(match count {
+            0 if is_the_same => Deleted::NotThere,
+            0 => Deleted::NotThereAnyMore,
+            _ => Deleted::Done,
+        })
     }
 }

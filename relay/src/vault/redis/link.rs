@@ -5,7 +5,8 @@
 //! try would have less time left for it than it takes. A connection on which something went wrong is never used
 //! again; a call on one that turns out to be dead is repeated once on a new one, for every question asked here may be. That of a Cluster whose
 //! answer stays out, which may be one server's silence, serves the others until a new one is made.
-//! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives.
+//! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives. What is for a store that forgets
+//! is asked over a connection alone whose other end was [looked at](super::persistence).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,6 +45,17 @@ struct Current {
     steady_since: Option<Instant>,
     /// What the clock at its other end has told; not of a Cluster, which has several.
     clock: Option<StoreClock>,
+    /// When it was found last that the other end keeps nothing of what it is told.
+    forgot_at: Option<Instant>,
+}
+
+/// To what store something may be told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whereto {
+    /// Any.
+    Anywhere,
+    /// One that keeps nothing on a disk.
+    Ephemeral,
 }
 
 /// What the store's clock has said, in milliseconds since 1970, and when that was heard: it was said a little earlier.
@@ -105,6 +117,24 @@ impl Link {
         self.connected(Instant::now() + self.limit).await.map(|(_, generation)| generation)
     }
 
+    /// How long one operation may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// When it was found last that the other end of the connection of this generation forgets.
+    pub(super) fn forgot_at(&self, generation: u64) -> Option<Instant> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.forgot_at.filter(|_| current.generation == generation)
+    }
+
+    pub(super) fn note_forgets(&self, generation: u64, at: Instant) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.generation == generation {
+            current.forgot_at = Some(at);
+        }
+    }
+
     /// How long the present connection has served without anything going wrong on it.
     pub fn steady_for(&self) -> Duration {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +144,7 @@ impl Link {
 
     pub async fn ask<T: FromRedisValue + Send>(&self, question: &impl Question) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.limit;
-        self.ask_until(question, deadline).await.map_err(|failure| failure.error)
+        self.ask_until(question, Whereto::Anywhere, deadline).await.map_err(|failure| failure.error)
     }
 
     /// Asks by a script that does nothing once this has ended: a way to the store that stood still, or the store itself, goes on with what it
@@ -124,7 +154,9 @@ impl Link {
         &self,
         make: impl Fn(u64) -> ScriptInvocation<'static> + Send + Sync,
     ) -> Result<T, StoreError> {
-        self.ask_in_time_until(make, Instant::now() + self.limit).await.map_err(|failure| failure.error)
+        self.ask_in_time_until(make, Whereto::Anywhere, Instant::now() + self.limit)
+            .await
+            .map_err(|failure| failure.error)
     }
 
     /// Likewise; one that may have been heard, and was not answered, ends when it can no more be carried out, and not before: whatever is asked
@@ -132,9 +164,10 @@ impl Link {
     pub async fn ask_in_time_or_never<T: FromRedisValue + Send>(
         &self,
         make: impl Fn(u64) -> ScriptInvocation<'static> + Send + Sync,
+        whereto: Whereto,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.limit;
-        match self.ask_in_time_until(make, deadline).await {
+        match self.ask_in_time_until(make, whereto, deadline).await {
             Err(Failure { error, may_be_done: true, .. }) => {
                 sleep_until(deadline).await;
                 Err(error)
@@ -146,13 +179,14 @@ impl Link {
     async fn ask_in_time_until<T: FromRedisValue + Send>(
         &self,
         make: impl Fn(u64) -> ScriptInvocation<'static> + Send + Sync,
+        whereto: Whereto,
         deadline: Instant,
     ) -> Result<T, Failure> {
         let mut clock = self.clock();
         for _ in 0..CLOCK_TRIES {
             // An unknown clock is told by the script that it makes late.
             let script = make(clock.map_or(0, |clock| clock.at(deadline)));
-            match self.ask_until(&script, deadline).await {
+            match self.ask_until(&script, whereto, deadline).await {
                 Err(Failure { late_at: Some(said_ms), .. }) => {
                     clock = Some(StoreClock { said_ms, heard_at: Instant::now() });
                     if !self.is_cluster {
@@ -173,22 +207,32 @@ impl Link {
     async fn ask_until<T: FromRedisValue + Send>(
         &self,
         question: &impl Question,
+        whereto: Whereto,
         deadline: Instant,
     ) -> Result<T, Failure> {
-        let (connection, generation) = self.connected(deadline).await.map_err(Failure::unasked)?;
-        match self.ask_on(connection, generation, question, deadline).await {
+        match self.ask_once_until(question, whereto, deadline).await {
             Err(Failure { stale: true, may_be_done, .. }) => {
-                let again = async {
-                    let (connection, generation) = self.connected(deadline).await.map_err(Failure::unasked)?;
-                    self.ask_on(connection, generation, question, deadline).await
-                };
+                let again = self.ask_once_until(question, whereto, deadline);
                 again.await.map_err(|failure| Failure { may_be_done: failure.may_be_done || may_be_done, ..failure })
             }
             answer => answer,
         }
     }
 
-    async fn ask_on<T: FromRedisValue + Send>(
+    async fn ask_once_until<T: FromRedisValue + Send>(
+        &self,
+        question: &impl Question,
+        whereto: Whereto,
+        deadline: Instant,
+    ) -> Result<T, Failure> {
+        let (connection, generation) = self.connected(deadline).await.map_err(Failure::unasked)?;
+        if whereto == Whereto::Ephemeral {
+            self.look_before_asking(connection.clone(), generation, deadline).await?;
+        }
+        self.ask_on(connection, generation, question, deadline).await
+    }
+
+    pub(super) async fn ask_on<T: FromRedisValue + Send>(
         &self,
         mut connection: Connection,
         generation: u64,
@@ -225,7 +269,7 @@ impl Link {
     }
 
     /// The connection, and its generation.
-    async fn connected(&self, deadline: Instant) -> Result<(Connection, u64), StoreError> {
+    pub(super) async fn connected(&self, deadline: Instant) -> Result<(Connection, u64), StoreError> {
         if let Some(open) = self.open_connection() {
             return Ok(open);
         }
@@ -256,6 +300,7 @@ impl Link {
             current.generation += 1;
             current.steady_since = Some(Instant::now());
             current.clock = None;
+            current.forgot_at = None;
             current.connection = Some(connection.clone());
             Ok((connection, current.generation))
         })

@@ -32,9 +32,11 @@ mod items;
 mod letters;
 mod link;
 mod marks;
+mod persistence;
 mod rings;
 mod scripts;
 mod shares;
+mod unasked;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +53,7 @@ use crate::clock::{self, since_boot};
 use claim::Claims;
 use client::RedisClient;
 use hints::{or_none, text};
-use link::Link;
+use link::{Link, Whereto};
 use marks::Marked;
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
 
@@ -88,6 +90,8 @@ pub(super) struct RedisStore {
     /// For the wait for letters alone.
     letters: Arc<Link>,
     lease: Duration,
+    /// Whether a store that may write to a disk is given no account that it has not.
+    require_ephemeral: bool,
     claims: Claims,
     enlisted: Mutex<Option<Instant>>,
     marked: Marked,
@@ -104,16 +108,34 @@ impl RedisStore {
             link(settings.operation_limit)?,
             link(settings.operation_limit.max(OPERATION_LIMIT))?,
             settings.lease,
+            settings.require_ephemeral,
         ))
     }
 
     /// The same store over the same connection, for another node.
     pub fn as_another(&self) -> Self {
-        Self::on(self.link.clone(), self.letters.clone(), self.lease)
+        Self::on(self.link.clone(), self.letters.clone(), self.lease, self.require_ephemeral)
     }
 
-    fn on(link: Arc<Link>, letters: Arc<Link>, lease: Duration) -> Self {
-        Self { link, letters, lease, claims: Claims::default(), enlisted: Mutex::new(None), marked: Marked::default() }
+    fn on(link: Arc<Link>, letters: Arc<Link>, lease: Duration, require_ephemeral: bool) -> Self {
+        let (claims, enlisted, marked) = (Claims::default(), Mutex::new(None), Marked::default());
+        Self { link, letters, lease, require_ephemeral, claims, enlisted, marked }
+    }
+
+    /// That it may be given an account that it has not.
+    ///
+    /// # Errors
+    /// [`AwayReason::MayPersist`]; [`StoreError::Away`].
+    pub async fn takes_new(&self) -> Result<(), StoreError> {
+        match self.require_ephemeral {
+            true => self.link.needs_ephemeral().await,
+            false => Ok(()),
+        }
+    }
+
+    /// How many connections were opened until now.
+    pub fn connections(&self) -> u64 {
+        self.link.generation()
     }
 
     pub async fn put(
@@ -169,6 +191,8 @@ impl RedisStore {
         writing: Writing,
     ) -> Result<(Placed, String), StoreError> {
         let left_ms = left_s.saturating_mul(1_000).max(1);
+        let is_new = fence == Fence::NEW || writing == Writing::Restore;
+        let whereto = if is_new && self.require_ephemeral { Whereto::Ephemeral } else { Whereto::Anywhere };
         self.index(&owner.node, &[id]).await?;
         let connection = self.link.generation();
         let put = |late_at: u64| {
@@ -184,7 +208,11 @@ impl RedisStore {
             put
         };
         // What is erased because this has failed is not to be written then.
-        let (outcome, earlier, owned_by): (i64, Vec<u8>, Vec<u8>) = self.link.ask_in_time_or_never(put).await?;
+        let put = self.link.ask_in_time_or_never(put, whereto).await;
+        if put == Err(StoreError::Away(AwayReason::MayPersist)) {
+            self.unindex(&owner.node, &[id]).await?;
+        }
+        let (outcome, earlier, owned_by): (i64, Vec<u8>, Vec<u8>) = put?;
         let refused = match outcome {
             scripts::NOT_OWNER => Some(StoreError::NotOwner),
             scripts::GONE => Some(StoreError::Gone),
@@ -448,7 +476,7 @@ impl RedisStore {
             point.arg(late_at).arg(id.to_string()).arg(left_ms).arg(u8::from(take));
             point
         };
-        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point).await?;
+        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point, Whereto::Anywhere).await?;
         Ok(InstanceId::parse(&text(displaced)))
     }
 

@@ -9,6 +9,7 @@ use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
 use tests::world::World;
 
+mod fail_over;
 mod hostile;
 mod messages;
 mod missed;

@@ -35,6 +35,7 @@ mod receipts_elsewhere;
 mod registrations;
 mod restarts;
 mod seeded;
+mod slow_store;
 mod store_kind;
 mod succession;
 mod targets;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tests::board::Missed;
+use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
-use tests::world::{SOON, TOKEN, World};
+use tests::relay_setup::{Ports, Setup};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 use crate::command_line::{said, sipwake};
@@ -76,6 +78,39 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
 }
 
 #[tokio::test]
+async fn with_require_ephemeral_a_redis_that_takes_over_and_keeps_gets_no_account_from_the_first_on() -> Outcome {
+    let (forgets, keeps) = (RedisServer::start(), RedisServer::start_durable());
+    let at = |server: &RedisServer| ([127, 0, 0, 1], server.port()).into();
+    let opened = |opened: std::io::Result<()>| opened.map_err(|error| Missed::new("an open door", error.to_string()));
+    let mut gate = Gate::closed(at(&forgets));
+    opened(gate.open())?;
+    let store = format!("redis://{}", gate.address());
+    let change = |setup: &mut Setup| (setup.store, setup.store_lines) = (store, "require_ephemeral = true".to_owned());
+    let world = World::between(|_| {}, change).await?;
+    let instance = world.enable().await?;
+    keeps.follow(&forgets);
+    keeps.follow_nobody();
+    opened(gate.lead_to(at(&keeps)).await)?;
+    let answer = world.api.enable(&world.wish(OTHER_TOKEN)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    let accounts = |server: &RedisServer| server.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
+    assert_eq!(accounts(&keeps), 1, "the one that the earlier one had");
+    let unready = world.until("not ready, and why", || async {
+        let answer = world.relay.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
+        answer.contains("store.require_ephemeral").then_some(())
+    });
+    unready.await?;
+    world.whole_call(&instance).await?;
+    world.disable(&instance).await?;
+    assert_eq!(accounts(&keeps), 0);
+    opened(gate.lead_to(at(&forgets)).await)?;
+    world.await_readiness("ready").await?;
+    let instance = world.enable_other().await?;
+    world.whole_call(&instance).await?;
+    world.content()
+}
+
+#[tokio::test]
 async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
     let redis = RedisServer::start();
     let world = World::with(|setup| setup.store = redis.url()).await?;
@@ -87,7 +122,7 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
         world.until(words, look).await
     };
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1"));
-    says("store: the store is full (OOM); known phones still ring").await?;
+    says("store: the store is full (OOM): give it more memory (maxmemory); known phones still ring").await?;
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0"));
     says("\"status\":\"ready\"").await?;
     // A lease can be had without it, and nothing else.
@@ -95,4 +130,36 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
     says("store: the store refuses what the relay needs (NOPERM)").await?;
     redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+@all"));
     says("\"status\":\"ready\"").await
+}
+
+#[tokio::test]
+async fn a_redis_that_has_all_its_clients_is_named_in_readyz_the_log_and_check() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    let opened = |opened: std::io::Result<()>| opened.map_err(|error| Missed::new("an open door", error.to_string()));
+    opened(gate.open())?;
+    let store = format!("redis://{}", gate.address());
+    let world = World::between(|_| {}, |setup| setup.store = store).await?;
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(8));
+    gate.close();
+    let alone = || async {
+        redis.ask::<String>(redis::cmd("INFO").arg("clients")).contains("connected_clients:1\r").then_some(())
+    };
+    world.until("the relay's connections gone", alone).await?;
+    let at = ("127.0.0.1", redis.port());
+    let held: Vec<_> = (0..12).map(|_| std::net::TcpStream::connect(at).expect("connected")).collect();
+    // Its port is free when the runtime has let go of it.
+    while gate.open().is_err() {
+        tokio::task::yield_now().await;
+    }
+    let named = world.until("why it is not ready", || async {
+        let ready = world.relay.operator().get("/readyz").await.ok()?.text();
+        ready.contains("the store takes no further connection (maxclients): raise maxclients").then_some(())
+    });
+    named.await?;
+    world.relay.await_log("it refused with MAXCLIENTS", SOON).await?;
+    let check = sipwake(&["check", "--config", world.relay.config().to_str().unwrap_or_default()]);
+    assert!(said(&check).contains("raise maxclients"), "{}", said(&check));
+    drop(held);
+    world.await_readiness("ready").await.map(drop)
 }

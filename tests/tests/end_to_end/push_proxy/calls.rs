@@ -125,6 +125,27 @@ async fn a_phone_that_is_awake_gets_its_calls_without_a_push() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_second_half_of_an_attended_transfer_wakes_a_phone_that_lent_nothing() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    for required in [true, false] {
+        world.await_all_asleep().await?;
+        // Of the calls of such a phone the relay remembers nothing.
+        let options = CallOptions::default().header("Replaces", "a-call-of-before;to-tag=alice;from-tag=bob");
+        let caller = world.call_with(&if required { options.header("Require", "replaces") } else { options })?;
+        assert_eq!(world.android_push().await?["event"], "call", "required: {required}");
+        let (device, call) = world.wake_to_call(&phone).await?;
+        world.answer(&caller, &call).await?;
+        world.hang_up(&caller, &call).await?;
+        world.content()?;
+        sleep(device);
+    }
+    assert_eq!(world.fcm.count(), 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_is_lent_and_one_that_is_not_live_beside_each_other() -> Outcome {
     let world = World::among(&[("bob", "builder")], |_| {}).await?;
     let lent = world.enable().await?;

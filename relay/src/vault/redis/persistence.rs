@@ -1,0 +1,121 @@
+//! Whether the server at the other end of a connection keeps on a disk what it is told: asked before an account is written there, where the
+//! operator wants a store that forgets.
+//!
+//! Invariant: the answer is of the connection over which the account is written, and no older than [`KNOWN_FOR`]: another server that takes over is
+//! looked at before it is told anything. What cannot be read is taken for a disk, and looked at again each time.
+
+use redis::{Value, cmd};
+use tokio::time::{Duration, Instant};
+
+use super::connect::Connection;
+use super::examine::{allowed, fields_of, settings_of};
+use super::failure::Failure;
+use super::link::Link;
+use crate::vault::store::{AwayReason, StoreError};
+
+/// How long a good answer holds on its connection. The settings of a server may change, and a Cluster replace a server behind it.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// One connection, over which all of a look is asked, until then.
+pub(super) struct Way<'a> {
+    link: &'a Link,
+    connection: Connection,
+    generation: u64,
+    until: Instant,
+}
+
+/// What is known of a server; `None`: it cannot be read.
+pub(super) struct Persistence {
+    pub append_only: Option<bool>,
+    pub snapshots: Option<bool>,
+}
+
+impl<'a> Way<'a> {
+    /// The present connection.
+    pub async fn open(link: &'a Link, until: Instant) -> Result<Self, Failure> {
+        let (connection, generation) = link.connected(until).await.map_err(Failure::unasked)?;
+        Ok(Self { link, connection, generation, until })
+    }
+
+    async fn ask(&self, command: &redis::Cmd) -> Result<Value, Failure> {
+        self.link.ask_on(self.connection.clone(), self.generation, command, self.until).await
+    }
+
+    /// The answer; `None` when it may not be asked for.
+    async fn ask_if_allowed(&self, command: &redis::Cmd) -> Result<Option<Value>, Failure> {
+        match self.ask(command).await {
+            Err(failure) if matches!(&failure.error, StoreError::Away(AwayReason::Refused(_))) => {
+                allowed(Err(failure.error.clone())).map_err(|_| failure)
+            }
+            answer => answer.map(Some),
+        }
+    }
+
+    /// The values of a setting, one for each server that answered.
+    pub async fn setting(&self, name: &str) -> Result<Option<Vec<String>>, Failure> {
+        let answer = self.ask_if_allowed(cmd("CONFIG").arg("GET").arg(name)).await?;
+        Ok(answer.map(|answer| settings_of(&answer)))
+    }
+
+    /// The values of a field of `INFO`, one for each server that answered.
+    pub async fn told(&self, section: &str, field: &str) -> Result<Option<Vec<String>>, Failure> {
+        let answer = self.ask_if_allowed(cmd("INFO").arg(section)).await?;
+        Ok(answer.map(|answer| fields_of(&answer, field)).filter(|values| !values.is_empty()))
+    }
+}
+
+impl Persistence {
+    pub async fn look(way: &Way<'_>) -> Result<Self, Failure> {
+        let append_only = match way.told("persistence", "aof_enabled").await? {
+            Some(values) => Some(values.iter().any(|value| value == "1")),
+            None => way.setting("appendonly").await?.map(|values| values.iter().any(|value| value == "yes")),
+        };
+        let snapshots = way.setting("save").await?.map(|values| values.iter().any(|value| !value.is_empty()));
+        Ok(Self { append_only, snapshots })
+    }
+
+    fn is_ephemeral(&self) -> bool {
+        self.append_only == Some(false) && self.snapshots == Some(false)
+    }
+}
+
+impl Link {
+    /// That the present connection leads to a store that forgets.
+    ///
+    /// # Errors
+    /// [`AwayReason::MayPersist`] when it does not; otherwise as [`Self::ask`].
+    pub async fn needs_ephemeral(&self) -> Result<(), StoreError> {
+        let until = Instant::now() + self.limit();
+        let look = async || self.look_for_persistence(&Way::open(self, until).await?).await;
+        let looked = match look().await {
+            Err(Failure { stale: true, .. }) => look().await,
+            looked => looked,
+        };
+        looked.map_err(|failure| failure.error)
+    }
+
+    /// Likewise of this connection.
+    async fn look_for_persistence(&self, way: &Way<'_>) -> Result<(), Failure> {
+        if self.forgot_at(way.generation).is_some_and(|at| at.elapsed() < KNOWN_FOR) {
+            return Ok(());
+        }
+        let at = Instant::now();
+        match Persistence::look(way).await?.is_ephemeral() {
+            true => {
+                self.note_forgets(way.generation, at);
+                Ok(())
+            }
+            false => Err(Failure::unasked(StoreError::Away(AwayReason::MayPersist))),
+        }
+    }
+
+    /// Looks over the connection over which something is to be asked until then.
+    pub(super) async fn look_before_asking(
+        &self,
+        connection: Connection,
+        generation: u64,
+        until: Instant,
+    ) -> Result<(), Failure> {
+        self.look_for_persistence(&Way { link: self, connection, generation, until }).await
+    }
+}

@@ -1,0 +1,47 @@
+//! What a server says before it is asked anything, and then closes: that it has all its clients, or that it is in protected mode. The library has asked
+//! something by then, and hears of the closed connection alone, or takes the answer for another one's.
+//!
+//! Invariant: it is listened for only after a connection has failed, for [`LISTEN`] at most, in plain TCP: by TLS a server says nothing then. No more than
+//! [`HEARD_MAX`] bytes are read, and of them only which of the two it is.
+
+use redis::{Client, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, timeout};
+
+/// How long a server may take to say so, connecting included.
+const LISTEN: Duration = Duration::from_millis(200);
+/// More than either of the two takes to its first full stop.
+const HEARD_MAX: usize = 256;
+
+/// The code, for a log; the words are not Redis' own where that has none for it.
+const FULL: &str = "MAXCLIENTS";
+const PROTECTED: &str = "DENIED";
+
+/// What the server of `client`, whose connection has failed with `error`, says of itself; or that error.
+pub(super) async fn or_unasked(client: &Client, error: RedisError) -> RedisError {
+    let may_be = error.is_connection_dropped() || error.kind() == ErrorKind::AuthenticationFailed;
+    let ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr() else { return error };
+    if !may_be {
+        return error;
+    }
+    let heard = async {
+        let mut stream = TcpStream::connect((host.as_str(), *port)).await.ok()?;
+        let mut heard = Vec::with_capacity(HEARD_MAX);
+        while heard.len() < HEARD_MAX && stream.read_buf(&mut heard).await.ok()? > 0 {
+            if code_of(&heard).is_some() {
+                return Some(String::from_utf8_lossy(&heard).into_owned());
+            }
+        }
+        None
+    };
+    let heard = timeout(LISTEN, heard).await.ok().flatten();
+    heard.map_or(error, |heard| (ErrorKind::Server(ServerErrorKind::ResponseError), "said unasked", heard).into())
+}
+
+/// Which of the two it is.
+pub(super) fn code_of(heard: &[u8]) -> Option<&'static str> {
+    let heard = String::from_utf8_lossy(heard);
+    let known = [("max number of clients", FULL), ("protected mode", PROTECTED)];
+    known.into_iter().find(|(words, _)| heard.contains(words)).map(|(_, code)| code)
+}

@@ -1,0 +1,85 @@
+//! What a store that refuses says, in words, and what an operator is to do about it.
+//!
+//! Invariant: nothing of what the store said is repeated but its code, and that where it is one of these.
+
+use super::store::{AwayReason, StoreError};
+
+/// By the code of each refusal that Redis has a code for: what is the matter, and what to do.
+macro_rules! refusals {
+    ($($($code:literal)|+ => $words:literal, $remedy:literal;)*) => {
+        /// Of one code: both in one line, and what to do.
+        fn named(code: &str) -> Option<(&'static str, &'static str)> {
+            match code {
+                $($($code)|+ => Some((concat!($words, ": ", $remedy), $remedy)),)*
+                _ => None,
+            }
+        }
+        #[cfg(test)]
+        const CODES: &[&str] = &[$($($code),+),*];
+    };
+}
+
+refusals! {
+    "OOM" => "the store is full (OOM)", "give it more memory (maxmemory)";
+    "READONLY" => "the store is a replica, and takes no writes (READONLY)",
+        "name its master in store.url, or use redis+sentinel:// or redis+cluster://";
+    "MASTERDOWN" => "the store is a replica that has lost its master (MASTERDOWN)",
+        "bring the master back, or name the one that has taken over";
+    "NOREPLICAS" => "the store takes no writes while it has too few replicas (NOREPLICAS)",
+        "bring its replicas back, or lower min-replicas-to-write";
+    "MISCONF" => "the store takes no writes since it could not save them to its disk (MISCONF)",
+        "see to its disk, or set save \"\": it has nothing to save";
+    "NOAUTH" | "WRONGPASS" | "AUTH" => "the store refuses the relay's password", "correct user and password in store.url";
+    "NOPERM" => "the store refuses what the relay needs (NOPERM)", "grant its user what docs/operators.md names";
+    "BUSY" => "the store is busy with a script that takes too long (BUSY)",
+        "end it (SCRIPT KILL), and give the relay a Redis of its own";
+    "MAXCLIENTS" => "the store takes no further connection (maxclients)",
+        "raise maxclients, or end what else holds its connections";
+    "DENIED" => "the store is in protected mode, and takes no connection from another host (DENIED)",
+        "give it a user and a password, or protected-mode no on a network of its own";
+    "MOVED" | "ASK" | "CROSSSLOT" => "the store is a Cluster, and store.url names one Redis (MOVED or ASK)", "write redis+cluster://";
+    "LOADING" => "the store is reading its data (LOADING)", "wait until it has";
+    "CLUSTERDOWN" | "TRYAGAIN" => "a part of the Cluster has no master (CLUSTERDOWN)",
+        "bring its node back, or wait until a replica has taken over";
+    "EXECABORT" | "UNKILLABLE" => "the store is busy with something that has failed in it", "look at its own log";
+    "FULL" => "a node does not read its letters", "look at that node";
+}
+
+impl StoreError {
+    /// In short, for a check: what is the matter, and what an operator is to do or to look at.
+    pub fn in_words(&self) -> &'static str {
+        const OTHER: &str = "the store refuses; the log has its word";
+        match self {
+            Self::Away(AwayReason::Refused(code)) => named(code).map_or(OTHER, |(words, _)| words),
+            Self::Away(AwayReason::Tls(_)) => "TLS with the store fails; the log has the reason",
+            _ => "the store does not answer",
+        }
+    }
+
+    /// What an operator is to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Away(AwayReason::Refused(code)) => named(code).map_or("look at its own log", |(_, remedy)| remedy),
+            Self::Away(AwayReason::Tls(fault)) => fault.remedy(),
+            Self::Away(AwayReason::Unreachable) => {
+                "start the store, or correct its address; a Redis that speaks TLS closes each plain connection at once, and so does one that speaks TLS and has all its clients (maxclients)"
+            }
+            _ => "start the store, or correct its address; look at the network to it",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_that_has_a_code_is_told_with_what_to_do() {
+        for code in CODES {
+            let error = StoreError::Away(AwayReason::Refused((*code).into()));
+            assert!(error.in_words().ends_with(error.remedy()), "{code}: {}", error.in_words());
+        }
+        let other = StoreError::Away(AwayReason::Refused("hush".into()));
+        assert!(!format!("{}{}", other.in_words(), other.remedy()).contains("hush"));
+    }
+}

@@ -1,0 +1,122 @@
+//! A Redis that answers and refuses: each kind of refusal of a real one is told by its code, with what to do.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use relay::vault::{AwayReason, Keyring, StoreError, Vault};
+use tests::redis_server::RedisServer;
+
+use super::{id, settings, until};
+
+fn open(url: &str) -> Vault {
+    Vault::open_with(url, Keyring::ephemeral(), "a", settings()).expect("opened")
+}
+
+fn set(server: &RedisServer, setting: &str, value: &str) {
+    server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg(setting).arg(value));
+}
+
+/// That it comes to refuse with this code, and that whoever runs it is told what to do.
+async fn refuses<T>(code: &str, mut ask: impl AsyncFnMut() -> Result<T, StoreError>) {
+    let refused = StoreError::Away(AwayReason::Refused(code.into()));
+    let mut last = None;
+    for _ in 0..200 {
+        let answer = ask().await.err();
+        if answer.as_ref() == Some(&refused) {
+            assert_ne!(refused.in_words(), "the store refuses; the log has its word", "{code}");
+            assert!(refused.in_words().ends_with(refused.remedy()), "{code}");
+            return;
+        }
+        last = answer;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{code} is not told, but {last:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_says_why() {
+    let server = RedisServer::start();
+    let vault = open(&server.url());
+    set(&server, "maxmemory", "1");
+    refuses("OOM", async || vault.hold_lease().await).await;
+    set(&server, "maxmemory", "0");
+    set(&server, "min-replicas-to-write", "1");
+    refuses("NOREPLICAS", async || vault.hold_lease().await).await;
+    set(&server, "min-replicas-to-write", "0");
+    assert!(vault.hold_lease().await.is_ok());
+    let replica = RedisServer::start();
+    replica.follow(&server);
+    let of_the_replica = open(&replica.url());
+    refuses("READONLY", async || of_the_replica.hold_lease().await).await;
+    set(&replica, "replica-serve-stale-data", "no");
+    replica.ask::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1));
+    refuses("MASTERDOWN", async || of_the_replica.load(id(1)).await).await;
+    server.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("-set"));
+    refuses("NOPERM", async || vault.hold_lease().await).await;
+    server.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+@all"));
+    server.lose_disk();
+    set(&server, "save", "900 1");
+    server.ask::<()>(&redis::cmd("BGSAVE"));
+    refuses("MISCONF", async || vault.hold_lease().await).await;
+    set(&server, "save", "");
+    assert!(vault.hold_lease().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_redis_that_is_busy_with_a_script_says_so() {
+    let server = RedisServer::start();
+    let vault = open(&server.url());
+    set(&server, "busy-reply-threshold", "20");
+    let url = server.url();
+    let script = std::thread::spawn(move || {
+        let mut connection = redis::Client::open(url).expect("a client").get_connection().expect("a connection");
+        redis::cmd("EVAL").arg("while true do end").arg(0).query::<()>(&mut connection)
+    });
+    refuses("BUSY", async || vault.hold_lease().await).await;
+    server.ask::<()>(redis::cmd("SCRIPT").arg("KILL"));
+    assert!(script.join().expect("ended").is_err(), "it was killed");
+    assert!(vault.hold_lease().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_cluster_that_misses_a_part_says_so() {
+    let server = RedisServer::start_cluster();
+    let one = open(&server.url().replace("redis+cluster", "redis"));
+    assert!(one.load(id(1)).await.is_ok());
+    server.ask::<()>(redis::cmd("CLUSTER").arg("DELSLOTSRANGE").arg(0).arg(16_383));
+    refuses("CLUSTERDOWN", async || one.load(id(1)).await).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_has_all_its_clients_says_so_whatever_is_asked_of_it_first() {
+    let (one, cluster) = (RedisServer::start(), RedisServer::start_cluster());
+    let mut urls = vec![one.url(), format!("{}/3", one.url()), cluster.url()];
+    for server in [&one, &cluster] {
+        let user = ["relay", "on", ">a-long-password", "~*", "+@all"];
+        server.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg(&user));
+        urls.push(server.url().replace("://", "://relay:a-long-password@"));
+    }
+    urls.push(format!("{}/3", one.url().replace("://", "://relay:a-long-password@")));
+    urls.push(format!("{}/?protocol=resp3", one.url()));
+    for server in [&one, &cluster] {
+        set(server, "maxclients", "4");
+    }
+    let hold = |server: &RedisServer| {
+        (0..8).map(|_| TcpStream::connect(("127.0.0.1", server.port())).expect("connected")).collect::<Vec<_>>()
+    };
+    let held = [hold(&one), hold(&cluster)];
+    for url in &urls {
+        let vault = open(url);
+        refuses("MAXCLIENTS", async || vault.ping().await).await;
+    }
+    drop(held);
+    for url in &urls {
+        let vault = open(url);
+        until("it takes connections", async || vault.ping().await.is_ok()).await;
+        let wrong = open(&url.replace("a-long-password", "another"));
+        if url.contains('@') {
+            let refused = wrong.ping().await;
+            assert!(matches!(&refused, Err(StoreError::Away(AwayReason::Refused(code))) if **code != *"MAXCLIENTS"));
+        }
+    }
+}
