@@ -8,7 +8,6 @@ use redis::{Value, cmd};
 use tokio::time::{Duration, Instant};
 
 use super::connect::Connection;
-use super::examine::{allowed, fields_of, settings_of};
 use super::failure::Failure;
 use super::link::Link;
 use crate::vault::store::{AwayReason, StoreError};
@@ -117,5 +116,74 @@ impl Link {
         until: Instant,
     ) -> Result<(), Failure> {
         self.look_for_persistence(&Way { link: self, connection, generation, until }).await
+    }
+}
+
+/// The answer; `None` when it may not be asked for.
+fn allowed(answer: Result<Value, StoreError>) -> Result<Option<Value>, StoreError> {
+    match answer {
+        Err(StoreError::Away(AwayReason::Refused(code))) if matches!(&*code, "NOPERM" | "ERR") => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// The values of a `CONFIG GET` of one setting, one for each server that answered.
+fn settings_of(answer: &Value) -> Vec<String> {
+    match answer {
+        Value::Array(items) => match items.as_slice() {
+            [name, value] if text(name).is_some() => text(value).into_iter().collect(),
+            items => items.iter().flat_map(settings_of).collect(),
+        },
+        Value::Map(entries) => {
+            let of = |(_, value): &(Value, Value)| match text(value) {
+                Some(value) => vec![value],
+                // Of a Cluster: the server's address, and its answer.
+                None => settings_of(value),
+            };
+            entries.iter().flat_map(of).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The values of a field of `INFO`, one for each server that answered.
+fn fields_of(answer: &Value, field: &str) -> Vec<String> {
+    match answer {
+        Value::Array(items) => items.iter().flat_map(|item| fields_of(item, field)).collect(),
+        Value::Map(entries) => entries.iter().flat_map(|(_, value)| fields_of(value, field)).collect(),
+        value => {
+            let text = text(value).unwrap_or_default();
+            let values = text.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            values.map(|value| value.trim().to_owned()).collect()
+        }
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn one_server_and_many_are_read_alike() {
+        let one = Value::Array(vec![bulk("save"), bulk("3600 1")]);
+        let map = Value::Map(vec![(bulk("save"), bulk(""))]);
+        assert_eq!((settings_of(&one), settings_of(&map)), (vec!["3600 1".to_owned()], vec![String::new()]));
+        let cluster = Value::Map(vec![(bulk("127.0.0.1:1"), one.clone()), (bulk("127.0.0.1:2"), map)]);
+        assert_eq!(settings_of(&cluster), ["3600 1", ""]);
+        let info = bulk("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n");
+        assert_eq!(fields_of(&info, "maxmemory_policy"), ["noeviction"]);
+        assert_eq!(fields_of(&Value::Map(vec![(bulk("127.0.0.1:1"), info)]), "maxmemory_policy"), ["noeviction"]);
     }
 }

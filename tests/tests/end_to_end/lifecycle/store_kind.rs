@@ -132,7 +132,7 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
     says("\"status\":\"ready\"").await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_has_all_its_clients_is_named_in_readyz_the_log_and_check() -> Outcome {
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
