@@ -74,6 +74,7 @@ use transport::invite_shards::InviteShards;
 use transport::large::LargeStreams;
 use transport::name_shards::NameShards;
 use transport::outbox::Writer;
+use transport::servers::LfServers;
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
@@ -213,6 +214,7 @@ pub(crate) struct Shards {
     inboxes: Arc<[mpsc::Sender<ShardInput>]>,
     invites: InviteShards,
     names: NameShards,
+    lf_servers: LfServers,
     /// Where each shard runs, and what belongs to it.
     cores: Cores,
 }
@@ -223,7 +225,7 @@ impl Shards {
             ..=1 => (InviteShards::default(), NameShards::default()),
             _ => (InviteShards::new(), NameShards::new()),
         };
-        Self { inboxes: inboxes.into(), invites, names, cores }
+        Self { inboxes: inboxes.into(), invites, names, lf_servers: LfServers::default(), cores }
     }
 
     fn len(&self) -> usize {

@@ -4,10 +4,11 @@
 //! one read; bytes are looked at once, however few come at a time. What is longer is passed over, its head line by line, so that
 //! the next message is found: many share a SIP server's stream, and strangers wrote what it carries. Where the length is in doubt
 //! ([`super::length`]) the stream is given up, because the next message's beginning would be a guess, and a guess is how a forged request is
-//! smuggled in.
+//! smuggled in. Where the server is known to see bare LFs, as Kamailio and OpenSIPS do and pass them on, its own reading counts, and what others
+//! would read otherwise is passed over.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memmem;
+use memchr::{memchr_iter, memmem};
 
 use super::Limits;
 use super::grammar::is_token_byte;
@@ -21,6 +22,9 @@ pub enum Frame {
     /// The head of a message beyond [`Limits::message_bytes`], of which the rest is passed over. Of a head that is itself beyond it:
     /// its whole lines within, and the empty line.
     TooLong(Bytes),
+    /// The head of a message that a server of whom that is known ends by bare LFs, and that others would end elsewhere: its lines, with CRLF. Its
+    /// body is passed over.
+    BareLf(Bytes),
     /// A double CRLF: the peer wants a [`Frame::Pong`] back.
     Ping,
     /// A single CRLF: the answer to a ping.
@@ -54,6 +58,12 @@ pub const PASSED_OVER_MAX: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Framer {
     buffer: BytesMut,
+    /// The server that writes it is known to see a bare LF as the end of a line.
+    sees_lf: bool,
+    /// Strangers wrote what it carries, and a server is known to have taken it.
+    is_shared: bool,
+    /// Where a head ends, and its message, for who sees bare LFs.
+    by_lf: Option<(usize, usize)>,
     /// How far the search for the end of the head has come.
     searched: usize,
     /// The whole length, once the head is complete.
@@ -72,6 +82,9 @@ impl Framer {
     pub fn new(limits: Limits) -> Self {
         Self {
             buffer: BytesMut::new(),
+            sees_lf: false,
+            is_shared: false,
+            by_lf: None,
             searched: 0,
             length: None,
             long_head: None,
@@ -79,6 +92,17 @@ impl Framer {
             half_ping: false,
             limits,
         }
+    }
+
+    /// The server that writes this stream sees a bare LF as the end of a line, and an empty line of it as the end of a head: where a
+    /// head has two ends, or two lengths, its own count, and the message is passed over.
+    pub fn sees_bare_lf(&mut self) {
+        self.sees_lf = true;
+    }
+
+    /// A server has taken what comes, whatever a stranger wrote in it: a message whose first byte can begin none is no end of the stream.
+    pub fn is_of_server(&mut self) {
+        self.is_shared = true;
     }
 
     /// Adds bytes that were read.
@@ -116,7 +140,9 @@ impl Framer {
                     return Ok(None);
                 }
                 Some(b'\r') if b"\r\n\r".starts_with(&self.buffer) => return Ok(None),
-                Some(first) if !is_token_byte(*first) => return Err(FrameError::NotSip),
+                Some(first) if !is_token_byte(*first) && !(self.is_shared && !matches!(first, b'\r' | b'\n')) => {
+                    return Err(FrameError::NotSip);
+                }
                 Some(_) => self.half_ping = false,
             }
         }
@@ -125,6 +151,11 @@ impl Framer {
             None => match self.measure()? {
                 Measured::Whole(length) => length,
                 Measured::Partial => return Ok(None),
+                Measured::BareLf(head, body) => {
+                    let head = self.buffer.split_to(head);
+                    (self.searched, self.by_lf, self.passed_over) = (0, None, body);
+                    return Ok(Some(Frame::BareLf(with_crlf(&head))));
+                }
                 Measured::TooLong(limit) => {
                     self.searched = 0;
                     self.long_head = Some(Box::default());
@@ -167,6 +198,11 @@ impl Framer {
     fn measure(&mut self) -> Result<Measured, FrameError> {
         let from = self.searched.saturating_sub(3);
         let limit = self.limits.of(&self.buffer).message_bytes;
+        if self.sees_lf
+            && let Some(measured) = self.measure_by_lf(from, limit)?
+        {
+            return Ok(measured);
+        }
         let Some(at) = memmem::find(&self.buffer[from..], b"\r\n\r\n") else {
             self.searched = self.buffer.len();
             return Ok(if self.buffer.len() < limit { Measured::Partial } else { Measured::TooLong(limit) });
@@ -175,7 +211,11 @@ impl Framer {
         if head > limit {
             return Ok(Measured::TooLong(limit));
         }
-        let body = length::of_head(&self.buffer[..head])?;
+        let body = match length::of_head(&self.buffer[..head]) {
+            // What only the others find is nothing to the server that wrote it.
+            Err(_) if self.sees_lf => return Ok(Measured::BareLf(head, length_by_lf(&self.buffer[..head])?)),
+            body => body?,
+        };
         if body > PASSED_OVER_MAX {
             return Err(FrameError::TooLong);
         }
@@ -185,7 +225,60 @@ impl Framer {
     }
 }
 
+impl Framer {
+    /// The length of a message whose head ends by a bare LF, once it is whole. `None`: it does not, or everyone comes to its end.
+    fn measure_by_lf(&mut self, from: usize, limit: usize) -> Result<Option<Measured>, FrameError> {
+        let (head, whole) = match self.by_lf {
+            Some(known) => known,
+            None => {
+                let Some(head) = end_by_lf(&self.buffer[from..]).map(|end| from + end) else { return Ok(None) };
+                if head > limit || self.buffer[..head].ends_with(b"\r\n\r\n") {
+                    return Ok(None);
+                }
+                let known = (head, head + length_by_lf(&self.buffer[..head])?);
+                *self.by_lf.insert(known)
+            }
+        };
+        if whole <= limit && self.buffer.len() < whole {
+            return Ok(Some(Measured::Partial));
+        }
+        let here = &self.buffer[..whole.min(self.buffer.len())];
+        let end = memmem::find(here, b"\r\n\r\n").map(|at| at + 4);
+        if end.is_some_and(|end| length::of_head(&here[..end]).is_ok_and(|body| end + body == whole)) {
+            self.by_lf = None;
+            (self.searched, self.length) = (end.unwrap_or(head), Some(whole));
+            return Ok(Some(Measured::Whole(whole)));
+        }
+        Ok(Some(Measured::BareLf(head, whole - head)))
+    }
+}
+
+/// The length of the body behind a head, for who sees bare LFs.
+fn length_by_lf(head: &[u8]) -> Result<usize, FrameError> {
+    let body = length::by_lf(head)?;
+    if body > PASSED_OVER_MAX { Err(FrameError::TooLong) } else { Ok(body) }
+}
+
+/// The end of the first empty line, for who sees bare LFs: to Kamailio a CR alone is one, too.
+fn end_by_lf(bytes: &[u8]) -> Option<usize> {
+    memchr_iter(b'\n', bytes).find_map(|at| match &bytes[at + 1..] {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        [b'\r', _, ..] => Some(at + 2),
+        _ => None,
+    })
+}
+
+/// The lines of a head, each with CRLF, and an empty line.
+fn with_crlf(head: &[u8]) -> Bytes {
+    let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines = lines.filter(|line| !line.is_empty()).flat_map(|line| [line, b"\r\n"]);
+    Bytes::from(lines.chain([&b"\r\n"[..]]).collect::<Vec<_>>().concat())
+}
+
 enum Measured {
+    /// The lengths of a head that ends by a bare LF, and of its body.
+    BareLf(usize, usize),
     /// The head is not all here.
     Partial,
     /// The length of the message.
@@ -512,6 +605,67 @@ mod tests {
         for filling in ["", &FILLING.repeat(5_000)] {
             let beyond = format!("INVITE sip:a@b SIP/2.0\r\n{filling}l: {length}\r\n\r\n");
             assert_eq!(fed(&[beyond.as_bytes()]), Err(FrameError::TooLong));
+        }
+    }
+
+    #[test]
+    fn of_a_server_that_sees_bare_lfs_its_own_end_counts_and_what_others_read_otherwise_is_passed_over() {
+        let head = "INVITE sip:a@b SIP/2.0\r\nTo: x\r\n";
+        for (lines, body, is_message) in [
+            ("l: 11\r\nX: b\n\n", "hello world", false),
+            ("l: 25\r\nX: b\n\n", "foo\r\nl: 3\r\n\r\nhello world!", false),
+            ("l: 12\r\nX: b\n\n", "foo\r\n\r\nhello", false),
+            ("l: 4\r\nX: b\n\n", "\r\n\r\n", false),
+            ("l: 5\r\n\n", "hello", false),
+            ("l: 5\n\r\n", "hello", false),
+            ("l: 0\n\n", "", false),
+            ("l: 5\r\n\r", "hello", false),
+            ("l: 2\n\r", "\r\n", false),
+            ("l: 18\r\nX: b\n\n", "foo\r\nl: 5\r\n\r\nhello", true),
+            ("X: b\nl: 3\r\nl: 3\r\n\r\n", "hey", true),
+            ("X: b\nl: 4\r\n\r\n", "body", true),
+            ("l: 4\r\n\r\n", "b\n\nd", true),
+        ] {
+            let came = format!("{head}{lines}{body}");
+            let stream = [came.as_bytes(), INVITE, INVITE].concat();
+            for chunk in [1, 3, stream.len()] {
+                let mut framer = Framer::new(Limits::default());
+                framer.sees_bare_lf();
+                let mut all = Vec::new();
+                for piece in stream.chunks(chunk) {
+                    framer.push(piece);
+                    all.extend(frames(&mut framer).unwrap_or_else(|error| panic!("{came:?}: {error:?}")));
+                }
+                let first = all.remove(0);
+                assert_eq!(all, [message(INVITE), message(INVITE)], "{came:?} in pieces of {chunk}");
+                match first {
+                    Frame::Message(bytes) => assert!(is_message && bytes == came, "{came:?}"),
+                    Frame::BareLf(lines) => {
+                        assert!(!is_message && lines.starts_with(head.as_bytes()), "{came:?}");
+                        assert!(lines.ends_with(b"\r\n\r\n") && !lines.windows(2).any(|two| two == b"\n\n"));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        for doubtful in ["l: 4\nl: 5\n\n", "X: y\n\n", "l: x\n\n"] {
+            let mut framer = Framer::new(Limits::default());
+            framer.sees_bare_lf();
+            framer.push(format!("{head}{doubtful}").as_bytes());
+            assert!(framer.next_frame().is_err(), "{doubtful:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_with_an_odd_first_byte_is_framed_on_a_stream_that_others_share() {
+        for odd in ["@FOO", "(X", "\u{e9}X", "/", " X", "\tX", "\u{1}", "\u{7f}", "\0"] {
+            let text = format!("{odd} sip:a@b SIP/2.0\r\nl: 4\r\n\r\nbody");
+            assert_eq!(fed(&[text.as_bytes()]), Err(FrameError::NotSip), "{odd}");
+            let mut framer = Framer::new(Limits::default());
+            framer.is_of_server();
+            framer.push(text.as_bytes());
+            framer.push(INVITE);
+            assert_eq!(frames(&mut framer), Ok(vec![message(text.as_bytes()), message(INVITE)]), "{odd}");
         }
     }
 }

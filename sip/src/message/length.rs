@@ -55,6 +55,14 @@ pub(super) fn of_head(head: &[u8]) -> Result<usize, InDoubt> {
     found.ok_or(InDoubt::Length)
 }
 
+/// The one length that those find who see bare LFs, of a head that ends where they see an empty line.
+pub(super) fn by_lf(head: &[u8]) -> Result<usize, InDoubt> {
+    let mut reader = Reader::new(Breaks::Lf);
+    reader.read(head)?;
+    reader.finish()?;
+    reader.length.filter(|_| !reader.differ).ok_or(InDoubt::Length)
+}
+
 /// What stands behind the colon of a line that is named `Content-Length`.
 fn length_line(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr(b':', line)?;

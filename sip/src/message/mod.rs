@@ -116,6 +116,8 @@ pub enum Malformed {
     StartLine,
     /// A line of the head ends with a bare CR or LF, or the first one is folded.
     HeaderLine,
+    /// It came as [`Frame::BareLf`].
+    BareLf,
     /// More fields than [`Limits::headers`].
     TooManyHeaders,
     /// More Via values than [`Limits::vias`].
@@ -143,13 +145,14 @@ impl Message {
     }
 
     /// The answer to a request that is `beyond` one of its limits: 513, or 400 whose reason phrase names the limit. `bytes`: the message, or
-    /// its head, or what [`Frame::TooLong`] has of that. `None` for what is no request, for an ACK, and for what has not all that
+    /// its head, or what [`Frame::TooLong`] or [`Frame::BareLf`] has of that. `None` for what is no request, for an ACK, and for what has not all that
     /// an answer copies (RFC 3261 §8.2.6.2).
     pub fn refusal(bytes: &Bytes, beyond: Malformed, limits: &Limits) -> Option<Bytes> {
         let (status, reason) = match beyond {
             Malformed::TooLong => (513, Composer::reason(513).to_owned()),
             Malformed::TooManyHeaders => (400, format!("More Than {} Header Lines", limits.headers)),
             Malformed::TooManyVias => (400, format!("More Than {} Via Values", limits.vias)),
+            Malformed::BareLf => (400, "Line Without CRLF".to_owned()),
             Malformed::NoEnd | Malformed::StartLine | Malformed::HeaderLine => return None,
         };
         let request = Self::parse(bytes, &Limits::COMPOSED).ok().filter(|it| it.is_request() && it.via().is_some())?;

@@ -31,6 +31,7 @@ use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::parcel::Parcel;
+use crate::agent::transport::servers::Acquaintance;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
@@ -97,6 +98,7 @@ pub(crate) struct Connection {
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
+    acquaintance: Acquaintance,
 }
 
 impl Connection {
@@ -138,10 +140,14 @@ impl Connection {
             Side::Upstream => SERVER_QUEUE,
         });
         let (writer, limits) = (Some(writer), Limits::default());
-        let framing = match source.transport {
+        let mut framing = match source.transport {
             Transport::Wss => Framing::websocket(limits),
             Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
         };
+        if source.side == Side::Upstream && shards.lf_servers.has(source.peer.ip()) {
+            framing.is_of_server();
+            framing.sees_bare_lf();
+        }
         Self {
             source,
             timing,
@@ -158,6 +164,7 @@ impl Connection {
             unheard: None,
             proven: false,
             partial_since: None,
+            acquaintance: Acquaintance::default(),
         }
     }
 
@@ -313,6 +320,9 @@ impl Connection {
             while let Some(outgoing) = next.take() {
                 match outgoing {
                     Outgoing::Bytes(bytes) => {
+                        if self.source.side == Side::Upstream {
+                            self.acquaintance.note_written(&bytes);
+                        }
                         whole.add(self.framing.head_of(&bytes));
                         whole.add(bytes);
                     }
@@ -361,6 +371,11 @@ impl Connection {
                     self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
                     continue;
                 }
+                Frame::BareLf(head) => {
+                    let broken = Broken::Stream(FrameError::NotSip);
+                    self.pass_over(stream, &head, Malformed::BareLf, broken).await?;
+                    continue;
+                }
                 Frame::Message(bytes) => {
                     let message = match Message::parse(&bytes, &self.limits) {
                         Ok(message) => message,
@@ -378,6 +393,9 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
+                    if self.source.side == Side::Upstream {
+                        self.learn(&message);
+                    }
                     let shard = self.shards.of(&message, self.source.side);
                     let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
                     self.home.get_or_insert(shard);
@@ -397,6 +415,15 @@ impl Connection {
             }
             self.tell(shard).await;
             self.shards.send(shard, input).await;
+        }
+    }
+
+    /// A sound message came from a SIP server: it takes what it passes on, and may say what it is.
+    fn learn(&mut self, message: &Message) {
+        self.framing.is_of_server();
+        let address = self.source.peer.ip();
+        if self.acquaintance.says_lf(message, address, &self.shards.lf_servers) {
+            self.framing.sees_bare_lf();
         }
     }
 

@@ -48,6 +48,20 @@ impl Framing {
         Self::WebSocket(Reader::new(limits.of_responses().message_bytes))
     }
 
+    /// The server that writes it sees a bare LF as the end of a line.
+    pub(crate) fn sees_bare_lf(&mut self) {
+        if let Self::Stream(framer) = self {
+            framer.sees_bare_lf();
+        }
+    }
+
+    /// A server has taken what it carries.
+    pub(crate) fn is_of_server(&mut self) {
+        if let Self::Stream(framer) = self {
+            framer.is_of_server();
+        }
+    }
+
     /// Adds bytes that were read.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         match self {

@@ -25,6 +25,7 @@ pub(crate) mod listeners;
 pub(crate) mod name_shards;
 pub(crate) mod outbox;
 mod parcel;
+pub(crate) mod servers;
 pub(crate) mod steering;
 pub(crate) mod targets;
 pub(crate) mod upstreams;
