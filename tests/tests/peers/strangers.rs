@@ -1,12 +1,16 @@
-//! Other stock programs: Linphone as the phone, sipsak as the one who asks whether the account is there.
+//! Other stock programs: Linphone as the phone, sipsak as the one who asks whether the account is there. And who writes to
+//! Kamailio what it passes on, and others would read otherwise.
 
 use std::process::Command;
 
 use tests::child::Child;
+use tests::digest::token;
 use tests::linphone::Linphone;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
 use tests::world::real::{Plan, SOON};
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 use crate::{Outcome, World};
 
@@ -53,4 +57,45 @@ async fn who_asks_the_account_for_its_options_is_answered_while_the_phone_sleeps
         world.end().await?;
     }
     Ok(())
+}
+
+/// Kamailio reads a bare LF as the end of a line, and passes it on: what has another end for others ends and swallows nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_writes_with_bare_lfs_costs_no_other_its_call() -> Outcome {
+    let (world, instance) = World::real_and_lent(Plan::over(Transport::Tls)).await?;
+    let (server, aor) = (world.registrar.address(Transport::Udp), world.registrar.aor(&world.registrar.user));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let own = socket.local_addr().unwrap();
+    for (nth, (end, body)) in [
+        ("X: b\n\n", "hello world"),
+        ("X: b\n\n", "foo\r\nContent-Length: 3\r\n\r\nhello"),
+        ("X: b\n\n", "foo\r\nContent-Length: 300\r\n\r\nhello"),
+        ("X: b\n\n", "\r\n\r\n"),
+        ("X: b\n\r\n", "hello"),
+        ("X: b\r\n\n", "hello"),
+        ("X: b\r\n\r", "hello"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = token();
+        let odd = format!(
+            "INVITE {aor} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{id}\r\nMax-Forwards: 70\r\nFrom: <sip:x@h>;tag={id}\r\n\
+             To: <{aor}>\r\nCall-ID: {id}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{own}>\r\nContent-Length: {}\r\n{end}{body}",
+            body.len()
+        );
+        socket.send_to(odd.as_bytes(), server).await.unwrap();
+        let mut answer = [0; 4_096];
+        loop {
+            let length = timeout(SOON, socket.recv(&mut answer)).await.expect("it is answered").unwrap();
+            let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+            if answer.contains(&id) && !answer.starts_with("SIP/2.0 1") {
+                assert!(answer.starts_with("SIP/2.0 400 Line Without CRLF"), "{end:?} {body:?}: {answer}");
+                break;
+            }
+        }
+        world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await?;
+        assert_eq!(world.pushes(), nth as u64 + 1, "{end:?} {body:?}");
+    }
+    world.farewell(&instance).await
 }
