@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 /// The longest pause before what is not acknowledged is sent again.
 const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(2);
-/// A connection ends when nothing was acknowledged for so long. The system's own limit is a number of tries, which is reached early
+/// A connection ends when nothing was acknowledged for so long, or its peer had no room for more. The system's own limit is a number of tries, which is reached early
 /// where the pauses are short.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5 * 60);
 /// `TCP_RTO_MAX_MS` of Linux, since 6.15.

@@ -8,11 +8,12 @@
 //! would read otherwise is passed over.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr_iter, memmem};
+use memchr::memmem;
 
 use super::Limits;
 use super::grammar::is_token_byte;
-use super::length::{self, InDoubt, Lengths};
+use super::length::{self, InDoubt, end_by_lf};
+use super::long_head::{LongHead, Passing, whole_lines};
 
 /// What a stream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +122,11 @@ impl Framer {
     /// [`FrameError`] when the stream must be closed.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(head) = &mut self.long_head {
-            let Some(body) = head.pass(&mut self.buffer)? else { return Ok(None) };
-            (self.long_head, self.passed_over) = (None, body);
+            match head.pass(&mut self.buffer, PASSED_OVER_MAX)? {
+                Passing::Head => return Ok(None),
+                Passing::Body(body) => (self.long_head, self.passed_over) = (None, body),
+                Passing::TooLong => return Err(FrameError::TooLong),
+            }
         }
         let here = self.passed_over.min(self.buffer.len());
         self.buffer.advance(here);
@@ -131,6 +135,9 @@ impl Framer {
             return Ok(None);
         }
         if self.length.is_none() && self.searched == 0 {
+            if self.is_shared {
+                self.skip_leading();
+            }
             if let Some(frame) = self.keep_alive() {
                 return Ok(Some(frame));
             }
@@ -140,7 +147,7 @@ impl Framer {
                     return Ok(None);
                 }
                 Some(b'\r') if b"\r\n\r".starts_with(&self.buffer) => return Ok(None),
-                Some(first) if !is_token_byte(*first) && !(self.is_shared && !matches!(first, b'\r' | b'\n')) => {
+                Some(first) if !is_token_byte(*first) && (!self.is_shared || matches!(first, b'\r' | b'\n')) => {
                     return Err(FrameError::NotSip);
                 }
                 Some(_) => self.half_ping = false,
@@ -158,7 +165,7 @@ impl Framer {
                 }
                 Measured::TooLong(limit) => {
                     self.searched = 0;
-                    self.long_head = Some(Box::default());
+                    self.long_head = Some(Box::new(LongHead::new(self.sees_lf)));
                     return Ok(Some(Frame::TooLong(whole_lines(&self.buffer[..limit]))));
                 }
             },
@@ -175,6 +182,15 @@ impl Framer {
         self.length = None;
         self.searched = 0;
         Ok(Some(Frame::Message(self.buffer.split_to(length).freeze())))
+    }
+
+    /// What servers skip before a first line, and pass on; line ends are keep-alives.
+    fn skip_leading(&mut self) {
+        let is_line_end = |at: usize| self.buffer[at] == b'\r' && matches!(self.buffer.get(at + 1), None | Some(b'\n'));
+        let is_skipped =
+            |at: &usize| matches!(self.buffer[*at], b'\n' | b'\r' | b'\t' | b' ' | b'\0') && !is_line_end(*at);
+        let count = (0..self.buffer.len()).take_while(is_skipped).count();
+        self.buffer.advance(count);
     }
 
     fn keep_alive(&mut self) -> Option<Frame> {
@@ -259,16 +275,6 @@ fn length_by_lf(head: &[u8]) -> Result<usize, FrameError> {
     if body > PASSED_OVER_MAX { Err(FrameError::TooLong) } else { Ok(body) }
 }
 
-/// The end of the first empty line, for who sees bare LFs: to Kamailio a CR alone is one, too.
-fn end_by_lf(bytes: &[u8]) -> Option<usize> {
-    memchr_iter(b'\n', bytes).find_map(|at| match &bytes[at + 1..] {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
-        [b'\r', _, ..] => Some(at + 2),
-        _ => None,
-    })
-}
-
 /// The lines of a head, each with CRLF, and an empty line.
 fn with_crlf(head: &[u8]) -> Bytes {
     let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -285,43 +291,6 @@ enum Measured {
     Whole(usize),
     /// Its head is longer than so many bytes.
     TooLong(usize),
-}
-
-/// A head that is too long, and passed over as it comes.
-#[derive(Debug, Default)]
-struct LongHead {
-    lengths: Lengths,
-    /// Bytes that were passed over.
-    passed: usize,
-}
-
-impl LongHead {
-    /// Takes what has come of the head out of `buffer`; the length of its body once it is over.
-    fn pass(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, FrameError> {
-        let end = memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4);
-        // The beginning of an empty line may be here, and the rest of it not.
-        let here = end.unwrap_or(buffer.len().saturating_sub(3));
-        self.passed += here;
-        if self.passed > PASSED_OVER_MAX {
-            return Err(FrameError::TooLong);
-        }
-        self.lengths.read(&buffer[..here])?;
-        buffer.advance(here);
-        if end.is_none() {
-            // The room of what is passed is given back.
-            *buffer = BytesMut::from(&buffer[..]);
-            return Ok(None);
-        }
-        let body = self.lengths.body()?;
-        if body > PASSED_OVER_MAX { Err(FrameError::TooLong) } else { Ok(Some(body)) }
-    }
-}
-
-/// The lines of a head's beginning that are certainly whole, with all their foldings, and an empty line.
-fn whole_lines(beginning: &[u8]) -> Bytes {
-    let is_end = |at: &usize| beginning.get(at + 2).is_some_and(|next| !matches!(next, b' ' | b'\t'));
-    let end = memmem::rfind_iter(beginning, b"\r\n").find(is_end).map_or(0, |at| at + 2);
-    Bytes::from([&beginning[..end], b"\r\n"].concat())
 }
 
 #[cfg(test)]
@@ -620,6 +589,9 @@ mod tests {
             ("l: 5\n\r\n", "hello", false),
             ("l: 0\n\n", "", false),
             ("l: 5\r\n\r", "hello", false),
+            ("l: 5\r\nl: 7\r\n\r\n", "hello", false),
+            ("X: y\nl: 5\r\nl: 4\r\n\r\n", "hello", false),
+            ("l: 4\nl: x\n\n", "body", false),
             ("l: 2\n\r", "\r\n", false),
             ("l: 18\r\nX: b\n\n", "foo\r\nl: 5\r\n\r\nhello", true),
             ("X: b\nl: 3\r\nl: 3\r\n\r\n", "hey", true),
@@ -648,11 +620,43 @@ mod tests {
                 }
             }
         }
-        for doubtful in ["l: 4\nl: 5\n\n", "X: y\n\n", "l: x\n\n"] {
+        for doubtful in [
+            "X: y\n\n",
+            "l: x\n\n",
+            "To: x\rl: 4\r\nl: 0\r\n\r\n",
+            "To: x\rl: 4\r\nl: 0\n\n",
+            "l: 2\r\nTo: x\r\r\nX: y\r\n\r\n",
+        ] {
             let mut framer = Framer::new(Limits::default());
             framer.sees_bare_lf();
-            framer.push(format!("{head}{doubtful}").as_bytes());
+            framer.push(format!("{head}{doubtful}body").as_bytes());
             assert!(framer.next_frame().is_err(), "{doubtful:?}");
+        }
+        for long in ["l: 5\r\n\n", "l: 5\r\nl: 7\r\n\r\n", "l: 5\n\r\n"] {
+            let came = format!("{head}{}{long}hello", FILLING.repeat(5_000));
+            let stream = [came.as_bytes(), INVITE].concat();
+            for chunk in [1, 1_000, stream.len()] {
+                let mut framer = Framer::new(Limits::default());
+                framer.sees_bare_lf();
+                let mut all = Vec::new();
+                for piece in stream.chunks(chunk) {
+                    framer.push(piece);
+                    all.extend(frames(&mut framer).unwrap_or_else(|error| panic!("{long:?}: {error:?}")));
+                }
+                assert!(matches!(all.remove(0), Frame::TooLong(_)), "{long:?}");
+                assert_eq!(all, [message(INVITE)], "{long:?} in pieces of {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cr_alone_that_ends_a_line_for_some_puts_a_length_in_doubt_where_they_find_another() {
+        let framed = |lines: &str| fed(&[format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody").as_bytes()]);
+        for harmless in ["X: a\rb\r\nl: 4", "l: 4\r\nTo: \"a\rb\" <sip:a@b>", "l: 4\r\nX: y\r"] {
+            assert!(framed(harmless).is_ok() || harmless.ends_with('\r'), "{harmless:?}");
+        }
+        for doubtful in ["To: x\rl: 40\r\nl: 4", "l: 4\r\nTo: x\rl: 5", "l: 4\r\nTo: x\r\r\nX: y", "l: 4\r\n\rX: y"] {
+            assert!(framed(doubtful).is_err(), "{doubtful:?}");
         }
     }
 
@@ -665,7 +669,13 @@ mod tests {
             framer.is_of_server();
             framer.push(text.as_bytes());
             framer.push(INVITE);
+            let text = text.trim_start_matches([' ', '\t', '\0']);
             assert_eq!(frames(&mut framer), Ok(vec![message(text.as_bytes()), message(INVITE)]), "{odd}");
+            for before in ["\n", "\r\0", " \t\0\n"] {
+                framer.push(before.as_bytes());
+                framer.push(INVITE);
+                assert_eq!(frames(&mut framer), Ok(vec![message(INVITE)]), "{before:?}");
+            }
         }
     }
 }

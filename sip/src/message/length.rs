@@ -6,7 +6,7 @@
 //! it. A head is read in pieces of any size, with the same result as in one; of it at most [`LINE_KEPT`] bytes are kept for each
 //! kind of reader.
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter, memmem};
 
 use super::grammar::trim_bytes;
 use super::{Name, parse};
@@ -26,6 +26,10 @@ const LINE_KEPT: usize = 4 * 1024;
 /// The one `Content-Length` of a head, in its long or compact form. A line may end with a bare LF, as some peers and callers
 /// write it, where all who read it find the same length and the same end.
 pub(super) fn of_head(head: &[u8]) -> Result<usize, InDoubt> {
+    if has_lone_cr(head) { with_lone_cr(head) } else { without_lone_cr(head) }
+}
+
+fn without_lone_cr(head: &[u8]) -> Result<usize, InDoubt> {
     let mut found = None;
     let (mut at, mut is_whole) = (0, true);
     while let Some(end) = memchr(b'\n', &head[at..]) {
@@ -55,12 +59,71 @@ pub(super) fn of_head(head: &[u8]) -> Result<usize, InDoubt> {
     found.ok_or(InDoubt::Length)
 }
 
-/// The one length that those find who see bare LFs, of a head that ends where they see an empty line.
-pub(super) fn by_lf(head: &[u8]) -> Result<usize, InDoubt> {
+/// Likewise, for a head with a CR alone: where that ends a line for some, they come to the same.
+#[cold]
+fn with_lone_cr(head: &[u8]) -> Result<usize, InDoubt> {
+    let body = without_lone_cr(head)?;
     let mut reader = Reader::new(Breaks::Lf);
-    reader.read(head)?;
+    reader.read(&broken_at_each_cr(head))?;
     reader.finish()?;
-    reader.length.filter(|_| !reader.differ).ok_or(InDoubt::Length)
+    let is_same = reader.read == head.len() && reader.length == Some(body) && !reader.differ;
+    is_same.then_some(body).ok_or(InDoubt::Head)
+}
+
+/// Whether a CR stands alone in it.
+pub(super) fn has_lone_cr(head: &[u8]) -> bool {
+    memchr_iter(b'\r', head).any(|at| head.get(at + 1).is_some_and(|next| *next != b'\n'))
+}
+
+/// The same bytes, where a CR that stands alone is a LF.
+fn broken_at_each_cr(head: &[u8]) -> Vec<u8> {
+    let mut broken = head.to_vec();
+    for at in memchr_iter(b'\r', head) {
+        if head.get(at + 1).is_some_and(|next| *next != b'\n') {
+            broken[at] = b'\n';
+        }
+    }
+    broken
+}
+
+/// The length behind a head that ends where those who see bare LFs find an empty line: the first one, which Kamailio corrects, and it passes on what
+/// else there is.
+pub(super) fn by_lf(head: &[u8]) -> Result<usize, InDoubt> {
+    let body = first_by_lf(head)?;
+    let last = head.len() - 1;
+    if has_lone_cr(&head[..last]) {
+        // What to some ends by it must not begin with another length, nor end the head.
+        let broken = broken_at_each_cr(&head[..last]);
+        let ends_before = broken.windows(2).any(|two| two == b"\n\n") || memmem::find(&broken, b"\n\r\n").is_some();
+        if ends_before || first_by_lf(&broken)? != body {
+            return Err(InDoubt::Head);
+        }
+    }
+    Ok(body)
+}
+
+fn first_by_lf(head: &[u8]) -> Result<usize, InDoubt> {
+    let mut start = 0;
+    for at in memchr_iter(b'\n', head) {
+        if matches!(head.get(at + 1), Some(b' ' | b'\t')) {
+            continue;
+        }
+        let line = &head[std::mem::replace(&mut start, at + 1)..at];
+        if let Some(value) = length_line(line) {
+            return parse::length(trim_bytes(value)).ok_or(InDoubt::Length);
+        }
+    }
+    Err(InDoubt::Length)
+}
+
+/// The end of the first empty line, for who sees bare LFs: to Kamailio a CR alone is one, too.
+pub(super) fn end_by_lf(bytes: &[u8]) -> Option<usize> {
+    memchr_iter(b'\n', bytes).find_map(|at| match &bytes[at + 1..] {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        [b'\r', _, ..] => Some(at + 2),
+        _ => None,
+    })
 }
 
 /// What stands behind the colon of a line that is named `Content-Length`.
@@ -95,11 +158,19 @@ fn odd(head: &[u8]) -> Result<usize, InDoubt> {
 pub(super) struct Lengths {
     of_crlf: Reader,
     of_lf: Reader,
+    /// That of those to whom a CR alone ends a line, too; and whether there is one.
+    of_cr: Reader,
+    has_lone_cr: bool,
 }
 
 impl Default for Lengths {
     fn default() -> Self {
-        Self { of_crlf: Reader::new(Breaks::Crlf), of_lf: Reader::new(Breaks::Lf) }
+        Self {
+            of_crlf: Reader::new(Breaks::Crlf),
+            of_lf: Reader::new(Breaks::Lf),
+            of_cr: Reader::new(Breaks::Lf),
+            has_lone_cr: false,
+        }
     }
 }
 
@@ -113,12 +184,41 @@ impl Lengths {
         self.of_lf.read(piece)
     }
 
+    /// Reads the next `length` bytes, with what follows them as far as it is known, for those to whom a CR alone ends a line.
+    pub(super) fn read_by_cr(&mut self, ahead: &[u8], length: usize) -> Result<(), InDoubt> {
+        self.has_lone_cr |= has_lone_cr(ahead);
+        self.of_cr.read(&broken_at_each_cr(ahead)[..length])
+    }
+
+    /// Reads it for those alone who see bare LFs.
+    pub(super) fn read_by_lf(&mut self, piece: &[u8]) -> Result<(), InDoubt> {
+        self.of_lf.read(piece)
+    }
+
+    /// The first length that those find.
+    pub(super) fn body_by_lf(&mut self) -> Result<usize, InDoubt> {
+        self.of_lf.finish()?;
+        self.of_lf.first.ok_or(InDoubt::Length)
+    }
+
     /// The length of the body behind the head that was read: that which those who see CRLF alone and those who see LF come to the same end
     /// by. Where one of them finds none, the other's counts: what is without a length has no end on a stream, so nobody sends it so.
     ///
     /// # Errors
     /// [`InDoubt`].
     pub(super) fn body(&mut self) -> Result<usize, InDoubt> {
+        let body = self.body_by_lines()?;
+        if self.has_lone_cr {
+            self.of_cr.finish()?;
+            let Reader { read, length, differ, .. } = &self.of_cr;
+            if *read != self.of_crlf.read || *length != Some(body) || *differ {
+                return Err(InDoubt::Head);
+            }
+        }
+        Ok(body)
+    }
+
+    fn body_by_lines(&mut self) -> Result<usize, InDoubt> {
         self.of_crlf.finish()?;
         self.of_lf.finish()?;
         let (of_crlf, of_lf) = (&self.of_crlf, &self.of_lf);
@@ -152,7 +252,8 @@ struct Reader {
     is_cr: bool,
     /// The last byte was a line break, and what follows tells whether the line is folded there.
     is_break: bool,
-    /// The last length.
+    /// The first length, and the last.
+    first: Option<usize>,
     length: Option<usize>,
     /// Whether another one says otherwise.
     differ: bool,
@@ -168,6 +269,7 @@ impl Reader {
             is_cut: false,
             is_cr: false,
             is_break: false,
+            first: None,
             length: None,
             differ: false,
         }
@@ -208,7 +310,10 @@ impl Reader {
             match parse::length(value).filter(|_| !is_cut) {
                 None if memchr(b'\n', value).is_some() && self.breaks == Breaks::Crlf => {}
                 None => return Err(InDoubt::Length),
-                Some(found) => self.differ |= self.length.replace(found).is_some_and(|before| before != found),
+                Some(found) => {
+                    self.first.get_or_insert(found);
+                    self.differ |= self.length.replace(found).is_some_and(|before| before != found);
+                }
             }
         } else if is_cut && is_length_name(line) {
             return Err(InDoubt::Length);

@@ -19,6 +19,7 @@ mod frame;
 mod grammar;
 mod length;
 mod limits;
+mod long_head;
 mod method;
 mod name;
 mod params;

@@ -196,7 +196,9 @@ proptest! {
     #[test]
     fn a_head_that_is_passed_over_ends_where_it_would_if_it_were_kept(bytes in doubtful()) {
         let short = Limits { message_bytes: 24, ..Limits::default() };
-        prop_assert_eq!(end_of_first(&bytes, short, 1), end_of_first(&bytes, Limits::default(), bytes.len()));
+        // Which of two doubts is met first depends on how much of the head is known.
+        let kept = end_of_first(&bytes, Limits::default(), bytes.len()).map_err(drop);
+        prop_assert_eq!(end_of_first(&bytes, short, 1).map_err(drop), kept);
     }
 
     #[test]

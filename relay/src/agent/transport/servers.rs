@@ -1,8 +1,8 @@
 //! What kind of SIP server a connection leads to, where that decides how its stream is read: some see a bare LF as the end of a line, and
 //! pass on what a caller wrote.
 //!
-//! Invariant: a server says so itself, in its answer to a REGISTER that the relay wrote on a connection which it has dialled: a stranger knows no
-//! branch of those. At most [`KNOWN_MAX`] addresses are remembered.
+//! Invariant: a server says so itself, in its answer to a REGISTER that the relay wrote on this connection, and that goes through no other server: a stranger
+//! knows no branch of those. At most [`KNOWN_MAX`] addresses are remembered.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -35,6 +35,10 @@ impl LfServers {
         }
     }
 
+    fn remove(&self, address: IpAddr) {
+        self.lock().remove(&address.to_canonical());
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashSet<IpAddr>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,8 +54,11 @@ pub(super) struct Acquaintance {
 impl Acquaintance {
     /// This is written.
     pub(super) fn note_written(&mut self, bytes: &Bytes) {
-        if self.is_made || self.asked.len() >= ASKED_MAX || !bytes.starts_with(b"REGISTER ") {
+        if self.is_made || !bytes.starts_with(b"REGISTER ") || has(bytes, b"\r\nRoute: ") {
             return;
+        }
+        if self.asked.len() >= ASKED_MAX {
+            self.asked.remove(0);
         }
         self.asked.extend(branch_of(bytes).map(Box::from));
     }
@@ -67,11 +74,16 @@ impl Acquaintance {
         (self.asked, self.is_made) = (Vec::new(), true);
         let product = product.to_ascii_lowercase();
         let says = SEE_BARE_LF.iter().any(|known| product.starts_with(known));
-        if says {
-            known.add(address);
+        match says {
+            true => known.add(address),
+            false => known.remove(address),
         }
         says
     }
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|some| some == part)
 }
 
 /// The branch of a message that the relay has composed.
