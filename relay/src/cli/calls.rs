@@ -60,7 +60,8 @@ pub async fn run(calls: Calls) -> Result<(), CommandError> {
         let id: String = call.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         let told = at.open()?.call("GET", &format!("/calls/{id}"), None).await?;
         if at.json {
-            return print(&pretty(&told["calls"]));
+            print(&pretty(&told["calls"]))?;
+            return say_missing(&told);
         }
         let all: Vec<String> = told["calls"].as_array().into_iter().flatten().map(story).collect();
         print(&all.join("\n"))?;
@@ -80,7 +81,8 @@ pub async fn run(calls: Calls) -> Result<(), CommandError> {
     }
     let told = calls.at.open()?.call("GET", &path, None).await?;
     if calls.at.json {
-        return print(&pretty(&told["calls"]));
+        print(&pretty(&told["calls"]))?;
+        return say_missing(&told);
     }
     let row = |call: &Value| {
         let columns = ["at", "call", "instance", "app", "from", "outcome", "why"].map(|column| cell(&call[column]));
