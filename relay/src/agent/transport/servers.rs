@@ -70,8 +70,12 @@ impl Acquaintance {
         }
         let branch = message.via().and_then(|via| via.branch());
         let is_its = branch.is_some_and(|branch| self.asked.iter().any(|asked| **asked == *branch.as_bytes()));
-        let Some(product) = message.values(Name::Server).next().filter(|_| is_its) else { return false };
+        if !is_its || message.status().is_none_or(|status| status < 200) {
+            return false;
+        }
+        // One that names nothing is not asked again: refreshes come for ever.
         (self.asked, self.is_made) = (Vec::new(), true);
+        let Some(product) = message.values(Name::Server).next() else { return false };
         let product = product.to_ascii_lowercase();
         let says = SEE_BARE_LF.iter().any(|known| product.starts_with(known));
         match says {
@@ -124,6 +128,10 @@ mod tests {
             assert_eq!(acquaintance.says_lf(&answer(branch, server), THERE, &known), says, "{branch} {server}");
             assert_eq!(known.has(THERE), says);
         }
+        let (mut acquaintance, known) = (Acquaintance::default(), LfServers::default());
+        let register = "REGISTER sip:b SIP/2.0\r\nVia: SIP/2.0/TLS a;branch=z9hG4bKone;rport\r\n";
+        acquaintance.note_written(&Bytes::from(format!("{register}Route: <sip:p;lr>\r\n\r\n")));
+        assert!(!acquaintance.says_lf(&answer("z9hG4bKone", "kamailio"), THERE, &known), "it goes through another");
         let (mut never_asked, known) = (Acquaintance::default(), LfServers::default());
         assert!(!never_asked.says_lf(&answer("z9hG4bKone", "kamailio"), THERE, &known));
     }
