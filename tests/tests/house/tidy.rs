@@ -2,8 +2,11 @@
 //!
 //! Invariant: the floors here are those of `sip/src/lib.rs` and `relay/src/lib.rs`; a module that is not listed fails.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str;
 
 /// Each crate's modules with their floor; a module imports from its own floor or a lower one.
 const SIP: &[(&str, u8)] = &[
@@ -56,6 +59,29 @@ const RELAY: &[(&str, u8)] = &[
     ("lib", 6),
 ];
 
+/// What the top level holds; anything else has a room further down, or is ignored by git.
+const TOP: &[&str] = &[
+    ".ci",
+    ".github",
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "SECURITY.md",
+    "certs",
+    "deny.toml",
+    "docker",
+    "docs",
+    "relay",
+    "rustfmt.toml",
+    "sip",
+    "tests",
+];
+
 /// Names that say nothing about what is inside.
 const BANNED: &[&str] = &["utils", "util", "common", "helpers", "helper", "manager", "misc"];
 
@@ -98,6 +124,19 @@ fn the_protocol_knows_neither_the_service_nor_sockets_nor_the_clock() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_top_level_has_its_rooms_and_nothing_that_was_left_lying() {
+    let tracked = Command::new("git").args(["-c", "safe.directory=*", "ls-files"]).current_dir(root()).output();
+    let tracked = tracked.expect("git is not here: apt-get install git").stdout;
+    let strangers: BTreeSet<_> = str::from_utf8(&tracked)
+        .unwrap()
+        .lines()
+        .filter_map(|path| path.split('/').next())
+        .filter(|name| !TOP.contains(name))
+        .collect();
+    assert!(strangers.is_empty(), "committed at the top level, and no room of it: {strangers:?}");
 }
 
 #[test]
