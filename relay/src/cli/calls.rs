@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::CommandError;
 use super::colour::{Colour, paint};
 use super::operator::At;
-use super::table::{cell, pretty, table_in};
+use super::table::{cell, incomplete, pretty, table_in};
 
 /// The last calls of all nodes: for whom, how each ended, and why nobody answered; kept for a day
 #[derive(Args)]
@@ -103,7 +103,7 @@ fn say_missing(told: &Value) -> Result<(), CommandError> {
         eprintln!("incomplete: the store does not answer, or a node is still reading what an earlier run has kept");
     }
     for node in told["silent"].as_array().into_iter().flatten() {
-        eprintln!("incomplete: the node {} did not answer", cell(node));
+        eprintln!("{}", incomplete(&cell(node), "did not answer"));
     }
     Ok(())
 }

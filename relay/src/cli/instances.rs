@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::CommandError;
 use super::operator::{At, Listener};
 use super::question::{confirm, is_attended};
-use super::table::{cell, lines, pretty, table};
+use super::table::{cell, incomplete, lines, pretty, table};
 use crate::api::sip_uri::SipUri;
 use crate::secret::Aor;
 use crate::vault::AorHash;
@@ -203,13 +203,17 @@ impl Seen {
     fn print(&self, at: &At) -> Result<(), CommandError> {
         print(&if at.json { pretty(&Value::from(self.instances.clone())) } else { listed(&self.instances) })?;
         for node in &self.silent {
-            eprintln!("incomplete: the node {node} did not answer, or its instances are still being taken over");
+            eprintln!("{}", incomplete(node, "did not answer, or its instances are still being taken over"));
         }
         Ok(())
     }
 
     fn silent(&self) -> String {
-        self.silent.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        let named = self.silent.iter().map(|node| match node.as_str() {
+            "unknown" => "nodes that the store did not name",
+            node => node,
+        });
+        named.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -248,7 +252,7 @@ async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<S
         }
         if !has_told {
             has_told = true;
-            eprintln!("waiting for {}: it did not answer, or its instances are still being taken over", seen.silent());
+            eprintln!("waiting for {}: no answer yet, or instances are still being taken over", seen.silent());
         }
         sleep(ASK_AGAIN).await;
     }

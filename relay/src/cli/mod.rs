@@ -165,7 +165,7 @@ pub enum CommandError {
     NotAll(usize),
     /// Not all instances were seen.
     #[error(
-        "not all were wiped: there may be more of {0}, which did not answer or whose instances were still being taken over; run it again"
+        "not all were wiped: there may be more of {0}: no answer, or instances were still being taken over; run it again"
     )]
     NotAllSeen(String),
     /// A trail is not whole.

@@ -66,6 +66,14 @@ pub(super) fn cell(value: &Value) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
+/// What is said of a list that lacks what a node has; `unknown` stands for nodes that the store could not name.
+pub(super) fn incomplete(node: &str, why: &str) -> String {
+    match node {
+        "unknown" => "incomplete: the store does not answer, so that other nodes are not known".to_owned(),
+        node => format!("incomplete: the node {node} {why}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

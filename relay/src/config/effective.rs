@@ -38,7 +38,7 @@ pub(super) fn written(place: &str, value: &Value) -> String {
 }
 
 /// The default of a setting, as the table of settings has it; `None` when it is none of the table's.
-pub(super) fn default_of(place: &str) -> Option<&'static str> {
+pub(super) fn default_of(place: &str) -> Option<String> {
     let place = nameless(place);
     TABLE.lines().find_map(|line| {
         let mut cells = line.strip_prefix("| ")?.split(" | ");
@@ -47,7 +47,7 @@ pub(super) fn default_of(place: &str) -> Option<&'static str> {
         let first = names.next()?;
         let section = first.rsplit_once('.').map_or("", |(section, _)| section);
         let fits = first == place || names.any(|name| format!("{section}.{name}") == place || name == place);
-        fits.then(|| default.trim_matches('`'))
+        fits.then(|| default.replace('`', ""))
     })
 }
 
@@ -85,9 +85,11 @@ mod tests {
 
     #[test]
     fn each_setting_of_the_table_has_its_default_and_a_section_has_none() {
-        assert_eq!(default_of("edge.listen"), Some("0.0.0.0:5061"));
-        assert_eq!(default_of("app[3].apns.team_id"), Some("none: must be named"));
-        assert_eq!(default_of("app[12].id"), Some("none: must be named"));
+        let told = |place| default_of(place).unwrap();
+        assert_eq!(told("edge.listen"), "0.0.0.0:5061");
+        assert_eq!(told("app[3].apns.team_id"), "none: must be named");
+        assert_eq!(told("app[12].id"), "none: must be named");
+        assert_eq!(told("acme.state"), "acme beside store.keyring", "of a default in words each mark is taken");
         assert_eq!((default_of("edge"), default_of("app[0]"), default_of("app")), (None, None, None));
     }
 

@@ -149,7 +149,7 @@ fn settings(shared: &Shared) -> Vec<Setting> {
         let (value, origin) = match (set.get(place), variable) {
             (Some(value), Some((_, variable))) => (value.clone(), Origin::Environment(variable.clone())),
             (Some(value), None) => (value.clone(), Origin::File(shared.lines.of(place))),
-            (None, _) => (default.to_owned(), Origin::Default),
+            (None, _) => (default, Origin::Default),
         };
         Some(Setting { place: place.clone(), value, origin })
     };

@@ -230,9 +230,9 @@ fn numbers(look: &Look<'_>) -> Numbers {
     let (reached, all) =
         (state("registered") + passed, reading.value(Metric::Instances, &[]) - state("foreground") + passed);
     let mut pushes = Vec::new();
-    for (name, provider) in [("APNs", "apns"), ("FCM", "fcm"), ("printed", "printed")] {
+    for (name, provider) in [("APNs", "apns"), ("FCM", "fcm"), ("Web Push", "webpush"), ("printed", "printed")] {
         let ever = reading.value(Metric::Pushes, &[("provider", provider)]);
-        if ever > 0.0 || (provider != "printed" && reading.value(Metric::Pushes, &[]) == 0.0) {
+        if ever > 0.0 || (["apns", "fcm"].contains(&provider) && reading.value(Metric::Pushes, &[]) == 0.0) {
             let labels = [("provider", provider), ("outcome", "accepted")];
             let lately = reading.value(Metric::Pushes, &labels) - look.before(SPANS[0], Metric::Pushes, &labels);
             pushes.push((name, lately.max(0.0)));
