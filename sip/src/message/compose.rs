@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is written is one message, whatever the values hold: control characters, which could begin another
 //! line, become spaces, and white space is left out of a URI. `Content-Length` is written by the end alone, once, and
-//! right; a line of that name, or of [`Name::Other`], is not written.
+//! right; a line of that name, or of [`Name::Other`], is not written. Where a copied line may be taken for a length by its
+//! reader, the true one stands before all of them, for the first one counts.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -16,6 +17,10 @@ use super::{Field, Message, Method, Name, Span};
 #[derive(Debug)]
 pub struct Composer {
     out: Vec<u8>,
+    /// Where the first line ends.
+    first_end: usize,
+    /// Something was copied that some servers take for `Content-Length`.
+    hides_length: bool,
 }
 
 impl Composer {
@@ -28,7 +33,7 @@ impl Composer {
         out.push(b' ');
         push_uri(&mut out, uri);
         out.extend_from_slice(b" SIP/2.0\r\n");
-        Self { out }
+        Self { first_end: out.len(), out, hides_length: false }
     }
 
     /// Begins a response to `request`: Via, From, To, Call-ID, CSeq and, where it may form a dialog, Record-Route are
@@ -37,9 +42,10 @@ impl Composer {
     pub fn response(request: &Message, status: u16, reason: &str, to_tag: Option<&str>) -> Self {
         let mut out = Vec::with_capacity(768);
         push_status(&mut out, status, reason.as_bytes());
+        let first_end = out.len();
         let forms_dialog = matches!(request.method(), Some(Method::Invite | Method::Subscribe | Method::Refer));
         let record_routes = (101..300).contains(&status) && forms_dialog;
-        let to_tag = to_tag.filter(|_| status > 100);
+        let to_tag = to_tag.filter(|tag| status > 100 && takes_tag(request, tag));
         for field in &request.fields {
             match field.name {
                 name if is_identity(name) => push_identity(&mut out, request, field, to_tag),
@@ -48,7 +54,7 @@ impl Composer {
                 _ => {}
             }
         }
-        Self { out }
+        Self { out, first_end, hides_length: request.hides_length }
     }
 
     /// The reason phrase that RFC 3261 §21 gives a status, or that of its class.
@@ -134,13 +140,14 @@ impl Composer {
     pub fn copy(mut self, name: Name, from: &Message) -> Self {
         for field in from.fields.iter().filter(|field| field.name == name && is_free(name)) {
             push_copy(&mut self.out, from, field.line);
+            self.hides_length |= from.hides_length;
         }
         self
     }
 
     /// Ends a message without a body.
     pub fn finish(mut self) -> Bytes {
-        push_length(&mut self.out, 0);
+        self.push_length(0);
         self.out.extend_from_slice(b"\r\n");
         self.out.into()
     }
@@ -148,10 +155,19 @@ impl Composer {
     /// Ends a message with a body of the given media type.
     pub fn body(mut self, content_type: &str, body: &[u8]) -> Bytes {
         push_line(&mut self.out, Name::ContentType, content_type.as_bytes());
-        push_length(&mut self.out, body.len());
+        self.push_length(body.len());
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(body);
         self.out.into()
+    }
+
+    fn push_length(&mut self, length: usize) {
+        if !self.hides_length {
+            return push_length(&mut self.out, length);
+        }
+        let mut line = Vec::new();
+        push_length(&mut line, length);
+        self.out.splice(self.first_end..self.first_end, line);
     }
 }
 
@@ -168,10 +184,14 @@ pub(super) fn is_identity(name: Name) -> bool {
     matches!(name, Name::Via | Name::From | Name::To | Name::CallId | Name::CSeq)
 }
 
-/// Copies one of the headers that tell which request a response answers; `to_tag` is added where To has none.
+/// Whether the To of the answers to a request is given this tag: it has none yet, and the tag can stand there.
+pub(super) fn takes_tag(request: &Message, tag: &str) -> bool {
+    is_plain(tag) && request.to().is_none_or(|to| to.tag().is_none())
+}
+
+/// Copies one of the headers that tell which request a response answers; `to_tag`, which it [takes](takes_tag), is added to To.
 pub(super) fn push_identity(out: &mut Vec<u8>, request: &Message, field: &Field, to_tag: Option<&str>) {
-    let is_tagged = || request.to().is_some_and(|to| to.tag().is_some());
-    match to_tag.filter(|tag| field.name == Name::To && is_plain(tag) && !is_tagged()) {
+    match to_tag.filter(|_| field.name == Name::To) {
         None => push_copy(out, request, field.line),
         Some(tag) => {
             out.extend_from_slice(b"To: ");
@@ -285,6 +305,73 @@ mod tests {
                 assert_eq!(answer.values_written("Evil").count(), 0, "{torn:?}");
             }
         }
+    }
+
+    /// The length that Kamailio and OpenSIPS take from a stream (their `tcp_read_headers`): the first, on a folded line too, and with `_`.
+    fn length_on_a_stream(message: &Bytes) -> Option<usize> {
+        let lines = message.split(|b| *b == b'\n').skip(1).take_while(|line| !matches!(*line, b"" | b"\r"));
+        let mut lengths = lines.filter_map(|line| {
+            let (name, value) = str::from_utf8(line).ok()?.trim_start_matches([' ', '\t']).split_once(':')?;
+            let name = name.trim_end_matches([' ', '\t']).to_ascii_lowercase().replace('_', "-");
+            matches!(name.as_str(), "l" | "content-length").then(|| value.trim().parse().ok())?
+        });
+        lengths.next()
+    }
+
+    #[test]
+    fn no_line_of_another_is_taken_for_the_length_by_a_server_that_reads_folded_ones() {
+        for hidden in [
+            "a\r\n l: 5000\r\n <sip:c@d>",
+            "\r\n\tContent_Length: 5000\r\n <sip:c@d>",
+            "a\r\n \t L : 5000\r\n <sip:c@d>;tag=x",
+        ] {
+            let request = invite(hidden);
+            assert_eq!((request.check(), length_on_a_stream(&request.to_bytes())), (Ok(()), Some(5000)), "{hidden:?}");
+            let answer = Composer::response(&request, 180, "Ringing", Some("t"));
+            assert_eq!(length_on_a_stream(&answer.finish()), Some(0), "{hidden:?}");
+            let copy = Composer::request(Method::Message, "sip:a@b").copy(Name::To, &request);
+            assert_eq!(length_on_a_stream(&copy.body("text/plain", b"hello")), Some(5), "{hidden:?}");
+            let answer =
+                parse(&Bytes::from_static(b"SIP/2.0 200 OK\r\nl: 2\r\n\r\nhi")).edit().answering(&request).finish();
+            assert_eq!(length_on_a_stream(&answer), Some(2), "{hidden:?}");
+        }
+        for line in
+            ["X: y\r\n l: 5000", "Content_Length: 5000", "CONTENT_LENGTH \t: 5000", "Subject:\r\n content-length: 5000"]
+        {
+            for length in ["", "l: 2\r\n"] {
+                let message = Bytes::from(format!("BYE sip:a@b SIP/2.0\r\n{line}\r\n{length}\r\nhi"));
+                let passed = parse(&message).edit().prepend(Name::Via, "SIP/2.0/TLS h").finish();
+                assert_eq!(length_on_a_stream(&passed), Some(2), "{line:?}");
+                let passed = parse(&passed);
+                assert_eq!(
+                    (passed.check(), passed.values(Name::ContentLength).count()),
+                    (parse(&message).check(), 1),
+                    "{line:?}"
+                );
+                let (name, value) = line.split_once(':').unwrap();
+                assert_eq!(
+                    passed.values_written(name.trim()).next(),
+                    Some(value.trim_start_matches([' ']).trim_start().as_bytes()),
+                    "{line:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_tag_in_each_to_and_a_refusal_is_for_what_has_one() {
+        let count = 600;
+        let to = format!("<sip:c@d>{}", ";".repeat(3_200)) + &"\r\nt:x".repeat(count);
+        let request = Message::parse(&invite(&to[..9]).edit().finish(), &Limits::COMPOSED).unwrap();
+        let text = String::from_utf8(request.head().to_vec()).unwrap().replace("<sip:c@d>", &to);
+        let request = Message::parse(&text.into(), &Limits::COMPOSED).unwrap();
+        let answer = Composer::response(&request, 400, "Bad Request", Some("t")).finish();
+        assert_eq!(memchr::memmem::find_iter(&answer, b";tag=t\r\n").count(), count + 1);
+        assert_eq!(
+            Message::refusal(request.head(), crate::message::Malformed::TooManyHeaders, &Limits::default()),
+            None,
+            "it has one To"
+        );
     }
 
     #[test]

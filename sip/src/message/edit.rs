@@ -2,13 +2,14 @@
 //!
 //! Invariant: every header line that no change names leaves byte for byte as it came, and so does the body. Whatever the
 //! values hold, the copy is one message; its `Content-Length` is right, and is added where it was absent, because what
-//! came as a datagram may leave on a stream, and written anew where it was folded. [`Name::Other`] and `Content-Length` cannot be changed.
+//! came as a datagram may leave on a stream, and written anew where it was folded. Where a line may be taken for a length by its reader, it
+//! is written anew before all others, for the first one counts. [`Name::Other`] and `Content-Length` cannot be changed.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::compose::{is_identity, push_identity, push_length, push_line, push_status, push_uri};
+use super::compose::{is_identity, push_identity, push_length, push_line, push_status, push_uri, takes_tag};
 use super::grammar::{list_end, trim_bytes};
 use super::{Field, Message, Name, Start};
 
@@ -98,8 +99,13 @@ impl<'a> Edit<'a> {
         let message = self.message;
         let mut out = Vec::with_capacity(message.head.len() + message.body.len() + 512);
         self.write_start(&mut out);
+        let hides_length = self.hides_length();
+        if hides_length {
+            push_length(&mut out, message.body.len());
+        }
         if let Some(asked) = self.asked {
-            let tag = message.to().and_then(|to| to.tag());
+            let to = message.to();
+            let tag = to.as_ref().and_then(|to| to.tag()).filter(|tag| takes_tag(asked, tag));
             for field in asked.fields.iter().filter(|field| is_identity(field.name)) {
                 push_identity(&mut out, asked, field, tag);
             }
@@ -124,7 +130,7 @@ impl<'a> Edit<'a> {
         for (name, value) in &self.at_end {
             push_line(&mut out, *name, value.as_bytes());
         }
-        if self.writes_length() {
+        if !hides_length && self.writes_length() {
             push_length(&mut out, message.body.len());
         }
         out.extend_from_slice(b"\r\n");
@@ -140,13 +146,18 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Whether `Content-Length` is written anew: where it is absent, in doubt, repeated or folded, which not every reader of a stream follows.
+    /// Whether a line that leaves may be taken for a length.
+    fn hides_length(&self) -> bool {
+        self.message.hides_length || self.asked.is_some_and(|asked| asked.hides_length)
+    }
+
+    /// Whether `Content-Length` is written anew: where another line may be taken for it, where it is absent, in doubt, repeated or folded, which not every reader of a stream follows.
     fn writes_length(&self) -> bool {
         let Message { head, fields, length_fault, .. } = self.message;
         let mut lengths = fields.iter().filter(|field| field.name == Name::ContentLength);
         let is_plain = |field: &Field| memchr::memchr(b'\n', field.line.of(head)) == Some(field.line.length() - 1);
         let is_as_it_came = lengths.next().is_some_and(is_plain) && lengths.next().is_none();
-        self.asked.is_some() || length_fault.is_some() || !is_as_it_came
+        self.hides_length() || self.asked.is_some() || length_fault.is_some() || !is_as_it_came
     }
 
     fn write_start(&self, out: &mut Vec<u8>) {

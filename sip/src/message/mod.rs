@@ -104,6 +104,8 @@ pub struct Message {
     odd_line: bool,
     /// Some readers would cut the head into other lines.
     is_torn: bool,
+    /// Some servers would take a line for `Content-Length` that is none: they look at the beginning of folded lines, too, or hold `_` for `-`.
+    hides_length: bool,
 }
 
 /// Why bytes are not a SIP message at all. Such bytes get no answer.
@@ -146,7 +148,7 @@ impl Message {
     }
 
     /// The answer to a request that is `beyond` one of its limits: 513, or 400 whose reason phrase names the limit. `bytes`: the message, or
-    /// its head, or what [`Frame::TooLong`] or [`Frame::BareLf`] has of that. `None` for what is no request, for an ACK, and for what has not all that
+    /// its head, or what [`Frame::TooLong`] or [`Frame::BareLf`] has of that. `None` for what is no request, for an ACK, and for what has not each once that
     /// an answer copies (RFC 3261 §8.2.6.2).
     pub fn refusal(bytes: &Bytes, beyond: Malformed, limits: &Limits) -> Option<Bytes> {
         let (status, reason) = match beyond {
@@ -157,7 +159,8 @@ impl Message {
             Malformed::NoEnd | Malformed::StartLine | Malformed::HeaderLine => return None,
         };
         let request = Self::parse(bytes, &Limits::COMPOSED).ok().filter(|it| it.is_request() && it.via().is_some())?;
-        let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(|name| request.has(name));
+        let is_one = |name| request.fields.iter().filter(|field| field.name == name).count() == 1;
+        let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(is_one);
         let tag = format!("{:08x}", request.head.len());
         let answered = has_all && request.method() != Some(Method::Ack);
         answered.then(|| Composer::response(&request, status, &reason, Some(&tag)).finish())
@@ -171,13 +174,16 @@ impl Message {
         }
         let mut head = self.head.to_vec();
         let end = head.len() - 4;
-        let mut at = 0;
+        let (mut at, mut is_first) = (0, true);
         while at < end {
             let is_break = head[at..].starts_with(b"\r\n");
             // White space behind the first line would be folded onto it, or hide a header.
-            let is_folded_first = is_break && !head[..at].contains(&b'\n') && is_lws(head[at + 2]);
+            let is_folded_first = is_break && is_first && is_lws(head[at + 2]);
             match head[at] {
-                b'\r' if is_break && !is_folded_first => at += 2,
+                b'\r' if is_break && !is_folded_first => {
+                    is_first = false;
+                    at += 2;
+                }
                 b'\r' | b'\n' => {
                     head[at] = b' ';
                     at += 1;

@@ -20,8 +20,16 @@ pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malform
     let head = bytes.slice(..end);
     let (first, is_torn) = line_end(&head, 0).filter(|(_, is_torn)| !is_torn).ok_or(Malformed::StartLine)?;
     let start = start_line(&head[..first])?;
-    let mut message =
-        Message { head, start, fields: Vec::new(), body: Bytes::new(), length_fault: None, odd_line: false, is_torn };
+    let mut message = Message {
+        head,
+        start,
+        fields: Vec::new(),
+        body: Bytes::new(),
+        length_fault: None,
+        odd_line: false,
+        is_torn,
+        hides_length: false,
+    };
     header_fields(&mut message, first + 2, &limits)?;
     message.odd_line = message.fields.iter().any(|field| field.is_odd(&message.head));
     let rest = bytes.len() - end;
@@ -106,6 +114,7 @@ fn header_fields(message: &mut Message, mut at: usize, limits: &Limits) -> Resul
             return Ok(());
         }
         while matches!(head.get(end + 2), Some(b' ' | b'\t')) {
+            message.hides_length |= reads_as_length(&head[end + 2..]);
             end = next_line(message, &head, end + 2)?;
         }
         if message.fields.len() == limits.headers {
@@ -118,9 +127,24 @@ fn header_fields(message: &mut Message, mut at: usize, limits: &Limits) -> Resul
                 return Err(Malformed::TooManyVias);
             }
         }
+        message.hides_length |= field.name == Name::Other && reads_as_length(field.line.of(&head));
         message.fields.push(field);
         at = end + 2;
     }
+}
+
+/// Whether Kamailio and OpenSIPS take a line for `Content-Length` when they look for the end of a message in a stream: where it is folded, too,
+/// and with `_` for `-`.
+fn reads_as_length(line: &[u8]) -> bool {
+    let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
+    let line = &line[line.iter().take_while(is_blank).count()..];
+    let is_long = |name: &[u8]| name[..7].eq_ignore_ascii_case(b"content") && name[8..].eq_ignore_ascii_case(b"length");
+    let rest = match (line, line.split_at_checked(14)) {
+        ([b'l' | b'L', rest @ ..], _) => rest,
+        (_, Some((name, rest))) if matches!(name[7], b'-' | b'_') && is_long(name) => rest,
+        _ => return false,
+    };
+    rest.iter().find(|byte| !is_blank(byte)) == Some(&b':')
 }
 
 /// The index of the CRLF that ends the line at `from`; a bare CR or LF before it marks the message.

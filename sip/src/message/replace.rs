@@ -33,7 +33,16 @@ impl Message {
             }
         }
         let (head, start, body, length_fault) = (head.into(), self.start, self.body.clone(), self.length_fault);
-        Some(Self { head, start, fields, body, length_fault, odd_line: self.odd_line, is_torn: self.is_torn })
+        Some(Self {
+            head,
+            start,
+            fields,
+            body,
+            length_fault,
+            odd_line: self.odd_line,
+            is_torn: self.is_torn,
+            hides_length: self.hides_length,
+        })
     }
 }
 

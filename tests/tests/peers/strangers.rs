@@ -99,3 +99,27 @@ async fn what_a_caller_writes_with_bare_lfs_costs_no_other_its_call() -> Outcome
     }
     world.farewell(&instance).await
 }
+
+/// Kamailio takes the first length of what comes by a stream for its length, on a folded line too: none of a caller's stands in an answer before the true one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_folds_costs_no_other_its_call() -> Outcome {
+    let (world, instance) = World::real_and_lent(Plan::over(Transport::Tls)).await?;
+    let (server, aor) = (world.registrar.address(Transport::Udp), world.registrar.aor(&world.registrar.user));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let own = socket.local_addr().unwrap();
+    for (nth, folded) in ["a\r\n l: 5000\r\n ", "a\r\n Content_Length: 70000\r\n "].into_iter().enumerate() {
+        let id = token();
+        let asks = format!(
+            "OPTIONS {aor} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{id}\r\nMax-Forwards: 70\r\nFrom: {folded}<sip:x@h>;tag={id}\r\n\
+             To: <{aor}>\r\nCall-ID: {id}\r\nCSeq: 1 OPTIONS\r\nContact: <sip:x@{own}>\r\nContent-Length: 0\r\n\r\n"
+        );
+        socket.send_to(asks.as_bytes(), server).await.unwrap();
+        let mut answer = [0; 4_096];
+        let length = timeout(SOON, socket.recv(&mut answer)).await.expect("it is answered").unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with("SIP/2.0 200 ") && answer.contains(&id), "{folded:?}: {answer}");
+        world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await?;
+        assert_eq!(world.pushes(), nth as u64 + 1, "{folded:?}");
+    }
+    world.farewell(&instance).await
+}
