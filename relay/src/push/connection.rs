@@ -231,6 +231,16 @@ impl Channel {
         self.rest.answered(Some(rest));
     }
 
+    /// How long the service is left alone yet, if it is.
+    pub(super) fn rest_left(&self) -> Option<Duration> {
+        self.rest.left()
+    }
+
+    /// The service has served: nobody leaves it alone any more.
+    pub(super) fn end_rest(&self) {
+        self.rest.answered(None);
+    }
+
     /// The path of the endpoint's URL.
     pub(super) fn base_path(&self) -> &str {
         self.endpoint.path()
