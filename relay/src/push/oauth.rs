@@ -24,7 +24,7 @@ use super::connection::{Answer, Bearing, Channel, Request};
 use super::departure::Departure;
 use super::health::{Note, Trouble};
 use super::jwt;
-use super::patience::Patience;
+use super::patience::{Patience, WhenSilent};
 use super::rest::PROBE_EVERY;
 use super::setup::Problem;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
@@ -228,7 +228,8 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: b
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
-    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent, departure: &departure };
+    let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
+    let patience = Patience { until, when_silent, urgent, departure: &departure };
     let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
     if outcome.is_ok() {
         channel.end_rest();

@@ -42,7 +42,7 @@ use super::departure::Departure;
 use super::endpoint::trust;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
-use super::patience::Patience;
+use super::patience::{Patience, WhenSilent};
 use super::reasons::{self, NOT_HTTP2};
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
@@ -159,7 +159,7 @@ impl WebPush {
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
-        let patience = Patience { until, stays: false, urgent: *is_call, departure };
+        let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *is_call, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 origin.note(&request.path, &attempt);
