@@ -148,7 +148,7 @@ impl Fcm {
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = Request { path: self.path.clone(), headers, body: Bytes::from(body) };
-        let urgent = push.event == Event::Call && !validate_only;
+        let urgent = push.event.is_of_a_call() && !validate_only;
         let when_silent = if push.event == Event::Call { WhenSilent::IsKept } else { WhenSilent::Leaves };
         Ok(PreparedPush { request, urgent, when_silent })
     }

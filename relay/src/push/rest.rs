@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | none | goes |
 //! | resting | waits, or is told how long when that is longer than it may wait |
-//! | resting for longer than [`HEEDED`] | one call goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
+//! | resting for longer than [`HEEDED`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
 //! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
 //!
 //! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].

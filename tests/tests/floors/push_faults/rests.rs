@@ -248,6 +248,32 @@ async fn a_service_that_rests_and_then_hangs_gets_a_call_every_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_a_call_asks_a_service_that_rests_as_the_call_does() {
+    let ended = |number| Push { event: Event::CallEnded, ..call(number) };
+    let world = World::new();
+    world.fcm.answer_with(&google_token(1), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
+    let delivery = world.service.deliver(APP, &google(1), &ended(1)).await;
+    assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2));
+    assert!(delivery.elapsed < 4 * SECOND, "{:?}", delivery.elapsed);
+    // It waits its turn beside calls.
+    world.fcm.answer_with(&google_token(2), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
+    world.fcm.answer_with(&google_token(2), std::iter::repeat_n(fcm::Answer::Stall, 10));
+    let calls = world.ring_each(MS, 2, 1, google).await;
+    sleep(3 * SECOND).await;
+    let delivery = world.service.deliver(APP, &google(3), &ended(3)).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 4 * SECOND, "{:?}", delivery.elapsed);
+    drop(calls);
+    // Also at the token endpoint.
+    let world = World::new();
+    world.fcm.answer_token_with([TokenAnswer::Busy(300)]);
+    let delivery = world.service.deliver(APP, &google(1), &ended(1)).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 4 * SECOND, "{:?}", delivery.elapsed);
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_endpoint_that_hangs_is_asked_again() {
     let world = World::new();
     world.fcm.answer_token_with([TokenAnswer::Stall]);

@@ -83,10 +83,10 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
     let authority = Authority::new();
     let mut wrong = Vec::new();
     for (answer, wanted) in rows() {
-        for push in [call(1), alert()] {
-            // Where a service asks for longer than calls wait, they ask.
+        for push in [call(1), Push { event: Event::CallEnded, ..call(1) }, alert()] {
+            // Where a service asks for longer than calls wait, they ask, and so do their ends.
             let wanted = match (&answer, push.event) {
-                (Answer::Status(503, Some(600)), Event::Call) => AFRESH,
+                (Answer::Status(503, Some(600)), Event::Call | Event::CallEnded) => AFRESH,
                 _ => wanted,
             };
             let web = Web::new(&authority);
