@@ -233,7 +233,8 @@ async fn what_has_not_begun_to_leave_by_a_connection_that_falls_silent_goes_by_a
         assert_eq!(world.ring(target(1), 1).await.verdict, Verdict::Accepted);
         world.apns.freeze();
         world.fcm.freeze();
-        let deliveries = world.ring_each(MS, 2, 700, target).await.ended().await;
+        // Before the connection is asked, from when on whoever comes waits.
+        let deliveries = world.ring_each(Duration::ZERO, 2, 700, target).await.ended().await;
         // What the system has room for, and TLS: it is on its way.
         let lost = deliveries.iter().filter(|it| it.verdict == Verdict::Unconfirmed || it.copies == 2).count();
         assert!(lost <= 350, "{lost} of 700");
