@@ -7,7 +7,8 @@
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
 //! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends; what is passed over because it is too long has as long again. A message that is malformed or too
-//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
+//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. One by which accounts are registered is
+//! read no more then, and ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
 //! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
 //! gives way to strangers of other networks.
 
@@ -49,6 +50,8 @@ const SERVER_QUEUE: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// How long answers to what a peer has asked last may take, when it writes no more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the stream of a SIP server may be written on that is read no more: until another one has registered whom this one had.
+const UNREAD: Duration = Duration::from_secs(5);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -67,6 +70,8 @@ enum Ending {
     Heard,
     /// This side ends it; a WebSocket is told the code.
     Closed(u16),
+    /// Where the next message of a SIP server begins cannot be told: it is read no more.
+    Doubted,
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
     /// It does not end: it goes on where its shard is.
@@ -90,6 +95,8 @@ pub(crate) struct Connection {
     home: Option<usize>,
     /// The shard of its first REGISTER.
     registers_at: Option<usize>,
+    /// Whether registrations go by it: its shard, which has dialled it, does without it before it ends.
+    is_link: bool,
     /// Whether it goes on elsewhere once its shard is known.
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
@@ -134,6 +141,11 @@ impl Connection {
         self
     }
 
+    /// Registrations go by it.
+    pub(crate) fn of_registrations(self: Box<Self>) -> Box<Self> {
+        Box::new(Self { is_link: true, ..*self })
+    }
+
     fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
         let (outbox, writer) = Outbox::new(match source.side {
             Side::Device => DEVICE_QUEUE,
@@ -160,6 +172,7 @@ impl Connection {
             told: 0,
             home: None,
             registers_at: None,
+            is_link: false,
             moves: false,
             unheard: None,
             proven: false,
@@ -206,9 +219,12 @@ impl Connection {
             self.tell_end().await;
             self.answer_last(&mut stream).await;
         }
+        if matches!(ending, Ending::Doubted) {
+            self.write_on(&mut stream).await;
+        }
         self.outbox.close();
         let last = match ending {
-            Ending::Silent | Ending::Heard | Ending::Moves(_) => None,
+            Ending::Silent | Ending::Heard | Ending::Doubted | Ending::Moves(_) => None,
             Ending::Closed(code) => self.framing.farewell(code),
             Ending::Echo(bytes) => Some(bytes),
         };
@@ -223,8 +239,38 @@ impl Connection {
     }
 
     async fn tell_end(&self) {
+        self.tell_all(Input::Closed).await;
+    }
+
+    /// Tells each shard that knows of it.
+    async fn tell_all(&self, what: fn(FlowId) -> Input) {
         for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
-            self.shards.send(shard, ShardInput::sip(Input::Closed(self.source.flow))).await;
+            self.shards.send(shard, ShardInput::sip(what(self.source.flow))).await;
+        }
+    }
+
+    /// Writes what its shard answers meanwhile, until that does without it.
+    async fn write_on(&mut self, stream: &mut Stream) {
+        tracing::info!(event = "stream-in-doubt", peer = %self.source.peer, "where the messages of a SIP server's stream end cannot be told: another one is opened in its place");
+        self.tell_all(Input::Doubted).await;
+        self.writer = None;
+        let end = tokio::time::sleep(UNREAD);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                found = self.outbox.next() => {
+                    if !matches!(found, Found::Work) || self.write(stream, None).await.is_err() {
+                        return;
+                    }
+                }
+                read = (Read { stream, framing: None }) => {
+                    if read.is_err() {
+                        return;
+                    }
+                }
+                () = &mut end => return,
+            }
         }
     }
 
@@ -275,7 +321,7 @@ impl Connection {
                         }
                     }
                 },
-                read = Read { stream, framing: &mut self.framing } => {
+                read = (Read { stream, framing: Some(&mut self.framing) }) => {
                     if let Err(error) = read {
                         return if error.kind() == ErrorKind::UnexpectedEof { Ending::Heard } else { Ending::Silent };
                     }
@@ -290,7 +336,7 @@ impl Connection {
                 }
                 () = &mut half, if self.partial_since.is_some() => {
                     self.metrics.limit(Limit::HalfMessage);
-                    return Ending::Closed(CLOSE_POLICY);
+                    return if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) };
                 }
                 () = &mut silence => {
                     let until = match self.outbox.is_strangers() {
@@ -352,7 +398,10 @@ impl Connection {
         let at = clock::now();
         loop {
             let frame = match self.framing.next() {
-                Err(broken) => return Err(self.refused(broken)),
+                Err(broken) => {
+                    let ending = self.refused(broken);
+                    return Err(if self.is_link { Ending::Doubted } else { ending });
+                }
                 Ok(None) => {
                     self.partial_since = self.framing.is_partial().then(|| self.partial_since.unwrap_or(at));
                     return Ok(());
@@ -479,10 +528,10 @@ impl Connection {
     }
 }
 
-/// Reads what there is; an error at the end of the stream, too.
+/// Reads what there is, into this or for nobody; an error at the end of the stream, too.
 struct Read<'a, S> {
     stream: &'a mut S,
-    framing: &'a mut Framing,
+    framing: Option<&'a mut Framing>,
 }
 
 impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
@@ -497,7 +546,9 @@ impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
         }
-        this.framing.push(buffer.filled());
+        if let Some(framing) = &mut this.framing {
+            framing.push(buffer.filled());
+        }
         // A device's bearer token or digest is not left on the stack.
         buffer.filled_mut().fill(0);
         std::hint::black_box(&space);

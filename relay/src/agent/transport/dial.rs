@@ -496,7 +496,8 @@ impl Inner {
         let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
         let mut connection =
-            Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone());
+            Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone())
+                .of_registrations();
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
