@@ -29,10 +29,11 @@ use tokio::time::timeout;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
+use crate::agent::transport::acquaintance::{Acquaintance, Heard};
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::parcel::Parcel;
-use crate::agent::transport::servers::Acquaintance;
+use crate::agent::transport::servers::Place;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
@@ -105,7 +106,8 @@ pub(crate) struct Connection {
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
-    acquaintance: Acquaintance,
+    /// With the SIP server at the other end.
+    acquaintance: Option<Box<Acquaintance>>,
 }
 
 impl Connection {
@@ -118,7 +120,8 @@ impl Connection {
         shards: Shards,
         metrics: Metrics,
     ) -> Box<Self> {
-        Box::new(Self::new(Source { flow: next_flow(), side, transport, peer, split: false }, timing, shards, metrics))
+        let source = Source { flow: next_flow(), side, transport, peer, split: false };
+        Box::new(Self::new(source, Place::accepted(peer), timing, shards, metrics))
     }
 
     /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
@@ -131,7 +134,7 @@ impl Connection {
         metrics: Metrics,
     ) -> Box<Self> {
         let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer, split: false };
-        let new = Self::new(source, timing, shards, metrics);
+        let new = Self::new(source, Place::dialled(peer), timing, shards, metrics);
         Box::new(Self { told: 1 << shard, home: Some(shard), proven: true, ..new })
     }
 
@@ -146,7 +149,7 @@ impl Connection {
         Box::new(Self { is_link: true, ..*self })
     }
 
-    fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
+    fn new(source: Source, place: Place, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
         let (outbox, writer) = Outbox::new(match source.side {
             Side::Device => DEVICE_QUEUE,
             Side::Upstream => SERVER_QUEUE,
@@ -156,7 +159,8 @@ impl Connection {
             Transport::Wss => Framing::websocket(limits),
             Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
         };
-        if source.side == Side::Upstream && shards.lf_servers.has(source.peer.ip()) {
+        let is_of_server = source.side == Side::Upstream;
+        if is_of_server && shards.lf_servers.has(place) {
             framing.is_of_server();
             framing.sees_bare_lf();
         }
@@ -177,7 +181,7 @@ impl Connection {
             unheard: None,
             proven: false,
             partial_since: None,
-            acquaintance: Acquaintance::default(),
+            acquaintance: is_of_server.then(|| Box::new(Acquaintance::with(place))),
         }
     }
 
@@ -215,6 +219,11 @@ impl Connection {
 
     async fn end(mut self: Box<Self>, mut stream: Stream, ending: Ending) {
         let is_heard = matches!(ending, Ending::Heard);
+        if let Some(acquaintance) =
+            self.acquaintance.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent))
+        {
+            acquaintance.on_ended(&self.shards.lf_servers);
+        }
         if is_heard {
             self.tell_end().await;
             self.answer_last(&mut stream).await;
@@ -366,11 +375,10 @@ impl Connection {
             while let Some(outgoing) = next.take() {
                 match outgoing {
                     Outgoing::Bytes(bytes) => {
-                        if self.source.side == Side::Upstream {
-                            self.acquaintance.note_written(&bytes);
-                        }
+                        let question = self.question_behind(&bytes);
                         whole.add(self.framing.head_of(&bytes));
                         whole.add(bytes);
+                        whole.add(question.unwrap_or_default());
                     }
                     Outgoing::Control(bytes) => whole.add(bytes),
                     Outgoing::End => ends = true,
@@ -442,8 +450,8 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    if self.source.side == Side::Upstream {
-                        self.learn(&message);
+                    if self.source.side == Side::Upstream && self.learn(&message) {
+                        continue;
                     }
                     let shard = self.shards.of(&message, self.source.side);
                     let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
@@ -467,13 +475,21 @@ impl Connection {
         }
     }
 
-    /// A sound message came from a SIP server: it takes what it passes on, and may say what it is.
-    fn learn(&mut self, message: &Message) {
+    /// What a SIP server is asked behind a message that is written. Nobody else is asked anything.
+    fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
+        let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
+        acquaintance.on_written(bytes, (self.source.transport, self.source.peer), &self.shards.lf_servers)
+    }
+
+    /// A sound message came from a SIP server: it takes what it passes on, and may say what it is. Whether the message was for this alone.
+    fn learn(&mut self, message: &Message) -> bool {
         self.framing.is_of_server();
-        let address = self.source.peer.ip();
-        if self.acquaintance.says_lf(message, address, &self.shards.lf_servers) {
+        let Some(acquaintance) = &mut self.acquaintance else { return false };
+        let Heard { sees_lf, is_own } = acquaintance.on_message(message, &self.shards.lf_servers);
+        if sees_lf {
             self.framing.sees_bare_lf();
         }
+        is_own
     }
 
     /// Refuses a message that is none for a shard, though the stream goes on behind it. Many share a SIP server's connection, and one of them,
