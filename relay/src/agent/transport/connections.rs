@@ -260,7 +260,10 @@ impl Connection {
 
     /// Writes what its shard answers meanwhile, until that does without it.
     async fn write_on(&mut self, stream: &mut Stream) {
-        tracing::info!(event = "stream-in-doubt", peer = %self.source.peer, "where the messages of a SIP server's stream end cannot be told: another one is opened in its place");
+        tracing::info!(
+            event = "stream-in-doubt",
+            "where the messages of a SIP server's stream end cannot be told: another one is opened in its place"
+        );
         self.tell_all(Input::Doubted).await;
         self.writer = None;
         let end = tokio::time::sleep(UNREAD);
