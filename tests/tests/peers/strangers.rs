@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tests::child::Child;
 use tests::digest::token;
+use tests::kamailio::{Manner, Reach};
 use tests::linphone::Linphone;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
@@ -59,10 +60,26 @@ async fn who_asks_the_account_for_its_options_is_answered_while_the_phone_sleeps
     Ok(())
 }
 
-/// Kamailio reads a bare LF as the end of a line, and passes it on: what has another end for others ends and swallows nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_writes_with_bare_lfs_costs_no_other_its_call() -> Outcome {
-    let (world, instance) = World::real_and_lent(Plan::over(Transport::Tls)).await?;
+    bare_lfs_cost_no_call(Plan::over(Transport::Tls)).await
+}
+
+/// What it says of itself is another's name, as of a registrar behind it, or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_writes_with_bare_lfs_costs_no_call_behind_a_server_that_hides_what_it_is() -> Outcome {
+    bare_lfs_cost_no_call(Plan { manner: Manner::Disguised, ..Plan::over(Transport::Tls) }).await
+}
+
+/// Its calls come by a connection of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_writes_with_bare_lfs_costs_no_call_of_a_server_that_dials_the_contact() -> Outcome {
+    bare_lfs_cost_no_call(Plan { manner: Manner::Disguised, reach: Reach::Contact, ..Plan::over(Transport::Tls) }).await
+}
+
+/// Kamailio reads a bare LF as the end of a line, and passes it on: what has another end for others ends and swallows nothing.
+async fn bare_lfs_cost_no_call(plan: Plan) -> Outcome {
+    let (world, instance) = World::real_and_lent(plan).await?;
     let (server, aor) = (world.registrar.address(Transport::Udp), world.registrar.aor(&world.registrar.user));
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let own = socket.local_addr().unwrap();

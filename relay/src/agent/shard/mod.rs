@@ -200,6 +200,7 @@ impl Shard {
                         let is_told_once = matches!(
                             sip,
                             Input::Closed(_)
+                                | Input::Doubted(_)
                                 | Input::StreamLost { .. }
                                 | Input::Dialled { .. }
                                 | Input::FailbackDialled { .. }
