@@ -79,10 +79,28 @@ async fn what_a_caller_writes_with_bare_lfs_costs_no_call_of_a_server_that_dials
 
 /// Kamailio reads a bare LF as the end of a line, and passes it on: what has another end for others ends and swallows nothing.
 async fn bare_lfs_cost_no_call(plan: Plan) -> Outcome {
+    let is_known = plan.manner != Manner::Disguised;
     let (world, instance) = World::real_and_lent(plan).await?;
     let (server, aor) = (world.registrar.address(Transport::Udp), world.registrar.aor(&world.registrar.user));
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let own = socket.local_addr().unwrap();
+    if !is_known {
+        // One that hides what it is is asked when the end of a message was in doubt, and no sooner.
+        world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await?;
+        let id = token();
+        let odd = format!(
+            "INVITE {aor} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{id}\r\nMax-Forwards: 70\r\nFrom: <sip:x@h>;tag={id}\r\n\
+             To: <{aor}>\r\nCall-ID: {id}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{own}>\r\nContent-Length: 4\r\nX: b\n\n\r\n\r\n"
+        );
+        socket.send_to(odd.as_bytes(), server).await.unwrap();
+        // What comes while another connection takes the place of the doubtful one is lost.
+        let mut tries = 0;
+        while let Err(missed) = world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await {
+            tries += 1;
+            assert!(tries < 3, "{missed}");
+        }
+    }
+    let before = world.pushes();
     for (nth, (end, body)) in [
         ("X: b\n\n", "hello world"),
         ("X: b\n\n", "foo\r\nContent-Length: 3\r\n\r\nhello"),
@@ -112,7 +130,7 @@ async fn bare_lfs_cost_no_call(plan: Plan) -> Outcome {
             }
         }
         world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await?;
-        assert_eq!(world.pushes(), nth as u64 + 1, "{end:?} {body:?}");
+        assert_eq!(world.pushes(), before + nth as u64 + 1, "{end:?} {body:?}");
     }
     world.farewell(&instance).await
 }

@@ -1,8 +1,8 @@
 //! What a SIP server says of itself on one stream: whether it sees a bare LF as the end of a line.
 //!
-//! The server at the other end is asked itself, once: behind the first message that is written goes an OPTIONS with Max-Forwards 0, which
-//! whoever gets it answers and nobody passes on (RFC 3261 §11, §16.3). `Server` says what it is, or the shape of its tag. Until that is answered, the answer
-//! to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it.
+//! The answer to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it. Where the end of
+//! a message came into doubt on a stream of a server, it is asked itself, once on each further stream: behind a message that is written goes an OPTIONS with
+//! Max-Forwards 0, which whoever gets it answers and nobody passes on (RFC 3261 §11, §16.3). `Server` says what it is, or the shape of its tag.
 //!
 //! Invariant: what counts is an answer to what this relay has written on this stream: a stranger knows no branch of it. A server that ends the
 //! stream in place of an answer is not asked on the next one.
@@ -71,7 +71,7 @@ impl Acquaintance {
             }
             registers.extend(branch_of(bytes).map(Box::from));
         }
-        if !matches!(self.question, Question::NotAsked) {
+        if !matches!(self.question, Question::NotAsked) || !known.is_doubted(self.place) {
             return None;
         }
         let own = known.own();
@@ -123,6 +123,11 @@ impl Acquaintance {
             known.note(self.place, true);
         }
         Heard { sees_lf, is_own: false }
+    }
+
+    /// The end of a message on the stream is in doubt.
+    pub(super) fn on_doubt(&self, known: &LfServers) {
+        known.note_doubt(self.place);
     }
 
     /// The server has ended the stream.
@@ -185,7 +190,9 @@ mod tests {
     const TAG: &str = "0123456789abcdef0123456789abcdef.5e1c";
 
     fn relay() -> LfServers {
-        LfServers::new(OwnNames { tls: "relay.test:5071".into(), tcp: "relay.test:5070".into() }, &[])
+        let known = LfServers::new(OwnNames { tls: "relay.test:5071".into(), tcp: "relay.test:5070".into() }, &[]);
+        known.note_doubt(Place::dialled(peer(5061)));
+        known
     }
 
     fn peer(port: u16) -> SocketAddr {
@@ -272,6 +279,19 @@ mod tests {
             "its REGISTER's answer counts"
         );
         asked(&known, 5061, "");
+    }
+
+    #[test]
+    fn a_server_none_of_whose_streams_was_in_doubt_is_asked_nothing() {
+        let known = LfServers::new(OwnNames { tls: "relay.test:5071".into(), tcp: "relay.test:5070".into() }, &[]);
+        let mut acquaintance = Acquaintance::with(Place::dialled(peer(5061)));
+        let mut written = || acquaintance.on_written(&register(""), (Transport::Tls, peer(5061)), &known);
+        assert!(written().is_none());
+        known.note_doubt(Place::dialled(SocketAddr::from(([192, 0, 2, 9], 5061))));
+        assert!(written().is_none(), "another one's");
+        known.note_doubt(Place::accepted(peer(40_000)));
+        assert!(written().is_some_and(|question| question.starts_with(b"OPTIONS ")), "on a stream that stands, too");
+        assert!(written().is_none(), "once");
     }
 
     #[test]

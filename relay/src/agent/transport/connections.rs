@@ -247,6 +247,13 @@ impl Connection {
         }
     }
 
+    /// Who it is of is asked what it reads, on the next one. A stranger is no server.
+    fn note_doubt(&self) {
+        if let Some(acquaintance) = self.acquaintance.as_ref().filter(|_| self.is_link || self.proven) {
+            acquaintance.on_doubt(&self.shards.lf_servers);
+        }
+    }
+
     async fn tell_end(&self) {
         self.tell_all(Input::Closed).await;
     }
@@ -348,6 +355,7 @@ impl Connection {
                 }
                 () = &mut half, if self.partial_since.is_some() => {
                     self.metrics.limit(Limit::HalfMessage);
+                    self.note_doubt();
                     return if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) };
                 }
                 () = &mut silence => {
@@ -411,6 +419,7 @@ impl Connection {
             let frame = match self.framing.next() {
                 Err(broken) => {
                     let ending = self.refused(broken);
+                    self.note_doubt();
                     return Err(if self.is_link { Ending::Doubted } else { ending });
                 }
                 Ok(None) => {

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::counted_as;
@@ -20,6 +21,8 @@ const KNOWN_MAX: usize = 4_096;
 const KNOWN_PER_NETWORK: usize = 64;
 /// Places that ended a stream when they were asked.
 const SHY_MAX: usize = 1_024;
+/// Addresses whose streams came into doubt.
+const DOUBTED_MAX: usize = 1_024;
 
 /// Where a server is: the port is that which is dialled, and not known of a stream that it has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +51,8 @@ struct Inner {
     own: OwnNames,
     /// Those that the operator names, as [`host_of`] writes them.
     hosts: Vec<Box<str>>,
+    /// Whether any stream came into doubt: most relays never see one, and ask nobody.
+    has_doubted: AtomicBool,
     table: Mutex<Table>,
 }
 
@@ -67,6 +72,8 @@ struct Table {
     named: BTreeMap<Box<str>, Vec<IpAddr>>,
     /// Those that ended a stream when they were asked: the next one is not.
     shy: VecDeque<Place>,
+    /// Those of whose streams the end of a message was in doubt.
+    doubted: VecDeque<IpAddr>,
 }
 
 impl LfServers {
@@ -74,7 +81,7 @@ impl LfServers {
         let hosts: Vec<_> = hosts.iter().map(|host| host_of(host)).collect();
         let literal = |host: &Box<str>| Some((host.clone(), vec![host.trim_matches(['[', ']']).parse().ok()?]));
         let named = hosts.iter().filter_map(literal).collect();
-        Self(Arc::new(Inner { own, hosts, table: Mutex::new(Table { named, ..Table::default() }) }))
+        Self(Arc::new(Inner { own, hosts, table: Mutex::new(Table { named, ..Table::default() }), ..Inner::default() }))
     }
 
     pub(super) fn own(&self) -> &OwnNames {
@@ -132,6 +139,22 @@ impl LfServers {
         if self.0.hosts.contains(&host) {
             self.lock().named.insert(host, addresses.to_vec());
         }
+    }
+
+    /// A stream of the server there came into doubt: what it reads is worth a question.
+    pub(super) fn note_doubt(&self, place: Place) {
+        let mut table = self.lock();
+        table.doubted.retain(|doubted| *doubted != place.address);
+        if table.doubted.len() >= DOUBTED_MAX {
+            table.doubted.pop_front();
+        }
+        table.doubted.push_back(place.address);
+        self.0.has_doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a stream of the server there ever came into doubt.
+    pub(super) fn is_doubted(&self, place: Place) -> bool {
+        self.0.has_doubted.load(Ordering::Relaxed) && self.lock().doubted.contains(&place.address)
     }
 
     /// Whether the server there is asked on a new stream: not on the one that follows one which it has ended for it.
@@ -207,6 +230,13 @@ mod tests {
             known.note_shy(Place::dialled(SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 5061))));
         }
         assert_eq!(known.lock().shy.len(), SHY_MAX);
+        assert!(!known.is_doubted(place(1, 5061)));
+        for number in 0..2 * DOUBTED_MAX as u32 {
+            known.note_doubt(Place::accepted(SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 5061))));
+        }
+        known.note_doubt(place(1, 5061));
+        assert_eq!(known.lock().doubted.len(), DOUBTED_MAX);
+        assert!(known.is_doubted(place(1, 5081)) && known.is_doubted(opened(1)) && !known.is_doubted(place(2, 5061)));
     }
 
     #[test]
