@@ -289,8 +289,13 @@ impl Connection {
                     }
                 }
                 () = &mut half, if self.partial_since.is_some() => {
-                    self.metrics.limit(Limit::HalfMessage);
-                    return Ending::Closed(CLOSE_POLICY);
+                    if !self.framing.end_by_silence() {
+                        self.metrics.limit(Limit::HalfMessage);
+                        return Ending::Closed(CLOSE_POLICY);
+                    }
+                    if let Err(ending) = self.deliver(stream).await {
+                        return ending;
+                    }
                 }
                 () = &mut silence => {
                     let until = match self.outbox.is_strangers() {
@@ -369,6 +374,15 @@ impl Connection {
                 Frame::TooLong(head) => {
                     let broken = Broken::Stream(FrameError::TooLong);
                     self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
+                    continue;
+                }
+                Frame::Stray(line) => {
+                    self.refused(Broken::NotSip);
+                    tracing::debug!(
+                        event = "stray-line",
+                        bytes = line.len(),
+                        "a line of a SIP server begins no message"
+                    );
                     continue;
                 }
                 Frame::BareLf(head) => {
