@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::frame::Measured;
 use super::head_reader::{Breaks, HeadReader};
 use super::length::{self, InDoubt};
 use super::long_head::{end_by_silence, first_of};
@@ -72,6 +71,18 @@ impl ByLf {
     pub(super) fn end_by_silence(&mut self) -> bool {
         end_by_silence(&mut self.reader)
     }
+}
+
+/// What is known of a message that has begun.
+pub(super) enum Measured {
+    /// The lengths of a head that others would end elsewhere, or its message, and of its body.
+    BareLf(usize, usize),
+    /// The head is not all here.
+    Partial,
+    /// The lengths of its head and of its body.
+    Whole(usize, usize),
+    /// Its head is longer than so many bytes.
+    TooLong(usize),
 }
 
 /// The lines of a head, each with CRLF, and an empty line.

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
 
 use super::Limits;
-use super::by_lf::{ByLf, with_crlf};
+use super::by_lf::{ByLf, Measured, with_crlf};
 use super::grammar::is_token_byte;
 use super::length::{self, InDoubt};
 use super::long_head::{LongHead, Passing, whole_lines};
@@ -296,18 +296,6 @@ fn may_begin(line: &[u8]) -> bool {
     let is_version = |word: &[u8]| word.get(..4).is_some_and(|begins| begins.eq_ignore_ascii_case(b"SIP/"));
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
     words.next().is_some_and(is_version) || words.skip(1).any(is_version)
-}
-
-/// What is known of a message that has begun.
-pub(super) enum Measured {
-    /// The lengths of a head that others would end elsewhere, or its message, and of its body.
-    BareLf(usize, usize),
-    /// The head is not all here.
-    Partial,
-    /// The lengths of its head and of its body.
-    Whole(usize, usize),
-    /// Its head is longer than so many bytes.
-    TooLong(usize),
 }
 
 #[cfg(test)]
