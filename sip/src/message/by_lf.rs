@@ -3,8 +3,7 @@
 //! Invariant: the server's own reading is the only judge of that: it has ended the head, and has written or corrected the first length in it. What
 //! others read otherwise decides only whether the message is taken or passed over.
 
-use bytes::Bytes;
-use memchr::memmem;
+use memchr::{memchr2_iter, memmem};
 
 use super::head_reader::{Breaks, HeadReader};
 use super::length::{self, InDoubt};
@@ -59,7 +58,10 @@ impl ByLf {
             false => memmem::find(here, b"\r\n\r\n"),
         };
         let end = end.map(|at| at + 4);
+        let is_response = here.get(..4).is_some_and(|begins| begins.eq_ignore_ascii_case(b"SIP/"));
         Ok(match end {
+            // A request's sender can be told, by the lines that the server sees: others might miss one that an answer needs.
+            Some(end) if !is_response && is_torn(&here[..end]) => Measured::BareLf(head, body),
             Some(end) if length::of_head(&here[..end]).is_ok_and(|body| end + body == whole) => {
                 Measured::Whole(end, whole - end)
             }
@@ -85,11 +87,12 @@ pub(super) enum Measured {
     TooLong(usize),
 }
 
-/// The lines of a head, each with CRLF, and an empty line.
-pub(super) fn with_crlf(head: &[u8]) -> Bytes {
-    let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let lines = lines.filter(|line| !line.is_empty()).flat_map(|line| [line, b"\r\n"]);
-    Bytes::from(lines.chain([&b"\r\n"[..]]).collect::<Vec<_>>().concat())
+/// Whether some would break the head at a CR or a LF that stands alone.
+fn is_torn(head: &[u8]) -> bool {
+    memchr2_iter(b'\r', b'\n', head).any(|at| match head[at] {
+        b'\r' => head.get(at + 1) != Some(&b'\n'),
+        _ => at == 0 || head[at - 1] != b'\r',
+    })
 }
 
 #[cfg(test)]
@@ -97,7 +100,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use crate::message::{Frame, FrameError, Framer, Limits};
+    use crate::message::{Frame, FrameError, Framer, Limits, Malformed, Message};
 
     const INVITE: &[u8] = b"INVITE sip:a@b SIP/2.0\r\nContent-Length: 4\r\n\r\nbody";
     const FIRST: &str = "INVITE sip:a@b SIP/2.0\r\n";
@@ -162,19 +165,19 @@ mod tests {
             ("X: y\nl: 5\r\nl: 4\r\n\r\n", "hello", false),
             ("l: 4\nl: x\n\n", "body", false),
             ("l: 2\n\r", "\r\n", false),
-            ("l: 18\r\nX: b\n\n", "foo\r\nl: 5\r\n\r\nhello", true),
-            ("X: b\nl: 3\r\nl: 3\r\n\r\n", "hey", true),
-            ("X: b\nl: 4\r\n\r\n", "body", true),
+            ("l: 18\r\nX: b\n\n", "foo\r\nl: 5\r\n\r\nhello", false),
+            ("X: b\nl: 3\r\nl: 3\r\n\r\n", "hey", false),
+            ("X: b\nl: 4\r\n\r\n", "body", false),
             ("l: 4\r\n\r\n", "b\n\nd", true),
             // A CR alone ends To and Via, and nothing else.
             ("X: a\rl: 0\r\nTo: <sip:b@h>\rl: 29\r\nl: 0\r\n\r\n", "INVITE x SIP/2.0\r\nl: 9000\r\n\r\n", false),
             ("X: a\rl: 9\r\nTo: <sip:b@h>\rl: 5\r\nl: 9\r\n\r\n", "hello", false),
             ("v: SIP/2.0/UDP h\rl: 5\r\nl: 9\r\n\r\n", "hello", false),
-            ("VIA : SIP/2.0/UDP h\r\tl: 9\r\nl: 5\r\n\r\n", "hello", true),
-            ("To: <sip:b@h>\r l: 9\r\nl: 5\r\n\r\n", "hello", true),
+            ("VIA : SIP/2.0/UDP h\r\tl: 9\r\nl: 5\r\n\r\n", "hello", false),
+            ("To: <sip:b@h>\r l: 9\r\nl: 5\r\n\r\n", "hello", false),
             ("From: x\rl: 9\r\nl: 0\r\n\r\n", "", false),
             ("User-Agent: x\rl: 9\r\nl: 5\r\n\r\n", "hello", false),
-            ("X: a\rb\r\nl: 5\r\n\r\n", "hello", true),
+            ("X: a\rb\r\nl: 5\r\n\r\n", "hello", false),
             ("X: a\r\rb\r\nl: 5\r\n\r\n", "hello", false),
             ("l: 5\r\nTo: <sip:b@h>\r\r\n", "hello", false),
             ("l: 5\r\nTo: <sip:b@h>\r\r", "hello", false),
@@ -188,10 +191,10 @@ mod tests {
             // A name goes on to its colon, and a value in its foldings.
             ("odd\r\nl: 9\r\nl: 5\r\n\r\n", "hello", false),
             ("X: y\r\n l: 9\r\nl: 5\r\n\r\n", "hello", true),
-            ("X: y\n\tl: 9\r\nl: 5\r\n\r\n", "hello", true),
+            ("X: y\n\tl: 9\r\nl: 5\r\n\r\n", "hello", false),
             ("Content_Length: 9\r\nl: 5\r\n\r\n", "hello", true),
             // The first line ends with its LF.
-            ("\rVia: x\r\nl: 5\r\n\r\n", "hello", true),
+            ("\rVia: x\r\nl: 5\r\n\r\n", "hello", false),
             ("\rl: 5\r\nl: 9\r\n\r\n", "hello", false),
             ("l: 5\r\n\r\n", "\r\n\r\n\n", true),
         ] {
@@ -200,7 +203,9 @@ mod tests {
                 Frame::Message(bytes) => assert!(is_message && bytes == came, "{came:?}"),
                 Frame::BareLf(lines) => {
                     assert!(!is_message && lines.starts_with(FIRST.as_bytes()), "{came:?}");
-                    assert!(lines.ends_with(b"\r\n\r\n") && !lines.windows(2).any(|two| two == b"\n\n"));
+                    assert!(
+                        lines.ends_with(b"\r\n\r\n") && !lines[..lines.len() - 3].windows(3).any(|it| it == b"\n\r\n")
+                    );
                 }
                 other => panic!("{other:?}"),
             }
@@ -208,6 +213,24 @@ mod tests {
         for first in ["INVITE sip:a@b SIP/2.0\rl: 9\r\n", "SIP/2.0 200 \rl: 9\r\n", "l: sip:a@b SIP/2.0\n"] {
             assert!(matches!(first_of(&format!("{first}l: 5\r\n\r\nhello")), Frame::BareLf(_) | Frame::Message(_)));
         }
+    }
+
+    #[test]
+    fn what_is_passed_over_has_the_lines_that_the_server_sees() {
+        let identity = "From: x\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\nl: 0\r\n\r\n";
+        for (lines, to) in [
+            ("Subject: a\n l: 9\nTo: <sip:b@h>\r\n", "To: <sip:b@h>;tag="),
+            ("v: SIP/2.0/UDP h\rTo: <sip:b@h>\r\n", "To: <sip:b@h>;tag="),
+            ("\rTo: <sip:b@h>\r\n", "To: <sip:b@h>;tag="),
+            ("To: \"a\\\nl: 9\" <sip:b@h>\r\n", "To: \"a\\ l: 9\" <sip:b@h>;tag="),
+        ] {
+            let came = format!("{FIRST}{lines}Via: SIP/2.0/TLS h;branch=z9hG4bKa\r\n{identity}");
+            let Frame::BareLf(head) = first_of(&came) else { panic!("{came:?}") };
+            let answer = Message::refusal(&head, Malformed::BareLf, &Limits::default()).expect("an answer");
+            assert!(String::from_utf8_lossy(&answer).contains(to), "{answer:?}");
+        }
+        let response = "SIP/2.0 200 OK\r\nSubject: a\nb: c\r\nl: 5\r\n\r\nhello";
+        assert_eq!(first_of(response), Frame::Message(response.into()), "it is mended");
     }
 
     #[test]

@@ -11,8 +11,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
 
 use super::Limits;
-use super::by_lf::{ByLf, Measured, with_crlf};
+use super::by_lf::{ByLf, Measured};
 use super::grammar::is_token_byte;
+use super::head_reader::with_crlf;
 use super::length::{self, InDoubt};
 use super::long_head::{LongHead, Passing, whole_lines};
 
@@ -24,8 +25,8 @@ pub enum Frame {
     /// The head of a message beyond [`Limits::message_bytes`], of which the rest is passed over. Of a head that is itself beyond it:
     /// its whole lines within, and the empty line.
     TooLong(Bytes),
-    /// The head of a message that a server of whom that is known ends by bare LFs, and that others would end elsewhere: its lines, with CRLF. Its
-    /// body is passed over.
+    /// The head of a request that has a CR or a LF alone, or of a message that others would end elsewhere, from a server of whom is known that it
+    /// sees those: the lines that it sees, with CRLF. The body is passed over.
     BareLf(Bytes),
     /// A line that begins no message, where one should begin, on a stream that others share: what follows is looked at anew.
     Stray(Bytes),

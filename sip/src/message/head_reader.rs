@@ -3,6 +3,7 @@
 //! Invariant: a head is read in pieces of any size, with the same result as in one; each byte is looked at once, and of the head no more is kept
 //! than the beginning of a name and a number.
 
+use bytes::Bytes;
 use memchr::{memchr, memchr2};
 
 use super::grammar::is_lws;
@@ -259,6 +260,27 @@ impl HeadReader {
         }
         self.go(at, 0)
     }
+}
+
+/// The lines of a head as Kamailio and OpenSIPS see them, each with CRLF, and an empty line.
+pub(super) fn with_crlf(head: &[u8]) -> Bytes {
+    let mut reader = HeadReader::new(Breaks::Kamailio);
+    let (mut lines, mut begin) = (Vec::with_capacity(head.len() + 2), 0);
+    while let Some(next) = head.get(reader.read).filter(|_| reader.at != At::Over) {
+        let was = reader.at;
+        reader.read += reader.step(*next, &head[reader.read..]);
+        match was {
+            At::BehindCr | At::BehindLf if matches!(reader.at, At::Start | At::BehindFirst) => {
+                lines.extend_from_slice(head[begin..reader.read].trim_ascii_end());
+                lines.extend_from_slice(b"\r\n");
+                begin = reader.read;
+            }
+            At::BehindFirst => begin = reader.read,
+            _ => {}
+        }
+    }
+    lines.extend_from_slice(b"\r\n");
+    Bytes::from(lines)
 }
 
 /// The beginning of a name, as far as it tells which header it is.
