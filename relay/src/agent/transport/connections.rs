@@ -7,7 +7,7 @@
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
 //! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends; what is passed over because it is too long has as long again. A message that is malformed or too
-//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
+//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before and the peer is no SIP server's address. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
 //! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
 //! gives way to strangers of other networks.
 
@@ -24,6 +24,7 @@ use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, FrameError, Limits, Malformed, Message, Method};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::agent::ShardInput;
@@ -94,7 +95,7 @@ pub(crate) struct Connection {
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
     unheard: Option<Box<(usize, ShardInput)>>,
-    /// Whether a sound message came.
+    /// Whether a sound message came, or its peer is known.
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
@@ -357,6 +358,8 @@ impl Connection {
         let at = clock::now();
         loop {
             let frame = match self.framing.next() {
+                // The first byte of a first message may be odd, too.
+                Err(Broken::Stream(FrameError::NotSip)) if self.is_of_known_server().await => continue,
                 Err(broken) => return Err(self.refused(broken)),
                 Ok(None) => {
                     self.partial_since = self.framing.is_partial().then(|| self.partial_since.unwrap_or(at));
@@ -442,7 +445,8 @@ impl Connection {
     }
 
     /// Refuses a message that is none for a shard, though the stream goes on behind it. Many share a SIP server's connection, and one of them,
-    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it. Else its sender is told why it ends.
+    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it, or where its address is a SIP server's. Else its
+    /// sender is told why it ends.
     async fn pass_over(
         &mut self,
         stream: &mut Stream,
@@ -454,7 +458,26 @@ impl Connection {
         if let Some(answer) = Message::refusal(bytes, fault, &self.limits) {
             self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
-        if self.proven { Ok(()) } else { Err(ending) }
+        if self.proven || self.is_of_known_server().await { Ok(()) } else { Err(ending) }
+    }
+
+    /// Whether nothing sound came yet, and its peer is a SIP server of a binding all the same, which dials for what a caller wrote: it is proven
+    /// then.
+    async fn is_of_known_server(&mut self) -> bool {
+        if self.proven || self.source.side != Side::Upstream {
+            return false;
+        }
+        for shard in 0..self.shards.len() {
+            let (reply, answer) = oneshot::channel();
+            self.shards.send(shard, ShardInput::ServerAsked { source: Box::new(self.source), reply }).await;
+            // An error means that the shard has ended, with the process about to.
+            if answer.await == Ok(true) {
+                self.proven = true;
+                self.framing.is_of_server();
+                return true;
+            }
+        }
+        false
     }
 
     fn refused(&self, broken: Broken) -> Ending {
