@@ -42,7 +42,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings, Side};
+use sip::endpoint::{Endpoint, Input, Settings, Side, Source};
 use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -119,6 +119,13 @@ enum ShardInput {
         event: Event,
         /// The App and the token; `None`: nowhere else.
         reply: oneshot::Sender<Option<(Box<str>, PushTarget)>>,
+    },
+    /// Whether a connection's peer is a SIP server of a binding there.
+    ServerAsked {
+        /// The connection.
+        source: Box<Source>,
+        /// Whether it is.
+        reply: oneshot::Sender<bool>,
     },
     /// What the store did with a message.
     MessageStored(Box<shard::messages::MessageStored>),

@@ -109,6 +109,10 @@ async fn bare_lfs_cost_no_call(plan: Plan) -> Outcome {
         ("X: b\n\r\n", "hello"),
         ("X: b\r\n\n", "hello"),
         ("X: b\r\n\r", "hello"),
+        ("X: a\rl: 9\r\n\r\n", "hello"),
+        ("X: a\rl: 0\r\nv: SIP/2.0/UDP h\rl: 0\r\n\r\n", "INVITE sip:x@y SIP/2.0\r\nl: 60000\r\n\r\n"),
+        ("v: SIP/2.0/UDP h\r\r\n", "hello"),
+        ("v: SIP/2.0/UDP h\r\r", ""),
     ]
     .into_iter()
     .enumerate()

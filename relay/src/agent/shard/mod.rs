@@ -311,6 +311,10 @@ impl Shard {
                 // An error means that the push has ended meanwhile.
                 let _ = reply.send(self.target_of(self.endpoint.current(instance), event));
             }
+            ShardInput::ServerAsked { source, reply } => {
+                // An error means that the connection has ended meanwhile.
+                let _ = reply.send(self.endpoint.is_sip_server(&source));
+            }
             ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),

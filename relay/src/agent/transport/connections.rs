@@ -7,8 +7,8 @@
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
 //! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends; what is passed over because it is too long has as long again. A message that is malformed or too
-//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. One by which accounts are registered is
-//! read no more then, and ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
+//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before and the peer is no SIP server's address. One by
+//! which accounts are registered is read no more then, and ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
 //! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
 //! gives way to strangers of other networks.
 
@@ -25,6 +25,7 @@ use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, FrameError, Limits, Malformed, Message, Method};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::agent::ShardInput;
@@ -102,7 +103,7 @@ pub(crate) struct Connection {
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
     unheard: Option<Box<(usize, ShardInput)>>,
-    /// Whether a sound message came.
+    /// Whether a sound message came, or its peer is known.
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
@@ -354,9 +355,14 @@ impl Connection {
                     }
                 }
                 () = &mut half, if self.partial_since.is_some() => {
-                    self.metrics.limit(Limit::HalfMessage);
-                    self.note_doubt();
-                    return if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) };
+                    if !self.framing.end_by_silence() {
+                        self.metrics.limit(Limit::HalfMessage);
+                        self.note_doubt();
+                        return if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) };
+                    }
+                    if let Err(ending) = self.deliver(stream).await {
+                        return ending;
+                    }
                 }
                 () = &mut silence => {
                     let until = match self.outbox.is_strangers() {
@@ -417,6 +423,8 @@ impl Connection {
         let at = clock::now();
         loop {
             let frame = match self.framing.next() {
+                // The first byte of a first message may be odd, too.
+                Err(Broken::Stream(FrameError::NotSip)) if self.is_of_known_server().await => continue,
                 Err(broken) => {
                     let ending = self.refused(broken);
                     self.note_doubt();
@@ -438,6 +446,15 @@ impl Connection {
                 Frame::TooLong(head) => {
                     let broken = Broken::Stream(FrameError::TooLong);
                     self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
+                    continue;
+                }
+                Frame::Stray(line) => {
+                    self.refused(Broken::NotSip);
+                    tracing::debug!(
+                        event = "stray-line",
+                        bytes = line.len(),
+                        "a line of a SIP server begins no message"
+                    );
                     continue;
                 }
                 Frame::BareLf(head) => {
@@ -505,7 +522,8 @@ impl Connection {
     }
 
     /// Refuses a message that is none for a shard, though the stream goes on behind it. Many share a SIP server's connection, and one of them,
-    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it. Else its sender is told why it ends.
+    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it, or where its address is a SIP server's. Else its
+    /// sender is told why it ends.
     async fn pass_over(
         &mut self,
         stream: &mut Stream,
@@ -517,7 +535,26 @@ impl Connection {
         if let Some(answer) = Message::refusal(bytes, fault, &self.limits) {
             self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
-        if self.proven { Ok(()) } else { Err(ending) }
+        if self.proven || self.is_of_known_server().await { Ok(()) } else { Err(ending) }
+    }
+
+    /// Whether nothing sound came yet, and its peer is a SIP server of a binding all the same, which dials for what a caller wrote: it is proven
+    /// then.
+    async fn is_of_known_server(&mut self) -> bool {
+        if self.proven || self.source.side != Side::Upstream {
+            return false;
+        }
+        for shard in 0..self.shards.len() {
+            let (reply, answer) = oneshot::channel();
+            self.shards.send(shard, ShardInput::ServerAsked { source: Box::new(self.source), reply }).await;
+            // An error means that the shard has ended, with the process about to.
+            if answer.await == Ok(true) {
+                self.proven = true;
+                self.framing.is_of_server();
+                return true;
+            }
+        }
+        false
     }
 
     fn refused(&self, broken: Broken) -> Ending {
