@@ -388,8 +388,10 @@ impl Endpoint {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         // RFC 3261 §16.3 step 5: what it requires of proxies that this one cannot.
-        let options = forward::unknown_to_proxies(request).filter(|_| status == 420);
-        let response = options.fold(response, |response, option| response.header(Name::Unsupported, option));
+        let response = match status {
+            420 => response.unsupported(forward::unknown_to_proxies(request)),
+            _ => response,
+        };
         self.respond_once(now, reply, request, status, response.finish());
     }
 
@@ -472,8 +474,7 @@ impl Endpoint {
 
 fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
     let response = Composer::response(request, 420, Composer::reason(420), Some(tag));
-    let unknown = forward::not_understood(request, understood);
-    unknown.fold(response, |response, option| response.header(Name::Unsupported, option)).finish()
+    response.unsupported(forward::not_understood(request, understood)).finish()
 }
 
 /// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when
