@@ -46,7 +46,7 @@ pub const REGISTERS_MAX: usize = 20_000;
 /// Of these, from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
 /// room from the others.
 pub const REGISTERS_PER_SOURCE: u32 = 500;
-/// User names in the credentials of one REGISTER; one with more is answered 400.
+/// User names in the credentials of one REGISTER; one with more, or with one over [`USERNAME_BYTES`](crate::auth::USERNAME_BYTES), is answered 400.
 pub const USERNAMES_MAX: usize = 4;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
@@ -148,8 +148,8 @@ impl Endpoint {
         if !self.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);
         }
-        let proof = intent.proves.then(|| carried_proof(&register));
-        if proof.as_ref().is_some_and(|proof| proof.usernames.len() > USERNAMES_MAX) {
+        let proof = carried_proof(&register).filter(|_| intent.proves);
+        if intent.proves && proof.is_none() {
             return self.refuse(now, reply, &register, 400);
         }
         let from = counted_as(source.peer.ip());
@@ -474,11 +474,11 @@ impl Endpoint {
     }
 }
 
-/// The proof that a REGISTER carries for its SIP server.
-fn carried_proof(register: &Message) -> CarriedProof {
+/// The proof that a REGISTER carries for its SIP server; `None` where its user names are more, or longer, than anybody's.
+fn carried_proof(register: &Message) -> Option<CarriedProof> {
     let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
-    let usernames: BTreeSet<Box<str>> = values.flat_map(usernames).map(Into::into).collect();
-    CarriedProof { usernames: usernames.into_iter().collect() }
+    let usernames = usernames(values, USERNAMES_MAX)?.into_iter().collect();
+    Some(CarriedProof { usernames })
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old.

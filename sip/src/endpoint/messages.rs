@@ -118,9 +118,7 @@ impl Endpoint {
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             415 => response.extension("Accept-Encoding", "identity"),
-            420 => {
-                response.unsupported(request.elements(Name::Require).chain(forward::unknown_to_proxies(request)))
-            }
+            420 => response.unsupported(request.elements(Name::Require).chain(forward::unknown_to_proxies(request))),
             480 => response.header(Name::RetryAfter, RETRY_AFTER),
             _ => response,
         };

@@ -112,12 +112,9 @@ fn a_420_names_what_is_not_understood_on_one_line_and_is_no_longer_than_its_requ
     let various = (0..10_000).map(|it| format!("o{it}")).collect::<Vec<_>>().join(",");
     let long = format!("{},{},b", "x".repeat(513), "y".repeat(511));
     for (options, named) in [(&repeated, 1), (&various, 16), (&long, 2)] {
-        for (method, line) in [
-            ("INVITE", "Proxy-Require"),
-            ("MESSAGE", "Proxy-Require"),
-            ("MESSAGE", "Require"),
-            ("OPTIONS", "Require"),
-        ] {
+        for (method, line) in
+            [("INVITE", "Proxy-Require"), ("MESSAGE", "Proxy-Require"), ("MESSAGE", "Require"), ("OPTIONS", "Require")]
+        {
             let mut world = World::registered();
             let mut text = world.invite_text("many").replace("INVITE", method);
             text = text.replace("X-Odd:", &format!("{line}: {options}\r\nX-Odd:"));
