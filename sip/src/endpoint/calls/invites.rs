@@ -84,7 +84,7 @@ impl Endpoint {
         let late = self.core.settings.timing.transaction.t4;
         let (transactions, successors) = (&self.core.transactions, &self.successors);
         let is_acknowledged = |server| transactions.is_acknowledged(server);
-        if self.calls.is_merged(now, &callees, mark, late, is_acknowledged, |it| successors.current(it)) {
+        if self.calls.is_merged(now, (binding, &callees), mark, late, is_acknowledged, |it| successors.current(it)) {
             return Err(482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
