@@ -126,3 +126,15 @@ fn a_420_names_what_is_not_understood_on_one_line_and_is_no_longer_than_its_requ
         }
     }
 }
+
+#[test]
+fn a_refusal_that_is_long_is_sent_and_not_kept() {
+    for (name_bytes, kept) in [(3_000, 1), (5_000, 0), (60_000, 0)] {
+        let mut world = World::registered();
+        let before = world.endpoint.counts().transactions;
+        let text = world.invite_text("long").replace("\"Bob\"", &format!("\"{}\"", "b".repeat(name_bytes)));
+        world.receive(world.upstream, &text.replace("X-Odd:", "Proxy-Require: time-travel\r\nX-Odd:"));
+        assert_eq!(world.count("INVITE 420"), 1, "{name_bytes}");
+        assert_eq!(world.endpoint.counts().transactions - before, kept, "{name_bytes}");
+    }
+}
