@@ -253,8 +253,17 @@ impl Endpoint {
         {
             self.on_upstream_back(now, id, None, &back);
         }
-        let failed = register.intent.proves && is_failed_proof(status, response);
+        let failed = is_failed_proof(&register.request, status, response);
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
+        if (200..300).contains(&status) {
+            if register.intent.proves {
+                let forgiven = self.registers.forgive(flow, &register.intent.aor);
+                self.forgive_failures(flow, forgiven);
+            }
+            for instance in self.push_bindings.removed_by(&register.intent) {
+                self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
+            }
+        }
         match (register.registration(&self.core.token_key), status) {
             (Some((instance, _)), 200..300) => {
                 let expires = register.intent.granted(response);
@@ -271,7 +280,7 @@ impl Endpoint {
                     Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires };
                 return self.on_accepted(now, accepted);
             }
-            (None, 200..300) => {
+            (None, 200..300) if !register.intent.is_question => {
                 for instance in self.push_bindings.known_as(&register.intent) {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
@@ -287,6 +296,7 @@ impl Endpoint {
         }
         self.leave(&register);
         if failed {
+            self.registers.note_failure(flow, &register.intent.aor);
             self.count_failure(flow);
         }
     }
@@ -358,13 +368,15 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
     Some(CarriedProof { usernames })
 }
 
-/// Whether a response says that the proof in its request was wrong, and not merely old.
-fn is_failed_proof(status: u16, response: &Message) -> bool {
+/// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
+/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3).
+fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
     let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
     let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
     match status {
-        401 | 407 => !is_stale(),
-        403 => true,
+        401 => register.has(Name::Authorization) && !is_stale(),
+        407 => register.has(Name::ProxyAuthorization) && !is_stale(),
+        403 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
         _ => false,
     }
 }

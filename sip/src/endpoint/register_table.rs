@@ -156,7 +156,7 @@ impl ForwardedRegisters {
     /// Takes one REGISTER from a flow's budget; whether there was one.
     pub(super) fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
         let has_room = self.count_of_flow(flow) < usize::from(REGISTERS_PER_FLOW);
-        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0 };
+        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0, failed: Vec::new() };
         let quota = self.quotas.entry(flow).or_insert_with(fresh);
         let granted = quota.budget.take(now, REGISTERS).is_ok() && has_room;
         quota.violations = if granted { quota.violations } else { quota.violations.saturating_add(1) };
@@ -166,6 +166,21 @@ impl ForwardedRegisters {
     /// Whether a flow has sent so many without a budget that it is closed.
     pub(super) fn is_unruly(&self, flow: FlowId) -> bool {
         self.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX)
+    }
+
+    /// A failed proof for this AOR is counted against a flow.
+    pub(super) fn note_failure(&mut self, flow: FlowId, aor: &str) {
+        if let Some(quota) = self.quotas.get_mut(&flow) {
+            quota.failed.push(aor.into());
+        }
+    }
+
+    /// A proof for this AOR was right: how many failures are forgiven, for they were an old nonce's that was not called stale.
+    pub(super) fn forgive(&mut self, flow: FlowId, aor: &str) -> u8 {
+        let Some(quota) = self.quotas.get_mut(&flow) else { return 0 };
+        let before = quota.failed.len();
+        quota.failed.retain(|failed| **failed != *aor);
+        u8::try_from(before - quota.failed.len()).unwrap_or(u8::MAX)
     }
 
     /// A flow has ended; a REGISTER that was sent on goes on, and its answer reaches nobody.
@@ -178,6 +193,8 @@ impl ForwardedRegisters {
 struct FlowQuota {
     budget: Bucket,
     violations: u8,
+    /// The AORs of the failed proofs that were counted against it: at most as many as close a flow.
+    failed: Vec<Box<str>>,
 }
 
 /// The REGISTERs that have something in common.

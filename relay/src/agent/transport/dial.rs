@@ -430,7 +430,12 @@ impl Inner {
         match opened {
             Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
-                tracing::info!(event = "sip-server-unreachable", upstream = upstream.0, %error, "a SIP server cannot be reached");
+                tracing::info!(
+                    event = "sip-server-unreachable",
+                    upstream = upstream.0,
+                    error = error.discreet(),
+                    "a SIP server cannot be reached"
+                );
                 let (now, first) = (clock::now(), self.failback_interval);
                 self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 None

@@ -120,14 +120,14 @@ impl Endpoint {
     ) {
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
         for instance in instances.iter().copied().filter(|it| self.devices.spend_told(now, *it, key)) {
-            let (from, name) = caller.clone();
-            let call = IncomingCall { call, instance, from, name, mark, replaces, wait: Duration::ZERO, valid: None };
+            let ((from, name), caller, wait, valid) = (caller.clone(), key, Duration::ZERO, None);
+            let call = IncomingCall { call, instance, from, name, caller, mark, replaces, wait, valid };
             self.core.event(Event::Refused(Box::new(call)));
         }
     }
 
-    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall, caller: CallerKey) {
-        if self.devices.spend_told(now, call.instance, caller) {
+    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall) {
+        if self.devices.spend_told(now, call.instance, call.caller) {
             self.core.event(Event::Refused(Box::new(call)));
         }
     }
@@ -146,7 +146,7 @@ impl Endpoint {
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
-        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller));
+        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller, key));
         if let Some(row) = self.calls.get_mut(call) {
             row.limit(key, refused);
         }

@@ -114,7 +114,7 @@ impl Calls {
     fn is_busy(&self, instance: InstanceId, caller: CallerKey) -> bool {
         let Some(calls) = self.waiting.get(&instance) else { return false };
         let rows = calls.iter().filter_map(|call| self.rows.get(call));
-        !is_room(calls.len(), rows.filter(|row| row.caller() == Some(caller)).count())
+        !is_room(calls.len(), rows.filter(|row| row.caller() == caller).count())
     }
 
     /// The call that an INVITE to this binding is expected for.
@@ -133,8 +133,9 @@ impl Calls {
     }
 
     /// Expects one more call; it takes the place of an earlier one that the binding still expects.
-    fn expect(&mut self, now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) {
-        self.rows.insert(id, Call::expected(now, timing, wait, id, binding));
+    fn expect(&mut self, call: Call) {
+        let (id, binding) = (call.id(), call.binding());
+        self.rows.insert(id, call);
         if let Some(earlier) = self.expected.insert(binding, id) {
             self.rows.remove(&earlier);
         }
@@ -155,13 +156,13 @@ impl Calls {
         id: CallId,
         binding: BindingId,
         instances: &[InstanceId],
-        (invite, caller): (Invite, Caller),
+        (invite, caller, key): (Invite, Caller, CallerKey),
     ) -> Option<Announced> {
         let was_expected = self.expected.get(&binding) == Some(&id);
         if was_expected {
             self.expected.remove(&binding);
         }
-        let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding));
+        let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding, key));
         let announced = call.arrive(now, wait, instances, (invite, caller));
         if let Some(mark) = call.mark() {
             self.marked.entry((mark, binding)).or_default().push(id);
@@ -228,6 +229,7 @@ impl Calls {
 mod tests {
     use super::*;
     use crate::edge::caller::caller;
+    use crate::edge::caller_key::CallerKeys;
     use crate::flow::{Side, Source, Transport};
     use crate::id::ShardTag;
     use crate::message::{Limits, Message};
@@ -235,7 +237,7 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(30);
 
-    fn invite(now: Instant) -> (Invite, Caller) {
+    fn invite(now: Instant) -> (Invite, Caller, CallerKey) {
         let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
                     To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
         let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
@@ -246,7 +248,8 @@ mod tests {
         let reply = Reply { flow, side: source.side, key: &key };
         let server = Table::<(), ()>::new(1, Timing::default(), false).open(&invite, reply, ()).unwrap();
         let (mark, caller) = (InviteMark::of(&invite), caller(&invite));
-        (Invite::new(now, EdgeTiming::default(), server, source, (invite, mark, None), "tag".into()), caller)
+        let key = CallerKeys::default().of(&caller.0);
+        (Invite::new(now, EdgeTiming::default(), server, source, (invite, mark, None), "tag".into()), caller, key)
     }
 
     #[test]
