@@ -16,16 +16,16 @@
 //! of them under way and [`REGISTERS`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
 use super::register_table::ForwardedRegister;
+pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
-use crate::bucket::Rate;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
 use crate::edge::returned;
@@ -33,17 +33,8 @@ use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
 
-/// REGISTERs of one flow that may be under way; a further one is answered 503.
-pub const REGISTERS_PER_FLOW: u8 = 8;
-/// REGISTERs that one flow may send; a further one is answered 503.
-pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) };
-/// Of those 503, so many until the flow is closed.
-pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
 pub const REGISTERS_MAX: usize = 20_000;
-/// Of these, from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
-/// room from the others.
-pub const REGISTERS_PER_SOURCE: u32 = 500;
 /// User names in the credentials of one REGISTER; one with more, or with one over [`USERNAME_BYTES`](crate::auth::USERNAME_BYTES), is answered 400.
 pub const USERNAMES_MAX: usize = 4;
 /// The Retry-After of a device that sends too many, in seconds.

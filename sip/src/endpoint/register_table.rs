@@ -6,18 +6,27 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Source;
-use super::forwarded_registers::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::pushed::{ForwardedRegisterId, RegisterRoute};
 use super::register_turns::Stage;
-use crate::bucket::{Bucket, counted_as};
+use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::push_proxy::{Reach, RegisterIntent};
 use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::Message;
 use crate::transaction::ServerId;
+
+/// REGISTERs of one flow that may be under way; a further one is answered 503.
+pub const REGISTERS_PER_FLOW: u8 = 8;
+/// REGISTERs that one flow may send; a further one is answered 503.
+pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) };
+/// Of those 503, so many until the flow is closed.
+pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
+/// REGISTERs under way from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
+/// room from the others.
+pub const REGISTERS_PER_SOURCE: u32 = 500;
 
 /// One REGISTER.
 pub(super) struct ForwardedRegister {
