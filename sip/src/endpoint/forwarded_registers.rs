@@ -239,10 +239,11 @@ impl Endpoint {
         let (server, flow, bytes) = (register.server, register.source.flow, self.back(&register, status, response));
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
-        if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status))
-            && let Some(back) = self.upstreams.note_passed(now, id, by)
-        {
-            self.on_upstream_back(now, id, None, &back);
+        if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status)) {
+            self.close_unread(id, by);
+            if let Some(back) = self.upstreams.note_passed(now, id, by) {
+                self.on_upstream_back(now, id, None, &back);
+            }
         }
         let failed = is_failed_proof(&register.request, status, response);
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tests::apns;
 use tests::caller::CallOptions;
+use tests::fcm::Answer;
 use tests::world::{FCM_TOKEN, SOON, TOKEN, World, text};
 
 use super::Outcome;
@@ -174,6 +175,29 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
     let next = world.call()?;
     assert_eq!(push_of_a_call(&world).await?["event"], "call");
     next.cancel().await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn that_a_call_has_ended_is_told_however_many_alerts_wait_at_the_service() -> Outcome {
+    let world = World::start().await?;
+    world.enable_android().await?;
+    let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded: device"}}"#;
+    let full = || Answer::Http { status: 429, headers: vec![("retry-after", "300".to_owned())], body: body.to_owned() };
+    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_n(full(), 16));
+    for number in 1..=16 {
+        world
+            .call_with(&CallOptions::request("MESSAGE").body("text/plain", "are you there?"))?
+            .expect(202, SOON)
+            .await?;
+        assert!(world.fcm.wait_for_requests(number, SOON).await, "alert {number}");
+    }
+    let caller = world.call()?;
+    let push = push_of_a_call(&world).await?;
+    assert_eq!(push["event"], "call");
+    world.cancel(&caller).await?;
+    let ended = push_of_a_call(&world).await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
     world.content()
 }
 
