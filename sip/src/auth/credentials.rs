@@ -3,6 +3,7 @@
 //! Invariant: verification takes the same time whatever digit differs; nothing here shows a response or a token.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use subtle::ConstantTimeEq;
@@ -117,39 +118,60 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Every user name that an `Authorization` or `Proxy-Authorization` holds, however odd or broken it is: whoever reads it takes one
-/// of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved.
-pub fn usernames(value: &[u8]) -> Vec<String> {
+/// Every user name that an `Authorization` or `Proxy-Authorization` of these values holds, however odd or broken they are, each once: whoever
+/// reads them takes one of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved. `None` where there
+/// are more than `most`, or one is longer than [`USERNAME_BYTES`]: nothing is read behind that.
+pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<BTreeSet<Box<str>>> {
+    let mut names = BTreeSet::new();
+    for value in values {
+        for at in 0..value.len() {
+            if let Some(written) = written_username(value, at) {
+                names.insert(username(written)?);
+            }
+            if names.len() > most {
+                return None;
+            }
+        }
+    }
+    Some(names)
+}
+
+/// What is written behind a `username=` or `username*=` that begins at a place, and whether it has the star.
+fn written_username(value: &[u8], at: usize) -> Option<(&[u8], bool)> {
     const NAME: &[u8] = b"username";
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'%".contains(&byte);
-    let mut found = Vec::new();
-    for at in 0..value.len() {
-        let begins = at == 0 || !is_word(value[at - 1]);
-        let named = value.get(at..at + NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME));
-        if !(begins && named) {
-            continue;
-        }
-        let rest = &value[at + NAME.len()..];
-        let (is_extended, rest) = rest.strip_prefix(b"*").map_or((false, rest), |rest| (true, rest));
-        let Some(written) = rest.trim_ascii_start().strip_prefix(b"=").map(<[u8]>::trim_ascii_start) else { continue };
-        let end = match written.strip_prefix(b"\"") {
-            Some(inner) => {
-                let mut escaped = false;
-                let close = inner.iter().position(|byte| {
-                    let closes = *byte == b'"' && !escaped;
-                    escaped = *byte == b'\\' && !escaped;
-                    closes
-                });
-                close.map_or(written.len(), |close| close + 2)
-            }
-            None => written.iter().position(|b| *b == b',' || b.is_ascii_whitespace()).unwrap_or(written.len()),
-        };
-        let text = String::from_utf8_lossy(&written[..end]);
-        let text = crate::message::unquote(&text);
-        let name = if is_extended { text.splitn(3, '\'').last().unwrap_or_default() } else { &text };
-        found.push(name.trim_matches('"').to_owned());
+    let begins = at == 0 || !is_word(value[at - 1]);
+    let (name, rest) = value[at..].split_at_checked(NAME.len()).filter(|_| begins)?;
+    if !name.eq_ignore_ascii_case(NAME) {
+        return None;
     }
-    found
+    let (is_extended, rest) = rest.strip_prefix(b"*").map_or((false, rest), |rest| (true, rest));
+    Some((rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start(), is_extended))
+}
+
+/// The user name at the beginning of what is written; `None` where it is too long.
+fn username((written, is_extended): (&[u8], bool)) -> Option<Box<str>> {
+    // Two quotes, and each byte escaped.
+    let longest = 2 * USERNAME_BYTES + 2;
+    let looked_at = &written[..written.len().min(longest)];
+    let end = match looked_at.strip_prefix(b"\"") {
+        Some(inner) => {
+            let mut escaped = false;
+            let close = inner.iter().position(|byte| {
+                let closes = *byte == b'"' && !escaped;
+                escaped = *byte == b'\\' && !escaped;
+                closes
+            });
+            close.map(|close| close + 2)
+        }
+        None => looked_at.iter().position(|b| *b == b',' || b.is_ascii_whitespace()),
+    };
+    // One that does not end within so many bytes ends with the value.
+    let end = end.or_else(|| (written.len() <= longest).then_some(written.len()))?;
+    let text = String::from_utf8_lossy(&written[..end]);
+    let text = crate::message::unquote(&text);
+    let name = if is_extended { text.splitn(3, '\'').last().unwrap_or_default() } else { &text };
+    bounded(name.trim_matches('"').into(), USERNAME_BYTES)
 }
 
 /// The token of a `Bearer` value (RFC 8898 §2.1.1); `None` for another scheme, or one that is no `b64token`.

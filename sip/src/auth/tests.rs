@@ -411,6 +411,25 @@ fn every_user_name_of_credentials_is_found_whatever_they_look_like() {
         (b"Bearer username", &[]),
         (b"", &[]),
     ] {
-        assert_eq!(usernames(value), names, "{}", String::from_utf8_lossy(value));
+        let found: Vec<_> = usernames([value].into_iter(), 4).unwrap().into_iter().map(String::from).collect();
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        assert_eq!(found, names, "{}", String::from_utf8_lossy(value));
     }
+}
+
+#[test]
+fn no_user_name_is_read_behind_one_too_many_or_too_long() {
+    let long = "x".repeat(USERNAME_BYTES);
+    let found = |values: &[&str]| usernames(values.iter().map(|value| value.as_bytes()), 4).map(|names| names.len());
+    for name in [long.clone(), format!("\"{long}\""), format!("\"{}\"", "\\x".repeat(USERNAME_BYTES))] {
+        assert_eq!(found(&[&format!("Digest username={name}, realm=r")]), Some(1), "at the limit");
+        assert_eq!(found(&[&format!("Digest username={}", name.replacen('x', "xx", 1))]), None, "beyond it");
+    }
+    assert_eq!(found(&[&"username=a,".repeat(1_300)]), Some(1), "each once");
+    assert_eq!(found(&["username=a,username=b", "username=c,username=d,username=A"]), None);
+    let once = std::cell::Cell::new(0);
+    let nested = "username=".repeat(1_600);
+    let values = std::iter::repeat_n(nested.as_bytes(), 9).inspect(|_| once.set(once.get() + 1));
+    assert_eq!((usernames(values, 4), once.get()), (None, 1));
 }

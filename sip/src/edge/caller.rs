@@ -26,6 +26,9 @@ const OTHER_SCHEMES: &[&str] = &["im", "pres", "xmpp", "mailto", "h323", "acct"]
 /// The parameters of a number that are a part of it (RFC 3966 §5.1.5, §5.3).
 const NUMBER_PARAMS: &[&str] = &["ext", "isub", "phone-context"];
 
+/// The identities that a SIP server asserts, of which the first that can be read are believed: it may assert two (RFC 3325 §9.1).
+const IDENTITIES_READ: usize = 8;
+
 /// A caller, as a device may know it: the URI, and the display name where there is one.
 pub type Caller = (Box<str>, Option<Box<str>>);
 
@@ -195,17 +198,16 @@ fn wants_privacy(request: &Message) -> bool {
 
 /// The identity that the SIP server asserts: of a `sip:` and a `tel:` one (RFC 3325 §9.1) the first.
 fn asserted(request: &Message) -> Option<(Party<'_>, Address<'_>)> {
-    let identities = || {
-        request.elements(Name::PAssertedIdentity).filter_map(|element| {
-            let party = Party::read(element.as_bytes());
-            let address = party.target().and_then(Address::read)?;
-            Some((party, address)).filter(|_| !address.is_anonymous())
-        })
-    };
-    let is_sip = |(_, address): &(Party<'_>, Address<'_>)| {
-        matches!(address, Address::User { scheme: "sip", .. } | Address::Host(_))
-    };
-    identities().find(is_sip).or_else(|| identities().next())
+    let mut other = None;
+    for element in request.elements(Name::PAssertedIdentity).take(IDENTITIES_READ) {
+        let party = Party::read(element.as_bytes());
+        let Some(address) = party.target().and_then(Address::read).filter(|it| !it.is_anonymous()) else { continue };
+        if matches!(address, Address::User { scheme: "sip", .. } | Address::Host(_)) {
+            return Some((party, address));
+        }
+        other.get_or_insert((party, address));
+    }
+    other
 }
 
 #[cfg(test)]
@@ -354,5 +356,21 @@ mod tests {
         };
         assert_ne!(key("From: <sip:bob@corp@h>;tag=1"), key("From: <sip:carol@corp@h>;tag=1"));
         assert_eq!(key("From: <sip:bob@corp@h>;tag=1\r\nPrivacy: id"), key("From: <sip:c@h>;tag=1\r\nPrivacy: id"));
+    }
+
+    #[test]
+    fn no_identity_is_looked_for_behind_so_many_that_cannot_be_read() {
+        let asserts = |unreadable: usize| {
+            let list = format!("{}<tel:+4930>,<sip:bob@example.com>", "<a>,".repeat(unreadable));
+            let request = request(&format!("From: <x:1>;tag=1\r\nP-Asserted-Identity: {list}"));
+            let caller = caller(&request);
+            (caller.0.clone(), counted_caller(&request, &caller).into_owned())
+        };
+        let told = |who: &str| (Box::from(who), who.to_owned());
+        assert_eq!(asserts(IDENTITIES_READ - 2), told("sip:bob@example.com"));
+        assert_eq!(asserts(IDENTITIES_READ - 1), told("tel:+4930"));
+        for unreadable in [IDENTITIES_READ, 10_000] {
+            assert_eq!(asserts(unreadable), (ANONYMOUS.into(), "x:1".into()));
+        }
     }
 }

@@ -5,16 +5,21 @@
 //! | none | to be told what stands |
 //! | one that lasts, whatever else is removed beside it | to be reached by that one; of several, by the first |
 //! | removals alone | to be reached no longer, where one of them is its Contact, or all are meant by `*` |
-//! | `*` beside another, or that lasts; nothing that is an address | what nobody can do |
+//! | `*` beside another, or that lasts; nothing that is an address; one longer than [`CONTACT_BYTES`] | what nobody can do |
 //!
 //! A phone that has changed its network removes its old Contact in the REGISTER that brings the new one, or afterwards.
 //!
 //! Invariant: a removal is told with the Contacts that it names, so that whoever keeps one compares before it forgets.
 
+use std::cell::LazyCell;
+
 use crate::message::{Message, Name, Party, Uri, unquote};
 
 /// Bounds of a device's registration at the edge, and what it gets when it asks for nothing, in seconds.
 const EXPIRES: (u32, u32, u32) = (10, 3600, 600);
+
+/// Bytes of a device's Contact, its URI and what names it beside that together: it is kept, and is in each request to the device.
+pub const CONTACT_BYTES: usize = 4 * 1024;
 
 /// The request that the Contacts of a device's REGISTER make.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,9 +68,10 @@ impl ContactRequest {
             own.or(header).unwrap_or(default)
         };
         match contacts.iter().find(|contact| expires(contact) > 0) {
-            Some(contact) => {
-                Self::Bind { contact: DeviceContact::of(contact), expires: expires(contact).clamp(min, max) }
-            }
+            Some(contact) => match DeviceContact::of(contact) {
+                kept if kept.len() > CONTACT_BYTES => Self::Malformed,
+                kept => Self::Bind { contact: kept, expires: expires(contact).clamp(min, max) },
+            },
             None => Self::Remove(contacts.iter().map(DeviceContact::of).collect()),
         }
     }
@@ -78,14 +84,22 @@ impl DeviceContact {
         Self { uri: contact.target().unwrap_or_default().into(), outbound: outbound.unwrap_or_default().into() }
     }
 
-    /// Whether two Contacts are of one registration: by what RFC 5626 §6 names it with where both have it, else by their URIs
-    /// (RFC 3261 §19.1.4).
-    pub fn is_same(&self, other: &Self) -> bool {
-        if !self.outbound.is_empty() && !other.outbound.is_empty() {
-            return self.outbound == other.outbound;
-        }
-        let equal = |(one, other): (Uri<'_>, Uri<'_>)| one.is_equivalent(&other);
-        self.uri == other.uri || Uri::parse(&self.uri).zip(Uri::parse(&other.uri)).is_some_and(equal)
+    /// The bytes that it takes.
+    fn len(&self) -> usize {
+        self.uri.len() + self.outbound.len()
+    }
+
+    /// Whether one of these Contacts is of the same registration: by what RFC 5626 §6 names it with where both have it, else by their URIs
+    /// (RFC 3261 §19.1.4). Its own is read once, however many they are.
+    pub fn is_among(&self, others: &[Self]) -> bool {
+        let own = LazyCell::new(|| Uri::parse(&self.uri));
+        others.iter().any(|other| {
+            if !self.outbound.is_empty() && !other.outbound.is_empty() {
+                return self.outbound == other.outbound;
+            }
+            let is_equal = |own: &Uri<'_>| Uri::parse(&other.uri).is_some_and(|other| own.is_equivalent(&other));
+            self.uri == other.uri || own.as_ref().is_some_and(is_equal)
+        })
     }
 }
 
@@ -138,9 +152,26 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let one = contact("<sip:a@h:5060>;reg-id=1;+sip.instance=\"<urn:uuid:1>\"");
-        assert!(one.is_same(&contact("<sip:b@i>;+SIP.instance=\"<urn:uuid:1>\";Reg-ID=1")));
-        assert!(!one.is_same(&contact("<sip:a@h:5060>;reg-id=2;+sip.instance=\"<urn:uuid:1>\"")));
-        assert!(one.is_same(&contact("<sip:%61@H:5060>")));
-        assert!(!one.is_same(&contact("<sip:a@h>")));
+        let is_same = |other: &str| one.is_among(&[contact("<sip:else@h>"), contact(other)]);
+        assert!(is_same("<sip:b@i>;+SIP.instance=\"<urn:uuid:1>\";Reg-ID=1"));
+        assert!(!is_same("<sip:a@h:5060>;reg-id=2;+sip.instance=\"<urn:uuid:1>\""));
+        assert!(is_same("<sip:%61@H:5060>"));
+        assert!(!is_same("<sip:a@h>"));
+        assert!(!one.is_among(&[]));
+    }
+
+    #[test]
+    fn a_contact_that_is_too_long_to_keep_is_refused_and_may_be_removed() {
+        let long = |bytes: usize| format!("sip:a@h;x={}", "y".repeat(bytes - "sip:a@h;x=".len()));
+        let at_limit = format!("Contact: <{}>\r\n", long(CONTACT_BYTES));
+        assert!(matches!(read(&at_limit), ContactRequest::Bind { .. }));
+        for beyond in [
+            format!("Contact: <{}>\r\n", long(CONTACT_BYTES + 1)),
+            format!("Contact: <{}>;reg-id=1;+sip.instance=\"<urn:uuid:1>\"\r\n", long(CONTACT_BYTES)),
+            format!("Contact: <sip:a@h>;reg-id=1;+sip.instance=\"{}\"\r\n", "x".repeat(CONTACT_BYTES)),
+        ] {
+            assert_eq!(read(&beyond), ContactRequest::Malformed);
+            assert!(matches!(read(&format!("Expires: 0\r\n{beyond}")), ContactRequest::Remove(_)));
+        }
     }
 }

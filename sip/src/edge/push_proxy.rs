@@ -164,7 +164,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     let mut lasting = contacts.iter().filter(|contact| lasts_for(contact) > 0);
     let Some(contact) = lasting.next().or(contacts.first()) else {
         let is_question = !register.has(Name::Contact);
-        if !is_question && !(register.text(Name::Contact) == Some("*") && header == Some(0)) {
+        if !(is_question || register.text(Name::Contact) == Some("*") && header == Some(0)) {
             return Err(400);
         }
         let nobody = || Box::<str>::default();

@@ -409,8 +409,7 @@ impl Endpoint {
         match ContactRequest::read(&register) {
             ContactRequest::Query => {}
             ContactRequest::Remove(named) => {
-                if self.attachments.get(instance).is_some_and(|it| named.iter().any(|named| named.is_same(&it.contact)))
-                {
+                if self.attachments.get(instance).is_some_and(|it| it.contact.is_among(&named)) {
                     self.detach_by(now, instance, &source);
                 }
             }

@@ -15,137 +15,30 @@
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
 //! of them under way and [`REGISTERS`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
+use super::register_table::ForwardedRegister;
+pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
-use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
 use crate::edge::returned;
-use crate::flow::TokenKey;
-use crate::id::{FlowId, InstanceId, UpstreamId};
+use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
-use crate::transaction::{Reply, ServerId};
+use crate::transaction::Reply;
 
-/// REGISTERs of one flow that may be under way; a further one is answered 503.
-pub const REGISTERS_PER_FLOW: u8 = 8;
-/// REGISTERs that one flow may send; a further one is answered 503.
-pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) };
-/// Of those 503, so many until the flow is closed.
-pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way on one shard; a further one is answered 503.
 pub const REGISTERS_MAX: usize = 20_000;
-/// Of these, from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
-/// room from the others.
-pub const REGISTERS_PER_SOURCE: u32 = 500;
-/// User names in the credentials of one REGISTER; one with more is answered 400.
+/// User names in the credentials of one REGISTER; one with more, or with one over [`USERNAME_BYTES`](crate::auth::USERNAME_BYTES), is answered 400.
 pub const USERNAMES_MAX: usize = 4;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
-
-/// The REGISTERs that are under way.
-#[derive(Default)]
-pub(super) struct ForwardedRegisters {
-    under_way: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
-    next: u64,
-    quotas: HashMap<FlowId, FlowQuota>,
-    /// How many are under way from each source.
-    sources: BTreeMap<IpAddr, u32>,
-}
-
-impl fmt::Debug for ForwardedRegisters {
-    /// Shows nothing of who registers.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForwardedRegisters").field("under_way", &self.len()).finish_non_exhaustive()
-    }
-}
-
-impl ForwardedRegisters {
-    pub(super) fn len(&self) -> usize {
-        self.under_way.len()
-    }
-
-    pub(super) fn get(&self, id: ForwardedRegisterId) -> Option<&ForwardedRegister> {
-        self.under_way.get(&id)
-    }
-
-    pub(super) fn get_mut(&mut self, id: ForwardedRegisterId) -> Option<&mut ForwardedRegister> {
-        self.under_way.get_mut(&id)
-    }
-
-    /// All that are under way, the earliest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
-        self.under_way.iter().map(|(id, register)| (*id, register))
-    }
-
-    /// Whether a REGISTER is under way.
-    pub(super) fn knows(&self, register: ForwardedRegisterId) -> bool {
-        self.under_way.contains_key(&register)
-    }
-
-    fn note_failure(&mut self, flow: FlowId, aor: &str) {
-        if let Some(quota) = self.quotas.get_mut(&flow) {
-            quota.failed.push(aor.into());
-        }
-    }
-
-    /// A proof for this AOR was right: how many failures are forgiven, for they were an old nonce's that was not called stale.
-    fn forgive(&mut self, flow: FlowId, aor: &str) -> u8 {
-        let Some(quota) = self.quotas.get_mut(&flow) else { return 0 };
-        let before = quota.failed.len();
-        quota.failed.retain(|failed| **failed != *aor);
-        u8::try_from(before - quota.failed.len()).unwrap_or(u8::MAX)
-    }
-
-    /// A flow has ended; a REGISTER that was sent on goes on, and its answer reaches nobody.
-    pub(super) fn forget_quota(&mut self, flow: FlowId) {
-        self.quotas.remove(&flow);
-    }
-}
-
-/// One REGISTER.
-pub(super) struct ForwardedRegister {
-    pub(super) source: Source,
-    server: ServerId,
-    request: Box<Message>,
-    intent: RegisterIntent,
-    registrar: Box<str>,
-    proxy: Option<Box<str>>,
-    /// How many of its Routes are ours.
-    own_routes: usize,
-    route: Option<RegisterRoute>,
-    pub(super) stage: Stage,
-}
-
-impl ForwardedRegister {
-    /// The registration that it asks for and may have, and how that is reached.
-    fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
-        let by_flow = self.route.as_ref().is_some_and(|route| route.by_flow);
-        self.intent.registration(key).filter(|(_, reach)| *reach == Reach::Pushed || by_flow)
-    }
-
-    /// Where it goes, once that is known.
-    pub(super) fn upstream(&self) -> Option<UpstreamId> {
-        self.route.as_ref().map(|route| route.upstream)
-    }
-}
-
-/// The quota of one flow that REGISTERs came by.
-struct FlowQuota {
-    budget: Bucket,
-    violations: u8,
-    under_way: u8,
-    /// The AORs of the failed proofs that were counted against it: at most as many as close a flow.
-    failed: Vec<Box<str>>,
-}
 
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
@@ -161,21 +54,19 @@ impl Endpoint {
         if let Err(why) = self.may_pass(&source, &intent) {
             return self.refuse_with_warning(now, reply, &register, why);
         }
-        if !self.spend_quota(now, source.flow) {
+        if !self.registers.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);
         }
-        let proof = intent.proves.then(|| carried_proof(&register));
-        if proof.as_ref().is_some_and(|proof| proof.usernames.len() > USERNAMES_MAX) {
+        let proof = carried_proof(&register).filter(|_| intent.proves);
+        if intent.proves && proof.is_none() {
             return self.refuse(now, reply, &register, 400);
         }
-        let from = counted_as(source.peer.ip());
-        let crowded = self.registers.sources.get(&from).is_some_and(|count| *count >= REGISTERS_PER_SOURCE);
+        let crowded = self.registers.is_crowded(source.peer.ip());
         let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
         // Nobody would answer a transaction that is begun for one that has no room.
         let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
         let Some(server) = opened.flatten() else { return self.busy(reply, &register) };
-        let id = ForwardedRegisterId(self.registers.next);
-        self.registers.next += 1;
+        let id = self.registers.next_id();
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
         let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
         let route = RouteRequest {
@@ -191,25 +82,10 @@ impl Endpoint {
             familiar: self.is_familiar(&source, &intent),
             proof,
         };
-        if let Some(quota) = self.registers.quotas.get_mut(&source.flow) {
-            quota.under_way += 1;
-        }
-        *self.registers.sources.entry(from).or_default() += 1;
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
-        let request = Box::new(register);
-        let row = ForwardedRegister {
-            source,
-            server,
-            request,
-            intent,
-            registrar,
-            proxy,
-            own_routes,
-            route: None,
-            stage: Stage::Route,
-        };
-        self.registers.under_way.insert(id, row);
+        let request = (Box::new(register), own_routes);
+        self.registers.add(id, ForwardedRegister::new(source, server, request, intent, (registrar, proxy)));
         self.core.event(Event::RouteNeeded(Box::new(route)));
     }
 
@@ -230,10 +106,10 @@ impl Endpoint {
     /// How many further registrations than those that a flow carries, and than this one, REGISTERs under way ask it for. They
     /// are looked through only when there are so many that it matters.
     fn coming_by(&self, flow: FlowId, beside: InstanceId, matters: usize) -> usize {
-        if self.registers.quotas.get(&flow).is_none_or(|quota| usize::from(quota.under_way) < matters) {
+        if self.registers.count_of_flow(flow) < matters {
             return 0;
         }
-        let theirs = self.registers.under_way.values().filter(|register| register.source.flow == flow);
+        let theirs = self.registers.of_flow(flow).map(|(_, register)| register);
         let asked = theirs.filter_map(|register| register.intent.registration(&self.core.token_key));
         let new =
             asked.map(|(instance, _)| instance).filter(|it| *it != beside && !self.attachments.carries(flow, *it));
@@ -269,7 +145,7 @@ impl Endpoint {
             Err(refusal) => return self.end_register(now, id, refusal),
         };
         let upstream = route.upstream;
-        let Some(register) = self.registers.under_way.get_mut(&id) else {
+        let Some(register) = self.registers.get_mut(id) else {
             return self.core.event(Event::UpstreamReleased(upstream));
         };
         if let PushRequest::Query(one) = &register.intent.push_request {
@@ -278,7 +154,7 @@ impl Endpoint {
             return self.answer_query(now, id, one.as_deref(), &route.services);
         }
         let registrar = route.registrar.clone();
-        register.route = Some(route);
+        self.registers.set_route(id, route);
         self.join_transit(now, upstream, registrar);
         self.take_register_turn(now, id, upstream);
     }
@@ -286,7 +162,7 @@ impl Endpoint {
     /// Tells a device which services there are (RFC 8599 §4.1.5). Its SIP server is not asked: it has no part in the answer,
     /// and nobody without an account here shall have it asked. Nothing is registered by it, and no Contact is in the answer.
     fn answer_query(&mut self, now: Instant, id: ForwardedRegisterId, one: Option<&str>, services: &[&str]) {
-        let Some(register) = self.take_register(id) else { return };
+        let Some(register) = self.registers.take(id) else { return };
         let tag = self.core.random.tag();
         let response = Composer::response(&register.request, 200, Composer::reason(200), Some(&tag));
         let wanted = services.iter().filter(|service| one.is_none_or(|one| one == **service));
@@ -310,7 +186,7 @@ impl Endpoint {
         transport: Transport,
     ) {
         let branch = self.core.branch();
-        let Some(register) = self.registers.under_way.get_mut(&id) else { return };
+        let Some(register) = self.registers.get_mut(id) else { return };
         register.stage = Stage::Sent(branch);
         let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
         let mut edit = forward::forward_request(&register.request, sent_by, branch);
@@ -336,7 +212,7 @@ impl Endpoint {
 
     /// The SIP server left a REGISTER without a final response: its sender has timed out too (RFC 4320 §4.2).
     pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
-        if let Some(register) = self.take_register(id) {
+        if let Some(register) = self.registers.take(id) {
             self.core.transactions.give_up(now, register.server);
             self.ended(id, &register, None);
             self.leave(&register);
@@ -353,13 +229,13 @@ impl Endpoint {
     ) {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         if status < 200 {
-            if let Some(register) = self.registers.under_way.get(&id) {
+            if let Some(register) = self.registers.get(id) {
                 let passed = returned::forward_response(&register.request, response, Side::Upstream);
                 self.core.transactions.respond(now, register.server, status, passed);
             }
             return;
         }
-        let Some(register) = self.take_register(id) else { return };
+        let Some(register) = self.registers.take(id) else { return };
         let (server, flow, bytes) = (register.server, register.source.flow, self.back(&register, status, response));
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
@@ -431,7 +307,7 @@ impl Endpoint {
     /// Ends a REGISTER with an answer of the relay's own.
     pub(super) fn end_register(&mut self, now: Instant, id: ForwardedRegisterId, refusal: impl Into<RouteRefusal>) {
         let RouteRefusal { status, retry_after_s, warning } = refusal.into();
-        let Some(register) = self.take_register(id) else { return };
+        let Some(register) = self.registers.take(id) else { return };
         if let Some(branch) = register.stage.branch() {
             self.core.transactions.abandon(branch);
         }
@@ -445,25 +321,10 @@ impl Endpoint {
         self.leave(&register);
     }
 
-    fn take_register(&mut self, id: ForwardedRegisterId) -> Option<ForwardedRegister> {
-        let register = self.registers.under_way.remove(&id)?;
-        if let Some(quota) = self.registers.quotas.get_mut(&register.source.flow) {
-            quota.under_way = quota.under_way.saturating_sub(1);
-        }
-        let from = counted_as(register.source.peer.ip());
-        if let Some(count) = self.registers.sources.get_mut(&from) {
-            *count -= 1;
-            if *count == 0 {
-                self.registers.sources.remove(&from);
-            }
-        }
-        Some(register)
-    }
-
     /// Gives the upstream of a REGISTER back.
     fn leave(&mut self, register: &ForwardedRegister) {
-        if let Some(route) = &register.route {
-            self.leave_transit(route.upstream, None);
+        if let Some(upstream) = register.upstream() {
+            self.leave_transit(upstream, None);
         }
     }
 
@@ -481,31 +342,22 @@ impl Endpoint {
         (0..2).take_while(|index| request.route(*index).is_some_and(|route| is_own(&route.uri))).count()
     }
 
-    /// Takes one REGISTER from a flow's budget; whether there was one.
-    fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
-        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0, under_way: 0, failed: Vec::new() };
-        let quota = self.registers.quotas.entry(flow).or_insert_with(fresh);
-        let granted = quota.budget.take(now, REGISTERS).is_ok() && quota.under_way < REGISTERS_PER_FLOW;
-        quota.violations = if granted { quota.violations } else { quota.violations.saturating_add(1) };
-        granted
-    }
-
     fn slow_down(&mut self, now: Instant, flow: FlowId, reply: Reply<'_>, register: &Message) {
         let tag = self.core.random.tag();
         let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
         self.respond_once(now, reply, register, 503, response.header(Name::RetryAfter, RETRY_AFTER_S).finish());
-        if self.registers.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX) {
+        if self.registers.is_unruly(flow) {
             self.core.flush();
             self.core.outputs.push_back(Output::Close(flow));
         }
     }
 }
 
-/// The proof that a REGISTER carries for its SIP server.
-fn carried_proof(register: &Message) -> CarriedProof {
+/// The proof that a REGISTER carries for its SIP server; `None` where its user names are more, or longer, than anybody's.
+fn carried_proof(register: &Message) -> Option<CarriedProof> {
     let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
-    let usernames: BTreeSet<Box<str>> = values.flat_map(usernames).map(Into::into).collect();
-    CarriedProof { usernames: usernames.into_iter().collect() }
+    let usernames = usernames(values, USERNAMES_MAX)?.into_iter().collect();
+    Some(CarriedProof { usernames })
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks

@@ -118,10 +118,7 @@ impl Endpoint {
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             415 => response.extension("Accept-Encoding", "identity"),
-            420 => request
-                .elements(Name::Require)
-                .chain(forward::unknown_to_proxies(request))
-                .fold(response, |response, option| response.header(Name::Unsupported, option)),
+            420 => response.unsupported(request.elements(Name::Require).chain(forward::unknown_to_proxies(request))),
             480 => response.header(Name::RetryAfter, RETRY_AFTER),
             _ => response,
         };

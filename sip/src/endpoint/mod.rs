@@ -32,7 +32,7 @@
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
 //! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
-//! | [`forwarded_registers`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
+//! | [`forwarded_registers`], [`register_table`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
 //! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
@@ -59,6 +59,7 @@ pub mod outgoing;
 pub mod parked;
 pub mod push_bindings;
 mod pushed;
+mod register_table;
 pub mod register_turns;
 mod requests;
 mod returns;
@@ -120,7 +121,7 @@ pub struct Endpoint {
     subscriptions: Subscriptions,
     successors: Successors,
     push_bindings: push_bindings::PushBindings,
-    registers: forwarded_registers::ForwardedRegisters,
+    registers: register_table::ForwardedRegisters,
 }
 
 impl Endpoint {
@@ -149,7 +150,7 @@ impl Endpoint {
             subscriptions: Subscriptions::default(),
             successors: Successors::default(),
             push_bindings: push_bindings::PushBindings::default(),
-            registers: forwarded_registers::ForwardedRegisters::default(),
+            registers: register_table::ForwardedRegisters::default(),
         }
     }
 

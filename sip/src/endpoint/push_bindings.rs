@@ -176,10 +176,10 @@ impl PushBindings {
 
     /// The registrations of the further Contacts that a REGISTER takes away.
     pub(super) fn removed_by(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
-        let key = |contact: &Box<str>| ContactKey {
+        let key = |contact: &str| ContactKey {
             server: intent.server.clone(),
             aor: intent.aor.clone(),
-            contact: contact.clone(),
+            contact: contact.into(),
         };
         intent.removed.iter().filter_map(|contact| self.contacts.get(&key(contact)).copied()).collect()
     }

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use super::pushed::ForwardedRegisterId;
 use super::upstreams::Place;
 use super::{Endpoint, Timer};
-use crate::bucket::counted_as;
 use crate::id::{BranchId, FlowId, UpstreamId};
 
 /// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
@@ -135,23 +134,20 @@ impl Endpoint {
     }
 
     fn registers_to(&self, upstream: UpstreamId, is_meant: impl Fn(Stage) -> bool) -> Vec<ForwardedRegisterId> {
-        let theirs = self.registers.iter().filter(|(_, it)| it.upstream() == Some(upstream) && is_meant(it.stage));
-        theirs.map(|(id, _)| id).collect()
+        self.registers.to(upstream).filter(|(_, it)| is_meant(it.stage)).map(|(id, _)| id).collect()
     }
 
     /// How many SIP servers other than this one REGISTERs of a source wait for: whoever names one after the other that is
     /// silent keeps no dialler from those that answer, and takes no place from another source.
     fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
-        let waiting = self.registers.iter().filter(|(_, it)| matches!(it.stage, Stage::Flow { .. }));
-        let theirs = waiting.filter(|(_, it)| counted_as(it.source.peer.ip()) == counted_as(source));
-        let others = theirs.filter_map(|(_, it)| it.upstream()).filter(|other| *other != upstream);
+        let waiting = self.registers.of_source(source).filter(|(_, it)| matches!(it.stage, Stage::Flow { .. }));
+        let others = waiting.filter_map(|(_, it)| it.upstream()).filter(|other| *other != upstream);
         others.collect::<BTreeSet<_>>().len()
     }
 
     /// A device's connection has ended: what waits waits for nobody any more.
     pub(super) fn forget_waiting(&mut self, now: Instant, flow: FlowId) {
-        let theirs = self.registers.iter();
-        let theirs = theirs.filter(|(_, it)| it.source.flow == flow && it.stage.branch().is_none());
+        let theirs = self.registers.of_flow(flow).filter(|(_, it)| it.stage.branch().is_none());
         for id in theirs.map(|(id, _)| id).collect::<Vec<_>>() {
             self.end_register(now, id, 504);
         }

@@ -36,6 +36,9 @@ use crate::transaction::{Arrival, Asked, Reply, RequestKey};
 /// sent, because a datagram's sender may be somebody else than it says.
 const REFLECTED_HALVES_MAX: usize = 3;
 
+/// The bytes of an answer that is kept for a request of which nothing more will come. As many as there may be of them take 200 MB.
+const ONCE_BYTES: usize = 4 * 1024;
+
 /// The methods that are served outside a dialog or in one.
 pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, NOTIFY";
 
@@ -388,8 +391,10 @@ impl Endpoint {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         // RFC 3261 §16.3 step 5: what it requires of proxies that this one cannot.
-        let options = forward::unknown_to_proxies(request).filter(|_| status == 420);
-        let response = options.fold(response, |response, option| response.header(Name::Unsupported, option));
+        let response = match status {
+            420 => response.unsupported(forward::unknown_to_proxies(request)),
+            _ => response,
+        };
         self.respond_once(now, reply, request, status, response.finish());
     }
 
@@ -430,8 +435,8 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, else
-    /// without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
+    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, and its answer is no longer
+    /// than [`ONCE_BYTES`], else without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
     /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
     pub(super) fn respond_once(
         &mut self,
@@ -443,7 +448,8 @@ impl Endpoint {
     ) {
         let is_of_dialog = || forward::own_route(request, &self.core.token_key, reply.side).is_some();
         let is_acknowledged = || request.method() == Some(Method::Invite) && is_of_dialog();
-        let is_kept = reply.side == Side::Upstream || is_acknowledged();
+        let is_short = response.len() <= ONCE_BYTES;
+        let is_kept = is_short && reply.side == Side::Upstream || is_acknowledged();
         let opened = is_kept.then(|| self.core.transactions.open_in_passing(request, reply, ServerOwner::Nobody));
         match opened {
             Some(Ok(server)) => self.core.transactions.respond(now, server, status, response),
@@ -475,8 +481,7 @@ impl Endpoint {
 
 fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
     let response = Composer::response(request, 420, Composer::reason(420), Some(tag));
-    let unknown = forward::not_understood(request, understood);
-    unknown.fold(response, |response, option| response.header(Name::Unsupported, option)).finish()
+    response.unsupported(forward::not_understood(request, understood)).finish()
 }
 
 /// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when

@@ -2,26 +2,43 @@
 //!
 //! Invariant: nothing here changes anything, and nobody is asked for what is not recorded.
 
+use std::collections::BTreeSet;
+
 use super::{Endpoint, Side};
 use crate::edge::{forward, push_proxy};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::message::{Message, Uri};
 
+/// Whom a message names.
+#[derive(Debug)]
+pub struct Named {
+    /// By their ids, our Path, or the signed Route of their dialog.
+    instances: [Option<InstanceId>; 3],
+    /// By a Contact of this relay's.
+    bindings: BTreeSet<BindingId>,
+}
+
 impl Endpoint {
-    /// Whether a request names an instance: by its id, its Contact, our Path, or the signed Route of its dialog. What belongs to
-    /// the same Call-ID is about it, too.
-    pub fn names(&self, message: &Message, instance: InstanceId) -> bool {
-        let binding = self.devices.binding_of(instance);
-        let is_own = |user: Option<&str>| user.and_then(BindingId::parse).is_some_and(|own| Some(own) == binding);
+    /// Whom a message names, whoever they are: it is read once, however many instances are recorded. What belongs to the same Call-ID is about
+    /// them, too.
+    pub fn named(&self, message: &Message) -> Named {
         let key = &self.core.token_key;
-        message.from().and_then(|from| from.user().and_then(InstanceId::parse)) == Some(instance)
-            || message.request_uri().is_some_and(|uri| is_own(Uri::user_of(uri)))
-            || message.is_request() && message.contacts().iter().any(|contact| is_own(contact.user()))
-            || push_proxy::own_path(key, message).is_some_and(|(named, _)| named == instance)
-            || [Side::Device, Side::Upstream]
-                .into_iter()
-                .find_map(|from| forward::own_route(message, key, from))
-                .is_some_and(|own| self.current(own.opened.token.instance) == instance)
+        let own = [Side::Device, Side::Upstream].into_iter().find_map(|from| forward::own_route(message, key, from));
+        let instances = [
+            message.from().and_then(|from| from.user().and_then(InstanceId::parse)),
+            push_proxy::own_path(key, message).map(|(named, _)| named),
+            own.map(|own| self.current(own.opened.token.instance)),
+        ];
+        let contacts = if message.is_request() { message.contacts() } else { Vec::new() };
+        let users = contacts.iter().filter_map(|contact| contact.user());
+        let users = message.request_uri().and_then(Uri::user_of).into_iter().chain(users);
+        Named { instances, bindings: users.filter_map(BindingId::parse).collect() }
+    }
+
+    /// Whether this instance is among those that a message names.
+    pub fn is_named(&self, named: &Named, instance: InstanceId) -> bool {
+        named.instances.contains(&Some(instance))
+            || self.devices.binding_of(instance).is_some_and(|binding| named.bindings.contains(&binding))
     }
 
     /// The flow by which a device is attached.

@@ -13,6 +13,10 @@ use bytes::Bytes;
 use super::grammar::is_token;
 use super::{Field, Message, Method, Name, Span};
 
+/// Options that an `Unsupported` names at most, and the bytes that they take together at most.
+const OPTIONS_NAMED: usize = 16;
+const OPTIONS_BYTES: usize = 512;
+
 /// A message that is being written, line by line.
 #[derive(Debug)]
 pub struct Composer {
@@ -134,6 +138,21 @@ impl Composer {
             Some(value) => self.header(name, value),
             None => self,
         }
+    }
+
+    /// Adds the one `Unsupported` of a 420 (RFC 3261 §20.40): of the first 16 options each once, as long as all of them take no more than 512
+    /// bytes. The answer is hardly longer than what it answers, however many that requires.
+    pub fn unsupported<'a>(self, options: impl Iterator<Item = &'a str>) -> Self {
+        let mut named: Vec<&str> = Vec::with_capacity(OPTIONS_NAMED);
+        let mut bytes = 0;
+        for option in options.take(OPTIONS_NAMED) {
+            let is_new = !named.iter().any(|earlier| earlier.eq_ignore_ascii_case(option));
+            if is_new && bytes + option.len() <= OPTIONS_BYTES {
+                bytes += option.len();
+                named.push(option);
+            }
+        }
+        self.maybe(Name::Unsupported, (!named.is_empty()).then(|| named.join(",")))
     }
 
     /// Copies all lines of a header from another message, byte for byte.

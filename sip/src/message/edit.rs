@@ -113,9 +113,13 @@ impl<'a> Edit<'a> {
         for (name, value) in &self.on_top {
             push_line(&mut out, *name, value.as_bytes());
         }
-        let mut popped = self.popped.clone();
+        let (mut popped, writes_length) = (self.popped.clone(), self.writes_length());
         for field in &message.fields {
-            if self.removes(field.name) {
+            let is_gone = match field.name {
+                Name::ContentLength => writes_length,
+                name => self.removes(name),
+            };
+            if is_gone {
                 continue;
             }
             match popped.iter_mut().find(|(name, count)| *name == field.name && *count > 0) {
@@ -130,7 +134,7 @@ impl<'a> Edit<'a> {
         for (name, value) in &self.at_end {
             push_line(&mut out, *name, value.as_bytes());
         }
-        if !hides_length && self.writes_length() {
+        if !hides_length && writes_length {
             push_length(&mut out, message.body.len());
         }
         out.extend_from_slice(b"\r\n");
@@ -138,12 +142,9 @@ impl<'a> Edit<'a> {
         out.into()
     }
 
+    /// Whether a line leaves that is no length.
     fn removes(&self, name: Name) -> bool {
-        match name {
-            Name::Other => false,
-            Name::ContentLength => self.writes_length(),
-            name => self.asked.is_some() && is_identity(name) || self.removed.contains(&name),
-        }
+        name != Name::Other && (self.asked.is_some() && is_identity(name) || self.removed.contains(&name))
     }
 
     /// Whether a line that leaves may be taken for a length.

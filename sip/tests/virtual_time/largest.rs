@@ -104,3 +104,37 @@ fn a_registrar_lists_as_many_contacts_as_its_response_has_room_for_each_on_its_l
         assert_eq!(lasts, Some(300), "{others} others");
     }
 }
+
+/// A server whose buffer an answer does not fit into closes the connection that all its accounts share.
+#[test]
+fn a_420_names_what_is_not_understood_on_one_line_and_is_no_longer_than_its_request() {
+    let repeated = "a,".repeat(25_000);
+    let various = (0..10_000).map(|it| format!("o{it}")).collect::<Vec<_>>().join(",");
+    let long = format!("{},{},b", "x".repeat(513), "y".repeat(511));
+    for (options, named) in [(&repeated, 1), (&various, 16), (&long, 2)] {
+        for (method, line) in
+            [("INVITE", "Proxy-Require"), ("MESSAGE", "Proxy-Require"), ("MESSAGE", "Require"), ("OPTIONS", "Require")]
+        {
+            let mut world = World::registered();
+            let mut text = world.invite_text("many").replace("INVITE", method);
+            text = text.replace("X-Odd:", &format!("{line}: {options}\r\nX-Odd:"));
+            world.receive(world.upstream, &text);
+            let refused = world.last(&format!("{method} 420"));
+            assert_eq!(refused.values(Name::Unsupported).count(), 1, "{method} {line}");
+            assert_eq!(refused.elements(Name::Unsupported).count(), named, "{method} {line}");
+            assert!(refused.to_bytes().len() < text.len() && refused.head().len() < 1_500, "{method} {line}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_that_is_long_is_sent_and_not_kept() {
+    for (name_bytes, kept) in [(3_000, 1), (5_000, 0), (60_000, 0)] {
+        let mut world = World::registered();
+        let before = world.endpoint.counts().transactions;
+        let text = world.invite_text("long").replace("\"Bob\"", &format!("\"{}\"", "b".repeat(name_bytes)));
+        world.receive(world.upstream, &text.replace("X-Odd:", "Proxy-Require: time-travel\r\nX-Odd:"));
+        assert_eq!(world.count("INVITE 420"), 1, "{name_bytes}");
+        assert_eq!(world.endpoint.counts().transactions - before, kept, "{name_bytes}");
+    }
+}

@@ -3,6 +3,7 @@
 //! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
 //! recorded, also where several devices share an account. Who asked stands in the instance's timeline, which is its user's.
 
+use std::cell::LazyCell;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::Shard;
 use crate::agent::request::{Denied, Principal, TraceAnswer, TraceDenied, TraceRequest};
 use crate::agent::tables::timeline::What;
 use crate::agent::trace::scrub::scrub;
-use crate::agent::trace::{Recorded, Trace};
+use crate::agent::trace::{CallName, Recorded, Trace};
 use crate::clock::{unix_now, unix_now_ms};
 
 /// Traces that one shard records at once; a further one is refused with 429.
@@ -110,24 +111,27 @@ impl Shard {
         message: &Message,
     ) {
         let Some(call_id) = message.call_id() else { return };
+        let (call, names) = (CallName::of(call_id), self.endpoint.named(message));
+        // The same for all whom it concerns.
+        let text = LazyCell::new(|| Bytes::from(scrub(message)));
         for (id, trace) in &mut self.traces {
-            let named = self.endpoint.names(message, *id);
+            let named = self.endpoint.is_named(&names, *id);
             let own_flow = self.endpoint.device_flow(*id) == Some(flow) || trace.was_seen_on(flow);
             let is_own = match side {
                 // A flow may carry other instances, too: what is on it is this one's by its Call-ID.
                 Side::Device if named || own_flow && message.method() == Some(Method::Register) => true,
-                Side::Device => own_flow && trace.follows(call_id),
-                Side::Upstream => named || trace.follows(call_id),
+                Side::Device => own_flow && trace.follows(call),
+                Side::Upstream => named || trace.follows(call),
             };
             if !is_own {
                 continue;
             }
-            trace.follow(call_id);
+            trace.follow(call);
             if side == Side::Device {
                 trace.note_flow(flow);
             }
-            let (at_us, text) = (unix_now_ms().saturating_mul(1_000), scrub(message));
-            trace.record(Recorded { at_us, came, side, transport, peer, text });
+            let at_us = unix_now_ms().saturating_mul(1_000);
+            trace.record(Recorded { at_us, came, side, transport, peer, text: text.clone() });
         }
     }
 }

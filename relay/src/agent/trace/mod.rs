@@ -16,6 +16,8 @@ pub(crate) mod scrub;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
 use sip::endpoint::{Side, Transport};
 use sip::id::FlowId;
 
@@ -40,7 +42,23 @@ pub(crate) struct Recorded {
     /// The address at the other end, where it is known.
     pub peer: Option<SocketAddr>,
     /// The message, scrubbed.
-    pub text: Vec<u8>,
+    pub text: Bytes,
+}
+
+/// A Call-ID, as a trace remembers it: a part of its SHA-256, for it may be as long as a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CallName(u128);
+
+impl CallName {
+    pub(crate) fn of(call_id: &str) -> Self {
+        Self(
+            digest(&SHA256, call_id.as_bytes())
+                .as_ref()
+                .iter()
+                .take(16)
+                .fold(0, |name, byte| name << 8 | u128::from(*byte)),
+        )
+    }
 }
 
 /// One instance's trace.
@@ -51,7 +69,7 @@ pub(crate) struct Trace {
     messages: VecDeque<Recorded>,
     bytes: usize,
     /// The dialogs and transactions that are known to be about the instance.
-    calls: BTreeSet<Box<str>>,
+    calls: BTreeSet<CallName>,
     /// The flows that its device was seen on.
     flows: BTreeSet<FlowId>,
 }
@@ -61,13 +79,13 @@ impl Trace {
         Self { until, messages: VecDeque::new(), bytes: 0, calls: BTreeSet::new(), flows: BTreeSet::new() }
     }
 
-    pub(crate) fn follows(&self, call_id: &str) -> bool {
-        self.calls.contains(call_id)
+    pub(crate) fn follows(&self, call: CallName) -> bool {
+        self.calls.contains(&call)
     }
 
-    pub(crate) fn follow(&mut self, call_id: &str) {
+    pub(crate) fn follow(&mut self, call: CallName) {
         if self.calls.len() < CALLS_MAX {
-            self.calls.insert(call_id.into());
+            self.calls.insert(call);
         }
     }
 
@@ -104,7 +122,7 @@ mod tests {
     fn a_full_trace_forgets_its_oldest_messages() {
         let mut trace = Trace::new(0);
         for at_us in 0..10 {
-            let text = vec![b'x'; BYTES_MAX / 4];
+            let text = vec![b'x'; BYTES_MAX / 4].into();
             let (side, transport) = (Side::Upstream, Some(Transport::Udp));
             trace.record(Recorded { at_us, came: true, side, transport, peer: None, text });
         }

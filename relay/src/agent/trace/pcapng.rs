@@ -121,7 +121,7 @@ mod tests {
             side: Side::Upstream,
             transport: Some(Transport::Tls),
             peer: Some(peer.parse().unwrap()),
-            text: text.to_vec(),
+            text: bytes::Bytes::copy_from_slice(text),
         };
         let messages = [message(b"OPTIONS", "192.0.2.1:5060"), message(b"BYE", "[2001:db8::1]:5061")];
         let file = write(messages.iter());

@@ -12,6 +12,8 @@
 //! | challenges | realm, algorithm, qop and stale |
 //! | credentials | nothing |
 //! | every other header | its name |
+//! | a list of more than 128 elements, or more than 16 parameters of one | so many of them |
+//! | a head that is longer than 16 KiB without all this | its first lines |
 //! | SDP | its `m=` lines; of another body nothing |
 //!
 //! Invariant: what is not known to be harmless is left out. The result is a message again.
@@ -20,7 +22,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use sip::message::{Composer, Message, Name, NameAddr, Params, Scheme, Uri, Via};
 
 use super::known::{self, is_one_of};
@@ -34,10 +36,14 @@ const BRANCH_COOKIE: &str = "z9hG4bK";
 const DIGITS_MAX: usize = 7;
 /// The bytes of a digest that stand in place of a name.
 const NAME_BYTES: usize = 8;
+/// What is kept of the lists and parameters of a header, and of a head, in bytes.
+const ELEMENTS_MAX: usize = 128;
+const PARAMETERS_MAX: usize = 16;
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// A message without what is nobody's business.
 pub(crate) fn scrub(message: &Message) -> Vec<u8> {
-    let call = message.call_id().unwrap_or_default();
+    let call = &Call::of(message.call_id().unwrap_or_default());
     let mut out = match message.status() {
         Some(status) => format!("SIP/2.0 {status} {}\r\n", Composer::reason(status)),
         None => {
@@ -49,15 +55,20 @@ pub(crate) fn scrub(message: &Message) -> Vec<u8> {
     let head = String::from_utf8_lossy(message.head()).replace("\r\n ", " ").replace("\r\n\t", " ");
     let mut done = HashSet::new();
     for line in head.split("\r\n").skip(1) {
+        if out.len() > HEAD_BYTES {
+            break;
+        }
         let Some((written, value)) = line.split_once(':') else { continue };
         let (written, value) = (written.trim(), value.trim());
         let name = Name::from_bytes(written.as_bytes());
-        let list = |element: &dyn Fn(&str) -> String| split(value, ',').map(element).collect::<Vec<_>>().join(", ");
+        let list = |element: &dyn Fn(&str) -> String| {
+            split(value, ',').take(ELEMENTS_MAX).map(element).collect::<Vec<_>>().join(", ")
+        };
         let scrubbed = match kept(name, written) {
             Kept::Addresses if !done.insert(name) => continue,
             Kept::Addresses => {
-                let all: Vec<String> = message.elements(name).map(|element| address(call, element)).collect();
-                all.join(", ")
+                let first = message.elements(name).take(ELEMENTS_MAX);
+                first.map(|element| address(call, element)).collect::<Vec<_>>().join(", ")
             }
             Kept::Nothing => continue,
             Kept::Name => CUT.to_owned(),
@@ -146,9 +157,23 @@ fn name_of(name: &str) -> String {
     hex(&digest(&SHA256, name.as_bytes()).as_ref()[..NAME_BYTES])
 }
 
-/// The same, of one that is heard in one call alone.
-fn name_in(call: &str, name: &str) -> String {
-    name_of(&format!("{call}\n{name}"))
+/// The call that names are heard in; its Call-ID is hashed once.
+struct Call(Context);
+
+impl Call {
+    fn of(call_id: &str) -> Self {
+        let mut begun = Context::new(&SHA256);
+        begun.update(call_id.as_bytes());
+        begun.update(b"\n");
+        Self(begun)
+    }
+
+    /// What stands in place of a name that is heard in this call alone.
+    fn name(&self, name: &str) -> String {
+        let mut digest = self.0.clone();
+        digest.update(name.as_bytes());
+        hex(&digest.finish().as_ref()[..NAME_BYTES])
+    }
 }
 
 fn word<'a>(word: &'a str, known: &[&str]) -> &'a str {
@@ -182,19 +207,19 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
 }
 
 /// A word with its parameters.
-fn known_element(call: &str, element: &str, words: &[&str]) -> String {
+fn known_element(call: &Call, element: &str, words: &[&str]) -> String {
     let (head, rest) = element.split_at(element.find(';').unwrap_or(element.len()));
     with_parameters(call, word(head.trim(), words), rest)
 }
 
 /// A number with its parameters; its comment is left out, and whatever stands behind that.
-fn number_element(call: &str, value: &str) -> String {
+fn number_element(call: &Call, value: &str) -> String {
     let value = value.split('(').next().unwrap_or_default();
     let (head, rest) = value.split_at(value.find(';').unwrap_or(value.len()));
     with_parameters(call, number(head.trim()), rest)
 }
 
-fn with_parameters(call: &str, head: &str, rest: &str) -> String {
+fn with_parameters(call: &Call, head: &str, rest: &str) -> String {
     let mut out = head.to_owned();
     match Params::parse(rest) {
         Some(params) => parameters(&mut out, call, params.iter()),
@@ -205,12 +230,12 @@ fn with_parameters(call: &str, head: &str, rest: &str) -> String {
 
 /// The names of a dialog, as they stand in its own messages.
 fn dialog(value: &str) -> String {
-    let (call, rest) = value.split_at(value.find(';').unwrap_or(value.len()));
-    let call = call.trim();
-    with_parameters(call, &name_of(call), rest)
+    let (call_id, rest) = value.split_at(value.find(';').unwrap_or(value.len()));
+    let call_id = call_id.trim();
+    with_parameters(&Call::of(call_id), &name_of(call_id), rest)
 }
 
-fn via(call: &str, element: &str) -> String {
+fn via(call: &Call, element: &str) -> String {
     let Some(via) = Via::parse(element) else { return format!("SIP/2.0/{CUT} {CUT}") };
     let mut out = format!("SIP/2.0/{} {}", word(via.transport, known::VALUES), via.host);
     if let Some(port) = via.port {
@@ -220,7 +245,7 @@ fn via(call: &str, element: &str) -> String {
     out
 }
 
-fn address(call: &str, element: &str) -> String {
+fn address(call: &Call, element: &str) -> String {
     let Some(parsed) = NameAddr::parse(element) else {
         return if element.trim() == "*" { "*".into() } else { format!("<sip:{CUT}@invalid>") };
     };
@@ -229,7 +254,7 @@ fn address(call: &str, element: &str) -> String {
     out
 }
 
-fn shortened(call: &str, uri: &Uri<'_>) -> String {
+fn shortened(call: &Call, uri: &Uri<'_>) -> String {
     let scheme = word(uri.text.split(':').next().unwrap_or("sip"), known::URI_SCHEMES);
     if uri.scheme == Scheme::Other {
         return format!("{}:{CUT}", if scheme == CUT { "urn" } else { scheme });
@@ -252,8 +277,8 @@ fn shortened(call: &str, uri: &Uri<'_>) -> String {
     out
 }
 
-fn parameters<'a>(out: &mut String, call: &str, all: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
-    for (name, value) in all {
+fn parameters<'a>(out: &mut String, call: &Call, all: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
+    for (name, value) in all.take(PARAMETERS_MAX) {
         let name = name.to_ascii_lowercase();
         let _ = match value {
             _ if !is_one_of(&name, known::PARAMETERS) => write!(out, ";{CUT}"),
@@ -263,12 +288,12 @@ fn parameters<'a>(out: &mut String, call: &str, all: impl Iterator<Item = (&'a s
     }
 }
 
-fn parameter(call: &str, name: &str, value: &str) -> String {
+fn parameter(call: &Call, name: &str, value: &str) -> String {
     let is_kept = match name {
-        "tag" | "to-tag" | "from-tag" => return name_in(call, value),
+        "tag" | "to-tag" | "from-tag" => return call.name(value),
         "branch" => {
             let cookie = if value.starts_with(BRANCH_COOKIE) { BRANCH_COOKIE } else { "" };
-            return format!("{cookie}{}", name_in(call, value));
+            return format!("{cookie}{}", call.name(value));
         }
         "received" => value.trim_matches(['[', ']']).parse::<IpAddr>().is_ok(),
         name if is_one_of(name, known::NUMBERS) => is_number(value),
@@ -380,8 +405,8 @@ mod tests {
         assert!(!out.to_ascii_lowercase().contains("geheim"), "{out}");
         for kept in [
             "INVITE sip:g...@10.0.0.5:5060;transport=tls;pn-provider=fcm;pn-param=...;pn-prid=... SIP/2.0",
-            &format!("branch=z9hG4bK{}", name_in("call", "z9hG4bKvia")),
-            &format!("From: <sip:g...@example.com;...>;tag={}", name_in("call", "bob")),
+            &format!("branch=z9hG4bK{}", Call::of("call").name("z9hG4bKvia")),
+            &format!("From: <sip:g...@example.com;...>;tag={}", Call::of("call").name("bob")),
             // As `printf %s call | sha256sum | cut -c1-16` has it.
             "Call-ID: 7edb360f06acaef2\r\n",
             "To: <sip:g...@example.com>",
@@ -477,8 +502,28 @@ mod tests {
             "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=9\r\nTo: <sip:a@b>\r\n\
              i: third\r\nCSeq: 1 INVITE\r\nReplaces: one ;to-tag=2;from-tag=1;geheim\r\n\r\n",
         );
-        let (call, to, of) = (name_of("one"), name_in("one", "2"), name_in("one", "1"));
+        let (call, to, of) = (name_of("one"), Call::of("one").name("2"), Call::of("one").name("1"));
         assert!(replacing.contains(&format!("Replaces: {call};to-tag={to};from-tag={of};...\r\n")), "{replacing}");
         assert!(once.contains(&call) && once.contains(&format!(";tag={to}")));
+    }
+
+    #[test]
+    fn of_what_no_call_has_so_much_of_the_first_is_kept() {
+        let head = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\n\
+                    i: c\r\nCSeq: 1 INVITE\r\n";
+        let many = |text: &str, count: usize| text.repeat(count);
+        let contact = many(";tag=a", 10_000);
+        let out = scrubbed(&format!("{head}Contact: <sip:a@b{0}>{0}\r\n\r\n", &contact[..contact.len() / 2]));
+        assert_eq!(out.matches(&Call::of("c").name("a")).count(), 2 * PARAMETERS_MAX);
+        for (name, element) in [("Contact", "<sip:a@b>"), ("Supported", "100rel"), ("Via", "SIP/2.0/UDP a")] {
+            let out = scrubbed(&format!("{head}{name}: {element}{}\r\n\r\n", many(&format!(",{element}"), 70)));
+            assert_eq!(out.lines().rfind(|line| line.starts_with(name)).unwrap().split(", ").count(), 71, "{name}");
+        }
+        let out = scrubbed(&format!("{head}Contact: <sip:a@b>{}\r\n\r\n", many(",<sip:a@b>", 2_000)));
+        assert_eq!(out.matches("<sip:a...@b>, ").count(), ELEMENTS_MAX - 1);
+        let lines = many("Supported: x;tag=a;tag=b;tag=c;tag=d;tag=e;tag=f;tag=g;tag=h\r\n", 500);
+        let out = scrubbed(&format!("{head}{lines}Content-Type: application/sdp\r\n\r\nm=audio 4000 RTP/AVP 0"));
+        assert!((HEAD_BYTES..HEAD_BYTES + 512).contains(&out.len()), "{}", out.len());
+        assert!(out.ends_with("m=audio 4000 RTP/AVP 0\r\n"));
     }
 }

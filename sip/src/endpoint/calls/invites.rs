@@ -84,7 +84,7 @@ impl Endpoint {
         let late = self.core.settings.timing.transaction.t4;
         let (transactions, successors) = (&self.core.transactions, &self.successors);
         let is_acknowledged = |server| transactions.is_acknowledged(server);
-        if self.calls.is_merged(now, &callees, mark, late, is_acknowledged, |it| successors.current(it)) {
+        if self.calls.is_merged(now, (binding, &callees), mark, late, is_acknowledged, |it| successors.current(it)) {
             return Err(482);
         }
         let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
@@ -92,27 +92,38 @@ impl Endpoint {
             self.calls.forget_expected(binding);
             return Err(603);
         }
-        let caller = caller::caller(invite);
-        let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
+        let (caller, key) = self.caller_of(invite);
         let ((instances, refused), status) = self.callable(now, binding, callees, key);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
         if instances.is_empty() {
-            for instance in refused {
-                self.tell_refused(now, call, instance, invite);
-            }
+            self.tell_refused(now, call, &refused, invite, (&caller, key));
             return Err(status);
         }
         Ok(Admitted { call, instances, refused, caller, key, mark, valid_until: valid_until(now, invite) })
     }
 
-    /// Tells the shell of a call that a device does not get, because it has had too many: few of each caller.
-    pub(super) fn tell_refused(&mut self, now: Instant, call: CallId, instance: InstanceId, invite: &Message) {
+    /// The caller of an INVITE, and what he is counted by.
+    pub(super) fn caller_of(&self, invite: &Message) -> (Caller, CallerKey) {
         let caller = caller::caller(invite);
-        let caller_key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
-        let (from, name) = caller;
+        let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
+        (caller, key)
+    }
+
+    /// Tells the shell of a call that these devices do not get, because they have had too many: few of each caller.
+    pub(super) fn tell_refused(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        instances: &[InstanceId],
+        invite: &Message,
+        (caller, key): (&Caller, CallerKey),
+    ) {
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
-        let (caller, wait, valid) = (caller_key, Duration::ZERO, None);
-        self.tell_of_refusal(now, IncomingCall { call, instance, from, name, caller, mark, replaces, wait, valid });
+        for instance in instances.iter().copied().filter(|it| self.devices.spend_told(now, *it, key)) {
+            let ((from, name), caller, wait, valid) = (caller.clone(), key, Duration::ZERO, None);
+            let call = IncomingCall { call, instance, from, name, caller, mark, replaces, wait, valid };
+            self.core.event(Event::Refused(Box::new(call)));
+        }
     }
 
     pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall) {

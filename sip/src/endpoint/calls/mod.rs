@@ -48,8 +48,9 @@ pub(super) struct Calls {
     waiting: HashMap<InstanceId, Vec<CallId>>,
     /// The call that the next INVITE to a binding is taken for.
     expected: HashMap<BindingId, CallId>,
-    /// The calls whose INVITEs have a mark: one, or one for each binding that a server has forked it to.
-    marked: HashMap<InviteMark, Vec<CallId>>,
+    /// The calls of a binding whose INVITEs have a mark: one, or those that a server has sent there one after the other. A server forks an INVITE to
+    /// many bindings, too, each with calls of its own.
+    marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
     /// A registration has changed since they were looked at.
@@ -92,18 +93,18 @@ impl Calls {
         }
     }
 
-    /// Whether an INVITE to these instances is a copy of one that has come to one of them (RFC 3261 §8.2.2.2), which may be as `late` as this when
+    /// Whether an INVITE to these instances of a binding is a copy of one that has come to one of them (RFC 3261 §8.2.2.2), which may be as `late` as this when
     /// that one has been refused and its ACK has not come. The same INVITE to somebody else's devices is a call of its own.
     fn is_merged(
         &self,
         now: Instant,
-        instances: &[InstanceId],
+        (binding, instances): (BindingId, &[InstanceId]),
         mark: InviteMark,
         late: Duration,
         is_acknowledged: impl Fn(ServerId) -> bool,
         current: impl Fn(InstanceId) -> InstanceId,
     ) -> bool {
-        let calls = self.marked.get(&mark).into_iter().flatten().filter_map(|call| self.rows.get(call));
+        let calls = self.marked.get(&(mark, binding)).into_iter().flatten().filter_map(|call| self.rows.get(call));
         calls
             .filter(|call| call.is_merged_with(now, mark, late, &is_acknowledged))
             .any(|call| call.instances().any(|it| instances.contains(&current(it))))
@@ -164,7 +165,7 @@ impl Calls {
         let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding, key));
         let announced = call.arrive(now, wait, instances, (invite, caller));
         if let Some(mark) = call.mark() {
-            self.marked.entry(mark).or_default().push(id);
+            self.marked.entry((mark, binding)).or_default().push(id);
         }
         for instance in instances {
             self.waiting.entry(*instance).or_default().push(id);
@@ -206,11 +207,12 @@ impl Calls {
 
     /// Nothing more can come for a call.
     pub(super) fn forget(&mut self, call: CallId) {
-        let Some(mark) = self.rows.remove(&call).and_then(|row| row.mark()) else { return };
-        if let Some(calls) = self.marked.get_mut(&mark) {
+        let Some(row) = self.rows.remove(&call) else { return };
+        let Some(key) = row.mark().map(|mark| (mark, row.binding())) else { return };
+        if let Some(calls) = self.marked.get_mut(&key) {
             calls.retain(|other| *other != call);
             if calls.is_empty() {
-                self.marked.remove(&mark);
+                self.marked.remove(&key);
             }
         }
     }
@@ -220,5 +222,59 @@ impl Calls {
         let mut calls: Vec<CallId> = self.rows.iter().filter(|(_, call)| which(call)).map(|(id, _)| *id).collect();
         calls.sort_unstable();
         calls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::caller::caller;
+    use crate::edge::caller_key::CallerKeys;
+    use crate::flow::{Side, Source, Transport};
+    use crate::id::ShardTag;
+    use crate::message::{Limits, Message};
+    use crate::transaction::{Reply, RequestKey, Table, Timing};
+
+    const WAIT: Duration = Duration::from_secs(30);
+
+    fn invite(now: Instant) -> (Invite, Caller, CallerKey) {
+        let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
+                    To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
+        let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
+        let peer = "192.0.2.1:5060".parse().unwrap();
+        let flow = FlowId::Datagram(peer);
+        let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer, split: false };
+        let key = RequestKey::of(&invite, invite.via().as_ref(), source.side);
+        let reply = Reply { flow, side: source.side, key: &key };
+        let server = Table::<(), ()>::new(1, Timing::default(), false).open(&invite, reply, ()).unwrap();
+        let (mark, caller) = (InviteMark::of(&invite), caller(&invite));
+        let key = CallerKeys::default().of(&caller.0);
+        (Invite::new(now, EdgeTiming::default(), server, source, (invite, mark, None), "tag".into()), caller, key)
+    }
+
+    #[test]
+    fn one_invite_to_many_bindings_is_looked_for_among_the_calls_of_its_own() {
+        let (now, mut calls, tag) = (Instant::now(), Calls::default(), ShardTag(0));
+        let of = |number: u128| {
+            let number = (number + 1) << 32;
+            (CallId::new(number, tag), BindingId::new(number, tag), InstanceId::new(number, tag))
+        };
+        for number in 0..1_000 {
+            let (call, binding, instance) = of(number);
+            let timing = (EdgeTiming::default(), WAIT);
+            calls.arrive(now, timing, call, binding, &[instance], invite(now));
+        }
+        #[expect(clippy::disallowed_methods, reason = "the longest of all")]
+        let longest = calls.marked.values().map(Vec::len).max();
+        assert_eq!(longest, Some(1), "of these each INVITE, and each call that ends, is compared with all");
+        let mark = calls.get(of(0).0).and_then(Call::mark).expect("its INVITE has come");
+        for number in 0..1_000 {
+            let (call, binding, instance) = of(number);
+            let is_merged =
+                |it: InstanceId| calls.is_merged(now, (binding, &[it]), mark, Duration::ZERO, |_| false, |it| it);
+            assert_eq!((is_merged(instance), is_merged(of(1_000).2)), (true, false));
+            calls.forget(call);
+        }
+        assert!(calls.marked.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use super::is_room;
 use crate::bucket::counted_as;
 use crate::edge::call::invite::valid_until;
-use crate::edge::caller;
+use crate::edge::caller_key::CallerKey;
 use crate::endpoint::core::{ServerOwner, Timer};
 use crate::endpoint::{Endpoint, Event, Source};
 use crate::id::{BindingId, BranchId, CallId, InstanceId};
@@ -34,6 +34,8 @@ pub(super) struct Overtaking {
     key: BranchId,
     server: ServerId,
     source: Source,
+    /// What its caller is counted by: read once, for it may be as long as a message.
+    counted_by: CallerKey,
     until: Instant,
     /// When its Expires ends.
     valid_until: Option<Instant>,
@@ -54,11 +56,10 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
-        if let Some(status) = self.overtakes_too_many(binding, &source, &invite) {
+        let (caller, counted_by) = self.caller_of(&invite);
+        if let Some(status) = self.overtakes_too_many(binding, &source, counted_by) {
             let call = CallId::new(self.core.random.wide(), binding.tag());
-            for instance in self.all_instances(binding) {
-                self.tell_refused(now, call, instance, &invite);
-            }
+            self.tell_refused(now, call, &self.all_instances(binding), &invite, (&caller, counted_by));
             return self.refuse_call(now, reply, &invite, status);
         }
         let key = self.core.branch();
@@ -70,15 +71,15 @@ impl Endpoint {
         let until = valid_until.map_or(longest, |at| at.min(longest));
         self.core.timers.set(until, Timer::Overtaking);
         let invite = Box::new(invite);
-        self.calls.overtaking.push(Overtaking { binding, key, server, source, until, valid_until, invite });
+        self.calls.overtaking.push(Overtaking { binding, key, server, source, counted_by, until, valid_until, invite });
     }
 
     /// The status that refuses one more.
-    fn overtakes_too_many(&self, binding: BindingId, source: &Source, invite: &Message) -> Option<u16> {
-        let (caller, server) = (counted_caller(invite), counted_as(source.peer.ip()));
+    fn overtakes_too_many(&self, binding: BindingId, source: &Source, caller: CallerKey) -> Option<u16> {
+        let server = counted_as(source.peer.ip());
         let of_server = self.calls.overtaking.iter().filter(|it| counted_as(it.source.peer.ip()) == server).count();
         let waiting = self.calls.overtaking.iter().filter(|it| it.binding == binding);
-        let of_caller = waiting.clone().filter(|it| counted_caller(&it.invite) == caller).count();
+        let of_caller = waiting.clone().filter(|it| it.counted_by == caller).count();
         match () {
             () if !is_room(waiting.count(), of_caller) => Some(486),
             () if self.calls.overtaking.len() + of_server >= OVERTAKING_MAX => Some(480),
@@ -133,8 +134,4 @@ impl Endpoint {
         self.core.transactions.respond(now, server, status, response);
         self.core.event(Event::InviteRefused { status });
     }
-}
-
-fn counted_caller(invite: &Message) -> String {
-    caller::counted_caller(invite, &caller::caller(invite)).into_owned()
 }

@@ -1,0 +1,289 @@
+//! The REGISTERs that are under way, and what the connections that they came by have left of their quotas.
+//!
+//! Invariant: those of one connection, of one source or to one SIP server are found without a look at all others.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Source;
+use super::pushed::{ForwardedRegisterId, RegisterRoute};
+use super::register_turns::Stage;
+use crate::bucket::{Bucket, Rate, counted_as};
+use crate::edge::push_proxy::{Reach, RegisterIntent};
+use crate::flow::TokenKey;
+use crate::id::{FlowId, InstanceId, UpstreamId};
+use crate::message::Message;
+use crate::transaction::ServerId;
+
+/// REGISTERs of one flow that may be under way; a further one is answered 503.
+pub const REGISTERS_PER_FLOW: u8 = 8;
+/// REGISTERs that one flow may send; a further one is answered 503.
+pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) };
+/// Of those 503, so many until the flow is closed.
+pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
+/// REGISTERs under way from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
+/// room from the others.
+pub const REGISTERS_PER_SOURCE: u32 = 500;
+
+/// One REGISTER.
+pub(super) struct ForwardedRegister {
+    pub(super) source: Source,
+    pub(super) server: ServerId,
+    pub(super) request: Box<Message>,
+    pub(super) intent: RegisterIntent,
+    pub(super) registrar: Box<str>,
+    pub(super) proxy: Option<Box<str>>,
+    /// How many of its Routes are ours.
+    pub(super) own_routes: usize,
+    /// Written by [`ForwardedRegisters::set_route`] alone.
+    pub(super) route: Option<RegisterRoute>,
+    pub(super) stage: Stage,
+}
+
+impl ForwardedRegister {
+    /// One whose route is not known yet, with how many of its Routes are ours.
+    pub(super) fn new(
+        source: Source,
+        server: ServerId,
+        (request, own_routes): (Box<Message>, usize),
+        intent: RegisterIntent,
+        (registrar, proxy): (Box<str>, Option<Box<str>>),
+    ) -> Self {
+        Self { source, server, request, intent, registrar, proxy, own_routes, route: None, stage: Stage::Route }
+    }
+
+    /// The registration that it asks for and may have, and how that is reached.
+    pub(super) fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
+        let by_flow = self.route.as_ref().is_some_and(|route| route.by_flow);
+        self.intent.registration(key).filter(|(_, reach)| *reach == Reach::Pushed || by_flow)
+    }
+
+    /// Where it goes, once that is known.
+    pub(super) fn upstream(&self) -> Option<UpstreamId> {
+        self.route.as_ref().map(|route| route.upstream)
+    }
+}
+
+/// The REGISTERs that are under way.
+#[derive(Default)]
+pub(super) struct ForwardedRegisters {
+    rows: BTreeMap<ForwardedRegisterId, ForwardedRegister>,
+    next: u64,
+    quotas: HashMap<FlowId, FlowQuota>,
+    by_flow: Index<FlowId>,
+    by_source: Index<IpAddr>,
+    by_upstream: Index<UpstreamId>,
+}
+
+impl fmt::Debug for ForwardedRegisters {
+    /// Shows nothing of who registers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForwardedRegisters").field("under_way", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl ForwardedRegisters {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn get(&self, id: ForwardedRegisterId) -> Option<&ForwardedRegister> {
+        self.rows.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ForwardedRegisterId) -> Option<&mut ForwardedRegister> {
+        self.rows.get_mut(&id)
+    }
+
+    /// Whether a REGISTER is under way.
+    pub(super) fn knows(&self, register: ForwardedRegisterId) -> bool {
+        self.rows.contains_key(&register)
+    }
+
+    /// The name of the next one.
+    pub(super) fn next_id(&mut self) -> ForwardedRegisterId {
+        self.next += 1;
+        ForwardedRegisterId(self.next - 1)
+    }
+
+    /// A REGISTER is under way.
+    pub(super) fn add(&mut self, id: ForwardedRegisterId, register: ForwardedRegister) {
+        self.by_flow.add(register.source.flow, id);
+        self.by_source.add(counted_as(register.source.peer.ip()), id);
+        self.rows.insert(id, register);
+    }
+
+    /// The route of a REGISTER is known.
+    pub(super) fn set_route(&mut self, id: ForwardedRegisterId, route: RegisterRoute) {
+        let Some(register) = self.rows.get_mut(&id) else { return };
+        if let Some(earlier) = register.upstream() {
+            self.by_upstream.remove(&earlier, id);
+        }
+        self.by_upstream.add(route.upstream, id);
+        register.route = Some(route);
+    }
+
+    /// A REGISTER has ended.
+    pub(super) fn take(&mut self, id: ForwardedRegisterId) -> Option<ForwardedRegister> {
+        let register = self.rows.remove(&id)?;
+        self.by_flow.remove(&register.source.flow, id);
+        self.by_source.remove(&counted_as(register.source.peer.ip()), id);
+        if let Some(upstream) = register.upstream() {
+            self.by_upstream.remove(&upstream, id);
+        }
+        Some(register)
+    }
+
+    /// Those that came by a flow, the earliest first.
+    pub(super) fn of_flow(&self, flow: FlowId) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
+        self.by_flow.of(flow).filter_map(|id| Some((id, self.rows.get(&id)?)))
+    }
+
+    /// Those of a source (an IPv4 address or an IPv6 /64), the earliest first.
+    pub(super) fn of_source(&self, source: IpAddr) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
+        self.by_source.of(counted_as(source)).filter_map(|id| Some((id, self.rows.get(&id)?)))
+    }
+
+    /// Those that go to a SIP server, the earliest first.
+    pub(super) fn to(&self, upstream: UpstreamId) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
+        self.by_upstream.of(upstream).filter_map(|id| Some((id, self.rows.get(&id)?)))
+    }
+
+    /// How many came by a flow.
+    pub(super) fn count_of_flow(&self, flow: FlowId) -> usize {
+        self.by_flow.count(&flow)
+    }
+
+    /// Whether a source has as many as it may have.
+    pub(super) fn is_crowded(&self, source: IpAddr) -> bool {
+        self.by_source.count(&counted_as(source)) >= REGISTERS_PER_SOURCE as usize
+    }
+
+    /// Takes one REGISTER from a flow's budget; whether there was one.
+    pub(super) fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
+        let has_room = self.count_of_flow(flow) < usize::from(REGISTERS_PER_FLOW);
+        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0, failed: Vec::new() };
+        let quota = self.quotas.entry(flow).or_insert_with(fresh);
+        let granted = quota.budget.take(now, REGISTERS).is_ok() && has_room;
+        quota.violations = if granted { quota.violations } else { quota.violations.saturating_add(1) };
+        granted
+    }
+
+    /// Whether a flow has sent so many without a budget that it is closed.
+    pub(super) fn is_unruly(&self, flow: FlowId) -> bool {
+        self.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX)
+    }
+
+    /// A failed proof for this AOR is counted against a flow.
+    pub(super) fn note_failure(&mut self, flow: FlowId, aor: &str) {
+        if let Some(quota) = self.quotas.get_mut(&flow) {
+            quota.failed.push(aor.into());
+        }
+    }
+
+    /// A proof for this AOR was right: how many failures are forgiven, for they were an old nonce's that was not called stale.
+    pub(super) fn forgive(&mut self, flow: FlowId, aor: &str) -> u8 {
+        let Some(quota) = self.quotas.get_mut(&flow) else { return 0 };
+        let before = quota.failed.len();
+        quota.failed.retain(|failed| **failed != *aor);
+        u8::try_from(before - quota.failed.len()).unwrap_or(u8::MAX)
+    }
+
+    /// A flow has ended; a REGISTER that was sent on goes on, and its answer reaches nobody.
+    pub(super) fn forget_quota(&mut self, flow: FlowId) {
+        self.quotas.remove(&flow);
+    }
+}
+
+/// The quota of one flow that REGISTERs came by.
+struct FlowQuota {
+    budget: Bucket,
+    violations: u8,
+    /// The AORs of the failed proofs that were counted against it: at most as many as close a flow.
+    failed: Vec<Box<str>>,
+}
+
+/// The REGISTERs that have something in common.
+struct Index<K>(HashMap<K, BTreeSet<ForwardedRegisterId>>);
+
+impl<K> Default for Index<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Index<K> {
+    fn add(&mut self, key: K, id: ForwardedRegisterId) {
+        self.0.entry(key).or_default().insert(id);
+    }
+
+    fn remove(&mut self, key: &K, id: ForwardedRegisterId) {
+        if let Some(ids) = self.0.get_mut(key) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn of(&self, key: K) -> impl Iterator<Item = ForwardedRegisterId> {
+        self.0.get(&key).into_iter().flatten().copied()
+    }
+
+    fn count(&self, key: &K) -> usize {
+        self.0.get(key).map_or(0, BTreeSet::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Side, Transport};
+    use crate::message::Limits;
+    use crate::transaction::{Reply, RequestKey, Table, Timing};
+
+    fn register(flow: u64, address: &str) -> ForwardedRegister {
+        let text = "REGISTER sip:h SIP/2.0\r\nVia: SIP/2.0/TLS p;branch=z9hG4bK1\r\nFrom: <sip:a@h>;tag=1\r\nTo: <sip:a@h>\r\n\
+                    Call-ID: i\r\nCSeq: 1 REGISTER\r\nContact: <sip:a@b>\r\n\r\n";
+        let request = Message::parse(&text.into(), &Limits::default()).unwrap();
+        let (flow, peer) = (FlowId::Stream(flow), address.parse().unwrap());
+        let source = Source { flow, side: Side::Device, transport: Transport::Tls, peer, split: false };
+        let key = RequestKey::of(&request, request.via().as_ref(), source.side);
+        let reply = Reply { flow, side: source.side, key: &key };
+        let server = Table::<(), ()>::new(1, Timing::default(), false).open(&request, reply, ()).unwrap();
+        let intent = crate::edge::push_proxy::read(&request, 0).unwrap();
+        ForwardedRegister::new(source, server, (Box::new(request), 0), intent, ("sip:h".into(), None))
+    }
+
+    fn route(upstream: u32) -> RegisterRoute {
+        RegisterRoute { upstream: UpstreamId(upstream), registrar: "sip:h".into(), services: Vec::new(), by_flow: true }
+    }
+
+    #[test]
+    fn those_of_one_flow_source_and_server_are_found_among_their_own_and_leave_nothing() {
+        let mut registers = ForwardedRegisters::default();
+        let mut all = Vec::new();
+        for number in 0..60 {
+            let id = registers.next_id();
+            registers.add(id, register(number % 20, &format!("192.0.2.{}:9", number % 10)));
+            registers.set_route(id, route(9_000));
+            registers.set_route(id, route(number as u32 % 5));
+            all.push(id);
+        }
+        let of_flow: Vec<_> = registers.of_flow(FlowId::Stream(7)).map(|(id, _)| id.0).collect();
+        let of_source: Vec<_> = registers.of_source("192.0.2.7".parse().unwrap()).map(|(id, _)| id.0).collect();
+        let to: Vec<_> = registers.to(UpstreamId(2)).map(|(id, _)| id.0).collect();
+        assert_eq!(of_flow, [7, 27, 47]);
+        assert_eq!(of_source, [7, 17, 27, 37, 47, 57]);
+        assert_eq!(to, (0..60).filter(|number| number % 5 == 2).collect::<Vec<_>>());
+        assert_eq!((registers.to(UpstreamId(9_000)).count(), registers.count_of_flow(FlowId::Stream(7))), (0, 3));
+        for id in all {
+            assert!(registers.take(id).is_some() && registers.take(id).is_none());
+        }
+        let left = (registers.by_flow.0.len(), registers.by_source.0.len(), registers.by_upstream.0.len());
+        assert_eq!((registers.len(), left), (0, (0, 0, 0)));
+    }
+}
