@@ -199,9 +199,9 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
             _ = ticks.tick() => {
                 let before_ms = unix_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
                 let old = lock(&recent).take_old(before_ms);
-                for (instance, call) in old {
+                for some in old.chunks(WRITTEN_AT_ONCE) {
                     // What a store that is away still holds ends by its TTL.
-                    drop(vault.remove_story(instance, call).await);
+                    drop(join_all(some.iter().map(|(instance, call)| vault.remove_story(*instance, *call))).await);
                 }
                 continue;
             }

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod answered;
+mod answers;
 mod descriptors;
 pub mod dial;
 pub mod drain;

@@ -11,26 +11,17 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use arc_swap::ArcSwap;
+use hickory_resolver::Hosts;
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::proto::op::{Message, Query};
+use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
-use hickory_resolver::{Hosts, ResponseCache, TtlConfig};
-
 use tokio::time::MissedTickBehavior;
 
+use super::answers::{self, Answers, Found};
 use super::look::Look;
 use super::name_server::{Dns, dns};
-
-/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
-pub const MIN_TTL: Duration = Duration::from_secs(5);
-/// An answer is kept at most this long, so that a server that moved is found again.
-pub const MAX_TTL: Duration = Duration::from_secs(3_600);
-/// That there is no answer is kept at most this long.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
-/// Answers kept; the least used leave first.
-const CACHE_ENTRIES: u64 = 65_536;
 
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -54,7 +45,7 @@ struct Files {
 pub(super) struct Known {
     dns: Dns,
     /// What they have answered.
-    answers: ResponseCache,
+    answers: Answers,
     /// Whom it asks.
     servers: ResolverConfig,
     /// A name with as many dots is asked for as it is before it is sought in a domain.
@@ -87,7 +78,7 @@ impl Names {
     fn new(files: Files, servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         let nothing = Known {
             dns: dns(servers.clone(), options)?,
-            answers: no_answers(),
+            answers: Answers::default(),
             servers,
             ndots: 1,
             hosts: Hosts::default(),
@@ -172,18 +163,16 @@ impl Names {
 
 impl Known {
     /// What is known without asking.
-    pub(super) fn remembered(&self, query: &Query) -> Option<Result<Message, NetError>> {
-        let listed = self.hosts.lookup_static_host(query).map(|lookup| Ok(lookup.message().clone()));
+    pub(super) fn remembered(&self, query: &Query) -> Option<Found> {
+        let listed = self.hosts.lookup_static_host(query);
+        let listed = listed.map(|lookup| answers::found(lookup.message().clone(), query.query_type()));
         listed.or_else(|| self.answers.get(query, Instant::now()))
     }
 
     /// Asks the name servers, and remembers what they say.
-    pub(super) async fn ask(&self, query: &Query) -> Result<Message, NetError> {
+    pub(super) async fn ask(&self, query: &Query) -> Result<Found, NetError> {
         let answer = self.dns.lookup(query.name().clone(), query.query_type()).await;
-        let answer = answer.map(|lookup| lookup.message().clone());
-        self.answers.insert(query.clone(), answer.clone(), Instant::now());
-        // As it is kept: its times are within the limits.
-        self.remembered(query).unwrap_or(answer)
+        self.answers.insert(query, answer.map(|lookup| lookup.message().clone()), Instant::now())
     }
 
     /// The domains in which a name is sought that is not whole.
@@ -193,15 +182,6 @@ impl Known {
             search => search,
         }
     }
-}
-
-fn no_answers() -> ResponseCache {
-    let mut options = ResolverOpts::default();
-    options.positive_min_ttl = Some(MIN_TTL);
-    options.positive_max_ttl = Some(MAX_TTL);
-    options.negative_min_ttl = Some(MIN_TTL);
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
-    ResponseCache::new(CACHE_ENTRIES, TtlConfig::from_opts(&options))
 }
 
 impl Files {
@@ -227,7 +207,7 @@ impl Files {
             match name_servers(path, was) {
                 Ok(None) => {}
                 Ok(Some(Named { dns, servers, ndots, content })) => {
-                    known = Known { dns, answers: no_answers(), servers, ndots, content, ..known };
+                    known = Known { dns, answers: Answers::default(), servers, ndots, content, ..known };
                 }
                 Err(error) => {
                     known.problem = Some(error.to_string());

@@ -25,6 +25,8 @@ use hickory_resolver::proto::rr::rdata::CNAME;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{ConnectionProvider, PoolContext, Resolver};
 
+use super::answers::bounded;
+
 /// One question to one name server; asked twice.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1_200);
 /// Aliases between the owner of a question and its records.
@@ -113,9 +115,13 @@ async fn answer(server: &impl DnsHandle, request: DnsRequest) -> Result<DnsRespo
 
 /// One question; its answer may be that there is nothing.
 async fn ask(server: &impl DnsHandle, request: DnsRequest) -> Result<DnsResponse, NetError> {
+    let kind = request.queries.first().map(|query| query.query_type());
     let response = server.send(request).first_answer().await?;
     match response.response_code {
-        ResponseCode::NoError | ResponseCode::NXDomain => Ok(response),
+        ResponseCode::NoError | ResponseCode::NXDomain => match kind {
+            Some(kind) => Ok(bounded(response, kind)?),
+            None => Ok(response),
+        },
         // The error with which hickory asks the next, and has nothing against this one: who names a domain that is lame changes no order.
         _ => Err(NetError::NoConnections),
     }

@@ -23,7 +23,7 @@ pub(super) fn services(mut records: Vec<NAPTR>) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     for record in records {
         let Some(transport) = transport(&record.services) else { continue };
-        if !record.flags.eq_ignore_ascii_case(b"s") || !record.regexp.is_empty() || record.replacement.is_root() {
+        if !is_known(&record) {
             continue;
         }
         let mut replacement = record.replacement;
@@ -34,6 +34,14 @@ pub(super) fn services(mut records: Vec<NAPTR>) -> Vec<Service> {
         }
     }
     services
+}
+
+/// Whether a record says something here.
+pub(super) fn is_known(record: &NAPTR) -> bool {
+    transport(&record.services).is_some()
+        && record.flags.eq_ignore_ascii_case(b"s")
+        && record.regexp.is_empty()
+        && !record.replacement.is_root()
 }
 
 /// The transport of a service (RFC 3263 §4.1, whatever the case).

@@ -17,7 +17,8 @@
 //! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
 //!
 //! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
-//! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`].
+//! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`], and one answer of it in
+//! [`super::answers`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -25,14 +26,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hickory_resolver::config::ResolverConfig;
-use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout_at;
 
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
-pub use super::name_files::{MAX_TTL, MIN_TTL};
+pub use super::answers::{MAX_TTL, MIN_TTL};
 use super::name_files::{Names, is_silence};
 use super::name_server::{name_server, options};
 use super::naptr::{self, Service};
@@ -375,7 +376,7 @@ impl Resolver {
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
-            let ordered = srv::order(records, seed).into_iter().take(MAX_SERVERS);
+            let ordered = srv::order(records, seed, MAX_SERVERS).into_iter();
             ordered.filter(|server| !server.host.is_empty()).map(move |server| (group, transport, server))
         });
         let known = ordered.take(MAX_CANDIDATES).map(|(group, transport, server)| async move {
@@ -497,7 +498,7 @@ impl Resolver {
         let known = self.names.known();
         let query = Query::query(name, kind);
         let answer = match known.remembered(&query) {
-            Some(answer) => answer,
+            Some(found) => Ok(found),
             None => {
                 let turn = self.questions.take(&self.askers).await.ok_or(ResolveError::Timeout)?;
                 tokio::select! {
@@ -507,12 +508,7 @@ impl Resolver {
             }
         };
         match answer {
-            Ok(message) => {
-                let ttl = message.answers.iter().map(|record| record.ttl).min().unwrap_or(0);
-                let records = message.answers.into_iter().map(|record| record.data).collect();
-                Ok(Some((records, Duration::from_secs(ttl.into()))))
-            }
-            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Ok(None),
+            Ok(found) => Ok(found),
             Err(error) => {
                 if is_silence(&error) {
                     self.names.note_silence();

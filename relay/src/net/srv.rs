@@ -16,12 +16,14 @@ pub(super) struct Server {
 }
 
 /// Orders by priority, and within it at random by weight: a server's chance to come first is its share of the sum,
-/// with a zero weight having next to none (RFC 2782, "Weight").
-pub(super) fn order(mut servers: Vec<Server>, seed: u64) -> Vec<Server> {
+/// with a zero weight having next to none (RFC 2782, "Weight"). Gives the first `most` of them.
+pub(super) fn order(mut servers: Vec<Server>, seed: u64, most: usize) -> Vec<Server> {
     servers.sort();
     let mut random = seed;
-    let mut ordered = Vec::with_capacity(servers.len());
-    while let Some(priority) = servers.first().map(|server| server.priority) {
+    let mut ordered = Vec::with_capacity(servers.len().min(most));
+    while ordered.len() < most
+        && let Some(priority) = servers.first().map(|server| server.priority)
+    {
         let equals = servers.iter().take_while(|server| server.priority == priority).count();
         let sum: u64 = servers[..equals].iter().map(|server| u64::from(server.weight)).sum();
         let mark = next(&mut random) % (sum + 1);
@@ -56,13 +58,14 @@ mod tests {
     fn a_lower_priority_always_comes_first() {
         for seed in 0..100 {
             let servers = vec![server(20, 100, "late"), server(10, 0, "early"), server(20, 0, "late")];
-            assert_eq!(order(servers, seed)[0].host, "early");
+            assert_eq!(order(servers, seed, 8)[0].host, "early");
         }
     }
 
     #[test]
     fn weight_is_the_share_of_first_tries() {
-        let first = |seed| order(vec![server(1, 60, "a"), server(1, 20, "b"), server(1, 0, "c")], seed)[0].host.clone();
+        let first =
+            |seed| order(vec![server(1, 60, "a"), server(1, 20, "b"), server(1, 0, "c")], seed, 8)[0].host.clone();
         let count = |host: &str| (0..8_100u64).filter(|seed| first(*seed) == host).count();
         let (a, b, c) = (count("a"), count("b"), count("c"));
         assert!((5_700..6_300).contains(&a) && (1_800..2_200).contains(&b) && (40..200).contains(&c), "{a} {b} {c}");
@@ -73,8 +76,9 @@ mod tests {
         let servers = vec![server(1, 5, "a"), server(1, 5, "b"), server(2, 0, "c")];
         let mut turned = servers.clone();
         turned.reverse();
-        assert_eq!(order(servers, 7), order(turned, 7));
-        assert_eq!(order(vec![server(1, 0, "a"); 5], 3).len(), 5);
-        assert!(order(Vec::new(), 0).is_empty());
+        assert_eq!(order(servers.clone(), 7, 8), order(turned, 7, 8));
+        assert_eq!(order(servers.clone(), 7, 2), order(servers, 7, 8)[..2]);
+        assert_eq!(order(vec![server(1, 0, "a"); 5], 3, 8).len(), 5);
+        assert!(order(Vec::new(), 0, 8).is_empty());
     }
 }

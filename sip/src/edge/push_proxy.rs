@@ -39,6 +39,10 @@ pub const REFRESH_BEFORE_S: u32 = 180;
 const RENEW_BEFORE_MAX: Duration = Duration::from_secs(3600);
 /// The longest `pn-param` or `pn-prid`, in bytes, escapes resolved.
 const VALUE_MAX: usize = 4096;
+/// The longest AOR, registrar or proxy, in bytes: they are kept of each registration, as long as that stands.
+pub const URI_MAX: usize = 512;
+/// The longest key of a device that is kept as it is, in bytes; a longer one by its hash.
+const CONTACT_MAX: usize = 128;
 /// The lifetime of a Contact when nobody names one, in seconds.
 const EXPIRES_DEFAULT: u32 = 3600;
 /// Values of a Service-Route that are kept of one registration; a longer one is as if there were none.
@@ -103,7 +107,8 @@ pub struct RegisterIntent {
     pub aor: Box<str>,
     /// The SIP server that it goes to, as [`server_of`] spells it.
     pub server: Box<str>,
-    /// The key that tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`; empty for `*`.
+    /// The key that tells the AOR's devices apart: `+sip.instance`, else the Contact's URI without `pn-*`, or the hash of a long one; empty
+    /// for `*`.
     pub contact: Box<str>,
     /// The request that its `pn-*` parameters make.
     pub push_request: PushRequest,
@@ -131,16 +136,21 @@ impl fmt::Debug for RegisterIntent {
     }
 }
 
-/// The status that answers a REGISTER which cannot be served: 400 or 416.
+/// The status that answers a REGISTER which cannot be served: 400, 403, 414 or 416.
 pub type Unfit = u16;
 
 /// Reads a REGISTER, whose Route has `own_routes` values of this relay on top.
 ///
 /// # Errors
 /// 416 when the AOR or the registrar is not one of SIP; 403 when more than one Route follows ours, for then it is not the
-/// proxy named first that says who answers; 400 when To can be read in two ways, when a Route or a Contact is broken, when
-/// more than one Contact is to last (RFC 8599 §4.1.1), or when a `pn-*` parameter has no form.
+/// proxy named first that says who answers; 414 when the registrar is longer than [`URI_MAX`]; 400 when the AOR or the proxy is, when To can
+/// be read in two ways, when a Route or a Contact is broken, when more than one Contact is to last (RFC 8599 §4.1.1), or when a `pn-*`
+/// parameter has no form.
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
+    let registrar = register.request_uri().unwrap_or_default();
+    if registrar.len() > URI_MAX {
+        return Err(414);
+    }
     let aor = address_of_record(register)?;
     if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
         return Err(400);
@@ -153,7 +163,10 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
         return Err(400);
     }
     let proxy = proxy.as_ref().map(|proxy| proxy.uri.text);
-    let server = server_of(register.request_uri().unwrap_or_default(), proxy).ok_or(416_u16)?;
+    if aor.len() > URI_MAX || proxy.is_some_and(|proxy| proxy.len() > URI_MAX) {
+        return Err(400);
+    }
+    let server = server_of(registrar, proxy).ok_or(416_u16)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     let header = register.number(Name::Expires);
     let contacts = register.contacts();
@@ -266,12 +279,16 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
 
 fn contact_key(contact: &Party<'_>) -> Box<str> {
     let instance = contact.params.value("+sip.instance").map(unquote).filter(|instance| !instance.is_empty());
-    match instance {
-        Some(instance) => instance.to_ascii_lowercase().into(),
+    let key = match instance {
+        Some(instance) => instance.to_ascii_lowercase(),
         None => {
             let target = contact.target().unwrap_or_default();
-            target.split(';').next().unwrap_or(target).into()
+            target.split(';').next().unwrap_or(target).to_owned()
         }
+    };
+    match key.len() > CONTACT_MAX {
+        true => format!("sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()))).into(),
+        false => key.into(),
     }
 }
 
@@ -531,6 +548,40 @@ mod tests {
         assert_ne!(of("<sip:a@h:9>;+sip.instance=\"<urn:uuid:1>\"", "Route: <sip:p;lr>\r\n"), Some(plain));
         assert_eq!(of("<sip:a@h:9>;expires=0", ""), None);
         assert_eq!(of("<sip:a@h:9;pn-provider>", ""), None);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_registration_is_small_however_much_its_register_says() {
+        let key = TokenKey::new([7; 32]);
+        let long = "x".repeat(10_000);
+        let of = |instance: &str| {
+            let contact = format!("<sip:a@h:9;x=1>;+sip.instance=\"<urn:uuid:{instance}>\"");
+            read(&register(&contact, ""), 0).unwrap()
+        };
+        let (one, other) = (of(&format!("{long}1")), of(&format!("{long}2")));
+        assert!(one.contact.len() <= CONTACT_MAX && one.contact != other.contact);
+        assert_eq!(one.registration(&key), of(&format!("{}1", long.to_uppercase())).registration(&key));
+        assert_eq!(&*of("1").contact, "<urn:uuid:1>");
+        let target = read(&register(&format!("<sip:{long}@h:9;x=1>"), ""), 0).unwrap();
+        assert!(target.contact.len() <= CONTACT_MAX);
+        let response =
+            format!("SIP/2.0 200 OK\r\nContact: <sip:{long}@h:9;y=2>;expires=77, <sip:b@h>;expires=5\r\n\r\n");
+        let response = Message::parse(&response.into(), &Limits::default()).unwrap();
+        assert_eq!(target.granted(&response).as_secs(), 77);
+
+        let plain = |find: &str, put: &str| {
+            let text = register("<sip:a@h>", "Route: <sip:p;lr>\r\n").to_bytes();
+            let text = String::from_utf8(text.to_vec()).unwrap().replace(find, put);
+            read(&Message::parse(&text.into(), &Limits::default()).unwrap(), 0).map(|_| ())
+        };
+        assert_eq!(plain("", ""), Ok(()));
+        assert_eq!(plain("REGISTER sip:example.com", &format!("REGISTER sip:example.com;x={long}")), Err(414));
+        assert_eq!(
+            plain("REGISTER sip:example.com", &format!("REGISTER sip:example.com{}", ";lr".repeat(200))),
+            Err(414)
+        );
+        assert_eq!(plain("sip:alice@Example", &format!("sip:{long}@Example")), Err(400));
+        assert_eq!(plain("<sip:p;lr>", &format!("<sip:p;lr;x={long}>")), Err(400));
     }
 
     #[test]

@@ -343,3 +343,21 @@ fn what_a_device_is_refused_leaves_nothing_that_stands_in_the_way_of_anothers() 
     world.receive(world.device(1), &bye);
     assert_eq!(world.descriptions(), ["BYE"]);
 }
+
+#[test]
+fn a_sip_server_is_told_from_a_stranger_by_its_flow_and_by_its_addresses() {
+    for flow in [FlowId::Stream(7), FlowId::Datagram(server_address())] {
+        let mut world = World::new(flow);
+        world.bind();
+        let (by_flow, other): (_, SocketAddr) = (world.upstream, "192.0.2.11:5060".parse().unwrap());
+        let accepted = |peer| Source { flow: FlowId::Stream(99), peer, ..by_flow };
+        assert!(world.endpoint.is_sip_server(&by_flow));
+        assert!(!world.endpoint.is_sip_server(&accepted(server_address())), "nothing is known of its addresses");
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip(), other.ip()].into() });
+        assert!(world.endpoint.is_sip_server(&accepted(other)));
+        assert!(!world.endpoint.is_sip_server(&accepted("192.0.2.12:5060".parse().unwrap())));
+        world.input(Input::Unbind { instance: world.instance, deadline: Duration::ZERO });
+        world.advance(Duration::from_secs(120));
+        assert!(!world.endpoint.is_sip_server(&by_flow) && !world.endpoint.is_sip_server(&accepted(other)));
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what the store has said of the instances stands in the inbox by the time the doubt ends; so all that stands there then
 //! is read before anything that waits is acted on, also what waits in the same batch. What the shard is told
-//! once of a connection or a name waits, however much it is.
+//! once of a connection or a name waits, however much it is. What strangers send leaves half of the room to SIP servers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,12 +10,48 @@ use std::time::Duration;
 /// Inputs that are kept while it is in doubt whose the instances are; beyond them messages and keep-alives are lost. What came by
 /// UDP is sent again (RFC 3261 §17); what came by a stream is not.
 const DOUBTED_MAX: usize = 8 * 1024;
+/// The bytes of those messages; likewise.
+const DOUBTED_BYTES: usize = 64 << 20;
+/// The part of both that others than SIP servers may take: one half.
+const OTHERS: usize = 2;
 /// How soon a shard looks again whether the doubt is over.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What an input takes that is to wait.
+#[derive(Clone, Copy)]
+pub(crate) enum Claim {
+    /// Nothing: it is told once, and must not be lost.
+    ToldOnce,
+    /// A message of so many bytes from a SIP server.
+    OfServer(usize),
+    /// From anybody else, or a keep-alive.
+    OfOther(usize),
+}
+
+/// How much waits.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    count: usize,
+    bytes: usize,
+}
+
+impl Taken {
+    /// Takes room for one of so many bytes, if there is any in this part of all.
+    fn take(&mut self, bytes: usize, part: usize) -> bool {
+        let fits = self.count < DOUBTED_MAX / part && self.bytes + bytes <= DOUBTED_BYTES / part;
+        if fits {
+            *self = Self { count: self.count + 1, bytes: self.bytes + bytes };
+        }
+        fits
+    }
+}
 
 /// What waits, and for what. `I` is an input of the shard.
 pub(crate) struct Doubt<I> {
     waiting: VecDeque<I>,
+    all: Taken,
+    /// Of it what others than SIP servers have sent.
+    of_others: Taken,
     /// How many inputs are still to be read, since the doubt ended, that may tell what is no longer here. `None`: the doubt lasts.
     unread: Option<usize>,
     /// How often this node's lease had lapsed, as far as this shard knows.
@@ -31,7 +67,8 @@ pub(crate) struct NodeLease {
 
 impl<I> Doubt<I> {
     pub(crate) const fn new() -> Self {
-        Self { waiting: VecDeque::new(), unread: Some(0), lapses: 0 }
+        let nothing = Taken { count: 0, bytes: 0 };
+        Self { waiting: VecDeque::new(), all: nothing, of_others: nothing, unread: Some(0), lapses: 0 }
     }
 
     /// Whether what comes from the network is to wait. `taken` inputs were just read, and `behind` come after them.
@@ -53,22 +90,35 @@ impl<I> Doubt<I> {
         self.unread == Some(0)
     }
 
-    /// Keeps an input.
-    pub(crate) fn keep(&mut self, input: I, is_told_once: bool) {
-        if is_told_once || self.waiting.len() < DOUBTED_MAX {
+    /// Keeps an input, if there is room for it.
+    pub(crate) fn keep(&mut self, input: I, claim: Claim) {
+        let has_room = match claim {
+            Claim::ToldOnce => true,
+            Claim::OfServer(bytes) => self.all.take(bytes, 1),
+            Claim::OfOther(bytes) => {
+                let mut all = self.all;
+                let has_room = all.take(bytes, 1) && self.of_others.take(bytes, OTHERS);
+                if has_room {
+                    self.all = all;
+                }
+                has_room
+            }
+        };
+        if has_room {
             self.waiting.push_back(input);
         }
     }
 
     /// What waits, in the order in which it came.
     pub(crate) fn take(&mut self) -> VecDeque<I> {
+        (self.all, self.of_others) = (Taken::default(), Taken::default());
         std::mem::take(&mut self.waiting)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DOUBTED_MAX, Doubt, NodeLease};
+    use super::{Claim, DOUBTED_BYTES, DOUBTED_MAX, Doubt, NodeLease};
 
     const SURE: NodeLease = NodeLease { is_doubtful: false, lapses: 0 };
     const DOUBTFUL: NodeLease = NodeLease { is_doubtful: true, lapses: 1 };
@@ -126,12 +176,33 @@ mod tests {
     fn what_waits_is_bounded_and_keeps_its_order() {
         let mut doubt = Doubt::new();
         for input in 0..DOUBTED_MAX + 1 {
-            doubt.keep(input, false);
+            doubt.keep(input, Claim::OfServer(1_000));
         }
-        doubt.keep(usize::MAX, true);
+        doubt.keep(usize::MAX, Claim::ToldOnce);
         let waiting = doubt.take();
         assert_eq!(waiting.len(), DOUBTED_MAX + 1);
         assert!(waiting.iter().is_sorted());
         assert!(doubt.take().is_empty());
+        doubt.keep(1, Claim::OfServer(DOUBTED_BYTES));
+        doubt.keep(2, Claim::OfServer(1));
+        assert_eq!(doubt.take(), [1]);
+    }
+
+    #[test]
+    fn what_strangers_send_leaves_half_of_the_room_to_sip_servers() {
+        for bytes in [0, 60_000] {
+            let mut doubt = Doubt::new();
+            let most = DOUBTED_MAX.min(DOUBTED_BYTES / bytes.max(1));
+            for _ in 0..DOUBTED_MAX {
+                doubt.keep(0, Claim::OfOther(bytes));
+            }
+            for _ in 0..DOUBTED_MAX {
+                doubt.keep(1, Claim::OfServer(bytes));
+            }
+            let waiting = doubt.take();
+            let of_others = waiting.iter().filter(|it| **it == 0).count();
+            assert_eq!(of_others, (DOUBTED_MAX / 2).min(DOUBTED_BYTES / 2 / bytes.max(1)), "{bytes}");
+            assert!(waiting.len() >= most - 1);
+        }
     }
 }

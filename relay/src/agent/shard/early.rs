@@ -7,13 +7,14 @@
 //! | a binding | it is bound; the vault was told to hurry |
 //! | the addresses of its SIP server | they are known |
 //!
-//! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, none longer
-//! than [`EARLY_WAIT`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
+//! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
+//! [`OF_BINDING_MAX`] for one binding and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
 //! be on its way. An input that ends no wait costs no look at those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use sip::endpoint::calls::CALLS_PER_INSTANCE;
 use sip::endpoint::{Input, Missing};
 use sip::id::{BindingId, UpstreamId};
 
@@ -24,6 +25,11 @@ use super::Shard;
 const EARLY_MAX: usize = 1_000;
 /// Requests that may wait in one shard with those of such SIP servers; a further one is refused with 503.
 const SERVERS_MAX: usize = 4_000;
+/// The bytes of those that may wait, and with those of such SIP servers; likewise.
+const EARLY_BYTES: usize = 8 << 20;
+const SERVERS_BYTES: usize = 64 << 20;
+/// Requests that may wait for one binding, which has as many calls at once; a further one is refused with 503.
+const OF_BINDING_MAX: usize = CALLS_PER_INSTANCE;
 /// How long one waits; then it is refused with 503, and its sender may try elsewhere.
 const EARLY_WAIT: Duration = Duration::from_secs(10);
 /// How often all that wait are looked at: what they wait for may have come in another way, or may be wanted once more.
@@ -34,8 +40,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(crate) struct Early {
     /// By whom they are for, each with when it came.
     waiting: HashMap<BindingId, Vec<(Instant, Input)>>,
-    /// How many they are.
+    /// How many they are, and of how many bytes.
     count: usize,
+    bytes: usize,
     /// When they came, oldest first; some do not wait any more.
     order: VecDeque<(Instant, BindingId)>,
     /// Bindings that have come since they were looked at last.
@@ -70,7 +77,16 @@ impl Early {
         self.waiting.get(&binding).is_some_and(|requests| requests.iter().any(is_same))
     }
 
+    /// Whether one more may wait for a binding, of a SIP server that is known or of anybody.
+    fn has_room(&self, binding: BindingId, request: &Input, is_of_server: impl FnOnce() -> bool) -> bool {
+        let bytes = self.bytes + bytes_of(request);
+        let fits = |count, most| self.count < count && bytes <= most;
+        self.waiting.get(&binding).is_none_or(|requests| requests.len() < OF_BINDING_MAX)
+            && (fits(EARLY_MAX, EARLY_BYTES) || fits(SERVERS_MAX, SERVERS_BYTES) && is_of_server())
+    }
+
     fn add(&mut self, at: Instant, binding: BindingId, request: Input) {
+        self.bytes += bytes_of(&request);
         self.waiting.entry(binding).or_default().push((at, request));
         self.order.push_back((at, binding));
         self.count += 1;
@@ -80,6 +96,7 @@ impl Early {
     fn take(&mut self, binding: BindingId) -> Vec<(Instant, Input)> {
         let taken = self.waiting.remove(&binding).unwrap_or_default();
         self.count -= taken.len();
+        self.bytes -= taken.iter().map(|(_, request)| bytes_of(request)).sum::<usize>();
         taken
     }
 
@@ -98,7 +115,9 @@ impl Early {
             if now.saturating_duration_since(at) < EARLY_WAIT {
                 break;
             }
-            old.push(requests.remove(0).1);
+            let (_, request) = requests.remove(0);
+            self.bytes -= bytes_of(&request);
+            old.push(request);
             self.count -= 1;
             if requests.is_empty() {
                 self.waiting.remove(&binding);
@@ -106,6 +125,11 @@ impl Early {
         }
         old
     }
+}
+
+/// The bytes of the message that an input is.
+pub(super) fn bytes_of(input: &Input) -> usize {
+    if let Input::Received { message, .. } = input { message.head().len() + message.body().len() } else { 0 }
 }
 
 impl Shard {
@@ -116,12 +140,10 @@ impl Shard {
         }
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some(binding) = self.endpoint.early(source, message) else { return Some(input) };
-        let has_room =
-            self.early.count < EARLY_MAX || self.early.count < SERVERS_MAX && self.endpoint.is_sip_server(source);
         if self.early.has(binding, &input) {
             // It was sent again, before the 100 came.
             self.endpoint.say_trying(source, message);
-        } else if has_room {
+        } else if self.early.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {
             self.endpoint.say_trying(source, message);
             self.shared.vault.want(binding.tag());
             self.early.add(at, binding, input);
@@ -188,5 +210,63 @@ impl Shard {
             }
         }
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::endpoint::{Side, Source, Transport};
+    use sip::id::{FlowId, ShardTag};
+    use sip::message::{Limits, Message};
+
+    use super::*;
+
+    fn request(number: usize, bytes: usize) -> Input {
+        let text = format!("INVITE sip:a@h SIP/2.0\r\nCall-ID: {number}\r\n\r\n{}", "x".repeat(bytes));
+        let peer = "192.0.2.1:5060".parse().unwrap();
+        let source =
+            Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
+        Input::Received { source, message: Message::parse(&text.into(), &Limits::COMPOSED).unwrap() }
+    }
+
+    fn binding(number: usize) -> BindingId {
+        BindingId::new((number as u128 + 1) << 16, ShardTag(0))
+    }
+
+    /// How many of so many requests wait, each for another binding.
+    fn kept(early: &mut Early, of: usize, bytes: usize, is_of_server: bool) -> usize {
+        for number in 0..of {
+            let request = request(number, bytes);
+            if early.has_room(binding(number), &request, || is_of_server) {
+                early.add(Instant::now(), binding(number), request);
+            }
+        }
+        early.count
+    }
+
+    #[test]
+    fn large_requests_of_strangers_are_few_and_leave_room_for_those_of_servers() {
+        let mut early = Early::default();
+        let large = kept(&mut early, 1_000, 60_000, false);
+        assert!((100..200).contains(&large) && early.bytes <= EARLY_BYTES, "{large}");
+        assert!(kept(&mut early, 1_000, 1_000, true) >= 1_000);
+        assert_eq!(kept(&mut Early::default(), 2_000, 1_000, false), EARLY_MAX);
+        for number in 0..1_000 {
+            early.take(binding(number));
+        }
+        assert_eq!((early.count, early.bytes), (0, 0));
+    }
+
+    #[test]
+    fn few_requests_wait_for_one_binding() {
+        let (mut early, now) = (Early::default(), Instant::now());
+        for number in 0..OF_BINDING_MAX {
+            assert!(early.has_room(binding(0), &request(number, 10), || true));
+            early.add(now, binding(0), request(number, 10));
+        }
+        assert!(!early.has_room(binding(0), &request(99, 10), || true));
+        assert!(early.has_room(binding(1), &request(99, 10), || false));
+        assert_eq!(early.take_old(now + EARLY_WAIT).len(), OF_BINDING_MAX);
+        assert_eq!((early.count, early.bytes), (0, 0));
     }
 }

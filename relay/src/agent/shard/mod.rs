@@ -43,7 +43,7 @@ use tokio::time::sleep_until;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
-use crate::agent::shard::doubt::{Doubt, LOOK_AGAIN, NodeLease};
+use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::passing::Passing;
@@ -209,7 +209,15 @@ impl Shard {
                                 | Input::UpstreamAddressChanged(_)
                                 | Input::Addresses { .. }
                         );
-                        self.doubt.keep(input, is_told_once);
+                        let bytes = early::bytes_of(sip);
+                        let claim = match sip {
+                            _ if is_told_once => Claim::ToldOnce,
+                            Input::Received { source, .. } if self.endpoint.is_sip_server(source) => {
+                                Claim::OfServer(bytes)
+                            }
+                            _ => Claim::OfOther(bytes),
+                        };
+                        self.doubt.keep(input, claim);
                     }
                     input => self.catch_panic(|shard| shard.on_input(input)),
                 }

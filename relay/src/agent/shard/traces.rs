@@ -20,6 +20,8 @@ use crate::clock::{unix_now, unix_now_ms};
 
 /// Traces that one shard records at once; a further one is refused with 429.
 const TRACES_MAX: usize = 32;
+/// Traces on one shard beyond which the operator alone begins one.
+const BEGUN_BY_DEVICES_MAX: usize = 24;
 
 impl Shard {
     /// Begins, reads or ends the trace of an instance.
@@ -37,12 +39,13 @@ impl Shard {
         self.end_traces();
         match wish {
             TraceRequest::Begin { for_s } => {
-                if self.traces.len() >= TRACES_MAX && !self.traces.contains_key(&id) {
+                let by_operator = matches!(who, Principal::Relay);
+                let most = if by_operator { TRACES_MAX } else { BEGUN_BY_DEVICES_MAX };
+                if self.traces.len() >= most && !self.traces.contains_key(&id) {
                     return Err(TraceDenied::TooMany);
                 }
                 let until = unix_now().saturating_add(for_s);
                 self.traces.insert(id, Trace::new(until));
-                let by_operator = matches!(who, Principal::Relay);
                 tracing::info!(event = "trace-begun", instance = %id, until, by_operator, "the SIP of this instance is being recorded");
                 self.note(id, None, What::TraceBegun { by_operator });
                 Ok(TraceAnswer::Begun { until })

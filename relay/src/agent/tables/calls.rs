@@ -1,9 +1,10 @@
 //! The calls that a shard has told devices of, so that a device that wakes late can ask how they stand.
 //!
 //! Invariant: a call is known to each of its devices until [`KEPT`] after its deadline, and never more than [`CALLS`] at once: at the limit the
-//! oldest is forgotten. Nothing here tells who called.
+//! oldest is forgotten of the device that has most, of those first that wait for nobody. So many calls of some accounts have none forgotten of
+//! another. Nothing here tells who called.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, InviteMark};
@@ -16,6 +17,10 @@ use crate::vault::record::Provider;
 const KEPT: Duration = Duration::from_secs(60);
 /// Calls known to one shard, each counted for each of its devices.
 const CALLS: usize = 50_000;
+/// Calls of one device of which none is forgotten while another device has more.
+const FEW: usize = 4;
+/// Calls of one device among which one is sought that waits for nobody.
+const LOOKED_AT: usize = 64;
 
 /// What is known of one call for one of its devices.
 #[derive(Clone, Copy, Debug)]
@@ -72,29 +77,82 @@ type Key = (CallId, InstanceId);
 /// The calls of one shard.
 #[derive(Default)]
 pub(crate) struct Calls {
-    known: BTreeMap<Key, Call>,
-    /// Roughly by age, each with the moment (seconds since 1970) to look whether to forget it.
-    order: VecDeque<(u64, Key)>,
+    known: BTreeMap<Key, Known>,
+    /// The moments (seconds since 1970) to look whether to forget one.
+    order: BTreeSet<(u64, Key)>,
+    /// Those of each device, in the order in which they came.
+    of_device: BTreeMap<(InstanceId, u64), CallId>,
+    /// How many each device has.
+    counts: BTreeMap<InstanceId, usize>,
+    by_count: BTreeSet<(usize, InstanceId)>,
+    /// How many came so far.
+    came: u64,
+}
+
+struct Known {
+    call: Call,
+    /// Its place in `order`.
+    look_at: u64,
+    /// Its place in `of_device`.
+    number: u64,
 }
 
 impl Calls {
     /// Remembers a call of a device, or what is new of one that is known.
     pub(crate) fn remember(&mut self, id: CallId, instance: InstanceId, call: Call) {
         let key = (id, instance);
-        if self.known.insert(key, call).is_none() {
-            self.order.push_back((call.deadline.saturating_add(KEPT.as_secs()), key));
+        if let Some(known) = self.known.get_mut(&key) {
+            known.call = call;
+            return;
         }
-        if self.order.len() > CALLS
-            && let Some((_, oldest)) = self.order.pop_front()
+        let (look_at, number) = (call.deadline.saturating_add(KEPT.as_secs()), self.came);
+        self.came += 1;
+        self.known.insert(key, Known { call, look_at, number });
+        self.order.insert((look_at, key));
+        self.of_device.insert((instance, number), id);
+        self.recount(instance, |count| count + 1);
+        if self.known.len() > CALLS
+            && let Some(key) = self.least_wanted()
         {
-            self.known.remove(&oldest);
+            self.forget(key);
+        }
+    }
+
+    /// The one to forget first.
+    fn least_wanted(&self) -> Option<Key> {
+        let (count, instance) = *self.by_count.last()?;
+        if count <= FEW {
+            return self.order.first().map(|(_, key)| *key);
+        }
+        let theirs = || self.of_device.range((instance, 0)..=(instance, u64::MAX)).map(|(_, id)| (*id, instance));
+        let waits = |key: &Key| self.known.get(key).is_some_and(|known| known.call.waiting);
+        theirs().take(LOOKED_AT).find(|key| !waits(key)).or_else(|| theirs().next())
+    }
+
+    fn forget(&mut self, key: Key) -> Option<Call> {
+        let Known { call, look_at, number } = self.known.remove(&key)?;
+        self.order.remove(&(look_at, key));
+        self.of_device.remove(&(key.1, number));
+        self.recount(key.1, |count| count.saturating_sub(1));
+        Some(call)
+    }
+
+    fn recount(&mut self, instance: InstanceId, change: impl FnOnce(usize) -> usize) {
+        let before = self.counts.get(&instance).copied().unwrap_or(0);
+        let after = change(before);
+        self.by_count.remove(&(before, instance));
+        if after == 0 {
+            self.counts.remove(&instance);
+        } else {
+            self.counts.insert(instance, after);
+            self.by_count.insert((after, instance));
         }
     }
 
     /// A call of one instance is that of its successor.
     pub(crate) fn succeed(&mut self, id: CallId, earlier: InstanceId, successor: InstanceId) {
-        let Some(mut call) = self.known.remove(&(id, earlier)) else { return };
-        if let Some(other) = self.known.get(&(id, successor)) {
+        let Some(mut call) = self.forget((id, earlier)) else { return };
+        if let Some(Known { call: other, .. }) = self.known.get(&(id, successor)) {
             call.pushed = call.pushed.or(other.pushed);
             call.waiting |= other.waiting;
             call.unreachable &= other.unreachable;
@@ -108,23 +166,25 @@ impl Calls {
 
     /// What is known of a call of this instance.
     pub(crate) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
-        self.known.get_mut(&(id, instance))
+        self.known.get_mut(&(id, instance)).map(|known| &mut known.call)
     }
 
     /// A call of this instance.
     pub(crate) fn of(&self, instance: InstanceId, id: CallId) -> Option<&Call> {
-        self.known.get(&(id, instance))
+        self.known.get(&(id, instance)).map(|known| &known.call)
     }
 
     /// All calls of this instance, by id.
     pub(crate) fn all_of(&self, instance: InstanceId) -> Vec<(CallId, Call)> {
-        let theirs = self.known.iter().filter(|((_, of), _)| *of == instance);
-        theirs.map(|((id, _), call)| (*id, *call)).collect()
+        let theirs = self.of_device.range((instance, 0)..=(instance, u64::MAX));
+        let mut calls: Vec<_> = theirs.filter_map(|(_, id)| Some((*id, *self.of(instance, *id)?))).collect();
+        calls.sort_unstable_by_key(|(id, _)| *id);
+        calls
     }
 
     /// The devices that were woken for a call that waits, or would wait still.
     pub(crate) fn woken(&self, now: Instant) -> impl Iterator<Item = Woken> {
-        let woken = self.known.iter().filter_map(|((_, instance), call)| call.woken(*instance));
+        let woken = self.known.iter().filter_map(|((_, instance), known)| known.call.woken(*instance));
         woken.filter(move |woken| woken.until > now)
     }
 
@@ -141,22 +201,25 @@ impl Calls {
 
     /// Forgets what is over, at `now` in seconds since 1970.
     pub(crate) fn forget_old(&mut self, now: u64) {
-        while let Some(&(until, key)) = self.order.front()
+        while let Some(&(until, key)) = self.order.first()
             && until <= now
         {
-            self.order.pop_front();
             // A device came, and rings: then the deadline has moved.
-            let moved = self.known.get(&key).map(|call| call.deadline.saturating_add(KEPT.as_secs()));
-            match moved.filter(|until| *until > now) {
-                Some(until) => self.order.push_back((until, key)),
-                None => drop(self.known.remove(&key)),
+            let moved = |known: &Known| known.call.deadline.saturating_add(KEPT.as_secs());
+            match self.known.get_mut(&key).filter(|known| moved(known) > now) {
+                Some(known) => {
+                    known.look_at = moved(known);
+                    self.order.remove(&(until, key));
+                    self.order.insert((known.look_at, key));
+                }
+                None => drop(self.forget(key)),
             }
         }
     }
 
     fn devices_of(&self, id: CallId) -> impl Iterator<Item = &Call> {
         let (first, last) = (InstanceId::from_bytes([0; 16]), InstanceId::from_bytes([0xff; 16]));
-        self.known.range((id, first)..=(id, last)).map(|(_, call)| call)
+        self.known.range((id, first)..=(id, last)).map(|(_, known)| &known.call)
     }
 }
 
@@ -243,5 +306,41 @@ mod tests {
         }
         assert_eq!(calls.known.len(), CALLS);
         assert!(calls.of(instance, CallId::new(0, ShardTag(0))).is_none(), "the oldest went first");
+    }
+
+    #[test]
+    fn many_calls_of_some_devices_have_none_forgotten_of_another() {
+        let instance = |number: u128| InstanceId::new((number + 1) << 16, ShardTag(0));
+        let id = |number: u128| CallId::new(number << 16, ShardTag(0));
+        let mut calls = Calls::default();
+        // Rings, and is the oldest.
+        calls.remember(id(0), instance(0), Call { waiting: false, ..call(900) });
+        for number in 1..=60_000 {
+            let waiting = number > 55_000;
+            calls.remember(id(number), instance(1 + number % 1_000), Call { waiting, ..call(1_000) });
+        }
+        assert_eq!(calls.known.len(), CALLS);
+        assert!(calls.of(instance(0), id(0)).is_some());
+        assert_eq!(calls.all_of(instance(7)).len(), 50);
+        assert!((55_001..=60_000).all(|number| calls.of(instance(1 + number % 1_000), id(number)).is_some()));
+        let of_one = calls.all_of(instance(7));
+        assert!(of_one.is_sorted_by_key(|(id, _)| *id) && of_one.iter().all(|(_, known)| known.deadline == 1_000));
+
+        calls.succeed(id(60_000), instance(1), instance(5_000));
+        assert!(calls.of(instance(1), id(60_000)).is_none() && calls.of(instance(5_000), id(60_000)).is_some());
+        calls.forget_old(1_060);
+        let rest = (calls.order.len(), calls.of_device.len(), calls.counts.len(), calls.by_count.len());
+        assert_eq!((calls.known.len(), rest), (0, (0, 0, 0, 0)));
+    }
+
+    #[test]
+    fn what_waits_for_its_device_is_forgotten_last() {
+        let (instance, id) = (InstanceId::new(1 << 16, ShardTag(0)), |n: u128| CallId::new(n << 16, ShardTag(0)));
+        let mut calls = Calls::default();
+        for number in 0..CALLS as u128 + 10 {
+            calls.remember(id(number), instance, Call { waiting: number < 16, ..call(1_000) });
+        }
+        assert!((0..16).all(|number| calls.of(instance, id(number)).is_some()));
+        assert!((16..26).all(|number| calls.of(instance, id(number)).is_none()));
     }
 }

@@ -62,7 +62,7 @@ impl Line {
 }
 
 /// What one holder of addresses has, as a rule: an IPv4 /24, an IPv6 /48.
-fn network_of(source: IpAddr) -> IpAddr {
+pub(super) fn network_of(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & !0xff)),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 80 << 80)),

@@ -14,7 +14,8 @@
 //!
 //! Invariant: an attempt that is under way counts as a failure until it has ended, so that many at once are no way around.
 //! What is remembered is a keyed hash: no name lies here. A table holds at most [`ENTRIES_MAX`] entries; who fills it, with
-//! accounts of his own server for instance, keeps nobody waiting, and has no account forgotten that fails more than his.
+//! accounts of his own server for instance, keeps nobody waiting, and has no account forgotten that fails more than his. What is under way takes
+//! a part of it for each source ([`under_way`]).
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -27,11 +28,13 @@ use sip::bucket::{Bucket, Rate};
 use super::counted_as;
 use crate::clock;
 use line::{Line, TURN};
+use under_way::UnderWay;
 
 mod line;
+mod under_way;
 
 /// The most keys that are remembered, about 12 MB; at the limit a tenth of those go that are not under way: what only succeeded,
-/// then what failed least and longest ago. While all are under way newcomers wait a second.
+/// then what failed least and longest ago. While nearly all are under way newcomers wait a second.
 const ENTRIES_MAX: usize = 200_000;
 /// Addresses of one server that an attempt is counted by.
 const ADDRESSES_MAX: usize = 4;
@@ -113,7 +116,10 @@ struct Table {
     /// The moment of the first attempt.
     began: Option<Instant>,
     sources: BTreeMap<IpAddr, Budget>,
+    under_way: UnderWay,
     swept_at: Option<Instant>,
+    /// When next to nothing could be forgotten: it is looked again [`SOON`].
+    full_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -171,9 +177,11 @@ impl Guesses {
         if let Some(after) = self.wait_for(&keys, known, source, &mut table, now) {
             return Err(Wait { after, by_source: false });
         }
-        if !table.make_room(keys.len()) {
+        let is_trusted = known || attempt.renews;
+        if !table.under_way.has_room(source, keys.len(), is_trusted) || !table.make_room(keys.len(), now) {
             return Err(Wait { after: SOON, by_source: true });
         }
+        table.under_way.begin(source, keys.len());
         for key in &keys {
             let entry = table.entries.entry(key.hash).or_default();
             entry.under_way += 1;
@@ -297,6 +305,7 @@ impl Drop for Permit {
         if let Some(budget) = table.sources.get_mut(&self.source) {
             budget.under_way = budget.under_way.saturating_sub(1);
         }
+        table.under_way.end(self.source, self.keys.len());
     }
 }
 
@@ -352,8 +361,10 @@ impl Table {
     }
 
     /// Whether so many more keys have room, after what says least was forgotten.
-    fn make_room(&mut self, wanted: usize) -> bool {
-        if self.len() + wanted > ENTRIES_MAX {
+    fn make_room(&mut self, wanted: usize, now: Instant) -> bool {
+        let was_full = self.full_at.is_some_and(|at| now.saturating_duration_since(at) < SOON);
+        if self.len() + wanted > ENTRIES_MAX && !was_full {
+            let before = self.len();
             let right = least(self.right.iter().map(|(key, at)| (*at, *key)).collect(), ENTRIES_MAX / 10);
             let failed = self.entries.iter().filter(|(_, entry)| entry.under_way == 0);
             let failed = failed.map(|(key, entry)| ((entry.failures, entry.last), *key)).collect();
@@ -363,6 +374,8 @@ impl Table {
             for key in right {
                 self.right.remove(&key);
             }
+            // Each look goes over all of it.
+            self.full_at = (before - self.len() < ENTRIES_MAX / 100).then_some(now);
         }
         if self.sources.len() >= ENTRIES_MAX {
             // Whoever has more sources than these is not held by what one of them may do.

@@ -286,3 +286,60 @@ fn those_who_wait_have_their_turns_in_the_order_in_which_they_came_and_one_who_d
     assert!(ask("10.0.1.1", again).is_err());
     assert!(ask("192.0.2.3", again).is_ok(), "the next one");
 }
+
+/// Whoever has a server of his own that never answers.
+#[test]
+fn what_few_sources_have_under_way_keeps_nobody_out_and_who_was_right_the_least() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let addresses: Vec<SocketAddr> = (1..=4).map(|n| format!("192.0.2.{n}:5061").parse().unwrap()).collect();
+    let begin = |source: &str, n: usize| {
+        let (aor, names) = (format!("sip:u{n}@evil.test"), [0, 1, 2, 3].map(|name| format!("{name}-{n}").into()));
+        let own = Attempt { server: "evil.test", addresses: &addresses, usernames: &names, ..attempt(&aor, source) };
+        guesses.admit(&own, now).ok()
+    };
+    guesses.admit(&attempt("sip:alice@example.com", "2001:db8:9:1::7"), now).ok().unwrap().accepted(now);
+    let mut held: Vec<_> = (0..6_000).filter_map(|n| begin(&format!("2001:db8:9:{}::7", n % 6), n)).collect();
+    assert!((1..=500).contains(&held.len()), "{}", held.len());
+    let small = (0..100).map(|n| (format!("sip:s{n}@evil.test"), format!("2001:db8:9:{}::7", n % 6)));
+    held.extend(small.filter_map(|(aor, source)| guesses.admit(&attempt(&aor, &source), now).ok()));
+    assert!(guesses.lock().len() <= ENTRIES_MAX / 8);
+    let ask = |source, renews| guesses.admit(&Attempt { renews, ..attempt("sip:bob@example.com", source) }, now);
+    assert!(ask("192.0.2.3", false).is_ok());
+    assert!(ask("2001:db8:9:1::7", false).is_err(), "a stranger at the same source");
+    assert!(ask("2001:db8:9:1::7", true).is_ok(), "who renews");
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "2001:db8:9:1::7"), now).is_ok(), "who was right");
+
+    drop(held);
+    assert!(guesses.lock().under_way.is_empty());
+    assert!(ask("2001:db8:9:1::7", false).is_ok());
+}
+
+#[test]
+fn strangers_from_everywhere_leave_room_for_who_was_right() {
+    let (guesses, now) = (guesses(), Instant::now());
+    guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).ok().unwrap().accepted(now);
+    let begin = |n: usize| {
+        let (aor, source) = (format!("sip:u{n}@evil.test"), format!("10.{}.{}.1", n / 256 % 256, n % 256));
+        guesses.admit(&attempt(&aor, &source), now).ok()
+    };
+    let held: Vec<_> = (0..ENTRIES_MAX).filter_map(begin).collect();
+    assert!(held.len() > ENTRIES_MAX / 4);
+    assert!(begin(ENTRIES_MAX + 1).is_none());
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).is_ok());
+}
+
+#[test]
+fn a_table_of_what_is_under_way_is_not_looked_through_for_each_attempt() {
+    let (guesses, now) = (guesses(), Instant::now());
+    for key in 0..ENTRIES_MAX as u64 {
+        guesses.lock().entries.insert(key, Entry { under_way: 1, ..Entry::default() });
+    }
+    let began = Instant::now();
+    for n in 0..1_000 {
+        assert!(guesses.admit(&attempt(&format!("sip:u{n}@example.com"), "192.0.2.1"), now).is_err());
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let later = now + SOON;
+    guesses.lock().entries.values_mut().for_each(|entry| entry.under_way = 0);
+    assert!(guesses.admit(&attempt("sip:bob@example.com", "192.0.2.1"), later).is_ok(), "looked again");
+}

@@ -165,6 +165,7 @@ impl Endpoint {
                 self.upstreams.enqueue(registration);
             }
         }
+        self.upstreams.trust.note_dialled(flow, self.upstreams.rows.values());
         self.core.timers.set(at, Timer::Upstream(id));
         self.take_turns(now, id);
         self.answer_unanswered(id, flow);

@@ -9,6 +9,7 @@
 //! | `redial` | when one is dialled again that could not be reached |
 //! | `doubts` | a stream whose messages cannot be told apart any more, and which the server did not end |
 //! | `failback` | going back to a better address of a SIP server |
+//! | `trust` | whether something came from any SIP server |
 //!
 //! Bindings of one registrar share one flow.
 //!
@@ -22,6 +23,7 @@ mod moves;
 mod pace;
 mod recovery;
 mod redial;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +42,7 @@ use moves::{Back, Fitness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
+use trust::Trust;
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -49,6 +52,8 @@ pub(super) struct Upstreams {
     links: HashMap<FlowId, UpstreamId>,
     /// The addresses that dialled streams lead to.
     addresses: HashMap<FlowId, IpAddr>,
+    /// The addresses and flows of all of them.
+    trust: Trust,
     /// How many may begin at each address.
     paces: Paces,
     /// Registrations that wait for their turn.
@@ -173,7 +178,8 @@ impl Upstreams {
 
     /// Whether a request came from any SIP server.
     pub(super) fn any_trusts(&self, source: &Source) -> bool {
-        self.rows.keys().any(|id| self.is_trusted(*id, source))
+        self.trust.has_address(source.peer.ip())
+            || self.trust.may_be_dialled(source.flow) && self.rows.keys().any(|id| self.is_trusted(*id, source))
     }
 
     /// Whether it is known by its addresses, so that its requests can be told from others'.
@@ -233,6 +239,7 @@ impl Upstreams {
     /// All addresses of a SIP server; requests from them are believed.
     pub(super) fn set_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
         if let Some(upstream) = self.rows.get_mut(&id) {
+            self.trust.change(&upstream.trusted, &addresses);
             upstream.trusted = addresses;
         }
     }
@@ -370,6 +377,9 @@ impl Endpoint {
     /// a call that is to be hung up: no longer than the device's own registration, which it cannot renew.
     fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
         let gone = self.upstreams.rows.remove(&id);
+        if let Some(upstream) = &gone {
+            self.upstreams.trust.change(&upstream.trusted, &[]);
+        }
         if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
             self.abandon_probe(probe);
         }

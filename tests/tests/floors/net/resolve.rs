@@ -354,6 +354,24 @@ async fn a_flood_of_records_is_cut_off() {
 }
 
 #[tokio::test]
+async fn of_an_answer_as_large_as_dns_has_them_the_best_servers_are_found_and_no_more_is_kept() {
+    let flood =
+        (0..1_000).map(|number| Record::srv("_sips._tcp.flood.example", 2_000 - number, 0, 5061, "late.example"));
+    let first = Record::srv("_sips._tcp.flood.example", 1, 0, 7061, "first.example");
+    let records = flood.chain([first, Record::address("first.example", "8.8.0.1")]).collect();
+    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
+    let target = target("flood.example", None, Some(Tls));
+    for _ in 0..2 {
+        assert_eq!(ask(&resolver, target.clone()).await.unwrap(), ["tls 8.8.0.1:7061"]);
+    }
+    let asked = resolver.trail(&target).await;
+    assert_eq!(
+        asked.iter().find(|it| it.name == "_sips._tcp.flood.example").unwrap().answer.as_ref().unwrap().len(),
+        64
+    );
+}
+
+#[tokio::test]
 async fn services_behind_an_alias_are_found_whether_it_is_told_alone_or_with_them() {
     // RFC 1034 §3.6.2; RFC 2782 forbids an alias as the target alone.
     let records = vec![
