@@ -16,6 +16,7 @@ use super::pushed::{
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
 pub use crate::edge::caller::{ANONYMOUS, shown, told};
+pub use crate::edge::caller_key::{CallerKey, CallerKeys};
 pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::pending_message::StoreOutcome;

@@ -276,6 +276,33 @@ async fn one_caller_causes_so_many_pushes_of_a_device_in_a_minute_and_another_st
 }
 
 #[tokio::test]
+async fn who_withholds_his_number_has_pushes_of_his_own_where_his_server_asserts_who_he_is() -> Outcome {
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_caller = 2\n")).await?;
+    world.enable().await?;
+    let by = |name: &str| world.call_with(&CallOptions::default().private(&format!("<sip:{name}@example.test>")));
+    for _ in 0..2 {
+        let caller = by("stranger")?;
+        assert_eq!(world.push().await?["from"], "sip:anonymous@anonymous.invalid");
+        world.cancel(&caller).await?;
+    }
+    by("stranger")?.expect(480, SOON).await?;
+    world.await_metric("sipwake_limits_total{limit=\"pushes-caller\"}", 1.0).await?;
+    let doctor = by("doctor")?;
+    doctor.expect(180, SOON).await?;
+    world.cancel(&doctor).await?;
+    // Of whom nothing is asserted there is one.
+    let nobody = CallOptions::default().from("<sip:anonymous@anonymous.invalid>");
+    for _ in 0..2 {
+        let caller = world.call_with(&nobody)?;
+        caller.expect(180, SOON).await?;
+        world.cancel(&caller).await?;
+    }
+    world.call_with(&nobody)?.expect(480, SOON).await?;
+    assert_eq!(world.apns.requests(), 5);
+    world.content()
+}
+
+#[tokio::test]
 async fn calls_that_are_given_up_at_once_cause_one_push_each_at_most_and_leave_none_behind() -> Outcome {
     let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_device = 10\n")).await?;
     world.enable().await?;
