@@ -35,6 +35,7 @@ impl Inner {
             if self.end_replaced(earlier, new, lookup).await {
                 self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await;
             }
+            self.take_place(new, earlier, lookup).await;
         });
     }
 

@@ -14,7 +14,8 @@
 //! (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one shard, so what lies on
 //! another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its calls end with 480, its dialogs with its wipe.
 //!
-//! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
+//! While both stand, also for the moment before one that ends at once has ended, the earlier one has their lookup in the store, and the record of the new one says that
+//! it is not proven: whatever dies meanwhile, the new one finds what it is to replace as soon as it is accepted.
 //! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
 //! Another way is also one from another node.
 //!
@@ -58,12 +59,12 @@ pub(super) enum Succession {
 /// By what those are found that were enabled before an instance for the same app, AOR and push token.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    id: InstanceId,
-    account: AorKey,
+    pub id: InstanceId,
+    pub account: AorKey,
     /// What they share.
     pub lookup: Lookup,
     enabled_at: u64,
-    /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it.
+    /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it; and that it has taken the place of whatever was earlier.
     pub is_proven: bool,
 }
 
@@ -104,23 +105,19 @@ impl Inner {
         }
     }
 
-    /// Stores a new instance, which leaves the lookup to an earlier one that stands.
+    /// Stores a new instance. `is_beside`: it leaves the lookup to an earlier one, which stands until its end is durable.
     pub(super) async fn put_new(
         &self,
         id: InstanceId,
         sealed: &Sealed,
         expires_at: u64,
         lookup: &Lookup,
-        succession: Succession,
+        is_beside: bool,
     ) -> Result<Placed, StoreError> {
         let vault = &self.dependencies.vault;
-        match succession {
-            Succession::WhenProven => {
-                self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await
-            }
-            Succession::AtOnce | Succession::Vouched => {
-                self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await
-            }
+        match is_beside {
+            true => self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await,
+            false => self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await,
         }
     }
 
@@ -136,7 +133,7 @@ impl Inner {
         answers.into_iter().flatten().filter(is_other).filter_map(enabled_at).collect()
     }
 
-    /// An instance that was stored before its SIP server had accepted it is proven: what it replaces ends, and its record says so, which
+    /// An instance that was stored beside an earlier one, or before its SIP server had accepted it, is proven: what it replaces ends, and its record says so, which
     /// comes last, so that whatever dies in between is done again.
     pub(super) async fn succeed(self: Arc<Self>, id: InstanceId) {
         while let Err(AccessError::StoreAway) = self.try_to_succeed(id).await {
@@ -184,6 +181,19 @@ impl Inner {
         };
         let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
         Ok(Some((named, place.is_some_and(|place| place.enabled_at > this.enabled_at))))
+    }
+
+    /// Takes the place of an earlier instance that has ended: the store names this one, and its record says that it is proven, where it is. That comes last, so
+    /// that whatever dies in between is done again.
+    pub(super) async fn take_place(self: &Arc<Self>, id: InstanceId, earlier: InstanceId, lookup: Lookup) {
+        match self.look_as_relay(id).await {
+            Ok(status) if !status.is_accepted => self.name_again(id, Some(earlier), &lookup).await,
+            Ok(status) if self.place_of(&status).is_some_and(|place| !place.is_proven) => {
+                self.clone().succeed(id).await
+            }
+            // It is proven, or is not here.
+            Ok(_) | Err(_) => {}
+        }
     }
 
     /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,

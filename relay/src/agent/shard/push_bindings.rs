@@ -122,6 +122,7 @@ impl PushBindings {
             expires_at,
             reminded: None,
             mailbox: None,
+            is_accepted: true,
         })
     }
 

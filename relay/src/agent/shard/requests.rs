@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shard;
 use super::wipes::refuse;
 use crate::agent::request::{
-    CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal,
-    Request, TestDenied, WipeWaiter,
+    Accepted, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance,
+    Principal, Request, TestDenied, WipeWaiter,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -37,8 +37,8 @@ impl Shard {
                 }
                 let _ = reply.send(());
             }
-            Request::Stored { id, sealed, fence, vouched, reply } => {
-                let _ = reply.send(self.stored(id, sealed, fence, vouched));
+            Request::Stored { id, sealed, fence, accepted, reply } => {
+                let _ = reply.send(self.stored(id, sealed, fence, accepted));
             }
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
@@ -231,17 +231,17 @@ impl Shard {
         }
     }
 
-    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence, vouched: bool) -> bool {
+    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence, accepted: Accepted) -> bool {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return false };
         row.is_stored = true;
         row.fence = fence;
         row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
         if row.is_proven {
-            if self.with_record(id, |record| record.proven) == Some(false) {
+            if accepted == Accepted::NotYet && self.with_record(id, |record| record.proven) == Some(false) {
                 // Its SIP server has answered while it was being stored.
                 self.note_proven(id);
             }
-        } else if vouched {
+        } else if accepted == Accepted::ByEarlier {
             row.is_proven = true;
             self.drive(clock::now(), Input::Vouch(id));
             if let Some(binding) = self.endpoint.binding_of_instance(id) {
@@ -339,6 +339,7 @@ impl Shard {
             expires_at: row.expires_at(),
             reminded: row.reminded(),
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
+            is_accepted: row.is_proven,
         })
     }
 }
