@@ -41,7 +41,10 @@ impl Inner {
 
     /// Ends an instance for one that takes its place, with its calls where they are of one shard; whether it was here.
     pub(super) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
-        self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
+        // One that is not here is another node's, and proven.
+        if self.look_as_relay(new).await.map_or(true, |status| status.is_accepted) {
+            self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
+        }
         if earlier.tag() == new.tag() {
             self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         }

@@ -84,7 +84,7 @@ impl Inner {
         let named = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await;
         let named = named.map_err(|_| AccessError::StoreAway)?.filter(|named| *named != this.id);
         let here = self.others_of(this.id, this.account, lookup).await;
-        Ok(here.into_iter().map(|(other, _)| other).chain(named).collect())
+        Ok(here.into_iter().map(|other| other.id).chain(named).collect())
     }
 
     /// Why nobody can change an instance now that another node owns.

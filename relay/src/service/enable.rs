@@ -112,7 +112,7 @@ impl Inner {
             _ => Accepted::NotYet,
         };
         let kept = earlier.filter(|_| succession == Succession::WhenProven);
-        let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
+        let others = self.others_of(id, account, lookup).await.into_iter().map(|other| other.id);
         let mut ended: BTreeSet<InstanceId> = others.chain(earlier).filter(|other| Some(*other) != kept).collect();
         // As long as another one is to end for it, it is stored as the later one of two: whatever dies before that has ended, the next run ends it.
         let is_beside = kept.is_some() || !ended.is_empty();
@@ -151,7 +151,7 @@ impl Inner {
         let replaced = Replaced { earlier: ended, lookup };
         for earlier in replaced.earlier.iter().copied() {
             // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
-            if !asker.is_gone() {
+            if !asker.is_gone() && accepted != Accepted::NotYet {
                 self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
             }
         }

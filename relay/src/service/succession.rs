@@ -20,7 +20,7 @@
 //! Another way is also one from another node.
 //!
 //! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
-//! that the store names is the earlier one.
+//! that the store names, or whose record says that it is proven, is the earlier one.
 //!
 //! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not; both may be for the
 //! moment until the app has its answer.
@@ -68,6 +68,13 @@ pub(super) struct Place {
     pub is_proven: bool,
 }
 
+impl Place {
+    /// Whether this one was enabled before another one of its lookup. Of one second, one that is proven was: as long as an earlier one stands, a later one is not.
+    fn is_before(&self, other: &Self) -> bool {
+        (self.enabled_at, !self.is_proven) < (other.enabled_at, !other.is_proven)
+    }
+}
+
 impl Inner {
     /// What becomes of an earlier instance, by how the first registration of the new one went.
     pub(super) async fn succession(
@@ -91,7 +98,7 @@ impl Inner {
         }
         let compare = |new: &Record| {
             self.with_record(&status, |old| {
-                let is_proven = old.proven || status.state == InstanceState::Registered;
+                let is_proven = old.proven || status.is_accepted || status.state == InstanceState::Registered;
                 (is_proven, same_credentials(old, new), old.binding == new.binding)
             })
         };
@@ -121,16 +128,12 @@ impl Inner {
         }
     }
 
-    /// The other instances on this node of the same lookup, each with when it was enabled, in seconds since 1970.
-    pub(super) async fn others_of(&self, id: InstanceId, account: AorKey, lookup: Lookup) -> Vec<(InstanceId, u64)> {
+    /// The other instances on this node of the same lookup, as they stand here.
+    pub(super) async fn others_of(&self, id: InstanceId, account: AorKey, lookup: Lookup) -> Vec<Place> {
         let answers = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
         let is_other = |status: &InstanceStatus| status.id != id && status.state != InstanceState::Ending;
-        let enabled_at = |status: InstanceStatus| {
-            let enabled_at =
-                |record: &Record| (self.dependencies.vault.lookup_of(record) == lookup).then_some(record.created_at);
-            Some((status.id, self.with_record(&status, enabled_at).flatten()?))
-        };
-        answers.into_iter().flatten().filter(is_other).filter_map(enabled_at).collect()
+        let others = answers.into_iter().flatten().filter(is_other);
+        others.filter_map(|status| self.place_of(&status)).filter(|other| other.lookup == lookup).collect()
     }
 
     /// An instance that was stored beside an earlier one, or before its SIP server had accepted it, is proven: what it replaces ends, and its record says so, which
@@ -152,9 +155,9 @@ impl Inner {
         }
         let Some(new) = self.place_of(&status) else { return Ok(()) };
         // First, for it needs no store: both get each call until then.
-        for (other, at) in self.others_of(id, new.account, new.lookup).await {
-            if at < new.enabled_at {
-                self.end_replaced(other, id, new.lookup).await;
+        for other in self.others_of(id, new.account, new.lookup).await {
+            if other.is_before(&new) {
+                self.end_replaced(other.id, id, new.lookup).await;
             }
         }
         match self.named_beside(&new).await? {
@@ -263,9 +266,9 @@ impl Inner {
 
     /// Ends the earlier instance that stands for one that is not proven: one that is here at once, another one as soon as the store names it.
     pub(super) async fn end_what_stands_for(self: &Arc<Self>, new: Place, reason: WipeReason) {
-        for (other, at) in self.others_of(new.id, new.account, new.lookup).await {
-            if at <= new.enabled_at {
-                self.end_earlier(other, new.lookup, reason).await;
+        for other in self.others_of(new.id, new.account, new.lookup).await {
+            if other.enabled_at <= new.enabled_at {
+                self.end_earlier(other.id, new.lookup, reason).await;
             }
         }
         if self.try_to_end_named(&new, reason).await.is_err() {

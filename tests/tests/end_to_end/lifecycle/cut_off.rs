@@ -29,6 +29,12 @@ fn names(redis: &RedisServer) -> Vec<(String, Option<String>)> {
     records.map(|record| (record.clone(), redis.ask(redis::cmd("HGET").arg(&record).arg("l")))).collect()
 }
 
+/// Which instances the store finds by a name.
+fn named(redis: &RedisServer) -> Vec<String> {
+    let lookups = redis.keys().into_iter().filter(|key| key.starts_with("sipwake:l:"));
+    lookups.filter_map(|lookup| redis.ask::<Option<String>>(redis::cmd("GET").arg(lookup))).collect()
+}
+
 /// Does something that has a second record of this name stored, and kills the node when the store has it.
 async fn dies_when_two_have_a_name<T>(
     world: &World,
@@ -81,7 +87,8 @@ async fn after_kill_9_what_was_about_to_be_replaced_is_not_served_beside_the_new
     let mut world = through(&mut gate).await?;
     for wish in [world.wish(TOKEN), with_another_proxy(&world)] {
         let earlier = world.enable().await?;
-        world.until("it alone", || async { (names(&redis).len() == 1).then_some(()) }).await?;
+        let is_named = || async { (named(&redis) == [earlier.id.clone()]).then_some(()) };
+        world.until("it alone, by its name", is_named).await?;
         dies_when_two_have_a_name(&world, (&redis, &gate), &world.relay, world.api.enable(&wish)).await?;
         world.relay.restart().await?;
         one_is_left_and_not(&world, &redis, &earlier).await?;
