@@ -181,7 +181,7 @@ impl Endpoint {
                 self.turn_leg(waiting.branch, hop);
             }
             What::Sent => {
-                self.core.transactions.carry(waiting.branch, hop.flow);
+                self.core.transactions.carry(now, waiting.branch, hop.flow);
                 self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
         }

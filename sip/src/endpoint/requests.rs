@@ -111,7 +111,7 @@ impl Endpoint {
     /// of a datagram from the same host, by whatever port or transport, or from another address of the same SIP server.
     fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
         let FlowId::Datagram(peer) = asked.flow else {
-            return asked.flow == source.flow || self.is_of_leg(source.flow, asked);
+            return asked.went_by(source.flow) || self.is_of_leg(source.flow, asked);
         };
         let by_another_address = || {
             let server = match asked.owner {

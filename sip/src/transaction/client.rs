@@ -13,7 +13,8 @@
 //! | Proceeding | pass | pass → Completed | E (at T2): resend · F: time out |
 //! | Completed | – | – | K: end |
 //!
-//! A 100 leaves Timer C as it is, any other 1xx restarts it (RFC 3261 §16.7.2), unless a CANCEL was sent.
+//! A 100 leaves Timer C as it is, any other 1xx restarts it (RFC 3261 §16.7.2), unless a CANCEL was sent. Where a time out says little, as
+//! [`super::late`] tells, the table waits on.
 //!
 //! Invariant: over a reliable transport nothing is sent twice, and D and K are zero.
 
@@ -133,6 +134,13 @@ impl InviteClient {
     pub fn on_cancelled(&mut self, now: Instant, timing: &Timing) {
         if let Invite::Proceeding { .. } = self.state {
             self.state = Invite::Proceeding { give_up: now + timing.t1_64(), cancelled: true };
+        }
+    }
+
+    /// Waits for its final response until this moment, whatever was said of it before.
+    pub fn wait_until(&mut self, until: Instant) {
+        if let Invite::Calling { give_up, .. } | Invite::Proceeding { give_up, .. } = &mut self.state {
+            *give_up = until;
         }
     }
 

@@ -15,6 +15,7 @@ pub mod client;
 mod hop_by_hop;
 mod io;
 mod large;
+mod late;
 mod machine;
 mod matching;
 pub mod server;

@@ -256,6 +256,7 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
             return true;
         }
+        self.core.transactions.expect_late(branch, instance);
         let unheard = row.forked(branch, instance, flow);
         row.wait_for_sign(now, self.core.settings.ring_timeout + self.core.settings.answer_timeout);
         let woke_after = row.note_attached(now, instance);

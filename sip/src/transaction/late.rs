@@ -1,0 +1,101 @@
+//! INVITEs that are not lost but late: what is written on a stream waits for a phone that was suspended, or is in a tunnel.
+//!
+//! | the INVITE, 64·T1 after it or after its CANCEL | then | its peer says |
+//! | --- | --- | --- |
+//! | has no response | waits on, for Timer B is for what a network loses (RFC 3261 §17.1.1.2) | 1xx: goes on as if it were in time, and is cancelled if it was to be |
+//! | was cancelled, and has no final response | waits on: the CANCEL may have gone into a stream that was dead | it has another stream: the CANCEL goes there |
+//!
+//! Else a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after.
+//!
+//! Invariant: what waits on is over [`LATE`] later, and a quarter of the table at most waits so; of what is cancelled the CANCEL alone is kept.
+
+use std::time::{Duration, Instant};
+
+use super::hop_by_hop::compose_cancel;
+use super::machine::ClientMachine;
+use super::table::{Client, ClientKey, Table};
+use crate::id::{BranchId, InstanceId};
+
+/// A kernel that hears nothing of the other end delivers what it was given for so long at most: Linux, with its 15 retransmissions, for
+/// about 15 minutes.
+pub const LATE: Duration = Duration::from_secs(15 * 60);
+
+/// Whether a client transaction waits beyond its time, for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It does not.
+    None,
+    /// It will.
+    For(InstanceId),
+    /// It does.
+    Spent(InstanceId),
+}
+
+impl Patience {
+    pub(super) fn is_spent(self) -> bool {
+        matches!(self, Self::Spent(_))
+    }
+
+    /// The peer has spoken; whether it was late.
+    pub(super) fn renew(&mut self) -> bool {
+        let Self::Spent(device) = *self else { return false };
+        *self = Self::For(device);
+        true
+    }
+
+    fn is_for(self, device: InstanceId) -> bool {
+        matches!(self, Self::For(of) | Self::Spent(of) if of == device)
+    }
+}
+
+impl<C> Client<C> {
+    /// Of an INVITE that was cancelled too early to say so, and that its peer may read late, what its CANCEL and its ACK are made of is kept.
+    pub(super) fn shrink_if_late(&mut self) {
+        if self.patience.is_spent()
+            && self.cancel
+            && let Some(cancel) = compose_cancel(&self.request, None)
+        {
+            self.request = cancel;
+        }
+    }
+}
+
+impl<C: Copy, S: Copy> Table<C, S> {
+    /// An INVITE that was just sent to a device, by a stream, may be heard late.
+    pub fn expect_late(&mut self, branch: BranchId, device: InstanceId) {
+        let client = self.clients.get_mut(&ClientKey { branch, cancel: false });
+        if let Some(client) = client.filter(|client| client.line.flow.is_reliable()) {
+            client.patience = Patience::For(device);
+        }
+    }
+
+    /// What is sent to a device is waited for no longer than anybody's, and what has been is forgotten: it names its account. It looks through
+    /// all client transactions.
+    pub(super) fn forget_late(&mut self, device: InstanceId) {
+        let late = &mut self.late;
+        #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
+        self.clients.retain(|_, client| {
+            if !client.patience.is_for(device) {
+                return true;
+            }
+            let was_late = client.patience.is_spent();
+            *late -= usize::from(was_late);
+            client.patience = Patience::None;
+            !was_late
+        });
+    }
+
+    /// The time of a client transaction is over; whether it waits on.
+    pub(super) fn waits_on(&mut self, now: Instant, key: ClientKey) -> bool {
+        let has_room = self.late < self.capacity / 4;
+        let Some(client) = self.clients.get_mut(&key).filter(|_| has_room) else { return false };
+        let (Patience::For(device), ClientMachine::Invite(machine)) = (client.patience, &mut client.machine) else {
+            return false;
+        };
+        machine.wait_until(now + LATE);
+        client.patience = Patience::Spent(device);
+        client.shrink_if_late();
+        self.late += 1;
+        true
+    }
+}
