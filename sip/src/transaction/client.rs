@@ -137,11 +137,13 @@ impl InviteClient {
         }
     }
 
-    /// Waits for its final response until this moment, whatever was said of it before.
-    pub fn wait_until(&mut self, until: Instant) {
-        if let Invite::Calling { give_up, .. } | Invite::Proceeding { give_up, .. } = &mut self.state {
-            *give_up = until;
-        }
+    /// Waits for its final response until this moment, whatever was said before; whether none has come.
+    pub fn wait_until(&mut self, until: Instant) -> bool {
+        let (Invite::Calling { give_up, .. } | Invite::Proceeding { give_up, .. }) = &mut self.state else {
+            return false;
+        };
+        *give_up = until;
+        true
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -212,6 +214,18 @@ impl OtherClient {
                 Verdict { pass: true, ended: self.reliable, ..Verdict::default() }
             }
         }
+    }
+
+    /// Whether a provisional response has come, and no final one.
+    pub fn is_proceeding(&self) -> bool {
+        matches!(self.state, Other::Proceeding { .. })
+    }
+
+    /// Waits for a first response until this moment, whatever was said before; whether none has come.
+    pub fn wait_until(&mut self, until: Instant) -> bool {
+        let Other::Trying { give_up, .. } = &mut self.state else { return false };
+        *give_up = until;
+        true
     }
 
     /// Whether no final response has come.

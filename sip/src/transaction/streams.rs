@@ -95,6 +95,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         for cancel in [false, true] {
             let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel }) else { continue };
             client.turn(flow);
+            client.carried = true;
             if client.machine.is_pending() && (cancel || !cancelled) {
                 self.transmits.push_back(Transmit::again(flow, client.request.clone()));
             }
@@ -103,6 +104,16 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if cancelled && !self.clients.contains_key(&ClientKey { branch, cancel: true }) {
             self.send_cancel(now, branch);
         }
+    }
+
+    /// Whether a client transaction has gone to another stream before, with what was to be sent there again.
+    pub fn was_carried(&self, branch: BranchId) -> bool {
+        self.clients.get(&ClientKey { branch, cancel: false }).is_some_and(|client| client.carried)
+    }
+
+    /// Whether the peer has said that it has a request, and has not answered it.
+    pub fn is_proceeding(&self, branch: BranchId) -> bool {
+        self.clients.get(&ClientKey { branch, cancel: false }).is_some_and(|client| client.machine.is_proceeding())
     }
 
     /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait

@@ -41,6 +41,8 @@ pub(super) struct Client<C> {
     pub(super) patience: Patience,
     /// The flow that it began on, where it has gone to another one since.
     pub(super) begun_on: Option<Box<FlowId>>,
+    /// It was sent again by another flow.
+    pub(super) carried: bool,
 }
 
 impl<C> Client<C> {
@@ -170,10 +172,19 @@ impl<C: Copy, S: Copy> Table<C, S> {
             _ => ClientMachine::Other(OtherClient::new(now, line.is_reliable(), &self.timing)),
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
-        let (ack, armed) = (None, Armed::default());
-        let (patience, begun_on) = (Patience::None, None);
-        let client =
-            Client { machine, line, request, ack, cancel: false, reason: None, owner, armed, patience, begun_on };
+        let client = Client {
+            machine,
+            line,
+            request,
+            ack: None,
+            cancel: false,
+            reason: None,
+            owner,
+            armed: Armed::default(),
+            patience: Patience::None,
+            begun_on: None,
+            carried: false,
+        };
         self.transmits.push_back(client.transmit(client.request.clone(), false));
         self.unheard.add(line, key);
         self.clients.insert(key, client);
@@ -503,6 +514,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if !client.armed.fires(now) {
             return None;
         }
+        let told = (!matches!(client.machine, ClientMachine::Invite(_))).then_some(client.owner);
         match client.machine.on_deadline(now, &self.timing) {
             Due::Nothing => {
                 self.arm_client(key);
@@ -520,7 +532,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
             Due::TimedOut if self.waits_on(now, key) => {
                 self.arm_client(key);
-                None
+                told
             }
             // What a CANCEL left undone, the INVITE's own deadline ends.
             Due::TimedOut => self.forget_client(key).filter(|_| !key.cancel).map(|client| client.owner),
