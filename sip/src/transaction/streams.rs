@@ -38,6 +38,11 @@ impl<C> Client<C> {
 }
 
 impl<S> Server<S> {
+    /// Whether its sender has this flow: it is answered there, or there as well.
+    pub(super) fn is_by(&self, flow: FlowId) -> bool {
+        self.flow == flow || self.beside.as_deref() == Some(&flow)
+    }
+
     /// Its stream has ended: what it is answered is kept, and waits.
     fn lose_stream(&mut self) {
         self.waits_for_flow = true;

@@ -273,7 +273,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             return match self.cancelled(reply.key) {
                 None => Arrival::New,
                 Some(server) if !server.machine.is_pending() => Arrival::CancelTooLate,
-                Some(server) if server.flow == reply.flow => Arrival::Cancel(server.owner),
+                Some(server) if server.is_by(reply.flow) => Arrival::Cancel(server.owner),
                 Some(server) => Arrival::CancelElsewhere(server.owner),
             };
         }
@@ -299,6 +299,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
         let Some(server) = self.servers.get_mut(&id) else { return Arrival::Absorbed };
+        let is_sender = is_same_sender(server.flow, flow) || server.is_by(flow);
         match &mut server.machine {
             // A stranger's ACK does not keep a refusal from being sent again.
             ServerMachine::Invite(_) if method == Method::Ack && !is_same_host(server.flow, flow) => {}
@@ -308,7 +309,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
                 machine.on_ack(now, &self.timing);
             }
-            _ if !is_same_sender(server.flow, flow) => return Arrival::CopyElsewhere(id, server.owner),
+            _ if !is_sender => return Arrival::CopyElsewhere(id, server.owner),
             _ => self.answer_again(id, flow),
         }
         self.arm_server(id);

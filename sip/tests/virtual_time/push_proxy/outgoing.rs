@@ -410,6 +410,32 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
     }
 }
 
+#[test]
+fn a_call_out_is_cancelled_by_the_connection_that_it_was_begun_on_and_by_the_devices_next_one() {
+    for flow in [1, 2] {
+        let mut through = registered(&[]);
+        let call = Begun::new("INVITE");
+        call.send(&mut through.world);
+        let (invite, server) = (through.world.last("INVITE"), through.world.upstream);
+        through.world.reply(server, &invite, 180, &[], "");
+        through.registered(&Register::by(2));
+        let world = &mut through.world;
+        world.sent.clear();
+        world.receive(world.device(flow), &call.text(1, ""));
+        let again = world.sent.iter().find(|sent| sent.message.status() == Some(180)).expect("its answer again");
+        assert_eq!(
+            (again.flow, world.count("INVITE")),
+            (FlowId::Stream(flow), 0),
+            "a copy is answered where it comes from"
+        );
+        let cancel = Begun { method: "CANCEL", ..call }.text(1, "");
+        world.receive(world.device(3), &cancel);
+        assert_eq!((world.count("CANCEL 481"), world.count("CANCEL")), (1, 0), "a stranger's");
+        world.receive(world.device(flow), &cancel);
+        assert_eq!((world.count("CANCEL 200"), flow_of(world, "CANCEL")), (1, server.flow), "{flow}");
+    }
+}
+
 /// A call is answered when the flow of the device that has made it has just ended.
 fn answered_too_late() -> (Through, Message) {
     let mut through = registered(&[("Service-Route", SERVICE)]);
