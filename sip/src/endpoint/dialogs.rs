@@ -152,7 +152,7 @@ impl Endpoint {
             return self.on_forwarded_silence(now, server);
         }
         if hop.side == Side::Device {
-            return self.attachments.note_forwarded(hop.flow, hop.device, branch);
+            return self.note_forwarded(hop.flow, hop.device, branch);
         }
         self.note_asked_of_server(hop.flow, branch);
         if method == Method::Bye {

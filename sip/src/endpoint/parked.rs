@@ -28,7 +28,7 @@ use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{Reply, ServerId};
 
-/// Requests that may wait for one device; a further one is answered 480.
+/// Requests that may wait for one device; a further one is answered 480. Those of one dialog take a half of it at most, and leave room for others.
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
@@ -63,6 +63,24 @@ impl ParkedRequests {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
+
+    fn unsent(&self, who: &OfflinePeer) -> impl Iterator<Item = &Message> {
+        let waiting = self.0.get(who).map(|waiting| &waiting[..]).unwrap_or_default();
+        waiting.iter().filter_map(|it| match &it.what {
+            What::Unsent { request, .. } => Some(&**request),
+            What::Sent | What::Asked { .. } => None,
+        })
+    }
+
+    /// How many requests wait for a peer that were not sent.
+    fn kept(&self, who: &OfflinePeer) -> usize {
+        self.unsent(who).count()
+    }
+
+    /// How many of them are of the dialog of this one, as its Call-ID says: whoever once was in it can make up the rest.
+    fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
+        self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
+    }
 }
 
 impl Endpoint {
@@ -82,10 +100,9 @@ impl Endpoint {
             Side::Upstream => Some(OfflinePeer::Device(device)),
             Side::Device => self.upstream_of(binding).map(OfflinePeer::Server),
         });
-        let kept = |waiting: &Vec<Parked>| waiting.iter().filter(|it| matches!(it.what, What::Unsent { .. })).count();
         let room = |who: &OfflinePeer| match who {
-            OfflinePeer::Device(_) => self.parked.0.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
-            OfflinePeer::Server(_) => self.parked.0.get(who).map_or(0, kept) < WAITING_PER_SERVER,
+            OfflinePeer::Device(_) => self.parked.kept(who) + self.parked.kept_of(who, request) < WAITING_PER_DEVICE,
+            OfflinePeer::Server(_) => self.parked.kept(who) < WAITING_PER_SERVER,
         };
         let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
@@ -212,7 +229,7 @@ impl Endpoint {
             }
             What::Sent => {
                 self.core.transactions.carry(now, waiting.branch, hop.flow);
-                self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
+                self.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
             What::Asked { .. } => {}
         }
@@ -225,7 +242,7 @@ impl Endpoint {
         self.calls.turn_leg(call, branch, flow);
         self.core.transactions.follow(branch, flow);
         if !self.attachments.forwarded_to(device, flow).contains(&branch) {
-            self.attachments.note_forwarded(flow, device, branch);
+            self.note_forwarded(flow, device, branch);
         }
     }
 

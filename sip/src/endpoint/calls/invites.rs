@@ -228,7 +228,7 @@ impl Endpoint {
         let flow = attached.flow;
         for branch in row.on_flow_found(instance, flow) {
             self.core.transactions.follow(branch, flow);
-            self.attachments.note_forwarded(flow, instance, branch);
+            self.note_forwarded(flow, instance, branch);
         }
     }
 
@@ -261,7 +261,7 @@ impl Endpoint {
         row.wait_for_sign(now, self.core.settings.ring_timeout + self.core.settings.answer_timeout);
         let woke_after = row.note_attached(now, instance);
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
-        self.attachments.note_forwarded(flow, instance, branch);
+        self.note_forwarded(flow, instance, branch);
         self.cancel_legs(now, unheard, None);
         self.core.event(Event::Call { call, instance, state, woke_after });
         true
