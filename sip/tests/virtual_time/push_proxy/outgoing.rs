@@ -75,13 +75,14 @@ fn a_call_out_goes_by_the_flow_of_its_registration_and_its_dialog_both_ways() {
     let world = &mut through.world;
     let call = Begun::new("INVITE");
     let (device, server) = (world.device(1), world.upstream);
-    world.receive(device, &call.text(1, "P-Asserted-Identity: <sip:boss@example.com>\r\nX-Odd:   as  it came\r\n"));
+    world.receive(device, &call.text(1, "P-Asserted-Identity: <sip:boss@example.com>\r\nRemote-Party-ID: <sip:boss@example.com>\r\nX-Odd:   as  it came\r\n"));
     assert_eq!(world.descriptions(), ["INVITE 100", "INVITE"]);
     let invite = world.last("INVITE");
     assert_eq!((flow_of(world, "INVITE"), invite.request_uri()), (server.flow, Some("sip:bob@example.com")));
     assert_eq!(values(&invite, Name::Route), [SERVICE], "our own Route is taken off, the Service-Route is put in");
     assert!(
         !invite.has(Name::PAssertedIdentity)
+            && !invite.has(Name::RemotePartyId)
             && std::str::from_utf8(invite.head()).unwrap().contains("X-Odd:   as  it came")
     );
     let routes = values(&invite, Name::RecordRoute);
