@@ -15,40 +15,13 @@
 use std::time::{Duration, Instant};
 
 use super::hop_by_hop::compose_cancel;
+use super::patience::Patience;
 use super::table::{Client, ClientKey, Table};
 use crate::id::{BranchId, InstanceId};
 
 /// A kernel that hears nothing of the other end delivers what it was given for so long at most: Linux, with its 15 retransmissions, for
 /// about 15 minutes.
 pub const LATE: Duration = Duration::from_secs(15 * 60);
-
-/// Whether a client transaction waits beyond its time, for a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
-    /// It does not.
-    None,
-    /// It will.
-    For(InstanceId),
-    /// It does.
-    Spent(InstanceId),
-}
-
-impl Patience {
-    pub(super) fn is_spent(self) -> bool {
-        matches!(self, Self::Spent(_))
-    }
-
-    /// The peer has spoken; whether it was late.
-    pub(super) fn renew(&mut self) -> bool {
-        let Self::Spent(device) = *self else { return false };
-        *self = Self::For(device);
-        true
-    }
-
-    fn is_for(self, device: InstanceId) -> bool {
-        matches!(self, Self::For(of) | Self::Spent(of) if of == device)
-    }
-}
 
 impl<C> Client<C> {
     /// Of an INVITE that was cancelled too early to say so, and that its peer may read late, what its CANCEL and its ACK are made of is kept.

@@ -18,6 +18,7 @@ mod large;
 mod late;
 mod machine;
 mod matching;
+mod patience;
 pub mod server;
 mod streams;
 mod table;
