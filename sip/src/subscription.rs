@@ -4,11 +4,11 @@
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | Waiting | send → Asking or Sent | – | – | – | – | – |
 //! | Asking (for a digest) | – | ask on, or send → Sent; none → Never | – | – | – | – |
-//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Waiting, [`TRIES_MAX`] times, then Never | → Never |
+//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Waiting, [`TRIES_MAX`] times, then Never | of a refresh: → Waiting, for a new dialog; else → Never |
 //! | Active | refresh, in the dialog | – | – | – | – | – |
 //! | Never | – | – | – | – | – | – |
 //!
-//! A NOTIFY that ends the subscription makes it Waiting, when the server says that it may come again, else Never.
+//! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never.
 //!
 //! Invariant: a server that does not want it (489, 403, 404, 481, …) is not asked again for this registration. One
 //! Call-ID for the life of the binding; a digest is made by the shell, and no credential comes here.
@@ -194,6 +194,8 @@ impl Subscription {
                 }
             }
             408 | 500..=599 => self.retry(now, back_off, random),
+            // The server knows the dialog no more: what ends is that one (RFC 6665 §4.1.2.2, RFC 5057 §5.1).
+            _ if self.dialog.take().is_some() => self.retry(now, back_off, random),
             _ => self.state = State::Never,
         }
         Step::Nothing
@@ -219,11 +221,11 @@ impl Subscription {
             return;
         }
         self.dialog = None;
-        let again = ["deactivated", "timeout", "probation", "giveup"];
-        if again.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
-            self.retry(now, back_off, random);
-        } else {
+        let never = ["rejected", "noresource", "invariant"];
+        if never.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
             self.state = State::Never;
+        } else {
+            self.retry(now, back_off, random);
         }
     }
 
@@ -258,6 +260,8 @@ impl Subscription {
 
     fn retry(&mut self, now: Instant, timing: &BackOff, random: &mut Random) {
         self.failures = self.failures.saturating_add(1);
+        // A refresh that has failed twice may be for a dialog that nobody has any more.
+        self.dialog = self.dialog.take().filter(|_| self.failures == 1);
         self.state = match self.failures {
             ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, timing, random) },
             _ => State::Never,

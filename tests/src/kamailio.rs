@@ -62,6 +62,8 @@ pub enum Manner {
     ByUri,
     /// It tells the account's other addresses and the way of its requests (RFC 3608, RFC 7315).
     TellsMore,
+    /// It names another product in what it answers to a REGISTER, and none elsewhere.
+    Disguised,
 }
 
 /// How it is set up.
@@ -367,6 +369,12 @@ impl Manner {
                 let blind = "subst('/;\\+sip\\.instance=\"[^\"]*\"(;reg-id=[0-9]+)?//g');\nmsg_apply_changes();";
                 ("", "", CHALLENGE, blind.to_owned())
             }
+            Self::Disguised => (
+                "server_signature=no",
+                "append_to_reply(\"Server: Asterisk PBX 20.0.0\\r\\n\");",
+                CHALLENGE,
+                String::new(),
+            ),
             Self::TellsMore => {
                 let more = "append_to_reply(\"P-Associated-URI: <$tu>, <tel:+4930123>\\r\\n\
                             Service-Route: <sip:127.0.0.1:@UDP@;lr>\\r\\n\");";

@@ -83,7 +83,8 @@ impl VirtualNet {
         tables.ports
     }
 
-    pub(crate) fn listen(&self, port: u16, with: impl Fn(Box<dyn ByteStream>) + Send + Sync + 'static) {
+    /// Hands each connection to this port to `with`.
+    pub fn listen(&self, port: u16, with: impl Fn(Box<dyn ByteStream>) + Send + Sync + 'static) {
         self.lock().listening.insert(port, Arc::new(with));
     }
 

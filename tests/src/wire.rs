@@ -494,7 +494,7 @@ fn frames(framer: &mut Framer, flow: &Flow, handler: &Handler) -> bool {
                 Ok(message) => handler(Event::Message(flow.clone(), message)),
                 Err(_) => return false,
             },
-            Ok(Some(Frame::TooLong(_) | Frame::BareLf(_))) | Err(_) => return false,
+            Ok(Some(Frame::TooLong(_) | Frame::BareLf(_) | Frame::Stray(_))) | Err(_) => return false,
         }
     }
 }

@@ -42,7 +42,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings, Side};
+use sip::endpoint::{Endpoint, Input, Settings, Side, Source};
 use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -74,7 +74,7 @@ use transport::invite_shards::InviteShards;
 use transport::large::LargeStreams;
 use transport::name_shards::NameShards;
 use transport::outbox::Writer;
-use transport::servers::LfServers;
+use transport::servers::{LfServers, OwnNames};
 use transport::upstreams::Upstreams;
 use transport::{datagrams, listeners};
 
@@ -119,6 +119,13 @@ enum ShardInput {
         event: Event,
         /// The App and the token; `None`: nowhere else.
         reply: oneshot::Sender<Option<(Box<str>, PushTarget)>>,
+    },
+    /// Whether a connection's peer is a SIP server of a binding there.
+    ServerAsked {
+        /// The connection.
+        source: Box<Source>,
+        /// Whether it is.
+        reply: oneshot::Sender<bool>,
     },
     /// What the store did with a message.
     MessageStored(Box<shard::messages::MessageStored>),
@@ -228,6 +235,10 @@ impl Shards {
         Self { inboxes: inboxes.into(), invites, names, lf_servers: LfServers::default(), cores }
     }
 
+    fn knowing(self, lf_servers: LfServers) -> Self {
+        Self { lf_servers, ..self }
+    }
+
     fn len(&self) -> usize {
         self.inboxes.len()
     }
@@ -291,6 +302,8 @@ pub struct Dependencies {
     pub tls: ClientTls,
     /// How long an address that failed is left alone at first, and how often a better one is looked for.
     pub failback_interval: Duration,
+    /// Hosts whose SIP servers see a bare LF as the end of a line, whatever they say.
+    pub bare_lf_servers: Vec<Box<str>>,
     /// The waits of connections for SIP.
     pub connection_timing: ConnectionTiming,
     /// The upstream UDP socket, where UDP is in use.
@@ -392,7 +405,8 @@ impl Agent {
         endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
         let (ways, cores) = Cores::start(count)?;
-        let shards = Shards::new(senders, ways);
+        let own = OwnNames { tls: endpoint.upstream_tls.clone(), tcp: endpoint.upstream_tcp.clone() };
+        let shards = Shards::new(senders, ways).knowing(LfServers::new(own, &dependencies.bare_lf_servers));
         let upstreams = Upstreams::default();
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(

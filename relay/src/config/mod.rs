@@ -187,6 +187,8 @@ pub struct Upstream {
     pub name_servers: Vec<SocketAddr>,
     /// How long an address that failed is left alone at first, and how often a better one is looked for; 1 s to 1 h.
     pub failback_interval: Duration,
+    /// Hosts whose SIP servers see a bare LF as the end of a line, whatever they say of themselves; as SIP writes them.
+    pub bare_lf_servers: Vec<Box<str>>,
     /// Whether a digest may be made with MD5.
     pub allow_md5: bool,
     /// Registrations that may begin in a second at one registrar, 1 to 1,000,000, of the whole node.

@@ -267,6 +267,7 @@ fn upstream(root: &mut Reader<'_>, profile: Profile, edge: &Edge) -> Upstream {
         register_expires,
         name_servers,
         failback_interval,
+        bare_lf_servers: bare_lf_servers(&mut upstream),
         allow_md5,
         registrations_per_second,
     };
@@ -375,6 +376,15 @@ fn flow_domains(edge: &mut Reader<'_>) -> DomainRules {
         );
     }
     rules
+}
+
+fn bare_lf_servers(upstream: &mut Reader<'_>) -> Vec<Box<str>> {
+    let hosts = limited_list(upstream, "bare_lf_servers").unwrap_or_default();
+    let wrong = hosts.iter().find(|host| values::host(host).is_none());
+    if let Some(wrong) = wrong {
+        upstream.problem("bare_lf_servers", format!("{wrong:?} is no host"), "write \"sip.example.com\" or an address");
+    }
+    hosts.iter().filter_map(|host| values::host(host)).collect()
 }
 
 fn limited_list(section: &mut Reader<'_>, key: &'static str) -> Option<Vec<String>> {

@@ -183,7 +183,9 @@ impl Line {
                         Ok(Some(Frame::Message(bytes))) => {
                             return Message::parse(&bytes, &Limits::default()).map_err(|_| LineError::NotSip);
                         }
-                        Ok(Some(Frame::Ping | Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_))) => continue,
+                        Ok(Some(
+                            Frame::Ping | Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_) | Frame::Stray(_),
+                        )) => continue,
                         Ok(None) => {}
                     }
                     match stream.read(&mut buffer).await? {

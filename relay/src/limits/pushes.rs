@@ -13,10 +13,11 @@
 //! its share of an app's day, so that nothing is shared between cores; who has caused nothing lately is not kept.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use sip::bucket::{Bucket, Rate};
+use sip::endpoint::CallerKey;
 use sip::id::InstanceId;
 
 use crate::config;
@@ -28,10 +29,8 @@ const SWEEP_AT: usize = 4_096;
 /// The budgets of one shard.
 pub struct PushBudgets {
     devices: Table<InstanceId>,
-    /// By a keyed hash of caller and device.
-    callers: Table<u64>,
+    callers: Table<(InstanceId, CallerKey)>,
     apps: Table<Box<str>>,
-    hash: RandomState,
 }
 
 impl PushBudgets {
@@ -43,13 +42,12 @@ impl PushBudgets {
             devices: Table::new(a_minute(limits.pushes_per_device)),
             callers: Table::new(a_minute(limits.pushes_per_caller)),
             apps: Table::new(rate(share, Duration::from_secs(86_400))),
-            hash: RandomState::new(),
         }
     }
 
     /// Takes the push of a call, or names the limit that it meets.
-    pub fn take_call(&mut self, now: Instant, app: &str, device: InstanceId, caller: &str) -> Result<(), Limit> {
-        let caller = self.name_of(device, caller);
+    pub fn take_call(&mut self, now: Instant, app: &str, device: InstanceId, caller: CallerKey) -> Result<(), Limit> {
+        let caller = (device, caller);
         for (level, limit) in [
             (self.devices.level(now, &device), Limit::PushesDevice),
             (self.callers.level(now, &caller), Limit::PushesCaller),
@@ -62,11 +60,6 @@ impl PushBudgets {
         self.callers.take(now, &caller, || caller);
         self.take(now, app, device);
         Ok(())
-    }
-
-    /// What a caller is known by at a device: a keyed hash, another one after a restart.
-    pub fn name_of(&self, device: InstanceId, caller: &str) -> u64 {
-        self.hash.hash_one((caller, device))
     }
 
     /// Takes any other push, or names the limit that it meets.
@@ -133,10 +126,18 @@ impl<K: Hash + Eq> Table<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use sip::endpoint::CallerKeys;
     use sip::id::ShardTag;
 
     use super::*;
     use crate::config::Config;
+
+    fn by(caller: &str) -> CallerKey {
+        static KEYS: LazyLock<CallerKeys> = LazyLock::new(CallerKeys::default);
+        KEYS.of(caller)
+    }
 
     fn budgets(device: u32, caller: u32, app: u32) -> PushBudgets {
         let mut limits = Config::development().expect("it is right").limits;
@@ -161,17 +162,17 @@ mod tests {
     fn alerts_are_refused_at_half_of_a_devices_budget_and_calls_at_the_whole() {
         let (mut budgets, now) = (budgets(60, 60, 1_000_000), Instant::now());
         assert_eq!(how_many(|| budgets.take_alert(now, "a", device(1))), (30, Limit::PushesDevice));
-        assert_eq!(how_many(|| budgets.take_call(now, "a", device(1), "bob")), (30, Limit::PushesDevice));
-        assert!(budgets.take_call(now, "a", device(2), "bob").is_ok(), "another device is another matter");
-        assert!(budgets.take_call(now + Duration::from_secs(1), "a", device(1), "bob").is_ok(), "one each second");
+        assert_eq!(how_many(|| budgets.take_call(now, "a", device(1), by("bob"))), (30, Limit::PushesDevice));
+        assert!(budgets.take_call(now, "a", device(2), by("bob")).is_ok(), "another device is another matter");
+        assert!(budgets.take_call(now + Duration::from_secs(1), "a", device(1), by("bob")).is_ok(), "one each second");
     }
 
     #[test]
     fn one_caller_takes_no_more_than_its_part_of_a_device() {
         let (mut budgets, now) = (budgets(60, 20, 1_000_000), Instant::now());
-        assert_eq!(how_many(|| budgets.take_call(now, "a", device(1), "bob")), (20, Limit::PushesCaller));
-        assert_eq!(how_many(|| budgets.take_call(now, "a", device(1), "carol")), (20, Limit::PushesCaller));
-        assert!(budgets.take_call(now, "a", device(2), "bob").is_ok());
+        assert_eq!(how_many(|| budgets.take_call(now, "a", device(1), by("bob"))), (20, Limit::PushesCaller));
+        assert_eq!(how_many(|| budgets.take_call(now, "a", device(1), by("carol"))), (20, Limit::PushesCaller));
+        assert!(budgets.take_call(now, "a", device(2), by("bob")).is_ok());
     }
 
     #[test]
@@ -183,9 +184,9 @@ mod tests {
             device(number)
         };
         assert_eq!(how_many(|| budgets.take_alert(now, "a", next())), (900, Limit::PushesApp));
-        assert_eq!(how_many(|| budgets.take_call(now, "a", next(), "bob")), (100, Limit::PushesApp));
+        assert_eq!(how_many(|| budgets.take_call(now, "a", next(), by("bob"))), (100, Limit::PushesApp));
         assert!(budgets.take_alert(now, "b", next()).is_ok(), "another app is another matter");
-        assert!(budgets.take_call(now + Duration::from_secs(87), "a", next(), "bob").is_ok(), "the day goes on");
+        assert!(budgets.take_call(now + Duration::from_secs(87), "a", next(), by("bob")).is_ok(), "the day goes on");
     }
 
     #[test]
@@ -193,7 +194,7 @@ mod tests {
         let (mut budgets, mut now) = (budgets(60, 60, u32::MAX), Instant::now());
         for number in 0..100_000 {
             now += Duration::from_millis(10);
-            assert!(budgets.take_call(now, "a", device(number), "bob").is_ok());
+            assert!(budgets.take_call(now, "a", device(number), by("bob")).is_ok());
         }
         assert!(budgets.devices.rows.len() <= SWEEP_AT && budgets.callers.rows.len() <= SWEEP_AT);
     }
@@ -202,12 +203,12 @@ mod tests {
     fn the_end_of_a_call_is_never_left_out_and_counts() {
         let (mut budgets, now) = (budgets(10, 10, 1_000), Instant::now());
         for _ in 0..5 {
-            budgets.take_call(now, "app", device(1), "sip:bob@example.com").expect("it has room");
+            budgets.take_call(now, "app", device(1), by("sip:bob@example.com")).expect("it has room");
             budgets.take_end(now, "app", device(1));
         }
         assert_eq!(budgets.take_alert(now, "app", device(1)), Err(Limit::PushesDevice));
-        assert_eq!(budgets.take_call(now, "app", device(1), "sip:carol@example.com"), Err(Limit::PushesDevice));
+        assert_eq!(budgets.take_call(now, "app", device(1), by("sip:carol@example.com")), Err(Limit::PushesDevice));
         budgets.take_end(now, "app", device(1));
-        assert_eq!(budgets.take_call(now, "app", device(2), "sip:bob@example.com"), Ok(()), "nobody else's");
+        assert_eq!(budgets.take_call(now, "app", device(2), by("sip:bob@example.com")), Ok(()), "nobody else's");
     }
 }

@@ -15,6 +15,7 @@ use super::prompt::be_prompt;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::tls::{self, ClientTls};
+use super::tls_fault::TlsFault;
 
 /// A TCP connection that takes longer is given up, and the next candidate is tried.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,12 +41,26 @@ pub enum DialError {
         address: SocketAddr,
         /// For which domain.
         domain: String,
-        /// What was wrong.
+        /// What was wrong, with the names that the certificate has.
         why: String,
+        /// The same without any name.
+        fault: TlsFault,
     },
     /// The domain cannot stand in a certificate: not tried again.
     #[error("{0:?} is not a domain or a numeric address")]
     NotADomain(String),
+}
+
+impl DialError {
+    /// What can be told to anybody: without the domain, which is an account's, and without a word of the other side's.
+    pub fn discreet(&self) -> String {
+        match self {
+            Self::Timeout(_) | Self::Unreachable(..) => self.to_string(),
+            Self::NotTls(address, _) => format!("{address} does not speak TLS that is spoken here"),
+            Self::NotTrusted { address, fault, .. } => format!("{address}: {fault}"),
+            Self::NotADomain(_) => "neither a domain nor a numeric address".to_owned(),
+        }
+    }
 }
 
 /// Connects over TCP.
@@ -76,10 +91,36 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
 
 fn failed(address: SocketAddr, domain: &str, error: io::Error) -> DialError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(why)) => {
-            DialError::NotTrusted { address, domain: domain.to_owned(), why: why.to_string() }
+        Some(error @ rustls::Error::InvalidCertificate(why)) => {
+            let (domain, why, fault) = (domain.to_owned(), why.to_string(), TlsFault::of(error));
+            DialError::NotTrusted { address, domain, why, fault }
         }
         Some(why) => DialError::NotTls(address, why.to_string()),
         None => DialError::Unreachable(address, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, Error};
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_told_to_anybody_names_no_domain_and_nothing_that_the_other_side_says() {
+        let (address, domain) = ("192.0.2.1:5061".parse().unwrap(), "smith-family.example");
+        let expected = tls::server_name(domain).unwrap();
+        let presented = vec!["DnsName(\"box.smith-family.example\")".to_owned()];
+        let other_name = CertificateError::NotValidForNameContext { expected, presented };
+        for (why, told) in [
+            (Error::InvalidCertificate(other_name), "192.0.2.1:5061: its certificate is for another name"),
+            (Error::General(domain.to_owned()), "192.0.2.1:5061 does not speak TLS that is spoken here"),
+        ] {
+            let error = failed(address, domain, io::Error::other(why));
+            assert!(error.to_string().contains(domain), "whoever wrote the domain is told all: {error}");
+            assert_eq!(error.discreet(), told);
+        }
+        assert!(!DialError::NotADomain(domain.to_owned()).discreet().contains(domain));
+        assert_eq!(DialError::Timeout(address).discreet(), DialError::Timeout(address).to_string());
     }
 }

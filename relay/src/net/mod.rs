@@ -28,6 +28,7 @@ mod socket;
 mod srv;
 pub mod stream;
 pub mod tls;
+pub mod tls_fault;
 pub mod trail;
 pub mod udp;
 mod unread;

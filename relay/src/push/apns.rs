@@ -28,7 +28,7 @@ use super::health::{Note, Record, Trouble};
 use super::line::LineFate;
 use super::made::{Fingerprint, fingerprint};
 use super::network::Network;
-use super::patience::Patience;
+use super::patience::{Patience, WhenSilent};
 use super::provider_token::Signer;
 use super::reasons;
 use super::rest::RestFor;
@@ -282,7 +282,8 @@ impl Apns {
     ) -> Attempt {
         let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
         let channel = self.channel(prepared.environment);
-        let patience = Patience { until, stays: prepared.voip, urgent: prepared.voip, departure };
+        let when_silent = if prepared.voip { WhenSilent::Stays } else { WhenSilent::Leaves };
+        let patience = Patience { until, when_silent, urgent: prepared.voip, departure };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
             KnownBy::Certificate(_) => None,

@@ -33,7 +33,7 @@ use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
 use super::line::{Line, LineFate, Place};
 use super::own_lines::OwnLines;
-use super::patience::{Patience, head_of_answer};
+use super::patience::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::reasons::{NOT_ALLOWED, NOT_HTTP2};
 use super::rest::{Probe, Rest, RestFor};
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
@@ -231,6 +231,16 @@ impl Channel {
         self.rest.answered(Some(rest));
     }
 
+    /// How long the service is left alone yet, if it is.
+    pub(super) fn rest_left(&self) -> Option<Duration> {
+        self.rest.left()
+    }
+
+    /// The service has served: nobody leaves it alone any more.
+    pub(super) fn end_rest(&self) {
+        self.rest.answered(None);
+    }
+
     /// The path of the endpoint's URL.
     pub(super) fn base_path(&self) -> &str {
         self.endpoint.path()
@@ -267,8 +277,9 @@ impl Channel {
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
                     self.record.trouble(Trouble::light("ConnectionLost"), "");
-                    // It may arrive yet, and is taken back only when nobody waits for what comes of this push.
-                    if connection.line.is_silent() {
+                    // It may arrive yet, and is taken back only when nobody waits for what comes of this push. What others have on
+                    // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
+                    if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
                         patience.departure.hold(stream);
                     }
                     return Err(Failure::Unconfirmed);
@@ -396,14 +407,16 @@ impl Connection {
                 return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
             }
         };
-        match head_of_answer(response, &self.line, Instant::now(), patience).await {
+        match head_of_answer(response, (&self.line, &passage), Instant::now(), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
                 let body = timeout_at(body_until, read_body(body)).await.ok().flatten();
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
-            Err(error) => Err(self.classify(error, &passage)),
+            Err(NoAnswer::TakenBack) => Err(Lost::Ending),
+            Err(NoAnswer::Late) => Err(Lost::Unknown),
+            Err(NoAnswer::Ended(error)) => Err(self.classify(&error, &passage)),
         }
     }
 
@@ -426,9 +439,8 @@ impl Connection {
         Ok((response, passage))
     }
 
-    /// What became of a request whose stream ended in `error` (`None`: it was not answered in time).
-    fn classify(&self, error: Option<h2::Error>, passage: &Passage) -> Lost {
-        let Some(error) = error else { return Lost::Unknown };
+    /// What became of a request whose stream ended in `error`.
+    fn classify(&self, error: &h2::Error, passage: &Passage) -> Lost {
         if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
             // RFC 9113 §8.7: closed before any processing.
             return Lost::Refused;
@@ -631,7 +643,8 @@ mod tests {
                         let body = Bytes::from_static(b"a push");
                         let request = Request { path: "/".to_owned(), headers: HeaderMap::new(), body };
                         let until = Instant::now() + Duration::from_secs(60);
-                        let patience = Patience { until, stays: true, urgent: false, departure: &departure };
+                        let when_silent = WhenSilent::Stays;
+                        let patience = Patience { until, when_silent, urgent: false, departure: &departure };
                         let lost = connection.exchange(&endpoint, &request, patience).await.err();
                         (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
                     })

@@ -1,12 +1,18 @@
 //! When a push leaves: at the moment at which the last byte of its request is handed to the TLS of a connection.
 //!
-//! What `h2` was given may wait in it: for a stream, when the service lowers how many it allows, or for its window. A request whose body
-//! has not left was certainly not processed.
+//! What `h2` was given may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
+//! system's buffer. A request whose body has not left was certainly not processed.
+//!
+//! | the body | may be taken back | what `h2` gets of it |
+//! | --- | --- | --- |
+//! | waits | yes | itself, from then on |
+//! | leaves, or has left | no | itself |
+//! | was taken back | it is | blanks, which no service takes for a push, where `h2` writes it nevertheless |
 //!
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
 //! way its delivery ends. Nobody is woken for a departure who does not wait for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +22,13 @@ use tokio::time;
 
 use super::line::Place;
 use crate::metrics::Metrics;
+
+const WAITS: u8 = 0;
+const LEAVES: u8 = 1;
+const HAS_LEFT: u8 = 2;
+const TAKEN_BACK: u8 = 3;
+/// What stands in the place of a body that was taken back.
+static BLANKS: [u8; 1_024] = [b' '; 1_024];
 
 /// The departures of one push.
 pub struct Departure {
@@ -58,7 +71,7 @@ impl Departure {
 
     /// A request is on its way out, with this body.
     pub(super) fn begin(&self, body: Bytes) -> (Body, Passage) {
-        let passage = Arc::new(Passing { departures: Arc::clone(&self.departures), is_over: AtomicBool::new(false) });
+        let passage = Arc::new(Passing { departures: Arc::clone(&self.departures), stage: AtomicU8::new(WAITS) });
         (Body { rest: body, passing: Arc::clone(&passage) }, Passage(passage))
     }
 
@@ -113,7 +126,7 @@ impl Departures {
 /// One request on its way out.
 struct Passing {
     departures: Arc<Departures>,
-    is_over: AtomicBool,
+    stage: AtomicU8,
 }
 
 /// What the sender keeps of a request.
@@ -122,7 +135,12 @@ pub(super) struct Passage(Arc<Passing>);
 impl Passage {
     /// Whether all of it has left.
     pub(super) fn is_over(&self) -> bool {
-        self.0.is_over.load(Ordering::Acquire)
+        self.0.stage.load(Ordering::Acquire) == HAS_LEFT
+    }
+
+    /// Takes the request back, unless its body has begun to leave: then nothing of that ever leaves.
+    pub(super) fn take_back(&self) -> bool {
+        self.0.stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -138,13 +156,16 @@ impl Buf for Body {
     }
 
     fn chunk(&self) -> &[u8] {
-        &self.rest
+        match self.passing.stage.compare_exchange(WAITS, LEAVES, Ordering::AcqRel, Ordering::Acquire) {
+            Err(TAKEN_BACK) => &BLANKS[..self.rest.len().min(BLANKS.len())],
+            _ => &self.rest,
+        }
     }
 
     fn advance(&mut self, count: usize) {
         self.rest.advance(count);
-        if self.rest.is_empty() && count > 0 {
-            self.passing.is_over.store(true, Ordering::Release);
+        if self.rest.is_empty() && count > 0 && self.passing.stage.load(Ordering::Acquire) != TAKEN_BACK {
+            self.passing.stage.store(HAS_LEFT, Ordering::Release);
             self.passing.departures.note();
         }
     }
@@ -167,5 +188,21 @@ mod tests {
         let (_, passage) = departure.begin(Bytes::from_static(b"another"));
         assert!(!passage.is_over(), "each for itself");
         assert_eq!(departure.count(), 1);
+    }
+
+    #[test]
+    fn nothing_of_a_body_leaves_that_was_taken_back_and_one_that_leaves_is_not() {
+        let departure = Departure::unmeasured();
+        let whole = Bytes::from(vec![b'x'; 3_000]);
+        let (mut body, passage) = departure.begin(whole.clone());
+        assert!(passage.take_back() && !passage.take_back());
+        let written = body.copy_to_bytes(3_000);
+        assert!(written.iter().all(|byte| *byte == b' '), "the frame has its length");
+        assert!(!passage.is_over() && departure.count() == 0);
+        let (mut body, passage) = departure.begin(whole.clone());
+        assert_eq!(body.chunk().len(), 3_000);
+        assert!(!passage.take_back(), "some of it may be written");
+        assert_eq!(body.copy_to_bytes(3_000), whole);
+        assert!(passage.is_over() && departure.count() == 1);
     }
 }

@@ -5,9 +5,10 @@
 //! | at once | the first address; those that were mute or whose lines died young come last |
 //! | each [`NEXT_AFTER`], or when one fails | the next address |
 //! | [`AGAIN_AFTER`] after the last one | once more each that has said nothing yet |
+//! | [`NEXT_AFTER`] after the last one, where one speaks HTTP/1.1 alone and may | nothing more: that is told |
 //!
 //! Invariant: the first whole handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Nothing but
-//! TLS with a certificate for the service's own name, and nothing but HTTP/2 in it.
+//! TLS with a certificate for the service's own name, and nothing but HTTP/2 in it, or HTTP/1.1 where that is dialled.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,8 +37,6 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the resolver may take while the addresses of the last time are known.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long one address may take that is dialled for HTTP/1.1.
-const HTTP1_TIMEOUT: Duration = Duration::from_secs(4);
 /// Addresses of one name that are dialled.
 const ADDRESSES_MAX: usize = 8;
 
@@ -54,6 +53,9 @@ pub(super) struct Dialled {
 
 /// One for HTTP/1.1, before anything was said in it.
 pub(super) type DialledHttp1 = (TlsStream<Box<dyn ByteStream>>, Withdrawal);
+
+/// A stream that is being opened, and whether it takes back what is on its way.
+type Connecting = (Opening<Box<dyn ByteStream>>, Withdrawal);
 
 /// What must be driven for anything to happen on a connection.
 pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Body>;
@@ -119,29 +121,29 @@ impl Dialler {
 
     /// Connects; also to which address. All that the connection will ever read is charged to the allowance, where there is one.
     pub(super) async fn dial(&self, allowance: Option<Arc<Allowance>>) -> Result<(Dialled, SocketAddr), DialError> {
-        timeout(DIAL_TIMEOUT, self.race(allowance)).await.unwrap_or(Err(DialError::Timeout))
+        let connect = |connecting| handshake(connecting, self.name.clone(), Arc::clone(&self.tls), allowance.clone());
+        timeout(DIAL_TIMEOUT, self.race(connect)).await.unwrap_or(Err(DialError::Timeout))
     }
 
-    /// Connects for HTTP/1.1, to one address after the other.
+    /// Connects for HTTP/1.1.
     pub(super) async fn dial_http1(&self, allowance: &Arc<Allowance>) -> Result<DialledHttp1, DialError> {
         let mut tls = ClientConfig::clone(&self.tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let connector = TlsConnector::from(Arc::new(tls));
-        let mut last = DialError::Timeout;
-        for address in self.addresses().await? {
-            let withdrawal = Withdrawal::default();
-            let connecting = async {
-                let tcp = self.network.connect(address, &withdrawal).await.map_err(DialError::Tcp)?;
-                let tcp = metered(tcp, Some(Arc::clone(allowance)));
-                connector.connect(self.name.clone(), tcp).await.map_err(DialError::Tls)
-            };
-            match timeout(HTTP1_TIMEOUT, connecting).await {
-                Ok(Ok(stream)) => return Ok((stream, withdrawal)),
-                Ok(Err(error)) => last = error,
-                Err(_) => {}
+        let connect = |(connecting, withdrawal): Connecting| {
+            let (connector, name, allowance) = (connector.clone(), self.name.clone(), Arc::clone(allowance));
+            async move {
+                let tcp = metered(connecting.await.map_err(DialError::Tcp)?, Some(allowance));
+                Ok((connector.connect(name, tcp).await.map_err(DialError::Tls)?, withdrawal))
             }
-        }
-        Err(last)
+        };
+        let raced = timeout(DIAL_TIMEOUT, self.race(connect)).await;
+        raced.unwrap_or(Err(DialError::Timeout)).map(|(dialled, _)| dialled)
+    }
+
+    /// Whether a service that speaks no HTTP/2 is dialled for HTTP/1.1 then.
+    fn may_speak_http1(&self) -> bool {
+        self.tls.alpn_protocols.iter().any(|protocol| protocol == b"http/1.1")
     }
 
     /// `host:port`, as a request names it.
@@ -158,9 +160,13 @@ impl Dialler {
         }
     }
 
-    async fn race(&self, allowance: Option<Arc<Allowance>>) -> Result<(Dialled, SocketAddr), DialError> {
+    async fn race<T, C>(&self, connect: impl Fn(Connecting) -> C) -> Result<(T, SocketAddr), DialError>
+    where
+        T: Send + 'static,
+        C: Future<Output = Result<T, DialError>> + Send + 'static,
+    {
         let mut waiting: VecDeque<_> = self.addresses().await?.into();
-        let mut open: JoinSet<(SocketAddr, Result<Dialled, DialError>)> = JoinSet::new();
+        let mut open: JoinSet<(SocketAddr, Result<T, DialError>)> = JoinSet::new();
         let mut silent: Vec<SocketAddr> = Vec::new();
         let mut worst: Option<DialError> = None;
         let mut repeated = false;
@@ -168,11 +174,13 @@ impl Dialler {
             if let Some(address) = waiting.pop_front() {
                 silent.push(address);
                 let withdrawal = Withdrawal::default();
-                let connecting = (self.network.connect(address, &withdrawal), withdrawal);
-                open.spawn(handshake(address, connecting, self.name.clone(), Arc::clone(&self.tls), allowance.clone()));
+                let connected = connect((self.network.connect(address, &withdrawal), withdrawal));
+                open.spawn(async move { (address, connected.await) });
             }
-            let more = !waiting.is_empty() || !repeated;
-            let pause = if waiting.is_empty() { AGAIN_AFTER } else { NEXT_AFTER };
+            // It will be dialled for HTTP/1.1, and those that are silent have had their time.
+            let is_settled = self.may_speak_http1() && matches!(worst, Some(DialError::NotHttp2));
+            let more = !waiting.is_empty() || !repeated || is_settled;
+            let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
             tokio::select! {
                 Some(ended) = open.join_next() => {
                     // A handshake neither panics nor is stopped while its race goes on.
@@ -190,6 +198,9 @@ impl Dialler {
                     }
                 }
                 () = sleep_until(Instant::now() + pause), if more => {
+                    if waiting.is_empty() && is_settled {
+                        return Err(DialError::NotHttp2);
+                    }
                     if waiting.is_empty() {
                         repeated = true;
                         waiting.extend(std::mem::take(&mut silent));
@@ -241,27 +252,23 @@ impl Dialler {
 }
 
 async fn handshake(
-    address: SocketAddr,
-    (connecting, withdrawal): (Opening<Box<dyn ByteStream>>, Withdrawal),
+    (connecting, withdrawal): Connecting,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     allowance: Option<Arc<Allowance>>,
-) -> (SocketAddr, Result<Dialled, DialError>) {
-    let whole = async {
-        let tcp = metered(connecting.await.map_err(DialError::Tcp)?, allowance);
-        let stream = TlsConnector::from(tls).connect(name, tcp).await;
-        let stream = stream.map_err(|error| objection(&error).map_or(DialError::Tls(error), DialError::ShutOut))?;
-        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(DialError::NotHttp2);
-        }
-        let heard = Objection::default();
-        let stream = ObservedStream::new(stream, heard.clone());
-        let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
-        let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
-        let (sender, driven) = made.map_err(told)?;
-        Ok(Dialled { sender, driven, objection: heard, withdrawal })
-    };
-    (address, whole.await)
+) -> Result<Dialled, DialError> {
+    let tcp = metered(connecting.await.map_err(DialError::Tcp)?, allowance);
+    let stream = TlsConnector::from(tls).connect(name, tcp).await;
+    let stream = stream.map_err(|error| objection(&error).map_or(DialError::Tls(error), DialError::ShutOut))?;
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(DialError::NotHttp2);
+    }
+    let heard = Objection::default();
+    let stream = ObservedStream::new(stream, heard.clone());
+    let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
+    let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
+    let (sender, driven) = made.map_err(told)?;
+    Ok(Dialled { sender, driven, objection: heard, withdrawal })
 }
 
 /// The families of addresses in turn, the first one's first (RFC 8305 §4).

@@ -30,7 +30,7 @@ use super::endpoint::{Endpoint, trust};
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
 use super::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
-use super::patience::Patience;
+use super::patience::{Patience, WhenSilent};
 use super::rest::RestFor;
 use super::setup::Problem;
 use super::single_flight::CoolingDown;
@@ -74,9 +74,14 @@ pub(super) struct Fcm {
     tokens: Tokens,
 }
 
-/// A push, ready to be tried, and whether it is that of a call.
+/// A push, ready to be tried.
 #[derive(Clone)]
-pub(super) struct PreparedPush(Request, bool);
+pub(super) struct PreparedPush {
+    request: Request,
+    /// Whether it asks a service that rests.
+    urgent: bool,
+    when_silent: WhenSilent,
+}
 
 impl Fcm {
     /// Reads the service account and prepares the connections; nothing is dialled before the first push.
@@ -143,7 +148,9 @@ impl Fcm {
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = Request { path: self.path.clone(), headers, body: Bytes::from(body) };
-        Ok(PreparedPush(request, push.event == Event::Call && !validate_only))
+        let urgent = push.event.is_of_a_call() && !validate_only;
+        let when_silent = if push.event == Event::Call { WhenSilent::IsKept } else { WhenSilent::Leaves };
+        Ok(PreparedPush { request, urgent, when_silent })
     }
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try. One
@@ -151,7 +158,7 @@ impl Fcm {
     pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant, departure: &Departure) -> Attempt {
         let mut refused: Option<AccessToken> = None;
         loop {
-            let token = match timeout_at(until, self.tokens.get(refused.as_ref(), prepared.1)).await {
+            let token = match timeout_at(until, self.tokens.get(refused.as_ref(), prepared.urgent)).await {
                 Err(_) => return Attempt::Again { after: None },
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
@@ -160,9 +167,10 @@ impl Fcm {
                 Ok(Err(CoolingDown { after, .. })) => return Attempt::Again { after: Some(after) },
                 Ok(Ok(token)) => token,
             };
-            prepared.0.headers.insert(AUTHORIZATION, token.header.clone());
-            let patience = Patience { until, stays: false, urgent: prepared.1, departure };
-            match self.channel.send(&prepared.0, patience, classify).await {
+            prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
+            let PreparedPush { ref request, urgent, when_silent } = *prepared;
+            let patience = Patience { until, when_silent, urgent, departure };
+            match self.channel.send(request, patience, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,

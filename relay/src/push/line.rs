@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked. Requests that waited for all of the service's time in vain: retired |
 //! | asked: a PING is out | is held | its ACK, or any answer: good. Neither within the line's patience: silent |
-//! | silent | goes elsewhere; what is under way may still be answered, and when nobody waits for it any more the line is cut | never |
-//! | retired | goes elsewhere; what is under way may still be answered | never |
+//! | silent | goes elsewhere, and so does what has not begun to leave; what is under way may still be answered, and when nobody waits for it any more the line is cut | never |
+//! | retired | goes elsewhere; what is under way may still be answered, and what has not begun to leave goes elsewhere if nothing was answered | never |
 //!
 //! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets
 //! [`PATIENCE_MAX`], for its service may be slow in all it does. An ACK does not say that requests are answered: whoever
@@ -219,6 +219,11 @@ impl Line {
     /// Waits until the line gets no further requests because it has answered none.
     pub(super) async fn deafness(&self) {
         self.change(|line| line.is_deaf.load(Ordering::Acquire)).await;
+    }
+
+    /// Waits until the line has fallen silent, or gets no further requests because it has answered none.
+    pub(super) async fn failure(&self) {
+        self.change(|line| line.is_silent() || line.is_deaf.load(Ordering::Acquire)).await;
     }
 
     /// Waits until nobody waits for anything on the line, which has fallen silent.

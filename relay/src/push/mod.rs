@@ -103,6 +103,11 @@ impl Event {
             Event::Test => "test",
         }
     }
+
+    /// Whether it concerns a phone that rings, or is to ring: for now or never.
+    pub fn is_of_a_call(self) -> bool {
+        matches!(self, Event::Call | Event::CallEnded)
+    }
 }
 
 /// One push, the same object for every service.

@@ -1,7 +1,7 @@
 //! Google's access tokens: a signed assertion of the service account, exchanged for a bearer token (RFC 7523).
 //!
 //! Invariant: one exchange is under way at most, however many wait for it; a token is replaced at 80 % of its life,
-//! while it still serves. The private key, the assertion and the token are wiped when dropped and never printed.
+//! while it still serves. What is not urgent begins none while the endpoint rests, so that it delays no call. The private key, the assertion and the token are wiped when dropped and never printed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,8 @@ use super::connection::{Answer, Bearing, Channel, Request};
 use super::departure::Departure;
 use super::health::{Note, Trouble};
 use super::jwt;
-use super::patience::Patience;
+use super::patience::{Patience, WhenSilent};
+use super::rest::PROBE_EVERY;
 use super::setup::Problem;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 
@@ -35,8 +36,10 @@ const FORM: &[u8] = b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-
 const ASSERTION_LIFE: Duration = Duration::from_secs(3_600);
 /// How long one exchange may take.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two exchanges that fail. Calls wait meanwhile.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
+/// Between two exchanges that fail. Calls wait meanwhile, and of an endpoint that rests no longer than [`PROBE_EVERY`].
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: PROBE_EVERY };
+/// How long what is not urgent waits at most before it looks whether there is a token again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How often a token is replaced because FCM refuses it, whatever its age.
 const REPLACED_EVERY: Duration = Duration::from_secs(60);
 /// The shortest life that a token is believed to have: one of which none is said, or less, serves those who wait for it, and FCM says
@@ -184,7 +187,7 @@ impl Tokens {
     }
 
     /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, what is `urgent` asks
-    /// a token endpoint that rests for longer than it may wait.
+    /// a token endpoint that rests, and anything else is told to wait.
     pub(super) async fn get(
         &self,
         refused: Option<&AccessToken>,
@@ -201,8 +204,14 @@ impl Tokens {
                 Freshness::Good
             }
         };
+        if !urgent && let Some(rests) = self.channel.rest_left() {
+            // A making that is not let go would be the failure of all who wait with it.
+            let after = rests.min(LOOK_AGAIN);
+            return self.flight.have(freshness).ok_or(CoolingDown { why: Denial::Away, after, tried: false });
+        }
+        // It is for all who come to wait with whoever begins it.
         let make = || {
-            let urgent = urgent && self.flight.have(freshness).is_none();
+            let urgent = self.flight.have(freshness).is_none();
             exchange(Arc::clone(&self.account), Arc::clone(&self.channel), urgent)
         };
         self.flight.get(freshness, make, Denial::Away).await
@@ -219,8 +228,13 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: b
     let body = Bytes::from_owner(Form(form));
     let request = Request { path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
-    let patience = Patience { until: Instant::now() + EXCHANGE_TIMEOUT, stays: false, urgent, departure: &departure };
-    channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away))
+    let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
+    let patience = Patience { until, when_silent, urgent, departure: &departure };
+    let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
+    if outcome.is_ok() {
+        channel.end_rest();
+    }
+    outcome
 }
 
 /// What the token endpoint says, to whoever wants a token and of the line.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | none | goes |
 //! | resting | waits, or is told how long when that is longer than it may wait |
-//! | resting for longer than [`HEEDED`] | one call goes every [`PROBE_EVERY`], and the others wait for its answer as long as they may: one answer to one device is not the end of all calls |
+//! | resting for longer than [`HEEDED`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
 //! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
 //!
 //! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
@@ -53,7 +53,9 @@ pub(super) struct Rest {
 #[derive(Default)]
 struct State {
     rests_in_a_row: u32,
-    probing: bool,
+    /// When the request went whose answer is waited for; probes are numbered.
+    probing: Option<(u64, Instant)>,
+    probes: u64,
     /// It was asked for more than [`HEEDED`].
     is_long: bool,
     /// When it was last heard, or asked.
@@ -61,7 +63,10 @@ struct State {
 }
 
 /// The request whose answer decides; whichever way it ends, the next may go.
-pub(super) struct Probe<'a>(&'a Rest);
+pub(super) struct Probe<'a> {
+    rest: &'a Rest,
+    number: u64,
+}
 
 impl Default for Rest {
     fn default() -> Self {
@@ -91,19 +96,33 @@ impl Rest {
                 }
                 continue;
             }
-            {
+            let answer_by = {
                 let mut state = self.lock();
-                if !state.probing {
-                    (state.probing, state.asked_at) = (true, Some(now));
-                    return Ok(Some(Probe(self)));
+                match state.probing.map(|(_, began)| began + PROBE_PATIENCE) {
+                    Some(answer_by) if now < answer_by => answer_by,
+                    // It keeps nobody back any more.
+                    Some(_) if now >= until => return Ok(None),
+                    _ => return Ok(Some(self.probe(&mut state, now))),
                 }
-            }
+            };
             tokio::select! {
-                () = sleep_until(deadline.min(now + PROBE_PATIENCE)) => if now >= until { return Ok(None) },
+                () = sleep_until(answer_by.min(deadline)) => if now >= until { return Ok(None) },
                 () = changed => {}
             }
         }
         Ok(None)
+    }
+
+    fn probe(&self, state: &mut State, now: Instant) -> Probe<'_> {
+        state.probes += 1;
+        (state.probing, state.asked_at) = (Some((state.probes, now)), Some(now));
+        Probe { rest: self, number: state.probes }
+    }
+
+    /// How long a rest still takes, if there is one.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let left = self.until()?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 
     /// An answer came: it asks for a rest, or for none.
@@ -130,6 +149,8 @@ impl Rest {
         // A longer one that was asked for before stands.
         let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
         (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
+        // One that has had its time says nothing of this rest.
+        state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
         self.until.fetch_max(until.saturating_add(1), Ordering::AcqRel);
@@ -159,8 +180,13 @@ impl Rest {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.0.lock().probing = false;
-        self.0.changed.notify_waiters();
+        let mut state = self.rest.lock();
+        // Another one may have gone in its place.
+        if state.probing.is_some_and(|(number, _)| number == self.number) {
+            state.probing = None;
+            drop(state);
+            self.rest.changed.notify_waiters();
+        }
     }
 }
 
@@ -221,15 +247,15 @@ mod tests {
         assert!(rest.leave(deadline, false).await.is_err() && began.elapsed() < SECOND, "no other push waits");
         let first = rest.leave(deadline, true).await.expect("it asks");
         assert!(first.is_some() && began.elapsed() >= PROBE_EVERY);
-        assert!(tokio::time::timeout(10 * SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
         rest.answered(Some(RestFor::Asked(120 * SECOND)));
         drop(first);
-        let (told, asked) = tokio::join!(rest.leave(began + 13 * SECOND, true), async {
+        let (told, asked) = tokio::join!(rest.leave(began + 4 * SECOND, true), async {
             let next = rest.leave(deadline, true).await.expect("the next one");
             tokio::time::sleep(SECOND).await;
             next.is_some()
         });
-        assert!(asked && told.is_err() && began.elapsed() >= 13 * SECOND, "one whose time is over is told so then");
+        assert!(asked && told.is_err() && began.elapsed() >= 4 * SECOND, "one whose time is over is told so then");
         let (goes, ()) = tokio::join!(rest.leave(deadline, true), async {
             let probe = rest.leave(deadline, true).await;
             rest.answered(None);
@@ -246,5 +272,31 @@ mod tests {
         assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
         assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_asks_and_has_no_answer_keeps_nobody_back_for_more_than_two_seconds() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        let deadline = began + 30 * SECOND;
+        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        let mut unanswered = Vec::new();
+        for number in 1..=4 {
+            let goes = rest.leave(deadline, true).await.expect("its turn comes");
+            assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
+            unanswered.push(goes);
+        }
+        // What ends of an earlier one is not the end of the one that is waited for.
+        unanswered.remove(0);
+        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        rest.answered(None);
+        assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()), "an answer lets all go");
+        drop(unanswered);
+        // The same when the rest is over: whoever comes later waits no longer than they did.
+        rest.answered(Some(RestFor::Probe));
+        let hangs = rest.leave(deadline, false).await.expect("at once");
+        tokio::time::sleep(2 * SECOND).await;
+        let asked = Instant::now();
+        assert!(rest.leave(deadline, false).await.is_ok_and(|probe| probe.is_none()));
+        assert!(hangs.is_some() && asked.elapsed() < SECOND, "{:?}", asked.elapsed());
     }
 }

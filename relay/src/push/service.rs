@@ -350,7 +350,7 @@ impl<'a> DeliveryRun<'a> {
         recipient: &dyn Recipient,
     ) -> Ended {
         let limited = &AtomicBool::new(false);
-        let waits_with_others = event == Event::Call;
+        let waits_with_others = event.is_of_a_call();
         let noted = |attempt: Attempt| {
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
             match attempt {

@@ -221,6 +221,7 @@ impl Relay {
             resolver: resolver.clone(),
             tls: upstream_tls.clone(),
             failback_interval: config.upstream.failback_interval,
+            bare_lf_servers: config.upstream.bare_lf_servers.clone(),
             connection_timing: ConnectionTiming { message, ..config.timing.connection },
             udp: listeners.udp.clone(),
             early_ringing: config.call.early_ringing,

@@ -46,8 +46,8 @@ impl AppService for Service {
         let (asker, _waits) = Asker::new();
         // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
         let enabling = async move {
-            let enabled = it.clone().enable(app, source, wish, asker).await?;
-            Ok(Untaken::new(it, enabled))
+            let (enabled, replaced) = it.clone().enable(app, source, wish, asker).await?;
+            Ok(Untaken::new(it, enabled, replaced))
         };
         let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;
         enabled.take().ok_or(EnableError::HungUp)

@@ -3,14 +3,15 @@
 //! | the app has hung up | what becomes of its instance |
 //! | --- | --- |
 //! | before it was stored | it is kept nowhere, and an earlier one stands |
-//! | later, before its answer was given to the connection | it is wiped |
+//! | later, before its answer was given to the connection | it is wiped, and an earlier one stands |
 //! | while its answer was on the way | it stands: nobody can tell whether the answer arrived |
 //!
 //! The connection tells by giving up the request: HTTP/1.1 when its client has closed, HTTP/2 when it has reset the stream or closed. A
 //! client that has lost its network is noticed as late as TCP or the PING notices.
 //!
-//! Invariant: what nobody knows the secret of is not kept, as far as this node can know.
+//! Invariant: what nobody knows the secret of is not kept, as far as this node can know, and takes nothing's place.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use super::Inner;
 use super::types::{Enabled, WipeReason};
 use crate::agent::request::Principal;
+use crate::vault::Lookup;
 
 /// Who waits for an answer.
 pub(super) struct Asker(oneshot::Sender<Infallible>);
@@ -28,10 +30,17 @@ pub(super) struct Asker(oneshot::Sender<Infallible>);
 /// Held by whoever waits; dropped, it has hung up.
 pub(super) struct Waits(#[expect(dead_code, reason = "its end is what it tells")] oneshot::Receiver<Infallible>);
 
-/// An enabled instance whose secret nobody has been given yet. Dropped untaken, it is wiped.
+/// Those whose place an instance takes when its app is given its answer.
+pub(super) struct Replaced {
+    pub earlier: BTreeSet<InstanceId>,
+    /// What they share with it.
+    pub lookup: Lookup,
+}
+
+/// An enabled instance whose secret nobody has been given yet. Dropped untaken, it is wiped, and the earlier ones stand.
 pub(super) struct Untaken {
     inner: Arc<Inner>,
-    enabled: Option<Enabled>,
+    enabled: Option<(Enabled, Replaced)>,
 }
 
 impl Asker {
@@ -52,27 +61,34 @@ impl Asker {
 }
 
 impl Untaken {
-    pub(super) fn new(inner: Arc<Inner>, enabled: Enabled) -> Self {
-        Self { inner, enabled: Some(enabled) }
+    pub(super) fn new(inner: Arc<Inner>, enabled: Enabled, replaced: Replaced) -> Self {
+        Self { inner, enabled: Some((enabled, replaced)) }
     }
 
-    /// What its app is answered, at once.
+    /// What its app is answered, at once; the earlier ones end.
     pub(super) fn take(mut self) -> Option<Enabled> {
-        self.enabled.take()
+        let (enabled, Replaced { earlier, lookup }) = self.enabled.take()?;
+        for earlier in earlier {
+            self.inner.clone().replace(earlier, enabled.instance, lookup);
+        }
+        Some(enabled)
     }
 }
 
 impl Drop for Untaken {
     fn drop(&mut self) {
-        let Some(id) = self.enabled.take().map(|enabled| enabled.instance) else { return };
+        let Some((Enabled { instance: id, .. }, replaced)) = self.enabled.take() else { return };
         // Without a runtime the process ends, and the lease ends it.
         let Ok(runtime) = Handle::try_current() else { return };
-        runtime.spawn(wipe(self.inner.clone(), id));
+        runtime.spawn(wipe(self.inner.clone(), id, replaced));
     }
 }
 
-async fn wipe(inner: Arc<Inner>, id: InstanceId) {
+async fn wipe(inner: Arc<Inner>, id: InstanceId, Replaced { earlier, lookup }: Replaced) {
     tracing::info!(event = "answer-undelivered", instance = %id, "an app hung up before its answer; what it enabled is wiped");
     // While the store is away it is gone on with by itself.
     let _ = inner.wipe(id, Principal::Relay, WipeReason::Disabled).await;
+    for earlier in earlier {
+        inner.name_again(earlier, Some(id), &lookup).await;
+    }
 }

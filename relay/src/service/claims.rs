@@ -34,7 +34,7 @@ use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::letters::Letter;
-use crate::vault::record::StoredRecord;
+use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 
 /// Instances claimed at once.
@@ -185,8 +185,19 @@ impl Inner {
         }
     }
 
+    /// Has the store find an instance under the name that it has by now, where an earlier version kept it under that of its AOR as it is written.
+    fn name_as_compared(self: &Arc<Self>, id: InstanceId, record: &Record) {
+        let vault = &self.dependencies.vault;
+        let as_written = vault.lookup_as_written(&record.app, &record.account.aor, &record.device.call_push.token);
+        // A node that leaves puts nothing.
+        if as_written.is_some() && !self.is_leaving() {
+            let (it, lookup) = (self.clone(), vault.lookup_of(record));
+            tokio::spawn(async move { it.name_again(id, None, &lookup).await });
+        }
+    }
+
     /// What is to be bound of an instance of another node that gets calls.
-    pub(super) fn open_proven(&self, stored: Stored) -> Option<Box<NewInstance>> {
+    pub(super) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
             Opened::Lent(new) if new.binding.proven => Some(new),
             Opened::Lent(new) => {
@@ -197,7 +208,7 @@ impl Inner {
         }
     }
 
-    fn open_claimed(&self, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
+    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
@@ -212,6 +223,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let read = vault.open_record(id, &sealed, |record| match record {
             StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
+                self.name_as_compared(id, record);
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
                 let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };

@@ -14,9 +14,8 @@
 //!
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
-//! when the new one is stored, and one that gets calls only when the new one gets them.
+//! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them.
 
-use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::Inner;
-use super::asker::Asker;
+use super::asker::{Asker, Replaced};
 use super::keyed_mutex::KeyedGuard;
 use super::leavers::Word;
 use super::succession::Succession;
@@ -71,7 +70,7 @@ impl Inner {
         source: IpAddr,
         wish: Enable,
         mut asker: Asker,
-    ) -> Result<Enabled, EnableError> {
+    ) -> Result<(Enabled, Replaced), EnableError> {
         if self.is_leaving() {
             return Err(EnableError::Draining);
         }
@@ -142,11 +141,13 @@ impl Inner {
             tracing::info!(event = "earlier-kept", instance = %id, earlier = %kept, "a new instance is not proven yet; the earlier one stands until it is");
         }
         let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
-        let ended: BTreeSet<InstanceId> = others.chain(earlier).chain(placed.displaced).collect();
-        for earlier in ended.into_iter().filter(|other| Some(*other) != kept) {
-            // Before the app has its answer: it may come for a call that waits there.
-            self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
-            self.clone().replace(earlier, id, lookup);
+        let ended = others.chain(earlier).chain(placed.displaced).filter(|other| Some(*other) != kept);
+        let replaced = Replaced { earlier: ended.collect(), lookup };
+        for earlier in replaced.earlier.iter().copied() {
+            // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
+            if !asker.is_gone() {
+                self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
+            }
         }
         tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || Whose {
@@ -154,7 +155,7 @@ impl Inner {
             account: Some(account),
             app: Some(app_id),
         });
-        Ok(Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) })
+        Ok((Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) }, replaced))
     }
 
     /// What the app has enabled before for this device, also under the name that its AOR had as it was written.

@@ -144,7 +144,7 @@ impl Inner {
     }
 
     /// The owner has enabled the device of an instance again.
-    async fn take_successor(&self, earlier: InstanceId, later: InstanceId) {
+    async fn take_successor(self: &Arc<Self>, earlier: InstanceId, later: InstanceId) {
         let agent = &self.dependencies.agent;
         if earlier.tag() != later.tag() || self.look_as_relay(earlier).await.is_err() {
             return;

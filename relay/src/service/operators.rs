@@ -191,9 +191,6 @@ impl OperatorService for Service {
     }
 
     async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
-        if let Ok(status) = self.0.look_as_relay(id).await {
-            self.0.audit(Act::Read(Reading::Export), &status);
-        }
         self.0.export(id).await
     }
 

@@ -99,7 +99,7 @@ impl super::Service {
             }
             let renewal = match lapsed.take() {
                 Some(renewal) => renewal,
-                None => it.renew().await,
+                None => it.renew(keeping.held_at).await,
             };
             keeping.note(&renewal);
             let Renewal { asked_at, held, .. } = renewal;
@@ -108,11 +108,13 @@ impl super::Service {
                 agent.be_sure(asked_at);
             }
             if held.is_ok() {
-                keeping.held_at = asked_at;
+                // One that was heard beside other work may have been held since.
+                keeping.held_at = keeping.held_at.max(asked_at);
             }
-            let going_on = keeping.go_on(&it, asked_at, held.map(drop), &told);
-            let (answers, renewed) = it.renewing_beside(is_sure, going_on).await;
-            keeping.held_at = keeping.held_at.max(renewed.held_at);
+            let held_at = keeping.held_at;
+            let going_on = keeping.go_on(&it, held.map(drop), &told);
+            let (answers, renewed) = it.renewing_beside(is_sure, held_at, going_on).await;
+            keeping.held_at = renewed.held_at;
             keeping.was_away = !answers || renewed.was_away;
             lapsed = renewed.lapsed;
         }
@@ -128,30 +130,43 @@ impl super::Service {
 struct Renewal {
     asked_at: Duration,
     answered_at: Duration,
+    /// When it was asked that held the lease last before.
+    held_before: Duration,
     held: Result<Lease, StoreError>,
 }
 
+impl Renewal {
+    /// Whether the store answered before a lease could run out.
+    fn is_early(&self) -> bool {
+        self.answered_at.saturating_sub(self.held_before) < LEASE
+    }
+}
+
 /// What has become of the lease meanwhile.
-#[derive(Default)]
 struct Renewed {
-    /// When the store was asked that held it last.
+    /// When the store was asked that held it last, since boot.
     held_at: Duration,
     /// The store did not answer.
     was_away: bool,
-    /// It has lapsed, and what follows from that is still to be done.
+    /// It has lapsed, and what follows from that is still to be done. Of several lapses, one that was not early.
     lapsed: Option<Renewal>,
 }
 
 impl Inner {
-    async fn renew(&self) -> Renewal {
+    async fn renew(&self, held_before: Duration) -> Renewal {
         let asked_at = since_boot();
         let held = self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await;
-        Renewal { asked_at, answered_at: since_boot(), held }
+        Renewal { asked_at, answered_at: since_boot(), held_before, held }
     }
 
     /// Does `work`, and renews the lease meanwhile as often as ever: a store that is slow lets the work take longer than a lease. `is_sure`: what is
-    /// here is this node's as long as the lease holds.
-    async fn renewing_beside<T>(&self, is_sure: bool, work: impl Future<Output = T>) -> (T, Renewed) {
+    /// here is this node's as long as the lease holds, which it did at `held_at`.
+    async fn renewing_beside<T>(
+        &self,
+        is_sure: bool,
+        held_at: Duration,
+        work: impl Future<Output = T>,
+    ) -> (T, Renewed) {
         let over = Notify::new();
         let working = async {
             let done = work.await;
@@ -159,7 +174,7 @@ impl Inner {
             done
         };
         let renewing = async {
-            let mut renewed = Renewed::default();
+            let mut renewed = Renewed { held_at, was_away: false, lapsed: None };
             // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
             while timeout(RENEWAL, over.notified()).await.is_err() {
                 if self.is_leaving() {
@@ -167,17 +182,19 @@ impl Inner {
                     self.dependencies.agent.be_sure(since_boot());
                     continue;
                 }
-                let renewal = self.renew().await;
-                let asked_at = renewal.asked_at;
+                let renewal = self.renew(renewed.held_at).await;
+                let (asked_at, is_away) = (renewal.asked_at, renewal.held.is_err());
                 match renewal.held {
-                    Ok(Lease::Lapsed) => {
-                        renewed.lapsed = Some(renewal);
-                        break;
+                    Ok(held) => {
+                        renewed.held_at = asked_at;
+                        if held == Lease::Lapsed && renewed.lapsed.as_ref().is_none_or(Renewal::is_early) {
+                            renewed.lapsed = Some(renewal);
+                        }
                     }
-                    Ok(Lease::Held) => renewed.held_at = asked_at,
                     Err(_) => renewed.was_away = true,
                 }
-                if is_sure || renewal.held.is_err() {
+                // After a lapse nothing is sure until it is looked up, and the lease is renewed all the same: it would lapse once more.
+                if (is_sure || is_away) && renewed.lapsed.is_none() {
                     self.dependencies.agent.be_sure(asked_at);
                 }
             }
@@ -192,7 +209,6 @@ impl Keeping {
     async fn go_on(
         &mut self,
         it: &Arc<Inner>,
-        asked_at: Duration,
         held: Result<(), StoreError>,
         told: &impl Fn(Option<&StoreError>),
     ) -> bool {
@@ -211,7 +227,7 @@ impl Keeping {
         if self.lapsed.is_some() {
             self.look_up_lapsed(it).await;
             if self.lapsed.is_none() {
-                it.dependencies.agent.be_sure(asked_at);
+                it.dependencies.agent.be_sure(self.held_at);
             }
         }
         if self.was_away {
@@ -230,11 +246,12 @@ impl Keeping {
     }
 
     /// What the store says of the lease.
-    fn note(&mut self, Renewal { answered_at, held, .. }: &Renewal) {
+    fn note(&mut self, renewal: &Renewal) {
+        let held = &renewal.held;
         match held {
             Ok(Lease::Lapsed) => {
                 // What was heard beside other work is noted when that is done.
-                let lapse = match answered_at.saturating_sub(self.held_at) < LEASE {
+                let lapse = match renewal.is_early() {
                     true => Lapse::Early,
                     false if self.was_away => Lapse::Away,
                     false => Lapse::StoodStill,

@@ -21,7 +21,8 @@
 //! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
 //! that the store names is the earlier one.
 //!
-//! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not.
+//! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not; both may be for the
+//! moment until the app has its answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,6 +184,36 @@ impl Inner {
         };
         let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
         Ok(Some((named, place.is_some_and(|place| place.enabled_at > this.enabled_at))))
+    }
+
+    /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,
+    /// and ends.
+    pub(super) async fn name_again(&self, id: InstanceId, later: Option<InstanceId>, lookup: &Lookup) {
+        while self.try_to_name_again(id, later, lookup).await.is_err() {
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn try_to_name_again(
+        &self,
+        id: InstanceId,
+        later: Option<InstanceId>,
+        lookup: &Lookup,
+    ) -> Result<(), AccessError> {
+        let vault = &self.dependencies.vault;
+        // Whoever enables the device meanwhile comes before or after.
+        let _turn = self.enabling.lock_key(*lookup).await;
+        match vault.find(lookup).await.map_err(|_| AccessError::StoreAway)? {
+            None => {}
+            // It is erased when the store answers.
+            Some(named) if Some(named) == later => return Err(AccessError::StoreAway),
+            Some(_) => return Ok(()),
+        }
+        let found = self.look_anywhere(id).await.map_err(|_| AccessError::StoreAway)?;
+        let is_ended =
+            |status: &InstanceStatus| status.state == InstanceState::Ending || vault.tombstones().forbids(id).is_some();
+        let Some((status, _)) = found.filter(|(status, _)| !is_ended(status)) else { return Ok(()) };
+        vault.take_lookup(id, status.expires_at, lookup).await.map_err(|_| AccessError::StoreAway)
     }
 
     /// How an instance stands here, or else by its record, and whether it is here; `None`: there is none that anybody can open.

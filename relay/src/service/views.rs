@@ -12,6 +12,7 @@ use super::types::{
 };
 use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
+use crate::audit::{Act, Reading};
 use crate::clock::unix_now;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::record::{Device, Provider, Record, StoredRecord};
@@ -128,6 +129,7 @@ impl Inner {
 
     pub(super) async fn export(&self, id: InstanceId) -> Result<Export, OperatorError> {
         let status = self.look_or_read(id).await?;
+        self.audit(Act::Read(Reading::Export), &status);
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let calls: Vec<(CallId, CallView)> = calls.iter().map(|(id, call)| (*id, call_view(call))).collect();
         let stories = self.stories_of(id).await.map_err(|_| OperatorError::StoreAway)?;

@@ -380,7 +380,7 @@ impl Softphone {
                     self.write(b"\r\n").await?;
                     continue;
                 }
-                Ok(Some(Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_))) => continue,
+                Ok(Some(Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_) | Frame::Stray(_))) => continue,
                 Ok(None) => {}
                 Err(FrameError::TooLong | FrameError::ContentLength | FrameError::NotSip) => {
                     return Err(PhoneError::NotSip);

@@ -6,10 +6,12 @@
 //!                                             └── forgotten when no record of its time can live
 //! ```
 //!
-//! Invariant: what is noted is neither listed nor kept again by this run, whatever the store has. It is noted before the store is asked. A deletion holds
-//! names of instances and keyed hashes alone. There are at most [`DELETIONS_MAX`]: then the oldest goes.
+//! Invariant: what is noted is neither listed nor kept again by this run, whatever the store has. It is noted before the store is asked, and is forgotten
+//! only when each that has asked for it was told that it was not there. A deletion holds names of instances and keyed hashes alone. There are at most
+//! [`DELETIONS_MAX`]: then the oldest goes of the place that has the most, so that nobody's many take those of others.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sip::id::InstanceId;
@@ -18,7 +20,7 @@ use super::MAX_LIFETIME_S;
 use super::items::{Collection, ItemKey};
 use crate::clock::since_boot;
 
-/// Deletions of one run that are remembered, about 100 bytes each.
+/// Deletions of one run that are remembered, about 250 bytes each.
 const DELETIONS_MAX: usize = 100_000;
 
 /// Of one run of a node.
@@ -27,55 +29,93 @@ pub(super) struct Deletions(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    of: BTreeMap<Place, BTreeSet<ItemKey>>,
-    /// With the second since boot in which each was noted, oldest first; some may be taken back by now.
-    in_order: VecDeque<(u64, Place, ItemKey)>,
+    of: BTreeMap<Place, Own>,
+    /// The second since boot in which each was noted, and where it is.
+    in_order: BTreeMap<Number, (u64, Place)>,
+    /// The places, by their [`Rank`]: the last one has the most, and of several that one with the oldest.
+    by_rank: BTreeSet<(Rank, Place)>,
+    /// How many were ever noted.
+    noted: u64,
+}
+
+/// The deletions of one place.
+#[derive(Default)]
+struct Own {
+    of: BTreeMap<ItemKey, Deletion>,
+    in_order: BTreeMap<Number, ItemKey>,
+}
+
+struct Deletion {
+    number: Number,
+    /// How many have asked the store for it, and were not told yet what was there. One that has given up is among them for good.
+    asking: u32,
+    /// It was there, or may have been.
+    was_there: bool,
 }
 
 type Place = (InstanceId, Collection);
+/// How many a place has, and its oldest.
+type Rank = (usize, Reverse<Number>);
+
+/// Tells one deletion from an earlier one of the same thing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Number(u64);
 
 impl Deletions {
-    /// This is to be deleted. Whether it was not known before.
-    pub fn note(&self, instance: InstanceId, collection: Collection, item_key: ItemKey) -> bool {
+    /// The store is about to be asked to delete this; to be [told](Self::tell) what it says. Without that it is remembered.
+    pub fn note(&self, instance: InstanceId, collection: Collection, item_key: ItemKey) -> Number {
         self.note_at(since_boot().as_secs(), (instance, collection), item_key)
     }
 
-    fn note_at(&self, now_s: u64, place: Place, item_key: ItemKey) -> bool {
+    fn note_at(&self, now_s: u64, place: Place, item_key: ItemKey) -> Number {
         let mut table = self.table();
-        while table.in_order.len() > DELETIONS_MAX
-            || table.in_order.front().is_some_and(|(at, ..)| at.saturating_add(MAX_LIFETIME_S) < now_s)
+        while let Some((number, (at, place))) = table.in_order.first_key_value().map(|(number, it)| (*number, *it))
+            && at.saturating_add(MAX_LIFETIME_S) < now_s
         {
-            let Some((_, place, item_key)) = table.in_order.pop_front() else { break };
-            table.take(place, item_key);
+            table.forget(place, number);
         }
-        let is_new = table.of.entry(place).or_default().insert(item_key);
-        if is_new {
-            table.in_order.push_back((now_s, place, item_key));
+        if let Some(known) = table.of.get_mut(&place).and_then(|own| own.of.get_mut(&item_key)) {
+            known.asking = known.asking.saturating_add(1);
+            return known.number;
         }
-        is_new
+        while table.in_order.len() >= DELETIONS_MAX
+            && let Some(((_, Reverse(oldest)), place)) = table.by_rank.last().copied()
+        {
+            table.forget(place, oldest);
+        }
+        table.noted += 1;
+        let number = Number(table.noted);
+        table.in_order.insert(number, (now_s, place));
+        table.change(place, |own| {
+            own.of.insert(item_key, Deletion { number, asking: 1, was_there: false });
+            own.in_order.insert(number, item_key);
+        });
+        number
     }
 
-    /// There was no such thing, so that it has not to be remembered.
-    pub fn take_back(&self, instance: InstanceId, collection: Collection, item_key: ItemKey) {
+    /// What the store has said to one that had this noted: what was there for none of them has not to be remembered.
+    pub fn tell(&self, instance: InstanceId, collection: Collection, number: Number, was_there: bool) {
         let mut table = self.table();
         let place = (instance, collection);
-        table.take(place, item_key);
-        if table.in_order.back().is_some_and(|(_, last, key)| (*last, *key) == (place, item_key)) {
-            table.in_order.pop_back();
+        let Some(own) = table.of.get_mut(&place) else { return };
+        let Some(known) = own.in_order.get(&number).and_then(|item_key| own.of.get_mut(item_key)) else { return };
+        known.asking = known.asking.saturating_sub(1);
+        known.was_there |= was_there;
+        if known.asking == 0 && !known.was_there {
+            table.forget(place, number);
         }
     }
 
     /// Whether this was deleted.
     pub fn has(&self, instance: InstanceId, collection: Collection, item_key: &ItemKey) -> bool {
-        self.table().of.get(&(instance, collection)).is_some_and(|keys| keys.contains(item_key))
+        self.table().of.get(&(instance, collection)).is_some_and(|own| own.of.contains_key(item_key))
     }
 
     /// All that was deleted, by where it was.
     pub fn all(&self) -> Vec<(InstanceId, Collection, Vec<ItemKey>)> {
         let table = self.table();
-        let of = |((instance, collection), keys): (&Place, &BTreeSet<ItemKey>)| {
-            (*instance, *collection, keys.iter().copied().collect())
-        };
+        let of =
+            |((instance, collection), own): (&Place, &Own)| (*instance, *collection, own.of.keys().copied().collect());
         table.of.iter().map(of).collect()
     }
 
@@ -86,12 +126,33 @@ impl Deletions {
 }
 
 impl Table {
-    fn take(&mut self, place: Place, item_key: ItemKey) {
-        let Some(keys) = self.of.get_mut(&place) else { return };
-        keys.remove(&item_key);
-        if keys.is_empty() {
-            self.of.remove(&place);
+    fn forget(&mut self, place: Place, number: Number) {
+        self.in_order.remove(&number);
+        self.change(place, |own| {
+            if let Some(item_key) = own.in_order.remove(&number) {
+                own.of.remove(&item_key);
+            }
+        });
+    }
+
+    /// Changes the deletions of a place, and its rank with them.
+    fn change(&mut self, place: Place, change: impl FnOnce(&mut Own)) {
+        let own = self.of.entry(place).or_default();
+        if let Some(rank) = own.rank() {
+            self.by_rank.remove(&(rank, place));
         }
+        change(own);
+        match own.rank() {
+            Some(rank) => drop(self.by_rank.insert((rank, place))),
+            None => drop(self.of.remove(&place)),
+        }
+    }
+}
+
+impl Own {
+    /// `None`: it has none.
+    fn rank(&self) -> Option<Rank> {
+        self.in_order.first_key_value().map(|(oldest, _)| (self.in_order.len(), Reverse(*oldest)))
     }
 }
 
@@ -107,29 +168,78 @@ mod tests {
         InstanceId::new(number << 64, ShardTag(1))
     }
 
+    fn key(number: usize) -> ItemKey {
+        (number as u128).to_be_bytes()
+    }
+
     #[test]
     fn a_deletion_is_known_until_no_record_of_its_time_can_live() {
         let deletions = Deletions::default();
-        assert!(deletions.note_at(5, (id(1), MESSAGES), [1; 16]) && !deletions.note_at(6, (id(1), MESSAGES), [1; 16]));
+        let first = deletions.note_at(5, (id(1), MESSAGES), [1; 16]);
+        assert_eq!(deletions.note_at(6, (id(1), MESSAGES), [1; 16]), first);
         assert!(deletions.has(id(1), MESSAGES, &[1; 16]));
         assert!(!deletions.has(id(2), MESSAGES, &[1; 16]) && !deletions.has(id(1), Collection::MissedCalls, &[1; 16]));
-        assert!(deletions.note_at(6 + MAX_LIFETIME_S, (id(2), MESSAGES), [2; 16]));
+        let second = deletions.note_at(6 + MAX_LIFETIME_S, (id(2), MESSAGES), [2; 16]);
         assert_eq!(deletions.all(), [(id(2), MESSAGES, vec![[2; 16]])]);
-        deletions.take_back(id(2), MESSAGES, [2; 16]);
+        deletions.tell(id(2), MESSAGES, second, false);
         assert_eq!(deletions.all(), []);
     }
 
     #[test]
-    fn of_more_than_are_remembered_the_oldest_goes() {
-        let deletions = Deletions::default();
-        let key = |number: usize| (number as u128).to_be_bytes();
-        for number in 0..=DELETIONS_MAX {
-            deletions.note_at(7, (id(1), MESSAGES), key(number));
-            // What was never there takes nobody's place.
-            deletions.note_at(7, (id(2), MESSAGES), key(number));
-            deletions.take_back(id(2), MESSAGES, key(number));
+    fn what_two_delete_at_once_is_remembered_whichever_hears_first_that_it_was_there() {
+        for [first, second] in [[true, false], [false, true]] {
+            let deletions = Deletions::default();
+            let numbers = [(); 2].map(|()| deletions.note(id(1), MESSAGES, key(1)));
+            deletions.tell(id(1), MESSAGES, numbers[0], first);
+            deletions.tell(id(1), MESSAGES, numbers[1], second);
+            assert!(deletions.has(id(1), MESSAGES, &key(1)));
+            let again = deletions.note(id(1), MESSAGES, key(1));
+            deletions.tell(id(1), MESSAGES, again, false);
+            assert!(deletions.has(id(1), MESSAGES, &key(1)), "it was there once");
         }
-        assert!(!deletions.has(id(1), MESSAGES, &key(0)) && deletions.has(id(1), MESSAGES, &key(DELETIONS_MAX)));
-        assert_eq!(deletions.all().into_iter().map(|(.., keys)| keys.len()).sum::<usize>(), DELETIONS_MAX);
+        let deletions = Deletions::default();
+        let numbers = [(); 2].map(|()| deletions.note(id(1), MESSAGES, key(1)));
+        for number in numbers {
+            deletions.tell(id(1), MESSAGES, number, false);
+        }
+        assert_eq!(deletions.all(), [], "never there");
+        // Of one whose answer is lost nobody knows.
+        deletions.note(id(1), MESSAGES, key(1));
+        let number = deletions.note(id(1), MESSAGES, key(1));
+        deletions.tell(id(1), MESSAGES, number, false);
+        assert!(deletions.has(id(1), MESSAGES, &key(1)));
+    }
+
+    #[test]
+    fn what_was_taken_back_and_is_deleted_later_is_known_as_long_as_others_of_that_time() {
+        let deletions = Deletions::default();
+        let in_vain = deletions.note_at(5, (id(1), MESSAGES), key(1));
+        deletions.note_at(5, (id(1), MESSAGES), key(2));
+        deletions.tell(id(1), MESSAGES, in_vain, false);
+        deletions.note_at(9, (id(1), MESSAGES), key(1));
+        deletions.tell(id(1), MESSAGES, in_vain, false);
+        deletions.note_at(8 + MAX_LIFETIME_S, (id(1), MESSAGES), key(3));
+        assert_eq!(deletions.all(), [(id(1), MESSAGES, vec![key(1), key(3)])]);
+    }
+
+    #[test]
+    fn of_more_than_are_remembered_the_oldest_goes_of_whoever_has_the_most() {
+        let deletions = Deletions::default();
+        let (friend, other) = ((id(1), MESSAGES), (id(3), MESSAGES));
+        for number in 0..100 {
+            deletions.note_at(7, friend, key(number));
+        }
+        for number in 0..=DELETIONS_MAX {
+            deletions.note_at(7, (id(2), MESSAGES), key(number));
+            // What was never there takes nobody's place.
+            let in_vain = deletions.note_at(7, (id(4), MESSAGES), key(number));
+            deletions.tell(id(4), MESSAGES, in_vain, false);
+        }
+        deletions.note_at(7, other, key(0));
+        let all: Vec<_> = deletions.all().into_iter().map(|(instance, _, keys)| (instance, keys.len())).collect();
+        assert_eq!(all, [(id(1), 100), (id(2), DELETIONS_MAX - 101), (id(3), 1)]);
+        assert!(!deletions.has(id(2), MESSAGES, &key(0)) && deletions.has(id(2), MESSAGES, &key(DELETIONS_MAX)));
+        let table = deletions.table();
+        assert_eq!((table.in_order.len(), table.by_rank.len()), (DELETIONS_MAX, 3));
     }
 }

@@ -298,6 +298,15 @@ impl Vault {
         self.delete(instance, Collection::MissedCalls, call.to_bytes()).await
     }
 
+    /// Forgets a missed call that gives its place to a later one of its caller; whether there was one. A store that has it again has one more: what strangers
+    /// cause is not remembered.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn displace_missed_call(&self, instance: InstanceId, call: CallId) -> Result<bool, StoreError> {
+        self.remove_item(instance, Collection::MissedCalls, call.to_bytes()).await
+    }
+
     /// How much is kept, what is over and not yet forgotten included.
     ///
     /// # Errors
@@ -380,7 +389,7 @@ impl Vault {
         self.remove_by_key(instance, collection, self.item_key(instance, collection, name)).await
     }
 
-    /// Deletes what its device, or the relay, has done with.
+    /// Deletes what its device has done with.
     async fn delete(&self, instance: InstanceId, collection: Collection, name: [u8; 16]) -> Result<bool, StoreError> {
         let item_key = self.item_key(instance, collection, name);
         let redis = match &self.0.store {
@@ -388,11 +397,9 @@ impl Vault {
             Store::Redis(redis) => redis,
         };
         let deletions = &self.0.deletions;
-        let is_new = deletions.note(instance, collection, item_key);
+        let number = deletions.note(instance, collection, item_key);
         let deleted = redis.delete_items(&self.0.owner, instance, collection, &[item_key]).await?;
-        if is_new && deleted == Deleted::NotThere {
-            deletions.take_back(instance, collection, item_key);
-        }
+        deletions.tell(instance, collection, number, deleted != Deleted::NotThere);
         Ok(deleted == Deleted::Done)
     }
 

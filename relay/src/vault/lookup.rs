@@ -64,7 +64,7 @@ pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -
     as_compared(aor, |aor| lookup_of(key, app, aor, token))
 }
 
-/// Under which name an instance was kept while the escapes of an AOR made it another one; `None`: under the same.
+/// Under which name an instance was kept while the escapes of an AOR made it another one, until a later version took it over; `None`: under the same.
 pub(super) fn lookup_as_written(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -> Option<Lookup> {
     let differs = as_compared(aor, |compared| compared != aor.expose());
     differs.then(|| lookup_of(key, app, aor.expose(), token))

@@ -26,7 +26,6 @@ mod refusal;
 mod ring;
 mod seal;
 mod store;
-mod tls_fault;
 mod tombstones;
 mod wanted;
 
@@ -51,7 +50,6 @@ pub use store::{
     StoreTls, Stored,
 };
 
-pub use tls_fault::TlsFault;
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use deletions::Deletions;

@@ -3,6 +3,7 @@
 //! Invariant: nothing of what the store said is repeated but its code, and that where it is one of these.
 
 use super::store::{AwayReason, StoreError};
+use crate::net::tls_fault::TlsFault;
 
 /// By the code of each refusal that Redis has a code for: what is the matter, and what to do.
 macro_rules! refusals {
@@ -14,7 +15,22 @@ macro_rules! refusals {
                 _ => None,
             }
         }
-        #[cfg(test)]
+        /// What to do where the store and the relay do not come to speak TLS.
+const fn tls_remedy(fault: TlsFault) -> &'static str {
+    match fault {
+        TlsFault::Expired => "renew the store's certificate, and have the store load it",
+        TlsFault::NotYetValid => "set the clock of this machine, or renew the store's certificate",
+        TlsFault::OtherName => "write in store.url a name that the store's certificate has, or issue one for this name",
+        TlsFault::UnknownCa => "name the CA of the store's certificate in store.ca_file",
+        TlsFault::Certificate => "issue another certificate for the store",
+        TlsFault::OursRefused => "name in store.client_certificate and store.client_key what the store's CA has issued",
+        TlsFault::NoCommonTls => {
+            "write redis for rediss, or name the store's TLS port; it is to speak TLS 1.2 or later"
+        }
+    }
+}
+
+#[cfg(test)]
         const CODES: &[&str] = &[$($($code),+),*];
     };
 }
@@ -60,7 +76,7 @@ impl StoreError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Away(AwayReason::Refused(code)) => named(code).map_or("look at its own log", |(_, remedy)| remedy),
-            Self::Away(AwayReason::Tls(fault)) => fault.remedy(),
+            Self::Away(AwayReason::Tls(fault)) => tls_remedy(*fault),
             Self::Away(AwayReason::Unreachable) => {
                 "start the store, or correct its address; a Redis that speaks TLS closes each plain connection at once, and so does one that speaks TLS and has all its clients (maxclients)"
             }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::lookup::{Lookup, hex};
 use super::seal::Sealed;
-use super::tls_fault::TlsFault;
+use crate::net::tls_fault::TlsFault;
 use crate::random;
 
 /// How long a node's lease lasts without being renewed.

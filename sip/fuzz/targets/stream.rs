@@ -32,7 +32,7 @@ fn cut(stream: &[u8], sizes: &[usize]) -> (Vec<Bytes>, Option<FrameError>) {
         loop {
             match framer.next_frame() {
                 Ok(Some(Frame::Message(message))) => messages.push(message),
-                Ok(Some(Frame::Ping | Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_))) => {}
+                Ok(Some(Frame::Ping | Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_) | Frame::Stray(_))) => {}
                 Ok(None) => break,
                 Err(error) => return (messages, Some(error)),
             }

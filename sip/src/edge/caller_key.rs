@@ -5,7 +5,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 
 /// One caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerKey(u64);
 
 /// Makes the keys of one endpoint.

@@ -38,6 +38,7 @@ use bytes::Bytes;
 
 use crate::auth::Credentials;
 use crate::id::{CallId, InstanceId, MessageId};
+use caller_key::CallerKey;
 use invite_mark::InviteMark;
 use replaces::Replaces;
 
@@ -74,6 +75,8 @@ pub struct IncomingCall {
     pub from: Box<str>,
     /// The caller's display name.
     pub name: Option<Box<str>>,
+    /// What its caller is counted by: one who withholds his number, too, where his SIP server asserts who he is (RFC 3325).
+    pub caller: CallerKey,
     /// What its INVITE has in common with its copies; `None`: it is still to come.
     pub mark: Option<InviteMark>,
     /// The call whose place it takes, if it takes one's.

@@ -115,6 +115,10 @@ pub struct RegisterIntent {
     pub outbound: bool,
     /// It shows a proof to its SIP server.
     pub proves: bool,
+    /// It names no Contact, and asks for those that stand (RFC 3261 §10.2.3).
+    pub is_question: bool,
+    /// The keys of further Contacts, which it takes away: those that a phone has had before its network changed (§10.2.2).
+    pub removed: Vec<Box<str>>,
     uri: Box<str>,
 }
 
@@ -135,7 +139,7 @@ pub type Unfit = u16;
 /// # Errors
 /// 416 when the AOR or the registrar is not one of SIP; 403 when more than one Route follows ours, for then it is not the
 /// proxy named first that says who answers; 400 when To can be read in two ways, when a Route or a Contact is broken, when
-/// there is not exactly one Contact (RFC 8599 §4.1.1), or when a `pn-*` parameter has no form.
+/// more than one Contact is to last (RFC 8599 §4.1.1), or when a `pn-*` parameter has no form.
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
     let aor = address_of_record(register)?;
     if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
@@ -153,9 +157,14 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     let header = register.number(Name::Expires);
     let contacts = register.contacts();
-    let [contact] = &contacts[..] else {
-        let all = contacts.is_empty() && register.text(Name::Contact) == Some("*") && header == Some(0);
-        if !all {
+    let lasts_for = |contact: &Party<'_>| {
+        let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
+        own.or(header).unwrap_or(EXPIRES_DEFAULT)
+    };
+    let mut lasting = contacts.iter().filter(|contact| lasts_for(contact) > 0);
+    let Some(contact) = lasting.next().or(contacts.first()) else {
+        let is_question = !register.has(Name::Contact);
+        if !is_question && !(register.text(Name::Contact) == Some("*") && header == Some(0)) {
             return Err(400);
         }
         let nobody = || Box::<str>::default();
@@ -169,21 +178,28 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
             refreshes_itself: false,
             outbound: false,
             proves,
+            is_question,
+            removed: Vec::new(),
             uri,
         });
     };
-    let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
-    let expires = own.or(header).unwrap_or(EXPIRES_DEFAULT);
+    if lasting.next().is_some() || contacts.len() != register.elements(Name::Contact).count() {
+        return Err(400);
+    }
+    let (expires, key) = (lasts_for(contact), contact_key(contact));
+    let removed = contacts.iter().map(contact_key).filter(|other| *other != key).collect();
     let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri().ok_or(400_u16)?)? };
     Ok(RegisterIntent {
         aor,
         server,
-        contact: contact_key(contact),
+        contact: key,
         push_request,
         expires,
         refreshes_itself: contact.params.get("+sip.pnsreg").is_some(),
         outbound: contact.params.get("reg-id").is_some(),
         proves,
+        is_question: false,
+        removed,
         uri: contact.target().unwrap_or_default().into(),
     })
 }

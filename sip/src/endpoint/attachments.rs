@@ -384,6 +384,13 @@ impl Endpoint {
         }
     }
 
+    /// Takes back what was counted against a flow.
+    pub(super) fn forgive_failures(&mut self, flow: FlowId, count: u8) {
+        if let Some(state) = self.attachments.flows.get_mut(&flow) {
+            state.failures = state.failures.saturating_sub(count);
+        }
+    }
+
     /// The shell has verified a proof.
     pub(super) fn on_device_verified(&mut self, now: Instant, verification: VerificationId, granted: bool) {
         let Some(pending) = self.attachments.verifications.remove(&verification) else { return };

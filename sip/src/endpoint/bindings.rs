@@ -226,6 +226,7 @@ impl Endpoint {
             }
             self.on_granted(now, binding, response);
             back = self.upstreams.note_success(now, id, binding, by, expires);
+            self.close_unread(id, by);
         }
         let failed = match step {
             Step::Failed(RegistrationFailure::Retry { status: Some(status @ (430 | 500..=599)), .. }) => Some(status),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a stream that has ended is forgotten by everything that used it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -14,6 +14,8 @@ use crate::id::FlowId;
 #[derive(Debug, Default)]
 pub(super) struct FlowTable {
     upstream: HashMap<FlowId, (Transport, IpAddr)>,
+    /// Those of them that are read no more, and may still be written on.
+    unread: HashSet<FlowId>,
 }
 
 impl FlowTable {
@@ -21,12 +23,25 @@ impl FlowTable {
         self.upstream.len()
     }
 
-    /// The transport of a flow toward a SIP server; `None` when it is not open any more.
+    /// The transport of a flow toward a SIP server; `None` when nothing can be asked by it any more.
     pub(super) fn transport_of(&self, flow: FlowId) -> Option<Transport> {
         match flow {
             FlowId::Datagram(_) => Some(Transport::Udp),
+            FlowId::Stream(_) if self.unread.contains(&flow) => None,
             FlowId::Stream(_) => self.upstream.get(&flow).map(|(transport, _)| *transport),
         }
+    }
+
+    /// It is read no more, until it ends.
+    pub(super) fn note_unread(&mut self, flow: FlowId) {
+        if self.upstream.contains_key(&flow) {
+            self.unread.insert(flow);
+        }
+    }
+
+    /// Whether it is open, and read no more.
+    pub(super) fn is_unread(&self, flow: FlowId) -> bool {
+        self.unread.contains(&flow)
     }
 
     /// A SIP server has sent something by a flow.
@@ -42,6 +57,7 @@ impl Endpoint {
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
         let dialled = self.upstreams.address_of(flow);
         let of_server = self.flows.upstream.remove(&flow);
+        self.flows.unread.remove(&flow);
         self.registers.forget_quota(flow);
         self.forget_waiting(now, flow);
         self.on_upstream_closed(now, flow);

@@ -91,6 +91,20 @@ impl ForwardedRegisters {
         self.under_way.contains_key(&register)
     }
 
+    fn note_failure(&mut self, flow: FlowId, aor: &str) {
+        if let Some(quota) = self.quotas.get_mut(&flow) {
+            quota.failed.push(aor.into());
+        }
+    }
+
+    /// A proof for this AOR was right: how many failures are forgiven, for they were an old nonce's that was not called stale.
+    fn forgive(&mut self, flow: FlowId, aor: &str) -> u8 {
+        let Some(quota) = self.quotas.get_mut(&flow) else { return 0 };
+        let before = quota.failed.len();
+        quota.failed.retain(|failed| **failed != *aor);
+        u8::try_from(before - quota.failed.len()).unwrap_or(u8::MAX)
+    }
+
     /// A flow has ended; a REGISTER that was sent on goes on, and its answer reaches nobody.
     pub(super) fn forget_quota(&mut self, flow: FlowId) {
         self.quotas.remove(&flow);
@@ -129,6 +143,8 @@ struct FlowQuota {
     budget: Bucket,
     violations: u8,
     under_way: u8,
+    /// The AORs of the failed proofs that were counted against it: at most as many as close a flow.
+    failed: Vec<Box<str>>,
 }
 
 impl Endpoint {
@@ -347,13 +363,23 @@ impl Endpoint {
         let (server, flow, bytes) = (register.server, register.source.flow, self.back(&register, status, response));
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
-        if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status))
-            && let Some(back) = self.upstreams.note_passed(now, id, by)
-        {
-            self.on_upstream_back(now, id, None, &back);
+        if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status)) {
+            self.close_unread(id, by);
+            if let Some(back) = self.upstreams.note_passed(now, id, by) {
+                self.on_upstream_back(now, id, None, &back);
+            }
         }
-        let failed = register.intent.proves && is_failed_proof(status, response);
+        let failed = is_failed_proof(&register.request, status, response);
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
+        if (200..300).contains(&status) {
+            if register.intent.proves {
+                let forgiven = self.registers.forgive(flow, &register.intent.aor);
+                self.forgive_failures(flow, forgiven);
+            }
+            for instance in self.push_bindings.removed_by(&register.intent) {
+                self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
+            }
+        }
         match (register.registration(&self.core.token_key), status) {
             (Some((instance, _)), 200..300) => {
                 let expires = register.intent.granted(response);
@@ -370,7 +396,7 @@ impl Endpoint {
                     Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires };
                 return self.on_accepted(now, accepted);
             }
-            (None, 200..300) => {
+            (None, 200..300) if !register.intent.is_question => {
                 for instance in self.push_bindings.known_as(&register.intent) {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
@@ -386,6 +412,7 @@ impl Endpoint {
         }
         self.leave(&register);
         if failed {
+            self.registers.note_failure(flow, &register.intent.aor);
             self.count_failure(flow);
         }
     }
@@ -456,7 +483,7 @@ impl Endpoint {
 
     /// Takes one REGISTER from a flow's budget; whether there was one.
     fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
-        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0, under_way: 0 };
+        let fresh = || FlowQuota { budget: Bucket::full(now), violations: 0, under_way: 0, failed: Vec::new() };
         let quota = self.registers.quotas.entry(flow).or_insert_with(fresh);
         let granted = quota.budget.take(now, REGISTERS).is_ok() && quota.under_way < REGISTERS_PER_FLOW;
         quota.violations = if granted { quota.violations } else { quota.violations.saturating_add(1) };
@@ -481,13 +508,15 @@ fn carried_proof(register: &Message) -> CarriedProof {
     CarriedProof { usernames: usernames.into_iter().collect() }
 }
 
-/// Whether a response says that the proof in its request was wrong, and not merely old.
-fn is_failed_proof(status: u16, response: &Message) -> bool {
+/// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
+/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3).
+fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
     let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
     let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
     match status {
-        401 | 407 => !is_stale(),
-        403 => true,
+        401 => register.has(Name::Authorization) && !is_stale(),
+        407 => register.has(Name::ProxyAuthorization) && !is_stale(),
+        403 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
         _ => false,
     }
 }

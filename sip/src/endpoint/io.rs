@@ -16,6 +16,7 @@ use super::pushed::{
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
 pub use crate::edge::caller::{ANONYMOUS, shown, told};
+pub use crate::edge::caller_key::{CallerKey, CallerKeys};
 pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::pending_message::StoreOutcome;
@@ -128,6 +129,10 @@ pub enum Input {
     },
     /// A stream ended or broke, whoever closed it.
     Closed(FlowId),
+    /// This side cannot tell any more where the messages of a stream toward a SIP server end, and reads no more of it: what a stranger wrote
+    /// may be the cause, and the server has not failed. It can be written on for some seconds, or until [`Output::Close`]; [`Input::Closed`]
+    /// follows.
+    Doubted(FlowId),
     /// What [`Output::SendLarge`] sent to this address, and was left without any response, goes again: by another stream where one was
     /// open, and else as a datagram.
     StreamLost {

@@ -175,6 +175,7 @@ impl Endpoint {
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses } => self.upstreams.set_addresses(upstream, addresses),
             Input::Closed(flow) => self.on_closed(now, flow),
+            Input::Doubted(flow) => self.on_doubted(now, flow),
             Input::StreamLost { peer, was_open } => self.core.transactions.on_stream_lost(now, peer, was_open),
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),

@@ -199,12 +199,11 @@ impl Endpoint {
             .map(|route| push_proxy::spelling(route.uri.text))
             .collect();
         let all = request.elements(Name::Route).count() == own_routes + named.len();
-        let same = named.iter().zip(&routes).all(|(named, route)| {
-            let uri = route.trim_start_matches('<').split('>').next().unwrap_or_default();
-            named.is_some() && *named == push_proxy::spelling(uri)
-        });
-        // It need not repeat what is known here.
-        let fits = named.is_empty() || all && same && named.len() == routes.len();
+        // It need not repeat what is known here; the proxy that it has registered by may stand in front of it, or in its place.
+        let proxy = self.push_bindings.proxy_of(instance).and_then(push_proxy::spelling);
+        let by_proxy = proxy.is_some() && named.first() == Some(&proxy);
+        let same = same_routes(&named, &routes) || by_proxy && (named.len() == 1 || same_routes(&named[1..], &routes));
+        let fits = named.is_empty() || all && same;
         if fits && all { Ok((instance, routes)) } else { Err(Refusal::Route) }
     }
 
@@ -234,6 +233,13 @@ impl Endpoint {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, why.text());
     }
+}
+
+/// Whether the Routes of a request, each in one spelling, are these.
+fn same_routes(named: &[Option<String>], routes: &[Box<str>]) -> bool {
+    let uri = |route: &str| push_proxy::spelling(route.trim_start_matches('<').split('>').next().unwrap_or_default());
+    named.len() == routes.len()
+        && named.iter().zip(routes).all(|(named, route)| named.is_some() && *named == uri(route))
 }
 
 /// Whether a request calls an emergency service: `urn:service:sos`, or one within (RFC 5031 §4.2).

@@ -160,6 +160,11 @@ impl PushBindings {
         if row.service_route.is_empty() { proxy.into_iter().collect() } else { row.service_route.to_vec() }
     }
 
+    /// The proxy that its device has registered by.
+    pub(super) fn proxy_of(&self, instance: InstanceId) -> Option<&str> {
+        push_proxy::server_parts(&self.rows.get(&instance)?.key.server).1
+    }
+
     /// The registrations that a REGISTER is about: that of its device, or all of the AOR; at its own SIP server alone.
     pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
         if intent.contact.is_empty() {
@@ -167,6 +172,16 @@ impl PushBindings {
         }
         let RegisterIntent { server, aor, contact, .. } = intent.clone();
         self.contacts.get(&ContactKey { server, aor, contact }).copied().into_iter().collect()
+    }
+
+    /// The registrations of the further Contacts that a REGISTER takes away.
+    pub(super) fn removed_by(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
+        let key = |contact: &Box<str>| ContactKey {
+            server: intent.server.clone(),
+            aor: intent.aor.clone(),
+            contact: contact.clone(),
+        };
+        intent.removed.iter().filter_map(|contact| self.contacts.get(&key(contact)).copied()).collect()
     }
 
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].

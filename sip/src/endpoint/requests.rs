@@ -162,7 +162,7 @@ impl Endpoint {
         let method = request.method().unwrap_or(Method::Other);
         if let Err(fault) = request.check() {
             if method != Method::Ack {
-                self.refuse_broken(source.flow, &request, fault);
+                self.refuse_broken(&source, &request, fault);
             }
             return;
         }
@@ -469,15 +469,18 @@ impl Endpoint {
         self.core.send(reply.flow, response.header(Name::RetryAfter, 10).finish());
     }
 
-    /// 400 (or 505) without a transaction, from what can be copied of a broken request.
-    fn refuse_broken(&mut self, flow: FlowId, request: &Message, fault: Fault) {
-        if !request.has(Name::Via) {
+    /// 400 (or 505) without a transaction, from what can be copied of a broken request. A SIP server may end a stream for an answer without what it
+    /// knows its requests by (Kamailio does), and all accounts there share it.
+    fn refuse_broken(&mut self, source: &Source, request: &Message, fault: Fault) {
+        let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(|name| request.has(name));
+        let is_shared = source.side == Side::Upstream && source.flow.is_reliable();
+        if !request.has(Name::Via) || is_shared && !has_all {
             return;
         }
         let status = if fault == Fault::Version { 505 } else { 400 };
         let tag = self.stateless_tag(request);
         let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
-        self.send_reflected(flow, request, response);
+        self.send_reflected(source.flow, request, response);
     }
 }
 

@@ -5,7 +5,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 
-use super::length::{InDoubt, Lengths, end_by_lf, has_lone_cr};
+use super::head_reader::{Breaks, HeadReader};
+use super::length::{InDoubt, Lengths};
 
 /// How far a head was passed over.
 pub(super) enum Passing {
@@ -20,50 +21,74 @@ pub(super) enum Passing {
 /// A head, passed over as it comes.
 #[derive(Debug)]
 pub(super) struct LongHead {
-    /// The server that writes it sees bare LFs.
-    sees_lf: bool,
-    lengths: Lengths,
+    reading: Reading,
     /// Bytes that were passed over.
     passed: usize,
 }
 
+#[derive(Debug)]
+enum Reading {
+    /// Of all who read it.
+    All(Box<Lengths>),
+    /// Of the server alone that writes it, and sees bare LFs.
+    Server(HeadReader),
+}
+
 impl LongHead {
-    pub(super) fn new(sees_lf: bool) -> Self {
-        Self { sees_lf, lengths: Lengths::default(), passed: 0 }
+    pub(super) fn new(is_by_lf: bool) -> Self {
+        let reading = match is_by_lf {
+            true => Reading::Server(HeadReader::new(Breaks::Kamailio)),
+            false => Reading::All(Box::default()),
+        };
+        Self { reading, passed: 0 }
     }
 
     /// Takes what has come of the head out of `buffer`. At most `most` bytes of it are passed over, and as many of its body.
     pub(super) fn pass(&mut self, buffer: &mut BytesMut, most: usize) -> Result<Passing, InDoubt> {
-        let end = match self.sees_lf {
-            true => end_by_lf(buffer),
-            false => memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4),
+        let (here, body) = match &mut self.reading {
+            Reading::Server(reader) => {
+                let before = reader.bytes();
+                let is_over = reader.read(buffer);
+                (reader.bytes() - before, is_over.then(|| first_of(reader)))
+            }
+            Reading::All(lengths) => {
+                let end = memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4);
+                // The beginning of an empty line may be here, and the rest of it not.
+                let here = end.unwrap_or(buffer.len().saturating_sub(3));
+                lengths.read(&buffer[..here]);
+                (here, end.map(|_| lengths.body()))
+            }
         };
-        // The beginning of an empty line may be here, and the rest of it not.
-        let here = end.unwrap_or(buffer.len().saturating_sub(3));
+        buffer.advance(here);
         self.passed += here;
         if self.passed > most {
             return Ok(Passing::TooLong);
         }
-        let read = &buffer[..here];
-        let ahead = &buffer[..(here + 1).min(buffer.len())];
-        match self.sees_lf {
-            // The empty line may be a CR alone, and no other.
-            true if !read.ends_with(b"\n\r") && has_lone_cr(ahead) => return Err(InDoubt::Head),
-            true => self.lengths.read_by_lf(read)?,
-            false => {
-                self.lengths.read(read)?;
-                self.lengths.read_by_cr(ahead, here)?;
-            }
-        }
-        buffer.advance(here);
-        if end.is_none() {
+        let Some(body) = body.transpose()? else {
             // The room of what is passed is given back.
             *buffer = BytesMut::from(&buffer[..]);
             return Ok(Passing::Head);
-        }
-        let body = if self.sees_lf { self.lengths.body_by_lf()? } else { self.lengths.body()? };
+        };
         Ok(if body > most { Passing::TooLong } else { Passing::Body(body) })
     }
+
+    /// See [`super::Framer::end_by_silence`].
+    pub(super) fn end_by_silence(&mut self) -> bool {
+        match &mut self.reading {
+            Reading::Server(reader) => end_by_silence(reader),
+            Reading::All(_) => false,
+        }
+    }
+}
+
+/// Ends a head that is over if nothing follows, and has no body.
+pub(super) fn end_by_silence(reader: &mut HeadReader) -> bool {
+    first_of(reader) == Ok(0) && reader.end_by_silence()
+}
+
+/// The length by which a server ends its message: the first one, which Kamailio corrects; it passes on what else there is.
+pub(super) fn first_of(reader: &HeadReader) -> Result<usize, InDoubt> {
+    reader.lengths().and_then(|(first, _)| first).ok_or(InDoubt::Length)
 }
 
 /// The lines of a head's beginning that are certainly whole, with all their foldings, and an empty line.

@@ -12,11 +12,13 @@
 //! allocate more than a constant times the input's length.
 
 mod address;
+mod by_lf;
 mod check;
 mod compose;
 mod edit;
 mod frame;
 mod grammar;
+mod head_reader;
 mod length;
 mod limits;
 mod long_head;

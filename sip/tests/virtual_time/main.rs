@@ -5,6 +5,7 @@ mod announced;
 mod answered_call;
 mod attaching;
 mod crowds;
+mod doubts;
 mod endpoint;
 mod flows;
 mod forking;

@@ -1,8 +1,9 @@
 //! What the simulation found, each told again by hand.
 
 use sip::endpoint::calls::CALLS_PER_INSTANCE;
+use sip::endpoint::calls::overtaking::OVERTAKING_MAX;
 use sip::endpoint::*;
-use sip::id::FlowId;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
 use sip::message::Name;
 
 use crate::world::{self, World, seconds, server_address};
@@ -167,6 +168,28 @@ fn of_calls_that_overtake_those_of_one_caller_leave_room() {
     world.receive(source, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
     let half = CALLS_PER_INSTANCE / 2;
     assert_eq!((world.count("INVITE 100"), world.count("INVITE 486")), (half + 1, half));
+}
+
+#[test]
+fn calls_that_a_server_sends_which_answers_no_register_leave_room_for_those_of_others() {
+    let (mut world, source) = overtaken(FlowId::Stream(7), false);
+    let stranger = Source { flow: FlowId::Stream(66), peer: "203.0.113.9:5060".parse().unwrap(), ..source };
+    let addresses = [server_address().ip(), stranger.peer.ip()].into();
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    for number in 1..=(OVERTAKING_MAX / CALLS_PER_INSTANCE) as u128 {
+        let binding = BindingId::new(number << 80, ShardTag(0));
+        world.bind_another(binding, InstanceId::new(number << 80, ShardTag(0)));
+        for call in 0..CALLS_PER_INSTANCE {
+            let head = world.head(&format!("call-{number}-{call}"), "INVITE", 1, "");
+            let head = head.replace("sip:bob@", &format!("sip:bob{call}@"));
+            let uri = format!("sip:{binding}@relay.test:5070");
+            world.receive(stranger, &format!("INVITE {uri} SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
+        }
+    }
+    let half = OVERTAKING_MAX / 2;
+    assert_eq!((world.count("INVITE 100"), world.count("INVITE 480")), (half, half));
+    call_by(&mut world, source, "INVITE");
+    assert_eq!((world.count("INVITE 100"), world.count("INVITE 480")), (half + 1, half));
 }
 
 #[test]

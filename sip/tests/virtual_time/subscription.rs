@@ -85,6 +85,35 @@ fn a_server_that_does_not_want_it_is_asked_once() {
     }
 }
 
+/// A SIP server that has restarted knows no dialog: RFC 6665 §4.1.2.2, RFC 5057 §5.1.
+#[test]
+fn a_server_that_has_forgotten_the_dialog_is_asked_for_a_new_one() {
+    for status in [481, 404, 410, 403] {
+        let (mut world, first) = subscribed();
+        reply(&mut world, &first, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+        world.advance(Duration::from_secs(520));
+        let refresh = world.last("SUBSCRIBE");
+        assert!(refresh.to().unwrap().tag().is_some());
+        reply(&mut world, &refresh, status, &[]);
+        let asked = world.count("SUBSCRIBE");
+        while world.count("SUBSCRIBE") == asked {
+            world.advance(Duration::from_secs(1));
+        }
+        let anew = world.last("SUBSCRIBE");
+        assert_eq!((anew.to().unwrap().tag(), anew.request_uri()), (None, Some("sip:alice@example.com")), "{status}");
+        reply(&mut world, &anew, status, &[]);
+        let asked = world.count("SUBSCRIBE");
+        world.advance(Duration::from_secs(5_000));
+        assert_eq!(world.count("SUBSCRIBE"), asked, "{status}: it is not wanted");
+    }
+    let (mut world, first) = subscribed();
+    reply(&mut world, &first, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+    let asked = world.count("SUBSCRIBE");
+    notify(&mut world, &first, "terminated", "");
+    world.advance(Duration::from_secs(100));
+    assert!(world.count("SUBSCRIBE") > asked, "without a reason it may come again (§4.1.3)");
+}
+
 #[test]
 fn a_server_that_fails_is_asked_a_few_times_more_and_one_that_refuses_the_password_is_not() {
     let (mut world, mut subscribe) = subscribed();

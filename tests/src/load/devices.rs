@@ -225,7 +225,7 @@ impl Device {
             match self.framer.next_frame().map_err(|error| io::Error::other(format!("{error:?}")))? {
                 Some(Frame::Message(bytes)) => return parse(&bytes),
                 Some(Frame::Ping) => self.write(b"\r\n").await?,
-                Some(Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_)) => {}
+                Some(Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_) | Frame::Stray(_)) => {}
                 None => {
                     let mut buffer = [0; READ_BYTES];
                     let length = self.stream.read(&mut buffer).await?;

@@ -196,7 +196,7 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, desk: Arc<Desk>) -> io::Re
                 match frame {
                     Frame::Message(bytes) => desk.take(&bytes, &way),
                     Frame::Ping => drop(queue.send(Bytes::from_static(b"\r\n"))),
-                    Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_) => {}
+                    Frame::Pong | Frame::TooLong(_) | Frame::BareLf(_) | Frame::Stray(_) => {}
                 }
             }
         }

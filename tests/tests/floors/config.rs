@@ -40,6 +40,7 @@ domains = ["*"]
 register_expires = "600s"
 name_servers = []
 failback_interval = "60s"
+bare_lf_servers = []
 allow_md5 = true
 registrations_per_second = 2000
 [store]
@@ -210,6 +211,7 @@ fn every_problem_is_told_at_once_with_its_place() {
         register_expires = "25h"
         name_servers = ["dns.example"]
         failback_interval = "2h"
+        bare_lf_servers = ["exa mple.com"]
         allow_md5 = "no"
         registrations_per_second = 0
         [store]
@@ -251,6 +253,7 @@ fn every_problem_is_told_at_once_with_its_place() {
         "upstream.register_expires",
         "upstream.name_servers",
         "upstream.failback_interval",
+        "upstream.bare_lf_servers",
         "upstream.allow_md5",
         "upstream.registrations_per_second",
         "store.url",

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tests::child::Child;
 use tests::digest::token;
+use tests::kamailio::{Manner, Reach};
 use tests::linphone::Linphone;
 use tests::sipp::Scenario;
 use tests::wire::Transport;
@@ -59,13 +60,47 @@ async fn who_asks_the_account_for_its_options_is_answered_while_the_phone_sleeps
     Ok(())
 }
 
-/// Kamailio reads a bare LF as the end of a line, and passes it on: what has another end for others ends and swallows nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_writes_with_bare_lfs_costs_no_other_its_call() -> Outcome {
-    let (world, instance) = World::real_and_lent(Plan::over(Transport::Tls)).await?;
+    bare_lfs_cost_no_call(Plan::over(Transport::Tls)).await
+}
+
+/// What it says of itself is another's name, as of a registrar behind it, or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_writes_with_bare_lfs_costs_no_call_behind_a_server_that_hides_what_it_is() -> Outcome {
+    bare_lfs_cost_no_call(Plan { manner: Manner::Disguised, ..Plan::over(Transport::Tls) }).await
+}
+
+/// Its calls come by a connection of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_writes_with_bare_lfs_costs_no_call_of_a_server_that_dials_the_contact() -> Outcome {
+    bare_lfs_cost_no_call(Plan { manner: Manner::Disguised, reach: Reach::Contact, ..Plan::over(Transport::Tls) }).await
+}
+
+/// Kamailio reads a bare LF as the end of a line, and passes it on: what has another end for others ends and swallows nothing.
+async fn bare_lfs_cost_no_call(plan: Plan) -> Outcome {
+    let is_known = plan.manner != Manner::Disguised;
+    let (world, instance) = World::real_and_lent(plan).await?;
     let (server, aor) = (world.registrar.address(Transport::Udp), world.registrar.aor(&world.registrar.user));
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let own = socket.local_addr().unwrap();
+    if !is_known {
+        // One that hides what it is is asked when the end of a message was in doubt, and no sooner.
+        world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await?;
+        let id = token();
+        let odd = format!(
+            "INVITE {aor} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{id}\r\nMax-Forwards: 70\r\nFrom: <sip:x@h>;tag={id}\r\n\
+             To: <{aor}>\r\nCall-ID: {id}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{own}>\r\nContent-Length: 4\r\nX: b\n\n\r\n\r\n"
+        );
+        socket.send_to(odd.as_bytes(), server).await.unwrap();
+        // What comes while another connection takes the place of the doubtful one is lost.
+        let mut tries = 0;
+        while let Err(missed) = world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await {
+            tries += 1;
+            assert!(tries < 3, "{missed}");
+        }
+    }
+    let before = world.pushes();
     for (nth, (end, body)) in [
         ("X: b\n\n", "hello world"),
         ("X: b\n\n", "foo\r\nContent-Length: 3\r\n\r\nhello"),
@@ -74,6 +109,10 @@ async fn what_a_caller_writes_with_bare_lfs_costs_no_other_its_call() -> Outcome
         ("X: b\n\r\n", "hello"),
         ("X: b\r\n\n", "hello"),
         ("X: b\r\n\r", "hello"),
+        ("X: a\rl: 9\r\n\r\n", "hello"),
+        ("X: a\rl: 0\r\nv: SIP/2.0/UDP h\rl: 0\r\n\r\n", "INVITE sip:x@y SIP/2.0\r\nl: 60000\r\n\r\n"),
+        ("v: SIP/2.0/UDP h\r\r\n", "hello"),
+        ("v: SIP/2.0/UDP h\r\r", ""),
     ]
     .into_iter()
     .enumerate()
@@ -95,7 +134,7 @@ async fn what_a_caller_writes_with_bare_lfs_costs_no_other_its_call() -> Outcome
             }
         }
         world.sipp_calls(Scenario::CallerCancels)?.finish(SOON).await?;
-        assert_eq!(world.pushes(), nth as u64 + 1, "{end:?} {body:?}");
+        assert_eq!(world.pushes(), before + nth as u64 + 1, "{end:?} {body:?}");
     }
     world.farewell(&instance).await
 }

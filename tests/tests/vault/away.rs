@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use relay::vault::{AwayReason, Keyring, OPERATION_LIMIT, Settings, StoreError, StoreTls, TlsFault, Vault};
+use relay::net::tls_fault::TlsFault;
+use relay::vault::{AwayReason, Keyring, OPERATION_LIMIT, Settings, StoreError, StoreTls, Vault};
 use tests::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

@@ -197,6 +197,21 @@ pub async fn what_was_deleted_is_deleted_again_by_whoever_did_so(bench: &Bench) 
     assert_eq!(a.losses(false).await, Ok(1));
 }
 
+/// Of what strangers drive out of a list nothing is remembered: they would fill the memory of what devices have deleted.
+pub async fn what_gave_its_place_to_another_is_not_remembered(bench: &Bench) {
+    let (a, redis) = (bench.node("a"), bench.server());
+    enable(&a, 1, "alice").await;
+    assert_eq!(keep_missed(&a, 1, &missed(3)).await, Ok(Placement::Kept));
+    let key = format!("sipwake:c:{{{}}}", id(1));
+    let dump: Vec<u8> = redis.ask(redis::cmd("DUMP").arg(&key));
+    assert_eq!(a.displace_missed_call(id(1), missed(3).call).await, Ok(true));
+    assert_eq!(a.displace_missed_call(id(1), missed(3).call).await, Ok(false));
+    assert_eq!(a.missed_calls(id(1)).await, Ok(vec![]));
+    redis.ask::<()>(redis::cmd("RESTORE").arg(&key).arg(100_000).arg(dump).arg("REPLACE"));
+    assert_eq!(a.delete_again().await, Ok(()));
+    assert_eq!(a.missed_calls(id(1)).await, Ok(vec![missed(3)]), "one more of them");
+}
+
 pub async fn the_same_message_is_kept_once(bench: &Bench) {
     let vault = bench.node("a");
     enable(&vault, 1, "alice").await;

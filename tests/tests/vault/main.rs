@@ -260,6 +260,7 @@ conformance! {
     a_lease_that_a_clock_set_back_makes_last_is_no_sign_of_life,
     an_erasure_that_the_store_has_lost_is_noticed_also_by_a_run_that_has_written_nothing_else,
     what_was_deleted_is_deleted_again_by_whoever_did_so,
+    what_gave_its_place_to_another_is_not_remembered,
     an_odd_value_keeps_nobody_else_from_anything,
     an_odd_value_under_a_name_of_ones_own_gives_way,
     a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,

@@ -31,7 +31,8 @@ use crate::vault::record::{PushTarget, WakeFor};
 pub(crate) const KEPT_ALERT_LIFE_S: u64 = 3_600;
 /// How long any alert is tried at a service that does not take it, however long it would be worth delivering.
 const ALERT_TRIES: Duration = Duration::from_secs(3_600);
-/// Alerts of one instance that are under way at once; a further one is left out, for each says to look.
+/// Alerts of one instance that are under way at once; a further one is left out, for each says to look. The end of a call is not, of
+/// which there is at most one for each push of a call: its phone would ring on.
 const ALERTS_MAX: usize = 16;
 
 /// What became of an alert push.
@@ -98,7 +99,7 @@ impl Shard {
         let push = Push { event, instance, call, from, name, edge, sent_at: now, deadline: now + life_s, extra };
         if let Some(activity) = self.activity(instance) {
             while activity.alerts.try_join_next().is_some() {}
-            if activity.alerts.len() >= ALERTS_MAX {
+            if activity.alerts.len() >= ALERTS_MAX && event != Event::CallEnded {
                 return;
             }
         }

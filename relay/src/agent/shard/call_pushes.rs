@@ -68,7 +68,7 @@ impl Shard {
             self.give_up(call.call, call.instance);
             return Err(Withheld::NoTarget);
         };
-        if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, &call.from) {
+        if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, call.caller) {
             self.shared.quotas.met(limit);
             tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
             self.track_call(call, None);

@@ -46,8 +46,7 @@ impl Shard {
             expires_at,
             given_up: state == CallState::Cancelled,
         });
-        let caller = self.budgets.name_of(instance, &missed.from);
-        let gone = self.activity(instance).and_then(|activity| activity.missed.note(caller, call));
+        let gone = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
         let shared = self.shared.clone();
         tokio::spawn(async move {
             shared.metrics.missed_call(match keep(&shared, instance, &item).await {
@@ -56,7 +55,7 @@ impl Shard {
             });
             if let Some(gone) = gone {
                 // A store that is away keeps one more of them.
-                drop(shared.vault.remove_missed_call(instance, gone).await);
+                drop(shared.vault.displace_missed_call(instance, gone).await);
             }
         });
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());

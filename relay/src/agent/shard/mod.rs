@@ -200,6 +200,7 @@ impl Shard {
                         let is_told_once = matches!(
                             sip,
                             Input::Closed(_)
+                                | Input::Doubted(_)
                                 | Input::StreamLost { .. }
                                 | Input::Dialled { .. }
                                 | Input::FailbackDialled { .. }
@@ -309,6 +310,10 @@ impl Shard {
             ShardInput::TargetAsked { instance, event, reply } => {
                 // An error means that the push has ended meanwhile.
                 let _ = reply.send(self.target_of(self.endpoint.current(instance), event));
+            }
+            ShardInput::ServerAsked { source, reply } => {
+                // An error means that the connection has ended meanwhile.
+                let _ = reply.send(self.endpoint.is_sip_server(&source));
             }
             ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),

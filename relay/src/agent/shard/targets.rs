@@ -28,7 +28,7 @@ use crate::vault::record::{Device, PushTarget, StoredRecord};
 impl Shard {
     /// Where the pushes of an event go, with the App; `None`: nowhere.
     pub(crate) fn target_of(&self, instance: InstanceId, event: Event) -> Option<(Box<str>, PushTarget)> {
-        let of_call = matches!(event, Event::Call | Event::CallEnded);
+        let of_call = event.is_of_a_call();
         self.opened(instance, self.sealed_of(instance)?, |record| match record {
             StoredRecord::Lent(record) => {
                 let device = &record.device;

@@ -2,21 +2,22 @@
 //!
 //! Invariant: a missed call is always kept. Where a caller has as many as there are places left, its next one takes the place of its own
 //! oldest: of [`MISSED_CALLS_MAX`] it has a half alone, and nobody else's goes for it while it has one. Callers are
-//! known by a keyed hash; a restart forgets it.
+//! known by a [`CallerKey`], also those who withhold their numbers; a restart forgets it.
 
 use std::collections::VecDeque;
 
+use sip::endpoint::CallerKey;
 use sip::id::CallId;
 
 use crate::vault::items::MISSED_CALLS_MAX;
 
-/// The latest missed calls of one device, oldest first, each with the hash of its caller; also those that its app has deleted since.
+/// The latest missed calls of one device, oldest first, each with the key of its caller; also those that its app has deleted since.
 #[derive(Debug, Default)]
-pub(crate) struct MissedCalls(VecDeque<(u64, CallId)>);
+pub(crate) struct MissedCalls(VecDeque<(CallerKey, CallId)>);
 
 impl MissedCalls {
     /// Notes one more; the one that it takes the place of, if that is not the oldest of all.
-    pub(crate) fn note(&mut self, caller: u64, call: CallId) -> Option<CallId> {
+    pub(crate) fn note(&mut self, caller: CallerKey, call: CallId) -> Option<CallId> {
         let of_caller = self.0.iter().filter(|(of, _)| *of == caller).count();
         let is_full = self.0.len() + of_caller >= MISSED_CALLS_MAX;
         let oldest = self.0.iter().position(|(of, _)| *of == caller).filter(|_| is_full);
@@ -32,6 +33,7 @@ impl MissedCalls {
 
 #[cfg(test)]
 mod tests {
+    use sip::endpoint::CallerKeys;
     use sip::id::ShardTag;
 
     use super::*;
@@ -42,9 +44,9 @@ mod tests {
 
     /// What a list of so many places holds in the end.
     fn kept(callers: impl Iterator<Item = u64>) -> Vec<(u64, CallId)> {
-        let (mut missed, mut kept) = (MissedCalls::default(), Vec::new());
+        let (mut missed, mut kept, keys) = (MissedCalls::default(), Vec::new(), CallerKeys::default());
         for (number, caller) in callers.enumerate() {
-            let gone = missed.note(caller, call(number));
+            let gone = missed.note(keys.of(&caller.to_string()), call(number));
             kept.push((caller, call(number)));
             if kept.len() > MISSED_CALLS_MAX {
                 kept.remove(0);

@@ -7,7 +7,8 @@
 //! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
 //! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
 //! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends; what is passed over because it is too long has as long again. A message that is malformed or too
-//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
+//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before and the peer is no SIP server's address. One by
+//! which accounts are registered is read no more then, and ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
 //! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
 //! gives way to strangers of other networks.
 
@@ -24,14 +25,16 @@ use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, FrameError, Limits, Malformed, Message, Method};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
+use crate::agent::transport::acquaintance::{Acquaintance, Heard};
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::parcel::Parcel;
-use crate::agent::transport::servers::Acquaintance;
+use crate::agent::transport::servers::Place;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
@@ -49,6 +52,8 @@ const SERVER_QUEUE: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// How long answers to what a peer has asked last may take, when it writes no more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the stream of a SIP server may be written on that is read no more: until another one has registered whom this one had.
+const UNREAD: Duration = Duration::from_secs(5);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -67,6 +72,8 @@ enum Ending {
     Heard,
     /// This side ends it; a WebSocket is told the code.
     Closed(u16),
+    /// Where the next message of a SIP server begins cannot be told: it is read no more.
+    Doubted,
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
     /// It does not end: it goes on where its shard is.
@@ -90,15 +97,18 @@ pub(crate) struct Connection {
     home: Option<usize>,
     /// The shard of its first REGISTER.
     registers_at: Option<usize>,
+    /// Whether registrations go by it: its shard, which has dialled it, does without it before it ends.
+    is_link: bool,
     /// Whether it goes on elsewhere once its shard is known.
     moves: bool,
     /// Its first message, which its shard has not heard of yet.
     unheard: Option<Box<(usize, ShardInput)>>,
-    /// Whether a sound message came.
+    /// Whether a sound message came, or its peer is known.
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
-    acquaintance: Acquaintance,
+    /// With the SIP server at the other end.
+    acquaintance: Option<Box<Acquaintance>>,
 }
 
 impl Connection {
@@ -111,7 +121,8 @@ impl Connection {
         shards: Shards,
         metrics: Metrics,
     ) -> Box<Self> {
-        Box::new(Self::new(Source { flow: next_flow(), side, transport, peer, split: false }, timing, shards, metrics))
+        let source = Source { flow: next_flow(), side, transport, peer, split: false };
+        Box::new(Self::new(source, Place::accepted(peer), timing, shards, metrics))
     }
 
     /// A connection toward a SIP server that `shard` asked for, and that is told of [`Self::writer`] by its dialler.
@@ -124,7 +135,7 @@ impl Connection {
         metrics: Metrics,
     ) -> Box<Self> {
         let source = Source { flow: next_flow(), side: Side::Upstream, transport, peer, split: false };
-        let new = Self::new(source, timing, shards, metrics);
+        let new = Self::new(source, Place::dialled(peer), timing, shards, metrics);
         Box::new(Self { told: 1 << shard, home: Some(shard), proven: true, ..new })
     }
 
@@ -134,7 +145,12 @@ impl Connection {
         self
     }
 
-    fn new(source: Source, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
+    /// Registrations go by it.
+    pub(crate) fn of_registrations(self: Box<Self>) -> Box<Self> {
+        Box::new(Self { is_link: true, ..*self })
+    }
+
+    fn new(source: Source, place: Place, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
         let (outbox, writer) = Outbox::new(match source.side {
             Side::Device => DEVICE_QUEUE,
             Side::Upstream => SERVER_QUEUE,
@@ -144,7 +160,8 @@ impl Connection {
             Transport::Wss => Framing::websocket(limits),
             Transport::Tls | Transport::Tcp | Transport::Udp => Framing::stream(limits),
         };
-        if source.side == Side::Upstream && shards.lf_servers.has(source.peer.ip()) {
+        let is_of_server = source.side == Side::Upstream;
+        if is_of_server && shards.lf_servers.has(place) {
             framing.is_of_server();
             framing.sees_bare_lf();
         }
@@ -160,11 +177,12 @@ impl Connection {
             told: 0,
             home: None,
             registers_at: None,
+            is_link: false,
             moves: false,
             unheard: None,
             proven: false,
             partial_since: None,
-            acquaintance: Acquaintance::default(),
+            acquaintance: is_of_server.then(|| Box::new(Acquaintance::with(place))),
         }
     }
 
@@ -202,13 +220,21 @@ impl Connection {
 
     async fn end(mut self: Box<Self>, mut stream: Stream, ending: Ending) {
         let is_heard = matches!(ending, Ending::Heard);
+        if let Some(acquaintance) =
+            self.acquaintance.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent))
+        {
+            acquaintance.on_ended(&self.shards.lf_servers);
+        }
         if is_heard {
             self.tell_end().await;
             self.answer_last(&mut stream).await;
         }
+        if matches!(ending, Ending::Doubted) {
+            self.write_on(&mut stream).await;
+        }
         self.outbox.close();
         let last = match ending {
-            Ending::Silent | Ending::Heard | Ending::Moves(_) => None,
+            Ending::Silent | Ending::Heard | Ending::Doubted | Ending::Moves(_) => None,
             Ending::Closed(code) => self.framing.farewell(code),
             Ending::Echo(bytes) => Some(bytes),
         };
@@ -222,9 +248,49 @@ impl Connection {
         }
     }
 
+    /// Who it is of is asked what it reads, on the next one. A stranger is no server.
+    fn note_doubt(&self) {
+        if let Some(acquaintance) = self.acquaintance.as_ref().filter(|_| self.is_link || self.proven) {
+            acquaintance.on_doubt(&self.shards.lf_servers);
+        }
+    }
+
     async fn tell_end(&self) {
+        self.tell_all(Input::Closed).await;
+    }
+
+    /// Tells each shard that knows of it.
+    async fn tell_all(&self, what: fn(FlowId) -> Input) {
         for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
-            self.shards.send(shard, ShardInput::sip(Input::Closed(self.source.flow))).await;
+            self.shards.send(shard, ShardInput::sip(what(self.source.flow))).await;
+        }
+    }
+
+    /// Writes what its shard answers meanwhile, until that does without it.
+    async fn write_on(&mut self, stream: &mut Stream) {
+        tracing::info!(
+            event = "stream-in-doubt",
+            "where the messages of a SIP server's stream end cannot be told: another one is opened in its place"
+        );
+        self.tell_all(Input::Doubted).await;
+        self.writer = None;
+        let end = tokio::time::sleep(UNREAD);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                found = self.outbox.next() => {
+                    if !matches!(found, Found::Work) || self.write(stream, None).await.is_err() {
+                        return;
+                    }
+                }
+                read = (Read { stream, framing: None }) => {
+                    if read.is_err() {
+                        return;
+                    }
+                }
+                () = &mut end => return,
+            }
         }
     }
 
@@ -275,7 +341,7 @@ impl Connection {
                         }
                     }
                 },
-                read = Read { stream, framing: &mut self.framing } => {
+                read = (Read { stream, framing: Some(&mut self.framing) }) => {
                     if let Err(error) = read {
                         return if error.kind() == ErrorKind::UnexpectedEof { Ending::Heard } else { Ending::Silent };
                     }
@@ -289,8 +355,14 @@ impl Connection {
                     }
                 }
                 () = &mut half, if self.partial_since.is_some() => {
-                    self.metrics.limit(Limit::HalfMessage);
-                    return Ending::Closed(CLOSE_POLICY);
+                    if !self.framing.end_by_silence() {
+                        self.metrics.limit(Limit::HalfMessage);
+                        self.note_doubt();
+                        return if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) };
+                    }
+                    if let Err(ending) = self.deliver(stream).await {
+                        return ending;
+                    }
                 }
                 () = &mut silence => {
                     let until = match self.outbox.is_strangers() {
@@ -320,11 +392,10 @@ impl Connection {
             while let Some(outgoing) = next.take() {
                 match outgoing {
                     Outgoing::Bytes(bytes) => {
-                        if self.source.side == Side::Upstream {
-                            self.acquaintance.note_written(&bytes);
-                        }
+                        let question = self.question_behind(&bytes);
                         whole.add(self.framing.head_of(&bytes));
                         whole.add(bytes);
+                        whole.add(question.unwrap_or_default());
                     }
                     Outgoing::Control(bytes) => whole.add(bytes),
                     Outgoing::End => ends = true,
@@ -352,7 +423,13 @@ impl Connection {
         let at = clock::now();
         loop {
             let frame = match self.framing.next() {
-                Err(broken) => return Err(self.refused(broken)),
+                // The first byte of a first message may be odd, too.
+                Err(Broken::Stream(FrameError::NotSip)) if self.is_of_known_server().await => continue,
+                Err(broken) => {
+                    let ending = self.refused(broken);
+                    self.note_doubt();
+                    return Err(if self.is_link { Ending::Doubted } else { ending });
+                }
                 Ok(None) => {
                     self.partial_since = self.framing.is_partial().then(|| self.partial_since.unwrap_or(at));
                     return Ok(());
@@ -369,6 +446,15 @@ impl Connection {
                 Frame::TooLong(head) => {
                     let broken = Broken::Stream(FrameError::TooLong);
                     self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
+                    continue;
+                }
+                Frame::Stray(line) => {
+                    self.refused(Broken::NotSip);
+                    tracing::debug!(
+                        event = "stray-line",
+                        bytes = line.len(),
+                        "a line of a SIP server begins no message"
+                    );
                     continue;
                 }
                 Frame::BareLf(head) => {
@@ -393,8 +479,8 @@ impl Connection {
                         return Err(self.refused(Broken::NotSip));
                     }
                     self.proven = true;
-                    if self.source.side == Side::Upstream {
-                        self.learn(&message);
+                    if self.source.side == Side::Upstream && self.learn(&message) {
+                        continue;
                     }
                     let shard = self.shards.of(&message, self.source.side);
                     let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
@@ -418,17 +504,26 @@ impl Connection {
         }
     }
 
-    /// A sound message came from a SIP server: it takes what it passes on, and may say what it is.
-    fn learn(&mut self, message: &Message) {
+    /// What a SIP server is asked behind a message that is written. Nobody else is asked anything.
+    fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
+        let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
+        acquaintance.on_written(bytes, (self.source.transport, self.source.peer), &self.shards.lf_servers)
+    }
+
+    /// A sound message came from a SIP server: it takes what it passes on, and may say what it is. Whether the message was for this alone.
+    fn learn(&mut self, message: &Message) -> bool {
         self.framing.is_of_server();
-        let address = self.source.peer.ip();
-        if self.acquaintance.says_lf(message, address, &self.shards.lf_servers) {
+        let Some(acquaintance) = &mut self.acquaintance else { return false };
+        let Heard { sees_lf, is_own } = acquaintance.on_message(message, &self.shards.lf_servers);
+        if sees_lf {
             self.framing.sees_bare_lf();
         }
+        is_own
     }
 
     /// Refuses a message that is none for a shard, though the stream goes on behind it. Many share a SIP server's connection, and one of them,
-    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it. Else its sender is told why it ends.
+    /// or a caller behind it, must not end it for all: it goes on once a sound message came by it, or where its address is a SIP server's. Else its
+    /// sender is told why it ends.
     async fn pass_over(
         &mut self,
         stream: &mut Stream,
@@ -440,7 +535,26 @@ impl Connection {
         if let Some(answer) = Message::refusal(bytes, fault, &self.limits) {
             self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
-        if self.proven { Ok(()) } else { Err(ending) }
+        if self.proven || self.is_of_known_server().await { Ok(()) } else { Err(ending) }
+    }
+
+    /// Whether nothing sound came yet, and its peer is a SIP server of a binding all the same, which dials for what a caller wrote: it is proven
+    /// then.
+    async fn is_of_known_server(&mut self) -> bool {
+        if self.proven || self.source.side != Side::Upstream {
+            return false;
+        }
+        for shard in 0..self.shards.len() {
+            let (reply, answer) = oneshot::channel();
+            self.shards.send(shard, ShardInput::ServerAsked { source: Box::new(self.source), reply }).await;
+            // An error means that the shard has ended, with the process about to.
+            if answer.await == Ok(true) {
+                self.proven = true;
+                self.framing.is_of_server();
+                return true;
+            }
+        }
+        false
     }
 
     fn refused(&self, broken: Broken) -> Ending {
@@ -479,10 +593,10 @@ impl Connection {
     }
 }
 
-/// Reads what there is; an error at the end of the stream, too.
+/// Reads what there is, into this or for nobody; an error at the end of the stream, too.
 struct Read<'a, S> {
     stream: &'a mut S,
-    framing: &'a mut Framing,
+    framing: Option<&'a mut Framing>,
 }
 
 impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
@@ -497,7 +611,9 @@ impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
         }
-        this.framing.push(buffer.filled());
+        if let Some(framing) = &mut this.framing {
+            framing.push(buffer.filled());
+        }
         // A device's bearer token or digest is not left on the stack.
         buffer.filled_mut().fill(0);
         std::hint::black_box(&space);

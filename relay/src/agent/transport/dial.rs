@@ -338,6 +338,7 @@ impl Inner {
             next_hop => next_hop?,
         };
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        self.shards.lf_servers.resolved(&route.target().host, &hop);
         let (shards, believed) = self.upstreams.resolved(upstream, &hop, is_whole);
         self.tell_addresses(upstream, shards, believed).await;
         if !is_whole || route.other_targets().next().is_some() {
@@ -394,7 +395,9 @@ impl Inner {
         let (names, seed) = (self.names_for(upstream), u64::from(upstream.0));
         let found = names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await;
         let candidates = found.map(|found| found.candidates).unwrap_or_default();
-        candidates.iter().map(|candidate| candidate.address.ip()).collect()
+        let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        self.shards.lf_servers.resolved(&target.host, &addresses);
+        addresses
     }
 
     async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, addresses: Arc<[IpAddr]>) {
@@ -430,7 +433,12 @@ impl Inner {
         match opened {
             Ok(stream) => Some(Opened::Stream(stream)),
             Err(error) => {
-                tracing::info!(event = "sip-server-unreachable", upstream = upstream.0, %error, "a SIP server cannot be reached");
+                tracing::info!(
+                    event = "sip-server-unreachable",
+                    upstream = upstream.0,
+                    error = error.discreet(),
+                    "a SIP server cannot be reached"
+                );
                 let (now, first) = (clock::now(), self.failback_interval);
                 self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 None
@@ -496,7 +504,8 @@ impl Inner {
         let Opened::Stream(stream) = opened else { return (FlowId::Datagram(peer), transport) };
         let metrics = self.metrics.clone();
         let mut connection =
-            Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone());
+            Connection::dialled(transport, peer, self.connection_timing, shard, self.shards.clone(), metrics.clone())
+                .of_registrations();
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;

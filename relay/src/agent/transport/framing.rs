@@ -85,6 +85,14 @@ impl Framing {
         }
     }
 
+    /// Nothing has followed for long: whether that ends the message that has begun.
+    pub(crate) fn end_by_silence(&mut self) -> bool {
+        match self {
+            Self::Stream(framer) => framer.end_by_silence(),
+            Self::WebSocket(_) => false,
+        }
+    }
+
     /// Whether a message has begun that is not whole yet.
     pub(crate) fn is_partial(&self) -> bool {
         match self {

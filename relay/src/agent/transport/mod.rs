@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
+//! | [`acquaintance`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
 //! | [`outbox`], [`parcel`] | what waits to be written on it, and what is written at once |
 //! | [`name_shards`] | which shard has a binding that its registrar has named |
 //! | [`listeners`] | what devices and SIP servers connect to |
@@ -15,6 +16,7 @@
 //! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
 //! itself names, or that has its transaction.
 
+mod acquaintance;
 pub(crate) mod connections;
 pub(crate) mod datagrams;
 pub(crate) mod dial;

@@ -1,138 +1,262 @@
-//! What kind of SIP server a connection leads to, where that decides how its stream is read: some see a bare LF as the end of a line, and
-//! pass on what a caller wrote.
+//! Which SIP servers see a bare LF as the end of a line, and pass on what a caller wrote: that decides how their streams are read.
 //!
-//! Invariant: a server says so itself, in its answer to a REGISTER that the relay wrote on this connection, and that goes through no other server: a stranger
-//! knows no branch of those. At most [`KNOWN_MAX`] addresses are remembered.
+//! | a stream | is read so from its first byte when |
+//! | --- | --- |
+//! | that the relay dials | the server at this address and port said so last, or the operator names it |
+//! | that a server opens | any server at this address said so, or the operator names it: the port tells nothing |
+//!
+//! Invariant: nothing but a server's own word on a stream to its own address and port takes away what that one has said. At most
+//! [`KNOWN_MAX`] places are remembered, and [`KNOWN_PER_NETWORK`] of one network; the one that was heard longest ago gives way.
 
-use std::collections::HashSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use sip::message::{Message, Name};
+use crate::limits::counted_as;
 
-/// Addresses of servers that are remembered; a further one is known on its own connections alone.
+/// Places that are remembered.
 const KNOWN_MAX: usize = 4_096;
-/// REGISTERs of one connection whose answers are waited for.
-const ASKED_MAX: usize = 32;
-/// Products that read so, as `Server` names them (RFC 3261 §20.35): in lower case.
-const SEE_BARE_LF: [&[u8]; 3] = [b"kamailio", b"opensips", b"ser "];
+/// Likewise of one network, as the limits count it: whoever has one drives out no others.
+const KNOWN_PER_NETWORK: usize = 64;
+/// Places that ended a stream when they were asked.
+const SHY_MAX: usize = 1_024;
+/// Addresses whose streams came into doubt.
+const DOUBTED_MAX: usize = 1_024;
 
-/// The addresses of servers that see bare LFs; all clones are one.
+/// Where a server is: the port is that which is dialled, and not known of a stream that it has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl Place {
+    pub(super) fn dialled(peer: SocketAddr) -> Self {
+        Self { address: peer.ip().to_canonical(), port: Some(peer.port()) }
+    }
+
+    pub(super) fn accepted(peer: SocketAddr) -> Self {
+        Self { address: peer.ip().to_canonical(), port: None }
+    }
+}
+
+/// The servers that see bare LFs; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LfServers(Arc<Mutex<HashSet<IpAddr>>>);
+pub(crate) struct LfServers(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// How this relay names itself toward servers.
+    own: OwnNames,
+    /// Those that the operator names, as [`host_of`] writes them.
+    hosts: Vec<Box<str>>,
+    /// Whether any stream came into doubt: most relays never see one, and ask nobody.
+    has_doubted: AtomicBool,
+    table: Mutex<Table>,
+}
+
+/// How this relay names itself in a Via.
+#[derive(Debug, Default)]
+pub(crate) struct OwnNames {
+    pub(crate) tls: Box<str>,
+    pub(crate) tcp: Box<str>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Those that have said so, and when: a number that grows.
+    said: BTreeMap<Place, u64>,
+    last: u64,
+    /// What the operator's names resolved to last.
+    named: BTreeMap<Box<str>, Vec<IpAddr>>,
+    /// Those that ended a stream when they were asked: the next one is not.
+    shy: VecDeque<Place>,
+    /// Those of whose streams the end of a message was in doubt.
+    doubted: VecDeque<IpAddr>,
+}
 
 impl LfServers {
+    pub(crate) fn new(own: OwnNames, hosts: &[Box<str>]) -> Self {
+        let hosts: Vec<_> = hosts.iter().map(|host| host_of(host)).collect();
+        let literal = |host: &Box<str>| Some((host.clone(), vec![host.trim_matches(['[', ']']).parse().ok()?]));
+        let named = hosts.iter().filter_map(literal).collect();
+        Self(Arc::new(Inner { own, hosts, table: Mutex::new(Table { named, ..Table::default() }), ..Inner::default() }))
+    }
+
+    pub(super) fn own(&self) -> &OwnNames {
+        &self.0.own
+    }
+
     /// Whether the server there is known to.
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.lock().contains(&address.to_canonical())
+    pub(super) fn has(&self, place: Place) -> bool {
+        let table = self.lock();
+        let said = match place.port {
+            Some(_) => table.said.contains_key(&place),
+            None => {
+                let any = place..=Place { port: Some(u16::MAX), ..place };
+                table.said.range(any).next().is_some()
+            }
+        };
+        said || table.named.values().flatten().any(|address| address.to_canonical() == place.address)
     }
 
-    fn add(&self, address: IpAddr) {
-        let mut known = self.lock();
-        if known.len() < KNOWN_MAX {
-            known.insert(address.to_canonical());
-        }
-    }
-
-    fn remove(&self, address: IpAddr) {
-        self.lock().remove(&address.to_canonical());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<IpAddr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The REGISTERs of one connection, until an answer says what the server is.
-#[derive(Debug, Default)]
-pub(super) struct Acquaintance {
-    asked: Vec<Box<[u8]>>,
-    is_made: bool,
-}
-
-impl Acquaintance {
-    /// This is written.
-    pub(super) fn note_written(&mut self, bytes: &Bytes) {
-        if self.is_made || !bytes.starts_with(b"REGISTER ") || has(bytes, b"\r\nRoute: ") {
+    /// The server there has said whether it does. Of those that open streams from one address one may say no for itself alone.
+    pub(super) fn note(&self, place: Place, sees: bool) {
+        let mut table = self.lock();
+        let table = &mut *table;
+        if !sees {
+            if place.port.is_some() {
+                table.said.remove(&place);
+            }
             return;
         }
-        if self.asked.len() >= ASKED_MAX {
-            self.asked.remove(0);
+        table.last += 1;
+        if !table.said.contains_key(&place) {
+            let network = counted_as(place.address);
+            let oldest = |of: &BTreeMap<Place, u64>, within: bool| {
+                let theirs = of.iter().filter(|(place, _)| !within || counted_as(place.address) == network);
+                theirs.min_by_key(|(_, at)| **at).map(|(place, _)| *place)
+            };
+            let theirs = table.said.keys().filter(|place| counted_as(place.address) == network).count();
+            let is_full = table.said.len() >= KNOWN_MAX;
+            let gives_way = if theirs >= KNOWN_PER_NETWORK || is_full {
+                oldest(&table.said, theirs >= KNOWN_PER_NETWORK)
+            } else {
+                None
+            };
+            gives_way.map(|place| table.said.remove(&place));
         }
-        self.asked.extend(branch_of(bytes).map(Box::from));
+        table.said.insert(place, table.last);
     }
 
-    /// This came: whether it says that the server sees bare LFs.
-    pub(super) fn says_lf(&mut self, message: &Message, address: IpAddr, known: &LfServers) -> bool {
-        if self.asked.is_empty() || message.is_request() {
-            return false;
+    /// What a host of an account resolved to.
+    pub(super) fn resolved(&self, host: &str, addresses: &[IpAddr]) {
+        if self.0.hosts.is_empty() || addresses.is_empty() {
+            return;
         }
-        let branch = message.via().and_then(|via| via.branch());
-        let is_its = branch.is_some_and(|branch| self.asked.iter().any(|asked| **asked == *branch.as_bytes()));
-        if !is_its || message.status().is_none_or(|status| status < 200) {
-            return false;
+        let host = host_of(host);
+        if self.0.hosts.contains(&host) {
+            self.lock().named.insert(host, addresses.to_vec());
         }
-        // One that names nothing is not asked again: refreshes come for ever.
-        (self.asked, self.is_made) = (Vec::new(), true);
-        let Some(product) = message.values(Name::Server).next() else { return false };
-        let product = product.to_ascii_lowercase();
-        let says = SEE_BARE_LF.iter().any(|known| product.starts_with(known));
-        match says {
-            true => known.add(address),
-            false => known.remove(address),
+    }
+
+    /// A stream of the server there came into doubt: what it reads is worth a question.
+    pub(super) fn note_doubt(&self, place: Place) {
+        let mut table = self.lock();
+        table.doubted.retain(|doubted| *doubted != place.address);
+        if table.doubted.len() >= DOUBTED_MAX {
+            table.doubted.pop_front();
         }
-        says
+        table.doubted.push_back(place.address);
+        self.0.has_doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a stream of the server there ever came into doubt.
+    pub(super) fn is_doubted(&self, place: Place) -> bool {
+        self.0.has_doubted.load(Ordering::Relaxed) && self.lock().doubted.contains(&place.address)
+    }
+
+    /// Whether the server there is asked on a new stream: not on the one that follows one which it has ended for it.
+    pub(super) fn asks(&self, place: Place) -> bool {
+        let mut table = self.lock();
+        let before = table.shy.len();
+        table.shy.retain(|shy| *shy != place);
+        table.shy.len() == before
+    }
+
+    /// The server there has ended a stream without having answered.
+    pub(super) fn note_shy(&self, place: Place) {
+        let mut table = self.lock();
+        if table.shy.len() >= SHY_MAX {
+            table.shy.pop_front();
+        }
+        table.shy.push_back(place);
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn has(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|some| some == part)
-}
-
-/// The branch of a message that the relay has composed.
-fn branch_of(bytes: &[u8]) -> Option<&[u8]> {
-    const PARAM: &[u8] = b";branch=";
-    let begin = bytes.windows(PARAM.len()).position(|some| some == PARAM)? + PARAM.len();
-    let length = bytes[begin..].iter().position(|byte| matches!(byte, b';' | b',' | b'\r' | b' '))?;
-    Some(&bytes[begin..begin + length])
+/// A host, written in one way.
+fn host_of(text: &str) -> Box<str> {
+    text.trim_end_matches('.').to_ascii_lowercase().into()
 }
 
 #[cfg(test)]
 mod tests {
-    use sip::message::Limits;
-
     use super::*;
 
-    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    fn place(last: u8, port: u16) -> Place {
+        Place::dialled(SocketAddr::from(([192, 0, 2, last], port)))
+    }
 
-    fn answer(branch: &str, server: &str) -> Message {
-        let text = format!(
-            "SIP/2.0 200 OK\r\nVia: SIP/2.0/TLS a;branch={branch};rport\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\n\
-             Call-ID: i\r\nCSeq: 1 REGISTER\r\nServer: {server}\r\nContent-Length: 0\r\n\r\n"
-        );
-        Message::parse(&text.into(), &Limits::default()).expect("a response")
+    fn opened(last: u8) -> Place {
+        Place::accepted(SocketAddr::from(([192, 0, 2, last], 40_000)))
     }
 
     #[test]
-    fn a_server_is_known_by_its_answer_to_a_register_of_the_relays_own() {
-        for (branch, server, says) in [
-            ("z9hG4bKone", "kamailio (5.6.3 (x86_64/linux))", true),
-            ("z9hG4bKone", "OpenSIPS (3.2.2 (x86_64/linux))", true),
-            ("z9hG4bKone", "Asterisk PBX 20.0.0", false),
-            ("z9hG4bKtwo", "kamailio", false),
-        ] {
-            let (mut acquaintance, known) = (Acquaintance::default(), LfServers::default());
-            let register = "REGISTER sip:b SIP/2.0\r\nVia: SIP/2.0/TLS a;branch=z9hG4bKone;rport\r\n\r\n";
-            acquaintance.note_written(&Bytes::from(register));
-            assert_eq!(acquaintance.says_lf(&answer(branch, server), THERE, &known), says, "{branch} {server}");
-            assert_eq!(known.has(THERE), says);
+    fn what_a_server_has_said_is_taken_away_by_itself_alone() {
+        let known = LfServers::default();
+        known.note(place(1, 5061), true);
+        assert!(known.has(place(1, 5061)) && known.has(opened(1)));
+        assert!(!known.has(place(1, 5081)) && !known.has(place(2, 5061)) && !known.has(opened(2)));
+        // Another one in the same house.
+        known.note(place(1, 5081), false);
+        known.note(opened(1), false);
+        assert!(known.has(place(1, 5061)) && known.has(opened(1)));
+        known.note(place(1, 5061), false);
+        assert!(!known.has(place(1, 5061)) && !known.has(opened(1)));
+        known.note(opened(3), true);
+        assert!(known.has(opened(3)) && !known.has(place(3, 5061)), "which of them it was is not known");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_one_network_drives_out_none_but_its_own() {
+        let known = LfServers::default();
+        known.note(place(1, 5061), true);
+        for port in 1..=2 * KNOWN_PER_NETWORK as u16 {
+            known.note(place(2, port), true);
         }
-        let (mut acquaintance, known) = (Acquaintance::default(), LfServers::default());
-        let register = "REGISTER sip:b SIP/2.0\r\nVia: SIP/2.0/TLS a;branch=z9hG4bKone;rport\r\n";
-        acquaintance.note_written(&Bytes::from(format!("{register}Route: <sip:p;lr>\r\n\r\n")));
-        assert!(!acquaintance.says_lf(&answer("z9hG4bKone", "kamailio"), THERE, &known), "it goes through another");
-        let (mut never_asked, known) = (Acquaintance::default(), LfServers::default());
-        assert!(!never_asked.says_lf(&answer("z9hG4bKone", "kamailio"), THERE, &known));
+        assert_eq!(known.lock().said.len(), 1 + KNOWN_PER_NETWORK);
+        assert!(!known.has(place(2, 1)) && known.has(place(2, 2 * KNOWN_PER_NETWORK as u16)));
+        for number in 0..2 * KNOWN_MAX as u32 {
+            known.note(Place::dialled(SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 5061))), true);
+        }
+        assert_eq!(known.lock().said.len(), KNOWN_MAX);
+        for number in 0..2 * SHY_MAX as u32 {
+            known.note_shy(Place::dialled(SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 5061))));
+        }
+        assert_eq!(known.lock().shy.len(), SHY_MAX);
+        assert!(!known.is_doubted(place(1, 5061)));
+        for number in 0..2 * DOUBTED_MAX as u32 {
+            known.note_doubt(Place::accepted(SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 5061))));
+        }
+        known.note_doubt(place(1, 5061));
+        assert_eq!(known.lock().doubted.len(), DOUBTED_MAX);
+        assert!(known.is_doubted(place(1, 5081)) && known.is_doubted(opened(1)) && !known.is_doubted(place(2, 5061)));
+    }
+
+    #[test]
+    fn what_the_operator_names_is_known_by_its_addresses_whatever_it_says() {
+        let hosts = ["SIP.example.net.".into(), "192.0.2.7".into(), "[2001:db8::7]".into()];
+        let known = LfServers::new(OwnNames::default(), &hosts);
+        let later = Place::accepted(SocketAddr::from(([192, 0, 2, 9], 40_000)));
+        known.resolved("other.example.net", &[[192, 0, 2, 8].into()]);
+        assert!(known.has(place(7, 5061)) && known.has(opened(7)) && !known.has(opened(8)) && !known.has(later));
+        assert!(known.has(Place::accepted("[2001:db8::7]:40000".parse().unwrap())));
+        known.resolved("sip.example.net", &[[192, 0, 2, 9].into()]);
+        known.note(place(9, 5061), false);
+        assert!(known.has(later) && known.has(place(9, 5061)));
+    }
+
+    #[test]
+    fn who_has_ended_a_stream_because_it_was_asked_is_not_asked_on_the_next() {
+        let known = LfServers::default();
+        assert!(known.asks(place(1, 5061)));
+        known.note_shy(place(1, 5061));
+        assert!(!known.asks(place(1, 5061)) && known.asks(place(1, 5081)) && known.asks(place(1, 5061)));
     }
 }

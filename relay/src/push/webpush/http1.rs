@@ -24,7 +24,9 @@ use crate::push::withdrawal::Withdrawal;
 
 /// How long the connection may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
-/// The largest body of an answer, in bytes.
+/// How long the body may come after the head of an answer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest body of an answer, in bytes; of a larger one nothing is used.
 const MAX_BODY: usize = 64 * 1024;
 
 /// A connection, driven until it is dropped.
@@ -52,7 +54,10 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let exchange = async {
         let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();
         opened.withdrawal.ask(false);
-        let body = Limited::new(body, MAX_BODY).collect().await.ok().map(|body| body.to_bytes());
+        // What the service says is in the head; a body without an end must not keep that back.
+        let body_until = until.min(Instant::now() + BODY_TIMEOUT);
+        let body = timeout_at(body_until, Limited::new(body, MAX_BODY).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());
         Some(Answer { status: head.status, headers: head.headers, body })
     };
     let answer = timeout_at(until, exchange).await;

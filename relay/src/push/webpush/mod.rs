@@ -7,7 +7,7 @@
 //! | 404, 410 | the subscription is gone |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
-//! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call asks every 2 s |
+//! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
 //! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
 //! | 3xx | refused: nothing is followed |
@@ -42,7 +42,7 @@ use super::departure::Departure;
 use super::endpoint::trust;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
-use super::patience::Patience;
+use super::patience::{Patience, WhenSilent};
 use super::reasons::{self, NOT_HTTP2};
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
@@ -88,7 +88,8 @@ pub(super) struct WebPush {
 pub(super) struct PreparedPush {
     origin: Arc<Origin>,
     request: Request,
-    is_call: bool,
+    /// Whether it asks a service that rests.
+    urgent: bool,
 }
 
 /// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment.
@@ -141,13 +142,13 @@ impl WebPush {
         let origin = self.origins.of(&url).ok_or(refused("BadEndpoint"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let request = Request { path, headers: headers(push), body: Bytes::from(body) };
-        Ok(PreparedPush { origin, request, is_call: push.event == Event::Call })
+        Ok(PreparedPush { origin, request, urgent: push.event.is_of_a_call() })
     }
 
     /// Tries once.
     pub(super) async fn attempt(
         &self,
-        PreparedPush { origin, request, is_call }: &mut PreparedPush,
+        PreparedPush { origin, request, urgent }: &mut PreparedPush,
         until: Instant,
         departure: &Departure,
     ) -> Attempt {
@@ -159,7 +160,7 @@ impl WebPush {
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
-        let patience = Patience { until, stays: false, urgent: *is_call, departure };
+        let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *urgent, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 origin.note(&request.path, &attempt);

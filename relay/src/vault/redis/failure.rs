@@ -9,8 +9,8 @@ use std::sync::Arc;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::unasked;
+use crate::net::tls_fault::TlsFault;
 use crate::vault::store::{AwayReason, StoreError};
-use crate::vault::tls_fault::TlsFault;
 
 /// The code by which a script says that it came too late; the store's time follows, in milliseconds since 1970.
 const LATE: &str = "LATE";
@@ -110,11 +110,10 @@ fn says(detail: &str, code: &str) -> bool {
 fn tls_fault(error: &RedisError) -> Option<TlsFault> {
     // The library hands out its own pointer to the cause, not the cause.
     let cause: &(dyn Error + Send + Sync) = &**error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
-    let of_tls = |cause: &rustls::Error| TlsFault::of(cause);
     if let Some(cause) = cause.downcast_ref::<rustls::Error>() {
-        return Some(of_tls(cause));
+        return Some(TlsFault::of(cause));
     }
-    cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>().map(of_tls)
+    TlsFault::within(cause.downcast_ref::<io::Error>()?)
 }
 
 /// Whether the store answers, and what lies under a key's name is not what is asked for: of another type, or nothing that a script can work with.

@@ -272,7 +272,9 @@ impl World {
     pub fn close(&mut self, flow: u8) {
         match flow % 8 {
             number @ 0..4 => self.closed(FlowId::Stream(u64::from(number))),
-            _ => self.closed(FlowId::Stream(self.stream)),
+            4..6 => self.closed(FlowId::Stream(self.stream)),
+            // It ends when the endpoint says so, or at the end.
+            _ => self.input(Input::Doubted(FlowId::Stream(self.stream))),
         }
     }
 

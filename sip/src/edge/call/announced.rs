@@ -29,7 +29,7 @@ impl Call {
 
     /// One more device is woken for an expected call, with the caller as its announcement names it.
     pub fn expect(&mut self, instance: InstanceId, key: CallerKey, (from, name): Caller) {
-        (self.from, self.name, self.caller) = (from, name, Some(key));
+        (self.from, self.name, self.caller) = (from, name, key);
         self.targets.push(Target { woken: true, ..Target::new(instance) });
     }
 

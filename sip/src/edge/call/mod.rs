@@ -131,8 +131,8 @@ pub struct Call {
     stage: Stage,
     from: Box<str>,
     name: Option<Box<str>>,
-    /// What its caller is counted by; `None` until that is known.
-    caller: Option<CallerKey>,
+    /// What its caller is counted by.
+    caller: CallerKey,
     state: CallState,
     targets: Vec<Target>,
     legs: Legs,
@@ -177,14 +177,21 @@ impl Call {
     }
 
     /// A call whose INVITE is expected within `wait`; no device is woken for it yet.
-    pub fn expected(now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) -> Self {
+    pub fn expected(
+        now: Instant,
+        timing: EdgeTiming,
+        wait: Duration,
+        id: CallId,
+        binding: BindingId,
+        caller: CallerKey,
+    ) -> Self {
         Self {
             id,
             binding,
             stage: Stage::Expected,
             from: "".into(),
             name: None,
-            caller: None,
+            caller,
             state: CallState::Waking,
             targets: Vec::new(),
             legs: Legs::default(),
@@ -251,13 +258,13 @@ impl Call {
     }
 
     /// What its caller is counted by.
-    pub fn caller(&self) -> Option<CallerKey> {
+    pub fn caller(&self) -> CallerKey {
         self.caller
     }
 
     /// It counts for this caller; these devices have had too many calls, and do not get this one.
     pub fn limit(&mut self, caller: CallerKey, instances: Vec<InstanceId>) {
-        (self.caller, self.limited) = (Some(caller), instances);
+        (self.caller, self.limited) = (caller, instances);
     }
 
     /// Those devices, once.
@@ -302,6 +309,7 @@ impl Call {
             instance,
             from: self.from.clone(),
             name: self.name.clone(),
+            caller: self.caller,
             mark: self.mark,
             replaces: self.replaces,
             wait: self.deadline.saturating_duration_since(now),

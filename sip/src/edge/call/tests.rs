@@ -1,5 +1,6 @@
 //! A call walks the rows of its table, one device and several.
 
+use crate::edge::caller_key::CallerKeys;
 use crate::flow::{Side, Source, Transport};
 use crate::id::ShardTag;
 use crate::message::Limits;
@@ -38,9 +39,10 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let tag = ShardTag(0);
     let (call, binding) = (CallId::new(1, tag), BindingId::new(1, tag));
     let timing = EdgeTiming::default();
-    let mut waiting = Call::expected(now, timing, RING, call, binding);
-    let mark = InviteMark::of(&invite);
     let caller = crate::edge::caller::caller(&invite);
+    let key = CallerKeys::default().of(&caller.0);
+    let mut waiting = Call::expected(now, timing, RING, call, binding, key);
+    let mark = InviteMark::of(&invite);
     let invite = Invite::new(now, timing, server, source, (invite, mark, None), "tag".into());
     waiting.arrive(now, RING, instances, (invite, caller));
     waiting

@@ -317,8 +317,7 @@ impl Endpoint {
             for instance in refused {
                 let instance = self.successors.current(instance);
                 let Some(row) = self.calls.get(call) else { return };
-                let Some(caller) = row.caller() else { return };
-                self.tell_of_refusal(now, row.describe(now, instance), caller);
+                self.tell_of_refusal(now, row.describe(now, instance));
             }
         }
     }

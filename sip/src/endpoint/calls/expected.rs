@@ -11,6 +11,8 @@
 
 use std::time::Instant;
 
+use crate::edge::call::Call;
+use crate::edge::caller_key::CallerKey;
 use crate::endpoint::core::Timer;
 use crate::endpoint::{CallState, Endpoint, Event};
 use crate::id::{BindingId, CallId, InstanceId};
@@ -44,7 +46,7 @@ impl Endpoint {
         if !callable || self.calls.is_busy(instance, caller) || !self.devices.spend_call(now, instance, caller, true) {
             return;
         }
-        let call = known.unwrap_or_else(|| self.expect_invite(now, binding));
+        let call = known.unwrap_or_else(|| self.expect_invite(now, binding, caller));
         if let Some(row) = self.calls.get_mut(call) {
             row.expect(instance, caller, (from, name));
             let incoming = Box::new(row.describe(now, instance));
@@ -52,10 +54,10 @@ impl Endpoint {
         }
     }
 
-    fn expect_invite(&mut self, now: Instant, binding: BindingId) -> CallId {
+    fn expect_invite(&mut self, now: Instant, binding: BindingId, caller: CallerKey) -> CallId {
         let call = CallId::new(self.core.random.wide(), binding.tag());
         let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
-        self.calls.expect(now, timing, wait, call, binding);
+        self.calls.expect(Call::expected(now, timing, wait, call, binding, caller));
         self.core.later(now, wait, Timer::Call(call));
         call
     }

@@ -108,15 +108,15 @@ impl Endpoint {
     /// Tells the shell of a call that a device does not get, because it has had too many: few of each caller.
     pub(super) fn tell_refused(&mut self, now: Instant, call: CallId, instance: InstanceId, invite: &Message) {
         let caller = caller::caller(invite);
-        let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
+        let caller_key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
         let (from, name) = caller;
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
-        let call = IncomingCall { call, instance, from, name, mark, replaces, wait: Duration::ZERO, valid: None };
-        self.tell_of_refusal(now, call, key);
+        let (caller, wait, valid) = (caller_key, Duration::ZERO, None);
+        self.tell_of_refusal(now, IncomingCall { call, instance, from, name, caller, mark, replaces, wait, valid });
     }
 
-    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall, caller: CallerKey) {
-        if self.devices.spend_told(now, call.instance, caller) {
+    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall) {
+        if self.devices.spend_told(now, call.instance, call.caller) {
             self.core.event(Event::Refused(Box::new(call)));
         }
     }
@@ -135,7 +135,7 @@ impl Endpoint {
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
-        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller));
+        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller, key));
         if let Some(row) = self.calls.get_mut(call) {
             row.limit(key, refused);
         }

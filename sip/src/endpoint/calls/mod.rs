@@ -113,7 +113,7 @@ impl Calls {
     fn is_busy(&self, instance: InstanceId, caller: CallerKey) -> bool {
         let Some(calls) = self.waiting.get(&instance) else { return false };
         let rows = calls.iter().filter_map(|call| self.rows.get(call));
-        !is_room(calls.len(), rows.filter(|row| row.caller() == Some(caller)).count())
+        !is_room(calls.len(), rows.filter(|row| row.caller() == caller).count())
     }
 
     /// The call that an INVITE to this binding is expected for.
@@ -132,8 +132,9 @@ impl Calls {
     }
 
     /// Expects one more call; it takes the place of an earlier one that the binding still expects.
-    fn expect(&mut self, now: Instant, timing: EdgeTiming, wait: Duration, id: CallId, binding: BindingId) {
-        self.rows.insert(id, Call::expected(now, timing, wait, id, binding));
+    fn expect(&mut self, call: Call) {
+        let (id, binding) = (call.id(), call.binding());
+        self.rows.insert(id, call);
         if let Some(earlier) = self.expected.insert(binding, id) {
             self.rows.remove(&earlier);
         }
@@ -154,13 +155,13 @@ impl Calls {
         id: CallId,
         binding: BindingId,
         instances: &[InstanceId],
-        (invite, caller): (Invite, Caller),
+        (invite, caller, key): (Invite, Caller, CallerKey),
     ) -> Option<Announced> {
         let was_expected = self.expected.get(&binding) == Some(&id);
         if was_expected {
             self.expected.remove(&binding);
         }
-        let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding));
+        let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding, key));
         let announced = call.arrive(now, wait, instances, (invite, caller));
         if let Some(mark) = call.mark() {
             self.marked.entry(mark).or_default().push(id);

@@ -8,11 +8,13 @@
 //! | the INVITE is cancelled, or its Expires ends | 487, and nobody was woken |
 //!
 //! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
+//! Those that one SIP server has sent are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
 //! They are looked at when a registration has changed, and not with each message.
 
 use std::time::Instant;
 
 use super::is_room;
+use crate::bucket::counted_as;
 use crate::edge::call::invite::valid_until;
 use crate::edge::caller;
 use crate::endpoint::core::{ServerOwner, Timer};
@@ -21,7 +23,7 @@ use crate::id::{BindingId, BranchId, CallId, InstanceId};
 use crate::message::{Composer, Message};
 use crate::transaction::{Reply, ServerId};
 
-/// INVITEs that may wait so in one endpoint; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) for a binding 486.
+/// INVITEs that may wait so in one endpoint, a half of them from one address; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) for a binding 486.
 pub const OVERTAKING_MAX: usize = 256;
 
 /// An INVITE that waits for its binding's first REGISTER.
@@ -52,7 +54,7 @@ impl Endpoint {
         invite: Message,
         binding: BindingId,
     ) {
-        if let Some(status) = self.overtakes_too_many(binding, &invite) {
+        if let Some(status) = self.overtakes_too_many(binding, &source, &invite) {
             let call = CallId::new(self.core.random.wide(), binding.tag());
             for instance in self.all_instances(binding) {
                 self.tell_refused(now, call, instance, &invite);
@@ -72,13 +74,14 @@ impl Endpoint {
     }
 
     /// The status that refuses one more.
-    fn overtakes_too_many(&self, binding: BindingId, invite: &Message) -> Option<u16> {
-        let caller = counted_caller(invite);
+    fn overtakes_too_many(&self, binding: BindingId, source: &Source, invite: &Message) -> Option<u16> {
+        let (caller, server) = (counted_caller(invite), counted_as(source.peer.ip()));
+        let of_server = self.calls.overtaking.iter().filter(|it| counted_as(it.source.peer.ip()) == server).count();
         let waiting = self.calls.overtaking.iter().filter(|it| it.binding == binding);
         let of_caller = waiting.clone().filter(|it| counted_caller(&it.invite) == caller).count();
         match () {
             () if !is_room(waiting.count(), of_caller) => Some(486),
-            () if self.calls.overtaking.len() >= OVERTAKING_MAX => Some(480),
+            () if self.calls.overtaking.len() + of_server >= OVERTAKING_MAX => Some(480),
             () => None,
         }
     }

@@ -41,6 +41,15 @@ const ASKED_IN: u32 = 2;
 /// However short a time it has granted, it is left alone for this long.
 const WAIT_MIN: Duration = Duration::from_secs(5);
 
+/// The flow that follows one that can be used no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A dial is under way.
+    Dialled,
+    Wanted,
+    Unwanted,
+}
+
 impl Endpoint {
     /// Whether a datagram on the upstream socket is STUN and goes to [`Input::Stun`](crate::endpoint::Input::Stun).
     pub fn is_stun(datagram: &[u8]) -> bool {
@@ -219,30 +228,43 @@ impl Endpoint {
         {
             upstream.avoided = Some(flow);
         }
-        // Bindings that want another flow wait for the decision below.
+        match (self.begin_anew(now, id), wait) {
+            (Next::Dialled, _) => {}
+            (Next::Wanted, None) => self.dial(id, None),
+            (Next::Wanted, Some(after)) => self.wait_to_dial(now, id, after),
+            (Next::Unwanted, _) => self.rest(id),
+        }
+    }
+
+    /// The flow in use can be used no more: all that was registered or asked by it wants another one.
+    pub(super) fn begin_anew(&mut self, now: Instant, id: UpstreamId) -> Next {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
+        // Bindings that want another flow wait for what the caller decides.
         upstream.link = Link::Dialling;
         let is_dialled = upstream.fitness.end_look();
         self.fail_registers(now, id, false);
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let mut wanted = upstream.transit_refs > 0;
+        let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
+        let mut is_wanted = upstream.transit_refs > 0;
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
             if let Some(branch) = registration.branch() {
                 self.core.transactions.abandon(branch);
             }
             let step = registration.on_flow_lost();
-            wanted |= registration.wants_flow();
+            is_wanted |= registration.wants_flow();
             self.carry_out(now, binding, step);
         }
-        match wait {
-            _ if is_dialled => {}
-            None if wanted => self.dial(id, None),
-            Some(after) if wanted => self.wait_to_dial(now, id, after),
-            _ => {
-                if let Some(upstream) = self.upstreams.get_mut(id) {
-                    (upstream.link, upstream.avoided) = (Link::Down, None);
-                }
-            }
+        match is_dialled {
+            true => Next::Dialled,
+            false if is_wanted => Next::Wanted,
+            false => Next::Unwanted,
+        }
+    }
+
+    /// Nobody wants a flow.
+    pub(super) fn rest(&mut self, id: UpstreamId) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            (upstream.link, upstream.avoided) = (Link::Down, None);
         }
     }
 

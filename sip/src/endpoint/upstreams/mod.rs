@@ -7,6 +7,7 @@
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
 //! | `recovery` | who begins, and when, after a SIP server serves again |
 //! | `redial` | when one is dialled again that could not be reached |
+//! | `doubts` | a stream whose messages cannot be told apart any more, and which the server did not end |
 //! | `failback` | going back to a better address of a SIP server |
 //!
 //! Bindings of one registrar share one flow.
@@ -14,6 +15,7 @@
 //! Invariant: an upstream is known while a binding or a transit reference needs it, and not longer; nobody outside this
 //! folder changes one.
 
+mod doubts;
 mod failback;
 mod links;
 mod moves;
@@ -76,6 +78,8 @@ struct Upstream {
     fitness: Fitness,
     /// Those that wait for another try, and may begin before their time.
     recovery: Recovery,
+    /// When a stream was left last because its messages could not be told apart.
+    doubted_at: Option<Instant>,
     /// The flow that broke, and to whose address the next dial leads last.
     avoided: Option<FlowId>,
     /// Requests that came by a stream that has ended, and whose answers wait for the next one.
@@ -400,6 +404,7 @@ impl Upstream {
             replaced: Vec::new(),
             fitness: Fitness::default(),
             recovery: Recovery::default(),
+            doubted_at: None,
             avoided: None,
             unanswered: Vec::new(),
             members: BTreeSet::new(),

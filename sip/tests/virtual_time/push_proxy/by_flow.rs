@@ -383,3 +383,37 @@ fn a_strangers_account_that_its_server_turns_away_leaves_its_flow_and_its_calls_
     let answered = world.sent.last().unwrap();
     assert_eq!((answered.message.status(), answered.flow), (Some(200), server.flow));
 }
+
+/// What pjsip sends after its network has changed, or when it has learned its address: the new Contact, and the old one that is to go (RFC 3261 §10.2.2).
+#[test]
+fn a_new_contact_comes_in_the_register_that_takes_the_old_one_away() {
+    let new = "<sip:alice@198.51.100.7:4711;transport=tls>";
+    let old = PLAIN.to_owned() + ";expires=0";
+    for both in [format!("{new}, {old}"), format!("{old}, {new}"), format!("{new};expires=600\r\nContact: {old}")] {
+        let (mut through, _) = registered(PLAIN);
+        through.registered(&register(1, &both));
+        assert_eq!((through.by_flow(), through.world.endpoint.counts().push_bindings), ((2, 1), 1), "{both}");
+        through.registered(&register(1, new).expires(0));
+        assert_eq!((through.by_flow(), through.world.endpoint.counts().push_bindings), ((2, 2), 0), "{both}");
+    }
+    for refused in [format!("{new}, {PLAIN}"), format!("{new}, <, {old}"), format!("{new}, *")] {
+        let (mut through, _) = registered(PLAIN);
+        through.register(&register(1, &refused));
+        assert_eq!((through.world.count("REGISTER 400"), through.by_flow()), (1, (1, 0)), "{refused}");
+    }
+    let (mut through, _) = registered(PLAIN);
+    through.register(&register(1, &format!("{new}, {old}")));
+    let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+    through.world.reply(source, &register, 500, &[], "");
+    assert_eq!(through.by_flow(), (1, 0), "what the registrar has not taken away stands");
+}
+
+/// RFC 3261 §10.2.3.
+#[test]
+fn a_register_without_a_contact_asks_and_ends_nothing() {
+    let (mut through, _) = registered(PLAIN);
+    let asks = register(1, PLAIN).line(&format!("Contact: {PLAIN}"), "X-None: 1");
+    through.registered(&asks);
+    assert_eq!((through.by_flow(), through.world.last("REGISTER").has(Name::Path)), ((1, 0), false));
+    assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+}

@@ -77,6 +77,38 @@ fn a_flow_that_fails_to_prove_anybody_five_times_is_closed() {
     assert!(through.world.closed.is_empty(), "an old nonce is no wrong password");
 }
 
+/// RFC 3261 §22.3: a proxy challenges, and then the registrar behind it; and some say of no old nonce that it is stale.
+#[test]
+fn a_challenge_that_a_register_had_no_proof_for_and_an_old_nonce_close_no_flow() {
+    let challenge = "Digest realm=\"r\", nonce=\"n\"";
+    let mut through = Through::new();
+    for _ in 0..8 {
+        through.register(&Register::by(1).header("Proxy-Authorization: Digest x"));
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
+    }
+    assert!(through.world.closed.is_empty(), "the registrar's own challenge comes behind the proxy's");
+    let mut through = Through::new();
+    let proof = Register::by(1).header("Authorization: Digest x");
+    for _ in 0..8 {
+        through.register(&proof);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
+        through.registered(&proof);
+    }
+    assert!(through.world.closed.is_empty(), "a proof that is right takes back what was counted for its AOR");
+    let mut through = Through::new();
+    let guess = Register { to: "sip:bob@example.com", ..Register::by(1).header("Authorization: Digest x") };
+    for _ in 0..5 {
+        assert!(through.world.closed.is_empty());
+        through.register(&guess);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
+        through.registered(&proof);
+    }
+    assert_eq!(through.world.closed, [FlowId::Stream(1)], "and not for another's");
+}
+
 #[test]
 fn a_register_that_has_been_here_or_hopped_too_often_goes_no_further() {
     let mut through = Through::new();

@@ -178,6 +178,32 @@ fn what_is_not_for_its_own_sip_server_goes_nowhere_and_a_warning_says_why() {
     }
 }
 
+/// A client without RFC 3608 names the proxy that it has registered by, and pjsip puts the Service-Route behind it.
+#[test]
+fn a_call_out_may_name_the_proxy_that_its_client_has_registered_by() {
+    let (relay, proxy) = ("<sip:relay.test:5061;transport=tls;lr>", "<sip:proxy.example.com;lr>");
+    let mut through = Through::over(FlowId::Stream(99));
+    through.says = vec![("Service-Route", SERVICE)];
+    through.registered(&Register::by(1).line(&format!("Route: {relay}"), &format!("Route: {relay}, {proxy}")));
+    for (nth, routes) in
+        [format!("{relay}, {proxy}"), format!("{relay}, {proxy}, {SERVICE}"), relay.to_owned()].iter().enumerate()
+    {
+        through.world.sent.clear();
+        let routes: &'static str = routes.clone().leak();
+        Begun { routes, call_id: format!("by{nth}"), ..Begun::new("INVITE") }.send(&mut through.world);
+        assert_eq!(values(&through.world.last("INVITE"), Name::Route), [SERVICE], "{routes}");
+    }
+    for (nth, routes) in
+        [format!("{relay}, {SERVICE}, {proxy}"), format!("{relay}, {proxy}, <sip:elsewhere.example;lr>")]
+            .into_iter()
+            .enumerate()
+    {
+        let call = Begun { routes: routes.leak(), call_id: format!("beside{nth}"), ..Begun::new("INVITE") };
+        let warning = refused(&mut through, &call);
+        assert!(warning.contains("Service-Route"), "{warning}");
+    }
+}
+
 /// RFC 3261 §16.5: a proxy that is responsible for a target judges it, and the relay is for none. A transfer (RFC 3515) and a redirection name the
 /// Contact of whoever is called.
 #[test]

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tests::apns;
 use tests::caller::CallOptions;
+use tests::fcm::Answer;
 use tests::world::{FCM_TOKEN, SOON, TOKEN, World, text};
 
 use super::Outcome;
@@ -178,6 +179,29 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
 }
 
 #[tokio::test]
+async fn that_a_call_has_ended_is_told_however_many_alerts_wait_at_the_service() -> Outcome {
+    let world = World::start().await?;
+    world.enable_android().await?;
+    let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded: device"}}"#;
+    let full = || Answer::Http { status: 429, headers: vec![("retry-after", "300".to_owned())], body: body.to_owned() };
+    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_n(full(), 16));
+    for number in 1..=16 {
+        world
+            .call_with(&CallOptions::request("MESSAGE").body("text/plain", "are you there?"))?
+            .expect(202, SOON)
+            .await?;
+        assert!(world.fcm.wait_for_requests(number, SOON).await, "alert {number}");
+    }
+    let caller = world.call()?;
+    let push = push_of_a_call(&world).await?;
+    assert_eq!(push["event"], "call");
+    world.cancel(&caller).await?;
+    let ended = push_of_a_call(&world).await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
+    world.content()
+}
+
+#[tokio::test]
 async fn an_iphone_is_never_sent_a_voip_push_that_is_no_call() -> Outcome {
     let (world, instance) = World::lent().await?;
     let (cancelled, _) = world.call_and_push().await?;
@@ -273,6 +297,33 @@ async fn one_caller_causes_so_many_pushes_of_a_device_in_a_minute_and_another_st
     caller.expect(180, SOON).await?;
     assert_eq!(world.apns.requests(), 3);
     world.cancel(&caller).await
+}
+
+#[tokio::test]
+async fn who_withholds_his_number_has_pushes_of_his_own_where_his_server_asserts_who_he_is() -> Outcome {
+    let world = World::with(|setup| setup.further.push_str("\n[limits]\npushes_per_caller = 2\n")).await?;
+    world.enable().await?;
+    let by = |name: &str| world.call_with(&CallOptions::default().private(&format!("<sip:{name}@example.test>")));
+    for _ in 0..2 {
+        let caller = by("stranger")?;
+        assert_eq!(world.push().await?["from"], "sip:anonymous@anonymous.invalid");
+        world.cancel(&caller).await?;
+    }
+    by("stranger")?.expect(480, SOON).await?;
+    world.await_metric("sipwake_limits_total{limit=\"pushes-caller\"}", 1.0).await?;
+    let doctor = by("doctor")?;
+    doctor.expect(180, SOON).await?;
+    world.cancel(&doctor).await?;
+    // Of whom nothing is asserted there is one.
+    let nobody = CallOptions::default().from("<sip:anonymous@anonymous.invalid>");
+    for _ in 0..2 {
+        let caller = world.call_with(&nobody)?;
+        caller.expect(180, SOON).await?;
+        world.cancel(&caller).await?;
+    }
+    world.call_with(&nobody)?.expect(480, SOON).await?;
+    assert_eq!(world.apns.requests(), 5);
+    world.content()
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! A caller behind the SIP server, which passes on what it writes.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use tests::board::Missed;
-use tests::raw::{ELSEWHERE, datagrams, statuses};
+use tests::raw::{ELSEWHERE, Raw, datagrams, statuses};
 use tests::wire::Transport;
 use tests::world::{SOON, World};
 use tokio::time::timeout;
@@ -72,6 +74,39 @@ async fn a_request_with_too_many_headers_is_answered_by_udp_too_and_with_no_more
         let (length, _) = timeout(SOON, socket.recv_from(&mut space)).await.expect("an answer").expect("a datagram");
         assert_eq!(statuses(&String::from_utf8_lossy(&space[..length])), [400], "{before:?}");
         assert!(length <= sent.len(), "{length}");
+    }
+    Ok(())
+}
+
+/// A server that dials for what a caller wrote begins with that, and goes on with the others' calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_odd_first_message_ends_a_strangers_connection_and_none_of_a_sip_server() -> Result<(), Missed> {
+    let mut world = World::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp]).await?;
+    world.transport = Transport::Tcp;
+    world.enable().await?;
+    let request = |method: &str, id: &str, more: &str| {
+        format!(
+            "{method} sip:nobody@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:5099;branch=z9hG4bK{id};rport\r\nMax-Forwards: 70\r\n\
+             From: <sip:bob@example.test>;tag=odd\r\nTo: <sip:nobody@127.0.0.1>\r\nCall-ID: {id}\r\nCSeq: 1 {method}\r\n\
+             {more}Content-Length: 0\r\n\r\n"
+        )
+    };
+    let relay = world.relay.upstream(Transport::Tcp);
+    for (nth, odd) in [
+        request("OPTIONS", "odd", &"X-Odd: y\r\n".repeat(600)),
+        request("OPTIONS", "odd", &format!("X-Odd: {}\r\n", "y".repeat(70_000))),
+        request("@FOO", "odd", ""),
+        request("(X", "odd", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut server = Raw::tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), relay).await.unwrap();
+        assert!(server.send(odd.clone() + &request("OPTIONS", "next", "")).await);
+        assert!(server.await_text("Call-ID: next", SOON).await && !server.has_ended(), "{nth}");
+        let mut stranger = Raw::tcp(ELSEWHERE, relay).await.unwrap();
+        stranger.send(odd + &request("OPTIONS", "next", "")).await;
+        assert!(stranger.await_end(SOON).await.is_some(), "{nth}");
     }
     Ok(())
 }

@@ -94,6 +94,28 @@ async fn a_call_that_finds_no_room_at_a_phone_is_missed_and_one_strangers_calls_
 }
 
 #[tokio::test]
+async fn who_withholds_his_number_drives_no_call_of_another_who_does_so_out_of_the_list() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let by = |name: &str| world.call_with(&CallOptions::default().private(&format!("<sip:{name}@example.test>")));
+    let doctor = by("doctor")?;
+    let hers = text(&world.push().await?["call"]);
+    world.cancel(&doctor).await?;
+    await_kept(&world, &instance, "missed-calls", 1).await?;
+    let _phone = world.wake(&instance).await?;
+    for _ in 0..70 {
+        let stranger = by("stranger")?;
+        // An error: it was refused before.
+        drop(stranger.cancel().await);
+        stranger.final_response(SOON).await?;
+    }
+    // More than a half of what is kept.
+    let missed = await_kept(&world, &instance, "missed-calls", 26).await?;
+    assert!(missed.iter().all(|call| call["from"] == "sip:anonymous@anonymous.invalid"), "{missed:?}");
+    assert!(missed.iter().any(|call| text(&call["call"]) == hers), "{missed:?}");
+    world.content()
+}
+
+#[tokio::test]
 async fn one_strangers_calls_keep_nobody_from_a_phone_that_is_there_and_leave_a_friends_missed_call_in_the_list()
 -> Outcome {
     let (world, instance) = World::lent().await?;

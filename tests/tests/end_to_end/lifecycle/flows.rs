@@ -1,6 +1,6 @@
 //! The flow toward a SIP server: kept alive, noticed when it is dead, and passed by what is too large for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::message::Name;
 use tests::registrar::Settings;
@@ -75,4 +75,26 @@ async fn where_the_operator_forbids_tcp_a_large_request_goes_by_udp_all_the_same
     let went = with_a_large_answer(&[Transport::Tls, Transport::Udp]).await?;
     assert_eq!(went, [Transport::Udp, Transport::Udp]);
     Ok(())
+}
+
+/// What a stranger wrote and an honest server passed on: nobody can tell where it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_cannot_be_read_on_is_replaced_at_once_however_often_and_costs_no_call() -> Outcome {
+    let world = World::with(|setup| setup.transports = vec![Transport::Tls]).await?;
+    let instance = world.enable().await?;
+    let aor = world.aor();
+    let began = Instant::now();
+    for round in 0..6 {
+        let last = world.registrar.last_register(&aor).expect("it is registered");
+        let count = world.registrar.registers(&aor).len();
+        last.flow.send(&"OPTIONS sip:a@b SIP/2.0\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n".into());
+        let again = world.registrar.await_registers(&aor, count + 1, SOON).await?;
+        assert_ne!(again.flow.id(), last.flow.id(), "{round}: by another connection");
+        let granted = || async { world.registrar.last_register(&aor).filter(|last| last.status == Some(200)) };
+        world.until("it is granted", granted).await?;
+    }
+    // At most one dial a second; what failures wait for would be 1 + 2 + 4 + 8 s by now.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    world.whole_call(&instance).await
 }

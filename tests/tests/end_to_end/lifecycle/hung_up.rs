@@ -5,6 +5,9 @@ use std::time::Duration;
 use hyper::Version;
 use serde_json::Value;
 use tests::api_client::ApiClient;
+use tests::board::Missed;
+use tests::gate::Gate;
+use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
 use tests::world::World;
 
@@ -14,10 +17,14 @@ use super::Outcome;
 async fn hangs_up(world: &World, api: ApiClient, wish: &Value) -> Outcome {
     let before = world.registrar.registers(&world.aor()).len();
     let is_asked = || async { (world.registrar.registers(&world.aor()).len() > before).then_some(()) };
-    let asked = world.until("a REGISTER", is_asked);
+    hangs_up_at(world.until("a REGISTER", is_asked), api, wish).await
+}
+
+/// Asks, and hangs up at this moment.
+async fn hangs_up_at(moment: impl Future<Output = Outcome>, api: ApiClient, wish: &Value) -> Outcome {
     tokio::select! {
         biased;
-        asked = asked => asked,
+        come = moment => come,
         answer = api.enable(wish) => panic!("it was answered: {answer:?}"),
     }
 }
@@ -59,4 +66,40 @@ async fn an_app_that_hangs_up_before_its_answer_has_enabled_nothing_and_ended_no
         world.await_contacts(0).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_hangs_up_while_its_instance_is_being_stored_has_ended_no_earlier_one() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    let opened = gate.open_slow(Duration::from_millis(1));
+    opened.map_err(|error| Missed::new("an open door", error.to_string()))?;
+    let store = format!("redis://{}", gate.address());
+    let world = World::between(|_| {}, |setup| setup.store = store).await?;
+    let wish = world.android_wish("token-of-who-hangs-up");
+    let standing = world.enable_as(&wish).await?;
+    let named = || -> Vec<Option<String>> {
+        let lookups = redis.keys().into_iter().filter(|key| key.starts_with("sipwake:l:"));
+        lookups.map(|lookup| redis.ask(redis::cmd("GET").arg(lookup))).collect()
+    };
+    for (count, version) in [Version::HTTP_11, Version::HTTP_2].into_iter().enumerate() {
+        gate.slow_down(Duration::from_millis(100));
+        let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
+        let is_stored = || async { (records() > 1).then_some(()) };
+        let stored = world.until("a second record", is_stored);
+        hangs_up_at(stored, world.relay.setup().api_over(version), &wish).await?;
+        gate.slow_down(Duration::ZERO);
+        let undelivered = || async { (world.relay.log().matches("answer-undelivered").count() > count).then_some(()) };
+        world.until("an answer that nobody waits for", undelivered).await?;
+        serves(&world, 1.0).await?;
+        assert_eq!(world.api.read(&standing).await?.status, 200);
+        let is_named = || async { (named() == [Some(standing.id.clone())]).then_some(()) };
+        world.until("the one that stands, to be found again", is_named).await?;
+        world.whole_call(&standing).await?;
+    }
+    // What is enabled then takes its place.
+    let next = world.enable_as(&wish).await?;
+    world.await_gone(&standing).await?;
+    serves(&world, 1.0).await?;
+    world.whole_call(&next).await
 }

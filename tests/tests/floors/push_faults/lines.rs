@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use relay::push::Verdict;
+use relay::push::{Event, Push, Verdict};
 use tests::apns::Answer;
 use tests::fcm;
 use tests::virtual_net::Mood;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{World, apple, apple_token, google};
+use super::{APP, World, apple, apple_token, call, google, google_token};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -200,6 +200,50 @@ async fn what_is_on_its_way_by_a_silent_connection_is_taken_back_once_nobody_wai
     assert_eq!(waiting.ended().await[0].verdict, Verdict::Unconfirmed);
     sleep(MS).await;
     assert_eq!(world.net.withdrawn(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alert_keeps_no_push_of_a_call_that_has_ended_on_its_way_by_a_silent_connection() {
+    for target in [apple, google] {
+        let world = World::new();
+        assert_eq!(world.ring(target(1), 1).await.verdict, Verdict::Accepted);
+        // It goes on for as long as it is worth anything.
+        let busy = || Answer::Unavailable { retry_after: None };
+        world.apns.answer_with(&apple_token(2), std::iter::repeat_n(busy(), 1_000));
+        let busy = || fcm::Answer::Unavailable { retry_after: None };
+        world.fcm.answer_with(&google_token(2), std::iter::repeat_n(busy(), 1_000));
+        world.apns.freeze();
+        world.fcm.freeze();
+        let service = world.service.clone();
+        let alert = Push { event: Event::Message, deadline: call(2).deadline + 3_600, ..call(2) };
+        let alert = tokio::spawn(async move { service.deliver(APP, &target(2), &alert).await });
+        sleep(MS).await;
+        assert!(timeout(600 * MS, world.ring(target(3), 3)).await.is_err());
+        sleep(1_000 * MS).await;
+        assert_eq!(world.net.withdrawn(), 1);
+        assert!(!alert.is_finished(), "it is tried on");
+        world.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_begun_to_leave_by_a_connection_that_falls_silent_goes_by_another() {
+    for target in [apple, google] {
+        let world = World::new();
+        assert_eq!(world.ring(target(1), 1).await.verdict, Verdict::Accepted);
+        world.apns.freeze();
+        world.fcm.freeze();
+        // Before the connection is asked, from when on whoever comes waits.
+        let deliveries = world.ring_each(Duration::ZERO, 2, 700, target).await.ended().await;
+        // What the system has room for, and TLS: it is on its way.
+        let lost = deliveries.iter().filter(|it| it.verdict == Verdict::Unconfirmed || it.copies == 2).count();
+        assert!(lost <= 350, "{lost} of 700");
+        let moved: Vec<_> = deliveries.iter().filter(|it| it.verdict == Verdict::Accepted && it.copies == 1).collect();
+        assert_eq!(moved.len() + lost, 700);
+        let slowest = moved.iter().map(|delivery| delivery.elapsed).max().expect("there are some");
+        assert!(slowest < 2_500 * MS, "{slowest:?}");
+        world.assert_clean();
+    }
 }
 
 #[tokio::test(start_paused = true)]

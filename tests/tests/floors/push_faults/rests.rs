@@ -6,6 +6,7 @@ use relay::metrics::Metric;
 use relay::metrics::reading::Reading;
 use relay::push::{Departure, Event, Fixed, Push, State, Verdict};
 use tests::apns::Answer;
+use tests::authority::Authority;
 use tests::fcm::{self, TokenAnswer};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -199,6 +200,77 @@ async fn a_long_wish_of_a_token_endpoint_is_not_the_end_of_all_calls() {
         sleep(5 * SECOND).await;
     }
     assert_eq!(world.fcm.token_requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_waits_for_an_access_token_a_call_asks_an_endpoint_that_rests_within_four_seconds() {
+    let authority = Authority::new();
+    for alerts in 0..50 {
+        let world = World::within(&authority);
+        world.fcm.answer_token_with([TokenAnswer::Busy(120)]);
+        let waiting: Vec<_> = (0..=alerts)
+            .map(|number| {
+                let now = call(number);
+                let alert = Push { event: Event::Message, deadline: now.sent_at + 3_600, ..now };
+                let service = world.service.clone();
+                tokio::spawn(async move { service.deliver(APP, &google(number), &alert).await })
+            })
+            .collect();
+        // Long enough for whatever they do to have its longest pauses.
+        sleep(20 * SECOND + alerts * 37 * MS).await;
+        assert_eq!(world.fcm.token_requests(), 1, "no alert asks");
+        let delivery = world.ring(google(1_000), 1_000).await;
+        assert_eq!(delivery.verdict, Verdict::Accepted);
+        assert!(delivery.elapsed < 4 * SECOND, "{:?} beside {alerts} alerts", delivery.elapsed);
+        // The token is for all, though the time that was asked for is not over.
+        for alert in waiting {
+            let taken = timeout(6 * SECOND, alert).await.expect("in time").expect("a delivery does not panic");
+            assert_eq!(taken.verdict, Verdict::Accepted);
+        }
+        world.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_rests_and_then_hangs_gets_a_call_every_two_seconds() {
+    let world = World::new();
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    world.apns.answer_with(&apple_token(2), [Answer::Unavailable { retry_after: Some(60) }, Answer::Stall]);
+    let first = world.ring_each(MS, 2, 1, apple).await;
+    // It has asked once more by then.
+    sleep(3 * SECOND).await;
+    let later = world.ring_each(100 * MS, 3, 10, apple).await.ended().await;
+    assert_eq!(accepted(&later), 10);
+    let slowest = later.iter().map(|delivery| delivery.elapsed).max().expect("there are some");
+    assert!(slowest < 5 * SECOND, "{slowest:?}");
+    assert!(!matches!(first.ended().await[0].verdict, Verdict::Accepted), "that one is lost");
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_call_asks_a_service_that_rests_as_the_call_does() {
+    let ended = |number| Push { event: Event::CallEnded, ..call(number) };
+    let world = World::new();
+    world.fcm.answer_with(&google_token(1), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
+    let delivery = world.service.deliver(APP, &google(1), &ended(1)).await;
+    assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 2));
+    assert!(delivery.elapsed < 4 * SECOND, "{:?}", delivery.elapsed);
+    // It waits its turn beside calls.
+    world.fcm.answer_with(&google_token(2), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
+    world.fcm.answer_with(&google_token(2), std::iter::repeat_n(fcm::Answer::Stall, 10));
+    let calls = world.ring_each(MS, 2, 1, google).await;
+    sleep(3 * SECOND).await;
+    let delivery = world.service.deliver(APP, &google(3), &ended(3)).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 4 * SECOND, "{:?}", delivery.elapsed);
+    drop(calls);
+    // Also at the token endpoint.
+    let world = World::new();
+    world.fcm.answer_token_with([TokenAnswer::Busy(300)]);
+    let delivery = world.service.deliver(APP, &google(1), &ended(1)).await;
+    assert_eq!(delivery.verdict, Verdict::Accepted);
+    assert!(delivery.elapsed < 4 * SECOND, "{:?}", delivery.elapsed);
+    world.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]

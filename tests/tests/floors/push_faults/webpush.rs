@@ -83,10 +83,10 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
     let authority = Authority::new();
     let mut wrong = Vec::new();
     for (answer, wanted) in rows() {
-        for push in [call(1), alert()] {
-            // Where a service asks for longer than calls wait, they ask.
+        for push in [call(1), Push { event: Event::CallEnded, ..call(1) }, alert()] {
+            // Where a service asks for longer than calls wait, they ask, and so do their ends.
             let wanted = match (&answer, push.event) {
-                (Answer::Status(503, Some(600)), Event::Call) => AFRESH,
+                (Answer::Status(503, Some(600)), Event::Call | Event::CallEnded) => AFRESH,
                 _ => wanted,
             };
             let web = Web::new(&authority);
@@ -291,6 +291,63 @@ async fn a_service_that_speaks_http_1_alone_gets_its_pushes_too() {
         assert!(heads.contains(says), "{says}: {heads}");
     }
     serving.abort();
+}
+
+/// A service in the network that speaks HTTP/1.1 alone and answers this to each request; nothing is closed.
+fn listens_by_http1(net: &VirtualNet, authority: &Authority, port: u16, answer: &'static [u8]) -> Arc<AtomicUsize> {
+    let tls = TlsAcceptor::from(authority.server_config(&["localhost"], &[b"http/1.1"]));
+    let served = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&served);
+    net.listen(port, move |stream| {
+        let (tls, counted) = (tls.clone(), Arc::clone(&counted));
+        tokio::spawn(async move {
+            let Ok(mut stream) = tls.accept(stream).await else { return };
+            let mut buffer = [0; 16_384];
+            if stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                counted.fetch_add(1, Ordering::Relaxed);
+                drop(stream.write_all(answer).await);
+                drop(stream.flush().await);
+                std::future::pending::<()>().await;
+            }
+        });
+    });
+    served
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_speaks_http_1_alone_is_found_behind_addresses_that_are_dead() {
+    let authority = Authority::new();
+    let address = |last| [203, 0, 114, last].into();
+    for dead in [Mood::Mute, Mood::MuteAfterConnect, Mood::Refuses] {
+        let web = Web::new(&authority);
+        let served = listens_by_http1(&web.net, &authority, 8443, b"HTTP/1.1 201 x\r\ncontent-length: 0\r\n\r\n");
+        for places in [[dead, dead, Mood::Serves], [Mood::Serves, dead, dead], [dead, Mood::Serves, dead]] {
+            let places: Vec<_> = (1..).map(address).zip(places).collect();
+            web.net.place(8443, &places);
+            let token = PushToken::new("https://localhost:8443/x");
+            let target = PushTarget { token, ..web.server.subscribe().push_target() };
+            let delivery = web.service.deliver(APP, &target, &call(1)).await;
+            assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1), "{places:?}");
+            assert!(delivery.elapsed < Duration::from_secs(2), "{places:?}: {:?}", delivery.elapsed);
+        }
+        assert_eq!(served.load(Ordering::Relaxed), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_by_http_1_counts_although_its_body_has_no_end() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let served = listens_by_http1(&web.net, &authority, 8443, b"HTTP/1.1 201 x\r\n\r\nno end");
+    web.net.place(8443, &[([203, 0, 114, 1].into(), Mood::Serves)]);
+    let token = PushToken::new("https://localhost:8443/x");
+    let target = PushTarget { token, ..web.server.subscribe().push_target() };
+    for push in [call(1), alert()] {
+        let delivery = web.service.deliver(APP, &target, &push).await;
+        assert_eq!((delivery.verdict, delivery.copies), (Verdict::Accepted, 1));
+        assert!(delivery.elapsed < Duration::from_secs(4), "{:?}", delivery.elapsed);
+    }
+    assert_eq!(served.load(Ordering::Relaxed), 2);
 }
 
 /// An app whose devices are at a service on this port of loopback.
