@@ -157,11 +157,11 @@ pub fn from_strict_router(request: &Message, key: &TokenKey, from: Side) -> Opti
     Message::parse(&bytes, &Limits::COMPOSED).ok()
 }
 
-/// Removes the identity that a device asserts: only its SIP server may assert one (RFC 3325 §5).
-/// P-Preferred-Identity passes, for the SIP server to judge.
+/// Removes the identity that a device asserts: only its SIP server may assert one (RFC 3325 §5). Remote-Party-ID says the same in older words
+/// (draft-ietf-sip-privacy-04), and Asterisk and FreeSWITCH read it. P-Preferred-Identity passes, for the SIP server to judge.
 pub fn strip_asserted_identity(edit: Edit<'_>, from: Side) -> Edit<'_> {
     match from {
-        Side::Device => edit.remove(Name::PAssertedIdentity),
+        Side::Device => edit.remove(Name::PAssertedIdentity).remove(Name::RemotePartyId),
         Side::Upstream => edit,
     }
 }

@@ -28,7 +28,8 @@ pub const FAILURES_PER_FLOW: u8 = 5;
 pub const INSTANCES_PER_FLOW: usize = 16;
 /// What a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
 const UNDERSTOOD: &[&str] = &["path", "outbound"];
-/// Forwarded requests remembered for one flow, so that its end fails them at once.
+/// Forwarded requests remembered for one flow, so that its end fails them at once, or has them wait; of more those that are answered go, then the
+/// oldest.
 const FORWARDED_PER_FLOW: usize = 64;
 
 /// The flows of devices, and the devices that are attached by them.
@@ -233,16 +234,6 @@ impl Attachments {
         self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
     }
 
-    /// Remembers that a request was forwarded on a device's flow.
-    pub(super) fn note_forwarded(&mut self, flow: FlowId, instance: InstanceId, branch: BranchId) {
-        if let Some(state) = self.flows.get_mut(&flow) {
-            if state.forwarded.len() >= FORWARDED_PER_FLOW {
-                state.forwarded.remove(0);
-            }
-            state.forwarded.push((instance, branch));
-        }
-    }
-
     /// The instances that are attached by a flow.
     pub(super) fn attached_by(&self, flow: FlowId) -> Vec<InstanceId> {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
@@ -273,6 +264,19 @@ impl DeviceFlow {
 }
 
 impl Endpoint {
+    /// Remembers that a request was forwarded on a device's flow.
+    pub(super) fn note_forwarded(&mut self, flow: FlowId, instance: InstanceId, branch: BranchId) {
+        let Self { attachments, core, .. } = self;
+        let Some(DeviceFlow { forwarded, .. }) = attachments.flows.get_mut(&flow) else { return };
+        if forwarded.len() >= FORWARDED_PER_FLOW {
+            forwarded.retain(|(_, branch)| core.transactions.progress(*branch).is_some_and(|it| it.1));
+        }
+        if forwarded.len() >= FORWARDED_PER_FLOW {
+            forwarded.remove(0);
+        }
+        forwarded.push((instance, branch));
+    }
+
     /// A REGISTER at the edge.
     pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: Reply<'_>, register: Message) {
         let from = register.from().and_then(|from| from.user().and_then(InstanceId::parse));

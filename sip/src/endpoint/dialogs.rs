@@ -151,7 +151,13 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        self.attachments.note_forwarded(hop.flow, hop.device, branch);
+        if hop.side == Side::Device {
+            return self.note_forwarded(hop.flow, hop.device, branch);
+        }
+        self.note_asked_of_server(hop.flow, branch);
+        if method == Method::Bye {
+            self.core.transactions.expect_late(branch, hop.device);
+        }
     }
 
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).

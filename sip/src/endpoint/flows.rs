@@ -55,6 +55,7 @@ impl FlowTable {
 impl Endpoint {
     /// A stream has ended, whichever side it led to.
     pub(super) fn on_closed(&mut self, now: Instant, flow: FlowId) {
+        let dialled = self.upstreams.address_of(flow);
         let of_server = self.flows.upstream.remove(&flow);
         self.flows.unread.remove(&flow);
         self.registers.forget_quota(flow);
@@ -63,6 +64,7 @@ impl Endpoint {
         if let Some((transport, address)) = of_server {
             self.answer_elsewhere(now, flow, transport, address);
         }
+        self.ask_by_next_flow(now, flow, of_server.map(|(_, address)| address).or(dialled));
         self.forget_unproven(flow);
         self.on_device_flow_closed(now, flow);
         self.lose_asked(now, flow);

@@ -142,7 +142,7 @@ impl Endpoint {
         match sent_on {
             Some(flow) => {
                 pending.sent(instance, message, branch);
-                self.attachments.note_forwarded(flow, instance, branch);
+                self.note_forwarded(flow, instance, branch);
             }
             None => {
                 pending.storing(now, instance, message);

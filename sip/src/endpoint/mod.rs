@@ -27,6 +27,7 @@
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | `asked` | `AskedByDevices` | requests of devices that are not answered, and the flows that they are answered by |
+//! | `asked_servers` | `AskedOfServers` | what SIP servers were sent for devices and have not answered, by the stream that it went by |
 //! | [`unproven`] | `Unproven` | what comes in a call by a flow that its device has not proved itself on |
 //! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
@@ -40,6 +41,7 @@
 //! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], predecessors by [`successors::SUCCESSIONS_MAX`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
 mod asked;
+mod asked_servers;
 mod attachments;
 mod bindings;
 mod budgets;
@@ -85,6 +87,7 @@ use crate::random::Random;
 use crate::transaction::Expired;
 
 use asked::AskedByDevices;
+use asked_servers::AskedOfServers;
 use attachments::Attachments;
 use bindings::Bindings;
 use calls::Calls;
@@ -114,6 +117,7 @@ pub struct Endpoint {
     dialogs: DialogForwarding,
     outgoing: Outgoing,
     asked: AskedByDevices,
+    asked_of_servers: AskedOfServers,
     unproven: Unproven,
     parked: ParkedRequests,
     calls: Calls,
@@ -143,6 +147,7 @@ impl Endpoint {
             dialogs: DialogForwarding::default(),
             outgoing: Outgoing::default(),
             asked: AskedByDevices::default(),
+            asked_of_servers: AskedOfServers::default(),
             unproven: Unproven::default(),
             parked: ParkedRequests::default(),
             calls: Calls::default(),

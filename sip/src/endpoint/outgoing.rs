@@ -160,6 +160,7 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
+        self.note_asked_of_server(hop.flow, branch);
         if method == Method::Invite {
             self.asked.note_placed(source.flow, server, branch);
         }

@@ -8,28 +8,33 @@
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
+//! | a SIP server was sent one, unanswered, by a stream | it waits; a BYE longer | it is sent again, once | 480; an INVITE 408 |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
 //! The dialog is found again by its signed token, which names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
-//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server; an INVITE for no longer than a device may take to
+//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server that were not sent; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::core::OfflinePeer;
 use super::dialogs::{NextHop, Passage};
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
-use crate::id::{BindingId, BranchId, FlowId, InstanceId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{Reply, ServerId};
 
-/// Requests that may wait for one device; a further one is answered 480.
+/// Requests that may wait for one device; a further one is answered 480. Those of one dialog take a half of it at most, and leave room for others.
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
+/// Requests that may wait for one SIP server altogether, so that what it was sent and has not answered waits as well; a further one of these is
+/// given up.
+pub const ASKED_PER_SERVER: usize = 4_000;
 
 /// A request that waits for its peer.
 #[derive(Debug)]
@@ -43,8 +48,10 @@ struct Parked {
 enum What {
     /// It came while the peer was away. `device`: that of its dialog.
     Unsent { server: ServerId, request: Box<Message>, passage: Passage, device: InstanceId },
-    /// It was sent on a flow that has ended.
+    /// It was sent on a device's flow that has ended.
     Sent,
+    /// It was sent on a SIP server's stream that has ended, to this address.
+    Asked { address: Option<IpAddr> },
 }
 
 /// The requests of dialogs that wait for a peer to come back, in the order in which they came.
@@ -55,6 +62,24 @@ impl ParkedRequests {
     /// How many peers are waited for.
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    fn unsent(&self, who: &OfflinePeer) -> impl Iterator<Item = &Message> {
+        let waiting = self.0.get(who).map(|waiting| &waiting[..]).unwrap_or_default();
+        waiting.iter().filter_map(|it| match &it.what {
+            What::Unsent { request, .. } => Some(&**request),
+            What::Sent | What::Asked { .. } => None,
+        })
+    }
+
+    /// How many requests wait for a peer that were not sent.
+    fn kept(&self, who: &OfflinePeer) -> usize {
+        self.unsent(who).count()
+    }
+
+    /// How many of them are of the dialog of this one, as its Call-ID says: whoever once was in it can make up the rest.
+    fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
+        self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
     }
 }
 
@@ -75,10 +100,9 @@ impl Endpoint {
             Side::Upstream => Some(OfflinePeer::Device(device)),
             Side::Device => self.upstream_of(binding).map(OfflinePeer::Server),
         });
-        let kept = |waiting: &Vec<Parked>| waiting.iter().filter(|it| matches!(it.what, What::Unsent { .. })).count();
         let room = |who: &OfflinePeer| match who {
-            OfflinePeer::Device(_) => self.parked.0.get(who).map_or(0, kept) < WAITING_PER_DEVICE,
-            OfflinePeer::Server(_) => self.parked.0.get(who).map_or(0, Vec::len) < WAITING_PER_SERVER,
+            OfflinePeer::Device(_) => self.parked.kept(who) + self.parked.kept_of(who, request) < WAITING_PER_DEVICE,
+            OfflinePeer::Server(_) => self.parked.kept(who) < WAITING_PER_SERVER,
         };
         let Some(who) = who.filter(room) else {
             return self.refuse(now, reply, request, 480);
@@ -136,6 +160,23 @@ impl Endpoint {
         false
     }
 
+    /// Parks what was sent to a SIP server for its next flow; whether it has room.
+    pub(super) fn park_for_server(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        branch: BranchId,
+        address: Option<IpAddr>,
+    ) -> bool {
+        let who = OfflinePeer::Server(id);
+        let has_room = self.parked.0.get(&who).map_or(0, Vec::len) < ASKED_PER_SERVER;
+        if has_room {
+            let until = now + self.core.settings.timing.edge.parked;
+            self.add_parked(now, who, Parked { branch, until, what: What::Asked { address } });
+        }
+        has_room
+    }
+
     /// The peer is back: what waits goes to its flow, in the order in which it came.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
         for waiting in self.parked.0.remove(&who).unwrap_or_default() {
@@ -143,6 +184,12 @@ impl Endpoint {
                 (OfflinePeer::Device(device), _) => self.hop_to_device(device),
                 (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.hop_to_server(id, *device),
                 (OfflinePeer::Server(_), What::Sent) => None,
+                (OfflinePeer::Server(id), What::Asked { address }) => {
+                    if let Some(flow) = self.flow_to(id) {
+                        self.ask_again(now, waiting.branch, flow, *address);
+                    }
+                    continue;
+                }
             };
             match hop {
                 Some(hop) => self.send_one(now, waiting, hop),
@@ -160,7 +207,7 @@ impl Endpoint {
         let waiting = self.parked.0.remove(&who).unwrap_or_default();
         let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.what {
             What::Unsent { request, .. } => in_dialog(request),
-            What::Sent => !self.rings(waiting.branch),
+            What::Sent | What::Asked { .. } => !self.rings(waiting.branch),
         });
         if !stay.is_empty() {
             self.parked.0.insert(who, stay);
@@ -181,9 +228,10 @@ impl Endpoint {
                 self.turn_leg(waiting.branch, hop);
             }
             What::Sent => {
-                self.core.transactions.carry(waiting.branch, hop.flow);
-                self.attachments.note_forwarded(hop.flow, hop.device, waiting.branch);
+                self.core.transactions.carry(now, waiting.branch, hop.flow);
+                self.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
+            What::Asked { .. } => {}
         }
     }
 
@@ -194,7 +242,7 @@ impl Endpoint {
         self.calls.turn_leg(call, branch, flow);
         self.core.transactions.follow(branch, flow);
         if !self.attachments.forwarded_to(device, flow).contains(&branch) {
-            self.attachments.note_forwarded(flow, device, branch);
+            self.note_forwarded(flow, device, branch);
         }
     }
 
@@ -208,7 +256,7 @@ impl Endpoint {
     ) {
         let rename = |waiting: &mut Parked| match &mut waiting.what {
             What::Unsent { device, .. } if *device == earlier => *device = successor,
-            What::Unsent { .. } | What::Sent => {}
+            What::Unsent { .. } | What::Sent | What::Asked { .. } => {}
         };
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
         if let Some(waiting) = server.and_then(|server| self.parked.0.get_mut(&server)) {
@@ -252,7 +300,9 @@ impl Endpoint {
             *waiting = left;
         }
         for waiting in due {
-            if self.rings(waiting.branch) {
+            let waits_on =
+                matches!(waiting.what, What::Asked { .. }) && self.core.transactions.is_patient(waiting.branch);
+            if self.rings(waiting.branch) || waits_on {
                 let until = now + self.core.settings.timing.edge.parked;
                 self.add_parked(now, who, Parked { until, ..waiting });
             } else {
@@ -265,7 +315,7 @@ impl Endpoint {
         match waiting.what {
             What::Unsent { server, .. } => self.on_forwarded_silence(now, server),
             What::Sent if self.rings(waiting.branch) => {}
-            What::Sent => self.abandon_forwarded(now, waiting.branch),
+            What::Sent | What::Asked { .. } => self.abandon_forwarded(now, waiting.branch),
         }
     }
 
@@ -278,7 +328,7 @@ impl Endpoint {
         self.core.transactions.has_cancelled(branch)
     }
 
-    fn abandon_forwarded(&mut self, now: Instant, branch: BranchId) {
+    pub(super) fn abandon_forwarded(&mut self, now: Instant, branch: BranchId) {
         if let Some(owner) = self.core.transactions.abandon(branch) {
             self.on_unanswered(now, branch, owner);
         }

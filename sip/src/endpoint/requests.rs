@@ -91,6 +91,9 @@ impl Endpoint {
         }
         if asked.flow.is_reliable() && asked.flow != source.flow {
             self.core.transactions.turn_to(&asked, source.flow);
+            if source.side == Side::Upstream {
+                self.note_asked_of_server(source.flow, asked.branch());
+            }
             self.note_answered(&source, &asked, response);
         }
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
@@ -110,11 +113,13 @@ impl Endpoint {
         }
     }
 
-    /// Whether a response came from whoever its request was sent to: by the same stream, or of a leg by another one that the device has;
-    /// of a datagram from the same host, by whatever port or transport, or from another address of the same SIP server.
+    /// Whether a response came from whoever its request was sent to: by the same stream, or of a leg by another one that the device has, or of
+    /// a device's request by another one of the SIP server; of a datagram from the same host, by whatever port or transport, or from another address of the same SIP server.
     fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
         let FlowId::Datagram(peer) = asked.flow else {
-            return asked.flow == source.flow || self.is_of_leg(source.flow, asked);
+            return asked.went_by(source.flow)
+                || self.is_of_leg(source.flow, asked)
+                || self.is_of_server(source, asked);
         };
         let by_another_address = || {
             let server = match asked.owner {
@@ -134,6 +139,12 @@ impl Endpoint {
     fn is_of_leg(&self, flow: FlowId, asked: &Asked<ClientOwner>) -> bool {
         let ClientOwner::Leg(call) = asked.owner else { return false };
         self.calls.get(call).is_some_and(|row| row.goes_by(asked.branch(), flow))
+    }
+
+    /// Whether a stream is one that a SIP server may have opened to answer a device's request (RFC 3261 §18.2.2).
+    fn is_of_server(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
+        let ClientOwner::Forwarded(_, Some(server)) = asked.owner else { return false };
+        source.side == Side::Upstream && source.flow.is_reliable() && self.upstreams.is_trusted(server, source)
     }
 
     /// A request that was sent got no final response, or its flow is gone.

@@ -59,6 +59,7 @@ names! {
     AuthenticationInfo "Authentication-Info",
     PAssertedIdentity "P-Asserted-Identity",
     PPreferredIdentity "P-Preferred-Identity",
+    RemotePartyId "Remote-Party-ID",
     Privacy "Privacy",
     Reason "Reason",
     Path "Path",
@@ -103,7 +104,7 @@ const fn slot(name: &[u8]) -> Option<usize> {
         return None;
     };
     let (first, last) = (first.to_ascii_lowercase() as usize, last.to_ascii_lowercase() as usize);
-    Some((name.len() + first * 22 + last * 46) % SLOT_COUNT)
+    Some((name.len() + first * 23 + last * 52) % SLOT_COUNT)
 }
 
 const SLOT_COUNT: usize = 256;

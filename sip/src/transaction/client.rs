@@ -13,7 +13,8 @@
 //! | Proceeding | pass | pass → Completed | E (at T2): resend · F: time out |
 //! | Completed | – | – | K: end |
 //!
-//! A 100 leaves Timer C as it is, any other 1xx restarts it (RFC 3261 §16.7.2), unless a CANCEL was sent.
+//! A 100 leaves Timer C as it is, any other 1xx restarts it (RFC 3261 §16.7.2), unless a CANCEL was sent. Where a time out says little, as
+//! [`super::late`] tells, the table waits on.
 //!
 //! Invariant: over a reliable transport nothing is sent twice, and D and K are zero.
 
@@ -136,6 +137,15 @@ impl InviteClient {
         }
     }
 
+    /// Waits for its final response until this moment, whatever was said before; whether none has come.
+    pub fn wait_until(&mut self, until: Instant) -> bool {
+        let (Invite::Calling { give_up, .. } | Invite::Proceeding { give_up, .. }) = &mut self.state else {
+            return false;
+        };
+        *give_up = until;
+        true
+    }
+
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
@@ -204,6 +214,18 @@ impl OtherClient {
                 Verdict { pass: true, ended: self.reliable, ..Verdict::default() }
             }
         }
+    }
+
+    /// Whether a provisional response has come, and no final one.
+    pub fn is_proceeding(&self) -> bool {
+        matches!(self.state, Other::Proceeding { .. })
+    }
+
+    /// Waits for a first response until this moment, whatever was said before; whether none has come.
+    pub fn wait_until(&mut self, until: Instant) -> bool {
+        let Other::Trying { give_up, .. } = &mut self.state else { return false };
+        *give_up = until;
+        true
     }
 
     /// Whether no final response has come.

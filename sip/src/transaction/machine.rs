@@ -39,6 +39,22 @@ impl ClientMachine {
         }
     }
 
+    /// Whether a provisional response has come, and no final one.
+    pub(super) fn is_proceeding(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.may_cancel(),
+            Self::Other(machine) => machine.is_proceeding(),
+        }
+    }
+
+    /// Waits until this moment; whether there is anything to wait for.
+    pub(super) fn wait_until(&mut self, until: Instant) -> bool {
+        match self {
+            Self::Invite(machine) => machine.wait_until(until),
+            Self::Other(machine) => machine.wait_until(until),
+        }
+    }
+
     /// What went by a stream, and is unheard, goes by datagrams.
     pub(super) fn leave_stream(&mut self, now: Instant, timing: &Timing) {
         match self {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::io::{ServerId, Transmit};
 use super::large::{self, Line, Way};
-use super::table::{Asked, ClientKey, Server, Table, count};
+use super::table::{Asked, Client, ClientKey, Server, Table, count};
 use crate::id::{BranchId, FlowId};
 
 /// How a response begins that says nothing to whoever waits already.
@@ -21,9 +21,28 @@ impl<C> Asked<C> {
     pub fn branch(&self) -> BranchId {
         self.key.branch
     }
+
+    /// Whether the request is on this flow, or was first.
+    pub fn went_by(&self, flow: FlowId) -> bool {
+        self.flow == flow || self.begun_on == Some(flow)
+    }
+}
+
+impl<C> Client<C> {
+    fn turn(&mut self, flow: FlowId) {
+        if self.line.flow != flow && self.begun_on.is_none() {
+            self.begun_on = Some(Box::new(self.line.flow));
+        }
+        self.line = Line { flow, way: Way::Flow };
+    }
 }
 
 impl<S> Server<S> {
+    /// Whether its sender has this flow: it is answered there, or there as well.
+    pub(super) fn is_by(&self, flow: FlowId) -> bool {
+        self.flow == flow || self.beside.as_deref() == Some(&flow)
+    }
+
     /// Its stream has ended: what it is answered is kept, and waits.
     fn lose_stream(&mut self) {
         self.waits_for_flow = true;
@@ -41,7 +60,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// The peer of a client transaction has another stream now, and has the request, as far as is known: its responses come by that one.
     pub fn follow(&mut self, branch: BranchId, flow: FlowId) {
         if let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) {
-            client.line = Line { flow, way: Way::Flow };
+            client.turn(flow);
         }
     }
 
@@ -62,7 +81,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     /// The peer answers a request by another one of its streams than was thought: what follows from it goes there.
     pub fn turn_to(&mut self, asked: &Asked<C>, flow: FlowId) {
         if let Some(client) = self.clients.get_mut(&asked.key) {
-            client.line = Line { flow, way: Way::Flow };
+            client.turn(flow);
         }
     }
 
@@ -76,15 +95,30 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     /// The peer of a client transaction has another stream now: its responses come by that one, and what it has left
     /// unanswered is sent there again, as the retransmission that it is (RFC 3261 §17.2.3); of an INVITE that was cancelled, the CANCEL alone.
-    pub fn carry(&mut self, branch: BranchId, flow: FlowId) {
+    pub fn carry(&mut self, now: Instant, branch: BranchId, flow: FlowId) {
         let cancelled = self.has_cancelled(branch);
         for cancel in [false, true] {
             let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel }) else { continue };
-            client.line = Line { flow, way: Way::Flow };
+            client.turn(flow);
+            client.carried = true;
             if client.machine.is_pending() && (cancel || !cancelled) {
                 self.transmits.push_back(Transmit::again(flow, client.request.clone()));
             }
         }
+        // The CANCEL was given up, and what it is for was not.
+        if cancelled && !self.clients.contains_key(&ClientKey { branch, cancel: true }) {
+            self.send_cancel(now, branch);
+        }
+    }
+
+    /// Whether a client transaction has gone to another stream before, with what was to be sent there again.
+    pub fn was_carried(&self, branch: BranchId) -> bool {
+        self.clients.get(&ClientKey { branch, cancel: false }).is_some_and(|client| client.carried)
+    }
+
+    /// Whether the peer has said that it has a request, and has not answered it.
+    pub fn is_proceeding(&self, branch: BranchId) -> bool {
+        self.clients.get(&ClientKey { branch, cancel: false }).is_some_and(|client| client.machine.is_proceeding())
     }
 
     /// The requests of a stream that has ended whose answers nobody has heard, each with its owner, in the order in which they came. They wait

@@ -15,6 +15,7 @@ use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit}
 use super::large::{self, Line, Unheard, Way};
 use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{RequestKey, is_same_host, is_same_sender, own_branch};
+use super::patience::Patience;
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Timing};
 use crate::id::{BranchId, FlowId, InstanceId};
@@ -37,6 +38,11 @@ pub(super) struct Client<C> {
     reason: Option<Box<str>>,
     owner: C,
     armed: Armed,
+    pub(super) patience: Patience,
+    /// The flow that it began on, where it has gone to another one since.
+    pub(super) begun_on: Option<Box<FlowId>>,
+    /// It was sent again by another flow.
+    pub(super) carried: bool,
 }
 
 impl<C> Client<C> {
@@ -80,8 +86,10 @@ pub(super) struct ClientKey {
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<C> {
     pub(super) key: ClientKey,
-    /// The flow that it was sent on.
+    /// The flow that it was sent on, or has gone to since.
     pub flow: FlowId,
+    /// Whether it has gone to another flow than this one, on which it began.
+    pub(super) begun_on: Option<FlowId>,
     /// Whom it belongs to.
     pub owner: C,
 }
@@ -100,7 +108,9 @@ pub struct Table<C, S> {
     pub(super) unheard: Unheard<ClientKey>,
     invites: VecDeque<InviteChange>,
     next_server: u64,
-    capacity: usize,
+    pub(super) capacity: usize,
+    /// How many client transactions wait beyond their time.
+    pub(super) late: usize,
     /// Whether what is too large for a datagram goes by TCP.
     tcp_beside_udp: bool,
     pub(super) timing: Timing,
@@ -121,6 +131,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             invites: VecDeque::new(),
             next_server: 0,
             capacity,
+            late: 0,
             tcp_beside_udp,
             timing,
         }
@@ -161,8 +172,19 @@ impl<C: Copy, S: Copy> Table<C, S> {
             _ => ClientMachine::Other(OtherClient::new(now, line.is_reliable(), &self.timing)),
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
-        let (ack, armed) = (None, Armed::default());
-        let client = Client { machine, line, request, ack, cancel: false, reason: None, owner, armed };
+        let client = Client {
+            machine,
+            line,
+            request,
+            ack: None,
+            cancel: false,
+            reason: None,
+            owner,
+            armed: Armed::default(),
+            patience: Patience::None,
+            begun_on: None,
+            carried: false,
+        };
         self.transmits.push_back(client.transmit(client.request.clone(), false));
         self.unheard.add(line, key);
         self.clients.insert(key, client);
@@ -175,7 +197,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
         let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
-        self.clients.get(&key).map(|client| Asked { key, flow: client.line.flow, owner: client.owner })
+        let client = self.clients.get(&key)?;
+        let begun_on = client.begun_on.as_deref().copied();
+        Some(Asked { key, flow: client.line.flow, begun_on, owner: client.owner })
     }
 
     /// Judges a response from whoever was asked; its owner when the owner must see it.
@@ -189,6 +213,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.transmits.extend(client.ack.iter().map(|ack| client.transmit(ack.clone(), false)));
         }
         self.unheard.remove(client.line, key);
+        self.late -= usize::from(client.patience.renew());
         if !client.machine.is_pending() {
             // It is not sent again; only late responses are still absorbed, for up to 32 s.
             client.request = Bytes::new();
@@ -212,6 +237,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let first = !std::mem::replace(&mut client.cancel, true);
         if first {
             client.reason = reason.map(Into::into);
+            client.shrink_if_late();
         }
         let goes = first && client.machine.may_cancel();
         if goes {
@@ -247,7 +273,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             return match self.cancelled(reply.key) {
                 None => Arrival::New,
                 Some(server) if !server.machine.is_pending() => Arrival::CancelTooLate,
-                Some(server) if server.flow == reply.flow => Arrival::Cancel(server.owner),
+                Some(server) if server.is_by(reply.flow) => Arrival::Cancel(server.owner),
                 Some(server) => Arrival::CancelElsewhere(server.owner),
             };
         }
@@ -273,6 +299,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, method: Method, flow: FlowId) -> Arrival<S> {
         let Some(server) = self.servers.get_mut(&id) else { return Arrival::Absorbed };
+        let is_sender = is_same_sender(server.flow, flow) || server.is_by(flow);
         match &mut server.machine {
             // A stranger's ACK does not keep a refusal from being sent again.
             ServerMachine::Invite(_) if method == Method::Ack && !is_same_host(server.flow, flow) => {}
@@ -282,7 +309,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
                 machine.on_ack(now, &self.timing);
             }
-            _ if !is_same_sender(server.flow, flow) => return Arrival::CopyElsewhere(id, server.owner),
+            _ if !is_sender => return Arrival::CopyElsewhere(id, server.owner),
             _ => self.answer_again(id, flow),
         }
         self.arm_server(id);
@@ -368,13 +395,14 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.servers.get(&id)?.asked.as_deref().map(|(request, _)| request)
     }
 
-    /// Forgets the INVITEs of and for a device that are answered: they name its account, and a 2xx that is repeated has been sent once. It looks
-    /// through all server transactions.
+    /// Forgets the INVITEs of and for a device that are answered: they name its account, and a 2xx that is repeated has been sent once; and
+    /// what was sent to it and may be heard late. It looks through all transactions.
     pub fn forget_requests(&mut self, device: InstanceId) {
         #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
         for server in self.servers.values_mut().filter(|server| server.machine.is_accepted()) {
             server.asked.take_if(|asked| asked.1 == device);
         }
+        self.forget_late(device);
     }
 
     /// Changes whom a server transaction belongs to.
@@ -487,6 +515,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if !client.armed.fires(now) {
             return None;
         }
+        let told = (!matches!(client.machine, ClientMachine::Invite(_))).then_some(client.owner);
         match client.machine.on_deadline(now, &self.timing) {
             Due::Nothing => {
                 self.arm_client(key);
@@ -502,6 +531,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 self.cancel(now, key.branch, None);
                 None
             }
+            Due::TimedOut if self.waits_on(now, key) => {
+                self.arm_client(key);
+                told
+            }
             // What a CANCEL left undone, the INVITE's own deadline ends.
             Due::TimedOut => self.forget_client(key).filter(|_| !key.cancel).map(|client| client.owner),
             Due::Ended => {
@@ -514,6 +547,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
     fn forget_client(&mut self, key: ClientKey) -> Option<Client<C>> {
         let client = self.clients.remove(&key)?;
         self.unheard.remove(client.line, key);
+        self.late -= usize::from(client.patience.is_spent());
         Some(client)
     }
 

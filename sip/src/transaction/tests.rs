@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::io::Full;
 use super::{Arrival, Expired, Reply, RequestKey, ServerId, Table, Timing, invite_key};
-use crate::id::{BranchId, FlowId, ShardTag, Side};
+use crate::id::{BranchId, FlowId, InstanceId, ShardTag, Side};
 use crate::message::{Composer, Limits, Message, Method, Name};
 
 const UDP: fn() -> FlowId = || FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
@@ -100,6 +100,44 @@ fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_tim
     assert_eq!(ack.to().unwrap().tag(), Some("peer"));
     assert_eq!(respond(&mut table, now, &busy), None, "told once");
     assert_eq!(sent(&mut table), ["ACK"], "acknowledged again");
+}
+
+/// What expires at this moment.
+fn expired(table: &mut Asked, at: Instant) -> usize {
+    std::iter::from_fn(|| table.poll_expired(at)).count()
+}
+
+#[test]
+fn of_what_may_be_late_a_quarter_of_the_table_waits_and_what_was_heard_counts_no_more() {
+    let (mut table, start, device) = (table(16), Instant::now(), InstanceId::new(1 << 64, ShardTag(0)));
+    let begin = |table: &mut Asked, now, number| {
+        let invite = send(table, now, Method::Invite, number, TCP);
+        table.expect_late(branch(number), device);
+        table.cancel(now, branch(number), Some("SIP;cause=200"));
+        invite
+    };
+    let invites: Vec<_> = (1..=6).map(|number| begin(&mut table, start, number)).collect();
+    sent(&mut table);
+    let at = start + Duration::from_secs(32);
+    assert_eq!((expired(&mut table, at), table.len()), (2, 4));
+    // It is heard after all, and what goes to it is its INVITE's own.
+    let heard = invites.iter().filter(|invite| table.asked(&answer(invite, 180)).is_some()).count();
+    let late = invites.iter().find(|invite| table.asked(&answer(invite, 180)).is_some()).expect("one waits");
+    assert_eq!((heard, respond(&mut table, at, &answer(late, 180)).is_some()), (4, true));
+    let cancel = parsed(table.poll_transmit().expect("a CANCEL").bytes);
+    assert_eq!((cancel.method(), cancel.via().map(|it| it.text)), (Some(Method::Cancel), late.via().map(|it| it.text)));
+    assert_eq!(cancel.text(Name::Reason), Some("SIP;cause=200"));
+    respond(&mut table, at, &answer(late, 487));
+    let ack = parsed(table.poll_transmit().expect("an ACK").bytes);
+    assert_eq!(
+        (ack.method(), ack.cseq(), ack.request_uri()),
+        (Some(Method::Ack), Some((5, "ACK")), late.request_uri())
+    );
+    // Its place is another's.
+    begin(&mut table, at, 7);
+    assert_eq!(expired(&mut table, at + Duration::from_secs(32)), 0);
+    table.forget_requests(device);
+    assert_eq!((table.len(), table.late), (0, 0));
 }
 
 #[test]

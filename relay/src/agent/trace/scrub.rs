@@ -134,9 +134,8 @@ fn kept(name: Name, written: &str) -> Kept {
         Name::Date => Kept::Date,
         Name::Replaces => Kept::Dialog,
         Name::From | Name::To | Name::Contact | Name::Route | Name::RecordRoute | Name::Path => Kept::Addresses,
-        Name::ServiceRoute | Name::PAssertedIdentity | Name::PPreferredIdentity | Name::PAssociatedUri => {
-            Kept::Addresses
-        }
+        Name::ServiceRoute | Name::PAssociatedUri => Kept::Addresses,
+        Name::PAssertedIdentity | Name::PPreferredIdentity | Name::RemotePartyId => Kept::Addresses,
         Name::WwwAuthenticate | Name::ProxyAuthenticate => Kept::Challenge,
         Name::Authorization | Name::ProxyAuthorization | Name::AuthenticationInfo | Name::ContentLength => {
             Kept::Nothing

@@ -239,7 +239,7 @@ impl Endpoint {
         let flow = attached.flow;
         for branch in row.on_flow_found(instance, flow) {
             self.core.transactions.follow(branch, flow);
-            self.attachments.note_forwarded(flow, instance, branch);
+            self.note_forwarded(flow, instance, branch);
         }
     }
 
@@ -267,11 +267,12 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, Method::Invite, bytes, flow, ClientOwner::Leg(call)).is_err() {
             return true;
         }
+        self.core.transactions.expect_late(branch, instance);
         let unheard = row.forked(branch, instance, flow);
         row.wait_for_sign(now, self.core.settings.ring_timeout + self.core.settings.answer_timeout);
         let woke_after = row.note_attached(now, instance);
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
-        self.attachments.note_forwarded(flow, instance, branch);
+        self.note_forwarded(flow, instance, branch);
         self.cancel_legs(now, unheard, None);
         self.core.event(Event::Call { call, instance, state, woke_after });
         true

@@ -229,7 +229,8 @@ impl Upstreams {
         self.paces.charge(now, address);
     }
 
-    fn address_of(&self, flow: FlowId) -> Option<IpAddr> {
+    /// The address that a flow leads to, where that is known.
+    pub(super) fn address_of(&self, flow: FlowId) -> Option<IpAddr> {
         match flow {
             FlowId::Datagram(peer) => Some(peer.ip()),
             stream => self.addresses.get(&stream).copied(),

@@ -3,6 +3,7 @@
 mod calls;
 mod given_up;
 mod joining;
+mod late;
 mod passwords;
 mod reconnecting;
 mod unheard;

@@ -240,6 +240,6 @@ fn a_phone_that_does_not_come_back_keeps_its_caller_no_longer_than_any() {
     let (mut world, _) = ringing(true);
     world.advance(seconds(121));
     assert_eq!((finals(&world)[0], ended(&world), world.wakes().len()), (480, vec![CallState::TimedOut], 1));
-    world.advance(seconds(700));
+    world.advance(seconds(16 * 60));
     assert_eq!(world.endpoint.counts().transactions, 0, "{:?}", world.descriptions());
 }

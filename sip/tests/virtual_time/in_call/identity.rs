@@ -93,29 +93,32 @@ fn a_caller_who_asks_for_privacy_is_anonymous_whatever_its_server_asserts() {
 fn a_device_asserts_nothing_about_itself_and_may_prefer() {
     // RFC 3325 §5, §6: what an untrusted peer asserts is removed; what it prefers is its server's to judge.
     let lines = "P-Asserted-Identity: <sip:boss@example.com>\r\nP-Preferred-Identity: <sip:alice@example.com>\r\n\
-                 p-asserted-identity: <tel:+1>\r\nPrivacy: id\r\n";
+                 p-asserted-identity: <tel:+1>\r\nremote-party-id: \"Boss\" <sip:boss@example.com>;party=calling\r\nPrivacy: id\r\n";
     let mut world = World::registered();
     world.invite("call-1");
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
-    let claims = [CONTACT, ("P-Asserted-Identity", "<sip:boss@example.com>"), ("Privacy", "id")];
+    let asserted = [("P-Asserted-Identity", "<sip:boss@example.com>"), ("Remote-Party-ID", "<sip:boss@example.com>")];
+    let claims = [&[CONTACT, ("Privacy", "id")], &asserted[..]].concat();
     for status in [180, 200] {
         world.reply(device, &invite, status, &claims, "");
         let heard = world.last(&format!("INVITE {status}"));
         assert!(!heard.has(Name::PAssertedIdentity) && heard.has(Name::Privacy), "{status}");
+        assert!(!heard.has(Name::RemotePartyId), "{status}");
     }
     let mut world = World::registered();
     let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
     let request = dialog.request(End::Device, "INVITE", 5, lines, b"");
     world.receive_bytes(device, &request);
     let forwarded = world.last("INVITE");
-    assert!(!forwarded.has(Name::PAssertedIdentity));
+    assert!(!forwarded.has(Name::PAssertedIdentity) && !forwarded.has(Name::RemotePartyId));
     assert_eq!(forwarded.values_written("P-Preferred-Identity").count(), 1);
     assert_eq!(forwarded.text(Name::Privacy), Some("id"));
     // The server's own assertions pass to the device, in requests and responses.
     let upstream = world.upstream;
-    world.reply(upstream, &forwarded, 200, &[("P-Asserted-Identity", "<sip:bob@example.com>")], "");
-    assert!(world.last("INVITE 200").has(Name::PAssertedIdentity));
+    world.reply(upstream, &forwarded, 200, &asserted, "");
+    let heard = world.last("INVITE 200");
+    assert!(heard.has(Name::PAssertedIdentity) && heard.has(Name::RemotePartyId));
     let request = dialog.request(End::Caller, "UPDATE", 9, lines, b"");
     world.receive_bytes(upstream, &request);
     assert_unharmed(&request, &world.last("UPDATE"));

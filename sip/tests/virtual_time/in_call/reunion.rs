@@ -162,13 +162,45 @@ fn what_waits_is_bounded_and_ends_with_the_instance() {
     for cseq in 2..42 {
         dialog.send(&mut world, End::Caller, "INFO", cseq);
     }
-    assert_eq!(world.count("INFO 480"), 40 - sip::endpoint::parked::WAITING_PER_DEVICE);
+    assert_eq!(world.count("INFO 480"), 40 - sip::endpoint::parked::WAITING_PER_DEVICE / 2);
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     assert_eq!(world.count("INFO 480"), 40);
     dialog.send(&mut world, End::Caller, "BYE", 50);
     assert_eq!(world.count("BYE 480"), 1, "nobody comes back");
     world.advance(seconds(100));
     assert_eq!(world.endpoint.counts().transactions, 0);
+}
+
+#[test]
+fn who_once_called_leaves_room_for_what_others_say_to_a_device_that_is_away() {
+    let mut world = World::registered();
+    let [earlier, current] = ["call-1", "call-2"].map(|call_id| Dialog::begin(&mut world, call_id, 200, &[]));
+    drop_device(&mut world);
+    for cseq in 2..42 {
+        let request = earlier.request(End::Caller, "INVITE", cseq, "", b"");
+        let request = String::from_utf8(request).unwrap().replace("tag=peer", &format!("tag=made-up.{cseq}"));
+        world.receive(world.upstream, &request);
+    }
+    assert_eq!(world.count("INVITE 480"), 40 - sip::endpoint::parked::WAITING_PER_DEVICE / 2);
+    current.send(&mut world, End::Caller, "BYE", 2);
+    assert_eq!(world.count("BYE 480"), 0);
+    world.attach(2);
+    assert!(to_new_flow(&world).contains(&"BYE".to_owned()), "{:?}", to_new_flow(&world));
+}
+
+#[test]
+fn what_was_answered_long_ago_does_not_keep_what_was_not_from_the_next_connection() {
+    let (mut world, dialog) = in_call();
+    let device = world.device(1);
+    dialog.send(&mut world, End::Caller, "REFER", 2);
+    for cseq in 3..103 {
+        dialog.send(&mut world, End::Caller, "INFO", cseq);
+        let info = world.last("INFO");
+        world.reply(device, &info, 200, &[], "");
+    }
+    drop_device(&mut world);
+    world.attach(2);
+    assert_eq!(to_new_flow(&world), ["REFER"]);
 }
 
 #[test]

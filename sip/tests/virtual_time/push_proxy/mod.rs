@@ -9,4 +9,5 @@ mod owners;
 mod passing;
 mod renewing;
 mod requests;
+mod server_streams;
 mod through;

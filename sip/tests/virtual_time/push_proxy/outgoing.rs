@@ -75,13 +75,14 @@ fn a_call_out_goes_by_the_flow_of_its_registration_and_its_dialog_both_ways() {
     let world = &mut through.world;
     let call = Begun::new("INVITE");
     let (device, server) = (world.device(1), world.upstream);
-    world.receive(device, &call.text(1, "P-Asserted-Identity: <sip:boss@example.com>\r\nX-Odd:   as  it came\r\n"));
+    world.receive(device, &call.text(1, "P-Asserted-Identity: <sip:boss@example.com>\r\nRemote-Party-ID: <sip:boss@example.com>\r\nX-Odd:   as  it came\r\n"));
     assert_eq!(world.descriptions(), ["INVITE 100", "INVITE"]);
     let invite = world.last("INVITE");
     assert_eq!((flow_of(world, "INVITE"), invite.request_uri()), (server.flow, Some("sip:bob@example.com")));
     assert_eq!(values(&invite, Name::Route), [SERVICE], "our own Route is taken off, the Service-Route is put in");
     assert!(
         !invite.has(Name::PAssertedIdentity)
+            && !invite.has(Name::RemotePartyId)
             && std::str::from_utf8(invite.head()).unwrap().contains("X-Odd:   as  it came")
     );
     let routes = values(&invite, Name::RecordRoute);
@@ -433,6 +434,32 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
                 FlowId::Stream(2)
             );
         }
+    }
+}
+
+#[test]
+fn a_call_out_is_cancelled_by_the_connection_that_it_was_begun_on_and_by_the_devices_next_one() {
+    for flow in [1, 2] {
+        let mut through = registered(&[]);
+        let call = Begun::new("INVITE");
+        call.send(&mut through.world);
+        let (invite, server) = (through.world.last("INVITE"), through.world.upstream);
+        through.world.reply(server, &invite, 180, &[], "");
+        through.registered(&Register::by(2));
+        let world = &mut through.world;
+        world.sent.clear();
+        world.receive(world.device(flow), &call.text(1, ""));
+        let again = world.sent.iter().find(|sent| sent.message.status() == Some(180)).expect("its answer again");
+        assert_eq!(
+            (again.flow, world.count("INVITE")),
+            (FlowId::Stream(flow), 0),
+            "a copy is answered where it comes from"
+        );
+        let cancel = Begun { method: "CANCEL", ..call }.text(1, "");
+        world.receive(world.device(3), &cancel);
+        assert_eq!((world.count("CANCEL 481"), world.count("CANCEL")), (1, 0), "a stranger's");
+        world.receive(world.device(flow), &cancel);
+        assert_eq!((world.count("CANCEL 200"), flow_of(world, "CANCEL")), (1, server.flow), "{flow}");
     }
 }
 

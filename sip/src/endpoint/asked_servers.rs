@@ -1,0 +1,94 @@
+//! What SIP servers were asked for devices by streams that end before it is answered: a server is started again, a balancer closes what is
+//! idle, a router has forgotten the connection.
+//!
+//! | the stream by which a device's request went on has ended, and the SIP server | then |
+//! | --- | --- |
+//! | answers by a stream of its own (RFC 3261 §18.2.2) | that is the answer, and what follows goes by that stream |
+//! | has another flow, or has one again within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), to the same address | it is sent there again, with its branch: the server takes it for a retransmission, and repeats its last answer (§17.2.3); of an INVITE that was cancelled the CANCEL |
+//! | the same, to another address | likewise, unless it was heard at the earlier one (RFC 3263 §4.3) |
+//! | has none for so long | nobody has answered: 480, an INVITE 408; a BYE waits on |
+//!
+//! Invariant: a request is sent again once, for it may be what its reader closes streams for. So many branches are remembered for each open
+//! stream as wait for their answers on it, twice, or [`REMEMBERED_MIN`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::{ClientOwner, Endpoint};
+use crate::id::{BranchId, FlowId, UpstreamId};
+
+/// Branches that are remembered for a stream before those that wait for nothing are looked for.
+const REMEMBERED_MIN: usize = 64;
+
+/// The requests of devices that SIP servers were sent by streams, and may not have answered.
+#[derive(Debug, Default)]
+pub(super) struct AskedOfServers(HashMap<FlowId, OnStream>);
+
+#[derive(Debug, Default)]
+struct OnStream {
+    branches: Vec<BranchId>,
+    /// How many there are when those that wait for nothing are looked for.
+    look_at: usize,
+}
+
+impl AskedOfServers {
+    fn add(&mut self, flow: FlowId, branch: BranchId, is_pending: impl Fn(BranchId) -> bool) {
+        let OnStream { branches, look_at } = self.0.entry(flow).or_default();
+        if branches.len() >= *look_at {
+            branches.retain(|branch| is_pending(*branch));
+            *look_at = (2 * branches.len()).max(REMEMBERED_MIN);
+        }
+        branches.push(branch);
+    }
+}
+
+impl Endpoint {
+    /// A device's request is on a flow of its SIP server now.
+    pub(super) fn note_asked_of_server(&mut self, flow: FlowId, branch: BranchId) {
+        if flow.is_reliable() {
+            let Self { asked_of_servers, core, .. } = self;
+            asked_of_servers.add(flow, branch, |branch| core.transactions.progress(branch).is_some_and(|it| it.1));
+        }
+    }
+
+    /// A stream has ended, whose other end had this address.
+    pub(super) fn ask_by_next_flow(&mut self, now: Instant, ended: FlowId, address: Option<IpAddr>) {
+        for branch in self.asked_of_servers.0.remove(&ended).map(|on| on.branches).unwrap_or_default() {
+            let is_there = self.core.transactions.flow_of(branch) == Some(ended);
+            let Some((ClientOwner::Forwarded(_, Some(id)), true)) = self.core.transactions.progress(branch) else {
+                continue;
+            };
+            match self.flow_to(id).filter(|flow| *flow != ended) {
+                _ if !is_there => {}
+                Some(flow) => self.ask_again(now, branch, flow, address),
+                None => self.park_asked(now, id, branch, address),
+            }
+        }
+    }
+
+    /// The SIP server of a request that went to this address has this flow.
+    pub(super) fn ask_again(&mut self, now: Instant, branch: BranchId, flow: FlowId, address: Option<IpAddr>) {
+        // Its Via names a stream.
+        if !flow.is_reliable() {
+            return;
+        }
+        let transactions = &mut self.core.transactions;
+        let is_elsewhere = address.is_some_and(|address| self.upstreams.leads_elsewhere(flow, address));
+        let is_known_there = is_elsewhere && transactions.is_proceeding(branch) && !transactions.has_cancelled(branch);
+        if is_known_there || transactions.was_carried(branch) {
+            transactions.follow(branch, flow);
+        } else {
+            transactions.carry(now, branch, flow);
+        }
+        self.note_asked_of_server(flow, branch);
+    }
+
+    /// Its SIP server has no flow.
+    fn park_asked(&mut self, now: Instant, id: UpstreamId, branch: BranchId, address: Option<IpAddr>) {
+        if self.upstreams.registrar(id).is_none() || !self.park_for_server(now, id, branch, address) {
+            return self.abandon_forwarded(now, branch);
+        }
+        self.want_flow_soon(now, id);
+    }
+}

@@ -1,0 +1,82 @@
+//! Requests that are not lost but late: what is written on a stream waits for a phone that was suspended, or is in a tunnel; or the stream is
+//! dead, and nobody has noticed.
+//!
+//! | 64·T1 after it, or after its CANCEL | then | its peer |
+//! | --- | --- | --- |
+//! | an INVITE has no response | it waits on, for Timer B is for what a network loses (RFC 3261 §17.1.1.2) | says 1xx: it goes on as if it were in time, and is cancelled if it was to be |
+//! | an INVITE was cancelled, and has no final response | it waits on: the CANCEL may have gone into a dead stream | has another stream: the CANCEL goes there |
+//! | another request has no response | its user is told so, and it waits on | likewise: it goes there |
+//!
+//! Else a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. And whoever
+//! is not told BYE stays in a call with nobody.
+//!
+//! Invariant: what waits on is over [`LATE`] later, and a quarter of the table at most waits so; of what is cancelled the CANCEL alone is kept.
+
+use std::time::{Duration, Instant};
+
+use super::hop_by_hop::compose_cancel;
+use super::patience::Patience;
+use super::table::{Client, ClientKey, Table};
+use crate::id::{BranchId, InstanceId};
+
+/// A kernel that hears nothing of the other end delivers what it was given for so long at most: Linux, with its 15 retransmissions, for
+/// about 15 minutes.
+pub const LATE: Duration = Duration::from_secs(15 * 60);
+
+impl<C> Client<C> {
+    /// Of an INVITE that was cancelled too early to say so, and that its peer may read late, what its CANCEL and its ACK are made of is kept.
+    pub(super) fn shrink_if_late(&mut self) {
+        if self.patience.is_spent()
+            && self.cancel
+            && let Some(cancel) = compose_cancel(&self.request, None)
+        {
+            self.request = cancel;
+        }
+    }
+}
+
+impl<C: Copy, S: Copy> Table<C, S> {
+    /// A request that was just sent to or for a device, by a stream, may be heard late.
+    pub fn expect_late(&mut self, branch: BranchId, device: InstanceId) {
+        let client = self.clients.get_mut(&ClientKey { branch, cancel: false });
+        if let Some(client) = client.filter(|client| client.line.flow.is_reliable()) {
+            client.patience = Patience::For(device);
+        }
+    }
+
+    /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. It looks
+    /// through all client transactions.
+    pub(super) fn forget_late(&mut self, device: InstanceId) {
+        let late = &mut self.late;
+        #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
+        self.clients.retain(|_, client| {
+            if !client.patience.is_for(device) {
+                return true;
+            }
+            let was_late = client.patience.is_spent();
+            *late -= usize::from(was_late);
+            client.patience = Patience::None;
+            !was_late
+        });
+    }
+
+    /// Whether a client transaction waits beyond its time, or will.
+    pub fn is_patient(&self, branch: BranchId) -> bool {
+        let client = self.clients.get(&ClientKey { branch, cancel: false });
+        client.is_some_and(|client| client.patience != Patience::None)
+    }
+
+    /// The time of a client transaction is over; whether it waits on.
+    pub(super) fn waits_on(&mut self, now: Instant, key: ClientKey) -> bool {
+        let has_room = self.late < self.capacity / 4;
+        let Some(client) = self.clients.get_mut(&key).filter(|_| has_room) else { return false };
+        let Patience::For(device) = client.patience else { return false };
+        if !client.machine.wait_until(now + LATE) {
+            return false;
+        }
+        client.patience = Patience::Spent(device);
+        client.shrink_if_late();
+        self.late += 1;
+        true
+    }
+}

@@ -1,0 +1,34 @@
+//! Whether a client transaction is given up when its time is over.
+//!
+//! Invariant: one that waits on was to, and says so until its peer has spoken.
+
+use crate::id::InstanceId;
+
+/// Whether a client transaction waits beyond its time, for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It does not.
+    None,
+    /// It will.
+    For(InstanceId),
+    /// It does.
+    Spent(InstanceId),
+}
+
+impl Patience {
+    pub(super) fn is_spent(self) -> bool {
+        matches!(self, Self::Spent(_))
+    }
+
+    /// The peer has spoken; whether it was late.
+    pub(super) fn renew(&mut self) -> bool {
+        let Self::Spent(device) = *self else { return false };
+        *self = Self::For(device);
+        true
+    }
+
+    /// Whether it waits for this device, or will.
+    pub(super) fn is_for(self, device: InstanceId) -> bool {
+        matches!(self, Self::For(of) | Self::Spent(of) if of == device)
+    }
+}
