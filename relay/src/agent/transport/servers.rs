@@ -79,8 +79,8 @@ struct Table {
 impl LfServers {
     pub(crate) fn new(own: OwnNames, hosts: &[Box<str>]) -> Self {
         let hosts: Vec<_> = hosts.iter().map(|host| host_of(host)).collect();
-        let literal = |host: &Box<str>| Some((host.clone(), vec![host.trim_matches(['[', ']']).parse().ok()?]));
-        let named = hosts.iter().filter_map(literal).collect();
+        let literal = |host: &str| Some((host.into(), vec![host.trim_matches(['[', ']']).parse().ok()?]));
+        let named = hosts.iter().filter_map(|host| literal(host)).collect();
         Self(Arc::new(Inner { own, hosts, table: Mutex::new(Table { named, ..Table::default() }), ..Inner::default() }))
     }
 
