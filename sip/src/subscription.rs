@@ -236,8 +236,10 @@ impl Subscription {
 
     fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) {
         self.challenges.on_success(response);
-        self.failures = 0;
-        if self.dialog.is_none() {
+        // One that is granted and ended again and again has failed.
+        if self.dialog.is_some() {
+            self.failures = 0;
+        } else {
             let routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
             let target = response.contacts().first().and_then(|it| Some(Uri::request_uri_of(it.target()?).into()));
             let to = response.text(Name::To).filter(|_| response.to().is_some_and(|to| to.tag().is_some()));

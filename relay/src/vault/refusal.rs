@@ -15,22 +15,7 @@ macro_rules! refusals {
                 _ => None,
             }
         }
-        /// What to do where the store and the relay do not come to speak TLS.
-const fn tls_remedy(fault: TlsFault) -> &'static str {
-    match fault {
-        TlsFault::Expired => "renew the store's certificate, and have the store load it",
-        TlsFault::NotYetValid => "set the clock of this machine, or renew the store's certificate",
-        TlsFault::OtherName => "write in store.url a name that the store's certificate has, or issue one for this name",
-        TlsFault::UnknownCa => "name the CA of the store's certificate in store.ca_file",
-        TlsFault::Certificate => "issue another certificate for the store",
-        TlsFault::OursRefused => "name in store.client_certificate and store.client_key what the store's CA has issued",
-        TlsFault::NoCommonTls => {
-            "write redis for rediss, or name the store's TLS port; it is to speak TLS 1.2 or later"
-        }
-    }
-}
-
-#[cfg(test)]
+        #[cfg(test)]
         const CODES: &[&str] = &[$($($code),+),*];
     };
 }
@@ -81,6 +66,21 @@ impl StoreError {
                 "start the store, or correct its address; a Redis that speaks TLS closes each plain connection at once, and so does one that speaks TLS and has all its clients (maxclients)"
             }
             _ => "start the store, or correct its address; look at the network to it",
+        }
+    }
+}
+
+/// What to do where the store and the relay do not come to speak TLS.
+const fn tls_remedy(fault: TlsFault) -> &'static str {
+    match fault {
+        TlsFault::Expired => "renew the store's certificate, and have the store load it",
+        TlsFault::NotYetValid => "set the clock of this machine, or renew the store's certificate",
+        TlsFault::OtherName => "write in store.url a name that the store's certificate has, or issue one for this name",
+        TlsFault::UnknownCa => "name the CA of the store's certificate in store.ca_file",
+        TlsFault::Certificate => "issue another certificate for the store",
+        TlsFault::OursRefused => "name in store.client_certificate and store.client_key what the store's CA has issued",
+        TlsFault::NoCommonTls => {
+            "write redis for rediss, or name the store's TLS port; it is to speak TLS 1.2 or later"
         }
     }
 }

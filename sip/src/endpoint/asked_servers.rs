@@ -11,7 +11,7 @@
 //! Invariant: a request is sent again once, for it may be what its reader closes streams for. So many branches are remembered for each open
 //! stream as wait for their answers on it, twice, or [`REMEMBERED_MIN`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -36,7 +36,9 @@ impl AskedOfServers {
     fn add(&mut self, flow: FlowId, branch: BranchId, is_pending: impl Fn(BranchId) -> bool) {
         let OnStream { branches, look_at } = self.0.entry(flow).or_default();
         if branches.len() >= *look_at {
-            branches.retain(|branch| is_pending(*branch));
+            // One that two streams answer in turn moves to and fro, and is here more than once.
+            let mut seen = HashSet::new();
+            branches.retain(|branch| is_pending(*branch) && seen.insert(*branch));
             *look_at = (2 * branches.len()).max(REMEMBERED_MIN);
         }
         branches.push(branch);
@@ -54,7 +56,11 @@ impl Endpoint {
 
     /// A stream has ended, whose other end had this address.
     pub(super) fn ask_by_next_flow(&mut self, now: Instant, ended: FlowId, address: Option<IpAddr>) {
+        let mut seen = HashSet::new();
         for branch in self.asked_of_servers.0.remove(&ended).map(|on| on.branches).unwrap_or_default() {
+            if !seen.insert(branch) {
+                continue;
+            }
             let is_there = self.core.transactions.flow_of(branch) == Some(ended);
             let Some((ClientOwner::Forwarded(_, Some(id)), true)) = self.core.transactions.progress(branch) else {
                 continue;

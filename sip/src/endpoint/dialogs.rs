@@ -25,6 +25,9 @@ use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{Reply, ServerId};
 
+/// Bytes of a BYE that is kept beyond its time for a stream that ended unseen; a longer one is not.
+const LATE_BYTES: usize = 4_096;
+
 /// Where a request of a dialog goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextHop {
@@ -147,6 +150,7 @@ impl Endpoint {
     ) {
         let method = request.method().unwrap_or(Method::Other);
         let bytes = self.forwarded_bytes(request, passage, &hop, branch);
+        let is_short = bytes.len() <= LATE_BYTES;
         let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
@@ -155,7 +159,7 @@ impl Endpoint {
             return self.note_forwarded(hop.flow, hop.device, branch);
         }
         self.note_asked_of_server(hop.flow, branch);
-        if method == Method::Bye {
+        if method == Method::Bye && is_short {
             self.core.transactions.expect_late(branch, hop.device);
         }
     }

@@ -249,7 +249,7 @@ impl Endpoint {
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
         if (200..300).contains(&status) {
             if register.intent.proves {
-                let forgiven = self.registers.forgive(flow, &register.intent.aor);
+                let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
                 self.forgive_failures(flow, forgiven);
             }
             for instance in self.push_bindings.removed_by(&register.intent) {
@@ -288,7 +288,7 @@ impl Endpoint {
         }
         self.leave(&register);
         if failed {
-            self.registers.note_failure(flow, &register.intent.aor);
+            self.registers.note_failure(flow, &register.intent.server, &register.intent.aor);
             self.count_failure(flow);
         }
     }

@@ -177,18 +177,18 @@ impl ForwardedRegisters {
         self.quotas.get(&flow).is_some_and(|quota| quota.violations >= QUOTA_VIOLATIONS_MAX)
     }
 
-    /// A failed proof for this AOR is counted against a flow.
-    pub(super) fn note_failure(&mut self, flow: FlowId, aor: &str) {
+    /// A failed proof for this AOR at this SIP server is counted against a flow.
+    pub(super) fn note_failure(&mut self, flow: FlowId, server: &str, aor: &str) {
         if let Some(quota) = self.quotas.get_mut(&flow) {
-            quota.failed.push(aor.into());
+            quota.failed.push((server.into(), aor.into()));
         }
     }
 
-    /// A proof for this AOR was right: how many failures are forgiven, for they were an old nonce's that was not called stale.
-    pub(super) fn forgive(&mut self, flow: FlowId, aor: &str) -> u8 {
+    /// A proof for this AOR was right there: how many failures are forgiven, for they were an old nonce's that was not called stale.
+    pub(super) fn forgive(&mut self, flow: FlowId, server: &str, aor: &str) -> u8 {
         let Some(quota) = self.quotas.get_mut(&flow) else { return 0 };
         let before = quota.failed.len();
-        quota.failed.retain(|failed| **failed != *aor);
+        quota.failed.retain(|(at, of)| **at != *server || **of != *aor);
         u8::try_from(before - quota.failed.len()).unwrap_or(u8::MAX)
     }
 
@@ -202,8 +202,8 @@ impl ForwardedRegisters {
 struct FlowQuota {
     budget: Bucket,
     violations: u8,
-    /// The AORs of the failed proofs that were counted against it: at most as many as close a flow.
-    failed: Vec<Box<str>>,
+    /// The SIP servers and AORs of the failed proofs that were counted against it: at most as many as close a flow.
+    failed: Vec<(Box<str>, Box<str>)>,
 }
 
 /// The REGISTERs that have something in common.

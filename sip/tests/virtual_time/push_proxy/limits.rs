@@ -107,6 +107,16 @@ fn a_challenge_that_a_register_had_no_proof_for_and_an_old_nonce_close_no_flow()
         through.registered(&proof);
     }
     assert_eq!(through.world.closed, [FlowId::Stream(1)], "and not for another's");
+    let mut through = Through::new();
+    let own = Register { uri: "sip:elsewhere.example", ..Register::by(1).header("Authorization: Digest x") };
+    for _ in 0..5 {
+        assert!(through.world.closed.is_empty());
+        through.register(&proof);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
+        through.registered(&own);
+    }
+    assert_eq!(through.world.closed, [FlowId::Stream(1)], "nor at another server, which may be one's own");
 }
 
 #[test]
