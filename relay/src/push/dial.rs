@@ -28,6 +28,7 @@ use super::departure::Body;
 use super::identity::{Objection, ObservedStream, objection};
 use super::network::{ByteStream, Network, Opening, is_forbidden};
 use super::withdrawal::Withdrawal;
+use crate::net::tls_fault::TlsFault;
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -67,7 +68,8 @@ pub(super) enum DialError {
     Name(#[source] io::Error),
     #[error("no address accepts the connection: {0}")]
     Tcp(#[source] io::Error),
-    #[error("the TLS handshake failed: {0}")]
+    /// Told without a name: a service of a device is chosen by its user, and its host may be a person's own.
+    #[error("the TLS handshake failed: {}", tls_words(.0))]
     Tls(#[source] io::Error),
     #[error("it does not speak HTTP/2")]
     NotHttp2,
@@ -78,6 +80,10 @@ pub(super) enum DialError {
     /// One of the words of `reasons`.
     #[error("it takes no connection with our certificate: {0}")]
     ShutOut(&'static str),
+}
+
+fn tls_words(error: &io::Error) -> String {
+    TlsFault::within(error).map_or_else(|| error.kind().to_string(), |fault| fault.to_string())
 }
 
 impl DialError {
@@ -299,6 +305,17 @@ fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_handshake_that_fails_is_told_without_the_names_of_its_certificate() {
+        let host = "push.smith-family.example";
+        let expected = ServerName::try_from(host).unwrap();
+        let why = rustls::CertificateError::NotValidForNameContext { expected, presented: vec![host.to_owned()] };
+        let error = DialError::Tls(io::Error::other(rustls::Error::InvalidCertificate(why)));
+        assert_eq!(error.to_string(), "the TLS handshake failed: its certificate is for another name");
+        let cut = DialError::Tls(io::Error::new(io::ErrorKind::UnexpectedEof, host));
+        assert_eq!(cut.to_string(), "the TLS handshake failed: unexpected end of file");
+    }
 
     #[test]
     fn families_of_addresses_take_turns() {
