@@ -49,8 +49,8 @@ pub enum Request {
         sealed: Option<Sealed>,
         /// What it was stored with.
         fence: Fence,
-        /// Who has accepted its credentials.
-        accepted: Accepted,
+        /// It has the very credentials of a proven one of its binding, and gets calls from now on.
+        vouched: bool,
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
@@ -357,19 +357,6 @@ pub struct InstanceStatus {
     pub reminded: Option<Reminder>,
     /// How its mailbox stands, once the SIP server has told.
     pub mailbox: Option<Box<Mailbox>>,
-    /// Whether its credentials are known to be right, which its record may not say yet; false of one that is not here.
-    pub is_accepted: bool,
-}
-
-/// Who has accepted the credentials of an instance when it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// Nobody: it is told when its SIP server does.
-    NotYet,
-    /// Its SIP server. Who stores it ends what it replaces.
-    ByServer,
-    /// It has the very credentials of a proven one of its binding, and gets calls from now on. Likewise.
-    ByEarlier,
 }
 
 /// What is known of an instance beside its record.

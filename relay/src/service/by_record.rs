@@ -35,16 +35,12 @@ impl Inner {
             if self.end_replaced(earlier, new, lookup).await {
                 self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await;
             }
-            self.take_place(new, earlier, lookup).await;
         });
     }
 
     /// Ends an instance for one that takes its place, with its calls where they are of one shard; whether it was here.
     pub(super) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
-        // One that is not here is another node's, and proven.
-        if self.look_as_relay(new).await.map_or(true, |status| status.is_accepted) {
-            self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
-        }
+        self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
         if earlier.tag() == new.tag() {
             self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         }
@@ -139,8 +135,7 @@ impl Inner {
         }
         let is_written = match raised {
             Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
-            // Whatever dies before the store has erased it, it is there.
-            None => false,
+            None => true,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);
         self.audit(Act::Wiped(reason), &views::by_record(stored));

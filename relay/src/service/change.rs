@@ -3,14 +3,12 @@
 //! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was
 //! answered; what the store refuses is not changed. One change at a time for an instance.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
 use super::leavers::Word;
-use super::succession::Place;
 use super::types::{AccessError, Change, ChangeError, Field, View, WipeReason};
 use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
@@ -48,25 +46,13 @@ impl Inner {
         let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
         let before = self.place_of(&status);
         let acts = [(change.lifetime_s.is_some(), Act::Renewed), (names_token, Act::TokenChanged)];
-        let mut changed = self.changed(&status, |record| {
+        let changed = self.changed(&status, |record| {
             self.check_services(record, &change)?;
             apply(record, change);
             Ok(())
         })?;
         let lookup = changed.lookup;
-        // Another instance with the very token that this one is to have: that device was set up twice.
-        let replaced = match &before {
-            Some(before) if before.is_proven && before.lookup != lookup => self.named_or_here(before, lookup).await?,
-            _ => BTreeSet::new(),
-        };
-        if !replaced.is_empty() {
-            // Until they have ended, so that whatever dies before that, the next run ends them.
-            (changed.sealed, changed.is_proven) = (self.unproven(id, &changed.sealed), false);
-        }
         let status = self.put_change(&status, changed, foreground).await?;
-        for earlier in replaced {
-            self.clone().replace(earlier, id, lookup);
-        }
         self.tell_leavers(Word::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
@@ -77,14 +63,6 @@ impl Inner {
             self.audit(act, &status);
         }
         self.whole_view(&status).await.ok_or(AccessError::Unknown.into())
-    }
-
-    /// Whoever else has a lookup that an instance is to have.
-    async fn named_or_here(&self, this: &Place, lookup: Lookup) -> Result<BTreeSet<InstanceId>, AccessError> {
-        let named = self.timed(StoreOperation::Load, self.dependencies.vault.find(&lookup)).await;
-        let named = named.map_err(|_| AccessError::StoreAway)?.filter(|named| *named != this.id);
-        let here = self.others_of(this.id, this.account, lookup).await;
-        Ok(here.into_iter().map(|other| other.id).chain(named).collect())
     }
 
     /// Why nobody can change an instance now that another node owns.
@@ -177,13 +155,11 @@ impl Inner {
     ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
-        let ends_at = lease.expires_at;
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
-                // It ended meanwhile; what was just stored goes with it, and is not to come back later than that would have ended.
-                self.dependencies.vault.tombstones().note_renewed(id, ends_at);
+                // It ended meanwhile; what was just stored goes with it.
                 self.dependencies.agent.erase(id, lookup);
                 Err(AccessError::Unknown.into())
             }
@@ -224,9 +200,9 @@ impl Inner {
             placed => placed,
         };
         match placed {
+            // Another instance with the very token that this one now has: that device was set up twice.
             Ok(placed) => {
                 if let Some(displaced) = placed.displaced {
-                    // It has come by its lookup in this moment.
                     self.clone().replace(displaced, id, *lookup);
                 }
                 Ok(placed.fence)

@@ -196,12 +196,13 @@ impl Inner {
         }
     }
 
-    /// What is to be bound of an instance of another node that gets calls, which its record may not say yet.
-    pub(super) fn open_accepted(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
+    /// What is to be bound of an instance of another node that gets calls.
+    pub(super) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
-            Opened::Lent(mut new) => {
-                new.binding.proven = true;
-                Some(new)
+            Opened::Lent(new) if new.binding.proven => Some(new),
+            Opened::Lent(new) => {
+                self.dependencies.agent.upstreams().release(new.binding.upstream);
+                None
             }
             Opened::PushBinding(_) | Opened::Ended | Opened::Not => None,
         }

@@ -16,7 +16,6 @@
 //! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
 //! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them.
 
-use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -38,7 +37,7 @@ use super::leavers::Word;
 use super::succession::Succession;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
 use crate::agent::Unanswerable;
-use crate::agent::request::{Accepted, EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
@@ -106,20 +105,12 @@ impl Inner {
             Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
             None => Succession::AtOnce,
         };
-        let accepted = match registration.state {
-            RegistrationState::Registered => Accepted::ByServer,
-            _ if succession == Succession::Vouched => Accepted::ByEarlier,
-            _ => Accepted::NotYet,
+        let proven = registration.state == RegistrationState::Registered || succession == Succession::Vouched;
+        let changed = match proven {
+            false => Some(self.unproven(id, &sealed)),
+            true if !asked.is_empty() => self.without_password(id, &sealed, &asked),
+            true => None,
         };
-        let kept = earlier.filter(|_| succession == Succession::WhenProven);
-        let others = self.others_of(id, account, lookup).await.into_iter().map(|other| other.id);
-        let mut ended: BTreeSet<InstanceId> = others.chain(earlier).filter(|other| Some(*other) != kept).collect();
-        // As long as another one is to end for it, it is stored as the later one of two: whatever dies before that has ended, the next run ends it.
-        let is_beside = kept.is_some() || !ended.is_empty();
-        let mut changed = self.without_password(id, &sealed, &asked);
-        if is_beside || accepted == Accepted::NotYet {
-            changed = Some(self.unproven(id, changed.as_ref().unwrap_or(&sealed)));
-        }
         if let Some(changed) = &changed {
             sealed = changed.clone();
         }
@@ -128,7 +119,7 @@ impl Inner {
             self.let_go(id).await;
             return Err(EnableError::HungUp);
         }
-        let placed = match self.put_new(id, &sealed, expires_at, &lookup, is_beside).await {
+        let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
                 self.let_go(id).await;
@@ -138,20 +129,23 @@ impl Inner {
             }
         };
         let fence = placed.fence;
-        let stored = |reply| Request::Stored { id, sealed: changed, fence, accepted, reply };
+        let vouched = succession == Succession::Vouched;
+        let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
         if self.dependencies.agent.ask(id, stored).await != Some(true) {
             // It ended while it was being stored: its push token is dead, or the server took its word back.
             self.leave_nothing(id, lookup, expires_at).await;
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
+        let kept = earlier.filter(|_| succession == Succession::WhenProven);
         if let Some(kept) = kept {
             tracing::info!(event = "earlier-kept", instance = %id, earlier = %kept, "a new instance is not proven yet; the earlier one stands until it is");
         }
-        ended.extend(placed.displaced);
-        let replaced = Replaced { earlier: ended, lookup };
+        let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
+        let ended = others.chain(earlier).chain(placed.displaced).filter(|other| Some(*other) != kept);
+        let replaced = Replaced { earlier: ended.collect(), lookup };
         for earlier in replaced.earlier.iter().copied() {
             // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
-            if !asker.is_gone() && accepted != Accepted::NotYet {
+            if !asker.is_gone() {
                 self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
             }
         }
@@ -347,8 +341,8 @@ impl Inner {
         (NewInstance { id, sealed, lease, aor, fence, binding, place }, secret)
     }
 
-    /// The same record, as of one that is not to take the place of another one yet.
-    pub(super) fn unproven(&self, id: InstanceId, sealed: &Sealed) -> Sealed {
+    /// The same record, as of one whose credentials the SIP server has not accepted yet.
+    fn unproven(&self, id: InstanceId, sealed: &Sealed) -> Sealed {
         let unproven = self.dependencies.vault.reseal(id, sealed, |record| {
             record.proven = false;
             Ok::<_, SealError>(())
@@ -358,9 +352,6 @@ impl Inner {
 
     /// The same record with what answers the SIP server in place of the password, which so is never stored.
     fn without_password(&self, id: InstanceId, sealed: &Sealed, asked: &[Asked]) -> Option<Sealed> {
-        if asked.is_empty() {
-            return None;
-        }
         let given_up = |record: &mut Record| Ok::<_, SealError>(give_up_password(record, asked));
         let (changed, gave_way) = self.dependencies.vault.reseal(id, sealed, given_up).ok()?;
         gave_way.then_some(changed)

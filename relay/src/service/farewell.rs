@@ -146,14 +146,12 @@ impl Inner {
     /// The owner has enabled the device of an instance again.
     async fn take_successor(self: &Arc<Self>, earlier: InstanceId, later: InstanceId) {
         let agent = &self.dependencies.agent;
-        // What gets no calls hands none over.
-        let gets_calls = self.look_as_relay(earlier).await.is_ok_and(|status| status.is_accepted);
-        if earlier.tag() != later.tag() || !gets_calls {
+        if earlier.tag() != later.tag() || self.look_as_relay(earlier).await.is_err() {
             return;
         }
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
-            let Some(new) = self.open_accepted(stored) else { return };
+            let Some(new) = self.open_proven(stored) else { return };
             // Nobody waits for its registration: another node's is.
             let (settled, _) = mpsc::unbounded_channel();
             agent.bind_all(vec![*new], &settled).await.ended().await;

@@ -14,13 +14,12 @@
 //! (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one shard, so what lies on
 //! another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its calls end with 480, its dialogs with its wipe.
 //!
-//! While both stand, also for the moment before one that ends at once has ended, the earlier one has their lookup in the store, and the record of the new one says that
-//! it is not proven: whatever dies meanwhile, the new one finds what it is to replace as soon as it is accepted.
+//! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
 //! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
 //! Another way is also one from another node.
 //!
 //! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
-//! that the store names, or whose record says that it is proven, is the earlier one.
+//! that the store names is the earlier one.
 //!
 //! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not; both may be for the
 //! moment until the app has its answer.
@@ -59,20 +58,13 @@ pub(super) enum Succession {
 /// By what those are found that were enabled before an instance for the same app, AOR and push token.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    pub id: InstanceId,
-    pub account: AorKey,
+    id: InstanceId,
+    account: AorKey,
     /// What they share.
     pub lookup: Lookup,
     enabled_at: u64,
-    /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it; and that it has taken the place of whatever was earlier.
+    /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it.
     pub is_proven: bool,
-}
-
-impl Place {
-    /// Whether this one was enabled before another one of its lookup. Of one second, one that is proven was: as long as an earlier one stands, a later one is not.
-    fn is_before(&self, other: &Self) -> bool {
-        (self.enabled_at, !self.is_proven) < (other.enabled_at, !other.is_proven)
-    }
 }
 
 impl Inner {
@@ -98,7 +90,7 @@ impl Inner {
         }
         let compare = |new: &Record| {
             self.with_record(&status, |old| {
-                let is_proven = old.proven || status.is_accepted || status.state == InstanceState::Registered;
+                let is_proven = old.proven || status.state == InstanceState::Registered;
                 (is_proven, same_credentials(old, new), old.binding == new.binding)
             })
         };
@@ -112,31 +104,39 @@ impl Inner {
         }
     }
 
-    /// Stores a new instance. `is_beside`: it leaves the lookup to an earlier one, which stands until its end is durable.
+    /// Stores a new instance, which leaves the lookup to an earlier one that stands.
     pub(super) async fn put_new(
         &self,
         id: InstanceId,
         sealed: &Sealed,
         expires_at: u64,
         lookup: &Lookup,
-        is_beside: bool,
+        succession: Succession,
     ) -> Result<Placed, StoreError> {
         let vault = &self.dependencies.vault;
-        match is_beside {
-            true => self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await,
-            false => self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await,
+        match succession {
+            Succession::WhenProven => {
+                self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await
+            }
+            Succession::AtOnce | Succession::Vouched => {
+                self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await
+            }
         }
     }
 
-    /// The other instances on this node of the same lookup, as they stand here.
-    pub(super) async fn others_of(&self, id: InstanceId, account: AorKey, lookup: Lookup) -> Vec<Place> {
+    /// The other instances on this node of the same lookup, each with when it was enabled, in seconds since 1970.
+    pub(super) async fn others_of(&self, id: InstanceId, account: AorKey, lookup: Lookup) -> Vec<(InstanceId, u64)> {
         let answers = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
         let is_other = |status: &InstanceStatus| status.id != id && status.state != InstanceState::Ending;
-        let others = answers.into_iter().flatten().filter(is_other);
-        others.filter_map(|status| self.place_of(&status)).filter(|other| other.lookup == lookup).collect()
+        let enabled_at = |status: InstanceStatus| {
+            let enabled_at =
+                |record: &Record| (self.dependencies.vault.lookup_of(record) == lookup).then_some(record.created_at);
+            Some((status.id, self.with_record(&status, enabled_at).flatten()?))
+        };
+        answers.into_iter().flatten().filter(is_other).filter_map(enabled_at).collect()
     }
 
-    /// An instance that was stored beside an earlier one, or before its SIP server had accepted it, is proven: what it replaces ends, and its record says so, which
+    /// An instance that was stored before its SIP server had accepted it is proven: what it replaces ends, and its record says so, which
     /// comes last, so that whatever dies in between is done again.
     pub(super) async fn succeed(self: Arc<Self>, id: InstanceId) {
         while let Err(AccessError::StoreAway) = self.try_to_succeed(id).await {
@@ -155,9 +155,9 @@ impl Inner {
         }
         let Some(new) = self.place_of(&status) else { return Ok(()) };
         // First, for it needs no store: both get each call until then.
-        for other in self.others_of(id, new.account, new.lookup).await {
-            if other.is_before(&new) {
-                self.end_replaced(other.id, id, new.lookup).await;
+        for (other, at) in self.others_of(id, new.account, new.lookup).await {
+            if at < new.enabled_at {
+                self.end_replaced(other, id, new.lookup).await;
             }
         }
         match self.named_beside(&new).await? {
@@ -184,19 +184,6 @@ impl Inner {
         };
         let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
         Ok(Some((named, place.is_some_and(|place| place.enabled_at > this.enabled_at))))
-    }
-
-    /// Takes the place of an earlier instance that has ended: the store names this one, and its record says that it is proven, where it is. That comes last, so
-    /// that whatever dies in between is done again.
-    pub(super) async fn take_place(self: &Arc<Self>, id: InstanceId, earlier: InstanceId, lookup: Lookup) {
-        match self.look_as_relay(id).await {
-            Ok(status) if !status.is_accepted => self.name_again(id, Some(earlier), &lookup).await,
-            Ok(status) if self.place_of(&status).is_some_and(|place| !place.is_proven) => {
-                self.clone().succeed(id).await
-            }
-            // It is proven, or is not here.
-            Ok(_) | Err(_) => {}
-        }
     }
 
     /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,
@@ -266,9 +253,9 @@ impl Inner {
 
     /// Ends the earlier instance that stands for one that is not proven: one that is here at once, another one as soon as the store names it.
     pub(super) async fn end_what_stands_for(self: &Arc<Self>, new: Place, reason: WipeReason) {
-        for other in self.others_of(new.id, new.account, new.lookup).await {
-            if other.enabled_at <= new.enabled_at {
-                self.end_earlier(other.id, new.lookup, reason).await;
+        for (other, at) in self.others_of(new.id, new.account, new.lookup).await {
+            if at <= new.enabled_at {
+                self.end_earlier(other, new.lookup, reason).await;
             }
         }
         if self.try_to_end_named(&new, reason).await.is_err() {

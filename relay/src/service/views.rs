@@ -177,7 +177,6 @@ pub(super) fn by_record(stored: Stored) -> InstanceStatus {
         expires_at: stored.expires_at,
         reminded: None,
         mailbox: None,
-        is_accepted: false,
     }
 }
 

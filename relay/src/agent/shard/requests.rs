@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shard;
 use super::wipes::refuse;
 use crate::agent::request::{
-    Accepted, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance,
-    Principal, Request, TestDenied, WipeWaiter,
+    CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal,
+    Request, TestDenied, WipeWaiter,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -37,8 +37,8 @@ impl Shard {
                 }
                 let _ = reply.send(());
             }
-            Request::Stored { id, sealed, fence, accepted, reply } => {
-                let _ = reply.send(self.stored(id, sealed, fence, accepted));
+            Request::Stored { id, sealed, fence, vouched, reply } => {
+                let _ = reply.send(self.stored(id, sealed, fence, vouched));
             }
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
@@ -48,13 +48,7 @@ impl Shard {
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
                 Ok(()) => self.end_here(id, kind, reply),
-                Err(denied) => {
-                    if denied == Denied::Unknown {
-                        // It has ended, and who asks may get its receipt.
-                        self.silence(id);
-                    }
-                    refuse(reply, denied);
-                }
+                Err(denied) => refuse(reply, denied),
             },
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
@@ -63,13 +57,12 @@ impl Shard {
                 if self.admit(id, &Principal::Relay).is_err() {
                     self.ended_ahead.note(clock::now(), id);
                 }
-                // Told when nothing of it is here any more.
-                self.end_let_go(id, reply);
+                self.end_here(id, EndKind::NeverOurs, None);
+                refuse(Some(reply), Denied::Unknown);
             }
             Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
                 Ok(()) => self.end_here(id, kind, Some(reply)),
                 Err(denied) => {
-                    self.silence(id);
                     self.ended_ahead.note(clock::now(), id);
                     refuse(Some(reply), denied);
                 }
@@ -143,18 +136,6 @@ impl Shard {
                 self.drive(clock::now(), Input::EndCalls { elsewhere });
                 let _ = reply.send(open);
             }
-        }
-    }
-
-    /// Lets go of an instance that its owner ends; `waiter` hears that it is unknown when it is.
-    fn end_let_go(&mut self, id: InstanceId, waiter: WipeWaiter) {
-        if self.push_bindings.knows(id) {
-            self.end_push_binding(id, EndKind::NeverOurs, Some(waiter));
-        } else if self.instances.get(id).is_some() {
-            self.end(id, EndKind::NeverOurs, Some(waiter));
-        } else {
-            self.silence(id);
-            refuse(Some(waiter), Denied::Unknown);
         }
     }
 
@@ -250,17 +231,17 @@ impl Shard {
         }
     }
 
-    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence, accepted: Accepted) -> bool {
+    fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence, vouched: bool) -> bool {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.ending.is_none()) else { return false };
         row.is_stored = true;
         row.fence = fence;
         row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
         if row.is_proven {
-            if accepted == Accepted::NotYet && self.with_record(id, |record| record.proven) == Some(false) {
+            if self.with_record(id, |record| record.proven) == Some(false) {
                 // Its SIP server has answered while it was being stored.
                 self.note_proven(id);
             }
-        } else if accepted == Accepted::ByEarlier {
+        } else if vouched {
             row.is_proven = true;
             self.drive(clock::now(), Input::Vouch(id));
             if let Some(binding) = self.endpoint.binding_of_instance(id) {
@@ -358,7 +339,6 @@ impl Shard {
             expires_at: row.expires_at(),
             reminded: row.reminded(),
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
-            is_accepted: row.is_proven,
         })
     }
 }
