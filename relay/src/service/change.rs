@@ -155,11 +155,13 @@ impl Inner {
     ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
+        let ends_at = lease.expires_at;
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
-                // It ended meanwhile; what was just stored goes with it.
+                // It ended meanwhile; what was just stored goes with it, and is not to come back later than that would have ended.
+                self.dependencies.vault.tombstones().note_renewed(id, ends_at);
                 self.dependencies.agent.erase(id, lookup);
                 Err(AccessError::Unknown.into())
             }

@@ -215,6 +215,11 @@ impl Inner {
         }
         let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);
         match self.timed(StoreOperation::Put, put).await {
+            Ok(()) if self.is_here(id).await.is_none() => {
+                // It has ended while it was written, and whoever asked may have its receipt.
+                self.dependencies.agent.erase(id, lookup);
+                Ok(Restored::Written)
+            }
             Ok(()) => {
                 if let Some(other) = other.filter(|_| !proven) {
                     // It stands beside that one until it is proven.

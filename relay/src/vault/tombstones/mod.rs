@@ -152,6 +152,15 @@ impl Tombstones {
         }
     }
 
+    /// Its record was renewed in the very moment in which it was wiped: a store may come back with that one, too.
+    pub fn note_renewed(&self, id: InstanceId, ends_at: u64) {
+        let mut table = self.table();
+        if let Some(tombstone) = table.get_mut(&id).filter(|tombstone| tombstone.ends_at < ends_at) {
+            tombstone.ends_at = ends_at;
+            self.append(Line::Wipe(id, tombstone.clone()));
+        }
+    }
+
     /// The SIP server has answered the unregistration, or was silent too long.
     pub fn note_unregistered(&self, id: InstanceId, unregistered: bool) {
         if let Some(tombstone) = self.table().get_mut(&id)
@@ -399,6 +408,24 @@ mod tests {
         std::fs::write(&path, format!("{text}{first}\n")).expect("written");
         let twice = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened once more");
         assert_eq!(twice.look(id(1)), stones.look(id(1)), "what became of it stands");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_was_renewed_while_it_was_wiped_is_barred_until_its_new_end() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        let (now, soon) = (shared_now(), shared_now() + 60);
+        stones.raise(id(1), Tombstone { ends_at: soon, ..tombstone() }).await.expect("written");
+        stones.note_erased(id(1));
+        for ends_at in [now + 6 * DAY_S, soon] {
+            stones.note_renewed(id(1), ends_at);
+        }
+        stones.note_renewed(id(2), now + 6 * DAY_S);
+        stones.raise(id(3), tombstone()).await.expect("written, and what was before it");
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
+        let is_kept = |stone: Tombstone| stone.ends_at == now + 6 * DAY_S && stone.wiped_at.is_some();
+        assert!(again.look(id(1)).is_some_and(is_kept) && stones.look(id(1)).is_some_and(is_kept));
+        assert!(again.look(id(2)).is_none(), "it was not wiped");
     }
 
     #[tokio::test]

@@ -1,11 +1,13 @@
 //! A receipt is a promise: whatever dies, and whenever, what was receipted never comes back.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::{Value, json};
 use tests::api_client::{Answer, Instance};
 use tests::board::Missed;
+use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::world::{SOON, World};
 
@@ -36,17 +38,57 @@ async fn is_gone(world: &World, redis: &RedisServer, instance: &Instance) -> Out
     world.await_contacts(0).await.map(drop)
 }
 
+/// The file of the node's tombstones.
+fn tombstones(world: &World) -> Result<PathBuf, Missed> {
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
+    let begin = format!("{}.wiped-", keyring.file_name().and_then(|name| name.to_str()).expect("a name"));
+    let is_ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begin));
+    let beside = std::fs::read_dir(keyring.parent().expect("a folder"))?;
+    Ok(beside.filter_map(|entry| Some(entry.ok()?.path())).find(is_ours).expect("the tombstones"))
+}
+
+#[tokio::test]
+async fn an_instance_that_is_renewed_while_it_is_wiped_is_barred_until_its_new_end() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    gate.open_slow(Duration::from_millis(1))?;
+    let store = format!("redis://{}", gate.address());
+    let lifetime = ["1s", "3600s", "6d"].map(str::to_owned);
+    let world = World::with(|setup| (setup.store, setup.lifetime) = (store, lifetime)).await?;
+    let instance = world.enable().await?;
+    let end = || -> u64 {
+        let record = format!("sipwake:i:{{{}}}", instance.id);
+        redis.ask::<Option<u64>>(redis::cmd("HGET").arg(record).arg("e")).unwrap_or_default()
+    };
+    let first = end();
+    gate.slow_down(Duration::from_millis(150));
+    let renewal = json!({"lifetime_s": 500_000});
+    let wipe = async {
+        // The store has it, and the node does not know yet.
+        let renewed = world.until("a renewed record", || async { Some(end()).filter(|end| *end > first) }).await?;
+        world.api.disable(&instance).await?;
+        Ok::<_, Missed>(renewed)
+    };
+    let (changed, renewed) = tokio::join!(world.api.change(&instance, &renewal), wipe);
+    assert_eq!(changed?.status, 404);
+    let (file, renewed) = (tombstones(&world)?, renewed?);
+    let barred = format!("wipe {} ", instance.id);
+    let is_barred = || async {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let last = text.lines().rfind(|line| line.starts_with(&barred))?;
+        (last.split(' ').nth(3) == Some(&*renewed.to_string())).then_some(())
+    };
+    world.until("a tombstone of its new end", is_barred).await?;
+    gate.slow_down(Duration::ZERO);
+    await_receipt(&world, &instance).await.map(drop)
+}
+
 #[tokio::test]
 async fn a_wipe_that_cannot_be_written_down_is_202_and_told_and_its_receipt_is_signed_when_it_is() -> Outcome {
     let redis = RedisServer::start();
     let world = world(&redis).await?;
     let instance = world.enable().await?;
-    let keyring = world.relay.setup().keyring.clone().expect("a file");
-    let begin = format!("{}.wiped-", keyring.file_name().and_then(|name| name.to_str()).expect("a name"));
-    let is_ours =
-        |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begin));
-    let beside = std::fs::read_dir(keyring.parent().expect("a folder"))?;
-    let file = beside.filter_map(|entry| Some(entry.ok()?.path())).find(is_ours).expect("the tombstones");
+    let file = tombstones(&world)?;
     // Nothing can be put in the place of a folder.
     std::fs::remove_file(&file)?;
     std::fs::create_dir_all(file.join("inside"))?;
