@@ -146,6 +146,10 @@ enum ShardInput {
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
     /// An operator has waited long enough for the store to erase a registration that passed through.
     PushBindingWaited(InstanceId),
+    /// A push that outlives its instance has ended.
+    LastWordSaid(InstanceId, u64),
+    /// Who waits for a receipt has waited long enough for such pushes.
+    HeardOut(InstanceId),
     /// From a use case.
     Request(Box<Request>),
 }

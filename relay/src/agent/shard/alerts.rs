@@ -112,10 +112,7 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         let sending = send(shared, shard, app, target, push);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
-        let Some(activity) = self.activity(instance) else {
-            tokio::spawn(sending);
-            return;
-        };
+        let Some(activity) = self.activity(instance) else { return self.speak_last(instance, sending) };
         activity.alerts.spawn(sending);
         self.note(instance, call, What::PushSent { event, provider });
     }

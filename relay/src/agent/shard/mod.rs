@@ -11,6 +11,7 @@ mod early;
 mod events;
 mod expected_calls;
 mod flow_bindings;
+mod last_words;
 pub(crate) mod messages;
 mod missed_calls;
 mod passing;
@@ -46,6 +47,7 @@ use crate::agent::digest::Asked;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::last_words::LastWords;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
@@ -89,6 +91,8 @@ pub(crate) struct Shard {
     pub(crate) stories_to_begin: StoriesToBegin,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
+    /// The pushes that outlive their instances.
+    pub(crate) last_words: LastWords,
     /// How many more pushes devices, callers and apps may cause.
     pub(crate) budgets: PushBudgets,
     /// Steps of all timelines.
@@ -160,6 +164,7 @@ impl Shard {
             leaving: None,
             woken_elsewhere: WokenElsewhere::default(),
             ended_ahead: EndedAhead::default(),
+            last_words: LastWords::default(),
             early: Early::default(),
             doubt: Doubt::new(),
             datagrams: Vec::new(),
@@ -330,6 +335,8 @@ impl Shard {
             ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
+            ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
+            ShardInput::HeardOut(id) => self.on_heard_out(id),
             ShardInput::Request(command) => self.on_request(*command),
         }
         // What a request or a verdict left to be told.

@@ -287,6 +287,7 @@ impl Shard {
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
+        self.silence(id);
         self.drive(clock::now(), Input::RemovePushBinding(id));
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {

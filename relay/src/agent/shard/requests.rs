@@ -48,7 +48,13 @@ impl Shard {
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
                 Ok(()) => self.end_here(id, kind, reply),
-                Err(denied) => refuse(reply, denied),
+                Err(denied) => {
+                    if denied == Denied::Unknown {
+                        // It has ended, and who asks may get its receipt.
+                        self.silence(id);
+                    }
+                    refuse(reply, denied);
+                }
             },
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
@@ -57,12 +63,13 @@ impl Shard {
                 if self.admit(id, &Principal::Relay).is_err() {
                     self.ended_ahead.note(clock::now(), id);
                 }
-                self.end_here(id, EndKind::NeverOurs, None);
-                refuse(Some(reply), Denied::Unknown);
+                // Told when nothing of it is here any more.
+                self.end_let_go(id, reply);
             }
             Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
                 Ok(()) => self.end_here(id, kind, Some(reply)),
                 Err(denied) => {
+                    self.silence(id);
                     self.ended_ahead.note(clock::now(), id);
                     refuse(Some(reply), denied);
                 }
@@ -136,6 +143,18 @@ impl Shard {
                 self.drive(clock::now(), Input::EndCalls { elsewhere });
                 let _ = reply.send(open);
             }
+        }
+    }
+
+    /// Lets go of an instance that its owner ends; `waiter` hears that it is unknown when it is.
+    fn end_let_go(&mut self, id: InstanceId, waiter: WipeWaiter) {
+        if self.push_bindings.knows(id) {
+            self.end_push_binding(id, EndKind::NeverOurs, Some(waiter));
+        } else if self.instances.get(id).is_some() {
+            self.end(id, EndKind::NeverOurs, Some(waiter));
+        } else {
+            self.silence(id);
+            refuse(Some(waiter), Denied::Unknown);
         }
     }
 

@@ -13,7 +13,7 @@
 //!
 //! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
 //! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
-//! dropped, after the wipe's tombstone was made durable.
+//! dropped, after the wipe's tombstone was made durable, and no push for it is on its way ([`last_words`](super::last_words)).
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -51,14 +51,15 @@ impl Shard {
         let Some(row) = self.instances.get_mut(id) else { return };
         if let Some(ending) = &mut row.ending {
             match ending.kind {
-                EndKind::Wiped(_) => ending.waiters.extend(waiter),
-                // An instance that is not wiped has no receipt.
-                EndKind::NeverOurs | EndKind::HandedOver => refuse(waiter, Denied::Unknown),
+                EndKind::Wiped(_) | EndKind::NeverOurs => ending.waiters.extend(waiter),
+                // An instance that is not wiped has no receipt; another node has it.
+                EndKind::HandedOver => refuse(waiter, Denied::Unknown),
             }
             return;
         }
         let erasure = (!matches!(kind, EndKind::Wiped(_))).then_some(Erasure::Done);
-        let ending = Ending { kind, unbound: None, erasure, waiters: waiter.into_iter().collect() };
+        let ending =
+            Ending { kind, unbound: None, erasure, waiters: waiter.into_iter().collect(), is_heard_out: false };
         row.ending = Some(Box::new(ending));
         let (status, unanswerable) = (row.status, row.unanswerable);
         match kind {
@@ -145,9 +146,16 @@ impl Shard {
     }
 
     /// Drops the row when both sides have let go.
-    fn finish(&mut self, id: InstanceId) {
-        let Some(ending) = self.instances.get(id).and_then(|row| row.ending.as_ref()) else { return };
+    pub(super) fn finish(&mut self, id: InstanceId) {
+        let has_said_all = self.has_said_all(id);
+        let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) else { return };
         let (Some(unregistered), Some(erasure)) = (ending.unbound, ending.erasure) else { return };
+        if !ending.waiters.is_empty() && !has_said_all {
+            if !std::mem::replace(&mut ending.is_heard_out, true) {
+                self.hear_out(id);
+            }
+            return;
+        }
         match ending.kind {
             EndKind::Wiped(reason) => self.audit(id, Act::Wiped(reason)),
             EndKind::HandedOver => self.audit(id, Act::HandedOver),
@@ -159,7 +167,8 @@ impl Shard {
         }
         self.shared.metrics.instance_leaves(row.state);
         self.shared.upstreams.release(row.upstream);
-        if let Some(Ending { kind: EndKind::Wiped(reason), waiters, .. }) = row.ending.map(|ending| *ending) {
+        let Some(Ending { kind, waiters, .. }) = row.ending.map(|ending| *ending) else { return };
+        if let EndKind::Wiped(reason) = kind {
             self.shared.metrics.wipe(reason);
             tracing::info!(event = "wiped", instance = %id, reason = reason.word(), unregistered, store = erasure.word(), "wiped");
             self.shared.vault.tombstones().note_unregistered(id, unregistered);
@@ -167,6 +176,9 @@ impl Shard {
                 // An error means that nobody waits any more.
                 let _ = waiter.send(Ok(WipeDone { reason, unregistered, erasure }));
             }
+        } else {
+            // An instance that is not wiped has no receipt.
+            waiters.into_iter().for_each(|waiter| refuse(Some(waiter), Denied::Unknown));
         }
     }
 }

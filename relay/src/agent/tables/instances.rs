@@ -96,6 +96,8 @@ pub(crate) struct Ending {
     pub erasure: Option<Erasure>,
     /// Those who wait for the end of a wipe.
     pub waiters: Vec<WipeWaiter>,
+    /// They wait for a push that is on its way, and not for long.
+    pub is_heard_out: bool,
 }
 
 /// How a first registration went.

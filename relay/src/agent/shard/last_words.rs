@@ -1,0 +1,82 @@
+//! What is still pushed for an instance that ends: that it has ended, and that a call of it has. It outlives the row, and holds the push token in the clear
+//! while it is tried. A push for a registration that passed through (RFC 8599), which has no row, is kept here as well.
+//!
+//! Invariant: a receipt is told when none of these is on its way: whoever waits for one waits [`RECEIPT_WAITS`] at most, and then they are broken off.
+//! None is tried for longer than [`LAST_WORDS`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::Shard;
+use crate::agent::ShardInput;
+
+/// How long a push that outlives its instance is tried at a service that does not take it.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+/// How long who asks for a receipt waits for a push that is on its way.
+const RECEIPT_WAITS: Duration = Duration::from_secs(2);
+
+/// The pushes of one shard that outlive their instances.
+#[derive(Default)]
+pub(crate) struct LastWords {
+    pushes: BTreeMap<(InstanceId, u64), AbortHandle>,
+    /// How many there were.
+    count: u64,
+}
+
+impl LastWords {
+    fn of(&self, id: InstanceId) -> impl Iterator<Item = (&(InstanceId, u64), &AbortHandle)> {
+        self.pushes.range((id, 0)..=(id, u64::MAX))
+    }
+}
+
+impl Shard {
+    /// Has a push sent that outlives its instance.
+    pub(super) fn speak_last(&mut self, id: InstanceId, sending: impl Future<Output = ()> + Send + 'static) {
+        self.last_words.count += 1;
+        let (shards, shard, number) = (self.shared.shards.clone(), self.index, self.last_words.count);
+        let said = tokio::spawn(async move {
+            // An error means that the service did not take it in that time: its user sees it in the app.
+            let _ = timeout(LAST_WORDS, sending).await;
+            shards.send(shard, ShardInput::LastWordSaid(id, number)).await;
+        });
+        self.last_words.pushes.insert((id, number), said.abort_handle());
+    }
+
+    /// One of them has ended.
+    pub(super) fn on_last_word_said(&mut self, id: InstanceId, number: u64) {
+        self.last_words.pushes.remove(&(id, number));
+        self.finish(id);
+    }
+
+    /// Whether nothing is on its way any more.
+    pub(super) fn has_said_all(&self, id: InstanceId) -> bool {
+        self.last_words.of(id).next().is_none()
+    }
+
+    /// Breaks off what is on its way when somebody has waited for a receipt long enough.
+    pub(super) fn hear_out(&self, id: InstanceId) {
+        let (shards, shard) = (self.shared.shards.clone(), self.index);
+        tokio::spawn(async move {
+            sleep(RECEIPT_WAITS).await;
+            shards.send(shard, ShardInput::HeardOut(id)).await;
+        });
+    }
+
+    /// Who waits for a receipt has waited long enough.
+    pub(super) fn on_heard_out(&mut self, id: InstanceId) {
+        self.silence(id);
+        self.finish(id);
+    }
+
+    /// Breaks off whatever is on its way.
+    pub(super) fn silence(&mut self, id: InstanceId) {
+        let under_way: Vec<_> = self.last_words.of(id).map(|(key, _)| *key).collect();
+        for push in under_way.into_iter().filter_map(|key| self.last_words.pushes.remove(&key)) {
+            push.abort();
+        }
+    }
+}
