@@ -135,7 +135,8 @@ impl Inner {
         }
         let is_written = match raised {
             Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
-            None => true,
+            // Whatever dies before the store has erased it, it is there.
+            None => false,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);
         self.audit(Act::Wiped(reason), &views::by_record(stored));

@@ -5,6 +5,7 @@
 //! | has erased it | the receipt | the receipt, for a day |
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
 //! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
+//! | is away, of a registration that passed through, which has no tombstone | that the store is away; it is erased when that answers, if this run lives so long | it is tried again |
 //! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when that is written |
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
 //! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
@@ -76,7 +77,7 @@ impl Inner {
             // The store may yet come back with older data.
             _ if erasure == Erasure::Done && !self.dependencies.vault.tombstones().is_durable(id) => Ok(Wiped::Wiping),
             (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
-            // Its tombstone had no room, and the store needs none.
+            // It passed through; or its tombstone had no room, and the store needs none.
             (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (None, Erasure::Pending) => Ok(Wiped::Wiping),
             (None, Erasure::Unsure) => Err(AccessError::StoreAway),

@@ -3,12 +3,14 @@
 //!
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
 //! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
-//! newest. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
+//! newest: what has ended meanwhile is not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is
+//! promised of it before the store has erased it. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
 //! has answered.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, Side};
@@ -33,7 +35,7 @@ use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 
 /// How soon a record is written again that the store did not take.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
-/// How long an operator waits for the store to erase a registration; then it is said that it is being wiped.
+/// How long an operator waits for the store to erase a registration; then it is said that the store is away.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
 /// How long a push for a refresh may take to reach its device.
 const REFRESH_LIFE_S: u64 = 60;
@@ -67,6 +69,8 @@ struct Row {
     busy: bool,
     /// What it is being asked for is not the newest.
     stale: bool,
+    /// Likewise, told to whoever asks it: what is wanted no more is not written.
+    superseded: Arc<AtomicBool>,
     /// Where it counts, as long as there is this row.
     _place: Holding,
     /// Who waits until the store has erased it.
@@ -233,6 +237,7 @@ impl Shard {
             fence: Fence::NEW,
             busy: false,
             stale: false,
+            superseded: Arc::default(),
             _place: place(),
             waiters: Vec::new(),
         };
@@ -247,14 +252,19 @@ impl Shard {
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         row.stale = row.busy;
         if row.busy {
+            row.superseded.store(true, Ordering::Relaxed);
             return;
         }
         row.busy = true;
+        let superseded = Arc::<AtomicBool>::default();
+        row.superseded = superseded.clone();
         let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let fence = match wanted {
-                Some((sealed, expires_at)) => put(&shared, id, &sealed, expires_at, &lookup, fence).await,
+                Some((sealed, expires_at)) => {
+                    put(&shared, (id, &superseded), &sealed, expires_at, &lookup, fence).await
+                }
                 None => {
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
                         tokio::time::sleep(STORE_AGAIN).await;
@@ -296,10 +306,10 @@ impl Shard {
         });
     }
 
-    /// Whoever waits for the store to erase a registration has waited long enough: it is asked on.
+    /// Whoever waits for the store to erase a registration has waited long enough: it is asked on, as long as this run lives.
     pub(crate) fn on_push_binding_waited(&mut self, id: InstanceId) {
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
-            answer(&mut row.waiters, Erasure::Pending);
+            answer(&mut row.waiters, Erasure::Unsure);
         }
     }
 
@@ -326,6 +336,7 @@ impl Shard {
             fence,
             busy: false,
             stale: false,
+            superseded: Arc::default(),
             _place,
             waiters: Vec::new(),
         };
@@ -410,16 +421,16 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     Some((new, addresses))
 }
 
-/// Writes a record, again and again until the store has taken it or it has expired; the fence to write with next.
+/// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next.
 async fn put(
     shared: &Shared,
-    id: InstanceId,
+    (id, superseded): (InstanceId, &AtomicBool),
     sealed: &Sealed,
     expires_at: u64,
     lookup: &Lookup,
     mut fence: Fence,
 ) -> Fence {
-    while confirmed_now() < expires_at {
+    while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         let began = clock::now();
         match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
             Ok(placed) => {
@@ -444,7 +455,7 @@ async fn put(
             }
         }
     }
-    Fence::NEW
+    fence
 }
 
 pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {

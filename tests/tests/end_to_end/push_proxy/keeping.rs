@@ -4,6 +4,7 @@ use tests::apns;
 use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::fcm::Answer;
+use tests::gate::Gate;
 use tests::push_phone::{Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
@@ -177,4 +178,41 @@ async fn a_dead_push_token_ends_the_registration() -> Outcome {
     let again = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
     assert_eq!(again.final_response(SOON).await?.status(), Some(430), "its Path leads nowhere any more");
     Ok(())
+}
+
+/// What the store was asked about this record, each by how many words.
+fn asked_about(redis: &RedisServer, record: &str) -> Vec<usize> {
+    type Entry = (u64, u64, u64, Vec<Vec<u8>>, String, String);
+    let all: Vec<Entry> = redis.ask(redis::cmd("SLOWLOG").arg("GET").arg(10_000));
+    let of_record = |words: &Vec<Vec<u8>>| words.iter().any(|word| word == record.as_bytes());
+    all.into_iter().map(|entry| entry.3).filter(of_record).map(|words| words.len()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_while_the_store_is_away_is_not_written_when_it_is_back() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    let opened = |gate: &mut Gate| gate.open().map_err(|error| Missed::new("an open door", error.to_string()));
+    opened(&mut gate)?;
+    let store = format!("redis://{}", gate.address());
+    let world = World::with(|setup| setup.store = store).await?;
+    gate.close();
+    let phone = world.push_phone(&android());
+    let learned = phone.register_and_sleep(SOON).await?;
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    world.await_metric(REGISTRATIONS, 1.0).await?;
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    let wiped = operator.json("POST", &format!("/v1/operator/instances/{id}/wipe"), Some(&token), None).await?;
+    assert_eq!(wiped.status, 503, "nothing holds a promise: {}", wiped.text());
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    for (setting, value) in [("slowlog-max-len", 10_000), ("slowlog-log-slower-than", 0)] {
+        redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg(setting).arg(value));
+    }
+    opened(&mut gate)?;
+    let record = format!("sipwake:i:{{{id}}}");
+    let is_asked = || async { Some(asked_about(&redis, &record)).filter(|asked| !asked.is_empty()) };
+    let asked = world.until("an erasure", is_asked).await?;
+    // The script, its hash, how many keys, the four keys, the node and whether another's: what writes a record has more to say.
+    assert_eq!(asked.iter().max(), Some(&9), "its address and token do not come into the store: {asked:?}");
+    world.content()
 }
