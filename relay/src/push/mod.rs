@@ -41,6 +41,7 @@ mod troubled;
 pub mod webpush;
 mod withdrawal;
 
+use std::fmt;
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId};
@@ -111,7 +112,7 @@ impl Event {
 }
 
 /// One push, the same object for every service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Push {
     /// What happened.
     pub event: Event,
@@ -131,6 +132,12 @@ pub struct Push {
     pub deadline: u64,
     /// Further members of the object (`status`, `reason`, counts), already free of secrets.
     pub extra: Vec<(&'static str, serde_json::Value)>,
+}
+
+impl fmt::Debug for Push {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Push({}, {})", self.event.name(), self.instance)
+    }
 }
 
 impl Push {

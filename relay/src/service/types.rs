@@ -3,6 +3,7 @@
 //!
 //! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, Wake
 
 /// What an app asks for when it enables push. Its fields are checked: URIs parse, tokens have their provider's form,
 /// the lifetime is within the operator's range.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Enable {
     /// The SIP account that is lent.
     pub account: Account,
@@ -34,6 +35,12 @@ pub struct Enable {
     pub lifetime_s: u64,
     /// Which events wake the device.
     pub wake_for: WakeFor,
+}
+
+impl fmt::Debug for Enable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Enable(..)")
+    }
 }
 
 /// What a device asks to change; a field that is `None` or [`Field::Keep`] stays as it is.

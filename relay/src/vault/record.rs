@@ -1,8 +1,9 @@
 //! What is held about one push instance, in the clear only in memory and only while it is used.
 //!
-//! Invariant: nothing here prints a secret; the encoded form exists only inside a sealed record.
+//! Invariant: nothing here prints a secret, or whom it is of; the encoded form exists only inside a sealed record.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use zeroize::Zeroize as _;
 
@@ -50,7 +51,7 @@ pub trait Storable {
 }
 
 /// Everything the relay knows of one push instance: the account, the device and what joins them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Record {
     /// The App's id, as the operator configured it.
     pub app: Box<str>,
@@ -80,7 +81,7 @@ pub struct Record {
 }
 
 /// A registration that passed through, as it is found again after a restart.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct PushBindingRecord {
     /// The App's id.
     pub app: Box<str>,
@@ -106,8 +107,21 @@ pub struct PushBindingRecord {
     pub expires_at: u64,
 }
 
+/// Has each print its name alone: what stands in it names a person, or is a secret.
+macro_rules! print_nothing {
+    ($($name:ident),+) => {
+        $(impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        })+
+    };
+}
+
+print_nothing!(Record, PushBindingRecord, Account, Ha1s, Device);
+
 /// A SIP account as the app handed it over.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Account {
     /// The address of record; `sip:` or `sips:`.
     pub aor: Aor,
@@ -141,7 +155,7 @@ impl Proof {
 }
 
 /// Precomputed HA1s for one realm; at least one is present.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Ha1s {
     /// The realm they were made for; a challenge for another realm is refused.
     pub realm: Box<str>,
@@ -154,7 +168,7 @@ pub struct Ha1s {
 }
 
 /// The device that a push wakes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Device {
     /// Where calls go.
     pub call_push: PushTarget,
@@ -297,4 +311,45 @@ pub enum Reminder {
     Soon,
     /// An hour before: the user should know at once.
     VerySoon,
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::{BindingId, ShardTag};
+
+    use super::*;
+
+    #[test]
+    fn what_is_printed_of_a_record_names_nobody_and_nothing_of_his() {
+        let target = PushTarget::new(Provider::Fcm, PushToken::new("a-token"), 0);
+        let ha1s =
+            Ha1s { realm: "realm.example".into(), md5: Some(Ha1Text::new("0a1b")), sha256: None, sha512_256: None };
+        let account = Account {
+            aor: Aor::new("sip:alice@example.com"),
+            auth_username: "alice".into(),
+            proof: Proof::Derived(vec![ha1s]),
+            registrar: Some("sip:registrar.example".into()),
+            outbound_proxy: None,
+        };
+        let device = Device { call_push: target, alert_push: None, label: Some("Alice's phone".into()) };
+        let record = Record {
+            app: "app".into(),
+            account: account.clone(),
+            device: device.clone(),
+            wake_for: WakeFor { call: true, message: true, voicemail: true, missed_call: true },
+            secret: InstanceSecret::new("a-secret"),
+            binding: BindingId::new(7 << 20, ShardTag(1)),
+            sip_instance: [7; 16],
+            proven: true,
+            created_at: 1,
+            expires_at: 2,
+            presence: Presence::Background,
+            reminded: None,
+        };
+        assert_eq!(
+            format!("{account:?} {device:?} {:?}", StoredRecord::Lent(record)),
+            "Account(..) Device(..) Lent(Record(..))"
+        );
+        assert_eq!(format!("{:?}", account.proof), "Derived([Ha1s(..)])");
+    }
 }
