@@ -89,6 +89,13 @@ pub enum Request {
         /// The answer, when all is done; `None`: nobody waits.
         reply: Option<WipeWaiter>,
     },
+    /// What is still pushed for an instance that has ended is broken off: who may have its receipt asks for that.
+    Silence {
+        /// The instance.
+        id: InstanceId,
+        /// It is.
+        reply: oneshot::Sender<()>,
+    },
     /// One is about to end, and another one takes its place: calls and dialogs go on in that one's name, where it may.
     Succeed {
         /// The one that ends.

@@ -201,6 +201,9 @@ impl Inner {
         lookup: &Lookup,
     ) -> Result<(), AccessError> {
         let vault = &self.dependencies.vault;
+        if vault.tombstones().forbids(id).is_some() {
+            return Ok(());
+        }
         // Whoever enables the device meanwhile comes before or after.
         let _turn = self.enabling.lock_key(*lookup).await;
         match vault.find(lookup).await.map_err(|_| AccessError::StoreAway)? {

@@ -109,6 +109,8 @@ impl Inner {
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
             return Err(AccessError::Forbidden);
         }
+        // Who may have its receipt is told it when nothing is on its way: nobody else breaks off what its phone is to hear.
+        self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await;
         match tombstone {
             Tombstone { wiped_at: None, .. } => {
                 if let Some(beside) = beside {

@@ -95,6 +95,9 @@ impl Endpoint {
         if self.upstreams.registrar(id).is_none() || !self.park_for_server(now, id, branch, address) {
             return self.abandon_forwarded(now, branch);
         }
-        self.want_flow_soon(now, id);
+        // One that was sent again is not worth a dial of its own: its server may close each stream for it.
+        if !self.core.transactions.was_carried(branch) {
+            self.want_flow_soon(now, id);
+        }
     }
 }

@@ -48,14 +48,12 @@ impl Shard {
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
                 Ok(()) => self.end_here(id, kind, reply),
-                Err(denied) => {
-                    if denied == Denied::Unknown {
-                        // It has ended, and who asks may get its receipt.
-                        self.silence(id);
-                    }
-                    refuse(reply, denied);
-                }
+                Err(denied) => refuse(reply, denied),
             },
+            Request::Silence { id, reply } => {
+                self.silence(id);
+                let _ = reply.send(());
+            }
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             // Its record is ended by whoever asks.

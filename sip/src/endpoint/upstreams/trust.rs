@@ -65,7 +65,7 @@ impl Trust {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::super::Upstreams;
     use super::*;
@@ -112,14 +112,5 @@ mod tests {
         assert!(upstreams.trust.flows.len() < 10);
         assert!(upstreams.any_trusts(&source(replaced, "192.0.2.9:5")));
         assert!(!upstreams.any_trusts(&source(FlowId::Stream(999), "192.0.2.9:5")), "of no server any more");
-    }
-
-    #[test]
-    fn a_stranger_costs_the_same_however_many_servers_there_are() {
-        let upstreams = servers(20_000);
-        let stranger = source(FlowId::Stream(9), "192.0.2.9:5");
-        let began = Instant::now();
-        assert!((0..1_000).all(|_| !upstreams.any_trusts(&stranger)));
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }

@@ -80,43 +80,36 @@ fn a_flow_that_fails_to_prove_anybody_five_times_is_closed() {
 /// RFC 3261 §22.3: a proxy challenges, and then the registrar behind it; and some say of no old nonce that it is stale.
 #[test]
 fn a_challenge_that_a_register_had_no_proof_for_and_an_old_nonce_close_no_flow() {
-    let challenge = "Digest realm=\"r\", nonce=\"n\"";
+    let challenged = |through: &mut Through, register: &Register| {
+        through.register(register);
+        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+        let challenge = ("WWW-Authenticate", "Digest realm=\"r\", nonce=\"n\"");
+        through.world.reply(source, &register, 401, &[challenge], "");
+    };
+    let proof = Register::by(1).header("Authorization: Digest x");
     let mut through = Through::new();
     for _ in 0..8 {
-        through.register(&Register::by(1).header("Proxy-Authorization: Digest x"));
-        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
-        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
+        challenged(&mut through, &Register::by(1).header("Proxy-Authorization: Digest x"));
     }
     assert!(through.world.closed.is_empty(), "the registrar's own challenge comes behind the proxy's");
     let mut through = Through::new();
-    let proof = Register::by(1).header("Authorization: Digest x");
     for _ in 0..8 {
-        through.register(&proof);
-        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
-        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
+        challenged(&mut through, &proof);
         through.registered(&proof);
     }
     assert!(through.world.closed.is_empty(), "a proof that is right takes back what was counted for its AOR");
-    let mut through = Through::new();
-    let guess = Register { to: "sip:bob@example.com", ..Register::by(1).header("Authorization: Digest x") };
-    for _ in 0..5 {
-        assert!(through.world.closed.is_empty());
-        through.register(&guess);
-        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
-        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
-        through.registered(&proof);
+    let another = Register { to: "sip:bob@example.com", ..proof.clone() };
+    let elsewhere = Register { uri: "sip:elsewhere.example", ..proof.clone() };
+    // For whom a proof fails, and for whom one is right: another AOR; and another server, which may be one's own.
+    for (fails, right) in [(&another, &proof), (&proof, &elsewhere)] {
+        let mut through = Through::new();
+        for _ in 0..5 {
+            assert!(through.world.closed.is_empty());
+            challenged(&mut through, fails);
+            through.registered(right);
+        }
+        assert_eq!(through.world.closed, [FlowId::Stream(1)], "{} and {}", fails.uri, right.uri);
     }
-    assert_eq!(through.world.closed, [FlowId::Stream(1)], "and not for another's");
-    let mut through = Through::new();
-    let own = Register { uri: "sip:elsewhere.example", ..Register::by(1).header("Authorization: Digest x") };
-    for _ in 0..5 {
-        assert!(through.world.closed.is_empty());
-        through.register(&proof);
-        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
-        through.world.reply(source, &register, 401, &[("WWW-Authenticate", challenge)], "");
-        through.registered(&own);
-    }
-    assert_eq!(through.world.closed, [FlowId::Stream(1)], "nor at another server, which may be one's own");
 }
 
 #[test]
