@@ -141,7 +141,7 @@ impl WebPush {
         let body = body(push, target.public_key.as_deref(), keys).map_err(refused)?;
         let origin = self.origins.of(&url).ok_or(refused("BadEndpoint"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let request = Request { path, headers: headers(push), body: Bytes::from(body) };
+        let request = Request { path, headers: headers(push, &origin.host), body: Bytes::from(body) };
         Ok(PreparedPush { origin, request, urgent: push.event.is_of_a_call() })
     }
 
@@ -227,9 +227,9 @@ pub(super) fn body(push: &Push, key: Option<&PublicKey>, keys: &WebPushKeys) -> 
     encrypted(keys, &object).ok_or("CannotEncrypt")
 }
 
-/// The request's headers, all but the VAPID token. A call is for now or never; what is only for the app need not wake the
-/// radio (RFC 8030 §5.3).
-fn headers(push: &Push) -> HeaderMap {
+/// The request's headers to this host, all but the VAPID token. A call is for now or never; what is only for the app need not wake
+/// the radio (RFC 8030 §5.3).
+fn headers(push: &Push, host: &str) -> HeaderMap {
     let (ttl, urgency) = match push.event {
         Event::Call => (0, "high"),
         _ => {
@@ -242,7 +242,18 @@ fn headers(push: &Push) -> HeaderMap {
     headers.insert(HeaderName::from_static("urgency"), HeaderValue::from_static(urgency));
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if is_microsofts(host) {
+        // Without it that service stores a push, and answers 400 to a `TTL` of 0.
+        let policy = if ttl == 0 { "no-cache" } else { "cache" };
+        headers.insert(HeaderName::from_static("x-wns-cache-policy"), HeaderValue::from_static(policy));
+    }
     headers
+}
+
+/// Whether it is the service that Edge subscribes at on Windows (WNS), which asks for a header of its own.
+fn is_microsofts(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.strip_suffix("notify.windows.com").is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 /// What an answer means, for its push and for the service.
@@ -270,7 +281,39 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
 
 #[cfg(test)]
 mod tests {
+    use sip::id::{CallId, InstanceId, ShardTag};
+
     use super::*;
+
+    #[test]
+    fn microsofts_service_is_told_whether_to_store_a_push_and_no_other_is() {
+        let push = |event, deadline| Push {
+            event,
+            instance: InstanceId::new(1, ShardTag(0)),
+            call: Some(CallId::new(1, ShardTag(0))),
+            from: None,
+            name: None,
+            edge: "relay1.example.net:5061".into(),
+            sent_at: 1_795_000_000,
+            deadline,
+            extra: Vec::new(),
+        };
+        let call = push(Event::Call, 1_795_000_030);
+        let (message, late) = (push(Event::Message, 1_795_003_600), push(Event::Message, 1_795_000_000));
+        for (host, push, ttl, policy) in [
+            ("wns2-sg2p.notify.windows.com", &call, "0", Some("no-cache")),
+            ("notify.windows.com.", &call, "0", Some("no-cache")),
+            ("wns2-sg2p.notify.windows.com", &message, "3600", Some("cache")),
+            ("wns2-sg2p.notify.windows.com", &late, "0", Some("no-cache")),
+            ("fcm.googleapis.com", &call, "0", None),
+            ("notify.windows.com.example.net", &call, "0", None),
+            ("evilnotify.windows.com", &message, "3600", None),
+        ] {
+            let headers = headers(push, host);
+            let value = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().expect("ASCII"));
+            assert_eq!((value("ttl"), value("x-wns-cache-policy")), (Some(ttl), policy), "{host}");
+        }
+    }
 
     #[test]
     fn an_endpoint_is_an_https_url_without_user_and_fragment() {

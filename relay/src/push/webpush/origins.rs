@@ -63,7 +63,8 @@ pub(super) struct Origins {
 pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
-    host: Box<str>,
+    /// In lower case.
+    pub(super) host: Box<str>,
     /// It has taken a push.
     has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
