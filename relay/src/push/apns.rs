@@ -19,11 +19,14 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use uuid::Builder;
 
+use super::answer::{Answer, Bearing};
 use super::answer_body;
 use super::backoff::Backoff;
-use super::connection::{Answer, Bearing, Channel, Failure, Request};
+use super::collapse;
+use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
+use super::faults::name_of;
 use super::health::{Note, Record, Trouble};
 use super::line::LineFate;
 use super::made::{Fingerprint, fingerprint};
@@ -222,7 +225,8 @@ impl Apns {
         }
     }
 
-    fn channel(&self, environment: Environment) -> &Channel {
+    /// The way there.
+    pub(super) fn channel(&self, environment: Environment) -> &Channel {
         match environment {
             Environment::Production => &self.production,
             Environment::Sandbox => &self.sandbox,
@@ -252,7 +256,7 @@ impl Apns {
         let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
         let body = payload::apns(push, target.public_key.as_deref()).map_err(too_large)?;
         let headers = self.headers(push);
-        let request = Request { path: format!("/3/device/{token}"), headers, body };
+        let request = Request { whom: Some(name_of(token)), path: format!("/3/device/{token}"), headers, body };
         Ok(PreparedPush { environment, voip: push.event == Event::Call, request })
     }
 
@@ -263,12 +267,15 @@ impl Apns {
             _ if push.is_silent() => ("background", "5", &self.topic, push.deadline),
             _ => ("alert", "10", &self.topic, push.deadline),
         };
-        let mut headers = HeaderMap::with_capacity(8);
+        let mut headers = HeaderMap::with_capacity(9);
         headers.insert(HeaderName::from_static("apns-topic"), topic.clone());
         headers.insert(HeaderName::from_static("apns-push-type"), HeaderValue::from_static(kind));
         headers.insert(HeaderName::from_static("apns-priority"), HeaderValue::from_static(priority));
         headers.insert(HeaderName::from_static("apns-expiration"), HeaderValue::from(expiration));
         headers.insert(HeaderName::from_static("apns-id"), uuid());
+        if let Some(key) = collapse::key(push) {
+            headers.insert(HeaderName::from_static("apns-collapse-id"), key);
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers
     }
@@ -305,7 +312,7 @@ impl Apns {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
-                Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
+                Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,
                 Ok(Meaning::TokenExpired) => {
                     let next = signer.zip(pass.as_ref());

@@ -9,26 +9,27 @@
 //!
 //! Invariant: [`Failure::Unsent`] means that the service certainly did not process the request; everything else that
 //! went wrong after the request left is [`Failure::Unconfirmed`]. Each wait ends at the caller's `until`. At most
-//! [`MAX_UNDER_WAY`] requests are at the channel; one more is turned away.
+//! [`MAX_UNDER_WAY`] requests are at the channel, of which [`ALERTS_UNDER_WAY`] are no calls; one more is turned away.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use hyper::header::RETRY_AFTER;
-use hyper::{HeaderMap, Method, StatusCode};
+use hyper::{HeaderMap, Method};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::allowance::Allowance;
 use super::ancestry::Ancestry;
+use super::answer::{Answer, Bearing};
 use super::backoff::Backoff;
 use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
+use super::faults::Faults;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
 use super::line::{Line, LineFate, Place};
@@ -36,20 +37,21 @@ use super::own_lines::OwnLines;
 use super::patience::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::reasons::{NOT_ALLOWED, NOT_HTTP2};
 use super::rest::{Probe, Rest, RestFor};
+use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 use super::withdrawal::Withdrawal;
 use crate::cores;
 
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
 const MAX_UNDER_WAY: usize = 20_000;
+/// Likewise those that are no calls.
+const ALERTS_UNDER_WAY: usize = MAX_UNDER_WAY / 4 * 3;
 /// Between two dials that fail.
 const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 /// How long the body may come after the head of an answer.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of an answer, in bytes; of a larger one nothing is used.
 const MAX_BODY: usize = 64 * 1024;
-/// The longest wait that a service is believed to ask for; no push is tried for longer than that.
-const LONGEST_WISH: Duration = Duration::from_secs(86_400);
 /// How long a line that has fallen silent is kept at most for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
 /// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
@@ -72,37 +74,21 @@ pub(super) struct Channel {
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
     rest: Rest,
+    /// When what is no call is tried again.
+    pub(super) retries: Arc<Retries>,
+    faults: Faults,
     record: Arc<Record>,
 }
 
 /// A POST.
 #[derive(Clone)]
 pub(super) struct Request {
+    /// Whose device it is for, by [`name_of`](super::faults::name_of); `None`: it is for no device.
+    pub(super) whom: Option<u64>,
     /// The path, from the slash on.
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-}
-
-/// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    /// `None`: it did not come in time, broke off or was too large, and nobody knows what it would have said.
-    pub(super) body: Option<Bytes>,
-}
-
-/// What an answer means beside what it means for its request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bearing {
-    /// For the line that it came by.
-    pub(super) line: LineFate,
-    /// Whether the service took our credentials.
-    pub(super) proves: bool,
-    /// For all who come later.
-    pub(super) rest: Option<RestFor>,
-    /// For what is told of the service.
-    pub(super) note: Note,
 }
 
 /// Why nothing came back.
@@ -130,45 +116,6 @@ enum Lost {
     Unknown,
 }
 
-impl Answer {
-    /// Its body, empty when that was not read: what it does not say is not there.
-    pub(super) fn read_body(&self) -> &[u8] {
-        self.body.as_deref().unwrap_or_default()
-    }
-
-    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_WISH`].
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let seconds = is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
-        let asked = seconds.or_else(at);
-        // No time is no wish.
-        asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WISH))
-    }
-
-    /// What its status alone means: a fault of the service may stick to the host behind the line, and a service that is
-    /// overloaded may ask all to wait.
-    pub(super) fn bearing(&self) -> Bearing {
-        let status = self.status.as_u16();
-        let line = match status {
-            // Request Timeout and Misdirected Request: another connection is what they ask for (RFC 9110 §15.5.9, §15.5.20).
-            408 | 421 => LineFate::Ending,
-            500..=599 => LineFate::Faulty,
-            _ => LineFate::Good,
-        };
-        let rest = self.retry_after().filter(|_| (500..600).contains(&status)).map(RestFor::Asked);
-        let note = match (status, rest) {
-            (200..=299, _) => Note::Accepted,
-            (_, Some(_)) => Note::Trouble(Trouble::light("AskedToWait")),
-            (500..=599, _) => Note::Trouble(Trouble::light("ServerError")),
-            _ => Note::Nothing,
-        };
-        let proves = self.status != StatusCode::FORBIDDEN && line == LineFate::Good;
-        Bearing { line, proves, rest, note }
-    }
-}
-
 impl Channel {
     /// Where it leads.
     pub(super) fn origin(&self) -> &str {
@@ -189,6 +136,8 @@ impl Channel {
             runtime: None,
             under_way: Arc::default(),
             rest: Rest::default(),
+            retries: Arc::default(),
+            faults: Faults::default(),
             record,
         }
     }
@@ -255,12 +204,16 @@ impl Channel {
         patience: Patience<'_>,
         read: impl Fn(&Answer) -> (M, Bearing),
     ) -> Result<M, Failure> {
-        let _place = self.place()?;
+        let mut place = if patience.urgent { Some(self.place(true)?) } else { None };
         let mut moved = false;
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
-            let (connection, stream) = match timeout_at(patience.until, self.admit()).await {
+            // What is no call takes a place when it may leave.
+            if place.is_none() {
+                place = Some(self.place(false)?);
+            }
+            let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgent)).await {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
@@ -268,7 +221,13 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    connection.line.answered(bearing.line, bearing.proves, || connection.streams_allowed());
+                    let fate = match bearing.line {
+                        LineFate::Faulty if request.whom.is_some_and(|whom| !self.faults.may_cost_a_line(whom)) => {
+                            LineFate::Borne
+                        }
+                        fate => fate,
+                    };
+                    connection.line.answered(fate, bearing.proves, || connection.streams_allowed());
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -288,16 +247,17 @@ impl Channel {
         }
     }
 
-    fn place(&self) -> Result<QueueSlot<'_>, Failure> {
+    fn place(&self, urgent: bool) -> Result<QueueSlot<'_>, Failure> {
         let place = QueueSlot(&self.under_way);
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= MAX_UNDER_WAY {
+        let most = if urgent { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= most {
             return Err(Failure::Unsent { after: None });
         }
         Ok(place)
     }
 
     /// A connection and the right to one stream on it.
-    async fn admit(&self) -> Result<(Arc<Connection>, Place), Failure> {
+    async fn admit(&self, urgent: bool) -> Result<(Arc<Connection>, Place), Failure> {
         let make = |ancestry: &Arc<Ancestry>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
@@ -317,7 +277,7 @@ impl Channel {
         {
             if let Some(connection) = own.flight.have(freshness)
                 && !connection.is_shut_out()
-                && let Some(stream) = connection.line.try_admit(|| connection.streams_allowed())
+                && let Some(stream) = connection.line.try_admit(urgent, || connection.streams_allowed())
             {
                 return Ok((connection, stream));
             }
@@ -335,7 +295,7 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let stream = connection.line.admit(|| connection.streams_allowed()).await;
+            let stream = connection.line.admit(urgent, || connection.streams_allowed()).await;
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
             }
@@ -520,6 +480,15 @@ impl Making {
     }
 }
 
+/// How a connection ended, in words of HTTP/2 and of this system: what the service wrote into its GOAWAY is not repeated.
+fn ending(error: &h2::Error) -> String {
+    match (error.reason(), error.get_io()) {
+        (Some(reason), _) => format!("{reason:?}"),
+        (None, Some(error)) => error.to_string(),
+        (None, None) => "it broke the protocol".to_owned(),
+    }
+}
+
 /// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way, as long as
 /// anybody waits for it; then it takes back what has not arrived.
 async fn drive(
@@ -552,7 +521,7 @@ async fn drive(
     let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
-                tracing::debug!(event = "push-disconnected", channel = %making.label, %error, "the connection to the push service ended");
+                tracing::debug!(event = "push-disconnected", channel = %making.label, error = %ending(&error), "the connection to the push service ended");
             }
             false
         }
@@ -629,6 +598,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_service_writes_into_its_goaway_is_not_repeated() {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        // SETTINGS; GOAWAY (RFC 9113 §6.8) with INTERNAL_ERROR and five bytes beside.
+        let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x0d\x07\0\0\0\0\0\0\0\0\0\0\0\0\x02evil!";
+        theirs.write_all(frames).await.unwrap();
+        let (_sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
+        let error = driven.await.unwrap_err();
+        assert_eq!((error.to_string().contains("evil!"), ending(&error).as_str()), (true, "INTERNAL_ERROR"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_call_leaves_calls_a_quarter_of_the_places() {
+        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
+        let series = crate::metrics::Metrics::new().push_service("com.example.phone", "apns");
+        let record = Record::new("com.example.phone", "apns", series);
+        let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
+        let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
+        assert!(alerts.iter().all(Result::is_ok) && channel.place(false).is_err());
+        let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
+        assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
+        drop(calls);
+        assert!(channel.place(true).is_ok() && channel.place(false).is_err());
+    }
+
+    #[tokio::test]
     async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
         let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
         let endpoint = Arc::new(endpoint.ok().unwrap());
@@ -641,7 +635,7 @@ mod tests {
                     tokio::spawn(async move {
                         let departure = Departure::unmeasured();
                         let body = Bytes::from_static(b"a push");
-                        let request = Request { path: "/".to_owned(), headers: HeaderMap::new(), body };
+                        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
                         let until = Instant::now() + Duration::from_secs(60);
                         let when_silent = WhenSilent::Stays;
                         let patience = Patience { until, when_silent, urgent: false, departure: &departure };

@@ -22,17 +22,16 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::{self, shared_now};
+use crate::clock::{self, shared_now, unix_now};
 use crate::domain::WipeReason;
-use crate::push::{Departure, Event, Push, Verdict};
+use crate::push::{Departure, Event, Push, Subject, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
 
-/// How long a push that tells of something kept is tried, in seconds; the device finds it without the push as well.
-pub(crate) const KEPT_ALERT_LIFE_S: u64 = 3_600;
-/// How long any alert is tried at a service that does not take it, however long it would be worth delivering.
+/// How long any alert is tried at a service that does not take it, however long it would be worth delivering: so long its service may keep
+/// it for a device that is off.
 const ALERT_TRIES: Duration = Duration::from_secs(3_600);
 /// Alerts of one instance that are under way at once; a further one is left out, for each says to look. The end of a call is not, of
-/// which there is at most one for each push of a call: its phone would ring on.
+/// which there is at most one for each push of a call: its phone would ring on. Nor is what tells of the lease or the registration.
 const ALERTS_MAX: usize = 16;
 
 /// What became of an alert push.
@@ -50,6 +49,12 @@ pub(crate) struct AlertContent {
     pub from: Option<Box<str>>,
     pub name: Option<Box<str>>,
     pub extra: Vec<(&'static str, Value)>,
+}
+
+/// How long a push is worth delivering that tells of something kept until `expires_at` (seconds since 1970), in seconds: as long as the
+/// device finds it.
+pub(crate) fn kept_life_s(expires_at: u64) -> u64 {
+    expires_at.saturating_sub(shared_now())
 }
 
 impl Shard {
@@ -87,19 +92,23 @@ impl Shard {
             // Nobody is there any more, or is to hear anything from a node that was told to let go.
             return;
         }
-        if event == Event::CallEnded {
+        // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.
+        let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
+        let is_never_left_out = event == Event::CallEnded || tells_of_lease && self.instances.get(instance).is_some();
+        if is_never_left_out {
             self.budgets.take_end(clock::now(), &app, instance);
         } else if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
             self.shared.quotas.met(limit);
             return;
         }
         let AlertContent { call, from, name, extra } = content;
-        let now = shared_now();
-        let edge = self.shared.edge.clone();
-        let push = Push { event, instance, call, from, name, edge, sent_at: now, deadline: now + life_s, extra };
+        // What goes out is judged by the clocks of others: by the system's, and not by the store's.
+        let (made_at, sent_at) = (clock::now(), unix_now());
+        let (edge, deadline) = (self.shared.edge.clone(), sent_at.saturating_add(life_s));
+        let push = Push { event, instance, call, from, name, edge, sent_at, deadline, made_at, extra };
         if let Some(activity) = self.activity(instance) {
             while activity.alerts.try_join_next().is_some() {}
-            if activity.alerts.len() >= ALERTS_MAX && event != Event::CallEnded {
+            if activity.alerts.len() >= ALERTS_MAX && !is_never_left_out {
                 return;
             }
         }
@@ -113,7 +122,17 @@ impl Shard {
         let sending = send(shared, shard, app, target, push);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
         let Some(activity) = self.activity(instance) else { return self.speak_last(instance, sending) };
-        activity.alerts.spawn(sending);
+        let sending = activity.alerts.spawn(sending);
+        // A newer one says all that an older says: that is tried no more, and does not come after it.
+        if let Some(subject) = event.subject() {
+            activity.latest.retain(|(of, older)| {
+                if *of == subject {
+                    older.abort();
+                }
+                *of != subject && !older.is_finished()
+            });
+            activity.latest.push((subject, sending));
+        }
         self.note(instance, call, What::PushSent { event, provider });
     }
 

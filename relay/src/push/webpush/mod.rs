@@ -4,7 +4,8 @@
 //! | answer | what follows |
 //! | --- | --- |
 //! | 2xx | it was taken |
-//! | 404, 410 | the subscription is gone |
+//! | 410 | the subscription is gone |
+//! | 404 | likewise, unless it is said of many (`unknown.rs`): then the push is tried again |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
@@ -19,6 +20,8 @@ mod encryption;
 mod http1;
 mod limits;
 mod origins;
+mod places;
+mod unknown;
 mod vapid;
 
 use std::path::{Path, PathBuf};
@@ -36,10 +39,13 @@ use self::encryption::{PLAINTEXT_MAX, encrypted};
 use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
+use super::answer::{Answer, Bearing};
 use super::apns::Attempt;
-use super::connection::{Answer, Bearing, Failure, Request};
+use super::collapse;
+use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::trust;
+use super::faults::name_of;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
 use super::patience::{Patience, WhenSilent};
@@ -54,6 +60,8 @@ use crate::vault::record::{PushTarget, WebPushKeys};
 
 /// How long one try of what is no call waits for its answer.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a push is tried again that has found no place among those under way by HTTP/1.1.
+const WITHOUT_PLACE: Duration = Duration::from_secs(1);
 /// The longest `TTL` that is asked for, in seconds: four weeks.
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 
@@ -141,7 +149,8 @@ impl WebPush {
         let body = body(push, target.public_key.as_deref(), keys).map_err(refused)?;
         let origin = self.origins.of(&url).ok_or(refused("BadEndpoint"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let request = Request { path, headers: headers(push), body: Bytes::from(body) };
+        let (whom, headers) = (Some(name_of(&path)), headers(push, &origin.host));
+        let request = Request { whom, path, headers, body: Bytes::from(body) };
         Ok(PreparedPush { origin, request, urgent: push.event.is_of_a_call() })
     }
 
@@ -163,6 +172,7 @@ impl WebPush {
         let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *urgent, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
+                let attempt = origin.judged(&request.path, attempt);
                 origin.note(&request.path, &attempt);
                 attempt
             }
@@ -176,7 +186,12 @@ impl WebPush {
 impl PreparedPush {
     /// How the service stands that it goes to.
     pub(super) fn record(&self) -> &Arc<Record> {
-        self.origin.channel.record()
+        self.channel().record()
+    }
+
+    /// The way there.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.origin.channel
     }
 }
 
@@ -205,6 +220,8 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
+    let place = origin.place(patience.urgent, patience.until).await;
+    let _place = place.ok_or(Failure::Unsent { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {
@@ -227,22 +244,36 @@ pub(super) fn body(push: &Push, key: Option<&PublicKey>, keys: &WebPushKeys) -> 
     encrypted(keys, &object).ok_or("CannotEncrypt")
 }
 
-/// The request's headers, all but the VAPID token. A call is for now or never; what is only for the app need not wake the
-/// radio (RFC 8030 §5.3).
-fn headers(push: &Push) -> HeaderMap {
+/// The request's headers to this host, all but the VAPID token. A call is for now or never; what is only for the app need not wake
+/// the radio (RFC 8030 §5.3).
+fn headers(push: &Push, host: &str) -> HeaderMap {
     let (ttl, urgency) = match push.event {
         Event::Call => (0, "high"),
         _ => {
-            let ttl = push.deadline.saturating_sub(push.sent_at).min(LONGEST_TTL);
+            let ttl = push.life_s().min(LONGEST_TTL);
             (ttl, if push.is_silent() { "low" } else { "normal" })
         }
     };
-    let mut headers = HeaderMap::with_capacity(6);
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(HeaderName::from_static("ttl"), HeaderValue::from(ttl));
     headers.insert(HeaderName::from_static("urgency"), HeaderValue::from_static(urgency));
+    if let Some(key) = collapse::key(push) {
+        headers.insert(HeaderName::from_static("topic"), key);
+    }
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if is_microsofts(host) {
+        // Without it that service stores a push, and answers 400 to a `TTL` of 0.
+        let policy = if ttl == 0 { "no-cache" } else { "cache" };
+        headers.insert(HeaderName::from_static("x-wns-cache-policy"), HeaderValue::from_static(policy));
+    }
     headers
+}
+
+/// Whether it is the service that Edge subscribes at on Windows (WNS), which asks for a header of its own.
+fn is_microsofts(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.strip_suffix("notify.windows.com").is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 /// What an answer means, for its push and for the service.
@@ -250,7 +281,9 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
     let refused = |reason| Attempt::Done(Verdict::Refused { reason });
     let attempt = match answer.status.as_u16() {
         200..=299 => Attempt::Done(Verdict::Accepted),
-        404 | 410 => Attempt::Done(Verdict::Gone { since: None }),
+        // Whether it is believed is judged where others of this service are known.
+        404 => Attempt::Done(Verdict::BadToken),
+        410 => Attempt::Done(Verdict::Gone { since: None }),
         429 => Attempt::Limited { after: answer.retry_after() },
         408 | 421 | 425 | 500..=599 => Attempt::Again { after: answer.retry_after() },
         300..=399 => refused("Redirected"),
@@ -260,7 +293,7 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
     };
     let bearing = answer.bearing();
     let bearing = match answer.status.as_u16() {
-        404 | 410 => Bearing { note: Note::Well, ..bearing },
+        410 => Bearing { note: Note::Well, ..bearing },
         401 | 403 => Bearing { note: Note::Trouble(Trouble::light("VapidRefused")), ..bearing },
         300..=399 => Bearing { note: Note::Trouble(Trouble::light("Redirected")), ..bearing },
         _ => bearing,
@@ -270,7 +303,40 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
 
 #[cfg(test)]
 mod tests {
+    use sip::id::{CallId, InstanceId, ShardTag};
+
     use super::*;
+
+    #[test]
+    fn microsofts_service_is_told_whether_to_store_a_push_and_no_other_is() {
+        let push = |event, deadline| Push {
+            event,
+            instance: InstanceId::new(1, ShardTag(0)),
+            call: Some(CallId::new(1, ShardTag(0))),
+            from: None,
+            name: None,
+            edge: "relay1.example.net:5061".into(),
+            sent_at: 1_795_000_000,
+            deadline,
+            made_at: crate::clock::now(),
+            extra: Vec::new(),
+        };
+        let call = push(Event::Call, 1_795_000_030);
+        let (message, late) = (push(Event::Message, 1_795_003_600), push(Event::Message, 1_795_000_000));
+        for (host, push, ttl, policy) in [
+            ("wns2-sg2p.notify.windows.com", &call, "0", Some("no-cache")),
+            ("notify.windows.com.", &call, "0", Some("no-cache")),
+            ("wns2-sg2p.notify.windows.com", &message, "3600", Some("cache")),
+            ("wns2-sg2p.notify.windows.com", &late, "0", Some("no-cache")),
+            ("fcm.googleapis.com", &call, "0", None),
+            ("notify.windows.com.example.net", &call, "0", None),
+            ("evilnotify.windows.com", &message, "3600", None),
+        ] {
+            let headers = headers(push, host);
+            let value = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().expect("ASCII"));
+            assert_eq!((value("ttl"), value("x-wns-cache-policy")), (Some(ttl), policy), "{host}");
+        }
+    }
 
     #[test]
     fn an_endpoint_is_an_https_url_without_user_and_fragment() {

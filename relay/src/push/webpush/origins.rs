@@ -24,6 +24,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::limits::Limits;
+use super::places::{OwnPlaces, Place, Places};
+use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
 use crate::net::https_port::https_port;
 use crate::net::reach::Reach;
@@ -32,7 +34,7 @@ use crate::push::apns::Attempt;
 use crate::push::backoff::Backoff;
 use crate::push::connection::Channel;
 use crate::push::endpoint::Endpoint;
-use crate::push::health::{Record, Trouble};
+use crate::push::health::{Note, Record, Trouble};
 use crate::push::network::{Guarded, Network};
 use crate::push::rest::RestFor;
 use crate::push::troubled::Troubled;
@@ -54,6 +56,7 @@ pub(super) struct Origins {
     record: Arc<Record>,
     troubled: Arc<Troubled>,
     known: Arc<AtomicUsize>,
+    places: Arc<Places>,
     /// That of the process, where this was made.
     runtime: Option<Handle>,
     table: Mutex<HashMap<Box<str>, Arc<Origin>>>,
@@ -63,7 +66,10 @@ pub(super) struct Origins {
 pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
-    host: Box<str>,
+    unknown: Unknown,
+    places: OwnPlaces,
+    /// In lower case.
+    pub(super) host: Box<str>,
     /// It has taken a push.
     has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
@@ -89,6 +95,7 @@ impl Origins {
             network: Arc::new(Guarded::new(network, app, reach)),
             troubled: Arc::new(Troubled::new(Arc::clone(&known))),
             known,
+            places: Arc::default(),
             record,
             runtime: Handle::try_current().ok(),
             table: Mutex::default(),
@@ -121,6 +128,8 @@ impl Origins {
         let made = Arc::new(Origin {
             channel,
             limits: Limits::default(),
+            unknown: Unknown::default(),
+            places: OwnPlaces::among(&self.places),
             host,
             has_taken: AtomicBool::new(false),
             audience,
@@ -156,12 +165,28 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
+    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of a few.
+    pub(super) fn judged(&self, path: &str, attempt: Attempt) -> Attempt {
+        match attempt {
+            Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
+                self.channel.record().note(Note::Well);
+                Attempt::Done(Verdict::Gone { since: None })
+            }
+            Attempt::Done(Verdict::BadToken) => {
+                self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
+                Attempt::Again { after: None }
+            }
+            attempt => attempt,
+        }
+    }
+
     /// What its answer to a push at `path` means for those that come later.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
                 self.has_taken.store(true, Ordering::Relaxed);
                 self.limits.taken();
+                self.unknown.taken();
             }
             Attempt::Limited { after } if self.limits.note(path, *after) => {
                 self.channel.ground(RestFor::Growing(TOLD_BY_ALL));
@@ -169,6 +194,11 @@ impl Origin {
             }
             _ => {}
         }
+    }
+
+    /// A place for a push by HTTP/1.1; `None`: there is none until then.
+    pub(super) async fn place(&self, urgent: bool, until: Instant) -> Option<Place<'_>> {
+        self.places.take(urgent, self.has_taken.load(Ordering::Relaxed), until).await
     }
 
     /// What shows whose push it is. `None` when the system cannot sign.

@@ -154,3 +154,26 @@ async fn a_node_whose_clock_is_a_day_off_goes_by_the_stores_and_is_not_ready() -
     }
     Ok(())
 }
+
+/// Of a node and its store one is wrong: which, the push services do not know.
+#[tokio::test]
+async fn an_alert_leaves_and_is_dated_by_the_systems_clock_however_far_the_stores_is_from_it() -> Outcome {
+    for off in [61, -61] {
+        let (clock, redis) = (SkewedClock::new(), RedisServer::start());
+        let world = world_by(&clock, &redis).await?;
+        let instance = world.enable_as(&world.wish_with_alerts()).await?;
+        clock.set(off);
+        world
+            .until("not ready", || async {
+                let answer = world.relay.operator().get("/readyz").await.ok()?;
+                answer.text().contains("more than 30 s apart").then_some(())
+            })
+            .await?;
+        assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
+        let push = world.alert("test").await?;
+        let sent_at = push["sent_at"].as_u64().unwrap_or_default();
+        assert!(sent_at.abs_diff(now().saturating_add_signed(off)) < 20, "{push}");
+        assert_eq!(push["deadline"].as_u64(), Some(sent_at + 30), "{push}");
+    }
+    Ok(())
+}

@@ -147,9 +147,28 @@ async fn a_sleeping_phone_is_pushed_in_time_to_refresh_and_never_by_voip() -> Ou
         let seen = (push.token.as_str(), push.topic.as_str(), push.push_type.as_str());
         assert_eq!(seen, (OTHER_TOKEN, apns::BUNDLE, "background"));
         assert_eq!(push.payload["sipwake"]["event"], "renew");
+        let life = push.payload["sipwake"]["deadline"].as_u64().zip(push.payload["sipwake"]["sent_at"].as_u64());
+        assert_eq!(life.map(|(deadline, sent_at)| deadline - sent_at), Some(30), "the least, for it ends before");
         phone.register_and_sleep(SOON).await?;
     }
     world.await_metric(REGISTRATIONS, 1.0).await?;
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_to_refresh_is_kept_for_a_phone_that_dozes_as_long_as_its_registration_stands() -> Outcome {
+    let world = World::start().await?;
+    world.registrar.behave(&world.aor(), Behaviour::Grant(600));
+    let phone = world.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
+    phone.register_and_sleep(SOON).await?;
+    let message = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
+    let push = world.apple_push().await?.payload["sipwake"].clone();
+    assert_eq!(push["event"], "renew");
+    let life = push["deadline"].as_u64().unwrap_or(0) - push["sent_at"].as_u64().unwrap_or(0);
+    assert!((560..=600).contains(&life), "{push}");
+    let device = world.wake(&phone).await?;
+    device.next_request("MESSAGE", SOON).await?;
+    message.expect(200, SOON).await?;
     world.content()
 }
 

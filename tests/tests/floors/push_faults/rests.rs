@@ -10,7 +10,7 @@ use tests::authority::Authority;
 use tests::fcm::{self, TokenAnswer};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{APP, World, apple, apple_token, call, google, google_token};
+use super::{APP, Calls, World, apple, apple_token, call, google, google_token};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +86,31 @@ async fn a_long_wish_to_one_device_is_not_the_end_of_all_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_of_minutes_makes_no_flood_of_alerts_and_each_arrives_after_it() {
+    const ALERTS: u32 = 300;
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: None }));
+    let alerts: Vec<_> = (1..=ALERTS)
+        .map(|number| {
+            let now = call(number);
+            let alert = Push { event: Event::Message, deadline: now.sent_at + 3_600, ..now };
+            let service = world.service.clone();
+            tokio::spawn(async move { service.deliver(APP, &google(number), &alert).await })
+        })
+        .collect();
+    sleep(900 * SECOND).await;
+    let tries = world.fcm.requests();
+    assert!(tries < u64::from(ALERTS) + 100, "{tries} requests in a quarter of an hour");
+    // A call waits for none of them.
+    world.fcm.answer_all(None);
+    let ring = world.ring(google(1_000), 1_000).await;
+    assert!(ring.verdict == Verdict::Accepted && ring.elapsed < SECOND, "{ring:?}");
+    let well = Instant::now();
+    assert_eq!(accepted(&Calls(alerts).ended().await), ALERTS as usize);
+    assert!(well.elapsed() < 10 * SECOND, "{:?}", well.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rest_that_is_longer_than_calls_wait_lets_one_ask_every_two_seconds() {
     let world = World::new();
     world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: Some(120) }));
@@ -112,12 +137,36 @@ async fn a_wish_that_concerns_one_device_holds_no_other_back() {
     world.apns.answer_with(&apple_token(1), std::iter::repeat_n(Answer::TooManyRequests { retry_after: None }, 100));
     assert_ne!(world.ring(apple(1), 30).await.verdict, Verdict::Accepted);
     assert_eq!(standing(&world, "apns").0, State::Well);
-    let body =
-        r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded: device"}}"#.to_owned();
+    let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded."}}"#.to_owned();
     let headers = vec![("retry-after", "600".to_owned())];
     world.fcm.answer_with(&google_token(1), [fcm::Answer::Http { status: 429, headers, body }]);
     assert!(matches!(world.ring(google(1), 1).await.verdict, Verdict::Retry { .. }));
     assert_eq!(standing(&world, "fcm"), (State::Unknown, ""));
+    // Nor does one of which nothing is said, though it asks for long.
+    let unsaid = |times| {
+        let headers = vec![("retry-after", "600".to_owned())];
+        let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"my-device-app"}}"#.to_owned();
+        std::iter::repeat_n(fcm::Answer::Http { status: 429, headers, body }, times)
+    };
+    world.fcm.answer_with(&google_token(2), unsaid(5));
+    let limited = tokio::spawn({
+        let service = world.service.clone();
+        async move { service.deliver(APP, &google(2), &call(2)).await }
+    });
+    sleep(MS).await;
+    let others = world.ring_each(10 * MS, 3, 20, google).await.ended().await;
+    assert_eq!(accepted(&others), 20);
+    assert!(others.iter().all(|other| other.elapsed < SECOND), "{others:?}");
+    assert_eq!(limited.await.expect("no panic").verdict, Verdict::Accepted, "it is asked every 2 s");
+    // Of many devices it is the project's.
+    for number in 100..108 {
+        world.fcm.answer_with(&google_token(number), unsaid(1));
+    }
+    let told = world.ring_each(Duration::ZERO, 100, 8, google).await;
+    sleep(100 * MS).await;
+    let later = Push { event: Event::Message, ..call(200) };
+    assert!(matches!(world.service.deliver(APP, &google(200), &later).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(accepted(&told.ended().await), 8);
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,6 +89,7 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
                 (Answer::Status(503, Some(600)), Event::Call | Event::CallEnded) => AFRESH,
                 _ => wanted,
             };
+            let push = Push { made_at: relay::clock::now(), ..push };
             let web = Web::new(&authority);
             let device = web.server.subscribe();
             web.server.answer_with(&device.token, [answer.clone()]);
@@ -131,6 +132,31 @@ async fn what_one_service_asks_for_is_kept_there_and_slows_no_other_and_one_that
         }
         assert_eq!(web.service.deliver(APP, &there.push_target(), &call(4)).await.verdict, Verdict::Accepted);
         assert_eq!(web.service.health()[0].state, State::Well);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_knows_none_of_many_subscriptions_wipes_two_and_the_calls_of_the_others_go_when_it_is_back() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let ring = |count: usize, answer: Answer| {
+        let devices: Vec<_> = (0..count).map(|_| web.server.subscribe()).collect();
+        let calls = devices.into_iter().zip(1..).map(|(device, number)| {
+            web.server.answer_with(&device.token, std::iter::repeat_n(answer.clone(), 3));
+            let (service, target) = (web.service.clone(), device.push_target());
+            tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await.verdict })
+        });
+        calls.collect::<Vec<_>>()
+    };
+    let gone = Verdict::Gone { since: None };
+    // No proxy says 410 of what it does not know.
+    for (answer, dead) in [(Answer::Status(404, None), 2), (Answer::Status(410, None), 20)] {
+        let mut verdicts = Vec::new();
+        for call in ring(20, answer) {
+            verdicts.push(call.await.expect("no panic"));
+        }
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == gone).count(), dead, "{verdicts:?}");
+        assert!(verdicts.iter().all(|verdict| *verdict == gone || *verdict == Verdict::Accepted), "{verdicts:?}");
     }
 }
 
@@ -348,6 +374,29 @@ async fn an_answer_by_http_1_counts_although_its_body_has_no_end() {
         assert!(delivery.elapsed < Duration::from_secs(4), "{:?}", delivery.elapsed);
     }
     assert_eq!(served.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_never_answers_by_http_1_keeps_few_connections() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let served = listens_by_http1(&web.net, &authority, 8443, b"");
+    web.net.place(8443, &[([203, 0, 114, 1].into(), Mood::Serves)]);
+    let calls: Vec<_> = (0..100)
+        .map(|number| {
+            let token = PushToken::new(&format!("https://localhost:8443/{number}"));
+            let target = PushTarget { token, ..web.server.subscribe().push_target() };
+            let service = web.service.clone();
+            tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert!((1..=8).contains(&served.load(Ordering::Relaxed)), "{served:?}");
+    let honest = web.service.deliver(APP, &web.server.subscribe().push_target(), &call(200)).await;
+    assert!(honest.verdict == Verdict::Accepted && honest.elapsed < Duration::from_secs(1), "{honest:?}");
+    for call in calls {
+        assert_ne!(call.await.expect("no panic").verdict, Verdict::Accepted);
+    }
 }
 
 /// An app whose devices are at a service on this port of loopback.
