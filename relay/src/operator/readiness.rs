@@ -1,7 +1,8 @@
 //! Whether the relay can do its work, as named checks; and what an operator should mend although it can.
 //!
 //! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
-//! warning makes no relay unready.
+//! warning makes no relay unready, and no trouble of a push service does, not even that of all: phones that are attached, apps and
+//! SIP servers are served.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -30,8 +31,6 @@ pub enum Check {
     Serving,
     /// The store is one that may be given accounts.
     StoreKind,
-    /// At least one app can be pushed.
-    Push,
     /// The system's clock is about the store's.
     Clock,
     /// The other nodes have the same keyring.
@@ -49,7 +48,6 @@ impl Check {
         Self::Upstream,
         Self::Serving,
         Self::StoreKind,
-        Self::Push,
         Self::Clock,
         Self::Keyring,
         Self::Ownership,
@@ -64,7 +62,6 @@ impl Check {
             Self::Upstream => "upstream",
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
-            Self::Push => "push",
             Self::Clock => "clock",
             Self::Keyring => "keyring",
             Self::Ownership => "ownership",
@@ -101,9 +98,7 @@ struct State {
 
 impl Default for Readiness {
     fn default() -> Self {
-        let mut checks = [Err("not started yet"); Check::ALL.len()];
-        // What has not been needed is not known to be away.
-        checks[Check::Push as usize] = Ok(());
+        let checks = [Err("not started yet"); Check::ALL.len()];
         let state = State { checks, warnings: Default::default(), store_was_there: false };
         Self { state: Arc::new(Mutex::new(state)), push: Arc::default() }
     }
@@ -172,10 +167,7 @@ impl Readiness {
 
     /// Each check with its state.
     pub fn checks(&self) -> Vec<(Check, Result<(), &'static str>)> {
-        let mut checks = self.lock().checks;
-        if no_app_can_be_pushed(&self.push_services()) {
-            checks[Check::Push as usize] = Err("every push service of every app fails: `degraded` says why");
-        }
+        let checks = self.lock().checks;
         Check::ALL.iter().copied().zip(checks).collect()
     }
 
@@ -219,51 +211,9 @@ fn degraded(report: &push::Report) -> Value {
     })
 }
 
-/// Whether calls of no app can be pushed. A service that has not been needed may be well; of Apple's two environments the
-/// one that is not used says nothing.
-fn no_app_can_be_pushed(services: &[push::Report]) -> bool {
-    let fails = |report: &push::Report| report.state == push::State::Failing;
-    let is_apple = |report: &push::Report| report.service.starts_with("apns");
-    let can = |report: &push::Report| {
-        let unused = report.state == push::State::Unknown && is_apple(report);
-        let twin = |other: &&push::Report| other.app == report.app && is_apple(other) && fails(other);
-        !(fails(report) || unused && services.iter().any(|other| twin(&other)))
-    };
-    !services.is_empty() && !services.iter().any(can)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_relay_is_unready_when_no_app_can_be_pushed_and_not_when_one_can() {
-        use push::State::{Failing, Unknown, Well};
-        let services = |rows: &[(&str, &'static str, push::State)]| -> Vec<_> {
-            let report = |(app, service, state): &(&str, &'static str, push::State)| push::Report {
-                app: (*app).into(),
-                service,
-                state: *state,
-                since: 0,
-                reason: None,
-                last_accepted: 0,
-                waiting: 0,
-            };
-            rows.iter().map(report).collect()
-        };
-        for (rows, none) in [
-            (&[][..], false),
-            (&[("a", "apns", Unknown)], false),
-            (&[("a", "apns", Failing)], true),
-            (&[("a", "apns", Failing), ("a", "apns-sandbox", Unknown)], true),
-            (&[("a", "apns", Failing), ("a", "apns-sandbox", Well)], false),
-            (&[("a", "apns", Failing), ("a", "fcm", Unknown)], false),
-            (&[("a", "apns", Failing), ("b", "apns", Well)], false),
-            (&[("a", "apns", Failing), ("a", "fcm", Failing), ("b", "fcm", Failing)], true),
-        ] {
-            assert_eq!(no_app_can_be_pushed(&services(rows)), none, "{rows:?}");
-        }
-    }
 
     #[test]
     fn a_relay_is_ready_when_every_check_was_passed() {

@@ -463,6 +463,7 @@ impl Opened {
             )),
             tokio::spawn(audit_watch::watch(self.audit.clone(), readiness.clone())),
             tokio::spawn(keyring_watch::tend(self.vault.clone(), readiness.clone())),
+            tokio::spawn(self.push.clone().tend()),
         ]);
         chores
     }
