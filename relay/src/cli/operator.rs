@@ -21,6 +21,8 @@ use crate::secret::ApiKey;
 
 /// Where a configuration is looked for that nobody names.
 const CONFIGURATIONS: [&str; 3] = ["relay.toml", "/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
+/// What a token that is refused may have been through.
+const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
 /// Where the listener is that nobody names.
 const USUAL: &str = "https://127.0.0.1:9443";
 
@@ -48,6 +50,8 @@ pub(super) struct At {
 pub(super) struct Listener {
     https: Https,
     token: ApiKey,
+    /// The token is that of the configuration.
+    of_configuration: bool,
 }
 
 impl At {
@@ -72,12 +76,13 @@ impl At {
             (None, Some(config)) => Https::new(&format!("https://{}", config.operator_address()), self.ca.as_deref())?,
             (address, _) => Https::new(address.as_deref().unwrap_or(USUAL), self.ca.as_deref())?,
         };
+        let of_configuration = self.token_file.is_none();
         let token = match (&self.token_file, config) {
             (Some(file), _) => key_from(file)?,
             (None, Some(config)) => config.operator.token,
             (None, None) => return Err(CommandError::NoToken),
         };
-        Ok(Listener { https, token })
+        Ok(Listener { https, token, of_configuration })
     }
 }
 
@@ -107,12 +112,23 @@ pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Ht
 impl Listener {
     /// Asks for what is below `/v1/operator`.
     pub(super) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, CommandError> {
-        self.https.ask(method, &format!("/v1/operator{path}"), self.token.expose(), body).await
+        let answer = self.https.ask(method, &format!("/v1/operator{path}"), self.token.expose(), body).await;
+        answer.map_err(|error| self.explained(error))
+    }
+
+    /// A token that the relay does not know is mostly one that it was not told of yet.
+    fn explained(&self, error: CommandError) -> CommandError {
+        match error {
+            CommandError::Refused { status: 401, detail } if self.of_configuration => {
+                CommandError::Refused { status: 401, detail: format!("{detail} {CHANGED}") }
+            }
+            error => error,
+        }
     }
 
     /// Asks for any path, and takes what is no JSON.
     pub(super) async fn get(&self, path: &str) -> Result<Bytes, CommandError> {
-        self.https.ask_bytes("GET", path, self.token.expose(), None).await
+        self.https.ask_bytes("GET", path, self.token.expose(), None).await.map_err(|error| self.explained(error))
     }
 
     /// Asks about an instance; `rest` stands behind its path.

@@ -17,10 +17,13 @@ use super::lines::Lines;
 use super::problem::Problem;
 use super::secret_files::{Held, SecretFiles};
 use super::values;
-use crate::secret::{MAX_KEY, SecretText};
+use crate::secret::{ApiKey, MAX_KEY, SecretText};
 
 /// The largest secret or certificate file read, in bytes; a larger one is refused.
 const MAX_FILE: u64 = 256 * 1024;
+
+/// The shortest key or token accepted, in characters.
+pub(super) const MIN_KEY: usize = 16;
 
 /// What is shorter, in bytes, is no key.
 const NO_SECRET: usize = 16;
@@ -182,18 +185,7 @@ impl<'a> Reader<'a> {
     /// A key that must be named and that somebody shows in an HTTP header: visible ASCII, at least `min` and at most [`MAX_KEY`] characters.
     pub fn required_key(&mut self, key: &'static str, min: usize, remedy: &str) -> Option<SecretText> {
         let secret = self.required_secret(key, min, remedy)?;
-        let text = secret.expose();
-        let what = if text.contains(['\r', '\n']) {
-            "has several lines"
-        } else if text.len() > MAX_KEY {
-            "is longer than 512 characters"
-        } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            "has characters other than visible ASCII"
-        } else if text.trim() != text {
-            "begins or ends with a space"
-        } else {
-            return Some(secret);
-        };
+        let Some(what) = why_nobody_can_show(secret.expose()) else { return Some(secret) };
         self.problem(key, format!("the key in its file {what}, and nobody can show it"), remedy);
         None
     }
@@ -300,10 +292,19 @@ impl<'a> Reader<'a> {
             self.problem(key, "is empty", "name a file");
             return None;
         }
+        Some(self.found(&text))
+    }
+
+    /// The path under `key`, which is read later.
+    pub fn named_path(&self, key: &str) -> Option<PathBuf> {
+        self.table.get(key)?.as_str().map(|text| self.found(text))
+    }
+
+    fn found(&self, text: &str) -> PathBuf {
         // What systemd hands over (LoadCredential) goes before the file that root alone may read.
-        let handed_over = self.shared.credentials.as_ref().zip(Path::new(&text).file_name());
+        let handed_over = self.shared.credentials.as_ref().zip(Path::new(text).file_name());
         let handed_over = handed_over.map(|(folder, name)| folder.join(name)).filter(|file| file.is_file());
-        Some(handed_over.unwrap_or_else(|| self.shared.directory.join(text)))
+        handed_over.unwrap_or_else(|| self.shared.directory.join(text))
     }
 
     /// The path of a file that can be opened.
@@ -417,6 +418,29 @@ impl<'a> Reader<'a> {
             Some(variable) => format!("{}{key} (from {variable})", self.prefix),
             None => format!("{}{key}", self.prefix),
         }
+    }
+}
+
+/// The key in the file at `path` that somebody shows in an HTTP header; `None` where there is none that a configuration could name.
+pub fn token_in(path: &Path) -> Option<ApiKey> {
+    let content = read_secret(path).ok()?;
+    let text = std::str::from_utf8(&content).ok()?.trim_end_matches(['\r', '\n']);
+    let is_one = text.chars().count() >= MIN_KEY && why_nobody_can_show(text).is_none();
+    is_one.then(|| ApiKey::new(text))
+}
+
+/// Why a key cannot stand in an HTTP header.
+fn why_nobody_can_show(text: &str) -> Option<&'static str> {
+    if text.contains(['\r', '\n']) {
+        Some("has several lines")
+    } else if text.len() > MAX_KEY {
+        Some("is longer than 512 characters")
+    } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        Some("has characters other than visible ASCII")
+    } else if text.trim() != text {
+        Some("begins or ends with a space")
+    } else {
+        None
     }
 }
 

@@ -99,7 +99,7 @@ impl Reloader {
                 list.push(place);
             }
         }
-        self.operator.take_token(&new.operator.token);
+        self.operator.take_token(&new.operator);
         if !same_apps {
             new.apps.clone_from(&old.apps);
         } else {
