@@ -88,8 +88,12 @@ impl At {
 
 /// The configuration in `file`; without one, where one is looked for that nobody names.
 pub(super) fn configuration(file: Option<&Path>) -> Result<Option<Config>, CommandError> {
-    let file = file.or_else(|| CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()));
-    file.map(read).transpose()
+    named(file).map(read).transpose()
+}
+
+/// The file that is named, or the first where one is looked for that nobody names.
+pub(super) fn named(file: Option<&Path>) -> Option<&Path> {
+    file.or_else(|| CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()))
 }
 
 fn read(file: &Path) -> Result<Config, CommandError> {

@@ -15,6 +15,7 @@ mod distinct;
 mod effective;
 mod environment;
 mod lines;
+mod operator_listen;
 mod problem;
 mod push_sections;
 mod reader;
@@ -34,6 +35,7 @@ use crate::timing::Timing;
 
 pub use effective::{Origin, Setting};
 pub use lines::Lines;
+pub use operator_listen::operator_listener;
 pub use problem::{Problem, Problems};
 pub use reader::token_in;
 pub(crate) use values::host as canonical_host;

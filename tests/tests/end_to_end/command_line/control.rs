@@ -56,6 +56,10 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     std::fs::write(relay.config(), format!("{good}\n[nonsense]\n")).unwrap();
     relay.hang_up();
     relay.await_log("not reloaded, nothing was changed: nonsense: is not a setting", SOON).await?;
+    for (wanted, code) in [("--live", 0), ("--ready", 1)] {
+        let told = sipwake(&["check", wanted, "--config", &config]);
+        assert_eq!(told.status.code(), Some(code), "a relay is alive whatever its file has become: {}", said(&told));
+    }
     let token = relay.directory().join("second-token");
     std::fs::write(&token, "another-operator-token").unwrap();
     let at = [
