@@ -3,8 +3,9 @@
 //! What is not said is taken from the configuration of a relay on this machine: where it listens, the token, and its
 //! certificate, which is then trusted as it is.
 //!
-//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. The token is
-//! in no error.
+//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. A configuration says whom
+//! the token is shown to, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The
+//! token is in no error.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,8 @@ use crate::config::{Config, Tls};
 use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
 
-/// Where a configuration is looked for that nobody names.
-const CONFIGURATIONS: [&str; 3] = ["relay.toml", "/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
+/// Where a configuration is looked for that nobody names: where root alone writes.
+const CONFIGURATIONS: [&str; 2] = ["/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
 /// What a token that is refused may have been through.
 const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
 /// Where the listener is that nobody names.
@@ -38,7 +39,7 @@ pub(super) struct At {
     /// A CA that vouches for the relay's certificate, beside the system's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
+    /// The configuration of a relay on this machine [default: /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON instead of a table
@@ -161,4 +162,15 @@ impl Listener {
 fn path_of(id: &str, rest: &str) -> String {
     let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     format!("/instances/{id}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_nobody_names_is_never_one_of_the_current_folder() {
+        assert!(CONFIGURATIONS.iter().all(|file| file.starts_with("/etc/sipwake/")));
+        assert_eq!(named(Some(Path::new("relay.toml"))), Some(Path::new("relay.toml")), "it may be named");
+    }
 }
