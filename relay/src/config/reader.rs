@@ -227,7 +227,7 @@ impl<'a> Reader<'a> {
         let text = self.text(key)?;
         let value = parse(&text);
         if value.is_none() {
-            self.problem(key, format!("{text:?} is not valid"), format!("write {wanted}"));
+            self.problem(key, format!("{} is not valid", repeated(&text)), format!("write {wanted}"));
         }
         value
     }
@@ -427,6 +427,15 @@ pub fn token_in(path: &Path) -> Option<ApiKey> {
     let text = std::str::from_utf8(&content).ok()?.trim_end_matches(['\r', '\n']);
     let is_one = text.chars().count() >= MIN_KEY && why_nobody_can_show(text).is_none();
     is_one.then(|| ApiKey::new(text))
+}
+
+/// A text as a problem repeats it: not where it may hold a user and a password.
+pub(super) fn repeated(text: &str) -> String {
+    let is_address = ["mailto:", "sip:", "sips:"].iter().any(|scheme| text.starts_with(scheme));
+    match text.contains('@') && !is_address {
+        true => "what it says (it has an @, before which a password may stand, and is not repeated)".to_owned(),
+        false => format!("{text:?}"),
+    }
 }
 
 /// Why a key cannot stand in an HTTP header.

@@ -13,7 +13,7 @@ use toml::Table;
 use super::acme_section::acme;
 use super::distinct::{distinct, distinct_keys, distinct_listeners};
 use super::problem::{Problem, Problems};
-use super::reader::{MIN_KEY, Reader, Shared};
+use super::reader::{MIN_KEY, Reader, Shared, repeated};
 use super::secret_files::Held;
 use super::values::{self, DomainRules, HostPort};
 use super::*;
@@ -205,7 +205,7 @@ fn api(root: &mut Reader<'_>, profile: Profile) -> Api {
             Some(origin) => origins.push(origin),
             None => api.problem(
                 "origins",
-                format!("holds {entry:?}, which is no origin of a web page"),
+                format!("holds {}, which is no origin of a web page", repeated(&entry)),
                 "write scheme and host, such as \"https://phone.example.com\"; http for localhost alone",
             ),
         }
