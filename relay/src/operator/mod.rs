@@ -307,6 +307,8 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
         Some(_) if elsewhere::is_carried(&request) => Ok(()),
         _ => operator.admit(&request, endpoint.copied()),
     };
+    // It is counted where it was asked.
+    let is_carried = elsewhere::is_carried(&request);
     let by = request.method().clone();
     let (mut response, id) = match admitted {
         Ok(()) => request_id::numbered(request, next).await,
@@ -317,7 +319,9 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     let route = endpoint.map_or(UNMATCHED, |endpoint| endpoint.template());
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     request_id::log(&id, &by, route, status, took);
-    operator.0.metrics.http(route, status, took);
+    if !is_carried {
+        operator.0.metrics.http(route, status, took);
+    }
     response
 }
 
