@@ -8,13 +8,13 @@
 //! | `certificate.pem` | the chain in use, leaf first |
 //! | `certificate.key` | its key |
 //!
-//! Invariant: the folder is 0700 and each file 0600; a file is replaced by a rename, the key before the chain, and a pair that is half
+//! Invariant: the folder is 0700 and each file 0600, and what root makes is its owner's whose folder it is in; a file is replaced by a rename, the key before the chain, and a pair that is half
 //! replaced is none that is taken.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -83,7 +83,14 @@ impl Files {
     /// # Errors
     /// When it cannot be written.
     pub fn prepare(&self, names: &[String]) -> io::Result<()> {
+        let made: Vec<_> = self
+            .0
+            .ancestors()
+            .take_while(|folder| !folder.exists() && !folder.as_os_str().is_empty())
+            .map(Path::to_owned)
+            .collect();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        made.iter().rev().try_for_each(|folder| give_to_owner_of_its_folder(folder))?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
         let (chain, key) = self.pair();
         // A file that is there and cannot be read is no reason to write over it.
@@ -226,7 +233,18 @@ fn written(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     open.write_all(content)?;
     open.sync_all()?;
+    give_to_owner_of_its_folder(&aside)?;
     Ok(aside)
+}
+
+/// What a command makes that root runs is for the relay's user, whose folder it is in.
+fn give_to_owner_of_its_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (is, wanted) = (fs::metadata(path)?, fs::metadata(folder)?);
+    match is.uid() == 0 && wanted.uid() != 0 {
+        true => chown(path, Some(wanted.uid()), Some(wanted.gid())),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -250,6 +268,24 @@ mod tests {
         assert!(ServerTls::load(&chain, &key).is_ok() && fs::read(&chain).unwrap() != first);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_root_makes_is_the_relays() {
+        let above = std::env::temp_dir().join(format!("sipwake-acme-root-{}", std::process::id()));
+        fs::create_dir_all(&above).unwrap();
+        if fs::metadata(&above).unwrap().uid() != 0 {
+            return fs::remove_dir_all(&above).unwrap();
+        }
+        chown(&above, Some(12_345), Some(12_346)).unwrap();
+        let files = Files::new(&above.join("further/acme"));
+        files.prepare(&["relay.example.net".to_owned()]).unwrap();
+        let (chain, key) = files.pair();
+        for path in [above.join("further"), above.join("further/acme"), chain, key] {
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid()), (12_345, 12_346), "{}", path.display());
+        }
+        fs::remove_dir_all(&above).unwrap();
     }
 
     #[test]
