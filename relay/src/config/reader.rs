@@ -4,7 +4,7 @@
 //! with the nearest known name when there is one. A value's text is repeated only by settings that hold no secret.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub directory: PathBuf,
     /// Where systemd has put the files that it hands over.
     pub credentials: Option<PathBuf>,
+    /// What was read in place of which file, by where it was handed over.
+    pub handed_over: RefCell<BTreeMap<PathBuf, PathBuf>>,
     /// What came from the environment.
     pub origins: Origins,
     /// What is wrong so far.
@@ -292,7 +294,23 @@ impl<'a> Reader<'a> {
             self.problem(key, "is empty", "name a file");
             return None;
         }
-        Some(self.found(&text))
+        let found = self.found(&text);
+        let written = self.shared.directory.join(&text);
+        let mut handed_over = self.shared.handed_over.borrow_mut();
+        if found != written
+            && let other = handed_over.entry(found.clone()).or_insert_with(|| written.clone())
+            && *other != written
+        {
+            let what = format!(
+                "is {} in $CREDENTIALS_DIRECTORY, which {} has already: one of two files of the same name",
+                found.file_name().unwrap_or_default().display(),
+                other.display()
+            );
+            let remedy = "give the two files different names, and hand each over (LoadCredential=NAME:FILE)";
+            drop(handed_over);
+            self.problem(key, what, remedy);
+        }
+        Some(found)
     }
 
     /// The path under `key`, which is read later.
@@ -505,6 +523,27 @@ fn is_near(known: &str, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_files_of_one_name_are_not_both_read_from_what_systemd_hands_over() {
+        let folder = std::env::temp_dir().join(format!("sipwake-handed-over-{}", std::process::id()));
+        for (file, content) in [("key", "the-key-of-app-one-0123"), ("other", "the-key-of-app-two-0123")] {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(file), content).unwrap();
+        }
+        let problems = |one: &str, two: &str| {
+            let app = |id: &str, file: &str| format!("[[app]]\nid = \"com.example.{id}\"\napi_key_file = \"{file}\"\n");
+            let text = app("one", one) + &app("two", two);
+            let environment = [("CREDENTIALS_DIRECTORY".to_owned(), folder.display().to_string())];
+            let read = crate::config::Config::read(&text, Path::new("/nowhere"), environment);
+            let problems = read.err().map(|problems| problems.to_string()).unwrap_or_default();
+            problems.lines().filter(|line| line.contains("api_key_file")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(problems("one/key", "two/other"), Vec::<String>::new());
+        let told = problems("one/key", "two/key");
+        assert!(told.iter().any(|line| line.contains("/nowhere/one/key has already")), "{told:?}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_slip_of_the_finger_is_recognised() {

@@ -71,6 +71,7 @@ pub(super) fn read(
     let shared = Shared {
         directory: directory.to_owned(),
         credentials: credentials(&environment),
+        handed_over: RefCell::default(),
         origins,
         problems: RefCell::new(problems),
         cautions: RefCell::default(),
