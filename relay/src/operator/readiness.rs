@@ -31,8 +31,6 @@ pub enum Check {
     Serving,
     /// The store is one that may be given accounts.
     StoreKind,
-    /// The system's clock is about the store's.
-    Clock,
     /// The other nodes have the same keyring.
     Keyring,
     /// This node knows what it owns.
@@ -48,7 +46,6 @@ impl Check {
         Self::Upstream,
         Self::Serving,
         Self::StoreKind,
-        Self::Clock,
         Self::Keyring,
         Self::Ownership,
     ];
@@ -62,7 +59,6 @@ impl Check {
             Self::Upstream => "upstream",
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
-            Self::Clock => "clock",
             Self::Keyring => "keyring",
             Self::Ownership => "ownership",
         }
