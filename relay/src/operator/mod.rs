@@ -273,7 +273,7 @@ impl<E: OperatorService> Operator<E> {
 
 fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operator<E>> {
     match endpoint {
-        Endpoint::Health => routing::get(health),
+        Endpoint::Health => routing::get(health::<E>),
         Endpoint::Ready => routing::get(ready::<E>),
         Endpoint::Metrics => routing::get(metrics::<E>),
         Endpoint::Page => routing::get(status_page::<E>),
@@ -333,8 +333,13 @@ fn challenged(mut response: Response, method: &Method) -> Response {
     response
 }
 
-async fn health() -> Response {
-    answer(&json!({"status": "ok"}))
+async fn health<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
+    match operator.0.readiness.is_alive() {
+        true => Ok(answer(&json!({"status": "ok"}))),
+        false => {
+            Err(Problem::new(ProblemType::NotReady, "A shard has not answered for a minute: start the relay anew."))
+        }
+    }
 }
 
 async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {

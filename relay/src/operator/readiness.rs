@@ -35,6 +35,8 @@ pub enum Check {
     Keyring,
     /// This node knows what it owns.
     Ownership,
+    /// Every shard of the protocol answers.
+    Shards,
 }
 
 impl Check {
@@ -48,6 +50,7 @@ impl Check {
         Self::StoreKind,
         Self::Keyring,
         Self::Ownership,
+        Self::Shards,
     ];
 
     /// Its name for a person.
@@ -61,6 +64,7 @@ impl Check {
             Self::StoreKind => "store settings",
             Self::Keyring => "keyring",
             Self::Ownership => "ownership",
+            Self::Shards => "shards",
         }
     }
 }
@@ -77,7 +81,8 @@ pub struct Readiness {
 pub enum Standing {
     /// Everything is in order.
     Ready,
-    /// Calls are served, and something else is not: the store is away that was there, or a push service takes nothing. 200,
+    /// Calls are served, and something else is not: the store is away that was there, a push service takes nothing, or the certificate in
+    /// use is one that those who connect refuse. 200,
     /// for a relay that is taken out of service for it would take its phones off the air.
     Degraded,
     /// No call can be served: 503.
@@ -90,12 +95,14 @@ struct State {
     warnings: [Vec<Box<str>>; Warning::ALL.len()],
     /// The store has answered since the start: what it knew is here.
     store_was_there: bool,
+    /// Nothing but a start would have it serve again.
+    is_dead: bool,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
         let checks = [Err("not started yet"); Check::ALL.len()];
-        let state = State { checks, warnings: Default::default(), store_was_there: false };
+        let state = State { checks, warnings: Default::default(), store_was_there: false, is_dead: false };
         Self { state: Arc::new(Mutex::new(state)), push: Arc::default() }
     }
 }
@@ -111,6 +118,16 @@ impl Readiness {
     /// `check` is not in order; `why` in words a person can act on.
     pub fn fail(&self, check: Check, why: &'static str) {
         self.lock().checks[check as usize] = Err(why);
+    }
+
+    /// Whether nothing but a start would have the process serve again.
+    pub fn note_dead(&self, is: bool) {
+        self.lock().is_dead = is;
+    }
+
+    /// Whether the process serves, or may again by itself.
+    pub fn is_alive(&self) -> bool {
+        !self.lock().is_dead
     }
 
     /// Whether every check is in order.
@@ -140,7 +157,13 @@ impl Readiness {
             let why = report.reason.map(|(_, why)| why).unwrap_or_default();
             format!("push: {} takes no push of {}: {why}", report.service, report.app)
         }));
+        parts.extend(self.doubted_certificate().iter().map(ToString::to_string));
         parts.join("; ")
+    }
+
+    /// What those who connect have against the certificate in use.
+    fn doubted_certificate(&self) -> Vec<Box<str>> {
+        self.lock().warnings[Warning::Trust.index()].clone()
     }
 
     /// Those that fail, as JSON.
@@ -154,7 +177,7 @@ impl Readiness {
         let store_was_there = self.lock().store_was_there;
         let mut failing = self.checks().into_iter().filter(|(_, state)| state.is_err()).map(|(check, _)| check);
         match (failing.next(), failing.next()) {
-            (None, _) if self.degraded().is_empty() => Standing::Ready,
+            (None, _) if self.degraded().is_empty() && self.doubted_certificate().is_empty() => Standing::Ready,
             (None, _) => Standing::Degraded,
             (Some(Check::Store), None) if store_was_there => Standing::Degraded,
             _ => Standing::NotReady,
@@ -179,6 +202,11 @@ impl Readiness {
     /// All that is the matter with `what`, in words a person can act on; empty: nothing.
     pub fn warn_of(&self, what: Warning, warnings: Vec<Box<str>>) {
         self.lock().warnings[what.index()] = warnings;
+    }
+
+    /// This is the matter with `what` as well.
+    pub fn warn_also(&self, what: Warning, warning: Box<str>) {
+        self.lock().warnings[what.index()].push(warning);
     }
 
     /// How many there are about each thing.
@@ -225,6 +253,12 @@ mod tests {
         assert!(!readiness.is_ready());
         assert_eq!(readiness.standing(), Standing::Degraded);
         assert_eq!(readiness.to_json()[0], json!({"check": "store", "ok": false, "why": "no answer within 1 s"}));
+        readiness.pass(Check::Store);
+        readiness.warn_of(Warning::Clock, vec!["clock: it jumped".into()]);
+        assert_eq!(readiness.standing(), Standing::Ready, "a warning is in nobody's way");
+        readiness.warn_of(Warning::Trust, vec!["tls.certificate: the certificate has expired".into()]);
+        assert_eq!(readiness.standing(), Standing::Degraded, "nobody connects");
+        assert!(readiness.degradation().contains("has expired"), "{}", readiness.degradation());
         readiness.fail(Check::Serving, "shutting down");
         assert_eq!(readiness.standing(), Standing::NotReady);
         let fresh = Readiness::default();
