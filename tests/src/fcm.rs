@@ -60,6 +60,14 @@ pub struct ReceivedPush {
     pub connection: usize,
 }
 
+impl Answer {
+    /// 403 `PERMISSION_DENIED`: the service account may not push for this project.
+    pub fn denied() -> Self {
+        let error = serde_json::json!({"code": 403, "message": "denied", "status": "PERMISSION_DENIED"});
+        Self::Http { status: 403, headers: Vec::new(), body: serde_json::json!({"error": error}).to_string() }
+    }
+}
+
 /// What the stand-in answers to one message.
 #[derive(Clone, Debug)]
 pub enum Answer {

@@ -3,32 +3,40 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `account.json` | the account at the CA, with its key |
+//! | `issued.json` | from which CA the chain is, and for which names it was ordered |
 //! | `order.json` | an order that was begun, with the key that its certificate is for; gone when that is there |
 //! | `certificate.pem` | the chain in use, leaf first |
 //! | `certificate.key` | its key |
 //!
-//! Invariant: the folder is 0700 and each file 0600; a file is replaced by a rename, the key before the chain, and a pair that is half
+//! Invariant: the folder is 0700 and each file 0600, and what root makes is its owner's whose folder it is in; a file is replaced by a rename, the key before the chain, and a pair that is half
 //! replaced is none that is taken.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use instant_acme::{Account, AccountCredentials, NewAccount};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::AcmeError;
 use super::http::Client;
+use crate::clock;
 use crate::config::Acme as Settings;
-use crate::net::tls::{ServerTls, web_client};
+use crate::net::tls::{Doubt, ServerTls, doubts, web_client};
 
 /// How long what stands in for a certificate says that it has been valid, and is.
 const PAST: Duration = Duration::from_secs(30 * 86_400);
 const FUTURE: Duration = Duration::from_secs(86_400);
+
+/// Whom what stands in for a certificate names as its subject.
+const STANDS_IN: &str = "sipwake waits for its CA";
 
 /// An order that was begun.
 pub(super) struct Begun {
@@ -45,6 +53,13 @@ struct KeptOrder {
     names: Vec<String>,
     url: String,
     key: String,
+}
+
+/// What the chain in use was ordered for.
+#[derive(Serialize, Deserialize)]
+struct Issued {
+    directory: String,
+    names: Vec<String>,
 }
 
 /// The folder.
@@ -68,7 +83,14 @@ impl Files {
     /// # Errors
     /// When it cannot be written.
     pub fn prepare(&self, names: &[String]) -> io::Result<()> {
+        let made: Vec<_> = self
+            .0
+            .ancestors()
+            .take_while(|folder| !folder.exists() && !folder.as_os_str().is_empty())
+            .map(Path::to_owned)
+            .collect();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        made.iter().rev().try_for_each(|folder| give_to_owner_of_its_folder(folder))?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
         let (chain, key) = self.pair();
         // A file that is there and cannot be read is no reason to write over it.
@@ -121,6 +143,38 @@ impl Files {
         Ok(account)
     }
 
+    /// The chain that was kept last is that of these settings.
+    pub(super) fn keep_issued(&self, settings: &Settings) -> io::Result<()> {
+        let issued = Issued { directory: settings.directory_url.to_string(), names: settings.names.clone() };
+        let text = serde_json::to_string(&issued).map_err(io::Error::other)?;
+        let file = self.0.join("issued.json");
+        fs::rename(written(&file, text.as_bytes())?, file)
+    }
+
+    /// Whether the chain in use is from the CA of these settings, and for their names. Of one that an earlier build ordered, or that
+    /// somebody put there, its names tell, and the account that there is.
+    pub(super) fn is_of(&self, settings: &Settings) -> bool {
+        let read = |name: &str| fs::read_to_string(self.0.join(name)).ok();
+        if let Some(issued) = read("issued.json").and_then(|text| serde_json::from_str::<Issued>(&text).ok()) {
+            let sorted = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
+            return *issued.directory == *settings.directory_url && sorted(&issued.names) == sorted(&settings.names);
+        }
+        let account = read("account.json").map(Zeroizing::new);
+        let account = account.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+        let directory = account.as_ref().and_then(|told| told["directory"].as_str());
+        let hosts: Vec<&str> = settings.names.iter().map(String::as_str).collect();
+        let found = doubts(&self.pair().0, &hosts, settings.ca_file.as_deref(), clock::unix_now()).unwrap_or_default();
+        directory.is_none_or(|directory| *directory == *settings.directory_url)
+            && !found.iter().any(|doubt| matches!(doubt, Doubt::DoesNotName(..)))
+    }
+
+    /// Whether what is in use only stands in for a certificate.
+    pub fn has_stand_in(&self) -> bool {
+        let leaf = CertificateDer::from_pem_file(self.pair().0);
+        let shows = |leaf: &CertificateDer<'_>| leaf.windows(STANDS_IN.len()).any(|part| part == STANDS_IN.as_bytes());
+        leaf.is_ok_and(|leaf| shows(&leaf))
+    }
+
     /// The CA knows the account no more: the next order makes one.
     pub(super) fn forget_account(&self) -> io::Result<()> {
         self.remove("account.json")
@@ -161,7 +215,7 @@ impl Files {
 fn stand_in(names: &[String]) -> Result<(Zeroizing<String>, String), rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(names)?;
-    params.distinguished_name.push(DnType::CommonName, "sipwake waits for its CA");
+    params.distinguished_name.push(DnType::CommonName, STANDS_IN);
     let now = SystemTime::now();
     params.not_before = (now - PAST).into();
     params.not_after = (now + FUTURE).into();
@@ -179,7 +233,18 @@ fn written(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     open.write_all(content)?;
     open.sync_all()?;
+    give_to_owner_of_its_folder(&aside)?;
     Ok(aside)
+}
+
+/// What a command makes that root runs is for the relay's user, whose folder it is in.
+fn give_to_owner_of_its_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (is, wanted) = (fs::metadata(path)?, fs::metadata(folder)?);
+    match is.uid() == 0 && wanted.uid() != 0 {
+        true => chown(path, Some(wanted.uid()), Some(wanted.gid())),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -202,6 +267,57 @@ mod tests {
         files.prepare(&names).unwrap();
         assert!(ServerTls::load(&chain, &key).is_ok() && fs::read(&chain).unwrap() != first);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_root_makes_is_the_relays() {
+        let above = std::env::temp_dir().join(format!("sipwake-acme-root-{}", std::process::id()));
+        fs::create_dir_all(&above).unwrap();
+        if fs::metadata(&above).unwrap().uid() != 0 {
+            return fs::remove_dir_all(&above).unwrap();
+        }
+        chown(&above, Some(12_345), Some(12_346)).unwrap();
+        let files = Files::new(&above.join("further/acme"));
+        files.prepare(&["relay.example.net".to_owned()]).unwrap();
+        let (chain, key) = files.pair();
+        for path in [above.join("further"), above.join("further/acme"), chain, key] {
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid()), (12_345, 12_346), "{}", path.display());
+        }
+        fs::remove_dir_all(&above).unwrap();
+    }
+
+    #[test]
+    fn a_chain_of_another_ca_or_for_other_names_is_none_of_these_settings() {
+        let folder = std::env::temp_dir().join(format!("sipwake-acme-issued-{}", std::process::id()));
+        let files = Files::new(&folder);
+        let settings = |directory: &str, names: &[&str]| Settings {
+            directory_url: directory.into(),
+            contact: Vec::new(),
+            state: folder.clone(),
+            challenge: crate::config::AcmeChallenge::Http01,
+            listen: None,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ca_file: None,
+        };
+        let (staging, production) = ("https://staging.example/dir", "https://ca.example/dir");
+        let first = settings(staging, &["a.example.net", "b.example.net"]);
+        files.prepare(&first.names).unwrap();
+        assert!(files.has_stand_in());
+        // Of an earlier build: its names, and the account.
+        assert!(files.is_of(&first) && !files.is_of(&settings(staging, &["a.example.net", "c.example.net"])));
+        fs::write(folder.join("account.json"), format!("{{\"directory\":\"{staging}\"}}")).unwrap();
+        assert!(files.is_of(&first) && !files.is_of(&settings(production, &["a.example.net"])));
+        files.keep_issued(&first).unwrap();
+        for (directory, names, is_of) in [
+            (staging, &["b.example.net", "A.example.net"][..], true),
+            (staging, &["a.example.net"], false),
+            (staging, &["a.example.net", "b.example.net", "c.example.net"], false),
+            (production, &["a.example.net", "b.example.net"], false),
+        ] {
+            assert_eq!(files.is_of(&settings(directory, names)), is_of, "{directory} {names:?}");
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 

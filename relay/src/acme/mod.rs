@@ -1,4 +1,5 @@
-//! Certificates by themselves: ordered from a CA that speaks ACME (RFC 8555), and renewed at two thirds of their life.
+//! Certificates by themselves: ordered from a CA that speaks ACME (RFC 8555), and renewed at two thirds of their life, or at once when the
+//! configuration has another CA or other names.
 //!
 //! ```text
 //! account ─ order ─ challenge of each name (TLS-ALPN-01 or HTTP-01) ─ CSR ─ chain ─ files ─ in use within the same second
@@ -180,7 +181,11 @@ impl Acme {
     }
 
     /// Until two thirds of the life of the certificate in use are over; a few percent less, so that nodes do not all ask at once.
+    /// One from another CA, or for other names, is due at once.
     fn until_due(&self) -> Duration {
+        if !self.files.is_of(&self.settings) {
+            return Duration::ZERO;
+        }
         let (begin, end) = self.tls.validity();
         let life = end.saturating_sub(begin);
         let due = begin + life * 2 / 3 - spread(life / 50);
@@ -222,6 +227,7 @@ impl Acme {
         let (key, chain) = issued?;
         self.account_replaced.store(false, Ordering::Relaxed);
         self.files.keep(&key, &chain)?;
+        self.files.keep_issued(&self.settings)?;
         self.files.forget_order()?;
         self.tls.reload()?;
         Ok(())

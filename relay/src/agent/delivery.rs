@@ -25,7 +25,9 @@ pub(crate) async fn deliver(
     let delivery = shared.push.deliver_measured(app, target, push, departure, &device).await;
     let Delivery { verdict, attempts, copies, elapsed } = delivery;
     let verdict = match verdict {
-        Verdict::BadToken if shared.believes_bad_token(app, target.provider).await => Verdict::Gone { since: None },
+        Verdict::BadToken if shared.believes_bad_token(app, target.provider, &target.token).await => {
+            Verdict::Gone { since: None }
+        }
         Verdict::BadToken => Verdict::Refused { reason: "BadDeviceToken" },
         verdict => verdict,
     };

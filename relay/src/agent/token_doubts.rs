@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::clock;
+use crate::secret::PushToken;
 use crate::vault::record::Provider;
 
 /// For how long answers are counted, at most.
@@ -123,7 +124,7 @@ impl Shared {
     }
 
     /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
-    pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider) -> bool {
+    pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider, token: &PushToken) -> bool {
         let now = clock::now();
         let believed = match self.token_doubts.judge(app, provider, now) {
             Some(believed) => believed,
@@ -141,7 +142,7 @@ impl Shared {
         };
         if !believed {
             self.metrics.push_token_doubted(self.provider(provider));
-            self.push.note_doubted_tokens(app, provider);
+            self.push.note_doubted_token(app, provider, token);
             if self.token_doubts.tells(app, provider, now) {
                 tracing::error!(
                     event = "push-tokens-doubted",

@@ -29,7 +29,7 @@ pub async fn examine<E: ApiService>(State(api): State<Api<E>>, request: Request)
     let now = Instant::now();
     api.0.examinations_by_address.take(from, now).map_err(too_many)?;
     api.0.examinations_by_app.take(app.id.clone(), now).map_err(too_many)?;
-    let report = api.0.service.examine(from, patient).await.map_err(|error| match error {
+    let report = api.0.service.examine(&app.id, from, patient).await.map_err(|error| match error {
         ExamineError::TooManyFailures { retry_after_s } => {
             enable_problem(EnableError::TooManyFailures { retry_after_s })
         }

@@ -325,6 +325,8 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     let asked = Endpoint::ALL.iter().find(|endpoint| endpoint.template() == route && endpoint.method() == method);
     // What is sent to a place that there is not may be an account.
     let ends_connection = asked.map_or(!request.body().is_end_stream(), |endpoint| endpoint.ends_connection());
+    // It is counted where it was asked.
+    let is_carried = request.extensions().get::<carried::Carried>().is_some();
     let by = request.method().clone();
     let (mut response, id) = match request.extensions().get::<BadHead>() {
         None => request_id::numbered(request, next).await,
@@ -337,7 +339,9 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     }
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     request_id::log(&id, &by, route, status, took);
-    api.0.metrics.http(route, status, took);
+    if !is_carried {
+        api.0.metrics.http(route, status, took);
+    }
     response
 }
 

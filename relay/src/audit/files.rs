@@ -1,17 +1,26 @@
 //! The files of a trail: one for each day, made, continued and, after their time, deleted.
 //!
-//! Invariant: lines are appended whole; a file is readable for its owner alone (mode 0600). Nothing but files of this form is touched.
+//! Invariant: lines are appended whole; a file is readable for its owner alone (mode 0600). Nothing but files of this form is touched. None
+//! is deleted by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
+//! starts in a wrong year deletes nothing.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::chain::{self, BEGINNING};
 use super::{Act, Entry, Settings, Whose};
+use crate::clock::watch::{JUMP_STEADY_MS, confirmed_now};
 use crate::clock::{DAY_S, rfc3339, rfc3339_ms, unix_now_ms};
+
+/// How long a run goes by the trail before it believes a clock that is ahead of it: as long as a jump of the clock is doubted.
+const SURE_AFTER: Duration = Duration::from_millis(JUMP_STEADY_MS.unsigned_abs());
+/// How soon old files are looked for again that could not be told yet.
+const TIDY_AGAIN: Duration = Duration::from_secs(3_600);
 
 /// Why a trail cannot be kept.
 #[derive(thiserror::Error, Debug)]
@@ -43,6 +52,12 @@ pub(super) struct Trail {
     gone: Option<PathBuf>,
     /// On which day old files were deleted last.
     tidied: String,
+    /// The newest day of an earlier run.
+    earlier: Option<String>,
+    /// From when on a clock that is ahead of that is believed.
+    sure_from: Instant,
+    /// From when on old files are looked for again.
+    tidy_from: Instant,
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> AuditError {
@@ -79,10 +94,12 @@ impl Trail {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
         let (mut seq, mut chain, mut torn) = (0, BEGINNING, false);
         let mut day = day_of(unix_now_ms());
+        let mut earlier = None;
         if let Some((newest, path)) = days(directory)?.pop() {
             if newest > day {
                 tracing::warn!(event = "audit-of-a-day-to-come", file = %path.display(), "the newest file of the audit trail is of a day to come: all lines go on there until then; unless that is soon, stop this node and rename it to today");
             }
+            earlier = Some(newest.clone());
             // A clock that was set back goes on in the file there is.
             day = day.max(newest);
             let (last, was_torn) = last_line(&path)?;
@@ -93,7 +110,9 @@ impl Trail {
             }
         }
         let file = open(directory, &day)?;
-        let mut trail = Self { settings, seq, chain, day, file, gone: None, tidied: String::new() };
+        let (now, tidied) = (Instant::now(), String::new());
+        let (sure_from, tidy_from) = (now + SURE_AFTER, now);
+        let mut trail = Self { settings, seq, chain, day, file, gone: None, tidied, earlier, sure_from, tidy_from };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
         let at_ms = unix_now_ms();
         let lines: Vec<_> = beginning.map(|(_, what)| Entry { at_ms, what, whose: Whose::default() }).collect();
@@ -111,9 +130,11 @@ impl Trail {
             self.gone = None;
         }
         // By the clock, not by the file, which may be of a day to come.
-        if day != self.tidied {
-            self.tidied = day;
-            self.delete_old();
+        if day != self.tidied && self.tidy_from <= Instant::now() {
+            match self.delete_old() {
+                true => self.tidied = day,
+                false => self.tidy_from = Instant::now() + TIDY_AGAIN,
+            }
         }
         let (mut seq, mut chain, mut text) = (self.seq, self.chain, String::new());
         for entry in entries {
@@ -174,10 +195,17 @@ impl Trail {
         Value::Object(members)
     }
 
-    fn delete_old(&self) {
-        let Ok(days) = days(&self.settings.directory) else { return };
-        let keep_ms = u64::from(self.settings.keep_days) * DAY_S * 1_000;
-        let oldest = day_of(unix_now_ms().saturating_sub(keep_ms));
+    /// Whether what is old could be told.
+    fn delete_old(&self) -> bool {
+        let Ok(days) = days(&self.settings.directory) else { return false };
+        let keep_s = u64::from(self.settings.keep_days) * DAY_S;
+        let now = confirmed_now();
+        // A day or two without a line say nothing.
+        let is_ahead = |earlier: &String| *earlier < day_of(now.saturating_sub(2 * DAY_S) * 1_000);
+        if Instant::now() < self.sure_from && self.earlier.as_ref().is_some_and(is_ahead) {
+            return false;
+        }
+        let oldest = day_of(now.saturating_sub(keep_s) * 1_000);
         for (day, path) in days {
             if day < oldest
                 && let Err(error) = std::fs::remove_file(&path)
@@ -185,6 +213,7 @@ impl Trail {
                 tracing::warn!(event = "audit-not-deleted", %error, file = %path.display(), "an old file of the audit trail cannot be deleted");
             }
         }
+        true
     }
 }
 
@@ -330,6 +359,26 @@ mod tests {
         let left: Vec<String> = days(&place.0).expect("files").into_iter().map(|(day, _)| day).collect();
         assert_eq!(left[..2], [day(30), day(29)]);
         assert!(place.0.join("audit-notes.txt").exists(), "what is not ours stays");
+    }
+
+    #[test]
+    fn a_machine_that_starts_in_a_wrong_year_deletes_nothing_until_its_clock_has_stayed_so() {
+        let place = Folder::new();
+        let left = || days(&place.0).expect("files").len();
+        let day = |days_ago: u64| day_of(unix_now_ms() - days_ago * DAY_S * 1_000);
+        std::fs::create_dir_all(&place.0).expect("made");
+        for days_ago in [365, 366, 367] {
+            std::fs::write(file_of(&place.0, &day(days_ago)), "").expect("written");
+        }
+        let mut trail = place.open();
+        trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
+        assert_eq!(left(), 4, "by the trail the last of them are two days old");
+        trail.sure_from = Instant::now();
+        trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
+        assert_eq!(left(), 4, "it looks once an hour");
+        trail.tidy_from = Instant::now();
+        trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
+        assert_eq!(left(), 1);
     }
 
     #[test]

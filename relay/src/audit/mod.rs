@@ -194,7 +194,7 @@ impl Audit {
                     if let Some(inner) = weak.upgrade() {
                         *inner.trouble() = trouble.map(Into::into);
                         if failing {
-                            inner.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                            inner.lost.fetch_add(lost_with(&batch), Ordering::Relaxed);
                         }
                     }
                     if failing {
@@ -226,5 +226,56 @@ impl Audit {
     }
 }
 
+/// How many lines are lost with these: each, and those that it tells of as lost.
+fn lost_with(batch: &[Entry]) -> u64 {
+    let lines = |entry: &Entry| match entry.what {
+        Act::Lost(lines) => lines,
+        _ => 1,
+    };
+    batch.iter().map(lines).sum()
+}
+
 /// How long a trail that cannot be written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random;
+    use crate::vault::hex;
+
+    #[test]
+    fn what_is_lost_while_a_trail_cannot_be_written_is_told_whole_however_often_it_failed() {
+        let folder = std::env::temp_dir().join(format!("sipwake-audit-lost-{}", hex(&random::bytes::<8>())));
+        let aside = folder.with_extension("aside");
+        let settings = Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() };
+        let audit = Audit::open(settings).unwrap();
+        let inner = audit.0.clone().unwrap();
+        std::fs::rename(&folder, &aside).unwrap();
+        for lost in 1..=2 {
+            for _ in 0..10 {
+                audit.note(Act::Woken, Whose::default);
+            }
+            let told = (0..1_000).any(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                inner.lost.load(Ordering::Relaxed) == lost * 10
+            });
+            assert!(told, "{lost}: {}", inner.lost.load(Ordering::Relaxed));
+        }
+        std::fs::rename(&aside, &folder).unwrap();
+        audit.note(Act::Renewed, Whose::default);
+        let mut lines = Vec::new();
+        for _ in 0..1_000 {
+            lines.clear();
+            let _ = report::verify_directory(&folder, |line| lines.push(line.clone()));
+            if lines.len() >= 3 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(audit);
+        std::fs::remove_dir_all(&folder).unwrap();
+        let told: Vec<_> = lines.iter().map(|line| (line["what"].as_str(), line["lines"].as_u64())).collect();
+        assert_eq!(told, [(Some("started"), None), (Some("renewed"), None), (Some("lost"), Some(20))]);
+    }
+}

@@ -1,22 +1,30 @@
 //! `sipwake check --live`: whether the relay of a configuration serves, for a container's health check.
 //!
-//! Invariant: it asks this machine's operator listener, shows no token, and trusts the relay's own certificate alone. A relay that
-//! serves and is not ready is alive: who restarts it loses its calls and mends nothing.
+//! Invariant: it asks this machine's operator listener and shows no token. A relay that serves is alive, ready or not, whatever its files
+//! have become since it started: who restarts it loses its calls, and it starts with those files. So `--live` reads nothing of the
+//! configuration but where to ask, and takes whatever certificate is shown; `--ready` reads all, and trusts the relay's own certificate
+//! alone.
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::CommandError;
-use super::operator::{configuration, of_this_machine};
+use super::https::Https;
+use super::operator::{configuration, named, of_this_machine};
+use crate::config::operator_listener;
+use crate::net::tls::ClientTls;
 
 /// Asks `/healthz`, and says in a line what `/readyz` says.
 ///
 /// # Errors
 /// [`CommandError`] when the relay does not serve, or is not ready when `ready` asks for that.
 pub async fn live(file: Option<&Path>, ready: bool) -> Result<String, CommandError> {
-    let config = configuration(file)?.ok_or(CommandError::Usage("name a --config"))?;
-    let https = of_this_machine(&config)?;
+    let nameless = CommandError::Usage("name a --config");
+    let https = match ready {
+        true => of_this_machine(&configuration(file)?.ok_or(nameless)?)?,
+        false => Https::at(operator_listener(named(file).ok_or(nameless)?), ClientTls::anyone()),
+    };
     if https.get_open("/healthz").await?.0 != 200 {
         return Err(CommandError::NotReady("does not serve".to_owned()));
     }

@@ -3,8 +3,9 @@
 //! What is not said is taken from the configuration of a relay on this machine: where it listens, the token, and its
 //! certificate, which is then trusted as it is.
 //!
-//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. The token is
-//! in no error.
+//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. A configuration says whom
+//! the token is shown to, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The
+//! token is in no error.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,10 @@ use crate::config::{Config, Tls};
 use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
 
-/// Where a configuration is looked for that nobody names.
-const CONFIGURATIONS: [&str; 3] = ["relay.toml", "/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
+/// Where a configuration is looked for that nobody names: where root alone writes.
+const CONFIGURATIONS: [&str; 2] = ["/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
+/// What a token that is refused may have been through.
+const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
 /// Where the listener is that nobody names.
 const USUAL: &str = "https://127.0.0.1:9443";
 
@@ -36,7 +39,7 @@ pub(super) struct At {
     /// A CA that vouches for the relay's certificate, beside the system's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The configuration of a relay on this machine [default: relay.toml, /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
+    /// The configuration of a relay on this machine [default: /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON instead of a table
@@ -48,6 +51,8 @@ pub(super) struct At {
 pub(super) struct Listener {
     https: Https,
     token: ApiKey,
+    /// The token is that of the configuration.
+    of_configuration: bool,
 }
 
 impl At {
@@ -72,19 +77,24 @@ impl At {
             (None, Some(config)) => Https::new(&format!("https://{}", config.operator_address()), self.ca.as_deref())?,
             (address, _) => Https::new(address.as_deref().unwrap_or(USUAL), self.ca.as_deref())?,
         };
+        let of_configuration = self.token_file.is_none();
         let token = match (&self.token_file, config) {
             (Some(file), _) => key_from(file)?,
             (None, Some(config)) => config.operator.token,
             (None, None) => return Err(CommandError::NoToken),
         };
-        Ok(Listener { https, token })
+        Ok(Listener { https, token, of_configuration })
     }
 }
 
 /// The configuration in `file`; without one, where one is looked for that nobody names.
 pub(super) fn configuration(file: Option<&Path>) -> Result<Option<Config>, CommandError> {
-    let file = file.or_else(|| CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()));
-    file.map(read).transpose()
+    named(file).map(read).transpose()
+}
+
+/// The file that is named, or the first where one is looked for that nobody names.
+pub(super) fn named(file: Option<&Path>) -> Option<&Path> {
+    file.or_else(|| CONFIGURATIONS.iter().map(Path::new).find(|file| file.exists()))
 }
 
 fn read(file: &Path) -> Result<Config, CommandError> {
@@ -107,12 +117,23 @@ pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Ht
 impl Listener {
     /// Asks for what is below `/v1/operator`.
     pub(super) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, CommandError> {
-        self.https.ask(method, &format!("/v1/operator{path}"), self.token.expose(), body).await
+        let answer = self.https.ask(method, &format!("/v1/operator{path}"), self.token.expose(), body).await;
+        answer.map_err(|error| self.explained(error))
+    }
+
+    /// A token that the relay does not know is mostly one that it was not told of yet.
+    fn explained(&self, error: CommandError) -> CommandError {
+        match error {
+            CommandError::Refused { status: 401, detail } if self.of_configuration => {
+                CommandError::Refused { status: 401, detail: format!("{detail} {CHANGED}") }
+            }
+            error => error,
+        }
     }
 
     /// Asks for any path, and takes what is no JSON.
     pub(super) async fn get(&self, path: &str) -> Result<Bytes, CommandError> {
-        self.https.ask_bytes("GET", path, self.token.expose(), None).await
+        self.https.ask_bytes("GET", path, self.token.expose(), None).await.map_err(|error| self.explained(error))
     }
 
     /// Asks about an instance; `rest` stands behind its path.
@@ -141,4 +162,15 @@ impl Listener {
 fn path_of(id: &str, rest: &str) -> String {
     let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     format!("/instances/{id}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_nobody_names_is_never_one_of_the_current_folder() {
+        assert!(CONFIGURATIONS.iter().all(|file| file.starts_with("/etc/sipwake/")));
+        assert_eq!(named(Some(Path::new("relay.toml"))), Some(Path::new("relay.toml")), "it may be named");
+    }
 }

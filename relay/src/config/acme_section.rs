@@ -25,8 +25,7 @@ pub(super) fn acme(
 ) -> Option<Acme> {
     let is_there = root.has("acme");
     let mut section = root.section_or_empty("acme");
-    let https = |text: &str| text.strip_prefix("https://").filter(|rest| !rest.is_empty()).map(|_| text.into());
-    let directory_url = section.parsed("directory_url", "an https URL", https, DIRECTORY.into());
+    let directory_url = section.parsed("directory_url", "an https URL without a user", https_url, DIRECTORY.into());
     let agrees = section.flag("agree_to_terms", false);
     if is_there && !agrees {
         section.problem("agree_to_terms", "is not true", "read the CA's terms, and agree to them by writing true");
@@ -57,6 +56,13 @@ pub(super) fn acme(
     let ca_file = section.file("ca_file");
     section.finish();
     is_there.then_some(Acme { directory_url, contact, state, challenge, listen, names, ca_file })
+}
+
+/// Who is named before an `@` is told to nobody, and the URL stands in what is told of the CA.
+fn https_url(text: &str) -> Option<Box<str>> {
+    let uri: hyper::Uri = text.parse().ok()?;
+    let authority = uri.authority()?.as_str();
+    (uri.scheme_str() == Some("https") && !authority.contains('@')).then(|| text.into())
 }
 
 fn contact(section: &mut Reader<'_>) -> Vec<Box<str>> {
@@ -99,4 +105,29 @@ fn names(section: &mut Reader<'_>, edge: &Edge, upstream: &Upstream, is_there: b
         }
     }
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reader::repeated;
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_repeated_nowhere() {
+        for (text, is_one) in [
+            (DIRECTORY, true),
+            ("https://ca.example:14000/dir", true),
+            ("https://user:pw@ca.example/dir", false),
+            ("http://ca.example/dir", false),
+            ("https://", false),
+        ] {
+            assert_eq!(https_url(text).is_some(), is_one, "{text}");
+            assert!(!repeated(text).contains("pw"), "{text}");
+        }
+        for text in ["https://user:pw@collector:4318", "user:pw@collector:4318", "https://x.example/@pw"] {
+            assert!(!repeated(text).contains("pw"), "{text}");
+        }
+        assert_eq!(repeated("mailto:ops"), "\"mailto:ops\"");
+        assert_eq!(repeated("https//ca"), "\"https//ca\"");
+    }
 }

@@ -15,6 +15,7 @@ mod distinct;
 mod effective;
 mod environment;
 mod lines;
+mod operator_listen;
 mod problem;
 mod push_sections;
 mod reader;
@@ -34,7 +35,9 @@ use crate::timing::Timing;
 
 pub use effective::{Origin, Setting};
 pub use lines::Lines;
+pub use operator_listen::operator_listener;
 pub use problem::{Problem, Problems};
+pub use reader::token_in;
 pub(crate) use values::host as canonical_host;
 pub use values::{DomainRules, HostPort};
 
@@ -115,6 +118,8 @@ pub struct Operator {
     pub listen: SocketAddr,
     /// The bearer token of everything but `/healthz` and `/readyz`; at least 16 characters.
     pub token: ApiKey,
+    /// The file that it was read from; `None` where it was made up.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[tls]`: the certificate of every listener.

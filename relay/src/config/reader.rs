@@ -4,7 +4,7 @@
 //! with the nearest known name when there is one. A value's text is repeated only by settings that hold no secret.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,10 +17,13 @@ use super::lines::Lines;
 use super::problem::Problem;
 use super::secret_files::{Held, SecretFiles};
 use super::values;
-use crate::secret::{MAX_KEY, SecretText};
+use crate::secret::{ApiKey, MAX_KEY, SecretText};
 
 /// The largest secret or certificate file read, in bytes; a larger one is refused.
 const MAX_FILE: u64 = 256 * 1024;
+
+/// The shortest key or token accepted, in characters.
+pub(super) const MIN_KEY: usize = 16;
 
 /// What is shorter, in bytes, is no key.
 const NO_SECRET: usize = 16;
@@ -31,6 +34,8 @@ pub(super) struct Shared {
     pub directory: PathBuf,
     /// Where systemd has put the files that it hands over.
     pub credentials: Option<PathBuf>,
+    /// What was read in place of which file, by where it was handed over.
+    pub handed_over: RefCell<BTreeMap<PathBuf, PathBuf>>,
     /// What came from the environment.
     pub origins: Origins,
     /// What is wrong so far.
@@ -182,18 +187,7 @@ impl<'a> Reader<'a> {
     /// A key that must be named and that somebody shows in an HTTP header: visible ASCII, at least `min` and at most [`MAX_KEY`] characters.
     pub fn required_key(&mut self, key: &'static str, min: usize, remedy: &str) -> Option<SecretText> {
         let secret = self.required_secret(key, min, remedy)?;
-        let text = secret.expose();
-        let what = if text.contains(['\r', '\n']) {
-            "has several lines"
-        } else if text.len() > MAX_KEY {
-            "is longer than 512 characters"
-        } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            "has characters other than visible ASCII"
-        } else if text.trim() != text {
-            "begins or ends with a space"
-        } else {
-            return Some(secret);
-        };
+        let Some(what) = why_nobody_can_show(secret.expose()) else { return Some(secret) };
         self.problem(key, format!("the key in its file {what}, and nobody can show it"), remedy);
         None
     }
@@ -235,7 +229,7 @@ impl<'a> Reader<'a> {
         let text = self.text(key)?;
         let value = parse(&text);
         if value.is_none() {
-            self.problem(key, format!("{text:?} is not valid"), format!("write {wanted}"));
+            self.problem(key, format!("{} is not valid", repeated(&text)), format!("write {wanted}"));
         }
         value
     }
@@ -300,10 +294,35 @@ impl<'a> Reader<'a> {
             self.problem(key, "is empty", "name a file");
             return None;
         }
+        let found = self.found(&text);
+        let written = self.shared.directory.join(&text);
+        let mut handed_over = self.shared.handed_over.borrow_mut();
+        if found != written
+            && let other = handed_over.entry(found.clone()).or_insert_with(|| written.clone())
+            && *other != written
+        {
+            let what = format!(
+                "is {} in $CREDENTIALS_DIRECTORY, which {} has already: one of two files of the same name",
+                found.file_name().unwrap_or_default().display(),
+                other.display()
+            );
+            let remedy = "give the two files different names, and hand each over (LoadCredential=NAME:FILE)";
+            drop(handed_over);
+            self.problem(key, what, remedy);
+        }
+        Some(found)
+    }
+
+    /// The path under `key`, which is read later.
+    pub fn named_path(&self, key: &str) -> Option<PathBuf> {
+        self.table.get(key)?.as_str().map(|text| self.found(text))
+    }
+
+    fn found(&self, text: &str) -> PathBuf {
         // What systemd hands over (LoadCredential) goes before the file that root alone may read.
-        let handed_over = self.shared.credentials.as_ref().zip(Path::new(&text).file_name());
+        let handed_over = self.shared.credentials.as_ref().zip(Path::new(text).file_name());
         let handed_over = handed_over.map(|(folder, name)| folder.join(name)).filter(|file| file.is_file());
-        Some(handed_over.unwrap_or_else(|| self.shared.directory.join(text)))
+        handed_over.unwrap_or_else(|| self.shared.directory.join(text))
     }
 
     /// The path of a file that can be opened.
@@ -420,6 +439,38 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The key in the file at `path` that somebody shows in an HTTP header; `None` where there is none that a configuration could name.
+pub fn token_in(path: &Path) -> Option<ApiKey> {
+    let content = read_secret(path).ok()?;
+    let text = std::str::from_utf8(&content).ok()?.trim_end_matches(['\r', '\n']);
+    let is_one = text.chars().count() >= MIN_KEY && why_nobody_can_show(text).is_none();
+    is_one.then(|| ApiKey::new(text))
+}
+
+/// A text as a problem repeats it: not where it may hold a user and a password.
+pub(super) fn repeated(text: &str) -> String {
+    let is_address = ["mailto:", "sip:", "sips:"].iter().any(|scheme| text.starts_with(scheme));
+    match text.contains('@') && !is_address {
+        true => "what it says (it has an @, before which a password may stand, and is not repeated)".to_owned(),
+        false => format!("{text:?}"),
+    }
+}
+
+/// Why a key cannot stand in an HTTP header.
+fn why_nobody_can_show(text: &str) -> Option<&'static str> {
+    if text.contains(['\r', '\n']) {
+        Some("has several lines")
+    } else if text.len() > MAX_KEY {
+        Some("is longer than 512 characters")
+    } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        Some("has characters other than visible ASCII")
+    } else if text.trim() != text {
+        Some("begins or ends with a space")
+    } else {
+        None
+    }
+}
+
 /// Opens a regular file; a pipe is not waited for.
 fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
     match std::fs::metadata(path)?.is_file() {
@@ -472,6 +523,27 @@ fn is_near(known: &str, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_files_of_one_name_are_not_both_read_from_what_systemd_hands_over() {
+        let folder = std::env::temp_dir().join(format!("sipwake-handed-over-{}", std::process::id()));
+        for (file, content) in [("key", "the-key-of-app-one-0123"), ("other", "the-key-of-app-two-0123")] {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(file), content).unwrap();
+        }
+        let problems = |one: &str, two: &str| {
+            let app = |id: &str, file: &str| format!("[[app]]\nid = \"com.example.{id}\"\napi_key_file = \"{file}\"\n");
+            let text = app("one", one) + &app("two", two);
+            let environment = [("CREDENTIALS_DIRECTORY".to_owned(), folder.display().to_string())];
+            let read = crate::config::Config::read(&text, Path::new("/nowhere"), environment);
+            let problems = read.err().map(|problems| problems.to_string()).unwrap_or_default();
+            problems.lines().filter(|line| line.contains("api_key_file")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(problems("one/key", "two/other"), Vec::<String>::new());
+        let told = problems("one/key", "two/key");
+        assert!(told.iter().any(|line| line.contains("/nowhere/one/key has already")), "{told:?}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_slip_of_the_finger_is_recognised() {

@@ -13,7 +13,7 @@ use toml::Table;
 use super::acme_section::acme;
 use super::distinct::{distinct, distinct_keys, distinct_listeners};
 use super::problem::{Problem, Problems};
-use super::reader::{Reader, Shared};
+use super::reader::{MIN_KEY, Reader, Shared, repeated};
 use super::secret_files::Held;
 use super::values::{self, DomainRules, HostPort};
 use super::*;
@@ -47,8 +47,6 @@ const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// is at most 64 KiB.
 const USUAL_MAX_BODY: usize = 16 * 1024;
 const LARGEST_MAX_BODY: usize = 48 * 1024;
-/// The shortest key or token accepted, in characters.
-const MIN_SECRET: usize = 16;
 /// Entries of a list and sections of an array; more is refused.
 const MAX_ENTRIES: usize = 1_024;
 
@@ -73,6 +71,7 @@ pub(super) fn read(
     let shared = Shared {
         directory: directory.to_owned(),
         credentials: credentials(&environment),
+        handed_over: RefCell::default(),
         origins,
         problems: RefCell::new(problems),
         cautions: RefCell::default(),
@@ -192,9 +191,10 @@ fn operator(root: &mut Reader<'_>, profile: Profile) -> Operator {
     let mut operator = section(root, "operator");
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9443));
     let listen = operator.parsed("listen", ADDRESS, values::socket_address, default);
+    let token_file = operator.named_path("token_file");
     let token = key(&mut operator, "token_file", profile);
     operator.finish();
-    Operator { listen, token }
+    Operator { listen, token, token_file }
 }
 
 fn api(root: &mut Reader<'_>, profile: Profile) -> Api {
@@ -206,7 +206,7 @@ fn api(root: &mut Reader<'_>, profile: Profile) -> Api {
             Some(origin) => origins.push(origin),
             None => api.problem(
                 "origins",
-                format!("holds {entry:?}, which is no origin of a web page"),
+                format!("holds {}, which is no origin of a web page", repeated(&entry)),
                 "write scheme and host, such as \"https://phone.example.com\"; http for localhost alone",
             ),
         }
@@ -658,7 +658,7 @@ fn key(section: &mut Reader<'_>, setting: &'static str, profile: Profile) -> Api
         return random_key();
     }
     let remedy = "name a file with a random key, for example from: openssl rand -hex 32";
-    let secret = section.required_key(setting, MIN_SECRET, remedy);
+    let secret = section.required_key(setting, MIN_KEY, remedy);
     ApiKey::new(secret.as_ref().map_or("", SecretText::expose))
 }
 

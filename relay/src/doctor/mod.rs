@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::message::{Message, Method, Name, Uri};
+use tokio::time::{Instant, timeout};
 
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::config::{DomainRules, Upstream};
@@ -38,6 +39,10 @@ pub use report::{DoctorStep, Finding, Report, Verdict};
 
 /// Addresses that are connected to.
 const CONNECTIONS: usize = 8;
+/// How long names are asked for, all together.
+const NAMES_WITHIN: Duration = Duration::from_secs(20);
+/// How long after the first connection another one is tried.
+const CONNECTIONS_WITHIN: Duration = Duration::from_secs(20);
 /// A lifetime below this means many refreshes and, without lending, many pushes, in seconds.
 const SHORT_S: u64 = 120;
 
@@ -128,7 +133,7 @@ impl Doctor {
     pub async fn examine(&self, patient: &Patient) -> Report {
         let mut report = Report::default();
         if let Some(route) = self.look_at_account(patient, &mut report)
-            && let Some(candidates) = self.look_at_names(&route, &mut report).await
+            && let Some(candidates) = self.look_at_names_in_time(&route, &mut report).await
             && let Some(line) = self.look_at_connections(&route, &candidates, &mut report).await
         {
             self.look_at_server(line, &route, patient, &mut report).await;
@@ -164,6 +169,19 @@ impl Doctor {
             return Some(route);
         }
         None
+    }
+
+    async fn look_at_names_in_time(&self, route: &Route, report: &mut Report) -> Option<Vec<Candidate>> {
+        let looked = timeout(NAMES_WITHIN, self.look_at_names(route, report)).await;
+        looked.unwrap_or_else(|_| {
+            let what = format!("its names are not found within {} s", NAMES_WITHIN.as_secs());
+            report.bad(
+                DoctorStep::Dns,
+                what,
+                "look at the name servers of its domain; a call would come late or not at all",
+            );
+            None
+        })
     }
 
     async fn look_at_names(&self, route: &Route, report: &mut Report) -> Option<Vec<Candidate>> {
@@ -229,7 +247,12 @@ impl Doctor {
         const STEP: DoctorStep = DoctorStep::Connection;
         let domain = route.verified_domain();
         let mut best = None;
+        let until = Instant::now() + CONNECTIONS_WITHIN;
         for candidate in candidates.iter().take(CONNECTIONS) {
+            if Instant::now() >= until {
+                report.note(STEP, "its further addresses are not tried: those before took too long", "");
+                break;
+            }
             let Candidate { address, transport, .. } = *candidate;
             match self.open(candidate, domain).await {
                 Ok(line) => {

@@ -1,6 +1,7 @@
 //! The findings of an examination, in words.
 //!
-//! Invariant: no finding holds a password, a digest or a user's name.
+//! Invariant: no finding holds a password, a digest or a user's name. What a SIP server or a name server has written reaches a terminal
+//! without what that would take for a command.
 
 use std::fmt;
 
@@ -98,11 +99,28 @@ impl fmt::Display for Report {
                 Verdict::Note => "note",
                 Verdict::Bad => "BAD",
             };
-            writeln!(f, "{mark:<5}{:<11} {what}", step.word())?;
+            writeln!(f, "{mark:<5}{:<11} {}", step.word(), printable(what))?;
             if let Some(remedy) = remedy {
-                writeln!(f, "                 -> {remedy}")?;
+                writeln!(f, "                 -> {}", printable(remedy))?;
             }
         }
         Ok(())
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_sip_server_writes_is_no_command_for_a_terminal() {
+        let mut report = Report::default();
+        report.note(DoctorStep::Options, "Server: a\x1b]52;c;Zm9v\x07b\r\x1b[2Kgood \u{9b}2J", "say\x1b[8m");
+        let text = report.to_string();
+        assert_eq!(text, "note options     Server: a]52;c;Zm9vb[2Kgood 2J\n                 -> say[8m\n");
     }
 }

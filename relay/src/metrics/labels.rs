@@ -291,6 +291,8 @@ words!(
         Audit = "audit",
         /// The certificate in its files.
         Certificate = "certificate",
+        /// A part of the relay that has ended by a fault of its own.
+        Chores = "chores",
         /// This machine's clock.
         Clock = "clock",
         /// The keyring: another one than the other nodes have.

@@ -12,6 +12,7 @@
 //! | [`page`] | the status page |
 //! | [`readiness`] | what `/readyz` says |
 //! | `subject` | the instance that a request is about |
+//! | `token` | what an operator shows |
 //!
 //! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. What changes something wants it as a Bearer
 //! token, which no browser adds by itself: a page of a stranger can have a browser that is logged in (Basic) look, and do nothing. Nothing here
@@ -21,7 +22,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
@@ -46,11 +46,13 @@ mod nodes;
 pub mod page;
 pub mod readiness;
 mod subject;
+mod token;
 
 use canary::Canaries;
 use controls::Controls;
 use history::History;
 use readiness::{Readiness, Standing};
+use token::Token;
 
 use crate::api::access::{KeyDigest, bearer};
 use crate::api::body;
@@ -60,6 +62,7 @@ use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::request_id;
 use crate::api::too_many_failures;
+use crate::config::Operator as Settings;
 use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
@@ -78,7 +81,7 @@ const WANT_TOKEN: &str = "Send the operator's token as Authorization: Bearer TOK
 pub struct Operator<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
-    token: ArcSwap<KeyDigest>,
+    token: Token,
     service: E,
     metrics: Metrics,
     readiness: Readiness,
@@ -204,7 +207,7 @@ impl<E: OperatorService> Operator<E> {
     /// A listener's state for who shows `token`.
     pub fn new(token: &ApiKey, service: E, metrics: Metrics, readiness: Readiness) -> Self {
         Self(Arc::new(Inner {
-            token: ArcSwap::from_pointee(KeyDigest::of(token.expose())),
+            token: Token::new(KeyDigest::of(token.expose())),
             service,
             metrics,
             readiness,
@@ -227,9 +230,9 @@ impl<E: OperatorService> Operator<E> {
         &self.0.history
     }
 
-    /// From now on who shows this token is let in, and nobody else.
-    pub fn take_token(&self, token: &ApiKey) {
-        self.0.token.store(Arc::new(KeyDigest::of(token.expose())));
+    /// From now on who shows the token of these settings is let in, and nobody else; the one that its file has later may reload.
+    pub fn take_token(&self, settings: &Settings) {
+        self.0.token.take(settings);
     }
 
     /// What an operator can have the relay do.
@@ -251,14 +254,14 @@ impl<E: OperatorService> Operator<E> {
             .with_state(self.clone())
     }
 
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
+    fn admit(&self, request: &Request, endpoint: Option<Endpoint>) -> Result<(), Problem> {
         let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let from = counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
         let shown = match basic(request.headers()) {
             Some(password) if request.method().is_safe() => KeyDigest::of(&password),
             _ => KeyDigest::of(bearer(request.headers(), WANT_TOKEN)?),
         };
-        if self.0.token.load().fits(&shown) {
+        if self.0.token.fits(&shown) || endpoint == Some(Endpoint::Reload) && self.0.token.is_next(&shown) {
             return Ok(());
         }
         Err(match self.0.failures.owe(from, Instant::now()) {
@@ -270,7 +273,7 @@ impl<E: OperatorService> Operator<E> {
 
 fn method_router<E: OperatorService>(endpoint: Endpoint) -> MethodRouter<Operator<E>> {
     match endpoint {
-        Endpoint::Health => routing::get(health),
+        Endpoint::Health => routing::get(health::<E>),
         Endpoint::Ready => routing::get(ready::<E>),
         Endpoint::Metrics => routing::get(metrics::<E>),
         Endpoint::Page => routing::get(status_page::<E>),
@@ -302,8 +305,10 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
         Some(endpoint) if endpoint.is_open() => Ok(()),
         // Another node has let the operator in.
         Some(_) if elsewhere::is_carried(&request) => Ok(()),
-        _ => operator.admit(&request),
+        _ => operator.admit(&request, endpoint.copied()),
     };
+    // It is counted where it was asked.
+    let is_carried = elsewhere::is_carried(&request);
     let by = request.method().clone();
     let (mut response, id) = match admitted {
         Ok(()) => request_id::numbered(request, next).await,
@@ -314,7 +319,9 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
     let route = endpoint.map_or(UNMATCHED, |endpoint| endpoint.template());
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     request_id::log(&id, &by, route, status, took);
-    operator.0.metrics.http(route, status, took);
+    if !is_carried {
+        operator.0.metrics.http(route, status, took);
+    }
     response
 }
 
@@ -326,8 +333,13 @@ fn challenged(mut response: Response, method: &Method) -> Response {
     response
 }
 
-async fn health() -> Response {
-    answer(&json!({"status": "ok"}))
+async fn health<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
+    match operator.0.readiness.is_alive() {
+        true => Ok(answer(&json!({"status": "ok"}))),
+        false => {
+            Err(Problem::new(ProblemType::NotReady, "A shard has not answered for a minute: start the relay anew."))
+        }
+    }
 }
 
 async fn ready<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {

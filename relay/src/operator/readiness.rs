@@ -1,7 +1,8 @@
 //! Whether the relay can do its work, as named checks; and what an operator should mend although it can.
 //!
 //! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
-//! warning makes no relay unready.
+//! warning makes no relay unready, and no trouble of a push service does, not even that of all: phones that are attached, apps and
+//! SIP servers are served.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -30,14 +31,12 @@ pub enum Check {
     Serving,
     /// The store is one that may be given accounts.
     StoreKind,
-    /// At least one app can be pushed.
-    Push,
-    /// The system's clock is about the store's.
-    Clock,
     /// The other nodes have the same keyring.
     Keyring,
     /// This node knows what it owns.
     Ownership,
+    /// Every shard of the protocol answers.
+    Shards,
 }
 
 impl Check {
@@ -49,10 +48,9 @@ impl Check {
         Self::Upstream,
         Self::Serving,
         Self::StoreKind,
-        Self::Push,
-        Self::Clock,
         Self::Keyring,
         Self::Ownership,
+        Self::Shards,
     ];
 
     /// Its name for a person.
@@ -64,10 +62,9 @@ impl Check {
             Self::Upstream => "upstream",
             Self::Serving => "serving",
             Self::StoreKind => "store settings",
-            Self::Push => "push",
-            Self::Clock => "clock",
             Self::Keyring => "keyring",
             Self::Ownership => "ownership",
+            Self::Shards => "shards",
         }
     }
 }
@@ -84,7 +81,8 @@ pub struct Readiness {
 pub enum Standing {
     /// Everything is in order.
     Ready,
-    /// Calls are served, and something else is not: the store is away that was there, or a push service takes nothing. 200,
+    /// Calls are served, and something else is not: the store is away that was there, a push service takes nothing, or the certificate in
+    /// use is one that those who connect refuse. 200,
     /// for a relay that is taken out of service for it would take its phones off the air.
     Degraded,
     /// No call can be served: 503.
@@ -97,14 +95,14 @@ struct State {
     warnings: [Vec<Box<str>>; Warning::ALL.len()],
     /// The store has answered since the start: what it knew is here.
     store_was_there: bool,
+    /// Nothing but a start would have it serve again.
+    is_dead: bool,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        let mut checks = [Err("not started yet"); Check::ALL.len()];
-        // What has not been needed is not known to be away.
-        checks[Check::Push as usize] = Ok(());
-        let state = State { checks, warnings: Default::default(), store_was_there: false };
+        let checks = [Err("not started yet"); Check::ALL.len()];
+        let state = State { checks, warnings: Default::default(), store_was_there: false, is_dead: false };
         Self { state: Arc::new(Mutex::new(state)), push: Arc::default() }
     }
 }
@@ -120,6 +118,16 @@ impl Readiness {
     /// `check` is not in order; `why` in words a person can act on.
     pub fn fail(&self, check: Check, why: &'static str) {
         self.lock().checks[check as usize] = Err(why);
+    }
+
+    /// Whether nothing but a start would have the process serve again.
+    pub fn note_dead(&self, is: bool) {
+        self.lock().is_dead = is;
+    }
+
+    /// Whether the process serves, or may again by itself.
+    pub fn is_alive(&self) -> bool {
+        !self.lock().is_dead
     }
 
     /// Whether every check is in order.
@@ -149,7 +157,13 @@ impl Readiness {
             let why = report.reason.map(|(_, why)| why).unwrap_or_default();
             format!("push: {} takes no push of {}: {why}", report.service, report.app)
         }));
+        parts.extend(self.doubted_certificate().iter().map(ToString::to_string));
         parts.join("; ")
+    }
+
+    /// What those who connect have against the certificate in use.
+    fn doubted_certificate(&self) -> Vec<Box<str>> {
+        self.lock().warnings[Warning::Trust.index()].clone()
     }
 
     /// Those that fail, as JSON.
@@ -163,7 +177,7 @@ impl Readiness {
         let store_was_there = self.lock().store_was_there;
         let mut failing = self.checks().into_iter().filter(|(_, state)| state.is_err()).map(|(check, _)| check);
         match (failing.next(), failing.next()) {
-            (None, _) if self.degraded().is_empty() => Standing::Ready,
+            (None, _) if self.degraded().is_empty() && self.doubted_certificate().is_empty() => Standing::Ready,
             (None, _) => Standing::Degraded,
             (Some(Check::Store), None) if store_was_there => Standing::Degraded,
             _ => Standing::NotReady,
@@ -172,10 +186,7 @@ impl Readiness {
 
     /// Each check with its state.
     pub fn checks(&self) -> Vec<(Check, Result<(), &'static str>)> {
-        let mut checks = self.lock().checks;
-        if no_app_can_be_pushed(&self.push_services()) {
-            checks[Check::Push as usize] = Err("every push service of every app fails: `degraded` says why");
-        }
+        let checks = self.lock().checks;
         Check::ALL.iter().copied().zip(checks).collect()
     }
 
@@ -191,6 +202,11 @@ impl Readiness {
     /// All that is the matter with `what`, in words a person can act on; empty: nothing.
     pub fn warn_of(&self, what: Warning, warnings: Vec<Box<str>>) {
         self.lock().warnings[what.index()] = warnings;
+    }
+
+    /// This is the matter with `what` as well.
+    pub fn warn_also(&self, what: Warning, warning: Box<str>) {
+        self.lock().warnings[what.index()].push(warning);
     }
 
     /// How many there are about each thing.
@@ -219,51 +235,9 @@ fn degraded(report: &push::Report) -> Value {
     })
 }
 
-/// Whether calls of no app can be pushed. A service that has not been needed may be well; of Apple's two environments the
-/// one that is not used says nothing.
-fn no_app_can_be_pushed(services: &[push::Report]) -> bool {
-    let fails = |report: &push::Report| report.state == push::State::Failing;
-    let is_apple = |report: &push::Report| report.service.starts_with("apns");
-    let can = |report: &push::Report| {
-        let unused = report.state == push::State::Unknown && is_apple(report);
-        let twin = |other: &&push::Report| other.app == report.app && is_apple(other) && fails(other);
-        !(fails(report) || unused && services.iter().any(|other| twin(&other)))
-    };
-    !services.is_empty() && !services.iter().any(can)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_relay_is_unready_when_no_app_can_be_pushed_and_not_when_one_can() {
-        use push::State::{Failing, Unknown, Well};
-        let services = |rows: &[(&str, &'static str, push::State)]| -> Vec<_> {
-            let report = |(app, service, state): &(&str, &'static str, push::State)| push::Report {
-                app: (*app).into(),
-                service,
-                state: *state,
-                since: 0,
-                reason: None,
-                last_accepted: 0,
-                waiting: 0,
-            };
-            rows.iter().map(report).collect()
-        };
-        for (rows, none) in [
-            (&[][..], false),
-            (&[("a", "apns", Unknown)], false),
-            (&[("a", "apns", Failing)], true),
-            (&[("a", "apns", Failing), ("a", "apns-sandbox", Unknown)], true),
-            (&[("a", "apns", Failing), ("a", "apns-sandbox", Well)], false),
-            (&[("a", "apns", Failing), ("a", "fcm", Unknown)], false),
-            (&[("a", "apns", Failing), ("b", "apns", Well)], false),
-            (&[("a", "apns", Failing), ("a", "fcm", Failing), ("b", "fcm", Failing)], true),
-        ] {
-            assert_eq!(no_app_can_be_pushed(&services(rows)), none, "{rows:?}");
-        }
-    }
 
     #[test]
     fn a_relay_is_ready_when_every_check_was_passed() {
@@ -279,6 +253,12 @@ mod tests {
         assert!(!readiness.is_ready());
         assert_eq!(readiness.standing(), Standing::Degraded);
         assert_eq!(readiness.to_json()[0], json!({"check": "store", "ok": false, "why": "no answer within 1 s"}));
+        readiness.pass(Check::Store);
+        readiness.warn_of(Warning::Clock, vec!["clock: it jumped".into()]);
+        assert_eq!(readiness.standing(), Standing::Ready, "a warning is in nobody's way");
+        readiness.warn_of(Warning::Trust, vec!["tls.certificate: the certificate has expired".into()]);
+        assert_eq!(readiness.standing(), Standing::Degraded, "nobody connects");
+        assert!(readiness.degradation().contains("has expired"), "{}", readiness.degradation());
         readiness.fail(Check::Serving, "shutting down");
         assert_eq!(readiness.standing(), Standing::NotReady);
         let fresh = Readiness::default();

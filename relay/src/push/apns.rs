@@ -380,9 +380,6 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         (400, "BadTopic" | "MissingTopic" | "TopicDisallowed" | "BadEnvironmentKeyIdInToken" | "BadPath") => {
             Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing }
         }
-        (400, "DeviceTokenNotForTopic") => {
-            Bearing { note: Note::Trouble(Trouble::light("DeviceTokenNotForTopic")), ..bearing }
-        }
         (403, "ExpiredProviderToken") => bearing,
         (403 | 404, _) => Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing },
         _ => bearing,

@@ -7,18 +7,24 @@
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
+//! A service that fails is asked so each [`ASK_EVERY`]: when it would take a push it is well, though nobody has called. One that refuses
+//! good tokens says nothing of that here.
+//!
 //! Invariant: no device gets anything; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::{CallId, InstanceId, ShardTag};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::apns::Environment;
 use super::departure::Departure;
+use super::health::Note;
 use super::reasons;
 use super::recipient::Fixed;
 use super::service::{App, DeliveryRun, Mode, PushService};
+use super::token_refusals::is_of_a_token;
 use super::{Event, Push, Verdict};
 use crate::clock::{self, unix_now};
 use crate::secret::PushToken;
@@ -26,6 +32,9 @@ use crate::vault::record::{Provider, PushTarget};
 
 /// How long one service may take.
 const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a service that fails is asked.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 
 /// What one service of one app said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +67,30 @@ impl PushService {
         }
         trials
     }
+
+    /// Asks the services that fail, each [`ASK_EVERY`], for ever.
+    pub async fn tend(self) {
+        loop {
+            sleep(ASK_EVERY).await;
+            self.ask_failing().await;
+        }
+    }
+
+    async fn ask_failing(&self) {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return };
+        let mut apps: Vec<_> = apps.iter().collect();
+        apps.sort_by_key(|(id, _)| *id);
+        for (id, app) in apps {
+            for runs in runs(app) {
+                let Some(record) = runs.first().map(|run| Arc::clone(run.record())) else { continue };
+                let fails = record.report().reason.is_some_and(|(reason, _)| !is_of_a_token(reason));
+                if fails && tried(id, runs).await.problem.is_none() {
+                    record.note(Note::Well);
+                }
+            }
+        }
+    }
 }
 
 /// For each service the pushes that try it out.
@@ -82,7 +115,7 @@ fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
 async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
     let mut trial = DryRun { app: app.into(), service: "", problem: None };
     for run in runs {
-        let record = std::sync::Arc::clone(run.record());
+        let record = Arc::clone(run.record());
         trial.service = record.report().service;
         let deadline = Instant::now() + DRY_RUN_TIMEOUT;
         let ended = run.run(Event::Test, deadline, &Departure::unmeasured(), &Fixed).await;

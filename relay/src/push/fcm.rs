@@ -287,9 +287,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         Meaning::Settled(Attempt::Done(Verdict::Gone { .. })) => Note::Well,
         Meaning::Settled(Attempt::Done(Verdict::Refused { reason })) => match *reason {
             "InvalidToken" => Note::Well,
-            "SENDER_ID_MISMATCH" => Note::Trouble(Trouble::light("SENDER_ID_MISMATCH")),
-            // That of a web token's own service.
-            "THIRD_PARTY_AUTH_ERROR" | "PERMISSION_DENIED" | "NOT_FOUND" => Note::Trouble(Trouble::grave(reason)),
+            // SENDER_ID_MISMATCH, THIRD_PARTY_AUTH_ERROR: whose token it is, its device decides (`token_refusals`).
+            "PERMISSION_DENIED" | "NOT_FOUND" => Note::Trouble(Trouble::grave(reason)),
             _ => Note::Nothing,
         },
         // A page of somebody between.

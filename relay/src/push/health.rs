@@ -6,9 +6,12 @@
 //! | a push was accepted, or a token was called gone | it is well |
 //! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
 //! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
-//! | what concerns one push or one device alone (its token, its size, how much it gets) | nothing |
+//! | what concerns one push or one device alone (its size, how much it gets) | nothing |
+//! | what is said of a token | what [`super::token_refusals`] says: one device's own is nothing |
 //!
-//! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs two
+//! One that fails is asked again by itself ([`super::dry_run`]).
+//!
+//! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
 //! atomic writes for each push. Nothing here holds a token or a credential.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,10 +21,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::reasons;
+use super::token_refusals::Tokens;
 use super::troubled::{TROUBLES, Troubled, Weight};
 use crate::clock::{rfc3339, unix_now};
 use crate::domain::PushOutcome;
 use crate::metrics::PushServiceSeries;
+use crate::secret::PushToken;
 
 /// How often a change of one service is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -114,6 +119,7 @@ pub(super) struct Record {
     app: Box<str>,
     service: &'static str,
     series: PushServiceSeries,
+    tokens: Arc<Tokens>,
     /// Troubles since the last push that was taken.
     troubles: AtomicU32,
     /// Whether the service is one that is used: only that one's is told by the metric.
@@ -141,12 +147,23 @@ impl Drop for Waiting<'_> {
 }
 
 impl Record {
-    pub(super) fn new(app: &str, service: &'static str, series: PushServiceSeries) -> Arc<Self> {
+    /// `earlier`: that of the same service of the same app until now, with other settings; its good tokens are known.
+    pub(super) fn new(
+        app: &str,
+        service: &'static str,
+        series: PushServiceSeries,
+        earlier: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
         let (state, reason, detail) = (State::Unknown, "", "".into());
         let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
-        let troubles = AtomicU32::new(0);
+        let (tokens, troubles) = (earlier.map(|it| Arc::clone(&it.tokens)).unwrap_or_default(), AtomicU32::new(0));
         let (app, in_force) = (app.into(), AtomicBool::new(false));
-        Arc::new(Self { part: None, app, service, series, troubles, in_force, standing: Mutex::new(standing) })
+        Arc::new(Self { part: None, app, service, series, tokens, troubles, in_force, standing: Mutex::new(standing) })
+    }
+
+    /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
+    pub(super) fn service(&self) -> &'static str {
+        self.service
     }
 
     /// The service is used from now on, or no more.
@@ -172,6 +189,7 @@ impl Record {
             app: of.app.clone(),
             service: of.service,
             series: of.series.clone(),
+            tokens: Arc::clone(&of.tokens),
             troubles: AtomicU32::new(0),
             in_force: AtomicBool::new(false),
             standing: Mutex::new(standing),
@@ -209,6 +227,18 @@ impl Record {
             Note::Well => self.is_well(false),
             Note::Nothing => {}
             Note::Trouble(trouble) => self.trouble(trouble, ""),
+        }
+    }
+
+    /// A push to this token was taken.
+    pub(super) fn took(&self, token: &PushToken) {
+        self.tokens.took(token);
+    }
+
+    /// This token was refused, for one of the reasons that are those of tokens.
+    pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
+        if self.tokens.refused(token) {
+            self.trouble(Trouble::grave(reason), "");
         }
     }
 
@@ -357,7 +387,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn record() -> Arc<Record> {
-        Record::new("com.example.phone", "apns", Metrics::new().push_service("com.example.phone", "apns"))
+        Record::new("com.example.phone", "apns", Metrics::new().push_service("com.example.phone", "apns"), None)
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,6 +42,7 @@ pub mod sealed;
 mod service;
 mod setup;
 mod single_flight;
+mod token_refusals;
 mod troubled;
 pub mod webpush;
 mod withdrawal;

@@ -25,11 +25,13 @@ use super::recipient::{Fixed, Recipient};
 use super::rest::PROBE_EVERY;
 use super::retries::{Retries, longest_pause};
 use super::setup::SetupError;
+use super::token_refusals::is_of_a_token;
 use super::webpush::{self, WebPush};
 use super::{Event, Push, Verdict, copies, payload};
 use crate::domain::PushOutcome;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
 /// Copies of what is no call that a service may have taken, at most.
@@ -185,6 +187,13 @@ impl PushService {
                     if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
                         record.trouble(Trouble::grave(NOT_IN_TIME), "");
                     }
+                    match &verdict {
+                        Verdict::Accepted => record.took(&target.token),
+                        Verdict::Refused { reason } if is_of_a_token(reason) => {
+                            record.token_refused(reason, &target.token);
+                        }
+                        _ => {}
+                    }
                     (verdict, attempts, copies)
                 }
                 Err(verdict) => (verdict, 0, 0),
@@ -200,10 +209,10 @@ impl PushService {
         }
     }
 
-    /// The tokens of this app and environment are called bad, and are not believed to be.
-    pub fn note_doubted_tokens(&self, app: &str, provider: Provider) {
+    /// This token of this app and environment is called bad, and is not believed to be.
+    pub fn note_doubted_token(&self, app: &str, provider: Provider, token: &PushToken) {
         if let Some(record) = self.record(app, provider) {
-            record.trouble(Trouble::grave("BadDeviceToken"), "");
+            record.token_refused("BadDeviceToken", token);
         }
     }
 
@@ -275,7 +284,10 @@ fn build(
     problems: &mut Vec<SetupError>,
 ) -> App {
     let mut app = App::default();
-    let record = |service| Record::new(id, service, metrics.push_service(id, service));
+    let record = |service| {
+        let was = earlier.and_then(|app| app.records().find(|record| record.service() == service));
+        Record::new(id, service, metrics.push_service(id, service), was)
+    };
     let mut note = |service, problem| problems.push(SetupError { app: id.into(), service, problem });
     if let Some(settings) = &settings.apns {
         let earlier = earlier.and_then(|app| app.apns.as_ref());

@@ -1,7 +1,8 @@
 //! Whether a relay could start: everything that `serve` needs, tried and given back.
 //!
 //! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that holds
-//! the addresses; every problem is found, not only the first. (A keyring that does not exist yet is made, as `serve` would.)
+//! the addresses; every problem is found, not only the first. (A keyring and a folder of ACME that do not exist yet are made, as `serve` would, for the
+//! user whose folder they are in.)
 
 use std::io::ErrorKind;
 
@@ -41,7 +42,9 @@ pub async fn check(config: &Config) -> Findings {
     for doubt in certificate(config) {
         let (what, remedy) = (doubt.to_string(), doubt.remedy());
         let problem = config.problem("tls.certificate", what, remedy);
-        if doubt.is_fatal() { findings.problems.push(problem) } else { findings.notes.push(problem) }
+        // With ACME the start orders another one.
+        let is_problem = doubt.is_fatal() && config.acme.is_none();
+        if is_problem { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
     for (problem, is_fatal) in push_certificates(config) {
         if is_fatal { findings.problems.push(problem) } else { findings.notes.push(problem) }
@@ -55,8 +58,8 @@ pub async fn check(config: &Config) -> Findings {
 /// that of `upstream.public_host`.
 pub fn certificate(config: &Config) -> Vec<Doubt> {
     let Tls::Files { certificate, .. } = &config.tls else { return Vec::new() };
-    // It is renewed by itself, and what goes wrong with that is told.
-    if config.acme.is_some() {
+    // One is on its way, and what goes wrong with that is told.
+    if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
         return Vec::new();
     }
     let mut hosts = vec![&*config.edge.public.host];

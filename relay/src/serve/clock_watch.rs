@@ -1,8 +1,8 @@
 //! Watching the clocks: one that jumps, and a system's clock that is not the store's, are told to the operator with the remedy.
 //!
 //! Invariant: while the clock is not trusted, the log has said so once and `/readyz` says so; nothing is ended by it
-//! (`clock::watch` has the rule). A node whose clock is more than [`STORE_OFF_MAX_MS`] off the store's is not ready, and goes by
-//! the store's.
+//! (`clock::watch` has the rule). A node whose clock is more than [`STORE_OFF_MAX_MS`] off the store's goes by the store's, says so,
+//! and is as ready as before: where the store's is the wrong one, all nodes are off it at once.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval};
 use crate::clock::watch::{self, JUMP_STEADY_MS, STORE_OFF_MAX_MS, Verdict};
 use crate::clock::{rfc3339, shared_now, unix_now};
 use crate::metrics::labels::Warning;
-use crate::operator::readiness::{Check, Readiness};
+use crate::operator::readiness::Readiness;
 use crate::vault::Vault;
 
 /// How often the clocks are compared.
@@ -37,7 +37,6 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     let (mut noted, mut asked): (Option<Instant>, Option<Instant>) = (None, None);
     let mut store = Store::default();
     let mut is_wrong = false;
-    readiness.pass(Check::Clock);
     loop {
         ticks.tick().await;
         let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
@@ -81,21 +80,19 @@ impl Store {
             Some(off_ms) => {
                 let way = if off_ms > 0 { "ahead of" } else { "behind" };
                 let warning = format!(
-                    "clock: the system's clock is {} s {way} the store's, by which accounts end on every node: set it right (NTP). The relay is not ready while they are more than {} s apart.",
+                    "clock: the system's clock is {} s {way} the store's, by which accounts end on every node: set right the one that is wrong (NTP). This node goes by the store's while they are more than {} s apart.",
                     off_ms.unsigned_abs() / 1_000,
                     STORE_OFF_MAX_MS / 1_000,
                 );
                 if !was_off {
                     tracing::error!(event = "clocks-apart", "{warning}");
                 }
-                readiness.fail(Check::Clock, "the system's clock and the store's are more than 30 s apart");
                 readiness.warn_of(Warning::StoreClock, vec![warning.into()]);
             }
             None => {
                 if was_off {
                     tracing::info!(event = "clocks-agree", "the system's clock and the store's agree again");
                 }
-                readiness.pass(Check::Clock);
                 readiness.warn_of(Warning::StoreClock, Vec::new());
             }
         }

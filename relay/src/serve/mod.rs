@@ -11,6 +11,7 @@ mod audit_watch;
 mod certificate_watch;
 pub mod check;
 pub mod check_push;
+mod chore;
 mod clock_watch;
 mod doubt_watch;
 mod keyring_watch;
@@ -18,6 +19,7 @@ mod listeners;
 mod push_services;
 mod reload;
 mod running_relay;
+mod shard_watch;
 mod store_watch;
 pub mod unconfigured;
 
@@ -59,6 +61,7 @@ use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
 
+use chore::chore;
 use listeners::Listeners;
 use push_services::{has_none, push_service, services};
 use reload::Reloader;
@@ -362,6 +365,7 @@ impl Opened {
         let api_routes = apps_door.router();
         let token = &self.config.operator.token;
         let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
+        operators_door.take_token(&self.config.operator);
         operators_door.introduce(&self.public_edge);
         let history = operators_door.history().clone().keep(self.metrics.clone());
         let operator_routes = operators_door.router();
@@ -389,10 +393,15 @@ impl Opened {
         let mut chores = self.chores(&readiness);
         chores.extend(self.certificate_by_acme(acme, &readiness, end.1));
         let service = self.service.clone();
-        chores.push(tokio::spawn(service.clone().tell_nodes(self.node_news)));
-        chores.push(tokio::spawn(self.service.write_down_notes(self.record_notes)));
-        chores.push(tokio::spawn(letters));
-        chores.push(tokio::spawn(history));
+        let agent = self.agent.clone();
+        let answer = async move || agent.answers(shard_watch::EVERY).await;
+        chores.extend([
+            chore(&readiness, "telling other nodes", service.clone().tell_nodes(self.node_news)),
+            chore(&readiness, "writing down records", self.service.write_down_notes(self.record_notes)),
+            chore(&readiness, "letters of other nodes", letters),
+            chore(&readiness, "the last hour of the metrics", history),
+            chore(&readiness, "watching the shards", shard_watch::watch(answer, readiness.clone())),
+        ]);
         Running {
             edge: edge_at,
             websocket: websocket_at,
@@ -422,11 +431,11 @@ impl Opened {
         let Some(settings) = self.config.acme.clone() else { return Vec::new() };
         let acme = Acme::new(settings, self.tls.clone(), self.metrics.clone(), self.config.timing.acme_retry.0);
         let door = door.map(|door| tokio::spawn(https::serve(door, acme.answers(), ending)));
-        let readiness = readiness.clone();
+        let (watched, readiness) = (readiness.clone(), readiness.clone());
         let told = move |problem: Option<String>| {
             readiness.warn_of(Warning::Acme, problem.into_iter().map(Into::into).collect())
         };
-        door.into_iter().chain([tokio::spawn(acme.keep(told))]).collect()
+        door.into_iter().chain([chore(&watched, "certificates by ACME", acme.keep(told))]).collect()
     }
 
     /// What is done again and again beside everything else.
@@ -445,24 +454,29 @@ impl Opened {
         };
         let mut chores = self.watch_names(readiness);
         chores.extend([
-            tokio::spawn(self.service.clone().keep_ownership(told)),
-            tokio::spawn(self.tls.clone().watch(refused)),
-            tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
-            tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
-            tokio::spawn(store_watch::watch(
-                self.vault.clone(),
-                self.config.store.require_ephemeral,
-                readiness.clone(),
-            )),
-            tokio::spawn(doubt_watch::watch(is_doubtful, readiness.clone())),
-            tokio::spawn(certificate_watch::watch(
-                self.config.clone(),
-                self.tls.clone(),
-                self.metrics.clone(),
-                readiness.clone(),
-            )),
-            tokio::spawn(audit_watch::watch(self.audit.clone(), readiness.clone())),
-            tokio::spawn(keyring_watch::tend(self.vault.clone(), readiness.clone())),
+            chore(readiness, "keeping what this node owns", self.service.clone().keep_ownership(told)),
+            chore(readiness, "taking new certificates", self.tls.clone().watch(refused)),
+            chore(readiness, "watching the keyring", keyring_watch::watch(self.vault.clone(), readiness.clone())),
+            chore(readiness, "watching the clocks", clock_watch::watch(self.vault.clone(), readiness.clone())),
+            chore(
+                readiness,
+                "watching the store",
+                store_watch::watch(self.vault.clone(), self.config.store.require_ephemeral, readiness.clone()),
+            ),
+            chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, readiness.clone())),
+            chore(
+                readiness,
+                "watching the certificate",
+                certificate_watch::watch(
+                    self.config.clone(),
+                    self.tls.clone(),
+                    self.metrics.clone(),
+                    readiness.clone(),
+                ),
+            ),
+            chore(readiness, "watching the audit trail", audit_watch::watch(self.audit.clone(), readiness.clone())),
+            chore(readiness, "changing keys", keyring_watch::tend(self.vault.clone(), readiness.clone())),
+            chore(readiness, "asking push services", self.push.clone().tend()),
         ]);
         chores
     }
@@ -472,13 +486,14 @@ impl Opened {
         let told: Arc<Mutex<Vec<Vec<String>>>> = Arc::new(Mutex::new(vec![Vec::new(); self.names.len()]));
         let watch = |(place, names): (usize, &Resolver)| {
             let (names, told, readiness) = (names.clone(), told.clone(), readiness.clone());
+            let watched = readiness.clone();
             let tell = move |why: Vec<String>| {
                 // A panic while the lock was held leaves whole lists behind.
                 let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                 told[place] = why;
                 readiness.warn_of(Warning::NameServers, told.concat().into_iter().map(Into::into).collect());
             };
-            tokio::spawn(async move { names.watch_files(tell).await })
+            chore(&watched, "watching the name servers", async move { names.watch_files(tell).await })
         };
         self.names.iter().enumerate().map(watch).collect()
     }

@@ -72,6 +72,8 @@ impl Reloader {
             }
         };
         let (old, was) = &*running;
+        let keys = other_keys(old, &new);
+        keep_what_waits(old, &mut new);
         let same_apps = services_of(old) == services_of(&new);
         // What does not come into force has no series.
         let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
@@ -92,14 +94,14 @@ impl Reloader {
         if !told.problems.is_empty() {
             return told;
         }
-        for place in changed(old, &new).into_iter().chain(other_keys(old, &new)).chain(other_files(was, &prints)) {
+        for place in changed(old, &new).into_iter().chain(keys).chain(other_files(was, &prints)) {
             let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
             let list = if can { &mut told.taken } else { &mut told.needs_restart };
             if !list.contains(&place) {
                 list.push(place);
             }
         }
-        self.operator.take_token(&new.operator.token);
+        self.operator.take_token(&new.operator);
         if !same_apps {
             new.apps.clone_from(&old.apps);
         } else {
@@ -112,8 +114,6 @@ impl Reloader {
         let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
         new.settings.retain(|setting| !stays(setting));
         new.settings.extend(kept);
-        // It is in force as it was when the relay started.
-        new.otlp.clone_from(&old.otlp);
         let mut known = if same_apps { prints } else { was.clone() };
         for (place, print) in was.iter().filter(|(place, _)| told.needs_restart.contains(place)) {
             known.insert(place.clone(), *print);
@@ -129,6 +129,13 @@ impl Reloader {
             Err(error) => told.problems.push(format!("tls: {error}; the old certificate stays in use")),
         }
     }
+}
+
+/// What is in force as it was when the relay started, whatever the file says of it now: push services are made with it, too.
+fn keep_what_waits(old: &Config, new: &mut Config) {
+    new.upstream.clone_from(&old.upstream);
+    new.store.clone_from(&old.store);
+    new.otlp.clone_from(&old.otlp);
 }
 
 /// The settings whose values differ, and those that one of the two lacks.
@@ -149,6 +156,14 @@ fn other_keys(old: &Config, new: &Config) -> Vec<String> {
     let otlp = |config: &Config| config.otlp.as_ref().and_then(|otlp| otlp.token.clone());
     if otlp(old) != otlp(new) {
         places.push("otlp.token_file".to_owned());
+    }
+    // Of what is shown of it, the password is left out.
+    if old.store.url != new.store.url {
+        places.push("store.url".to_owned());
+    }
+    let client_key = |config: &Config| config.store.client.as_ref().map(|(_, key)| key.clone());
+    if old.store.client.is_some() && client_key(old) != client_key(new) {
+        places.push("store.client_key".to_owned());
     }
     if old.operator.token != new.operator.token {
         places.push("operator.token_file".to_owned());
@@ -214,4 +229,37 @@ fn services_of(config: &Config) -> Vec<(&str, [bool; 3])> {
 
 fn is_reloadable(place: &str) -> bool {
     place == "operator.token_file" || place.starts_with("sip_server[") || place.starts_with("app[")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::SecretText;
+
+    #[test]
+    fn a_password_of_the_store_that_is_another_waits_for_a_restart_each_time() {
+        let mut old = Config::development().expect("it has no problem");
+        old.store.url = SecretText::new("rediss://relay:first@redis.example.net/");
+        old.store.client = Some(("client.pem".into(), SecretText::new("a key")));
+        assert!(other_keys(&old, &old).is_empty());
+        let mut new = old.clone();
+        new.store.url = SecretText::new("rediss://relay:second@redis.example.net/");
+        new.store.client = Some(("client.pem".into(), SecretText::new("another key")));
+        assert_eq!(changed(&old, &new), Vec::<String>::new(), "what is shown is the same");
+        for time in 1..3 {
+            assert_eq!(other_keys(&old, &new), ["store.url", "store.client_key"], "{time}");
+            let mut in_force = new.clone();
+            keep_what_waits(&old, &mut in_force);
+            old = in_force;
+        }
+    }
+
+    #[test]
+    fn a_network_that_the_file_adds_is_reached_by_no_push_before_a_restart() {
+        let old = Config::development().expect("it has no problem");
+        let mut new = old.clone();
+        new.upstream.allow_addresses.push("192.0.2.0/24".parse().expect("a network"));
+        keep_what_waits(&old, &mut new);
+        assert_eq!(new.upstream.allow_addresses, old.upstream.allow_addresses);
+    }
 }

@@ -25,7 +25,12 @@ pub trait AppService: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
 
     /// Walks an account's path, and keeps nothing of it.
-    fn examine(&self, source: IpAddr, patient: Patient) -> impl Future<Output = Result<Report, ExamineError>> + Send;
+    fn examine(
+        &self,
+        app: &str,
+        source: IpAddr,
+        patient: Patient,
+    ) -> impl Future<Output = Result<Report, ExamineError>> + Send;
 }
 
 /// Why an account is not examined.
@@ -36,7 +41,7 @@ pub enum ExamineError {
         /// How long to wait, in seconds.
         retry_after_s: u64,
     },
-    /// So many are being examined that this one must wait.
+    /// So many are being examined, for this app, from this address or in all, that this one must wait.
     Busy,
 }
 
@@ -53,15 +58,17 @@ impl AppService for Service {
         enabled.take().ok_or(EnableError::HungUp)
     }
 
-    async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
-        let it = self.0.clone();
+    async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+        let (it, app) = (self.0.clone(), Box::<str>::from(app));
         // Likewise: what was registered is unregistered.
-        tokio::spawn(async move { it.examine(source, patient).await }).await.unwrap_or(Err(ExamineError::Busy))
+        tokio::spawn(async move { it.examine(app, source, patient).await }).await.unwrap_or(Err(ExamineError::Busy))
     }
 }
 
 impl Inner {
-    async fn examine(&self, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+    async fn examine(&self, app: Box<str>, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+        let _of_app = self.examinations_of_app.try_take(app).ok_or(ExamineError::Busy)?;
+        let _of_source = self.examinations_of_source.try_take(source).ok_or(ExamineError::Busy)?;
         let _turn = self.examinations.try_acquire().map_err(|_| ExamineError::Busy)?;
         let doctor = self.dependencies.doctor.asked_by(source);
         let server = match &patient.credentials {

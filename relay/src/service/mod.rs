@@ -14,6 +14,7 @@
 //! enabling.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
@@ -24,6 +25,7 @@ use crate::audit::Audit;
 use crate::config::DomainRules;
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
+use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
@@ -113,6 +115,9 @@ pub struct Services {
 
 /// Accounts that are examined at once; a further one is answered 429.
 const EXAMINATIONS: usize = 16;
+/// Of these those of one app, and of one address (an IPv6 /64).
+const EXAMINATIONS_OF_APP: usize = 6;
+const EXAMINATIONS_OF_SOURCE: usize = 3;
 
 struct Inner {
     dependencies: Dependencies,
@@ -122,6 +127,8 @@ struct Inner {
     changing: KeyedMutex<InstanceId>,
     /// Examinations at once.
     examinations: Semaphore,
+    examinations_of_app: Shares<Box<str>>,
+    examinations_of_source: Shares<IpAddr>,
     /// What other nodes were asked.
     questions: nodes::Questions,
     /// What is sought at other nodes at once.
@@ -142,6 +149,8 @@ impl Service {
         Self(Arc::new(Inner {
             dependencies,
             examinations: Semaphore::new(EXAMINATIONS),
+            examinations_of_app: Shares::new(EXAMINATIONS_OF_APP),
+            examinations_of_source: Shares::new(EXAMINATIONS_OF_SOURCE),
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),

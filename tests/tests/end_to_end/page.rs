@@ -66,7 +66,7 @@ async fn a_browser_logs_in_and_sees_a_push_service_fail_and_come_back() -> Outco
     looked_at(&page, "healthy").await?;
 
     // From here on the page is only looked at: it asks for itself.
-    world.fcm.answer_all(Some(Answer::SenderIdMismatch));
+    world.fcm.answer_all(Some(Answer::denied()));
     for _ in 0..3 {
         world.call()?.expect(480, SOON).await?;
     }

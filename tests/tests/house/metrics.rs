@@ -21,14 +21,8 @@ const MOVED_BY: &[(&str, &str)] = &[
         "when_apns_calls_every_token_bad_nobody_is_wiped_and_the_operator_hears_of_it",
     ),
     ("sipwake_push_resends_total", "an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_push"),
-    (
-        "sipwake_app_pushes_total",
-        "a_push_service_that_fails_is_named_everywhere_and_makes_unready_when_no_app_can_be_pushed",
-    ),
-    (
-        "sipwake_push_service_up",
-        "a_push_service_that_fails_is_named_everywhere_and_makes_unready_when_no_app_can_be_pushed",
-    ),
+    ("sipwake_app_pushes_total", "a_push_service_that_fails_is_named_everywhere_and_takes_no_relay_out_of_service"),
+    ("sipwake_push_service_up", "a_push_service_that_fails_is_named_everywhere_and_takes_no_relay_out_of_service"),
     ("sipwake_push_service_waiting", "each_family_moves_with_what_it_counts"),
     ("sipwake_push_service_last_accepted_seconds", "each_family_moves_with_what_it_counts"),
     ("sipwake_call_pushes_unsent_total", "each_family_moves_with_what_it_counts"),

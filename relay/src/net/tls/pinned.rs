@@ -1,6 +1,7 @@
-//! One certificate, known byte for byte.
+//! One certificate, known byte for byte; or none, for a question without a secret.
 //!
-//! Invariant: whoever is accepted has the key of this very certificate; its names, dates and issuer decide nothing.
+//! Invariant: whoever is accepted has the key of the certificate that was shown, and that is this very one where one is known; its names, dates
+//! and issuer decide nothing.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -8,14 +9,19 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// Accepts one certificate.
+/// Accepts one certificate, or each.
 #[derive(Debug)]
-pub(super) struct Pinned(CertificateDer<'static>);
+pub(super) struct Pinned(Option<CertificateDer<'static>>);
 
 impl Pinned {
     /// Accepts `certificate`.
     pub(super) fn new(certificate: CertificateDer<'static>) -> Self {
-        Self(certificate)
+        Self(Some(certificate))
+    }
+
+    /// Accepts each: what is asked is no secret, and what is answered is believed of whoever has the address.
+    pub(super) fn anyone() -> Self {
+        Self(None)
     }
 }
 
@@ -28,7 +34,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match *end_entity == self.0 {
+        match self.0.as_ref().is_none_or(|known| end_entity == known) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }

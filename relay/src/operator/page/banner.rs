@@ -2,8 +2,8 @@
 //!
 //! | state | when |
 //! | --- | --- |
-//! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min; the certificate has ended |
-//! | warn | the store is away; a push service took none of fewer pushes, or failed three times in 5 min; more registrations failed than not; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
+//! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
+//! | warn | the store is away; a push service refused all pushes, took none of fewer, or failed three times in 5 min; more registrations failed than not; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
 //! | good | else |
 //!
 //! Invariant: it is never good while every push of a service fails.
@@ -60,9 +60,7 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
             }
         }
         Standing::NotReady => {
-            // Of push, what is below says more.
-            let others = failing().filter(|(check, _)| *check != Check::Push);
-            let reasons: Vec<_> = others.map(|(check, why)| format!("{}: {why}", check.name())).collect();
+            let reasons: Vec<_> = failing().map(|(check, why)| format!("{}: {why}", check.name())).collect();
             if !reasons.is_empty() {
                 say(
                     State::Bad,
@@ -151,7 +149,8 @@ fn push_service(look: &Look<'_>, report: &push::Report, say: &mut impl FnMut(Sta
             say(State::Warn, what, "see whether it stays so; the log has what went wrong");
         }
         (None, _) => {
-            let state = if bad < SOME || accepted > 0.0 { State::Warn } else { State::Bad };
+            // What is refused and is no failure of the service is said of the tokens of those devices.
+            let state = if bad - refused < SOME || accepted > 0.0 { State::Warn } else { State::Bad };
             let next = match (refused > 0.0, late > 0.0) {
                 (true, _) => "look at the key and the ids of this app: sipwake check --push; the log has its reason",
                 (false, true) => "look at the network to it",

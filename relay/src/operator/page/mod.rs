@@ -342,6 +342,12 @@ mod tests {
         fcm.push(PushOutcome::Failed);
         let bad = shown(&report);
         assert!(bad.contains("banner bad") && bad.contains("look at DNS"), "{bad}");
+        report.app = "com.example.other".into();
+        let other = metrics.push_service("com.example.other", "fcm");
+        (0..3).for_each(|_| other.push(PushOutcome::Refused));
+        let warn = shown(&report);
+        assert!(warn.contains("banner warn") && warn.contains("3 of 3 pushes failed"), "tokens of their own: {warn}");
+        report.app = "com.example.phone".into();
         (report.state, report.since) = (push::State::Failing, 1_795_000_000);
         report.reason = Some(("Unreachable", "no connection can be made (its name does not resolve: gone)".into()));
         let bad = shown(&report);

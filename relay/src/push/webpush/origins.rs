@@ -240,7 +240,7 @@ mod tests {
 
     fn origins() -> Origins {
         let series = Metrics::new().push_service("com.example.phone", "webpush");
-        let record = Record::new("com.example.phone", "webpush", series);
+        let record = Record::new("com.example.phone", "webpush", series, None);
         let tls = trust(None, None).ok().unwrap();
         Origins::new("com.example.phone", tls, Arc::new(Nowhere), Reach::new(&[]), record)
     }

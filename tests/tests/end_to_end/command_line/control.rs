@@ -56,6 +56,10 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     std::fs::write(relay.config(), format!("{good}\n[nonsense]\n")).unwrap();
     relay.hang_up();
     relay.await_log("not reloaded, nothing was changed: nonsense: is not a setting", SOON).await?;
+    for (wanted, code) in [("--live", 0), ("--ready", 1)] {
+        let told = sipwake(&["check", wanted, "--config", &config]);
+        assert_eq!(told.status.code(), Some(code), "a relay is alive whatever its file has become: {}", said(&told));
+    }
     let token = relay.directory().join("second-token");
     std::fs::write(&token, "another-operator-token").unwrap();
     let at = [
@@ -73,7 +77,19 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     let third =
         sipwake(&["reload", &at[0], &at[1], &at[2], &at[3], "--token-file", token.to_str().unwrap_or_default()]);
     assert!(String::from_utf8_lossy(&third.stdout).contains("taken: operator.token_file"), "{}", said(&third));
-    for secret in ["another-operator-token", "a-third-token", "another-key"] {
+    // Who has nothing but the new token has it taken: the earlier one may be a thief's.
+    std::fs::write(file_of(relay, "token_file"), "a-fourth-token-of-the-operator").unwrap();
+    let early = sipwake(&["instances", "list", "--config", &config]);
+    assert!(early.status.code() == Some(1) && said(&early).contains("sipwake reload"), "{}", said(&early));
+    let fourth = sipwake(&["reload", "--config", &config]);
+    assert!(String::from_utf8_lossy(&fourth.stdout).contains("taken: operator.token_file"), "{}", said(&fourth));
+    let list = sipwake(&["instances", "list", "--config", &config]);
+    assert_eq!(list.status.code(), Some(0), "{}", said(&list));
+    std::fs::write(&token, "a-third-token-of-the-operator").unwrap();
+    let stolen =
+        sipwake(&["reload", &at[0], &at[1], &at[2], &at[3], "--token-file", token.to_str().unwrap_or_default()]);
+    assert_eq!(stolen.status.code(), Some(1), "{}", said(&stolen));
+    for secret in ["another-operator-token", "a-third-token", "a-fourth-token", "another-key"] {
         assert!(!relay.log().contains(secret), "{secret}");
     }
     Ok(())

@@ -3,13 +3,14 @@
 
 use serde_json::Value;
 use tests::apns::Answer;
+use tests::fcm;
 use tests::world::{SOON, World};
 
 use super::Outcome;
 use crate::command_line::{said, sipwake};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_service_that_fails_is_named_everywhere_and_makes_unready_when_no_app_can_be_pushed() -> Outcome {
+async fn a_push_service_that_fails_is_named_everywhere_and_takes_no_relay_out_of_service() -> Outcome {
     let (world, _instance) = World::lent().await?;
     let readyz = async || {
         let answer = world.relay.operator().get("/readyz").await.ok()?;
@@ -45,6 +46,15 @@ async fn a_push_service_that_fails_is_named_everywhere_and_makes_unready_when_no
     assert_eq!(check.status.code(), Some(1));
     assert!(said(&check).contains("apns takes no push: InvalidProviderToken"), "{}", said(&check));
     assert!(String::from_utf8_lossy(&check.stdout).contains("fcm takes pushes"), "{check:?}");
+
+    let _android = world.enable_android().await?;
+    world.fcm.answer_all(Some(fcm::Answer::denied()));
+    let caller = world.call()?;
+    caller.expect(480, SOON).await?;
+    world.await_metric("sipwake_push_service_up{provider=\"fcm\",app=\"com.example.phone\"}", 0.0).await?;
+    let (status, body) = world.until("the answer of /readyz", readyz).await?;
+    assert!(fails(&body, "apns").is_some() && fails(&body, "fcm").is_some(), "{body}");
+    assert_eq!((status, &body["status"]), (200, &"degraded".into()), "what needs no push is served: {body}");
 
     world.apns.answer_all(None);
     let caller = world.call()?;

@@ -218,7 +218,7 @@ fn listed() -> Listed {
 }
 
 impl AppService for Scripted {
-    async fn examine(&self, _source: std::net::IpAddr, patient: Patient) -> Result<Report, ExamineError> {
+    async fn examine(&self, _app: &str, _source: std::net::IpAddr, patient: Patient) -> Result<Report, ExamineError> {
         let verdict = if patient.credentials.is_some() { Verdict::Good } else { Verdict::Bad };
         let finding =
             Finding { step: DoctorStep::Register, verdict, what: patient.aor.len().to_string(), remedy: None };

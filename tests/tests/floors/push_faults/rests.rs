@@ -5,6 +5,7 @@ use std::time::Duration;
 use relay::metrics::Metric;
 use relay::metrics::reading::Reading;
 use relay::push::{Departure, Event, Fixed, Push, State, Verdict};
+use relay::vault::record::Provider;
 use tests::apns::Answer;
 use tests::authority::Authority;
 use tests::fcm::{self, TokenAnswer};
@@ -361,6 +362,54 @@ async fn the_operator_learns_which_service_fails_why_and_since_when() {
     assert_eq!(up("apns"), 1.0);
     let accepted = Reading::of(&world.metrics).value(Metric::PushServiceAccepted, &[("provider", "apns")]);
     assert!(accepted > 1_700_000_000.0, "{accepted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_devices_own_tokens_says_nothing_of_the_service_and_of_good_ones_it_does() {
+    let world = World::new();
+    for (apns, fcm) in [
+        (Answer::DeviceTokenNotForTopic, fcm::Answer::SenderIdMismatch),
+        (Answer::DeviceTokenNotForTopic, fcm::Answer::ThirdPartyAuthError),
+    ] {
+        world.apns.answer_all(Some(apns));
+        world.fcm.answer_all(Some(fcm));
+        for number in 100..110 {
+            world.ring(apple(number), number).await;
+            world.ring(google(number), number).await;
+            world.service.note_doubted_token(APP, Provider::ApnsProduction, &apple(number).token);
+        }
+        assert_eq!([standing(&world, "apns").0, standing(&world, "fcm").0], [State::Unknown; 2]);
+    }
+    world.apns.answer_all(None);
+    world.fcm.answer_all(None);
+    for number in 1..4 {
+        assert_eq!(world.ring(google(number), number).await.verdict, Verdict::Accepted);
+        assert_eq!(world.ring(apple(number), number).await.verdict, Verdict::Accepted);
+    }
+    world.fcm.answer_all(Some(fcm::Answer::SenderIdMismatch));
+    for (number, state) in [(1, State::Well), (1, State::Well), (2, State::Well), (3, State::Failing)] {
+        world.ring(google(number), number).await;
+        assert_eq!(standing(&world, "fcm").0, state, "{number}");
+        world.service.note_doubted_token(APP, Provider::ApnsProduction, &apple(number).token);
+        assert_eq!(standing(&world, "apns").0, state, "{number}");
+    }
+    assert_eq!(standing(&world, "fcm").1, "SENDER_ID_MISMATCH");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_is_asked_each_minute_and_is_well_when_it_would_take_a_push() {
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::InvalidProviderToken));
+    world.fcm.answer_all(Some(fcm::Answer::denied()));
+    world.ring(apple(1), 1).await;
+    world.ring(google(1), 1).await;
+    let tending = tokio::spawn(world.service.clone().tend());
+    sleep(150 * SECOND).await;
+    assert_eq!(standing(&world, "apns").0, State::Failing);
+    world.apns.answer_all(Some(Answer::BadDeviceToken));
+    sleep(61 * SECOND).await;
+    assert_eq!([standing(&world, "apns").0, standing(&world, "fcm").0], [State::Well; 2], "nobody was called");
+    tending.abort();
 }
 
 #[tokio::test(start_paused = true)]

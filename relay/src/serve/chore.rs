@@ -1,0 +1,52 @@
+//! A part of the relay that works beside everything else.
+//!
+//! Invariant: one that ends by a fault of its own is told, in the log and to whoever looks, for nothing else would notice.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt as _;
+use tokio::task::JoinHandle;
+
+use crate::metrics::labels::Warning;
+use crate::operator::readiness::Readiness;
+
+/// Does `work` in a task of its own; `what` it is for.
+pub(super) fn chore(
+    readiness: &Readiness,
+    what: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let readiness = readiness.clone();
+    tokio::spawn(async move {
+        // What it held is gone with it, and locks say themselves what a panic leaves behind.
+        if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+            tracing::error!(
+                event = "chore-ended",
+                what,
+                "a part of the relay has ended by a fault of its own; drain this node and start it anew, and report what the log says before this"
+            );
+            let words = format!("{what}: it has ended by a fault of its own; drain this node and start it anew");
+            readiness.warn_also(Warning::Chores, words.into());
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chore_that_panics_is_told_and_one_that_is_over_is_not() {
+        let readiness = Readiness::default();
+        chore(&readiness, "what is over", async {}).await.unwrap();
+        assert!(readiness.warnings().is_empty());
+        for what in ["letters", "certificates"] {
+            chore(&readiness, what, async { panic!("a fault") }).await.unwrap();
+        }
+        let told = readiness.warnings();
+        assert!(
+            told.len() == 2 && told[0].starts_with("letters: ") && told[1].starts_with("certificates: "),
+            "{told:?}"
+        );
+    }
+}
