@@ -99,6 +99,7 @@ impl OperatorService for Service {
             return Ok(None);
         }
         match vault.load(id).await {
+            Ok(None) | Err(_) if is_here => Ok(None),
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
             Ok(None) => {
                 let whose = match self.0.who_wiped(id, None).await {
