@@ -165,7 +165,7 @@ impl Comparing {
 }
 
 impl Inner {
-    /// Writes again what the store misses of these.
+    /// Writes again what the store misses of these, and ends what has not ended for the one that replaces it.
     async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
         let mut under_way = JoinSet::new();
         for id in ids {
@@ -175,6 +175,8 @@ impl Inner {
                     let _guard = it.changing.lock_key(id).await;
                     // A store that is away is asked again in the next round.
                     let _ = it.write_again(id).await;
+                } else {
+                    it.end_if_replaced(id).await;
                 }
             });
         }

@@ -35,6 +35,7 @@ mod by_record;
 mod calls;
 mod change;
 mod claims;
+mod cut_off;
 mod desks;
 mod devices;
 mod enable;

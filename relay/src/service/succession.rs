@@ -62,7 +62,8 @@ pub(super) struct Place {
     account: AorKey,
     /// What they share.
     pub lookup: Lookup,
-    enabled_at: u64,
+    /// In seconds since 1970.
+    pub enabled_at: u64,
     /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it.
     pub is_proven: bool,
 }
@@ -161,20 +162,20 @@ impl Inner {
             }
         }
         match self.named_beside(&new).await? {
-            Some((later, true)) => {
+            Some((later, Some(place))) if place.enabled_at > new.enabled_at => {
                 tracing::info!(event = "later-one-stands", instance = %id, later = %later, "an instance is proven after a later one has taken its place; it ends");
                 self.clone().replace(id, later, new.lookup);
                 return Ok(());
             }
-            Some((earlier, false)) => drop(self.end_replaced(earlier, id, new.lookup).await),
+            Some((earlier, _)) => drop(self.end_replaced(earlier, id, new.lookup).await),
             None => {}
         }
         vault.take_lookup(id, status.expires_at, &new.lookup).await.map_err(|_| AccessError::StoreAway)?;
         self.write_down_proven(id).await
     }
 
-    /// The other instance that the store names for the lookup of this one, wherever it is, and whether it was enabled later.
-    async fn named_beside(&self, this: &Place) -> Result<Option<(InstanceId, bool)>, AccessError> {
+    /// The other instance that the store names for the lookup of this one, wherever it is, and its place where it stands.
+    pub(super) async fn named_beside(&self, this: &Place) -> Result<Option<(InstanceId, Option<Place>)>, AccessError> {
         let vault = &self.dependencies.vault;
         let named = vault.find(&this.lookup).await.map_err(|_| AccessError::StoreAway)?;
         let Some(named) = named.filter(|named| *named != this.id) else { return Ok(None) };
@@ -183,7 +184,7 @@ impl Inner {
             status.state != InstanceState::Ending && vault.tombstones().forbids(named).is_none()
         };
         let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
-        Ok(Some((named, place.is_some_and(|place| place.enabled_at > this.enabled_at))))
+        Ok(Some((named, place)))
     }
 
     /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,
@@ -248,8 +249,17 @@ impl Inner {
             looked => looked.ok(),
         };
         // First, so that whatever dies in between, who asks again finds it.
-        if let Some(place) = status.and_then(|status| self.place_of(&status)).filter(|place| !place.is_proven) {
-            self.end_what_stands_for(place, WipeReason::Disabled).await;
+        match status.and_then(|status| self.place_of(&status)) {
+            Some(place) if !place.is_proven => self.end_what_stands_for(place, WipeReason::Disabled).await,
+            // What it has replaced, and what has not ended for it yet.
+            Some(place) => {
+                for (other, at) in self.others_of(id, place.account, place.lookup).await {
+                    if at < place.enabled_at {
+                        self.end_earlier(other, place.lookup, WipeReason::Disabled).await;
+                    }
+                }
+            }
+            None => {}
         }
         self.wipe(id, Principal::Device(proof), WipeReason::Disabled).await
     }
@@ -272,7 +282,10 @@ impl Inner {
     }
 
     async fn try_to_end_named(self: &Arc<Self>, new: &Place, reason: WipeReason) -> Result<(), AccessError> {
-        if let Some((earlier, false)) = self.named_beside(new).await? {
+        let is_later = |place: &Place| place.enabled_at > new.enabled_at;
+        if let Some((earlier, place)) = self.named_beside(new).await?
+            && !place.as_ref().is_some_and(is_later)
+        {
             self.end_earlier(earlier, new.lookup, reason).await;
         }
         Ok(())

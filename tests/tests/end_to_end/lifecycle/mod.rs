@@ -12,6 +12,7 @@ use tests::world::{SOON, World, text};
 mod audit;
 mod changed_tokens;
 mod clock;
+mod cut_off;
 mod dead_tokens;
 mod ends;
 mod flows;
