@@ -10,6 +10,7 @@
 //! ```
 //!
 //! A call waits where it came in: while a node leaves, whoever owns the instance by then may not know it. What is asked of such a call is carried to that node, too.
+//! The node that leaves is asked by others itself: what it does not know of, and what is to be changed, the new owner answers.
 //!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way.
 //!
@@ -60,10 +61,28 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     let is_of_call = path.as_deref().is_some_and(is_of_call);
     let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
     let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
+    if is_of_call && api.0.service.is_leaving() {
+        return carry_after_all(&api, &asker, request, next).await;
+    }
     let leavers = if is_of_call { api.0.service.leavers() } else { Vec::new() };
     match leavers.is_empty() {
         true => carry_to_owner(&api, &asker, request, next).await,
         false => carry_to_leavers(&api, &asker, &leavers, request, next).await,
+    }
+}
+
+/// Answers about a call at a node that leaves, and has the owner of the instance answer where the call is none of this node's.
+async fn carry_after_all<E: ApiService>(api: &Api<E>, asker: &Asker, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match body::take_any(body).await {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
+    let request = || Request::from_parts(parts.clone(), Body::from(body.to_vec()));
+    let own = written(next.clone().run(request()).await).await;
+    match is_unknown(&own) {
+        true => carry_to_owner(api, asker, request(), next).await,
+        false => read_response(&own).unwrap_or_else(unheard),
     }
 }
 

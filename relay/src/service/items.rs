@@ -20,10 +20,12 @@ impl Inner {
         self.view(status).map(|view| View { kept, ..view })
     }
 
-    /// Whether somebody may see what is kept for an instance, whoever owns it: the record tells.
+    /// Whether somebody may see what is kept for an instance, whoever owns it: its shard or its record tells. Where neither has shown that the secret is
+    /// right, nobody may: the record may not open here, or be lost while another node has the instance.
     async fn admit(&self, id: InstanceId, proof: &InstanceSecret) -> Result<(), AccessError> {
         match self.look(id, proof).await {
-            Ok(_) | Err(AccessError::OwnerAway) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(AccessError::OwnerAway) => self.look_at_record(id, proof).await.map(drop).ok_or(AccessError::OwnerAway),
             Err(error) => Err(error),
         }
     }

@@ -84,6 +84,11 @@ pub trait NodeService: Clone + Send + Sync + 'static {
     /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
     fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
 
+    /// Whether this node leaves: others have taken over what it has, or will.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
     /// The nodes that leave, and serve on the calls that wait with them.
     fn leavers(&self) -> Vec<Owner> {
         Vec::new()
@@ -127,12 +132,16 @@ impl NodeService for Service {
         let who = Principal::Device(proof.clone());
         let look = it.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await;
         let is_here = !matches!(look, Some(Err(Denied::Unknown)));
-        if is_here || it.dependencies.vault.tombstones().look(id).is_some() {
+        // A node that leaves shows what it had until nobody asks it any more; another one may have that, and change it.
+        let may_be_taken = matches!(look, Some(Ok(_))) && it.is_leaving();
+        if is_here && !may_be_taken || it.dependencies.vault.tombstones().look(id).is_some() {
             return Ok(None);
         }
-        let stored = match it.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
-            Some(stored) => stored,
-            None => match it.who_wiped(id, Some(proof)).await {
+        let stored = match it.dependencies.vault.load(id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) | Err(_) if is_here => return Ok(None),
+            Err(_) => return Err(AccessError::StoreAway),
+            Ok(None) => match it.who_wiped(id, Some(proof)).await {
                 Err(AccessError::Unknown) => it.seek(id, Some(from)).await?.ok_or(AccessError::Unknown)?,
                 told => return told,
             },
@@ -158,6 +167,10 @@ impl NodeService for Service {
         };
         // Too late is as never.
         timeout(ANSWER_WAIT, asked).await.ok().flatten()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.0.is_leaving()
     }
 
     fn leavers(&self) -> Vec<Owner> {

@@ -94,10 +94,12 @@ impl OperatorService for Service {
     async fn owner_of(&self, id: InstanceId) -> Result<Option<Owner>, OperatorError> {
         let vault = &self.0.dependencies.vault;
         let is_here = !matches!(self.0.look_as_relay(id).await, Err(OperatorError::Unknown));
-        if is_here || vault.tombstones().look(id).is_some() {
+        // Of a node that leaves another one may have it by now.
+        if is_here && !self.0.is_leaving() || vault.tombstones().look(id).is_some() {
             return Ok(None);
         }
         match vault.load(id).await {
+            Ok(None) | Err(_) if is_here => Ok(None),
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
             Ok(None) => {
                 let whose = match self.0.who_wiped(id, None).await {

@@ -23,7 +23,6 @@
 //! One that was not waited for, or not listed because the store had lost the list, erases what it has wiped itself when it comes back: with its first lease, and
 //! with each that it gets anew, it looks for it in the store.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
@@ -37,7 +36,7 @@ use crate::clock::{confirmed_now, shared_now};
 use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{AwayReason, Fence, Lookup, StoreError, Stored};
+use crate::vault::{AwayReason, Fence, StoreError, Stored};
 
 /// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
 const HEARD_WITHIN_S: u64 = 600;
@@ -88,8 +87,10 @@ impl Inner {
         if heard == Heard::NotAll {
             return false;
         }
-        if is_last {
-            self.erase_wiped_again(true);
+        // A clock that has jumped ahead makes nothing old.
+        let lately = shared_now().min(confirmed_now()).saturating_sub(HEARD_WITHIN_S);
+        if is_last && !self.erase_returned(lately).await {
+            return false;
         }
         for some in owned.chunks(AT_ONCE) {
             if self.is_leaving() {
@@ -157,32 +158,28 @@ impl Inner {
         self.erase_ended(&written).await && heard == Heard::All
     }
 
-    /// Erases what this node has wiped, and others have written again while it was not there to be asked. Whether the store answered.
-    pub(super) async fn erase_returned(self: Arc<Self>) -> bool {
-        let wiped: HashMap<InstanceId, Option<Lookup>> =
-            self.dependencies.vault.tombstones().erased_since(0).into_iter().collect();
-        let mut ids: Vec<InstanceId> = wiped.keys().copied().collect();
-        ids.sort_unstable();
-        let mut is_away = false;
-        self.look_up(&ids, |id, stored| match stored {
-            Ok(Some(_)) => {
-                tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
-                self.dependencies.agent.erase(id, wiped.get(&id).copied().flatten());
+    /// Erases what this node has wiped, since this time in seconds since 1970, and the store has again: it came back with what it had before, or others
+    /// have written it again while this node was not there to be asked. The rest costs one short question each. Whether the store answered.
+    pub(super) async fn erase_returned(self: &Arc<Self>, since: u64) -> bool {
+        let vault = &self.dependencies.vault;
+        for some in vault.tombstones().erased_since(since).chunks(AT_ONCE) {
+            let mut under_way = JoinSet::new();
+            for (id, lookup) in some.iter().copied() {
+                let vault = vault.clone();
+                under_way.spawn(async move { (id, lookup, vault.has_any_of(id).await) });
             }
-            Ok(None) | Err(StoreError::Malformed) => {}
-            Err(_) => is_away = true,
-        })
-        .await;
-        !is_away
-    }
-
-    /// Erases again what this node has wiped, as far as the store may have it again; `lately`: what another node may still have.
-    pub(super) fn erase_wiped_again(&self, lately: bool) {
-        // A clock that has jumped ahead makes nothing old.
-        let since = if lately { shared_now().min(confirmed_now()).saturating_sub(HEARD_WITHIN_S) } else { 0 };
-        for (id, lookup) in self.dependencies.vault.tombstones().erased_since(since) {
-            self.dependencies.agent.erase(id, lookup);
+            while let Some(Ok((id, lookup, has))) = under_way.join_next().await {
+                match has {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
+                        self.dependencies.agent.erase(id, lookup);
+                    }
+                    Err(_) => return false,
+                }
+            }
         }
+        true
     }
 
     /// Compares what the store has of an instance with what is here. Its lock is held: what is here is in the store, or is not yet to be.

@@ -232,7 +232,7 @@ impl Keeping {
         }
         if self.was_away {
             // What it holds may be older than a wipe.
-            it.erase_wiped_again(false);
+            self.look_for_wiped_anew();
             self.deletes_again = true;
         }
         self.delete_again(it).await;
@@ -257,10 +257,7 @@ impl Keeping {
                     false => Lapse::StoodStill,
                 };
                 self.lapsed = Some(lapse);
-                self.has_looked_for_wiped = false;
-                if let Some(looking) = self.looking_for_wiped.take() {
-                    looking.abort();
-                }
+                self.look_for_wiped_anew();
                 self.has_doubts |= lapse != Lapse::StoodStill;
                 // What was looked up until now may have changed.
                 if let Some(looking) = self.looking.take() {
@@ -311,9 +308,7 @@ impl Keeping {
             event = "store-lost-records",
             "the store may have lost records; those of this node are looked up"
         );
-        if !self.was_away {
-            it.erase_wiped_again(false);
-        }
+        self.look_for_wiped_anew();
         match &mut self.restoring {
             // What is under way may have looked before the loss.
             Some(restoring) => restoring.passes = PASSES + 1,
@@ -357,13 +352,22 @@ impl Keeping {
         restoring.under_way = Some(tokio::spawn(it.clone().restore_all(is_last)));
     }
 
-    /// Looks, beside the renewals, for what this node had wiped when others could not ask it.
+    /// The store may have again what this node has wiped. What is under way may have looked before that.
+    fn look_for_wiped_anew(&mut self) {
+        self.has_looked_for_wiped = false;
+        if let Some(looking) = self.looking_for_wiped.take() {
+            looking.abort();
+        }
+    }
+
+    /// Looks, beside the renewals, for what this node has wiped and the store has again; one look at a time.
     async fn look_for_wiped(&mut self, it: &Arc<Inner>) {
         if let Some(looking) = self.looking_for_wiped.take_if(|looking| looking.is_finished()) {
             self.has_looked_for_wiped |= looking.await.unwrap_or(false);
         }
         if !self.has_looked_for_wiped && self.looking_for_wiped.is_none() {
-            self.looking_for_wiped = Some(tokio::spawn(it.clone().erase_returned()));
+            let it = it.clone();
+            self.looking_for_wiped = Some(tokio::spawn(async move { it.erase_returned(0).await }));
         }
     }
 

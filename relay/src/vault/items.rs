@@ -17,7 +17,7 @@ use std::fmt;
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::codec::{self, Reader};
-use super::seal::{self, Sealed};
+use super::seal::{self, SealError, Sealed};
 use super::store::StoreError;
 use super::{Store, Vault, lookup};
 use crate::clock::{DAY_S, Reading, confirmed_now, shared_now, shared_now_ms};
@@ -347,7 +347,7 @@ impl Vault {
     }
 
     /// Opens what a collection holds, in its order. Earlier versions gave places of whole seconds: of those that share one, the order is none,
-    /// and always the same.
+    /// and always the same. What another keyring or another version may open stays for it until its time is over.
     async fn open_all<T>(
         &self,
         instance: InstanceId,
@@ -361,13 +361,20 @@ impl Vault {
         all.retain(|kept| !self.0.deletions.has(instance, collection, &kept.item_key));
         all.sort_unstable_by_key(|kept| (kept.order, kept.item_key));
         let mut opened = Vec::with_capacity(all.len());
+        let mut is_ours = None;
         for Kept { item_key, sealed, .. } in all {
             let place = place(instance, item_key);
             match seal::open_as(&self.0.keyring, collection.purpose(), &place, sealed.as_bytes(), read) {
                 Ok(kept) => opened.push(kept),
                 Err(error) => {
-                    tracing::warn!(event = "kept-unreadable", %instance, %error, "something that was kept does not open and is forgotten");
-                    self.remove_by_key(instance, collection, item_key).await?;
+                    if error == SealError::Broken && is_ours.is_none() {
+                        is_ours = Some(self.look_at_ring(true).await?.is_none());
+                    }
+                    let is_broken = error == SealError::Broken && is_ours == Some(true);
+                    tracing::warn!(event = "kept-unreadable", %instance, %error, forgotten = is_broken, "something that was kept does not open here");
+                    if is_broken {
+                        self.remove_by_key(instance, collection, item_key).await?;
+                    }
                 }
             }
         }

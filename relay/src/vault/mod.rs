@@ -394,6 +394,17 @@ impl Vault {
         }
     }
 
+    /// Whether the store has a record of an instance, of whatever owner, or anything that was kept beside one.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn has_any_of(&self, id: InstanceId) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => Ok(memory.load(&self.0.owner, id).is_some()),
+            Store::Redis(redis) => redis.has_any_of(id).await,
+        }
+    }
+
     /// One record as it is stored.
     ///
     /// # Errors

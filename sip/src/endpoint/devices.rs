@@ -180,7 +180,7 @@ impl Endpoint {
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         self.devices.callers.forget(instance);
         if let Some(device) = self.devices.rows.remove(&instance) {
-            self.leave_expected(instance, device.binding);
+            self.leave_all_expected(instance, device.binding);
             self.give_up_parked(now, instance, device.binding);
         }
         for call in self.calls.waiting_for(instance) {

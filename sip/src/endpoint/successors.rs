@@ -124,11 +124,11 @@ impl Endpoint {
             && self.devices.is_proven(successor)
     }
 
-    /// The calls that wait for an instance, and the one that is expected for it.
+    /// The calls that wait for an instance, and those that are expected for it.
     pub fn calls_for(&self, instance: InstanceId) -> Vec<CallId> {
         let mut calls = self.calls.waiting_for(instance);
         let binding = self.devices.binding_of(instance);
-        calls.extend(binding.and_then(|binding| self.calls.expected_of(binding, instance)));
+        calls.extend(binding.into_iter().flat_map(|binding| self.calls.expected_of(binding, instance)));
         calls
     }
 

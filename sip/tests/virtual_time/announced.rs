@@ -6,8 +6,12 @@ use sip::id::CallId;
 use crate::world::{World, seconds};
 
 fn announce(world: &mut World) {
+    announce_by(world, "sip:bob@example.com", "Bob");
+}
+
+fn announce_by(world: &mut World, from: &str, name: &str) {
     let instance = world.instance;
-    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: Some("Bob".into()) });
+    world.input(Input::ExpectCall { instance, from: from.into(), name: Some(name.into()) });
 }
 
 /// The announced call, whose device was woken.
@@ -141,7 +145,7 @@ fn announcing_is_bounded_as_calls_are() {
     }
     assert_eq!(woken, 20, "the budget of a device");
     assert_eq!(world.final_states().len(), 20);
-    assert!(!world.endpoint.expects_call(world.instance));
+    assert!(world.endpoint.expected_call(world.instance, "sip:bob@example.com").is_none());
 }
 
 #[test]
@@ -149,7 +153,7 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
     for end in [true, false] {
         let mut world = World::registered();
         announced(&mut world);
-        assert!(world.endpoint.expects_call(world.instance));
+        assert!(world.endpoint.expected_call(world.instance, "sip:bob@example.com").is_some());
         let instance = world.instance;
         world.input(if end {
             Input::EndCalls { elsewhere: false }
@@ -159,4 +163,63 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
         assert_eq!(world.final_states(), [CallState::TimedOut]);
         assert_eq!(world.endpoint.counts().calls, 0);
     }
+}
+
+#[test]
+fn two_callers_who_are_announced_are_two_calls_each_with_its_push_and_its_time_and_each_invite_finds_its_own() {
+    let carol = "sip:carol@example.com";
+    let mut world = World::registered();
+    let bobs = announced(&mut world);
+    world.advance(seconds(25));
+    announce_by(&mut world, carol, "Carol");
+    let wakes = world.wakes();
+    assert_eq!((wakes.len(), &*wakes[1].from, wakes[1].wait), (2, carol, seconds(30)), "a push of its own");
+    let carols = wakes[1].call;
+    assert!(carols != bobs);
+    world.advance(seconds(10));
+    assert_eq!(world.final_states(), [CallState::TimedOut], "Bob's alone");
+    let expected = |world: &World, from| world.endpoint.expected_call(world.instance, from).map(|(call, _)| call);
+    assert_eq!((expected(&world, carol), expected(&world, "sip:bob@example.com")), (Some(carols), None));
+    announce(&mut world);
+    let again = world.wakes()[2].call;
+    world.invite("a");
+    assert_eq!(arrived(&world), [again], "the default caller is Bob, who was announced last");
+    assert_eq!((expected(&world, carol), world.wakes().len()), (Some(carols), 3));
+    world.invite("b");
+    assert_eq!(
+        (arrived(&world), world.wakes().len()),
+        (vec![again, carols], 3),
+        "any other INVITE is the first that is expected"
+    );
+}
+
+#[test]
+fn a_caller_who_is_announced_again_is_waited_for_as_long_from_then_on() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    world.advance(seconds(25));
+    announce(&mut world);
+    world.advance(seconds(29));
+    assert_eq!((world.wakes().len(), world.final_states()), (1, vec![]));
+    world.attach(1);
+    world.invite("a");
+    assert_eq!((arrived(&world), world.count("INVITE")), (vec![call], 1));
+    let mut world = World::registered();
+    announced(&mut world);
+    world.advance(seconds(25));
+    announce(&mut world);
+    world.advance(seconds(31));
+    assert_eq!((world.final_states(), world.endpoint.counts().calls), (vec![CallState::TimedOut], 0));
+}
+
+#[test]
+fn a_binding_expects_a_bounded_number_of_callers() {
+    let mut world = World::registered();
+    for number in 0..100 {
+        announce_by(&mut world, &format!("sip:caller-{number}@example.com"), "Caller");
+    }
+    assert!(world.wakes().len() <= 16 && world.endpoint.counts().calls <= 16, "{}", world.wakes().len());
+    let instance = world.instance;
+    world.input(Input::Unbind { instance, deadline: seconds(3) });
+    assert_eq!((world.final_states().len(), world.endpoint.counts().calls), (world.wakes().len(), 0));
 }

@@ -353,7 +353,7 @@ impl Shard {
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
         if state.is_final() {
             self.stop_push(id, instance);
-            self.arrivals.remove(&instance);
+            self.arrivals.remove(&(instance, id));
         }
         // A call that is offered at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };

@@ -2,14 +2,14 @@
 //! through the edge (RFC 8599).
 //!
 //! Invariant: whoever waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its
-//! push was refused, or the call's time is over. The account is named by its keyed hash alone. A device is woken only when
-//! its registration is at a server that the AOR's domain, or the operator, vouches for: by the name that the account gives
-//! as next hop, or by the address that its flow leads to.
+//! push was refused, or the call's time is over; no other call of the device lets go of anybody. The account is named by its
+//! keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator,
+//! vouches for: by the name that the account gives as next hop, or by the address that its flow leads to.
 
 use std::net::SocketAddr;
 
 use sip::endpoint::Input;
-use sip::id::{FlowId, InstanceId, UpstreamId};
+use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 
 use super::Shard;
@@ -49,8 +49,11 @@ impl Shard {
                 continue;
             }
             self.drive(clock::now(), Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
-            if self.endpoint.expects_call(instance) {
-                let waiting = self.arrivals.entry(instance).or_default();
+            if let Some((call, until)) = self.endpoint.expected_call(instance, from) {
+                if let Some(known) = self.calls.get_mut(call, instance) {
+                    known.expect_until(until);
+                }
+                let waiting = self.arrivals.entry((instance, call)).or_default();
                 waiting.retain(|other| !other.is_closed());
                 waiting.push(arrivals.clone());
             }
@@ -75,9 +78,19 @@ impl Shard {
 
     /// A device has come.
     pub(crate) fn tell_arrivals(&mut self, instance: InstanceId) {
-        for waiting in self.arrivals.remove(&instance).into_iter().flatten() {
+        for waiting in self.take_arrivals(instance).into_iter().flat_map(|(_, waiting)| waiting) {
             // An error means that nobody waits any more.
             let _ = waiting.send(instance);
         }
+    }
+
+    /// Those who wait for this device, and for which calls; they are taken out.
+    pub(crate) fn take_arrivals(
+        &mut self,
+        device: InstanceId,
+    ) -> Vec<(CallId, Vec<mpsc::UnboundedSender<InstanceId>>)> {
+        let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
+        let theirs = self.arrivals.extract_if((device, first)..=(device, last), |_, _| true);
+        theirs.map(|((_, call), waiting)| (call, waiting)).collect()
     }
 }

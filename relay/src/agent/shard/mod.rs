@@ -99,8 +99,8 @@ pub(crate) struct Shard {
     pub(crate) steps: usize,
     /// Devices that have a flow.
     pub(crate) attached: Attached,
-    /// Those who wait for a device that was woken for an announced call.
-    pub(crate) arrivals: HashMap<InstanceId, Vec<mpsc::UnboundedSender<InstanceId>>>,
+    /// Those who wait for a device that was woken for a call which was announced.
+    pub(crate) arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
     pub(crate) unreachable: HashSet<UpstreamId>,
     /// What the endpoint is told next.
@@ -152,7 +152,7 @@ impl Shard {
             steps: 0,
             attached: Attached::default(),
             pushes: HashMap::new(),
-            arrivals: HashMap::new(),
+            arrivals: BTreeMap::new(),
             unreachable: HashSet::new(),
             next: VecDeque::new(),
             passing: HashMap::new(),

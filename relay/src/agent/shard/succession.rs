@@ -32,8 +32,8 @@ impl Shard {
         for (dialog, call) in dialogs.map(|activity| std::mem::take(&mut activity.dialogs)).unwrap_or_default() {
             self.on_dialog_begun(successor, call, dialog);
         }
-        if let Some(waiting) = self.arrivals.remove(&earlier) {
-            self.arrivals.entry(successor).or_default().extend(waiting);
+        for (call, waiting) in self.take_arrivals(earlier) {
+            self.arrivals.entry((successor, call)).or_default().extend(waiting);
         }
         if self.attached.contains(successor) {
             self.tell_arrivals(successor);

@@ -11,6 +11,7 @@ use sip::endpoint::{CallState, InviteMark};
 use sip::id::{CallId, InstanceId};
 
 use super::woken_elsewhere::Woken;
+use crate::clock::{self, unix_now};
 use crate::vault::record::Provider;
 
 /// How long a call's state can be asked after its deadline.
@@ -63,6 +64,12 @@ impl Call {
     /// The relay gives up waiting at this time, in seconds since 1970, or when its caller does.
     pub(crate) fn wait_until(&mut self, deadline: u64) {
         self.deadline = self.valid_until.map_or(deadline, |until| until.min(deadline));
+    }
+
+    /// Its INVITE is expected until this moment: its caller was announced once more.
+    pub(crate) fn expect_until(&mut self, until: Instant) {
+        self.deadline = unix_now() + until.saturating_duration_since(clock::now()).as_secs();
+        self.waits_until = until;
     }
 
     /// The device as one that was woken for this call.

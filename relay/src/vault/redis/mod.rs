@@ -249,6 +249,16 @@ impl RedisStore {
         or_none::<Vec<u8>>(owner).map(|owner| owner.is_some())
     }
 
+    /// Whether there is a record, or anything that was kept beside one.
+    pub async fn has_any_of(&self, id: InstanceId) -> Result<bool, StoreError> {
+        let mut exist = ::redis::cmd("EXISTS");
+        exist.arg(record_key(id));
+        for collection in Collection::ALL {
+            exist.arg(collection_key(id, collection));
+        }
+        self.link.ask::<u64>(&exist).await.map(|count| count > 0)
+    }
+
     pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
         let mut read = ::redis::cmd("HMGET");
         read.arg(record_key(id)).arg(&["s", "o", "f", "e"]);

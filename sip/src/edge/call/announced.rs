@@ -33,6 +33,11 @@ impl Call {
         self.targets.push(Target { woken: true, ..Target::new(instance) });
     }
 
+    /// Its INVITE is expected until this moment.
+    pub fn expect_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// Ends an expected call, whose INVITE has not come; whether it had not ended before.
     pub fn end_expected(&mut self, state: CallState) -> bool {
         let ends = !self.state.is_final();

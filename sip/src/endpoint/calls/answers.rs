@@ -87,9 +87,8 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn on_device_unreachable(&mut self, now: Instant, call: CallId, instance: InstanceId) {
-        if let Some(row) = self.calls.get(call).filter(|row| row.is_expected()) {
-            let binding = row.binding();
-            return self.leave_expected(instance, binding);
+        if self.calls.get(call).is_some_and(Call::is_expected) {
+            return self.leave_expected(instance, call);
         }
         if self.calls.get_mut(call).is_some_and(|row| row.give_up(instance)) {
             self.conclude(now, call, 480);

@@ -3,26 +3,30 @@
 //! | an expected call | becomes |
 //! | --- | --- |
 //! | its INVITE comes | a call that waits, with the identifier that its devices were pushed; none is pushed a second time |
-//! | it is announced again before that | the same call; a device that was pushed is not pushed again |
+//! | its caller is announced again before that | the same call, expected as long from then on; a device that was pushed is not pushed again |
+//! | another caller is announced | one more call, with a push and a deadline of its own |
 //! | a device declines it | declined; its INVITE, should it come, is answered 603 |
 //! | no INVITE by the deadline, or no device can be reached | timed out |
 //!
-//! Invariant: a device is woken for an expected call at most once, and from the budget that its calls have.
+//! Invariant: a device is woken for an expected call at most once, and from the budget that its calls have. A binding expects
+//! [`CALLS_PER_INSTANCE`] calls at most, one of each caller.
 
 use std::time::Instant;
 
 use crate::edge::call::Call;
 use crate::edge::caller_key::CallerKey;
+use crate::endpoint::calls::CALLS_PER_INSTANCE;
 use crate::endpoint::core::Timer;
 use crate::endpoint::{CallState, Endpoint, Event};
 use crate::id::{BindingId, CallId, InstanceId};
 
 impl Endpoint {
-    /// Whether this device has been woken for a call whose INVITE has not come yet.
-    pub fn expects_call(&self, instance: InstanceId) -> bool {
-        let expected = self.devices.binding_of(instance).and_then(|binding| self.calls.expected.get(&binding));
-        let call = expected.and_then(|call| self.calls.get(*call));
-        call.is_some_and(|call| !call.state().is_final() && call.has_woken(instance))
+    /// The call of this caller, as it was announced, that this device has been woken for and whose INVITE has not come yet; and until when
+    /// that is waited for.
+    pub fn expected_call(&self, instance: InstanceId, from: &str) -> Option<(CallId, Instant)> {
+        let (binding, caller) = (self.devices.binding_of(instance)?, self.devices.caller_key(from));
+        let is_it = |call: &&Call| call.caller() == caller && !call.state().is_final() && call.has_woken(instance);
+        self.calls.expected_by(binding).find(is_it).map(|call| (call.id(), call.until()))
     }
 
     pub(in crate::endpoint) fn on_expect_call(
@@ -33,17 +37,22 @@ impl Endpoint {
         name: Option<Box<str>>,
     ) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
+        let caller = self.devices.caller_key(&from);
         // A call that was declined is announced anew: this may be another one.
-        let earlier = self.calls.expected_for(now, binding).filter(|call| !call.state().is_final());
-        if earlier.is_some_and(|call| call.has_woken(instance)) {
-            return;
+        let earlier = self.calls.announced_by(now, binding, caller).filter(|call| !call.state().is_final());
+        let known = earlier.map(Call::id);
+        if let Some(call) = known {
+            self.expect_longer(now, call);
+            if self.calls.get(call).is_some_and(|call| call.has_woken(instance)) {
+                return;
+            }
         }
-        let known = earlier.map(|call| call.id());
         // The devices that its INVITE would be for, and no other.
         let callable = self.callable_instances(binding).contains(&instance)
             || self.push_bindings.instance_of(binding) == Some(instance);
-        let caller = self.devices.caller_key(&from);
-        if !callable || self.calls.is_busy(instance, caller) || !self.devices.spend_call(now, instance, caller, true) {
+        let is_room = known.is_some() || self.calls.expected_by(binding).count() < CALLS_PER_INSTANCE;
+        let may_ring = callable && is_room && !self.calls.is_busy(instance, caller);
+        if !may_ring || !self.devices.spend_call(now, instance, caller, true) {
             return;
         }
         let call = known.unwrap_or_else(|| self.expect_invite(now, binding, caller));
@@ -62,6 +71,15 @@ impl Endpoint {
         call
     }
 
+    /// Its caller was announced once more.
+    fn expect_longer(&mut self, now: Instant, call: CallId) {
+        let wait = self.core.settings.ring_timeout;
+        if let Some(row) = self.calls.get_mut(call) {
+            row.expect_until(now + wait);
+        }
+        self.core.later(now, wait, Timer::Call(call));
+    }
+
     /// Ends an expected call before its INVITE has come; whether it was one. A decline is remembered for the INVITE.
     pub(super) fn end_expected(&mut self, call: CallId, state: CallState) -> bool {
         let Some(row) = self.calls.get_mut(call).filter(|row| row.is_expected()) else { return false };
@@ -69,18 +87,25 @@ impl Endpoint {
         row.end_expected(state);
         self.tell_changes(call);
         if state != CallState::Declined {
-            self.calls.forget_expected(binding);
+            self.calls.forget_expected(binding, call);
         }
         true
     }
 
-    /// A device is wiped, or no push reaches it: the call is not expected for it any more.
-    pub(in crate::endpoint) fn leave_expected(&mut self, instance: InstanceId, binding: BindingId) {
-        let Some(row) = self.calls.expected_by(binding).filter(|row| row.has_woken(instance)) else { return };
-        let (call, left) = (row.id(), row.leave_expected(instance));
+    /// A device is wiped: no call is expected for it any more.
+    pub(in crate::endpoint) fn leave_all_expected(&mut self, instance: InstanceId, binding: BindingId) {
+        for call in self.calls.expected_of(binding, instance) {
+            self.leave_expected(instance, call);
+        }
+    }
+
+    /// No push reaches a device: the call is not expected for it any more.
+    pub(super) fn leave_expected(&mut self, instance: InstanceId, call: CallId) {
+        let Some(row) = self.calls.get_mut(call).filter(|row| row.has_woken(instance)) else { return };
+        let (binding, left) = (row.binding(), row.leave_expected(instance));
         self.tell_changes(call);
         if left {
-            self.calls.forget_expected(binding);
+            self.calls.forget_expected(binding, call);
         }
     }
 

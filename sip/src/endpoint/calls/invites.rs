@@ -87,12 +87,12 @@ impl Endpoint {
         if self.calls.is_merged(now, (binding, &callees), mark, late, is_acknowledged, |it| successors.current(it)) {
             return Err(482);
         }
-        let expected = self.calls.expected_for(now, binding).map(|call| (call.id(), call.state()));
-        if expected.is_some_and(|(_, state)| state == CallState::Declined) {
-            self.calls.forget_expected(binding);
+        let (caller, key) = self.caller_of(invite);
+        let expected = self.calls.expected_for(now, binding, key).map(|call| (call.id(), call.state()));
+        if let Some((declined, CallState::Declined)) = expected {
+            self.calls.forget_expected(binding, declined);
             return Err(603);
         }
-        let (caller, key) = self.caller_of(invite);
         let ((instances, refused), status) = self.callable(now, binding, callees, key);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
         if instances.is_empty() {
@@ -182,7 +182,7 @@ impl Endpoint {
         caller: CallerKey,
     ) -> ((Vec<InstanceId>, Vec<InstanceId>), u16) {
         let mut status = 480;
-        let expected = self.calls.expected_for(now, binding).map(Call::id);
+        let expected = self.calls.expected_for(now, binding, caller).map(Call::id);
         let may_get = |instance: &InstanceId| {
             let busy = self.calls.is_busy(*instance, caller);
             status = if busy { 486 } else { status };

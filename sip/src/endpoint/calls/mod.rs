@@ -46,8 +46,8 @@ pub(super) struct Calls {
     rows: HashMap<CallId, Call>,
     /// The calls that wait for an instance.
     waiting: HashMap<InstanceId, Vec<CallId>>,
-    /// The call that the next INVITE to a binding is taken for.
-    expected: HashMap<BindingId, CallId>,
+    /// The calls that the next INVITEs to a binding are taken for, one of each caller, in the order in which they were announced.
+    expected: HashMap<BindingId, Vec<CallId>>,
     /// The calls of a binding whose INVITEs have a mark: one, or those that a server has sent there one after the other. A server forks an INVITE to
     /// many bindings, too, each with calls of its own.
     marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
@@ -117,14 +117,22 @@ impl Calls {
         !is_room(calls.len(), rows.filter(|row| row.caller() == caller).count())
     }
 
-    /// The call that an INVITE to this binding is expected for.
-    fn expected_for(&self, now: Instant, binding: BindingId) -> Option<&Call> {
-        self.rows.get(self.expected.get(&binding)?).filter(|call| call.until() > now)
+    /// The calls of a binding whose INVITEs have not come, in the order in which they were announced, also after their deadlines.
+    fn expected_by(&self, binding: BindingId) -> impl Iterator<Item = &Call> {
+        self.expected.get(&binding).into_iter().flatten().filter_map(|call| self.rows.get(call))
     }
 
-    /// The call of a binding whose INVITE has not come, also after its deadline.
-    fn expected_by(&mut self, binding: BindingId) -> Option<&mut Call> {
-        self.rows.get_mut(self.expected.get(&binding)?)
+    /// The call that an INVITE of this caller to this binding is expected for: the one of his that was announced, else whosever was announced
+    /// first, for a server may name a caller otherwise than his INVITE does.
+    fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
+        let mut theirs = self.expected_by(binding).filter(|call| call.until() > now);
+        let first = theirs.next()?;
+        Some(std::iter::once(first).chain(theirs).find(|call| call.caller() == caller).unwrap_or(first))
+    }
+
+    /// The call of this caller that was announced to this binding.
+    fn announced_by(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
+        self.expected_by(binding).find(|call| call.until() > now && call.caller() == caller)
     }
 
     /// All calls whose INVITE has not come.
@@ -132,20 +140,34 @@ impl Calls {
         self.sorted(Call::is_expected)
     }
 
-    /// Expects one more call; it takes the place of an earlier one that the binding still expects.
+    /// Expects one more call; it takes the place of an earlier one of the same caller that the binding still expects.
     fn expect(&mut self, call: Call) {
         let (id, binding) = (call.id(), call.binding());
-        self.rows.insert(id, call);
-        if let Some(earlier) = self.expected.insert(binding, id) {
-            self.rows.remove(&earlier);
+        let earlier = self.expected_by(binding).find(|other| other.caller() == call.caller()).map(Call::id);
+        if let Some(earlier) = earlier {
+            self.forget_expected(binding, earlier);
         }
+        self.rows.insert(id, call);
+        self.expected.entry(binding).or_default().push(id);
     }
 
     /// Expects a call no longer.
-    fn forget_expected(&mut self, binding: BindingId) {
-        if let Some(call) = self.expected.remove(&binding) {
+    fn forget_expected(&mut self, binding: BindingId, call: CallId) {
+        if self.expects_no_more(binding, call) {
             self.rows.remove(&call);
         }
+    }
+
+    /// The next INVITE is not taken for this call any more; whether it would have been.
+    fn expects_no_more(&mut self, binding: BindingId, call: CallId) -> bool {
+        let Some(calls) = self.expected.get_mut(&binding) else { return false };
+        let before = calls.len();
+        calls.retain(|other| *other != call);
+        let was_expected = calls.len() < before;
+        if calls.is_empty() {
+            self.expected.remove(&binding);
+        }
+        was_expected
     }
 
     /// The INVITE of a call has come, for these instances; what was known of it if it was expected.
@@ -158,10 +180,7 @@ impl Calls {
         instances: &[InstanceId],
         (invite, caller, key): (Invite, Caller, CallerKey),
     ) -> Option<Announced> {
-        let was_expected = self.expected.get(&binding) == Some(&id);
-        if was_expected {
-            self.expected.remove(&binding);
-        }
+        let was_expected = self.expects_no_more(binding, id);
         let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding, key));
         let announced = call.arrive(now, wait, instances, (invite, caller));
         if let Some(mark) = call.mark() {
@@ -173,16 +192,17 @@ impl Calls {
         was_expected.then_some(announced)
     }
 
-    /// The call that is expected for an instance of this binding.
-    pub(super) fn expected_of(&self, binding: BindingId, instance: InstanceId) -> Option<CallId> {
-        let call = self.rows.get(self.expected.get(&binding)?)?;
-        call.has_woken(instance).then(|| call.id())
+    /// The calls that are expected for an instance of this binding.
+    pub(super) fn expected_of(&self, binding: BindingId, instance: InstanceId) -> Vec<CallId> {
+        self.expected_by(binding).filter(|call| call.has_woken(instance)).map(Call::id).collect()
     }
 
     /// What waits for an instance, or is expected for it, goes on for the one that takes its place.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId, binding: BindingId) {
-        if let Some(call) = self.expected_by(binding).filter(|call| call.has_woken(earlier)) {
-            call.succeed(earlier, successor);
+        for call in self.expected_of(binding, earlier) {
+            if let Some(call) = self.rows.get_mut(&call) {
+                call.succeed(earlier, successor);
+            }
         }
         let Some(calls) = self.waiting.remove(&earlier) else { return };
         for call in &calls {

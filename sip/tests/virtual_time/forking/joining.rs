@@ -286,7 +286,7 @@ fn an_expected_call_wakes_no_device_that_has_not_proven_itself() {
     let expect =
         |number| Input::ExpectCall { instance: device(number), from: "sip:bob@example.com".into(), name: None };
     world.input(expect(2));
-    assert!(world.wakes().is_empty() && !world.endpoint.expects_call(device(2)));
+    assert!(world.wakes().is_empty() && world.endpoint.expected_call(device(2), "sip:bob@example.com").is_none());
     world.input(expect(1));
     assert_eq!(world.wakes().iter().map(|wake| wake.instance).collect::<Vec<_>>(), [device(1)]);
 }

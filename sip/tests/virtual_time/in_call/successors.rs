@@ -92,7 +92,7 @@ fn a_call_that_was_announced_finds_the_later_instance_woken() {
     let mut world = World::registered();
     world.input(Input::ExpectCall { instance: world.instance, from: "sip:bob@example.com".into(), name: None });
     enable_again(&mut world);
-    assert!(world.endpoint.expects_call(later()));
+    assert!(world.endpoint.expected_call(later(), "sip:bob@example.com").is_some());
     world.attach(1);
     world.invite("call-1");
     answer(&mut world, 1);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tests::api_client::Answer;
 use tests::board::Missed;
+use tests::caller::CallOptions;
 use tests::dns::{Dns, Record};
 use tests::phone::Phone;
 use tests::push_phone::Service;
@@ -135,6 +136,54 @@ async fn an_announced_call_that_never_comes_ends_for_the_phone_too() -> Outcome 
     assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
     it.world.await_state(&alice, &push, "timed-out").await?;
     assert_eq!(phone.invited(), 0);
+    it.world.content()
+}
+
+#[tokio::test]
+async fn the_end_of_another_call_lets_go_of_nobody_who_waits_for_the_device() -> Outcome {
+    for declines in [false, true] {
+        let it = Holding::start().await?;
+        let alice = it.world.enable().await?;
+        let (bob, bobs) = it.world.call_and_push().await?;
+        let (told, phone) = tokio::join!(it.is_told(1, 1), async {
+            let carols = it.world.push().await?;
+            assert_eq!(carols["from"], json!("sip:carol@example.test"));
+            let end = match declines {
+                true => it.world.decline(&bob, &alice, &bobs).await.map(|()| "declined"),
+                false => it.world.cancel(&bob).await.map(|()| "cancelled"),
+            };
+            it.world.await_state(&alice, &bobs, end?).await?;
+            assert_eq!(it.world.state(&alice, &carols).await?, "ringing", "it goes on");
+            it.world.wake(&alice).await
+        });
+        told?;
+        let carol = it.world.call_with(&CallOptions::default().from("sip:carol@example.test"))?;
+        phone?.next_invite(SOON).await?;
+        carol.cancel().await?;
+        assert_eq!(it.world.apns.requests(), 2);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_callers_who_are_announced_have_a_push_and_a_time_each() -> Outcome {
+    let mut it = Holding::with(|setup| setup.ring_timeout = "5s".to_owned()).await?;
+    let alice = it.world.enable().await?;
+    let carols = it.wish.clone();
+    (it.wish["call"], it.wish["wait_ms"]) = (json!({"from": "sip:bob@example.test"}), json!(1));
+    it.nobody_comes().await?;
+    let bobs = it.world.push().await?;
+    it.wish = carols;
+    let (told, phone) = tokio::join!(it.is_told(1, 1), async {
+        let push = it.world.push().await?;
+        assert_eq!((&push["from"], push["call"] == bobs["call"]), (&json!("sip:carol@example.test"), false));
+        // Bob has given up, which a SIP server cannot tell; his call's time ends.
+        it.world.await_state(&alice, &bobs, "timed-out").await?;
+        it.world.wake(&alice).await
+    });
+    told?;
+    phone?;
+    assert_eq!(it.world.apns.requests(), 2);
     it.world.content()
 }
 

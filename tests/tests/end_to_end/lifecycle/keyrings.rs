@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use tests::api_client::Instance;
 use tests::board::Missed;
+use tests::caller::CallOptions;
 use tests::redis_server::RedisServer;
 use tests::relay_process::{RelayProcess, binary};
 use tests::relay_setup::Ports;
 use tests::scratch::Scratch;
 use tests::skewed_clock::SkewedClock;
-use tests::world::{OTHER_TOKEN, SOON, World};
+use tests::world::{OTHER_TOKEN, SOON, World, text};
 
 use super::Outcome;
 
@@ -75,6 +77,36 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
     other.restart().await?;
     assert_eq!(other.api().enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
     other.await_log("serving", SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_with_another_keyring_shows_nobody_what_is_kept_and_loses_nothing_of_it() -> Outcome {
+    let (redis, scratch) = (RedisServer::start(), Scratch::new());
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let alice = world.enable_as(&world.wish_with_alerts()).await?;
+    let message = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
+    message.expect(202, SOON).await?;
+    world.alert("message").await?;
+    let kept = world.kept(&alice, "messages").await?;
+    assert_eq!(kept.len(), 1);
+    let mut setup = world.relay.setup().clone();
+    (setup.ports, setup.keyring) = (Ports::default(), Some(scratch.path().join("another")));
+    let other = RelayProcess::launch(setup)?;
+    let unready = world.until("not ready, and why", || async {
+        let answer = other.operator().get("/readyz").await.ok().filter(|answer| answer.status == 503)?.text();
+        answer.contains("the other nodes use another keyring").then_some(())
+    });
+    unready.await?;
+    let nobody = Instance { secret: "A".repeat(alice.secret.len()), ..alice.clone() };
+    let delete = format!("/messages/{}", text(&kept[0]["message"]));
+    for who in [&nobody, &alice] {
+        for (method, rest) in [("GET", "/messages"), ("GET", "/missed-calls"), ("DELETE", &delete)] {
+            let answer = other.api().of(method, who, rest).await?;
+            assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());
+        }
+    }
+    assert_eq!(world.kept(&alice, "messages").await?, kept);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use tests::caller::Caller;
 use tests::fcm::Answer::{Accept, Late, Unregistered};
 use tests::phone::Phone;
 use tests::redis_server::RedisServer;
+use tests::registrar::Behaviour;
 use tests::relay_process::RelayProcess;
 use tests::world::{FCM_TOKEN, SOON, World, google};
 
@@ -91,6 +92,37 @@ async fn a_call_that_waits_at_a_node_that_leaves_is_asked_of_and_declined_at_any
     .await?;
     assert_eq!(state_of(&it.other.api(), &phone, &call).await?.0, 404, "it went with its node");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_leaves_has_the_new_owner_answer_what_it_cannot_itself() -> Outcome {
+    let it = Leaving::soon().await?;
+    let phone = it.world.enable_android().await?;
+    // This one's SIP server says nothing to the other node: so the first one waits for it, and its API is open.
+    it.world.lend("carol").await?;
+    let carol = it.world.registrar.aor("carol");
+    it.world.registrar.behave(&carol, Behaviour::Silence);
+    let here = it.world.relay.setup().api();
+    it.meanwhile(1.0, async |there| {
+        let changed = here.change(&phone, &json!({"presence": "foreground"})).await?;
+        assert_eq!((changed.status, &changed.json()["presence"]), (200, &json!("foreground")), "{}", changed.text());
+        assert_eq!(there.read(&phone).await?.json()["presence"], "foreground");
+        let changed = here.change(&phone, &json!({"presence": "background"})).await?;
+        assert_eq!(changed.status, 200, "{}", changed.text());
+        let registered = "sipwake_instances{state=\"registered\"}";
+        let is_back = || async { (it.other.metric(registered).await == Some(1.0)).then_some(()) };
+        it.world.until("registered again, by the other node", is_back).await?;
+        let (caller, call) = it.call(&phone).await?;
+        assert_eq!(state_of(&here, &phone, &call).await?, (200, json!("ringing")), "its call came to the other node");
+        assert_eq!(here.decline(&phone, &call).await?.status, 204);
+        caller.expect(603, SOON).await?;
+        let receipt = here.disable(&phone).await?;
+        assert_eq!((receipt.status, &receipt.json()["unregistered"]), (200, &json!(true)), "{}", receipt.text());
+        assert!(it.world.relay.is_running());
+        it.world.registrar.behave(&carol, Behaviour::Accept);
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use tests::caller::CallOptions;
 use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::registrar;
+use tests::registrar::Settings;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{Ports, Setup};
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
@@ -29,7 +30,11 @@ pub(super) async fn two_nodes_with(
         setup.store = redis.url();
         change(setup);
     };
-    let world = World::between(|server| server.contacts = 2, of_both).await?;
+    let sip_server = |server: &mut Settings| {
+        server.contacts = 2;
+        server.users.insert("carol".to_owned(), "carols-password".to_owned());
+    };
+    let world = World::between(sip_server, of_both).await?;
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;

@@ -209,3 +209,29 @@ async fn a_relay_that_starts_before_its_store_becomes_ready_with_it() -> Outcome
     redis.stop();
     Ok(())
 }
+
+#[tokio::test]
+async fn after_an_outage_what_was_wiped_is_looked_for_and_nothing_is_erased_that_is_gone() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    for _ in 0..12 {
+        let instance = world.enable().await?;
+        world.disable(&instance).await?;
+    }
+    let standing = world.enable().await?;
+    let calls_of = |command: &str| -> u64 {
+        let stats: String = redis.ask(redis::cmd("INFO").arg("commandstats"));
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    };
+    let _: () = redis.ask(redis::cmd("CONFIG").arg("RESETSTAT"));
+    redis.freeze();
+    world.relay.await_log("lease-not-renewed", SOON).await?;
+    redis.thaw();
+    world.relay.await_log("lease-renewed-again", SOON).await?;
+    let has_looked = || async { (calls_of("exists") >= 12).then_some(()) };
+    world.until("a look for each that was wiped", has_looked).await?;
+    world.disable(&standing).await?;
+    // The record, and what was kept beside it, of the one that was wiped now; of others nothing.
+    assert!(calls_of("del") < 12, "{}", calls_of("del"));
+    Ok(())
+}
