@@ -6,6 +6,7 @@ mod detached;
 mod identity;
 mod large;
 mod leg;
+mod own_proof;
 mod passing;
 mod patience;
 mod restart;
