@@ -111,10 +111,12 @@ impl Endpoint {
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
         let passage = Passage { ours, begun_by: None };
+        let wakes = source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
+            Some(hop) if wakes => self.forward_heard(now, reply, request, passage, hop),
             Some(hop) => self.forward(now, reply, request, passage, hop),
             None => {
-                if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
+                if wakes {
                     self.wake_for_request(now, token.instance);
                 }
                 self.park(now, reply, request, source.side, token.instance, passage);

@@ -12,3 +12,4 @@ mod renewing;
 mod requests;
 mod server_streams;
 mod through;
+mod unheard;
