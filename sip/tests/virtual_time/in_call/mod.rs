@@ -11,6 +11,7 @@ mod passing;
 mod patience;
 mod restart;
 mod reunion;
+mod ringing;
 mod session_timers;
 mod shared_stream;
 mod successors;
