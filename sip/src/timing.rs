@@ -71,7 +71,8 @@ pub struct UpstreamTiming {
 /// Keep-alive of flows toward SIP servers (RFC 5626 §4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAliveTiming {
-    /// Between pings on a stream, before jitter (§4.4.1 there recommends 95 to 120 s); 120 s.
+    /// Between pings on a stream, before jitter (§4.4.1 there recommends 95 to 120 s): so that Kamailio and OpenSIPS, which end what was idle for
+    /// 120 s, never do; 110 s.
     pub stream: Duration,
     /// Between keep-alives on UDP, before jitter (§4.4.2 there recommends 24 to 29 s); 29 s.
     pub datagram: Duration,
@@ -129,7 +130,7 @@ impl Default for UpstreamTiming {
 impl Default for KeepAliveTiming {
     fn default() -> Self {
         Self {
-            stream: Duration::from_secs(120),
+            stream: Duration::from_secs(110),
             datagram: Duration::from_secs(29),
             shortest: Duration::from_secs(15),
             pong: Duration::from_secs(10),
