@@ -24,6 +24,9 @@ pub struct EdgeTiming {
     /// How long an attached device may leave an INVITE without any response before it is pushed as well, or a MESSAGE before
     /// it is stored instead: its flow may be dead without either side knowing; 2 s.
     pub no_response: Duration,
+    /// How long an attached device that is pushed for may leave OPTIONS unanswered before they are answered for it: less than the 3 s that
+    /// Asterisk waits for, where nothing else is set; 1 s.
+    pub options: Duration,
     /// How long a device that is sent an INVITE has to ring or answer, also when it has come at the end of `ring_timeout`; 5 s.
     pub first_sign: Duration,
     /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it; 4 s.
@@ -68,7 +71,8 @@ pub struct UpstreamTiming {
 /// Keep-alive of flows toward SIP servers (RFC 5626 §4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAliveTiming {
-    /// Between pings on a stream, before jitter (§4.4.1 there recommends 95 to 120 s); 120 s.
+    /// Between pings on a stream, before jitter (§4.4.1 there recommends 95 to 120 s): so that Kamailio and OpenSIPS, which end what was idle for
+    /// 120 s, never do; 110 s.
     pub stream: Duration,
     /// Between keep-alives on UDP, before jitter (§4.4.2 there recommends 24 to 29 s); 29 s.
     pub datagram: Duration,
@@ -97,6 +101,7 @@ impl Default for EdgeTiming {
     fn default() -> Self {
         Self {
             no_response: Duration::from_secs(2),
+            options: Duration::from_secs(1),
             first_sign: Duration::from_secs(5),
             cancel: Duration::from_secs(4),
             provisional_interval: Duration::from_secs(60),
@@ -125,7 +130,7 @@ impl Default for UpstreamTiming {
 impl Default for KeepAliveTiming {
     fn default() -> Self {
         Self {
-            stream: Duration::from_secs(120),
+            stream: Duration::from_secs(110),
             datagram: Duration::from_secs(29),
             shortest: Duration::from_secs(15),
             pong: Duration::from_secs(10),
@@ -158,6 +163,7 @@ impl Timing {
             transaction: transaction::Timing { t1: of(transaction.t1), t2: of(transaction.t2), t4: of(transaction.t4) },
             edge: EdgeTiming {
                 no_response: of(edge.no_response),
+                options: of(edge.options),
                 first_sign: of(edge.first_sign),
                 cancel: of(edge.cancel),
                 provisional_interval: of(edge.provisional_interval),

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sip::endpoint::{EDGE_REALM, NewBinding};
+use sip::endpoint::{EDGE_REALM, NewBinding, SECRET_MARK};
 use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
@@ -481,11 +481,15 @@ fn is_escaped(account: &Account) -> bool {
     account.auth_username.contains(['"', '\\'])
 }
 
-/// 256 random bits in base64url: what a device proves itself with.
+/// 256 random bits in base64url behind [`SECRET_MARK`]: what a device proves itself with.
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
         let bytes = Zeroizing::new(random::bytes::<32>());
-        InstanceSecret::new(&Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+        // Its room is asked for once: what is moved leaves a copy behind.
+        let mut text = Zeroizing::new(String::with_capacity(SECRET_MARK.len() + bytes.len() * 4 / 3 + 1));
+        text.push_str(SECRET_MARK);
+        URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
+        InstanceSecret::new(&text)
     })
 }
 

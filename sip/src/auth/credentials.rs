@@ -9,7 +9,7 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 
 use super::digest::{DigestInput, Protection};
-use super::fields::{named, strip_scheme};
+use super::fields::{named, named_before_another, strip_scheme};
 use super::{Algorithm, Ha1, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES, URI_BYTES, USERNAME_BYTES, VALUE_BYTES};
 
 /// A parsed `Authorization` or `Proxy-Authorization`.
@@ -179,6 +179,14 @@ pub fn bearer(value: &str) -> Option<&str> {
     let token = strip_scheme(value, "Bearer")?;
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
     (!token.is_empty() && token.len() <= VALUE_BYTES && token.bytes().all(legal)).then_some(token)
+}
+
+/// The realm and the user name of a Digest, whatever else is in it: its algorithm may be unknown here. `None`: it is none, names no realm or
+/// breaks the grammar, or other credentials begin in the same value.
+pub fn digest_names(value: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
+    let text = strip_scheme(value, "Digest")?;
+    let ([realm, username], is_all) = named_before_another(text, ["realm", "username"]).ok()?;
+    Some((realm.filter(|_| is_all)?, username))
 }
 
 fn bounded(text: Cow<'_, str>, limit: usize) -> Option<Box<str>> {

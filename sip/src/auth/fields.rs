@@ -23,13 +23,21 @@ pub(super) fn strip_scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> 
     (word.eq_ignore_ascii_case(scheme) && rest.starts_with(LWS)).then(|| rest.trim_start_matches(LWS))
 }
 
+/// The values of parameters, in the order in which they were asked for.
+pub(super) type Values<'a, const N: usize> = [Option<Cow<'a, str>>; N];
+
 /// The values of the named parameters; others are passed over. `names` are in lower case.
 ///
 /// Where a second challenge begins in the same value (RFC 7235 allows it, RFC 3261 §20.44 does not), reading ends.
-pub(super) fn named<'a, const N: usize>(
+pub(super) fn named<'a, const N: usize>(text: &'a str, names: [&str; N]) -> Result<Values<'a, N>, FieldError> {
+    named_before_another(text, names).map(|(values, _)| values)
+}
+
+/// The same, and whether the parameters are all that there is: no second challenge, and no other credentials, begin behind them.
+pub(super) fn named_before_another<'a, const N: usize>(
     text: &'a str,
     names: [&str; N],
-) -> Result<[Option<Cow<'a, str>>; N], FieldError> {
+) -> Result<(Values<'a, N>, bool), FieldError> {
     if text.len() > VALUE_BYTES {
         return Err(FieldError::TooLong);
     }
@@ -50,7 +58,7 @@ pub(super) fn named<'a, const N: usize>(
         }
         let name = rest[..end].trim_matches(LWS);
         if name.contains(LWS) {
-            break;
+            return Ok((found, false));
         }
         let (value, behind) = value(rest[end + 1..].trim_start_matches(LWS))?;
         if let Some(at) = names.iter().position(|wanted| name.eq_ignore_ascii_case(wanted))
@@ -64,7 +72,7 @@ pub(super) fn named<'a, const N: usize>(
         }
         rest = behind.trim_start_matches([' ', '\t', '\r', '\n', ',']);
     }
-    Ok(found)
+    Ok((found, true))
 }
 
 /// Writes `name="value"`, escaped. What a quoted string cannot hold is left out; the caller has refused it before.

@@ -20,6 +20,7 @@ mod packed;
 mod response;
 
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
+pub(crate) use credentials::digest_names;
 pub use credentials::{Credentials, bearer, usernames};
 pub use digest::Protection;
 pub use hash::{Algorithm, Ha1, Hash};

@@ -15,7 +15,7 @@ use super::Proof;
 use crate::auth::{Credentials, Hash, bearer, challenge_value};
 use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId};
-use crate::message::{Edit, Message, Method, Name, Uri};
+use crate::message::{Message, Method, Name, Uri};
 
 /// The realm in which devices prove themselves at the edge (RFC 7616 §3.3); no other is accepted.
 pub const EDGE_REALM: &str = "sipwake";
@@ -91,7 +91,7 @@ impl Nonces {
         md5_alone: bool,
     ) -> Admission {
         let hashes = hashes_for(register, md5_alone);
-        let Some(value) = own_proof(register, carrier_of(register)) else {
+        let Some(value) = own_proof(register) else {
             return self.challenge(now, flow, false, hashes);
         };
         if let Some(token) = bearer(value) {
@@ -184,37 +184,32 @@ impl Replay {
 /// what they all know.
 fn hashes_for(request: &Message, md5_alone: bool) -> &'static [Hash] {
     let agent = request.text(Name::UserAgent);
-    let unknown = agent.is_none() && carrier_of(request) == Name::ProxyAuthorization;
+    let unknown = agent.is_none() && request.method() != Some(Method::Register);
     let md5_alone = md5_alone || unknown || MD5_ALONE.iter().any(|known| agent.is_some_and(|it| it.starts_with(known)));
     if md5_alone { &[Hash::Md5] } else { &[Hash::Sha256, Hash::Md5] }
 }
 
-/// The header that the credentials for this relay are in: it is the registrar of a REGISTER, and a proxy for any other request.
-fn carrier_of(request: &Message) -> Name {
-    if request.method() == Some(Method::Register) { Name::Authorization } else { Name::ProxyAuthorization }
+/// The headers that the credentials for this relay may be in, the likelier first: it is the registrar of a REGISTER, and a proxy for any other
+/// request; but a client may send one and the same header with all that it sends (JsSIP does, with a bearer token).
+fn carriers_of(request: &Message) -> &'static [Name] {
+    match request.method() {
+        Some(Method::Register) => &[Name::Authorization],
+        _ => &[Name::ProxyAuthorization, Name::Authorization],
+    }
 }
 
 /// Whether a request in a call carries a proof for this relay.
 pub fn shows_proof(request: &Message) -> bool {
-    own_proof(request, Name::ProxyAuthorization).is_some()
-}
-
-/// The proof for this relay goes no further than here (RFC 3261 §22.3); those for others do.
-pub fn take_proof<'a>(edit: Edit<'a>, request: &'a Message) -> Edit<'a> {
-    if !shows_proof(request) {
-        return edit;
-    }
-    let values = request.values(Name::ProxyAuthorization).filter_map(|value| std::str::from_utf8(value).ok());
-    let others = values.filter(|value| !is_own_proof(value));
-    others.fold(edit.remove(Name::ProxyAuthorization), |edit, value| edit.append(Name::ProxyAuthorization, value))
+    own_proof(request).is_some()
 }
 
 /// The credentials that are for this relay: a client may send those for other realms beside them (RFC 3261 §22.3).
-fn own_proof(request: &Message, carrier: Name) -> Option<&str> {
-    let values = || request.values(carrier).filter_map(|value| std::str::from_utf8(value).ok());
+fn own_proof(request: &Message) -> Option<&str> {
+    let values = || carriers_of(request).iter().flat_map(|carrier| request.values(*carrier));
+    let texts = || values().filter_map(|value| std::str::from_utf8(value).ok());
     // Those of a REGISTER are for nobody else.
-    let any = || values().next().filter(|_| carrier == Name::Authorization);
-    values().find(|value| is_own_proof(value)).or_else(any)
+    let any = || texts().next().filter(|_| request.method() == Some(Method::Register));
+    texts().find(|value| is_own_proof(value)).or_else(any)
 }
 
 fn is_own_proof(value: &str) -> bool {

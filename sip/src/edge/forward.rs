@@ -9,7 +9,7 @@ use std::cell::LazyCell;
 use std::fmt::Write as _;
 
 use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
-use crate::id::BranchId;
+use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
 
 /// What `received` and `rport` take at most, in bytes.
@@ -22,6 +22,16 @@ pub struct SentBy<'a> {
     pub host: &'a str,
     /// The transport of that direction.
     pub transport: Transport,
+}
+
+impl SentBy<'_> {
+    /// The Contact of a binding here, without parameters of its own.
+    pub fn contact(&self, binding: BindingId) -> String {
+        match self.transport {
+            Transport::Udp => format!("<sip:{binding}@{}>", self.host),
+            other => format!("<sip:{binding}@{};transport={}>", self.host, other.param()),
+        }
+    }
 }
 
 /// Why a request is not forwarded.

@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`admission`] | nonces, and what a device's REGISTER must show |
+//! | [`own_proof`] | what proves a device to this relay, which goes no further |
 //! | [`device_contacts`] | what the Contacts of a device's REGISTER ask for (RFC 3261 §10.3) |
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
 //! | [`caller`] | who calls, as a device may be told (RFC 3323, RFC 3325) |
@@ -25,6 +26,7 @@ pub mod device_contacts;
 pub mod forward;
 pub mod invite_mark;
 pub mod mailbox;
+pub mod own_proof;
 pub mod pending_message;
 pub mod push_proxy;
 pub mod refusals;

@@ -450,9 +450,10 @@ pub fn own_path(key: &TokenKey, request: &Message) -> Option<(InstanceId, Reach)
     Some((InstanceId::from_bytes(*payload), reach))
 }
 
-/// Whether the topmost Route says that the first hop of its Path keeps its flows (RFC 5626 §5.1).
+/// Whether the topmost Route says that the first hop of its Path keeps its flows (RFC 5626 §5.1). Without angle brackets, as FreeSWITCH
+/// writes it, `ob` stands behind the URI (RFC 3261 §20).
 pub fn is_outbound(request: &Message) -> bool {
-    request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some())
+    request.route(0).is_some_and(|route| route.uri.params.get("ob").is_some() || route.params.get("ob").is_some())
 }
 
 /// The registration that a request inside a dialog names by the PURR of its Request-URI (§6.2.3).
@@ -639,6 +640,21 @@ mod tests {
             let mut forged = own.clone().into_bytes();
             forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
             assert_eq!(through(std::str::from_utf8(&forged).unwrap()), None, "character {place}");
+        }
+    }
+
+    #[test]
+    fn a_first_hop_that_keeps_its_flows_is_known_with_and_without_angle_brackets() {
+        for (route, outbound) in [
+            ("<sip:t@relay.test:5071;transport=tls;lr;ob>", true),
+            ("sip:t@relay.test:5071;transport=tls;lr;ob", true),
+            ("<sip:t@relay.test:5071;transport=tls;lr>", false),
+            ("sip:t@relay.test:5071;lr", false),
+            ("sip:t@relay.test:5071;lr, <sip:other;lr;ob>", false),
+        ] {
+            let text = format!("INVITE sip:a@h SIP/2.0\r\nRoute: {route}\r\n\r\n");
+            let request = Message::parse(&text.into(), &Limits::default()).unwrap();
+            assert_eq!(is_outbound(&request), outbound, "{route}");
         }
     }
 

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::forward;
+use super::{forward, own_proof};
 use crate::flow::Side;
 use crate::message::{Composer, Limits, Message};
 
@@ -25,7 +25,11 @@ pub const FROM_DEVICE_BYTES: usize = 15 * 1024;
 
 /// A response to `asked` as it is forwarded, without what the side that it came from may not say.
 pub fn forward_response(asked: &Message, response: &Message, from: Side) -> Bytes {
-    forward::strip_asserted_identity(response.edit().answering(asked), from).finish()
+    let edit = forward::strip_asserted_identity(response.edit().answering(asked), from);
+    match from {
+        Side::Device => own_proof::withheld(own_proof::take_all(edit).finish(), response.body().len()),
+        Side::Upstream => edit.finish(),
+    }
 }
 
 /// The response that is forwarded: what came, or what goes in its place because it is beyond [`FROM_DEVICE_BYTES`].

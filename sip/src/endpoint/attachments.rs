@@ -68,6 +68,8 @@ struct DeviceFlow {
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
+    /// A device has left on it what any device answers at once, and nothing has come by it since.
+    is_silent: bool,
 }
 
 /// An instance that has named itself on a flow.
@@ -232,6 +234,25 @@ impl Attachments {
     /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
     pub(super) fn carry(&mut self, flow: FlowId, instance: InstanceId) -> bool {
         self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
+    }
+
+    /// What came by a flow says that somebody is there.
+    pub(super) fn note_heard(&mut self, flow: FlowId) {
+        if let Some(state) = self.flows.get_mut(&flow) {
+            state.is_silent = false;
+        }
+    }
+
+    /// What any device answers at once was left without an answer on a flow.
+    pub(super) fn note_silent(&mut self, flow: FlowId) {
+        if let Some(state) = self.flows.get_mut(&flow) {
+            state.is_silent = true;
+        }
+    }
+
+    /// Whether nothing has come by a flow since a device has left something unanswered on it.
+    pub(super) fn is_silent(&self, flow: FlowId) -> bool {
+        self.flows.get(&flow).is_some_and(|state| state.is_silent)
     }
 
     /// The instances that are attached by a flow.

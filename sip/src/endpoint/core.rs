@@ -79,6 +79,8 @@ pub(super) enum Timer {
     /// The dialogs of an instance that was enabled again are over.
     Successors,
     Message(MessageRequestId),
+    /// A device may have left what it was sent without any response.
+    Unheard(BranchId),
     Subscription(BindingId),
     /// A REGISTER has waited long enough for a flow to its SIP server.
     ForwardedRegister(ForwardedRegisterId),

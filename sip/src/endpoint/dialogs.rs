@@ -19,7 +19,8 @@ use std::time::Instant;
 
 use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source, Transport};
 use crate::edge::forward::OwnRoute;
-use crate::edge::{admission, forward, push_proxy, returned};
+use crate::edge::own_proof::{self, Sender};
+use crate::edge::{forward, push_proxy, returned};
 use crate::flow::{FlowToken, OpenedToken};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
@@ -110,10 +111,12 @@ impl Endpoint {
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
         let passage = Passage { ours, begun_by: None };
+        let wakes = source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
+            Some(hop) if wakes => self.forward_heard(now, reply, request, passage, hop),
             Some(hop) => self.forward(now, reply, request, passage, hop),
             None => {
-                if source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance) {
+                if wakes {
                     self.wake_for_request(now, token.instance);
                 }
                 self.park(now, reply, request, source.side, token.instance, passage);
@@ -191,11 +194,9 @@ impl Endpoint {
     ) -> bytes::Bytes {
         let mut edit = forward::forward_request(request, self.core.settings.sent_by(hop.side, hop.transport), branch);
         if hop.side == Side::Upstream {
+            let passes = self.push_bindings.knows(hop.device);
             edit = forward::strip_asserted_identity(edit, Side::Device);
-            // Of one that is not lent, all credentials are for others.
-            if self.is_lent(hop.device) {
-                edit = admission::take_proof(edit, request);
-            }
+            edit = own_proof::take(edit, request, if passes { Sender::Passing } else { Sender::Lent });
         }
         edit = forward::take_route(edit, request, passage.ours);
         if let Some((flow, transport)) = passage.begun_by {
@@ -204,7 +205,11 @@ impl Endpoint {
             let device = self.core.settings.sent_by(Side::Device, hop.transport);
             edit = forward::record_route(edit, &token, device, self.core.settings.sent_by(Side::Upstream, transport));
         }
-        edit.finish()
+        let bytes = edit.finish();
+        match hop.side {
+            Side::Upstream => own_proof::withheld(bytes, request.body().len()),
+            Side::Device => bytes,
+        }
     }
 
     /// Whether the sender is one of the two ends that the token names.

@@ -72,6 +72,7 @@ impl Endpoint {
 
     /// Answers a double CRLF (RFC 5626 §4.4.1), of a device or of a SIP server.
     pub(super) fn on_ping(&mut self, source: Source) {
+        self.attachments.note_heard(source.flow);
         if source.flow.is_reliable() {
             self.core.send(source.flow, bytes::Bytes::from_static(b"\r\n"));
         }

@@ -27,6 +27,7 @@ use super::register_turns::Stage;
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
 use crate::edge::forward;
+use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
 use crate::edge::returned;
 use crate::id::{FlowId, InstanceId};
@@ -43,6 +44,7 @@ const RETRY_AFTER_S: u32 = 10;
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
     pub(super) fn on_forwarded_register(&mut self, now: Instant, source: Source, reply: Reply<'_>, register: Message) {
+        let register = own_proof::without(&register).unwrap_or(register);
         if let Err(stop) = forward::check(&register, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, &register, stop.status());
         }
@@ -204,8 +206,9 @@ impl Endpoint {
                 edit = edit.append(Name::Supported, "path");
             }
         }
+        let bytes = own_proof::withheld(edit.finish(), register.request.body().len());
         let owner = ClientOwner::ForwardedRegister(id);
-        if self.core.transactions.send(now, branch, Method::Register, edit.finish(), flow, owner).is_err() {
+        if self.core.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
             self.end_register(now, id, 503);
         }
     }

@@ -70,6 +70,7 @@ mod subscriptions;
 pub mod successors;
 mod traced;
 mod unanswered;
+mod unheard;
 pub mod unproven;
 mod upstreams;
 
@@ -255,6 +256,7 @@ impl Endpoint {
                 Timer::Successors => self.on_successors_due(now),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),
+                Timer::Unheard(branch) => self.on_unheard_due(now, branch),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
             }

@@ -5,7 +5,11 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
+use super::requests::bad_extension;
 use super::{Endpoint, Event};
+use crate::edge::forward;
 use crate::edge::mailbox::{MEDIA_TYPE, Mailbox};
 use crate::id::BindingId;
 use crate::message::{Composer, Message, Method, Name};
@@ -70,19 +74,25 @@ impl Endpoint {
 
     /// Answers OPTIONS as a registered user agent (RFC 3261 §11.2). OPTIONS inside a dialog passes to the device.
     pub(super) fn answer_options(&mut self, now: Instant, reply: Reply<'_>, request: &Message) {
-        if self.refuse_extension(now, reply, request, SUPPORTED) {
-            return;
-        }
-        let tag = self.core.random.tag();
-        let response = Composer::response(request, 200, Composer::reason(200), Some(&tag))
-            .header(Name::Allow, super::requests::ALLOW)
-            .header(Name::Accept, format_args!("application/sdp, text/plain, {MEDIA_TYPE}"))
-            .extension("Accept-Encoding", "identity")
-            .extension("Accept-Language", "en")
-            .header(Name::Supported, SUPPORTED.join(", "))
-            .extension("Allow-Events", PACKAGE)
-            .finish();
         debug_assert_eq!(request.method(), Some(Method::Options));
-        self.respond_once(now, reply, request, 200, response);
+        let tag = self.core.random.tag();
+        let (status, response) = options_answer(request, &tag);
+        self.respond_once(now, reply, request, status, response);
     }
+}
+
+/// The answer to OPTIONS: what is understood here, or that something is not.
+pub(super) fn options_answer(request: &Message, tag: &str) -> (u16, Bytes) {
+    if forward::not_understood(request, SUPPORTED).next().is_some() {
+        return (420, bad_extension(request, SUPPORTED, tag));
+    }
+    let response = Composer::response(request, 200, Composer::reason(200), Some(tag))
+        .header(Name::Allow, super::requests::ALLOW)
+        .header(Name::Accept, format_args!("application/sdp, text/plain, {MEDIA_TYPE}"))
+        .extension("Accept-Encoding", "identity")
+        .extension("Accept-Language", "en")
+        .header(Name::Supported, SUPPORTED.join(", "))
+        .extension("Allow-Events", PACKAGE)
+        .finish();
+    (200, response)
 }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Source};
 use crate::bucket::{Bucket, Rate, counted_as};
+use crate::edge::own_proof::{self, Sender};
 use crate::edge::{forward, push_proxy};
 use crate::flow::FlowToken;
 use crate::id::InstanceId;
@@ -146,6 +147,7 @@ impl Endpoint {
         );
         let mut edit = forward::forward_request(request, upstream, branch);
         edit = forward::strip_asserted_identity(edit, Side::Device).remove(Name::Route);
+        edit = own_proof::take(edit, request, Sender::Passing);
         for route in routes {
             edit = edit.append(Name::Route, &**route);
         }
@@ -155,7 +157,7 @@ impl Endpoint {
             // The side that the request goes to has its name on top.
             edit = forward::record_route(edit, &token, upstream, device);
         }
-        let bytes = edit.finish();
+        let bytes = own_proof::withheld(edit.finish(), request.body().len());
         let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);

@@ -345,6 +345,17 @@ impl Endpoint {
         self.core.event(Event::RefreshNeeded(instance));
     }
 
+    /// Whether a device is pushed for: what comes for it without a flow wakes it.
+    pub(super) fn is_pushed_for(&self, instance: InstanceId) -> bool {
+        self.push_bindings.rows.get(&instance).is_some_and(|row| row.flow_failure.is_none())
+    }
+
+    /// Whether a device that is pushed for has left something unanswered, and has said nothing since.
+    fn is_silent(&self, instance: InstanceId) -> bool {
+        let attached = self.attachments.get(instance).filter(|_| self.is_pushed_for(instance));
+        attached.is_some_and(|attached| self.attachments.is_silent(attached.flow))
+    }
+
     /// Has a device that passed through pushed, because a request waits for it that is no call. One push serves all that
     /// wait.
     pub(super) fn wake_for_request(&mut self, now: Instant, instance: InstanceId) {
@@ -420,7 +431,7 @@ impl Endpoint {
             }
             Some(Method::Register) => self.refuse(now, reply, &request, 405),
             // A registrar that asks whether its Contact is still there must not wake the phone each minute.
-            Some(Method::Options) if !attached => self.answer_options(now, reply, &request),
+            Some(Method::Options) if !attached || self.is_silent(instance) => self.answer_options(now, reply, &request),
             _ => match forward::check(&request, &self.core.settings.own_addresses()) {
                 Err(stop) => self.refuse(now, reply, &request, stop.status()),
                 Ok(()) => {
@@ -429,6 +440,7 @@ impl Endpoint {
                     let begun_by = begins.then_some((source.flow, source.transport));
                     let passage = Passage { ours: 1, begun_by };
                     match self.hop_to_device(instance) {
+                        Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, passage, hop),
                         Some(hop) => self.forward(now, reply, &request, passage, hop),
                         None => {
                             self.wake_for_request(now, instance);

@@ -61,8 +61,9 @@ pub(super) fn is_in_dialog(request: &Message) -> bool {
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
-        if source.side == Side::Upstream {
-            self.flows.note_upstream(&source);
+        match source.side {
+            Side::Upstream => self.flows.note_upstream(&source),
+            Side::Device => self.attachments.note_heard(source.flow),
         }
         if message.is_request() {
             self.on_request(now, source, message);
@@ -490,7 +491,7 @@ impl Endpoint {
     }
 }
 
-fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
+pub(super) fn bad_extension(request: &Message, understood: &[&str], tag: &str) -> Bytes {
     let response = Composer::response(request, 420, Composer::reason(420), Some(tag));
     response.unsupported(forward::not_understood(request, understood)).finish()
 }

@@ -252,6 +252,12 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Some((client.owner, client.machine.is_pending()))
     }
 
+    /// Whether a client transaction still waits for its first response.
+    pub fn is_unheard(&self, branch: BranchId) -> bool {
+        let client = self.clients.get(&ClientKey { branch, cancel: false });
+        client.is_some_and(|client| client.machine.is_pending() && !client.machine.is_proceeding())
+    }
+
     /// Forgets a client transaction, because its flow is gone: its owner, when it still waited for a final response.
     pub fn abandon(&mut self, branch: BranchId) -> Option<C> {
         let client = self.forget_client(ClientKey { branch, cancel: false })?;

@@ -74,7 +74,7 @@ impl World {
 fn a_stream_that_stops_answering_is_replaced_within_the_pong_time() {
     let mut world = registered(STREAM, &[]);
     let first = world.next_ping();
-    assert!(first >= seconds(96) && first <= seconds(121), "{first:?}");
+    assert!(first >= seconds(88) && first <= seconds(111), "{first:?}");
     world.input(Input::Pong(STREAM));
     world.next_ping();
     world.upstream.flow = FlowId::Stream(2);

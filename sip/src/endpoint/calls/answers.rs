@@ -69,9 +69,12 @@ impl Endpoint {
     /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
     pub(in crate::endpoint) fn on_ring(&mut self, now: Instant, call: CallId, instance: InstanceId) {
         let Some(row) = self.calls.get_mut(call) else { return };
+        // It makes a dialog, whose other end is where the call waits (RFC 3261 §12.1.1).
+        let (settings, binding) = (&self.core.settings, row.binding());
         let compose = |invite: &Invite| {
-            let response = Composer::response(&invite.message, 180, Composer::reason(180), Some(&invite.tag)).finish();
-            (invite.server, response)
+            let contact = settings.sent_by(Side::Upstream, invite.source.transport).contact(binding);
+            let response = Composer::response(&invite.message, 180, Composer::reason(180), Some(&invite.tag));
+            (invite.server, response.header(Name::Contact, contact).finish())
         };
         if row.invite().is_some_and(|invite| invite.message.lists(Name::Require, "100rel")) {
             return;

@@ -8,12 +8,19 @@ use super::through::{Register, Through, values};
 
 /// A dialog whose device has gone to sleep: the world, the INVITE as the device got it.
 fn in_dialog() -> (Through, Message) {
+    let (mut through, invite) = in_open_dialog();
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.world.sent.clear();
+    (through, invite)
+}
+
+/// A dialog whose device has its connection.
+fn in_open_dialog() -> (Through, Message) {
     let mut through = Through::new();
     let path = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
     through.call("c1", &path);
     let (device, invite) = (through.world.device(1), through.world.last("INVITE"));
     through.world.reply(device, &invite, 200, &[("Contact", "<sip:alice@10.0.0.5:1>")], "");
-    through.world.input(Input::Closed(FlowId::Stream(1)));
     through.world.sent.clear();
     (through, invite)
 }
@@ -38,6 +45,22 @@ fn a_request_in_a_dialog_wakes_the_device_that_its_purr_names() {
     let device = through.world.device(2);
     through.world.reply(device, &passed, 200, &[], "");
     assert_eq!(through.world.count("BYE 200"), 1);
+}
+
+#[test]
+fn a_request_in_a_dialog_that_a_suspended_device_leaves_unanswered_wakes_it_by_its_purr() {
+    for (purr, refreshes) in [(true, 1), (false, 0)] {
+        let (mut through, invite) = in_open_dialog();
+        let purr = if purr { format!(";pn-purr={}", through.instance()) } else { String::new() };
+        let (source, text) = (through.world.upstream, bye(&through, &invite, &purr));
+        through.world.receive(source, &text);
+        through.advance(2);
+        assert_eq!((through.refreshes(), through.world.descriptions()), (refreshes, vec!["BYE".to_owned()]));
+        through.registered(&Register::by(2));
+        let (device, passed) = (through.world.device(2), through.world.last("BYE"));
+        through.world.reply(device, &passed, 200, &[], "");
+        assert_eq!(through.world.count("BYE 200"), 1);
+    }
 }
 
 #[test]

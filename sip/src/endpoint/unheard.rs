@@ -1,0 +1,72 @@
+//! Requests, calls aside, that a device which is pushed for leaves without any response although it has a connection: its app may be
+//! suspended, and the kernel below takes what comes, as long as the connection stands.
+//!
+//! | it was sent | and is silent for | then |
+//! | --- | --- | --- |
+//! | OPTIONS outside a dialog | [`EdgeTiming::options`](crate::timing::EdgeTiming::options) | 200 from here, as for a device without a connection; no further one is sent to it until something comes from it |
+//! | any other request that would wake it if it had no connection | [`EdgeTiming::no_response`](crate::timing::EdgeTiming::no_response) | it is pushed; the request waits on, and goes to its next connection if it comes by one ([`super::parked`]) |
+//!
+//! A registrar that asks whether its Contact is there wants to know whether a call would reach the phone, and by a push it would. One that hears
+//! nothing sends no call any more (Asterisk's `qualify`, whose time is 3 s unless it is set, OpenSIPS' nathelper, FreeSWITCH's
+//! `unregister-on-options-fail`). An INVITE has the like in [`super::calls`].
+//!
+//! Invariant: a device that its flow alone leads to is not spoken for: where that is dead, nothing leads to it.
+
+use std::time::Instant;
+
+use super::core::{ClientOwner, Timer};
+use super::dialogs::{NextHop, Passage};
+use super::requests::is_in_dialog;
+use super::{Endpoint, ServerOwner};
+use crate::id::BranchId;
+use crate::message::{Message, Method};
+use crate::transaction::Reply;
+
+impl Endpoint {
+    /// Sends a request to a device, and hears of it when that is silent.
+    pub(super) fn forward_heard(
+        &mut self,
+        now: Instant,
+        reply: Reply<'_>,
+        request: &Message,
+        passage: Passage,
+        hop: NextHop,
+    ) {
+        let edge = self.core.settings.timing.edge;
+        let branch = self.core.branch();
+        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
+        let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
+        let owner = ServerOwner::Forwarded(branch);
+        if let Some(server) = self.open_forwarded(now, reply, request, owner, hop.device, status) {
+            self.send_forwarded(now, server, branch, request, passage, hop);
+            self.core.later(now, if asks(request) { edge.options } else { edge.no_response }, Timer::Unheard(branch));
+        }
+    }
+
+    /// A request that was sent to a device may have been left without any response.
+    pub(super) fn on_unheard_due(&mut self, now: Instant, branch: BranchId) {
+        let owner = self.core.transactions.progress(branch).filter(|_| self.core.transactions.is_unheard(branch));
+        let Some((ClientOwner::Forwarded(server, None), _)) = owner else { return };
+        let Some(device) = self.dialogs.device_of(server).map(|device| self.current(device)) else { return };
+        let Some(request) = self.core.transactions.asked_by(server).filter(|_| self.is_pushed_for(device)) else {
+            return;
+        };
+        if !asks(request) {
+            return self.wake_for_request(now, device);
+        }
+        let tag = self.core.random.tag();
+        let (status, response) = super::notify::options_answer(request, &tag);
+        if let Some(flow) = self.core.transactions.flow_of(branch) {
+            self.attachments.note_silent(flow);
+        }
+        self.dialogs.settle(server);
+        // What it answers later is for nobody, and its next connection is not asked.
+        self.core.transactions.abandon(branch);
+        self.core.transactions.respond(now, server, status, response);
+    }
+}
+
+/// Whether a request only asks whether its device is there, and what it can.
+fn asks(request: &Message) -> bool {
+    request.method() == Some(Method::Options) && !is_in_dialog(request)
+}
