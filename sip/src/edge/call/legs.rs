@@ -1,10 +1,11 @@
 //! The legs of a call: its INVITE on the flows of its devices.
 //!
-//! | a leg | response 1xx | response ≥ 200 | its device is by that flow no more | the device comes by another flow |
-//! | --- | --- | --- | --- | --- |
-//! | Sent | → Alive; earlier legs of the device → Ended | → Ended; by 482 earlier legs of the device that are Sent → Alive | is adrift | follows it; beside it begins another leg |
-//! | Alive | earlier legs of the device → Ended | likewise | is adrift | likewise |
-//! | Ended | – | – | – | – |
+//! | a leg | response 100 | another 1xx | response ≥ 200 | its device is by that flow no more | the device comes by another flow |
+//! | --- | --- | --- | --- | --- | --- |
+//! | Sent | → Alive | → Rings; earlier legs of the device → Ended | → Ended; by 482 earlier legs of the device that are Sent → Alive | is adrift | follows it; beside it begins another leg |
+//! | Alive | – | likewise | likewise | is adrift | likewise |
+//! | Rings | – | earlier legs of the device → Ended | likewise | is adrift | likewise |
+//! | Ended | – | – | – | – | – |
 //!
 //! A phone whose connection breaks while it rings may ring on, and answers by its next connection; or it has let the call go with the
 //! connection, or has started again. Nobody can tell which. So it gets the INVITE again, as a leg of its own: a phone that has
@@ -45,8 +46,10 @@ pub(super) struct Leg {
 pub(super) enum Phase {
     /// No response yet.
     Sent,
-    /// A provisional response came.
+    /// The device has it: it has said 100, or that a later one is a copy.
     Alive,
+    /// The device has said that it rings, by any other provisional response.
+    Rings,
     /// A final response came, or none is waited for.
     Ended,
 }
@@ -183,7 +186,7 @@ impl Leg {
     }
 
     fn is_alive(&self) -> bool {
-        self.phase == Phase::Alive && !self.adrift
+        matches!(self.phase, Phase::Alive | Phase::Rings) && !self.adrift
     }
 
     fn turn_to(&mut self, flow: FlowId) {

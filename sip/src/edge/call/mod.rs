@@ -33,7 +33,8 @@
 //! again, or 183.
 //!
 //! A device that comes at the end of the time gets the INVITE, and time to say that it rings: the deadline is
-//! [`EdgeTiming::first_sign`] after that at least, within the INVITE's Expires, and within all the time that a call may take.
+//! [`EdgeTiming::first_sign`] after that at least. One that says so has `answer_timeout` from then on, whatever the caller has heard before: a push, an
+//! app or another device may have rung first. Both end with the INVITE's Expires, and with all the time that a call may take: that of its devices to come, and then `answer_timeout`.
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
@@ -140,6 +141,8 @@ pub struct Call {
     changes: Vec<(InstanceId, CallState)>,
     timing: EdgeTiming,
     arrived: Instant,
+    /// Until when a device may come for its INVITE.
+    comes_until: Instant,
     deadline: Instant,
     answered_by: Option<BranchId>,
     mark: Option<InviteMark>,
@@ -198,6 +201,7 @@ impl Call {
             changes: Vec::new(),
             timing,
             arrived: now,
+            comes_until: now + wait,
             deadline: now + wait,
             answered_by: None,
             mark: None,
@@ -225,7 +229,8 @@ impl Call {
         self.targets = instances.iter().copied().map(target).collect();
         (self.from, self.name) = caller;
         (self.mark, self.replaces) = (Some(invite.mark), Replaces::of(&invite.message));
-        (self.state, self.arrived, self.deadline) = (CallState::Waking, now, now + wait);
+        (self.state, self.arrived) = (CallState::Waking, now);
+        (self.comes_until, self.deadline) = (now + wait, now + wait);
         self.stage = Stage::Waiting(Box::new(invite));
         announced
     }
@@ -348,9 +353,7 @@ impl Call {
 
     /// A leg has begun: it has [`EdgeTiming::first_sign`] to ring or be answered, at most until `longest` after the call came.
     pub fn wait_for_sign(&mut self, now: Instant, longest: Duration) {
-        let until = (now + self.timing.first_sign).min(self.arrived + longest);
-        let until = self.invite().map_or(until, |invite| invite.limit(until));
-        self.deadline = self.deadline.max(until);
+        self.wait_longer((now + self.timing.first_sign).min(self.arrived + longest));
     }
 
     /// A device has come by this flow: its legs that it answers by it from now on.
@@ -476,8 +479,8 @@ impl Call {
                 Outcome::Ignore
             }
             101..200 => {
-                let first = self.state != CallState::Ringing || leg.phase == Phase::Sent;
-                leg.phase = if leg.phase == Phase::Ended { Phase::Ended } else { Phase::Alive };
+                let begins = matches!(leg.phase, Phase::Sent | Phase::Alive);
+                leg.phase = if begins { Phase::Rings } else { leg.phase };
                 if self.is_closed() || self.state.is_final() {
                     return Outcome::Ignore;
                 }
@@ -485,9 +488,8 @@ impl Call {
                 self.forget_refusal(instance);
                 self.ring(instance);
                 self.device_rings(instance);
-                if first {
-                    let longest = self.deadline.max(now + answer_wait);
-                    self.deadline = self.invite().map_or(longest, |invite| invite.limit(longest));
+                if begins {
+                    self.wait_longer(now.min(self.comes_until) + answer_wait);
                 }
                 Outcome::Pass
             }
@@ -636,6 +638,12 @@ impl Call {
         let open = self.targets.iter().filter(|target| !target.state.is_final());
         let mut left = open.filter(|target| !target.unreachable || self.has_live_leg(target.instance));
         left.next().is_some()
+    }
+
+    /// Waits until this moment at least, unless its Expires ends before.
+    fn wait_longer(&mut self, until: Instant) {
+        let until = self.invite().map_or(until, |invite| invite.limit(until));
+        self.deadline = self.deadline.max(until);
     }
 
     fn after_a_loss(&self) -> Outcome {

@@ -154,6 +154,23 @@ fn a_deadline_is_480_when_none_came_and_408_when_a_device_rang() {
 }
 
 #[test]
+fn each_device_that_rings_has_its_time_whatever_has_rung_before_it() {
+    let now = Instant::now();
+    let mut pending = waiting_for(now, &[device(1), device(2)]);
+    pending.forked(branch(1), device(1), FlowId::Stream(1));
+    assert_eq!(pending.on_response(now, branch(1), &response(100), ANSWER), Outcome::Ignore);
+    assert!(pending.ring(device(2)), "its push was accepted");
+    assert_eq!(pending.until(), now + RING, "nobody rings by SIP");
+    assert_eq!(pending.on_response(now + RING / 2, branch(1), &response(180), ANSWER), Outcome::Pass);
+    assert_eq!(pending.until(), now + RING / 2 + ANSWER);
+    pending.on_response(now + RING / 2 + ANSWER / 2, branch(1), &response(183), ANSWER);
+    assert_eq!(pending.until(), now + RING / 2 + ANSWER, "once for each leg");
+    pending.forked(branch(2), device(2), FlowId::Stream(2));
+    pending.on_response(now + ANSWER, branch(2), &response(180), ANSWER);
+    assert_eq!(pending.until(), now + RING + ANSWER, "the longest that a call may take");
+}
+
+#[test]
 fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
     let now = Instant::now();
     let mut unanswered = forked(now, &[1]);

@@ -175,3 +175,39 @@ fn a_device_that_comes_late_has_no_more_time_than_the_invitation() {
     world.advance(seconds(1));
     assert_eq!(world.count("INVITE 487"), 1, "{:?}", world.descriptions());
 }
+
+#[test]
+fn a_device_that_says_100_before_it_rings_has_the_whole_time_to_be_answered() {
+    for (comes_after, trying) in [(10, true), (25, true), (25, false)] {
+        let mut world = World::registered();
+        world.invite("call-1");
+        let call = world.wakes()[0].call;
+        // Its push is accepted, and the caller hears that it rings.
+        world.input(Input::Ring { call, instance: world.instance });
+        world.advance(seconds(comes_after));
+        world.attach(1);
+        if trying {
+            says(&mut world, 100);
+        }
+        says(&mut world, 180);
+        world.advance(seconds(119));
+        assert_eq!((world.count("INVITE 408"), world.count("CANCEL")), (0, 0), "{comes_after} {trying}");
+        says(&mut world, 200);
+        assert_eq!(world.final_states(), [CallState::Answered], "{comes_after} {trying}");
+    }
+}
+
+#[test]
+fn a_device_that_rings_again_and_again_does_not_hold_a_call_for_ever() {
+    let mut world = comes_at(29_000, "");
+    for flow in 2..8 {
+        says(&mut world, 180);
+        world.advance(seconds(20));
+        world.attach(flow);
+        world.reply(world.device(flow), &world.last("INVITE"), 180, &[CONTACT], "");
+    }
+    assert_eq!(world.count("INVITE 408"), 0);
+    // 30 s to come, and 120 s from then on.
+    world.advance(seconds(2));
+    assert!(world.count("INVITE 408") > 0, "{:?}", world.descriptions());
+}
