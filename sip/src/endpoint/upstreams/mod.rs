@@ -127,6 +127,8 @@ struct FailbackProbe {
     flow: FlowId,
     transport: Transport,
     branch: BranchId,
+    /// The member that registers by it, once that was answered.
+    on_trial: Option<BindingId>,
 }
 
 impl Upstreams {
@@ -165,12 +167,20 @@ impl Upstreams {
         }
     }
 
+    /// The better flow that is being tried, and its transport.
+    pub(super) fn probed(&self, id: UpstreamId) -> Option<(FlowId, Transport)> {
+        self.rows.get(&id)?.probe.as_ref().map(|probe| (probe.flow, probe.transport))
+    }
+
     /// Whether a request came from this SIP server: by its flow, or from one of its addresses.
     pub(super) fn is_trusted(&self, id: UpstreamId, source: &Source) -> bool {
         self.rows.get(&id).is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
+            // What is registered there on trial may be called by it.
+            let is_tried = upstream.probe.as_ref().is_some_and(|it| it.on_trial.is_some() && it.flow == source.flow);
             by_flow
+                || is_tried
                 || upstream.replaced.contains(&source.flow)
                 || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
         })
@@ -364,6 +374,8 @@ impl Endpoint {
         self.upstreams.dequeue(registration);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.members.remove(&registration.binding);
+        self.give_up_trial(id, registration.binding);
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if registration.counted {
             upstream.registered_count -= 1;
         }
@@ -378,6 +390,7 @@ impl Endpoint {
     /// a call that is to be hung up: no longer than the device's own registration, which it cannot renew.
     fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
         let gone = self.upstreams.rows.remove(&id);
+        self.core.event(Event::UpstreamIdle { upstream: id, forgotten: true });
         if let Some(upstream) = &gone {
             self.upstreams.trust.change(&upstream.trusted, &[]);
         }

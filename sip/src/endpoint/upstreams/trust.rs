@@ -54,6 +54,7 @@ impl Trust {
         self.flows = HashSet::from([flow]);
         for upstream in known {
             self.flows.extend(&upstream.replaced);
+            self.flows.extend(upstream.probe.as_ref().map(|probe| probe.flow));
             if let Link::Up { flow, .. } = upstream.link {
                 self.flows.insert(flow);
             }
