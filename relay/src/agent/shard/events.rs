@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, Offer, RegistrationFailure, RequestRefusal};
+use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, RegistrationFailure, RequestRefusal};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
@@ -44,10 +44,10 @@ impl Shard {
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(event = "public-address", upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
-            Event::FlowOffered { upstream, outcome, .. } => {
-                self.shared.dialler.tried(self.index, upstream, outcome == Offer::Taken);
+            Event::FlowOffered { upstream, flow, outcome } => {
+                self.shared.dialler.offered(self.index, upstream, flow, outcome);
             }
-            Event::UpstreamIdle { .. } => {}
+            Event::UpstreamIdle { upstream, forgotten } => self.shared.dialler.idle(self.index, upstream, forgotten),
             Event::Unanswerable { instance, unreadable } => {
                 if let Some(row) = self.instances.get_mut(instance) {
                     row.unanswerable = Some(if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest });

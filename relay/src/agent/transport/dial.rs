@@ -8,8 +8,8 @@
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`], within `limits.dial_timeout` and as soon as nobody wants the flow any more. At most [`DIALS`] and
 //! [`DIALS_PROVEN`] connections are being opened, and [`ANSWER_DIALS`] for answers; the others wait for their turn. A shard hears of an upstream's
-//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
-//! [`Dialler::tried`].
+//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of each flow is told by
+//! [`Dialler::offered`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sip::endpoint::{Input, Transport};
+use sip::endpoint::{Input, Offer, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::outbox::Writer;
-use crate::agent::transport::targets::place_of;
+use crate::agent::transport::targets::{Targets, place_of};
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
@@ -124,16 +124,29 @@ impl Dialler {
         }))
     }
 
-    /// What became of the better flow that a shard was offered.
-    pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
+    /// What a shard's endpoint says of a flow that was opened for it.
+    pub(crate) fn offered(&self, shard: usize, upstream: UpstreamId, flow: FlowId, outcome: Offer) {
         let (now, first) = (clock::now(), self.0.failback_interval);
-        self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
-        tracing::info!(
-            event = "failback-tried",
-            upstream = upstream.0,
-            moved,
-            "a better address of a SIP server was tried"
-        );
+        let offered = |targets: &mut Targets| targets.offered(shard, flow, outcome, now, first);
+        if self.0.upstreams.targets(upstream, offered) == Some(true) {
+            tracing::info!(
+                event = "failback-tried",
+                upstream = upstream.0,
+                moved = outcome == Offer::Taken,
+                "a better address of a SIP server was tried"
+            );
+        }
+        if outcome == Offer::Taken {
+            self.0.upstreams.look_for_better(upstream, now + first);
+        }
+    }
+
+    /// No flow of a shard leads to an upstream, and none is wanted; `forgotten`: not even its addresses are.
+    pub(crate) fn idle(&self, shard: usize, upstream: UpstreamId, forgotten: bool) {
+        self.0.upstreams.targets(upstream, |targets| targets.let_go(shard));
+        if forgotten {
+            self.0.upstreams.unused_by(upstream, shard);
+        }
     }
 
     /// Where a shard's flow to a SIP server led last.
@@ -279,15 +292,12 @@ impl Inner {
             for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
                 targets.failed(place_of(candidate), now, first);
             }
-            targets.in_order(candidates.clone(), now)
+            targets.in_order(candidates, now)
         });
         for candidate in ordered.unwrap_or_default() {
             if let Some(stream) = self.connect(upstream, &route, candidate).await {
-                self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, clock::now()));
-                if self.upstreams.targets(upstream, |targets| targets.is_second_best(&candidates)) == Some(true) {
-                    self.upstreams.look_by(upstream, clock::now() + self.failback_interval);
-                }
                 let (flow, transport) = self.begin(shard, stream, candidate).await;
+                self.upstreams.targets(upstream, |targets| targets.dialled(shard, flow, candidate));
                 if avoid.is_some_and(|avoid| avoid != candidate.address) {
                     self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
                 }
@@ -306,14 +316,12 @@ impl Inner {
             if let Some(candidate) = better
                 && let Some(stream) = self.connect(upstream, route, candidate).await
             {
-                self.upstreams.targets(upstream, |targets| targets.tries(shard, candidate));
                 let (flow, transport) = self.begin(shard, stream, candidate).await;
+                self.upstreams.targets(upstream, |targets| targets.tries(shard, flow, candidate));
                 self.shards.send(shard, ShardInput::sip(Input::FailbackDialled { upstream, flow, transport })).await;
             }
         }
-        if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {
-            self.upstreams.look_by(upstream, clock::now() + self.failback_interval);
-        }
+        self.upstreams.look_for_better(upstream, clock::now() + self.failback_interval);
     }
 
     /// Ends when nobody uses an upstream any more.
@@ -589,7 +597,8 @@ mod tests {
         // No name server answers here.
         assert!(dialler.0.open(0, upstream, None).await);
         listener.accept().await.unwrap();
-        assert!(std::iter::from_fn(|| inbox.try_recv().ok()).count() > 0);
+        assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
+        dialler.offered(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), Offer::Taken);
         assert_eq!(dialler.led_to(0, upstream), Some(address));
         // An answer that does not tell all takes nothing away; one that there is nothing does.
         upstreams.answered(upstream, clock::now(), &[], false);
@@ -597,6 +606,43 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
         assert!(!dialler.0.open(0, upstream, None).await);
+    }
+
+    /// The flow that a shard has been told of.
+    fn dialled(inbox: &mut mpsc::Receiver<ShardInput>) -> Option<FlowId> {
+        std::iter::from_fn(|| inbox.try_recv().ok()).find_map(|input| match input {
+            ShardInput::Sip { input: Input::Dialled { flow, .. }, .. } => Some(flow),
+            _ => None,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_better_address_is_looked_for_while_a_flow_that_is_in_use_leads_to_a_worse_one() {
+        let (dialler, upstream, mut inbox) = dialler();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let worse = Candidate { address: listener.local_addr().unwrap(), transport: net::Transport::Tcp, rank: 1 };
+        let better = Candidate { address: "127.0.0.1:9".parse().unwrap(), rank: 0, ..worse };
+        let upstreams = &dialler.0.upstreams;
+        let is_looked_for = || {
+            // By then it would be, for another reason, too.
+            let stale = upstreams.take_stale(clock::now() + Duration::from_secs(60));
+            upstreams.resolve_again(upstream, clock::now() + Duration::from_secs(3_600));
+            !stale.is_empty()
+        };
+        upstreams.prove(upstream);
+        upstreams.used_by(upstream, 0);
+        upstreams.answered(upstream, clock::now(), &[better, worse], true);
+        for (outcome, looked_for) in [(Offer::NotWanted, false), (Offer::Taken, true)] {
+            upstreams.answered(upstream, clock::now(), &[better, worse], true);
+            assert!(dialler.0.open(0, upstream, None).await);
+            is_looked_for();
+            dialler.offered(0, upstream, dialled(&mut inbox).unwrap(), outcome);
+            assert_eq!(is_looked_for(), looked_for, "{outcome:?}");
+        }
+        // Its last account there has ended.
+        dialler.idle(0, upstream, true);
+        upstreams.look_for_better(upstream, clock::now());
+        assert_eq!((is_looked_for(), upstreams.resolved(upstream, &[], false).0), (false, 0));
     }
 
     async fn read(stream: &mut TcpStream, text: &str) {
