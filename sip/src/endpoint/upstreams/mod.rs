@@ -42,7 +42,7 @@ use moves::{Back, Fitness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
-use trust::Trust;
+use trust::{GrantedAt, Trust};
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -67,8 +67,10 @@ struct Upstream {
     link: Link,
     /// The transport of the flow, or of the last one.
     transport: Transport,
-    /// Requests from these addresses are believed.
+    /// Requests from these addresses are believed: DNS names them now.
     trusted: Arc<[IpAddr]>,
+    /// Likewise those at which registrations stand.
+    granted_at: GrantedAt,
     /// When a REGISTER was answered last, or a message came by the flow.
     heard_at: Option<Instant>,
     /// Where the SIP server sees this relay.
@@ -183,6 +185,7 @@ impl Upstreams {
                 || is_tried
                 || upstream.replaced.contains(&source.flow)
                 || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
+                || upstream.granted_at.has(ip)
         })
     }
 
@@ -247,14 +250,6 @@ impl Upstreams {
         }
     }
 
-    /// All addresses of a SIP server; requests from them are believed.
-    pub(super) fn set_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
-        if let Some(upstream) = self.rows.get_mut(&id) {
-            self.trust.change(&upstream.trusted, &addresses);
-            upstream.trusted = addresses;
-        }
-    }
-
     /// Keeps count of the members that are registered.
     pub(super) fn count(&mut self, registration: &mut Registration) {
         let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
@@ -311,11 +306,14 @@ impl Upstreams {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
-        upstream.grant(now, by, Some(binding))
+        let back = upstream.grant(now, by, Some(binding));
+        self.believe(now, id, by, granted);
+        back
     }
 
     /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId) -> Option<Back> {
+    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Back> {
+        self.believe(now, id, by, granted);
         self.rows.get_mut(&id)?.grant(now, by, None)
     }
 
@@ -393,6 +391,7 @@ impl Endpoint {
         self.core.event(Event::UpstreamIdle { upstream: id, forgotten: true });
         if let Some(upstream) = &gone {
             self.upstreams.trust.change(&upstream.trusted, &[]);
+            self.upstreams.trust.change(&upstream.granted_at.addresses(), &[]);
         }
         if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
             self.abandon_probe(probe);
@@ -420,6 +419,7 @@ impl Upstream {
             link: Link::Down,
             transport: Transport::Tls,
             trusted: Arc::new([]),
+            granted_at: GrantedAt::default(),
             heard_at: None,
             public: None,
             mapped: None,
