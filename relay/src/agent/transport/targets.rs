@@ -105,7 +105,14 @@ impl Targets {
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
-    pub(crate) fn better(&mut self, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
+    /// What `is_away` says of an address counts beside what is known here.
+    pub(crate) fn better(
+        &mut self,
+        shard: usize,
+        candidates: &[Candidate],
+        now: Instant,
+        is_away: impl Fn(&Candidate) -> bool,
+    ) -> Option<Candidate> {
         let current = self.current.get_mut(&shard).filter(|_| !self.trying.contains_key(&shard))?;
         let place = place_of(&current.candidate);
         if let Some(listed) = candidates.iter().find(|candidate| place_of(candidate) == place) {
@@ -116,7 +123,7 @@ impl Targets {
         candidates
             .iter()
             .filter(|candidate| (unlisted || candidate.rank < rank) && place_of(candidate) != place)
-            .find(|candidate| self.away_until(candidate, now).is_none())
+            .find(|candidate| self.away_until(candidate, now).is_none() && !is_away(candidate))
             .copied()
     }
 
@@ -137,7 +144,14 @@ impl Targets {
     }
 
     /// What a shard's endpoint says of a flow; whether that was to be tried as a better one.
-    pub(crate) fn offered(&mut self, shard: usize, flow: FlowId, outcome: Offer, now: Instant, first: Duration) -> bool {
+    pub(crate) fn offered(
+        &mut self,
+        shard: usize,
+        flow: FlowId,
+        outcome: Offer,
+        now: Instant,
+        first: Duration,
+    ) -> bool {
         let take = |offers: &mut BTreeMap<usize, (FlowId, Candidate)>| {
             let offer = offers.remove(&shard)?;
             let is_meant = offer.0 == flow;
@@ -154,7 +168,8 @@ impl Targets {
             // Another one was dialled, and what is in use serves again.
             Offer::NotWanted if tried.is_none() => {
                 let in_use = self.current.get(&shard).map(|current| place_of(&current.candidate));
-                if let Some(away) = in_use.filter(|it| *it != place_of(&candidate)).and_then(|it| self.away.get_mut(&it))
+                if let Some(away) =
+                    in_use.filter(|it| *it != place_of(&candidate)).and_then(|it| self.away.get_mut(&it))
                 {
                     away.back = true;
                 }
@@ -194,6 +209,10 @@ mod tests {
         Candidate { address, transport: Transport::Tls, rank }
     }
 
+    fn better(targets: &mut Targets, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
+        targets.better(shard, candidates, now, |_| false)
+    }
+
     fn fails(targets: &mut Targets, candidate: Candidate, now: Instant) {
         targets.failed(place_of(&candidate), now, MINUTE);
     }
@@ -219,14 +238,14 @@ mod tests {
         targets.leads(0, at(3, 1), now);
         let answer = [at(1, 0), at(2, 1), at(3, 1)];
         assert!(targets.is_second_best(&answer));
-        assert_eq!(targets.better(0, &answer[1..], now), None, "another of the same priority");
-        assert_eq!(targets.better(1, &answer, now), None, "a shard without a flow");
-        assert_eq!(targets.better(0, &answer, now), Some(at(1, 0)));
+        assert_eq!(better(&mut targets, 0, &answer[1..], now), None, "another of the same priority");
+        assert_eq!(better(&mut targets, 1, &answer, now), None, "a shard without a flow");
+        assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
         targets.tries(0, FLOW, at(1, 0));
-        assert_eq!(targets.better(0, &answer, now), None, "one at a time");
+        assert_eq!(better(&mut targets, 0, &answer, now), None, "one at a time");
         assert!(targets.offered(0, FLOW, Offer::Taken, now, MINUTE));
         assert!(!targets.is_second_best(&answer));
-        assert_eq!(targets.better(0, &answer, now), None);
+        assert_eq!(better(&mut targets, 0, &answer, now), None);
     }
 
     #[test]
@@ -238,7 +257,7 @@ mod tests {
         let (mut now, mut waits) = (start, Vec::new());
         for _ in 0..8 {
             let before = now;
-            while targets.better(0, &answer, now).is_none() {
+            while better(&mut targets, 0, &answer, now).is_none() {
                 now += Duration::from_secs(1);
             }
             waits.push((now - before).as_secs() / 60);
@@ -261,10 +280,10 @@ mod tests {
         for round in 0..200 {
             now += MINUTE;
             let answer = if round % 30 == 0 { [at(1, 0)] } else { [at(2, 0)] };
-            assert_eq!(targets.better(0, &answer, now), None, "round {round}");
+            assert_eq!(better(&mut targets, 0, &answer, now), None, "round {round}");
         }
         let mut minutes = 0;
-        while targets.better(0, &[at(2, 0)], now).is_none() {
+        while better(&mut targets, 0, &[at(2, 0)], now).is_none() {
             now += MINUTE;
             minutes += 1;
         }
@@ -283,7 +302,7 @@ mod tests {
         assert!(targets.away_until(&at(1, 0), now).is_some());
         assert!(!targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
         assert_eq!(targets.led_to(0), Some(at(1, 0).address));
-        assert_eq!((targets.better(0, &answer, now), targets.is_second_best(&answer)), (None, false));
+        assert_eq!((better(&mut targets, 0, &answer, now), targets.is_second_best(&answer)), (None, false));
         assert_eq!(targets.in_order(answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
         // A better one that a shard does not want is no worse for others.
         for shard in [0, 1] {
@@ -291,17 +310,17 @@ mod tests {
         }
         targets.tries(0, FLOW, at(1, 0));
         assert!(targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
-        assert_eq!(targets.better(1, &answer, now), Some(at(1, 0)));
+        assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
         // It has no account there any more.
         targets.tries(0, FLOW, at(1, 0));
         targets.let_go(0);
-        assert_eq!((targets.better(0, &answer, now), targets.led_to(0)), (None, None));
+        assert_eq!((better(&mut targets, 0, &answer, now), targets.led_to(0)), (None, None));
         targets.let_go(1);
         assert!(!targets.is_second_best(&answer), "nobody looks for a better one");
         // Accounts that come to it later go back as all others do.
         targets.dialled(0, other, at(2, 1));
         assert!(!targets.offered(0, other, Offer::Taken, now, MINUTE));
-        assert_eq!(targets.better(0, &answer, now), Some(at(1, 0)));
+        assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
     }
 
     #[test]
