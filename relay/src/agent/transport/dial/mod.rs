@@ -21,6 +21,7 @@ mod connecting;
 mod unreachable;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -87,6 +88,9 @@ struct Inner {
     by_source: Shares<IpAddr>,
     by_address: Shares<SocketAddr>,
     unreachable: Unreachable,
+    /// Draws the order among SRV records of one priority, for each SIP server and shard anew (RFC 2782): another one in each process, else all nodes would
+    /// choose the same.
+    seeds: RandomState,
     answer_turns: Semaphore,
     answer_dials: Shares<UpstreamId>,
     answers_waiting: Shares<UpstreamId>,
@@ -120,6 +124,7 @@ impl Dialler {
             by_source: Shares::new(limits.dials_per_source as usize),
             by_address: Shares::new(DIALS_PER_ADDRESS),
             unreachable: Unreachable::default(),
+            seeds: RandomState::new(),
             answer_turns: Semaphore::new(ANSWER_DIALS),
             answer_dials: Shares::new(ANSWER_DIALS_PER_SERVER),
             answers_waiting: Shares::new(ANSWERS_WAITING),
@@ -305,8 +310,7 @@ impl Inner {
 
     /// What decides among equal SRV records: the same each time for one shard.
     fn seed(&self, upstream: UpstreamId, shard: Option<usize>) -> u64 {
-        let _ = shard;
-        u64::from(upstream.0)
+        self.seeds.hash_one((upstream.0, shard))
     }
 
     /// Ends when nobody uses an upstream any more.
@@ -488,6 +492,17 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
         assert!(!dialler.0.open(0, upstream, None).await);
+    }
+
+    #[test]
+    fn the_order_among_equal_servers_is_drawn_for_each_process_server_and_shard_and_stays() {
+        let drawn = |dialler: &Dialler| -> std::collections::BTreeSet<u64> {
+            let places = (0..8).flat_map(|id| [None, Some(0), Some(1)].map(|shard| (UpstreamId(id), shard)));
+            places.map(|(upstream, shard)| dialler.0.seed(upstream, shard)).collect()
+        };
+        let ((one, ..), (other, ..)) = (dialler(), dialler());
+        assert_eq!((drawn(&one).len(), drawn(&one)), (24, drawn(&one)));
+        assert!(drawn(&one).is_disjoint(&drawn(&other)));
     }
 
     /// The flow that a shard has been told of.
