@@ -107,7 +107,13 @@ pub async fn secure(
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Err(_) => Err(DialError::Timeout(address)),
         Ok(Ok(stream)) => Ok(Stream::tls(stream, None)),
-        Ok(Err(error)) => Err(failed(address, domain, error)),
+        Ok(Err(error)) => {
+            let error = failed(address, domain, error);
+            if matches!(error, DialError::NotTrusted { fault: TlsFault::UnknownCa, .. }) {
+                client.doubt();
+            }
+            Err(error)
+        }
     }
 }
 

@@ -262,6 +262,7 @@ impl Relay {
             record_notes,
             node_news,
             tls,
+            upstream_tls,
             names,
             network,
             audit,
@@ -335,6 +336,7 @@ struct Opened {
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     node_news: mpsc::UnboundedReceiver<NodeNews>,
     tls: Arc<ServerTls>,
+    upstream_tls: ClientTls,
     /// For SIP servers, and for push services where those are found by others.
     names: Vec<Resolver>,
     network: Arc<dyn Network>,
@@ -370,7 +372,7 @@ impl Opened {
         let controls = operators_door.controls().clone();
         let reloader = Arc::new(Reloader::new(
             self.config.clone(),
-            self.tls.clone(),
+            (self.tls.clone(), self.upstream_tls.clone()),
             (self.push.clone(), self.network.clone(), self.metrics.clone()),
             apps_door,
             operators_door,
@@ -447,6 +449,7 @@ impl Opened {
         chores.extend([
             tokio::spawn(self.service.clone().keep_ownership(told)),
             tokio::spawn(self.tls.clone().watch(refused)),
+            tokio::spawn(self.upstream_tls.clone().watch()),
             tokio::spawn(keyring_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(clock_watch::watch(self.vault.clone(), readiness.clone())),
             tokio::spawn(store_watch::watch(
