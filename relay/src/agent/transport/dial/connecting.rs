@@ -29,6 +29,9 @@ use crate::net::{self, dial};
 
 /// An address that has let nobody in for so long is left by who waits for a place there and knows another one.
 const SLOW: Duration = Duration::from_secs(2);
+/// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
+/// the system alone, which takes a quarter of an hour by itself.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// How often who waits looks what became of others.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -113,6 +116,8 @@ impl Inner {
         let Ok(_turn) = turn else { return Way::Passed };
         match self.open_stream(route, &candidate).await {
             Ok(stream) => {
+                // Without it the connection works as well.
+                let _ = stream.end_when_unacknowledged(UNACKNOWLEDGED);
                 self.unreachable.opened(place_of(&candidate), clock::now());
                 Way::Open(Opened::Stream(stream))
             }
@@ -256,6 +261,16 @@ mod tests {
             drop(places);
         });
         assert_eq!(waits, Some(a));
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_other_end_is_gone_without_a_word_ends_within_a_minute_of_what_is_written() {
+        let (dialler, upstream, _inbox) = dialler();
+        let (_a, a) = listening().await;
+        let route = dialler.0.upstreams.route(upstream).unwrap();
+        let opened = dialler.0.connect_first(upstream, &route, vec![a]).await;
+        let Some((_, Opened::Stream(stream))) = opened else { panic!("it is there") };
+        assert_eq!(stream.unacknowledged_limit().unwrap(), UNACKNOWLEDGED);
     }
 
     #[tokio::test]
