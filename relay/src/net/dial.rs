@@ -61,27 +61,64 @@ impl DialError {
             Self::NotADomain(_) => "neither a domain nor a numeric address".to_owned(),
         }
     }
+
+    /// Whether nobody could be connected to there, whoever is meant: not what comes after the connection, and nothing of this machine.
+    pub fn is_of_address(&self) -> bool {
+        match self {
+            Self::Timeout(_) => true,
+            Self::Unreachable(_, error) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::TimedOut
+            ),
+            Self::NotTls(..) | Self::NotTrusted { .. } | Self::NotADomain(_) => false,
+        }
+    }
 }
 
 /// Connects over TCP.
 pub async fn tcp(address: SocketAddr) -> Result<Stream, DialError> {
-    Ok(Stream::plain(connect(address).await?, None))
+    Ok(plain(connect(address).await?))
+}
+
+/// Speaks in the clear on a connection.
+pub fn plain(stream: TcpStream) -> Stream {
+    Stream::plain(stream, None)
 }
 
 /// Connects over TLS and verifies the certificate for `domain`: the account's SIP domain (RFC 5922 §4), or a numeric
 /// host (bracketed when IPv6) that the certificate must then name as an IP address.
 pub async fn tls(address: SocketAddr, client: &ClientTls, domain: &str) -> Result<Stream, DialError> {
+    secure(connect(address).await?, address, client, domain).await
+}
+
+/// Speaks TLS on a connection, and verifies the certificate as [`tls`] does.
+pub async fn secure(
+    stream: TcpStream,
+    address: SocketAddr,
+    client: &ClientTls,
+    domain: &str,
+) -> Result<Stream, DialError> {
     let name = tls::server_name(domain).ok_or_else(|| DialError::NotADomain(domain.to_owned()))?;
-    let stream = connect(address).await?;
     let handshake = TlsConnector::from(client.config()).connect(name, Socket::new(stream));
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Err(_) => Err(DialError::Timeout(address)),
         Ok(Ok(stream)) => Ok(Stream::tls(stream, None)),
-        Ok(Err(error)) => Err(failed(address, domain, error)),
+        Ok(Err(error)) => {
+            let error = failed(address, domain, error);
+            if matches!(error, DialError::NotTrusted { fault: TlsFault::UnknownCa, .. }) {
+                client.doubt();
+            }
+            Err(error)
+        }
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
+/// Connects; what is to be spoken there comes after it.
+pub async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = stream.map_err(|_| DialError::Timeout(address))?;
     let stream = stream.map_err(|error| DialError::Unreachable(address, error))?;

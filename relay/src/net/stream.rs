@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::net::sockopt::{set_tcp_user_timeout, tcp_user_timeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -68,6 +68,11 @@ impl Stream {
     pub fn end_when_unacknowledged(&self, after: Duration) -> io::Result<()> {
         let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX).max(1);
         Ok(set_tcp_user_timeout(self.tcp(), millis)?)
+    }
+
+    /// How long that is now; zero: as long as the system has it. Fails when the connection is gone.
+    pub fn unacknowledged_limit(&self) -> io::Result<Duration> {
+        Ok(Duration::from_millis(u64::from(tcp_user_timeout(self.tcp())?)))
     }
 
     /// Has this runtime, and not the one that it was opened on, hear of what comes. Fails when the system has no

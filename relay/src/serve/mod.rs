@@ -265,6 +265,7 @@ impl Relay {
             record_notes,
             node_news,
             tls,
+            upstream_tls,
             names,
             network,
             audit,
@@ -338,6 +339,7 @@ struct Opened {
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     node_news: mpsc::UnboundedReceiver<NodeNews>,
     tls: Arc<ServerTls>,
+    upstream_tls: ClientTls,
     /// For SIP servers, and for push services where those are found by others.
     names: Vec<Resolver>,
     network: Arc<dyn Network>,
@@ -374,7 +376,7 @@ impl Opened {
         let controls = operators_door.controls().clone();
         let reloader = Arc::new(Reloader::new(
             self.config.clone(),
-            self.tls.clone(),
+            (self.tls.clone(), self.upstream_tls.clone()),
             (self.push.clone(), self.network.clone(), self.metrics.clone()),
             apps_door,
             operators_door,
@@ -456,6 +458,7 @@ impl Opened {
         chores.extend([
             chore(readiness, "keeping what this node owns", self.service.clone().keep_ownership(told)),
             chore(readiness, "taking new certificates", self.tls.clone().watch(refused)),
+            chore(readiness, "taking new CAs of SIP servers", self.upstream_tls.clone().watch()),
             chore(readiness, "watching the keyring", keyring_watch::watch(self.vault.clone(), readiness.clone())),
             chore(readiness, "watching the clocks", clock_watch::watch(self.vault.clone(), readiness.clone())),
             chore(

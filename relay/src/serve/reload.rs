@@ -2,7 +2,7 @@
 //!
 //! | can change | cannot, and is said |
 //! | --- | --- |
-//! | the certificate and its key, in their files | listeners, public names, the store, limits, times |
+//! | the certificate and its key, and the CAs of `upstream.ca_file`, in their files | listeners, public names, the store, limits, times |
 //! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
@@ -20,7 +20,7 @@ use super::push_services::push_service;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
 use crate::metrics::Metrics;
-use crate::net::tls::ServerTls;
+use crate::net::tls::{ClientTls, ServerTls};
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::push::{Network, PushService};
@@ -32,6 +32,7 @@ pub(super) struct Reloader {
     /// What is in force.
     running: Mutex<(Config, Fingerprints)>,
     pub(super) tls: Arc<ServerTls>,
+    pub(super) upstream_tls: ClientTls,
     pub(super) push: PushService,
     pub(super) network: Arc<dyn Network>,
     pub(super) metrics: Metrics,
@@ -40,20 +41,22 @@ pub(super) struct Reloader {
     pub(super) vault: Vault,
 }
 
-/// The hashes of the files that settings name, by setting; certificate and key of the relay are looked at by [`ServerTls`].
+/// The hashes of the files that settings name, by setting; certificate and key of the relay are looked at by [`ServerTls`], the CAs of SIP servers by
+/// [`ClientTls`].
 type Fingerprints = BTreeMap<String, Option<[u8; 32]>>;
 
 impl Reloader {
     pub(super) fn new(
         config: Config,
-        tls: Arc<ServerTls>,
+        (tls, upstream_tls): (Arc<ServerTls>, ClientTls),
         (push, network, metrics): (PushService, Arc<dyn Network>, Metrics),
         api: Api<Service>,
         operator: Operator<Service>,
         vault: Vault,
     ) -> Self {
         let fingerprints = fingerprints(&config);
-        Self { running: Mutex::new((config, fingerprints)), tls, push, network, metrics, api, operator, vault }
+        let running = Mutex::new((config, fingerprints));
+        Self { running, tls, upstream_tls, push, network, metrics, api, operator, vault }
     }
 
     /// Reads everything again, takes what can be taken, and says what became of it.
@@ -87,6 +90,9 @@ impl Reloader {
         let unusable =
             push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
         told.problems.extend(unusable.map(|(problem, _)| problem.to_string()));
+        if told.problems.is_empty() && new.upstream.ca_file == old.upstream.ca_file {
+            self.take_roots(&new, &mut told);
+        }
         if !told.problems.is_empty() {
             return told;
         }
@@ -120,6 +126,14 @@ impl Reloader {
         }
         *running = (new, known);
         told
+    }
+
+    fn take_roots(&self, config: &Config, told: &mut Reloaded) {
+        match self.upstream_tls.reload() {
+            Ok(true) if config.upstream.ca_file.is_some() => told.taken.push("upstream.ca_file".to_owned()),
+            Ok(_) => {}
+            Err(error) => told.problems.push(format!("upstream.ca_file: {error}; the old roots stay in use")),
+        }
     }
 
     fn take_certificate(&self, told: &mut Reloaded) {
@@ -209,7 +223,6 @@ fn fingerprints(config: &Config) -> Fingerprints {
         }
     }
     let cas = [
-        ("upstream.ca_file", config.upstream.ca_file.as_deref()),
         ("store.ca_file", config.store.ca_file.as_deref()),
         ("store.client_certificate", config.store.client.as_ref().map(|(certificate, _)| &**certificate)),
         ("acme.ca_file", config.acme.as_ref().and_then(|acme| acme.ca_file.as_deref())),

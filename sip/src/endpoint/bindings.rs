@@ -187,8 +187,11 @@ impl Endpoint {
         // The device that was asked may have left meanwhile.
         let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) else { return };
         let waits = self.core.settings.timing.upstream.back_off;
-        let step = registration.answer(now, authorization, &waits, &mut self.core.random);
-        self.carry_out(now, binding, step);
+        let random = &mut self.core.random;
+        match registration.go_on(false, |it| it.answer(now, authorization, &waits, random)) {
+            Some(step) => self.carry_out(now, binding, step),
+            None => self.fail_trial(now, binding),
+        }
     }
 
     pub(super) fn on_binding_due(&mut self, now: Instant, binding: BindingId) {
@@ -209,7 +212,10 @@ impl Endpoint {
     ) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let id = registration.upstream;
-        self.upstreams.note_heard(now, id);
+        let is_trial = registration.is_on_trial() && registration.branch() == Some(branch);
+        if !is_trial {
+            self.upstreams.note_heard(now, id);
+        }
         let Some(registrar) = self.upstreams.registrar(id) else { return };
         let hashes = hashes(self.core.settings.upstream.allow_md5);
         let terms = Terms {
@@ -218,7 +224,13 @@ impl Endpoint {
             back_off: self.upstreams.back_off(id, &self.core.settings.timing.upstream.back_off),
         };
         let gruus = registration.gruus().to_vec();
-        let step = registration.on_response(now, branch, response, &terms, &mut self.core.random);
+        let granted = response.status().is_some_and(|status| (200..300).contains(&status));
+        let random = &mut self.core.random;
+        let step = registration.go_on(granted, |it| it.on_response(now, branch, response, &terms, random));
+        let Some(step) = step else { return self.fail_trial(now, binding) };
+        if is_trial && granted {
+            self.fail_back(now, id, Some(binding));
+        }
         let mut back = None;
         if let Step::Registered { expires, renamed, .. } = step {
             if renamed {
@@ -256,6 +268,9 @@ impl Endpoint {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let upstream = registration.upstream;
         let was_current = registration.branch() == Some(branch);
+        if was_current && registration.is_on_trial() {
+            return self.fail_trial(now, binding);
+        }
         let waits = self.upstreams.back_off(upstream, &self.core.settings.timing.upstream.back_off);
         let step = registration.on_silence(now, branch, &waits, &mut self.core.random);
         self.carry_out(now, binding, step);
@@ -320,6 +335,10 @@ impl Endpoint {
             self.core.timers.set(at, Timer::Binding(binding));
         }
         self.upstreams.count(registration);
+        let (id, is_on_trial) = (registration.upstream, registration.is_on_trial());
+        if !is_on_trial {
+            self.give_up_trial(id, binding);
+        }
     }
 
     fn ask(&mut self, binding: BindingId) {
@@ -336,7 +355,11 @@ impl Endpoint {
         let branch = self.core.branch();
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
-        let Some((flow, transport)) = self.upstreams.flow(registration.upstream) else {
+        let way = match registration.is_on_trial() {
+            true => self.upstreams.probed(registration.upstream),
+            false => self.upstreams.flow(registration.upstream),
+        };
+        let Some((flow, transport)) = way else {
             // The flow broke while the shell computed the answer.
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
@@ -352,6 +375,9 @@ impl Endpoint {
         registration.sent(branch);
         let owner = ClientOwner::Register(binding);
         if self.core.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
+            if registration.is_on_trial() {
+                return self.fail_trial(now, binding);
+            }
             let step = registration.on_silence(
                 now,
                 branch,

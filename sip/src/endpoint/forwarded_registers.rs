@@ -244,7 +244,8 @@ impl Endpoint {
         self.core.flush();
         if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status)) {
             self.close_unread(id, by);
-            if let Some(back) = self.upstreams.note_passed(now, id, by) {
+            let granted = register.intent.granted(response);
+            if let Some(back) = self.upstreams.note_passed(now, id, by, granted) {
                 self.on_upstream_back(now, id, None, &back);
             }
         }

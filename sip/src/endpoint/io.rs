@@ -95,7 +95,7 @@ pub enum Input {
         /// The address at its other end.
         address: IpAddr,
     },
-    /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known.
+    /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known. Ends with [`Event::FlowOffered`].
     Dialled {
         /// The upstream of the [`Output::Dial`] that is answered.
         upstream: UpstreamId,
@@ -109,8 +109,8 @@ pub enum Input {
     UpstreamAddressChanged(UpstreamId),
     /// This upstream has granted a registration of another endpoint: whoever has failed here once need not wait for its back-off.
     UpstreamServes(UpstreamId),
-    /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and moves to
-    /// it when the SIP server answers there; ends with [`Event::FailbackProbed`].
+    /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and with the REGISTER of
+    /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowOffered`].
     FailbackDialled {
         /// The upstream that the address belongs to.
         upstream: UpstreamId,
@@ -387,12 +387,21 @@ pub enum Event {
         /// The public side of this relay's socket, behind whatever NAT there is.
         address: SocketAddr,
     },
-    /// The flow of [`Input::FailbackDialled`] is in use now, or was let go.
-    FailbackProbed {
-        /// The upstream of the probed flow.
+    /// What became of the flow of an [`Input::Dialled`] or [`Input::FailbackDialled`]; told once for each.
+    FlowOffered {
+        /// The upstream that it was opened for.
         upstream: UpstreamId,
-        /// Whether it is in use now; else it was let go.
-        moved: bool,
+        /// The flow.
+        flow: FlowId,
+        /// What became of it.
+        outcome: Offer,
+    },
+    /// No flow to an upstream is in use, dialled or wanted here; the next one is asked for by [`Output::Dial`].
+    UpstreamIdle {
+        /// The upstream.
+        upstream: UpstreamId,
+        /// Nothing here needs it any more; else its addresses still matter.
+        forgotten: bool,
     },
     /// A SIP server has asked a device for credentials in a way that nobody can answer: the attempt has failed for that, as is told next.
     Unanswerable {
@@ -576,6 +585,17 @@ pub enum Event {
     /// The device of a push binding is to register again: because the binding ends soon (RFC 8599 §5.5), or because a request
     /// other than a call waits for it (§6.2.3).
     RefreshNeeded(InstanceId),
+}
+
+/// What became of a flow that was opened for an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It is in use now.
+    Taken,
+    /// It was let go: another one is in use, or none is wanted. That says nothing of its address.
+    NotWanted,
+    /// It was let go: its address does not register what stands, or does not answer.
+    DoesNotServe,
 }
 
 /// What keeps the requests for a binding from being judged.

@@ -69,10 +69,10 @@ pub enum Verdict {
 }
 
 /// The challenges that a binding answers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Challenges(Box<[KnownChallenge]>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct KnownChallenge {
     challenger: Challenger,
     challenge: PackedChallenge,

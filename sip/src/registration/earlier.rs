@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{ContactHosts, Registration, State, Step};
 
 /// Relays whose Contacts are to go.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Earlier {
     hosts: Vec<Arc<ContactHosts>>,
     /// How many of them the REGISTER has named that is under way, or was sent last.

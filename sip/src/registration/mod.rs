@@ -40,6 +40,7 @@
 //! | `owners` | whose credentials answer, of several devices |
 //! | `refusals` | what is tried again, how often, and what ends |
 //! | `step` | its goals, and the steps that lead there |
+//! | `trial` | whether another address of the server registers it, too |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
@@ -60,6 +61,7 @@ pub mod request;
 mod step;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -94,7 +96,7 @@ const REFRESH_MIN: Duration = Duration::from_secs(1);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Waiting,
     Asking(Box<Asking>),
@@ -123,10 +125,12 @@ struct Attempt {
     lengthened: bool,
     /// A 3xx to the registrar itself was followed.
     redirected: bool,
+    /// It goes to another address than the one at which the registration stands.
+    trial: bool,
 }
 
 /// The answers of a REGISTER that is about to be sent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Asking {
     attempt: Attempt,
     /// Which challenge is with the shell.
@@ -149,6 +153,7 @@ pub struct Terms<'a> {
 }
 
 /// The registration of one binding.
+#[derive(Clone)]
 pub struct Registration {
     /// The opaque user of the Contact.
     pub binding: BindingId,
@@ -192,7 +197,7 @@ pub struct Registration {
 }
 
 /// What few registrations have at a time.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Rare {
     /// GRUUs and Service-Route.
     info: RegistrarInfo,

@@ -17,7 +17,7 @@ fn udp() -> FlowId {
 }
 
 /// A world whose binding is registered by a flow, for an hour.
-fn registered(flow: FlowId, headers: &[(&str, &str)]) -> World {
+pub fn registered(flow: FlowId, headers: &[(&str, &str)]) -> World {
     let mut world = World::new(flow);
     world.bind();
     let (source, register) = (world.upstream, world.last("REGISTER"));
@@ -64,7 +64,7 @@ impl World {
         told.collect()
     }
 
-    fn bind_more(&mut self, number: u128) {
+    pub fn bind_more(&mut self, number: u128) {
         let tag = ShardTag(0);
         self.bind_another(BindingId::new(number << 64, tag), InstanceId::new(number << 80, tag));
     }
@@ -426,114 +426,4 @@ fn a_request_that_is_too_large_for_a_datagram_goes_by_tcp_where_tcp_is_allowed()
     assert!(matches!(lost.events.last(), Some(Event::Registered { .. })));
     let forbidden = challenged(false);
     assert_eq!((forbidden.large.len(), forbidden.count("REGISTER")), (0, 2));
-}
-
-const BETTER: FlowId = FlowId::Stream(2);
-
-/// Offers a flow to a better address; the request that is sent on it.
-fn offer(world: &mut World, flow: FlowId) -> Message {
-    let transport = if flow.is_reliable() { Transport::Tls } else { Transport::Udp };
-    world.sent.clear();
-    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow, transport });
-    assert_eq!(world.count("REGISTER"), 0, "nothing is moved before somebody has answered");
-    let ask = world.sent.iter().find(|sent| sent.flow == flow).expect("it is asked");
-    ask.message.clone()
-}
-
-fn tried(world: &World) -> Vec<bool> {
-    let tried = world.events.iter().filter_map(|event| match event {
-        Event::FailbackProbed { upstream: REGISTRAR, moved } => Some(*moved),
-        _ => None,
-    });
-    tried.collect()
-}
-
-#[test]
-fn a_better_address_that_answers_takes_over_and_no_call_is_lost_on_the_way() {
-    // RFC 3263 §4.3.
-    for status in [200, 401, 404, 405, 483] {
-        let mut world = registered(STREAM, &[]);
-        world.bind_more(7);
-        world.respond(200, &[("Expires", "3600")]);
-        let (old, better) = (world.upstream, Source { flow: BETTER, ..world.upstream });
-        let ask = offer(&mut world, BETTER);
-        assert_eq!((ask.method_text(), ask.request_uri()), (Some("OPTIONS"), Some("sip:example.com")));
-        world.reply(better, &ask, status, &[], "");
-        assert_eq!(tried(&world), [true], "{status}");
-        let moved =
-            world.sent.iter().filter(|sent| sent.flow == BETTER && sent.message.method_text() == Some("REGISTER"));
-        assert_eq!(moved.count(), 2, "each registers again by the better flow");
-        // A call that comes by the old flow meanwhile, from an address that DNS does not name any more.
-        let stray = Source { peer: "203.0.113.77:5061".parse().unwrap(), ..old };
-        let text = world.invite_text("on-the-way");
-        world.receive(stray, &text);
-        assert_eq!((world.wakes().len(), world.closed.len()), (1, 0));
-        world.upstream = better;
-        let by_better = world.sent.iter().filter(|sent| sent.flow == BETTER).map(|sent| sent.message.clone());
-        let registers: Vec<_> = by_better.filter(|message| message.method_text() == Some("REGISTER")).collect();
-        for register in &registers {
-            world.reply(better, register, 200, &[("Expires", "3600")], "");
-        }
-        // Its answers leave by the flow that it came by; then that is closed, and nothing follows from its end.
-        world.sent.clear();
-        world.advance(seconds(30));
-        assert!(world.sent.iter().any(|sent| sent.flow == STREAM && sent.message.status() == Some(480)));
-        world.advance(seconds(200));
-        assert!(world.closed.contains(&STREAM) && !world.closed.contains(&BETTER));
-        world.input(Input::Closed(STREAM));
-        assert_eq!((world.dialled, world.count("REGISTER")), (1, 0));
-    }
-}
-
-#[test]
-fn a_better_address_that_does_not_serve_changes_nothing() {
-    for status in [503, 500, 408, 430] {
-        let mut world = registered(STREAM, &[]);
-        let ask = offer(&mut world, BETTER);
-        world.reply(Source { flow: BETTER, ..world.upstream }, &ask, status, &[], "");
-        assert_eq!((tried(&world), &world.closed), (vec![false], &vec![BETTER]), "{status}");
-        assert_eq!(world.count("REGISTER"), 0);
-    }
-    // Silence, by a stream and by datagrams.
-    for flow in [BETTER, FlowId::Datagram("192.0.2.99:5060".parse().unwrap())] {
-        let mut world = registered(udp(), &[]);
-        offer(&mut world, flow);
-        world.advance(seconds(33));
-        assert_eq!((tried(&world), world.closed.contains(&BETTER)), (vec![false], flow == BETTER));
-        assert_eq!((world.count("REGISTER"), world.dialled), (0, 1));
-    }
-    // It breaks; it comes when another is on trial; it comes when nothing is wanted.
-    let mut world = registered(STREAM, &[]);
-    offer(&mut world, BETTER);
-    let third = FlowId::Stream(3);
-    world.input(Input::FailbackDialled { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
-    assert_eq!((tried(&world), &world.closed), (vec![false], &vec![third]));
-    world.input(Input::Closed(BETTER));
-    assert_eq!((tried(&world), world.dialled, world.count("REGISTER")), (vec![false, false], 1, 0));
-    world.advance(seconds(40));
-    assert_eq!(tried(&world).len(), 2);
-    world.input(Input::FailbackDialled {
-        upstream: sip::id::UpstreamId(99),
-        flow: FlowId::Stream(4),
-        transport: Transport::Tls,
-    });
-    assert!(world.closed.contains(&FlowId::Stream(4)));
-}
-
-#[test]
-fn a_binding_that_ends_while_a_better_address_is_tried_leaves_nothing_behind() {
-    let mut world = registered(STREAM, &[]);
-    offer(&mut world, BETTER);
-    world.input(Input::Release(world.instance));
-    assert_eq!(world.closed, [BETTER], "the registration's own stream may carry a call that is on its way");
-    world.invite("crossing");
-    assert_eq!(world.count("INVITE 404"), 1, "its server may try elsewhere");
-    world.advance(seconds(5));
-    assert_eq!(world.closed, [BETTER, STREAM]);
-    for flow in [STREAM, BETTER] {
-        world.input(Input::Closed(flow));
-    }
-    world.advance(seconds(400));
-    let counts = world.endpoint.counts();
-    assert_eq!((counts.upstreams, counts.flows, counts.transactions), (0, 0, 0), "{counts:?}");
 }

@@ -7,6 +7,7 @@ mod attaching;
 mod crowds;
 mod doubts;
 mod endpoint;
+mod failback;
 mod flows;
 mod forking;
 mod in_call;

@@ -245,6 +245,51 @@ fn a_server_answers_by_another_port_by_tcp_and_by_each_of_its_addresses() {
     }
 }
 
+/// Whether an INVITE is believed to come from the account's SIP server.
+fn is_believed(world: &mut World, source: Source) -> bool {
+    let text = world.invite_text(&format!("call-{}", world.sent.len()));
+    let before = world.count("INVITE 403");
+    world.receive(source, &text);
+    let believed = world.count("INVITE 403") == before;
+    assert_eq!(world.endpoint.is_sip_server(&source), believed, "{source:?}");
+    believed
+}
+
+#[test]
+fn a_server_that_dns_names_no_more_is_believed_as_long_as_what_it_has_granted_may_stand() {
+    let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..stranger("192.0.2.10:39999") };
+    let by_another_port = stranger("192.0.2.10:5099");
+    let next = stranger("192.0.2.20:5060");
+    let named = || Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.20".parse().unwrap()].into() };
+    for flow in [FlowId::Datagram(server_address()), FlowId::Stream(1)] {
+        let mut world = World::new(flow);
+        if flow.is_reliable() {
+            world.input(Input::LeadsTo { flow, address: server_address().ip() });
+        }
+        world.bind();
+        world.grant(3600);
+        world.input(named());
+        assert!(is_believed(&mut world, by_tcp) && is_believed(&mut world, by_another_port), "{flow:?}");
+        for source in strangers().into_iter().filter(|source| source.side == Side::Upstream) {
+            assert!(!is_believed(&mut world, source), "{source:?}");
+        }
+        // The registration moves, and the server that it leaves may not know.
+        world.dial = false;
+        world.input(Input::FailbackDialled { upstream: REGISTRAR, flow: next.flow, transport: Transport::Udp });
+        let ask = world.last("OPTIONS");
+        world.reply(next, &ask, 200, &[], "");
+        world.upstream = next;
+        world.grant(600);
+        world.advance(Duration::from_secs(300));
+        world.input(named());
+        assert!(is_believed(&mut world, by_tcp) && is_believed(&mut world, next), "{flow:?}");
+        world.advance(Duration::from_secs(3_301));
+        world.input(named());
+        assert!(!is_believed(&mut world, by_tcp) && !is_believed(&mut world, by_another_port), "{flow:?}");
+        assert!(is_believed(&mut world, next));
+    }
+}
+
 /// A call that the device has answered by its first connection, and its BYE.
 fn talking() -> (World, String) {
     let mut world = World::registered();

@@ -224,7 +224,8 @@ impl World {
             Event::Wake(call) => self.push(shard, &call),
             Event::Forked(_) => self.stats.offered_at_once += 1,
             Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
-            Event::FailbackProbed { .. }
+            Event::FlowOffered { .. }
+            | Event::UpstreamIdle { .. }
             | Event::FlowProven(_)
             | Event::Attached(_)
             | Event::Detached(_)
@@ -356,7 +357,8 @@ fn event_kind(event: &Event) -> String {
         Event::ResponseRefused => "response refused".to_owned(),
         Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
-        Event::FailbackProbed { upstream, moved } => format!("tried {} {moved}", upstream.0),
+        Event::FlowOffered { upstream, flow, outcome } => format!("offered {} {flow:?} {outcome:?}", upstream.0),
+        Event::UpstreamIdle { upstream, forgotten } => format!("idle {} {forgotten}", upstream.0),
         Event::Unanswerable { unreadable, .. } => format!("unanswerable {unreadable}"),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
         Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),

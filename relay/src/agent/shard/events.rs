@@ -44,7 +44,10 @@ impl Shard {
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(event = "public-address", upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
-            Event::FailbackProbed { upstream, moved } => self.shared.dialler.tried(self.index, upstream, moved),
+            Event::FlowOffered { upstream, flow, outcome } => {
+                self.shared.dialler.offered(self.index, upstream, flow, outcome);
+            }
+            Event::UpstreamIdle { upstream, forgotten } => self.shared.dialler.idle(self.index, upstream, forgotten),
             Event::Unanswerable { instance, unreadable } => {
                 if let Some(row) = self.instances.get_mut(instance) {
                     row.unanswerable = Some(if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest });

@@ -5,7 +5,7 @@
 //! | that could not be connected to, or whose certificate was wrong | away |
 //! | that left a REGISTER or a keep-alive without an answer, or said 503 or 430 while nobody was served by it, or to several accounts | away |
 //! | that ended a stream before it had granted anything, or several soon after they were opened | away |
-//! | that did not answer when it was tried as the better one | away |
+//! | that did not answer, or registered nobody, when it was tried as the better one | away |
 //!
 //! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
 //! `upstream.failback_interval`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
@@ -15,11 +15,17 @@
 //! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as
 //! the worst after [`UNLISTED`], because some name servers name a few of many at a time.
 //!
+//! Where a flow leads is what the shard's endpoint says that it has taken: one that is opened may be let go, because the server in use
+//! serves again, or because nobody wants one any more. That says nothing of its address.
+//!
 //! Invariant: what is remembered is bounded by [`REMEMBERED`]; the same calls give the same answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use sip::endpoint::Offer;
+use sip::id::FlowId;
 
 use crate::net::Transport;
 use crate::net::resolve::Candidate;
@@ -42,7 +48,9 @@ pub(crate) struct Targets {
     away: BTreeMap<Destination, Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
-    trying: BTreeMap<usize, Candidate>,
+    /// Flows of which an endpoint has not said yet whether it takes them: dialled, and to be tried as better ones.
+    dialled: BTreeMap<usize, (FlowId, Candidate)>,
+    trying: BTreeMap<usize, (FlowId, Candidate)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +92,7 @@ impl Targets {
     }
 
     /// A shard's flow leads there from now on.
-    pub(crate) fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
+    fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
         if let Some(away) = self.away.get_mut(&place_of(&candidate)) {
             away.back = true;
         }
@@ -97,7 +105,14 @@ impl Targets {
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
-    pub(crate) fn better(&mut self, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
+    /// What `is_away` says of an address counts beside what is known here.
+    pub(crate) fn better(
+        &mut self,
+        shard: usize,
+        candidates: &[Candidate],
+        now: Instant,
+        is_away: impl Fn(&Candidate) -> bool,
+    ) -> Option<Candidate> {
         let current = self.current.get_mut(&shard).filter(|_| !self.trying.contains_key(&shard))?;
         let place = place_of(&current.candidate);
         if let Some(listed) = candidates.iter().find(|candidate| place_of(candidate) == place) {
@@ -108,7 +123,7 @@ impl Targets {
         candidates
             .iter()
             .filter(|candidate| (unlisted || candidate.rank < rank) && place_of(candidate) != place)
-            .find(|candidate| self.away_until(candidate, now).is_none())
+            .find(|candidate| self.away_until(candidate, now).is_none() && !is_away(candidate))
             .copied()
     }
 
@@ -118,18 +133,57 @@ impl Targets {
         best.is_some_and(|best| self.current.values().any(|current| current.candidate.rank > best))
     }
 
-    /// A shard's endpoint is asked to try it.
-    pub(crate) fn tries(&mut self, shard: usize, candidate: Candidate) {
-        self.trying.insert(shard, candidate);
+    /// A shard's endpoint will be told of this flow, which was dialled for it.
+    pub(crate) fn dialled(&mut self, shard: usize, flow: FlowId, candidate: Candidate) {
+        self.dialled.insert(shard, (flow, candidate));
     }
 
-    /// What became of it.
-    pub(crate) fn tried(&mut self, shard: usize, moved: bool, now: Instant, first: Duration) {
-        match self.trying.remove(&shard) {
-            Some(candidate) if moved => self.leads(shard, candidate, now),
-            Some(candidate) => self.failed(place_of(&candidate), now, first),
-            None => {}
+    /// A shard's endpoint is asked to try it.
+    pub(crate) fn tries(&mut self, shard: usize, flow: FlowId, candidate: Candidate) {
+        self.trying.insert(shard, (flow, candidate));
+    }
+
+    /// What a shard's endpoint says of a flow; whether that was to be tried as a better one.
+    pub(crate) fn offered(
+        &mut self,
+        shard: usize,
+        flow: FlowId,
+        outcome: Offer,
+        now: Instant,
+        first: Duration,
+    ) -> bool {
+        let take = |offers: &mut BTreeMap<usize, (FlowId, Candidate)>| {
+            let offer = offers.remove(&shard)?;
+            let is_meant = offer.0 == flow;
+            if !is_meant {
+                offers.insert(shard, offer);
+            }
+            is_meant.then_some(offer.1)
+        };
+        let (tried, dialled) = (take(&mut self.trying), take(&mut self.dialled));
+        let Some(candidate) = tried.or(dialled) else { return false };
+        match outcome {
+            Offer::Taken => self.leads(shard, candidate, now),
+            Offer::DoesNotServe => self.failed(place_of(&candidate), now, first),
+            // Another one was dialled, and what is in use serves again.
+            Offer::NotWanted if tried.is_none() => {
+                let in_use = self.current.get(&shard).map(|current| place_of(&current.candidate));
+                if let Some(away) =
+                    in_use.filter(|it| *it != place_of(&candidate)).and_then(|it| self.away.get_mut(&it))
+                {
+                    away.back = true;
+                }
+            }
+            Offer::NotWanted => {}
         }
+        tried.is_some()
+    }
+
+    /// No flow of a shard leads anywhere, and none is wanted.
+    pub(crate) fn let_go(&mut self, shard: usize) {
+        self.current.remove(&shard);
+        self.dialled.remove(&shard);
+        self.trying.remove(&shard);
     }
 
     fn away_until(&self, candidate: &Candidate, now: Instant) -> Option<Instant> {
@@ -148,10 +202,15 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
+    const FLOW: FlowId = FlowId::Stream(1);
 
     fn at(last: u8, rank: u16) -> Candidate {
         let address = SocketAddr::from(([192, 0, 2, last], 5061));
         Candidate { address, transport: Transport::Tls, rank }
+    }
+
+    fn better(targets: &mut Targets, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
+        targets.better(shard, candidates, now, |_| false)
     }
 
     fn fails(targets: &mut Targets, candidate: Candidate, now: Instant) {
@@ -179,14 +238,14 @@ mod tests {
         targets.leads(0, at(3, 1), now);
         let answer = [at(1, 0), at(2, 1), at(3, 1)];
         assert!(targets.is_second_best(&answer));
-        assert_eq!(targets.better(0, &answer[1..], now), None, "another of the same priority");
-        assert_eq!(targets.better(1, &answer, now), None, "a shard without a flow");
-        assert_eq!(targets.better(0, &answer, now), Some(at(1, 0)));
-        targets.tries(0, at(1, 0));
-        assert_eq!(targets.better(0, &answer, now), None, "one at a time");
-        targets.tried(0, true, now, MINUTE);
+        assert_eq!(better(&mut targets, 0, &answer[1..], now), None, "another of the same priority");
+        assert_eq!(better(&mut targets, 1, &answer, now), None, "a shard without a flow");
+        assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
+        targets.tries(0, FLOW, at(1, 0));
+        assert_eq!(better(&mut targets, 0, &answer, now), None, "one at a time");
+        assert!(targets.offered(0, FLOW, Offer::Taken, now, MINUTE));
         assert!(!targets.is_second_best(&answer));
-        assert_eq!(targets.better(0, &answer, now), None);
+        assert_eq!(better(&mut targets, 0, &answer, now), None);
     }
 
     #[test]
@@ -198,12 +257,12 @@ mod tests {
         let (mut now, mut waits) = (start, Vec::new());
         for _ in 0..8 {
             let before = now;
-            while targets.better(0, &answer, now).is_none() {
+            while better(&mut targets, 0, &answer, now).is_none() {
                 now += Duration::from_secs(1);
             }
             waits.push((now - before).as_secs() / 60);
-            targets.tries(0, at(1, 0));
-            targets.tried(0, false, now, MINUTE);
+            targets.tries(0, FLOW, at(1, 0));
+            targets.offered(0, FLOW, Offer::DoesNotServe, now, MINUTE);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         // Once it has served, it begins anew.
@@ -221,14 +280,47 @@ mod tests {
         for round in 0..200 {
             now += MINUTE;
             let answer = if round % 30 == 0 { [at(1, 0)] } else { [at(2, 0)] };
-            assert_eq!(targets.better(0, &answer, now), None, "round {round}");
+            assert_eq!(better(&mut targets, 0, &answer, now), None, "round {round}");
         }
         let mut minutes = 0;
-        while targets.better(0, &[at(2, 0)], now).is_none() {
+        while better(&mut targets, 0, &[at(2, 0)], now).is_none() {
             now += MINUTE;
             minutes += 1;
         }
         assert!((30..=60).contains(&minutes), "{minutes}");
+    }
+
+    #[test]
+    fn a_flow_that_is_let_go_leads_nowhere_and_says_nothing_of_its_address() {
+        let (now, mut targets) = (Instant::now(), Targets::default());
+        let (answer, other) = ([at(1, 0), at(2, 1)], FlowId::Stream(2));
+        // The one in use refuses some, and serves again before the other one is connected to.
+        targets.leads(0, at(1, 0), now);
+        fails(&mut targets, at(1, 0), now);
+        targets.dialled(0, FLOW, at(2, 1));
+        assert!(!targets.offered(0, other, Offer::NotWanted, now, MINUTE), "another flow's end");
+        assert!(targets.away_until(&at(1, 0), now).is_some());
+        assert!(!targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
+        assert_eq!(targets.led_to(0), Some(at(1, 0).address));
+        assert_eq!((better(&mut targets, 0, &answer, now), targets.is_second_best(&answer)), (None, false));
+        assert_eq!(targets.in_order(answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
+        // A better one that a shard does not want is no worse for others.
+        for shard in [0, 1] {
+            targets.leads(shard, at(2, 1), now);
+        }
+        targets.tries(0, FLOW, at(1, 0));
+        assert!(targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
+        assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
+        // It has no account there any more.
+        targets.tries(0, FLOW, at(1, 0));
+        targets.let_go(0);
+        assert_eq!((better(&mut targets, 0, &answer, now), targets.led_to(0)), (None, None));
+        targets.let_go(1);
+        assert!(!targets.is_second_best(&answer), "nobody looks for a better one");
+        // Accounts that come to it later go back as all others do.
+        targets.dialled(0, other, at(2, 1));
+        assert!(!targets.offered(0, other, Offer::Taken, now, MINUTE));
+        assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
     }
 
     #[test]

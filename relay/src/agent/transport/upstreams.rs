@@ -305,6 +305,13 @@ impl Upstreams {
         }
     }
 
+    /// A shard needs it no more.
+    pub(crate) fn unused_by(&self, id: UpstreamId, shard: usize) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.shards &= !(1 << shard);
+        }
+    }
+
     /// Its names were resolved, or could not be: all are to be resolved again at `stale_at`.
     pub(crate) fn resolve_again(&self, id: UpstreamId, stale_at: Instant) {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
@@ -349,9 +356,12 @@ impl Upstreams {
         self.lock().entries.get_mut(&id).map(|entry| work(&mut entry.targets))
     }
 
-    /// Its names are looked at again no later than `at`.
-    pub(crate) fn look_by(&self, id: UpstreamId, at: Instant) {
-        if let Some(entry) = self.lock().entries.get_mut(&id) {
+    /// Its names are looked at again no later than `at`, where a flow leads to a worse address than DNS has named.
+    pub(crate) fn look_for_better(&self, id: UpstreamId, at: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id)
+            && let Some((_, known)) = &entry.last
+            && entry.targets.is_second_best(known)
+        {
             entry.stale_at = Some(entry.stale_at.map_or(at, |stale_at| stale_at.min(at)));
         }
     }

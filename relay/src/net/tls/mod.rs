@@ -1,4 +1,4 @@
-//! TLS for both sides: the relay's own certificate, re-read when it changes, and the verification of SIP servers.
+//! TLS for both sides: the relay's own certificate, re-read when it changes, and the verification of SIP servers ([`client`]).
 //!
 //! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
 //! never replaces one that can, nor one that has expired one that is valid, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
@@ -6,6 +6,7 @@
 //! use. No client certificate is ever sent, and no verification can be switched off.
 
 mod challenge;
+mod client;
 mod development;
 mod doubts;
 mod identity;
@@ -19,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -32,16 +32,13 @@ use super::look::Look;
 use crate::clock;
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
+pub use client::ClientTls;
 pub use development::new_ca_key;
 pub use doubts::{Doubt, dated, doubts};
-use identity::SipIdentity;
 use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// Sessions of SIP servers kept for resumption; past it the oldest makes a full handshake again.
-const RESUMED_SESSIONS: usize = 4_096;
-
 /// Tickets that a client gets with a handshake of TLS 1.3: a phone has one connection, and each brings the next ticket.
 const TICKETS: usize = 1;
 
@@ -75,6 +72,9 @@ pub enum TlsError {
     /// A trusted certificate cannot be used.
     #[error("{0} holds a certificate that cannot be trusted: {1}")]
     BadRoot(PathBuf, String),
+    /// The system has no trusted roots any more.
+    #[error("the system's trusted roots are gone")]
+    NoRoots,
     /// The certificate of a challenge could not be made.
     #[error("the certificate for a CA's challenge could not be made: {0}")]
     Challenge(String),
@@ -267,69 +267,6 @@ impl Files {
             key: self.key.clone(),
             why: why_not_together(&error, &chain, again),
         })
-    }
-}
-
-/// How the relay, as a client, trusts SIP servers: as RFC 5922 says (see `tls/identity.rs`).
-#[derive(Debug, Clone)]
-pub struct ClientTls(Arc<ClientConfig>);
-
-impl ClientTls {
-    /// Trusts the system's roots and the certificates in `ca_file`. Fails when `ca_file` cannot be read or used. A
-    /// system without roots is said in the log: then only `ca_file` is trusted.
-    pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(event = "roots-unreadable", %error, "some of the system's trusted roots cannot be read");
-        }
-        roots.add_parsable_certificates(native.certs);
-        if let Some(path) = ca_file {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| TlsError::BadRoot(path.into(), error.to_string()))?;
-            }
-        }
-        if roots.is_empty() {
-            tracing::warn!(event = "no-roots", "no roots are trusted: install ca-certificates or set upstream.ca_file");
-        }
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(SipIdentity::new(
-                roots,
-                default_provider().signature_verification_algorithms,
-            )))
-            .with_no_client_auth();
-        config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
-        Ok(Self(Arc::new(config)))
-    }
-
-    /// Trusts whoever shows the first certificate of this file and has its key, and nobody else: the relay's own listeners.
-    ///
-    /// # Errors
-    /// [`TlsError`] when the file holds no certificate.
-    pub fn only(certificate: &Path) -> Result<Self, TlsError> {
-        Ok(Self::pinned(pinned::Pinned::new(certificates(certificate)?.swap_remove(0))))
-    }
-
-    /// Trusts whoever answers: for a question to this machine that shows no secret.
-    pub fn anyone() -> Self {
-        Self::pinned(pinned::Pinned::anyone())
-    }
-
-    fn pinned(verifier: pinned::Pinned) -> Self {
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        Self(Arc::new(config))
-    }
-
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        self.0.clone()
     }
 }
 

@@ -1,22 +1,28 @@
 //! Going back to a better address of a SIP server, after a worse one had to do (RFC 3263 §4.3).
 //!
-//! | probe | a better flow is open | it answers OPTIONS | it does not, or answers 408, 430 or 5xx | it breaks |
-//! | --- | --- | --- | --- | --- |
-//! | none | send OPTIONS → sent; while no flow is up and none is dialled, move at once | – | – | – |
-//! | sent | close it | move, report it → none | close it, report it → none | report it → none |
+//! | probe | a better flow is open | OPTIONS is answered | it is not, or with 408, 430 or 5xx | the REGISTER is granted | it is answered otherwise, or not | the flow breaks |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | none | send OPTIONS → asked; while no flow is up and none is dialled, move at once | – | – | – | – | – |
+//! | asked | close it | one member that stands registers by it → on trial; while none is registered, move → none | close it → none | – | – | → none |
+//! | on trial | close it | – | – | move → none | close it → none | → none |
 //!
-//! A move registers every member anew, each in its turn, on the better flow. The old one stays open as long as a call that
+//! A server answers OPTIONS before it has its database; what an account needs of it is that it registers. The member on trial is any of those that
+//! stand, another one each time. It stands by the flow in use meanwhile, and what the better address refuses counts for nothing: it registers again by
+//! the flow in use.
+//!
+//! A move registers every other member anew, each in its turn, on the better flow. The old one stays open as long as a call that
 //! came by it may need an answer, and its requests are believed until then, so no call is lost on the way.
 //!
-//! Invariant: a flow that has not answered never takes the place of one that works; one upstream has one probe at a time.
+//! Invariant: a flow that has registered nobody never takes the place of one by which somebody is registered; one upstream has one probe at a
+//! time; what became of each flow is told once.
 
 use std::time::Instant;
 
-use super::{FailbackProbe, Link};
+use super::{FailbackProbe, Link, Upstream};
 use crate::endpoint::core::ClientOwner;
-use crate::endpoint::{Endpoint, Event, Transport};
+use crate::endpoint::{Endpoint, Event, Offer, Transport};
 use crate::flow::Side;
-use crate::id::{BranchId, FlowId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
 
 impl Endpoint {
@@ -29,17 +35,16 @@ impl Endpoint {
         transport: Transport,
     ) {
         let branch = self.core.branch();
-        let Some(upstream) = self.upstreams.get_mut(id) else { return self.reject_failback(id, flow) };
+        let Some(upstream) = self.upstreams.get_mut(id) else {
+            return self.let_go(id, flow, Offer::NotWanted);
+        };
         match upstream.link {
             Link::Up { .. } if upstream.probe.is_none() => {}
             // There is nothing that works and could be lost by it.
-            Link::BackingOff => {
-                self.core.event(Event::FailbackProbed { upstream: id, moved: true });
-                return self.on_dialled(now, id, flow, transport);
-            }
-            _ => return self.reject_failback(id, flow),
+            Link::BackingOff => return self.on_dialled(now, id, flow, transport),
+            _ => return self.let_go(id, flow, Offer::NotWanted),
         }
-        upstream.probe = Some(FailbackProbe { flow, transport, branch });
+        upstream.probe = Some(FailbackProbe { flow, transport, branch, on_trial: None });
         let registrar = upstream.registrar.clone();
         if flow.is_reliable() {
             self.upstreams.links.insert(flow, id);
@@ -71,7 +76,7 @@ impl Endpoint {
     ) {
         match response.status() {
             // A challenge, a 404 or a 405 is an answer, too.
-            Some(200..=407 | 409..=429 | 431..=499 | 600..) => self.fail_back(now, id, branch),
+            Some(200..=407 | 409..=429 | 431..=499 | 600..) => self.on_probe_answered(now, id, branch),
             Some(408 | 430 | 500..=599) => self.on_probe_unanswered(id, branch),
             _ => {}
         }
@@ -81,16 +86,74 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
         if let Some(probe) = probe {
-            self.reject_failback(id, probe.flow);
+            self.let_go(id, probe.flow, Offer::DoesNotServe);
         }
     }
 
+    /// Somebody is there: one member that stands registers by it.
+    fn on_probe_answered(&mut self, now: Instant, id: UpstreamId, branch: BranchId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let Some(probe) = upstream.probe.as_mut().filter(|probe| probe.branch == branch) else { return };
+        let flow = probe.flow;
+        let bindings = &self.bindings;
+        let stands = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.awaits_refresh());
+        let standing = upstream.members.iter().copied().filter(stands).collect::<Vec<_>>();
+        let is_up = matches!(upstream.link, Link::Up { .. });
+        let Some(last) = standing.len().checked_sub(1).filter(|_| is_up) else {
+            // Where nobody is registered nothing can be lost.
+            return match is_up && upstream.registered_count == 0 {
+                true => self.fail_back(now, id, None),
+                false => self.give_up_probe(id, Offer::NotWanted),
+            };
+        };
+        // One that is refused by its own fault keeps the others away once.
+        let binding = standing[self.core.random.between(0, last as u64) as usize];
+        probe.on_trial = Some(binding);
+        self.upstreams.trust.note_dialled(flow, self.upstreams.rows.values());
+        if let Some(address) = self.upstreams.address_of(flow) {
+            self.upstreams.charge(now, address);
+        }
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
+        let step = registration.begin_trial();
+        self.carry_out(now, binding, step);
+    }
+
+    /// A better address has not registered a binding that stands, or has not answered it: it stays where it is.
+    pub(in crate::endpoint) fn fail_trial(&mut self, now: Instant, binding: BindingId) {
+        let Some(registration) = self.bindings.get(binding) else { return };
+        let id = registration.upstream;
+        if self.upstreams.get(id).is_some_and(|upstream| upstream.tries(binding)) {
+            self.give_up_probe(id, Offer::DoesNotServe);
+        }
+        self.end_trial(now, binding);
+    }
+
+    /// A binding that was on trial is not any more, because something else is wanted of it.
+    pub(in crate::endpoint) fn give_up_trial(&mut self, id: UpstreamId, binding: BindingId) {
+        if self.upstreams.get(id).is_some_and(|upstream| upstream.tries(binding)) {
+            self.give_up_probe(id, Offer::NotWanted);
+        }
+    }
+
+    /// Registers again by the flow in use.
+    fn end_trial(&mut self, now: Instant, binding: BindingId) {
+        let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.is_on_trial()) else { return };
+        if let Some(branch) = registration.branch() {
+            self.core.transactions.abandon(branch);
+        }
+        let step = registration.on_flow_lost();
+        self.carry_out(now, binding, step);
+    }
+
     /// Whether the flow that has ended was being probed.
-    pub(in crate::endpoint) fn lost_probe(&mut self, id: UpstreamId, flow: FlowId) -> bool {
+    pub(in crate::endpoint) fn lost_probe(&mut self, now: Instant, id: UpstreamId, flow: FlowId) -> bool {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
         let Some(probe) = probe else { return false };
         self.core.transactions.abandon(probe.branch);
-        self.core.event(Event::FailbackProbed { upstream: id, moved: false });
+        self.core.event(Event::FlowOffered { upstream: id, flow, outcome: Offer::DoesNotServe });
+        if let Some(binding) = probe.on_trial {
+            self.end_trial(now, binding);
+        }
         true
     }
 
@@ -106,21 +169,34 @@ impl Endpoint {
         self.close_stream(probe.flow);
     }
 
-    fn reject_failback(&mut self, id: UpstreamId, flow: FlowId) {
-        self.upstreams.links.remove(&flow);
-        self.close_stream(flow);
-        self.core.event(Event::FailbackProbed { upstream: id, moved: false });
+    fn give_up_probe(&mut self, id: UpstreamId, outcome: Offer) {
+        let Some(probe) = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take()) else { return };
+        self.core.transactions.abandon(probe.branch);
+        self.let_go(id, probe.flow, outcome);
     }
 
-    fn fail_back(&mut self, now: Instant, id: UpstreamId, branch: BranchId) {
+    /// A flow that was opened is not taken.
+    pub(super) fn let_go(&mut self, id: UpstreamId, flow: FlowId, outcome: Offer) {
+        self.upstreams.links.remove(&flow);
+        self.close_stream(flow);
+        self.core.event(Event::FlowOffered { upstream: id, flow, outcome });
+    }
+
+    /// The better address has registered this binding, or nobody is registered: all others register there.
+    pub(in crate::endpoint) fn fail_back(&mut self, now: Instant, id: UpstreamId, granted: Option<BindingId>) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let Some(probe) = upstream.probe.take_if(|probe| probe.branch == branch) else { return };
-        let Link::Up { flow: old, .. } = upstream.link else { return self.reject_failback(id, probe.flow) };
+        let Some(probe) = upstream.probe.take() else { return };
+        let old = match upstream.link {
+            Link::Up { flow, .. } => Some(flow),
+            Link::Down | Link::Dialling | Link::BackingOff => None,
+        };
         // Bindings that want a flow wait for the better one.
         upstream.link = Link::Dialling;
         upstream.fitness.go_back();
-        let members: Vec<_> = upstream.members.iter().copied().collect();
-        self.replace_flow(now, id, old);
+        let members: Vec<_> = upstream.members.iter().copied().filter(|binding| Some(*binding) != granted).collect();
+        if let Some(old) = old {
+            self.replace_flow(now, id, old);
+        }
         for binding in members {
             let Some(registration) = self.bindings.get_mut(binding) else { continue };
             if let Some(branch) = registration.branch() {
@@ -129,7 +205,13 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
-        self.core.event(Event::FailbackProbed { upstream: id, moved: true });
         self.on_dialled(now, id, probe.flow, probe.transport);
+    }
+}
+
+impl Upstream {
+    /// Whether a better address is tried by this binding's registration.
+    fn tries(&self, binding: BindingId) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.on_trial == Some(binding))
     }
 }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use super::{Link, Upstream, redial};
 use crate::endpoint::core::{OfflinePeer, Timer};
-use crate::endpoint::{Endpoint, Event, Output, Transport};
+use crate::endpoint::{Endpoint, Event, Offer, Output, Transport};
 use crate::flow::{KeepAlive, Pulse, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
 use crate::registration::RegistrationFailure;
@@ -136,10 +136,13 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
-        let Some(upstream) = self.upstreams.rows.get_mut(&id) else { return self.close_stream(flow) };
+        let Some(upstream) = self.upstreams.rows.get_mut(&id) else {
+            return self.let_go(id, flow, Offer::NotWanted);
+        };
         if matches!(upstream.link, Link::Up { .. }) {
             return self.on_looked(now, id, flow, transport);
         }
+        self.core.event(Event::FlowOffered { upstream: id, flow, outcome: Offer::Taken });
         upstream.fitness.begin();
         upstream.avoided = None;
         let [a, b] = self.core.settings.tag.0.to_be_bytes();
@@ -205,7 +208,7 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_upstream_closed(&mut self, now: Instant, flow: FlowId) {
         let was_dialled = self.upstreams.addresses.remove(&flow).is_some();
         match self.upstreams.links.remove(&flow) {
-            Some(id) if !self.lost_probe(id, flow) => self.on_link_closed(now, id),
+            Some(id) if !self.lost_probe(now, id, flow) => self.on_link_closed(now, id),
             None if was_dialled => self.on_replaced_closed(now, flow),
             _ => {}
         }
@@ -266,6 +269,7 @@ impl Endpoint {
     pub(super) fn rest(&mut self, id: UpstreamId) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             (upstream.link, upstream.avoided) = (Link::Down, None);
+            self.core.event(Event::UpstreamIdle { upstream: id, forgotten: false });
         }
     }
 

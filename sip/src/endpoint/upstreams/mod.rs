@@ -42,7 +42,7 @@ use moves::{Back, Fitness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
-use trust::Trust;
+use trust::{GrantedAt, Trust};
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -67,8 +67,10 @@ struct Upstream {
     link: Link,
     /// The transport of the flow, or of the last one.
     transport: Transport,
-    /// Requests from these addresses are believed.
+    /// Requests from these addresses are believed: DNS names them now.
     trusted: Arc<[IpAddr]>,
+    /// Likewise those at which registrations stand.
+    granted_at: GrantedAt,
     /// When a REGISTER was answered last, or a message came by the flow.
     heard_at: Option<Instant>,
     /// Where the SIP server sees this relay.
@@ -127,6 +129,8 @@ struct FailbackProbe {
     flow: FlowId,
     transport: Transport,
     branch: BranchId,
+    /// The member that registers by it, once that was answered.
+    on_trial: Option<BindingId>,
 }
 
 impl Upstreams {
@@ -165,14 +169,23 @@ impl Upstreams {
         }
     }
 
+    /// The better flow that is being tried, and its transport.
+    pub(super) fn probed(&self, id: UpstreamId) -> Option<(FlowId, Transport)> {
+        self.rows.get(&id)?.probe.as_ref().map(|probe| (probe.flow, probe.transport))
+    }
+
     /// Whether a request came from this SIP server: by its flow, or from one of its addresses.
     pub(super) fn is_trusted(&self, id: UpstreamId, source: &Source) -> bool {
         self.rows.get(&id).is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
+            // What is registered there on trial may be called by it.
+            let is_tried = upstream.probe.as_ref().is_some_and(|it| it.on_trial.is_some() && it.flow == source.flow);
             by_flow
+                || is_tried
                 || upstream.replaced.contains(&source.flow)
                 || upstream.trusted.iter().any(|trusted| trusted.to_canonical() == ip)
+                || upstream.granted_at.has(ip)
         })
     }
 
@@ -237,14 +250,6 @@ impl Upstreams {
         }
     }
 
-    /// All addresses of a SIP server; requests from them are believed.
-    pub(super) fn set_addresses(&mut self, id: UpstreamId, addresses: Arc<[IpAddr]>) {
-        if let Some(upstream) = self.rows.get_mut(&id) {
-            self.trust.change(&upstream.trusted, &addresses);
-            upstream.trusted = addresses;
-        }
-    }
-
     /// Keeps count of the members that are registered.
     pub(super) fn count(&mut self, registration: &mut Registration) {
         let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
@@ -301,11 +306,14 @@ impl Upstreams {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
-        upstream.grant(now, by, Some(binding))
+        let back = upstream.grant(now, by, Some(binding));
+        self.believe(now, id, by, granted);
+        back
     }
 
     /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId) -> Option<Back> {
+    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Back> {
+        self.believe(now, id, by, granted);
         self.rows.get_mut(&id)?.grant(now, by, None)
     }
 
@@ -364,6 +372,8 @@ impl Endpoint {
         self.upstreams.dequeue(registration);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.members.remove(&registration.binding);
+        self.give_up_trial(id, registration.binding);
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if registration.counted {
             upstream.registered_count -= 1;
         }
@@ -378,8 +388,10 @@ impl Endpoint {
     /// a call that is to be hung up: no longer than the device's own registration, which it cannot renew.
     fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
         let gone = self.upstreams.rows.remove(&id);
+        self.core.event(Event::UpstreamIdle { upstream: id, forgotten: true });
         if let Some(upstream) = &gone {
             self.upstreams.trust.change(&upstream.trusted, &[]);
+            self.upstreams.trust.change(&upstream.granted_at.addresses(), &[]);
         }
         if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
             self.abandon_probe(probe);
@@ -407,6 +419,7 @@ impl Upstream {
             link: Link::Down,
             transport: Transport::Tls,
             trusted: Arc::new([]),
+            granted_at: GrantedAt::default(),
             heard_at: None,
             public: None,
             mapped: None,

@@ -1,13 +1,79 @@
 //! Which addresses and flows are those of SIP servers, whichever server's they are.
 //!
+//! DNS may name few of many servers at a time, and another one than the one that has granted a registration: that one calls all the same, by
+//! a connection of its own or from another port. It is believed as long as what it has granted may stand.
+//!
 //! Invariant: what comes by another flow and from another address costs two look-ups, however many SIP servers there are: anybody may send
 //! to the socket of SIP servers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::{Link, Upstream};
-use crate::id::FlowId;
+use super::{Link, Upstream, Upstreams};
+use crate::id::{FlowId, UpstreamId};
+
+/// Addresses of one SIP server that are believed because registrations stand there; the one at which they end first gives way.
+const GRANTED_AT_MAX: usize = 8;
+
+/// However long a registration was granted, its address is believed no longer than this after it.
+const GRANTED_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The addresses at which one SIP server has granted registrations, and until when those may stand.
+#[derive(Debug, Default)]
+pub(super) struct GrantedAt(Vec<(IpAddr, Instant)>);
+
+impl GrantedAt {
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|(at, _)| *at == address)
+    }
+
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.0.iter().map(|(at, _)| *at).collect()
+    }
+
+    fn grant(&mut self, address: IpAddr, until: Instant) {
+        match self.0.iter_mut().find(|(at, _)| *at == address) {
+            Some((_, before)) => *before = until.max(*before),
+            None => self.0.push((address, until)),
+        }
+        self.0.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+        self.0.truncate(GRANTED_AT_MAX);
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.0.retain(|(_, until)| *until > now);
+    }
+}
+
+impl Upstreams {
+    /// All addresses of a SIP server that DNS names; requests from them are believed.
+    pub(in crate::endpoint) fn set_addresses(&mut self, now: Instant, id: UpstreamId, addresses: Arc<[IpAddr]>) {
+        if let Some(upstream) = self.rows.get_mut(&id) {
+            self.trust.change(&upstream.trusted, &addresses);
+            upstream.trusted = addresses;
+            let before = upstream.granted_at.addresses();
+            upstream.granted_at.end(now);
+            self.trust.change(&before, &upstream.granted_at.addresses());
+        }
+    }
+
+    /// A registration was granted `by` this flow for so long: requests from its address are believed, whatever DNS names then.
+    pub(super) fn believe(&mut self, now: Instant, id: UpstreamId, by: FlowId, granted: Duration) {
+        let address = self.address_of(by).map(|address| address.to_canonical());
+        let (Some(address), Some(upstream)) = (address, self.rows.get_mut(&id)) else { return };
+        let before = upstream.granted_at.addresses();
+        upstream.granted_at.end(now);
+        if !granted.is_zero() {
+            upstream.granted_at.grant(address, now + granted.min(GRANTED_FOR_MAX));
+        }
+        let after = upstream.granted_at.addresses();
+        if after != before {
+            self.trust.change(&before, &after);
+        }
+    }
+}
 
 /// The addresses and flows of all.
 #[derive(Debug, Default)]
@@ -54,6 +120,7 @@ impl Trust {
         self.flows = HashSet::from([flow]);
         for upstream in known {
             self.flows.extend(&upstream.replaced);
+            self.flows.extend(upstream.probe.as_ref().map(|probe| probe.flow));
             if let Link::Up { flow, .. } = upstream.link {
                 self.flows.insert(flow);
             }
@@ -65,12 +132,9 @@ impl Trust {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::Instant;
 
-    use super::super::Upstreams;
     use super::*;
     use crate::endpoint::{Side, Source, Transport};
-    use crate::id::UpstreamId;
 
     fn source(flow: FlowId, peer: &str) -> Source {
         let peer: SocketAddr = peer.parse().unwrap();
@@ -78,27 +142,39 @@ mod tests {
     }
 
     fn servers(count: u32) -> Upstreams {
-        let mut upstreams = Upstreams::default();
+        let (mut upstreams, now) = (Upstreams::default(), Instant::now());
         for id in 0..count {
-            upstreams.rows.insert(UpstreamId(id), Upstream::new(Instant::now(), "sip:example.com".into(), 10));
-            upstreams.set_addresses(UpstreamId(id), [IpAddr::from([10, 0, (id >> 8) as u8, id as u8])].into());
+            upstreams.rows.insert(UpstreamId(id), Upstream::new(now, "sip:example.com".into(), 10));
+            upstreams.set_addresses(now, UpstreamId(id), [IpAddr::from([10, 0, (id >> 8) as u8, id as u8])].into());
         }
         upstreams
     }
 
     #[test]
     fn a_server_is_known_by_its_addresses_as_long_as_they_are_those_of_one() {
-        let mut upstreams = servers(2);
+        let (mut upstreams, now) = (servers(2), Instant::now());
         let (shared, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let is_known = |upstreams: &Upstreams, peer| upstreams.any_trusts(&source(FlowId::Stream(9), peer));
-        upstreams.set_addresses(UpstreamId(0), [shared, shared].into());
-        upstreams.set_addresses(UpstreamId(1), [shared, other].into());
+        upstreams.set_addresses(now, UpstreamId(0), [shared, shared].into());
+        upstreams.set_addresses(now, UpstreamId(1), [shared, other].into());
         assert!(is_known(&upstreams, "192.0.2.1:5") && is_known(&upstreams, "[::ffff:192.0.2.1]:5"));
-        upstreams.set_addresses(UpstreamId(0), [].into());
+        upstreams.set_addresses(now, UpstreamId(0), [].into());
         assert!(is_known(&upstreams, "192.0.2.1:5"));
-        upstreams.set_addresses(UpstreamId(1), [other].into());
+        upstreams.set_addresses(now, UpstreamId(1), [other].into());
         assert!(!is_known(&upstreams, "192.0.2.1:5") && is_known(&upstreams, "192.0.2.2:5"));
         assert!(upstreams.trust.addresses.len() == 1);
+        // What it has granted stands; of many addresses few are kept, and nothing once it is gone.
+        let minute = Duration::from_secs(60);
+        for last in 1..=100 {
+            let by = FlowId::Datagram(SocketAddr::from(([198, 51, 100, last], 5060)));
+            upstreams.believe(now, UpstreamId(1), by, minute * u32::from(last));
+        }
+        assert_eq!(upstreams.trust.addresses.len(), 1 + GRANTED_AT_MAX);
+        assert!(is_known(&upstreams, "198.51.100.100:5") && !is_known(&upstreams, "198.51.100.1:5"));
+        upstreams.set_addresses(now + minute * 99, UpstreamId(1), [other].into());
+        assert!(is_known(&upstreams, "198.51.100.100:5") && !is_known(&upstreams, "198.51.100.99:5"));
+        upstreams.set_addresses(now + GRANTED_FOR_MAX, UpstreamId(1), [other].into());
+        assert_eq!(upstreams.trust.addresses.len(), 1);
     }
 
     #[test]

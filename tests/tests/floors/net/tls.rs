@@ -281,6 +281,37 @@ async fn the_development_certificate_is_good_for_loopback_by_its_own_ca() {
     assert!(tls.expiry() > SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 86_400);
 }
 
+#[tokio::test]
+async fn another_ca_of_sip_servers_is_taken_while_the_relay_runs_and_the_old_one_is_trusted_no_more() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (old_pem, new_pem) = (std::fs::read(&old.ca).unwrap(), std::fs::read(&new.ca).unwrap());
+    let (of_old, of_new) = (old.server(&["example.com"], Kind::Usual), new.server(&["example.com"], Kind::Usual));
+    let ((old_server, _one), (new_server, _two)) = (server(&of_old).await, server(&of_new).await);
+    let client = old.client();
+    let trusts = async |client: &ClientTls| {
+        let dial = async |address| dial::tls(address, client, "example.com").await.is_ok();
+        (dial(old_server).await, dial(new_server).await)
+    };
+    assert_eq!((trusts(&client).await, client.reload().unwrap()), ((true, false), false));
+    std::fs::write(&old.ca, &new_pem).unwrap();
+    assert!(client.reload().unwrap());
+    assert_eq!(trusts(&client).await, (false, true), "nor is a session of before gone on with");
+    // Half a file changes nothing.
+    std::fs::write(&old.ca, &old_pem[..old_pem.len() / 2]).unwrap();
+    assert!(client.reload().is_err());
+    assert_eq!(trusts(&client).await, (false, true));
+    // And nobody need ask for it.
+    let watch = tokio::spawn(client.clone().watch());
+    std::fs::write(&old.ca, [old_pem, new_pem].concat()).unwrap();
+    let taken = async {
+        while trusts(&client).await != (true, true) {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(3 * relay::net::tls::RELOAD_INTERVAL, taken).await.expect("it is taken");
+    watch.abort();
+}
+
 #[test]
 fn a_file_that_is_missing_or_wrong_is_named_in_the_error() {
     let authority = Authority::new();

@@ -2,44 +2,54 @@
 //!
 //! A connection is opened in three shares: of who asked for the SIP server, of the address, and of all. So nobody who names
 //! silent servers, one after the other or under many names, keeps the diallers from others. UDP opens nothing and waits for
-//! nobody. Streams for answers are opened in shares of their own, for each SIP server and of all: an answer's port is what a request
-//! says.
+//! nobody.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`answers`] | streams for answers whose own stream has ended |
+//! | [`connecting`] | a connection to one address: whose turn it is, and how long that is waited for |
+//! | [`unreachable`] | addresses that nobody could connect to |
 //!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`], within `limits.dial_timeout` and as soon as nobody wants the flow any more. At most [`DIALS`] and
-//! [`DIALS_PROVEN`] connections are being opened, and [`ANSWER_DIALS`] for answers; the others wait for their turn. A shard hears of an upstream's
-//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of it is told by
-//! [`Dialler::tried`].
+//! [`DIALS_PROVEN`] connections are being opened, and others for answers; the others wait for their turn. A shard hears of an upstream's
+//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of each flow is told by
+//! [`Dialler::offered`].
+
+mod answers;
+mod connecting;
+mod unreachable;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use sip::endpoint::{Input, Transport};
+use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, Beside};
+use connecting::{Opened, Patience, Way};
+use sip::endpoint::{Input, Offer, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use unreachable::Unreachable;
 
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
-use crate::agent::transport::outbox::Writer;
-use crate::agent::transport::targets::place_of;
+use crate::agent::transport::targets::{Targets, place_of};
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
-use crate::limits::shares::{Share, Shares};
+use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
+use crate::net;
 use crate::net::drain::Drain;
 use crate::net::questions::Asker;
 use crate::net::resolve::{Candidate, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
-use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
-use crate::net::{self, dial};
 use crate::timing::ConnectionTiming;
 
 /// Connections that are being opened at once.
@@ -48,12 +58,6 @@ const DIALS: usize = 192;
 const DIALS_PROVEN: usize = 64;
 /// Likewise to one address and port, whatever names lead there.
 const DIALS_PER_ADDRESS: usize = 8;
-/// Streams for answers that are being opened at once, beside those connections.
-const ANSWER_DIALS: usize = 64;
-/// Likewise to one SIP server.
-const ANSWER_DIALS_PER_SERVER: usize = 4;
-/// Answers that wait until their stream to one SIP server is open; a further one is lost.
-const ANSWERS_WAITING: usize = 64;
 /// SIP servers whose names are being resolved again at once.
 const REFRESHES: usize = 256;
 /// How often a dial looks whether anybody still wants it.
@@ -83,6 +87,10 @@ struct Inner {
     turns_proven: Semaphore,
     by_source: Shares<IpAddr>,
     by_address: Shares<SocketAddr>,
+    unreachable: Unreachable,
+    /// Draws the order among SRV records of one priority, for each SIP server and shard anew (RFC 2782): another one in each process, else all nodes would
+    /// choose the same.
+    seeds: RandomState,
     answer_turns: Semaphore,
     answer_dials: Shares<UpstreamId>,
     answers_waiting: Shares<UpstreamId>,
@@ -115,6 +123,8 @@ impl Dialler {
             turns_proven: Semaphore::new(DIALS_PROVEN),
             by_source: Shares::new(limits.dials_per_source as usize),
             by_address: Shares::new(DIALS_PER_ADDRESS),
+            unreachable: Unreachable::default(),
+            seeds: RandomState::new(),
             answer_turns: Semaphore::new(ANSWER_DIALS),
             answer_dials: Shares::new(ANSWER_DIALS_PER_SERVER),
             answers_waiting: Shares::new(ANSWERS_WAITING),
@@ -124,16 +134,29 @@ impl Dialler {
         }))
     }
 
-    /// What became of the better flow that a shard was offered.
-    pub(crate) fn tried(&self, shard: usize, upstream: UpstreamId, moved: bool) {
+    /// What a shard's endpoint says of a flow that was opened for it.
+    pub(crate) fn offered(&self, shard: usize, upstream: UpstreamId, flow: FlowId, outcome: Offer) {
         let (now, first) = (clock::now(), self.0.failback_interval);
-        self.0.upstreams.targets(upstream, |targets| targets.tried(shard, moved, now, first));
-        tracing::info!(
-            event = "failback-tried",
-            upstream = upstream.0,
-            moved,
-            "a better address of a SIP server was tried"
-        );
+        let offered = |targets: &mut Targets| targets.offered(shard, flow, outcome, now, first);
+        if self.0.upstreams.targets(upstream, offered) == Some(true) {
+            tracing::info!(
+                event = "failback-tried",
+                upstream = upstream.0,
+                moved = outcome == Offer::Taken,
+                "a better address of a SIP server was tried"
+            );
+        }
+        if outcome == Offer::Taken {
+            self.0.upstreams.look_for_better(upstream, now + first);
+        }
+    }
+
+    /// No flow of a shard leads to an upstream, and none is wanted; `forgotten`: not even its addresses are.
+    pub(crate) fn idle(&self, shard: usize, upstream: UpstreamId, forgotten: bool) {
+        self.0.upstreams.targets(upstream, |targets| targets.let_go(shard));
+        if forgotten {
+            self.0.upstreams.unused_by(upstream, shard);
+        }
     }
 
     /// Where a shard's flow to a SIP server led last.
@@ -193,41 +216,6 @@ impl Dialler {
         addresses.into()
     }
 
-    /// Sends a response to a SIP server whose stream has ended: on the stream that an earlier one opened, or on a new one. What cannot be sent so is lost.
-    pub(crate) fn answer(
-        &self,
-        shard: usize,
-        upstream: UpstreamId,
-        peer: SocketAddr,
-        transport: Transport,
-        bytes: Bytes,
-    ) {
-        match self.0.resolver.reach().check(peer) {
-            Ok(peer) => self.send_beside(shard, Beside { peer, transport, upstream }, bytes),
-            Err(error) => {
-                tracing::info!(event = "answer-not-allowed", upstream = upstream.0, %error, "a SIP server's connection has ended, and the port that it names for answers is not allowed");
-            }
-        }
-    }
-
-    fn send_beside(&self, shard: usize, beside: Beside, bytes: Bytes) {
-        let mut streams = self.0.beside();
-        if let Some(Answering::Open(_, writer)) = streams.get(&beside)
-            && writer.send(bytes.clone())
-        {
-            return;
-        }
-        let Some(place) = self.0.answers_waiting.try_take(beside.upstream) else {
-            return self.0.metrics.limit(Limit::Dials);
-        };
-        if let Some(Answering::Opening(waiting)) = streams.get_mut(&beside) {
-            return waiting.push((bytes, place));
-        }
-        streams.insert(beside, Answering::Opening(vec![(bytes, place)]));
-        drop(streams);
-        self.0.shards.cores.carry(shard, self.0.clone().serve_beside(shard, beside));
-    }
-
     /// Resolves again what is stale, until `end`.
     pub(crate) async fn refresh(self, end: Drain) {
         let mut ticks = tokio::time::interval(TICK);
@@ -240,7 +228,7 @@ impl Dialler {
                 let it = self.0.clone();
                 tokio::spawn(async move {
                     let Ok(_turn) = it.refreshes.acquire().await else { return };
-                    match it.learn(upstream, &route).await {
+                    match it.learn(upstream, &route, it.seed(upstream, None)).await {
                         Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
                         Err(error) => {
                             tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address now");
@@ -253,15 +241,10 @@ impl Dialler {
 }
 
 impl Inner {
-    // A panic while the lock was held leaves a whole map behind: each change is one statement.
-    fn beside(&self) -> MutexGuard<'_, HashMap<Beside, Answering>> {
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
         let Some(route) = self.upstreams.route(upstream) else { return false };
         self.upstreams.used_by(upstream, shard);
-        let candidates = match self.learn(upstream, &route).await {
+        let candidates = match self.learn(upstream, &route, self.seed(upstream, Some(shard))).await {
             Ok(candidates) => candidates,
             Err(error) => {
                 // What DNS does not say now it has said before (RFC 8767).
@@ -279,41 +262,55 @@ impl Inner {
             for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
                 targets.failed(place_of(candidate), now, first);
             }
-            targets.in_order(candidates.clone(), now)
+            targets.in_order(candidates, now)
         });
-        for candidate in ordered.unwrap_or_default() {
-            if let Some(stream) = self.connect(upstream, &route, candidate).await {
-                self.upstreams.targets(upstream, |targets| targets.leads(shard, candidate, clock::now()));
-                if self.upstreams.targets(upstream, |targets| targets.is_second_best(&candidates)) == Some(true) {
-                    self.upstreams.look_by(upstream, clock::now() + self.failback_interval);
-                }
-                let (flow, transport) = self.begin(shard, stream, candidate).await;
-                if avoid.is_some_and(|avoid| avoid != candidate.address) {
-                    self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
-                }
-                self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
-                return true;
-            }
+        let first = self.connect_first(upstream, &route, ordered.unwrap_or_default()).await;
+        let Some((candidate, opened)) = first else { return false };
+        let (flow, transport) = self.begin(shard, opened, candidate).await;
+        self.upstreams.targets(upstream, |targets| targets.dialled(shard, flow, candidate));
+        if avoid.is_some_and(|avoid| avoid != candidate.address) {
+            self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
         }
-        false
+        self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
+        true
     }
 
-    /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it.
+    /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it. Nobody is waited for:
+    /// what cannot be tried now is tried the next time.
     async fn offer_better(&self, upstream: UpstreamId, route: &Route, candidates: &[Candidate]) {
         for shard in 0..self.shards.len() {
-            let now = clock::now();
-            let better = self.upstreams.targets(upstream, |targets| targets.better(shard, candidates, now)).flatten();
-            if let Some(candidate) = better
-                && let Some(stream) = self.connect(upstream, route, candidate).await
-            {
-                self.upstreams.targets(upstream, |targets| targets.tries(shard, candidate));
-                let (flow, transport) = self.begin(shard, stream, candidate).await;
-                self.shards.send(shard, ShardInput::sip(Input::FailbackDialled { upstream, flow, transport })).await;
+            if self.better(upstream, shard, candidates).is_none() {
+                continue;
+            }
+            // Of equals, each shard draws its own.
+            let drawn = self.names_for(upstream).resolve(&route.target(), self.seed(upstream, Some(shard))).await;
+            let drawn = drawn.map(|found| self.reached(found.candidates)).unwrap_or_default();
+            let Some(candidate) = self.better(upstream, shard, &drawn) else { continue };
+            let way = self.connect(upstream, route, candidate, Patience::None);
+            match timeout(self.dial_timeout, way).await {
+                Ok(Way::Open(opened)) => {
+                    let (flow, transport) = self.begin(shard, opened, candidate).await;
+                    self.upstreams.targets(upstream, |targets| targets.tries(shard, flow, candidate));
+                    let offer = Input::FailbackDialled { upstream, flow, transport };
+                    self.shards.send(shard, ShardInput::sip(offer)).await;
+                }
+                Ok(Way::Failed | Way::Passed) => {}
+                Err(_) => break,
             }
         }
-        if self.upstreams.targets(upstream, |targets| targets.is_second_best(candidates)) == Some(true) {
-            self.upstreams.look_by(upstream, clock::now() + self.failback_interval);
-        }
+        self.upstreams.look_for_better(upstream, clock::now() + self.failback_interval);
+    }
+
+    /// A better address for a shard's flow that may be there.
+    fn better(&self, upstream: UpstreamId, shard: usize, candidates: &[Candidate]) -> Option<Candidate> {
+        let now = clock::now();
+        let is_away = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now).is_some();
+        self.upstreams.targets(upstream, |targets| targets.better(shard, candidates, now, is_away)).flatten()
+    }
+
+    /// What decides among equal SRV records: the same each time for one shard.
+    fn seed(&self, upstream: UpstreamId, shard: Option<usize>) -> u64 {
+        self.seeds.hash_one((upstream.0, shard))
     }
 
     /// Ends when nobody uses an upstream any more.
@@ -326,8 +323,13 @@ impl Inner {
 
     /// Resolves an upstream's next hop and tells the shards that use it; the addresses to dial, best first. Its other
     /// names follow in a task of their own: a registration does not wait for them.
-    async fn learn(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>) -> Result<Vec<Candidate>, ResolveError> {
-        let next_hop = self.names_for(upstream).resolve(&route.target(), u64::from(upstream.0)).await;
+    async fn learn(
+        self: &Arc<Self>,
+        upstream: UpstreamId,
+        route: &Arc<Route>,
+        seed: u64,
+    ) -> Result<Vec<Candidate>, ResolveError> {
+        let next_hop = self.names_for(upstream).resolve(&route.target(), seed).await;
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         self.upstreams.resolve_again(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = match next_hop {
@@ -344,15 +346,18 @@ impl Inner {
         if !is_whole || route.other_targets().next().is_some() {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
         }
-        let reached: Vec<_> = candidates.into_iter().filter(|candidate| self.can_reach(candidate)).collect();
+        let reached = self.reached(candidates);
         self.upstreams.answered(upstream, clock::now(), &reached, is_whole);
         if reached.is_empty() { Err(ResolveError::NoUsableTransport) } else { Ok(reached) }
     }
 
-    /// Whether anything can be sent there: the one socket for datagrams may know IPv4 alone.
-    fn can_reach(&self, candidate: &Candidate) -> bool {
-        let datagrams = self.datagrams.as_ref().filter(|_| candidate.transport == net::Transport::Udp);
-        datagrams.is_none_or(|datagrams| datagrams.sends_to(candidate.address.ip()))
+    /// Those to which anything can be sent: the one socket for datagrams may know IPv4 alone.
+    fn reached(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
+        let can_reach = |candidate: &Candidate| {
+            let datagrams = self.datagrams.as_ref().filter(|_| candidate.transport == net::Transport::Udp);
+            datagrams.is_none_or(|datagrams| datagrams.sends_to(candidate.address.ip()))
+        };
+        candidates.into_iter().filter(can_reach).collect()
     }
 
     /// Asks for an upstream's names in the same shares in which it is dialled.
@@ -392,7 +397,7 @@ impl Inner {
         target: &Target,
         is_sought: impl Fn(IpAddr) -> bool,
     ) -> Vec<IpAddr> {
-        let (names, seed) = (self.names_for(upstream), u64::from(upstream.0));
+        let (names, seed) = (self.names_for(upstream), self.seed(upstream, None));
         let found = names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await;
         let candidates = found.map(|found| found.candidates).unwrap_or_default();
         let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
@@ -404,92 +409,6 @@ impl Inner {
         for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
             let input = Input::Addresses { upstream, addresses: addresses.clone() };
             self.shards.send(shard, ShardInput::sip(input)).await;
-        }
-    }
-
-    /// The way to an address: a stream, or nothing to open for UDP. `None`: it failed, and is away for now.
-    async fn connect(&self, upstream: UpstreamId, route: &Route, candidate: Candidate) -> Option<Opened> {
-        if candidate.transport == net::Transport::Udp {
-            return Some(Opened::Udp);
-        }
-        // Who waits for a silent address holds nothing that others of its source could use.
-        let _address = self.by_address.take(candidate.address).await;
-        let share = self.upstreams.dial_share(upstream)?;
-        let is_proven = share == DialShare::Proven;
-        let _source = match share {
-            DialShare::Of(sources) => self.by_source.take_any(sources).await,
-            DialShare::Proven => None,
-        };
-        let _turn = match self.turns.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) if is_proven => self.turns_proven.acquire().await.ok()?,
-            Err(_) => self.turns.acquire().await.ok()?,
-        };
-        let opened = match candidate.transport {
-            net::Transport::Udp => return Some(Opened::Udp),
-            net::Transport::Tcp => dial::tcp(candidate.address).await,
-            net::Transport::Tls => dial::tls(candidate.address, &self.tls, route.verified_domain()).await,
-        };
-        match opened {
-            Ok(stream) => Some(Opened::Stream(stream)),
-            Err(error) => {
-                tracing::info!(
-                    event = "sip-server-unreachable",
-                    upstream = upstream.0,
-                    error = error.discreet(),
-                    "a SIP server cannot be reached"
-                );
-                let (now, first) = (clock::now(), self.failback_interval);
-                self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
-                None
-            }
-        }
-    }
-
-    /// Opens a stream for the answers that wait for it, and serves it until its end.
-    async fn serve_beside(self: Arc<Self>, shard: usize, beside: Beside) {
-        let opened = timeout(self.dial_timeout, self.connect_beside(&beside)).await;
-        let Beside { peer, transport, .. } = beside;
-        let (timing, shards, metrics) = (self.connection_timing, self.shards.clone(), self.metrics.clone());
-        let mut connection = Connection::dialled(transport, peer, timing, shard, shards, metrics);
-        let flow = connection.flow();
-        let (Ok(Some(stream)), Some(writer)) = (opened, connection.writer()) else {
-            self.beside().remove(&beside);
-            return;
-        };
-        self.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
-        {
-            let mut streams = self.beside();
-            // Under the lock: what is sent from now on goes behind what has waited.
-            if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(flow, writer.clone())) {
-                for (bytes, _place) in waiting {
-                    writer.send(bytes);
-                }
-            }
-        }
-        self.metrics.upstream_flows(1);
-        connection.serve(stream).await;
-        self.metrics.upstream_flows(-1);
-        let mut streams = self.beside();
-        if matches!(streams.get(&beside), Some(Answering::Open(open, _)) if *open == flow) {
-            streams.remove(&beside);
-        }
-    }
-
-    async fn connect_beside(&self, beside: &Beside) -> Option<Stream> {
-        let _own = self.answer_dials.take(beside.upstream).await;
-        let _address = self.by_address.take(beside.peer).await;
-        let _source = match self.upstreams.dial_share(beside.upstream) {
-            Some(DialShare::Of(sources)) => self.by_source.take_any(sources).await,
-            Some(DialShare::Proven) | None => None,
-        };
-        let _turn = self.answer_turns.acquire().await.ok()?;
-        match beside.transport {
-            Transport::Tls => {
-                let route = self.upstreams.route(beside.upstream)?;
-                dial::tls(beside.peer, &self.tls, route.verified_domain()).await.ok()
-            }
-            _ => dial::tcp(beside.peer).await.ok(),
         }
     }
 
@@ -525,34 +444,9 @@ fn is_outage(error: &ResolveError) -> bool {
     matches!(error, ResolveError::Timeout | ResolveError::Unavailable)
 }
 
-/// A stream beside the flows of SIP servers: for what is too large for a datagram, or for answers whose own stream has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Beside {
-    peer: SocketAddr,
-    transport: Transport,
-    /// The SIP server for whose domain it was verified: another one's answers do not travel on it.
-    upstream: UpstreamId,
-}
-
-/// What becomes of such a stream.
-enum Answering {
-    /// These wait for it, each with its place among those of the SIP server.
-    Opening(Vec<(Bytes, Share)>),
-    Open(FlowId, Writer),
-}
-
-/// A way that is open.
-enum Opened {
-    /// The relay's one socket.
-    Udp,
-    /// A connection of its own.
-    Stream(Stream),
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -560,7 +454,7 @@ mod tests {
     use crate::net::reach::Reach;
 
     /// A dialler of one shard, with a SIP server that somebody has asked for.
-    fn dialler() -> (Dialler, UpstreamId, mpsc::Receiver<ShardInput>) {
+    pub(super) fn dialler() -> (Dialler, UpstreamId, mpsc::Receiver<ShardInput>) {
         let (sender, inbox) = mpsc::channel(1_024);
         let (cores, made) = Cores::start(1).unwrap();
         made.into_iter().for_each(|core| core.begin(std::future::pending()));
@@ -589,7 +483,8 @@ mod tests {
         // No name server answers here.
         assert!(dialler.0.open(0, upstream, None).await);
         listener.accept().await.unwrap();
-        assert!(std::iter::from_fn(|| inbox.try_recv().ok()).count() > 0);
+        assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
+        dialler.offered(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), Offer::Taken);
         assert_eq!(dialler.led_to(0, upstream), Some(address));
         // An answer that does not tell all takes nothing away; one that there is nothing does.
         upstreams.answered(upstream, clock::now(), &[], false);
@@ -599,55 +494,51 @@ mod tests {
         assert!(!dialler.0.open(0, upstream, None).await);
     }
 
-    async fn read(stream: &mut TcpStream, text: &str) {
-        let mut came = vec![0; text.len()];
-        stream.read_exact(&mut came).await.unwrap();
-        assert_eq!(came, text.as_bytes());
+    #[test]
+    fn the_order_among_equal_servers_is_drawn_for_each_process_server_and_shard_and_stays() {
+        let drawn = |dialler: &Dialler| -> std::collections::BTreeSet<u64> {
+            let places = (0..8).flat_map(|id| [None, Some(0), Some(1)].map(|shard| (UpstreamId(id), shard)));
+            places.map(|(upstream, shard)| dialler.0.seed(upstream, shard)).collect()
+        };
+        let ((one, ..), (other, ..)) = (dialler(), dialler());
+        assert_eq!((drawn(&one).len(), drawn(&one)), (24, drawn(&one)));
+        assert!(drawn(&one).is_disjoint(&drawn(&other)));
+    }
+
+    /// The flow that a shard has been told of.
+    fn dialled(inbox: &mut mpsc::Receiver<ShardInput>) -> Option<FlowId> {
+        std::iter::from_fn(|| inbox.try_recv().ok()).find_map(|input| match input {
+            ShardInput::Sip { input: Input::Dialled { flow, .. }, .. } => Some(flow),
+            _ => None,
+        })
     }
 
     #[tokio::test]
-    async fn answers_to_one_port_share_a_stream_and_after_its_end_another_one() {
-        let (dialler, upstream, _inbox) = dialler();
+    async fn a_better_address_is_looked_for_while_a_flow_that_is_in_use_leads_to_a_worse_one() {
+        let (dialler, upstream, mut inbox) = dialler();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = listener.local_addr().unwrap();
-        let answer = |text: &'static str| dialler.answer(0, upstream, peer, Transport::Tcp, text.into());
-        for _ in 0..2 {
-            answer("one");
-            answer("two");
-            let (mut stream, _) = listener.accept().await.unwrap();
-            read(&mut stream, "onetwo").await;
-            answer("three");
-            read(&mut stream, "three").await;
-            drop(stream);
-            let forgotten = async {
-                while !dialler.0.beside().is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            timeout(Duration::from_secs(10), forgotten).await.expect("its stream is forgotten");
+        let worse = Candidate { address: listener.local_addr().unwrap(), transport: net::Transport::Tcp, rank: 1 };
+        let better = Candidate { address: "127.0.0.1:9".parse().unwrap(), rank: 0, ..worse };
+        let upstreams = &dialler.0.upstreams;
+        let is_looked_for = || {
+            // By then it would be, for another reason, too.
+            let stale = upstreams.take_stale(clock::now() + Duration::from_secs(60));
+            upstreams.resolve_again(upstream, clock::now() + Duration::from_secs(3_600));
+            !stale.is_empty()
+        };
+        upstreams.prove(upstream);
+        upstreams.used_by(upstream, 0);
+        upstreams.answered(upstream, clock::now(), &[better, worse], true);
+        for (outcome, looked_for) in [(Offer::NotWanted, false), (Offer::Taken, true)] {
+            upstreams.answered(upstream, clock::now(), &[better, worse], true);
+            assert!(dialler.0.open(0, upstream, None).await);
+            is_looked_for();
+            dialler.offered(0, upstream, dialled(&mut inbox).unwrap(), outcome);
+            assert_eq!(is_looked_for(), looked_for, "{outcome:?}");
         }
-        assert_eq!(dialler.0.answers_waiting.try_take(upstream).map(drop), Some(()));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_names_silent_ports_for_its_answers_takes_no_turn_from_others() {
-        let (dialler, upstream, _inbox) = dialler();
-        // They open, and never speak TLS.
-        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        for host in 0..=250 {
-            dialler.answer(0, upstream, SocketAddr::from(([127, 0, 1, host], port)), Transport::Tls, "late".into());
-        }
-        let mut opened = Vec::new();
-        while opened.len() < ANSWER_DIALS_PER_SERVER {
-            opened.push(listener.accept().await.unwrap());
-        }
-        assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err());
-        assert_eq!(dialler.0.beside().len(), ANSWERS_WAITING);
-        assert_eq!(dialler.0.turns.available_permits(), DIALS);
-        assert_eq!(dialler.0.answer_turns.available_permits(), ANSWER_DIALS - ANSWER_DIALS_PER_SERVER);
-        // Those give up, and the next have their turn.
-        drop(opened);
-        listener.accept().await.unwrap();
+        // Its last account there has ended.
+        dialler.idle(0, upstream, true);
+        upstreams.look_for_better(upstream, clock::now());
+        assert_eq!((is_looked_for(), upstreams.resolved(upstream, &[], false).0), (false, 0));
     }
 }

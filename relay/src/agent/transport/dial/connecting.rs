@@ -1,0 +1,341 @@
+//! A connection to one address of a SIP server: whose turn it is, and how long that is waited for.
+//!
+//! | patience | a place at the address is waited for |
+//! | --- | --- |
+//! | none | not at all |
+//! | brief | while it is not known to be away, and lets somebody in: 2 s without anybody are too long |
+//! | while it may be there | until it fails for another |
+//! | whole | as long as the dial may take |
+//!
+//! A dial goes by all addresses with brief patience and then by those where it has not had its turn, with more; the last one is waited for. So what many names
+//! share, one address that is silent and one that serves, is found out by the first few.
+//!
+//! Invariant: who only waits fails nothing; who waits for a silent address holds nothing that others of its source could use.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use sip::id::UpstreamId;
+
+use super::Inner;
+use crate::agent::transport::targets::place_of;
+use crate::agent::transport::upstreams::{DialShare, Route};
+use crate::clock;
+use crate::limits::shares::Share;
+use crate::net::dial::DialError;
+use crate::net::resolve::Candidate;
+use crate::net::stream::Stream;
+use crate::net::{self, dial};
+
+/// An address that has let nobody in for so long is left by who waits for a place there and knows another one.
+const SLOW: Duration = Duration::from_secs(2);
+/// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
+/// the system alone, which takes a quarter of an hour by itself.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// How often who waits looks what became of others.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How long a place at an address is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    None,
+    Brief,
+    WhileThere,
+    Whole,
+}
+
+/// What a dial of one address has come to.
+pub(super) enum Way {
+    Open(Opened),
+    /// It cannot be used, and is away for now.
+    Failed,
+    /// It was not this one's turn.
+    Passed,
+}
+
+/// A way that is open.
+pub(super) enum Opened {
+    /// The relay's one socket.
+    Udp,
+    /// A connection of its own.
+    Stream(Stream),
+}
+
+impl Inner {
+    /// The first of these addresses that can be used, and what is open there.
+    pub(super) async fn connect_first(
+        &self,
+        upstream: UpstreamId,
+        route: &Route,
+        mut candidates: Vec<Candidate>,
+    ) -> Option<(Candidate, Opened)> {
+        let now = clock::now();
+        // Stable: the rest keeps its order.
+        candidates.sort_by_key(|candidate| self.unreachable.away_until(place_of(candidate), now));
+        for impatient in [Patience::Brief, Patience::WhileThere] {
+            let mut passed = Vec::new();
+            let mut left = candidates.len();
+            for candidate in candidates {
+                left -= 1;
+                let is_last = left == 0 && (passed.is_empty() || impatient == Patience::WhileThere);
+                let patience = if is_last { Patience::Whole } else { impatient };
+                match self.connect(upstream, route, candidate, patience).await {
+                    Way::Open(opened) => return Some((candidate, opened)),
+                    Way::Failed => {}
+                    Way::Passed => passed.push(candidate),
+                }
+            }
+            candidates = passed;
+        }
+        None
+    }
+
+    /// The way to an address: a stream, or nothing to open for UDP.
+    pub(super) async fn connect(
+        &self,
+        upstream: UpstreamId,
+        route: &Route,
+        candidate: Candidate,
+        patience: Patience,
+    ) -> Way {
+        if candidate.transport == net::Transport::Udp {
+            return Way::Open(Opened::Udp);
+        }
+        let Some(_address) = self.place_at(&candidate, patience).await else { return Way::Passed };
+        let Some(share) = self.upstreams.dial_share(upstream) else { return Way::Passed };
+        let is_proven = share == DialShare::Proven;
+        let _source = match share {
+            DialShare::Of(sources) => self.by_source.take_any(sources).await,
+            DialShare::Proven => None,
+        };
+        let turn = match self.turns.try_acquire() {
+            Ok(turn) => Ok(turn),
+            Err(_) if is_proven => self.turns_proven.acquire().await,
+            Err(_) => self.turns.acquire().await,
+        };
+        let Ok(_turn) = turn else { return Way::Passed };
+        match self.open_stream(route, &candidate).await {
+            Ok(stream) => {
+                // Without it the connection works as well.
+                let _ = stream.end_when_unacknowledged(UNACKNOWLEDGED);
+                self.unreachable.opened(place_of(&candidate), clock::now());
+                Way::Open(Opened::Stream(stream))
+            }
+            Err(error) => {
+                tracing::info!(
+                    event = "sip-server-unreachable",
+                    upstream = upstream.0,
+                    error = error.discreet(),
+                    "a SIP server cannot be reached"
+                );
+                let (now, first) = (clock::now(), self.failback_interval);
+                self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                Way::Failed
+            }
+        }
+    }
+
+    async fn open_stream(&self, route: &Route, candidate: &Candidate) -> Result<Stream, DialError> {
+        let (address, place) = (candidate.address, place_of(candidate));
+        let stream = match dial::connect(address).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                if error.is_of_address() {
+                    self.unreachable.failed(place, clock::now(), self.failback_interval);
+                }
+                return Err(error);
+            }
+        };
+        self.unreachable.connected(place, clock::now());
+        match candidate.transport {
+            net::Transport::Tls => dial::secure(stream, address, &self.tls, route.verified_domain()).await,
+            net::Transport::Tcp | net::Transport::Udp => Ok(dial::plain(stream)),
+        }
+    }
+
+    /// A place among those who connect to an address.
+    async fn place_at(&self, candidate: &Candidate, patience: Patience) -> Option<Share> {
+        let (place, since) = (place_of(candidate), clock::now());
+        let known = &self.unreachable;
+        if patience == Patience::Brief && known.away_until(place, since).is_some() {
+            return None;
+        }
+        if let Some(share) = self.by_address.try_take(candidate.address) {
+            return Some(share);
+        }
+        let is_over = || {
+            let now = clock::now();
+            match patience {
+                Patience::None => true,
+                Patience::Brief => {
+                    let is_slow = since + SLOW <= now && !known.has_opened_since(place, now - SLOW);
+                    is_slow || known.away_until(place, now).is_some()
+                }
+                Patience::WhileThere => known.has_failed_since(place, since),
+                Patience::Whole => false,
+            }
+        };
+        let mut turn = pin!(self.by_address.take(candidate.address));
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                share = &mut turn => return Some(share),
+                _ = looks.tick() => if is_over() {
+                    return None;
+                },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use sip::endpoint::{Input, Offer};
+    use sip::id::FlowId;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::super::tests::dialler;
+    use super::super::{DIALS_PER_ADDRESS, Dialler};
+    use super::*;
+    use crate::agent::ShardInput;
+
+    async fn listening() -> (TcpListener, Candidate) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, Candidate { address, transport: net::Transport::Tcp, rank: 0 })
+    }
+
+    /// All places at an address.
+    async fn all_places(dialler: &Dialler, candidate: &Candidate) -> Vec<Share> {
+        let mut places = Vec::new();
+        for _ in 0..DIALS_PER_ADDRESS {
+            places.push(dialler.0.by_address.take(candidate.address).await);
+        }
+        places
+    }
+
+    fn another(dialler: &Dialler, registrar: &str) -> (UpstreamId, Arc<Route>) {
+        let route = Route::to("sip:bob@other.example", Some(registrar), None).unwrap();
+        let upstream = dialler.0.upstreams.acquire_for(IpAddr::from([192, 0, 2, 2]), route);
+        (upstream, dialler.0.upstreams.route(upstream).unwrap())
+    }
+
+    async fn first(dialler: &Dialler, upstream: UpstreamId, candidates: &[Candidate]) -> Option<Candidate> {
+        let route = dialler.0.upstreams.route(upstream).unwrap();
+        let opened = dialler.0.connect_first(upstream, &route, candidates.to_vec());
+        let opened = timeout(Duration::from_secs(20), opened).await.expect("it does not wait for ever");
+        opened.map(|(candidate, _)| candidate)
+    }
+
+    fn own_order(dialler: &Dialler, upstream: UpstreamId, candidates: &[Candidate]) -> Vec<Candidate> {
+        let order = |targets: &mut super::super::Targets| targets.in_order(candidates.to_vec(), clock::now());
+        dialler.0.upstreams.targets(upstream, order).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_an_address_that_lets_nobody_in_goes_on_to_the_next_and_has_failed_nothing() {
+        let (dialler, upstream, _inbox) = dialler();
+        let ((_a, a), (_b, b)) = (listening().await, listening().await);
+        let (both, alone) = ([a, b], [a]);
+        let places = all_places(&dialler, &a).await;
+        let begun = Instant::now();
+        assert_eq!(first(&dialler, upstream, &[a, b]).await, Some(b));
+        assert!(begun.elapsed() >= SLOW);
+        assert_eq!(own_order(&dialler, upstream, &[a, b]), [a, b]);
+        // It fails for another: at once.
+        let begun = Instant::now();
+        let (waits, fails) = tokio::join!(first(&dialler, upstream, &both), async {
+            tokio::time::sleep(LOOK_EVERY).await;
+            dialler.0.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(60));
+        });
+        assert_eq!((waits, fails), (Some(b), ()));
+        assert!(begun.elapsed() < SLOW);
+        // Where no other is known it is waited for.
+        let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
+            tokio::time::sleep(SLOW + LOOK_EVERY * 2).await;
+            drop(places);
+        });
+        assert_eq!(waits, Some(a));
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_other_end_is_gone_without_a_word_ends_within_a_minute_of_what_is_written() {
+        let (dialler, upstream, _inbox) = dialler();
+        let (_a, a) = listening().await;
+        let route = dialler.0.upstreams.route(upstream).unwrap();
+        let opened = dialler.0.connect_first(upstream, &route, vec![a]).await;
+        let Some((_, Opened::Stream(stream))) = opened else { panic!("it is there") };
+        assert_eq!(stream.unacknowledged_limit().unwrap(), UNACKNOWLEDGED);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_goes_on_is_waited_in() {
+        let (dialler, upstream, _inbox) = dialler();
+        let ((_a, a), (_b, b)) = (listening().await, listening().await);
+        let both = [a, b];
+        let places = all_places(&dialler, &a).await;
+        let (waits, ()) = tokio::join!(first(&dialler, upstream, &both), async {
+            for _ in 0..15 {
+                dialler.0.unreachable.opened(place_of(&a), clock::now());
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            drop(places);
+        });
+        assert_eq!(waits, Some(a));
+    }
+
+    #[tokio::test]
+    async fn what_one_server_cannot_connect_to_all_dial_last_until_somebody_can() {
+        let (dialler, upstream, _inbox) = dialler();
+        let (other, _) = another(&dialler, "sip:other.example");
+        let ((gone, a), (_b, b)) = (listening().await, listening().await);
+        drop(gone);
+        assert_eq!(first(&dialler, upstream, &[a, b]).await, Some(b));
+        let back = TcpListener::bind(a.address).await.unwrap();
+        assert_eq!(first(&dialler, other, &[a, b]).await, Some(b), "it does not find out by itself");
+        assert_eq!(own_order(&dialler, other, &[a, b]), [a, b]);
+        assert_eq!(first(&dialler, other, &[a]).await, Some(a), "it has no other");
+        assert_eq!(first(&dialler, other, &[a, b]).await, Some(a));
+        // What comes after the connection says nothing of others.
+        let no_tls = Candidate { transport: net::Transport::Tls, ..a };
+        let closes = tokio::spawn(async move { while back.accept().await.is_ok() {} });
+        assert_eq!(first(&dialler, upstream, &[no_tls]).await, None);
+        assert_eq!(own_order(&dialler, upstream, &[no_tls, b]), [b, no_tls]);
+        assert_eq!(dialler.0.unreachable.away_until(place_of(&no_tls), clock::now()), None);
+        closes.abort();
+    }
+
+    #[tokio::test]
+    async fn a_better_address_is_tried_without_waiting_for_a_place() {
+        let (dialler, _, mut inbox) = dialler();
+        let ((_a, a), (_b, b)) = (listening().await, listening().await);
+        let (upstream, route) = another(&dialler, &format!("sip:127.0.0.1:{};transport=tcp", a.address.port()));
+        let worse = Candidate { rank: 9, ..b };
+        let (inner, now) = (&dialler.0, clock::now());
+        inner.upstreams.targets(upstream, |targets| {
+            targets.dialled(0, FlowId::Stream(7), worse);
+            targets.offered(0, FlowId::Stream(7), Offer::Taken, now, Duration::from_secs(60))
+        });
+        let mut is_offered = || {
+            let told = std::iter::from_fn(|| inbox.try_recv().ok());
+            told.filter(|it| matches!(it, ShardInput::Sip { input: Input::FailbackDialled { .. }, .. })).count() > 0
+        };
+        let places = all_places(&dialler, &a).await;
+        let soon = Duration::from_secs(1);
+        timeout(soon, inner.offer_better(upstream, &route, &[a, worse])).await.expect("it does not wait");
+        assert!(!is_offered());
+        drop(places);
+        // What others could not connect to is not tried.
+        inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(60));
+        inner.offer_better(upstream, &route, &[a, worse]).await;
+        assert!(!is_offered());
+        inner.unreachable.connected(place_of(&a), clock::now());
+        inner.offer_better(upstream, &route, &[a, worse]).await;
+        assert!(is_offered());
+    }
+}

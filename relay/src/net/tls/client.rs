@@ -1,0 +1,279 @@
+//! How the relay, as a client, trusts SIP servers: as RFC 5922 says (see [`super::identity`]), by roots that are read again while it runs.
+//!
+//! | the system's roots and those of `upstream.ca_file` | the roots in use |
+//! | --- | --- |
+//! | are others than those in use | are they, from the next handshake on; no session of before is resumed, for one that is resumed is not verified |
+//! | cannot be read, or those of the system are gone | stay, and that is said |
+//!
+//! A change of the file is seen within [`RELOAD_INTERVAL`], one of the system's roots within [`SYSTEM_INTERVAL`]; and within [`DOUBT_REST`] once the certificate
+//! of a SIP server leads to no root, for its operator may have another CA now.
+//!
+//! Invariant: roots that cannot be used never replace those that can.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+
+use super::identity::SipIdentity;
+use super::{RELOAD_INTERVAL, TlsError, certificates, pinned, provider};
+use crate::clock;
+use crate::net::look::Look;
+
+/// How often the system's roots are read again.
+const SYSTEM_INTERVAL: Duration = Duration::from_secs(600);
+/// How long nobody's certificate has them read again.
+const DOUBT_REST: Duration = Duration::from_secs(60);
+/// Sessions of SIP servers kept for resumption; past it the oldest makes a full handshake again.
+const RESUMED_SESSIONS: usize = 4_096;
+
+/// How the relay, as a client, trusts SIP servers; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ClientTls(Arc<Client>);
+
+#[derive(Debug)]
+struct Client {
+    current: ArcSwap<ClientConfig>,
+    /// `None`: it trusts one certificate alone.
+    roots: Option<Roots>,
+}
+
+/// Where the roots come from, and those in use.
+struct Roots {
+    system: Box<dyn Fn() -> Vec<CertificateDer<'static>> + Send + Sync>,
+    ca_file: Option<PathBuf>,
+    taken: Mutex<Taken>,
+    /// A certificate has led to none of them since they were read.
+    doubted: AtomicBool,
+}
+
+/// What was read last.
+#[derive(Debug)]
+struct Taken {
+    read_at: Instant,
+    file_look: Look,
+    system: Vec<CertificateDer<'static>>,
+    file: Vec<CertificateDer<'static>>,
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roots").field("ca_file", &self.ca_file).finish_non_exhaustive()
+    }
+}
+
+impl ClientTls {
+    /// Trusts the system's roots and the certificates in `ca_file`.
+    ///
+    /// A system without roots is said in the log: then only `ca_file` is trusted.
+    ///
+    /// # Errors
+    /// [`TlsError`] when `ca_file` cannot be read or used.
+    pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
+        Self::with(ca_file, Box::new(roots_of_system))
+    }
+
+    fn with(
+        ca_file: Option<&Path>,
+        system: Box<dyn Fn() -> Vec<CertificateDer<'static>> + Send + Sync>,
+    ) -> Result<Self, TlsError> {
+        let taken = read(ca_file, &*system)?;
+        if taken.system.is_empty() && taken.file.is_empty() {
+            tracing::warn!(event = "no-roots", "no roots are trusted: install ca-certificates or set upstream.ca_file");
+        }
+        let current = ArcSwap::from(config(&taken, ca_file)?);
+        let (ca_file, taken) = (ca_file.map(Into::into), Mutex::new(taken));
+        let roots = Some(Roots { system, ca_file, taken, doubted: AtomicBool::new(false) });
+        Ok(Self(Arc::new(Client { current, roots })))
+    }
+
+    /// Trusts whoever shows the first certificate of this file and has its key, and nobody else: the relay's own listeners.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the file holds no certificate.
+    pub fn only(certificate: &Path) -> Result<Self, TlsError> {
+        Ok(Self::pinned(pinned::Pinned::new(certificates(certificate)?.swap_remove(0))))
+    }
+
+    /// Trusts whoever answers: for a question to this machine that shows no secret.
+    pub fn anyone() -> Self {
+        Self::pinned(pinned::Pinned::anyone())
+    }
+
+    fn pinned(verifier: pinned::Pinned) -> Self {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        Self(Arc::new(Client { current: ArcSwap::from_pointee(config), roots: None }))
+    }
+
+    pub(in crate::net) fn config(&self) -> Arc<ClientConfig> {
+        self.0.current.load_full()
+    }
+
+    /// A certificate has led to no root: they may be others by now.
+    pub(in crate::net) fn doubt(&self) {
+        if let Some(roots) = &self.0.roots {
+            roots.doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads the roots, however they look, and says whether others are in use now.
+    ///
+    /// # Errors
+    /// [`TlsError`] when they cannot be used; then the old ones stay.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(roots) = &self.0.roots else { return Ok(false) };
+        let mut taken = roots.taken();
+        taken.read_at = clock::now();
+        roots.doubted.store(false, Ordering::Relaxed);
+        let new = read(roots.ca_file.as_deref(), &*roots.system)?;
+        if new.system.is_empty() && !taken.system.is_empty() {
+            return Err(TlsError::NoRoots);
+        }
+        let is_other = (&new.system, &new.file) != (&taken.system, &taken.file);
+        if is_other {
+            self.0.current.store(config(&new, roots.ca_file.as_deref())?);
+        }
+        *taken = new;
+        Ok(is_other)
+    }
+
+    /// Has the roots read again when they may be others, for ever; give it a task of its own.
+    pub async fn watch(self) {
+        let mut ticks = tokio::time::interval(RELOAD_INTERVAL);
+        let mut refusal: Option<String> = None;
+        loop {
+            ticks.tick().await;
+            if !self.is_due(clock::now()) {
+                continue;
+            }
+            let it = self.clone();
+            // There are some hundred, in as many files.
+            let Ok(read) = tokio::task::spawn_blocking(move || it.reload()).await else { continue };
+            let refused = match read {
+                Ok(true) => {
+                    tracing::info!(event = "roots-taken", "the trusted roots have changed");
+                    None
+                }
+                Ok(false) => None,
+                Err(error) => Some(error.to_string()),
+            };
+            // One that stands is logged once.
+            if let Some(error) = refused.as_ref().filter(|error| refusal.as_ref() != Some(*error)) {
+                tracing::warn!(event = "roots-not-taken", %error, "the trusted roots cannot be read again; those of before stay in use");
+            }
+            refusal = refused;
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let Some(roots) = &self.0.roots else { return false };
+        let taken = roots.taken();
+        let rest = if roots.doubted.load(Ordering::Relaxed) { DOUBT_REST } else { SYSTEM_INTERVAL };
+        taken.read_at + rest <= now || roots.file_look() != taken.file_look
+    }
+}
+
+impl Roots {
+    fn file_look(&self) -> Look {
+        self.ca_file.as_deref().map(Look::at).unwrap_or_default()
+    }
+
+    /// Held while they are read: of two who take them one is first.
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        // One assignment is all that is ever done under the lock.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The system's roots, as far as they can be read.
+fn roots_of_system() -> Vec<CertificateDer<'static>> {
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(event = "roots-unreadable", %error, "some of the system's trusted roots cannot be read");
+    }
+    native.certs
+}
+
+/// The look is from before the reading: what is written meanwhile is another one.
+fn read(ca_file: Option<&Path>, system: &dyn Fn() -> Vec<CertificateDer<'static>>) -> Result<Taken, TlsError> {
+    let file_look = ca_file.map(Look::at).unwrap_or_default();
+    let file = ca_file.map(certificates).transpose()?.unwrap_or_default();
+    let mut system = system();
+    system.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
+    system.dedup();
+    Ok(Taken { read_at: clock::now(), file_look, system, file })
+}
+
+fn config(taken: &Taken, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(taken.system.iter().cloned());
+    for certificate in &taken.file {
+        let bad = |error: rustls::Error| TlsError::BadRoot(ca_file.unwrap_or(Path::new("")).into(), error.to_string());
+        roots.add(certificate.clone()).map_err(bad)?;
+    }
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(SipIdentity::new(
+            roots,
+            default_provider().signature_verification_algorithms,
+        )))
+        .with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(name: &str) -> CertificateDer<'static> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    #[test]
+    fn the_systems_roots_are_read_again_and_kept_when_they_are_gone() {
+        let system = Arc::new(Mutex::new(vec![authority("one")]));
+        let read = system.clone();
+        let tls = ClientTls::with(None, Box::new(move || read.lock().unwrap().clone())).unwrap();
+        let first = tls.config();
+        assert!(!tls.reload().unwrap() && Arc::ptr_eq(&first, &tls.config()), "its sessions stay, too");
+        system.lock().unwrap().insert(0, authority("two"));
+        assert!(tls.reload().unwrap() && !Arc::ptr_eq(&first, &tls.config()));
+        system.lock().unwrap().reverse();
+        assert!(!tls.reload().unwrap(), "they are the same in another order");
+        let (second, both) = (tls.config(), std::mem::take(&mut *system.lock().unwrap()));
+        assert!(matches!(tls.reload(), Err(TlsError::NoRoots)) && Arc::ptr_eq(&second, &tls.config()));
+        system.lock().unwrap().extend(both);
+        assert!(!tls.reload().unwrap());
+    }
+
+    #[test]
+    fn a_certificate_that_leads_to_no_root_has_them_read_again_once_in_a_minute() {
+        let tls = ClientTls::with(None, Box::new(Vec::new)).unwrap();
+        let now = clock::now();
+        let dues = |tls: &ClientTls| [0, 59, 61, 599, 601].map(|after| tls.is_due(now + Duration::from_secs(after)));
+        assert_eq!(dues(&tls), [false, false, false, false, true]);
+        tls.doubt();
+        assert_eq!(dues(&tls), [false, false, true, true, true]);
+        tls.reload().unwrap();
+        assert_eq!(dues(&tls)[..4], [false; 4]);
+    }
+}
