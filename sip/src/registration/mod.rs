@@ -3,7 +3,7 @@
 //! | state | flow up | answer | response | timer | flow lost |
 //! | --- | --- | --- | --- | --- | --- |
 //! | Waiting | → Asking when a challenge is known; else send | – | – | – | – |
-//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else → Refused | – | – | → Waiting |
+//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else as refused credentials | – | – | → Waiting |
 //! | Sent | – | – | see below | – | → Waiting |
 //! | Registered | – | – | – | refresh: → Waiting | → Waiting |
 //! | BackingOff | – | – | – | → Waiting | – |
@@ -24,7 +24,7 @@
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
-//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`BackOff::refused_once`], and then [`BackOff::refused_twice`], it is asked once more |
+//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
@@ -81,7 +81,7 @@ use grant::RegistrarInfo;
 pub use owners::{Standing, SuspendedAuth};
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
-pub use step::{Goal, RegistrationFailure, Step, Turn};
+pub use step::{Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is wished for or believed; a registrar that grants more is refreshed at this.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
