@@ -83,7 +83,7 @@ use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
 pub use step::{Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
 
-/// The longest registration lifetime that is wished for or believed; a registrar that grants more is refreshed at this.
+/// The longest registration lifetime that is wished for or believed.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is wished for.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
@@ -582,8 +582,9 @@ impl Registration {
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.hurried = false;
         self.pause_until(None);
-        // Early enough for a second try, and never the same moment for all.
-        let millis = expires.as_millis() as u64;
+        // Early enough for a second try, and never the same moment for all. A registrar that grants more than was asked for is asked as often as any
+        // other: else one that has forgotten all is noticed the later, the more it grants. What a 423 wants is what is asked for.
+        let millis = (expires.as_millis() as u64).min(u64::from(self.expires) * 1_000);
         let refresh_at = match self.has_earlier() {
             // One came while the REGISTER was under way.
             true => now,

@@ -475,3 +475,25 @@ fn the_contact_of_a_relay_whose_device_joins_goes_at_once_also_when_a_register_i
     assert_eq!(walk.respond(200, &[]), "Refreshed");
     assert!(!walk.registration.has_earlier() && walk.registration.deadline() > Some(now));
 }
+
+#[test]
+fn a_registrar_that_grants_more_than_was_asked_is_asked_again_as_soon_as_any_other_and_one_that_wants_more_as_it_wants()
+{
+    let refreshed = |walk: &Walk| {
+        let after = walk.registration.deadline().unwrap() - walk.now;
+        (after.as_secs() * 100).div_ceil(600)
+    };
+    for granted in ["600", "3600", "86400", "99999999999"] {
+        let mut walk = Walk::to("Sent");
+        assert_eq!(walk.respond(200, &[("Expires", granted)]), "Registered");
+        assert!((70..=85).contains(&refreshed(&walk)), "{granted}: {}", refreshed(&walk));
+    }
+    let mut walk = Walk::to("Sent");
+    assert_eq!(walk.respond(200, &[("Expires", "300")]), "Registered");
+    assert!((35..=43).contains(&refreshed(&walk)), "{}", refreshed(&walk));
+    let mut walk = Walk::to("Sent");
+    assert_eq!(walk.respond(423, &[("Min-Expires", "3600")]), "Send");
+    walk.send();
+    assert_eq!(walk.respond(200, &[("Expires", "7200")]), "Registered");
+    assert!((420..=510).contains(&refreshed(&walk)), "{}", refreshed(&walk));
+}
