@@ -539,6 +539,14 @@ impl Registration {
                     _ => {}
                 }
             }
+            423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
+            439 => self.outbound = false,
+            // It has said for how long it is to be left alone, whatever was asked.
+            300..=399 | 408 | 429 | 430 | 480 | 500..=599 if self.goal == Goal::Registered => {
+                if let Some(after) = retry_after(response) {
+                    return self.retry(now, Some(status), &terms.back_off, Some(after), random);
+                }
+            }
             _ => {}
         }
         self.turn_round()
@@ -657,13 +665,18 @@ impl Registration {
         terms: &Terms<'_>,
         random: &mut Random,
     ) -> Step {
-        let wanted = response
-            .number(Name::MinExpires)
-            .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs());
-        let Some(seconds) = wanted else { return self.retry(now, Some(423), &terms.back_off, None, random) };
+        let Some(seconds) = wanted_interval(response, self.expires) else {
+            return self.retry(now, Some(423), &terms.back_off, None, random);
+        };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
     }
+}
+
+/// The lifetime that a 423 wants, in seconds, where it is longer than this and may be asked for (RFC 3261 §10.2.8).
+fn wanted_interval(response: &Message, asked: u32) -> Option<u32> {
+    let wanted = response.number(Name::MinExpires);
+    wanted.filter(|seconds| *seconds > asked && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs())
 }
 
 /// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
