@@ -17,6 +17,7 @@
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
+//! | `refusal_doubts` | whether a SIP server is believed that it refuses an account |
 //! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
@@ -28,6 +29,7 @@ mod delivery;
 mod digest;
 mod erasures;
 mod ownership;
+mod refusal_doubts;
 pub mod request;
 mod shard;
 pub mod stories;
@@ -65,6 +67,7 @@ use crate::vault::Vault;
 use crate::vault::record::{PushTarget, Reminder};
 use erasures::Erasures;
 use ownership::Ownership;
+use refusal_doubts::RefusalDoubts;
 use request::{DeadToken, NewInstance, Request, Woken};
 use shard::Shard;
 use stories::Stories;
@@ -343,6 +346,7 @@ struct Shared {
     vault: Vault,
     push: PushService,
     token_doubts: TokenDoubts,
+    refusal_doubts: RefusalDoubts,
     push_is_printed: bool,
     domains: DomainRules,
     flow_domains: DomainRules,
@@ -431,6 +435,7 @@ impl Agent {
             vault: dependencies.vault,
             push: dependencies.push,
             token_doubts: TokenDoubts::default(),
+            refusal_doubts: RefusalDoubts::default(),
             push_is_printed: dependencies.push_is_printed,
             domains: dependencies.domains,
             flow_domains: dependencies.flow_domains,

@@ -316,7 +316,10 @@ impl Endpoint {
                     self.settle_goal(now, binding);
                     return self.plan_recheck(now, binding);
                 }
-                self.note_failed(now, binding);
+                // The shell says first who else would offer the same, and whether the account lives.
+                if !failure.is_final() {
+                    self.note_failed(now, binding);
+                }
             }
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {

@@ -240,6 +240,9 @@ impl Endpoint {
         let waits = self.core.settings.timing.upstream.back_off;
         let (status, after) = match failure {
             RegistrationFailure::Refused { status } => (Some(status), waits.refused_twice),
+            RegistrationFailure::CredentialsRefused { status, after, .. } => {
+                (Some(status), after.max(waits.refused_once))
+            }
             RegistrationFailure::Retry { status, after } => (status, after.max(waits.refused_once)),
         };
         let own = self.devices.credentials_of(instance);
@@ -251,9 +254,10 @@ impl Endpoint {
                 (refused.refusals, refused.shown, refused.locked) = (standing.refusals, true, true);
             }
         }
-        match failure {
-            RegistrationFailure::Refused { .. } if shown => failure,
-            _ => RegistrationFailure::Retry { status, after },
+        // The server accepts others of the same account: it is well.
+        match status.filter(|_| shown && failure.is_final()) {
+            Some(status) => RegistrationFailure::Refused { status },
+            None => RegistrationFailure::Retry { status, after },
         }
     }
 }

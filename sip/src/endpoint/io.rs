@@ -28,7 +28,7 @@ pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
 use crate::message::Message;
 pub use crate::registration::ContactHosts;
-pub use crate::registration::RegistrationFailure;
+pub use crate::registration::{REFUSALS_MAX, RegistrationFailure};
 pub use crate::transaction::InviteChange;
 
 /// A device's share in a binding, which is registered and refreshed until its last device is unbound. Of several devices
@@ -410,8 +410,9 @@ pub enum Event {
         /// The digest challenge cannot be read; else none is offered that is made here.
         unreadable: bool,
     },
-    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; then the endpoint tries
-    /// the credentials of another device of the binding. When the binding is [registered](super::Endpoint::is_registered) all
+    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound, and after [`REFUSALS_MAX`] times
+    /// [`RegistrationFailure::CredentialsRefused`] too, unless the SIP server is at fault; then the endpoint tries the credentials of
+    /// another device of the binding. When the binding is [registered](super::Endpoint::is_registered) all
     /// the same, the attempt was to check the credentials of a joining device.
     RegistrationFailed {
         /// The binding of the attempt.

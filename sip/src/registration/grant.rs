@@ -107,7 +107,10 @@ fn own(response: &Message, binding: BindingId, asked: u32) -> Option<Party<'_>> 
 /// Whether a Contact leads where the request's Via leads: to its host and port; and by its transport, too.
 fn sameness(contact: &Party<'_>, via: Option<&Via<'_>>) -> (bool, bool) {
     let Some((uri, via)) = contact.uri().zip(via) else { return (false, false) };
-    let same_place = uri.host.eq_ignore_ascii_case(via.host) && uri.port == via.port;
+    let same_place = match uri.port {
+        Some(port) => via.is_sent_by(&format!("{}:{port}", uri.host)),
+        None => via.is_sent_by(uri.host),
+    };
     let transport = uri.transport().unwrap_or("udp");
     (same_place, same_place && transport.eq_ignore_ascii_case(via.transport))
 }
@@ -121,6 +124,28 @@ mod tests {
     use super::*;
     use crate::id::ShardTag;
     use crate::message::Limits;
+
+    #[test]
+    fn a_contact_is_the_own_one_however_its_registrar_writes_where_it_leads() {
+        let binding = BindingId::new(1 << 64, ShardTag(0));
+        for (via, contact, seconds) in [
+            ("TLS relay.test:5061", "relay.test;transport=tls", 571),
+            ("TLS relay.test", "RELAY.test.:5061;transport=TLS", 571),
+            ("UDP relay.test", "relay.test:5060", 571),
+            ("UDP [2001:db8::1]:5070", "[2001:DB8:0:0::1]:5070", 571),
+            ("UDP relay.test", "relay.test:5061", 0),
+            ("TLS relay.test:5061", "relay.test:5061", 0),
+            ("TLS relay.test:5061", "relay.test:5062;transport=tls", 0),
+            ("TLS relay.test:5061", "other.test;transport=tls", 0),
+        ] {
+            let text = format!(
+                "SIP/2.0 200 OK\r\nVia: SIP/2.0/{via};branch=z9hG4bK1\r\nCall-ID: i\r\nCSeq: 1 REGISTER\r\n\
+                 Contact: <sip:{binding}@{contact}>;expires=571\r\n\r\n"
+            );
+            let response = Message::parse(&text.into(), &Limits::default()).unwrap();
+            assert_eq!(left(binding, &response), Duration::from_secs(seconds), "{via} {contact}");
+        }
+    }
 
     #[test]
     fn a_registrar_s_names_and_service_route_are_read_and_not_shown() {

@@ -3,7 +3,7 @@
 //! | state | flow up | answer | response | timer | flow lost |
 //! | --- | --- | --- | --- | --- | --- |
 //! | Waiting | → Asking when a challenge is known; else send | – | – | – | – |
-//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else → Refused | – | – | → Waiting |
+//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else as refused credentials | – | – | → Waiting |
 //! | Sent | – | – | see below | – | → Waiting |
 //! | Registered | – | – | – | refresh: → Waiting | → Waiting |
 //! | BackingOff | – | – | – | → Waiting | – |
@@ -24,7 +24,7 @@
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
-//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff twice, then Refused | a server that restarts may know nobody; after [`BackOff::refused_once`], and then [`BackOff::refused_twice`], it is asked once more |
+//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
@@ -83,9 +83,9 @@ use grant::RegistrarInfo;
 pub use owners::{Standing, SuspendedAuth};
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
-pub use step::{Goal, RegistrationFailure, Step, Turn};
+pub use step::{Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
 
-/// The longest registration lifetime that is wished for or believed; a registrar that grants more is refreshed at this.
+/// The longest registration lifetime that is wished for or believed.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is wished for.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
@@ -544,6 +544,14 @@ impl Registration {
                     _ => {}
                 }
             }
+            423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
+            439 => self.outbound = false,
+            // It has said for how long it is to be left alone, whatever was asked.
+            300..=399 | 408 | 429 | 430 | 480 | 500..=599 if self.goal == Goal::Registered => {
+                if let Some(after) = retry_after(response) {
+                    return self.retry(now, Some(status), &terms.back_off, Some(after), random);
+                }
+            }
             _ => {}
         }
         self.turn_round()
@@ -587,8 +595,9 @@ impl Registration {
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.hurried = false;
         self.pause_until(None);
-        // Early enough for a second try, and never the same moment for all.
-        let millis = expires.as_millis() as u64;
+        // Early enough for a second try, and never the same moment for all. A registrar that grants more than was asked for is asked as often as any
+        // other: else one that has forgotten all is noticed the later, the more it grants. What a 423 wants is what is asked for.
+        let millis = (expires.as_millis() as u64).min(u64::from(self.expires) * 1_000);
         let refresh_at = match self.has_earlier() {
             // One came while the REGISTER was under way.
             true => now,
@@ -661,13 +670,18 @@ impl Registration {
         terms: &Terms<'_>,
         random: &mut Random,
     ) -> Step {
-        let wanted = response
-            .number(Name::MinExpires)
-            .filter(|seconds| *seconds > self.expires && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs());
-        let Some(seconds) = wanted else { return self.retry(now, Some(423), &terms.back_off, None, random) };
+        let Some(seconds) = wanted_interval(response, self.expires) else {
+            return self.retry(now, Some(423), &terms.back_off, None, random);
+        };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
     }
+}
+
+/// The lifetime that a 423 wants, in seconds, where it is longer than this and may be asked for (RFC 3261 §10.2.8).
+fn wanted_interval(response: &Message, asked: u32) -> Option<u32> {
+    let wanted = response.number(Name::MinExpires);
+    wanted.filter(|seconds| *seconds > asked && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs())
 }
 
 /// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).

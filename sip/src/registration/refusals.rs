@@ -1,10 +1,13 @@
 //! A REGISTER that was not accepted: what is tried again, after how long, and what ends.
 //!
-//! Invariant: refused credentials are tried three times at most, far apart, and only where they had been accepted before.
+//! Whether the third refusal ends an account is the shell's word: it alone knows whether the same server refuses others, too. Until it has
+//! unbound the account, that is asked for once in [`refused_twice`](BackOff::refused_twice).
+//!
+//! Invariant: refused credentials are tried far apart, and only where they had been accepted before.
 
 use std::time::{Duration, Instant};
 
-use super::{Goal, Registration, RegistrationFailure, State, Step};
+use super::{Goal, REFUSALS_MAX, Registration, RegistrationFailure, State, Step};
 use crate::flow::back_off;
 use crate::random::Random;
 use crate::timing::BackOff;
@@ -68,7 +71,7 @@ impl Registration {
         }
     }
 
-    /// The SIP server refuses the credentials. An account that was registered before is tried twice more, far apart.
+    /// The SIP server refuses the credentials. An account that was registered before is tried again, far apart.
     pub(super) fn credentials_refused(
         &mut self,
         now: Instant,
@@ -77,22 +80,18 @@ impl Registration {
         random: &mut Random,
     ) -> Step {
         self.is_refused = !self.challenges.is_empty();
-        let pause = match self.refusals {
-            0 => waits.refused_once,
-            1 => waits.refused_twice,
-            _ => return self.refused(status),
-        };
         if !self.established || self.goal != Goal::Registered {
             return self.refused(status);
         }
-        self.refusals += 1;
+        let pause = if self.refusals == 0 { waits.refused_once } else { waits.refused_twice };
+        self.refusals = (self.refusals + 1).min(REFUSALS_MAX);
         self.challenges.clear();
         let millis = pause.as_millis() as u64;
         let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
         self.state = State::BackingOff { until: now + after, told: false };
         self.pause_until(Some(now + after));
         self.registered = false;
-        Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
+        Step::Failed(RegistrationFailure::CredentialsRefused { status, in_a_row: self.refusals, after })
     }
 
     pub(super) fn refused(&mut self, status: u16) -> Step {

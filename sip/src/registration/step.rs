@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Refusals in a row that end an account which was accepted before, unless its SIP server is at fault.
+pub const REFUSALS_MAX: u8 = 3;
+
 /// Why a registration attempt failed, by what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistrationFailure {
@@ -12,6 +15,15 @@ pub enum RegistrationFailure {
         /// The status of its response; 401 and 407 when the credentials are refused.
         status: u16,
     },
+    /// The SIP server refuses what it had accepted before; it is asked again after this long, unless the device is unbound.
+    CredentialsRefused {
+        /// The status of its response; 401 and 407 when the credentials are refused.
+        status: u16,
+        /// How often in a row: 1 to [`REFUSALS_MAX`], which stands for more, too.
+        in_a_row: u8,
+        /// From now to the next attempt.
+        after: Duration,
+    },
     /// No answer, no connection, or a failure of the server; it is tried again after this long.
     Retry {
         /// The status of the response; `None` when there was none, or no flow.
@@ -19,6 +31,17 @@ pub enum RegistrationFailure {
         /// From now to the next attempt, at least the Retry-After of the response.
         after: Duration,
     },
+}
+
+impl RegistrationFailure {
+    /// Whether the account is refused for good, as far as the SIP server's word for it alone tells.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::CredentialsRefused { in_a_row, .. } => in_a_row >= REFUSALS_MAX,
+            Self::Retry { .. } => false,
+        }
+    }
 }
 
 /// The state that a binding is to reach.

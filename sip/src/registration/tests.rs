@@ -475,3 +475,55 @@ fn the_contact_of_a_relay_whose_device_joins_goes_at_once_also_when_a_register_i
     assert_eq!(walk.respond(200, &[]), "Refreshed");
     assert!(!walk.registration.has_earlier() && walk.registration.deadline() > Some(now));
 }
+
+#[test]
+fn a_registrar_that_grants_more_than_was_asked_is_asked_again_as_soon_as_any_other_and_one_that_wants_more_as_it_wants()
+{
+    let refreshed = |walk: &Walk| {
+        let after = walk.registration.deadline().unwrap() - walk.now;
+        (after.as_secs() * 100).div_ceil(600)
+    };
+    for granted in ["600", "3600", "86400", "99999999999"] {
+        let mut walk = Walk::to("Sent");
+        assert_eq!(walk.respond(200, &[("Expires", granted)]), "Registered");
+        assert!((70..=85).contains(&refreshed(&walk)), "{granted}: {}", refreshed(&walk));
+    }
+    let mut walk = Walk::to("Sent");
+    assert_eq!(walk.respond(200, &[("Expires", "300")]), "Registered");
+    assert!((35..=43).contains(&refreshed(&walk)), "{}", refreshed(&walk));
+    let mut walk = Walk::to("Sent");
+    assert_eq!(walk.respond(423, &[("Min-Expires", "3600")]), "Send");
+    walk.send();
+    assert_eq!(walk.respond(200, &[("Expires", "7200")]), "Registered");
+    assert!((420..=510).contains(&refreshed(&walk)), "{}", refreshed(&walk));
+}
+
+#[test]
+fn what_an_answer_says_beside_its_status_counts_when_it_crosses_another_goal_too() {
+    // An unregistration is under way when its app goes to the background again.
+    let crossing = |status, headers: &[(&str, &str)]| {
+        let mut walk = Walk::to("Registered");
+        walk.registration.aim(walk.now, Goal::Silent);
+        walk.registration.begin();
+        walk.send();
+        assert_eq!(step(&walk.registration.aim(walk.now, Goal::Registered)), "Nothing");
+        (walk.respond(status, headers), walk)
+    };
+    for (status, headers, follows) in [
+        (503, Some(("Retry-After", "120")), "Failed"),
+        (480, Some(("Retry-After", "120")), "Failed"),
+        (503, None, "WantFlow"),
+        (403, Some(("Retry-After", "120")), "WantFlow"),
+    ] {
+        let (followed, walk) = crossing(status, &headers.into_iter().collect::<Vec<_>>());
+        assert_eq!(followed, follows, "{status} {headers:?}");
+        let waits = walk.registration.deadline().map_or(0, |at| (at - walk.now).as_secs());
+        assert_eq!(waits, if follows == "Failed" { 120 } else { 0 }, "{status}");
+    }
+    let (followed, mut walk) = crossing(423, &[("Min-Expires", "3600")]);
+    assert_eq!((followed, step(&walk.registration.begin())), ("WantFlow", "Send"));
+    assert_eq!(walk.send().number(Name::Expires), Some(3600));
+    let (_, mut walk) = crossing(439, &[]);
+    walk.registration.begin();
+    assert!(!walk.send().text(Name::Supported).unwrap().contains("outbound"));
+}

@@ -15,8 +15,15 @@ fn more(number: u128) -> (BindingId, InstanceId) {
 
 /// A world of so many bindings at one registrar that all want to register at once, and how fast they may.
 fn crowd(bindings: u128, per_second: u32, flow: FlowId) -> World {
-    let policy = UpstreamPolicy { registrations_per_second: per_second, ..UpstreamPolicy::default() };
-    let mut world = World::with_policy(flow, policy);
+    crowd_that_asks_for(600, bindings, per_second, flow)
+}
+
+/// Likewise, for so many seconds.
+fn crowd_that_asks_for(expires: u64, bindings: u128, per_second: u32, flow: FlowId) -> World {
+    let mut world = World::with_settings(flow, |settings| {
+        settings.register_expires = seconds(expires);
+        settings.upstream.registrations_per_second = per_second;
+    });
     for number in 1..=bindings {
         let (binding, instance) = more(number);
         world.bind_another(binding, instance);
@@ -155,7 +162,7 @@ fn those_that_fail_at_once_do_not_come_back_at_once() {
 
 #[test]
 fn when_a_silent_server_answers_again_all_that_wait_for_another_try_register_in_their_turn() {
-    let mut world = crowd(200, 100, FlowId::Datagram(server_address()));
+    let mut world = crowd_that_asks_for(3600, 200, 100, FlowId::Datagram(server_address()));
     let register_all = |world: &mut World, within: u64| {
         let mut granted = BTreeSet::new();
         for _ in 0..within * 10 {

@@ -18,7 +18,7 @@ fn udp() -> FlowId {
 
 /// A world whose binding is registered by a flow, for an hour.
 pub fn registered(flow: FlowId, headers: &[(&str, &str)]) -> World {
-    let mut world = World::new(flow);
+    let mut world = World::with_settings(flow, |settings| settings.register_expires = seconds(3600));
     world.bind();
     let (source, register) = (world.upstream, world.last("REGISTER"));
     let headers = [&[("Expires", "3600")], headers].concat();

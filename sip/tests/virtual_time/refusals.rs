@@ -8,7 +8,8 @@ use crate::registration::{MD5, begun, is_pause};
 use crate::world::World;
 
 #[test]
-fn an_account_that_was_registered_ends_by_the_third_refusal_in_a_row() {
+fn an_account_that_was_registered_is_refused_for_good_by_the_third_refusal_in_a_row_and_asked_for_until_it_is_unbound()
+{
     for refused in [403, 404, 604] {
         let mut world = begun();
         world.grant(600);
@@ -17,9 +18,23 @@ fn an_account_that_was_registered_ends_by_the_third_refusal_in_a_row() {
             world.respond(refused, &[]);
             assert!(is_pause(&world, refused, pause), "{:?}", world.failure());
         }
+        for _ in 0..3 {
+            world.next_register();
+            world.respond(refused, &[]);
+            let failure = world.failure().unwrap();
+            assert!(failure.is_final(), "{failure:?}");
+            // As long as the shell does not unbind it, it is asked for again.
+            assert!(
+                matches!(failure, RegistrationFailure::CredentialsRefused { status, in_a_row: REFUSALS_MAX, after }
+                    if status == refused && after >= Duration::from_secs(3_600)),
+                "{failure:?}"
+            );
+        }
+        world.next_register();
+        world.grant(600);
         world.next_register();
         world.respond(refused, &[]);
-        assert_eq!(world.failure(), Some(RegistrationFailure::Refused { status: refused }));
+        assert!(is_pause(&world, refused, 600), "{:?}", world.failure());
     }
 }
 

@@ -48,7 +48,7 @@ impl World {
 /// tenth longer.
 pub(crate) fn is_pause(world: &World, refused: u16, seconds: u64) -> bool {
     let range = Duration::from_secs(seconds)..=Duration::from_secs(seconds * 11 / 10);
-    matches!(world.failure(), Some(RegistrationFailure::Retry { status: Some(status), after })
+    matches!(world.failure(), Some(RegistrationFailure::CredentialsRefused { status, after, in_a_row: 1 | 2 })
         if status == refused && range.contains(&after))
 }
 

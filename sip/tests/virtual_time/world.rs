@@ -145,7 +145,10 @@ impl World {
     }
 
     pub fn registered_with(upstream: FlowId, set: impl FnOnce(&mut Settings)) -> Self {
-        let mut world = Self::with_settings(upstream, set);
+        let mut world = Self::with_settings(upstream, |settings| {
+            settings.register_expires = Duration::from_secs(3600);
+            set(settings);
+        });
         world.bind();
         world.grant(3600);
         world.sent.clear();

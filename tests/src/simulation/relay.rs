@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
-use sip::endpoint::{
-    Endpoint, Event, IncomingCall, Input, Output, Poll, Proof, RegistrationFailure, Settings, Source, Timing, Transport,
-};
+use sip::endpoint::{Endpoint, Event, IncomingCall, Input, Output, Poll, Proof, Settings, Source, Timing, Transport};
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag, UpstreamId};
 use sip::message::{Limits, Message, Method};
 
@@ -210,11 +208,11 @@ impl World {
             }
             Event::Registered { binding, .. } => self.stats.registered += u64::from(self.oracle.lives(binding)),
             Event::RegistrationFailed { binding, failure, .. } => match failure {
-                RegistrationFailure::Refused { .. } => {
+                failure if failure.is_final() => {
                     self.stats.refused += 1;
                     self.agenda.plan(0, Happening::Wipe(binding));
                 }
-                RegistrationFailure::Retry { .. } => self.stats.retried += 1,
+                _ => self.stats.retried += 1,
             },
             Event::Unbound { instance, .. } => self.judge_unbound(instance),
             Event::VerifyDevice { verification, instance, method, proof } => {

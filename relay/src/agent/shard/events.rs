@@ -14,7 +14,7 @@ use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
 use crate::agent::tables::timeline::What;
 use crate::audit::{Act, Whose};
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
@@ -209,8 +209,9 @@ impl Shard {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.shared.metrics.registration(outcome);
         let mut proves = !refresh;
-        if let Some(upstream) = self.instances.get(by).map(|row| row.upstream) {
+        if let Some((upstream, is_proven)) = self.instances.get(by).map(|row| (row.upstream, row.is_proven)) {
             self.shared.dialler.serves(self.index, upstream);
+            self.shared.refusal_doubts.granted(&self.shared.upstreams, upstream, by, is_proven.then(clock::now));
         }
         let mut asked = self.asked.remove(&by).filter(|asked| !asked.is_empty());
         for id in self.endpoint.callable_instances(binding) {
@@ -267,29 +268,46 @@ impl Shard {
                     self.on_refused(id, status, unanswerable);
                 }
             }
-            RegistrationFailure::Retry { status, after } => {
-                if let (None | Some(430 | 500..), Some(row)) = (status, self.instances.get(instance)) {
-                    self.shared.upstreams.fails(row.upstream, self.index);
-                }
-                let unreachable =
-                    self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
-                self.shared.metrics.registration(match status {
-                    Some(_) => RegistrationOutcome::Failed,
-                    None if unreachable => RegistrationOutcome::Unreachable,
-                    None => RegistrationOutcome::TimedOut,
-                });
-                tracing::debug!(event = "registration-retry", %instance, status, after_s = after.as_secs(), "a registration is tried again later");
-                // While the binding stands, it was the joining of one more device that failed, or the check of one whose credentials
-                // are others than those that stand: without these it gets no calls any more, nor do those that have the same. Without its
-                // flow the binding stands for none of them.
-                let stands = self.endpoint.has_its_flow(binding);
-                let members = if stands { self.endpoint.callable_instances(binding) } else { Vec::new() };
-                let (mut all, serves) = (self.endpoint.all_instances(binding), |id: &InstanceId| members.contains(id));
-                all.retain(|id| !serves(id) && (!stands || *id == instance || self.is_registered(*id)));
-                for id in all {
-                    self.on_retried(id, status, after);
+            RegistrationFailure::CredentialsRefused { status, in_a_row, after } => {
+                match self.shared.believes_refusal(instance, self.instances.get(instance), in_a_row) {
+                    true => {
+                        self.on_registration_failed(binding, instance, RegistrationFailure::Refused { status });
+                    }
+                    false => self.on_registration_retried(binding, instance, Some(status), after),
                 }
             }
+            RegistrationFailure::Retry { status, after } => {
+                self.on_registration_retried(binding, instance, status, after);
+            }
+        }
+    }
+
+    fn on_registration_retried(
+        &mut self,
+        binding: BindingId,
+        instance: InstanceId,
+        status: Option<u16>,
+        after: Duration,
+    ) {
+        if let (None | Some(430 | 500..), Some(row)) = (status, self.instances.get(instance)) {
+            self.shared.upstreams.fails(row.upstream, self.index);
+        }
+        let unreachable = self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
+        self.shared.metrics.registration(match status {
+            Some(_) => RegistrationOutcome::Failed,
+            None if unreachable => RegistrationOutcome::Unreachable,
+            None => RegistrationOutcome::TimedOut,
+        });
+        tracing::debug!(event = "registration-retry", %instance, status, after_s = after.as_secs(), "a registration is tried again later");
+        // While the binding stands, it was the joining of one more device that failed, or the check of one whose credentials
+        // are others than those that stand: without these it gets no calls any more, nor do those that have the same. Without its
+        // flow the binding stands for none of them.
+        let stands = self.endpoint.has_its_flow(binding);
+        let members = if stands { self.endpoint.callable_instances(binding) } else { Vec::new() };
+        let (mut all, serves) = (self.endpoint.all_instances(binding), |id: &InstanceId| members.contains(id));
+        all.retain(|id| !serves(id) && (!stands || *id == instance || self.is_registered(*id)));
+        for id in all {
+            self.on_retried(id, status, after);
         }
     }
 

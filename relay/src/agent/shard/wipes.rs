@@ -62,6 +62,7 @@ impl Shard {
             Ending { kind, unbound: None, erasure, waiters: waiter.into_iter().collect(), is_heard_out: false };
         row.ending = Some(Box::new(ending));
         let (status, unanswerable) = (row.status, row.unanswerable);
+        self.shared.refusal_doubts.forget(&self.shared.upstreams, row.upstream, id);
         match kind {
             EndKind::Wiped(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
             EndKind::Wiped(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),

@@ -588,7 +588,7 @@ impl World {
                 self.push_bindings.remove(&instance);
             }
             // The shell lets go of a device whose credentials were refused.
-            Event::RegistrationFailed { instance, failure: RegistrationFailure::Refused { .. }, .. } => {
+            Event::RegistrationFailed { instance, failure, .. } if failure.is_final() => {
                 self.oracle.serves(instance, false);
                 self.following.push_back(Input::Unbind { instance, deadline: Duration::from_secs(4) });
             }

@@ -382,7 +382,8 @@ impl Upstream {
     }
 
     fn back_off(&self, timing: &BackOff, part: u32) -> BackOff {
-        let most = self.shortest_grant.map_or(timing.max, |granted| timing.max.min((granted / part).max(WAIT_MIN)));
+        let most =
+            self.shortest_grant.map_or(timing.max, |(granted, _)| timing.max.min((granted / part).max(WAIT_MIN)));
         BackOff { max: most, ..*timing }
     }
 }

@@ -108,8 +108,8 @@ struct Upstream {
     failures: u8,
     /// Flows that did not settle, in a row.
     losses: u8,
-    /// The shortest time that it has granted; none yet.
-    shortest_grant: Option<Duration>,
+    /// The shortest time that it has granted and that has not been over when it granted a longer one, and when it is; none yet.
+    shortest_grant: Option<(Duration, Instant)>,
     /// The one deadline that counts; earlier timers that still fire are ignored.
     armed: Option<Instant>,
 }
@@ -305,7 +305,9 @@ impl Upstreams {
     ) -> Option<Back> {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
-        upstream.shortest_grant = Some(upstream.shortest_grant.map_or(granted, |shortest| shortest.min(granted)));
+        if upstream.shortest_grant.is_none_or(|(shortest, over)| granted <= shortest || over <= now) {
+            upstream.shortest_grant = Some((granted, now + granted));
+        }
         let back = upstream.grant(now, by, Some(binding));
         self.believe(now, id, by, granted);
         back

@@ -301,7 +301,7 @@ impl Endpoint {
         }
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;
-        upstream.fitness.follow = old.is_reliable();
+        upstream.fitness.follow |= old.is_reliable();
         self.replace_flow(now, id, old);
         self.on_dialled(now, id, flow, transport);
         self.ask_elsewhere(now, id);

@@ -139,6 +139,5 @@ fn asked(world: &World) -> Vec<InstanceId> {
 
 /// Whether it says that a device is refused for good.
 fn refused(event: &Event, number: u64) -> bool {
-    matches!(event, Event::RegistrationFailed { instance, failure: RegistrationFailure::Refused { .. }, .. }
-        if *instance == device(number))
+    matches!(event, Event::RegistrationFailed { instance, failure, .. } if failure.is_final() && *instance == device(number))
 }

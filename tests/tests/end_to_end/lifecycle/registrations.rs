@@ -124,6 +124,36 @@ async fn an_account_that_is_forbidden_three_times_in_a_row_is_wiped() -> Outcome
     world.content()
 }
 
+/// Its database is away, say, or it bans the relay's address.
+#[tokio::test]
+async fn a_sip_server_that_refuses_all_accounts_ends_none_and_one_that_is_refused_while_others_are_granted_ends()
+-> Outcome {
+    let world = World::among(&[("bob", "builder"), ("carol", "carbon")], hasty).await?;
+    let lent = [
+        world.enable_as(&world.wish_with_alerts()).await?,
+        world.enable_as(&world.wish_anew("bob")).await?,
+        world.enable_as(&world.wish_anew("carol")).await?,
+    ];
+    let aors = ["alice", "bob", "carol"].map(|user| world.registrar.aor(user));
+    let refusals = |aor: &String| world.registrar.registers(aor).iter().filter(|it| it.status == Some(403)).count();
+    aors.iter().for_each(|aor| world.registrar.behave(aor, Behaviour::Refuse(403)));
+    let refused = || async { aors.iter().all(|aor| refusals(aor) >= 4).then_some(()) };
+    world.until("each is refused four times", refused).await?;
+    for instance in &lent {
+        assert_eq!(world.api.read(instance).await?.json()["registration"]["state"], "retrying");
+    }
+    let told = world.apple_push().await?;
+    assert_eq!(told.payload["sipwake"]["event"], "registration-failing");
+    assert!(world.relay.log().contains("refusals-doubted"));
+    // It serves again, but for Alice, whose password was changed meanwhile.
+    aors.iter().for_each(|aor| world.registrar.behave(aor, Behaviour::Accept));
+    world.registrar.change_password("alice", "changed");
+    world.await_gone(&lent[0]).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 2.0).await?;
+    world.content()
+}
+
 #[tokio::test]
 async fn an_account_that_the_sip_server_refuses_is_answered_422_with_its_status() -> Outcome {
     let world = World::start().await?;
