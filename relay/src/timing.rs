@@ -64,6 +64,11 @@ pub struct ConnectionTiming {
     pub stranger: Duration,
     /// How long a message may take from its first byte to its last; 30 s, or what `limits.message_timeout` says.
     pub message: Duration,
+    /// How long a WebSocket by which alone a device is reached may stay without a byte from it before it is asked whether it is there: less
+    /// than proxies in between keep what is idle, 60 s in nginx and in many load balancers; 50 s.
+    pub websocket_idle: Duration,
+    /// How long its answer may take; then the connection ends; 10 s.
+    pub pong: Duration,
     /// How long TCP may take to open, and its peer to acknowledge what was written, for what is too large for a datagram; then that goes
     /// by UDP; 2 s.
     pub large: Duration,
@@ -76,6 +81,8 @@ impl Default for ConnectionTiming {
             silence: Duration::from_secs(30),
             stranger: Duration::from_secs(90),
             message: Duration::from_secs(30),
+            websocket_idle: Duration::from_secs(50),
+            pong: Duration::from_secs(10),
             large: Duration::from_secs(2),
         }
     }
@@ -84,14 +91,16 @@ impl Default for ConnectionTiming {
 impl Timing {
     /// Every default times `factor`, above 0.
     pub fn scaled(factor: f64) -> Self {
-        let ConnectionTiming { write, silence, stranger, message, large } = ConnectionTiming::default();
+        let default = ConnectionTiming::default();
         let scaled = |wait: Duration| wait.mul_f64(factor);
         let connection = ConnectionTiming {
-            write: scaled(write),
-            silence: scaled(silence),
-            stranger: scaled(stranger),
-            message: scaled(message),
-            large: scaled(large),
+            write: scaled(default.write),
+            silence: scaled(default.silence),
+            stranger: scaled(default.stranger),
+            message: scaled(default.message),
+            websocket_idle: scaled(default.websocket_idle),
+            pong: scaled(default.pong),
+            large: scaled(default.large),
         };
         let lost_notice = LostNotice(scaled(LostNotice::default().0));
         let acme_retry = AcmeRetry(scaled(AcmeRetry::default().0));

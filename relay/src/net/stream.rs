@@ -36,6 +36,12 @@ impl Stream {
         Self { kind: Kind::Plain(stream), _slot: slot }
     }
 
+    /// A plain connection that counts nowhere.
+    #[cfg(test)]
+    pub(crate) fn uncounted(stream: TcpStream) -> Self {
+        Self::plain(stream, None)
+    }
+
     pub(super) fn tls(stream: impl Into<TlsStream<Socket>>, slot: Option<Slot>) -> Self {
         Self { kind: Kind::Tls(Box::new(stream.into())), _slot: slot }
     }

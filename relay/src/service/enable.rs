@@ -523,6 +523,16 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_known_by_how_it_begins_and_has_256_random_bits_behind_that() {
+        let (one, other) = (new_secret(), new_secret());
+        let bits = |secret: &InstanceSecret| {
+            URL_SAFE_NO_PAD.decode(secret.expose().strip_prefix(SECRET_MARK).unwrap()).unwrap()
+        };
+        assert_eq!((bits(&one).len(), bits(&other).len()), (32, 32));
+        assert!(one != other && SECRET_MARK == "pis_");
+    }
+
+    #[test]
     fn a_user_name_that_a_header_escapes_has_a_word_of_its_own_when_it_is_refused() {
         for (status, is_escaped, reason) in [
             (401, true, Refusal::EscapedCredentials),

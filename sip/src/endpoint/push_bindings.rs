@@ -246,8 +246,8 @@ impl Endpoint {
                 let flow_failure = Some(if outbound { 430 } else { 480 });
                 let new = NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure };
                 self.write_down(now, new);
-                let source = source.peer.ip();
-                let accepted = FlowBinding { instance, aor, registrar, proxy, source };
+                let (flow, source) = (source.flow, source.peer.ip());
+                let accepted = FlowBinding { instance, aor, registrar, proxy, source, flow };
                 self.core.event(Event::FlowBindingAccepted(Box::new(accepted)));
             }
         }

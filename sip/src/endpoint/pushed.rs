@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::edge::push_proxy::{PushContact, PushRequest};
-use crate::id::{InstanceId, UpstreamId};
+use crate::id::{FlowId, InstanceId, UpstreamId};
 
 /// A REGISTER that is being forwarded, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,6 +89,8 @@ pub struct FlowBinding {
     pub proxy: Option<Box<str>>,
     /// The address that its REGISTER came from.
     pub source: IpAddr,
+    /// The flow that leads to it.
+    pub flow: FlowId,
 }
 
 /// A registration that its SIP server has accepted, as the shell must know it to push for it and to keep it over a restart.

@@ -18,7 +18,8 @@ pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
 impl Shard {
     /// A SIP server has accepted one, or its refresh.
     pub(crate) fn on_flow_binding(&mut self, accepted: &FlowBinding) {
-        let FlowBinding { instance, aor, registrar, proxy, source } = accepted;
+        let FlowBinding { instance, aor, registrar, proxy, source, flow } = accepted;
+        self.keep_alive(*flow);
         if self.flow_bindings.contains_key(instance) {
             return;
         }

@@ -386,6 +386,13 @@ impl Shard {
         }
     }
 
+    /// A connection leads to a device that nobody pushes.
+    pub(crate) fn keep_alive(&self, flow: FlowId) {
+        if let Some((writer, _)) = self.flows.get(&flow) {
+            writer.keep_alive();
+        }
+    }
+
     fn next_deadline(&self) -> Instant {
         let now = clock::now();
         let end = self.instances.next_moment().map(|at| now + Duration::from_secs(at.saturating_sub(confirmed_now())));

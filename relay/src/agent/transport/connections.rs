@@ -32,6 +32,7 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::acquaintance::{Acquaintance, Heard};
 use crate::agent::transport::framing::{Broken, Came, Framing};
+use crate::agent::transport::heartbeat::{Beat, Heartbeat};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::parcel::Parcel;
 use crate::agent::transport::servers::Place;
@@ -40,7 +41,7 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net::listen::Stranger;
 use crate::net::stream::Stream;
-use crate::net::websocket::{CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, CLOSE_TRY_AGAIN_LATER, Fault};
+use crate::net::websocket::{self, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, CLOSE_TRY_AGAIN_LATER, Fault};
 use crate::random;
 use crate::timing::ConnectionTiming;
 
@@ -327,6 +328,7 @@ impl Connection {
         let mut is_given_way = false;
         let began = clock::now();
         let mut heard = began;
+        let mut heartbeat = Heartbeat::default();
         let half = tokio::time::sleep_until((self.partial_since.unwrap_or(heard) + self.timing.message).into());
         tokio::pin!(half);
         loop {
@@ -369,10 +371,14 @@ impl Connection {
                         true => began + self.timing.stranger,
                         false => heard + IDLE,
                     };
-                    if !self.proven || until <= clock::now() {
+                    let now = clock::now();
+                    if !self.proven || until <= now {
                         return Ending::Closed(CLOSE_NORMAL);
                     }
-                    silence.as_mut().reset(until.into());
+                    match self.beat(stream, &mut heartbeat, now, heard).await {
+                        Ok(next) => silence.as_mut().reset(next.map_or(until, |next| next.min(until)).into()),
+                        Err(ending) => return ending,
+                    }
                 }
                 () = &mut given_way, if !is_given_way => {
                     is_given_way = true;
@@ -380,6 +386,32 @@ impl Connection {
                         return Ending::Closed(CLOSE_TRY_AGAIN_LATER);
                     }
                 }
+            }
+        }
+    }
+
+    /// Asks a device whether it is there, when it is time; when to come here again, if at all.
+    async fn beat(
+        &mut self,
+        stream: &mut Stream,
+        heartbeat: &mut Heartbeat,
+        now: Instant,
+        heard: Instant,
+    ) -> Result<Option<Instant>, Ending> {
+        if self.source.transport != Transport::Wss {
+            return Ok(None);
+        }
+        let idle = self.timing.websocket_idle;
+        if !self.outbox.is_kept_alive() {
+            // It may be by then.
+            return Ok(Some(Some(heard + idle).filter(|at| *at > now).unwrap_or(now + idle)));
+        }
+        match heartbeat.on_due(now, heard, &self.timing) {
+            Beat::Dead => Err(Ending::Silent),
+            Beat::Wait(until) => Ok(Some(until)),
+            Beat::Ask => {
+                self.write(stream, Some(Outgoing::Control(websocket::ping()))).await?;
+                Ok(Some(now + self.timing.pong))
             }
         }
     }

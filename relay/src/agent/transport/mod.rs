@@ -21,6 +21,7 @@ pub(crate) mod connections;
 pub(crate) mod datagrams;
 pub(crate) mod dial;
 pub(crate) mod framing;
+mod heartbeat;
 pub(crate) mod invite_shards;
 pub(crate) mod large;
 pub(crate) mod listeners;

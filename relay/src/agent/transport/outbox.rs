@@ -61,6 +61,8 @@ pub(super) struct Outbox {
     room: usize,
     /// Whether [`Inner::stranger`] is there.
     is_strangers: AtomicBool,
+    /// Whether a device is reached by it that nobody pushes.
+    is_kept_alive: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +77,9 @@ struct Inner {
 impl Outbox {
     /// For so many messages; with its first writer.
     pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
-        let (inner, changed, is_strangers) = (Mutex::default(), Notify::new(), AtomicBool::new(false));
-        let outbox = Arc::new(Self { inner, writers: AtomicUsize::new(1), changed, room, is_strangers });
+        let (inner, changed, writers) = (Mutex::default(), Notify::new(), AtomicUsize::new(1));
+        let (is_strangers, is_kept_alive) = (AtomicBool::new(false), AtomicBool::new(false));
+        let outbox = Arc::new(Self { inner, writers, changed, room, is_strangers, is_kept_alive });
         (outbox.clone(), Writer(outbox))
     }
 
@@ -107,6 +110,11 @@ impl Outbox {
     /// Whether its peer has not proven who it is.
     pub(super) fn is_strangers(&self) -> bool {
         self.is_strangers.load(Ordering::Acquire)
+    }
+
+    /// Whether a device is reached by it that nobody pushes.
+    pub(super) fn is_kept_alive(&self) -> bool {
+        self.is_kept_alive.load(Ordering::Acquire)
     }
 
     /// What is told when another stranger has its slot; `None` where it is no stranger's.
@@ -195,6 +203,11 @@ impl Writer {
             let stranger = self.0.lock().stranger.take();
             drop(stranger);
         }
+    }
+
+    /// A device is reached by it that nobody pushes: its end must be noticed while nobody calls.
+    pub(crate) fn keep_alive(&self) {
+        self.0.is_kept_alive.store(true, Ordering::Release);
     }
 
     /// Closes the connection once what was handed over is written.

@@ -216,6 +216,11 @@ pub fn head_of(message: &[u8]) -> Bytes {
     head.freeze()
 }
 
+/// A question whether the client is there, which every client answers (RFC 6455 §5.5.2).
+pub fn ping() -> Bytes {
+    Bytes::from_static(&[0x89, 0])
+}
+
 /// The answer to a ping.
 pub fn pong(payload: &[u8]) -> Bytes {
     let payload = &payload[..payload.len().min(CONTROL_MAX)];

@@ -55,6 +55,8 @@ fn it_passes_with_a_path_of_its_own_kind_and_without_a_word_of_pushes() {
     assert_eq!((values(&passed, Name::Supported), passed.has(Name::FeatureCaps)), (vec!["path".to_owned()], false));
     assert!(!through.world.last("REGISTER 200").has(Name::FeatureCaps));
     assert_eq!((through.by_flow(), through.world.endpoint.counts().attached), ((1, 0), 1));
+    let leads = |event: &Event| matches!(event, Event::FlowBindingAccepted(it) if it.flow == FlowId::Stream(1));
+    assert!(through.world.events.iter().any(leads), "whoever keeps it alive knows which");
     let plain = through.registered(&register(2, PLAIN)).text(Name::Path).unwrap().to_owned();
     assert!(plain.ends_with(";transport=tls;lr>"), "{plain}");
     assert!(!through.world.events.iter().any(|event| matches!(event, Event::PushBindingAccepted(_))));

@@ -5,10 +5,12 @@
 //! | `calls` | calls over each transport, each service, each end |
 //! | `refusals` | what may not pass, and from whom no call is believed |
 //! | `outgoing` | requests that devices begin, on whatever shard their registration lives |
+//! | `heartbeat` | a page by its connection alone, behind something that forgets it |
 //! | `keeping` | restarts, refreshes, dead tokens, and what lies in Redis and in memory |
 //! | `peers` | the same with a real Kamailio and a real SIPp |
 
 mod calls;
+mod heartbeat;
 mod keeping;
 mod outgoing;
 mod refusals;
