@@ -612,7 +612,7 @@ mod tests {
     async fn what_is_no_call_leaves_calls_a_quarter_of_the_places() {
         let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
         let series = crate::metrics::Metrics::new().push_service("com.example.phone", "apns");
-        let record = Record::new("com.example.phone", "apns", series);
+        let record = Record::new("com.example.phone", "apns", series, None);
         let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
         let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
         assert!(alerts.iter().all(Result::is_ok) && channel.place(false).is_err());
