@@ -15,6 +15,7 @@ use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
 mod away;
+mod boxes;
 mod examination;
 mod kept;
 mod late;
