@@ -57,6 +57,7 @@ use client::RedisClient;
 use hints::{or_none, text};
 use link::{Link, Whereto};
 use marks::Marked;
+pub(super) use rings::{Compared, RING_TTL};
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
