@@ -17,7 +17,7 @@ use crate::service::types::TestError;
 pub async fn messages<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let messages = asker.judge(&api, api.0.service.messages(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &device_views::messages(&messages)))
+    api.0.boxes.answer(asker.id, asker.from, &device_views::messages(&messages))
 }
 
 /// `DELETE /v1/instances/{id}/messages/{message}`
@@ -38,7 +38,7 @@ pub async fn forget_message<E: ApiService>(State(api): State<Api<E>>, request: R
 pub async fn missed_calls<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let missed = asker.judge(&api, api.0.service.missed_calls(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &device_views::missed_calls(&missed)))
+    api.0.boxes.answer(asker.id, asker.from, &device_views::missed_calls(&missed))
 }
 
 /// `DELETE /v1/instances/{id}/missed-calls/{call}`
@@ -68,7 +68,7 @@ pub async fn timeline<E: ApiService>(State(api): State<Api<E>>, request: Request
 pub async fn export<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let export = asker.judge(&api, api.0.service.own_export(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &device_views::export(&export)))
+    api.0.boxes.answer(asker.id, asker.from, &device_views::export(&export))
 }
 
 /// `POST /v1/instances/{id}/test`

@@ -24,6 +24,7 @@ use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
 pub mod body;
+mod boxes;
 pub(crate) mod carried;
 pub mod connection;
 pub mod cross_origin;
@@ -50,6 +51,7 @@ pub mod wake_body;
 mod woken;
 
 use access::{App, Apps, SipServer, SipServers};
+use boxes::Boxes;
 pub(crate) use handlers::too_many_failures;
 
 use connection::{BadHead, EndConnection, Peer};
@@ -101,6 +103,8 @@ struct Inner<E> {
     wakes_by_aor: Buckets<u64>,
     aor_hash: RandomState,
     failures: Buckets<IpAddr>,
+    /// What is kept for devices, on its way to them.
+    boxes: Boxes,
 }
 
 impl<E> Clone for Api<E> {
@@ -133,6 +137,7 @@ impl<E: ApiService> Api<E> {
             wakes_by_aor: Buckets::new(settings.limits.wake_per_aor),
             aor_hash: RandomState::new(),
             failures: Buckets::new(settings.limits.failures_per_address),
+            boxes: Boxes::default(),
         }))
     }
 

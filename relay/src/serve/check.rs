@@ -125,7 +125,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
     let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
         Ok(vault) => match vault.examine().await {
             Ok(faults) => {
-                if let Ok(Some(fault)) = vault.look_at_ring(true).await {
+                if let Ok(Some(fault)) = vault.look_at_ring().await {
                     problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy()));
                 }
                 Ok(faults)

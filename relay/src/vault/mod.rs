@@ -321,7 +321,9 @@ impl Vault {
         lookup: &Lookup,
         fence: Fence,
     ) -> Result<(), StoreError> {
-        self.takes_new().await?;
+        if let Store::Redis(redis) = &self.0.store {
+            redis.takes_new().await?;
+        }
         let ends = ends(expires_at);
         let owner = &self.0.owner;
         let earlier = match &self.0.store {

@@ -49,6 +49,10 @@ impl Vault {
                 redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
             }
         };
+        if !kept && !self.0.ring.is_other() {
+            // It is the first one, or the store has lost it, and may have lost which keyring stands. One that does not answer is asked again by whoever compares.
+            let _ = self.compare_ring().await;
+        }
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
         Ok(match earlier {
             None => Lease::Held,

@@ -1,34 +1,78 @@
 //! Whether this node has the keyring that the other nodes of its store have.
 //!
+//! | who finds that none is written down | writes its own |
+//! | --- | --- |
+//! | a node whose keyring stood when it looked last | at once; so it does when its lease is a new one: the store may have lost both |
+//! | one that has not looked before, and no other node has a lease | at once |
+//! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
+//! | one whose keyring was not the others', and no other node has a lease | likewise |
+//! | the same, and another node has one | when none was there for as long as a name lasts |
+//!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
-//! and what the others sealed it would leave to its end. What it has it serves.
+//! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
+//! makes a wrong keyring no right one while a node with the right one lives.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::keyring::Fingerprint;
+use super::redis::{Compared, RING_TTL};
 use super::store::{RingFault, StoreError};
 use super::{Store, Vault};
-use crate::clock::Reading;
+use crate::clock::{self, DAY_S, Reading};
 
 /// What is known of it.
 #[derive(Default)]
-pub(super) struct RingState(AtomicU8);
+pub(super) struct RingState(Mutex<Looked>);
 
-const UNKNOWN: u8 = 0;
-const OURS: u8 = 1;
-const OTHER: u8 = 2;
+#[derive(Default)]
+struct Looked {
+    known: Known,
+    /// Since when none is written down.
+    absent_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Nothing,
+    Stands,
+    Fault(RingFault),
+}
 
 impl RingState {
     pub fn is_other(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == OTHER
+        matches!(self.lock().known, Known::Fault(_))
     }
 
-    fn set(&self, fault: Option<RingFault>) {
-        self.0.store(if fault.is_some() { OTHER } else { OURS }, Ordering::Relaxed);
+    pub fn stands(&self) -> bool {
+        self.lock().known == Known::Stands
     }
 
     fn is_unknown(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == UNKNOWN
+        self.lock().known == Known::Nothing
+    }
+
+    /// The fault that was found last.
+    fn fault(&self) -> Option<RingFault> {
+        match self.lock().known {
+            Known::Fault(fault) => Some(fault),
+            Known::Nothing | Known::Stands => None,
+        }
+    }
+
+    fn note(&self, known: Known) {
+        *self.lock() = Looked { known, absent_since: None };
+    }
+
+    /// None is written down: for how long that is known.
+    fn note_absent(&self) -> Duration {
+        self.lock().absent_since.get_or_insert_with(clock::now).elapsed()
+    }
+
+    // A panic between two assignments leaves nothing broken.
+    fn lock(&self) -> MutexGuard<'_, Looked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,28 +98,60 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn compare_ring(&self) -> Result<Option<RingFault>, StoreError> {
-        let fault = self.look_at_ring(false).await?;
-        self.0.ring.set(fault);
-        Ok(fault)
+        let ring = &self.0.ring;
+        let mut found = self.look(ring.stands(), false).await?;
+        if matches!(found, Compared::Absent) && ring.note_absent() >= self.founds_after().await? {
+            found = self.look(true, false).await?;
+        }
+        match found {
+            Compared::Stands => ring.note(Known::Stands),
+            Compared::Fault(fault) => ring.note(Known::Fault(fault)),
+            Compared::Absent => {}
+        }
+        Ok(ring.fault())
     }
 
     /// The same comparison, which leaves nothing behind.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn look_at_ring(&self, look_only: bool) -> Result<Option<RingFault>, StoreError> {
-        let Store::Redis(redis) = &self.0.store else { return Ok(None) };
+    pub async fn look_at_ring(&self) -> Result<Option<RingFault>, StoreError> {
+        Ok(match self.look(false, true).await? {
+            Compared::Fault(fault) => Some(fault),
+            Compared::Stands | Compared::Absent => None,
+        })
+    }
+
+    async fn look(&self, founds: bool, look_only: bool) -> Result<Compared, StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(Compared::Stands) };
         let keyring = &self.0.keyring;
-        match redis.compare_ring(&keyring.fingerprint(Reading::now()), look_only).await? {
-            None => Ok(None),
-            Some(_) => {
-                // Another process may just have changed the file.
-                if let Err(error) = keyring.tend(Reading::now()) {
-                    tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
-                }
-                redis.compare_ring(&keyring.fingerprint(Reading::now()), look_only).await
+        let found = redis.compare_ring(&keyring.fingerprint(Reading::now()), founds, look_only).await?;
+        if matches!(found, Compared::Fault(_)) {
+            if look_only {
+                return Ok(found);
             }
+            // Another process may just have changed the file.
+            if let Err(error) = keyring.tend(Reading::now()) {
+                tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
+            }
+            return redis.compare_ring(&keyring.fingerprint(Reading::now()), founds, look_only).await;
         }
+        let now = Reading::now();
+        if founds && matches!(found, Compared::Stands) && DAY_S - now.system % DAY_S <= RING_TTL.as_secs() {
+            // The day that begins finds what stands, whoever looks first.
+            redis.compare_ring(&keyring.fingerprint_of_tomorrow(now), founds, look_only).await?;
+        }
+        Ok(found)
+    }
+
+    /// For how long none is to be written down before this node writes down its own.
+    async fn founds_after(&self) -> Result<Duration, StoreError> {
+        let (is_other, lease) = (self.0.ring.is_other(), self.0.settings.lease);
+        Ok(match (is_other, self.living_peers().await?.is_empty()) {
+            (false, true) => Duration::ZERO,
+            (false, false) | (true, true) => lease,
+            (true, false) => RING_TTL,
+        })
     }
 
     /// Whether something may be taken over with this keyring.
@@ -83,6 +159,6 @@ impl Vault {
         if self.0.ring.is_unknown() {
             self.compare_ring().await?;
         }
-        Ok(!self.0.ring.is_other())
+        Ok(self.0.ring.stands())
     }
 }

@@ -15,6 +15,7 @@ use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
 mod away;
+mod boxes;
 mod examination;
 mod kept;
 mod late;
@@ -265,7 +266,8 @@ conformance! {
     an_odd_value_under_a_name_of_ones_own_gives_way,
     a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
     copies_are_one_keyring_until_something_is_mixed_into_one_of_them,
-    a_file_that_is_shared_is_rotated_for_all,
+    a_file_that_is_shared_is_rotated_for_all, a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one,
+    what_is_here_is_written_again_whichever_keyring_stands,
 }
 
 async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {

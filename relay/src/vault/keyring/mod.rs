@@ -222,8 +222,23 @@ impl Keyring {
 
     /// What may be shown of it, and compared with another one's.
     pub fn fingerprint(&self, now: Reading) -> Fingerprint {
+        let day = self.sealing_day(now);
+        self.fingerprint_of(day)
+    }
+
+    /// Likewise, as it will be on the day after.
+    pub(super) fn fingerprint_of_tomorrow(&self, now: Reading) -> Fingerprint {
+        let day = self.sealing_day(now).saturating_add(1);
+        self.fingerprint_of(day)
+    }
+
+    fn sealing_day(&self, now: Reading) -> u16 {
+        self.read().keys.sealing_day(now)
+    }
+
+    fn fingerprint_of(&self, day: u16) -> Fingerprint {
         let state = self.read();
-        let chain = state.keys.chain.on(state.keys.sealing_day(now));
+        let chain = state.keys.chain.on(day);
         let mut ring = [0; 8];
         ring.copy_from_slice(&super::lookup::ring(&state.keys.index)[..8]);
         Fingerprint { ring, day: chain.day, rotation: chain.rotation, chain: chain.fingerprint() }

@@ -8,12 +8,8 @@ use sip::id::InstanceId;
 use super::hints::or_none;
 use super::scripts::{KEEP_DONE, KEEP_FULL, KEEP_GONE, KEEP_KNOWN, SCRIPTS};
 use super::{RedisStore, collection_key, record_key};
-use crate::vault::items::{Collection, Deleted, ItemKey, Kept, Placement, SealedItem};
-use crate::vault::seal::Sealed;
+use crate::vault::items::{Collection, Deleted, ItemKey, Placement, SealedItem};
 use crate::vault::store::{Owner, StoreError};
-
-/// How many bytes of a value tell its place in the order.
-const ORDER_LEN: usize = 8;
 
 impl RedisStore {
     pub async fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
@@ -36,17 +32,6 @@ impl RedisStore {
             KEEP_FULL => Ok(Placement::Full),
             _ => Err(StoreError::Malformed),
         }
-    }
-
-    pub async fn kept(&self, id: InstanceId, collection: Collection) -> Result<Vec<Kept>, StoreError> {
-        let all: Option<Vec<(Vec<u8>, Vec<u8>)>> =
-            or_none(self.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await)?;
-        let sound = |(item_key, value): (Vec<u8>, Vec<u8>)| {
-            let (order, sealed) = value.split_first_chunk::<ORDER_LEN>()?;
-            let (item_key, order) = (item_key.try_into().ok()?, u64::from_be_bytes(*order));
-            Some(Kept { item_key, order, sealed: Sealed::from_bytes(sealed) })
-        };
-        Ok(all.into_iter().flatten().filter_map(sound).collect())
     }
 
     /// Those of these instances for which something may be kept.

@@ -22,6 +22,7 @@
 //! Cluster. An index names an instance before its record exists, and a lookup is corrected by whoever follows it: a
 //! crash in between leaves a name without a record, never a record without a name. Every key has a TTL.
 
+mod boxes;
 mod claim;
 mod client;
 mod connect;
@@ -50,11 +51,13 @@ use super::seal::Sealed;
 use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
+use boxes::Boxes;
 use claim::Claims;
 use client::RedisClient;
 use hints::{or_none, text};
 use link::{Link, Whereto};
 use marks::Marked;
+pub(super) use rings::{Compared, RING_TTL};
 use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
@@ -89,6 +92,8 @@ pub(super) struct RedisStore {
     link: Arc<Link>,
     /// For the wait for letters alone.
     letters: Arc<Link>,
+    /// For reading what is kept beside records.
+    boxes: Arc<Boxes>,
     lease: Duration,
     /// Whether a store that may write to a disk is given no account that it has not.
     require_ephemeral: bool,
@@ -107,6 +112,7 @@ impl RedisStore {
         Ok(Self::on(
             link(settings.operation_limit)?,
             link(settings.operation_limit.max(OPERATION_LIMIT))?,
+            Arc::new(Boxes::on(link(settings.operation_limit)?)),
             settings.lease,
             settings.require_ephemeral,
         ))
@@ -114,12 +120,12 @@ impl RedisStore {
 
     /// The same store over the same connection, for another node.
     pub fn as_another(&self) -> Self {
-        Self::on(self.link.clone(), self.letters.clone(), self.lease, self.require_ephemeral)
+        Self::on(self.link.clone(), self.letters.clone(), self.boxes.clone(), self.lease, self.require_ephemeral)
     }
 
-    fn on(link: Arc<Link>, letters: Arc<Link>, lease: Duration, require_ephemeral: bool) -> Self {
+    fn on(link: Arc<Link>, letters: Arc<Link>, boxes: Arc<Boxes>, lease: Duration, require_ephemeral: bool) -> Self {
         let (claims, enlisted, marked) = (Claims::default(), Mutex::new(None), Marked::default());
-        Self { link, letters, lease, require_ephemeral, claims, enlisted, marked }
+        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, marked }
     }
 
     /// That it may be given an account that it has not.

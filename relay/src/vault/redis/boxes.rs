@@ -1,0 +1,63 @@
+//! Reading what is kept beside records, which may be megabytes: over a connection of its own, and a few at once.
+//!
+//! Invariant: nothing that a lease, a claim or a record waits for stands behind what a device fetches, however often it does. Of one instance one
+//! collection is read at a time; of all, [`LARGE_AT_ONCE`] of those that may be large. Who waits for longer than one operation may take is told that
+//! the store is away.
+
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::hints::or_none;
+use super::link::Link;
+use super::{RedisStore, collection_key};
+use crate::limits::shares::Shares;
+use crate::vault::items::{Collection, Kept};
+use crate::vault::seal::Sealed;
+use crate::vault::store::{AwayReason, StoreError};
+
+/// How many bytes of a value tell its place in the order.
+const ORDER_LEN: usize = 8;
+
+/// Collections that are read at once of those that strangers may make large: each up to 5 MB, which the store holds as well until they are sent.
+const LARGE_AT_ONCE: usize = 4;
+
+/// The way on which collections are read.
+pub(super) struct Boxes {
+    link: Arc<Link>,
+    large: Semaphore,
+    instances: Shares<InstanceId>,
+}
+
+impl Boxes {
+    pub fn on(link: Arc<Link>) -> Self {
+        Self { link, large: Semaphore::new(LARGE_AT_ONCE), instances: Shares::new(1) }
+    }
+}
+
+impl RedisStore {
+    pub async fn kept(&self, id: InstanceId, collection: Collection) -> Result<Vec<Kept>, StoreError> {
+        let boxes = &self.boxes;
+        let turn = async {
+            let share = boxes.instances.take(id).await;
+            let large = match collection {
+                Collection::Messages | Collection::MissedCalls => boxes.large.acquire().await.ok(),
+                // Their size is bounded, and so is how many are read at once, by those who do.
+                Collection::Stories => None,
+            };
+            (share, large)
+        };
+        let deadline = Instant::now() + boxes.link.limit();
+        let _turn = timeout_at(deadline, turn).await.map_err(|_| StoreError::Away(AwayReason::TimedOut))?;
+        let all: Option<Vec<(Vec<u8>, Vec<u8>)>> =
+            or_none(boxes.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await)?;
+        let sound = |(item_key, value): (Vec<u8>, Vec<u8>)| {
+            let (order, sealed) = value.split_first_chunk::<ORDER_LEN>()?;
+            let (item_key, order) = (item_key.try_into().ok()?, u64::from_be_bytes(*order));
+            Some(Kept { item_key, order, sealed: Sealed::from_bytes(sealed) })
+        };
+        Ok(all.into_iter().flatten().filter_map(sound).collect())
+    }
+}
