@@ -355,8 +355,8 @@ impl Shard {
             self.judge_early(now);
         }
         self.end_traces();
+        self.calls.forget_old(now);
         let reading = Reading::now();
-        self.calls.forget_old(reading.system);
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
         }
