@@ -4,17 +4,19 @@
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
 //! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
 //! newest: what has ended meanwhile is not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is
-//! promised of it before the store has erased it. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
-//! has answered.
+//! promised of it before the store has erased it. Nothing in the loop waits for the store; a request for a registration that only the store knows
+//! waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, Side};
+use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding};
 use sip::id::InstanceId;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Shard;
 use super::alerts::AlertContent;
@@ -40,23 +42,13 @@ const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
 /// How long a push for a refresh may take to reach its device.
 const REFRESH_LIFE_S: u64 = 60;
 
-/// Registrations that are looked up at once on one shard; requests for a further one are answered without.
-const LOOKUPS_MAX: usize = 256;
-/// Requests that wait for one lookup; a further one is answered without.
-const WAITING_MAX: usize = 32;
-
 /// The registrations of one shard.
 #[derive(Default)]
 pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     /// The rows of each account, which has no other name here.
     accounts: BTreeSet<(AorKey, InstanceId)>,
-    /// What waits until the store has said whether it knows a registration.
-    lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
 }
-
-/// What the store knows of a registration that a request named, and whose requests are trusted for it.
-pub(crate) type LookedUp = Option<(KnownPushBinding, Arc<[IpAddr]>)>;
 
 struct Row {
     /// What the store is to have; `None`: nothing.
@@ -166,42 +158,6 @@ impl KnownPushBinding {
 }
 
 impl Shard {
-    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
-    /// is asked first. Gives back what needs no asking.
-    pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
-        let Input::Received { source, message } = &input else { return Some(input) };
-        let missing = (source.side == Side::Upstream).then(|| self.endpoint.unknown_push_binding(message)).flatten();
-        let Some(id) = missing else { return Some(input) };
-        if let Some(waiting) = self.push_bindings.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
-            waiting.push((at, input));
-            return None;
-        }
-        if self.push_bindings.lookups.len() >= LOOKUPS_MAX || self.push_bindings.lookups.contains_key(&id) {
-            return Some(input);
-        }
-        let source = source.peer.ip().to_canonical();
-        self.push_bindings.lookups.insert(id, vec![(at, input)]);
-        let (shared, shard) = (self.shared.clone(), self.index);
-        tokio::spawn(async move {
-            let found = look_up(&shared, id, source).await;
-            shared.shards.send(shard, ShardInput::PushBindingFound(Box::new((id, found)))).await;
-        });
-        None
-    }
-
-    /// The store has said what it knows of a registration.
-    pub(crate) fn on_push_binding_found(&mut self, id: InstanceId, found: LookedUp) {
-        if let Some((new, addresses)) = found {
-            let upstream = new.upstream;
-            self.adopt(new);
-            self.next.push_back(Input::Addresses { upstream, addresses });
-            self.settle(clock::now());
-        }
-        for (at, input) in self.push_bindings.lookups.remove(&id).unwrap_or_default() {
-            self.drive(at, input);
-        }
-    }
-
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
     pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
         let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
@@ -397,28 +353,6 @@ fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
         // An error means that nobody waits any more.
         let _ = waiter.send(Ok(WipeDone { reason: WipeReason::Operator, unregistered: false, erasure }));
     }
-}
-
-/// Looks a registration up that was written down by another node, or by an earlier run, and that a request from `source` names.
-async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
-    let began = clock::now();
-    let stored = match shared.vault.load(id).await {
-        Ok(stored) => stored?,
-        Err(_) => {
-            shared.metrics.store_error(StoreOperation::Load);
-            return None;
-        }
-    };
-    shared.metrics.store_answered(began.elapsed());
-    // Another owner's fence is of no use; the next refresh makes the record this node's.
-    let fence = if stored.owned { stored.fence } else { Fence::NEW };
-    let sealed = stored.sealed;
-    let new = shared.vault.open_record(id, &sealed, |record| {
-        KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
-    });
-    let new = new.ok()??;
-    let addresses = shared.dialler.addresses(new.upstream, source).await;
-    Some((new, addresses))
 }
 
 /// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next.
