@@ -207,7 +207,9 @@ pub enum NodeNews {
     Wiped {
         /// Which one.
         id: InstanceId,
-        /// Dropped when the nodes that leave have heard it, or have had their time.
+        /// Any node may have a copy of it, and not only one that leaves.
+        everywhere: bool,
+        /// Dropped when the nodes that may have it have heard it, or have had their time.
         told: oneshot::Sender<Infallible>,
     },
     /// A push service calls the token of an instance gone that was handed over.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use super::wipes::refuse;
+use super::wipes::{TOLD_WITHIN, refuse};
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::erasures;
@@ -67,6 +67,8 @@ struct Row {
     _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
+    /// Ends when the other nodes have let go of it, or have had their time; there is no receipt before that.
+    told: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl PushBindings {
@@ -196,6 +198,7 @@ impl Shard {
             superseded: Arc::default(),
             _place: place(),
             waiters: Vec::new(),
+            told: None,
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
@@ -215,6 +218,7 @@ impl Shard {
         let superseded = Arc::<AtomicBool>::default();
         row.superseded = superseded.clone();
         let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
+        let told = row.told.take_if(|_| wanted.is_none());
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let fence = match wanted {
@@ -224,6 +228,10 @@ impl Shard {
                 None => {
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
                         tokio::time::sleep(STORE_AGAIN).await;
+                    }
+                    if let Some(told) = told {
+                        // It was told before: an error means that all have heard, or died.
+                        let _ = timeout(TOLD_WITHIN, told).await;
                     }
                     Fence::NEW
                 }
@@ -247,9 +255,15 @@ impl Shard {
     /// An operator ends a registration: nothing is left of it here, and its device is pushed no more until it registers again.
     /// The relay has registered nothing, and so unregisters nothing.
     pub(crate) fn end_push_binding(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
-        let EndKind::Wiped(reason) = kind else { return refuse(waiter, Denied::Unknown) };
+        let EndKind::Wiped(reason) = kind else {
+            self.leave_push_binding(id, kind);
+            return refuse(waiter, Denied::Unknown);
+        };
+        // A node that its device's Path names may have adopted it.
+        let told = self.tell_wiped(id, true);
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
             row.waiters.extend(waiter);
+            row.told = Some(told);
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
@@ -260,6 +274,18 @@ impl Shard {
             tokio::time::sleep(WAIT_FOR_STORE).await;
             shards.send(shard, ShardInput::PushBindingWaited(id)).await;
         });
+    }
+
+    /// Another node has a registration, or has ended it: its device is pushed from here no more.
+    fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
+        let Some(row) = self.push_bindings.rows.get(&id) else { return };
+        match (row.busy, row.fence) {
+            (false, fence) => self.let_go_of_push_binding(id, fence),
+            // What is on its way to the store is erased behind it.
+            (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
+            // Whether that is taken shows whose it is.
+            (true, _) => {}
+        }
     }
 
     /// Whoever waits for the store to erase a registration has waited long enough: it is asked on, as long as this run lives.
@@ -295,6 +321,7 @@ impl Shard {
             superseded: Arc::default(),
             _place,
             waiters: Vec::new(),
+            told: None,
         };
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
@@ -318,7 +345,7 @@ impl Shard {
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            drop(self.tell_wiped(id));
+            drop(self.tell_wiped(id, false));
         } else if !row.busy {
             self.push_bindings.remove(id);
         }
