@@ -19,6 +19,7 @@ use crate::clock::latest_now;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
+use crate::domain::InstanceState;
 use crate::vault::{Fence, Lookup, Sealed, StoreError};
 
 /// A record that is changed, not yet stored.
@@ -157,6 +158,9 @@ impl Inner {
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
         let ends_at = lease.expires_at;
         let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
+        if status.state == InstanceState::Ending || status.fence == Fence::NEW {
+            return;
+        }
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
@@ -186,6 +190,10 @@ impl Inner {
 
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
+        if fence == Fence::NEW {
+            // It is being enabled: the store would take it for one that nobody has told its app of.
+            return Err(AccessError::Unknown.into());
+        }
         let Changed { sealed, lookup, lease, is_proven } = changed;
         let put = async || {
             let put = async {

@@ -17,6 +17,7 @@
 //! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them.
 
 use std::hash::Hash;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,8 +94,10 @@ impl Inner {
         let (registration, later) = self.first_registration(new, &turn).await;
         match later {
             None => judge(permit, &registration),
-            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
+            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
         }
+        // It ends with this, whatever comes of it.
+        let (_enabling, is_over) = oneshot::channel();
         let (registration, asked) = registration?;
         let earlier = match registration.state {
             RegistrationState::Registered => earlier,
@@ -392,8 +395,14 @@ impl Inner {
     }
 
     /// Tells what became of a password that its SIP server judges when nobody waits any more: however long it waits for its turn, it
-    /// counts.
-    async fn judge_later(self: Arc<Self>, id: InstanceId, permit: Permit, outcome: Outcome) {
+    /// counts. `is_over` ends with the enabling, which alone stores what is new.
+    async fn judge_later(
+        self: Arc<Self>,
+        id: InstanceId,
+        permit: Permit,
+        outcome: Outcome,
+        is_over: oneshot::Receiver<Infallible>,
+    ) {
         match timeout(LATE_VERDICT, outcome).await {
             Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
                 permit.accepted(clock::now());
@@ -430,6 +439,8 @@ impl From<StoreError> for EnableError {
 }
 
 impl From<NoRoute> for EnableError {
+                // An error is its end.
+                let _ = is_over.await;
     fn from(error: NoRoute) -> Self {
         match error {
             NoRoute::NotSip => Self::UpstreamNotFound,
