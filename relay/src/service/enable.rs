@@ -16,8 +16,8 @@
 //! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
 //! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them.
 
-use std::hash::Hash;
 use std::convert::Infallible;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,12 +92,12 @@ impl Inner {
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let (registration, later) = self.first_registration(new, &turn).await;
+        // It ends with this, whatever comes of it.
+        let (_enabling, is_over) = oneshot::channel();
         match later {
             None => judge(permit, &registration),
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
         }
-        // It ends with this, whatever comes of it.
-        let (_enabling, is_over) = oneshot::channel();
         let (registration, asked) = registration?;
         let earlier = match registration.state {
             RegistrationState::Registered => earlier,
@@ -406,6 +406,8 @@ impl Inner {
         match timeout(LATE_VERDICT, outcome).await {
             Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
                 permit.accepted(clock::now());
+                // An error is its end.
+                let _ = is_over.await;
                 self.give_up_password(id, &asked).await;
             }
             Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
@@ -439,8 +441,6 @@ impl From<StoreError> for EnableError {
 }
 
 impl From<NoRoute> for EnableError {
-                // An error is its end.
-                let _ = is_over.await;
     fn from(error: NoRoute) -> Self {
         match error {
             NoRoute::NotSip => Self::UpstreamNotFound,

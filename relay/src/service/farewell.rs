@@ -68,6 +68,7 @@ impl Service {
             }
             sleep(OWNER_AGAIN).await;
         }
+        tracing::warn!(event = "dead-token-not-told", instance = %id, "the owner of an instance that was handed over could not be told that its push token is dead; it finds out with its next push");
     }
 
     /// Tells the other nodes that no call waits here any more.
