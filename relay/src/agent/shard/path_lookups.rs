@@ -11,7 +11,7 @@
 //! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so. A request waits for
 //! [`WAIT`] at most, with [`WAITING_MAX`] for one registration, [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// What waits until the store has said whether it knows a registration.
 #[derive(Default)]
 pub(crate) struct PathLookups {
-    all: HashMap<InstanceId, PathLookup>,
+    all: BTreeMap<InstanceId, PathLookup>,
     bytes: usize,
 }
 
