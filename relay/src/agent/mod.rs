@@ -143,8 +143,8 @@ enum ShardInput {
         /// What to put with next.
         fence: crate::vault::Fence,
     },
-    /// What the store knows of a registration that a request named by our Path.
-    PushBindingFound(Box<(InstanceId, shard::push_bindings::LookedUp)>),
+    /// What was found for requests that name a registration by our Path.
+    PathLookedUp(Box<(InstanceId, shard::path_lookups::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
     /// An operator has waited long enough for the store to erase a registration that passed through.
@@ -210,7 +210,9 @@ pub enum NodeNews {
     Wiped {
         /// Which one.
         id: InstanceId,
-        /// Dropped when the nodes that leave have heard it, or have had their time.
+        /// Any node may have a copy of it, and not only one that leaves.
+        everywhere: bool,
+        /// Dropped when the nodes that may have it have heard it, or have had their time.
         told: oneshot::Sender<Infallible>,
     },
     /// A push service calls the token of an instance gone that was handed over.

@@ -98,6 +98,10 @@ async fn first_of(expected: &mut Expected, wait: Duration) -> Option<usize> {
 }
 
 async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -> Result<Awake, WakeError> {
+    if api.0.service.is_leaving() {
+        // Before another node wakes a phone for a call whose server asks elsewhere.
+        return Err(WakeError::Draining);
+    }
     let (until, wait) = (tokio::time::Instant::now() + wish.wait, wish.wait);
     let (tell, mut words) = mpsc::unbounded_channel();
     // They end with this call.

@@ -41,6 +41,22 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// A moment that is scheduled here, and shown to others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Moment {
+    /// When it is. What is scheduled goes by this alone, whatever becomes of the wall clock.
+    pub at: Instant,
+    /// The same by the system's wall clock, in seconds since 1970, as it is shown.
+    pub unix: u64,
+}
+
+impl Moment {
+    /// After this time.
+    pub fn after(wait: Duration) -> Self {
+        Self { at: now() + wait, unix: unix_now() + wait.as_secs() }
+    }
+}
+
 /// In a simulation: on which machine runs what runs next on this thread. Its wall clock goes on from the system's as long as it is up.
 pub fn set_virtual(machine: &Machine) {
     VIRTUAL.set(Some(machine.clone()));

@@ -1,10 +1,11 @@
 //! Changing an instance: a new push token, a renewed lifetime, another presence, other events.
 //!
 //! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was
-//! answered; what the store refuses is not changed. One change at a time for an instance.
+//! answered; what the store refuses is not changed. One change at a time for an instance. Nothing here stores what its enabling has not stored.
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
@@ -16,10 +17,14 @@ use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::audit::{Act, Whose};
 use crate::clock::latest_now;
+use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
 use crate::vault::{Fence, Lookup, Sealed, StoreError};
+
+/// Notes that are written down at once; each waits for its own instance, and for the store.
+const NOTES_AT_ONCE: usize = 64;
 
 /// A record that is changed, not yet stored.
 struct Changed {
@@ -90,12 +95,23 @@ impl Inner {
     /// Writes down what happened on the shards, until the drain's end; an instance that was renewed or has ended meanwhile
     /// is of no interest any more.
     pub(super) async fn write_down_notes(self: Arc<Self>, mut notes: mpsc::UnboundedReceiver<RecordNote>) {
-        while let Some(note) = notes.recv().await {
-            match note {
-                RecordNote::Reminded(reminded) => self.write_down_reminder(reminded).await,
-                RecordNote::Proven(id) => drop(tokio::spawn(self.clone().succeed(id))),
-                RecordNote::Accepted { id, asked } => self.give_up_password(id, &asked).await,
+        let mut some = Vec::new();
+        while notes.recv_many(&mut some, NOTES_AT_ONCE).await > 0 {
+            // Those that end what a device is pushed by twice wait for no store.
+            let (proven, rest): (Vec<_>, Vec<_>) =
+                some.drain(..).partition(|note| matches!(note, RecordNote::Proven(_)));
+            for note in proven {
+                self.write_down(note).await;
             }
+            join_all(rest.into_iter().map(|note| self.write_down(note))).await;
+        }
+    }
+
+    async fn write_down(self: &Arc<Self>, note: RecordNote) {
+        match note {
+            RecordNote::Reminded(reminded) => self.write_down_reminder(reminded).await,
+            RecordNote::Proven(id) => drop(tokio::spawn(self.clone().succeed(id))),
+            RecordNote::Accepted { id, asked } => self.give_up_password(id, &asked).await,
         }
     }
 
@@ -135,6 +151,9 @@ impl Inner {
     pub(super) async fn give_up_password(self: &Arc<Self>, id: InstanceId, asked: &[Asked]) {
         let _guard = self.changing.lock_key(id).await;
         let Ok(status) = self.look_as_relay(id).await else { return };
+        if status.state == InstanceState::Ending || status.fence == Fence::NEW {
+            return;
+        }
         let mut gave_way = false;
         let changed = self.changed(&status, |record| {
             gave_way = give_up_password(record, asked);
@@ -186,6 +205,10 @@ impl Inner {
 
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
+        if fence == Fence::NEW {
+            // It is being enabled: the store would take it for one that nobody has told its app of.
+            return Err(AccessError::Unknown.into());
+        }
         let Changed { sealed, lookup, lease, is_proven } = changed;
         let put = async || {
             let put = async {

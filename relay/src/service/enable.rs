@@ -16,6 +16,7 @@
 //! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
 //! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them.
 
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -91,9 +92,11 @@ impl Inner {
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let (registration, later) = self.first_registration(new, &turn).await;
+        // It ends with this, whatever comes of it.
+        let (_enabling, is_over) = oneshot::channel();
         match later {
             None => judge(permit, &registration),
-            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later))),
+            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
         }
         let (registration, asked) = registration?;
         let earlier = match registration.state {
@@ -392,11 +395,19 @@ impl Inner {
     }
 
     /// Tells what became of a password that its SIP server judges when nobody waits any more: however long it waits for its turn, it
-    /// counts.
-    async fn judge_later(self: Arc<Self>, id: InstanceId, permit: Permit, outcome: Outcome) {
+    /// counts. `is_over` ends with the enabling, which alone stores what is new.
+    async fn judge_later(
+        self: Arc<Self>,
+        id: InstanceId,
+        permit: Permit,
+        outcome: Outcome,
+        is_over: oneshot::Receiver<Infallible>,
+    ) {
         match timeout(LATE_VERDICT, outcome).await {
             Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
                 permit.accepted(clock::now());
+                // An error is its end.
+                let _ = is_over.await;
                 self.give_up_password(id, &asked).await;
             }
             Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {

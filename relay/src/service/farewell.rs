@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
+//! shard ── a registration that passed through ─ each other node ──────── lets go of a copy ─ heard ── the receipt
 //! shard of a node that leaves ── a dead token ── the owner ── judges by its record
 //! ```
 //!
@@ -24,8 +25,8 @@ use crate::agent::NodeNews;
 use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request};
 use crate::clock;
 use crate::random;
-use crate::vault::Owner;
 use crate::vault::letters::Letter;
+use crate::vault::{Fence, Owner};
 
 /// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.
 const OWNER_AGAIN: Duration = Duration::from_secs(1);
@@ -39,10 +40,10 @@ impl Service {
         while let Some(news) = news.recv().await {
             let it = self.clone();
             match news {
-                NodeNews::Wiped { id, told } => {
-                    if !it.0.leavers.living(clock::now()).is_empty() {
+                NodeNews::Wiped { id, everywhere, told } => {
+                    if everywhere || !it.0.leavers.living(clock::now()).is_empty() {
                         tokio::spawn(async move {
-                            it.0.tell_leavers(Word::Ended(id)).await;
+                            it.0.tell_end(id, everywhere).await;
                             drop(told);
                         });
                     }
@@ -67,6 +68,7 @@ impl Service {
             }
             sleep(OWNER_AGAIN).await;
         }
+        tracing::warn!(event = "dead-token-not-told", instance = %id, "the owner of an instance that was handed over could not be told that its push token is dead; it finds out with its next push");
     }
 
     /// Tells the other nodes that no call waits here any more.
@@ -91,10 +93,26 @@ impl Inner {
 
     /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](super::leavers::HEARD_WITHIN) at most.
     pub(super) async fn tell_leavers(self: &Arc<Self>, word: Word) {
+        self.tell_all(self.leavers.living(clock::now()), word).await;
+    }
+
+    /// Tells that an instance has ended: each node that leaves, or each that lives and may have a copy of it; and waits likewise.
+    async fn tell_end(self: &Arc<Self>, id: InstanceId, everywhere: bool) {
+        let mut nodes = self.leavers.living(clock::now());
+        if everywhere {
+            // Without the store nothing is erased, and no receipt is signed.
+            nodes.extend(self.dependencies.vault.living_peers().await.unwrap_or_default());
+            nodes.sort_unstable();
+            nodes.dedup();
+        }
+        self.tell_all(nodes, Word::Ended(id)).await;
+    }
+
+    async fn tell_all(self: &Arc<Self>, nodes: Vec<Owner>, word: Word) {
         let mut told = JoinSet::new();
-        for leaver in self.leavers.living(clock::now()) {
+        for node in nodes {
             let service = Service(self.clone());
-            told.spawn(async move { service.ask_leaver(&leaver, word.encode()).await });
+            told.spawn(async move { service.ask_leaver(&node, word.encode()).await });
         }
         while told.join_next().await.is_some() {}
     }
@@ -108,6 +126,7 @@ impl Inner {
             Word::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
             }
+            Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
             // What a node has that does not leave is its own.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
             Word::Ended(id) => self.let_go_at_once(id).await,
@@ -128,6 +147,14 @@ impl Inner {
         tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
         // What the store cannot be asked about is served until the end.
         let _ = self.let_go_of_one(id).await;
+        // Behind it: then it is done.
+        let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
+    }
+
+    /// The owner has ended a registration that passed through, of which this node may have adopted a copy. What its device has registered here since then is
+    /// this node's own.
+    async fn let_go_of_copy(&self, id: InstanceId) {
+        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW }).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
@@ -189,7 +189,22 @@ impl NodeService for Service {
 impl Service {
     /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
     pub async fn read_letters(self, answering: Answering) {
-        let it = self.0;
+        let (it, ended) = (self.0.clone(), Notify::new());
+        // Beside the letters: some wait for answers that are among them.
+        let let_go = async {
+            loop {
+                ended.notified().await;
+                it.let_go_of_ended().await;
+            }
+        };
+        tokio::select! {
+            () = self.read_all(&answering, &ended) => {}
+            () = let_go => {}
+        }
+    }
+
+    async fn read_all(&self, answering: &Answering, ended: &Notify) {
+        let it = self.0.clone();
         let desks = Desks::new(ANSWER_WAIT);
         let mut outage = Outage::default();
         loop {
@@ -213,7 +228,7 @@ impl Service {
                 }
             };
             match letter {
-                Letter::Ended => it.let_go_of_ended().await,
+                Letter::Ended => ended.notify_one(),
                 Letter::TakenOver { registered, left } => {
                     if it.is_leaving() {
                         it.dependencies.agent.taken_over(&registered).await;

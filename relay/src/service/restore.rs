@@ -185,7 +185,8 @@ impl Inner {
     /// Compares what the store has of an instance with what is here. Its lock is held: what is here is in the store, or is not yet to be.
     async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
         let vault = &self.dependencies.vault;
-        let status = self.is_here(id).await.filter(|status| status.expires_at > confirmed_now());
+        let stands = |status: &InstanceStatus| status.expires_at > confirmed_now() && status.fence != Fence::NEW;
+        let status = self.is_here(id).await.filter(stands);
         let Some(status) = status else { return Ok(Restored::NotHere) };
         let stored = match vault.load(id).await {
             Err(StoreError::Malformed) => None,

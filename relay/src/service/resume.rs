@@ -499,7 +499,9 @@ impl Inner {
         let has_lost = has_lost && lapse != Lapse::StoodStill;
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
-        let ids: Vec<InstanceId> = self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect();
+        // What is being enabled is in no store yet, and what ends is let go of anyway.
+        let mut ids: Vec<InstanceId> = owned.keys().copied().collect();
+        ids.sort_unstable();
         tracing::warn!(
             event = "lease-lapsed",
             instances = ids.len(),

@@ -256,7 +256,7 @@ fn registration(status: &InstanceStatus) -> Registration {
 }
 
 pub(super) fn call_view(call: &Call) -> CallView {
-    CallView { state: call_state(call.told()), deadline: call.deadline }
+    CallView { state: call_state(call.told()), deadline: call.deadline.unix }
 }
 
 fn call_state(state: sip::endpoint::CallState) -> CallState {

@@ -19,7 +19,7 @@ use super::core::OfflinePeer;
 use super::dialogs::Passage;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::requests::is_in_dialog;
-use super::{Endpoint, Event, Side, Source, Timer};
+use super::{Endpoint, Event, Missing, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
@@ -388,14 +388,21 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request names by our own Path and that is not known here: one that another node, or an earlier
-    /// run, may have written down. Whoever asks may adopt it and hand the request in afterwards.
-    pub fn unknown_push_binding(&self, request: &Message) -> Option<InstanceId> {
+    /// The registration that a request of `source` names by our own Path, and what keeps the request from being judged: it is not known here, and
+    /// another node, or an earlier run, may have written it down; or its SIP server is not known by its addresses. Whoever asks may tell what is
+    /// missing and hand the request in afterwards.
+    pub fn missing_by_path(&self, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
         // One that its flow alone leads to is written down nowhere.
         let (instance, _) = named.filter(|(_, reach)| *reach == Reach::Pushed)?;
-        (!self.push_bindings.knows(instance)).then_some(instance)
+        let Some(Row { binding, .. }) = self.push_bindings.rows.get(&instance) else {
+            return Some((instance, Missing::Binding));
+        };
+        match self.missing(*binding) {
+            Some(Missing::Addresses(_)) if self.is_trusted(*binding, source) => None,
+            missing => missing.map(|missing| (instance, missing)),
+        }
     }
 
     /// A request that came back by our Path.

@@ -20,7 +20,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
-use crate::clock::{self, unix_now};
+use crate::clock::{self, Moment, unix_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::Withheld;
@@ -162,7 +162,7 @@ impl Shard {
     /// Remembers a call, so that its state can be asked.
     pub(crate) fn track_call(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
         let (id, instance) = (call.call, call.instance);
-        let valid_until = call.valid.map(|valid| unix_now() + valid.as_secs());
+        let valid_until = call.valid.map(Moment::after);
         // A call that was offered to a device may be pushed after all.
         match self.calls.get_mut(id, instance) {
             Some(known) => {
@@ -172,7 +172,7 @@ impl Shard {
                 known.wait_until(known.deadline);
             }
             None => {
-                let (state, deadline) = (CallState::Waking, unix_now() + call.wait.as_secs());
+                let (state, deadline) = (CallState::Waking, Moment::after(call.wait));
                 let (waiting, unreachable, sign, rings, is_of_others) = (false, false, false, false, false);
                 let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
                 let call = Call {

@@ -14,7 +14,7 @@ use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
 use crate::agent::tables::timeline::What;
 use crate::audit::{Act, Whose};
-use crate::clock::{self, unix_now};
+use crate::clock::{self, Moment, confirmed_now, unix_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
@@ -354,8 +354,9 @@ impl Shard {
         let (first, registered_before) = (row.first.take(), row.registered_at > 0);
         self.set_state(id, InstanceState::Retrying);
         if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
-            let now = unix_now();
-            self.instances.set_lost(id, now, now + self.shared.lost_notice.as_secs());
+            // Looked for by the same clock.
+            let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
+            self.instances.set_lost(id, unix_now(), tell_at);
         }
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         self.note(id, None, What::RegistrationRetry { status, after_s });
@@ -381,7 +382,7 @@ impl Shard {
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);
             call.sign = true;
-            call.wait_until(unix_now() + self.shared.answer_timeout.as_secs());
+            call.wait_until(Moment::after(self.shared.answer_timeout));
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;

@@ -15,6 +15,7 @@ mod last_words;
 pub(crate) mod messages;
 mod missed_calls;
 mod passing;
+pub(crate) mod path_lookups;
 pub(crate) mod push_bindings;
 mod reminders;
 mod requests;
@@ -49,6 +50,7 @@ use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::last_words::LastWords;
 use crate::agent::shard::passing::Passing;
+use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::tables::attached::Attached;
@@ -86,6 +88,8 @@ pub(crate) struct Shard {
     pub(crate) instances: Instances,
     pub(crate) push_bindings: PushBindings,
     pub(crate) flow_bindings: FlowBindings,
+    /// Requests by our Path that wait for the store.
+    pub(crate) path_lookups: PathLookups,
     pub(crate) calls: Calls,
     pub(crate) stories: OpenStories,
     pub(crate) stories_to_begin: StoriesToBegin,
@@ -146,6 +150,7 @@ impl Shard {
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
             flow_bindings: FlowBindings::new(),
+            path_lookups: PathLookups::default(),
             calls: Calls::default(),
             stories: OpenStories::new(),
             stories_to_begin: StoriesToBegin::new(),
@@ -332,7 +337,7 @@ impl Shard {
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
-            ShardInput::PushBindingFound(found) => self.on_push_binding_found(found.0, found.1),
+            ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
@@ -355,8 +360,8 @@ impl Shard {
             self.judge_early(now);
         }
         self.end_traces();
+        self.calls.forget_old(now);
         let reading = Reading::now();
-        self.calls.forget_old(reading.system);
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
         }

@@ -4,21 +4,23 @@
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
 //! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
 //! newest: what has ended meanwhile is not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is
-//! promised of it before the store has erased it. Nothing in the loop waits for the store; a request for a registration that only the store knows is handed in when it
-//! has answered.
+//! promised of it before the store has erased it. Nothing in the loop waits for the store; a request for a registration that only the store knows
+//! waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, Side};
+use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding};
 use sip::id::InstanceId;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use super::wipes::refuse;
+use super::wipes::{TOLD_WITHIN, refuse};
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::erasures;
@@ -40,23 +42,13 @@ const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
 /// How long a push for a refresh may take to reach its device, at the least.
 const REFRESH_LIFE_MIN_S: u64 = 30;
 
-/// Registrations that are looked up at once on one shard; requests for a further one are answered without.
-const LOOKUPS_MAX: usize = 256;
-/// Requests that wait for one lookup; a further one is answered without.
-const WAITING_MAX: usize = 32;
-
 /// The registrations of one shard.
 #[derive(Default)]
 pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     /// The rows of each account, which has no other name here.
     accounts: BTreeSet<(AorKey, InstanceId)>,
-    /// What waits until the store has said whether it knows a registration.
-    lookups: HashMap<InstanceId, Vec<(Instant, Input)>>,
 }
-
-/// What the store knows of a registration that a request named, and whose requests are trusted for it.
-pub(crate) type LookedUp = Option<(KnownPushBinding, Arc<[IpAddr]>)>;
 
 struct Row {
     /// What the store is to have; `None`: nothing.
@@ -75,6 +67,8 @@ struct Row {
     _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
+    /// Ends when the other nodes have let go of it, or have had their time; there is no receipt before that.
+    told: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl PushBindings {
@@ -166,42 +160,6 @@ impl KnownPushBinding {
 }
 
 impl Shard {
-    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
-    /// is asked first. Gives back what needs no asking.
-    pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
-        let Input::Received { source, message } = &input else { return Some(input) };
-        let missing = (source.side == Side::Upstream).then(|| self.endpoint.unknown_push_binding(message)).flatten();
-        let Some(id) = missing else { return Some(input) };
-        if let Some(waiting) = self.push_bindings.lookups.get_mut(&id).filter(|waiting| waiting.len() < WAITING_MAX) {
-            waiting.push((at, input));
-            return None;
-        }
-        if self.push_bindings.lookups.len() >= LOOKUPS_MAX || self.push_bindings.lookups.contains_key(&id) {
-            return Some(input);
-        }
-        let source = source.peer.ip().to_canonical();
-        self.push_bindings.lookups.insert(id, vec![(at, input)]);
-        let (shared, shard) = (self.shared.clone(), self.index);
-        tokio::spawn(async move {
-            let found = look_up(&shared, id, source).await;
-            shared.shards.send(shard, ShardInput::PushBindingFound(Box::new((id, found)))).await;
-        });
-        None
-    }
-
-    /// The store has said what it knows of a registration.
-    pub(crate) fn on_push_binding_found(&mut self, id: InstanceId, found: LookedUp) {
-        if let Some((new, addresses)) = found {
-            let upstream = new.upstream;
-            self.adopt(new);
-            self.next.push_back(Input::Addresses { upstream, addresses });
-            self.settle(clock::now());
-        }
-        for (at, input) in self.push_bindings.lookups.remove(&id).unwrap_or_default() {
-            self.drive(at, input);
-        }
-    }
-
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
     pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
         let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
@@ -240,6 +198,7 @@ impl Shard {
             superseded: Arc::default(),
             _place: place(),
             waiters: Vec::new(),
+            told: None,
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
@@ -259,6 +218,7 @@ impl Shard {
         let superseded = Arc::<AtomicBool>::default();
         row.superseded = superseded.clone();
         let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
+        let told = row.told.take_if(|_| wanted.is_none());
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let fence = match wanted {
@@ -268,6 +228,10 @@ impl Shard {
                 None => {
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
                         tokio::time::sleep(STORE_AGAIN).await;
+                    }
+                    if let Some(told) = told {
+                        // It was told before: an error means that all have heard, or died.
+                        let _ = timeout(TOLD_WITHIN, told).await;
                     }
                     Fence::NEW
                 }
@@ -291,9 +255,15 @@ impl Shard {
     /// An operator ends a registration: nothing is left of it here, and its device is pushed no more until it registers again.
     /// The relay has registered nothing, and so unregisters nothing.
     pub(crate) fn end_push_binding(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
-        let EndKind::Wiped(reason) = kind else { return refuse(waiter, Denied::Unknown) };
+        let EndKind::Wiped(reason) = kind else {
+            self.leave_push_binding(id, kind);
+            return refuse(waiter, Denied::Unknown);
+        };
+        // A node that its device's Path names may have adopted it.
+        let told = self.tell_wiped(id, true);
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
             row.waiters.extend(waiter);
+            row.told = Some(told);
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
@@ -304,6 +274,18 @@ impl Shard {
             tokio::time::sleep(WAIT_FOR_STORE).await;
             shards.send(shard, ShardInput::PushBindingWaited(id)).await;
         });
+    }
+
+    /// Another node has a registration, or has ended it: its device is pushed from here no more.
+    fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
+        let Some(row) = self.push_bindings.rows.get(&id) else { return };
+        match (row.busy, row.fence) {
+            (false, fence) => self.let_go_of_push_binding(id, fence),
+            // What is on its way to the store is erased behind it.
+            (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
+            // Whether that is taken shows whose it is.
+            (true, _) => {}
+        }
     }
 
     /// Whoever waits for the store to erase a registration has waited long enough: it is asked on, as long as this run lives.
@@ -339,6 +321,7 @@ impl Shard {
             superseded: Arc::default(),
             _place,
             waiters: Vec::new(),
+            told: None,
         };
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
@@ -362,7 +345,7 @@ impl Shard {
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            drop(self.tell_wiped(id));
+            drop(self.tell_wiped(id, false));
         } else if !row.busy {
             self.push_bindings.remove(id);
         }
@@ -400,28 +383,6 @@ fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
         // An error means that nobody waits any more.
         let _ = waiter.send(Ok(WipeDone { reason: WipeReason::Operator, unregistered: false, erasure }));
     }
-}
-
-/// Looks a registration up that was written down by another node, or by an earlier run, and that a request from `source` names.
-async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
-    let began = clock::now();
-    let stored = match shared.vault.load(id).await {
-        Ok(stored) => stored?,
-        Err(_) => {
-            shared.metrics.store_error(StoreOperation::Load);
-            return None;
-        }
-    };
-    shared.metrics.store_answered(began.elapsed());
-    // Another owner's fence is of no use; the next refresh makes the record this node's.
-    let fence = if stored.owned { stored.fence } else { Fence::NEW };
-    let sealed = stored.sealed;
-    let new = shared.vault.open_record(id, &sealed, |record| {
-        KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
-    });
-    let new = new.ok()??;
-    let addresses = shared.dialler.addresses(new.upstream, source).await;
-    Some((new, addresses))
 }
 
 /// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next.

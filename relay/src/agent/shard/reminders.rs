@@ -22,6 +22,10 @@ const LOST_LIFE_S: u64 = DAY_S;
 impl Shard {
     /// A reminder is due: sends it, and has it written down that it was.
     pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
+        if self.is_handed_over() {
+            // Its owner reminds.
+            return;
+        }
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
         let expires_at = row.expires_at();
         let life_s = lease::worth_until(expires_at, reminder).saturating_sub(shared_now());

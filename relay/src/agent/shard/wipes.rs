@@ -36,8 +36,8 @@ use crate::vault::{Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
-/// How long an erasure waits for the nodes that leave.
-const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// How long an erasure waits for the nodes that may have what is erased.
+pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
 const END_LIFE_S: u64 = DAY_S;
 
@@ -121,7 +121,7 @@ impl Shard {
         let tombstone = Tombstone::new(lookup, ends_at, reason, proof);
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
-        let told = self.tell_wiped(id);
+        let told = self.tell_wiped(id, false);
         tokio::spawn(async move {
             // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
@@ -138,11 +138,11 @@ impl Shard {
         });
     }
 
-    /// Has the nodes that leave let go of an instance; its end is that they have, or have had their time.
-    pub(super) fn tell_wiped(&self, id: InstanceId) -> oneshot::Receiver<Infallible> {
+    /// Has the nodes that leave let go of an instance, or all of a copy that they may have; its end is that they have, or have had their time.
+    pub(super) fn tell_wiped(&self, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
         let (told, end) = oneshot::channel();
         // An error means that the process ends.
-        let _ = self.shared.node_news.send(NodeNews::Wiped { id, told });
+        let _ = self.shared.node_news.send(NodeNews::Wiped { id, everywhere, told });
         end
     }
 

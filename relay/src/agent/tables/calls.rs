@@ -11,7 +11,7 @@ use sip::endpoint::{CallState, InviteMark};
 use sip::id::{CallId, InstanceId};
 
 use super::woken_elsewhere::Woken;
-use crate::clock::{self, unix_now};
+use crate::clock::{self, Moment};
 use crate::vault::record::Provider;
 
 /// How long a call's state can be asked after its deadline.
@@ -30,10 +30,10 @@ pub struct Call {
     pub state: CallState,
     /// Its caller has given up, and so it ends unless the device has just answered.
     pub given_up: Option<CallState>,
-    /// When the relay gives up waiting, in seconds since 1970.
-    pub deadline: u64,
-    /// When its caller does, likewise, where its INVITE says so.
-    pub valid_until: Option<u64>,
+    /// When the relay gives up waiting.
+    pub deadline: Moment,
+    /// When its caller does, where its INVITE says so.
+    pub valid_until: Option<Moment>,
     /// The service that was asked to wake the device, if one was.
     pub pushed: Option<Provider>,
     /// It waits for its device, and counts in the metric of held calls.
@@ -61,14 +61,14 @@ impl Call {
         if self.state.is_final() { self.state } else { self.given_up.unwrap_or(self.state) }
     }
 
-    /// The relay gives up waiting at this time, in seconds since 1970, or when its caller does.
-    pub(crate) fn wait_until(&mut self, deadline: u64) {
+    /// The relay gives up waiting at this time, or when its caller does.
+    pub(crate) fn wait_until(&mut self, deadline: Moment) {
         self.deadline = self.valid_until.map_or(deadline, |until| until.min(deadline));
     }
 
     /// Its INVITE is expected until this moment: its caller was announced once more.
     pub(crate) fn expect_until(&mut self, until: Instant) {
-        self.deadline = unix_now() + until.saturating_duration_since(clock::now()).as_secs();
+        self.deadline = Moment::after(until.saturating_duration_since(clock::now()));
         self.waits_until = until;
     }
 
@@ -85,8 +85,8 @@ type Key = (CallId, InstanceId);
 #[derive(Default)]
 pub(crate) struct Calls {
     known: BTreeMap<Key, Known>,
-    /// The moments (seconds since 1970) to look whether to forget one.
-    order: BTreeSet<(u64, Key)>,
+    /// The moments to look whether to forget one.
+    order: BTreeSet<(Instant, Key)>,
     /// Those of each device, in the order in which they came.
     of_device: BTreeMap<(InstanceId, u64), CallId>,
     /// How many each device has.
@@ -99,7 +99,7 @@ pub(crate) struct Calls {
 struct Known {
     call: Call,
     /// Its place in `order`.
-    look_at: u64,
+    look_at: Instant,
     /// Its place in `of_device`.
     number: u64,
 }
@@ -112,7 +112,7 @@ impl Calls {
             known.call = call;
             return;
         }
-        let (look_at, number) = (call.deadline.saturating_add(KEPT.as_secs()), self.came);
+        let (look_at, number) = (call.deadline.at + KEPT, self.came);
         self.came += 1;
         self.known.insert(key, Known { call, look_at, number });
         self.order.insert((look_at, key));
@@ -206,13 +206,13 @@ impl Calls {
         devices.peek().is_some() && devices.all(|call| call.unreachable)
     }
 
-    /// Forgets what is over, at `now` in seconds since 1970.
-    pub(crate) fn forget_old(&mut self, now: u64) {
+    /// Forgets what is over.
+    pub(crate) fn forget_old(&mut self, now: Instant) {
         while let Some(&(until, key)) = self.order.first()
             && until <= now
         {
             // A device came, and rings: then the deadline has moved.
-            let moved = |known: &Known| known.call.deadline.saturating_add(KEPT.as_secs());
+            let moved = |known: &Known| known.call.deadline.at + KEPT;
             match self.known.get_mut(&key).filter(|known| moved(known) > now) {
                 Some(known) => {
                     known.look_at = moved(known);
@@ -236,11 +236,17 @@ mod tests {
 
     use super::*;
 
+    /// A moment of this table's own time, in seconds.
+    fn moment(seconds: u64) -> Moment {
+        static BEGUN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        Moment { unix: seconds, at: *BEGUN.get_or_init(Instant::now) + Duration::from_secs(seconds) }
+    }
+
     fn call(deadline: u64) -> Call {
         Call {
             state: CallState::Waking,
             given_up: None,
-            deadline,
+            deadline: moment(deadline),
             valid_until: None,
             pushed: None,
             waiting: true,
@@ -282,14 +288,14 @@ mod tests {
 
     #[test]
     fn a_call_that_its_caller_limits_does_not_wait_longer_for_a_device_that_came() {
-        let mut limited = Call { valid_until: Some(40), ..call(30) };
-        limited.wait_until(130);
-        assert_eq!(limited.deadline, 40);
-        limited.wait_until(35);
-        assert_eq!(limited.deadline, 35);
+        let mut limited = Call { valid_until: Some(moment(40)), ..call(30) };
+        limited.wait_until(moment(130));
+        assert_eq!(limited.deadline.unix, 40);
+        limited.wait_until(moment(35));
+        assert_eq!(limited.deadline.unix, 35);
         let mut unlimited = call(30);
-        unlimited.wait_until(130);
-        assert_eq!(unlimited.deadline, 130);
+        unlimited.wait_until(moment(130));
+        assert_eq!(unlimited.deadline.unix, 130);
     }
 
     #[test]
@@ -298,9 +304,9 @@ mod tests {
         let id = CallId::new(3 << 16, ShardTag(0));
         let mut calls = Calls::default();
         calls.remember(id, mine, call(1_000));
-        calls.forget_old(1_059);
+        calls.forget_old(moment(1_059).at);
         assert!(calls.of(mine, id).is_some() && calls.of(other, id).is_none());
-        calls.forget_old(1_060);
+        calls.forget_old(moment(1_060).at);
         assert!(calls.of(mine, id).is_none());
     }
 
@@ -331,11 +337,11 @@ mod tests {
         assert_eq!(calls.all_of(instance(7)).len(), 50);
         assert!((55_001..=60_000).all(|number| calls.of(instance(1 + number % 1_000), id(number)).is_some()));
         let of_one = calls.all_of(instance(7));
-        assert!(of_one.is_sorted_by_key(|(id, _)| *id) && of_one.iter().all(|(_, known)| known.deadline == 1_000));
+        assert!(of_one.is_sorted_by_key(|(id, _)| *id) && of_one.iter().all(|(_, known)| known.deadline.unix == 1_000));
 
         calls.succeed(id(60_000), instance(1), instance(5_000));
         assert!(calls.of(instance(1), id(60_000)).is_none() && calls.of(instance(5_000), id(60_000)).is_some());
-        calls.forget_old(1_060);
+        calls.forget_old(moment(1_060).at);
         let rest = (calls.order.len(), calls.of_device.len(), calls.counts.len(), calls.by_count.len());
         assert_eq!((calls.known.len(), rest), (0, (0, 0, 0, 0)));
     }

@@ -142,7 +142,7 @@ fn a_path_is_asked_for_nowhere_else_and_a_stranger_with_it_learns_nothing() {
     assert_eq!(through.world.descriptions(), ["INVITE 403"]);
     close(&mut through, 1);
     through.advance(60);
-    assert_eq!(through.world.endpoint.unknown_push_binding(&parsed), None, "no store is asked");
+    assert_eq!(through.world.endpoint.missing_by_path(&stranger, &parsed), None, "no store is asked");
 }
 
 #[test]

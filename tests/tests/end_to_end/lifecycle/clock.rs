@@ -101,6 +101,27 @@ async fn a_clock_that_jumps_ahead_wipes_nobody_destroys_no_key_and_is_told_to_th
 }
 
 #[tokio::test]
+async fn a_call_is_known_as_long_as_it_waits_whatever_the_clock_of_the_node_says() -> Outcome {
+    let (clock, redis) = (SkewedClock::new(), RedisServer::start());
+    let world = world_by(&clock, &redis).await?;
+    let alice = world.enable_android().await?;
+    clock.set(-120);
+    let operator = world.relay.operator();
+    let is_known = || async { (operator.get("/readyz").await.ok()?.status == 503).then_some(()) };
+    world.until("that the clock is wrong", is_known).await?;
+    let caller = world.call()?;
+    let push = world.android_push().await?;
+    caller.expect(180, SOON).await?;
+    assert_eq!(world.state(&alice, &push).await?, "ringing");
+    world.cancel(&caller).await?;
+    let ended = world.android_push().await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
+    assert_eq!(world.state(&alice, &push).await?, "cancelled");
+    world.await_metric("sipwake_calls_waiting", 0.0).await?;
+    world.whole_call(&alice).await
+}
+
+#[tokio::test]
 async fn a_clock_that_went_back_to_1970_costs_nothing_either() -> Outcome {
     let (clock, redis) = (SkewedClock::new(), RedisServer::start());
     let mut world = world_by(&clock, &redis).await?;

@@ -69,6 +69,32 @@ async fn an_app_that_hangs_up_before_its_answer_has_enabled_nothing_and_ended_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_sip_server_accepts_at_last_is_not_stored_before_its_enabling_has_stored_it() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    let opened = gate.open_slow(Duration::from_millis(1));
+    opened.map_err(|error| Missed::new("an open door", error.to_string()))?;
+    let store = format!("redis://{}", gate.address());
+    let world = World::between(|_| {}, |setup| setup.store = store).await?;
+    let wish = world.android_wish("token-of-who-hangs-up");
+    let standing = world.enable_as(&wish).await?;
+    // Just longer than an enabling waits; what it asks the store then takes longer than the rest.
+    world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_millis(6_050)));
+    gate.slow_down(Duration::from_millis(300));
+    let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
+    let is_stored = || async { (records() > 1).then_some(()) };
+    let stored = world.until("a second record", is_stored);
+    hangs_up_at(stored, world.relay.setup().api_over(Version::HTTP_11), &wish).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    gate.slow_down(Duration::ZERO);
+    let is_gone = || async { (records() == 1).then_some(()) };
+    world.until("nothing of what was given up", is_gone).await?;
+    assert_eq!(world.api.read(&standing).await?.status, 200, "the earlier one stands");
+    serves(&world, 1.0).await?;
+    world.whole_call(&standing).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_hangs_up_while_its_instance_is_being_stored_has_ended_no_earlier_one() -> Outcome {
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());

@@ -27,13 +27,9 @@ async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outc
     world.relay.kill_9().await?;
     world.relay.restart().await?;
     world.await_metric(REGISTRATIONS, 1.0).await?;
-    // The SIP server's connections are gone, too: it dials the Path. Until the relay knows its addresses again, it is refused.
-    let caller = world
-        .until("a call that is believed", || async {
-            let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await.ok()?;
-            caller.expect(180, SOON).await.ok().map(|_| caller)
-        })
-        .await?;
+    // The SIP server's connections are gone, too: it dials the Path. Until the relay knows its addresses again, it waits.
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    caller.expect(180, SOON).await?;
     let push = world.android_push().await?;
     assert_eq!((text(&push["event"]), Some(text(&push["instance"]))), ("call".to_owned(), learned.purr));
     let (_device, call) = world.wake_to_call(&phone).await?;
@@ -41,6 +37,46 @@ async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outc
     world.hang_up(&caller, &call).await?;
     world.watch_caller(&caller);
     world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_a_phone_that_lent_nothing_waits_for_a_store_that_does_not_answer_and_is_never_told_that_the_phone_is_unknown()
+-> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    redis.freeze();
+    world.relay.relaunch()?;
+    world.relay.await_log("serving", SOON).await?;
+    let in_vain = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    assert_eq!(
+        in_vain.final_response(SOON * 2).await?.status(),
+        Some(503),
+        "its registrar may try again, and drops nothing"
+    );
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    caller.expect(100, SOON).await?;
+    redis.thaw();
+    let push = world.android_push().await?;
+    assert_eq!(text(&push["event"]), "call");
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    world.watch_caller(&caller);
+    world.content()
+}
+
+/// A node is believed dead after a lease of silence, and another one of watching.
+async fn takes_over(other: &RelayProcess) -> Outcome {
+    let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
+    let again = async {
+        while taken().await.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON * 9, again).await.map_err(|_| Missed::new("a takeover", other.log()))
 }
 
 /// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.
@@ -54,14 +90,7 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     let other = RelayProcess::start(setup).await?;
-    // A node is believed dead after a lease of silence, and another one of watching.
-    let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
-    let again = async {
-        while taken().await.is_none() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(SOON * 9, again).await.map_err(|_| Missed::new("a takeover", other.log()))?;
+    takes_over(&other).await?;
     world.relay.restart().await?;
     assert_eq!(world.relay.metric(REGISTRATIONS).await, Some(0.0));
     let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
@@ -76,6 +105,37 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
     world.await_metric(REGISTRATIONS, 1.0).await?;
     world.watch_caller(&caller);
     world.content()
+}
+
+/// It serves a copy, of which the owner ends the record.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that_has_adopted_it() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    let learned = phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    takes_over(&other).await?;
+    world.relay.restart().await?;
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    caller.expect(180, SOON).await?;
+    world.android_push().await?;
+    world.cancel(&caller).await?;
+    world.await_metric(REGISTRATIONS, 1.0).await?;
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), other.setup().operator_token.as_str());
+    let wiped = other.operator().json("POST", &path, Some(token), None).await?;
+    assert_eq!(wiped.status, 200, "{}", wiped.text());
+    assert_eq!(world.metric(REGISTRATIONS).await, Some(0.0), "at the receipt, and not later");
+    let pushed = world.fcm.count();
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    let status = caller.final_response(SOON).await?.status();
+    assert!(matches!(status, Some(404 | 430)), "{status:?}");
+    assert_eq!(world.fcm.count(), pushed);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

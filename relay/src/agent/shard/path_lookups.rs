@@ -1,0 +1,283 @@
+//! Requests that come by our Path (RFC 8599) for a registration that is not here, or whose SIP server is not known by its addresses: they wait until the
+//! store, or DNS, has answered.
+//!
+//! | what answers | the requests that wait |
+//! | --- | --- |
+//! | the store has the registration, and DNS tells the addresses of its SIP server | are handed in |
+//! | the store has none | are handed in, and refused as unknown |
+//! | the store, or DNS, says nothing | wait on, an INVITE with a 100, and it is asked again |
+//! | the record does not open here | are refused with 503 |
+//!
+//! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so. A request waits for
+//! [`WAIT`] at most, with [`WAITING_MAX`] for one registration, [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::endpoint::{Input, Missing, Side};
+use sip::id::{InstanceId, UpstreamId};
+use tokio::time::sleep;
+
+use super::Shard;
+use super::early::bytes_of;
+use crate::agent::request::KnownPushBinding;
+use crate::agent::{ShardInput, Shared};
+use crate::clock;
+use crate::metrics::labels::StoreOperation;
+use crate::vault::{Fence, StoreError};
+
+/// Registrations that are looked up at once on one shard; a request for a further one is refused with 503.
+const LOOKUPS_MAX: usize = 256;
+/// Requests that wait for one of them; likewise.
+const WAITING_MAX: usize = 32;
+/// The bytes of all that wait; likewise.
+const BYTES_MAX: usize = 16 << 20;
+/// How long a request waits for a store, or for DNS, that does not answer.
+const WAIT: Duration = Duration::from_secs(10);
+/// How soon they are asked again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What waits until the store has said whether it knows a registration.
+#[derive(Default)]
+pub(crate) struct PathLookups {
+    all: BTreeMap<InstanceId, PathLookup>,
+    bytes: usize,
+}
+
+struct PathLookup {
+    waiting: Vec<(Instant, Input)>,
+    /// What was asked has not answered.
+    is_slow: bool,
+}
+
+/// What was found for requests that name a registration.
+pub(crate) enum LookedUp {
+    /// The store knows it; whose requests are trusted for it.
+    Known(KnownPushBinding, Arc<[IpAddr]>),
+    /// It was here; whose requests are trusted for its SIP server.
+    Served(UpstreamId, Arc<[IpAddr]>),
+    /// The store has none.
+    Unknown,
+    /// The store, or DNS, says nothing.
+    Away,
+    /// The store has one that does not open here.
+    Unreadable,
+}
+
+impl PathLookups {
+    fn has_room(&self, id: InstanceId, request: &Input) -> bool {
+        let has_place = match self.all.get(&id) {
+            Some(lookup) => lookup.waiting.len() < WAITING_MAX,
+            None => self.all.len() < LOOKUPS_MAX,
+        };
+        has_place && self.bytes + bytes_of(request) <= BYTES_MAX
+    }
+
+    fn add(&mut self, id: InstanceId, at: Instant, request: Input) {
+        self.bytes += bytes_of(&request);
+        let fresh = || PathLookup { waiting: Vec::new(), is_slow: false };
+        self.all.entry(id).or_insert_with(fresh).waiting.push((at, request));
+    }
+
+    /// Takes what waits for a registration.
+    fn take(&mut self, id: InstanceId) -> Vec<(Instant, Input)> {
+        let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
+        self.bytes -= taken.iter().map(|(_, request)| bytes_of(request)).sum::<usize>();
+        taken
+    }
+
+    /// Whether the same request waits.
+    fn has(&self, id: InstanceId, request: &Input) -> bool {
+        let Input::Received { message, .. } = request else { return false };
+        let is_same = |(_, other): &(Instant, Input)| match other {
+            Input::Received { message: other, .. } => other.head() == message.head() && other.body() == message.body(),
+            _ => false,
+        };
+        self.all.get(&id).is_some_and(|lookup| lookup.waiting.iter().any(is_same))
+    }
+}
+
+impl Shard {
+    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
+    /// is asked first. Gives back what needs no asking.
+    pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
+        let Input::Received { source, message } = &input else { return Some(input) };
+        let missing = (source.side == Side::Upstream).then(|| self.endpoint.missing_by_path(source, message)).flatten();
+        let Some((id, missing)) = missing else { return Some(input) };
+        let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
+        if under_way == Some(true) {
+            self.endpoint.say_trying(source, message);
+            self.drain(at);
+            if self.path_lookups.has(id, &input) {
+                return None;
+            }
+        }
+        if !self.path_lookups.has_room(id, &input) {
+            self.refuse_for_now(at, &input);
+            return None;
+        }
+        let source = source.peer.ip().to_canonical();
+        self.path_lookups.add(id, at, input);
+        if under_way.is_none() {
+            self.begin_look_up(id, missing, source, Duration::ZERO);
+        }
+        None
+    }
+
+    fn begin_look_up(&self, id: InstanceId, missing: Missing, source: IpAddr, pause: Duration) {
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            let found = match missing {
+                Missing::Binding => look_up(&shared, id, source).await,
+                Missing::Addresses(upstream) => match shared.dialler.addresses(upstream, source).await {
+                    addresses if addresses.is_empty() => LookedUp::Away,
+                    addresses => LookedUp::Served(upstream, addresses),
+                },
+            };
+            shared.shards.send(shard, ShardInput::PathLookedUp(Box::new((id, found)))).await;
+        });
+    }
+
+    /// What requests by our Path wait for has come, or has not.
+    pub(crate) fn on_path_looked_up(&mut self, id: InstanceId, found: LookedUp) {
+        let served = match found {
+            LookedUp::Known(new, addresses) => {
+                let upstream = new.upstream;
+                self.adopt(new);
+                Some((upstream, addresses))
+            }
+            LookedUp::Served(upstream, addresses) => Some((upstream, addresses)),
+            LookedUp::Unknown => None,
+            LookedUp::Away => return self.wait_for_answer(id),
+            LookedUp::Unreadable => {
+                for (at, input) in self.path_lookups.take(id) {
+                    self.refuse_for_now(at, &input);
+                }
+                return;
+            }
+        };
+        // Of one that was adopted the addresses may be missing still: that is one more look-up.
+        let is_known = served.is_some();
+        if let Some((upstream, addresses)) = served.filter(|(_, addresses)| !addresses.is_empty()) {
+            self.next.push_back(Input::Addresses { upstream, addresses });
+        }
+        self.settle(clock::now());
+        for (at, input) in self.path_lookups.take(id) {
+            let input = match is_known && self.push_bindings.knows(id) {
+                true => self.look_up_path(at, input),
+                false => Some(input),
+            };
+            if let Some(input) = input {
+                self.drive(at, input);
+            }
+        }
+    }
+
+    /// The store, or DNS, says nothing: what has waited long enough is refused, the rest waits on.
+    fn wait_for_answer(&mut self, id: InstanceId) {
+        let now = clock::now();
+        let mut again = None;
+        for (at, input) in self.path_lookups.take(id) {
+            let Input::Received { source, message } = &input else { continue };
+            if now.saturating_duration_since(at) >= WAIT {
+                self.refuse_for_now(at, &input);
+                continue;
+            }
+            self.endpoint.say_trying(source, message);
+            self.drain(at);
+            let Some((_, missing)) = self.endpoint.missing_by_path(source, message) else {
+                // It has come meanwhile.
+                self.drive(at, input);
+                continue;
+            };
+            again.get_or_insert((missing, source.peer.ip().to_canonical()));
+            if !self.path_lookups.has(id, &input) {
+                self.path_lookups.add(id, at, input);
+            }
+        }
+        if let (Some((missing, source)), Some(lookup)) = (again, self.path_lookups.all.get_mut(&id)) {
+            lookup.is_slow = true;
+            self.begin_look_up(id, missing, source, AGAIN);
+        }
+    }
+
+    /// Nobody can say whether the registration is known: its sender may try again, or elsewhere.
+    fn refuse_for_now(&mut self, at: Instant, input: &Input) {
+        if let Input::Received { source, message } = input {
+            self.endpoint.refuse_early(source, message);
+            self.drain(at);
+        }
+    }
+}
+
+/// Looks a registration up that was written down by another node, or by an earlier run, and that a request from `source` names.
+async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
+    let began = clock::now();
+    let stored = match shared.vault.load(id).await {
+        Ok(Some(stored)) => stored,
+        // What is no record is nobody's.
+        Ok(None) | Err(StoreError::Malformed) => return LookedUp::Unknown,
+        Err(_) => {
+            shared.metrics.store_error(StoreOperation::Load);
+            return LookedUp::Away;
+        }
+    };
+    shared.metrics.store_answered(began.elapsed());
+    // Another owner's fence is of no use; the next refresh makes the record this node's.
+    let fence = if stored.owned { stored.fence } else { Fence::NEW };
+    let sealed = stored.sealed;
+    let new = shared.vault.open_record(id, &sealed, |record| {
+        KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
+    });
+    match new {
+        Ok(Some(new)) => {
+            let addresses = shared.dialler.addresses(new.upstream, source).await;
+            LookedUp::Known(new, addresses)
+        }
+        // It is over, or leads nowhere.
+        Ok(None) => LookedUp::Unknown,
+        Err(_) => LookedUp::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::endpoint::{Source, Transport};
+    use sip::id::{FlowId, ShardTag};
+    use sip::message::{Limits, Message};
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_store_is_bounded_in_number_and_in_bytes() {
+        let request = |number: usize, bytes: usize| {
+            let text = format!("INVITE sip:a@h SIP/2.0\r\nCall-ID: {number}\r\n\r\n{}", "x".repeat(bytes));
+            let peer = "192.0.2.1:5060".parse().unwrap();
+            let source =
+                Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
+            Input::Received { source, message: Message::parse(&text.into(), &Limits::COMPOSED).unwrap() }
+        };
+        let id = |number: usize| InstanceId::new((number as u128 + 1) << 16, ShardTag(0));
+        let kept = |of: usize, same: bool, bytes: usize| {
+            let mut lookups = PathLookups::default();
+            for number in 0..of {
+                let (id, request) = (id(if same { 0 } else { number }), request(number, bytes));
+                if lookups.has_room(id, &request) {
+                    lookups.add(id, Instant::now(), request);
+                }
+            }
+            let count = lookups.all.values().map(|lookup| lookup.waiting.len()).sum::<usize>();
+            assert!(lookups.bytes <= BYTES_MAX);
+            (0..of).for_each(|number| drop(lookups.take(id(number))));
+            assert_eq!((lookups.all.len(), lookups.bytes), (0, 0));
+            count
+        };
+        assert_eq!((kept(1_000, true, 10), kept(1_000, false, 10)), (WAITING_MAX, LOOKUPS_MAX));
+        assert!(kept(LOOKUPS_MAX, false, 100_000) < LOOKUPS_MAX);
+    }
+}
