@@ -210,6 +210,7 @@ impl Endpoint {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let id = registration.upstream;
         self.upstreams.note_heard(now, id);
+        self.upstreams.note_answer(now, id, registration.asks);
         let Some(registrar) = self.upstreams.registrar(id) else { return };
         let hashes = hashes(self.core.settings.upstream.allow_md5);
         let terms = Terms {
@@ -277,7 +278,7 @@ impl Endpoint {
                 if let Some(instance) = self.prove(binding) {
                     self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
-                self.settle_step(binding);
+                self.settle_step(now, binding);
                 return self.check_next(now, binding);
             }
             Step::Unanswerable { failure, unreadable } => {
@@ -312,17 +313,20 @@ impl Endpoint {
                 }
             }
         }
-        self.settle_step(binding);
+        self.settle_step(now, binding);
     }
 
     /// After a step: its timer is set, and its upstream counts it as it stands.
-    fn settle_step(&mut self, binding: BindingId) {
+    fn settle_step(&mut self, now: Instant, binding: BindingId) {
         self.calls.registration_changed = true;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
             self.core.timers.set(at, Timer::Binding(binding));
         }
-        self.upstreams.count(registration);
+        let id = registration.upstream;
+        if self.upstreams.count(now, registration) {
+            self.go_on_in_turn(now, id);
+        }
     }
 
     fn ask(&mut self, binding: BindingId) {
