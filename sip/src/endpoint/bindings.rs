@@ -216,6 +216,7 @@ impl Endpoint {
         if !is_trial {
             self.upstreams.note_heard(now, id);
         }
+        self.upstreams.note_answer(now, id, registration.asks);
         let Some(registrar) = self.upstreams.registrar(id) else { return };
         let hashes = hashes(self.core.settings.upstream.allow_md5);
         let terms = Terms {
@@ -292,7 +293,7 @@ impl Endpoint {
                 if let Some(instance) = self.prove(binding) {
                     self.core.event(Event::Registered { binding, instance, expires, refresh });
                 }
-                self.settle_step(binding);
+                self.settle_step(now, binding);
                 return self.check_next(now, binding);
             }
             Step::Unanswerable { failure, unreadable } => {
@@ -327,20 +328,23 @@ impl Endpoint {
                 }
             }
         }
-        self.settle_step(binding);
+        self.settle_step(now, binding);
     }
 
     /// After a step: its timer is set, and its upstream counts it as it stands.
-    fn settle_step(&mut self, binding: BindingId) {
+    fn settle_step(&mut self, now: Instant, binding: BindingId) {
         self.calls.registration_changed = true;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         if let Some(at) = registration.armed.must_set(registration.deadline()) {
             self.core.timers.set(at, Timer::Binding(binding));
         }
-        self.upstreams.count(registration);
         let (id, is_on_trial) = (registration.upstream, registration.is_on_trial());
+        let has_room = self.upstreams.count(now, registration);
         if !is_on_trial {
             self.give_up_trial(id, binding);
+        }
+        if has_room {
+            self.go_on_in_turn(now, id);
         }
     }
 

@@ -400,7 +400,7 @@ impl Endpoint {
     }
 
     /// The flow that a binding's registration goes by.
-    fn flow_to_server(&self, binding: BindingId) -> Option<FlowId> {
+    pub(super) fn flow_to_server(&self, binding: BindingId) -> Option<FlowId> {
         self.upstreams.flow(self.upstream_of(binding)?).map(|(flow, _)| flow)
     }
 }

@@ -15,6 +15,7 @@
 //! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and where it led |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
 //! | `bindings` | `Bindings` | registrations and GRUUs |
+//! | `late_answers` | | what a SIP server answers to a REGISTER that was given up |
 //! | `credentials` | `Verdicts` | what a SIP server says of the different credentials of one binding's devices |
 //! | `groups` | `Groups` | which devices share a binding, and whose credentials are in use |
 //! | `subscriptions` | `Subscriptions` | subscriptions to mailboxes |
@@ -55,6 +56,7 @@ mod flows;
 pub mod forwarded_registers;
 mod groups;
 mod io;
+mod late_answers;
 pub mod messages;
 mod notify;
 pub mod outgoing;

@@ -3,6 +3,7 @@
 //! | from | message | goes to |
 //! | --- | --- | --- |
 //! | whoever was asked | response | its client transaction's owner |
+//! | its SIP server, late | response to a REGISTER | `late_answers` |
 //! | anybody else | response | nowhere; with the branch of what a device was sent in a call: `unproven` |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
@@ -79,7 +80,9 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some(asked) = self.core.transactions.asked(response) else { return };
+        let Some(asked) = self.core.transactions.asked(response) else {
+            return self.on_late_response(now, &source, response);
+        };
         if !self.was_asked(&source, &asked) && !self.is_answered_elsewhere(&source, &asked, response) {
             if !asked.flow.is_reliable() {
                 self.core.event(Event::ResponseRefused);

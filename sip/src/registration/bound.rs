@@ -33,6 +33,11 @@ impl Bound {
         self.unsure || self.granted_until.is_some()
     }
 
+    /// Until when the Contact stands by what was granted last.
+    pub(super) fn granted_until(&self) -> Option<Instant> {
+        self.granted_until
+    }
+
     /// Forgets a grant that has ended.
     pub(super) fn look(&mut self, now: Instant) {
         self.granted_until = self.granted_until.filter(|until| *until > now);

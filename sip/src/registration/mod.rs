@@ -36,6 +36,7 @@
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | what a 2xx says |
 //! | `bound` | whether the registrar may have its Contact |
+//! | `late` | a REGISTER that was given up, and may be answered yet |
 //! | `earlier` | other relays' Contacts, which go |
 //! | `owners` | whose credentials answer, of several devices |
 //! | `refusals` | what is tried again, how often, and what ends |
@@ -55,6 +56,7 @@ mod bound;
 pub mod challenges;
 mod earlier;
 pub mod grant;
+pub mod late;
 mod owners;
 mod refusals;
 pub mod request;
@@ -70,7 +72,7 @@ use bytes::Bytes;
 
 use crate::auth::{Challenge, Hash};
 use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
-use crate::message::{Message, Name, Party, Uri};
+use crate::message::Message;
 use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
@@ -81,9 +83,10 @@ use challenges::{Challenges, Verdict};
 use earlier::Earlier;
 use grant::RegistrarInfo;
 pub use owners::{Standing, SuspendedAuth};
+use refusals::{leads_to, retry_after, wanted_interval};
 use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
-pub use step::{Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
+pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is wished for or believed.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -165,6 +168,8 @@ pub struct Registration {
     pub turn: Turn,
     /// Its upstream counts it among those that stand.
     pub counted: bool,
+    /// Its upstream counts it among those that ask, since then.
+    pub asks: Option<Began>,
     /// The timer that is set for [`Self::deadline`].
     pub armed: Armed,
     aor: Box<str>,
@@ -203,6 +208,8 @@ struct Rare {
     info: RegistrarInfo,
     /// Refused credentials are not shown again before.
     paused_until: Option<Instant>,
+    /// What was given up last, and when.
+    given_up: Option<(BranchId, Instant)>,
     /// The relays that had this account before, until their Contacts are gone.
     earlier: Earlier,
 }
@@ -233,6 +240,7 @@ impl Registration {
             upstream,
             turn: Turn::None,
             counted: false,
+            asks: None,
             armed: Armed::default(),
             aor,
             sip_instance,
@@ -284,6 +292,17 @@ impl Registration {
     /// Whether an answer to a REGISTER is awaited that may register it.
     pub fn is_under_way(&self) -> bool {
         matches!(self.state, State::Sent { goal: Goal::Registered, .. })
+    }
+
+    /// Whether an attempt is under way, whatever it asks for.
+    pub fn is_asking(&self) -> bool {
+        matches!(self.state, State::Sent { .. } | State::Asking(_))
+    }
+
+    /// In which order those that lost their flow register again, the least first: those that the SIP server has accepted before the others, and of
+    /// these the one first whose grant ends soonest, or has ended.
+    pub fn urgency(&self) -> (bool, Option<Instant>) {
+        (!self.established, self.bound.granted_until())
     }
 
     /// Whether it may be granted by what is under way, a challenge included.
@@ -414,6 +433,7 @@ impl Registration {
         };
         // A server without authentication may bind us at the first request.
         self.bound.on_sent(self.goal == Goal::Registered);
+        self.forget_given_up();
         self.note_named();
         self.state = State::Sent { branch, attempt, goal: self.goal };
     }
@@ -467,7 +487,11 @@ impl Registration {
     pub fn on_silence(&mut self, now: Instant, branch: BranchId, wait: &BackOff, random: &mut Random) -> Step {
         match self.state {
             State::Sent { branch: waiting_for, goal, .. } if waiting_for == branch => match goal == self.goal {
-                true => self.retry(now, None, wait, None, random),
+                true => {
+                    let step = self.retry(now, None, wait, None, random);
+                    self.give_up(now, branch);
+                    step
+                }
                 false => self.turn_round(),
             },
             _ => Step::Nothing,
@@ -661,37 +685,4 @@ impl Registration {
             Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
         }
     }
-
-    fn on_too_brief(
-        &mut self,
-        now: Instant,
-        attempt: Attempt,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
-        let Some(seconds) = wanted_interval(response, self.expires) else {
-            return self.retry(now, Some(423), &terms.back_off, None, random);
-        };
-        self.expires = seconds;
-        self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
-    }
-}
-
-/// The lifetime that a 423 wants, in seconds, where it is longer than this and may be asked for (RFC 3261 §10.2.8).
-fn wanted_interval(response: &Message, asked: u32) -> Option<u32> {
-    let wanted = response.number(Name::MinExpires);
-    wanted.filter(|seconds| *seconds > asked && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs())
-}
-
-/// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
-fn leads_to(response: &Message, registrar: &str) -> bool {
-    let Some(registrar) = Uri::parse(registrar) else { return false };
-    let same = |uri: Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
-    response.contacts().iter().filter_map(Party::uri).any(same)
-}
-
-/// Delta-seconds; a comment and parameters may follow (RFC 3261 §20.33).
-fn retry_after(response: &Message) -> Option<Duration> {
-    response.number(Name::RetryAfter).map(|seconds| Duration::from_secs(u64::from(seconds)).min(RETRY_AFTER_MAX))
 }

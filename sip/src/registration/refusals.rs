@@ -7,8 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Goal, REFUSALS_MAX, Registration, RegistrationFailure, State, Step};
+use super::{
+    Attempt, Goal, MIN_EXPIRES_MAX, REFUSALS_MAX, RETRY_AFTER_MAX, Registration, RegistrationFailure, State, Step,
+    Terms,
+};
 use crate::flow::back_off;
+use crate::message::{Message, Name, Party, Uri};
 use crate::random::Random;
 use crate::timing::BackOff;
 
@@ -103,4 +107,37 @@ impl Registration {
             Goal::Silent | Goal::Gone => Step::Unregistered { confirmed: false },
         }
     }
+
+    pub(super) fn on_too_brief(
+        &mut self,
+        now: Instant,
+        attempt: Attempt,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
+        let Some(seconds) = wanted_interval(response, self.expires) else {
+            return self.retry(now, Some(423), &terms.back_off, None, random);
+        };
+        self.expires = seconds;
+        self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
+    }
+}
+
+/// The lifetime that a 423 wants, in seconds, where it is longer than this and may be asked for (RFC 3261 §10.2.8).
+pub(super) fn wanted_interval(response: &Message, asked: u32) -> Option<u32> {
+    let wanted = response.number(Name::MinExpires);
+    wanted.filter(|seconds| *seconds > asked && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs())
+}
+
+/// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
+pub(super) fn leads_to(response: &Message, registrar: &str) -> bool {
+    let Some(registrar) = Uri::parse(registrar) else { return false };
+    let same = |uri: Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
+    response.contacts().iter().filter_map(Party::uri).any(same)
+}
+
+/// Delta-seconds; a comment and parameters may follow (RFC 3261 §20.33).
+pub(super) fn retry_after(response: &Message) -> Option<Duration> {
+    response.number(Name::RetryAfter).map(|seconds| Duration::from_secs(u64::from(seconds)).min(RETRY_AFTER_MAX))
 }

@@ -101,6 +101,10 @@ impl Step {
     }
 }
 
+/// When an attempt began, as its upstream counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Began(pub u32);
+
 /// A place in the line of those that want to register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {

@@ -25,6 +25,7 @@ mod registration;
 mod regressions;
 mod script;
 mod shares;
+mod slow_servers;
 mod strangers;
 mod subscription;
 mod unregistration;

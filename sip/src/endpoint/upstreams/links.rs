@@ -28,7 +28,7 @@ use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, Offer, Output, Transport};
 use crate::flow::{KeepAlive, Pulse, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
-use crate::registration::RegistrationFailure;
+use crate::registration::{RegistrationFailure, Turn};
 use crate::timing::BackOff;
 
 /// Failures in a row after which a wait grows no more; bounded so that the counter cannot wrap.
@@ -99,6 +99,13 @@ impl Endpoint {
         self.take_turns(now, id);
     }
 
+    /// There may be room for another one: whose turn it is begins with the timers that are due.
+    pub(in crate::endpoint) fn go_on_in_turn(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| !upstream.pacing) else { return };
+        upstream.pacing = true;
+        self.core.timers.set(now, Timer::Pace(id));
+    }
+
     /// Begins those whose turn it is.
     fn take_turns(&mut self, now: Instant, id: UpstreamId) {
         let per_second = self.core.settings.upstream.registrations_per_second;
@@ -106,7 +113,9 @@ impl Endpoint {
         let servers = self.upstreams.rows.len();
         let Some(upstream) = self.upstreams.rows.get_mut(&id).filter(|upstream| !upstream.pacing) else { return };
         let due = upstream.pace.due(now);
-        let (granted, mut next) = upstream.pace.take(due, upstream.urgent.len() + upstream.queue.len());
+        let waiting = upstream.urgent.len() + upstream.queue.len();
+        let room = upstream.window.room(now, upstream.pace.per_second());
+        let (granted, mut next) = upstream.pace.take(due, waiting.min(room));
         let mut begun = granted;
         if let Some(address) = address.filter(|_| granted > 0) {
             let at_address = self.upstreams.paces.reserve(due, address, granted, per_second, servers);
@@ -144,6 +153,7 @@ impl Endpoint {
         }
         self.core.event(Event::FlowOffered { upstream: id, flow, outcome: Offer::Taken });
         upstream.fitness.begin();
+        upstream.window.begin_anew(now);
         upstream.avoided = None;
         let [a, b] = self.core.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
@@ -163,10 +173,19 @@ impl Endpoint {
         if flow.is_reliable() {
             self.upstreams.links.insert(flow, id);
         }
-        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            if let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.wants_flow()) {
-                self.upstreams.enqueue(registration);
+        let bindings = &self.bindings;
+        let wants = |binding| bindings.get(binding).filter(|it| it.wants_flow()).map(|it| (it.urgency(), binding));
+        let mut wanting: Vec<_> = upstream.members.iter().copied().filter_map(wants).collect();
+        wanting.sort_unstable();
+        for (_, binding) in wanting {
+            if let Some(registration) = self.bindings.get_mut(binding) {
+                self.upstreams.enqueue_after_a_loss(registration);
             }
+        }
+        if let Some(upstream) = self.upstreams.rows.get_mut(&id) {
+            // The places that they have left would take turns from others.
+            let bindings = &self.bindings;
+            upstream.queue.retain(|it| bindings.get(*it).is_some_and(|it| it.turn == Turn::Waiting));
         }
         self.upstreams.trust.note_dialled(flow, self.upstreams.rows.values());
         self.core.timers.set(at, Timer::Upstream(id));

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `links` | a flow is dialled, comes up, carries REGISTERs in turn, breaks |
 //! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
+//! | `window` | how many may be under way at a SIP server |
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
 //! | `recovery` | who begins, and when, after a SIP server serves again |
 //! | `redial` | when one is dialled again that could not be reached |
@@ -24,6 +25,7 @@ mod pace;
 mod recovery;
 mod redial;
 mod trust;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +37,7 @@ use super::unanswered::UNANSWERED_MAX;
 use super::{Endpoint, Event, Output, Source, Transport};
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
-use crate::registration::{Registration, Turn};
+use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
 use moves::{Back, Fitness};
@@ -43,6 +45,7 @@ pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
 use trust::{GrantedAt, Trust};
+use window::Window;
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -100,6 +103,7 @@ struct Upstream {
     urgent: VecDeque<BindingId>,
     queue: VecDeque<BindingId>,
     pace: Pace,
+    window: Window,
     /// A timer is set for those whose turn comes later.
     pacing: bool,
     /// How many have their place at the address when the timer fires, and which.
@@ -250,15 +254,35 @@ impl Upstreams {
         }
     }
 
-    /// Keeps count of the members that are registered.
-    pub(super) fn count(&mut self, registration: &mut Registration) {
-        let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
+    /// Keeps count of the members that are registered, and of those that ask; whether there is room for another one that waits.
+    pub(super) fn count(&mut self, now: Instant, registration: &mut Registration) -> bool {
+        let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return false };
+        let frees = match (registration.asks, registration.is_asking()) {
+            (None, true) => {
+                registration.asks = Some(upstream.window.begin(now));
+                false
+            }
+            (Some(began), false) => {
+                registration.asks = None;
+                upstream.window.end(began);
+                !upstream.pacing && !(upstream.urgent.is_empty() && upstream.queue.is_empty())
+            }
+            _ => false,
+        };
         match (registration.counted, registration.is_registered()) {
             (false, true) => upstream.registered_count += 1,
             (true, false) => upstream.registered_count -= 1,
             _ => {}
         }
         registration.counted = registration.is_registered();
+        frees
+    }
+
+    /// A REGISTER was answered that was under way since then.
+    pub(super) fn note_answer(&mut self, now: Instant, id: UpstreamId, began: Option<Began>) {
+        if let Some((upstream, began)) = self.rows.get_mut(&id).zip(began) {
+            upstream.window.answer(now, began);
+        }
     }
 
     /// The answer to this request waits for the next flow to its SIP server.
@@ -275,8 +299,17 @@ impl Upstreams {
 
     /// A registration has a place in the line of its SIP server.
     fn enqueue(&mut self, registration: &mut Registration) {
+        self.enqueue_for(registration, registration.due_turn());
+    }
+
+    /// Likewise after a flow was lost: what stood by it may stand no more than what did not, so that all whom the server has accepted go first.
+    fn enqueue_after_a_loss(&mut self, registration: &mut Registration) {
+        let turn = if registration.is_established() { Turn::First } else { registration.due_turn() };
+        self.enqueue_for(registration, turn);
+    }
+
+    fn enqueue_for(&mut self, registration: &mut Registration, turn: Turn) {
         let Some(upstream) = self.rows.get_mut(&registration.upstream) else { return };
-        let turn = registration.due_turn();
         if registration.turn >= turn {
             return;
         }
@@ -379,6 +412,11 @@ impl Endpoint {
         if registration.counted {
             upstream.registered_count -= 1;
         }
+        if let Some(began) = registration.asks.take() {
+            upstream.window.end(began);
+            self.go_on_in_turn(now, id);
+        }
+        let Some(upstream) = self.upstreams.get(id) else { return };
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
             // What its server has sent by now is answered, and may go elsewhere.
             let crossing = now + self.core.settings.timing.transaction.t4;
@@ -438,6 +476,7 @@ impl Upstream {
             urgent: VecDeque::new(),
             queue: VecDeque::new(),
             pace: Pace::new(now, per_second),
+            window: Window::new(now),
             pacing: false,
             reserved: None,
             failures: 0,

@@ -55,6 +55,8 @@ pub(super) struct Fitness {
     vain: u32,
     /// Those that were turned away have asked the next address.
     all_asked: bool,
+    /// Whom it left unanswered last, and when that was known.
+    unanswered: Option<(Instant, BindingId)>,
     /// A registration was granted by the flow in use.
     served: bool,
     /// When a registration was granted last, and of which binding if it is one of ours.
@@ -163,11 +165,15 @@ impl Upstream {
 
 impl Endpoint {
     /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried; unless others were granted
-    /// just as it was sent, for then the server drops what is too much for it, and is asked more slowly.
+    /// just as it was sent, for then the server drops what is too much for it. A server that answers others is asked more slowly.
     pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let earlier = upstream.fitness.unanswered.replace((now, binding));
         if upstream.heard_at.is_some_and(|at| at + within > now) {
+            if earlier.is_some_and(|(at, other)| other != binding && at + within > now) {
+                upstream.pace.refuse(now);
+            }
             return;
         }
         upstream.pace.begin_anew();

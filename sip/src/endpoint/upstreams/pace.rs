@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | grants a registration | one more in a second, up to the policy |
 //! | refuses two accounts with 503 or 430, and grants none between | half of it, once in [`LOWERED_EACH`], but [`SLOWEST`] |
+//! | leaves two accounts unanswered within one transaction's time while it answers others | likewise |
 //! | is silent | [`SLOWEST`] |
 //!
 //! Invariant: whoever is not granted at once has a place, and keeps it, so that many who wait cost a timer each; what is sent
@@ -109,6 +110,11 @@ impl Pace {
     /// It has answered nothing: it is asked slowly, until it grants.
     pub(super) fn begin_anew(&mut self) {
         self.set(0);
+    }
+
+    /// What its server bears, in a second.
+    pub(super) fn per_second(&self) -> u32 {
+        self.per_second
     }
 
     fn set(&mut self, per_second: u32) {

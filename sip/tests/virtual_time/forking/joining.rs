@@ -179,7 +179,7 @@ fn a_device_that_comes_while_the_last_one_is_unregistered_keeps_the_binding() {
             .any(|event| { matches!(event, Event::Unbound { instance, shared: true, .. } if *instance == device(1)) })
     );
     let back = world.last("REGISTER");
-    assert_eq!(back.number(Name::Expires), Some(600));
+    assert_eq!(back.number(Name::Expires), Some(3600));
     assert!(back.cseq().unwrap().0 > gone.cseq().unwrap().0);
     assert_eq!(members(&world), [], "until it has proven itself");
     world.grant(600);
@@ -215,7 +215,7 @@ fn an_app_in_the_foreground_is_not_rung_and_the_binding_is_silent_when_all_are()
     assert_eq!(world.last("REGISTER").number(Name::Expires), Some(0));
     world.respond(200, &[]);
     world.input(Input::Resume(device(1)));
-    assert_eq!(world.last("REGISTER").number(Name::Expires), Some(600));
+    assert_eq!(world.last("REGISTER").number(Name::Expires), Some(3600));
     world.grant(600);
     assert_eq!(members(&world), [device(1)]);
     world.sent.clear();

@@ -1,0 +1,47 @@
+//! The answer to a REGISTER that comes after it was given up (RFC 3261 §17.1.2.2: Timer F).
+//!
+//! A server that is slower than it is asked works off what nobody waits for any more. Its answer is as good as one in time: a 2xx says that the
+//! registrar has the Contact, and a challenge can be answered with the nonce that it brings.
+//!
+//! | a late answer | follows |
+//! | --- | --- |
+//! | 2xx, to one that is wanted and waits for another try | the registration stands |
+//! | 401 or 407, likewise | it is answered |
+//! | any other, or one later than [`LATE_MAX`](crate::registration::late::LATE_MAX) | nothing |
+//!
+//! Invariant: a late answer is believed by its branch and from its own SIP server alone, and once.
+
+use std::time::Instant;
+
+use super::{Endpoint, Source};
+use crate::flow::Side;
+use crate::id::{BindingId, BranchId, FlowId};
+use crate::message::{Message, Method};
+
+impl Endpoint {
+    /// A response to nothing that is under way.
+    pub(super) fn on_late_response(&mut self, now: Instant, source: &Source, response: &Message) {
+        let Some(status) = response.status().filter(|status| matches!(status, 200..=299 | 401 | 407)) else { return };
+        if source.side != Side::Upstream || response.vias() > 1 {
+            return;
+        }
+        let is_register = response.cseq().is_some_and(|(_, method)| method == Method::Register.as_str());
+        let branch = response.via().and_then(|via| via.branch().and_then(BranchId::parse));
+        // Its Call-ID begins with the binding.
+        let named = response.call_id().and_then(|call_id| BindingId::parse(call_id.split('.').next()?));
+        let Some((branch, binding)) = branch.zip(named).filter(|_| is_register) else { return };
+        if !self.is_trusted(binding, source) {
+            return;
+        }
+        let Some(registration) = self.bindings.get_mut(binding) else { return };
+        if !registration.take_up_late(now, branch, status) {
+            return;
+        }
+        let by = match self.flow_to_server(binding) {
+            // By UDP the answer may come from another port of the server that was asked.
+            Some(flow @ FlowId::Datagram(_)) if !self.upstreams.leads_elsewhere(flow, source.peer.ip()) => flow,
+            _ => source.flow,
+        };
+        self.on_register_response(now, binding, branch, by, response);
+    }
+}
