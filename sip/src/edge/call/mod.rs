@@ -597,8 +597,11 @@ impl Call {
         }
     }
 
-    /// The caller has its final answer; each device that was not out before is told how it ended for it.
-    pub fn close(&mut self) {
+    /// The caller has its final answer; each device that was not out before is told how it ended for it. The legs to cancel: all that may still be
+    /// answered but the winner's.
+    pub fn close(&mut self) -> Vec<BranchId> {
+        let answered_by = self.answered_by;
+        let legs = self.legs.end(|leg| Some(leg.branch) != answered_by);
         let winner = self.answered_by.and_then(|branch| self.instance_of(branch));
         if !self.state.is_final() {
             self.end_refused();
@@ -613,6 +616,7 @@ impl Call {
         if let Some(server) = self.server() {
             self.stage = Stage::Closed { server };
         }
+        legs
     }
 
     /// Whether the caller has its final answer.

@@ -154,6 +154,25 @@ fn a_deadline_is_480_when_none_came_and_408_when_a_device_rang() {
 }
 
 #[test]
+fn no_leg_of_a_call_that_is_over_may_be_answered_but_the_winner_s() {
+    let now = Instant::now();
+    let three = || {
+        let mut pending = waiting_for(now, &[device(1), device(2), device(3)]);
+        for number in 1..=3 {
+            pending.forked(branch(number), device(number.into()), FlowId::Stream(number));
+        }
+        pending.on_response(now, branch(1), &response(180), ANSWER);
+        pending.on_flow_left(device(1), FlowId::Stream(1));
+        pending.on_response(now, branch(2), &response(486), ANSWER);
+        pending
+    };
+    assert_eq!(three().close(), [branch(1), branch(3)]);
+    let mut answered = three();
+    assert_eq!(answered.on_response(now, branch(3), &response(200), ANSWER), Outcome::Answer);
+    assert_eq!((answered.close(), answered.close()), (vec![branch(1)], vec![]));
+}
+
+#[test]
 fn each_device_that_rings_has_its_time_whatever_has_rung_before_it() {
     let now = Instant::now();
     let mut pending = waiting_for(now, &[device(1), device(2)]);

@@ -218,7 +218,7 @@ impl Endpoint {
             Outcome::Fail => {
                 let (moved, others) = row.others(branch);
                 self.cancel_legs(now, moved, None);
-                self.cancel_legs(now, others, Some(DECLINED_ELSEWHERE));
+                self.cancel_legs(now, others, (status >= 600).then_some(DECLINED_ELSEWHERE));
                 return self.conclude(now, call, 480);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),
@@ -290,13 +290,15 @@ impl Endpoint {
         let Some(server) = row.server() else { return };
         let again = row.is_closed();
         let dialog = row.invite().and_then(|invite| invite.message.call_id()).map(DialogMark::of);
-        row.close();
+        let legs = row.close();
         let (state, instances): (_, Vec<_>) = (row.state(), row.instances().collect());
         self.core.transactions.respond(now, server, status, response);
         self.tell_changes(call);
         if again {
             return;
         }
+        // However it has ended: a device that is away, and may come back with it, stops ringing then.
+        self.cancel_legs(now, legs, None);
         if let (Some(instance), Some(dialog)) = (self.calls.get(call).and_then(Call::answered_by), dialog) {
             self.core.event(Event::DialogBegun { call, instance, dialog });
         }

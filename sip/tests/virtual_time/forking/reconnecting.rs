@@ -134,6 +134,35 @@ fn a_phone_that_is_away_hears_that_another_one_has_answered() {
 }
 
 #[test]
+fn a_phone_that_is_away_and_given_up_stops_ringing_when_it_comes_back() {
+    for late in [false, true] {
+        let mut world = devices(2);
+        for number in [1, 2] {
+            attach(&mut world, number);
+        }
+        world.invite("call-1");
+        answer(&mut world, 2, 180);
+        let first = to_device(&world, 2, "INVITE");
+        if !late {
+            answer(&mut world, 1, 486);
+        }
+        world.input(Input::Closed(FlowId::Stream(2)));
+        let call = world.wakes()[0].call;
+        world.input(Input::DeviceUnreachable { call, instance: device(2) });
+        world.advance(seconds(6));
+        if late {
+            answer(&mut world, 1, 486);
+        }
+        assert_eq!((finals(&world)[0], ended(&world)), (486, vec![CallState::Declined]), "{late}");
+        world.instance = device(2);
+        world.attach(3);
+        let cancel = to_device(&world, 3, "CANCEL");
+        assert_eq!((branch(&cancel), reason(&cancel)), (branch(&first), None), "it has missed the call: {late}");
+        assert_eq!(branches_by(&world, 3, "CANCEL").len(), 1);
+    }
+}
+
+#[test]
 fn a_phone_that_has_started_again_takes_the_call_by_its_second_invite() {
     for (status, state) in [(200, CallState::Answered), (486, CallState::Declined)] {
         let (mut world, first) = ringing(true);
