@@ -190,6 +190,34 @@ fn each_device_that_rings_has_its_time_whatever_has_rung_before_it() {
 }
 
 #[test]
+fn what_a_device_refuses_by_itself_before_it_has_rung_its_user_has_missed() {
+    use CallState::{Declined, TimedOut};
+    let now = Instant::now();
+    for (status, unheard) in [
+        (302, Declined),
+        (486, Declined),
+        (603, Declined),
+        (482, Declined),
+        (422, Declined),
+        (400, TimedOut),
+        (404, TimedOut),
+        (415, TimedOut),
+        (480, TimedOut),
+        (488, TimedOut),
+        (500, TimedOut),
+        (503, TimedOut),
+    ] {
+        for (rings, state) in [(false, unheard), (true, Declined)] {
+            let mut pending = if rings { in_state(now, CallState::Ringing) } else { forked(now, &[1]) };
+            pending.take_changes();
+            assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), Outcome::Fail);
+            assert_eq!(pending.take_changes(), [(device(1), state)], "{status}, rings: {rings}");
+            assert_eq!(pending.state(), Declined, "the caller's server was refused");
+        }
+    }
+}
+
+#[test]
 fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
     let now = Instant::now();
     let mut unanswered = forked(now, &[1]);
