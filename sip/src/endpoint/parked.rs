@@ -136,8 +136,18 @@ impl Endpoint {
     /// A device's flow has ended: what was forwarded on it, and has not gone to another one since, may still be answered by the next one.
     pub(super) fn lose_forwarded(&mut self, now: Instant, ended: FlowId, instance: InstanceId, branch: BranchId) {
         let is_there = self.core.transactions.flow_of(branch) == Some(ended);
-        if is_there && !self.park_sent(now, instance, branch) {
-            self.abandon_forwarded(now, branch);
+        if !is_there {
+            return;
+        }
+        if !self.park_sent(now, instance, branch) {
+            return self.abandon_forwarded(now, branch);
+        }
+        // It is by another one already: its next REGISTER may be minutes away.
+        let who = OfflinePeer::Device(instance);
+        if self.attachments.is_attached(instance) {
+            self.send_parked(now, who);
+        } else if self.attachments.dialog_flow(instance).is_some_and(|dialogs| dialogs.flow != ended) {
+            self.send_parked_in_dialogs(now, instance);
         }
     }
 

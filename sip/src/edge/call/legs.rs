@@ -72,9 +72,9 @@ impl Legs {
         self.of(instance).any(|leg| leg.begun_on == flow)
     }
 
-    /// The flow that a leg began on.
-    pub(super) fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
-        self.get(branch).map(|leg| leg.begun_on)
+    /// The flow that a leg began on, and that by which its device is.
+    pub(super) fn flows_of(&self, branch: BranchId) -> Vec<FlowId> {
+        self.get(branch).map(|leg| vec![leg.begun_on, leg.flow]).unwrap_or_default()
     }
 
     /// Whether a leg may be answered by this flow.

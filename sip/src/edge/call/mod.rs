@@ -371,9 +371,9 @@ impl Call {
         self.legs.confirm_before(branch)
     }
 
-    /// The flow that a leg began on.
-    pub fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
-        self.legs.begun_on(branch)
+    /// The flow that a leg began on, and that by which its device is.
+    pub fn flows_of(&self, branch: BranchId) -> Vec<FlowId> {
+        self.legs.flows_of(branch)
     }
 
     /// Whether a leg may be answered by this flow.

@@ -336,18 +336,24 @@ impl Endpoint {
     pub(super) fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
         for branch in legs {
             let sent = self.core.transactions.cancel(now, branch, reason);
-            if let Some(flow) = self.begun_on(branch).filter(|_| sent) {
+            let beside = if sent { self.flows_beside(branch) } else { Vec::new() };
+            for flow in beside {
                 self.core.transactions.cancel_beside(branch, flow);
             }
         }
     }
 
-    /// The flow that a leg began on, if it is open: its device may have another one, and ring by this one all the same.
-    fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
-        let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return None };
-        let row = self.calls.get(call)?;
-        let (flow, instance) = (row.begun_on(branch)?, row.instance_of(branch)?);
-        self.attachments.carries(flow, instance).then_some(flow)
+    /// The open flows of a leg's device by which it may ring, whichever it has answered by last: that on which the leg began, and those by which the device was and is.
+    fn flows_beside(&self, branch: BranchId) -> Vec<FlowId> {
+        let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return Vec::new() };
+        let Some(row) = self.calls.get(call) else { return Vec::new() };
+        let Some(instance) = row.instance_of(branch) else { return Vec::new() };
+        let mut flows = row.flows_of(branch);
+        flows.extend(self.attachments.get(instance).map(|attached| attached.flow));
+        flows.sort_unstable();
+        flows.dedup();
+        flows.retain(|flow| self.attachments.carries(*flow, instance));
+        flows
     }
 
     /// A 2xx that nobody waits for must not leave the device in a call with nobody.

@@ -248,6 +248,26 @@ fn a_caller_that_hangs_up_ends_the_ringing_by_each_connection_that_is_open() {
 }
 
 #[test]
+fn a_phone_that_speaks_by_its_earlier_connection_is_cancelled_by_its_next_one_as_well() {
+    let speaks_by_the_earlier = || {
+        let (mut world, first) = ringing(false);
+        come_back(&mut world);
+        world.reply(world.device(1), &first, 183, &[], "");
+        (world, first)
+    };
+    let (mut world, first) = speaks_by_the_earlier();
+    cancel(&mut world);
+    for number in [1, 2] {
+        assert_eq!(branches_by(&world, number, "CANCEL").iter().filter(|it| **it == branch(&first)).count(), 1);
+    }
+    // Its earlier connection ends before anybody hears the CANCEL, and it does not register again.
+    let (mut world, first) = speaks_by_the_earlier();
+    world.input(Input::Closed(FlowId::Stream(1)));
+    cancel(&mut world);
+    assert!(branches(&world, "CANCEL").contains(&branch(&first)), "{:?}", world.descriptions());
+}
+
+#[test]
 fn a_phone_that_moves_again_and_again_is_followed() {
     let (mut world, first) = ringing(true);
     for number in 2..6 {
