@@ -102,6 +102,11 @@ impl Legs {
         self.of(instance).any(Leg::is_alive)
     }
 
+    /// Whether this device has said something to a leg that is not over, wherever it is.
+    pub(super) fn any_heard_of(&self, instance: InstanceId) -> bool {
+        self.of(instance).any(|leg| matches!(leg.phase, Phase::Alive | Phase::Rings))
+    }
+
     /// Begins a leg. The oldest of the same device that are Sent beyond [`UNHEARD_MAX`] are over, and returned.
     pub(super) fn begin(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
         self.0.push(Leg { branch, instance, begun_on: flow, flow, phase: Phase::Sent, adrift: false });

@@ -32,6 +32,7 @@ impl Endpoint {
         if self.settle_refusals(now, call) {
             return;
         }
+        self.give_up_lost(now, call);
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.is_expected() {
             return self.on_expected_due(now, call);
@@ -91,8 +92,40 @@ impl Endpoint {
             let binding = row.binding();
             return self.leave_expected(instance, binding);
         }
+        if !self.waits_for_lost(now, call, instance, None) {
+            self.give_up_device(now, call, instance);
+        }
+    }
+
+    fn give_up_device(&mut self, now: Instant, call: CallId, instance: InstanceId) {
         if self.calls.get_mut(call).is_some_and(|row| row.give_up(instance)) {
             self.conclude(now, call, 480);
+        }
+    }
+
+    /// Whether a device that nothing calls back has the call, and is given up only when it has had time to come back with it. `status`: what its caller
+    /// gets then.
+    pub(in crate::endpoint) fn waits_for_lost(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        instance: InstanceId,
+        status: Option<u16>,
+    ) -> bool {
+        let until = self.calls.get_mut(call).and_then(|row| row.wait_for_lost(now, instance, status));
+        if let Some(until) = until {
+            self.core.timers.set(until, Timer::Call(call));
+        }
+        until.is_some()
+    }
+
+    /// The devices that have not come back with the call.
+    fn give_up_lost(&mut self, now: Instant, call: CallId) {
+        for (instance, status) in self.calls.get_mut(call).map(|row| row.take_lost(now)).unwrap_or_default() {
+            match status {
+                Some(status) => self.leave_call(now, call, instance, status),
+                None => self.give_up_device(now, call, instance),
+            }
         }
     }
 

@@ -163,6 +163,26 @@ fn a_phone_that_is_away_and_given_up_stops_ringing_when_it_comes_back() {
 }
 
 #[test]
+fn a_phone_that_has_the_call_needs_no_push_to_come_back_with_it() {
+    for back in [true, false] {
+        let (mut world, first) = ringing(true);
+        let call = world.wakes()[0].call;
+        world.input(Input::DeviceUnreachable { call, instance: device(1) });
+        world.advance(seconds(4));
+        assert_eq!(finals(&world), [], "it may be between two connections");
+        if back {
+            let second = come_back(&mut world);
+            reply(&mut world, &second, 482, "copy");
+            world.advance(seconds(20));
+            reply(&mut world, &first, 200, "one");
+        } else {
+            world.advance(seconds(2));
+        }
+        assert_eq!(finals(&world)[0], if back { 200 } else { 480 });
+    }
+}
+
+#[test]
 fn a_phone_that_has_started_again_takes_the_call_by_its_second_invite() {
     for (status, state) in [(200, CallState::Answered), (486, CallState::Declined)] {
         let (mut world, first) = ringing(true);
