@@ -25,8 +25,8 @@ use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{Reply, ServerId};
 
-/// Bytes of a BYE that is kept beyond its time for a stream that ended unseen; a longer one is not.
-const LATE_BYTES: usize = 4_096;
+/// Bytes of a BYE that is kept beyond its time, for a stream that ended unseen or a device that is away; a longer one is not.
+pub(super) const LATE_BYTES: usize = 4_096;
 
 /// Where a request of a dialog goes.
 #[derive(Clone, Copy, Debug)]
@@ -155,12 +155,13 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        if hop.side == Side::Device {
-            return self.note_forwarded(hop.flow, hop.device, branch);
-        }
-        self.note_asked_of_server(hop.flow, branch);
         if method == Method::Bye && is_short {
             self.core.transactions.expect_late(branch, hop.device);
+        }
+        if hop.side == Side::Device {
+            self.note_forwarded(hop.flow, hop.device, branch);
+        } else {
+            self.note_asked_of_server(hop.flow, branch);
         }
     }
 
