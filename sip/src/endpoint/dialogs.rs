@@ -130,8 +130,9 @@ impl Endpoint {
         hop: NextHop,
     ) {
         let branch = self.core.branch();
-        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
-        let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
+        // A request other than INVITE is never answered 408 (RFC 4320 §4.2). A device that is silent is away.
+        let is_for_server = hop.side == Side::Upstream;
+        let status = if request.method() == Some(Method::Invite) && is_for_server { 408 } else { 480 };
         if let Some(server) =
             self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)
         {
@@ -159,6 +160,7 @@ impl Endpoint {
             self.core.transactions.expect_late(branch, hop.device);
         }
         if hop.side == Side::Device {
+            self.core.transactions.give_up_at(branch, now + self.core.settings.answer_timeout);
             self.note_forwarded(hop.flow, hop.device, branch);
         } else {
             self.note_asked_of_server(hop.flow, branch);

@@ -4,7 +4,7 @@
 //! | the peer is away and | what happens | it comes back | it does not |
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
-//! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
+//! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
 //! | a BYE for a device was answered 480 so | it waits [`LATE`]: whoever is not told stays in a call with nobody, and has no ear for the next | likewise, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
@@ -21,7 +21,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
 use super::dialogs::{LATE_BYTES, NextHop, Passage};
@@ -140,15 +140,16 @@ impl Endpoint {
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
         let what = What::Unsent { server, request: Box::new(request.clone()), passage, device };
-        let wait = if request.method() == Some(Method::Invite) {
-            self.core.settings.answer_timeout
-        } else {
-            self.core.settings.timing.edge.parked
-        };
+        let wait = self.patience_for(request.method() == Some(Method::Invite));
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
         if let OfflinePeer::Server(upstream) = who {
             self.want_flow_soon(now, upstream);
         }
+    }
+
+    /// How long a request waits for its peer.
+    fn patience_for(&self, is_invite: bool) -> Duration {
+        if is_invite { self.core.settings.answer_timeout } else { self.core.settings.timing.edge.parked }
     }
 
     /// A CANCEL of an INVITE that waits: nobody has seen it but us.
@@ -193,7 +194,7 @@ impl Endpoint {
         // Nobody's is a BYE whose sender is told.
         let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_) | ClientOwner::Nobody));
         if waits && self.devices.knows(instance) {
-            let until = now + self.core.settings.timing.edge.parked;
+            let until = now + self.patience_for(self.core.transactions.is_invite(branch));
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
         }

@@ -159,6 +159,34 @@ fn byes_that_a_device_is_to_hear_late_are_bounded_and_end_with_it_and_with_their
 }
 
 #[test]
+fn a_re_invite_that_went_into_a_dead_stream_waits_for_its_device_as_one_that_came_later() {
+    // RFC 3261 §12.2.1.2: a 408 would end the dialog of a device that is in a dead spot for half a minute.
+    for noticed_after in [None, Some(5), Some(35)] {
+        for back in [true, false] {
+            let (mut world, dialog) = in_call();
+            dialog.send(&mut world, End::Caller, "INVITE", 2);
+            let invite = world.last("INVITE");
+            world.advance(seconds(noticed_after.unwrap_or(5)));
+            if noticed_after.is_some() {
+                drop_device(&mut world);
+            }
+            world.advance(seconds(110 - noticed_after.unwrap_or(5)));
+            if !back {
+                world.advance(seconds(8));
+                assert_eq!((world.count("INVITE 408"), world.count("INVITE 480")), (0, 0), "{noticed_after:?}");
+                world.advance(seconds(3));
+                assert!(world.count("INVITE 480") > 0, "{noticed_after:?}");
+                continue;
+            }
+            world.attach(2);
+            assert_eq!(to_new_flow(&world), ["INVITE"], "{noticed_after:?}");
+            world.reply(world.device(2), &invite, 200, &[CONTACT], SDP);
+            assert_eq!(world.count("INVITE 200"), 1);
+        }
+    }
+}
+
+#[test]
 fn a_re_invite_that_waits_can_be_cancelled() {
     // RFC 3261 §9.2.
     let (mut world, dialog) = in_call();
