@@ -4,8 +4,11 @@
 //! | --- | --- |
 //! | a 6xx and others | the 6xx |
 //! | several classes | the lowest |
-//! | several 4xx | 401, 407, 415, 420 or 484, for they help the caller to mend its request; then what a person did; then 480; then 482, which says nothing of anybody; 408 last |
+//! | several 4xx | 401, 407, 415, 420 or 484, for they help the caller to mend its request; then 486 and 487, which a person did; then 480; then what a machine says of itself; then 482, which says nothing of anybody; 408 last |
 //! | equal ones | the one that came first |
+//! | these and the relay's own 480 or 408: a device was rung or woken, and nobody answered | what is better than a 480 |
+//!
+//! A laptop without the right codec says 488 to each call at once. What becomes of the call is said by whoever was rung.
 //!
 //! A 401 or 407 carries the challenges of all that came (§16.7.7). A 503 speaks of one device and not of this relay: the
 //! caller gets 500 in its place (§16.7.6).
@@ -35,7 +38,7 @@ impl Refusals {
         let status_of = |refusal: &Message| refusal.status().unwrap_or(500);
         let best = self.0.iter().min_by_key(|refusal| rank(status_of(refusal)))?;
         let status = status_of(best);
-        if own.is_some_and(|own| rank(own) < rank(status)) {
+        if own.is_some_and(|own| own_rank(own) < rank(status)) {
             return None;
         }
         let passed = match status {
@@ -67,11 +70,18 @@ fn rank(status: u16) -> (u16, u8) {
     match status {
         600.. => (0, 0),
         401 | 407 | 415 | 420 | 484 => (4, 0),
+        486 | 487 => (4, 1),
         480 => (4, 2),
-        482 => (4, 3),
-        408 => (4, 4),
+        482 => (4, 4),
+        408 => (4, 5),
+        400..500 => (4, 3),
         _ => (status / 100, 1),
     }
+}
+
+/// That of the relay's own answer: 408 says that a device rang, which a device's own 408 does not.
+fn own_rank(status: u16) -> (u16, u8) {
+    if status == 408 { rank(480) } else { rank(status) }
 }
 
 #[cfg(test)]
@@ -112,7 +122,19 @@ mod tests {
             (&[408, 480], None, Some(480)),
             (&[486, 484], None, Some(484)),
             (&[482, 486], None, Some(486)),
-            (&[408, 482], Some(408), Some(482)),
+            (&[408, 482], Some(408), None),
+            (&[408, 482], None, Some(482)),
+            (&[488, 486], None, Some(486)),
+            (&[488, 480], None, Some(480)),
+            (&[404, 488], None, Some(404)),
+            (&[488], None, Some(488)),
+            (&[482, 488], None, Some(488)),
+            (&[488], Some(480), None),
+            (&[488], Some(408), None),
+            (&[480], Some(408), Some(480)),
+            (&[415], Some(408), Some(415)),
+            (&[302], Some(408), Some(302)),
+            (&[488], Some(503), Some(488)),
             (&[500, 404], None, Some(404)),
             (&[404, 302], None, Some(302)),
             (&[302, 603], None, Some(603)),

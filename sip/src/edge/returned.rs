@@ -8,6 +8,9 @@
 //! | Via, From, Call-ID, CSeq, To | the request that it answers, as that came |
 //! | the tag of To, where the request had none; status, reason, Contact, every other header, the body | whoever answers |
 //!
+//! A 503 of a device speaks of the device alone. By RFC 3261 §21.5.4 its reader takes it for the relay's, which all devices share, and may leave
+//! that address for as long as its Retry-After says: 500 goes in its place (§16.7 step 6).
+//!
 //! Invariant: whatever the sender of a response has made of the headers that it was to copy, a response that is forwarded answers the request
 //! that it is for; what comes of a device is [`FROM_DEVICE_BYTES`] long at most.
 
@@ -32,13 +35,11 @@ pub fn forward_response(asked: &Message, response: &Message, from: Side) -> Byte
     }
 }
 
-/// The response that is forwarded: what came, or what goes in its place because it is beyond [`FROM_DEVICE_BYTES`].
+/// The response that is forwarded: what came, or what goes in its place because it is a device's and beyond [`FROM_DEVICE_BYTES`], or 503.
 pub fn fitting<'a>(asked: &Message, response: &'a Message, from: Side) -> Cow<'a, Message> {
     let bound = asked.head().len() + response.head().len() + response.body().len();
-    if from == Side::Upstream || bound <= FROM_DEVICE_BYTES {
-        return Cow::Borrowed(response);
-    }
-    if forward_response(asked, response, from).len() <= FROM_DEVICE_BYTES {
+    let is_short = || bound <= FROM_DEVICE_BYTES || forward_response(asked, response, from).len() <= FROM_DEVICE_BYTES;
+    if from == Side::Upstream || response.status() != Some(503) && is_short() {
         return Cow::Borrowed(response);
     }
     let status = response.status().filter(|status| *status < 200).unwrap_or(500);
@@ -56,6 +57,7 @@ pub fn is_fit(request: &Message) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Name;
 
     const INVITE: &str = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/TLS p;branch=z9hG4bK1\r\nv: SIP/2.0/UDP i;branch=z9hG4bK2, SIP/2.0/UDP j\r\n\
         Max-Forwards: 70\r\nf: \"Bob\" <sip:bob@example.com>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 7 INVITE\r\nl: 0\r\n\r\n";
@@ -103,6 +105,18 @@ mod tests {
         let bytes = forward_response(&asked, &parse("SIP/2.0 200 OK\r\nTo: <sip:a@b>;tag=new\r\n\r\n"), Side::Device);
         let answer = Message::parse(&bytes, &Limits::default()).unwrap();
         assert_eq!(answer.to().and_then(|to| to.tag()), Some("old"));
+    }
+
+    #[test]
+    fn a_503_of_a_device_goes_as_500_and_says_nothing_of_the_address_that_all_share() {
+        let asked = parse(INVITE);
+        let away = parse("SIP/2.0 503 x\r\nTo: <sip:a@b>;tag=t\r\nRetry-After: 86400\r\nWarning: 399 x\r\n\r\n");
+        let goes = fitting(&asked, &away, Side::Device);
+        assert_eq!((goes.status(), goes.has(Name::RetryAfter)), (Some(500), false));
+        assert_eq!(goes.to().and_then(|to| to.tag()), Some("t"));
+        assert_eq!(fitting(&asked, &away, Side::Upstream).status(), Some(503), "of a server");
+        let other = parse("SIP/2.0 504 x\r\nTo: <sip:a@b>;tag=t\r\n\r\n");
+        assert_eq!(fitting(&asked, &other, Side::Device).status(), Some(504));
     }
 
     #[test]

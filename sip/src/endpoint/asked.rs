@@ -7,17 +7,20 @@
 //! | has ended, and the device has another one | by that |
 //! | has ended, and the device has none | by the next one, within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked); later by none |
 //!
-//! An INVITE that begins a call is cancelled when its device has no flow any more: whoever is called shall not ring for nobody. Where it is
-//! answered all the same and the device does not come back, the call is ended for it with ACK and BYE.
+//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a client that closes
+//! one connection before it opens the next is back by then, and else whoever is called shall not ring for nobody. One to an emergency service (RFC 5031) is cancelled when
+//! its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered all the same and the device does not come back, the call is
+//! ended for it with ACK and BYE.
 //!
 //! Invariant: a request is answered by no flow but its own and those that its device has proved itself on. [`ASKED_PER_FLOW`] of a flow, and
 //! of a device without one, are remembered: of more, the latest.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::core::Timer;
 use super::dialogs::Passage;
+use super::outgoing::is_emergency;
 use super::{ClientOwner, Endpoint, Side};
 use crate::edge::forward;
 use crate::id::{BranchId, FlowId, InstanceId};
@@ -41,7 +44,15 @@ struct Asked {
 #[derive(Debug)]
 struct Waiting {
     asked: Asked,
+    /// When the INVITE that it has placed is cancelled, unless that has been done.
+    cancel_at: Option<Instant>,
     until: Instant,
+}
+
+impl Waiting {
+    fn due(&self) -> Instant {
+        self.cancel_at.map_or(self.until, |at| at.min(self.until))
+    }
 }
 
 /// The requests of devices that may not be answered yet.
@@ -114,15 +125,25 @@ impl Endpoint {
                     self.remember_asked(dialogs.flow, asked);
                 }
                 None => {
-                    if let Some(branch) = placed {
-                        self.core.transactions.cancel(now, branch, None);
-                    }
-                    if unheard && self.devices.knows(instance) {
-                        self.await_flow(now, Waiting { asked, until });
-                    }
+                    let may_come_back = unheard && self.devices.knows(instance);
+                    let Some(branch) = placed.filter(|_| !may_come_back) else {
+                        if may_come_back {
+                            let cancel_at = placed.map(|_| now + self.grace_for(server));
+                            self.await_flow(now, Waiting { asked, cancel_at, until });
+                        }
+                        continue;
+                    };
+                    self.core.transactions.cancel(now, branch, None);
                 }
             }
         }
+    }
+
+    /// How long the call that a device has placed goes on without a flow of it.
+    fn grace_for(&self, server: ServerId) -> Duration {
+        let timing = &self.core.settings.timing.edge;
+        let is_emergency = self.core.transactions.asked_by(server).is_some_and(is_emergency);
+        if is_emergency { timing.parked } else { timing.first_sign }
     }
 
     /// An earlier flow of a device has ended, by which it was answered as well.
@@ -135,7 +156,7 @@ impl Endpoint {
 
     fn await_flow(&mut self, now: Instant, new: Waiting) {
         let instance = new.asked.instance;
-        self.core.later(now, new.until.saturating_duration_since(now), Timer::Asked(instance));
+        self.core.later(now, new.due().saturating_duration_since(now), Timer::Asked(instance));
         let waiting = self.asked.waiting.entry(instance).or_default();
         if waiting.len() >= ASKED_PER_FLOW {
             waiting.remove(0);
@@ -166,16 +187,23 @@ impl Endpoint {
     pub(super) fn on_asked_due(&mut self, now: Instant, instance: InstanceId) {
         let instance = self.current(instance);
         let waiting = self.asked.waiting.remove(&instance).unwrap_or_default();
-        let (due, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|it| it.until <= now);
+        let (due, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|it| it.due() <= now);
         if !left.is_empty() {
             self.asked.waiting.insert(instance, left);
         }
-        for Waiting { asked, .. } in due {
+        for Waiting { asked, cancel_at, until } in due {
             let Some(branch) = asked.placed else { continue };
+            if cancel_at.is_some_and(|at| at <= now) {
+                self.core.transactions.cancel(now, branch, None);
+            }
+            if until > now {
+                self.await_flow(now, Waiting { asked, cancel_at: None, until });
+                continue;
+            }
             if self.core.transactions.is_pending(asked.server) {
                 // It was cancelled, and ends within 64·T1.
                 let until = now + self.core.settings.timing.edge.parked;
-                self.await_flow(now, Waiting { asked, until });
+                self.await_flow(now, Waiting { asked, cancel_at: None, until });
             } else {
                 self.hang_up_for(now, asked, branch);
             }

@@ -26,8 +26,8 @@ use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{Reply, ServerId};
 
-/// Bytes of a BYE that is kept beyond its time for a stream that ended unseen; a longer one is not.
-const LATE_BYTES: usize = 4_096;
+/// Bytes of a BYE that is kept beyond its time, for a stream that ended unseen or a device that is away; a longer one is not.
+pub(super) const LATE_BYTES: usize = 4_096;
 
 /// Where a request of a dialog goes.
 #[derive(Clone, Copy, Debug)]
@@ -133,8 +133,9 @@ impl Endpoint {
         hop: NextHop,
     ) {
         let branch = self.core.branch();
-        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
-        let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
+        // A request other than INVITE is never answered 408 (RFC 4320 §4.2). A device that is silent is away.
+        let is_for_server = hop.side == Side::Upstream;
+        let status = if request.method() == Some(Method::Invite) && is_for_server { 408 } else { 480 };
         if let Some(server) =
             self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)
         {
@@ -158,12 +159,14 @@ impl Endpoint {
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
             return self.on_forwarded_silence(now, server);
         }
-        if hop.side == Side::Device {
-            return self.note_forwarded(hop.flow, hop.device, branch);
-        }
-        self.note_asked_of_server(hop.flow, branch);
         if method == Method::Bye && is_short {
             self.core.transactions.expect_late(branch, hop.device);
+        }
+        if hop.side == Side::Device {
+            self.core.transactions.give_up_at(branch, now + self.core.settings.answer_timeout);
+            self.note_forwarded(hop.flow, hop.device, branch);
+        } else {
+            self.note_asked_of_server(hop.flow, branch);
         }
     }
 

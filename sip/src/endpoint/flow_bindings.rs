@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | has its flow | goes down that flow | likewise |
 //! | has none | 430 where it registered with a reg-id, so that its registrar tries another flow; else 480 | waits for [`parked`](crate::timing::EdgeTiming::parked), for the device may come back with the same call |
-//! | loses it while it rings | likewise, unless it has come by another one | – |
+//! | loses it while it rings | likewise, unless it has come by another one, or does so within [`first_sign`](crate::timing::EdgeTiming::first_sign) | – |
 //! | has been away for that long, has unregistered or was refused, or its grant is over | as with none: the Path says what it was | 480 |
 //!
 //! Invariant: nobody is pushed for one of these, and nothing of it outlives its flow for longer than a request of a dialog
@@ -28,11 +28,12 @@ impl Endpoint {
     }
 
     /// A device's leg of a call was lost, and it has no other. Whether its flow alone leads to it, and the call is so dealt
-    /// with: it goes on by the flow that the device has come by meanwhile, or it is over.
+    /// with: it goes on by the flow that the device has come by meanwhile or comes by soon, or it is over.
     pub(super) fn lose_only_flow(&mut self, now: Instant, call: CallId, instance: InstanceId) -> bool {
         let Some(status) = self.push_bindings.flow_failure(instance) else { return false };
         let flow = self.attachments.get(instance).map(|attached| attached.flow);
-        if !flow.is_some_and(|flow| self.calls.wants(call, instance, flow)) {
+        let goes_on = flow.is_some_and(|flow| self.calls.wants(call, instance, flow));
+        if !goes_on && !self.waits_for_lost(now, call, instance, Some(status)) {
             self.leave_call(now, call, instance, status);
         }
         true

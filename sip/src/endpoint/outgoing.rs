@@ -245,7 +245,7 @@ fn same_routes(named: &[Option<String>], routes: &[Box<str>]) -> bool {
 }
 
 /// Whether a request calls an emergency service: `urn:service:sos`, or one within (RFC 5031 §4.2).
-fn is_emergency(request: &Message) -> bool {
+pub(super) fn is_emergency(request: &Message) -> bool {
     if request.method() != Some(Method::Invite) {
         return false;
     }

@@ -4,7 +4,8 @@
 //! | the peer is away and | what happens | it comes back | it does not |
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
-//! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480; an INVITE 408 |
+//! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
+//! | a BYE for a device was answered 480 so | it waits [`LATE`]: whoever is not told stays in a call with nobody, and has no ear for the next | likewise, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
@@ -15,18 +16,19 @@
 //!
 //! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server that were not sent; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
-//! later (RFC 4320 §4.2).
+//! later (RFC 4320 §4.2). Of BYEs whose senders are told, and that were not sent, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
-use super::dialogs::{NextHop, Passage};
+use super::dialogs::{LATE_BYTES, NextHop, Passage};
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
-use crate::transaction::{Reply, ServerId};
+use crate::transaction::{LATE, Reply, ServerId};
 
 /// Requests that may wait for one device; a further one is answered 480. Those of one dialog take a half of it at most, and leave room for others.
 pub const WAITING_PER_DEVICE: usize = 16;
@@ -35,6 +37,11 @@ pub const WAITING_PER_SERVER: usize = 1000;
 /// Requests that may wait for one SIP server altogether, so that what it was sent and has not answered waits as well; a further one of these is
 /// given up.
 pub const ASKED_PER_SERVER: usize = 4_000;
+
+/// BYEs for one device that wait on when their senders are told that it is away; a further one is lost.
+pub const OWED_PER_DEVICE: usize = 8;
+/// Those for all devices, of at most 4 KiB each.
+pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.
 #[derive(Debug)]
@@ -48,6 +55,8 @@ struct Parked {
 enum What {
     /// It came while the peer was away. `device`: that of its dialog.
     Unsent { server: ServerId, request: Box<Message>, passage: Passage, device: InstanceId },
+    /// It is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
+    Owed { bye: Box<Message>, passage: Passage, _place: Arc<()> },
     /// It was sent on a device's flow that has ended.
     Sent,
     /// It was sent on a SIP server's stream that has ended, to this address.
@@ -56,20 +65,40 @@ enum What {
 
 /// The requests of dialogs that wait for a peer to come back, in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct ParkedRequests(HashMap<OfflinePeer, Vec<Parked>>);
+pub(super) struct ParkedRequests {
+    waiting: HashMap<OfflinePeer, Vec<Parked>>,
+    /// Each [`What::Owed`] has a copy.
+    places: Arc<()>,
+}
 
 impl ParkedRequests {
     /// How many peers are waited for.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.waiting.len()
+    }
+
+    fn of(&self, who: &OfflinePeer) -> &[Parked] {
+        self.waiting.get(who).map(|waiting| &waiting[..]).unwrap_or_default()
     }
 
     fn unsent(&self, who: &OfflinePeer) -> impl Iterator<Item = &Message> {
-        let waiting = self.0.get(who).map(|waiting| &waiting[..]).unwrap_or_default();
-        waiting.iter().filter_map(|it| match &it.what {
+        self.of(who).iter().filter_map(|it| match &it.what {
             What::Unsent { request, .. } => Some(&**request),
-            What::Sent | What::Asked { .. } => None,
+            What::Owed { .. } | What::Sent | What::Asked { .. } => None,
         })
+    }
+
+    /// A place for a BYE that a device is still to hear, if there is room.
+    fn place_of(&self, who: &OfflinePeer, bye: &Message) -> Option<Arc<()>> {
+        let owed = || {
+            self.of(who).iter().filter_map(|it| match &it.what {
+                What::Owed { bye, .. } => Some(bye),
+                What::Unsent { .. } | What::Sent | What::Asked { .. } => None,
+            })
+        };
+        let has_room = owed().count() < OWED_PER_DEVICE && Arc::strong_count(&self.places) <= OWED_MAX;
+        let is_new = owed().all(|other| other.call_id() != bye.call_id());
+        (has_room && is_new).then(|| self.places.clone())
     }
 
     /// How many requests wait for a peer that were not sent.
@@ -111,20 +140,21 @@ impl Endpoint {
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
         let what = What::Unsent { server, request: Box::new(request.clone()), passage, device };
-        let wait = if request.method() == Some(Method::Invite) {
-            self.core.settings.answer_timeout
-        } else {
-            self.core.settings.timing.edge.parked
-        };
+        let wait = self.patience_for(request.method() == Some(Method::Invite));
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
         if let OfflinePeer::Server(upstream) = who {
             self.want_flow_soon(now, upstream);
         }
     }
 
+    /// How long a request waits for its peer.
+    fn patience_for(&self, is_invite: bool) -> Duration {
+        if is_invite { self.core.settings.answer_timeout } else { self.core.settings.timing.edge.parked }
+    }
+
     /// A CANCEL of an INVITE that waits: nobody has seen it but us.
     pub(super) fn cancel_parked(&mut self, now: Instant, who: OfflinePeer, branch: BranchId) {
-        let Some(waiting) = self.parked.0.get_mut(&who) else { return };
+        let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
         let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
         self.dialogs.settle(server);
@@ -136,8 +166,18 @@ impl Endpoint {
     /// A device's flow has ended: what was forwarded on it, and has not gone to another one since, may still be answered by the next one.
     pub(super) fn lose_forwarded(&mut self, now: Instant, ended: FlowId, instance: InstanceId, branch: BranchId) {
         let is_there = self.core.transactions.flow_of(branch) == Some(ended);
-        if is_there && !self.park_sent(now, instance, branch) {
-            self.abandon_forwarded(now, branch);
+        if !is_there {
+            return;
+        }
+        if !self.park_sent(now, instance, branch) {
+            return self.abandon_forwarded(now, branch);
+        }
+        // It is by another one already: its next REGISTER may be minutes away.
+        let who = OfflinePeer::Device(instance);
+        if self.attachments.is_attached(instance) {
+            self.send_parked(now, who);
+        } else if self.attachments.dialog_flow(instance).is_some_and(|dialogs| dialogs.flow != ended) {
+            self.send_parked_in_dialogs(now, instance);
         }
     }
 
@@ -151,9 +191,10 @@ impl Endpoint {
     /// Parks what was sent on a flow for the next one.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let owner = self.core.transactions.progress(branch).map(|(owner, _)| owner);
-        let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_)));
+        // Nobody's is a BYE whose sender is told.
+        let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_) | ClientOwner::Nobody));
         if waits && self.devices.knows(instance) {
-            let until = now + self.core.settings.timing.edge.parked;
+            let until = now + self.patience_for(self.core.transactions.is_invite(branch));
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;
         }
@@ -169,7 +210,7 @@ impl Endpoint {
         address: Option<IpAddr>,
     ) -> bool {
         let who = OfflinePeer::Server(id);
-        let has_room = self.parked.0.get(&who).map_or(0, Vec::len) < ASKED_PER_SERVER;
+        let has_room = self.parked.waiting.get(&who).map_or(0, Vec::len) < ASKED_PER_SERVER;
         if has_room {
             let until = now + self.core.settings.timing.edge.parked;
             self.add_parked(now, who, Parked { branch, until, what: What::Asked { address } });
@@ -179,11 +220,11 @@ impl Endpoint {
 
     /// The peer is back: what waits goes to its flow, in the order in which it came.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
-        for waiting in self.parked.0.remove(&who).unwrap_or_default() {
+        for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
             let hop = match (who, &waiting.what) {
                 (OfflinePeer::Device(device), _) => self.hop_to_device(device),
                 (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.hop_to_server(id, *device),
-                (OfflinePeer::Server(_), What::Sent) => None,
+                (OfflinePeer::Server(_), What::Owed { .. } | What::Sent) => None,
                 (OfflinePeer::Server(id), What::Asked { address }) => {
                     if let Some(flow) = self.flow_to(id) {
                         self.ask_again(now, waiting.branch, flow, *address);
@@ -204,13 +245,14 @@ impl Endpoint {
         let Some(dialogs) = self.attachments.dialog_flow(device) else { return };
         let hop = NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device };
         let in_dialog = |request: &Message| request.to().is_some_and(|to| to.tag().is_some());
-        let waiting = self.parked.0.remove(&who).unwrap_or_default();
+        let waiting = self.parked.waiting.remove(&who).unwrap_or_default();
         let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.what {
             What::Unsent { request, .. } => in_dialog(request),
+            What::Owed { .. } => true,
             What::Sent | What::Asked { .. } => !self.rings(waiting.branch),
         });
         if !stay.is_empty() {
-            self.parked.0.insert(who, stay);
+            self.parked.waiting.insert(who, stay);
         }
         for waiting in go {
             self.send_one(now, waiting, hop);
@@ -223,6 +265,7 @@ impl Endpoint {
                 self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                 self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
             }
+            What::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
             // Not again: the copy of a call that waits is a leg of its own.
             What::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
                 self.turn_leg(waiting.branch, hop);
@@ -232,6 +275,16 @@ impl Endpoint {
                 self.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
             What::Asked { .. } => {}
+        }
+    }
+
+    /// A BYE that nobody waits for goes to its device, which may be away again before it hears it.
+    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, passage: Passage, hop: NextHop) {
+        let bytes = self.forwarded_bytes(bye, passage, &hop, branch);
+        // Full: the device's own session timer, or its user, ends the call.
+        if self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody).is_ok() {
+            self.core.transactions.expect_late(branch, hop.device);
+            self.note_forwarded(hop.flow, hop.device, branch);
         }
     }
 
@@ -256,14 +309,14 @@ impl Endpoint {
     ) {
         let rename = |waiting: &mut Parked| match &mut waiting.what {
             What::Unsent { device, .. } if *device == earlier => *device = successor,
-            What::Unsent { .. } | What::Sent | What::Asked { .. } => {}
+            What::Unsent { .. } | What::Owed { .. } | What::Sent | What::Asked { .. } => {}
         };
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
-        if let Some(waiting) = server.and_then(|server| self.parked.0.get_mut(&server)) {
+        if let Some(waiting) = server.and_then(|server| self.parked.waiting.get_mut(&server)) {
             waiting.iter_mut().for_each(rename);
         }
         let who = OfflinePeer::Device(successor);
-        for mut waiting in self.parked.0.remove(&OfflinePeer::Device(earlier)).unwrap_or_default() {
+        for mut waiting in self.parked.waiting.remove(&OfflinePeer::Device(earlier)).unwrap_or_default() {
             rename(&mut waiting);
             if let What::Unsent { server, .. } = &waiting.what {
                 self.core.transactions.adopt(*server, ServerOwner::Parked(who, waiting.branch));
@@ -276,15 +329,16 @@ impl Endpoint {
     pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
         let own = |waiting: &Parked| matches!(waiting.what, What::Unsent { device: of, .. } if of == device);
-        for waiting in self.parked.0.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
+        for waiting in self.parked.waiting.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
             self.give_up_one(now, waiting);
         }
-        let Some((server, waiting)) = server.and_then(|server| Some((server, self.parked.0.remove(&server)?))) else {
+        let Some((server, waiting)) = server.and_then(|server| Some((server, self.parked.waiting.remove(&server)?)))
+        else {
             return;
         };
         let (gone, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(own);
         if !left.is_empty() {
-            self.parked.0.insert(server, left);
+            self.parked.waiting.insert(server, left);
         }
         for waiting in gone {
             self.give_up_one(now, waiting);
@@ -292,28 +346,54 @@ impl Endpoint {
     }
 
     pub(super) fn on_parked_due(&mut self, now: Instant, who: OfflinePeer) {
-        let Some(waiting) = self.parked.0.get_mut(&who) else { return };
+        let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
         let (due, left): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().partition(|it| it.until <= now);
         if left.is_empty() {
-            self.parked.0.remove(&who);
+            self.parked.waiting.remove(&who);
         } else {
             *waiting = left;
         }
         for waiting in due {
-            let waits_on =
-                matches!(waiting.what, What::Asked { .. }) && self.core.transactions.is_patient(waiting.branch);
+            let was_sent = matches!(waiting.what, What::Sent | What::Asked { .. });
+            let waits_on = was_sent && self.core.transactions.is_patient(waiting.branch);
             if self.rings(waiting.branch) || waits_on {
+                self.tell_of_silence(now, &waiting);
                 let until = now + self.core.settings.timing.edge.parked;
                 self.add_parked(now, who, Parked { until, ..waiting });
+            } else if let Some(owed) = self.owed(now, who, &waiting) {
+                self.give_up_one(now, waiting);
+                self.add_parked(now, who, owed);
             } else {
                 self.give_up_one(now, waiting);
             }
         }
     }
 
+    /// A request of a dialog has waited for its device as long as its sender waits; the device may hear it all the same.
+    fn tell_of_silence(&mut self, now: Instant, waiting: &Parked) {
+        if let (What::Sent, Some((ClientOwner::Forwarded(server, _), _))) =
+            (&waiting.what, self.core.transactions.progress(waiting.branch))
+        {
+            self.on_forwarded_silence(now, server);
+        }
+    }
+
+    /// What a device is still to hear when the sender of a request is told that it is away: that a call is over.
+    fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
+        let (OfflinePeer::Device(_), What::Unsent { request, passage, .. }) = (who, &waiting.what) else { return None };
+        let is_short = request.head().len() + request.body().len() <= LATE_BYTES;
+        if request.method() != Some(Method::Bye) || !is_short {
+            return None;
+        }
+        let place = self.parked.place_of(&who, request)?;
+        let what = What::Owed { bye: request.clone(), passage: *passage, _place: place };
+        Some(Parked { branch: waiting.branch, until: now + LATE, what })
+    }
+
     fn give_up_one(&mut self, now: Instant, waiting: Parked) {
         match waiting.what {
             What::Unsent { server, .. } => self.on_forwarded_silence(now, server),
+            What::Owed { .. } => {}
             What::Sent if self.rings(waiting.branch) => {}
             What::Sent | What::Asked { .. } => self.abandon_forwarded(now, waiting.branch),
         }
@@ -336,6 +416,6 @@ impl Endpoint {
 
     fn add_parked(&mut self, now: Instant, who: OfflinePeer, waiting: Parked) {
         self.core.later(now, waiting.until.saturating_duration_since(now), Timer::Parked(who));
-        self.parked.0.entry(who).or_default().push(waiting);
+        self.parked.waiting.entry(who).or_default().push(waiting);
     }
 }

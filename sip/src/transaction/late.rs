@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | an INVITE has no response | it waits on, for Timer B is for what a network loses (RFC 3261 §17.1.1.2) | says 1xx: it goes on as if it were in time, and is cancelled if it was to be |
 //! | an INVITE was cancelled, and has no final response | it waits on: the CANCEL may have gone into a dead stream | has another stream: the CANCEL goes there |
+//! | a re-INVITE for a device has no response | its user says until when it waits, which is longer | likewise |
 //! | another request has no response | its user is told so, and it waits on | likewise: it goes there |
 //!
 //! Else a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. And whoever
@@ -42,6 +43,21 @@ impl<C: Copy, S: Copy> Table<C, S> {
         if let Some(client) = client.filter(|client| client.line.flow.is_reliable()) {
             client.patience = Patience::For(device);
         }
+    }
+
+    /// An INVITE that was just sent to a device by a stream is given up at this moment and not by Timer B, unless it is answered before: the
+    /// stream may be dead, and the device come back by another one.
+    pub fn give_up_at(&mut self, branch: BranchId, until: Instant) {
+        let key = ClientKey { branch, cancel: false };
+        let client = self.clients.get_mut(&key).filter(|client| client.line.flow.is_reliable());
+        if client.is_some_and(|client| client.machine.is_invite() && client.machine.wait_until(until)) {
+            self.arm_client(key);
+        }
+    }
+
+    /// Whether a client transaction is that of an INVITE.
+    pub fn is_invite(&self, branch: BranchId) -> bool {
+        self.clients.get(&ClientKey { branch, cancel: false }).is_some_and(|client| client.machine.is_invite())
     }
 
     /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. It looks

@@ -28,6 +28,10 @@ impl ClientMachine {
         }
     }
 
+    pub(super) fn is_invite(&self) -> bool {
+        matches!(self, Self::Invite(_))
+    }
+
     pub(super) fn may_cancel(&self) -> bool {
         matches!(self, Self::Invite(machine) if machine.may_cancel())
     }

@@ -28,6 +28,7 @@ mod tests;
 use std::time::Duration;
 
 pub use io::{Arrival, Expired, InviteChange, Reply, ServerId};
+pub use late::LATE;
 pub use matching::{RequestKey, invite_key};
 pub use table::{Asked, Table};
 

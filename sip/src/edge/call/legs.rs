@@ -72,9 +72,9 @@ impl Legs {
         self.of(instance).any(|leg| leg.begun_on == flow)
     }
 
-    /// The flow that a leg began on.
-    pub(super) fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
-        self.get(branch).map(|leg| leg.begun_on)
+    /// The flow that a leg began on, and that by which its device is.
+    pub(super) fn flows_of(&self, branch: BranchId) -> Vec<FlowId> {
+        self.get(branch).map(|leg| vec![leg.begun_on, leg.flow]).unwrap_or_default()
     }
 
     /// Whether a leg may be answered by this flow.
@@ -100,6 +100,11 @@ impl Legs {
     /// Likewise a leg of this device.
     pub(super) fn any_alive_of(&self, instance: InstanceId) -> bool {
         self.of(instance).any(Leg::is_alive)
+    }
+
+    /// Whether this device has said something to a leg that is not over, wherever it is.
+    pub(super) fn any_heard_of(&self, instance: InstanceId) -> bool {
+        self.of(instance).any(|leg| matches!(leg.phase, Phase::Alive | Phase::Rings))
     }
 
     /// Begins a leg. The oldest of the same device that are Sent beyond [`UNHEARD_MAX`] are over, and returned.

@@ -42,6 +42,7 @@
 mod announced;
 pub mod invite;
 mod legs;
+mod lost;
 pub mod provisional;
 mod refused;
 mod succession;
@@ -61,6 +62,7 @@ pub use announced::Announced;
 use bytes::Bytes;
 pub use invite::Invite;
 use legs::{Legs, Phase};
+use lost::Lost;
 pub use refused::MERGED;
 use refused::Refused;
 
@@ -79,6 +81,8 @@ struct Target {
     rings: bool,
     /// What it has said to one leg, while it may ring by another one.
     refused: Option<Box<Refused>>,
+    /// It is given up soon.
+    lost: Option<Lost>,
 }
 
 impl Target {
@@ -92,6 +96,7 @@ impl Target {
             has_it: false,
             rings: false,
             refused: None,
+            lost: None,
         }
     }
 }
@@ -371,9 +376,9 @@ impl Call {
         self.legs.confirm_before(branch)
     }
 
-    /// The flow that a leg began on.
-    pub fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
-        self.legs.begun_on(branch)
+    /// The flow that a leg began on, and that by which its device is.
+    pub fn flows_of(&self, branch: BranchId) -> Vec<FlowId> {
+        self.legs.flows_of(branch)
     }
 
     /// Whether a leg may be answered by this flow.
@@ -401,7 +406,7 @@ impl Call {
         let silence = self.arrived + self.timing.no_response;
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
-        let next = self.refusal_due().map_or(next, |at| at.min(next));
+        let next = [self.refusal_due(), self.lost_due()].into_iter().flatten().fold(next, Instant::min);
         // Nothing is repeated to a caller that has given up: it waits for the end alone.
         let repeat_at = self.invite()?.last_provisional.repeat_at().filter(|_| !self.state.is_final());
         Some(repeat_at.map_or(next, |at| at.min(next)))
@@ -597,8 +602,11 @@ impl Call {
         }
     }
 
-    /// The caller has its final answer; each device that was not out before is told how it ended for it.
-    pub fn close(&mut self) {
+    /// The caller has its final answer; each device that was not out before is told how it ended for it. The legs to cancel: all that may still be
+    /// answered but the winner's.
+    pub fn close(&mut self) -> Vec<BranchId> {
+        let answered_by = self.answered_by;
+        let legs = self.legs.end(|leg| Some(leg.branch) != answered_by);
         let winner = self.answered_by.and_then(|branch| self.instance_of(branch));
         if !self.state.is_final() {
             self.end_refused();
@@ -613,6 +621,7 @@ impl Call {
         if let Some(server) = self.server() {
             self.stage = Stage::Closed { server };
         }
+        legs
     }
 
     /// Whether the caller has its final answer.

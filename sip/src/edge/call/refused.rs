@@ -11,6 +11,14 @@
 //! notification, to the only INVITE that it knows. The one rings, the other does not, and the leg of which nothing was heard tells them apart.
 //! Until then that leg follows the device, and nothing new is asked of it: no further leg begins, and no push wakes it.
 //!
+//! What a device says for a person, and what its stack says of itself, are not the same to that person:
+//!
+//! | its refusal | its device has said that it rings | it has not |
+//! | --- | --- | --- |
+//! | 3xx, 486, 6xx | declined | declined |
+//! | 482; 401, 407, 420, 421 and 422, after which the caller's server sends the call again | declined | declined |
+//! | any other | declined | it has missed the call: nobody has heard of it |
+//!
 //! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
 
 use std::time::Instant;
@@ -84,8 +92,10 @@ impl Call {
 
     fn decline(&mut self, instance: InstanceId, response: &Message) -> Outcome {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
-        target.state = CallState::Declined;
-        self.changes.push((instance, CallState::Declined));
+        let is_missed = !target.rings && response.status().is_some_and(is_of_its_stack);
+        target.state = if is_missed { CallState::TimedOut } else { CallState::Declined };
+        let state = target.state;
+        self.changes.push((instance, state));
         if let Stage::Waiting(invite) = &mut self.stage {
             invite.refusals.add(response);
         }
@@ -99,4 +109,9 @@ impl Call {
         self.end_refused();
         Outcome::Fail
     }
+}
+
+/// Whether a refusal with this status says of a device that has not rung that its user knows nothing of the call.
+fn is_of_its_stack(status: u16) -> bool {
+    !matches!(status, 300..=399 | 401 | 407 | 420..=422 | MERGED | 486 | 600..)
 }

@@ -154,6 +154,25 @@ fn a_deadline_is_480_when_none_came_and_408_when_a_device_rang() {
 }
 
 #[test]
+fn no_leg_of_a_call_that_is_over_may_be_answered_but_the_winner_s() {
+    let now = Instant::now();
+    let three = || {
+        let mut pending = waiting_for(now, &[device(1), device(2), device(3)]);
+        for number in 1..=3 {
+            pending.forked(branch(number), device(number.into()), FlowId::Stream(number));
+        }
+        pending.on_response(now, branch(1), &response(180), ANSWER);
+        pending.on_flow_left(device(1), FlowId::Stream(1));
+        pending.on_response(now, branch(2), &response(486), ANSWER);
+        pending
+    };
+    assert_eq!(three().close(), [branch(1), branch(3)]);
+    let mut answered = three();
+    assert_eq!(answered.on_response(now, branch(3), &response(200), ANSWER), Outcome::Answer);
+    assert_eq!((answered.close(), answered.close()), (vec![branch(1)], vec![]));
+}
+
+#[test]
 fn each_device_that_rings_has_its_time_whatever_has_rung_before_it() {
     let now = Instant::now();
     let mut pending = waiting_for(now, &[device(1), device(2)]);
@@ -168,6 +187,34 @@ fn each_device_that_rings_has_its_time_whatever_has_rung_before_it() {
     pending.forked(branch(2), device(2), FlowId::Stream(2));
     pending.on_response(now + ANSWER, branch(2), &response(180), ANSWER);
     assert_eq!(pending.until(), now + RING + ANSWER, "the longest that a call may take");
+}
+
+#[test]
+fn what_a_device_refuses_by_itself_before_it_has_rung_its_user_has_missed() {
+    use CallState::{Declined, TimedOut};
+    let now = Instant::now();
+    for (status, unheard) in [
+        (302, Declined),
+        (486, Declined),
+        (603, Declined),
+        (482, Declined),
+        (422, Declined),
+        (400, TimedOut),
+        (404, TimedOut),
+        (415, TimedOut),
+        (480, TimedOut),
+        (488, TimedOut),
+        (500, TimedOut),
+        (503, TimedOut),
+    ] {
+        for (rings, state) in [(false, unheard), (true, Declined)] {
+            let mut pending = if rings { in_state(now, CallState::Ringing) } else { forked(now, &[1]) };
+            pending.take_changes();
+            assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), Outcome::Fail);
+            assert_eq!(pending.take_changes(), [(device(1), state)], "{status}, rings: {rings}");
+            assert_eq!(pending.state(), Declined, "the caller's server was refused");
+        }
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ impl Endpoint {
         if self.settle_refusals(now, call) {
             return;
         }
+        self.give_up_lost(now, call);
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.is_expected() {
             return self.on_expected_due(now, call);
@@ -93,8 +94,40 @@ impl Endpoint {
         if self.calls.get(call).is_some_and(Call::is_expected) {
             return self.leave_expected(instance, call);
         }
+        if !self.waits_for_lost(now, call, instance, None) {
+            self.give_up_device(now, call, instance);
+        }
+    }
+
+    fn give_up_device(&mut self, now: Instant, call: CallId, instance: InstanceId) {
         if self.calls.get_mut(call).is_some_and(|row| row.give_up(instance)) {
             self.conclude(now, call, 480);
+        }
+    }
+
+    /// Whether a device that nothing calls back has the call, and is given up only when it has had time to come back with it. `status`: what its caller
+    /// gets then.
+    pub(in crate::endpoint) fn waits_for_lost(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        instance: InstanceId,
+        status: Option<u16>,
+    ) -> bool {
+        let until = self.calls.get_mut(call).and_then(|row| row.wait_for_lost(now, instance, status));
+        if let Some(until) = until {
+            self.core.timers.set(until, Timer::Call(call));
+        }
+        until.is_some()
+    }
+
+    /// The devices that have not come back with the call.
+    fn give_up_lost(&mut self, now: Instant, call: CallId) {
+        for (instance, status) in self.calls.get_mut(call).map(|row| row.take_lost(now)).unwrap_or_default() {
+            match status {
+                Some(status) => self.leave_call(now, call, instance, status),
+                None => self.give_up_device(now, call, instance),
+            }
         }
     }
 
@@ -220,7 +253,7 @@ impl Endpoint {
             Outcome::Fail => {
                 let (moved, others) = row.others(branch);
                 self.cancel_legs(now, moved, None);
-                self.cancel_legs(now, others, Some(DECLINED_ELSEWHERE));
+                self.cancel_legs(now, others, (status >= 600).then_some(DECLINED_ELSEWHERE));
                 return self.conclude(now, call, 480);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),
@@ -292,13 +325,15 @@ impl Endpoint {
         let Some(server) = row.server() else { return };
         let again = row.is_closed();
         let dialog = row.invite().and_then(|invite| invite.message.call_id()).map(DialogMark::of);
-        row.close();
+        let legs = row.close();
         let (state, instances): (_, Vec<_>) = (row.state(), row.instances().collect());
         self.core.transactions.respond(now, server, status, response);
         self.tell_changes(call);
         if again {
             return;
         }
+        // However it has ended: a device that is away, and may come back with it, stops ringing then.
+        self.cancel_legs(now, legs, None);
         if let (Some(instance), Some(dialog)) = (self.calls.get(call).and_then(Call::answered_by), dialog) {
             self.core.event(Event::DialogBegun { call, instance, dialog });
         }
@@ -336,18 +371,24 @@ impl Endpoint {
     pub(super) fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
         for branch in legs {
             let sent = self.core.transactions.cancel(now, branch, reason);
-            if let Some(flow) = self.begun_on(branch).filter(|_| sent) {
+            let beside = if sent { self.flows_beside(branch) } else { Vec::new() };
+            for flow in beside {
                 self.core.transactions.cancel_beside(branch, flow);
             }
         }
     }
 
-    /// The flow that a leg began on, if it is open: its device may have another one, and ring by this one all the same.
-    fn begun_on(&self, branch: BranchId) -> Option<FlowId> {
-        let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return None };
-        let row = self.calls.get(call)?;
-        let (flow, instance) = (row.begun_on(branch)?, row.instance_of(branch)?);
-        self.attachments.carries(flow, instance).then_some(flow)
+    /// The open flows of a leg's device by which it may ring, whichever it has answered by last: that on which the leg began, and those by which the device was and is.
+    fn flows_beside(&self, branch: BranchId) -> Vec<FlowId> {
+        let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return Vec::new() };
+        let Some(row) = self.calls.get(call) else { return Vec::new() };
+        let Some(instance) = row.instance_of(branch) else { return Vec::new() };
+        let mut flows = row.flows_of(branch);
+        flows.extend(self.attachments.get(instance).map(|attached| attached.flow));
+        flows.sort_unstable();
+        flows.dedup();
+        flows.retain(|flow| self.attachments.carries(*flow, instance));
+        flows
     }
 
     /// A 2xx that nobody waits for must not leave the device in a call with nobody.

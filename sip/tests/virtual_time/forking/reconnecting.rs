@@ -134,6 +134,55 @@ fn a_phone_that_is_away_hears_that_another_one_has_answered() {
 }
 
 #[test]
+fn a_phone_that_is_away_and_given_up_stops_ringing_when_it_comes_back() {
+    for late in [false, true] {
+        let mut world = devices(2);
+        for number in [1, 2] {
+            attach(&mut world, number);
+        }
+        world.invite("call-1");
+        answer(&mut world, 2, 180);
+        let first = to_device(&world, 2, "INVITE");
+        if !late {
+            answer(&mut world, 1, 486);
+        }
+        world.input(Input::Closed(FlowId::Stream(2)));
+        let call = world.wakes()[0].call;
+        world.input(Input::DeviceUnreachable { call, instance: device(2) });
+        world.advance(seconds(6));
+        if late {
+            answer(&mut world, 1, 486);
+        }
+        assert_eq!((finals(&world)[0], ended(&world)), (486, vec![CallState::Declined]), "{late}");
+        world.instance = device(2);
+        world.attach(3);
+        let cancel = to_device(&world, 3, "CANCEL");
+        assert_eq!((branch(&cancel), reason(&cancel)), (branch(&first), None), "it has missed the call: {late}");
+        assert_eq!(branches_by(&world, 3, "CANCEL").len(), 1);
+    }
+}
+
+#[test]
+fn a_phone_that_has_the_call_needs_no_push_to_come_back_with_it() {
+    for back in [true, false] {
+        let (mut world, first) = ringing(true);
+        let call = world.wakes()[0].call;
+        world.input(Input::DeviceUnreachable { call, instance: device(1) });
+        world.advance(seconds(4));
+        assert_eq!(finals(&world), [], "it may be between two connections");
+        if back {
+            let second = come_back(&mut world);
+            reply(&mut world, &second, 482, "copy");
+            world.advance(seconds(20));
+            reply(&mut world, &first, 200, "one");
+        } else {
+            world.advance(seconds(2));
+        }
+        assert_eq!(finals(&world)[0], if back { 200 } else { 480 });
+    }
+}
+
+#[test]
 fn a_phone_that_has_started_again_takes_the_call_by_its_second_invite() {
     for (status, state) in [(200, CallState::Answered), (486, CallState::Declined)] {
         let (mut world, first) = ringing(true);
@@ -216,6 +265,26 @@ fn a_caller_that_hangs_up_ends_the_ringing_by_each_connection_that_is_open() {
     let (mut world, _) = ringing(false);
     cancel(&mut world);
     assert_eq!(branches_by(&world, 1, "CANCEL").len(), 1);
+}
+
+#[test]
+fn a_phone_that_speaks_by_its_earlier_connection_is_cancelled_by_its_next_one_as_well() {
+    let speaks_by_the_earlier = || {
+        let (mut world, first) = ringing(false);
+        come_back(&mut world);
+        world.reply(world.device(1), &first, 183, &[], "");
+        (world, first)
+    };
+    let (mut world, first) = speaks_by_the_earlier();
+    cancel(&mut world);
+    for number in [1, 2] {
+        assert_eq!(branches_by(&world, number, "CANCEL").iter().filter(|it| **it == branch(&first)).count(), 1);
+    }
+    // Its earlier connection ends before anybody hears the CANCEL, and it does not register again.
+    let (mut world, first) = speaks_by_the_earlier();
+    world.input(Input::Closed(FlowId::Stream(1)));
+    cancel(&mut world);
+    assert!(branches(&world, "CANCEL").contains(&branch(&first)), "{:?}", world.descriptions());
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn a_re_invite_that_rings_for_ever_is_cancelled_and_answered() {
     world.advance(seconds(4));
     assert_eq!(world.last("CANCEL").via().unwrap().text, again.via().unwrap().text);
     world.advance(seconds(33));
-    assert!(world.count("INVITE 408") > 0, "the device said nothing to it");
+    assert!(world.count("INVITE 480") > 0, "the device said nothing to it");
 }
 
 /// A world in which a call has waited for so many milliseconds when its device comes.

@@ -81,7 +81,109 @@ fn a_device_that_does_not_come_back_is_480_before_its_peer_gives_up() {
     world.advance(seconds(2));
     assert!(world.count("INVITE 480") > 0);
     world.attach(2);
+    assert_eq!(to_new_flow(&world), ["BYE"], "it is in a call with nobody, and has no ear for another one");
+}
+
+#[test]
+fn a_device_that_comes_back_late_hears_that_its_call_is_over() {
+    for noticed in [true, false] {
+        let (mut world, dialog) = in_call();
+        if noticed {
+            drop_device(&mut world);
+        }
+        dialog.send(&mut world, End::Caller, "BYE", 2);
+        world.advance(seconds(33));
+        assert_eq!(world.count("BYE 480"), usize::from(noticed), "its sender gives up after 32 s");
+        world.advance(seconds(300));
+        for flow in [2, 3] {
+            world.sent.clear();
+            world.attach(flow);
+            let heard = world.sent.iter().filter(|sent| sent.message.method_text() == Some("BYE"));
+            assert_eq!(heard.map(|sent| sent.flow).collect::<Vec<_>>(), [FlowId::Stream(flow)], "noticed: {noticed}");
+            if flow == 2 {
+                // It is away again, and nobody knows whether it has heard it.
+                world.input(Input::Closed(FlowId::Stream(2)));
+                world.advance(seconds(30));
+            }
+        }
+        let (device, bye) = (world.device(3), world.last("BYE"));
+        world.reply(device, &bye, 481, &[], "");
+        assert_eq!(world.count("BYE 481"), 0, "nobody asks any more");
+        world.attach(4);
+        assert_eq!(world.count("BYE"), 1);
+    }
+}
+
+#[test]
+fn a_device_that_hears_a_bye_by_a_stream_that_was_slow_answers_nobody() {
+    let (mut world, dialog) = in_call();
+    dialog.send(&mut world, End::Caller, "BYE", 2);
+    world.advance(seconds(120));
+    let (device, bye) = (world.device(1), world.last("BYE"));
+    world.reply(device, &bye, 200, &[], "");
+    assert_eq!((world.count("BYE"), world.count("BYE 200")), (1, 0));
+    world.attach(2);
     assert_eq!(to_new_flow(&world), [""; 0]);
+}
+
+#[test]
+fn byes_that_a_device_is_to_hear_late_are_bounded_and_end_with_it_and_with_their_time() {
+    let calls = ["c-0", "c-1", "c-2", "c-3", "c-4", "c-5", "c-6", "c-7", "c-8", "c-9"];
+    for wiped in [false, true] {
+        let mut world = World::registered();
+        let dialogs = calls.map(|call_id| Dialog::begin(&mut world, call_id, 200, &[]));
+        drop_device(&mut world);
+        for (cseq, dialog) in dialogs.iter().enumerate() {
+            dialog.send(&mut world, End::Caller, "BYE", 10 + cseq as u32);
+            dialog.send(&mut world, End::Caller, "BYE", 30 + cseq as u32);
+            world.advance(seconds(25));
+        }
+        if wiped {
+            world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+            world.advance(seconds(100));
+            assert_eq!(world.endpoint.counts().transactions, 0);
+        } else {
+            world.attach(2);
+            assert_eq!(to_new_flow(&world).len(), sip::endpoint::parked::OWED_PER_DEVICE, "one of each call");
+        }
+    }
+    // They are as late as what a stream delivers, and no later.
+    for (after, heard) in [(15 * 60, 1), (15 * 60 + 26, 0)] {
+        let (mut world, dialog) = in_call();
+        drop_device(&mut world);
+        dialog.send(&mut world, End::Caller, "BYE", 2);
+        world.advance(seconds(after));
+        world.attach(2);
+        assert_eq!(to_new_flow(&world).len(), heard, "{after} s");
+    }
+}
+
+#[test]
+fn a_re_invite_that_went_into_a_dead_stream_waits_for_its_device_as_one_that_came_later() {
+    // RFC 3261 §12.2.1.2: a 408 would end the dialog of a device that is in a dead spot for half a minute.
+    for noticed_after in [None, Some(5), Some(35)] {
+        for back in [true, false] {
+            let (mut world, dialog) = in_call();
+            dialog.send(&mut world, End::Caller, "INVITE", 2);
+            let invite = world.last("INVITE");
+            world.advance(seconds(noticed_after.unwrap_or(5)));
+            if noticed_after.is_some() {
+                drop_device(&mut world);
+            }
+            world.advance(seconds(110 - noticed_after.unwrap_or(5)));
+            if !back {
+                world.advance(seconds(8));
+                assert_eq!((world.count("INVITE 408"), world.count("INVITE 480")), (0, 0), "{noticed_after:?}");
+                world.advance(seconds(3));
+                assert!(world.count("INVITE 480") > 0, "{noticed_after:?}");
+                continue;
+            }
+            world.attach(2);
+            assert_eq!(to_new_flow(&world), ["INVITE"], "{noticed_after:?}");
+            world.reply(world.device(2), &invite, 200, &[CONTACT], SDP);
+            assert_eq!(world.count("INVITE 200"), 1);
+        }
+    }
 }
 
 #[test]

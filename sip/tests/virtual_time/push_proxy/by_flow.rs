@@ -155,11 +155,33 @@ fn a_device_that_loses_its_flow_while_it_rings_leaves_its_caller_waiting_for_nob
             through.world.reply(device, &invite, 180, &[], "");
         }
         close(&mut through, 1);
+        if rings {
+            through.advance(4);
+            assert_eq!(through.world.count("INVITE 430"), 0, "it may be between two connections");
+            through.advance(2);
+        }
         assert_eq!(through.world.count("INVITE 430"), 1, "rings: {rings}");
         assert_eq!(through.world.final_states(), [CallState::TimedOut]);
         through.advance(60);
         nothing_is_left(&through);
     }
+}
+
+#[test]
+fn a_device_that_closes_its_flow_before_it_opens_the_next_rings_on() {
+    let (mut through, path) = registered(OUTBOUND);
+    through.call("c", &path);
+    let invite = through.world.last("INVITE");
+    through.world.reply(through.world.device(1), &invite, 180, &[], "");
+    close(&mut through, 1);
+    through.advance(4);
+    through.registered(&register(2, OUTBOUND));
+    let copy = through.world.last("INVITE");
+    through.world.reply(through.world.device(2), &copy, 482, &[], "");
+    through.advance(20);
+    assert_eq!((through.world.count("INVITE 430"), through.world.count("CANCEL")), (0, 0));
+    through.world.reply(through.world.device(2), &invite, 200, &[("Contact", "<sip:alice@10.0.0.5:9>")], "");
+    assert_eq!((through.world.count("INVITE 200"), through.world.final_states()), (1, vec![CallState::Answered]));
 }
 
 #[test]

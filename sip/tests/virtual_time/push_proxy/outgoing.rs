@@ -414,7 +414,10 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
         let (invite, server, device): (Message, _, _) = (world.last("INVITE"), world.upstream, world.device(1));
         world.reply(server, &invite, 180, &[], "");
         match gone {
-            true => world.input(Input::Closed(FlowId::Stream(1))),
+            true => {
+                world.input(Input::Closed(FlowId::Stream(1)));
+                world.advance(crate::world::seconds(6));
+            }
             false => {
                 world.receive(device, &Begun { method: "CANCEL", ..call }.text(1, ""));
                 assert_eq!(world.count("CANCEL 200"), 1);
@@ -516,7 +519,41 @@ fn a_call_out_goes_on_when_its_device_has_moved_before_the_earlier_connection_en
     let ringing = through.world.sent.iter().rfind(|sent| sent.message.status() == Some(180)).unwrap();
     assert_eq!(ringing.flow, FlowId::Stream(2));
     through.world.input(Input::Closed(FlowId::Stream(2)));
+    through.advance(6);
     assert_eq!(flow_of(&through.world, "CANCEL"), server.flow);
+}
+
+#[test]
+fn a_call_out_waits_a_moment_for_a_device_that_is_between_two_connections() {
+    for (uri, waits) in [("sip:bob@example.com", 5), ("urn:service:sos", 24)] {
+        let placed = || {
+            let mut through = registered(&[]);
+            Begun { uri, ..Begun::new("INVITE") }.send(&mut through.world);
+            let (invite, server) = (through.world.last("INVITE"), through.world.upstream);
+            through.world.reply(server, &invite, 100, &[], "");
+            through.world.input(Input::Closed(FlowId::Stream(1)));
+            through.advance(waits - 1);
+            assert_eq!(through.world.count("CANCEL"), 0, "{uri}");
+            (through, invite)
+        };
+        let (mut through, invite) = placed();
+        through.registered(&Register::by(2));
+        through.advance(60);
+        assert_eq!(through.world.count("CANCEL"), 0, "{uri}");
+        let server = through.world.upstream;
+        through.world.reply(server, &invite, 180, &[], "");
+        let ringing = through.world.sent.iter().rfind(|sent| sent.message.status() == Some(180)).unwrap();
+        assert_eq!(ringing.flow, FlowId::Stream(2));
+
+        let (mut through, invite) = placed();
+        let server = through.world.upstream;
+        through.world.reply(server, &invite, 180, &[], "");
+        through.advance(2);
+        assert_eq!(through.world.count("CANCEL"), 1, "{uri}: whoever is called does not ring for nobody");
+        through.world.reply(server, &invite, 487, &[], "");
+        through.advance(100);
+        assert_eq!(through.world.endpoint.counts().transactions, 0);
+    }
 }
 
 #[test]
