@@ -368,7 +368,7 @@ impl Vault {
                 Ok(kept) => opened.push(kept),
                 Err(error) => {
                     if error == SealError::Broken && is_ours.is_none() {
-                        is_ours = Some(self.look_at_ring(true).await?.is_none());
+                        is_ours = Some(self.has_the_ring().await?);
                     }
                     let is_broken = error == SealError::Broken && is_ours == Some(true);
                     tracing::warn!(event = "kept-unreadable", %instance, %error, forgotten = is_broken, "something that was kept does not open here");

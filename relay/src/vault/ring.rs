@@ -122,6 +122,11 @@ impl Vault {
         })
     }
 
+    /// Whether this node's keyring is the one that the store names, by one look.
+    pub(super) async fn has_the_ring(&self) -> Result<bool, StoreError> {
+        Ok(matches!(self.look(false, true).await?, Compared::Stands))
+    }
+
     async fn look(&self, founds: bool, look_only: bool) -> Result<Compared, StoreError> {
         let Store::Redis(redis) = &self.0.store else { return Ok(Compared::Stands) };
         let keyring = &self.0.keyring;
