@@ -30,6 +30,8 @@ const NOTES_AT_ONCE: usize = 64;
 struct Changed {
     sealed: Sealed,
     lookup: Lookup,
+    /// Its lookup as the shard has it.
+    before: Lookup,
     lease: LeaseExpiry,
     /// One that is not leaves its lookup to another instance that has it.
     is_proven: bool,
@@ -194,13 +196,14 @@ impl Inner {
         change: impl FnOnce(&mut Record) -> Result<(), ChangeError>,
     ) -> Result<Changed, ChangeError> {
         let vault = &self.dependencies.vault;
-        let (sealed, (lookup, lease, is_proven)) = vault.reseal(status.id, &status.sealed, |record| {
+        let (sealed, (before, lookup, lease, is_proven)) = vault.reseal(status.id, &status.sealed, |record| {
+            let before = vault.lookup_of(record);
             // The shard may have cut a lease that was granted by a clock that was ahead, and know of a reminder that was not written.
             (record.expires_at, record.reminded) = (record.expires_at.min(status.expires_at), status.reminded);
             change(record)?;
-            Ok::<_, ChangeError>((vault.lookup_of(record), LeaseExpiry::of(record), record.proven))
+            Ok::<_, ChangeError>((before, vault.lookup_of(record), LeaseExpiry::of(record), record.proven))
         })?;
-        Ok(Changed { sealed, lookup, lease, is_proven })
+        Ok(Changed { sealed, lookup, before, lease, is_proven })
     }
 
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
@@ -209,10 +212,13 @@ impl Inner {
             // It is being enabled: the store would take it for one that nobody has told its app of.
             return Err(AccessError::Unknown.into());
         }
-        let Changed { sealed, lookup, lease, is_proven } = changed;
+        let Changed { sealed, lookup, before, lease, is_proven } = changed;
         let put = async || {
             let put = async {
                 match is_proven {
+                    true if before != lookup => {
+                        vault.put_moved(id, sealed, lease.expires_at, (before, lookup), fence).await
+                    }
                     true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
                     false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
                 }

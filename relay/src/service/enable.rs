@@ -14,7 +14,8 @@
 //!
 //! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
 //! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
-//! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them.
+//! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them. What was enabled later at another node,
+//! while the SIP server had not answered here, stands, and what was begun here is let go of.
 
 use std::convert::Infallible;
 use std::hash::Hash;
@@ -37,6 +38,7 @@ use super::keyed_mutex::KeyedGuard;
 use super::leavers::Word;
 use super::succession::Succession;
 use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
+use super::views;
 use crate::agent::Unanswerable;
 use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
@@ -44,6 +46,7 @@ use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
 use crate::audit::{Act, Whose};
 use crate::clock::{self, latest_now};
+use crate::domain::InstanceState;
 use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Holding;
@@ -91,6 +94,7 @@ impl Inner {
         let app_id = app.clone();
         let (new, secret) = self.new_instance(app, source, wish, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
+        let enabled_at = vault.open_lent(id, &sealed, |record| record.created_at).unwrap_or(u64::MAX);
         let (registration, later) = self.first_registration(new, &turn).await;
         // It ends with this, whatever comes of it.
         let (_enabling, is_over) = oneshot::channel();
@@ -99,11 +103,15 @@ impl Inner {
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
         }
         let (registration, asked) = registration?;
-        let earlier = match registration.state {
-            RegistrationState::Registered => earlier,
-            // Another node may have enabled it meanwhile.
-            _ => self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier),
-        };
+        // Another node may have enabled it meanwhile. What stood before is earlier, by whatever clock.
+        let (before, earlier) = (earlier, self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier));
+        if let Some(other) = earlier.filter(|other| Some(*other) != before)
+            && self.is_later(other, enabled_at).await
+        {
+            tracing::info!(event = "enabling-overtaken", instance = %id, later = %other, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
+            self.let_go(id).await;
+            return Err(EnableError::HungUp);
+        }
         let succession = match earlier {
             Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
             None => Succession::AtOnce,
@@ -131,6 +139,15 @@ impl Inner {
                 return Err(error.into());
             }
         };
+        if let Some(later) = placed.displaced.filter(|other| Some(*other) != before)
+            && self.is_later(later, enabled_at).await
+        {
+            tracing::info!(event = "enabling-overtaken", instance = %id, later = %later, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
+            self.let_go(id).await;
+            self.leave_nothing(id, lookup, expires_at).await;
+            self.clone().name_later(later, id, lookup);
+            return Err(EnableError::HungUp);
+        }
         let fence = placed.fence;
         let vouched = succession == Succession::Vouched;
         let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
@@ -172,6 +189,22 @@ impl Inner {
             (None, Some(as_written)) => find(as_written).await,
             (found, _) => Ok(found),
         }
+    }
+
+    /// Whether an instance, of whatever node, was enabled after this moment (seconds since 1970), and has not ended.
+    async fn is_later(&self, other: InstanceId, enabled_at: u64) -> bool {
+        let vault = &self.dependencies.vault;
+        let status = match self.look_as_relay(other).await {
+            Ok(status) => Some(status).filter(|status| status.state != InstanceState::Ending),
+            Err(_) => vault.load(other).await.ok().flatten().map(views::by_record),
+        };
+        let stands = status.filter(|_| vault.tombstones().forbids(other).is_none());
+        stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)
+    }
+
+    /// Has the store name an instance again whose place this one had taken in the moment in which it was stored.
+    fn name_later(self: Arc<Self>, later: InstanceId, id: InstanceId, lookup: Lookup) {
+        tokio::spawn(async move { self.name_again(later, Some(id), &lookup).await });
     }
 
     /// Unregisters what was not enabled after all.

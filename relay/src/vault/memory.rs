@@ -280,7 +280,7 @@ fn write(
     fence: Fence,
 ) -> Placed {
     let (lookup, may_take) = match naming {
-        Naming::Takes(lookup) => (lookup, true),
+        Naming::Takes(lookup) | Naming::Moves(_, lookup) => (lookup, true),
         Naming::Leaves(lookup) => (lookup, false),
     };
     let takes_lookup = may_take && table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);

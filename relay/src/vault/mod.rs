@@ -262,6 +262,22 @@ impl Vault {
         self.place(id, sealed, expires_at, Naming::Takes(lookup), fence).await
     }
 
+    /// Updates a record of which the lookup changes: it takes the new one whatever the store has of an earlier try whose answer was lost, and has the one
+    /// before no more.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_moved(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        (before, lookup): (&Lookup, &Lookup),
+        fence: Fence,
+    ) -> Result<Placed, StoreError> {
+        self.place(id, sealed, expires_at, Naming::Moves(before, lookup), fence).await
+    }
+
     /// Creates or updates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it
     /// [takes](Self::take_lookup) that.
     ///

@@ -91,8 +91,10 @@ impl Fence {
 /// What a record that is written does with its lookup where that names another instance.
 #[derive(Clone, Copy)]
 pub(super) enum Naming<'a> {
-    /// The lookup names the record's instance from then on.
+    /// The lookup names the record's instance from then on, where it is another one than the record had.
     Takes(&'a Lookup),
+    /// The second one does in any case, and the first one no more: its device has another token. Done again it does the same.
+    Moves(&'a Lookup, &'a Lookup),
     /// The lookup goes on naming the other one.
     Leaves(&'a Lookup),
 }

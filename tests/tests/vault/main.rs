@@ -386,8 +386,18 @@ async fn a_new_push_token_moves_the_lookup(bench: &Bench) {
     vault.put(id(1), &vault.seal(id(1), &changed), expires_at, &new, fence).await.expect("put");
     assert_eq!(vault.find(&old).await, Ok(None));
     assert_eq!(vault.find(&new).await, Ok(Some(id(1))));
+    // An earlier try has written the record, and was cut off before the names.
+    changed.device.call_push.token = PushToken::new("another-new-token");
+    let (moved, fence) = (vault.lookup_of(&changed), load(&vault, 1).await.expect("stored").fence);
+    vault.put(id(2), &vault.seal(id(2), &changed), expires_at, &moved, Fence::NEW).await.expect("put");
+    let sealed = vault.seal(id(1), &changed);
+    vault.put_beside(id(1), &sealed, expires_at, &moved, fence).await.expect("put");
+    assert_eq!(vault.find(&moved).await, Ok(Some(id(2))));
+    let placed = vault.put_moved(id(1), &sealed, expires_at, (&new, &moved), fence).await.expect("put");
+    assert_eq!((placed.displaced, vault.find(&moved).await), (Some(id(2)), Ok(Some(id(1)))));
+    assert_eq!(vault.find(&new).await, Ok(None));
     assert_eq!(vault.erase(id(1), &old).await, Ok(true));
-    assert_eq!(vault.find(&new).await, Ok(None), "also when the one who erases knows only the old one");
+    assert_eq!(vault.find(&moved).await, Ok(None), "also when the one who erases knows only the old one");
 }
 
 async fn a_restarted_node_claims_its_own_at_once_each_once_and_in_batches(bench: &Bench) {

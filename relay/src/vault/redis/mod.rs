@@ -81,6 +81,8 @@ const RELEASED: &str = "-";
 enum Writing {
     /// It is new, or changed.
     Put,
+    /// It is changed, and takes its lookup, which is not the one that it had before.
+    PutMoved,
     /// Likewise, and leaves its lookup to another instance that has it.
     PutBeside,
     /// The store has lost it, or has it as it was before.
@@ -155,9 +157,16 @@ impl RedisStore {
     ) -> Result<Placed, StoreError> {
         let (lookup, writing) = match naming {
             Naming::Takes(lookup) => (lookup, Writing::Put),
+            Naming::Moves(_, lookup) => (lookup, Writing::PutMoved),
             Naming::Leaves(lookup) => (lookup, Writing::PutBeside),
         };
-        self.write(owner, id, sealed, ends, lookup, fence, writing).await.map(|(placed, _)| placed)
+        let (placed, _) = self.write(owner, id, sealed, ends, lookup, fence, writing).await?;
+        if let Naming::Moves(before, lookup) = naming
+            && before != lookup
+        {
+            self.unpoint(before, id).await?;
+        }
+        Ok(placed)
     }
 
     /// Has a lookup name an instance, whatever it named before.
@@ -228,10 +237,13 @@ impl RedisStore {
             self.unindex(&owner.node, &[id]).await?;
             return Err(refused);
         }
+        let fence_before = fence;
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
         self.mark(owner, connection).await?;
         let earlier = Lookup::parse(&text(earlier));
-        let takes = writing != Writing::PutBeside && earlier != Some(*lookup);
+        // One that was written before, and whose answer was lost, takes its lookup all the same.
+        let is_taken = earlier == Some(*lookup) && fence_before != Fence::NEW && writing != Writing::PutMoved;
+        let takes = writing != Writing::PutBeside && !is_taken;
         let displaced = self.point(lookup, id, left_ms, takes).await?;
         if let Some(earlier) = earlier.filter(|earlier| earlier != lookup) {
             self.unpoint(&earlier, id).await?;

@@ -80,7 +80,7 @@ async fn what_a_slow_sip_server_accepts_at_last_is_not_stored_before_its_enablin
     let standing = world.enable_as(&wish).await?;
     // Just longer than an enabling waits; what it asks the store then takes longer than the rest.
     world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_millis(6_050)));
-    gate.slow_down(Duration::from_millis(300));
+    gate.slow_down(Duration::from_millis(200));
     let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
     let is_stored = || async { (records() > 1).then_some(()) };
     let stored = world.until("a second record", is_stored);

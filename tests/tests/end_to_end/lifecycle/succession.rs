@@ -1,6 +1,6 @@
 //! An account that is enabled again while its SIP server cannot say yet whether the new credentials are right.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tests::api_client::{ApiClient, Instance};
@@ -326,4 +326,36 @@ async fn what_an_earlier_version_has_kept_by_the_spelling_of_its_user_is_found_a
     assert_eq!(world.api.read(&earlier).await?.status, 200);
     world.disable(&later).await?;
     world.await_gone(&earlier).await
+}
+
+/// The phone asks one node by Wi-Fi, hears nothing, and asks another one by its mobile network.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_enabled_later_at_another_node_stands_when_the_sip_server_accepts_the_first_one_at_last() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let wish = world.android_wish("token-of-who-asks-twice");
+    let slow = Behaviour::Slow(Duration::from_secs(4));
+    world.registrar.script(&world.aor(), &[slow, Behaviour::Accept]);
+    let there = other.api();
+    let (first, second) = tokio::join!(world.api.enable(&wish), async {
+        // Proven, and not answered yet.
+        let is_asked = || async { (world.registrar.registers(&world.aor()).len() > 1).then_some(()) };
+        world.until("the first node's REGISTER", is_asked).await?;
+        // A record tells the second in which it was enabled.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        there.enabled(&wish).await.map_err(Missed::from)
+    });
+    let (first, second) = (first?, second?);
+    assert_eq!(first.status, 503, "{}", first.text());
+    world.await_contacts(1).await?;
+    let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
+    assert_eq!(records(), 1);
+    let caller = world.call()?;
+    let push = world.android_push().await?;
+    assert_eq!(push["instance"], json!(second.id));
+    world.cancel(&caller).await?;
+    let receipt = there.disable(&second).await?;
+    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    world.await_contacts(0).await?;
+    Ok(())
 }
