@@ -375,6 +375,7 @@ impl Endpoint {
             registrar,
             transport,
             local: self.core.settings.sent_by(Side::Upstream, transport).host,
+            hosts: self.core.settings.contact_hosts(),
             branch,
             epoch: &self.core.epoch,
         };

@@ -84,6 +84,11 @@ impl Settings {
         SentBy { host, transport }
     }
 
+    /// How this relay names itself in Contacts, in the order of [`CONTACT_TRANSPORTS`](crate::registration::request::CONTACT_TRANSPORTS).
+    pub(super) fn contact_hosts(&self) -> [&str; 3] {
+        [&self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
+    }
+
     /// How long a request may wait for its final answer, and what follows from it.
     pub(super) fn answered_within(&self) -> Duration {
         self.ring_timeout + self.answer_timeout + self.timing.upstream.replaced

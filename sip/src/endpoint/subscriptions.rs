@@ -102,7 +102,8 @@ impl Endpoint {
         let branch = self.core.branch();
         let Some((flow, transport)) = self.flow_of_registration(binding) else { return };
         let local = self.core.settings.sent_by(Side::Upstream, transport).host;
-        let head = RequestContext { registrar: "", transport, local, branch, epoch: &self.core.epoch };
+        let hosts = self.core.settings.contact_hosts();
+        let head = RequestContext { registrar: "", transport, local, hosts, branch, epoch: &self.core.epoch };
         if let Some(bytes) = subscription.compose_end(binding, &head) {
             // Full: the subscription runs out by itself.
             let _ = self.core.transactions.send(now, branch, Method::Subscribe, bytes, flow, ClientOwner::Nobody);
@@ -140,7 +141,8 @@ impl Endpoint {
         let Some(registration) = self.bindings.get(binding) else { return };
         let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         let local = self.core.settings.sent_by(Side::Upstream, transport).host;
-        let head = RequestContext { registrar: "", transport, local, branch, epoch: &self.core.epoch };
+        let hosts = self.core.settings.contact_hosts();
+        let head = RequestContext { registrar: "", transport, local, hosts, branch, epoch: &self.core.epoch };
         let bytes = subscription.compose(binding, &head, registration.service_route());
         subscription.sent(branch);
         let owner = ClientOwner::Subscribe(binding);

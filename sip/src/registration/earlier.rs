@@ -55,14 +55,15 @@ impl Registration {
 
     /// The Contacts that the last REGISTER named are not named again; whether there were any.
     pub(super) fn forget_named(&mut self) -> bool {
+        let had_others = self.contacts.forget_others();
         if !self.has_earlier() {
-            return false;
+            return had_others;
         }
         let named = self.with_rare(|rare| {
             let named = std::mem::take(&mut rare.earlier.named);
             rare.earlier.hosts.drain(..named);
             named
         });
-        named > 0
+        named > 0 || had_others
     }
 }

@@ -19,7 +19,7 @@
 //! | 401, 407 without a challenge that can be read, to one that was accepted before | BackingOff | no credentials were refused |
 //! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
 //! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
-//! | other 4xx, 6xx to a REGISTER that takes another relay's Contact away | Asking, once | without that |
+//! | other 4xx, 6xx to a REGISTER that takes another Contact away: another relay's, or the own one by another transport | Asking, once | without that |
 //! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
@@ -84,8 +84,8 @@ use earlier::Earlier;
 use grant::RegistrarInfo;
 pub use owners::{Standing, SuspendedAuth};
 use refusals::{leads_to, retry_after, wanted_interval};
-use request::RegisterRequest;
 pub use request::{ContactHosts, RequestContext};
+use request::{Contacts, RegisterRequest};
 pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
 
 /// The longest registration lifetime that is wished for or believed.
@@ -195,6 +195,8 @@ pub struct Registration {
     is_refused: bool,
     /// Whether the server may hold the Contact.
     bound: Bound,
+    /// By which transports.
+    contacts: Contacts,
     /// The last attempt succeeded.
     registered: bool,
     /// RFC 5626 is asked for; not any more after a 439.
@@ -257,6 +259,7 @@ impl Registration {
             refusals: 0,
             is_refused: false,
             bound: Bound::default(),
+            contacts: Contacts::default(),
             registered: false,
             outbound: true,
         }
@@ -407,6 +410,7 @@ impl Registration {
     /// Writes the REGISTER.
     pub fn compose(&mut self, head: &RequestContext<'_>) -> Bytes {
         self.cseq += 1;
+        self.contacts.on_sent(head.transport, self.goal == Goal::Registered);
         let answers = match &self.state {
             State::Asking(asking) => &asking.answers[..],
             _ => &[],
@@ -420,6 +424,7 @@ impl Registration {
             instance: self.sip_instance,
             outbound: self.outbound,
             earlier: self.earlier_hosts(),
+            others: self.contacts.others(),
             answers,
         };
         request.write(head)
@@ -605,6 +610,7 @@ impl Registration {
             let left = grant::left(self.binding, response);
             self.bound.on_listed(now, left);
             self.registered = false;
+            self.contacts.forget_others();
             self.state = State::LetGo;
             return Step::Unregistered { confirmed: left.is_zero() };
         }

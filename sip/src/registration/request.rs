@@ -13,6 +13,52 @@ use crate::flow::Transport;
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Method, Name};
 
+/// The transports that Contacts name.
+pub const CONTACT_TRANSPORTS: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
+
+/// The transports of Contacts, as bits in the order of [`CONTACT_TRANSPORTS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways(u8);
+
+impl Ways {
+    fn of(transport: Transport) -> Self {
+        Self(match transport {
+            Transport::Udp => 1,
+            Transport::Tcp => 2,
+            Transport::Tls | Transport::Wss => 4,
+        })
+    }
+}
+
+/// By which transports Contacts of a binding may stand at its registrar, and by which one the last REGISTER went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Contacts {
+    may_stand: Ways,
+    latest: Ways,
+}
+
+impl Contacts {
+    /// A REGISTER goes by this transport. `registers`: not to unregister.
+    pub(super) fn on_sent(&mut self, transport: Transport, registers: bool) {
+        self.latest = Ways::of(transport);
+        if registers {
+            self.may_stand.0 |= self.latest.0;
+        }
+    }
+
+    /// Those by other transports than the last REGISTER's.
+    pub(super) fn others(self) -> Ways {
+        Ways(self.may_stand.0 & !self.latest.0)
+    }
+
+    /// They are gone, or are to be named no more; whether there were any.
+    pub(super) fn forget_others(&mut self) -> bool {
+        let had = self.others() != Ways::default();
+        self.may_stand.0 &= self.latest.0;
+        had
+    }
+}
+
 /// The parts of a request that the endpoint adds.
 #[derive(Debug)]
 pub struct RequestContext<'a> {
@@ -22,6 +68,8 @@ pub struct RequestContext<'a> {
     pub transport: Transport,
     /// `host:port` of this relay on that transport.
     pub local: &'a str,
+    /// `host:port` of this relay on each transport that Contacts name, in the order of [`CONTACT_TRANSPORTS`].
+    pub hosts: [&'a str; 3],
     /// The client transaction.
     pub branch: BranchId,
     /// A tag that stays for the life of the endpoint; makes Call-ID and From tag its own after a restart.
@@ -64,6 +112,8 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) outbound: bool,
     /// Where it was registered by other relays, whose Contacts go.
     pub(super) earlier: &'a [Arc<ContactHosts>],
+    /// By which other transports it was registered from here: those Contacts go, too.
+    pub(super) others: Ways,
     pub(super) answers: &'a [(Challenger, String)],
 }
 
@@ -102,6 +152,11 @@ impl RegisterRequest<'_> {
         let earlier = self.earlier.iter().map(|hosts| hosts.on(head.transport));
         for host in earlier.filter(|host| *host != head.local) {
             contact += &format!(", {};expires=0", self.contact_uri(head.transport, host));
+        }
+        for (transport, host) in CONTACT_TRANSPORTS.into_iter().zip(head.hosts) {
+            if self.others.0 & Ways::of(transport).0 != 0 {
+                contact += &format!(", {};expires=0", self.contact_uri(transport, host));
+            }
         }
         contact
     }

@@ -79,12 +79,17 @@ impl Walk {
     }
 
     fn send(&mut self) -> Message {
+        self.send_by(Transport::Tls)
+    }
+
+    fn send_by(&mut self, transport: Transport) -> Message {
         self.branches += 1;
         let branch = BranchId::new(self.branches << 16, ShardTag(0));
         let head = RequestContext {
             registrar: "sip:example.com",
-            transport: Transport::Tls,
+            transport,
             local: "r:1",
+            hosts: ["r:2", "r:3", "r:1"],
             branch,
             epoch: "e",
         };
@@ -526,4 +531,48 @@ fn what_an_answer_says_beside_its_status_counts_when_it_crosses_another_goal_too
     let (_, mut walk) = crossing(439, &[]);
     walk.registration.begin();
     assert!(!walk.send().text(Name::Supported).unwrap().contains("outbound"));
+}
+
+/// A registrar without RFC 5626 has a row for each.
+#[test]
+fn the_contact_by_another_transport_goes_with_the_first_register_by_the_next() {
+    let user = BindingId::new(1 << 16, ShardTag(0));
+    let contacts = |register: &Message| register.text(Name::Contact).unwrap().to_owned();
+    let by_tls = format!(", <sip:{user}@r:1;transport=tls>;expires=0");
+    let moved = || {
+        let mut walk = Walk::to("Registered");
+        assert_eq!(step(&walk.registration.on_flow_lost()), "WantFlow");
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        assert!(contacts(&walk.send_by(Transport::Udp)).ends_with(&by_tls));
+        walk
+    };
+    // Until that was answered it is named again.
+    let mut walk = moved();
+    assert_eq!(step(&walk.registration.on_flow_lost()), "WantFlow");
+    walk.registration.begin();
+    let third = contacts(&walk.send_by(Transport::Tcp));
+    assert!(third.contains(&by_tls) && third.contains(&format!(", <sip:{user}@r:2>;expires=0")), "{third}");
+    assert_eq!(walk.respond(200, &[]), "Refreshed");
+    let refresh = |walk: &mut Walk, transport| {
+        let at = walk.registration.deadline().unwrap();
+        walk.registration.on_deadline(at);
+        walk.registration.begin();
+        contacts(&walk.send_by(transport))
+    };
+    assert_eq!(refresh(&mut walk, Transport::Tcp).matches("sip:").count(), 1, "once");
+    assert_eq!(walk.respond(200, &[]), "Refreshed");
+    let back = refresh(&mut walk, Transport::Tls);
+    assert!(back.ends_with(&format!(", <sip:{user}@r:3;transport=tcp>;expires=0")), "{back}");
+    // A registrar that takes one Contact only is asked again at once.
+    let mut walk = moved();
+    assert_eq!(walk.respond(400, &[]), "Send");
+    assert!(!contacts(&walk.send_by(Transport::Udp)).contains("expires=0"));
+    // What is unregistered by the next one goes by each.
+    let mut walk = moved();
+    walk.respond(503, &[]);
+    let now = walk.now;
+    assert_eq!(step(&walk.registration.aim(now, Goal::Gone)), "WantFlow");
+    walk.registration.begin();
+    let gone = contacts(&walk.send_by(Transport::Udp));
+    assert_eq!(gone.matches("expires=0").count(), 2, "{gone}");
 }

@@ -265,7 +265,8 @@ impl Upstreams {
             (Some(began), false) => {
                 registration.asks = None;
                 upstream.window.end(began);
-                !upstream.pacing && !(upstream.urgent.is_empty() && upstream.queue.is_empty())
+                let waiting = upstream.urgent.len() + upstream.queue.len();
+                !upstream.pacing && waiting > 0
             }
             _ => false,
         };
