@@ -172,7 +172,7 @@ async fn a_certificate_is_ordered_at_the_https_listener_told_of_until_it_comes_a
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    assert_eq!(names, ["account.json", "certificate.key", "certificate.pem"]);
+    assert_eq!(names, ["account.json", "certificate.key", "certificate.pem", "issued.json"]);
     let account = fs::read(relay.state().join("account.json")).expect("an account");
     // A CA that looks when nothing is to be proved sees nothing, and a client that offers more than that is an ordinary one.
     assert!(connect(relay.api, trusting(std::slice::from_ref(&root), &[b"acme-tls/1"])).await.is_err());

@@ -61,6 +61,6 @@ async fn a_push_service_that_fails_is_named_everywhere_and_takes_no_relay_out_of
     caller.expect(180, SOON).await?;
     let (status, body) = world.until("the answer of /readyz", readyz).await?;
     assert_eq!((status, fails(&body, "apns")), (200, None), "it is well again: {body}");
-    assert_eq!(world.relay.log().matches("the push service fails").count(), 1, "one line for one change");
+    assert_eq!(world.relay.log().matches("the push service fails").count(), 2, "one line for one change of each");
     Ok(())
 }
