@@ -34,6 +34,8 @@ pub struct Settings {
     /// Where it connects and registers: `sip:127.0.0.1:5061;transport=tls`, or `;transport=ws` for a secure WebSocket. The
     /// host is what TLS verifies.
     pub server: String,
+    /// Where it connects in place of that, because something lies in between.
+    pub way: Option<SocketAddr>,
     /// Its AOR.
     pub aor: String,
     /// The digest's user.
@@ -69,6 +71,7 @@ impl Settings {
         let host = Uri::parse(server).map(|uri| uri.host.to_owned()).unwrap_or_default();
         Self {
             server: server.to_owned(),
+            way: None,
             aor: format!("sip:{username}@{host}"),
             username: username.to_owned(),
             password: password.to_owned(),
@@ -132,7 +135,7 @@ impl Phone {
             Ok(ip) => Some(SocketAddr::new(ip, port)),
             Err(_) => (host, port).to_socket_addrs()?.find(SocketAddr::is_ipv4),
         };
-        let server = server.ok_or_else(|| io::Error::other("the server has no IPv4 address"))?;
+        let server = settings.way.or(server).ok_or_else(|| io::Error::other("the server has no IPv4 address"))?;
         let transport = match uri.transport() {
             Some("udp") => Transport::Udp,
             Some("tcp") => Transport::Tcp,

@@ -13,15 +13,16 @@ type Outcome = tests::world::Outcome;
 async fn a_page_whose_connection_is_dead_is_known_to_be_gone_before_anybody_calls() -> Outcome {
     let world = World::with(|setup| {
         setup.timing = 0.1;
-        setup.environment.push(("SIPWAKE_EDGE__FLOW_DOMAINS".to_owned(), "example.test".to_owned()));
+        setup.environment.push(("SIPWAKE_EDGE__FLOW_DOMAINS".to_owned(), "*".to_owned()));
     })
     .await?;
     let mut way = Gate::closed(world.relay.websocket_address());
     way.open_slow(Duration::from_millis(1)).expect("a way");
-    let edge = format!("sip:{};transport=ws", way.address());
+    let edge = format!("sip:{};transport=ws", world.relay.websocket_address());
     let (user, registrar) =
         (("alice", &*world.registrar.password("alice").expect("a user")), world.registrar.uri(world.transport));
-    let page = PushPhone::new(&edge, &registrar, &world.aor(), user, &world.authority);
+    let mut page = PushPhone::new(&edge, &registrar, &world.aor(), user, &world.authority);
+    page.settings.way = Some(way.address());
     let (_page, _) = page.wake(SOON).await?;
     world.await_metric("sipwake_edge_flows", 1.0).await?;
     // What the relay writes does not arrive from now on, and no end is told.
