@@ -262,3 +262,36 @@ pub async fn what_a_node_says_of_itself_is_believed_from_the_node_alone(bench: &
     }
     assert_eq!(b.note_of("d").await, Ok(None));
 }
+
+pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end(bench: &Bench) {
+    let (b, c) = (bench.node("b"), bench.node("c"));
+    b.hold_lease().await.expect("leased");
+    for number in 1..=60 {
+        let a = bench.node("a");
+        a.hold_lease().await.expect("leased");
+        let (lookup, _) = enable(&a, number, &format!("user{number}")).await;
+        a.release_lease().await.expect("released");
+        let (erased, claimed) = tokio::join!(c.erase(id(number), &lookup), claim_all(&b, 8));
+        assert_eq!(erased, Ok(true));
+        let told = b.ended_elsewhere().await.expect("asked");
+        assert!(claimed.iter().all(|id| told.contains(id)), "it was claimed, and nobody says that it has ended");
+        if !told.is_empty() {
+            b.forget_ended(&told).await.expect("forgotten");
+        }
+    }
+}
+
+pub async fn what_another_node_has_is_erased_also_while_the_store_is_full(bench: &Bench) {
+    if bench.is_cluster() {
+        return;
+    }
+    let (a, b, server) = (bench.node("a"), bench.node("b"), bench.server());
+    let (lookup, _) = enable(&a, 1, "alice").await;
+    assert_eq!(b.ping().await.map(drop), Ok(()));
+    let limit = |bytes: &str| server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes));
+    limit("1");
+    let erased = b.erase(id(1), &lookup).await;
+    limit("0");
+    assert_eq!(erased, Ok(true));
+    assert!(load(&a, 1).await.is_none());
+}

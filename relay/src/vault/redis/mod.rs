@@ -274,7 +274,7 @@ impl RedisStore {
         }
     }
 
-    /// Whether there was a record, and the run of another node that is to hear of its end.
+    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from.
     pub async fn erase(
         &self,
         owner: &Owner,
@@ -282,14 +282,26 @@ impl RedisStore {
         lookup: Option<&Lookup>,
     ) -> Result<(bool, Option<Owner>), StoreError> {
         let connection = self.link.open_generation().await?;
-        let (mut outcome, owned_by, earlier) = self.try_erase(owner, id, false).await?;
-        let other = Owner::parse(&text(owned_by)).filter(|other| other.node != owner.node);
-        if outcome == ERASE_OTHERS {
-            if let Some(other) = &other {
-                // First, so that whatever dies now, its owner hears of it.
-                self.note_ended(other, &[id]).await?;
+        let (mut from, mut told, mut is_full): (Vec<u8>, Option<Owner>, bool) = (Vec::new(), None, false);
+        let (existed, other, earlier) = loop {
+            let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from).await?;
+            let other = Owner::parse(&text(owned_by.clone())).filter(|other| other.node != owner.node);
+            if outcome != ERASE_OTHERS {
+                break (outcome != ERASE_GONE, other.or(told), earlier);
             }
-            (outcome, ..) = self.try_erase(owner, id, true).await?;
+            if let Some(other) = &other {
+                // First, so that whatever dies now, its owner hears of it; and so does whoever has claimed it since then.
+                match self.note_ended(other, &[id]).await {
+                    // The store may be full: what is erased makes room.
+                    Err(StoreError::Away(AwayReason::Refused(_))) => is_full = true,
+                    noted => noted?,
+                }
+            }
+            (from, told) = (owned_by, other);
+        };
+        if let Some(other) = other.as_ref().filter(|_| is_full) {
+            // Its owner misses it at the latest when it compares what it has.
+            let _ = self.note_ended(other, &[id]).await;
         }
         // The secret is gone; what follows are names, and is the same when it is done twice.
         if let Some(lookup) = lookup {
@@ -308,7 +320,7 @@ impl RedisStore {
             Err(StoreError::Away(AwayReason::Refused(_))) => self.marked.note_doubt(),
             marked => marked?,
         }
-        Ok((outcome != ERASE_GONE, other))
+        Ok((existed, other))
     }
 
     /// Notes for another node that instances of it have ended.
@@ -316,12 +328,13 @@ impl RedisStore {
         self.add(&ended_key(&other.node), ids.iter().map(InstanceId::to_string), ENDED_TTL).await
     }
 
-    async fn try_erase(&self, owner: &Owner, id: InstanceId, others: bool) -> Result<Erased, StoreError> {
+    /// `from`: the other node's run that has heard of its end, and may be the owner.
+    async fn try_erase(&self, owner: &Owner, id: InstanceId, from: &[u8]) -> Result<Erased, StoreError> {
         let mut erase = SCRIPTS.erase.key(record_key(id));
         for collection in Collection::ALL {
             erase.key(collection_key(id, collection));
         }
-        self.link.ask(erase.arg(&*owner.node).arg(u8::from(others))).await
+        self.link.ask(erase.arg(&*owner.node).arg(from)).await
     }
 
     /// Some instances of this node that other nodes have ended; none when there are none.
