@@ -270,6 +270,7 @@ conformance! {
     what_is_here_is_written_again_whichever_keyring_stands,
     whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
     what_another_node_has_is_erased_also_while_the_store_is_full,
+    what_no_index_names_any_more_is_named_again_by_its_owner,
 }
 
 async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {

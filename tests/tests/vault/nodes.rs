@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::letters::Letter;
-use relay::vault::{Lease, Owner, StoreError, Vault};
+use relay::vault::{Lease, Owner, StoreError, Vault, Whose};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
 
@@ -294,4 +294,23 @@ pub async fn what_another_node_has_is_erased_also_while_the_store_is_full(bench:
     limit("0");
     assert_eq!(erased, Ok(true));
     assert!(load(&a, 1).await.is_none());
+}
+
+pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {
+    let (a, server) = (bench.node("a"), bench.server());
+    a.hold_lease().await.expect("leased");
+    let (lookup, fence) = enable(&a, 1, "alice").await;
+    server.ask::<()>(redis::cmd("DEL").arg("sipwake:n:a"));
+    assert_eq!(a.whose(id(1)).await, Ok(Whose::Ours));
+    a.name_again(&[id(1)]).await.expect("named");
+    let next = bench.node("a");
+    assert_eq!(claim_until(&next, 1).await, [id(1)]);
+    // What the earlier run still tries takes nothing off the index of the node.
+    assert_eq!(a.whose(id(1)).await, Ok(Whose::Others));
+    let stored = load(&a, 1).await.expect("there");
+    assert_eq!(a.put(id(1), &stored.sealed, stored.expires_at, &lookup, fence).await, Err(StoreError::NotOwner));
+    let is_named = |id: String| server.ask::<bool>(redis::cmd("SISMEMBER").arg("sipwake:n:a").arg(id));
+    assert!(is_named(id(1).to_string()));
+    assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
+    assert_eq!(a.whose(id(1)).await, Ok(Whose::Nobodys));
 }

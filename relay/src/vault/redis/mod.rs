@@ -48,7 +48,9 @@ use super::MAX_LIFETIME_S;
 use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored};
+use super::store::{
+    AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
+};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use boxes::Boxes;
@@ -225,7 +227,11 @@ impl RedisStore {
             _ => None,
         };
         if let Some(refused) = refused {
-            self.unindex(&owner.node, &[id]).await?;
+            // One that a later run of this node has is named for it.
+            let is_of_node = Owner::parse(&text(owned_by)).is_some_and(|it| it.node == owner.node);
+            if !is_of_node {
+                self.unindex(&owner.node, &[id]).await?;
+            }
             return Err(refused);
         }
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
@@ -249,10 +255,21 @@ impl RedisStore {
         Ok(exists.then_some(id))
     }
 
-    /// Whether there is a record; what is none, and lies in its place, does not count.
-    pub async fn has(&self, id: InstanceId) -> Result<bool, StoreError> {
-        let owner = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
-        or_none::<Vec<u8>>(owner).map(|owner| owner.is_some())
+    /// What is no record, and lies in the place of one, is nobody's.
+    pub async fn whose(&self, owner: &Owner, id: InstanceId) -> Result<Whose, StoreError> {
+        let owned_by = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
+        Ok(match or_none::<Vec<u8>>(owned_by)? {
+            None => Whose::Nobodys,
+            Some(owned_by) if owned_by == owner.to_string().as_bytes() => Whose::Ours,
+            Some(_) => Whose::Others,
+        })
+    }
+
+    pub async fn name_again(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
+        for some in ids.chunks(PAGE) {
+            self.index(&owner.node, some).await?;
+        }
+        Ok(())
     }
 
     pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {

@@ -106,7 +106,7 @@ if have[1] then
   local stored = tonumber(have[2]) or -1
   if fence == 0 and stored == 1 then fence = 1 end
   local is_ours = have[1] == ARGV[2] and fence == stored
-  if not (is_ours or restores and fence > stored) then return {-1, '', ''} end
+  if not (is_ours or restores and fence > stored) then return {-1, '', have[1]} end
 elseif fence == 0 then
   fence = 1
 elseif not restores then
