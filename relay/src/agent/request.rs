@@ -31,7 +31,7 @@ pub enum Request {
         /// Where the outcome of the first registration goes.
         first: oneshot::Sender<FirstRegistration>,
     },
-    /// Bind instances that were stored, and are taken over. One that is there already only takes the new fence; one that has ended before it came is
+    /// Bind instances that were stored, and are taken over. One that is there already takes the new fence, and what comes with it; one that has ended before it came is
     /// turned away.
     TakeOver {
         /// The instances.

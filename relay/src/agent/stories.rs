@@ -7,10 +7,10 @@
 //! What an earlier run or another node has kept is not known at first: [`Stories::recall`] reads it, a few instances at a time.
 //!
 //! Invariant: nobody waits for the store here but the one task that writes. What does not fit into its queue is counted as lost.
-//! Nothing of a caller is in memory once a story is kept. A story is forgotten a day after its call, here and in the store, and with
+//! Nothing of a caller is in memory once a story is kept, or has been tried to be, but sealed. One that the store refuses keeps none of the others waiting. A story is forgotten a day after its call, here and in the store, and with
 //! its instance at once; the TTL in the store is the backstop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,16 +18,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sip::id::{CallId, InstanceId};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::clock::unix_now;
 use crate::domain::story::{Story, StoryOutcome};
 use crate::metrics::Metrics;
 use crate::metrics::labels::MissedCallOutcome;
-use crate::vault::items::STORY_LIFE_S;
+use crate::vault::items::{STORY_LIFE_S, SealedItem};
 use crate::vault::{StoreError, Vault};
 
-/// Stories that wait for the store; a further one is lost.
+/// Stories that wait to be written, and as many that the store has not taken yet; a further one is lost.
 const QUEUE: usize = 8 * 1024;
 /// Stories that are known to a node; with a further one the oldest is known no longer, and stays in the store for its day.
 pub(crate) const RECENT_MAX: usize = 50_000;
@@ -144,17 +144,16 @@ fn lock(recent: &Mutex<Recent>) -> MutexGuard<'_, Recent> {
 }
 
 impl Recent {
-    fn insert(&mut self, story: &Story) {
-        let app = match self.apps.get(&*story.app) {
+    fn insert(&mut self, new: &RecentCall) {
+        let app = match self.apps.get(&*new.app) {
             Some(app) => app.clone(),
             None => {
-                let app: Arc<str> = story.app.as_ref().into();
-                self.apps.insert(app.clone());
-                app
+                self.apps.insert(new.app.clone());
+                new.app.clone()
             }
         };
-        self.calls.insert((story.at_ms, story.call, story.instance), (app, story.outcome()));
-        self.by_instance.insert((story.instance, story.at_ms, story.call));
+        self.calls.insert((new.at_ms, new.call, new.instance), (app, new.outcome));
+        self.by_instance.insert((new.instance, new.at_ms, new.call));
         while self.calls.len() > RECENT_MAX
             && let Some((&(at_ms, call, instance), _)) = self.calls.first_key_value()
         {
@@ -193,9 +192,11 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
     let mut ticks = interval(FORGET_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::with_capacity(WRITTEN_AT_ONCE);
-    loop {
-        let count = tokio::select! {
-            count = kept.recv_many(&mut batch, WRITTEN_AT_ONCE) => count,
+    let (mut later, mut is_over) = (Later::default(), false);
+    while !(is_over && later.is_empty()) {
+        tokio::select! {
+            count = kept.recv_many(&mut batch, WRITTEN_AT_ONCE), if !is_over && later.takes_more() => is_over = count == 0,
+            () = sleep_until(later.due_at()), if !later.is_empty() => {}
             _ = ticks.tick() => {
                 let before_ms = unix_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
                 let old = lock(&recent).take_old(before_ms);
@@ -205,20 +206,76 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
                 }
                 continue;
             }
-        };
-        if count == 0 {
-            return;
         }
+        let new = latest(batch.drain(..).map(|story: Box<Story>| *story)).into_iter();
+        let new = new.map(|story| Waiting { item: vault.seal_story(&story), call: RecentCall::of(&story) }).collect();
+        let tried = later.with_due(new);
         // Together: none waits for the answer to another, and each wake would take a core from calls.
-        join_all(
-            latest(batch.drain(..).map(|story: Box<Story>| *story))
-                .into_iter()
-                .map(|story| write_one(story, &recent, &vault, &metrics)),
-        )
-        .await;
+        let taken = join_all(tried.iter().map(|waiting| write_one(waiting, &recent, &vault, &metrics))).await;
+        let lost = later.note(tried, &taken);
+        (0..lost).for_each(|_| metrics.call_story(MissedCallOutcome::Lost));
         if kept.is_empty() {
             sleep(GATHER).await;
         }
+    }
+}
+
+/// A story that is to be written, sealed.
+struct Waiting {
+    item: SealedItem,
+    call: RecentCall,
+}
+
+/// What the store did not take, each with when it is tried again: one that it refuses, or one slot of a Cluster that is away, keeps none of the others.
+#[derive(Default)]
+struct Later {
+    waiting: BTreeMap<(InstanceId, CallId), (Instant, Waiting)>,
+    /// Nothing was taken when it was last asked: the store is away, and what else comes waits where it is.
+    is_away: bool,
+}
+
+impl Later {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.is_away || self.waiting.len() < QUEUE
+    }
+
+    /// When the first is tried again.
+    fn due_at(&self) -> Instant {
+        self.waiting.values().map(|(due_at, _)| *due_at).min().unwrap_or_else(Instant::now)
+    }
+
+    /// What is to be tried: what is new, and some of what is due.
+    fn with_due(&mut self, new: Vec<Waiting>) -> Vec<Waiting> {
+        let (now, mut tried) = (Instant::now(), new);
+        for Waiting { call, .. } in &tried {
+            // What tells less of the same call is not to be written after it.
+            self.waiting.remove(&(call.instance, call.call));
+        }
+        let due = self.waiting.iter().filter(|(_, (due_at, _))| *due_at <= now).map(|(key, _)| *key);
+        for key in due.take(WRITTEN_AT_ONCE).collect::<Vec<_>>() {
+            tried.extend(self.waiting.remove(&key).map(|(_, waiting)| waiting));
+        }
+        tried
+    }
+
+    /// Which of them the store is done with; the others wait. How many had no room to.
+    fn note(&mut self, tried: Vec<Waiting>, taken: &[bool]) -> usize {
+        if !taken.is_empty() {
+            self.is_away = !taken.contains(&true);
+        }
+        let mut lost = 0;
+        for (waiting, _) in tried.into_iter().zip(taken).filter(|(_, is_taken)| !**is_taken) {
+            let key = (waiting.call.instance, waiting.call.call);
+            match self.waiting.len() < QUEUE {
+                true => drop(self.waiting.insert(key, (Instant::now() + PAUSE, waiting))),
+                false => lost += 1,
+            }
+        }
+        lost
     }
 }
 
@@ -228,25 +285,24 @@ fn latest(stories: impl Iterator<Item = Story>) -> Vec<Story> {
     latest.into_values().collect()
 }
 
-async fn write_one(story: Story, recent: &Mutex<Recent>, vault: &Vault, metrics: &Metrics) {
-    let item = vault.seal_story(&story);
-    let outcome = loop {
-        match vault.put_item(story.instance, &item).await {
-            Ok(_) => {
-                lock(recent).insert(&story);
-                // It was wiped meanwhile, and forgotten before it was known.
-                if vault.tombstones().look(story.instance).is_some() {
-                    lock(recent).forget(story.instance);
-                }
-                break MissedCallOutcome::Kept;
+/// Whether it is done with: the store has taken it, or never will.
+async fn write_one(Waiting { item, call }: &Waiting, recent: &Mutex<Recent>, vault: &Vault, metrics: &Metrics) -> bool {
+    let outcome = match vault.put_item(call.instance, item).await {
+        Ok(_) => {
+            lock(recent).insert(call);
+            // It was wiped meanwhile, and forgotten before it was known.
+            if vault.tombstones().look(call.instance).is_some() {
+                lock(recent).forget(call.instance);
             }
-            Err(StoreError::Away(_)) => sleep(PAUSE).await,
-            // Its instance is gone, and the story is to be.
-            Err(StoreError::Gone) => return,
-            Err(_) => break MissedCallOutcome::Lost,
+            MissedCallOutcome::Kept
         }
+        Err(StoreError::Away(_)) => return false,
+        // Its instance is gone, and the story is to be.
+        Err(StoreError::Gone) => return true,
+        Err(_) => MissedCallOutcome::Lost,
     };
     metrics.call_story(outcome);
+    true
 }
 
 /// Reads what an earlier run has kept.
@@ -257,7 +313,20 @@ async fn read(
     vault: Vault,
 ) {
     let mut batch = Vec::with_capacity(RECALL_BATCH);
-    while recalled.recv_many(&mut batch, RECALL_BATCH).await > 0 {
+    // Those of a part of the store that is away; the others come before them.
+    let mut again: VecDeque<InstanceId> = VecDeque::new();
+    loop {
+        let count = match again.is_empty() {
+            true => recalled.recv_many(&mut batch, RECALL_BATCH).await,
+            false => timeout(PAUSE, recalled.recv_many(&mut batch, RECALL_BATCH)).await.unwrap_or(1),
+        };
+        if count == 0 {
+            if again.is_empty() {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+        batch.extend(again.drain(..again.len().min(RECALL_BATCH)));
         let of_batch = loop {
             match vault.with_stories(&batch).await {
                 Err(StoreError::Away(_)) => sleep(PAUSE).await,
@@ -268,14 +337,15 @@ async fn read(
         unread.fetch_sub(batch.len() - of_batch.len(), Ordering::Relaxed);
         batch.clear();
         for instance in of_batch {
-            let stories = loop {
-                match vault.stories(instance).await {
-                    Err(StoreError::Away(_)) => sleep(PAUSE).await,
-                    stories => break stories.unwrap_or_default(),
+            let stories = match vault.stories(instance).await {
+                Err(StoreError::Away(_)) => {
+                    again.push_back(instance);
+                    continue;
                 }
+                stories => stories.unwrap_or_default(),
             };
             let mut recent = lock(&recent);
-            stories.iter().for_each(|story| recent.insert(story));
+            stories.iter().for_each(|story| recent.insert(&RecentCall::of(story)));
             if vault.tombstones().look(instance).is_some() {
                 recent.forget(instance);
             }
@@ -304,12 +374,51 @@ mod tests {
         assert_eq!(written.iter().map(|story| story.at_ms).collect::<Vec<_>>(), [30, 20, 40]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_the_store_refuses_is_tried_again_and_keeps_nothing_else_waiting() {
+        let vault = Vault::open("memory:", crate::vault::Keyring::ephemeral(), "a").expect("opened");
+        let sealed = |number, instance, at_ms| {
+            let story = story(number, instance, at_ms);
+            Waiting { item: vault.seal_story(&story), call: RecentCall::of(&story) }
+        };
+        fn go_on(later: &mut Later, new: Vec<Waiting>, takes: impl Fn(&RecentCall) -> bool) -> (Vec<u64>, usize) {
+            let tried = later.with_due(new);
+            let taken: Vec<bool> = tried.iter().map(|waiting| takes(&waiting.call)).collect();
+            let written = tried.iter().zip(&taken).filter(|(_, taken)| **taken).map(|(it, _)| it.call.at_ms).collect();
+            (written, later.note(tried, &taken))
+        }
+        let (mut later, mut written) = (Later::default(), Vec::new());
+        let refused = story(0, 7, 0).instance;
+        // A slot is away: each batch has one of it.
+        for number in 0..200_u64 {
+            let new = vec![sealed(number.into(), 7, number), sealed(number.into(), 1, number)];
+            let (taken, lost) = go_on(&mut later, new, |call| call.instance != refused);
+            written.extend(taken);
+            assert!(lost == 0 && later.takes_more());
+        }
+        assert_eq!(written, (0..200).collect::<Vec<_>>());
+        // What tells more of a call takes the place of what waits; and when the slot is back all are written, the last of each.
+        assert_eq!(go_on(&mut later, vec![sealed(5, 7, 5_000)], |_| false), (Vec::new(), 0));
+        written.clear();
+        while !later.is_empty() {
+            sleep_until(later.due_at()).await;
+            written.extend(go_on(&mut later, Vec::new(), |_| true).0);
+        }
+        assert_eq!(written.len(), 200);
+        assert!(written.contains(&5_000) && !written.contains(&5));
+        // A store that is away altogether leaves the rest where it waits, once this is full.
+        let new = (0..QUEUE as u128).map(|number| sealed(number, 1, 1)).collect();
+        assert_eq!(go_on(&mut later, new, |_| false), (Vec::new(), 0));
+        assert!(!later.takes_more());
+        assert_eq!(go_on(&mut later, vec![sealed(1, 2, 1)], |_| false).1, 1);
+    }
+
     #[test]
     fn what_is_known_is_forgotten_with_its_instance_when_it_is_old_and_at_the_limit() {
         let mut recent = Recent::default();
         for (number, instance, at_ms) in [(1, 1, 10), (2, 2, 20), (3, 1, 30)] {
-            recent.insert(&story(number, instance, at_ms));
-            recent.insert(&story(number, instance, at_ms));
+            recent.insert(&RecentCall::of(&story(number, instance, at_ms)));
+            recent.insert(&RecentCall::of(&story(number, instance, at_ms)));
         }
         assert_eq!(recent.calls.len(), 3, "a story that is kept again is one");
         recent.forget(story(1, 1, 10).instance);
@@ -317,7 +426,7 @@ mod tests {
         assert_eq!(recent.take_old(19), []);
         assert_eq!(recent.take_old(20), [(story(2, 2, 20).instance, story(2, 2, 20).call)]);
         for number in 0..RECENT_MAX as u128 + 5 {
-            recent.insert(&story(number, number, number as u64));
+            recent.insert(&RecentCall::of(&story(number, number, number as u64)));
         }
         assert_eq!((recent.calls.len(), recent.by_instance.len(), recent.apps.len()), (RECENT_MAX, RECENT_MAX, 1));
         assert_eq!(recent.calls.first_key_value().map(|(key, _)| key.0), Some(5), "the oldest went");

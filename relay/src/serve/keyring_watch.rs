@@ -60,7 +60,7 @@ pub(super) async fn tend(vault: Vault, readiness: Readiness) {
         let fault = fault.map(|error| error.to_string());
         match &fault {
             Some(error) if known.as_ref() != Some(error) && is_there => {
-                tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be written: the keys of the last days stay in use");
+                tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be written: this run goes on with keys that follow from it, and those that are over stay in the file");
             }
             Some(error) if known.as_ref() != Some(error) => {
                 tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be looked after: this run goes on with the keys that it has read, and once it ends nobody can open what is stored");

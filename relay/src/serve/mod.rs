@@ -183,12 +183,14 @@ impl Relay {
             named(&HostPort { port, host: config.edge.public.host.clone() }, listener.local_address())
         });
         let keyring = match &config.store.keyring {
-            Some(path) => Keyring::open(path)?,
+            Some(path) => Keyring::open_or_read(path)?,
             None => Keyring::ephemeral(),
         };
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
         clock_watch::begin(&vault).await;
+        // What fails is tried again, and told, by who tends them.
+        let _ = vault.tend_keys();
         if config.store.require_ephemeral {
             store_watch::require_ephemeral(&vault).await?;
         }

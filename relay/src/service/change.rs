@@ -239,6 +239,11 @@ impl Inner {
                 Ok(placed.fence)
             }
             Err(StoreError::Gone) => Err(AccessError::Unknown.into()),
+            Err(StoreError::NotOwner) => {
+                // Whoever asks again finds it where it is.
+                self.let_go_if_taken(id).await;
+                Err(AccessError::StoreAway.into())
+            }
             Err(_) => Err(AccessError::StoreAway.into()),
         }
     }

@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of what it owns with the store | writes again what is missing |
 //! | the owner, when a change finds no record | that one | likewise |
+//! | the owner, when what it compares or changes is another run's, which took it over later | that one | lets go of it: it was claimed here before a lapse, and bound after it |
 //! | another node, before it says that there is no such instance | asks every node that lives | the one that has it writes it again |
 //!
 //! ```text
@@ -39,7 +40,7 @@ use crate::agent::request::{EndKind, Principal, Request};
 use crate::clock;
 use crate::limits::counted_as;
 use crate::limits::shares::{Share, Shares};
-use crate::vault::{Owner, Peer, RENEWAL, Stored};
+use crate::vault::{Owner, Peer, RENEWAL, Stored, Whose};
 
 /// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
 /// few go round within seconds.
@@ -165,22 +166,48 @@ impl Comparing {
 }
 
 impl Inner {
-    /// Writes again what the store misses of these, and ends what has not ended for the one that replaces it.
+    /// Writes again what the store misses of these, lets go of what another run has taken since, names the others once more, and ends what has not ended for
+    /// the one that replaces it.
     async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
         let mut under_way = JoinSet::new();
         for id in ids {
             let it = self.clone();
             under_way.spawn(async move {
-                if it.dependencies.vault.misses(id).await.unwrap_or(false) {
-                    let _guard = it.changing.lock_key(id).await;
-                    // A store that is away is asked again in the next round.
-                    let _ = it.write_again(id).await;
-                } else {
-                    it.end_if_replaced(id).await;
+                // A store that is away is asked again in the next round.
+                let whose = it.dependencies.vault.whose(id).await;
+                match whose {
+                    Ok(Whose::Nobodys) => {
+                        let _guard = it.changing.lock_key(id).await;
+                        let _ = it.write_again(id).await;
+                    }
+                    Ok(Whose::Others) => {
+                        let _guard = it.changing.lock_key(id).await;
+                        it.let_go_if_taken(id).await;
+                    }
+                    Ok(Whose::Ours) | Err(_) => it.end_if_replaced(id).await,
                 }
+                (whose == Ok(Whose::Ours)).then_some(id)
             });
         }
-        while under_way.join_next().await.is_some() {}
+        let mut ours = Vec::new();
+        while let Some(compared) = under_way.join_next().await {
+            ours.extend(compared.ok().flatten());
+        }
+        let _ = self.dependencies.vault.name_again(&ours).await;
+    }
+
+    /// Lets go, without a word to its SIP server, of an instance that another run has taken over since it came here. Its lock is held. What the store has as it
+    /// was before is no taking over: that has no later fence.
+    pub(super) async fn let_go_if_taken(&self, id: InstanceId) {
+        let here = self.is_here(id).await.filter(|_| !self.dependencies.agent.is_doubtful());
+        let Some(status) = here else { return };
+        if let Ok(Some(stored)) = self.dependencies.vault.load(id).await
+            && !stored.owned
+            && stored.fence > status.fence
+        {
+            let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
+            self.dependencies.agent.tell(id, end).await;
+        }
     }
 
     /// Looks for an instance of which the store has nothing, and its record when a node had it. `from`: the address of who asks, where that is known.

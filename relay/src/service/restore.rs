@@ -196,6 +196,10 @@ impl Inner {
             stored.owned && stored.fence == status.fence && stored.sealed.as_bytes() == status.sealed.as_bytes()
         };
         if stored.as_ref().is_some_and(is_same) {
+            if !vault.is_ordered() {
+                // It may have lost the index, in another slot.
+                vault.name_again(&[id]).await?;
+            }
             return Ok(Restored::Found);
         }
         let facts = vault.open_record(id, &status.sealed, |record| match record {

@@ -47,7 +47,7 @@ pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
     AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, RingFault, Settings, StoreError,
-    StoreTls, Stored,
+    StoreTls, Stored, Whose,
 };
 
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
@@ -400,15 +400,25 @@ impl Vault {
         }
     }
 
-    /// Whether there is no record of an instance, of whatever owner; costs the store less than to load it. A store in memory loses nothing, and
-    /// misses nothing.
+    /// Whose the record of an instance is; costs the store less than to load it. A store in memory loses nothing, and what is asked about is this run's.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn misses(&self, id: InstanceId) -> Result<bool, StoreError> {
+    pub async fn whose(&self, id: InstanceId) -> Result<Whose, StoreError> {
         match &self.0.store {
-            Store::Memory(_) => Ok(false),
-            Store::Redis(redis) => redis.has(id).await.map(|has| !has),
+            Store::Memory(_) => Ok(Whose::Ours),
+            Store::Redis(redis) => redis.whose(&self.0.owner, id).await,
+        }
+    }
+
+    /// Has the index of this node name these, which are its own: a Cluster may have lost the index alone, by which alone they are found when this run is over.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn name_again(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(()),
+            Store::Redis(redis) => redis.name_again(&self.0.owner, ids).await,
         }
     }
 

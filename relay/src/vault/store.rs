@@ -223,6 +223,17 @@ impl RingFault {
     }
 }
 
+/// Whose a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// There is none.
+    Nobodys,
+    /// This run's.
+    Ours,
+    /// That of another run, of this node or another one.
+    Others,
+}
+
 /// Another node that there may be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::letters::Letter;
-use relay::vault::{Lease, Owner, StoreError, Vault};
+use relay::vault::{Lease, Owner, StoreError, Vault, Whose};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
 
@@ -261,4 +261,56 @@ pub async fn what_a_node_says_of_itself_is_believed_from_the_node_alone(bench: &
         assert_eq!(b.note_of(node).await, Ok(None), "{node}");
     }
     assert_eq!(b.note_of("d").await, Ok(None));
+}
+
+pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end(bench: &Bench) {
+    let (b, c) = (bench.node("b"), bench.node("c"));
+    b.hold_lease().await.expect("leased");
+    for number in 1..=60 {
+        let a = bench.node("a");
+        a.hold_lease().await.expect("leased");
+        let (lookup, _) = enable(&a, number, &format!("user{number}")).await;
+        a.release_lease().await.expect("released");
+        let (erased, claimed) = tokio::join!(c.erase(id(number), &lookup), claim_all(&b, 8));
+        assert_eq!(erased, Ok(true));
+        let told = b.ended_elsewhere().await.expect("asked");
+        assert!(claimed.iter().all(|id| told.contains(id)), "it was claimed, and nobody says that it has ended");
+        if !told.is_empty() {
+            b.forget_ended(&told).await.expect("forgotten");
+        }
+    }
+}
+
+pub async fn what_another_node_has_is_erased_also_while_the_store_is_full(bench: &Bench) {
+    if bench.is_cluster() {
+        return;
+    }
+    let (a, b, server) = (bench.node("a"), bench.node("b"), bench.server());
+    let (lookup, _) = enable(&a, 1, "alice").await;
+    assert_eq!(b.ping().await.map(drop), Ok(()));
+    let limit = |bytes: &str| server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes));
+    limit("1");
+    let erased = b.erase(id(1), &lookup).await;
+    limit("0");
+    assert_eq!(erased, Ok(true));
+    assert!(load(&a, 1).await.is_none());
+}
+
+pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {
+    let (a, server) = (bench.node("a"), bench.server());
+    a.hold_lease().await.expect("leased");
+    let (lookup, fence) = enable(&a, 1, "alice").await;
+    server.ask::<()>(redis::cmd("DEL").arg("sipwake:n:a"));
+    assert_eq!(a.whose(id(1)).await, Ok(Whose::Ours));
+    a.name_again(&[id(1)]).await.expect("named");
+    let next = bench.node("a");
+    assert_eq!(claim_until(&next, 1).await, [id(1)]);
+    // What the earlier run still tries takes nothing off the index of the node.
+    assert_eq!(a.whose(id(1)).await, Ok(Whose::Others));
+    let stored = load(&a, 1).await.expect("there");
+    assert_eq!(a.put(id(1), &stored.sealed, stored.expires_at, &lookup, fence).await, Err(StoreError::NotOwner));
+    let is_named = |id: String| server.ask::<bool>(redis::cmd("SISMEMBER").arg("sipwake:n:a").arg(id));
+    assert!(is_named(id(1).to_string()));
+    assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
+    assert_eq!(a.whose(id(1)).await, Ok(Whose::Nobodys));
 }

@@ -185,7 +185,13 @@ impl Shard {
             self.settling.insert(id, settled.clone());
         }
         if let Some(row) = self.instances.get_mut(id) {
+            // What another run has changed since this one had it.
+            let is_newer = fence > row.fence && row.ending.is_none();
             row.fence = fence;
+            if is_newer {
+                row.sealed = sealed;
+                self.instances.set_lease(id, lease);
+            }
             self.shared.upstreams.release(binding.upstream);
             self.note_settled(id);
             return;

@@ -86,9 +86,10 @@ impl Chain {
         self.rotation = self.rotation.saturating_add(1);
     }
 
-    /// Begins anew on an earlier day: the clock that led it here was wrong.
+    /// Begins anew on an earlier day: the clock that led it here was wrong, or the one that says so is. No operator has mixed anything in, so that it stands before
+    /// no other copy.
     pub fn turn_back(&mut self, day: u16) {
-        self.mix(&day.to_be_bytes());
+        self.link = derive(&self.link, b"sipwake chain 1 mixed", &day.to_be_bytes());
         self.day = day;
     }
 

@@ -89,6 +89,22 @@ impl Stamp {
     }
 }
 
+/// The links that a keyring's name may lead over: as many as Linux follows.
+const LINKS_MAX: usize = 40;
+
+/// Where the keyring is that `path` names: all that lies beside it lies there, and a rename takes the place of the file, and not of a link to it.
+pub(super) fn real_path(path: &Path) -> Result<PathBuf, KeyringError> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // It is no link, or not there; who reads it says what else is the matter.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(reading(&path)(io::Error::other("its links lead nowhere")))
+}
+
 /// Does `work` while no other process reads or changes the keyring at `path`.
 pub(super) fn locked<T>(path: &Path, work: impl FnOnce() -> Result<T, KeyringError>) -> Result<T, KeyringError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -166,7 +182,11 @@ fn discard(path: &Path) -> io::Result<()> {
     match open_options().open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         opened => {
-            overwrite(&opened?)?;
+            // What has no room to be overwritten in is removed all the same: it would be in the way of each later change.
+            let overwritten = opened.and_then(|file| overwrite(&file));
+            if let Err(error) = overwritten {
+                tracing::warn!(event = "keyring-not-overwritten", %error, path = %path.display(), "what a crash has left of a keyring could not be overwritten; it is removed");
+            }
             std::fs::remove_file(path)
         }
     }

@@ -11,9 +11,9 @@
 //! | to come | can be derived, and opens what a node sealed whose day has begun already |
 //!
 //! The chain is led on by the [confirmed clock](crate::clock::watch) alone, so that a clock that jumps ahead destroys nothing. While
-//! the clock is doubted, the shared one's day seals if it is at most [`DAYS_AHEAD`] ahead of the chain, and else the confirmed
+//! the clock is doubted, the shared one's day seals if it is at most [`DAYS_AHEAD`](keys::DAYS_AHEAD) ahead of the chain, and else the confirmed
 //! one's: so a key lives at most twice as long as another. A chain that was led into the future by a clock that was believed, and
-//! is not right, begins anew when the clock is.
+//! is not right, begins anew when the clock is; what it sealed opens for a week from then, or for as long as by its own day.
 //!
 //! Invariant: there is always a key to seal with. Keys leave memory wiped, and leave the file by a rewrite whose old
 //! bytes are overwritten. Several processes may share the file: whoever changes it holds its lock and has read it anew. Copies of
@@ -21,6 +21,7 @@
 
 mod chain;
 mod file;
+mod keys;
 mod seen;
 
 use std::path::{Path, PathBuf};
@@ -30,27 +31,21 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
 use super::MAX_LIFETIME_S;
 use crate::clock::{self, DAY_S, Reading, shared_now};
-use crate::random;
 use crate::secret::{SecretKey, with_clean_stack};
-use chain::{Chain, day_of, day_of_id};
+use chain::day_of_id;
 use file::{Stamp, locked};
+use keys::Keys;
 
 pub use file::KeyringError;
 #[cfg(test)]
 pub(super) use file::tests::TempFolder;
-pub(super) use file::{beside, reading, writing};
+pub(super) use file::{beside, reading};
 
 /// How long a key seals, in seconds: 1 day.
 pub const EPOCH_S: u64 = DAY_S;
 
 /// How long a key exists, in seconds: its day, and the longest life of what it sealed in its last moment; 7 days.
 pub const KEY_LIFETIME_S: u64 = EPOCH_S + MAX_LIFETIME_S;
-
-/// How far ahead of the chain a clock that is doubted may have something sealed, in days: as long as a key lives.
-const DAYS_AHEAD: u16 = (KEY_LIFETIME_S / DAY_S) as u16;
-
-/// How far ahead of the chain something opens, in days: what was sealed under a doubted clock on a node that is itself ahead.
-const DAYS_OPENED_AHEAD: u16 = 2 * DAYS_AHEAD;
 
 /// The vault's keys, in memory or kept in a file. Cheap to clone: the clones are one keyring.
 #[derive(Clone)]
@@ -66,17 +61,14 @@ struct State {
     keys: Keys,
     /// The file that the keys were read from or written to.
     stamp: Option<Stamp>,
+    /// The keys were led on in memory, and the file could not be.
+    is_behind: bool,
 }
 
-struct Keys {
-    index: SecretKey,
-    receipt: SecretKey,
-    flow_token: SecretKey,
-    chain: Chain,
-    /// Those that open, that of the chain's day among them; the oldest first.
-    epochs: Vec<Epoch>,
-    /// The file is to be written anew: it is of an earlier version.
-    is_old: bool,
+impl State {
+    fn of(keys: Keys, stamp: Option<Stamp>) -> Self {
+        Self { keys, stamp, is_behind: false }
+    }
 }
 
 #[derive(Clone)]
@@ -91,10 +83,11 @@ struct Epoch {
 impl Keyring {
     /// Keys that live in this process alone: what they sealed ends with it.
     pub fn ephemeral() -> Self {
-        Self(Arc::new(Inner { path: None, state: RwLock::new(State { keys: Keys::new(shared_now()), stamp: None }) }))
+        Self(Arc::new(Inner { path: None, state: RwLock::new(State::of(Keys::new(shared_now()), None)) }))
     }
 
-    /// Reads the keyring at `path`, or makes it (mode 0600, its directory 0700) when there is none.
+    /// Reads the keyring at `path`, or makes it (mode 0600, its directory 0700) when there is none. Nothing in it is changed before it is
+    /// [tended](Self::tend): whose clock is wrong destroys nothing by looking.
     ///
     /// # Errors
     /// When others than its owner may read it, when it is malformed, or when it cannot be read, made or changed; each
@@ -103,8 +96,26 @@ impl Keyring {
         let keyring = Self::read_at(path, shared_now())?;
         // A clock that is wrong from the start must not destroy keys either.
         clock::watch::begin(keyring.last_seen());
-        keyring.tend(Reading::now())?;
         Ok(keyring)
+    }
+
+    /// As [`Self::open`]; one that is there, and cannot be changed, is read: what it seals and opens follows from what it holds.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none; when there is none and it cannot be made.
+    pub fn open_or_read(path: &Path) -> Result<Self, KeyringError> {
+        match Self::open(path) {
+            Err(error @ KeyringError::Write { .. }) => {
+                let path = file::real_path(path)?;
+                // A rename changes it as a whole, so that it is read without its lock as well.
+                let Ok((keys, stamp)) = file::read_existing(&path) else { return Err(error) };
+                let keyring =
+                    Self(Arc::new(Inner { path: Some(path), state: RwLock::new(State::of(keys, Some(stamp))) }));
+                clock::watch::begin(keyring.last_seen());
+                Ok(keyring)
+            }
+            opened => opened,
+        }
     }
 
     #[cfg(test)]
@@ -115,16 +126,16 @@ impl Keyring {
     }
 
     fn read_at(path: &Path, now: u64) -> Result<Self, KeyringError> {
-        let (keys, stamp) = locked(path, || match file::read(path)? {
+        let path = file::real_path(path)?;
+        let (keys, stamp) = locked(&path, || match file::read(&path)? {
             Some(found) => Ok(found),
             None => {
                 let keys = Keys::new(now);
-                let stamp = file::replace(path, &keys)?;
+                let stamp = file::replace(&path, &keys)?;
                 Ok((keys, stamp))
             }
         })?;
-        let state = RwLock::new(State { keys, stamp: Some(stamp) });
-        Ok(Self(Arc::new(Inner { path: Some(path.to_owned()), state })))
+        Ok(Self(Arc::new(Inner { path: Some(path), state: RwLock::new(State::of(keys, Some(stamp))) })))
     }
 
     /// Writes down that it is `now` (the believed time, in seconds since 1970), for the next run to begin with.
@@ -135,28 +146,34 @@ impl Keyring {
         self.0.path.as_deref().map_or(Ok(()), |path| seen::write(path, now))
     }
 
-    /// Until when an earlier run was there at least, in seconds since 1970.
+    /// Until when an earlier run was there at least, in seconds since 1970; `None`: nothing tells more than the clock does.
     fn last_seen(&self) -> Option<u64> {
         let noted = self.0.path.as_deref().and_then(seen::read);
-        // Without a note the chain tells it to the day.
-        let day = self.read().keys.chain.day;
-        noted.or_else(|| Some(u64::from(day) * DAY_S + EPOCH_S).filter(|latest| *latest < shared_now()))
+        // The chain tells it to the day: it was led there by a clock that was trusted. Without a note its day is over if it can be.
+        let begun = u64::from(self.read().keys.chain.day) * DAY_S;
+        let is_over = |end: &u64| noted.is_none() && *end < shared_now();
+        let by_chain = Some(begun + EPOCH_S).filter(is_over).or(Some(begun).filter(|begun| *begun > shared_now()));
+        noted.max(by_chain)
     }
 
     /// Leads the chain on to the day of `now` and destroys the keys that are older than [`KEY_LIFETIME_S`]; takes over what another
     /// process did to the file. Does nothing, but look at the file, when nothing is due.
     ///
     /// # Errors
-    /// When the file cannot be read or changed; the keys in memory stay as they were.
+    /// When the file cannot be read or changed; the keys in memory are led on all the same, and the file by the next call that can.
     pub fn tend(&self, now: Reading) -> Result<(), KeyringError> {
         let Some(path) = &self.0.path else {
             self.write().keys.rotate(now);
             return Ok(());
         };
-        if !self.read().keys.rotation_is_due(now) {
+        let is_due = {
+            let state = self.read();
+            state.is_behind || state.keys.rotation_is_due(now)
+        };
+        if !is_due {
             return self.reread_if_changed(path);
         }
-        let (keys, stamp) = locked(path, || {
+        let led_on = locked(path, || {
             let (mut keys, stamp) = file::read_existing(path)?;
             if !keys.rotation_is_due(now) {
                 return Ok((keys, stamp));
@@ -164,8 +181,17 @@ impl Keyring {
             keys.rotate(now);
             let stamp = file::replace(path, &keys)?;
             Ok((keys, stamp))
-        })?;
-        *self.write() = State { keys, stamp: Some(stamp) };
+        });
+        let mut state = self.write();
+        match led_on {
+            Ok((keys, stamp)) => *state = State::of(keys, Some(stamp)),
+            Err(error) => {
+                // What is sealed from now on opens here, at the other nodes, and in the next run: it follows from what the file holds.
+                state.keys.rotate(now);
+                state.is_behind = true;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -174,7 +200,7 @@ impl Keyring {
             return Ok(());
         }
         let (keys, stamp) = locked(path, || file::read_existing(path))?;
-        *self.write() = State { keys, stamp: Some(stamp) };
+        *self.write() = State::of(keys, Some(stamp));
         Ok(())
     }
 
@@ -189,7 +215,8 @@ impl Keyring {
 
     /// The key of an epoch; another process may just have mixed something into the chain.
     pub(super) fn epoch(&self, id: u32) -> Option<SecretKey> {
-        let find = || self.read().keys.find(id);
+        let now = Reading::now();
+        let find = || self.read().keys.find(id, now);
         find().or_else(|| {
             let path = self.0.path.as_deref()?;
             if let Err(error) = self.reread_if_changed(path) {
@@ -216,7 +243,7 @@ impl Keyring {
             let stamp = file::replace(path, &keys)?;
             Ok((keys, stamp))
         })?;
-        *self.write() = State { keys, stamp: Some(stamp) };
+        *self.write() = State::of(keys, Some(stamp));
         Ok(())
     }
 
@@ -321,111 +348,9 @@ impl Fingerprint {
     }
 }
 
-impl Keys {
-    fn new(now: u64) -> Self {
-        let (index, receipt, flow_token) = (new_key(), new_key(), new_key());
-        let chain = Chain::begin(day_of(now));
-        let epochs = vec![chain.epoch()];
-        Self { index, receipt, flow_token, chain, epochs, is_old: false }
-    }
-
-    /// As they were read; without a chain they are of version 1.
-    fn of(
-        index: SecretKey,
-        receipt: SecretKey,
-        flow_token: SecretKey,
-        chain: Option<Chain>,
-        mut epochs: Vec<Epoch>,
-    ) -> Self {
-        let is_old = chain.is_none();
-        let chain = chain.or_else(|| epochs.last().map(Chain::after)).unwrap_or_else(|| Chain::begin(0));
-        let epoch = chain.epoch();
-        if !epochs.iter().any(|known| known.id == epoch.id) {
-            epochs.push(epoch);
-        }
-        Self { index, receipt, flow_token, chain, epochs, is_old }
-    }
-
-    fn find(&self, id: u32) -> Option<SecretKey> {
-        if let Some(known) = self.epochs.iter().find(|epoch| epoch.id == id) {
-            return Some(known.key.clone());
-        }
-        let (from, day) = (self.chain.day, day_of_id(id));
-        let epoch = (from < day && day - from <= DAYS_OPENED_AHEAD).then(|| self.chain.on(day).epoch());
-        epoch.filter(|epoch| epoch.id == id).map(|epoch| epoch.key)
-    }
-
-    fn sealing_day(&self, now: Reading) -> u16 {
-        let shared = day_of(now.system);
-        let is_near = shared <= self.chain.day.saturating_add(DAYS_AHEAD);
-        let day = if now.is_steady || is_near { shared } else { day_of(now.confirmed) };
-        day.max(self.chain.day)
-    }
-
-    fn rotation_is_due(&self, now: Reading) -> bool {
-        let is_behind = self.chain.day < day_of(now.confirmed);
-        self.is_old || is_behind || self.is_astray(now) || self.epochs.iter().any(|epoch| self.is_dead(epoch, now))
-    }
-
-    /// Whether a wrong clock has led the chain into the future.
-    fn is_astray(&self, now: Reading) -> bool {
-        now.is_steady && self.chain.day > day_of(now.system).saturating_add(1)
-    }
-
-    fn rotate(&mut self, now: Reading) {
-        self.is_old = false;
-        if self.is_astray(now) {
-            tracing::warn!(
-                event = "keys-led-ahead",
-                day = self.chain.day,
-                "a clock that was ahead has led the sealing keys ahead; they begin anew"
-            );
-            self.chain.turn_back(day_of(now.system));
-            for epoch in self.epochs.iter_mut().filter(|epoch| epoch.created_at > now.system) {
-                epoch.created_at = now.system;
-            }
-            self.keep(self.chain.epoch());
-        }
-        while self.chain.day < day_of(now.confirmed) {
-            self.chain.step();
-            let epoch = self.chain.epoch();
-            if !self.is_dead(&epoch, now) {
-                self.keep(epoch);
-            }
-        }
-        let epochs = std::mem::take(&mut self.epochs);
-        self.epochs = epochs.into_iter().filter(|epoch| !self.is_dead(epoch, now)).collect();
-    }
-
-    fn mix(&mut self, entropy: &[u8]) {
-        self.chain.mix(entropy);
-        while self.epochs.iter().any(|known| known.id == self.chain.epoch().id) {
-            self.chain.mix(entropy);
-        }
-        self.keep(self.chain.epoch());
-    }
-
-    fn keep(&mut self, epoch: Epoch) {
-        self.epochs.push(epoch);
-    }
-
-    fn is_dead(&self, epoch: &Epoch, now: Reading) -> bool {
-        let age_s = now.confirmed.saturating_sub(epoch.created_at);
-        age_s >= KEY_LIFETIME_S && day_of_id(epoch.id) != self.chain.day
-    }
-}
-
-fn new_key() -> SecretKey {
-    match SecretKey::filled_by::<std::convert::Infallible>(|key| {
-        random::fill(key);
-        Ok(())
-    }) {
-        Ok(key) => key,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::chain::day_of;
     use super::*;
 
     /// Noon of a day.
@@ -579,6 +504,89 @@ mod tests {
         assert!(keyring.epoch(astray).is_some() && keyring.epoch(new).is_some());
         keyring.tend(days(8)).expect("tended");
         assert!(keyring.epoch(astray).is_none() && keyring.epoch(new).is_none());
+    }
+
+    #[test]
+    fn a_clock_that_is_days_behind_from_the_start_is_doubted_where_the_chain_is_ahead_of_it() {
+        let place = file::tests::TempFolder::new();
+        let ahead = shared_now() + 10 * DAY_S;
+        let keyring = Keyring::read_at(&place.keyring(), ahead).expect("made");
+        let begun = u64::from(day_of(ahead)) * DAY_S;
+        assert_eq!(keyring.last_seen(), Some(begun), "without a note");
+        keyring.note_time(shared_now() - 60).expect("noted");
+        assert_eq!(keyring.last_seen(), Some(begun), "with one by the same wrong clock");
+        let before = Keyring::ephemeral();
+        assert_eq!(before.last_seen(), None, "of today");
+    }
+
+    #[test]
+    fn a_clock_that_was_behind_and_believed_costs_no_key_once_it_is_right() {
+        let (_place, one) = keyring();
+        let sealed: Vec<u32> = (0..=10)
+            .map(|day| {
+                one.tend(days(day)).expect("tended");
+                one.current(days(day)).0
+            })
+            .collect();
+        let two = one.clone();
+        let rotation = two.fingerprint(days(10)).rotation;
+        two.tend(days(0)).expect("tended");
+        two.tend(days(10)).expect("tended");
+        for (day, id) in sealed.iter().enumerate().skip(4) {
+            assert!(two.epoch(*id).is_some(), "of day {day}");
+        }
+        assert_eq!(two.fingerprint(days(10)).rotation, rotation, "it stands before no copy whose clock was right");
+        two.tend(days(17)).expect("tended");
+        assert!(sealed.iter().all(|id| two.epoch(*id).is_none()));
+    }
+
+    #[test]
+    fn a_keyring_that_cannot_be_written_for_weeks_seals_what_opens_and_destroys_what_is_over() {
+        let (place, keyring) = keyring();
+        let (old, _) = keyring.current(days(0));
+        // No lock can be made, also not by root.
+        std::fs::remove_file(file::beside(&place.keyring(), "lock")).expect("removed");
+        std::fs::create_dir(file::beside(&place.keyring(), "lock")).expect("made");
+        assert!(Keyring::open(&place.keyring()).is_err());
+        let (_copy_place, copy) = copy_of(&place);
+        for day in 1..=20 {
+            assert!(matches!(keyring.tend(days(day)), Err(KeyringError::Write { .. })), "it is told each day");
+            copy.tend(days(day)).expect("tended");
+            let (id, key) = keyring.current(days(day));
+            assert_eq!(keyring.epoch(id).expect("it opens").expose(), key.expose(), "day {day}");
+            assert!(copy.epoch(id).is_some());
+        }
+        assert!(keyring.epoch(old).is_none());
+        let again = Keyring::open_or_read(&place.keyring()).expect("read");
+        let (id, _) = keyring.current(days(20));
+        again.tend(days(20)).expect_err("it cannot be written yet");
+        assert!(again.epoch(id).is_some(), "a next run opens it, too");
+        std::fs::remove_dir(file::beside(&place.keyring(), "lock")).expect("removed");
+        keyring.tend(days(20)).expect("written");
+        assert_eq!(Keyring::open_at(&place.keyring(), START + 20 * DAY_S).expect("opened").current(days(20)).0, id);
+    }
+
+    #[test]
+    fn a_link_leads_to_the_keyring_that_it_names_and_all_lies_beside_that() {
+        let (place, keyring) = keyring();
+        let other = file::tests::TempFolder::new();
+        let link = other.keyring();
+        std::fs::create_dir_all(link.parent().expect("a folder")).expect("made");
+        std::os::unix::fs::symlink(place.keyring(), &link).expect("linked");
+        let linked = Keyring::open_at(&link, START).expect("opened");
+        linked.tend(days(1)).expect("tended");
+        assert!(std::fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(linked.path(), Some(&*place.keyring()));
+        keyring.tend(days(1)).expect("tended");
+        assert_eq!(keyring.current(days(1)).0, linked.current(days(1)).0);
+        let alone = std::fs::read_dir(link.parent().expect("a folder")).expect("listed").count();
+        assert_eq!(alone, 1, "nothing lies beside the link");
+        // One that leads nowhere yet names where it is made.
+        let made = link.with_file_name("made");
+        std::fs::remove_file(&link).expect("removed");
+        std::os::unix::fs::symlink("made", &link).expect("linked");
+        Keyring::open_at(&link, START).expect("made");
+        assert!(std::fs::symlink_metadata(&made).expect("there").is_file());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Invariant: it holds nothing secret; a file that is missing or damaged is as good as none.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::KeyringError;
@@ -13,7 +15,14 @@ const FILE_LIMIT: usize = 32;
 /// Puts `now` in the place of whatever was written before.
 pub(super) fn write(keyring: &Path, now: u64) -> Result<(), KeyringError> {
     let (path, new) = (beside(keyring, "clock"), beside(keyring, "clock.new"));
-    std::fs::write(&new, format!("{now}\n")).and_then(|()| std::fs::rename(&new, &path)).map_err(writing(&path))
+    let written = || {
+        let mut file = File::create(&new)?;
+        file.write_all(format!("{now}\n").as_bytes())?;
+        // Else a power cut may leave the name without what is in it.
+        file.sync_data()?;
+        std::fs::rename(&new, &path)
+    };
+    written().map_err(writing(&path))
 }
 
 /// What was written last.

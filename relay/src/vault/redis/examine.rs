@@ -65,7 +65,7 @@ impl RedisStore {
         let mut claim = SCRIPTS.claim.key(&record);
         claim.arg(never).arg(other).arg(1).arg("check-one");
         let mut erase = SCRIPTS.erase.key(&record);
-        erase.key(&messages).key(&calls).arg("check-other").arg(1);
+        erase.key(&messages).key(&calls).arg("check-other").arg("");
         let mut point = SCRIPTS.point.key(&lookup);
         point.arg(never).arg("-").arg(ttl).arg(1);
         let mut unpoint = SCRIPTS.unpoint.key(&lookup);

@@ -48,7 +48,9 @@ use super::MAX_LIFETIME_S;
 use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored};
+use super::store::{
+    AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
+};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use boxes::Boxes;
@@ -234,7 +236,11 @@ impl RedisStore {
             _ => None,
         };
         if let Some(refused) = refused {
-            self.unindex(&owner.node, &[id]).await?;
+            // One that a later run of this node has is named for it.
+            let is_of_node = Owner::parse(&text(owned_by)).is_some_and(|it| it.node == owner.node);
+            if !is_of_node {
+                self.unindex(&owner.node, &[id]).await?;
+            }
             return Err(refused);
         }
         let fence_before = fence;
@@ -261,10 +267,21 @@ impl RedisStore {
         Ok(exists.then_some(id))
     }
 
-    /// Whether there is a record; what is none, and lies in its place, does not count.
-    pub async fn has(&self, id: InstanceId) -> Result<bool, StoreError> {
-        let owner = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
-        or_none::<Vec<u8>>(owner).map(|owner| owner.is_some())
+    /// What is no record, and lies in the place of one, is nobody's.
+    pub async fn whose(&self, owner: &Owner, id: InstanceId) -> Result<Whose, StoreError> {
+        let owned_by = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
+        Ok(match or_none::<Vec<u8>>(owned_by)? {
+            None => Whose::Nobodys,
+            Some(owned_by) if owned_by == owner.to_string().as_bytes() => Whose::Ours,
+            Some(_) => Whose::Others,
+        })
+    }
+
+    pub async fn name_again(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
+        for some in ids.chunks(PAGE) {
+            self.index(&owner.node, some).await?;
+        }
+        Ok(())
     }
 
     /// Whether there is a record, or anything that was kept beside one.
@@ -296,7 +313,7 @@ impl RedisStore {
         }
     }
 
-    /// Whether there was a record, and the run of another node that is to hear of its end.
+    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from.
     pub async fn erase(
         &self,
         owner: &Owner,
@@ -304,14 +321,26 @@ impl RedisStore {
         lookup: Option<&Lookup>,
     ) -> Result<(bool, Option<Owner>), StoreError> {
         let connection = self.link.open_generation().await?;
-        let (mut outcome, owned_by, earlier) = self.try_erase(owner, id, false).await?;
-        let other = Owner::parse(&text(owned_by)).filter(|other| other.node != owner.node);
-        if outcome == ERASE_OTHERS {
-            if let Some(other) = &other {
-                // First, so that whatever dies now, its owner hears of it.
-                self.note_ended(other, &[id]).await?;
+        let (mut from, mut told, mut is_full): (Vec<u8>, Option<Owner>, bool) = (Vec::new(), None, false);
+        let (existed, other, earlier) = loop {
+            let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from).await?;
+            let other = Owner::parse(&text(owned_by.clone())).filter(|other| other.node != owner.node);
+            if outcome != ERASE_OTHERS {
+                break (outcome != ERASE_GONE, other.or(told), earlier);
             }
-            (outcome, ..) = self.try_erase(owner, id, true).await?;
+            if let Some(other) = &other {
+                // First, so that whatever dies now, its owner hears of it; and so does whoever has claimed it since then.
+                match self.note_ended(other, &[id]).await {
+                    // The store may be full: what is erased makes room.
+                    Err(StoreError::Away(AwayReason::Refused(_))) => is_full = true,
+                    noted => noted?,
+                }
+            }
+            (from, told) = (owned_by, other);
+        };
+        if let Some(other) = other.as_ref().filter(|_| is_full) {
+            // Its owner misses it at the latest when it compares what it has.
+            let _ = self.note_ended(other, &[id]).await;
         }
         // The secret is gone; what follows are names, and is the same when it is done twice.
         if let Some(lookup) = lookup {
@@ -330,7 +359,7 @@ impl RedisStore {
             Err(StoreError::Away(AwayReason::Refused(_))) => self.marked.note_doubt(),
             marked => marked?,
         }
-        Ok((outcome != ERASE_GONE, other))
+        Ok((existed, other))
     }
 
     /// Notes for another node that instances of it have ended.
@@ -338,12 +367,13 @@ impl RedisStore {
         self.add(&ended_key(&other.node), ids.iter().map(InstanceId::to_string), ENDED_TTL).await
     }
 
-    async fn try_erase(&self, owner: &Owner, id: InstanceId, others: bool) -> Result<Erased, StoreError> {
+    /// `from`: the other node's run that has heard of its end, and may be the owner.
+    async fn try_erase(&self, owner: &Owner, id: InstanceId, from: &[u8]) -> Result<Erased, StoreError> {
         let mut erase = SCRIPTS.erase.key(record_key(id));
         for collection in Collection::ALL {
             erase.key(collection_key(id, collection));
         }
-        self.link.ask(erase.arg(&*owner.node).arg(u8::from(others))).await
+        self.link.ask(erase.arg(&*owner.node).arg(from)).await
     }
 
     /// Some instances of this node that other nodes have ended; none when there are none.

@@ -56,7 +56,7 @@ pub(super) struct Scripts {
     /// the last collection is kept if the record lives so long, whether what an earlier owner has is written over → fence, earlier lookup,
     /// earlier owner.
     pub put: Script,
-    /// Record, its collections; the node, whether another node's is erased as well → [`Erased`].
+    /// Record, its collections; the node, the run of another node whose is erased as well → [`Erased`].
     pub erase: Script,
     /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit, whether it takes an
     /// earlier one's place, milliseconds that one is kept (0: as long as the record), the least order that is → an outcome above.
@@ -106,7 +106,7 @@ if have[1] then
   local stored = tonumber(have[2]) or -1
   if fence == 0 and stored == 1 then fence = 1 end
   local is_ours = have[1] == ARGV[2] and fence == stored
-  if not (is_ours or restores and fence > stored) then return {-1, '', ''} end
+  if not (is_ours or restores and fence > stored) then return {-1, '', have[1]} end
 elseif fence == 0 then
   fence = 1
 elseif not restores then
@@ -134,7 +134,8 @@ return {fence, have[3] or '', have[1] or ''}
 
 const ERASE: &str = r"
 local have = read('HMGET', KEYS[1], 'o', 'l') or {}
-if ARGV[2] == '0' and have[1] and string.match(have[1], '^(.*)#[^#]*$') ~= ARGV[1] then return {2, have[1], have[2] or ''} end
+local node = have[1] and string.match(have[1], '^(.*)#[^#]*$')
+if node and node ~= ARGV[1] and have[1] ~= ARGV[2] then return {2, have[1], have[2] or ''} end
 for place = 2, #KEYS do redis.call('DEL', KEYS[place]) end
 return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}
 ";

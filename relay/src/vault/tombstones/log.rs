@@ -24,11 +24,13 @@ use tokio::sync::oneshot;
 
 use super::{Table, Tombstone, retain_live};
 use crate::domain::{WipeReason, Word as _};
-use crate::vault::keyring::{KeyringError, beside as named_beside, reading, writing};
+use crate::vault::keyring::{KeyringError, beside as named_beside, reading};
 use crate::vault::lookup::{Lookup, hex, unhex};
 
 /// How soon what could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How soon the file is rid again of what is over, where there was no room for a new one.
+const TIDY_AGAIN: Duration = Duration::from_mins(1);
 /// Lines beyond those that count, after which the file is written anew.
 const SURPLUS_MAX: usize = 20_000;
 
@@ -89,13 +91,18 @@ impl Stamp {
 }
 
 impl Log {
-    /// Writes `table` anew to `path`, and appends from then on.
+    /// Writes `table` anew to `path`, and appends from then on. Where it cannot be written, all of it is in the file already, and the file is behind from the start.
     pub(super) fn open(path: PathBuf, table: Arc<Mutex<Table>>) -> Result<Self, KeyringError> {
-        let file = write_anew(&path, &table).map_err(writing(&path))?;
+        let file = write_anew(&path, &table);
         let lines = table.lock().unwrap_or_else(PoisonError::into_inner).len();
         let (orders, waiting) = mpsc::channel();
         let trouble = Trouble::default();
-        let writer = Writer { path, table, file, lines, torn: false, trouble: trouble.clone(), tried_at: None };
+        let (file, error) = file.map_or_else(|error| (None, Some(error)), |file| (Some(file), None));
+        let (torn, tried_at, tidied_at) = (false, None, None);
+        let writer = Writer { path, table, file, lines, torn, trouble: trouble.clone(), tried_at, tidied_at };
+        if let Some(error) = error {
+            writer.fall_behind(&error);
+        }
         let spawned = std::thread::Builder::new().name("tombstones".to_owned()).spawn(move || writer.run(&waiting));
         spawned
             .map_err(|error| KeyringError::Write { path: "the thread that writes tombstones".into(), source: error })?;
@@ -122,13 +129,16 @@ impl Log {
 struct Writer {
     path: PathBuf,
     table: Arc<Mutex<Table>>,
-    file: File,
+    /// `None`: it could not be opened yet.
+    file: Option<File>,
     lines: usize,
     /// The last line may be half there.
     torn: bool,
     trouble: Trouble,
     /// When it was last tried in vain to write all anew.
     tried_at: Option<Instant>,
+    /// Likewise, to rid the file of what is over.
+    tidied_at: Option<Instant>,
 }
 
 impl Writer {
@@ -158,7 +168,7 @@ impl Writer {
                         written.extend(who);
                     }
                     #[cfg(test)]
-                    Order::Break => self.file = File::open(&self.path).expect("there"),
+                    Order::Break => self.file = Some(File::open(&self.path).expect("there")),
                 }
             }
             let outcome = match self.is_behind() {
@@ -207,7 +217,7 @@ impl Writer {
         // Those of before the writing alone are in the file for sure.
         let before: Vec<InstanceId> =
             self.table.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        self.file = write_anew(&self.path, &self.table)?;
+        self.file = Some(write_anew(&self.path, &self.table)?);
         (self.lines, self.torn, self.tried_at) = (before.len(), false, None);
         self.note_durable(before);
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -216,26 +226,35 @@ impl Writer {
     }
 
     fn append(&mut self, text: &str, sync: bool) -> io::Result<()> {
-        self.follow()?;
+        let mut file = self.follow()?;
         let begin = if std::mem::replace(&mut self.torn, true) { "\n" } else { "" };
-        self.file.write_all(format!("{begin}{text}").as_bytes())?;
-        self.torn = false;
-        if sync { self.file.sync_data() } else { Ok(()) }
+        let written = file.write_all(format!("{begin}{text}").as_bytes());
+        self.torn = written.is_err();
+        let synced = if sync { written.and_then(|()| file.sync_data()) } else { written };
+        self.file = Some(file);
+        synced
     }
 
     /// Goes on in the file that is there now: another process of this node may have written it anew, or somebody removed it.
-    fn follow(&mut self) -> io::Result<()> {
-        let open = self.file.metadata()?;
+    fn follow(&mut self) -> io::Result<File> {
+        let open = match self.file.take() {
+            Some(file) => Some((file.metadata()?, file)),
+            None => None,
+        };
         match std::fs::metadata(&self.path) {
-            Ok(found) if (found.ino(), found.dev()) == (open.ino(), open.dev()) => {}
-            Ok(_) => self.file = OpenOptions::new().append(true).open(&self.path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.file = write_anew(&self.path, &self.table)?,
-            Err(error) => return Err(error),
+            Ok(found) => match open {
+                Some((open, file)) if (found.ino(), found.dev()) == (open.ino(), open.dev()) => Ok(file),
+                _ => OpenOptions::new().append(true).open(&self.path),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write_anew(&self.path, &self.table),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn tidy_up(&mut self) {
+        if self.tidied_at.is_some_and(|at| at.elapsed() < TIDY_AGAIN) {
+            return;
+        }
         let count = {
             let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             if self.lines <= table.len() * 3 + SURPLUS_MAX {
@@ -245,8 +264,10 @@ impl Writer {
             table.len()
         };
         match write_anew(&self.path, &self.table) {
-            Ok(file) => (self.file, self.lines, self.torn) = (file, count, false),
+            Ok(file) => (self.file, self.lines, self.torn, self.tidied_at) = (Some(file), count, false, None),
             Err(error) => {
+                // Each try writes all of it, and wipes wait meanwhile.
+                self.tidied_at = Some(Instant::now());
                 tracing::warn!(event = "tombstones-not-rewritten", %error, "the file of tombstones could not be written anew")
             }
         }

@@ -39,6 +39,8 @@ pub const RECEIPT_LIFE_S: u64 = DAY_S;
 pub const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// How often the files of other nodes that share the directory are looked at, at most.
 const PEERS_EVERY: Duration = Duration::from_secs(1);
+/// How often those of them are forgotten that are over.
+const PEERS_TIDIED_EVERY: Duration = Duration::from_mins(10);
 
 /// The tombstones of one node; cheap to clone.
 #[derive(Clone)]
@@ -307,6 +309,8 @@ fn make_room(table: &mut Table) -> bool {
 struct Peers {
     keyring: Option<(PathBuf, PathBuf)>,
     looked_at: Option<Instant>,
+    /// When those were taken out last that are over.
+    tidied_at: Option<Instant>,
     files: HashMap<PathBuf, PeerFile>,
 }
 
@@ -337,6 +341,10 @@ impl Peers {
     /// Reads what is new, since the last time, in the files of the others.
     fn read(&mut self) {
         self.looked_at = Some(clock::now());
+        if self.tidied_at.is_none_or(|at| at.elapsed() >= PEERS_TIDIED_EVERY) {
+            self.tidied_at = self.looked_at;
+            self.files.values_mut().for_each(|file| retain_live(&mut file.table));
+        }
         let Some((keyring, own)) = &self.keyring else { return };
         for (path, stamp) in log::beside(keyring) {
             if path == *own || self.files.get(&path).is_some_and(|file| file.stamp == stamp) {
@@ -575,5 +583,27 @@ mod tests {
         assert!(stones.is_durable(id(1)) && stones.is_durable(id(2)), "nobody had to ask");
         let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
         assert_eq!(again.pending(), [(id(2), tombstone().lookup)]);
+    }
+
+    #[tokio::test]
+    async fn a_start_needs_what_it_can_read_alone_and_what_is_wiped_then_is_no_promise_until_there_is_room() {
+        let folder = folder();
+        let path = log::path(&folder.keyring(), "relay1:5061");
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        stones.raise(id(1), tombstone()).await.expect("written");
+        drop(stones);
+        // No new file can be made: a folder lies where it would be.
+        let new = crate::vault::keyring::beside(&path, "new");
+        std::fs::create_dir_all(new.join("inside")).expect("made");
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("it starts");
+        assert!(stones.forbids(id(1)).is_some() && stones.is_durable(id(1)) && stones.trouble().is_some());
+        assert_eq!(stones.raise(id(2), tombstone()).await, Err(NotWritten));
+        assert_eq!(log::read(&path).expect("read").len(), 1, "nothing is lost of what was written");
+        std::fs::remove_dir_all(&new).expect("removed");
+        while stones.trouble().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(stones.is_durable(id(2)));
+        assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 2);
     }
 }

@@ -177,6 +177,28 @@ async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_wi
     Ok(())
 }
 
+#[tokio::test]
+async fn what_another_node_has_taken_over_later_is_let_go_of_and_what_the_store_has_as_it_was_before_is_not() -> Outcome
+{
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let (taken, older) = (world.enable().await?, world.enable_other().await?);
+    let node = format!("{}:{}", other.setup().edge_ip, other.setup().ports.edge);
+    let run: String = redis.ask(redis::cmd("GET").arg(format!("sipwake:lease:{node}")));
+    let fence = redis.ask::<u64>(redis::cmd("HGET").arg(key(&taken)).arg("f"));
+    for (instance, fence) in [(&older, fence), (&taken, fence + 1)] {
+        let owner = format!("{node}#{run}");
+        redis.ask::<u64>(redis::cmd("HSET").arg(key(instance)).arg("o").arg(owner).arg("f").arg(fence));
+    }
+    // Nobody has asked for either.
+    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
+    tokio::time::sleep(RENEWAL * 4).await;
+    assert_eq!(world.metric("sipwake_instances{state=\"registered\"}").await, Some(1.0), "the other one stays");
+    assert!(redis.keys().contains(&key(&taken)), "nothing is erased");
+    assert_eq!(world.await_contacts(2).await?.len(), 2, "without a word to the SIP server");
+    Ok(())
+}
+
 /// Waits until the other node has taken an instance over, and wipes it there.
 async fn wiped_by(world: &World, other: &RelayProcess, instance: &Instance) -> Result<Answer, Missed> {
     world
