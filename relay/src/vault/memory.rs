@@ -279,11 +279,12 @@ fn write(
     naming: Naming<'_>,
     fence: Fence,
 ) -> Placed {
-    let (lookup, may_take) = match naming {
-        Naming::Takes(lookup) | Naming::Moves(_, lookup) => (lookup, true),
+    let is_another = |lookup: &Lookup| table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
+    let (lookup, takes_lookup) = match naming {
+        Naming::Takes(lookup) => (lookup, is_another(lookup)),
+        Naming::Moves(_, lookup) => (lookup, true),
         Naming::Leaves(lookup) => (lookup, false),
     };
-    let takes_lookup = may_take && table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
     let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
     table.remove(id);
     let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
