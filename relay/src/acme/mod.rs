@@ -147,6 +147,10 @@ impl Acme {
         loop {
             let wait = self.until_due();
             if !wait.is_zero() {
+                // Another node, or a hand, has renewed it.
+                if std::mem::take(&mut failures) > 0 {
+                    told(None);
+                }
                 // The clock is looked at again soon: a machine may sleep, and the files may change.
                 sleep(wait.min(self.first_wait)).await;
                 continue;
@@ -165,6 +169,7 @@ impl Acme {
                     sleep(self.first_wait * CALM).await;
                 }
                 Err(error) => {
+                    self.forget_challenges();
                     self.metrics.certificate_order(CertificateOrder::Failed);
                     let pause = self.pause(failures);
                     failures = failures.saturating_add(1);
@@ -208,16 +213,21 @@ impl Acme {
         }
     }
 
-    async fn try_to_renew(&self) -> Result<(), AcmeError> {
-        let account = self.files.account(&self.settings).await?;
-        let names = &self.settings.names;
-        let issued = order::order(&account, names, self, &self.files).await;
-        for name in names {
+    /// Nobody is shown what is for a CA that looks, once it looks no more, be it that an order took too long.
+    fn forget_challenges(&self) {
+        for name in &self.settings.names {
             self.tls.challenges().forget(name);
         }
         if let Ok(mut tokens) = self.tokens.write() {
             tokens.clear();
         }
+    }
+
+    async fn try_to_renew(&self) -> Result<(), AcmeError> {
+        let account = self.files.account(&self.settings).await?;
+        let names = &self.settings.names;
+        let issued = order::order(&account, names, self, &self.files).await;
+        self.forget_challenges();
         // A CA that takes no order of the next account either does not see one more each time.
         if let Err(AcmeError::Account(error)) = &issued
             && (!self.account_replaced.swap(true, Ordering::Relaxed) || ca_says(error) == "accountDoesNotExist")

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::operator::At;
+use super::operator::{At, Listener};
 use super::{CommandError, secret_file};
 use crate::config::values::duration;
 
@@ -43,27 +44,34 @@ pub async fn run(trace: Trace) -> Result<(), CommandError> {
     let wish = json!({"for_s": trace.time.as_secs().max(1)});
     let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&wish)).await?;
     eprintln!("recording until {} into {}", begun["until"].as_str().unwrap_or("?"), trace.output.display());
-    let end = Instant::now() + trace.time.saturating_sub(BEFORE_THE_END);
-    loop {
-        let over = tokio::select! {
-            () = sleep_until(end) => true,
-            () = sleep(EVERY) => false,
-            _ = tokio::signal::ctrl_c() => true,
-        };
-        let file = listener.fetch(&trace.id, "/trace").await?;
-        secret_file::write(&trace.output, &file)
-            .map_err(|why| CommandError::NotWritten { file: trace.output.clone(), why })?;
-        if over {
-            break;
-        }
-    }
-    // It may have erased itself by now.
+    let recorded = record(&listener, &trace).await;
+    // However it ended. It may have erased itself by now.
     drop(listener.ask("DELETE", &trace.id, "/trace").await);
+    recorded?;
     if trace.at.json {
         let told = json!({"instance": trace.id, "file": trace.output, "until": begun["until"]});
         writeln!(std::io::stdout(), "{told}")?;
     }
     Ok(())
+}
+
+async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> {
+    let end = Instant::now() + trace.time.saturating_sub(BEFORE_THE_END);
+    let mut terminate = signal(SignalKind::terminate())?;
+    loop {
+        let over = tokio::select! {
+            () = sleep_until(end) => true,
+            () = sleep(EVERY) => false,
+            _ = tokio::signal::ctrl_c() => true,
+            _ = terminate.recv() => true,
+        };
+        let file = listener.fetch(&trace.id, "/trace").await?;
+        secret_file::write(&trace.output, &file)
+            .map_err(|why| CommandError::NotWritten { file: trace.output.clone(), why })?;
+        if over {
+            return Ok(());
+        }
+    }
 }
 
 fn parsed(text: &str) -> Result<Duration, String> {

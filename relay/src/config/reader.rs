@@ -546,6 +546,16 @@ mod tests {
     }
 
     #[test]
+    fn a_trail_is_kept_for_whole_days() {
+        for (keep, is_right) in [("30d", true), ("48h", true), ("47h", false), ("367d", false)] {
+            let text = format!("[audit]\ndirectory = \"audit\"\nkeep = \"{keep}\"\n");
+            let read = crate::config::Config::read(&text, Path::new("/nowhere"), []);
+            let told = read.err().map(|problems| problems.to_string()).unwrap_or_default();
+            assert_eq!(!told.contains("audit.keep"), is_right, "{keep}: {told}");
+        }
+    }
+
+    #[test]
     fn a_slip_of_the_finger_is_recognised() {
         for key in ["listn", "listenn", "lisetn", "lisben"] {
             assert!(is_near("listen", key), "{key}");

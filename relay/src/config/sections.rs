@@ -447,7 +447,10 @@ fn store_client(store: &mut Reader<'_>) -> Option<(PathBuf, SecretText)> {
 fn audit(root: &mut Reader<'_>) -> Option<Audit> {
     let mut section = section(root, "audit");
     let directory = section.path("directory");
-    let keep = section.duration("keep", USUAL_AUDIT, DAY, MAX_AUDIT);
+    // Its files are those of days.
+    let is_right = |keep: &Duration| (DAY..=MAX_AUDIT).contains(keep) && keep.as_secs().is_multiple_of(DAY.as_secs());
+    let days = |text: &str| values::duration(text).filter(is_right);
+    let keep = section.parsed("keep", "whole days, from \"1d\" to \"366d\"", days, USUAL_AUDIT);
     section.finish();
     directory.map(|directory| Audit { directory, keep })
 }
