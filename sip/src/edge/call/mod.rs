@@ -81,6 +81,8 @@ struct Target {
     rings: bool,
     /// What it has said to one leg, while it may ring by another one.
     refused: Option<Box<Refused>>,
+    /// Its stack has refused, and its user knows nothing of it.
+    refused_itself: bool,
     /// It is given up soon.
     lost: Option<Lost>,
 }
@@ -96,6 +98,7 @@ impl Target {
             has_it: false,
             rings: false,
             refused: None,
+            refused_itself: false,
             lost: None,
         }
     }

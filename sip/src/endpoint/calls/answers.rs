@@ -359,8 +359,8 @@ impl Endpoint {
 
     /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
     fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
-        let Some(row) = self.calls.get(call).filter(|row| row.state() != CallState::Answered) else { return };
-        if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = row.state_of(instance) {
+        let Some(row) = self.calls.get(call) else { return };
+        if let Some(state) = row.missed_by(instance) {
             let missed = Box::new(row.describe(now, instance));
             self.core.event(Event::Missed { call: missed, state });
         }
