@@ -109,6 +109,7 @@ impl Call {
         if let Stage::Waiting(invite) = &mut self.stage {
             invite.refusals.add(response);
         }
+        self.forget_provisional(instance);
         if response.status() >= Some(600) {
             self.state = CallState::Declined;
             return Outcome::Fail;

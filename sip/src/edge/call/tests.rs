@@ -97,12 +97,14 @@ fn a_call_walks_every_row_of_its_table() {
     for (from, status, outcome, to) in [
         (Waking, 100, Outcome::Ignore, Waking),
         (Waking, 180, Outcome::Pass, Ringing),
+        (Waking, 199, Outcome::Tell, Waking),
         (Waking, 200, Outcome::Answer, Answered),
         (Waking, 486, Outcome::Fail, Declined),
         (Waking, 603, Outcome::Fail, Declined),
         (Waking, 482, Outcome::Fail, Declined),
         (Ringing, 100, Outcome::Ignore, Ringing),
         (Ringing, 183, Outcome::Pass, Ringing),
+        (Ringing, 199, Outcome::Tell, Ringing),
         (Ringing, 202, Outcome::Answer, Answered),
         (Ringing, 302, Outcome::Fail, Declined),
         (Ringing, 603, Outcome::Fail, Declined),
@@ -114,7 +116,7 @@ fn a_call_walks_every_row_of_its_table() {
     }
     for state in FINAL {
         for (status, outcome) in
-            [(180, Outcome::Ignore), (486, Outcome::Ignore), (200, Outcome::TooLate)]
+            [(180, Outcome::Ignore), (199, Outcome::Ignore), (486, Outcome::Ignore), (200, Outcome::TooLate)]
         {
             // A winner's 2xx that comes again passes again: its ACK was lost (RFC 6026).
             let again = state == Answered && status == 200;

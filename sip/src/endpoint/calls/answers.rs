@@ -234,13 +234,19 @@ impl Endpoint {
             Outcome::Pass => {
                 let Some(invite) = row.invite() else { return };
                 let passed = returned::forward_response(&invite.message, response, Side::Device);
-                row.record(now, status, Some(response), &passed);
+                let said = row.instance_of(branch).map(|device| (response, device));
+                row.record(now, status, said, &passed);
                 if let Some(at) = row.deadline(now) {
                     self.core.timers.set(at, Timer::Call(call));
                 }
                 let replaced = row.replaced_by(branch);
                 self.core.transactions.respond(now, server, status, passed);
                 self.cancel_legs(now, replaced, None);
+            }
+            Outcome::Tell => {
+                let Some(invite) = row.invite() else { return };
+                let passed = returned::forward_response(&invite.message, response, Side::Device);
+                self.core.transactions.respond(now, server, status, passed);
             }
             Outcome::Answer => {
                 let (moved, others) = row.others(branch);
