@@ -81,6 +81,8 @@ struct Target {
     rings: bool,
     /// What it has said to one leg, while it may ring by another one.
     refused: Option<Box<Refused>>,
+    /// Its stack has refused, and its user knows nothing of it.
+    refused_itself: bool,
     /// It is given up soon.
     lost: Option<Lost>,
 }
@@ -96,6 +98,7 @@ impl Target {
             has_it: false,
             rings: false,
             refused: None,
+            refused_itself: false,
             lost: None,
         }
     }
@@ -108,6 +111,8 @@ pub enum Outcome {
     Ignore,
     /// Pass this provisional response.
     Pass,
+    /// Likewise; it says of no device that it rings.
+    Tell,
     /// Pass this 2xx; cancel the other legs.
     Answer,
     /// A 2xx that comes too late, or from a second device: ACK and BYE it.
@@ -412,23 +417,6 @@ impl Call {
         Some(repeat_at.map_or(next, |at| at.min(next)))
     }
 
-    /// `response`, a provisional one above 100, was sent to the caller.
-    pub fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
-        if let Stage::Waiting(invite) = &mut self.stage {
-            invite.last_provisional.record(now, status, message, response);
-        }
-    }
-
-    /// The provisional response that is due when the caller has got none for [`EdgeTiming::provisional_interval`].
-    pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
-        match &mut self.stage {
-            Stage::Waiting(invite) if !self.state.is_final() => {
-                invite.last_provisional.repeat(now, &invite.message, &invite.tag)
-            }
-            _ => None,
-        }
-    }
-
     /// The devices that have left the INVITE without any response for [`EdgeTiming::no_response`], and were not woken.
     pub fn silent(&self, now: Instant) -> Vec<InstanceId> {
         let due = self.arrived + self.timing.no_response <= now;
@@ -478,12 +466,14 @@ impl Call {
         let Some(leg) = self.legs.get_mut(branch) else { return Outcome::Ignore };
         let (instance, status) = (leg.instance, response.status().unwrap_or(500));
         match status {
-            ..=100 => {
+            // 199: an early dialog of something behind the device has ended (RFC 6228), and nobody rings by that.
+            ..=100 | 199 => {
                 leg.phase = if leg.phase == Phase::Sent { Phase::Alive } else { leg.phase };
                 self.forget_refusal(instance);
-                Outcome::Ignore
+                let tells = status == 199 && !self.is_closed() && !self.state.is_final();
+                if tells { Outcome::Tell } else { Outcome::Ignore }
             }
-            101..200 => {
+            101..199 => {
                 let begins = matches!(leg.phase, Phase::Sent | Phase::Alive);
                 leg.phase = if begins { Phase::Rings } else { leg.phase };
                 if self.is_closed() || self.state.is_final() {
@@ -543,6 +533,7 @@ impl Call {
         let Some(target) = self.open(instance) else { return (legs, self.after_a_loss()) };
         target.state = CallState::TimedOut;
         self.changes.push((instance, CallState::TimedOut));
+        self.forget_provisional(instance);
         (legs, if self.may_be_answered() { Outcome::Ignore } else { Outcome::Fail })
     }
 

@@ -1,5 +1,7 @@
 //! The last provisional response of a call, and when it is repeated.
 //!
+//! What a device has said is not said again once it has refused: its early dialog is over.
+//!
 //! Invariant: a waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`] (RFC 3261 §13.3.1.1),
 //! unless it wants provisional responses reliably.
 //!
@@ -9,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::{Call, Stage};
+use crate::id::InstanceId;
 use crate::message::{Composer, Message, Name};
 
 /// The last provisional response, and when the next one is due.
@@ -18,6 +22,8 @@ pub(super) struct LastProvisional {
     repeat_at: Option<Instant>,
     interval: Duration,
     what: Provisional,
+    /// The device that has said it.
+    by: Option<InstanceId>,
 }
 
 #[derive(Debug)]
@@ -34,7 +40,7 @@ impl LastProvisional {
     /// Of a call that has just come.
     pub(super) fn new(now: Instant, interval: Duration, invite: &Message) -> Self {
         let repeat_at = (!invite.lists(Name::Require, "100rel")).then(|| now + interval);
-        Self { interval, repeat_at, what: Provisional::Nothing }
+        Self { interval, repeat_at, what: Provisional::Nothing, by: None }
     }
 
     /// When [`Self::repeat`] is due.
@@ -42,9 +48,9 @@ impl LastProvisional {
         self.repeat_at
     }
 
-    /// `response`, a provisional one above 100, was sent to the caller.
-    pub(super) fn record(&mut self, now: Instant, status: u16, message: Option<&Message>, response: &Bytes) {
-        let reliable = message.filter(|message| message.lists(Name::Require, "100rel"));
+    fn record(&mut self, now: Instant, status: u16, said: Option<(&Message, InstanceId)>, response: &Bytes) {
+        self.by = said.map(|(_, device)| device);
+        let reliable = said.map(|(message, _)| message).filter(|message| message.lists(Name::Require, "100rel"));
         self.what = match reliable {
             None => Provisional::Plain { status, response: response.clone() },
             Some(message) => {
@@ -55,8 +61,7 @@ impl LastProvisional {
         self.repeat_at = self.repeat_at.map(|_| now + self.interval);
     }
 
-    /// The response that is due when the caller has got none for `EdgeTiming::provisional_interval`.
-    pub(super) fn repeat(&mut self, now: Instant, invite: &Message, own_tag: &str) -> Option<(u16, Bytes)> {
+    fn repeat(&mut self, now: Instant, invite: &Message, own_tag: &str) -> Option<(u16, Bytes)> {
         self.repeat_at.filter(|at| *at <= now)?;
         self.repeat_at = Some(now + self.interval);
         let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag)).finish();
@@ -65,5 +70,35 @@ impl LastProvisional {
             Provisional::Plain { status, response } => (*status, response.clone()),
             Provisional::Reliable { status, tag } => (*status, compose(*status, tag)),
         })
+    }
+}
+
+impl Call {
+    /// `response`, a provisional one above 100, was sent to the caller. `said`: what it was made of, and by which device.
+    pub fn record(&mut self, now: Instant, status: u16, said: Option<(&Message, InstanceId)>, response: &Bytes) {
+        if let Stage::Waiting(invite) = &mut self.stage {
+            invite.last_provisional.record(now, status, said, response);
+        }
+    }
+
+    /// The provisional response that is due when the caller has got none for [`EdgeTiming::provisional_interval`].
+    ///
+    /// [`EdgeTiming::provisional_interval`]: crate::timing::EdgeTiming::provisional_interval
+    pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
+        match &mut self.stage {
+            Stage::Waiting(invite) if !self.state.is_final() => {
+                invite.last_provisional.repeat(now, &invite.message, &invite.tag)
+            }
+            _ => None,
+        }
+    }
+
+    /// A device rings no longer: what it has said is not said again.
+    pub(super) fn forget_provisional(&mut self, device: InstanceId) {
+        if let Stage::Waiting(invite) = &mut self.stage
+            && invite.last_provisional.by == Some(device)
+        {
+            invite.last_provisional.what = Provisional::Nothing;
+        }
     }
 }

@@ -17,7 +17,7 @@
 //! | --- | --- | --- |
 //! | 3xx, 486, 6xx | declined | declined |
 //! | 482; 401, 407, 420, 421 and 422, after which the caller's server sends the call again | declined | declined |
-//! | any other | declined | it has missed the call: nobody has heard of it |
+//! | any other | declined | it has missed the call, for nobody has heard of it, unless somebody declines on another device |
 //!
 //! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
 
@@ -90,15 +90,26 @@ impl Call {
         }
     }
 
+    /// How a call that is over, and that nobody answered, was missed by this device; `None` where it was not: it has declined, or its stack has refused, and who declined on
+    /// another device is its user, too.
+    pub fn missed_by(&self, instance: InstanceId) -> Option<CallState> {
+        let target = self.targets.iter().find(|target| target.instance == instance)?;
+        let is_declined = || self.targets.iter().any(|target| target.state == CallState::Declined);
+        let is_missed = matches!(target.state, CallState::Cancelled | CallState::TimedOut);
+        let is_missed = is_missed && self.state != CallState::Answered && !(target.refused_itself && is_declined());
+        is_missed.then_some(target.state)
+    }
+
     fn decline(&mut self, instance: InstanceId, response: &Message) -> Outcome {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
-        let is_missed = !target.rings && response.status().is_some_and(is_of_its_stack);
-        target.state = if is_missed { CallState::TimedOut } else { CallState::Declined };
+        target.refused_itself = !target.rings && response.status().is_some_and(is_of_its_stack);
+        target.state = if target.refused_itself { CallState::TimedOut } else { CallState::Declined };
         let state = target.state;
         self.changes.push((instance, state));
         if let Stage::Waiting(invite) = &mut self.stage {
             invite.refusals.add(response);
         }
+        self.forget_provisional(instance);
         if response.status() >= Some(600) {
             self.state = CallState::Declined;
             return Outcome::Fail;

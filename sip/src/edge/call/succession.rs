@@ -26,6 +26,7 @@ impl Call {
         target.rings |= gone.rings;
         target.refused = target.refused.take().or(gone.refused);
         target.unreachable &= gone.unreachable;
+        target.refused_itself |= gone.refused_itself;
         target.lost = target.lost.take().or(gone.lost);
         if target.state == CallState::Waking && gone.state == CallState::Ringing {
             target.state = CallState::Ringing;

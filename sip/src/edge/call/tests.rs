@@ -97,12 +97,14 @@ fn a_call_walks_every_row_of_its_table() {
     for (from, status, outcome, to) in [
         (Waking, 100, Outcome::Ignore, Waking),
         (Waking, 180, Outcome::Pass, Ringing),
+        (Waking, 199, Outcome::Tell, Waking),
         (Waking, 200, Outcome::Answer, Answered),
         (Waking, 486, Outcome::Fail, Declined),
         (Waking, 603, Outcome::Fail, Declined),
         (Waking, 482, Outcome::Fail, Declined),
         (Ringing, 100, Outcome::Ignore, Ringing),
         (Ringing, 183, Outcome::Pass, Ringing),
+        (Ringing, 199, Outcome::Tell, Ringing),
         (Ringing, 202, Outcome::Answer, Answered),
         (Ringing, 302, Outcome::Fail, Declined),
         (Ringing, 603, Outcome::Fail, Declined),
@@ -113,7 +115,9 @@ fn a_call_walks_every_row_of_its_table() {
         assert_eq!(pending.state(), to, "{from:?} {status}");
     }
     for state in FINAL {
-        for (status, outcome) in [(180, Outcome::Ignore), (486, Outcome::Ignore), (200, Outcome::TooLate)] {
+        for (status, outcome) in
+            [(180, Outcome::Ignore), (199, Outcome::Ignore), (486, Outcome::Ignore), (200, Outcome::TooLate)]
+        {
             // A winner's 2xx that comes again passes again: its ACK was lost (RFC 6026).
             let again = state == Answered && status == 200;
             let expected = if again { Outcome::Answer } else { outcome };
@@ -213,7 +217,19 @@ fn what_a_device_refuses_by_itself_before_it_has_rung_its_user_has_missed() {
             assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), Outcome::Fail);
             assert_eq!(pending.take_changes(), [(device(1), state)], "{status}, rings: {rings}");
             assert_eq!(pending.state(), Declined, "the caller's server was refused");
+            pending.close();
+            assert_eq!(pending.missed_by(device(1)), (state == TimedOut).then_some(TimedOut), "{status}");
         }
+    }
+    for (status, missed) in [(486, None), (500, Some(TimedOut))] {
+        let mut pending = waiting_for(now, &[device(1), device(2)]);
+        for number in [1, 2] {
+            pending.forked(branch(number), device(number.into()), FlowId::Stream(number));
+        }
+        assert_eq!(pending.on_response(now, branch(1), &response(488), ANSWER), Outcome::Ignore);
+        assert_eq!(pending.on_response(now, branch(2), &response(status), ANSWER), Outcome::Fail);
+        pending.close();
+        assert_eq!(pending.missed_by(device(1)), missed, "the user of both has declined, or not: {status}");
     }
 }
 

@@ -236,13 +236,19 @@ impl Endpoint {
             Outcome::Pass => {
                 let Some(invite) = row.invite() else { return };
                 let passed = returned::forward_response(&invite.message, response, Side::Device);
-                row.record(now, status, Some(response), &passed);
+                let said = row.instance_of(branch).map(|device| (response, device));
+                row.record(now, status, said, &passed);
                 if let Some(at) = row.deadline(now) {
                     self.core.timers.set(at, Timer::Call(call));
                 }
                 let replaced = row.replaced_by(branch);
                 self.core.transactions.respond(now, server, status, passed);
                 self.cancel_legs(now, replaced, None);
+            }
+            Outcome::Tell => {
+                let Some(invite) = row.invite() else { return };
+                let passed = returned::forward_response(&invite.message, response, Side::Device);
+                self.core.transactions.respond(now, server, status, passed);
             }
             Outcome::Answer => {
                 let (moved, others) = row.others(branch);
@@ -361,8 +367,8 @@ impl Endpoint {
 
     /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
     fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
-        let Some(row) = self.calls.get(call).filter(|row| row.state() != CallState::Answered) else { return };
-        if let Some(state @ (CallState::Cancelled | CallState::TimedOut)) = row.state_of(instance) {
+        let Some(row) = self.calls.get(call) else { return };
+        if let Some(state) = row.missed_by(instance) {
             let missed = Box::new(row.describe(now, instance));
             self.core.event(Event::Missed { call: missed, state });
         }

@@ -215,6 +215,32 @@ fn a_device_whose_flow_is_dead_is_woken_while_the_other_rings() {
 }
 
 #[test]
+fn what_a_device_has_said_is_not_said_again_when_it_has_refused() {
+    for refuses in [true, false] {
+        let mut world = devices(2);
+        for number in [1, 2] {
+            attach(&mut world, number);
+        }
+        world.invite("call-1");
+        answer(&mut world, 2, 180);
+        answer(&mut world, 1, 183);
+        if refuses {
+            answer(&mut world, 1, 486);
+        }
+        world.advance(seconds(61));
+        let again = world.last("INVITE 183");
+        let tag = again.to().unwrap().tag().map(str::to_owned);
+        assert_eq!((world.count("INVITE 183"), tag.as_deref() == Some("one")), (2, !refuses), "{tag:?}");
+        // RFC 6228: an early dialog is over, and nobody rings by it.
+        answer(&mut world, 2, 199);
+        world.advance(seconds(58));
+        assert_eq!((world.count("INVITE 199"), finals(&world)), (1, vec![]));
+        world.advance(seconds(2));
+        assert_eq!(finals(&world)[0], if refuses { 486 } else { 408 }, "120 s after it began to ring");
+    }
+}
+
+#[test]
 fn a_push_that_reaches_nobody_leaves_the_call_to_the_others() {
     let mut world = devices(2);
     world.invite("call-1");
