@@ -5,6 +5,7 @@
 use std::sync::PoisonError;
 
 use sip::id::ShardTag;
+use tokio::time::timeout;
 
 use super::{Lease, Owner, Peer, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
@@ -51,7 +52,7 @@ impl Vault {
         };
         if !kept && !self.0.ring.is_other() {
             // It is the first one, or the store has lost it, and may have lost which keyring stands. One that does not answer is asked again by whoever compares.
-            let _ = self.compare_ring().await;
+            let _ = timeout(self.0.settings.operation_limit, self.compare_ring()).await;
         }
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
         Ok(match earlier {

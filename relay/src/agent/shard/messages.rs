@@ -10,7 +10,7 @@ use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::{self, unix_now};
+use crate::clock::{self, shared_now};
 use crate::domain::MessageOutcome;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
@@ -39,7 +39,8 @@ impl Shard {
             // It is on its way out: nothing is kept for it any more.
             return self.next.push_back(Input::MessageStored { request, instance, outcome: StoreOutcome::Full });
         };
-        let now = unix_now();
+        // By the clock by which it is forgotten.
+        let now = shared_now();
         let lasts = page.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
         let expires_at = row.expires_at().min(lasts);
         let item = self.shared.vault.seal_message(instance, || Message {
