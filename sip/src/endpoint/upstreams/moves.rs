@@ -17,7 +17,7 @@
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
 //! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
-//! less and less often while nobody is granted, but at once after going back to a better one that answers and registers nobody.
+//! less and less often while nobody is granted, but at once after going back to a better one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
