@@ -84,6 +84,7 @@ fn push() -> Push {
         edge: "relay1.example.net:5061".into(),
         sent_at: 1_795_000_000,
         deadline: 1_795_000_030,
+        made_at: relay::clock::now(),
         extra: Vec::new(),
     }
 }

@@ -72,6 +72,7 @@ fn call() -> Push {
         edge: "relay1.example.net:5061".into(),
         sent_at: now,
         deadline: now + 20,
+        made_at: relay::clock::now(),
         extra: Vec::new(),
     }
 }

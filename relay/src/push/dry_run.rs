@@ -20,7 +20,7 @@ use super::reasons;
 use super::recipient::Fixed;
 use super::service::{App, DeliveryRun, Mode, PushService};
 use super::{Event, Push, Verdict};
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
@@ -113,6 +113,7 @@ fn push(event: Event) -> Push {
         edge: "".into(),
         sent_at: now,
         deadline: now + DRY_RUN_TIMEOUT.as_secs(),
+        made_at: clock::now(),
         extra: Vec::new(),
     }
 }

@@ -138,7 +138,7 @@ impl Fcm {
             Event::Call => Android { priority: "HIGH", ttl: "0s".into() },
             // `call-ended` as well: it shows nothing, and what is HIGH and shows nothing costs the device's calls their priority.
             _ => {
-                let ttl = push.deadline.saturating_sub(push.sent_at).min(LONGEST_TTL);
+                let ttl = push.life_s().min(LONGEST_TTL);
                 Android { priority: "NORMAL", ttl: format!("{ttl}s") }
             }
         };

@@ -42,7 +42,7 @@ pub mod webpush;
 mod withdrawal;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
@@ -126,10 +126,12 @@ pub struct Push {
     pub name: Option<Box<str>>,
     /// The public edge of the node that holds the call: `host:port`.
     pub edge: Box<str>,
-    /// Seconds since 1970.
+    /// Seconds since 1970, by the system's clock.
     pub sent_at: u64,
-    /// Seconds since 1970; after it the push is worthless and is not sent.
+    /// Likewise; after it the push is worthless and is not sent.
     pub deadline: u64,
+    /// When it was made, by the clock of this process, by which alone its age is judged ([`Push::until`]).
+    pub made_at: Instant,
     /// Further members of the object (`status`, `reason`, counts), already free of secrets.
     pub extra: Vec<(&'static str, serde_json::Value)>,
 }
@@ -141,6 +143,17 @@ impl fmt::Debug for Push {
 }
 
 impl Push {
+    /// Until when it is worth sending: as long after it was made as its deadline lies behind `sent_at`, whatever becomes of the
+    /// system's clock meanwhile.
+    pub fn until(&self) -> Instant {
+        self.made_at + Duration::from_secs(self.life_s())
+    }
+
+    /// How long it is worth delivering, in seconds.
+    pub fn life_s(&self) -> u64 {
+        self.deadline.saturating_sub(self.sent_at)
+    }
+
     /// Whether it is for the app alone and shows its user nothing: a renewal, and a mailbox in which nothing waits any
     /// more.
     pub fn is_silent(&self) -> bool {

@@ -253,6 +253,7 @@ mod tests {
             edge: "relay1.example.net:5061".into(),
             sent_at: 1_795_000_000,
             deadline: 1_795_000_030,
+            made_at: crate::clock::now(),
             extra: Vec::new(),
         }
     }

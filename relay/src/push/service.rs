@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
@@ -165,7 +165,7 @@ impl PushService {
         recipient: &dyn Recipient,
     ) -> Delivery {
         let started = Instant::now();
-        let deadline = started + left(push.deadline);
+        let deadline = Instant::from_std(push.until());
         let (verdict, attempts, copies) = match &*self.mode() {
             Mode::Printed => {
                 departure.note();
@@ -435,12 +435,6 @@ fn not_in_time(verdict: &Verdict, started: Instant) -> bool {
         Verdict::TooLate | Verdict::Unconfirmed => started.elapsed() >= LONG,
         _ => false,
     }
-}
-
-/// How long until `deadline` (seconds since 1970); nothing when it has passed.
-fn left(deadline: u64) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Duration::from_secs(deadline).saturating_sub(now)
 }
 
 fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {

@@ -40,6 +40,7 @@ fn push(event: Event, seconds: u64) -> Push {
         edge: "relay1.example.net:5061".into(),
         sent_at: now(),
         deadline: now() + seconds,
+        made_at: relay::clock::now(),
         extra: Vec::new(),
     }
 }
@@ -324,6 +325,21 @@ async fn a_push_is_tried_again_within_its_deadline_and_never_after() {
         assert_eq!((delivery.verdict, delivery.attempts), (Verdict::TooLate, 0));
     }
     assert_eq!(services.fcm.requests(), u64::from(delivery.attempts), "nothing more was sent");
+    assert_clean(&services);
+}
+
+#[tokio::test]
+async fn a_push_is_judged_by_how_long_ago_it_was_made_whatever_the_systems_clock_says() {
+    let services = PushServices::start().await;
+    for (number, (device, target)) in (1..).zip([apple, google].iter().flat_map(|target| [(1, target), (2, target)])) {
+        let sent_at = if device == 1 { now() - 86_400 } else { now() + 86_400 };
+        let push = Push { sent_at, deadline: sent_at + 20, ..call(number, 20) };
+        let delivery = services.service.deliver(APP, &target(device), &push).await;
+        assert_eq!((delivery.verdict, delivery.attempts), (Verdict::Accepted, 1), "{number}");
+    }
+    let old = Push { made_at: relay::clock::now() - Duration::from_secs(20), ..call(9, 20) };
+    let delivery = services.service.deliver(APP, &google(3), &old).await;
+    assert_eq!((delivery.verdict, delivery.attempts), (Verdict::TooLate, 0));
     assert_clean(&services);
 }
 

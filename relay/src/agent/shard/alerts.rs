@@ -22,7 +22,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::{self, shared_now};
+use crate::clock::{self, unix_now};
 use crate::domain::WipeReason;
 use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
@@ -94,9 +94,10 @@ impl Shard {
             return;
         }
         let AlertContent { call, from, name, extra } = content;
-        let now = shared_now();
-        let edge = self.shared.edge.clone();
-        let push = Push { event, instance, call, from, name, edge, sent_at: now, deadline: now + life_s, extra };
+        // What goes out is judged by the clocks of others: by the system's, and not by the store's.
+        let (made_at, sent_at) = (clock::now(), unix_now());
+        let (edge, deadline) = (self.shared.edge.clone(), sent_at.saturating_add(life_s));
+        let push = Push { event, instance, call, from, name, edge, sent_at, deadline, made_at, extra };
         if let Some(activity) = self.activity(instance) {
             while activity.alerts.try_join_next().is_some() {}
             if activity.alerts.len() >= ALERTS_MAX && event != Event::CallEnded {

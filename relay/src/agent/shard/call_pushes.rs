@@ -51,6 +51,7 @@ impl Shard {
             edge: self.shared.edge.clone(),
             sent_at: now,
             deadline,
+            made_at: clock::now(),
             extra: Vec::new(),
         };
         if let Some((why, waits)) = self.is_of_others(call) {

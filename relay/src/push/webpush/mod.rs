@@ -233,7 +233,7 @@ fn headers(push: &Push, host: &str) -> HeaderMap {
     let (ttl, urgency) = match push.event {
         Event::Call => (0, "high"),
         _ => {
-            let ttl = push.deadline.saturating_sub(push.sent_at).min(LONGEST_TTL);
+            let ttl = push.life_s().min(LONGEST_TTL);
             (ttl, if push.is_silent() { "low" } else { "normal" })
         }
     };
@@ -296,6 +296,7 @@ mod tests {
             edge: "relay1.example.net:5061".into(),
             sent_at: 1_795_000_000,
             deadline,
+            made_at: crate::clock::now(),
             extra: Vec::new(),
         };
         let call = push(Event::Call, 1_795_000_030);

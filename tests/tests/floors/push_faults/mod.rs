@@ -99,6 +99,7 @@ fn call(number: u32) -> Push {
         edge: "relay1.example.net:5061".into(),
         sent_at: now,
         deadline: now + RING,
+        made_at: relay::clock::now(),
         extra: Vec::new(),
     }
 }

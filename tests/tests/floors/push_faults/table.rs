@@ -57,6 +57,7 @@ async fn each_answer_and_fault_of_apns_has_its_consequence_for_call_connection_a
     let mut wrong = Vec::new();
     for Row(answer, for_call, for_alert) in rows {
         for (push, wanted) in [(call(1), for_call), (alert(), for_alert)] {
+            let push = Push { made_at: relay::clock::now(), ..push };
             let world = World::within(&authority);
             world.apns.answer_with(&apple_token(1), [answer.clone()]);
             let delivery = world.service.deliver(APP, &apple(1), &push).await;
@@ -81,6 +82,7 @@ async fn each_answer_and_fault_of_fcm_has_its_consequence_for_call_connection_an
     let mut wrong = Vec::new();
     for Row(answer, for_call, for_alert) in rows {
         for (push, wanted) in [(call(1), for_call), (alert(), for_alert)] {
+            let push = Push { made_at: relay::clock::now(), ..push };
             let world = World::within(&authority);
             world.fcm.answer_with(&google_token(1), [answer.clone()]);
             let delivery = world.service.deliver(APP, &google(1), &push).await;

@@ -89,6 +89,7 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
                 (Answer::Status(503, Some(600)), Event::Call | Event::CallEnded) => AFRESH,
                 _ => wanted,
             };
+            let push = Push { made_at: relay::clock::now(), ..push };
             let web = Web::new(&authority);
             let device = web.server.subscribe();
             web.server.answer_with(&device.token, [answer.clone()]);
