@@ -33,6 +33,8 @@ pub const CONTACTS_PER_AOR: usize = 16;
 /// The longest that one is kept without its device having registered again, as long as anything of it can be kept sealed; a
 /// server that grants more has its device asked to refresh before.
 pub const KEPT_MAX: Duration = Duration::from_secs(6 * 86_400);
+/// How long before the end a device is asked to refresh it for the last time, at the least.
+const RENEW_LAST: Duration = Duration::from_secs(15);
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
 
@@ -78,8 +80,6 @@ struct Row {
     expires_at: Instant,
     /// When its device is pushed to refresh it.
     renew_at: Option<Instant>,
-    /// It was pushed for already in this life of it.
-    renewed: bool,
     /// When its device was called back last for a request that is no call.
     woken_at: Option<Instant>,
     /// The answer to what comes while it has no flow, of one that its flow alone leads to; `None`: its device is pushed.
@@ -302,7 +302,6 @@ impl Endpoint {
             service_route,
             expires_at,
             renew_at: renew_before.map(|before| expires_at - before),
-            renewed: false,
             woken_at: None,
             flow_failure,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
@@ -339,9 +338,9 @@ impl Endpoint {
         if row.renew_at.is_none_or(|at| at > now) {
             return self.arm_push_binding(instance);
         }
-        // A push may be lost: once more, half-way to the end.
-        let again = (!std::mem::replace(&mut row.renewed, true)).then(|| now + (row.expires_at - now) / 2);
-        row.renew_at = again;
+        // A push may be lost, or its device doze: again and again, half-way to the end, until that is too near.
+        let left = row.expires_at - now;
+        row.renew_at = (left / 2 >= RENEW_LAST).then(|| now + left / 2);
         self.arm_push_binding(instance);
         self.core.event(Event::RefreshNeeded(instance));
     }

@@ -37,8 +37,8 @@ use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 const STORE_AGAIN: Duration = Duration::from_secs(2);
 /// How long an operator waits for the store to erase a registration; then it is said that the store is away.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
-/// How long a push for a refresh may take to reach its device.
-const REFRESH_LIFE_S: u64 = 60;
+/// How long a push for a refresh may take to reach its device, at the least.
+const REFRESH_LIFE_MIN_S: u64 = 30;
 
 /// Registrations that are looked up at once on one shard; requests for a further one are answered without.
 const LOOKUPS_MAX: usize = 256;
@@ -387,7 +387,10 @@ impl Shard {
             tracing::debug!(event = "passed-not-refreshed", instance = %id, "nothing can ask this device to refresh its registration");
             return;
         };
-        self.send_alert_to(app, target, id, Event::Renew, REFRESH_LIFE_S, AlertContent::default());
+        // A device that dozes gets it when it looks about the next time: it is of use as long as the registration stands.
+        let ends_at = self.push_bindings.rows.get(&id).and_then(|row| row.wanted.as_ref()).map(|(_, ends_at)| *ends_at);
+        let life_s = ends_at.unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
+        self.send_alert_to(app, target, id, Event::Renew, life_s, AlertContent::default());
     }
 }
 

@@ -5,7 +5,7 @@ use sip::endpoint::PushBindingEnd;
 use super::through::{PN, Register, Through};
 
 #[test]
-fn a_device_is_pushed_in_time_to_refresh_once_more_half_way_and_then_it_is_over() {
+fn a_device_is_pushed_in_time_to_refresh_again_half_way_to_the_end_each_time_and_then_it_is_over() {
     let (mut through, _) = Through::asleep();
     through.advance(449);
     assert_eq!(through.refreshes(), 0, "not before the last quarter");
@@ -13,8 +13,10 @@ fn a_device_is_pushed_in_time_to_refresh_once_more_half_way_and_then_it_is_over(
     assert_eq!(through.refreshes(), 1, "at least 120 s before the end");
     through.advance(76);
     assert_eq!(through.refreshes(), 2, "the first may be lost");
-    through.advance(100);
-    assert_eq!((through.refreshes(), through.ends()), (2, vec![PushBindingEnd::Expired]));
+    through.advance(38);
+    assert_eq!(through.refreshes(), 3, "and the second");
+    through.advance(62);
+    assert_eq!((through.refreshes(), through.ends()), (4, vec![PushBindingEnd::Expired]));
     assert_eq!(through.world.endpoint.counts().push_bindings, 0);
     assert_eq!(through.left(), 1);
 }

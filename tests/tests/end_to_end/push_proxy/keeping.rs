@@ -147,6 +147,8 @@ async fn a_sleeping_phone_is_pushed_in_time_to_refresh_and_never_by_voip() -> Ou
         let seen = (push.token.as_str(), push.topic.as_str(), push.push_type.as_str());
         assert_eq!(seen, (OTHER_TOKEN, apns::BUNDLE, "background"));
         assert_eq!(push.payload["sipwake"]["event"], "renew");
+        let life = push.payload["sipwake"]["deadline"].as_u64().zip(push.payload["sipwake"]["sent_at"].as_u64());
+        assert_eq!(life.map(|(deadline, sent_at)| deadline - sent_at), Some(30), "the least, for it ends before");
         phone.register_and_sleep(SOON).await?;
     }
     world.await_metric(REGISTRATIONS, 1.0).await?;
