@@ -9,7 +9,7 @@
 //!
 //! Invariant: [`Failure::Unsent`] means that the service certainly did not process the request; everything else that
 //! went wrong after the request left is [`Failure::Unconfirmed`]. Each wait ends at the caller's `until`. At most
-//! [`MAX_UNDER_WAY`] requests are at the channel; one more is turned away.
+//! [`MAX_UNDER_WAY`] requests are at the channel, of which [`ALERTS_UNDER_WAY`] are no calls; one more is turned away.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +42,8 @@ use crate::cores;
 
 /// Requests that wait for or are on the connection; above it a request is turned away at once.
 const MAX_UNDER_WAY: usize = 20_000;
+/// Likewise those that are no calls.
+const ALERTS_UNDER_WAY: usize = MAX_UNDER_WAY / 4 * 3;
 /// Between two dials that fail.
 const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 /// How long the body may come after the head of an answer.
@@ -255,12 +257,16 @@ impl Channel {
         patience: Patience<'_>,
         read: impl Fn(&Answer) -> (M, Bearing),
     ) -> Result<M, Failure> {
-        let _place = self.place()?;
+        let mut place = if patience.urgent { Some(self.place(true)?) } else { None };
         let mut moved = false;
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
-            let (connection, stream) = match timeout_at(patience.until, self.admit()).await {
+            // What is no call takes a place when it may leave.
+            if place.is_none() {
+                place = Some(self.place(false)?);
+            }
+            let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgent)).await {
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
@@ -288,16 +294,17 @@ impl Channel {
         }
     }
 
-    fn place(&self) -> Result<QueueSlot<'_>, Failure> {
+    fn place(&self, urgent: bool) -> Result<QueueSlot<'_>, Failure> {
         let place = QueueSlot(&self.under_way);
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= MAX_UNDER_WAY {
+        let most = if urgent { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= most {
             return Err(Failure::Unsent { after: None });
         }
         Ok(place)
     }
 
     /// A connection and the right to one stream on it.
-    async fn admit(&self) -> Result<(Arc<Connection>, Place), Failure> {
+    async fn admit(&self, urgent: bool) -> Result<(Arc<Connection>, Place), Failure> {
         let make = |ancestry: &Arc<Ancestry>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
@@ -317,7 +324,7 @@ impl Channel {
         {
             if let Some(connection) = own.flight.have(freshness)
                 && !connection.is_shut_out()
-                && let Some(stream) = connection.line.try_admit(|| connection.streams_allowed())
+                && let Some(stream) = connection.line.try_admit(urgent, || connection.streams_allowed())
             {
                 return Ok((connection, stream));
             }
@@ -335,7 +342,7 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let stream = connection.line.admit(|| connection.streams_allowed()).await;
+            let stream = connection.line.admit(urgent, || connection.streams_allowed()).await;
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
             }
@@ -626,6 +633,20 @@ mod tests {
             theirs.read_exact(&mut vec![0; length]).await.unwrap();
             *counts.entry(head[3]).or_default() += 1;
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_call_leaves_calls_a_quarter_of_the_places() {
+        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
+        let series = crate::metrics::Metrics::new().push_service("com.example.phone", "apns");
+        let record = Record::new("com.example.phone", "apns", series);
+        let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
+        let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
+        assert!(alerts.iter().all(Result::is_ok) && channel.place(false).is_err());
+        let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
+        assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
+        drop(calls);
+        assert!(channel.place(true).is_ok() && channel.place(false).is_err());
     }
 
     #[tokio::test]

@@ -12,6 +12,9 @@
 //! stands in front of a service sends it, too. The service's time is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line
 //! has answered nothing yet, or four times what slow answers of its service took lately; it is counted from the last answer on, while any request waits.
 //!
+//! What is no call has a part of the streams ([`ALERTS_PART`]) and waits for that in a line of its own: a call takes the next stream
+//! that is free, however many others wait.
+//!
 //! Invariant: the state is one atomic, and a request over a good line takes no lock here but that of the semaphore of its
 //! stream. A line that is not good lets nobody go, and wakes all who are held when it is decided.
 
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ancestry::Ancestry;
@@ -29,6 +32,8 @@ use super::ancestry::Ancestry;
 const MAX_STREAMS: usize = 1_000;
 /// Streams that `h2` opens before the service has told its limit.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
+/// The part of the streams that what is no call may have.
+const ALERTS_PART: (usize, usize) = (3, 4);
 /// A request that is unanswered for so long, while nothing else is heard, has the line asked.
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(250);
 /// While requests are unanswered the line is asked again, at first after [`ASK_AFTER`], and at most so rarely.
@@ -72,6 +77,9 @@ pub(super) struct Line {
     gate: Semaphore,
     /// So many there are; each change is made under the lock.
     granted: AtomicUsize,
+    /// Of these permits one for each stream that what is no call may have, and how many there are.
+    alerts: Semaphore,
+    alerts_granted: AtomicUsize,
     resizing: Mutex<()>,
     state: AtomicU8,
     /// Told when the state changes.
@@ -110,12 +118,17 @@ struct Vain {
 pub(super) struct Place {
     line: Arc<Line>,
     is_kept: bool,
+    is_alerts: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // First to whoever waits for a stream already.
         if self.is_kept {
             self.line.gate.add_permits(1);
+        }
+        if self.is_alerts {
+            self.line.alerts.add_permits(1);
         }
         // Either this sees that the line is silent, or who ends it sees the permit.
         fence(Ordering::SeqCst);
@@ -132,6 +145,8 @@ impl Line {
         Arc::new(Self {
             gate: Semaphore::new(granted),
             granted: AtomicUsize::new(granted),
+            alerts: Semaphore::new(part_of_alerts(granted)),
+            alerts_granted: AtomicUsize::new(part_of_alerts(granted)),
             resizing: Mutex::new(()),
             state: AtomicU8::new(GOOD),
             changed: Notify::new(),
@@ -151,12 +166,13 @@ impl Line {
         })
     }
 
-    /// The right to one stream, once the line is known to be good. `None`: it takes no further requests. `limit` tells how many
-    /// streams the service allows at this moment.
-    pub(super) async fn admit(self: &Arc<Self>, limit: impl Fn() -> usize) -> Option<Place> {
+    /// The right to one stream, for a call or for what is none, once the line is known to be good. `None`: it takes no further
+    /// requests. `limit` tells how many streams the service allows at this moment.
+    pub(super) async fn admit(self: &Arc<Self>, urgent: bool, limit: impl Fn() -> usize) -> Option<Place> {
         let place = loop {
-            self.gate.acquire().await.ok()?.forget();
-            if let Some(place) = self.kept(self.place(), limit()) {
+            let alerts = if urgent { None } else { Some(self.alerts.acquire().await.ok()?) };
+            let stream = self.gate.acquire().await.ok()?;
+            if let Some(place) = self.kept(self.place(stream, alerts), limit()) {
                 break place;
             }
         };
@@ -175,9 +191,10 @@ impl Line {
     }
 
     /// Likewise, if there is nothing to wait for; a line that may be dead is asked, for those who come later.
-    pub(super) fn try_admit(self: &Arc<Self>, limit: impl Fn() -> usize) -> Option<Place> {
-        self.gate.try_acquire().ok()?.forget();
-        let place = self.kept(self.place(), limit())?;
+    pub(super) fn try_admit(self: &Arc<Self>, urgent: bool, limit: impl Fn() -> usize) -> Option<Place> {
+        let alerts = if urgent { None } else { Some(self.alerts.try_acquire().ok()?) };
+        let stream = self.gate.try_acquire().ok()?;
+        let place = self.kept(self.place(stream, alerts), limit())?;
         match self.state.load(Ordering::Acquire) {
             GOOD if !self.is_idle() => Some(place),
             _ => {
@@ -187,8 +204,11 @@ impl Line {
         }
     }
 
-    fn place(self: &Arc<Self>) -> Place {
-        Place { line: Arc::clone(self), is_kept: true }
+    fn place(self: &Arc<Self>, stream: SemaphorePermit<'_>, alerts: Option<SemaphorePermit<'_>>) -> Place {
+        let is_alerts = alerts.is_some();
+        stream.forget();
+        alerts.into_iter().for_each(SemaphorePermit::forget);
+        Place { line: Arc::clone(self), is_kept: true, is_alerts }
     }
 
     /// A request has been unanswered for [`ASK_AFTER`].
@@ -396,6 +416,7 @@ impl Line {
 
     fn end(&self, state: u8) {
         self.gate.close();
+        self.alerts.close();
         let ended = self.state.fetch_max(state, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         if ended < RETIRED {
@@ -471,16 +492,9 @@ impl Line {
     /// Opens the gate for as many streams as the service allows, once it has accepted our credentials.
     fn resize(&self, limit: usize) {
         let _resizing = self.resizing();
-        let granted = self.granted.load(Ordering::Relaxed);
         let wanted = if self.proven.load(Ordering::Relaxed) { limit.clamp(1, MAX_STREAMS) } else { 1 };
-        let now = match wanted > granted {
-            true => {
-                self.gate.add_permits(wanted - granted);
-                wanted
-            }
-            false => granted - self.gate.forget_permits(granted - wanted),
-        };
-        self.granted.store(now, Ordering::Relaxed);
+        regrant(&self.gate, &self.granted, wanted);
+        regrant(&self.alerts, &self.alerts_granted, part_of_alerts(wanted));
     }
 
     fn resizing(&self) -> MutexGuard<'_, ()> {
@@ -488,25 +502,84 @@ impl Line {
     }
 }
 
+/// Of so many streams those that what is no call may have.
+fn part_of_alerts(streams: usize) -> usize {
+    (streams * ALERTS_PART.0 / ALERTS_PART.1).max(1)
+}
+
+/// Brings the permits of a gate, of which so many were granted, to `wanted`; of those that are used none is taken away.
+fn regrant(gate: &Semaphore, granted: &AtomicUsize, wanted: usize) {
+    let before = granted.load(Ordering::Relaxed);
+    let now = match wanted > before {
+        true => {
+            gate.add_permits(wanted - before);
+            wanted
+        }
+        false => before - gate.forget_permits(before - wanted),
+    };
+    granted.store(now, Ordering::Relaxed);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn a_call_takes_the_next_stream_however_many_alerts_wait() {
+        let line = Line::new(false, Arc::default());
+        let alerts: Vec<_> = std::iter::from_fn(|| line.try_admit(false, || 100)).collect();
+        assert_eq!(alerts.len(), 75, "of a hundred streams");
+        let served = Arc::new(AtomicUsize::new(0));
+        let waiting: Vec<_> = (0..1_000)
+            .map(|_| {
+                let (line, served) = (Arc::clone(&line), Arc::clone(&served));
+                tokio::spawn(async move {
+                    let _place = line.admit(false, || 100).await.expect("it lives");
+                    served.fetch_add(1, Ordering::Relaxed);
+                    sleep(Duration::from_secs(1)).await;
+                    line.answered(LineFate::Good, true, || 100);
+                })
+            })
+            .collect();
+        sleep(Duration::from_millis(1)).await;
+        let calls: Vec<_> = (0..25).map(|_| line.admit(true, || 100)).collect();
+        let mut placed = Vec::new();
+        for call in calls {
+            placed.push(timeout(Duration::from_millis(1), call).await.expect("at once").expect("it lives"));
+        }
+        let next = tokio::spawn({
+            let line = Arc::clone(&line);
+            async move { line.admit(true, || 100).await.map(|_| Instant::now()) }
+        });
+        sleep(Duration::from_millis(1)).await;
+        assert!(!next.is_finished() && served.load(Ordering::Relaxed) == 0, "all are taken");
+        // The first stream that is free is the call's.
+        let freed = Instant::now();
+        drop(alerts);
+        assert_eq!(next.await.expect("no panic"), Some(freed));
+        for alert in waiting {
+            alert.await.expect("no panic");
+        }
+        assert_eq!(served.load(Ordering::Relaxed), 1_000, "each has its turn");
+        line.retire();
+        assert!(line.admit(false, || 100).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_limit_that_was_lowered_holds_for_the_next_request() {
         let line = Line::new(false, Arc::default());
-        let open: Vec<_> = (0..8).map(|_| line.try_admit(|| 100).expect("there is room")).collect();
-        assert!(line.try_admit(|| 1).is_none(), "eight are open");
-        let waits = tokio::time::timeout(Duration::from_millis(100), line.admit(|| 1)).await;
+        let open: Vec<_> = (0..8).map(|_| line.try_admit(true, || 100).expect("there is room")).collect();
+        assert!(line.try_admit(true, || 1).is_none(), "eight are open");
+        let waits = tokio::time::timeout(Duration::from_millis(100), line.admit(true, || 1)).await;
         assert!(waits.is_err());
         drop(open);
-        let only = line.admit(|| 1).await.expect("it lives");
-        assert!(line.try_admit(|| 1).is_none());
+        let only = line.admit(true, || 1).await.expect("it lives");
+        assert!(line.try_admit(true, || 1).is_none());
         line.resize(2);
-        assert!(line.try_admit(|| 2).is_some(), "it was raised again");
+        assert!(line.try_admit(true, || 2).is_some(), "it was raised again");
         drop(only);
         // One for those who ask whether there is one.
-        assert!(line.try_admit(|| 0).is_some());
+        assert!(line.try_admit(true, || 0).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -521,7 +594,7 @@ mod tests {
             for _ in 0..count {
                 let (line, allowed, done) = (Arc::clone(&line), allowed.clone(), Arc::clone(&done));
                 tokio::spawn(async move {
-                    let _permit = line.admit(&allowed).await.expect("it lives");
+                    let _permit = line.admit(true, &allowed).await.expect("it lives");
                     sleep(Duration::from_millis(50)).await;
                     line.answered(LineFate::Good, true, &allowed);
                     done.fetch_add(1, Ordering::Relaxed);
@@ -543,11 +616,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cautious_line_opens_for_what_the_service_allows_when_it_is_proven() {
         let line = Line::new(true, Arc::default());
-        let first = line.try_admit(|| 100).expect("there is room for one");
-        assert!(line.try_admit(|| 100).is_none(), "for one alone");
+        let first = line.try_admit(true, || 100).expect("there is room for one");
+        assert!(line.try_admit(true, || 100).is_none(), "for one alone");
         line.answered(LineFate::Good, true, || 2);
         drop(first);
-        let two = (line.try_admit(|| 2), line.try_admit(|| 2), line.try_admit(|| 2));
+        let two = (line.try_admit(true, || 2), line.try_admit(true, || 2), line.try_admit(true, || 2));
         assert!(two.0.is_some() && two.1.is_some() && two.2.is_none());
     }
 }
