@@ -19,9 +19,10 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use uuid::Builder;
 
+use super::answer::{Answer, Bearing};
 use super::answer_body;
 use super::backoff::Backoff;
-use super::connection::{Answer, Bearing, Channel, Failure, Request};
+use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
 use super::health::{Note, Record, Trouble};
@@ -222,7 +223,8 @@ impl Apns {
         }
     }
 
-    fn channel(&self, environment: Environment) -> &Channel {
+    /// The way there.
+    pub(super) fn channel(&self, environment: Environment) -> &Channel {
         match environment {
             Environment::Production => &self.production,
             Environment::Sandbox => &self.sandbox,

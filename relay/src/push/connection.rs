@@ -14,17 +14,17 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use hyper::header::RETRY_AFTER;
-use hyper::{HeaderMap, Method, StatusCode};
+use hyper::{HeaderMap, Method};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::allowance::Allowance;
 use super::ancestry::Ancestry;
+use super::answer::{Answer, Bearing};
 use super::backoff::Backoff;
 use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
@@ -36,6 +36,7 @@ use super::own_lines::OwnLines;
 use super::patience::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::reasons::{NOT_ALLOWED, NOT_HTTP2};
 use super::rest::{Probe, Rest, RestFor};
+use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 use super::withdrawal::Withdrawal;
 use crate::cores;
@@ -50,8 +51,6 @@ const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most:
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of an answer, in bytes; of a larger one nothing is used.
 const MAX_BODY: usize = 64 * 1024;
-/// The longest wait that a service is believed to ask for; no push is tried for longer than that.
-const LONGEST_WISH: Duration = Duration::from_secs(86_400);
 /// How long a line that has fallen silent is kept at most for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
 /// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
@@ -74,6 +73,8 @@ pub(super) struct Channel {
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
     rest: Rest,
+    /// When what is no call is tried again.
+    pub(super) retries: Arc<Retries>,
     record: Arc<Record>,
 }
 
@@ -84,27 +85,6 @@ pub(super) struct Request {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-}
-
-/// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    /// `None`: it did not come in time, broke off or was too large, and nobody knows what it would have said.
-    pub(super) body: Option<Bytes>,
-}
-
-/// What an answer means beside what it means for its request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bearing {
-    /// For the line that it came by.
-    pub(super) line: LineFate,
-    /// Whether the service took our credentials.
-    pub(super) proves: bool,
-    /// For all who come later.
-    pub(super) rest: Option<RestFor>,
-    /// For what is told of the service.
-    pub(super) note: Note,
 }
 
 /// Why nothing came back.
@@ -132,45 +112,6 @@ enum Lost {
     Unknown,
 }
 
-impl Answer {
-    /// Its body, empty when that was not read: what it does not say is not there.
-    pub(super) fn read_body(&self) -> &[u8] {
-        self.body.as_deref().unwrap_or_default()
-    }
-
-    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_WISH`].
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let seconds = is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
-        let asked = seconds.or_else(at);
-        // No time is no wish.
-        asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WISH))
-    }
-
-    /// What its status alone means: a fault of the service may stick to the host behind the line, and a service that is
-    /// overloaded may ask all to wait.
-    pub(super) fn bearing(&self) -> Bearing {
-        let status = self.status.as_u16();
-        let line = match status {
-            // Request Timeout and Misdirected Request: another connection is what they ask for (RFC 9110 §15.5.9, §15.5.20).
-            408 | 421 => LineFate::Ending,
-            500..=599 => LineFate::Faulty,
-            _ => LineFate::Good,
-        };
-        let rest = self.retry_after().filter(|_| (500..600).contains(&status)).map(RestFor::Asked);
-        let note = match (status, rest) {
-            (200..=299, _) => Note::Accepted,
-            (_, Some(_)) => Note::Trouble(Trouble::light("AskedToWait")),
-            (500..=599, _) => Note::Trouble(Trouble::light("ServerError")),
-            _ => Note::Nothing,
-        };
-        let proves = self.status != StatusCode::FORBIDDEN && line == LineFate::Good;
-        Bearing { line, proves, rest, note }
-    }
-}
-
 impl Channel {
     /// Where it leads.
     pub(super) fn origin(&self) -> &str {
@@ -191,6 +132,7 @@ impl Channel {
             runtime: None,
             under_way: Arc::default(),
             rest: Rest::default(),
+            retries: Arc::default(),
             record,
         }
     }

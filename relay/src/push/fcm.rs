@@ -21,10 +21,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use super::answer::{Answer, Bearing};
 use super::answer_body;
 use super::apns::Attempt;
 use super::backoff::Backoff;
-use super::connection::{Answer, Bearing, Channel, Failure, Request};
+use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
 use super::health::{Note, Record, Trouble};
@@ -104,6 +105,11 @@ impl Fcm {
             channel: Channel::new(format!("{app}/fcm"), endpoint, false, record),
             tokens: Tokens::new(account, oauth),
         })
+    }
+
+    /// The way there.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// How it stands.

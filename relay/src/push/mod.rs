@@ -5,6 +5,7 @@
 
 mod allowance;
 mod ancestry;
+mod answer;
 mod answer_body;
 pub mod apns;
 mod backoff;
@@ -32,6 +33,7 @@ mod provider_token;
 mod reasons;
 mod recipient;
 mod rest;
+mod retries;
 mod rfc8599;
 pub mod sealed;
 mod service;

@@ -18,9 +18,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::answer::{Answer, Bearing};
 use super::answer_body;
 use super::backoff::Backoff;
-use super::connection::{Answer, Bearing, Channel, Request};
+use super::connection::{Channel, Request};
 use super::departure::Departure;
 use super::health::{Note, Trouble};
 use super::jwt;

@@ -13,7 +13,8 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
 use super::apns::{self, Apns, Attempt, Environment, Signers};
-use super::backoff::RETRY;
+use super::backoff::{Backoff, RETRY};
+use super::connection::Channel;
 use super::copies::Flight;
 use super::departure::Departure;
 use super::fcm::{self, Fcm};
@@ -22,6 +23,7 @@ use super::made::Made;
 use super::network::{Network, Nowhere};
 use super::recipient::{Fixed, Recipient};
 use super::rest::PROBE_EVERY;
+use super::retries::{Retries, longest_pause};
 use super::setup::SetupError;
 use super::webpush::{self, WebPush};
 use super::{Event, Push, Verdict, copies, payload};
@@ -341,6 +343,14 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
+    fn channel(&self) -> &Channel {
+        match self {
+            Self::Apns(apns, prepared) => apns.channel(prepared.environment()),
+            Self::Fcm(fcm, _) => fcm.channel(),
+            Self::WebPush(_, prepared) => prepared.channel(),
+        }
+    }
+
     /// Tries until it is settled, `deadline` comes, or its recipient has another token.
     pub(super) async fn run(
         self,
@@ -351,7 +361,9 @@ impl<'a> DeliveryRun<'a> {
     ) -> Ended {
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
+        let retries = Arc::clone(&self.channel().retries);
         let noted = |attempt: Attempt| {
+            retries.note(&attempt);
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
             match attempt {
                 // How long the service is left alone is for its channel to say, where calls wait together.
@@ -376,19 +388,25 @@ impl<'a> DeliveryRun<'a> {
                 };
                 copies::run_with(send, deadline, departure, recipient).await
             }
-            run => run.repeated(deadline, departure, recipient, noted).await,
+            run => run.repeated((event, &retries), deadline, departure, recipient, noted).await,
         };
         Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
     }
 
     async fn repeated(
         mut self,
+        (event, retries): (Event, &Retries),
         deadline: Instant,
         departure: &Departure,
         recipient: &dyn Recipient,
         noted: impl Fn(Attempt) -> Attempt,
     ) -> (Verdict, u32, u32) {
         let mut attempts = 0;
+        // What may wait for long leaves others the way.
+        let life = deadline.saturating_duration_since(Instant::now());
+        let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
+        let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };
+        let mut turn = None;
         loop {
             if Instant::now() >= deadline {
                 return (Verdict::TooLate, attempts, 1);
@@ -405,13 +423,15 @@ impl<'a> DeliveryRun<'a> {
                     webpush.attempt(prepared, until, departure).await
                 }
             };
-            let after = match noted(attempt) {
+            let attempt = noted(attempt);
+            drop(turn.take());
+            let after = match attempt {
                 Attempt::Done(verdict) => return (verdict, attempts, 1),
                 Attempt::Again { after } | Attempt::Limited { after } => after,
                 // The device takes an alert that comes twice for one.
                 Attempt::Lost => None,
             };
-            let pause = RETRY.pause_or(attempts, after);
+            let pause = pauses.pause_or(attempts, after);
             let now = Instant::now();
             if now >= deadline {
                 return (Verdict::TooLate, attempts, 1);
@@ -420,6 +440,12 @@ impl<'a> DeliveryRun<'a> {
                 return (Verdict::Retry { after }, attempts, 1);
             }
             sleep(pause).await;
+            if longest.is_some() {
+                turn = retries.turn(deadline).await;
+                if turn.is_none() {
+                    return (Verdict::Retry { after }, attempts, 1);
+                }
+            }
             if !recipient.stays().await {
                 return (Verdict::Moved, attempts, 1);
             }

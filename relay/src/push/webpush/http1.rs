@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::push::allowance::Allowance;
-use crate::push::connection::{Answer, Channel, Failure, Request};
+use crate::push::answer::Answer;
+use crate::push::connection::{Channel, Failure, Request};
 use crate::push::endpoint::Endpoint;
 use crate::push::patience::Patience;
 use crate::push::reasons::NOT_ALLOWED;

@@ -36,8 +36,9 @@ use self::encryption::{PLAINTEXT_MAX, encrypted};
 use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
+use super::answer::{Answer, Bearing};
 use super::apns::Attempt;
-use super::connection::{Answer, Bearing, Failure, Request};
+use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::trust;
 use super::health::{Note, Record, Trouble};
@@ -176,7 +177,12 @@ impl WebPush {
 impl PreparedPush {
     /// How the service stands that it goes to.
     pub(super) fn record(&self) -> &Arc<Record> {
-        self.origin.channel.record()
+        self.channel().record()
+    }
+
+    /// The way there.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.origin.channel
     }
 }
 

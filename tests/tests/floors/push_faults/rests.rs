@@ -10,7 +10,7 @@ use tests::authority::Authority;
 use tests::fcm::{self, TokenAnswer};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{APP, World, apple, apple_token, call, google, google_token};
+use super::{APP, Calls, World, apple, apple_token, call, google, google_token};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -83,6 +83,31 @@ async fn a_long_wish_to_one_device_is_not_the_end_of_all_calls() {
     assert_eq!(accepted(&world.ring_each(10 * MS, 1, 20, google).await.ended().await), 20);
     assert!(world.fcm.requests() <= 22, "{} requests for 20 calls", world.fcm.requests());
     assert_eq!(standing(&world, "fcm"), (State::Well, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_minutes_makes_no_flood_of_alerts_and_each_arrives_after_it() {
+    const ALERTS: u32 = 300;
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: None }));
+    let alerts: Vec<_> = (1..=ALERTS)
+        .map(|number| {
+            let now = call(number);
+            let alert = Push { event: Event::Message, deadline: now.sent_at + 3_600, ..now };
+            let service = world.service.clone();
+            tokio::spawn(async move { service.deliver(APP, &google(number), &alert).await })
+        })
+        .collect();
+    sleep(900 * SECOND).await;
+    let tries = world.fcm.requests();
+    assert!(tries < u64::from(ALERTS) + 100, "{tries} requests in a quarter of an hour");
+    // A call waits for none of them.
+    world.fcm.answer_all(None);
+    let ring = world.ring(google(1_000), 1_000).await;
+    assert!(ring.verdict == Verdict::Accepted && ring.elapsed < SECOND, "{ring:?}");
+    let well = Instant::now();
+    assert_eq!(accepted(&Calls(alerts).ended().await), ALERTS as usize);
+    assert!(well.elapsed() < 10 * SECOND, "{:?}", well.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
