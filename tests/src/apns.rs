@@ -62,6 +62,8 @@ pub struct ReceivedPush {
     pub expiration: u64,
     /// `apns-id`.
     pub apns_id: String,
+    /// `apns-collapse-id`.
+    pub collapse_id: Option<String>,
     /// The provider token (JWT) that came with it.
     pub provider_token: String,
     /// The connection that it came on: 1 is the first.
@@ -362,6 +364,9 @@ impl Apple {
         if !header(call, "apns-id").is_some_and(is_uuid) {
             return Err((400, "BadMessageId"));
         }
+        if header(call, "apns-collapse-id").is_some_and(|id| push_type == "voip" || id.len() > 64) {
+            return Err((400, "BadCollapseId"));
+        }
         let limit = if push_type == "voip" { 5_120 } else { 4_096 };
         match call.body.len() {
             0 => return Err((400, "PayloadEmpty")),
@@ -426,6 +431,7 @@ impl Apple {
             priority: push.priority,
             expiration: push.expiration,
             apns_id: header(call, "apns-id").unwrap_or_default().to_owned(),
+            collapse_id: header(call, "apns-collapse-id").map(str::to_owned),
             provider_token: push.provider_token.to_owned(),
             connection: call.line.number,
         });

@@ -55,6 +55,8 @@ pub struct ReceivedPush {
     pub ttl: u64,
     /// `Urgency`
     pub urgency: String,
+    /// `Topic`
+    pub topic: Option<String>,
     /// The body as it travelled.
     pub body: Vec<u8>,
     /// The connection that it came on: 1 is the first.
@@ -301,6 +303,11 @@ impl PushServer {
         if !matches!(&*urgency, "very-low" | "low" | "normal" | "high") {
             return Err("urgency (RFC 8030 §5.3)");
         }
+        let topic = header("topic").map(str::to_owned);
+        let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if topic.as_ref().is_some_and(|topic| topic.len() > 32 || !topic.bytes().all(is_base64url)) {
+            return Err("topic (RFC 8030 §5.4)");
+        }
         if call.body.len() > 4_096 {
             return Err("a body of more than 4096 bytes (RFC 8030 §7.2)");
         }
@@ -309,6 +316,9 @@ impl PushServer {
         let plaintext = device.open(&call.body)?;
         let payload: Value = serde_json::from_slice(&plaintext).map_err(|_| "what the device reads is no JSON")?;
         let urgent = payload["event"] == "call";
+        if urgent && topic.is_some() {
+            return Err("a call takes the place of none");
+        }
         if urgent != (urgency == "high") || urgent && ttl != 0 {
             return Err("a call, and a call alone, is high, and its TTL is 0");
         }
@@ -318,6 +328,7 @@ impl PushServer {
             payload,
             ttl,
             urgency,
+            topic,
             body: call.body.to_vec(),
             connection: call.line.number,
         })

@@ -22,6 +22,7 @@ use uuid::Builder;
 use super::answer::{Answer, Bearing};
 use super::answer_body;
 use super::backoff::Backoff;
+use super::collapse;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
@@ -265,12 +266,15 @@ impl Apns {
             _ if push.is_silent() => ("background", "5", &self.topic, push.deadline),
             _ => ("alert", "10", &self.topic, push.deadline),
         };
-        let mut headers = HeaderMap::with_capacity(8);
+        let mut headers = HeaderMap::with_capacity(9);
         headers.insert(HeaderName::from_static("apns-topic"), topic.clone());
         headers.insert(HeaderName::from_static("apns-push-type"), HeaderValue::from_static(kind));
         headers.insert(HeaderName::from_static("apns-priority"), HeaderValue::from_static(priority));
         headers.insert(HeaderName::from_static("apns-expiration"), HeaderValue::from(expiration));
         headers.insert(HeaderName::from_static("apns-id"), uuid());
+        if let Some(key) = collapse::key(push) {
+            headers.insert(HeaderName::from_static("apns-collapse-id"), key);
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers
     }
@@ -307,7 +311,7 @@ impl Apns {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
-                Err(Failure::Unconfirmed) => return Attempt::Again { after: None },
+                Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,
                 Ok(Meaning::TokenExpired) => {
                     let next = signer.zip(pass.as_ref());

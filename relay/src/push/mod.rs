@@ -9,6 +9,7 @@ mod answer;
 mod answer_body;
 pub mod apns;
 mod backoff;
+mod collapse;
 mod connection;
 mod copies;
 mod departure;
@@ -48,6 +49,7 @@ use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
+pub use collapse::Subject;
 pub use departure::Departure;
 pub use dry_run::DryRun;
 pub use health::{Report, State};

@@ -32,6 +32,9 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::vault::record::{Provider, PushTarget};
 
+/// Copies of what is no call that a service may have taken, at most.
+const ALERT_COPIES_MAX: u32 = 3;
+
 /// The push services of one App.
 #[derive(Clone, Debug, Default)]
 pub struct AppPush {
@@ -401,7 +404,7 @@ impl<'a> DeliveryRun<'a> {
         recipient: &dyn Recipient,
         noted: impl Fn(Attempt) -> Attempt,
     ) -> (Verdict, u32, u32) {
-        let mut attempts = 0;
+        let (mut attempts, mut lost) = (0, 0);
         // What may wait for long leaves others the way.
         let life = deadline.saturating_duration_since(Instant::now());
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
@@ -428,8 +431,12 @@ impl<'a> DeliveryRun<'a> {
             let after = match attempt {
                 Attempt::Done(verdict) => return (verdict, attempts, 1),
                 Attempt::Again { after } | Attempt::Limited { after } => after,
-                // The device takes an alert that comes twice for one.
-                Attempt::Lost => None,
+                // The device takes an alert that comes twice for one, but not for ever.
+                Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => return (Verdict::Unconfirmed, attempts, lost + 1),
+                Attempt::Lost => {
+                    lost += 1;
+                    None
+                }
             };
             let pause = pauses.pause_or(attempts, after);
             let now = Instant::now();

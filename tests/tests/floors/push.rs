@@ -243,6 +243,24 @@ async fn an_alert_that_was_lost_on_the_way_is_sent_again_under_the_same_id() {
 }
 
 #[tokio::test]
+async fn an_alert_is_sent_three_times_at_most_where_each_may_have_been_taken_and_shown_once() {
+    let services = PushServices::start().await;
+    services.apns.answer_with(&apple_token(1), std::iter::repeat_n(apns::Answer::ConnectionLost, 10));
+    let message = Push { extra: vec![("message", "m_1".into())], ..push(Event::Message, 3_600) };
+    let delivery = services.service.deliver(APP, &apple(1), &message).await;
+    assert_eq!((delivery.verdict, delivery.attempts, delivery.copies), (Verdict::Unconfirmed, 3, 3));
+    let pushes = services.apns.pushes();
+    assert!(pushes.len() == 3 && pushes.iter().all(|push| push.collapse_id.is_some()), "{pushes:?}");
+    assert!(pushes.iter().all(|push| push.collapse_id == pushes[0].collapse_id), "{pushes:?}");
+    let other = Push { extra: vec![("message", "m_2".into())], ..push(Event::Message, 3_600) };
+    assert_eq!(services.service.deliver(APP, &apple(2), &other).await.verdict, Verdict::Accepted);
+    assert_eq!(services.service.deliver(APP, &apple(2), &call(1, 20)).await.verdict, Verdict::Accepted);
+    let ids: Vec<_> = services.apns.pushes()[3..].iter().map(|push| push.collapse_id.clone()).collect();
+    assert!(ids[0].is_some() && ids[0] != pushes[0].collapse_id && ids[1].is_none(), "{ids:?}");
+    assert_clean(&services);
+}
+
+#[tokio::test]
 async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
     let authority = Authority::new();
     let (silent, other, google_service) = (

@@ -114,7 +114,17 @@ impl Shard {
         let sending = send(shared, shard, app, target, push);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
         let Some(activity) = self.activity(instance) else { return self.speak_last(instance, sending) };
-        activity.alerts.spawn(sending);
+        let sending = activity.alerts.spawn(sending);
+        // A newer one says all that an older says: that is tried no more, and does not come after it.
+        if let Some(subject) = event.subject() {
+            activity.latest.retain(|(of, older)| {
+                if *of == subject {
+                    older.abort();
+                }
+                *of != subject && !older.is_finished()
+            });
+            activity.latest.push((subject, sending));
+        }
         self.note(instance, call, What::PushSent { event, provider });
     }
 

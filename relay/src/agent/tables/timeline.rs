@@ -11,10 +11,11 @@ use std::collections::VecDeque;
 use sip::bucket::Bucket;
 use sip::endpoint::{CallState, DialogMark, Mailbox};
 use sip::id::CallId;
+use tokio::task::AbortHandle;
 
 use super::missed::MissedCalls;
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider};
-use crate::push;
+use crate::push::{self, Subject};
 
 /// Steps that are known of one instance.
 pub const STEPS_MAX: usize = 256;
@@ -132,6 +133,8 @@ pub(crate) struct Activity {
     pub tests: Option<Bucket>,
     /// Alert pushes that are under way; they end with the instance.
     pub alerts: tokio::task::JoinSet<()>,
+    /// Of those the latest of each subject, whose place a newer one takes.
+    pub latest: Vec<(Subject, AbortHandle)>,
 }
 
 impl Activity {

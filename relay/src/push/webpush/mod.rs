@@ -38,6 +38,7 @@ pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::answer::{Answer, Bearing};
 use super::apns::Attempt;
+use super::collapse;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::trust;
@@ -243,9 +244,12 @@ fn headers(push: &Push, host: &str) -> HeaderMap {
             (ttl, if push.is_silent() { "low" } else { "normal" })
         }
     };
-    let mut headers = HeaderMap::with_capacity(6);
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(HeaderName::from_static("ttl"), HeaderValue::from(ttl));
     headers.insert(HeaderName::from_static("urgency"), HeaderValue::from_static(urgency));
+    if let Some(key) = collapse::key(push) {
+        headers.insert(HeaderName::from_static("topic"), key);
+    }
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     if is_microsofts(host) {

@@ -52,6 +52,24 @@ async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
 }
 
 #[tokio::test]
+async fn what_was_true_before_is_tried_no_more_once_the_newest_is_told() -> Outcome {
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    world.apns.answer_all(Some(tests::apns::Answer::Unavailable { retry_after: None }));
+    told(&world, "3/0").await?;
+    world.until("its first try", || async { (world.apns.requests() > 0).then_some(()) }).await?;
+    told(&world, "0/3").await?;
+    world.apns.answer_all(None);
+    let emptied = world.apple_push().await?;
+    assert_eq!((emptied.push_type.as_str(), &emptied.payload["sipwake"]["new"]), ("background", &json!(0)));
+    assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
+    world.alert("test").await?;
+    let pushes = world.apns.pushes();
+    assert!(pushes.iter().all(|push| push.payload["sipwake"]["new"] != 3), "{pushes:?}");
+    world.content()
+}
+
+#[tokio::test]
 async fn who_does_not_want_voicemail_is_not_pushed_and_what_is_not_understood_is_refused() -> Outcome {
     let world = World::start().await?;
     let mut wish = world.wish_with_alerts();
