@@ -99,6 +99,9 @@ pub(super) fn words(reason: &str) -> &'static str {
         "GoneWithoutReason" => {
             "it says 410 in another form than Apple, or the answer broke off: no token is wiped for that; look what stands between"
         }
+        "ManyNotFound" => {
+            "it knows none of many subscriptions (404): nobody is wiped for that; look what stands before it, if it is yours"
+        }
         "Redirected" => "it sends pushes elsewhere, and none is followed",
         NOT_ALLOWED => "the endpoint leads to an address that upstream.allow_addresses does not list",
         "TokenEndpointAway" => "the service's token endpoint gives no access token",

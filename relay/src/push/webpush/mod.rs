@@ -4,7 +4,8 @@
 //! | answer | what follows |
 //! | --- | --- |
 //! | 2xx | it was taken |
-//! | 404, 410 | the subscription is gone |
+//! | 410 | the subscription is gone |
+//! | 404 | likewise, unless it is said of many (`unknown.rs`): then the push is tried again |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
@@ -19,6 +20,7 @@ mod encryption;
 mod http1;
 mod limits;
 mod origins;
+mod unknown;
 mod vapid;
 
 use std::path::{Path, PathBuf};
@@ -165,6 +167,7 @@ impl WebPush {
         let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *urgent, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
+                let attempt = origin.judged(&request.path, attempt);
                 origin.note(&request.path, &attempt);
                 attempt
             }
@@ -271,7 +274,9 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
     let refused = |reason| Attempt::Done(Verdict::Refused { reason });
     let attempt = match answer.status.as_u16() {
         200..=299 => Attempt::Done(Verdict::Accepted),
-        404 | 410 => Attempt::Done(Verdict::Gone { since: None }),
+        // Whether it is believed is judged where others of this service are known.
+        404 => Attempt::Done(Verdict::BadToken),
+        410 => Attempt::Done(Verdict::Gone { since: None }),
         429 => Attempt::Limited { after: answer.retry_after() },
         408 | 421 | 425 | 500..=599 => Attempt::Again { after: answer.retry_after() },
         300..=399 => refused("Redirected"),
@@ -281,7 +286,7 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
     };
     let bearing = answer.bearing();
     let bearing = match answer.status.as_u16() {
-        404 | 410 => Bearing { note: Note::Well, ..bearing },
+        410 => Bearing { note: Note::Well, ..bearing },
         401 | 403 => Bearing { note: Note::Trouble(Trouble::light("VapidRefused")), ..bearing },
         300..=399 => Bearing { note: Note::Trouble(Trouble::light("Redirected")), ..bearing },
         _ => bearing,

@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::limits::Limits;
+use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
 use crate::net::https_port::https_port;
 use crate::net::reach::Reach;
@@ -32,7 +33,7 @@ use crate::push::apns::Attempt;
 use crate::push::backoff::Backoff;
 use crate::push::connection::Channel;
 use crate::push::endpoint::Endpoint;
-use crate::push::health::{Record, Trouble};
+use crate::push::health::{Note, Record, Trouble};
 use crate::push::network::{Guarded, Network};
 use crate::push::rest::RestFor;
 use crate::push::troubled::Troubled;
@@ -63,6 +64,7 @@ pub(super) struct Origins {
 pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
+    unknown: Unknown,
     /// In lower case.
     pub(super) host: Box<str>,
     /// It has taken a push.
@@ -122,6 +124,7 @@ impl Origins {
         let made = Arc::new(Origin {
             channel,
             limits: Limits::default(),
+            unknown: Unknown::default(),
             host,
             has_taken: AtomicBool::new(false),
             audience,
@@ -157,12 +160,28 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
+    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of a few.
+    pub(super) fn judged(&self, path: &str, attempt: Attempt) -> Attempt {
+        match attempt {
+            Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
+                self.channel.record().note(Note::Well);
+                Attempt::Done(Verdict::Gone { since: None })
+            }
+            Attempt::Done(Verdict::BadToken) => {
+                self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
+                Attempt::Again { after: None }
+            }
+            attempt => attempt,
+        }
+    }
+
     /// What its answer to a push at `path` means for those that come later.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
                 self.has_taken.store(true, Ordering::Relaxed);
                 self.limits.taken();
+                self.unknown.taken();
             }
             Attempt::Limited { after } if self.limits.note(path, *after) => {
                 self.channel.ground(RestFor::Growing(TOLD_BY_ALL));

@@ -136,6 +136,31 @@ async fn what_one_service_asks_for_is_kept_there_and_slows_no_other_and_one_that
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_knows_none_of_many_subscriptions_wipes_two_and_the_calls_of_the_others_go_when_it_is_back() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let ring = |count: usize, answer: Answer| {
+        let devices: Vec<_> = (0..count).map(|_| web.server.subscribe()).collect();
+        let calls = devices.into_iter().zip(1..).map(|(device, number)| {
+            web.server.answer_with(&device.token, std::iter::repeat_n(answer.clone(), 3));
+            let (service, target) = (web.service.clone(), device.push_target());
+            tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await.verdict })
+        });
+        calls.collect::<Vec<_>>()
+    };
+    let gone = Verdict::Gone { since: None };
+    // No proxy says 410 of what it does not know.
+    for (answer, dead) in [(Answer::Status(404, None), 2), (Answer::Status(410, None), 20)] {
+        let mut verdicts = Vec::new();
+        for call in ring(20, answer) {
+            verdicts.push(call.await.expect("no panic"));
+        }
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == gone).count(), dead, "{verdicts:?}");
+        assert!(verdicts.iter().all(|verdict| *verdict == gone || *verdict == Verdict::Accepted), "{verdicts:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subscription_that_is_told_to_wait_is_left_alone_and_no_other_one_is() {
     let web = Web::new(&Authority::new());
     let (told, other) = (web.server.subscribe(), web.server.subscribe());
