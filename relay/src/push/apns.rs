@@ -26,6 +26,7 @@ use super::collapse;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
+use super::faults::name_of;
 use super::health::{Note, Record, Trouble};
 use super::line::LineFate;
 use super::made::{Fingerprint, fingerprint};
@@ -255,7 +256,7 @@ impl Apns {
         let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
         let body = payload::apns(push, target.public_key.as_deref()).map_err(too_large)?;
         let headers = self.headers(push);
-        let request = Request { path: format!("/3/device/{token}"), headers, body };
+        let request = Request { whom: Some(name_of(token)), path: format!("/3/device/{token}"), headers, body };
         Ok(PreparedPush { environment, voip: push.event == Event::Call, request })
     }
 

@@ -29,6 +29,7 @@ use super::backoff::Backoff;
 use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
+use super::faults::Faults;
 use super::health::{Note, Record, Trouble};
 use super::identity::Objection;
 use super::line::{Line, LineFate, Place};
@@ -75,12 +76,15 @@ pub(super) struct Channel {
     rest: Rest,
     /// When what is no call is tried again.
     pub(super) retries: Arc<Retries>,
+    faults: Faults,
     record: Arc<Record>,
 }
 
 /// A POST.
 #[derive(Clone)]
 pub(super) struct Request {
+    /// Whose device it is for, by [`name_of`](super::faults::name_of); `None`: it is for no device.
+    pub(super) whom: Option<u64>,
     /// The path, from the slash on.
     pub(super) path: String,
     pub(super) headers: HeaderMap,
@@ -133,6 +137,7 @@ impl Channel {
             under_way: Arc::default(),
             rest: Rest::default(),
             retries: Arc::default(),
+            faults: Faults::default(),
             record,
         }
     }
@@ -216,7 +221,13 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    connection.line.answered(bearing.line, bearing.proves, || connection.streams_allowed());
+                    let fate = match bearing.line {
+                        LineFate::Faulty if request.whom.is_some_and(|whom| !self.faults.may_cost_a_line(whom)) => {
+                            LineFate::Borne
+                        }
+                        fate => fate,
+                    };
+                    connection.line.answered(fate, bearing.proves, || connection.streams_allowed());
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -604,7 +615,7 @@ mod tests {
                     tokio::spawn(async move {
                         let departure = Departure::unmeasured();
                         let body = Bytes::from_static(b"a push");
-                        let request = Request { path: "/".to_owned(), headers: HeaderMap::new(), body };
+                        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
                         let until = Instant::now() + Duration::from_secs(60);
                         let when_silent = WhenSilent::Stays;
                         let patience = Patience { until, when_silent, urgent: false, departure: &departure };

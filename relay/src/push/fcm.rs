@@ -28,6 +28,7 @@ use super::backoff::Backoff;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::{Endpoint, trust};
+use super::faults::name_of;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
 use super::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
@@ -153,7 +154,7 @@ impl Fcm {
         let body = serde_json::to_vec(&Envelope { validate_only, message }).unwrap_or_default();
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = Request { path: self.path.clone(), headers, body: Bytes::from(body) };
+        let request = Request { whom: Some(name_of(token)), path: self.path.clone(), headers, body: Bytes::from(body) };
         let urgent = push.event.is_of_a_call() && !validate_only;
         let when_silent = if push.event == Event::Call { WhenSilent::IsKept } else { WhenSilent::Leaves };
         Ok(PreparedPush { request, urgent, when_silent })

@@ -67,6 +67,8 @@ pub(super) enum LineFate {
     /// The fault may stick to this line: the next try goes over a fresh one. A line that has served others meanwhile is
     /// only replaced once its successor is there.
     Faulty,
+    /// A fault that has cost other lines already: it is whose push it is.
+    Borne,
     /// The service gives this line up.
     Ending,
 }
@@ -331,6 +333,7 @@ impl Line {
                     _ => {}
                 }
             }
+            LineFate::Borne => {}
             LineFate::Ending => self.retire(),
         }
     }

@@ -16,6 +16,7 @@ mod departure;
 mod dial;
 mod dry_run;
 mod endpoint;
+mod faults;
 pub mod fcm;
 mod health;
 mod identity;

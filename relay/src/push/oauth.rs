@@ -227,7 +227,7 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: b
     let mut headers = HeaderMap::with_capacity(1);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let body = Bytes::from_owner(Form(form));
-    let request = Request { path: channel.base_path().to_owned(), headers, body };
+    let request = Request { whom: None, path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
     let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
     let patience = Patience { until, when_silent, urgent, departure: &departure };

@@ -44,6 +44,7 @@ use super::collapse;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;
 use super::endpoint::trust;
+use super::faults::name_of;
 use super::health::{Note, Record, Trouble};
 use super::network::Network;
 use super::patience::{Patience, WhenSilent};
@@ -145,7 +146,8 @@ impl WebPush {
         let body = body(push, target.public_key.as_deref(), keys).map_err(refused)?;
         let origin = self.origins.of(&url).ok_or(refused("BadEndpoint"))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let request = Request { path, headers: headers(push, &origin.host), body: Bytes::from(body) };
+        let (whom, headers) = (Some(name_of(&path)), headers(push, &origin.host));
+        let request = Request { whom, path, headers, body: Bytes::from(body) };
         Ok(PreparedPush { origin, request, urgent: push.event.is_of_a_call() })
     }
 

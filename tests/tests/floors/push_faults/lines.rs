@@ -285,6 +285,25 @@ async fn a_connection_that_serves_is_kept_over_a_single_fault_and_replaced_by_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_gets_nothing_but_errors_costs_the_connection_of_all_three_times_a_minute_at_most() {
+    let world = World::new();
+    assert_eq!(accepted(&world.ring_each(10 * MS, 10, 20, apple).await.ended().await), 20);
+    world.apns.answer_with(&apple_token(1), std::iter::repeat_n(Answer::ServerError, 1_000));
+    let odd: Vec<_> = (0..2)
+        .map(|number| {
+            let service = world.service.clone();
+            tokio::spawn(async move { service.deliver(APP, &apple(1), &call(number)).await })
+        })
+        .collect();
+    let others = world.ring_each(100 * MS, 100, 250, apple).await.ended().await;
+    assert_eq!(accepted(&others), 250);
+    for odd in odd {
+        assert_ne!(odd.await.expect("no panic").verdict, Verdict::Accepted);
+    }
+    assert!(world.apns.connections() <= 4, "{} connections", world.apns.connections());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_ends_each_connection_after_one_push_is_not_dialled_for_each() {
     let world = World::new();
     world.apns.answer_all(Some(Answer::AcceptAndGoAway));
