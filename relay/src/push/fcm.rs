@@ -6,6 +6,8 @@
 //! `QUOTA_EXCEEDED` without a Retry-After is tried again by our own back-off within the deadline: Google advises a
 //! minute, which no call has.
 //!
+//! Whose quota a 429 speaks of, `quota.rs` judges.
+//!
 //! Invariant: a message holds one data entry and no notification, so that the app alone decides what is shown. Only
 //! `UNREGISTERED` kills a token: an `INVALID_ARGUMENT` that names the token is told apart in its reason, but a token
 //! that never had the right form is a mistake of the app, which the app's next enabling mends.
@@ -33,6 +35,7 @@ use super::health::{Note, Record, Trouble};
 use super::network::Network;
 use super::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
 use super::patience::{Patience, WhenSilent};
+use super::quota::{self, Told, Whose};
 use super::rest::RestFor;
 use super::setup::Problem;
 use super::single_flight::CoolingDown;
@@ -74,6 +77,8 @@ pub(super) struct Fcm {
     path: String,
     channel: Channel,
     tokens: Tokens,
+    /// Whose quota was met that is not said.
+    told: Told,
 }
 
 /// A push, ready to be tried.
@@ -105,6 +110,7 @@ impl Fcm {
             path,
             channel: Channel::new(format!("{app}/fcm"), endpoint, false, record),
             tokens: Tokens::new(account, oauth),
+            told: Told::default(),
         })
     }
 
@@ -177,7 +183,8 @@ impl Fcm {
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
             let PreparedPush { ref request, urgent, when_silent } = *prepared;
             let patience = Patience { until, when_silent, urgent, departure };
-            match self.channel.send(request, patience, classify).await {
+            let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), answer);
+            match self.channel.send(request, patience, read).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
@@ -194,6 +201,19 @@ impl Fcm {
                     }
                 },
             }
+        }
+    }
+
+    /// What an answer to a message for `whom` means, also beside those of others.
+    fn judged(&self, whom: u64, answer: &Answer) -> (Meaning, Bearing) {
+        let (meaning, bearing) = classify(answer);
+        if bearing.note == Note::Accepted {
+            self.told.taken();
+        }
+        let is_unsaid = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Unknown;
+        match is_unsaid && self.told.note(whom) {
+            true => (meaning, of_the_project(answer, bearing)),
+            false => (meaning, bearing),
         }
     }
 }
@@ -278,15 +298,20 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         }
         _ => bearing.note,
     };
-    let quota = answer.status.as_u16() == 429 && !is_of_a_device(answer);
-    let rest = bearing.rest.or_else(|| answer.retry_after().filter(|_| quota).map(RestFor::Asked));
-    let note = if rest.is_some() { Note::Trouble(Trouble::light("AskedToWait")) } else { note };
-    (meaning, Bearing { rest, note, ..bearing })
+    let bearing = Bearing { note, ..bearing };
+    let is_the_projects = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Project;
+    (meaning, if is_the_projects { of_the_project(answer, bearing) } else { bearing })
 }
 
-/// Whether a quota is that of a device, or of a topic; else it is the project's.
-fn is_of_a_device(answer: &Answer) -> bool {
-    String::from_utf8_lossy(answer.read_body()).contains("device")
+/// What a quota that the project has met means beside: it is for all to wait.
+fn of_the_project(answer: &Answer, bearing: Bearing) -> Bearing {
+    match answer.retry_after() {
+        Some(asked) => {
+            let note = Note::Trouble(Trouble::light("AskedToWait"));
+            Bearing { rest: Some(RestFor::Asked(asked)), note, ..bearing }
+        }
+        None => bearing,
+    }
 }
 
 /// Where the body of an error did not come, the status alone decides.
@@ -308,7 +333,9 @@ fn meaning(answer: &Answer) -> Meaning {
         ("UNREGISTERED", _) => Meaning::Settled(Attempt::Done(Verdict::Gone { since: None })),
         ("SENDER_ID_MISMATCH", _) => refused("SENDER_ID_MISMATCH"),
         ("THIRD_PARTY_AUTH_ERROR", _) => refused("THIRD_PARTY_AUTH_ERROR"),
-        (_, 429) if is_of_a_device(answer) => Meaning::Settled(Attempt::Limited { after: answer.retry_after() }),
+        (_, 429) if quota::whose(&error.0) == Whose::Device => {
+            Meaning::Settled(Attempt::Limited { after: answer.retry_after() })
+        }
         ("QUOTA_EXCEEDED" | "UNAVAILABLE" | "INTERNAL", _) => again(),
         ("INVALID_ARGUMENT", _) if error.is_about_the_token() => refused("InvalidToken"),
         ("INVALID_ARGUMENT", _) => refused("INVALID_ARGUMENT"),

@@ -32,6 +32,7 @@ mod own_lines;
 mod patience;
 mod payload;
 mod provider_token;
+mod quota;
 mod reasons;
 mod recipient;
 mod rest;

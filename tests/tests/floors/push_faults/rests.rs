@@ -137,12 +137,36 @@ async fn a_wish_that_concerns_one_device_holds_no_other_back() {
     world.apns.answer_with(&apple_token(1), std::iter::repeat_n(Answer::TooManyRequests { retry_after: None }, 100));
     assert_ne!(world.ring(apple(1), 30).await.verdict, Verdict::Accepted);
     assert_eq!(standing(&world, "apns").0, State::Well);
-    let body =
-        r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded: device"}}"#.to_owned();
+    let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"Device message rate exceeded."}}"#.to_owned();
     let headers = vec![("retry-after", "600".to_owned())];
     world.fcm.answer_with(&google_token(1), [fcm::Answer::Http { status: 429, headers, body }]);
     assert!(matches!(world.ring(google(1), 1).await.verdict, Verdict::Retry { .. }));
     assert_eq!(standing(&world, "fcm"), (State::Unknown, ""));
+    // Nor does one of which nothing is said, though it asks for long.
+    let unsaid = |times| {
+        let headers = vec![("retry-after", "600".to_owned())];
+        let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","message":"my-device-app"}}"#.to_owned();
+        std::iter::repeat_n(fcm::Answer::Http { status: 429, headers, body }, times)
+    };
+    world.fcm.answer_with(&google_token(2), unsaid(5));
+    let limited = tokio::spawn({
+        let service = world.service.clone();
+        async move { service.deliver(APP, &google(2), &call(2)).await }
+    });
+    sleep(MS).await;
+    let others = world.ring_each(10 * MS, 3, 20, google).await.ended().await;
+    assert_eq!(accepted(&others), 20);
+    assert!(others.iter().all(|other| other.elapsed < SECOND), "{others:?}");
+    assert_eq!(limited.await.expect("no panic").verdict, Verdict::Accepted, "it is asked every 2 s");
+    // Of many devices it is the project's.
+    for number in 100..108 {
+        world.fcm.answer_with(&google_token(number), unsaid(1));
+    }
+    let told = world.ring_each(Duration::ZERO, 100, 8, google).await;
+    sleep(100 * MS).await;
+    let later = Push { event: Event::Message, ..call(200) };
+    assert!(matches!(world.service.deliver(APP, &google(200), &later).await.verdict, Verdict::Retry { .. }));
+    assert_eq!(accepted(&told.ended().await), 8);
 }
 
 #[tokio::test(start_paused = true)]
