@@ -20,6 +20,7 @@ mod encryption;
 mod http1;
 mod limits;
 mod origins;
+mod places;
 mod unknown;
 mod vapid;
 
@@ -59,6 +60,8 @@ use crate::vault::record::{PushTarget, WebPushKeys};
 
 /// How long one try of what is no call waits for its answer.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a push is tried again that has found no place among those under way by HTTP/1.1.
+const WITHOUT_PLACE: Duration = Duration::from_secs(1);
 /// The longest `TTL` that is asked for, in seconds: four weeks.
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 
@@ -217,6 +220,8 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
+    let place = origin.place(patience.urgent, patience.until).await;
+    let _place = place.ok_or(Failure::Unsent { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {

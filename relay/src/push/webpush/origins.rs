@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::limits::Limits;
+use super::places::{OwnPlaces, Place, Places};
 use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
 use crate::net::https_port::https_port;
@@ -55,6 +56,7 @@ pub(super) struct Origins {
     record: Arc<Record>,
     troubled: Arc<Troubled>,
     known: Arc<AtomicUsize>,
+    places: Arc<Places>,
     /// That of the process, where this was made.
     runtime: Option<Handle>,
     table: Mutex<HashMap<Box<str>, Arc<Origin>>>,
@@ -65,6 +67,7 @@ pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
     unknown: Unknown,
+    places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
     /// It has taken a push.
@@ -92,6 +95,7 @@ impl Origins {
             network: Arc::new(Guarded::new(network, app, reach)),
             troubled: Arc::new(Troubled::new(Arc::clone(&known))),
             known,
+            places: Arc::default(),
             record,
             runtime: Handle::try_current().ok(),
             table: Mutex::default(),
@@ -125,6 +129,7 @@ impl Origins {
             channel,
             limits: Limits::default(),
             unknown: Unknown::default(),
+            places: OwnPlaces::among(&self.places),
             host,
             has_taken: AtomicBool::new(false),
             audience,
@@ -189,6 +194,11 @@ impl Origin {
             }
             _ => {}
         }
+    }
+
+    /// A place for a push by HTTP/1.1; `None`: there is none until then.
+    pub(super) async fn place(&self, urgent: bool, until: Instant) -> Option<Place<'_>> {
+        self.places.take(urgent, self.has_taken.load(Ordering::Relaxed), until).await
     }
 
     /// What shows whose push it is. `None` when the system cannot sign.

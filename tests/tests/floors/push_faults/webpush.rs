@@ -376,6 +376,29 @@ async fn an_answer_by_http_1_counts_although_its_body_has_no_end() {
     assert_eq!(served.load(Ordering::Relaxed), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_never_answers_by_http_1_keeps_few_connections() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let served = listens_by_http1(&web.net, &authority, 8443, b"");
+    web.net.place(8443, &[([203, 0, 114, 1].into(), Mood::Serves)]);
+    let calls: Vec<_> = (0..100)
+        .map(|number| {
+            let token = PushToken::new(&format!("https://localhost:8443/{number}"));
+            let target = PushTarget { token, ..web.server.subscribe().push_target() };
+            let service = web.service.clone();
+            tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert!((1..=8).contains(&served.load(Ordering::Relaxed)), "{served:?}");
+    let honest = web.service.deliver(APP, &web.server.subscribe().push_target(), &call(200)).await;
+    assert!(honest.verdict == Verdict::Accepted && honest.elapsed < Duration::from_secs(1), "{honest:?}");
+    for call in calls {
+        assert_ne!(call.await.expect("no panic").verdict, Verdict::Accepted);
+    }
+}
+
 /// An app whose devices are at a service on this port of loopback.
 async fn lone(authority: &Authority, port: u16) -> (PushService, PushTarget) {
     let push_server = WebPush::start(authority).await;
