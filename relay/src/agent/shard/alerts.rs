@@ -22,14 +22,13 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::{self, unix_now};
+use crate::clock::{self, shared_now, unix_now};
 use crate::domain::WipeReason;
 use crate::push::{Departure, Event, Push, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
 
-/// How long a push that tells of something kept is tried, in seconds; the device finds it without the push as well.
-pub(crate) const KEPT_ALERT_LIFE_S: u64 = 3_600;
-/// How long any alert is tried at a service that does not take it, however long it would be worth delivering.
+/// How long any alert is tried at a service that does not take it, however long it would be worth delivering: so long its service may keep
+/// it for a device that is off.
 const ALERT_TRIES: Duration = Duration::from_secs(3_600);
 /// Alerts of one instance that are under way at once; a further one is left out, for each says to look. The end of a call is not, of
 /// which there is at most one for each push of a call: its phone would ring on.
@@ -50,6 +49,12 @@ pub(crate) struct AlertContent {
     pub from: Option<Box<str>>,
     pub name: Option<Box<str>>,
     pub extra: Vec<(&'static str, Value)>,
+}
+
+/// How long a push is worth delivering that tells of something kept until `expires_at` (seconds since 1970), in seconds: as long as the
+/// device finds it.
+pub(crate) fn kept_life_s(expires_at: u64) -> u64 {
+    expires_at.saturating_sub(shared_now())
 }
 
 impl Shard {

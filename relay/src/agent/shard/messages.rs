@@ -7,7 +7,7 @@ use sip::endpoint::{InboundMessage, Input, MessageEnd, MessageRequestId, StoreOu
 use sip::id::{InstanceId, MessageId};
 
 use super::Shard;
-use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
+use super::alerts::{AlertContent, kept_life_s};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, unix_now};
@@ -25,6 +25,8 @@ pub(crate) struct MessageStored {
     from: Box<str>,
     name: Option<Box<str>>,
     outcome: Result<Placement, StoreError>,
+    /// Until when it is kept, in seconds since 1970.
+    expires_at: u64,
     /// Its user is told of it.
     told: bool,
 }
@@ -54,14 +56,14 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let outcome = keep(&shared, instance, &item).await;
-            let stored = MessageStored { page: request, instance, message, from, name, outcome, told };
+            let stored = MessageStored { page: request, instance, message, from, name, outcome, expires_at, told };
             shared.shards.send(shard, ShardInput::MessageStored(Box::new(stored))).await;
         });
     }
 
     /// The store has spoken.
     pub(crate) fn on_message_stored(&mut self, stored: MessageStored) {
-        let MessageStored { page, instance, message, from, name, outcome, told } = stored;
+        let MessageStored { page, instance, message, from, name, outcome, expires_at, told } = stored;
         let (kept, outcome) = match outcome {
             Ok(Placement::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
             Ok(Placement::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
@@ -74,7 +76,7 @@ impl Shard {
         if outcome == MessageOutcome::Kept && told {
             let extra = vec![("message", message.to_string().into())];
             let content = AlertContent { from: Some(from), name, extra, ..AlertContent::default() };
-            self.send_alert(instance, Event::Message, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.message);
+            self.send_alert(instance, Event::Message, kept_life_s(expires_at), content, |wake_for| wake_for.message);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use sip::endpoint::{CallState, IncomingCall};
 
 use super::Shard;
-use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
+use super::alerts::{AlertContent, kept_life_s};
 use super::messages::keep;
 use super::stories::How;
 use crate::agent::tables::timeline::What;
@@ -60,6 +60,6 @@ impl Shard {
         });
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());
         let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
-        self.send_alert(instance, Event::MissedCall, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.missed_call);
+        self.send_alert(instance, Event::MissedCall, kept_life_s(expires_at), content, |wake_for| wake_for.missed_call);
     }
 }

@@ -6,7 +6,7 @@ use sip::endpoint::Mailbox;
 use sip::id::InstanceId;
 
 use super::Shard;
-use super::alerts::{AlertContent, KEPT_ALERT_LIFE_S};
+use super::alerts::{AlertContent, kept_life_s};
 use crate::agent::tables::timeline::What;
 use crate::metrics::labels::MwiNotify;
 use crate::push::Event;
@@ -36,6 +36,7 @@ impl Shard {
         extra.extend(urgent.map(|urgent| ("urgent", urgent.into())));
         extra.extend(account.map(|account| ("account", serde_json::Value::from(&*account))));
         let content = AlertContent { extra, ..AlertContent::default() };
-        self.send_alert(instance, Event::Voicemail, KEPT_ALERT_LIFE_S, content, |wake_for| wake_for.voicemail);
+        let life_s = self.instances.get(instance).map_or(0, |row| kept_life_s(row.expires_at()));
+        self.send_alert(instance, Event::Voicemail, life_s, content, |wake_for| wake_for.voicemail);
     }
 }
