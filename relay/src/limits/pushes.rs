@@ -7,7 +7,7 @@
 //! | pushes of an app | a day | alerts are left out from nine tenths on; calls at the whole of it: 480 |
 //!
 //! That a call has ended is told to whoever was pushed for it, whatever is left: it counts, and is never left out, or the phone would
-//! ring on.
+//! ring on. Likewise that a lease ends, and that a registration is lost or back.
 //!
 //! Invariant: calls are the last to be refused; what is refused takes from no other budget. One shard has one of these, and
 //! its share of an app's day, so that nothing is shared between cores; who has caused nothing lately is not kept.
@@ -74,7 +74,8 @@ impl PushBudgets {
         Ok(())
     }
 
-    /// Takes the push of a call's end, of which there is at most one for each push of a call; what is not left is owed.
+    /// Takes the push of a call's end, of which there is at most one for each push of a call, or what tells of a lease or a registration;
+    /// what is not left is owed.
     pub fn take_end(&mut self, now: Instant, app: &str, device: InstanceId) {
         self.take(now, app, device);
     }

@@ -24,14 +24,14 @@ use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, shared_now, unix_now};
 use crate::domain::WipeReason;
-use crate::push::{Departure, Event, Push, Verdict};
+use crate::push::{Departure, Event, Push, Subject, Verdict};
 use crate::vault::record::{PushTarget, WakeFor};
 
 /// How long any alert is tried at a service that does not take it, however long it would be worth delivering: so long its service may keep
 /// it for a device that is off.
 const ALERT_TRIES: Duration = Duration::from_secs(3_600);
 /// Alerts of one instance that are under way at once; a further one is left out, for each says to look. The end of a call is not, of
-/// which there is at most one for each push of a call: its phone would ring on.
+/// which there is at most one for each push of a call: its phone would ring on. Nor is what tells of the lease or the registration.
 const ALERTS_MAX: usize = 16;
 
 /// What became of an alert push.
@@ -92,7 +92,10 @@ impl Shard {
             // Nobody is there any more, or is to hear anything from a node that was told to let go.
             return;
         }
-        if event == Event::CallEnded {
+        // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.
+        let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
+        let is_never_left_out = event == Event::CallEnded || tells_of_lease && self.instances.get(instance).is_some();
+        if is_never_left_out {
             self.budgets.take_end(clock::now(), &app, instance);
         } else if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
             self.shared.quotas.met(limit);
@@ -105,7 +108,7 @@ impl Shard {
         let push = Push { event, instance, call, from, name, edge, sent_at, deadline, made_at, extra };
         if let Some(activity) = self.activity(instance) {
             while activity.alerts.try_join_next().is_some() {}
-            if activity.alerts.len() >= ALERTS_MAX && event != Event::CallEnded {
+            if activity.alerts.len() >= ALERTS_MAX && !is_never_left_out {
                 return;
             }
         }
