@@ -480,6 +480,15 @@ impl Making {
     }
 }
 
+/// How a connection ended, in words of HTTP/2 and of this system: what the service wrote into its GOAWAY is not repeated.
+fn ending(error: &h2::Error) -> String {
+    match (error.reason(), error.get_io()) {
+        (Some(reason), _) => format!("{reason:?}"),
+        (None, Some(error)) => error.to_string(),
+        (None, None) => "it broke the protocol".to_owned(),
+    }
+}
+
 /// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way, as long as
 /// anybody waits for it; then it takes back what has not arrived.
 async fn drive(
@@ -512,7 +521,7 @@ async fn drive(
     let silent = tokio::select! {
         outcome = &mut connection => {
             if let Err(error) = outcome {
-                tracing::debug!(event = "push-disconnected", channel = %making.label, %error, "the connection to the push service ended");
+                tracing::debug!(event = "push-disconnected", channel = %making.label, error = %ending(&error), "the connection to the push service ended");
             }
             false
         }
@@ -586,6 +595,17 @@ mod tests {
             theirs.read_exact(&mut vec![0; length]).await.unwrap();
             *counts.entry(head[3]).or_default() += 1;
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_service_writes_into_its_goaway_is_not_repeated() {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        // SETTINGS; GOAWAY (RFC 9113 §6.8) with INTERNAL_ERROR and five bytes beside.
+        let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x0d\x07\0\0\0\0\0\0\0\0\0\0\0\0\x02evil!";
+        theirs.write_all(frames).await.unwrap();
+        let (_sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
+        let error = driven.await.unwrap_err();
+        assert_eq!((error.to_string().contains("evil!"), ending(&error).as_str()), (true, "INTERNAL_ERROR"));
     }
 
     #[tokio::test]
