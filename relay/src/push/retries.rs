@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Verdict;
-use super::apns::Attempt;
+use super::attempt::Attempt;
 use super::backoff::{Backoff, RETRY};
 
 /// Between two that go while the service takes pushes.
