@@ -21,6 +21,7 @@ use uuid::Builder;
 
 use super::answer::{Answer, Bearing};
 use super::answer_body;
+use super::attempt::Attempt;
 use super::backoff::Backoff;
 use super::collapse;
 use super::connection::{Channel, Failure, Request};
@@ -138,25 +139,6 @@ impl PreparedPush {
     pub(super) fn environment(&self) -> Environment {
         self.environment
     }
-}
-
-/// What one try came to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// It is settled.
-    Done(Verdict),
-    /// It may be tried again.
-    Again {
-        /// How long the service, or our own back-off, asks to wait.
-        after: Option<Duration>,
-    },
-    /// The service takes no more for this device now, which says nothing of the service; it may be tried again.
-    Limited {
-        /// How long the service asks to wait.
-        after: Option<Duration>,
-    },
-    /// Nobody knows whether the service has taken it.
-    Lost,
 }
 
 impl Apns {

@@ -19,7 +19,7 @@ use std::task::Poll;
 use tokio::time::{Instant, sleep_until};
 
 use super::Verdict;
-use super::apns::Attempt;
+use super::attempt::Attempt;
 use super::backoff::RETRY;
 use super::departure::Departure;
 use super::fcm::ATTEMPT_TIMEOUT;

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Bearing};
 use super::answer_body;
-use super::apns::Attempt;
+use super::attempt::Attempt;
 use super::backoff::Backoff;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;

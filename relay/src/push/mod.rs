@@ -8,6 +8,7 @@ mod ancestry;
 mod answer;
 mod answer_body;
 pub mod apns;
+mod attempt;
 mod backoff;
 mod collapse;
 mod connection;

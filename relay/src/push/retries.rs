@@ -6,7 +6,7 @@
 //! | taken a push, or judged a token | one goes each [`PACE`] |
 //! | taken none | one goes, alone, and the next [`PROBES`] later; the others wait for what comes of it, or of any other push |
 //!
-//! Each waits for a pause of its own before ([`pause`]), which grows to minutes: what its service does not take from it alone is no matter of
+//! Each waits for a pause of its own before ([`longest_pause`]), which grows to minutes: what its service does not take from it alone is no matter of
 //! the others.
 //!
 //! Invariant: a first try waits for nobody, and a call for none of these. At most [`WAITING_MAX`] wait for one service; one more has ended.
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Verdict;
-use super::apns::Attempt;
+use super::attempt::Attempt;
 use super::backoff::{Backoff, RETRY};
 
 /// Between two that go while the service takes pushes.

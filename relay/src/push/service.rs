@@ -12,7 +12,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
-use super::apns::{self, Apns, Attempt, Environment, Signers};
+use super::apns::{self, Apns, Environment, Signers};
+use super::attempt::Attempt;
 use super::backoff::{Backoff, RETRY};
 use super::connection::Channel;
 use super::copies::Flight;

@@ -40,7 +40,7 @@ use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::answer::{Answer, Bearing};
-use super::apns::Attempt;
+use super::attempt::Attempt;
 use super::collapse;
 use super::connection::{Channel, Failure, Request};
 use super::departure::Departure;

@@ -30,7 +30,7 @@ use super::vapid::{RENEW_AFTER, Vapid};
 use crate::net::https_port::https_port;
 use crate::net::reach::Reach;
 use crate::push::Verdict;
-use crate::push::apns::Attempt;
+use crate::push::attempt::Attempt;
 use crate::push::backoff::Backoff;
 use crate::push::connection::Channel;
 use crate::push::endpoint::Endpoint;

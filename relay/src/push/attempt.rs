@@ -1,0 +1,24 @@
+//! What one try of a push came to, whichever service it went to.
+
+use std::time::Duration;
+
+use super::Verdict;
+
+/// What one try came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// It is settled.
+    Done(Verdict),
+    /// It may be tried again.
+    Again {
+        /// How long the service, or our own back-off, asks to wait.
+        after: Option<Duration>,
+    },
+    /// The service takes no more for this device now, which says nothing of the service; it may be tried again.
+    Limited {
+        /// How long the service asks to wait.
+        after: Option<Duration>,
+    },
+    /// Nobody knows whether the service has taken it.
+    Lost,
+}
