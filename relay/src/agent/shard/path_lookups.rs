@@ -55,7 +55,7 @@ struct PathLookup {
 /// What was found for requests that name a registration.
 pub(crate) enum LookedUp {
     /// The store knows it; whose requests are trusted for it.
-    Known(KnownPushBinding, Arc<[IpAddr]>),
+    Known(Box<KnownPushBinding>, Arc<[IpAddr]>),
     /// It was here; whose requests are trusted for its SIP server.
     Served(UpstreamId, Arc<[IpAddr]>),
     /// The store has none.
@@ -148,7 +148,7 @@ impl Shard {
         let served = match found {
             LookedUp::Known(new, addresses) => {
                 let upstream = new.upstream;
-                self.adopt(new);
+                self.adopt(*new);
                 Some((upstream, addresses))
             }
             LookedUp::Served(upstream, addresses) => Some((upstream, addresses)),
@@ -237,7 +237,7 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     match new {
         Ok(Some(new)) => {
             let addresses = shared.dialler.addresses(new.upstream, source).await;
-            LookedUp::Known(new, addresses)
+            LookedUp::Known(Box::new(new), addresses)
         }
         // It is over, or leads nowhere.
         Ok(None) => LookedUp::Unknown,
