@@ -269,7 +269,6 @@ conformance! {
     a_file_that_is_shared_is_rotated_for_all, a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one,
     what_is_here_is_written_again_whichever_keyring_stands,
     whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
-    what_another_node_has_is_erased_also_while_the_store_is_full,
     what_no_index_names_any_more_is_named_again_by_its_owner,
 }
 

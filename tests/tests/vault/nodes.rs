@@ -281,21 +281,6 @@ pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_o
     }
 }
 
-pub async fn what_another_node_has_is_erased_also_while_the_store_is_full(bench: &Bench) {
-    if bench.is_cluster() {
-        return;
-    }
-    let (a, b, server) = (bench.node("a"), bench.node("b"), bench.server());
-    let (lookup, _) = enable(&a, 1, "alice").await;
-    assert_eq!(b.ping().await.map(drop), Ok(()));
-    let limit = |bytes: &str| server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes));
-    limit("1");
-    let erased = b.erase(id(1), &lookup).await;
-    limit("0");
-    assert_eq!(erased, Ok(true));
-    assert!(load(&a, 1).await.is_none());
-}
-
 pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {
     let (a, server) = (bench.node("a"), bench.server());
     a.hold_lease().await.expect("leased");

@@ -321,7 +321,7 @@ impl RedisStore {
         lookup: Option<&Lookup>,
     ) -> Result<(bool, Option<Owner>), StoreError> {
         let connection = self.link.open_generation().await?;
-        let (mut from, mut told, mut is_full): (Vec<u8>, Option<Owner>, bool) = (Vec::new(), None, false);
+        let (mut from, mut told): (Vec<u8>, Option<Owner>) = (Vec::new(), None);
         let (existed, other, earlier) = loop {
             let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from).await?;
             let other = Owner::parse(&text(owned_by.clone())).filter(|other| other.node != owner.node);
@@ -330,18 +330,10 @@ impl RedisStore {
             }
             if let Some(other) = &other {
                 // First, so that whatever dies now, its owner hears of it; and so does whoever has claimed it since then.
-                match self.note_ended(other, &[id]).await {
-                    // The store may be full: what is erased makes room.
-                    Err(StoreError::Away(AwayReason::Refused(_))) => is_full = true,
-                    noted => noted?,
-                }
+                self.note_ended(other, &[id]).await?;
             }
             (from, told) = (owned_by, other);
         };
-        if let Some(other) = other.as_ref().filter(|_| is_full) {
-            // Its owner misses it at the latest when it compares what it has.
-            let _ = self.note_ended(other, &[id]).await;
-        }
         // The secret is gone; what follows are names, and is the same when it is done twice.
         if let Some(lookup) = lookup {
             self.unpoint(lookup, id).await?;
