@@ -1,4 +1,6 @@
 //! What came back from a push service, and what its status alone means for others than its push.
+//!
+//! Invariant: a body that is not whole says nothing; the status alone is judged then.
 
 use std::time::{Duration, SystemTime};
 

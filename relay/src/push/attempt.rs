@@ -1,4 +1,6 @@
 //! What one try of a push came to, whichever service it went to.
+//!
+//! Invariant: what a service may have taken is [`Attempt::Lost`], and never tried again as if it had not.
 
 use std::time::Duration;
 
