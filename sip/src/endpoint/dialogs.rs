@@ -282,12 +282,32 @@ impl Endpoint {
     }
 
     /// A forwarded request was left without an answer for its whole time.
-    pub(super) fn on_forwarded_timeout(&mut self, now: Instant, server: ServerId) {
+    pub(super) fn on_forwarded_timeout(&mut self, now: Instant, server: ServerId, upstream: Option<UpstreamId>) {
+        if let Some(upstream) = upstream {
+            self.hang_up_elsewhere(now, server, upstream);
+        }
         if self.core.transactions.give_up(now, server) {
             self.on_forwarded_silence(now, server);
         } else {
             self.dialogs.settle(server);
         }
+    }
+
+    /// Nothing answers a device's BYE by datagrams: its server may be gone, and what it had be at the one that the account's flow leads to by now
+    /// (RFC 3263 §4.3). Else whoever talks with the device stays in a call with nobody.
+    fn hang_up_elsewhere(&mut self, now: Instant, server: ServerId, upstream: UpstreamId) {
+        let asked = self.core.transactions.asked_by(server).filter(|asked| asked.method() == Some(Method::Bye));
+        let (Some(device), Some(bye)) = (self.dialogs.device_of(server), asked.cloned()) else { return };
+        let Some(own) = forward::own_route(&bye, &self.core.token_key, Side::Device) else { return };
+        let named = own.opened.token.upstream;
+        let Some(hop) = self.hop_to_server(upstream, device).filter(|hop| !named.is_reliable() && hop.flow != named)
+        else {
+            return;
+        };
+        let branch = self.core.branch();
+        let bytes = self.forwarded_bytes(&bye, Passage { ours: own.values, begun_by: None }, &hop, branch);
+        // Full: the other side's session timer, or its user, ends the call.
+        let _ = self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody);
     }
 
     /// Opens the server transaction of a request that is forwarded, now or later; `status` is what it is answered when

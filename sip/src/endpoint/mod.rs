@@ -265,7 +265,9 @@ impl Endpoint {
         }
         while let Some(expired) = self.core.transactions.poll_expired(now) {
             match expired {
-                Expired::Client(_, ClientOwner::Forwarded(server, _)) => self.on_forwarded_timeout(now, server),
+                Expired::Client(_, ClientOwner::Forwarded(server, upstream)) => {
+                    self.on_forwarded_timeout(now, server, upstream);
+                }
                 Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
                     self.on_forwarded_register_timeout(now, register)
                 }

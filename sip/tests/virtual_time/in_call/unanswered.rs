@@ -221,6 +221,33 @@ fn an_answer_that_waits_for_the_next_flow_gets_a_connection_of_its_own_when_that
 }
 
 #[test]
+fn a_bye_that_no_datagram_of_its_server_answers_goes_by_the_flow_that_its_account_has_by_now() {
+    // RFC 3263 §4.3: of two proxies the one is gone, and the calls live on at the other.
+    let [here, gone]: [SocketAddr; 2] = [server_address(), "192.0.2.12:5060".parse().unwrap()];
+    for (method, from) in [("BYE", gone), ("BYE", here), ("INFO", gone)] {
+        let mut world = World::registered();
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses: [here.ip(), gone.ip()].into() });
+        let of_account = world.upstream;
+        world.upstream = Source { flow: FlowId::Datagram(from), peer: from, ..of_account };
+        let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+        world.upstream = of_account;
+        world.sent.clear();
+        dialog.send(&mut world, End::Device, method, 2);
+        world.advance(seconds(31));
+        assert!(by(&world, method).iter().all(|flow| *flow == FlowId::Datagram(from)));
+        world.advance(seconds(2));
+        let goes_on = method == "BYE" && from == gone;
+        let elsewhere = by(&world, method).iter().any(|flow| *flow != FlowId::Datagram(from));
+        assert_eq!(elsewhere, goes_on, "{method} {from}");
+        if goes_on {
+            let again = world.last("BYE");
+            world.reply(of_account, &again, 200, &[], "");
+            assert_eq!(world.count("BYE 200"), 0, "its device waits no longer");
+        }
+    }
+}
+
+#[test]
 fn nobody_but_its_sip_server_has_the_relay_open_a_connection() {
     let mut world = World::registered_with(FlowId::Datagram(server_address()), |_| {});
     world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into() });
