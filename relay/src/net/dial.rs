@@ -95,7 +95,7 @@ pub async fn tls(address: SocketAddr, client: &ClientTls, domain: &str) -> Resul
     secure(connect(address).await?, address, client, domain).await
 }
 
-/// Speaks TLS on a connection, and verifies the certificate as [`tls`] does.
+/// Speaks TLS on a connection, and verifies the certificate as [`tls()`] does.
 pub async fn secure(
     stream: TcpStream,
     address: SocketAddr,

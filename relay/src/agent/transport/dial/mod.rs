@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`answers`] | streams for answers whose own stream has ended |
 //! | [`connecting`] | a connection to one address: whose turn it is, and how long that is waited for |
-//! | [`unreachable`] | addresses that nobody could connect to |
+//! | [`mod@unreachable`] | addresses that nobody could connect to |
 //!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`], within `limits.dial_timeout` and as soon as nobody wants the flow any more. At most [`DIALS`] and
