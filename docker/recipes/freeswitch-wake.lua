@@ -10,14 +10,16 @@
 --   </extension>
 --
 -- In vars.xml: sipwake_url (https://relay1.example.net:8443/v1/wake) and sipwake_key (what stands in the key_file of this
--- server's [[sip_server]] section of the relay). The relay's CA must be among those that curl trusts.
+-- server's [[sip_server]] section of the relay). mod_curl verifies no certificate unless it is told to, and would show the key to whoever
+-- answers: put the relay's CA as cacert.pem into FreeSWITCH's certs_dir, or, where a public CA has signed its certificate,
+-- <param name="validate-certs" value="true"/> into autoload_configs/curl.conf.xml.
 
 local user, domain = argv[1], argv[2]
 local api = freeswitch.API()
 local url, key = api:execute("global_getvar", "sipwake_url"), api:execute("global_getvar", "sipwake_key")
 
 local function quoted(text)
-    return '"' .. text:gsub('[%c"\\]', "") .. '"'
+    return '"' .. text:gsub('[%c"\\\'%%%s]', "") .. '"'
 end
 
 local call = ""

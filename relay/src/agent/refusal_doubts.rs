@@ -3,7 +3,7 @@
 //! A server whose database is away, whose configuration broke, or that bans this relay's address refuses everybody. An account that it had
 //! accepted is refused for good by the third refusal in a row, but not
 //! - while the same server refuses other accounts that it had accepted, at the time of this one's first refusal or since, and
-//! - has granted no account that it had accepted since that first refusal.
+//! - has granted no account that it had accepted since it refused those others: what was granted in the middle of an outage ends nobody.
 //!
 //! The same server is one with the same registrar, proxy and domain, or one with the same host and port where requests go: what either
 //! shows is enough. An account that is doubted so is asked for again, once an hour, until its lease ends.
@@ -152,7 +152,7 @@ impl Server {
     fn is_at_fault(&self, id: InstanceId) -> bool {
         let Some(own) = self.refused.get(&id) else { return false };
         let mut others = self.refused.values().filter(|other| other.account != own.account);
-        others.any(|other| other.last >= own.first) && self.granted_at.is_none_or(|at| at < own.first)
+        others.any(|other| other.last >= own.first && self.granted_at.is_none_or(|at| at < other.last))
     }
 }
 
@@ -244,7 +244,9 @@ mod tests {
         assert!(walk.is_believed(upstream, 5), "no other one has been refused since");
         walk.refuse(upstream, 2, 140, 3);
         assert!(!walk.is_believed(upstream, 5));
-        assert!(walk.is_believed(upstream, 2), "others were granted since it was refused first");
+        assert!(!walk.is_believed(upstream, 2), "others are refused again since one was granted");
+        walk.grant(upstream, 4, 170, true);
+        assert!(walk.is_believed(upstream, 2), "it grants others");
     }
 
     #[test]

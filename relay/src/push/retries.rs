@@ -120,11 +120,12 @@ impl Retries {
                 () = changed => {}
             }
         }
-        if self.takes_none.load(Ordering::Relaxed) {
-            return Some(Turn { _alone: Some(alone) });
-        }
-        self.lock().next_at = Instant::now() + PACE;
-        Some(Turn { _alone: None })
+        let takes_none = self.takes_none.load(Ordering::Relaxed);
+        let mut state = self.lock();
+        // Also where what comes of this one says nothing of the service.
+        let pause = if takes_none { PROBES.pause(state.failures) } else { PACE };
+        state.next_at = Instant::now() + pause;
+        Some(Turn { _alone: takes_none.then_some(alone) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -38,6 +38,8 @@ impl Registration {
             return false;
         }
         self.forget_given_up();
+        // Its challenge is as old as the answer, and refuses nothing.
+        self.challenges.begin();
         self.state = State::Sent { branch, attempt: Attempt::default(), goal: self.goal };
         true
     }

@@ -123,11 +123,13 @@ impl Calls {
     }
 
     /// The call that an INVITE of this caller to this binding is expected for: the one of his that was announced, else whosever was announced
-    /// first, for a server may name a caller otherwise than his INVITE does.
+    /// first, for a server may name a caller otherwise than his INVITE does; one that was declined only where no other one is expected.
     fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
-        let mut theirs = self.expected_by(binding).filter(|call| call.until() > now);
-        let first = theirs.next()?;
-        Some(std::iter::once(first).chain(theirs).find(|call| call.caller() == caller).unwrap_or(first))
+        let theirs = || self.expected_by(binding).filter(|call| call.until() > now);
+        theirs()
+            .find(|call| call.caller() == caller)
+            .or_else(|| theirs().find(|call| !call.state().is_final()))
+            .or_else(|| theirs().next())
     }
 
     /// The call of this caller that was announced to this binding.
