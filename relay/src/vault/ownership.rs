@@ -51,8 +51,10 @@ impl Vault {
             }
         };
         if !kept && !self.0.ring.is_other() {
-            // It is the first one, or the store has lost it, and may have lost which keyring stands. One that does not answer is asked again by whoever compares.
-            let _ = timeout(self.0.settings.operation_limit, self.compare_ring()).await;
+            // It is the first one, or the store has lost it, and may have lost which keyring stands. One that does not answer is asked again by whoever
+            // compares. Beside the lease, for how long that took tells what has become of it.
+            let (vault, limit) = (self.clone(), self.0.settings.operation_limit);
+            tokio::spawn(async move { drop(timeout(limit, vault.compare_ring()).await) });
         }
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
         Ok(match earlier {

@@ -171,6 +171,10 @@ fn a_better_address_that_answers_options_and_does_not_register_moves_nobody_and_
                 }
                 for status in statuses {
                     answer(&mut world, better, *status, &[CHALLENGE, ("Retry-After", "3000")]);
+                    if better == udp && matches!(status, 403 | 404 | 604) {
+                        // It may be the Contact by the other transport that it does not take: it is asked without.
+                        answer(&mut world, better, *status, &[]);
+                    }
                 }
                 world.hashes = vec![Hash::Md5];
                 assert_eq!(outcomes(&world), [Offer::DoesNotServe], "{statuses:?}");

@@ -106,9 +106,7 @@ async fn a_call_is_known_as_long_as_it_waits_whatever_the_clock_of_the_node_says
     let world = world_by(&clock, &redis).await?;
     let alice = world.enable_android().await?;
     clock.set(-120);
-    let operator = world.relay.operator();
-    let is_known = || async { (operator.get("/readyz").await.ok()?.status == 503).then_some(()) };
-    world.until("that the clock is wrong", is_known).await?;
+    await_warning(&world, true).await?;
     let caller = world.call()?;
     let push = world.android_push().await?;
     caller.expect(180, SOON).await?;
@@ -172,29 +170,6 @@ async fn a_node_whose_clock_is_a_day_off_goes_by_the_stores_and_says_so() -> Out
         clock.set(0);
         let mut wrong = wrong;
         wrong.restart().await?;
-    }
-    Ok(())
-}
-
-/// Of a node and its store one is wrong: which, the push services do not know.
-#[tokio::test]
-async fn an_alert_leaves_and_is_dated_by_the_systems_clock_however_far_the_stores_is_from_it() -> Outcome {
-    for off in [61, -61] {
-        let (clock, redis) = (SkewedClock::new(), RedisServer::start());
-        let world = world_by(&clock, &redis).await?;
-        let instance = world.enable_as(&world.wish_with_alerts()).await?;
-        clock.set(off);
-        world
-            .until("not ready", || async {
-                let answer = world.relay.operator().get("/readyz").await.ok()?;
-                answer.text().contains("more than 30 s apart").then_some(())
-            })
-            .await?;
-        assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
-        let push = world.alert("test").await?;
-        let sent_at = push["sent_at"].as_u64().unwrap_or_default();
-        assert!(sent_at.abs_diff(now().saturating_add_signed(off)) < 20, "{push}");
-        assert_eq!(push["deadline"].as_u64(), Some(sent_at + 30), "{push}");
     }
     Ok(())
 }

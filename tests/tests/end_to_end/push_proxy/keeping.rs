@@ -218,14 +218,13 @@ async fn a_sleeping_phone_is_pushed_in_time_to_refresh_and_never_by_voip() -> Ou
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_to_refresh_is_kept_for_a_phone_that_dozes_as_long_as_its_registration_stands() -> Outcome {
     let world = World::start().await?;
-    world.registrar.behave(&world.aor(), Behaviour::Grant(600));
     let phone = world.push_phone(&Service::Apns(TOKEN.to_owned(), OTHER_TOKEN.to_owned()));
     phone.register_and_sleep(SOON).await?;
     let message = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
     let push = world.apple_push().await?.payload["sipwake"].clone();
     assert_eq!(push["event"], "renew");
     let life = push["deadline"].as_u64().unwrap_or(0) - push["sent_at"].as_u64().unwrap_or(0);
-    assert!((560..=600).contains(&life), "{push}");
+    assert!((260..=300).contains(&life), "{push}");
     let device = world.wake(&phone).await?;
     device.next_request("MESSAGE", SOON).await?;
     message.expect(200, SOON).await?;
