@@ -120,12 +120,11 @@ impl Retries {
                 () = changed => {}
             }
         }
-        let takes_none = self.takes_none.load(Ordering::Relaxed);
-        let mut state = self.lock();
-        // Also where what comes of this one says nothing of the service.
-        let pause = if takes_none { PROBES.pause(state.failures) } else { PACE };
-        state.next_at = Instant::now() + pause;
-        Some(Turn { _alone: takes_none.then_some(alone) })
+        if self.takes_none.load(Ordering::Relaxed) {
+            return Some(Turn { _alone: Some(alone) });
+        }
+        self.lock().next_at = Instant::now() + PACE;
+        Some(Turn { _alone: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
