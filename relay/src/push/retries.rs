@@ -95,6 +95,14 @@ impl Retries {
                     state.next_at = now + PROBES.pause(state.failures);
                 }
             }
+            // That says nothing of the service, and the next probe is no sooner for it.
+            Attempt::Done(_) | Attempt::Limited { .. } if self.takes_none.load(Ordering::Relaxed) => {
+                let mut state = self.lock();
+                let now = Instant::now();
+                if now >= state.next_at {
+                    state.next_at = now + PROBES.pause(state.failures);
+                }
+            }
             Attempt::Done(_) | Attempt::Limited { .. } => {}
         }
     }
@@ -210,6 +218,16 @@ mod tests {
         assert!(next.is_some(), "its answer is not waited for any more");
         assert_eq!((longest_pause(30 * SECOND), longest_pause(600 * SECOND)), (None, Some(30 * SECOND)));
         assert_eq!(longest_pause(86_400 * SECOND), Some(LONGEST_PAUSE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_nothing_of_a_service_that_takes_none_lets_the_next_go_no_sooner() {
+        let (retries, gone) = (Arc::new(Retries::default()), Arc::<AtomicUsize>::default());
+        retries.note(&AWAY);
+        begin(&retries, 1_000, || Attempt::Limited { after: None }, &gone);
+        tokio::time::sleep(60 * SECOND).await;
+        let tries = gone.load(Ordering::Relaxed);
+        assert!((30..=130).contains(&tries), "{tries} in a minute");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,11 +12,10 @@
 //! Invariant: of a token nothing is kept but a hash with a key of this process. At most [`KNOWN`] tokens are known; a further one takes
 //! the place of another.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::faults::name_of;
 use crate::secret::PushToken;
 
 /// Good tokens that are refused in a row at which the service fails.
@@ -33,7 +32,6 @@ pub(super) fn is_of_a_token(reason: &str) -> bool {
 
 /// The tokens of one service.
 pub(super) struct Tokens {
-    hashes: RandomState,
     /// Those of which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
     /// How many there are in `refused`.
@@ -45,14 +43,14 @@ pub(super) struct Tokens {
 impl Default for Tokens {
     fn default() -> Self {
         let taken = (0..KNOWN).map(|_| AtomicU64::new(0)).collect();
-        Self { hashes: RandomState::new(), taken, count: AtomicUsize::new(0), refused: Mutex::default() }
+        Self { taken, count: AtomicUsize::new(0), refused: Mutex::default() }
     }
 }
 
 impl Tokens {
     /// A push to this one was taken.
     pub(super) fn took(&self, token: &PushToken) {
-        let hash = self.hash(token);
+        let hash = Self::hash(token);
         self.place_of(hash).store(hash, Ordering::Relaxed);
         if self.count.swap(0, Ordering::Relaxed) > 0 {
             self.lock().clear();
@@ -61,7 +59,7 @@ impl Tokens {
 
     /// This one was refused. Whether the service fails.
     pub(super) fn refused(&self, token: &PushToken) -> bool {
-        let hash = self.hash(token);
+        let hash = Self::hash(token);
         if self.place_of(hash).load(Ordering::Relaxed) != hash {
             return false;
         }
@@ -73,8 +71,8 @@ impl Tokens {
         refused.len() >= REFUSED
     }
 
-    fn hash(&self, token: &PushToken) -> u64 {
-        self.hashes.hash_one(token.expose()).max(1)
+    fn hash(token: &PushToken) -> u64 {
+        name_of(token.expose()).max(1)
     }
 
     fn place_of(&self, hash: u64) -> &AtomicU64 {

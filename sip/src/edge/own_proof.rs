@@ -72,18 +72,22 @@ pub fn withheld(bytes: Bytes, body: usize) -> Bytes {
     }
     let mut bytes = BytesMut::from(bytes);
     for at in found {
-        bytes[at + SECRET_MARK.len()..at + SECRET_MARK.len() + SECRET_CHARS].fill(b'x');
+        // The whole word: another mark may stand before the secret.
+        bytes[at + SECRET_MARK.len()..].iter_mut().take_while(|byte| is_of_word(**byte)).for_each(|byte| *byte = b'x');
     }
     bytes.freeze()
 }
 
 /// Where secrets stand in a text.
 fn secrets(text: &[u8]) -> impl Iterator<Item = usize> {
-    let is_of_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     memmem::find_iter(text, SECRET_MARK).filter(move |at| {
         let behind = &text[at + SECRET_MARK.len()..];
-        behind.len() >= SECRET_CHARS && behind[..SECRET_CHARS].iter().all(is_of_word)
+        behind.len() >= SECRET_CHARS && behind[..SECRET_CHARS].iter().all(|byte| is_of_word(*byte))
     })
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
 fn is_for_others(value: &[u8], sender: Sender) -> bool {
@@ -173,6 +177,7 @@ mod tests {
         };
         let gone = format!("pis_{}", "x".repeat(SECRET_CHARS));
         assert_eq!(withheld(&shown(SECRET), 0), shown(&gone));
+        assert_eq!(withheld(&shown(&format!("pis_{SECRET}")), 0), shown(&format!("{gone}xxxx")));
         for other in [&SECRET[..46], "pis_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAA", "PIS_AAA"] {
             assert_eq!(withheld(&shown(other), 0), shown(other));
         }

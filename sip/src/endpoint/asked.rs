@@ -157,9 +157,14 @@ impl Endpoint {
     fn await_flow(&mut self, now: Instant, new: Waiting) {
         let instance = new.asked.instance;
         self.core.later(now, new.due().saturating_duration_since(now), Timer::Asked(instance));
-        let waiting = self.asked.waiting.entry(instance).or_default();
+        let Self { asked, core, .. } = self;
+        let waiting = asked.waiting.entry(instance).or_default();
         if waiting.len() >= ASKED_PER_FLOW {
-            waiting.remove(0);
+            let Waiting { asked, cancel_at, .. } = waiting.remove(0);
+            // Nobody else would: whoever is called rings on.
+            if let Some(branch) = asked.placed.filter(|_| cancel_at.is_some()) {
+                core.transactions.cancel(now, branch, None);
+            }
         }
         waiting.push(new);
     }

@@ -114,7 +114,7 @@ impl Endpoint {
         let wakes = source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
             Some(hop) if wakes => self.forward_heard(now, reply, request, passage, hop),
-            Some(hop) => self.forward(now, reply, request, passage, hop),
+            Some(hop) => drop(self.forward(now, reply, request, passage, hop)),
             None => {
                 if wakes {
                     self.wake_for_request(now, token.instance);
@@ -124,6 +124,7 @@ impl Endpoint {
         }
     }
 
+    /// Sends a request on; by which branch, where it is not answered already.
     pub(super) fn forward(
         &mut self,
         now: Instant,
@@ -131,16 +132,14 @@ impl Endpoint {
         request: &Message,
         passage: Passage,
         hop: NextHop,
-    ) {
+    ) -> Option<BranchId> {
         let branch = self.core.branch();
         // A request other than INVITE is never answered 408 (RFC 4320 §4.2). A device that is silent is away.
         let is_for_server = hop.side == Side::Upstream;
         let status = if request.method() == Some(Method::Invite) && is_for_server { 408 } else { 480 };
-        if let Some(server) =
-            self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)
-        {
-            self.send_forwarded(now, server, branch, request, passage, hop);
-        }
+        let server = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)?;
+        self.send_forwarded(now, server, branch, request, passage, hop);
+        Some(branch)
     }
 
     pub(super) fn send_forwarded(

@@ -448,7 +448,7 @@ impl Endpoint {
                     let passage = Passage { ours: 1, begun_by };
                     match self.hop_to_device(instance) {
                         Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, passage, hop),
-                        Some(hop) => self.forward(now, reply, &request, passage, hop),
+                        Some(hop) => drop(self.forward(now, reply, &request, passage, hop)),
                         None => {
                             self.wake_for_request(now, instance);
                             self.park(now, reply, &request, Side::Upstream, instance, passage);

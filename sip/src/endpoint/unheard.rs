@@ -14,10 +14,10 @@
 
 use std::time::Instant;
 
+use super::Endpoint;
 use super::core::{ClientOwner, Timer};
 use super::dialogs::{NextHop, Passage};
 use super::requests::is_in_dialog;
-use super::{Endpoint, ServerOwner};
 use crate::id::BranchId;
 use crate::message::{Message, Method};
 use crate::transaction::Reply;
@@ -33,12 +33,7 @@ impl Endpoint {
         hop: NextHop,
     ) {
         let edge = self.core.settings.timing.edge;
-        let branch = self.core.branch();
-        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
-        let status = if request.method() == Some(Method::Invite) { 408 } else { 480 };
-        let owner = ServerOwner::Forwarded(branch);
-        if let Some(server) = self.open_forwarded(now, reply, request, owner, hop.device, status) {
-            self.send_forwarded(now, server, branch, request, passage, hop);
+        if let Some(branch) = self.forward(now, reply, request, passage, hop) {
             self.core.later(now, if asks(request) { edge.options } else { edge.no_response }, Timer::Unheard(branch));
         }
     }

@@ -313,6 +313,11 @@ impl Registration {
         self.is_under_way() || matches!(self.state, State::Asking(_)) && self.goal == Goal::Registered
     }
 
+    /// Until when it stands, as far as the SIP server has granted it.
+    pub fn granted_until(&self) -> Option<Instant> {
+        self.bound.granted_until()
+    }
+
     /// Whether it stands and has nothing to do but to be refreshed in time.
     pub fn awaits_refresh(&self) -> bool {
         matches!(self.state, State::Registered { .. })

@@ -101,6 +101,23 @@ fn a_better_address_that_registers_one_takes_over_and_no_call_is_lost_on_the_way
 }
 
 #[test]
+fn whoever_would_lapse_while_nobody_answers_tries_no_better_address() {
+    let mut world = registered(STREAM, &[]);
+    let mut short = Vec::new();
+    for number in 7..15 {
+        world.bind_more(number);
+        short.push(world.last("REGISTER").call_id().map(str::to_owned));
+        world.respond(200, &[("Expires", "60")]);
+    }
+    let ask = offer(&mut world, BETTER);
+    let source = by(&world, BETTER);
+    world.reply(source, &ask, 200, &[], "");
+    let tried = registers(&world, BETTER);
+    assert_eq!(tried.len(), 1);
+    assert!(!short.contains(&tried[0].call_id().map(str::to_owned)));
+}
+
+#[test]
 fn a_better_address_that_answers_options_badly_or_not_at_all_changes_nothing() {
     for status in [503, 500, 408, 430] {
         let mut world = registered(STREAM, &[]);

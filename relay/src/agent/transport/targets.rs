@@ -83,8 +83,7 @@ impl Targets {
     pub(crate) fn failed(&mut self, place: Destination, now: Instant, first: Duration) {
         let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
         let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
-        let wait = first.saturating_mul(1 << before.min(16)).min(AWAY_MAX);
-        self.away.insert(place, Away { until: now + wait, failures: before + 1, back: false });
+        self.away.insert(place, Away { until: now + away_for(first, before), failures: before + 1, back: false });
         while self.away.len() > REMEMBERED {
             let soonest = self.away.iter().min_by_key(|(_, away)| away.until).map(|(place, _)| *place);
             soonest.map(|place| self.away.remove(&place));
@@ -195,6 +194,11 @@ impl Targets {
 /// The place of a candidate.
 pub(crate) fn place_of(candidate: &Candidate) -> Destination {
     (candidate.address, candidate.transport)
+}
+
+/// For how long an address is left alone that has failed so often before: twice as long each time, from `first` on.
+pub(crate) fn away_for(first: Duration, before: u32) -> Duration {
+    first.saturating_mul(1 << before.min(16)).min(AWAY_MAX)
 }
 
 #[cfg(test)]

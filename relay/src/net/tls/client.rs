@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
 use super::identity::SipIdentity;
-use super::{RELOAD_INTERVAL, TlsError, certificates, pinned, provider};
+use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, root_store};
 use crate::clock;
 use crate::net::look::Look;
 
@@ -108,12 +108,8 @@ impl ClientTls {
     }
 
     fn pinned(verifier: pinned::Pinned) -> Self {
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+        let config =
+            client_builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
         Self(Arc::new(Client { current: ArcSwap::from_pointee(config), roots: None }))
     }
 
@@ -192,7 +188,7 @@ impl Roots {
 
     /// Held while they are read: of two who take them one is first.
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        // One assignment is all that is ever done under the lock.
+        // Whole values go in: a panic in between leaves what was read before.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,15 +213,8 @@ fn read(ca_file: Option<&Path>, system: &dyn Fn() -> Vec<CertificateDer<'static>
 }
 
 fn config(taken: &Taken, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(taken.system.iter().cloned());
-    for certificate in &taken.file {
-        let bad = |error: rustls::Error| TlsError::BadRoot(ca_file.unwrap_or(Path::new("")).into(), error.to_string());
-        roots.add(certificate.clone()).map_err(bad)?;
-    }
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+    let roots = root_store(taken.system.iter().cloned(), &taken.file, ca_file)?;
+    let mut config = client_builder()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(SipIdentity::new(
             roots,

@@ -24,7 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
@@ -275,18 +275,31 @@ impl Files {
 /// # Errors
 /// [`TlsError`] when `ca_file` cannot be used.
 pub fn web_client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let file = ca_file.map(certificates).transpose()?.unwrap_or_default();
+    let roots = root_store(rustls_native_certs::load_native_certs().certs, &file, ca_file)?;
+    Ok(Arc::new(client_builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// The system's roots, as far as they can be read, and those of a file, each of which must be one.
+fn root_store(
+    system: impl IntoIterator<Item = CertificateDer<'static>>,
+    file: &[CertificateDer<'static>],
+    ca_file: Option<&Path>,
+) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for certificate in ca_file.map(certificates).transpose()?.into_iter().flatten() {
+    roots.add_parsable_certificates(system);
+    for certificate in file {
         let bad = |error: rustls::Error| TlsError::BadRoot(ca_file.unwrap_or(Path::new("")).into(), error.to_string());
-        roots.add(certificate).map_err(bad)?;
+        roots.add(certificate.clone()).map_err(bad)?;
     }
-    let config = ClientConfig::builder_with_provider(provider())
+    Ok(roots)
+}
+
+/// A client of TLS 1.2 and 1.3.
+fn client_builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// What the certificate must name: a domain, or an IP address (bracketed when IPv6).

@@ -10,12 +10,13 @@
 //!
 //! Invariant: a push that is taken costs one atomic read here. No endpoint is kept, but its keyed hash.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::push::faults::name_of;
 
 /// Subscriptions that are believed to be gone while nothing else is taken.
 const BELIEVED: usize = 2;
@@ -26,7 +27,6 @@ const QUIET: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub(super) struct Unknown {
     any: AtomicBool,
-    hasher: RandomState,
     state: Mutex<State>,
 }
 
@@ -39,7 +39,7 @@ struct State {
 impl Unknown {
     /// The service says 404 of the subscription at `path`. Whether that is believed.
     pub(super) fn is_believed(&self, path: &str) -> bool {
-        let (key, now) = (self.hasher.hash_one(path), Instant::now());
+        let (key, now) = (name_of(path), Instant::now());
         let mut state = self.lock();
         if state.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
             state.believed.clear();

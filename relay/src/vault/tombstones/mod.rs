@@ -577,12 +577,19 @@ mod tests {
         stones.note_erased(id(1));
         assert!(!stones.is_durable(id(1)) && stones.trouble().is_some());
         std::fs::remove_dir_all(&path).expect("removed");
-        while stones.trouble().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_well(&stones).await;
         assert!(stones.is_durable(id(1)) && stones.is_durable(id(2)), "nobody had to ask");
         let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
         assert_eq!(again.pending(), [(id(2), tombstone().lookup)]);
+    }
+
+    async fn until_well(stones: &Tombstones) {
+        let is_well = async {
+            while stones.trouble().is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), is_well).await.expect("it is written in time");
     }
 
     #[tokio::test]
@@ -600,9 +607,7 @@ mod tests {
         assert_eq!(stones.raise(id(2), tombstone()).await, Err(NotWritten));
         assert_eq!(log::read(&path).expect("read").len(), 1, "nothing is lost of what was written");
         std::fs::remove_dir_all(&new).expect("removed");
-        while stones.trouble().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_well(&stones).await;
         assert!(stones.is_durable(id(2)));
         assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 2);
     }

@@ -96,18 +96,26 @@ impl Endpoint {
         let Some(probe) = upstream.probe.as_mut().filter(|probe| probe.branch == branch) else { return };
         let flow = probe.flow;
         let bindings = &self.bindings;
-        let stands = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.awaits_refresh());
-        let standing = upstream.members.iter().copied().filter(stands).collect::<Vec<_>>();
+        let until = |binding: BindingId| {
+            bindings.get(binding).filter(|it| it.awaits_refresh()).map(|it| (it.granted_until(), binding))
+        };
+        let mut standing: Vec<_> = upstream.members.iter().copied().filter_map(until).collect();
         let is_up = matches!(upstream.link, Link::Up { .. });
-        let Some(last) = standing.len().checked_sub(1).filter(|_| is_up) else {
+        let Some(longest) = standing.iter().copied().max().filter(|_| is_up) else {
             // Where nobody is registered nothing can be lost.
             return match is_up && upstream.registered_count == 0 {
                 true => self.fail_back(now, id, None),
                 false => self.give_up_probe(id, Offer::NotWanted),
             };
         };
+        // One whose grant ends while nobody answers there, its challenge included, would lapse.
+        let least = now + self.core.settings.timing.transaction.t1_64() * 2;
+        standing.retain(|(until, _)| *until >= Some(least));
         // One that is refused by its own fault keeps the others away once.
-        let binding = standing[self.core.random.between(0, last as u64) as usize];
+        let (_, binding) = match standing.len() as u64 {
+            0 => longest,
+            count => standing[self.core.random.between(0, count - 1) as usize],
+        };
         probe.on_trial = Some(binding);
         self.upstreams.trust.note_dialled(flow, self.upstreams.rows.values());
         if let Some(address) = self.upstreams.address_of(flow) {

@@ -111,7 +111,9 @@ impl Endpoint {
         let per_second = self.core.settings.upstream.registrations_per_second;
         let address = self.upstreams.flow(id).and_then(|(flow, _)| self.upstreams.address_of(flow));
         let servers = self.upstreams.rows.len();
-        let Some(upstream) = self.upstreams.rows.get_mut(&id).filter(|upstream| !upstream.pacing) else { return };
+        // Without a flow no turn is of use: all that wait are put in order when there is one.
+        let may_begin = |upstream: &&mut Upstream| !upstream.pacing && matches!(upstream.link, Link::Up { .. });
+        let Some(upstream) = self.upstreams.rows.get_mut(&id).filter(may_begin) else { return };
         let due = upstream.pace.due(now);
         let waiting = upstream.urgent.len() + upstream.queue.len();
         let room = upstream.window.room(now, upstream.pace.per_second());

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tests::gate::Gate;
 use tests::push_phone::PushPhone;
-use tests::world::{SOON, World};
-
-type Outcome = tests::world::Outcome;
+use tests::world::{Outcome, SOON, World};
 
 /// Nobody calls, and nobody pushes: the relay asks by itself (RFC 6455 §5.5.2).
 #[tokio::test]

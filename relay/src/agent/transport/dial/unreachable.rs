@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::agent::transport::targets::{AWAY_MAX, Destination};
+use crate::agent::transport::targets::{Destination, away_for};
 
 /// Addresses that are remembered; the one that was tried first of all is forgotten first.
 const REMEMBERED: usize = 4_096;
@@ -41,7 +41,7 @@ impl Unreachable {
             found.failed_at = Some(now);
             // Several who have begun together find the same.
             if found.away_until.is_none_or(|until| until <= now) {
-                found.away_until = Some(now + first.saturating_mul(1 << found.failures.min(16)).min(AWAY_MAX));
+                found.away_until = Some(now + away_for(first, found.failures));
                 found.failures += 1;
             }
         });
