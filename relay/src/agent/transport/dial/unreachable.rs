@@ -5,7 +5,7 @@
 //! | was refused, or not answered in time | away: dialled last, left by those who wait for a place at it and know another one, and not tried as a better one |
 //! | was opened | there |
 //!
-//! One that is away is so for the setting `upstream.failback_interval`, twice as long each time that it fails after that, up to [`AWAY_MAX`]. What
+//! One that is away is so for the setting `upstream.failback_interval`, twice as long each time that it fails after that, up to [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). What
 //! comes after the connection is remembered for each SIP server alone: one address may have another certificate for each name, or lead each
 //! name elsewhere, and names are chosen by others.
 //!
