@@ -1,5 +1,7 @@
 //! Calls that the SIP server holds itself: it has the relay wake the devices, and sends the INVITE when one is there.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tests::api_client::Answer;
 use tests::board::Missed;
@@ -173,6 +175,8 @@ async fn two_callers_who_are_announced_have_a_push_and_a_time_each() -> Outcome 
     (it.wish["call"], it.wish["wait_ms"]) = (json!({"from": "sip:bob@example.test"}), json!(1));
     it.nobody_comes().await?;
     let bobs = it.world.push().await?;
+    // Carol calls some seconds after Bob, and her call may ring as much longer.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     it.wish = carols;
     let (told, phone) = tokio::join!(it.is_told(1, 1), async {
         let push = it.world.push().await?;
