@@ -671,9 +671,16 @@ impl Agent {
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
         /// What the last answers get to leave the connections' queues in.
         const LEAVING: Duration = Duration::from_millis(200);
+        /// What follows the last answer gets to come in: its ACK is a round trip away, and a phone without it ends its call.
+        const FOLLOWING: Duration = Duration::from_secs(1);
         let quiet = async {
+            let mut were_open = false;
             while self.ask_all(Request::OpenCalls).await.into_iter().any(|open| open > 0) {
+                were_open = true;
                 tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            if were_open {
+                tokio::time::sleep(FOLLOWING).await;
             }
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
