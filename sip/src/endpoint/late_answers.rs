@@ -7,9 +7,10 @@
 //! | --- | --- |
 //! | 2xx, to one that is wanted and waits for another try | the registration stands |
 //! | 401 or 407, likewise | it is answered |
-//! | any other, or one later than [`LATE_MAX`](crate::registration::late::LATE_MAX) | nothing |
+//! | any other, one later than [`LATE_MAX`](crate::registration::late::LATE_MAX), or while another device's credentials are in use | nothing |
 //!
-//! Invariant: a late answer is believed by its branch and from its own SIP server alone, and once.
+//! Invariant: a late answer is believed by its branch and from its own SIP server alone, and once; it counts for the device whose credentials were in
+//! use, and for no other that has taken their place.
 
 use std::time::Instant;
 

@@ -1,20 +1,32 @@
 //! A REGISTER that was given up, and may be answered yet.
 //!
-//! Invariant: one is kept, the last, until another one is sent; its answer is taken once, within [`LATE_MAX`], while it is still wanted.
+//! Invariant: one is kept, the last, until another one is sent; its answer is taken once, within [`LATE_MAX`], while it is still wanted, and says
+//! nothing of any credentials but those that were in use when it was sent.
 
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Goal, Registration, State};
-use crate::id::BranchId;
+use crate::id::{BranchId, InstanceId};
 
 /// How long after a REGISTER was given up its answer still counts.
 pub const LATE_MAX: Duration = Duration::from_secs(64);
+
+/// A REGISTER that was given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    branch: BranchId,
+    /// When it was.
+    at: Instant,
+    /// The device whose credentials were in use.
+    owner: InstanceId,
+}
 
 impl Registration {
     /// The REGISTER with this branch was left unanswered.
     pub(super) fn give_up(&mut self, now: Instant, branch: BranchId) {
         if matches!(self.state, State::BackingOff { .. }) {
-            self.with_rare(|rare| rare.given_up = Some((branch, now)));
+            let given_up = GivenUp { branch, at: now, owner: self.instance };
+            self.with_rare(|rare| rare.given_up = Some(given_up));
         }
     }
 
@@ -27,14 +39,14 @@ impl Registration {
     /// An answer to a REGISTER that was given up: whether it is to be read as if it had come in time.
     pub fn take_up_late(&mut self, now: Instant, branch: BranchId, status: u16) -> bool {
         let given_up = self.rare.as_ref().and_then(|rare| rare.given_up);
-        let is_it = given_up.is_some_and(|(last, at)| last == branch && now <= at + LATE_MAX);
+        let is_it = |it: GivenUp| it.branch == branch && it.owner == self.instance && now <= it.at + LATE_MAX;
         // What waits for its turn will ask anyhow, and stands when it is granted.
         let waits = match self.state {
             State::BackingOff { .. } => true,
             State::Waiting => status < 300,
             _ => false,
         };
-        if !is_it || !waits || self.goal != Goal::Registered {
+        if !given_up.is_some_and(is_it) || !waits || self.goal != Goal::Registered {
             return false;
         }
         self.forget_given_up();

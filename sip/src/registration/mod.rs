@@ -82,6 +82,7 @@ pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
 use earlier::Earlier;
 use grant::RegistrarInfo;
+use late::GivenUp;
 pub use owners::{Standing, SuspendedAuth};
 use refusals::{leads_to, retry_after, wanted_interval};
 pub use request::{ContactHosts, RequestContext};
@@ -210,8 +211,8 @@ struct Rare {
     info: RegistrarInfo,
     /// Refused credentials are not shown again before.
     paused_until: Option<Instant>,
-    /// What was given up last, and when.
-    given_up: Option<(BranchId, Instant)>,
+    /// What was given up last.
+    given_up: Option<GivenUp>,
     /// The relays that had this account before, until their Contacts are gone.
     earlier: Earlier,
 }
