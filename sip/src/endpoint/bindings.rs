@@ -202,12 +202,14 @@ impl Endpoint {
         }
     }
 
+    /// `late`: it had been given up.
     pub(super) fn on_register_response(
         &mut self,
         now: Instant,
         binding: BindingId,
         branch: BranchId,
         by: FlowId,
+        late: bool,
         response: &Message,
     ) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
@@ -239,6 +241,11 @@ impl Endpoint {
             }
             self.on_granted(now, binding, response);
             back = self.upstreams.note_success(now, id, binding, by, expires);
+            if self.upstreams.must_follow(id, by, late)
+                && let Some(registration) = self.bindings.get_mut(binding)
+            {
+                registration.follow(now);
+            }
             self.close_unread(id, by);
         }
         let failed = match step {
@@ -380,7 +387,7 @@ impl Endpoint {
             epoch: &self.core.epoch,
         };
         let bytes = registration.compose(&head);
-        registration.sent(branch);
+        registration.sent(branch, flow);
         let owner = ClientOwner::Register(binding);
         if self.core.transactions.send(now, branch, Method::Register, bytes, flow, owner).is_err() {
             if registration.is_on_trial() {

@@ -6,6 +6,7 @@
 //! | a late answer | follows |
 //! | --- | --- |
 //! | 2xx, to one that is wanted and waits for another try | the registration stands |
+//! | likewise, and another flow is in use by now, or none | the registration stands by the flow that it went by, and goes to the one in use in its turn |
 //! | 401 or 407, likewise | it is answered |
 //! | any other, one later than [`LATE_MAX`](crate::registration::late::LATE_MAX), or while another device's credentials are in use | nothing |
 //!
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use super::{Endpoint, Source};
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId};
+use crate::id::{BindingId, BranchId};
 use crate::message::{Message, Method};
 
 impl Endpoint {
@@ -35,14 +36,9 @@ impl Endpoint {
             return;
         }
         let Some(registration) = self.bindings.get_mut(binding) else { return };
-        if !registration.take_up_late(now, branch, status) {
-            return;
+        let Some(by) = registration.given_up_by(now, branch) else { return };
+        if registration.take_up_late(now, branch, status) {
+            self.on_register_response(now, binding, branch, by, true, response);
         }
-        let by = match self.flow_to_server(binding) {
-            // By UDP the answer may come from another port of the server that was asked.
-            Some(flow @ FlowId::Datagram(_)) if !self.upstreams.leads_elsewhere(flow, source.peer.ip()) => flow,
-            _ => source.flow,
-        };
-        self.on_register_response(now, binding, branch, by, response);
     }
 }

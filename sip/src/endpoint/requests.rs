@@ -103,7 +103,7 @@ impl Endpoint {
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => {
-                self.on_register_response(now, binding, branch, asked.flow, response);
+                self.on_register_response(now, binding, branch, asked.flow, false, response);
             }
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Goal, Registration, State};
-use crate::id::{BranchId, InstanceId};
+use crate::id::{BranchId, FlowId, InstanceId};
 
 /// How long after a REGISTER was given up its answer still counts.
 pub const LATE_MAX: Duration = Duration::from_secs(64);
@@ -15,6 +15,8 @@ pub const LATE_MAX: Duration = Duration::from_secs(64);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct GivenUp {
     branch: BranchId,
+    /// The flow that it went by.
+    by: FlowId,
     /// When it was.
     at: Instant,
     /// The device whose credentials were in use.
@@ -22,10 +24,10 @@ pub(super) struct GivenUp {
 }
 
 impl Registration {
-    /// The REGISTER with this branch was left unanswered.
-    pub(super) fn give_up(&mut self, now: Instant, branch: BranchId) {
+    /// The REGISTER with this branch, which went by this flow, was left unanswered.
+    pub(super) fn give_up(&mut self, now: Instant, branch: BranchId, by: FlowId) {
         if matches!(self.state, State::BackingOff { .. }) {
-            let given_up = GivenUp { branch, at: now, owner: self.instance };
+            let given_up = GivenUp { branch, by, at: now, owner: self.instance };
             self.with_rare(|rare| rare.given_up = Some(given_up));
         }
     }
@@ -36,23 +38,35 @@ impl Registration {
         }
     }
 
+    /// The flow that the REGISTER with this branch went by, if it was given up and its answer still counts.
+    pub fn given_up_by(&self, now: Instant, branch: BranchId) -> Option<FlowId> {
+        let is_it = |it: &GivenUp| it.branch == branch && it.owner == self.instance && now <= it.at + LATE_MAX;
+        self.rare.as_ref().and_then(|rare| rare.given_up).filter(is_it).map(|it| it.by)
+    }
+
     /// An answer to a REGISTER that was given up: whether it is to be read as if it had come in time.
     pub fn take_up_late(&mut self, now: Instant, branch: BranchId, status: u16) -> bool {
-        let given_up = self.rare.as_ref().and_then(|rare| rare.given_up);
-        let is_it = |it: GivenUp| it.branch == branch && it.owner == self.instance && now <= it.at + LATE_MAX;
+        let Some(by) = self.given_up_by(now, branch) else { return false };
         // What waits for its turn will ask anyhow, and stands when it is granted.
         let waits = match self.state {
             State::BackingOff { .. } => true,
             State::Waiting => status < 300,
             _ => false,
         };
-        if !given_up.is_some_and(is_it) || !waits || self.goal != Goal::Registered {
+        if !waits || self.goal != Goal::Registered {
             return false;
         }
         self.forget_given_up();
         // Its challenge is as old as the answer, and refuses nothing.
         self.challenges.begin();
-        self.state = State::Sent { branch, attempt: Attempt::default(), goal: self.goal };
+        self.state = State::Sent { branch, by, attempt: Attempt::default(), goal: self.goal };
         true
+    }
+
+    /// It stands by a flow that is in use no more, and registers by the one that is in its turn.
+    pub fn follow(&mut self, now: Instant) {
+        if let State::Registered { refresh_at } = &mut self.state {
+            *refresh_at = now;
+        }
     }
 }

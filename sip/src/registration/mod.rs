@@ -71,7 +71,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::auth::{Challenge, Hash};
-use crate::id::{BindingId, BranchId, InstanceId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::Message;
 use crate::random::Random;
 use crate::timers::Armed;
@@ -104,9 +104,10 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 enum State {
     Waiting,
     Asking(Box<Asking>),
-    /// `goal`: what was asked for.
+    /// `by`: the flow that it went by. `goal`: what was asked for.
     Sent {
         branch: BranchId,
+        by: FlowId,
         attempt: Attempt,
         goal: Goal,
     },
@@ -436,8 +437,8 @@ impl Registration {
         request.write(head)
     }
 
-    /// The REGISTER was sent with this branch.
-    pub fn sent(&mut self, branch: BranchId) {
+    /// The REGISTER was sent with this branch, by this flow.
+    pub fn sent(&mut self, branch: BranchId, by: FlowId) {
         let attempt = match &self.state {
             State::Asking(asking) => asking.attempt,
             _ => Attempt::default(),
@@ -446,7 +447,7 @@ impl Registration {
         self.bound.on_sent(self.goal == Goal::Registered);
         self.forget_given_up();
         self.note_named();
-        self.state = State::Sent { branch, attempt, goal: self.goal };
+        self.state = State::Sent { branch, by, attempt, goal: self.goal };
     }
 
     /// A response to the REGISTER that is under way.
@@ -458,7 +459,7 @@ impl Registration {
         terms: &Terms<'_>,
         random: &mut Random,
     ) -> Step {
-        let State::Sent { branch: waiting_for, attempt, goal } = self.state else { return Step::Nothing };
+        let State::Sent { branch: waiting_for, attempt, goal, .. } = self.state else { return Step::Nothing };
         let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
             return Step::Nothing;
         };
@@ -497,10 +498,10 @@ impl Registration {
     /// The REGISTER that is under way was never answered, or could not be sent.
     pub fn on_silence(&mut self, now: Instant, branch: BranchId, wait: &BackOff, random: &mut Random) -> Step {
         match self.state {
-            State::Sent { branch: waiting_for, goal, .. } if waiting_for == branch => match goal == self.goal {
+            State::Sent { branch: waiting_for, by, goal, .. } if waiting_for == branch => match goal == self.goal {
                 true => {
                     let step = self.retry(now, None, wait, None, random);
-                    self.give_up(now, branch);
+                    self.give_up(now, branch, by);
                     step
                 }
                 false => self.turn_round(),
@@ -654,16 +655,6 @@ impl Registration {
             self.with_rare(|rare| rare.info = info);
         }
         renamed
-    }
-
-    fn paused_until(&self) -> Option<Instant> {
-        self.rare.as_ref().and_then(|rare| rare.paused_until)
-    }
-
-    fn pause_until(&mut self, until: Option<Instant>) {
-        if self.paused_until() != until {
-            self.with_rare(|rare| rare.paused_until = until);
-        }
     }
 
     /// Changes what few have; nothing is kept of one that has nothing of it.

@@ -42,6 +42,16 @@ impl Registration {
         Step::Failed(RegistrationFailure::Retry { status, after })
     }
 
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.rare.as_ref().and_then(|rare| rare.paused_until)
+    }
+
+    pub(super) fn pause_until(&mut self, until: Option<Instant>) {
+        if self.paused_until() != until {
+            self.with_rare(|rare| rare.paused_until = until);
+        }
+    }
+
     /// What may have stood in its way is gone: it waits no longer, unless it was told for how long.
     pub fn on_server_back(&mut self) -> Step {
         match self.state {

@@ -94,7 +94,7 @@ impl Walk {
             epoch: "e",
         };
         let bytes = self.registration.compose(&head);
-        self.registration.sent(branch);
+        self.registration.sent(branch, FlowId::Stream(1));
         Message::parse(&bytes, &Limits::default()).unwrap()
     }
 

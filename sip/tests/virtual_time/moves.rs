@@ -235,6 +235,70 @@ fn those_that_stand_follow_what_the_server_in_use_grants_and_not_what_the_one_th
 }
 
 #[test]
+fn whom_a_stream_that_was_left_grants_in_time_when_the_others_have_followed_follows_as_well() {
+    let mut world = looking();
+    let number = due(&mut world);
+    find(&mut world);
+    let asks = (1..=6).find(|number| !world.asked(*number, NEXT).is_empty()).unwrap();
+    world.grant_account(asks, NEXT, 600);
+    world.advance(seconds(1));
+    assert!(world.asked(number, NEXT).is_empty(), "its answer is awaited");
+    world.grant_account(number, FIRST, 600);
+    world.advance(seconds(1));
+    assert_eq!(world.asked(number, NEXT).len(), 1);
+}
+
+/// So many accounts stand by a flow; it leaves the REGISTER of a new one, [`LATE`], unanswered, and another address is being dialled.
+fn silent(flow: FlowId, next: FlowId, accounts: u128) -> World {
+    let mut world = granted(flow, next, accounts, 3600);
+    world.dial = false;
+    world.bind_account(LATE);
+    world.advance(seconds(33));
+    assert_eq!((world.dialled, world.asked(LATE, flow).is_empty(), world.is_registered(LATE)), (2, false, false));
+    world
+}
+
+/// The account whose REGISTER is given up.
+const LATE: u128 = 99;
+
+#[test]
+fn what_is_granted_late_by_a_flow_that_was_left_stands_and_registers_by_the_next_one() {
+    for (flow, next) in [(FIRST, NEXT), (udp(), next_udp())] {
+        // While the next one is dialled.
+        let mut world = silent(flow, next, 10);
+        world.grant_account(LATE, flow, 3600);
+        assert!(world.is_registered(LATE));
+        world.advance(seconds(1));
+        let transport = if next.is_reliable() { Transport::Tls } else { Transport::Udp };
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: next, transport });
+        world.advance(seconds(1));
+        assert!(!world.asked(LATE, next).is_empty(), "{flow:?}");
+        let asked = (1..=10).filter(|number| !world.asked(*number, next).is_empty()).count();
+        assert!(asked <= 4, "{asked} others ask before the next one has granted anybody");
+        // Once: it stands there then.
+        world.grant_account(LATE, next, 3600);
+        let once = world.asked(LATE, next).len();
+        world.advance(seconds(60));
+        assert_eq!(world.asked(LATE, next).len(), once, "{flow:?}");
+        assert!(world.is_registered(LATE));
+    }
+}
+
+#[test]
+fn what_is_granted_late_by_a_flow_that_was_left_keeps_its_turn_on_the_next_one() {
+    // Many have their turn before it, once the next one has granted somebody.
+    let mut world = silent(FIRST, NEXT, 60);
+    find(&mut world);
+    let asks = (1..=60).find(|number| !world.asked(*number, NEXT).is_empty()).unwrap();
+    world.grant_account(asks, NEXT, 3600);
+    assert!(world.asked(LATE, NEXT).is_empty(), "it waits");
+    world.grant_account(LATE, FIRST, 3600);
+    assert!(world.is_registered(LATE));
+    let refused = world.serve(seconds(20), NEXT, 3600, |number| if number == LATE { 403 } else { 200 });
+    assert_eq!(refused, [LATE], "asked once");
+}
+
+#[test]
 fn those_that_stand_by_a_stream_that_was_left_register_anew_when_it_ends() {
     let mut world = looking();
     find(&mut world);

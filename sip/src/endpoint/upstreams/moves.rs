@@ -8,7 +8,8 @@
 //!
 //! Whoever was turned away asks the next address at once, in its turn: the first time all of them, and while nobody is granted only the one
 //! for whom another address was sought. After silence a few of those that stand ask with them. Those that stand by a stream that was left,
-//! or by an address that was silent by UDP, follow once the next one has granted somebody.
+//! or by an address that was silent by UDP, follow once the next one has granted somebody. Who is granted there only after that follows at
+//! once, and so does whoever is granted there after it was given up.
 //! When a server serves again, those that wait for another try begin early, as `recovery` says: all after it had served nobody, and after a
 //! single failure those that failed once. It has served nobody when nobody is registered, when it was silent, or when it has granted nothing
 //! for 32 s and is unfit: what is refused between grants is too much for it, or an account's own misfortune.
@@ -22,7 +23,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Link, Upstream};
+use super::{Link, Upstream, Upstreams};
 use crate::endpoint::core::Timer;
 use crate::endpoint::{Endpoint, Offer, Output, Transport};
 use crate::id::{BindingId, FlowId, UpstreamId};
@@ -101,12 +102,12 @@ enum Look {
 }
 
 impl Fitness {
-    /// A registration was granted; what follows. Nobody leaves it for an address that is looked for.
-    fn grant(&mut self, now: Instant, whose: Option<BindingId>) -> Back {
+    /// A registration was granted; what follows. Nobody leaves it for an address that is looked for. `in_use`: by the flow that is in use.
+    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> Back {
         self.refused.clear();
         (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
         self.look = self.look.map(|_| Look::Needless);
-        let follow = std::mem::take(&mut self.follow);
+        let follow = in_use && std::mem::take(&mut self.follow);
         Back { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
 
@@ -158,8 +159,20 @@ impl Upstream {
             return None;
         }
         self.pace.grant();
-        let back = self.fitness.grant(now, whose);
+        let in_use = matches!(self.link, Link::Up { .. });
+        let back = self.fitness.grant(now, whose, in_use);
         (back.failed.is_some() || self.recovery.is_under_way()).then_some(back)
+    }
+}
+
+impl Upstreams {
+    /// Whether what was granted `by` this flow, `late` or in time, is to be registered by the one in use at once: it was left, and no grant of
+    /// the next one will have those follow that stand by it.
+    pub(in crate::endpoint) fn must_follow(&self, id: UpstreamId, by: FlowId, late: bool) -> bool {
+        let Some(upstream) = self.get(id) else { return false };
+        let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == by);
+        let will_follow = upstream.fitness.follow && upstream.replaced.contains(&by);
+        !in_use && (late || by.is_reliable() && !will_follow)
     }
 }
 
