@@ -219,6 +219,12 @@ impl Endpoint {
             self.upstreams.note_heard(now, id);
         }
         self.upstreams.note_answer(now, id, registration.asks);
+        let asks = matches!(response.status(), Some(401 | 407)) && registration.branch() == Some(branch);
+        if asks && !is_trial && !self.upstreams.leads_to_where(id, by) {
+            // The address in use does not know its nonce, and might say that what is right is refused: it is asked for its own.
+            let step = registration.on_flow_lost();
+            return self.carry_out(now, binding, step);
+        }
         let Some(registrar) = self.upstreams.registrar(id) else { return };
         let hashes = hashes(self.core.settings.upstream.allow_md5);
         let terms = Terms {

@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | 2xx, to one that is wanted and waits for another try | the registration stands |
 //! | likewise, and another flow is in use by now, or none | the registration stands by the flow that it went by, and goes to the one in use in its turn |
-//! | 401 or 407, likewise | it is answered |
+//! | 401 or 407, to one that waits for another try, and the flow in use leads to where the REGISTER went | it is answered |
+//! | likewise, and another address is in use by now | nothing: that one does not know its nonce, and might say that what is right is refused; it asks with its own |
 //! | any other, one later than [`LATE_MAX`](crate::registration::late::LATE_MAX), or while another device's credentials are in use | nothing |
 //!
 //! Invariant: a late answer is believed by its branch and from its own SIP server alone, and once; it counts for the device whose credentials were in
@@ -37,6 +38,9 @@ impl Endpoint {
         }
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let Some(by) = registration.given_up_by(now, branch) else { return };
+        if status >= 300 && !self.upstreams.leads_to_where(registration.upstream, by) {
+            return;
+        }
         if registration.take_up_late(now, branch, status) {
             self.on_register_response(now, binding, branch, by, true, response);
         }

@@ -25,9 +25,13 @@ fn binding(number: u128) -> BindingId {
     BindingId::new(number << 64, ShardTag(0))
 }
 
+fn instance_of(number: u128) -> InstanceId {
+    InstanceId::new(number << 80, ShardTag(0))
+}
+
 impl World {
     fn bind_account(&mut self, number: u128) {
-        self.bind_another(binding(number), InstanceId::new(number << 80, ShardTag(0)));
+        self.bind_another(binding(number), instance_of(number));
     }
 
     /// REGISTERs of this account that went by this flow.
@@ -296,6 +300,73 @@ fn what_is_granted_late_by_a_flow_that_was_left_keeps_its_turn_on_the_next_one()
     assert!(world.is_registered(LATE));
     let refused = world.serve(seconds(20), NEXT, 3600, |number| if number == LATE { 403 } else { 200 });
     assert_eq!(refused, [LATE], "asked once");
+}
+
+const NONCE: (&str, &str) = ("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"first\"");
+
+/// Tells where two streams lead; the second one is open.
+fn lead(world: &mut World, to: [&str; 2]) {
+    for (flow, address) in [FIRST, NEXT].into_iter().zip(to) {
+        world.input(Input::LeadsTo { flow, address: address.parse().unwrap() });
+    }
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+}
+
+#[test]
+fn a_late_challenge_is_answered_where_its_nonce_is_known_alone() {
+    for (to, answered) in [(["192.0.2.10", "192.0.2.11"], false), (["192.0.2.10", "192.0.2.10"], true)] {
+        let mut world = silent(FIRST, NEXT, 3);
+        lead(&mut world, to);
+        world.answer_account(LATE, FIRST, 401, &[NONCE]);
+        world.advance(seconds(1));
+        let shown = world.asked(LATE, NEXT).iter().any(|it| it.has(Name::Authorization));
+        assert_eq!(shown, answered, "{to:?}");
+        // Its turn comes all the same, and its own credentials do.
+        world.advance(seconds(30));
+        world.answer_account(LATE, NEXT, 401, &[("WWW-Authenticate", &NONCE.1.replace("first", "next"))]);
+        if !answered {
+            assert!(world.asked(LATE, NEXT).pop().unwrap().has(Name::Authorization));
+            world.grant_account(LATE, NEXT, 3600);
+            assert!(world.is_registered(LATE));
+        }
+    }
+    // Before the next one is there, by datagrams, and where nobody knows where a stream leads.
+    for (flow, next) in [(FIRST, NEXT), (udp(), next_udp())] {
+        let mut world = silent(flow, next, 3);
+        world.answer_account(LATE, flow, 401, &[NONCE]);
+        let transport = if next.is_reliable() { Transport::Tls } else { Transport::Udp };
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: next, transport });
+        world.answer_account(LATE, flow, 401, &[NONCE]);
+        world.advance(seconds(1));
+        assert!(!world.asked(LATE, next).iter().any(|it| it.has(Name::Authorization)), "{flow:?}");
+    }
+}
+
+#[test]
+fn a_challenge_of_an_address_that_was_left_is_not_answered_at_the_next() {
+    // By a stream, beside which another address was found; by datagrams, whose server has refused another account.
+    let mut world = looking();
+    let number = due(&mut world);
+    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11".parse().unwrap() });
+    find(&mut world);
+    let mut by_datagrams = World::new(udp());
+    (1..=2).for_each(|number| by_datagrams.bind_account(number));
+    (by_datagrams.upstream.flow, by_datagrams.elsewhere) = (next_udp(), true);
+    by_datagrams.answer_account(2, udp(), 503, &[]);
+    for (mut world, number, flow, next) in [(world, number, FIRST, NEXT), (by_datagrams, 1, udp(), next_udp())] {
+        assert!(world.asked(number, next).is_empty());
+        world.answer_account(number, flow, 401, &[NONCE]);
+        world.advance(seconds(1));
+        let asked = world.asked(number, next);
+        assert!(!asked.is_empty() && !asked.iter().any(|it| it.has(Name::Authorization)), "{flow:?}");
+        world.answer_account(number, next, 401, &[("WWW-Authenticate", &NONCE.1.replace("first", "next"))]);
+        world.grant_account(number, next, 3600);
+        let failed = |event: &Event| match event {
+            Event::RegistrationFailed { instance, .. } => *instance == instance_of(number),
+            _ => false,
+        };
+        assert!(world.is_registered(number) && !world.events.iter().any(failed), "{flow:?}");
+    }
 }
 
 #[test]

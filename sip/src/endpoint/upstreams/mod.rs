@@ -353,9 +353,20 @@ impl Upstreams {
         self.rows.get_mut(&id)?.grant(now, by, None)
     }
 
+    /// Whether a flow is known to lead to this address.
+    fn leads_there(&self, flow: FlowId, address: IpAddr) -> bool {
+        self.address_of(flow).is_some_and(|to| to.to_canonical() == address.to_canonical())
+    }
+
     /// Whether a flow is known to lead to another address than this one.
     pub(super) fn leads_elsewhere(&self, flow: FlowId, address: IpAddr) -> bool {
         self.address_of(flow).is_some_and(|to| to.to_canonical() != address.to_canonical())
+    }
+
+    /// Whether the flow in use leads to where this one does.
+    pub(super) fn leads_to_where(&self, id: UpstreamId, by: FlowId) -> bool {
+        let Some((flow, _)) = self.flow(id) else { return false };
+        flow == by || self.address_of(flow).is_some_and(|address| self.leads_there(by, address))
     }
 
     /// Whether a flow to this SIP server is being opened, or will be.

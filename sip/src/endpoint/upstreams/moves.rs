@@ -9,7 +9,8 @@
 //! Whoever was turned away asks the next address at once, in its turn: the first time all of them, and while nobody is granted only the one
 //! for whom another address was sought. After silence a few of those that stand ask with them. Those that stand by a stream that was left,
 //! or by an address that was silent by UDP, follow once the next one has granted somebody. Who is granted there only after that follows at
-//! once, and so does whoever is granted there after it was given up.
+//! once, and so does whoever is granted there after it was given up. Whom an address that was left asks for credentials asks the next one for
+//! a nonce of its own.
 //! When a server serves again, those that wait for another try begin early, as `recovery` says: all after it had served nobody, and after a
 //! single failure those that failed once. It has served nobody when nobody is registered, when it was silent, or when it has granted nothing
 //! for 32 s and is unfit: what is refused between grants is too much for it, or an account's own misfortune.
