@@ -230,6 +230,49 @@ fn a_better_address_that_leaves_a_register_unanswered_or_breaks_moves_nobody() {
     assert_eq!(registers(&world, third).len(), 1);
 }
 
+/// By UDP a better address is gone back to while another one is dialled, because the one in use was silent.
+fn back_while_dialling() -> World {
+    let udp = FlowId::Datagram(server_address());
+    let mut world = registered(udp, &[]);
+    world.advance(seconds(5));
+    world.dial = false;
+    world.bind_more(7);
+    world.advance(seconds(20));
+    world.offers.clear();
+    let ask = offer(&mut world, BETTER);
+    let source = by(&world, BETTER);
+    world.reply(source, &ask, 200, &[], "");
+    world.advance(seconds(13));
+    assert_eq!((world.dialled, world.endpoint.flow_to(REGISTRAR)), (2, None));
+    world.events.clear();
+    answer(&mut world, BETTER, 200, &[("Expires", "3600")]);
+    assert_eq!((outcomes(&world), world.endpoint.flow_to(REGISTRAR)), (vec![Offer::Taken], Some(BETTER)));
+    world
+}
+
+#[test]
+fn a_dial_that_ends_after_a_better_address_was_gone_back_to_changes_nothing() {
+    let mut world = back_while_dialling();
+    world.input(Input::DialFailed(REGISTRAR));
+    world.advance(seconds(5));
+    assert_eq!((world.endpoint.flow_to(REGISTRAR), world.dialled, failures(&world)), (Some(BETTER), 2, 0));
+    assert_eq!(registers(&world, BETTER).len(), 2, "the one that was left unanswered asks there");
+    answer(&mut world, BETTER, 200, &[("Expires", "3600")]);
+    let third = FlowId::Stream(3);
+    let dialled = |world: &mut World| {
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
+    };
+    let mut world = back_while_dialling();
+    dialled(&mut world);
+    assert_eq!((world.endpoint.flow_to(REGISTRAR), &world.closed), (Some(BETTER), &vec![third]));
+    // The better one breaks before: what is dialled takes its place, and nothing else is.
+    let mut world = back_while_dialling();
+    world.input(Input::Closed(BETTER));
+    assert_eq!((world.endpoint.flow_to(REGISTRAR), world.dialled), (None, 2));
+    dialled(&mut world);
+    assert_eq!((world.endpoint.flow_to(REGISTRAR), world.dialled), (Some(third), 2));
+}
+
 #[test]
 fn another_one_is_on_trial_each_time() {
     let mut world = registered(STREAM, &[]);

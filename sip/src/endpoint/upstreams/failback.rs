@@ -198,6 +198,9 @@ impl Endpoint {
             Link::Up { flow, .. } => Some(flow),
             Link::Down | Link::Dialling | Link::BackingOff => None,
         };
+        if matches!(upstream.link, Link::Dialling) {
+            upstream.fitness.need_no_dial();
+        }
         // Bindings that want a flow wait for the better one.
         upstream.link = Link::Dialling;
         upstream.fitness.go_back();

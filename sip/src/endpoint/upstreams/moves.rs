@@ -98,7 +98,7 @@ enum Failed {
 enum Look {
     Sought,
     Found,
-    /// The server serves again.
+    /// The server serves again, or is gone back to.
     Needless,
 }
 
@@ -126,6 +126,11 @@ impl Fitness {
     /// A better address is gone back to: when it serves badly all the same, it may be left at once.
     pub(super) fn go_back(&mut self) {
         self.moved_at = None;
+    }
+
+    /// A flow is in use from now on beside which a dial is under way, for a flow that had been left: nobody needs that any more.
+    pub(super) fn need_no_dial(&mut self) {
+        self.look = Some(Look::Needless);
     }
 
     /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
