@@ -11,8 +11,8 @@
 //! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
 //!
 //! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
-//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most one
-//! expected call; it ends by its INVITE or at its deadline.
+//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most
+//! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE or at its deadline.
 
 mod answers;
 mod expected;
