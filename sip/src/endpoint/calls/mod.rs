@@ -40,6 +40,14 @@ fn is_room(waiting: usize, of_caller: usize) -> bool {
     waiting + of_caller < CALLS_PER_INSTANCE
 }
 
+/// A call whose INVITE has not come.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    call: CallId,
+    /// No other caller was expected at its binding when it was announced, and none has been announced there since.
+    alone: bool,
+}
+
 /// The calls of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
@@ -47,7 +55,7 @@ pub(super) struct Calls {
     /// The calls that wait for an instance.
     waiting: HashMap<InstanceId, Vec<CallId>>,
     /// The calls that the next INVITEs to a binding are taken for, one of each caller, in the order in which they were announced.
-    expected: HashMap<BindingId, Vec<CallId>>,
+    expected: HashMap<BindingId, Vec<Expected>>,
     /// The calls of a binding whose INVITEs have a mark: one, or those that a server has sent there one after the other. A server forks an INVITE to
     /// many bindings, too, each with calls of its own.
     marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
@@ -119,22 +127,36 @@ impl Calls {
 
     /// The calls of a binding whose INVITEs have not come, in the order in which they were announced, also after their deadlines.
     fn expected_by(&self, binding: BindingId) -> impl Iterator<Item = &Call> {
-        self.expected.get(&binding).into_iter().flatten().filter_map(|call| self.rows.get(call))
+        self.expected.get(&binding).into_iter().flatten().filter_map(|row| self.rows.get(&row.call))
     }
 
     /// The call that an INVITE of this caller to this binding is expected for: the one of his that was announced, else whosever was announced
-    /// first, for a server may name a caller otherwise than his INVITE does; one that was declined only where no other one is expected.
+    /// first, for a server may name a caller otherwise than his INVITE does. One that was declined stands for another caller's INVITE only where
+    /// nobody else was announced in its time: that is then as likely as not somebody whom its user would hear.
     fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
         let theirs = || self.expected_by(binding).filter(|call| call.until() > now);
         theirs()
             .find(|call| call.caller() == caller)
             .or_else(|| theirs().find(|call| !call.state().is_final()))
-            .or_else(|| theirs().next())
+            .or_else(|| theirs().find(|_| self.is_alone(binding)))
     }
 
     /// The call of this caller that was announced to this binding.
     fn announced_by(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
         self.expected_by(binding).find(|call| call.until() > now && call.caller() == caller)
+    }
+
+    /// Whether one caller alone has been announced to this binding in the time of the call that is expected there.
+    fn is_alone(&self, binding: BindingId) -> bool {
+        self.expected.get(&binding).is_some_and(|rows| rows.iter().all(|row| row.alone))
+    }
+
+    /// A caller is announced to a binding, whether his call is expected there then or not.
+    fn note_announced(&mut self, binding: BindingId, caller: CallerKey) {
+        let Self { rows, expected, .. } = self;
+        for row in expected.get_mut(&binding).into_iter().flatten() {
+            row.alone &= rows.get(&row.call).is_some_and(|call| call.caller() == caller);
+        }
     }
 
     /// All calls whose INVITE has not come.
@@ -150,7 +172,9 @@ impl Calls {
             self.forget_expected(binding, earlier);
         }
         self.rows.insert(id, call);
-        self.expected.entry(binding).or_default().push(id);
+        let rows = self.expected.entry(binding).or_default();
+        let alone = rows.is_empty();
+        rows.push(Expected { call: id, alone });
     }
 
     /// Expects a call no longer.
@@ -164,7 +188,7 @@ impl Calls {
     fn expects_no_more(&mut self, binding: BindingId, call: CallId) -> bool {
         let Some(calls) = self.expected.get_mut(&binding) else { return false };
         let before = calls.len();
-        calls.retain(|other| *other != call);
+        calls.retain(|row| row.call != call);
         let was_expected = calls.len() < before;
         if calls.is_empty() {
             self.expected.remove(&binding);
