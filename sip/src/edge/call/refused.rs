@@ -17,7 +17,7 @@
 //! | --- | --- | --- |
 //! | 3xx, 486, 6xx | declined | declined |
 //! | 482; 401, 407, 420, 421 and 422, after which the caller's server sends the call again | declined | declined |
-//! | any other | declined | it has missed the call, for nobody has heard of it, unless somebody declines on another device |
+//! | any other | declined | it has missed the call, for nobody has heard of it, unless somebody declines on another device; of 413 to 416, 484 and 488 it is told when the call has not come again |
 //!
 //! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
 

@@ -6,6 +6,7 @@
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | what devices and callers say afterwards, and how a call ends |
+//! | `missed` | who has missed it, and when that is told |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
 //! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
@@ -17,6 +18,7 @@
 mod answers;
 mod expected;
 mod invites;
+mod missed;
 pub mod overtaking;
 
 use std::collections::HashMap;
@@ -29,6 +31,7 @@ use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
+use missed::Untold;
 use overtaking::Overtaking;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed. A caller has as many of them at most as
@@ -61,6 +64,8 @@ pub(super) struct Calls {
     marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
+    /// Who has missed calls that may come again.
+    untold: Untold,
     /// A registration has changed since they were looked at.
     pub(super) registration_changed: bool,
 }
@@ -76,12 +81,17 @@ impl Calls {
 
     /// Rows of all tables, for counts.
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len()
+        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len() + self.untold.len()
     }
 
     /// Calls whose caller waits for its final answer.
     pub(super) fn open(&self) -> Vec<CallId> {
         self.sorted(|call| !call.is_closed() && !call.is_expected())
+    }
+
+    /// Callers whose calls were missed, which nobody has been told yet.
+    pub(super) fn untold(&self) -> usize {
+        self.untold.len()
     }
 
     /// The calls that wait for an instance, in the order in which they came.

@@ -4,6 +4,7 @@ mod calls;
 mod given_up;
 mod joining;
 mod late;
+mod missed;
 mod passwords;
 mod reconnecting;
 mod unheard;
