@@ -94,10 +94,23 @@ impl Call {
     /// another device is its user, too.
     pub fn missed_by(&self, instance: InstanceId) -> Option<CallState> {
         let target = self.targets.iter().find(|target| target.instance == instance)?;
-        let is_declined = || self.targets.iter().any(|target| target.state == CallState::Declined);
         let is_missed = matches!(target.state, CallState::Cancelled | CallState::TimedOut);
-        let is_missed = is_missed && self.state != CallState::Answered && !(target.refused_itself && is_declined());
+        let is_missed =
+            is_missed && self.state != CallState::Answered && !(target.refused_itself && self.is_declined());
         is_missed.then_some(target.state)
+    }
+
+    /// Whether a call that is over was missed, too, by those devices that had had too many to get it: nobody has answered it, and where it was refused no user did that.
+    pub fn is_missed_by_limited(&self) -> bool {
+        match self.state {
+            CallState::Cancelled | CallState::TimedOut => true,
+            CallState::Declined => !self.is_declined(),
+            _ => false,
+        }
+    }
+
+    fn is_declined(&self) -> bool {
+        self.targets.iter().any(|target| target.state == CallState::Declined)
     }
 
     fn decline(&mut self, instance: InstanceId, response: &Message) -> Outcome {

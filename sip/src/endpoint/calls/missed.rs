@@ -38,9 +38,7 @@ impl Endpoint {
         let limited = row.take_limited();
         let row = &*row;
         let missed = |instance, state| Missed { call: Box::new(row.describe(now, instance)), state, told_at };
-        // A call that nobody answered is missed also by those devices that had had too many to get it.
-        let is_missed = matches!(row.state(), CallState::Cancelled | CallState::TimedOut);
-        let limited = limited.into_iter().filter(|_| is_missed).map(|instance| missed(instance, None));
+        let limited = limited.into_iter().filter(|_| row.is_missed_by_limited()).map(|instance| missed(instance, None));
         let theirs = instances.iter().filter_map(|it| Some(missed(*it, Some(row.missed_by(*it)?))));
         let all: Vec<Missed> = theirs.chain(limited).collect();
         if waits.is_none() {
