@@ -31,6 +31,9 @@ pub struct EdgeTiming {
     pub first_sign: Duration,
     /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it; 4 s.
     pub cancel: Duration,
+    /// How soon a caller's server sends a call again that a device has refused for its form (RFC 3261 §8.1.3.5); where it does not, whoever has missed the
+    /// call is told then; 5 s.
+    pub comes_again: Duration,
     /// How often a waiting caller gets a provisional response, so that no proxy's Timer C ends the call (RFC 3261 §13.3.1.1;
     /// §16.6: more than three minutes, which a 100 does not restart); 60 s.
     pub provisional_interval: Duration,
@@ -104,6 +107,7 @@ impl Default for EdgeTiming {
             options: Duration::from_secs(1),
             first_sign: Duration::from_secs(5),
             cancel: Duration::from_secs(4),
+            comes_again: Duration::from_secs(5),
             provisional_interval: Duration::from_secs(60),
             store: Duration::from_secs(3),
             parked: Duration::from_secs(24),
@@ -166,6 +170,7 @@ impl Timing {
                 options: of(edge.options),
                 first_sign: of(edge.first_sign),
                 cancel: of(edge.cancel),
+                comes_again: of(edge.comes_again),
                 provisional_interval: of(edge.provisional_interval),
                 store: of(edge.store),
                 parked: of(edge.parked),

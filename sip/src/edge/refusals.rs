@@ -17,8 +17,7 @@
 
 use bytes::Bytes;
 
-use super::forward;
-use super::returned::{FROM_DEVICE_BYTES, forward_response};
+use super::returned::{FROM_DEVICE_BYTES, forward_response, forward_with};
 use crate::flow::Side;
 use crate::message::{Composer, Message, Name};
 
@@ -54,14 +53,15 @@ impl Refusals {
     }
 
     fn with_challenges(&self, best: &Message, invite: &Message) -> Bytes {
-        let mut edit = forward::strip_asserted_identity(best.edit().answering(invite), Side::Device);
-        for other in self.0.iter().filter(|other| !std::ptr::eq(*other, best)) {
-            for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
-                let values = other.values(name).filter_map(|value| std::str::from_utf8(value).ok());
-                edit = values.fold(edit, |edit, value| edit.append(name, value));
+        forward_with(invite, best, Side::Device, |mut edit| {
+            for other in self.0.iter().filter(|other| !std::ptr::eq(*other, best)) {
+                for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
+                    let values = other.values(name).filter_map(|value| std::str::from_utf8(value).ok());
+                    edit = values.fold(edit, |edit, value| edit.append(name, value));
+                }
             }
-        }
-        edit.finish()
+            edit
+        })
     }
 }
 

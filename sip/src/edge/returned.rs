@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::{forward, own_proof};
 use crate::flow::Side;
-use crate::message::{Composer, Limits, Message};
+use crate::message::{Composer, Edit, Limits, Message};
 
 /// Bytes of one message that a device has sent to its SIP server: a buffer of such a server, 16 KiB in many, holds it with what this relay
 /// adds. A longer request is answered 513; in place of a longer response goes 500, or its status alone where it is provisional.
@@ -28,7 +28,17 @@ pub const FROM_DEVICE_BYTES: usize = 15 * 1024;
 
 /// A response to `asked` as it is forwarded, without what the side that it came from may not say.
 pub fn forward_response(asked: &Message, response: &Message, from: Side) -> Bytes {
-    let edit = forward::strip_asserted_identity(response.edit().answering(asked), from);
+    forward_with(asked, response, from, |edit| edit)
+}
+
+/// Likewise, with more in its head than whoever answers has said.
+pub fn forward_with<'a>(
+    asked: &'a Message,
+    response: &'a Message,
+    from: Side,
+    more: impl FnOnce(Edit<'a>) -> Edit<'a>,
+) -> Bytes {
+    let edit = more(forward::strip_asserted_identity(response.edit().answering(asked), from));
     match from {
         Side::Device => own_proof::withheld(own_proof::take_all(edit).finish(), response.body().len()),
         Side::Upstream => edit.finish(),

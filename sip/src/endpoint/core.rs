@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::returns::Return;
 use super::{Event, ForwardedRegisterId, MessageRequestId, Output, Settings};
+use crate::edge::caller_key::CallerKey;
 use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId, UpstreamId};
 use crate::random::Random;
@@ -76,6 +77,8 @@ pub(super) enum Timer {
     Held(Box<FlowId>),
     /// Nothing more can come for a call.
     Forget(CallId),
+    /// A call of this caller was missed, and has not come again.
+    Missed(Box<(BindingId, CallerKey)>),
     /// The dialogs of an instance that was enabled again are over.
     Successors,
     Message(MessageRequestId),

@@ -503,7 +503,8 @@ pub enum Event {
         /// How it ended: answered when any device did.
         state: CallState,
     },
-    /// A call has ended that nobody answered; told once for each device that was to get it and did not decline it.
+    /// A call has ended that nobody answered; told once for each device that was to get it and did not decline it. Where its caller's server may
+    /// send it again, as after a 488, it is told when it has not come again for [`EdgeTiming::comes_again`](crate::timing::EdgeTiming::comes_again).
     Missed {
         /// The call as its push told it; `wait` means nothing any more.
         call: Box<IncomingCall>,

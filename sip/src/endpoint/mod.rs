@@ -255,6 +255,7 @@ impl Endpoint {
                 Timer::Held(flow) => self.on_held_due(now, *flow),
                 Timer::Overtaking => self.calls.registration_changed = true,
                 Timer::Forget(call) => self.calls.forget(call),
+                Timer::Missed(key) => self.on_missed_due(now, *key),
                 Timer::Successors => self.on_successors_due(now),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
                 Timer::Message(page) => self.on_message_due(now, page),
@@ -330,9 +331,9 @@ impl Endpoint {
         crate::edge::push_proxy::shard_of_sender(request)
     }
 
-    /// How many calls wait for their final answer; a shutdown waits until there are none.
+    /// How many calls wait for their final answer, or for the word that they were missed; a shutdown waits until there are none.
     pub fn open_calls(&self) -> usize {
-        self.calls.open().len()
+        self.calls.open().len() + self.calls.untold()
     }
 
     /// How many registrations wait for their turn: `registrations_per_second` of the [`UpstreamPolicy`].

@@ -103,6 +103,81 @@ fn who_declines_an_announced_call_declines_its_invite_and_not_the_next() {
     assert_eq!(world.final_states(), [CallState::Declined], "told once");
 }
 
+/// The INVITE of a caller of this name comes.
+fn called_by(world: &mut World, caller: &str, call_id: &str) {
+    let (source, text) = (world.upstream, world.invite_text(call_id).replace("sip:bob@", &format!("sip:{caller}@")));
+    world.receive(source, &text);
+}
+
+/// Bob is announced and declined. What comes for others, and whether they were announced before him, after him and in vain, or after him.
+fn declined(before: &[&str], after: &[&str]) -> World {
+    let mut world = World::registered();
+    let announce_all = |world: &mut World, callers: &[&str]| {
+        for caller in callers {
+            announce_by(world, &format!("sip:{caller}@example.com"), caller);
+        }
+    };
+    announce_all(&mut world, before);
+    announce(&mut world);
+    let call = world.wakes().last().unwrap().call;
+    world.input(Input::Decline(call));
+    announce_all(&mut world, after);
+    world
+}
+
+#[test]
+fn who_declines_one_of_several_announced_calls_hears_the_others() {
+    for (before, after) in [(&["carol"][..], &[][..]), (&[], &["carol"])] {
+        let mut world = declined(before, after);
+        called_by(&mut world, "carol", "c1");
+        assert_eq!((arrived(&world).len(), world.wakes().len()), (1, 2));
+        called_by(&mut world, "dave", "d");
+        called_by(&mut world, "carol", "c2");
+        assert_eq!((world.count("INVITE 603"), world.wakes().len()), (0, 4), "{before:?} {after:?}");
+        world.invite("b1");
+        assert_eq!((world.count("INVITE 603"), world.wakes().len()), (1, 4), "Bob was declined");
+        world.invite("b2");
+        assert_eq!((world.count("INVITE 603"), world.wakes().len()), (1, 5));
+        world.advance(seconds(600));
+        assert_eq!(world.endpoint.counts().calls, 0);
+    }
+}
+
+#[test]
+fn an_announcement_for_which_nobody_may_be_woken_tells_callers_apart_all_the_same() {
+    let carol = "sip:carol@example.com";
+    let mut world = World::registered();
+    let instance = world.instance;
+    for _ in 0..100 {
+        announce_by(&mut world, carol, "Carol");
+        let call = world.wakes().last().unwrap().call;
+        world.input(Input::DeviceUnreachable { call, instance });
+    }
+    announce(&mut world);
+    let woken = world.wakes().len();
+    let bobs = world.wakes()[woken - 1];
+    assert_eq!(&*bobs.from, "sip:bob@example.com");
+    let bobs = bobs.call;
+    world.input(Input::Decline(bobs));
+    announce_by(&mut world, carol, "Carol");
+    assert_eq!(world.wakes().len(), woken, "she has had her share");
+    called_by(&mut world, "carol", "c");
+    assert_eq!((world.count("INVITE 603"), world.count("INVITE 480")), (0, 1));
+    world.invite("b");
+    assert_eq!(world.count("INVITE 603"), 1, "Bob was declined");
+}
+
+#[test]
+fn who_is_announced_by_one_name_and_calls_by_another_is_declined_where_nobody_else_was_announced() {
+    let mut world = declined(&[], &["bob"]);
+    let again = world.wakes().last().unwrap().call;
+    world.input(Input::Decline(again));
+    called_by(&mut world, "+15550100", "a");
+    assert_eq!((world.count("INVITE 603"), world.wakes().len()), (1, 2));
+    called_by(&mut world, "+15550100", "b");
+    assert_eq!((world.count("INVITE 603"), world.wakes().len()), (1, 3));
+}
+
 #[test]
 fn a_device_that_rings_before_the_invite_has_the_caller_hear_it_with_the_invite() {
     let mut world = World::registered();

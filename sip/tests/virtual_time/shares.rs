@@ -165,18 +165,24 @@ fn a_call_that_is_refused_is_told_with_its_caller_and_few_of_one() {
     assert_eq!(world.endpoint.open_calls(), 1);
 }
 
-/// The sleeping one of two devices has been woken too often: it misses what the other one does not answer, and nothing else.
-#[test]
-fn a_device_that_does_not_get_a_call_of_its_account_misses_it_when_nobody_answers() {
+/// One of two devices is there; the sleeping one has been woken too often, and gets no call more: it misses what the other one does not answer, and
+/// nothing else.
+fn woken_too_often(callers: usize) -> (World, InstanceId) {
     let mut world = World::registered();
     let other = another_device(&mut world);
     world.attach(1);
     // Only the attached one may have so many.
-    for number in 0..60 {
+    for number in 0..callers {
         world.nagged_by(&format!("name{number}"), 1);
     }
     assert_eq!(world.wakes().iter().filter(|wake| wake.instance == other).count(), 40);
     world.events.clear();
+    (world, other)
+}
+
+#[test]
+fn a_device_that_does_not_get_a_call_of_its_account_misses_it_when_nobody_answers() {
+    let (mut world, other) = woken_too_often(60);
     world.advance(seconds(1));
     world.nagged_by("again", 3);
     assert_eq!(world.told_refused(), [(other, "sip:again@example.com")], "two more pushes were there");
@@ -185,6 +191,36 @@ fn a_device_that_does_not_get_a_call_of_its_account_misses_it_when_nobody_answer
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999>")], "");
     assert_eq!(world.told_refused(), []);
+}
+
+#[test]
+fn a_device_that_does_not_get_a_call_misses_it_when_the_others_stack_refuses_it_and_not_when_its_user_does() {
+    for (status, rings, after, told) in [
+        (500, false, 0, 1),
+        (404, false, 0, 1),
+        (488, false, 5, 1),
+        (500, true, 0, 0),
+        (486, false, 0, 0),
+        (603, false, 0, 0),
+    ] {
+        let (mut world, other) = woken_too_often(42);
+        world.called_by("friend", "refused");
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        if rings {
+            world.reply(device, &invite, 180, &[], "");
+        }
+        world.reply(device, &invite, status, &[], "");
+        let missed = |world: &World| {
+            let missed = world.events.iter().filter(|event| matches!(event, Event::Missed { .. })).count();
+            (missed, world.told_refused().len())
+        };
+        if after > 0 {
+            assert_eq!(missed(&world), (0, 0), "its server may send it again");
+            world.advance(seconds(after));
+        }
+        assert_eq!(missed(&world), (told, told), "{status}, rings: {rings}");
+        assert!(world.told_refused().iter().all(|it| *it == (other, "sip:friend@example.com")));
+    }
 }
 
 /// A phone whose connection breaks while it is offered a call is woken, but no oftener than it may be.

@@ -17,7 +17,7 @@
 //! | --- | --- | --- |
 //! | 3xx, 486, 6xx | declined | declined |
 //! | 482; 401, 407, 420, 421 and 422, after which the caller's server sends the call again | declined | declined |
-//! | any other | declined | it has missed the call, for nobody has heard of it, unless somebody declines on another device |
+//! | any other | declined | it has missed the call, for nobody has heard of it, unless somebody declines on another device; of 413 to 416, 484 and 488 it is told when the call has not come again |
 //!
 //! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
 
@@ -94,10 +94,23 @@ impl Call {
     /// another device is its user, too.
     pub fn missed_by(&self, instance: InstanceId) -> Option<CallState> {
         let target = self.targets.iter().find(|target| target.instance == instance)?;
-        let is_declined = || self.targets.iter().any(|target| target.state == CallState::Declined);
         let is_missed = matches!(target.state, CallState::Cancelled | CallState::TimedOut);
-        let is_missed = is_missed && self.state != CallState::Answered && !(target.refused_itself && is_declined());
+        let is_missed =
+            is_missed && self.state != CallState::Answered && !(target.refused_itself && self.is_declined());
         is_missed.then_some(target.state)
+    }
+
+    /// Whether a call that is over was missed, too, by those devices that had had too many to get it: nobody has answered it, and where it was refused no user did that.
+    pub fn is_missed_by_limited(&self) -> bool {
+        match self.state {
+            CallState::Cancelled | CallState::TimedOut => true,
+            CallState::Declined => !self.is_declined(),
+            _ => false,
+        }
+    }
+
+    fn is_declined(&self) -> bool {
+        self.targets.iter().any(|target| target.state == CallState::Declined)
     }
 
     fn decline(&mut self, instance: InstanceId, response: &Message) -> Outcome {

@@ -151,6 +151,7 @@ impl Endpoint {
         for call in self.calls.open() {
             self.end_call(now, call, CallState::TimedOut, if elsewhere { 503 } else { 480 });
         }
+        self.tell_all_missed(now);
     }
 
     /// Ends a call for a reason of the relay's own; the caller gets a device's refusal where that says more.
@@ -344,34 +345,11 @@ impl Endpoint {
             self.core.event(Event::DialogBegun { call, instance, dialog });
         }
         self.core.event(Event::Ended { call, state });
-        for instance in instances {
-            self.tell_missed(now, call, instance);
-            self.calls.leave(instance, call);
+        for instance in &instances {
+            self.calls.leave(*instance, call);
         }
-        self.tell_missed_by_refused(now, call, state);
+        self.on_missed(now, call, &instances, status);
         self.core.later(now, self.core.settings.timing.transaction.t1_64(), Timer::Forget(call));
-    }
-
-    /// A call that nobody answered is missed also by those devices that had had too many to get it.
-    fn tell_missed_by_refused(&mut self, now: Instant, call: CallId, state: CallState) {
-        let Some(row) = self.calls.get_mut(call) else { return };
-        let refused = row.take_limited();
-        if matches!(state, CallState::Cancelled | CallState::TimedOut) {
-            for instance in refused {
-                let instance = self.successors.current(instance);
-                let Some(row) = self.calls.get(call) else { return };
-                self.tell_of_refusal(now, row.describe(now, instance));
-            }
-        }
-    }
-
-    /// A call that has ended, and that nobody answered, is missed by those of its devices that did not decline it.
-    fn tell_missed(&mut self, now: Instant, call: CallId, instance: InstanceId) {
-        let Some(row) = self.calls.get(call) else { return };
-        if let Some(state) = row.missed_by(instance) {
-            let missed = Box::new(row.describe(now, instance));
-            self.core.event(Event::Missed { call: missed, state });
-        }
     }
 
     pub(super) fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {

@@ -5,7 +5,7 @@
 //! | its INVITE comes | a call that waits, with the identifier that its devices were pushed; none is pushed a second time |
 //! | its caller is announced again before that | the same call, expected as long from then on; a device that was pushed is not pushed again |
 //! | another caller is announced | one more call, with a push and a deadline of its own |
-//! | a device declines it | declined; its INVITE, should it come, is answered 603 |
+//! | a device declines it | declined; its INVITE, should it come, is answered 603: that of its caller, and any other only where no other caller was announced in its time |
 //! | no INVITE by the deadline, or no device can be reached | timed out |
 //!
 //! Invariant: a device is woken for an expected call at most once, and from the budget that its calls have. A binding expects
@@ -38,6 +38,7 @@ impl Endpoint {
     ) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
         let caller = self.devices.caller_key(&from);
+        self.calls.note_announced(binding, caller);
         // A call that was declined is announced anew: this may be another one.
         let earlier = self.calls.announced_by(now, binding, caller).filter(|call| !call.state().is_final());
         let known = earlier.map(Call::id);

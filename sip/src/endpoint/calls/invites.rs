@@ -126,9 +126,9 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: IncomingCall) {
+    pub(super) fn tell_of_refusal(&mut self, now: Instant, call: Box<IncomingCall>) {
         if self.devices.spend_told(now, call.instance, call.caller) {
-            self.core.event(Event::Refused(Box::new(call)));
+            self.core.event(Event::Refused(call));
         }
     }
 
@@ -142,6 +142,7 @@ impl Endpoint {
         binding: BindingId,
         Admitted { call, instances, refused, caller, key, mark, valid_until }: Admitted,
     ) {
+        self.forget_missed((binding, key), [&instances, &refused]);
         let timing = self.core.settings.timing.edge;
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);

@@ -6,17 +6,19 @@
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | what devices and callers say afterwards, and how a call ends |
+//! | `missed` | who has missed it, and when that is told |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
 //! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
 //!
 //! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
-//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most one
-//! expected call; it ends by its INVITE or at its deadline.
+//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most
+//! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE or at its deadline.
 
 mod answers;
 mod expected;
 mod invites;
+mod missed;
 pub mod overtaking;
 
 use std::collections::HashMap;
@@ -29,6 +31,7 @@ use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
+use missed::Untold;
 use overtaking::Overtaking;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed. A caller has as many of them at most as
@@ -40,6 +43,14 @@ fn is_room(waiting: usize, of_caller: usize) -> bool {
     waiting + of_caller < CALLS_PER_INSTANCE
 }
 
+/// A call whose INVITE has not come.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    call: CallId,
+    /// No other caller was expected at its binding when it was announced, and none has been announced there since.
+    alone: bool,
+}
+
 /// The calls of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
@@ -47,12 +58,14 @@ pub(super) struct Calls {
     /// The calls that wait for an instance.
     waiting: HashMap<InstanceId, Vec<CallId>>,
     /// The calls that the next INVITEs to a binding are taken for, one of each caller, in the order in which they were announced.
-    expected: HashMap<BindingId, Vec<CallId>>,
+    expected: HashMap<BindingId, Vec<Expected>>,
     /// The calls of a binding whose INVITEs have a mark: one, or those that a server has sent there one after the other. A server forks an INVITE to
     /// many bindings, too, each with calls of its own.
     marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
+    /// Who has missed calls that may come again.
+    untold: Untold,
     /// A registration has changed since they were looked at.
     pub(super) registration_changed: bool,
 }
@@ -68,12 +81,17 @@ impl Calls {
 
     /// Rows of all tables, for counts.
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len()
+        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len() + self.untold.len()
     }
 
     /// Calls whose caller waits for its final answer.
     pub(super) fn open(&self) -> Vec<CallId> {
         self.sorted(|call| !call.is_closed() && !call.is_expected())
+    }
+
+    /// Callers whose calls were missed, which nobody has been told yet.
+    pub(super) fn untold(&self) -> usize {
+        self.untold.len()
     }
 
     /// The calls that wait for an instance, in the order in which they came.
@@ -119,22 +137,36 @@ impl Calls {
 
     /// The calls of a binding whose INVITEs have not come, in the order in which they were announced, also after their deadlines.
     fn expected_by(&self, binding: BindingId) -> impl Iterator<Item = &Call> {
-        self.expected.get(&binding).into_iter().flatten().filter_map(|call| self.rows.get(call))
+        self.expected.get(&binding).into_iter().flatten().filter_map(|row| self.rows.get(&row.call))
     }
 
     /// The call that an INVITE of this caller to this binding is expected for: the one of his that was announced, else whosever was announced
-    /// first, for a server may name a caller otherwise than his INVITE does; one that was declined only where no other one is expected.
+    /// first, for a server may name a caller otherwise than his INVITE does. One that was declined stands for another caller's INVITE only where
+    /// nobody else was announced in its time: that is then as likely as not somebody whom its user would hear.
     fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
         let theirs = || self.expected_by(binding).filter(|call| call.until() > now);
         theirs()
             .find(|call| call.caller() == caller)
             .or_else(|| theirs().find(|call| !call.state().is_final()))
-            .or_else(|| theirs().next())
+            .or_else(|| theirs().find(|_| self.is_alone(binding)))
     }
 
     /// The call of this caller that was announced to this binding.
     fn announced_by(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
         self.expected_by(binding).find(|call| call.until() > now && call.caller() == caller)
+    }
+
+    /// Whether one caller alone has been announced to this binding in the time of the call that is expected there.
+    fn is_alone(&self, binding: BindingId) -> bool {
+        self.expected.get(&binding).is_some_and(|rows| rows.iter().all(|row| row.alone))
+    }
+
+    /// A caller is announced to a binding, whether his call is expected there then or not.
+    fn note_announced(&mut self, binding: BindingId, caller: CallerKey) {
+        let Self { rows, expected, .. } = self;
+        for row in expected.get_mut(&binding).into_iter().flatten() {
+            row.alone &= rows.get(&row.call).is_some_and(|call| call.caller() == caller);
+        }
     }
 
     /// All calls whose INVITE has not come.
@@ -150,7 +182,9 @@ impl Calls {
             self.forget_expected(binding, earlier);
         }
         self.rows.insert(id, call);
-        self.expected.entry(binding).or_default().push(id);
+        let rows = self.expected.entry(binding).or_default();
+        let alone = rows.is_empty();
+        rows.push(Expected { call: id, alone });
     }
 
     /// Expects a call no longer.
@@ -164,7 +198,7 @@ impl Calls {
     fn expects_no_more(&mut self, binding: BindingId, call: CallId) -> bool {
         let Some(calls) = self.expected.get_mut(&binding) else { return false };
         let before = calls.len();
-        calls.retain(|other| *other != call);
+        calls.retain(|row| row.call != call);
         let was_expected = calls.len() < before;
         if calls.is_empty() {
             self.expected.remove(&binding);

@@ -5,6 +5,7 @@ mod given_up;
 mod joining;
 mod late;
 mod late_answers;
+mod missed;
 mod passwords;
 mod reconnecting;
 mod unheard;

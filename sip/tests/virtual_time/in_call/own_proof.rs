@@ -78,6 +78,32 @@ fn no_answer_of_a_device_shows_the_caller_what_proves_it_here() {
     assert!(!world.last("INFO 603").has(Name::Authorization));
 }
 
+/// The answers of a server's fork go up together where they are challenges, and otherwise the best of them.
+#[test]
+fn no_refusal_of_a_call_shows_the_caller_what_proves_its_device_here() {
+    for status in [302, 401, 407, 480, 486, 488, 500, 503, 603] {
+        let mut world = World::registered();
+        world.invite("call-1");
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        let contact = format!("<sip:{}:{MARKED}@10.0.0.5:9>", world.instance);
+        let challenge = format!("Digest realm=\"{MARKED}\", nonce=\"n\"");
+        let bearer = format!("Bearer {}", SECRET.replace(' ', "-"));
+        let claims = [
+            ("Contact", &*contact),
+            ("WWW-Authenticate", &challenge),
+            ("Proxy-Authenticate", &challenge),
+            ("Authorization", &bearer),
+            ("Proxy-Authorization", &bearer),
+        ];
+        world.reply(device, &invite, status, &claims, "");
+        let heard = world.last(&format!("INVITE {}", if status == 503 { 500 } else { status }));
+        assert!(!heard.has(Name::Authorization) && !heard.has(Name::ProxyAuthorization), "{status}");
+        let text = String::from_utf8_lossy(heard.head()).into_owned();
+        assert!(!text.contains(MARKED), "{text}");
+    }
+}
+
 /// JsSIP's `authorization_jwt` stands in Authorization whatever the method is.
 #[test]
 fn a_bearer_token_in_authorization_proves_a_device_by_its_next_connection() {

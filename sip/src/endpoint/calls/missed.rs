@@ -1,0 +1,96 @@
+//! Who has missed a call that has ended, and when that is told.
+//!
+//! | the caller's server has heard | whoever has missed the call |
+//! | --- | --- |
+//! | 413 to 416, 484 or 488: it may send the call again in another form (RFC 3261 §8.1.3.5, §21.4.21, §21.4.26) | is told [`comes_again`](crate::timing::EdgeTiming::comes_again) later |
+//! | – and within that time an INVITE of the same caller to the binding, which this device gets or has had too many to get | hears of that call alone |
+//! | – and all calls are ended | is told at once |
+//! | any other answer | is told at once |
+//!
+//! Invariant: a device is told at most once of a call that it has missed, and it is told unless the call goes on as another one.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use crate::edge::caller_key::CallerKey;
+use crate::endpoint::core::Timer;
+use crate::endpoint::{CallState, Endpoint, Event, IncomingCall};
+use crate::id::{BindingId, CallId, InstanceId};
+
+/// Those who have missed calls that may come again, by what such an INVITE is known by.
+pub(super) type Untold = HashMap<(BindingId, CallerKey), Vec<Missed>>;
+
+/// A call that a device has missed.
+#[derive(Debug)]
+pub(super) struct Missed {
+    call: Box<IncomingCall>,
+    /// How; `None`: the device had had too many to get it.
+    state: Option<CallState>,
+    told_at: Instant,
+}
+
+impl Endpoint {
+    /// A call of these devices has ended, with this final answer to its caller.
+    pub(super) fn on_missed(&mut self, now: Instant, call: CallId, instances: &[InstanceId], status: u16) {
+        let waits = may_come_again(status).then_some(self.core.settings.timing.edge.comes_again);
+        let told_at = now + waits.unwrap_or_default();
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let limited = row.take_limited();
+        let row = &*row;
+        let missed = |instance, state| Missed { call: Box::new(row.describe(now, instance)), state, told_at };
+        let limited = limited.into_iter().filter(|_| row.is_missed_by_limited()).map(|instance| missed(instance, None));
+        let theirs = instances.iter().filter_map(|it| Some(missed(*it, Some(row.missed_by(*it)?))));
+        let all: Vec<Missed> = theirs.chain(limited).collect();
+        if waits.is_none() {
+            return self.tell_missed(now, all);
+        }
+        if !all.is_empty() {
+            let key = (row.binding(), row.caller());
+            self.calls.untold.entry(key).or_default().extend(all);
+            self.core.timers.set(told_at, Timer::Missed(Box::new(key)));
+        }
+    }
+
+    /// A call of this caller is for these devices: what they have missed of his a moment ago was the same call.
+    pub(super) fn forget_missed(&mut self, key: (BindingId, CallerKey), instances: [&[InstanceId]; 2]) {
+        let Some(untold) = self.calls.untold.get_mut(&key) else { return };
+        let goes_on = |instance| instances.iter().any(|some| some.contains(&instance));
+        untold.retain(|missed| !goes_on(self.successors.current(missed.call.instance)));
+        if untold.is_empty() {
+            self.calls.untold.remove(&key);
+        }
+    }
+
+    pub(in crate::endpoint) fn on_missed_due(&mut self, now: Instant, key: (BindingId, CallerKey)) {
+        let Some(untold) = self.calls.untold.remove(&key) else { return };
+        let (due, later): (Vec<_>, Vec<_>) = untold.into_iter().partition(|missed| missed.told_at <= now);
+        if !later.is_empty() {
+            self.calls.untold.insert(key, later);
+        }
+        self.tell_missed(now, due);
+    }
+
+    /// The process is about to end.
+    pub(super) fn tell_all_missed(&mut self, now: Instant) {
+        let untold = std::mem::take(&mut self.calls.untold);
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
+        let mut all: Vec<Missed> = untold.into_values().flatten().collect();
+        all.sort_unstable_by_key(|missed| (missed.told_at, missed.call.call, missed.call.instance));
+        self.tell_missed(now, all);
+    }
+
+    fn tell_missed(&mut self, now: Instant, all: Vec<Missed>) {
+        for Missed { mut call, state, .. } in all {
+            call.instance = self.successors.current(call.instance);
+            match state {
+                Some(state) => self.core.event(Event::Missed { call, state }),
+                None => self.tell_of_refusal(now, call),
+            }
+        }
+    }
+}
+
+/// Whether a caller's server that hears this may send the call again, with another offer, or more digits, and without its user.
+fn may_come_again(status: u16) -> bool {
+    matches!(status, 413..=416 | 484 | 488)
+}
