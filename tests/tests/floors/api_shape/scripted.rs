@@ -2,10 +2,8 @@
 //!
 //! Invariant: every answer holds fixed values, so that a test can write down the whole body it expects.
 
-use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -24,15 +22,16 @@ use relay::metrics::Metrics;
 use relay::push::Event;
 use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
-use relay::service::nodes::{Body, NodeService};
 use relay::service::types::*;
 use relay::service::{AppService, DeviceService, ExamineError, OperatorService, SipServerService};
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
-use relay::vault::{AorHash, Owner};
+use relay::vault::AorHash;
 use serde_json::Value;
 use sip::id::{CallId, InstanceId, MessageId, ShardTag};
 use tokio::sync::mpsc;
+
+use super::elsewhere::Nodes;
 
 /// The key of the one App.
 pub const APP_KEY: &str = "app-key-1";
@@ -94,6 +93,8 @@ pub struct Script {
     pub changed: Vec<Change>,
     /// Who was woken.
     pub woken: Vec<Wake>,
+    /// The other nodes.
+    pub nodes: Nodes,
 }
 
 impl Scripted {
@@ -351,27 +352,6 @@ impl DeviceService for Scripted {
         self.admit(id, proof)?;
         self.traced(wish)
     }
-}
-
-impl NodeService for Scripted {
-    async fn owner_elsewhere(
-        &self,
-        _: InstanceId,
-        _: &InstanceSecret,
-        _: IpAddr,
-    ) -> Result<Option<Owner>, AccessError> {
-        Ok(None)
-    }
-
-    async fn ask_owner(&self, _: &Owner, _: Body) -> Option<Body> {
-        None
-    }
-
-    async fn others(&self) -> Option<Vec<Owner>> {
-        self.with(|script| (!script.store_away).then(Vec::new))
-    }
-
-    async fn ask(&self, _: &Owner, _: Body, _: Duration, _: impl FnMut(Body) -> ControlFlow<()> + Send) {}
 }
 
 impl SipServerService for Scripted {

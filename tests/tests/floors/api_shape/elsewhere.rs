@@ -1,0 +1,170 @@
+//! Requests about an instance that another node owns, or that a node which leaves may know of.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use relay::secret::InstanceSecret;
+use relay::service::nodes::{Body, NodeService};
+use relay::service::types::AccessError;
+use relay::vault::Owner;
+use serde_json::json;
+use sip::id::InstanceId;
+
+use super::scripted::{Answer, Door, SECRET, Scripted, ringing_call};
+use super::{Endpoint, instance_path, path_of};
+
+/// The other nodes.
+#[derive(Default)]
+pub struct Nodes {
+    /// The node that is asked leaves.
+    is_leaving: bool,
+    /// Whose the instance is by its record.
+    owner: Option<Owner>,
+    /// The store does not tell whose it is.
+    owner_is_untold: bool,
+    /// Those that leave.
+    leavers: Vec<Owner>,
+    /// What each answers to whatever it is asked; who is not named is silent.
+    answers: BTreeMap<Owner, Vec<u8>>,
+    /// Who was asked, in order.
+    asked: Vec<Owner>,
+}
+
+impl NodeService for Scripted {
+    async fn owner_elsewhere(
+        &self,
+        _: InstanceId,
+        _: &InstanceSecret,
+        _: IpAddr,
+    ) -> Result<Option<Owner>, AccessError> {
+        match self.with(|script| (script.nodes.owner_is_untold, script.nodes.owner.clone())) {
+            (true, _) => Err(AccessError::StoreAway),
+            (false, owner) => Ok(owner),
+        }
+    }
+
+    async fn ask_owner(&self, owner: &Owner, _: Body) -> Option<Body> {
+        self.answer_of(owner)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.with(|script| script.nodes.is_leaving)
+    }
+
+    fn leavers(&self) -> Vec<Owner> {
+        self.with(|script| script.nodes.leavers.clone())
+    }
+
+    async fn ask_leaver(&self, leaver: &Owner, _: Body) -> Option<Body> {
+        self.answer_of(leaver)
+    }
+
+    async fn others(&self) -> Option<Vec<Owner>> {
+        self.with(|script| (!script.store_away).then(Vec::new))
+    }
+
+    async fn ask(&self, _: &Owner, _: Body, _: Duration, _: impl FnMut(Body) -> ControlFlow<()> + Send) {}
+}
+
+impl Scripted {
+    fn answer_of(&self, node: &Owner) -> Option<Body> {
+        self.with(|script| {
+            script.nodes.asked.push(node.clone());
+            script.nodes.answers.get(node).cloned().map(Body::from)
+        })
+    }
+}
+
+fn node(number: u8) -> Owner {
+    Owner::parse(&format!("relay{number}.example.net:5061#1")).unwrap()
+}
+
+fn letter(status: u16, body: &serde_json::Value) -> Vec<u8> {
+    format!("{status}\ncontent-type: application/problem+json\n\n{body}").into_bytes()
+}
+
+fn unknown() -> Vec<u8> {
+    letter(404, &json!({"type": "urn:sipwake:problem:unknown-call", "title": "Unknown call", "status": 404}))
+}
+
+fn waiting() -> Vec<u8> {
+    letter(200, &json!({"state": "waiting", "deadline": "2026-11-27T09:00:00Z"}))
+}
+
+/// A call that came in at another node.
+fn a_call_elsewhere() -> String {
+    path_of(Endpoint::Call).replace(&ringing_call().to_string(), "c_aaaaaaaaaaaaaaaaaaaaaaaaaa")
+}
+
+async fn ask(door: &Door, nodes: Nodes) -> Answer {
+    door.script.with(|script| script.nodes = nodes);
+    door.ask.of("GET", &a_call_elsewhere(), SECRET, "").await
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_calls_no_call_unknown_which_the_new_owner_may_have() {
+    let door = Door::new();
+    let leaving = || Nodes { is_leaving: true, owner: Some(node(2)), ..Nodes::default() };
+    let answers = |answer: Vec<u8>| BTreeMap::from([(node(2), answer)]);
+    let torn = b"200".to_vec();
+    for (nodes, why) in [
+        (leaving(), "it is silent"),
+        (Nodes { answers: answers(torn), ..leaving() }, "its answer is none"),
+        (Nodes { owner_is_untold: true, ..leaving() }, "the store does not tell who it is"),
+    ] {
+        let answer = ask(&door, nodes).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "draining"), "{why}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("Ring on"), "{why}");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    let known = ask(&door, Nodes { answers: answers(waiting()), ..leaving() }).await;
+    assert_eq!((known.status, &known.json()["state"]), (200, &json!("waiting")));
+    for (nodes, why) in [
+        (Nodes { answers: answers(unknown()), ..leaving() }, "both have said so"),
+        (Nodes { owner: None, ..leaving() }, "it owns the instance still"),
+    ] {
+        let answer = ask(&door, nodes).await;
+        assert_eq!((answer.status, answer.text.contains("unknown-call")), (404, true), "{why}");
+    }
+    door.script.with(|script| script.nodes = leaving());
+    let own = door.ask.of("GET", &path_of(Endpoint::Call), SECRET, "").await;
+    assert_eq!((own.status, &own.json()["state"]), (200, &json!("ringing")), "what it knows itself it tells");
+    assert!(door.script.with(|script| script.nodes.asked.is_empty()));
+}
+
+#[tokio::test]
+async fn of_nodes_that_leave_at_once_each_asks_the_others_for_a_call_that_the_owner_does_not_know() {
+    let door = Door::new();
+    for is_leaving in [true, false] {
+        let nodes = |others: &[(u8, Vec<u8>)]| Nodes {
+            is_leaving,
+            owner: Some(node(2)),
+            leavers: vec![node(3), node(4)],
+            answers: others.iter().map(|(number, answer)| (node(*number), answer.clone())).collect(),
+            ..Nodes::default()
+        };
+        let known = ask(&door, nodes(&[(2, unknown()), (3, unknown()), (4, waiting())])).await;
+        assert_eq!((known.status, &known.json()["state"]), (200, &json!("waiting")), "leaving: {is_leaving}");
+        let asked = door.script.with(|script| script.nodes.asked.clone());
+        assert_eq!(asked, [node(2), node(3), node(4)]);
+        let silent = ask(&door, nodes(&[(2, unknown()), (4, unknown())])).await;
+        assert_eq!((silent.status, silent.problem().as_str()), (503, "draining"), "leaving: {is_leaving}");
+        let torn = ask(&door, nodes(&[(2, unknown()), (3, Vec::new()), (4, unknown())])).await;
+        assert_eq!(torn.status, 503, "leaving: {is_leaving}");
+        let none = ask(&door, nodes(&[(2, unknown()), (3, unknown()), (4, unknown())])).await;
+        assert_eq!((none.status, none.text.contains("unknown-call")), (404, true), "leaving: {is_leaving}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_shows_what_it_has_where_the_store_is_away() {
+    let door = Door::new();
+    let nodes = Nodes { is_leaving: true, owner_is_untold: true, ..Nodes::default() };
+    door.script.with(|script| script.nodes = nodes);
+    assert_eq!(door.ask.of("GET", &instance_path(), SECRET, "").await.status, 200);
+    door.script.with(|script| script.nodes.is_leaving = false);
+    let answer = door.ask.of("GET", &instance_path(), SECRET, "").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "store-away"));
+}
