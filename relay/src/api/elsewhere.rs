@@ -23,7 +23,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -73,6 +73,7 @@ enum Owners {
 pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let is_of_call = path.as_deref().is_some_and(is_of_call);
+    let is_box = path.as_deref().is_some_and(|path| is_box(request.method(), path));
     let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
     let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
     let (is_leaving, leavers) = (api.0.service.is_leaving(), api.0.service.leavers());
@@ -86,15 +87,24 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Err(AccessError::StoreAway) if is_leaving => return next.run(request).await,
         Err(error) => return asker.refusal(&api, error).into_response(),
     };
+    // Before the owner is asked: what it answers is here for as long as its reader takes.
+    let place = match is_box.then(|| api.0.boxes.place(asker.id, asker.from)).transpose() {
+        Ok(place) => place,
+        Err(problem) => return problem.into_response(),
+    };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
     let answer = api.0.service.ask_owner(&owner, write_request(&parts, &body)).await;
-    match answer.as_deref().and_then(|answer| read_response(answer)) {
-        Some(response) => response,
-        None => next.run(as_if_owned(parts, &body)).await,
+    match (answer.as_deref().and_then(|answer| read_response(answer)), place) {
+        (Some(response), None) => response,
+        (Some(response), Some(place)) => place.hold(response).await.unwrap_or_else(IntoResponse::into_response),
+        (None, place) => {
+            drop(place);
+            next.run(as_if_owned(parts, &body)).await
+        }
     }
 }
 
@@ -226,6 +236,13 @@ fn wants_owner(path: &str) -> bool {
 
 fn is_of_call(path: &str) -> bool {
     [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
+}
+
+/// Whether the answer is one of those that are counted (`boxes`).
+fn is_box(method: &Method, path: &str) -> bool {
+    [Endpoint::Export, Endpoint::Trace]
+        .iter()
+        .any(|endpoint| endpoint.template() == path && endpoint.method() == *method)
 }
 
 pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {

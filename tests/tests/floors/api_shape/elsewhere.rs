@@ -1,10 +1,14 @@
 //! Requests about an instance that another node owns, or that a node which leaves may know of.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use relay::api::connection::Peer;
 use relay::secret::InstanceSecret;
 use relay::service::nodes::{Body, NodeService};
 use relay::service::types::AccessError;
@@ -93,6 +97,13 @@ fn waiting() -> Vec<u8> {
     letter(200, &json!({"state": "waiting", "deadline": "2026-11-27T09:00:00Z"}))
 }
 
+/// A request for everything of one kind, from an address.
+fn fetch(path: &str) -> Request<Full<Bytes>> {
+    let peer: SocketAddr = "192.0.2.1:4000".parse().unwrap();
+    let request = Request::builder().method("GET").uri(path).extension(Peer(peer));
+    request.header("authorization", format!("Bearer {SECRET}")).body(Full::default()).unwrap()
+}
+
 /// A call that came in at another node.
 fn a_call_elsewhere() -> String {
     path_of(Endpoint::Call).replace(&ringing_call().to_string(), "c_aaaaaaaaaaaaaaaaaaaaaaaaaa")
@@ -167,4 +178,47 @@ async fn a_node_that_leaves_shows_what_it_has_where_the_store_is_away() {
     door.script.with(|script| script.nodes.is_leaving = false);
     let answer = door.ask.of("GET", &instance_path(), SECRET, "").await;
     assert_eq!((answer.status, answer.problem().as_str()), (503, "store-away"));
+}
+
+#[tokio::test]
+async fn answers_of_another_node_that_wait_to_be_read_are_counted_where_they_were_asked_for() {
+    for endpoint in [Endpoint::Export, Endpoint::Trace] {
+        let (door, path) = (Door::new(), path_of(endpoint));
+        let answers = BTreeMap::from([(node(2), letter(200, &json!({"all": true})))]);
+        door.script.with(|script| script.nodes = Nodes { owner: Some(node(2)), answers, ..Nodes::default() });
+        let asked = || door.script.with(|script| script.nodes.asked.len());
+        let mut unread = Vec::new();
+        for _ in 0..4 {
+            unread.push(door.ask.leave_unread(fetch(&path)).await);
+        }
+        assert!(unread.iter().all(|answer| answer.status() == 200));
+        let refused = door.ask.send(fetch(&path)).await;
+        assert_eq!((refused.status, refused.header("retry-after"), asked()), (429, "5", 4), "no letter is written");
+        // Small ones are not counted: a phone that asks for its call waits for none of them.
+        assert_eq!(door.ask.of("GET", &a_call_elsewhere(), SECRET, "").await.status, 200);
+        assert_eq!(unread.pop().unwrap().read().await.json(), json!({"all": true}), "{endpoint:?}");
+        assert_eq!(door.ask.send(fetch(&path)).await.status, 200, "what was read makes room");
+        door.script.with(|script| script.nodes.answers.clear());
+        for _ in 0..5 {
+            let own = door.ask.send(fetch(&path)).await;
+            assert!([200, 404].contains(&own.status), "a silent owner takes no place: {}", own.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn traces_that_wait_to_be_read_are_counted() {
+    let (door, path) = (Door::new(), path_of(Endpoint::Trace));
+    assert_eq!(door.ask.of("POST", &path, SECRET, "{}").await.status, 202);
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        unread.push(door.ask.leave_unread(fetch(&path)).await);
+    }
+    assert!(unread.iter().all(|answer| answer.status() == 200));
+    let refused = door.ask.send(fetch(&path)).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "too-many-requests"));
+    unread.pop();
+    let whole = door.ask.send(fetch(&path)).await;
+    assert_eq!((whole.status, whole.header("content-type")), (200, "application/x-pcapng"));
+    assert_eq!(door.ask.of("GET", &path, "another", "").await.status, 401, "a stranger takes nobody's place");
 }
