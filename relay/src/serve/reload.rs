@@ -109,7 +109,7 @@ impl Reloader {
                 list.push(place);
             }
         }
-        self.operator.take_token(&new.operator);
+        self.operator.take_token(&new.operator, new.source.as_deref());
         if !same_apps {
             new.apps.clone_from(&old.apps);
         } else {

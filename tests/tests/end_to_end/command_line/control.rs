@@ -116,6 +116,26 @@ async fn a_reload_takes_what_it_can_where_the_cas_are_in_another_file_and_the_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_in_another_file_is_taken_by_a_reload_that_shows_it() -> Outcome {
+    let world = World::start().await?;
+    let relay = &world.relay;
+    let config = relay.config().display().to_string();
+    let (old, new) = (file_of(relay, "token_file"), relay.directory().join("token-2"));
+    std::fs::write(&new, "another-operator-token").unwrap();
+    let text = std::fs::read_to_string(relay.config()).unwrap();
+    std::fs::write(relay.config(), text.replace(&old.display().to_string(), &new.display().to_string())).unwrap();
+    let early = sipwake(&["instances", "list", "--config", &config]);
+    assert!(early.status.code() == Some(1) && said(&early).contains("sipwake reload"), "{}", said(&early));
+    let told = sipwake(&["reload", "--config", &config]);
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    assert!(String::from_utf8_lossy(&told.stdout).contains("taken: operator.token_file"), "{}", said(&told));
+    assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
+    let list = sipwake(&["instances", "list", "--config", &config]);
+    assert_eq!(list.status.code(), Some(0), "{}", said(&list));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended() -> Outcome {
     let mut file = std::path::PathBuf::new();
     let (world, _alice) = World::lent_with(|setup| {
