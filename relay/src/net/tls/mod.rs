@@ -34,7 +34,7 @@ use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
 pub use development::new_ca_key;
-pub use doubts::{Doubt, dated, doubts};
+pub use doubts::{Doubt, dated, doubts, doubts_of};
 use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.
@@ -135,6 +135,11 @@ impl ServerTls {
     /// When the leaf expires, in seconds since 1970; 0 when its date cannot be read.
     pub fn expiry(&self) -> u64 {
         self.validity().1
+    }
+
+    /// The chain in use, leaf first.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.certificate.current.load().cert.clone()
     }
 
     /// When the leaf begins to be valid, and when it expires, likewise.
