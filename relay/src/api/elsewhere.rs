@@ -240,7 +240,7 @@ fn is_of_call(path: &str) -> bool {
 
 /// Whether the answer is one of those that are counted (`boxes`).
 fn is_box(method: &Method, path: &str) -> bool {
-    [Endpoint::Export, Endpoint::Trace]
+    [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace]
         .iter()
         .any(|endpoint| endpoint.template() == path && endpoint.method() == *method)
 }

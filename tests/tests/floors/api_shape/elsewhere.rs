@@ -182,7 +182,7 @@ async fn a_node_that_leaves_shows_what_it_has_where_the_store_is_away() {
 
 #[tokio::test]
 async fn answers_of_another_node_that_wait_to_be_read_are_counted_where_they_were_asked_for() {
-    for endpoint in [Endpoint::Export, Endpoint::Trace] {
+    for endpoint in [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace] {
         let (door, path) = (Door::new(), path_of(endpoint));
         let answers = BTreeMap::from([(node(2), letter(200, &json!({"all": true})))]);
         door.script.with(|script| script.nodes = Nodes { owner: Some(node(2)), answers, ..Nodes::default() });
@@ -207,18 +207,20 @@ async fn answers_of_another_node_that_wait_to_be_read_are_counted_where_they_wer
 }
 
 #[tokio::test]
-async fn traces_that_wait_to_be_read_are_counted() {
-    let (door, path) = (Door::new(), path_of(Endpoint::Trace));
-    assert_eq!(door.ask.of("POST", &path, SECRET, "{}").await.status, 202);
-    let mut unread = Vec::new();
-    for _ in 0..4 {
-        unread.push(door.ask.leave_unread(fetch(&path)).await);
+async fn traces_and_timelines_that_wait_to_be_read_are_counted() {
+    for (endpoint, kind) in [(Endpoint::Trace, "application/x-pcapng"), (Endpoint::Timeline, "application/json")] {
+        let (door, path) = (Door::new(), path_of(endpoint));
+        assert_eq!(door.ask.of("POST", &path_of(Endpoint::BeginTrace), SECRET, "{}").await.status, 202);
+        let mut unread = Vec::new();
+        for _ in 0..4 {
+            unread.push(door.ask.leave_unread(fetch(&path)).await);
+        }
+        assert!(unread.iter().all(|answer| answer.status() == 200));
+        let refused = door.ask.send(fetch(&path)).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (429, "too-many-requests"));
+        assert_eq!(door.ask.of("GET", &path, "another", "").await.status, 401, "a stranger learns nothing of it");
+        unread.pop();
+        let whole = door.ask.send(fetch(&path)).await;
+        assert_eq!((whole.status, whole.header("content-type")), (200, kind));
     }
-    assert!(unread.iter().all(|answer| answer.status() == 200));
-    let refused = door.ask.send(fetch(&path)).await;
-    assert_eq!((refused.status, refused.problem().as_str()), (429, "too-many-requests"));
-    unread.pop();
-    let whole = door.ask.send(fetch(&path)).await;
-    assert_eq!((whole.status, whole.header("content-type")), (200, "application/x-pcapng"));
-    assert_eq!(door.ask.of("GET", &path, "another", "").await.status, 401, "a stranger takes nobody's place");
 }
