@@ -170,9 +170,7 @@ impl Files {
 
     /// Whether what is in use only stands in for a certificate.
     pub fn has_stand_in(&self) -> bool {
-        let leaf = CertificateDer::from_pem_file(self.pair().0);
-        let shows = |leaf: &CertificateDer<'_>| leaf.windows(STANDS_IN.len()).any(|part| part == STANDS_IN.as_bytes());
-        leaf.is_ok_and(|leaf| shows(&leaf))
+        CertificateDer::from_pem_file(self.pair().0).is_ok_and(|leaf| stands_in(&leaf))
     }
 
     /// The CA knows the account no more: the next order makes one.
@@ -209,6 +207,11 @@ impl Files {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether it is what is shown until the CA has issued something.
+pub fn stands_in(leaf: &CertificateDer<'_>) -> bool {
+    leaf.windows(STANDS_IN.len()).any(|part| part == STANDS_IN.as_bytes())
 }
 
 /// What is shown until the CA has issued something.

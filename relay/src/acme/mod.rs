@@ -32,7 +32,7 @@ use crate::metrics::labels::CertificateOrder;
 use crate::net::tls::{ServerTls, TlsError};
 use crate::random;
 
-pub use files::Files;
+pub use files::{Files, stands_in};
 
 /// After an order the next one waits this many times as long as after a first failure, whatever the certificate says: a clock that is
 /// wrong orders no certificate each second.

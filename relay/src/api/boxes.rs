@@ -1,11 +1,12 @@
-//! How much of what is kept for devices is on its way to them at once.
+//! How much of what is kept for devices, or recorded for them, is on its way to them at once, whichever node has it.
 //!
-//! An answer with a full box of messages is megabytes, and waits for its peer for as long as
+//! An answer with a full box of messages, or a trace, is megabytes, and waits for its peer for as long as
 //! [`ANSWER_TIMEOUT`](crate::net::https::ANSWER_TIMEOUT). So each is counted from the moment that it is made until its last byte was written, or is
 //! wanted no more.
 //!
 //! Invariant: of one instance at most [`EACH`] answers wait, of one address at most [`BYTES_EACH`] bytes, of all [`BYTES`]; one that is over that is
-//! dropped at once, and answered 429. Who asks is known before: a stranger takes nobody's place.
+//! dropped at once, and answered 429. Who asks is known before: a stranger takes nobody's place. What another node, or a shard, makes has its place before it is
+//! asked for.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use serde_json::Value;
 use sip::id::InstanceId;
 
@@ -40,12 +42,19 @@ struct Waiting {
     addresses: BTreeMap<IpAddr, usize>,
 }
 
-/// An answer's bytes; counted until they are dropped.
-struct Counted {
-    text: String,
+/// The place of an answer of one instance; given back when it is dropped.
+pub struct Place {
     id: InstanceId,
     from: IpAddr,
+    /// Bytes that are counted.
+    len: usize,
     boxes: Boxes,
+}
+
+/// An answer's bytes; counted until they are dropped.
+struct Counted {
+    bytes: Vec<u8>,
+    _place: Place,
 }
 
 impl Boxes {
@@ -54,27 +63,24 @@ impl Boxes {
     /// # Errors
     /// 429 where too much is on its way.
     pub fn answer(&self, id: InstanceId, from: IpAddr, body: &Value) -> Result<Response, Problem> {
-        let counted = self.count(id, from, body.to_string()).ok_or_else(|| {
-            let detail =
-                "Answers to you wait to be read: read them, or come back after the seconds that Retry-After names.";
-            Problem::new(ProblemType::TooManyRequests, detail).retry_after(RETRY_S)
-        })?;
+        let counted = self.place(id, from)?.fill(body.to_string().into_bytes())?;
         Ok((StatusCode::OK, [(CONTENT_TYPE, "application/json")], Body::from(counted)).into_response())
     }
 
-    fn count(&self, id: InstanceId, from: IpAddr, text: String) -> Option<Bytes> {
+    /// A place for an answer that is to be made, for an instance at this address.
+    ///
+    /// # Errors
+    /// 429 where the instance has no more of them, or its address, or the node, is full.
+    pub fn place(&self, id: InstanceId, from: IpAddr) -> Result<Place, Problem> {
         let mut waiting = self.lock();
         let answers = waiting.instances.get(&id).copied().unwrap_or_default();
         let of_address = waiting.addresses.get(&from).copied().unwrap_or_default();
-        let fits = |have: usize, limit: usize| have == 0 || have.saturating_add(text.len()) <= limit;
-        if answers >= EACH || !fits(of_address, BYTES_EACH) || !fits(waiting.bytes, BYTES) {
-            return None;
+        if answers >= EACH || of_address >= BYTES_EACH || waiting.bytes >= BYTES {
+            return Err(too_many());
         }
-        waiting.bytes += text.len();
         *waiting.instances.entry(id).or_default() += 1;
-        *waiting.addresses.entry(from).or_default() += text.len();
         drop(waiting);
-        Some(Bytes::from_owner(Counted { text, id, from, boxes: self.clone() }))
+        Ok(Place { id, from, len: 0, boxes: self.clone() })
     }
 
     // A panic between two assignments of numbers leaves nothing broken.
@@ -83,19 +89,55 @@ impl Boxes {
     }
 }
 
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
+impl Place {
+    /// The answer's body.
+    ///
+    /// # Errors
+    /// 429 where too much is on its way.
+    pub fn fill(mut self, bytes: Vec<u8>) -> Result<Bytes, Problem> {
+        let mut waiting = self.boxes.lock();
+        let of_address = waiting.addresses.get(&self.from).copied().unwrap_or_default();
+        let fits = |have: usize, limit: usize| have == 0 || have.saturating_add(bytes.len()) <= limit;
+        if !fits(of_address, BYTES_EACH) || !fits(waiting.bytes, BYTES) {
+            drop(waiting);
+            return Err(too_many());
+        }
+        waiting.bytes += bytes.len();
+        *waiting.addresses.entry(self.from).or_default() += bytes.len();
+        drop(waiting);
+        self.len = bytes.len();
+        Ok(Bytes::from_owner(Counted { bytes, _place: self }))
+    }
+
+    /// A response whose body is that of one which was made elsewhere.
+    ///
+    /// # Errors
+    /// As of [`Self::fill`].
+    pub async fn hold(self, response: Response) -> Result<Response, Problem> {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        Ok(Response::from_parts(parts, Body::from(self.fill(body.into())?)))
     }
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let (mut waiting, len) = (self.boxes.lock(), self.text.len());
-        waiting.bytes = waiting.bytes.saturating_sub(len);
-        take_off(&mut waiting.instances, self.id, 1);
-        take_off(&mut waiting.addresses, self.from, len);
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.boxes.lock();
+        waiting.bytes = waiting.bytes.saturating_sub(self.len);
+        take_off(&mut waiting.instances, self.id, 1);
+        take_off(&mut waiting.addresses, self.from, self.len);
+    }
+}
+
+fn too_many() -> Problem {
+    let detail = "Answers to you wait to be read: read them, or come back after the seconds that Retry-After names.";
+    Problem::new(ProblemType::TooManyRequests, detail).retry_after(RETRY_S)
 }
 
 /// Counts so many less; what comes to nothing is forgotten.
@@ -113,6 +155,12 @@ mod tests {
     use sip::id::ShardTag;
 
     use super::*;
+
+    impl Boxes {
+        fn count(&self, id: InstanceId, from: IpAddr, text: String) -> Option<Bytes> {
+            self.place(id, from).ok()?.fill(text.into_bytes()).ok()
+        }
+    }
 
     fn id(number: u128) -> InstanceId {
         InstanceId::new(number << 64, ShardTag(1))
@@ -133,7 +181,8 @@ mod tests {
         assert!(ask(1).is_none(), "a part of it is not written");
         drop(rest);
         assert!(ask(1).is_some());
-        drop((waiting, other));
+        let made = boxes.place(id(3), address(1)).expect("one that is to be made has its place");
+        drop((waiting, other, made));
         let left = boxes.lock();
         assert!(left.bytes == 0 && left.instances.is_empty() && left.addresses.is_empty());
     }

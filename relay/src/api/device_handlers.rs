@@ -61,7 +61,7 @@ pub async fn forget_missed_call<E: ApiService>(
 pub async fn timeline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
     let timeline = asker.judge(&api, api.0.service.timeline(asker.id, &asker.secret).await)?;
-    Ok(answer(StatusCode::OK, &device_views::timeline(asker.id, &timeline)))
+    api.0.boxes.answer(asker.id, asker.from, &device_views::timeline(asker.id, &timeline))
 }
 
 /// `GET /v1/instances/{id}/export`

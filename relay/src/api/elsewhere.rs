@@ -10,11 +10,12 @@
 //! ```
 //!
 //! A call waits where it came in: while a node leaves, whoever owns the instance by then may not know it. What is asked of such a call is carried to that node, too.
-//! The node that leaves is asked by others itself: what it does not know of, and what is to be changed, the new owner answers.
+//! The node that leaves is asked by others itself: what it does not know of, and what is to be changed, the new owner answers, and another one that leaves with it.
 //!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way.
 //!
-//! Invariant: a request is carried once: the owner answers it itself, whoever owns the instance by then.
+//! Invariant: a request is carried once: the owner answers it itself, whoever owns the instance by then. While nodes leave, nobody is told that a call is
+//! unknown before each node that may have it has said so: a phone would stop ringing.
 
 use axum::Router;
 use axum::body::Body;
@@ -22,7 +23,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -35,6 +36,7 @@ use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
 use crate::service::nodes::{Answering, Body as Letter};
+use crate::service::types::AccessError;
 use crate::vault::Owner;
 
 /// Of a request, what its handler reads.
@@ -55,39 +57,60 @@ impl Carried {
     }
 }
 
+/// What the owner of an instance says to a request.
+enum Owners {
+    /// It is this node, as far as this one knows.
+    Own,
+    /// Its answer, which reads.
+    Said(Letter),
+    /// It has not answered.
+    Silent,
+    /// It is not asked.
+    Refused(AccessError),
+}
+
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let is_of_call = path.as_deref().is_some_and(is_of_call);
+    let is_box = path.as_deref().is_some_and(|path| is_box(request.method(), path));
     let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
     let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
-    if is_of_call && api.0.service.is_leaving() {
-        return carry_after_all(&api, &asker, request, next).await;
+    let (is_leaving, leavers) = (api.0.service.is_leaving(), api.0.service.leavers());
+    if is_of_call && (is_leaving || !leavers.is_empty()) {
+        return carry_call(&api, &asker, &leavers, request, next).await;
     }
-    let leavers = if is_of_call { api.0.service.leavers() } else { Vec::new() };
-    match leavers.is_empty() {
-        true => carry_to_owner(&api, &asker, request, next).await,
-        false => carry_to_leavers(&api, &asker, &leavers, request, next).await,
-    }
-}
-
-/// Answers about a call at a node that leaves, and has the owner of the instance answer where the call is none of this node's.
-async fn carry_after_all<E: ApiService>(api: &Api<E>, asker: &Asker, request: Request, next: Next) -> Response {
+    let owner = match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return next.run(request).await,
+        // What it has is shown all the same.
+        Err(AccessError::StoreAway) if is_leaving => return next.run(request).await,
+        Err(error) => return asker.refusal(&api, error).into_response(),
+    };
+    // Before the owner is asked: what it answers is here for as long as its reader takes.
+    let place = match is_box.then(|| api.0.boxes.place(asker.id, asker.from)).transpose() {
+        Ok(place) => place,
+        Err(problem) => return problem.into_response(),
+    };
     let (parts, body) = request.into_parts();
     let body = match body::take_any(body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
-    let request = || Request::from_parts(parts.clone(), Body::from(body.to_vec()));
-    let own = written(next.clone().run(request()).await).await;
-    match is_unknown(&own) {
-        true => carry_to_owner(api, asker, request(), next).await,
-        false => read_response(&own).unwrap_or_else(unheard),
+    let answer = api.0.service.ask_owner(&owner, write_request(&parts, &body)).await;
+    match (answer.as_deref().and_then(|answer| read_response(answer)), place) {
+        (Some(response), None) => response,
+        (Some(response), Some(place)) => place.hold(response).await.unwrap_or_else(IntoResponse::into_response),
+        (None, place) => {
+            drop(place);
+            next.run(as_if_owned(parts, &body)).await
+        }
     }
 }
 
-/// Has a node answer about a call that leaves and has it still, where the owner of the instance does not know the call.
-async fn carry_to_leavers<E: ApiService>(
+/// Finds the node that knows a call while nodes leave: this one where it leaves, the owner of the instance, then each other one that leaves. That the call is
+/// unknown, so that its phone stops ringing, is said when all have said so.
+async fn carry_call<E: ApiService>(
     api: &Api<E>,
     asker: &Asker,
     leavers: &[Owner],
@@ -99,20 +122,59 @@ async fn carry_to_leavers<E: ApiService>(
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
+    let mut own = None;
+    if api.0.service.is_leaving() {
+        let said = written(next.clone().run(as_if_owned(parts.clone(), &body)).await).await;
+        if !is_unknown(&said) {
+            return given_out(&said);
+        }
+        own = Some(said);
+    }
     let letter = write_request(&parts, &body);
-    let again = Request::from_parts(parts, Body::from(body.to_vec()));
-    let owners = written(carry_to_owner(api, asker, again, next).await).await;
     let mut is_silent = false;
-    if is_unknown(&owners) {
-        for leaver in leavers {
-            match api.0.service.ask_leaver(leaver, letter.clone()).await {
-                Some(answer) if !is_refused(&answer) => return read_response(&answer).unwrap_or_else(unheard),
-                Some(_) => {}
-                None => is_silent = true,
-            }
+    let unknown = match (ask_owner_of(api, asker, letter.clone()).await, own) {
+        (Owners::Said(said), _) | (Owners::Own, Some(said)) => said,
+        // What this node has is not all that there is.
+        (Owners::Silent | Owners::Refused(AccessError::StoreAway), Some(said)) => {
+            is_silent = true;
+            said
+        }
+        (Owners::Refused(error), _) => return asker.refusal(api, error).into_response(),
+        (Owners::Own | Owners::Silent, None) => written(next.run(as_if_owned(parts, &body)).await).await,
+    };
+    if !is_unknown(&unknown) {
+        return given_out(&unknown);
+    }
+    for leaver in leavers {
+        match api.0.service.ask_leaver(leaver, letter.clone()).await {
+            Some(answer) if status_and_body(&answer).is_none() => is_silent = true,
+            Some(answer) if !is_refused(&answer) => return given_out(&answer),
+            Some(_) => {}
+            None => is_silent = true,
         }
     }
-    if is_silent { unheard() } else { read_response(&owners).unwrap_or_else(unheard) }
+    if is_silent { unheard() } else { given_out(&unknown) }
+}
+
+/// Asks the owner of the instance about a call.
+async fn ask_owner_of<E: ApiService>(api: &Api<E>, asker: &Asker, letter: Letter) -> Owners {
+    let owner = match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return Owners::Own,
+        Err(error) => return Owners::Refused(error),
+    };
+    let answer = api.0.service.ask_owner(&owner, letter).await;
+    answer.filter(|answer| read_response(answer).is_some()).map_or(Owners::Silent, Owners::Said)
+}
+
+/// The request for this node's own handler, which asks nobody else.
+fn as_if_owned(mut parts: request::Parts, body: &[u8]) -> Request {
+    parts.extensions.insert(Carried(None));
+    Request::from_parts(parts, Body::from(body.to_vec()))
+}
+
+fn given_out(answer: &[u8]) -> Response {
+    read_response(answer).unwrap_or_else(unheard)
 }
 
 /// Whether the owner of an instance does not know the call, or does not answer yet: nobody learns that who has not shown the secret.
@@ -134,30 +196,8 @@ fn is_refused(answer: &[u8]) -> bool {
 
 /// What is answered while nobody can say whether a call still waits.
 fn unheard() -> Response {
-    let detail = "A node that leaves may have this call, and does not answer. Ring on, and ask again after the seconds that Retry-After names.";
+    let detail = "Another node may have this call, and does not answer. Ring on, and ask again after the seconds that Retry-After names.";
     Problem::new(ProblemType::Draining, detail).retry_after(1).into_response()
-}
-
-async fn carry_to_owner<E: ApiService>(api: &Api<E>, asker: &Asker, request: Request, next: Next) -> Response {
-    let owner = match asker.judge(api, api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await) {
-        Ok(Some(owner)) => owner,
-        Ok(None) => return next.run(request).await,
-        Err(problem) => return problem.into_response(),
-    };
-    let (parts, body) = request.into_parts();
-    let body = match body::take_any(body).await {
-        Ok(body) => body,
-        Err(problem) => return problem.into_response(),
-    };
-    let answer = api.0.service.ask_owner(&owner, write_request(&parts, &body)).await;
-    match answer.as_deref().and_then(|answer| read_response(answer)) {
-        Some(response) => response,
-        None => {
-            let (mut parts, body) = (parts, Body::from(body.to_vec()));
-            parts.extensions.insert(Carried(None));
-            next.run(Request::from_parts(parts, body)).await
-        }
-    }
 }
 
 /// How questions of other nodes are answered: by these routes.
@@ -196,6 +236,13 @@ fn wants_owner(path: &str) -> bool {
 
 fn is_of_call(path: &str) -> bool {
     [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
+}
+
+/// Whether the answer is one of those that are counted (`boxes`).
+fn is_box(method: &Method, path: &str) -> bool {
+    [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace]
+        .iter()
+        .any(|endpoint| endpoint.template() == path && endpoint.method() == *method)
 }
 
 pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {

@@ -164,12 +164,17 @@ impl Asker {
 
     /// Turns a refusal into its answer, and counts a wrong secret.
     pub(super) fn judge<E, T>(&self, api: &Api<E>, outcome: Result<T, AccessError>) -> Result<T, Problem> {
-        outcome.map_err(|error| match error {
+        outcome.map_err(|error| self.refusal(api, error))
+    }
+
+    /// The answer to who is refused; a wrong secret is counted.
+    pub(super) fn refusal<E>(&self, api: &Api<E>, error: AccessError) -> Problem {
+        match error {
             AccessError::Unknown => unknown_instance(),
             AccessError::Forbidden => failed(api, self.from, WANT_SECRET),
             AccessError::StoreAway => store_away(),
             AccessError::OwnerAway => owner_away(),
-        })
+        }
     }
 
     fn judge_call<E, T>(&self, api: &Api<E>, outcome: Result<T, CallError>) -> Result<T, Problem> {

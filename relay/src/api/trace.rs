@@ -1,6 +1,6 @@
 //! The routes of an instance's trace, for its device and for operators.
 //!
-//! Invariant: what is answered was scrubbed; an answer with a trace ends its connection.
+//! Invariant: what is answered was scrubbed; an answer with a trace ends its connection, and is one of those that are counted (`boxes`).
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -32,7 +32,11 @@ pub async fn begin<E: ApiService>(State(api): State<Api<E>>, request: Request) -
 /// `GET /v1/instances/{id}/trace`
 pub async fn fetch<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::Read).await)
+    // Who asks is known before a place is taken, and a place is there before the shard copies what it has.
+    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
+    let place = api.0.boxes.place(asker.id, asker.from)?;
+    let trace = told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::Read).await)?;
+    place.hold(trace).await
 }
 
 /// `DELETE /v1/instances/{id}/trace`

@@ -23,7 +23,7 @@ use crate::secret::ApiKey;
 /// Where a configuration is looked for that nobody names: where root alone writes.
 const CONFIGURATIONS: [&str; 2] = ["/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
 /// What a token that is refused may have been through.
-const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
+const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload, or SIGHUP; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
 /// Where the listener is that nobody names.
 const USUAL: &str = "https://127.0.0.1:9443";
 

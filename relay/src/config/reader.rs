@@ -319,10 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     fn found(&self, text: &str) -> PathBuf {
-        // What systemd hands over (LoadCredential) goes before the file that root alone may read.
-        let handed_over = self.shared.credentials.as_ref().zip(Path::new(text).file_name());
-        let handed_over = handed_over.map(|(folder, name)| folder.join(name)).filter(|file| file.is_file());
-        handed_over.unwrap_or_else(|| self.shared.directory.join(text))
+        found(text, &self.shared.directory, self.shared.credentials.as_deref())
     }
 
     /// The path of a file that can be opened.
@@ -437,6 +434,14 @@ impl<'a> Reader<'a> {
             None => format!("{}{key}", self.prefix),
         }
     }
+}
+
+/// The file that a configuration in `directory` means by `text`; `credentials`: where a service manager hands files over.
+pub(super) fn found(text: &str, directory: &Path, credentials: Option<&Path>) -> PathBuf {
+    // What systemd hands over (LoadCredential) goes before the file that root alone may read.
+    let handed_over = credentials.zip(Path::new(text).file_name());
+    let handed_over = handed_over.map(|(folder, name)| folder.join(name)).filter(|file| file.is_file());
+    handed_over.unwrap_or_else(|| directory.join(text))
 }
 
 /// The key in the file at `path` that somebody shows in an HTTP header; `None` where there is none that a configuration could name.

@@ -134,7 +134,7 @@ pub(super) fn read(
 }
 
 /// Where a service manager has put the files that it hands over to this process.
-fn credentials(environment: &[(String, String)]) -> Option<PathBuf> {
+pub(super) fn credentials(environment: &[(String, String)]) -> Option<PathBuf> {
     let named = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
     named.map(|(_, folder)| PathBuf::from(folder)).filter(|folder| folder.is_absolute())
 }

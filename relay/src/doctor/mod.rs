@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `account` | its domain and URIs are judged as an enabling's are |
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
-//! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone |
+//! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone, some side by side |
 //! | `options` | OPTIONS by the best connection |
 //! | `register` | REGISTER without a Contact, up to the challenge; with the password: what is registered, then a Contact of its own with a Path, and its end |
 //!
@@ -20,9 +20,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::message::{Message, Method, Name, Uri};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::config::{DomainRules, Upstream};
@@ -37,12 +38,10 @@ use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
 pub use report::{DoctorStep, Finding, Report, Verdict};
 
-/// Addresses that are connected to.
+/// Addresses that are connected to side by side; those behind them where none of them stands.
 const CONNECTIONS: usize = 8;
 /// How long names are asked for, all together.
 const NAMES_WITHIN: Duration = Duration::from_secs(20);
-/// How long after the first connection another one is tried.
-const CONNECTIONS_WITHIN: Duration = Duration::from_secs(20);
 /// A lifetime below this means many refreshes and, without lending, many pushes, in seconds.
 const SHORT_S: u64 = 120;
 
@@ -247,27 +246,28 @@ impl Doctor {
         const STEP: DoctorStep = DoctorStep::Connection;
         let domain = route.verified_domain();
         let mut best = None;
-        let until = Instant::now() + CONNECTIONS_WITHIN;
-        for candidate in candidates.iter().take(CONNECTIONS) {
-            if Instant::now() >= until {
-                report.note(STEP, "its further addresses are not tried: those before took too long", "");
-                break;
+        for some in candidates.chunks(CONNECTIONS) {
+            // Side by side: what is silent keeps nobody from the address behind it.
+            let opened = join_all(some.iter().map(|candidate| self.open(candidate, domain))).await;
+            for (Candidate { address, transport, .. }, opened) in some.iter().zip(opened) {
+                match opened {
+                    Ok(line) => {
+                        let how = match transport {
+                            Transport::Tls => format!("; its certificate is valid for {domain}"),
+                            Transport::Tcp => " in the clear".to_owned(),
+                            Transport::Udp => ": datagrams leave; whether they arrive, OPTIONS tells".to_owned(),
+                        };
+                        report.good(STEP, format!("{transport} {address}{how}"));
+                        best = best.or(Some(line));
+                    }
+                    Err(NoLine::Dial(error)) => {
+                        report.note(STEP, format!("{transport}: {error}"), remedy_of(&error, domain));
+                    }
+                    Err(NoLine::Line(error)) => report.note(STEP, format!("{transport} {address}: {error}"), ""),
+                }
             }
-            let Candidate { address, transport, .. } = *candidate;
-            match self.open(candidate, domain).await {
-                Ok(line) => {
-                    let how = match transport {
-                        Transport::Tls => format!("; its certificate is valid for {domain}"),
-                        Transport::Tcp => " in the clear".to_owned(),
-                        Transport::Udp => ": datagrams leave; whether they arrive, OPTIONS tells".to_owned(),
-                    };
-                    report.good(STEP, format!("{transport} {address}{how}"));
-                    best = best.or(Some(line));
-                }
-                Err(NoLine::Dial(error)) => {
-                    report.note(STEP, format!("{transport}: {error}"), remedy_of(&error, domain));
-                }
-                Err(NoLine::Line(error)) => report.note(STEP, format!("{transport} {address}: {error}"), ""),
+            if best.is_some() {
+                break;
             }
         }
         if best.is_none() {
@@ -591,5 +591,37 @@ fn remedy_of(error: &DialError, domain: &str) -> String {
             "issue a certificate with the subjectAltName {domain} (RFC 5922: no wildcard, no common name), from a CA that the system or upstream.ca_file trusts"
         ),
         DialError::NotADomain(_) => "name the server by a domain".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_behind_many_that_are_silent_is_found_and_the_examination_goes_on_by_it() {
+        // They take connections, and say nothing in TLS.
+        let (mut listeners, mut candidates) = (Vec::new(), Vec::new());
+        for place in 0..10 {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+            let transport = if place == 9 { Transport::Tcp } else { Transport::Tls };
+            candidates.push(Candidate { address: listener.local_addr().expect("it has one"), transport, rank: 0 });
+            listeners.push(listener);
+        }
+        let doctor = Doctor::new(&Config::development().expect("it has no problem").upstream).expect("names");
+        let route = Route::to("sip:alice@example.net", None, None).expect("a route");
+        // Behind four of them, within one turn, and behind nine, in the second one.
+        for among in [&candidates[5..], &candidates[..]] {
+            let (mut report, begun) = (Report::default(), tokio::time::Instant::now());
+            assert!(doctor.look_at_connections(&route, among, &mut report).await.is_some(), "{report}");
+            assert!(report.is_healthy() && report.findings.len() == among.len(), "{report}");
+            assert!(begun.elapsed() < Duration::from_secs(21), "{:?}", begun.elapsed());
+        }
+        let mut report = Report::default();
+        assert!(doctor.look_at_connections(&route, &candidates[..9], &mut report).await.is_none());
+        assert!(!report.is_healthy(), "each was tried: {report}");
     }
 }

@@ -19,6 +19,7 @@
 //! tells whose an instance is: no AOR, no token, no secret.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -230,9 +231,10 @@ impl<E: OperatorService> Operator<E> {
         &self.0.history
     }
 
-    /// From now on who shows the token of these settings is let in, and nobody else; the one that its file has later may reload.
-    pub fn take_token(&self, settings: &Settings) {
-        self.0.token.take(settings);
+    /// From now on who shows the token of these settings is let in, and nobody else; the one that its file, or the configuration in `source`, has later may
+    /// reload.
+    pub fn take_token(&self, settings: &Settings, source: Option<&Path>) {
+        self.0.token.take(settings, source);
     }
 
     /// What an operator can have the relay do.

@@ -1,7 +1,7 @@
 //! The operator's token, and the one that is to take its place.
 //!
-//! Invariant: the token in force opens everything. The one that its file has now opens the reload alone, which takes it when the whole
-//! configuration can be used, and refuses the earlier one from then on.
+//! Invariant: the token in force opens everything. The one that its file has now, or the file that the configuration names now, opens the reload alone,
+//! which takes it when the whole configuration can be used, and refuses the earlier one from then on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,23 +10,27 @@ use arc_swap::ArcSwap;
 
 use crate::api::access::KeyDigest;
 use crate::config::Operator as Settings;
-use crate::config::token_in;
+use crate::config::{operator_token, token_in};
+use crate::secret::ApiKey;
 
 /// What an operator shows.
 pub(super) struct Token {
     in_force: ArcSwap<KeyDigest>,
     file: ArcSwap<Option<PathBuf>>,
+    /// The configuration.
+    source: ArcSwap<Option<PathBuf>>,
 }
 
 impl Token {
     pub(super) fn new(in_force: KeyDigest) -> Self {
-        Self { in_force: ArcSwap::from_pointee(in_force), file: ArcSwap::default() }
+        Self { in_force: ArcSwap::from_pointee(in_force), file: ArcSwap::default(), source: ArcSwap::default() }
     }
 
-    /// From now on it is this one, and its successor is looked for in its file.
-    pub(super) fn take(&self, settings: &Settings) {
+    /// From now on it is this one, and its successor is looked for in its file, and in the one that the configuration in `source` names by then.
+    pub(super) fn take(&self, settings: &Settings, source: Option<&Path>) {
         self.in_force.store(Arc::new(KeyDigest::of(settings.token.expose())));
         self.file.store(Arc::new(settings.token_file.clone()));
+        self.source.store(Arc::new(source.map(Path::to_owned)));
     }
 
     /// Whether `shown` is the token in force.
@@ -34,11 +38,12 @@ impl Token {
         self.in_force.load().fits(shown)
     }
 
-    /// Whether `shown` is what its file has now. Reads the file.
+    /// Whether `shown` is what its file has now, or the one that the configuration names now. Reads them.
     pub(super) fn is_next(&self, shown: &KeyDigest) -> bool {
-        let file = self.file.load();
-        let next = file.as_ref().as_ref().and_then(|file: &PathBuf| token_in(Path::new(file)));
-        next.is_some_and(|next| KeyDigest::of(next.expose()).fits(shown))
+        let (file, source) = (self.file.load(), self.source.load());
+        let read = |path: &Option<PathBuf>, token: fn(&Path) -> Option<ApiKey>| path.as_deref().and_then(token);
+        let fits = |next: ApiKey| KeyDigest::of(next.expose()).fits(shown);
+        read(&file, token_in).is_some_and(fits) || read(&source, operator_token).is_some_and(fits)
     }
 }
 
@@ -48,7 +53,6 @@ mod tests {
 
     use super::*;
     use crate::random;
-    use crate::secret::ApiKey;
     use crate::vault::hex;
 
     #[test]
@@ -62,7 +66,7 @@ mod tests {
         let (first, second) = ("the-first-token-0123456789", "the-second-token-0123456789");
         let token = Token::new(KeyDigest::of(first));
         assert!(!token.is_next(&KeyDigest::of(second)), "no file was named");
-        token.take(&settings(first));
+        token.take(&settings(first), None);
         for (content, is_next) in [
             (second.to_owned(), true),
             (format!("{second}\n"), true),
@@ -75,9 +79,37 @@ mod tests {
         }
         std::fs::write(&file, "short").unwrap();
         assert!(!token.is_next(&KeyDigest::of("short")), "no configuration could name it");
-        token.take(&settings(second));
+        token.take(&settings(second), None);
         assert!(token.fits(&KeyDigest::of(second)) && !token.fits(&KeyDigest::of(first)));
         std::fs::remove_file(&file).unwrap();
         assert!(!token.is_next(&KeyDigest::of(first)));
+    }
+
+    #[test]
+    fn the_token_of_another_file_that_the_configuration_names_by_now_is_the_next_one() {
+        let folder = std::env::temp_dir().join(format!("sipwake-operator-token-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir(&folder).unwrap();
+        let [source, old, new] = ["relay.toml", "token", "token-2"].map(|name| folder.join(name));
+        let (first, second) = ("the-first-token-0123456789", "the-second-token-0123456789");
+        std::fs::write(&old, first).unwrap();
+        std::fs::write(&new, second).unwrap();
+        let names = |file: &str| std::fs::write(&source, format!("[operator]\ntoken_file = \"{file}\"\n")).unwrap();
+        let settings = |token: &str, file: &Path| Settings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            token: ApiKey::new(token),
+            token_file: Some(file.to_owned()),
+        };
+        let token = Token::new(KeyDigest::of(first));
+        names("token");
+        token.take(&settings(first, &old), Some(&source));
+        assert!(!token.is_next(&KeyDigest::of(second)));
+        names("token-2");
+        assert!(token.is_next(&KeyDigest::of(second)) && !token.fits(&KeyDigest::of(second)));
+        token.take(&settings(second, &new), Some(&source));
+        assert!(token.fits(&KeyDigest::of(second)) && !token.fits(&KeyDigest::of(first)));
+        assert!(!token.is_next(&KeyDigest::of(first)), "what the earlier file has opens nothing any more");
+        std::fs::write(&source, "[operator").unwrap();
+        assert!(token.is_next(&KeyDigest::of(second)), "the file in force has it");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

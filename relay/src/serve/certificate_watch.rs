@@ -1,11 +1,12 @@
 //! Watching the certificate: when it ends, and whether those who connect will take it.
 //!
-//! Invariant: what is told is of the files as they are; one that is not in use is told by [`ServerTls::watch`]. Each doubt is logged once
+//! Invariant: what is told is of the certificate in use; what keeps its files from being taken is told by [`ServerTls::watch`]. Each doubt is logged once
 //! while it lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, interval};
 
 use super::check;
@@ -15,32 +16,87 @@ use crate::metrics::labels::Warning;
 use crate::net::tls::{Doubt, ServerTls};
 use crate::operator::readiness::Readiness;
 
-/// How often its file is looked at.
+/// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(5);
-/// How often a file that is as it was is examined again: its time goes on.
+/// How often one that is as it was is examined again: its time goes on.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics, readiness: Readiness) {
     let mut ticks = interval(EVERY);
-    let mut examined: Option<(Option<Vec<u8>>, Instant)> = None;
+    let mut examined: Option<(Vec<CertificateDer<'static>>, Instant)> = None;
     let mut known: Vec<Doubt> = Vec::new();
     loop {
         ticks.tick().await;
         metrics.certificate_ends(tls.expiry());
-        let Tls::Files { certificate, .. } = &config.tls else { continue };
-        let content = std::fs::read(certificate).ok();
-        if examined.as_ref().is_some_and(|(was, at)| *was == content && at.elapsed() < AGAIN) {
+        let Tls::Files { .. } = &config.tls else { continue };
+        let chain = tls.chain();
+        if examined.as_ref().is_some_and(|(was, at)| *was == chain && at.elapsed() < AGAIN) {
             continue;
         }
-        examined = Some((content, Instant::now()));
         // Whether a private CA is trusted is for those to say who have it.
-        let doubts: Vec<Doubt> = check::certificate(&config).into_iter().filter(Doubt::is_fatal).collect();
+        let doubts = check::certificate_in_use(&config, &chain);
+        let doubts: Vec<Doubt> = doubts.into_iter().filter(Doubt::is_fatal).collect();
+        examined = Some((chain, Instant::now()));
         for doubt in doubts.iter().filter(|doubt| !known.contains(doubt)) {
             tracing::warn!(event = "certificate-doubted", remedy = doubt.remedy(), "tls.certificate: {doubt}");
         }
         let words = |doubt: &Doubt| format!("tls.certificate: {doubt}; {}", doubt.remedy()).into();
         readiness.warn_of(Warning::Trust, doubts.iter().map(words).collect());
         known = doubts;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::operator::readiness::{Check, Standing};
+    use crate::random;
+    use crate::vault::hex;
+
+    const HOST: &str = "relay.example.net";
+
+    fn write(file: &Path, key_file: &Path, last_year: i32) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        std::fs::write(file, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(key_file, key.serialize_pem()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_is_of_the_certificate_in_use_whatever_its_files_have_become() {
+        let folder = std::env::temp_dir().join(format!("sipwake-certificate-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir(&folder).unwrap();
+        let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.join(name));
+        let mut config = Config::development().unwrap();
+        config.edge.public.host = HOST.into();
+        config.upstream.public_host = HOST.into();
+        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
+        let stands = async |in_use: i32, file: Option<i32>| {
+            write(&certificate, &key, in_use);
+            let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
+            Check::ALL.iter().for_each(|check| readiness.pass(*check));
+            let watching = tokio::spawn(watch(config.clone(), tls, Metrics::new(), readiness.clone()));
+            tokio::time::sleep(EVERY * 2).await;
+            let before = readiness.standing();
+            match file {
+                Some(last_year) => write(&certificate, &key, last_year),
+                None => std::fs::remove_file(&certificate).unwrap(),
+            }
+            tokio::time::sleep(AGAIN * 2).await;
+            watching.abort();
+            (before, readiness.standing())
+        };
+        let (ready, degraded) = (Standing::Ready, Standing::Degraded);
+        assert_eq!(stands(2021, None).await, (degraded, degraded), "its file is gone");
+        assert_eq!(stands(2021, Some(2090)).await, (degraded, degraded), "what has come in its place is not in use");
+        assert_eq!(stands(2090, Some(2021)).await, (ready, ready), "an old one that is not taken harms nobody");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

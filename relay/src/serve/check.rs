@@ -6,6 +6,7 @@
 
 use std::io::ErrorKind;
 
+use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
@@ -13,7 +14,7 @@ use super::{open_vault, running_relay};
 use crate::acme;
 use crate::clock;
 use crate::config::{ApnsCredentials, Config, Problem, Tls};
-use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts};
+use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts, doubts_of};
 use crate::push;
 use crate::vault::{Keyring, StoreError};
 
@@ -62,11 +63,24 @@ pub fn certificate(config: &Config) -> Vec<Doubt> {
     if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
         return Vec::new();
     }
+    doubts(certificate, &hosts(config), config.upstream.ca_file.as_deref(), clock::unix_now()).unwrap_or_default()
+}
+
+/// The same of a chain that is in use, leaf first.
+pub fn certificate_in_use(config: &Config, chain: &[CertificateDer<'_>]) -> Vec<Doubt> {
+    if chain.first().is_some_and(acme::stands_in) {
+        return Vec::new();
+    }
+    doubts_of(chain, &hosts(config), config.upstream.ca_file.as_deref(), clock::unix_now())
+}
+
+/// The names by which the relay is connected to.
+fn hosts(config: &Config) -> Vec<&str> {
     let mut hosts = vec![&*config.edge.public.host];
     if config.upstream.transports.tls && config.upstream.public_host != config.edge.public.host {
         hosts.push(&config.upstream.public_host);
     }
-    doubts(certificate, &hosts, config.upstream.ca_file.as_deref(), clock::unix_now()).unwrap_or_default()
+    hosts
 }
 
 /// What the dates of the certificates say that push services are shown, and whether those take no push for it.

@@ -369,7 +369,7 @@ impl Opened {
         let api_routes = apps_door.router();
         let token = &self.config.operator.token;
         let operators_door = Operator::new(token, self.service.clone(), self.metrics.clone(), readiness.clone());
-        operators_door.take_token(&self.config.operator);
+        operators_door.take_token(&self.config.operator, self.config.source.as_deref());
         operators_door.introduce(&self.public_edge);
         let history = operators_door.history().clone().keep(self.metrics.clone());
         let operator_routes = operators_door.router();

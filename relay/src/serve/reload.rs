@@ -20,7 +20,7 @@ use super::push_services::push_service;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
 use crate::metrics::Metrics;
-use crate::net::tls::{ClientTls, ServerTls};
+use crate::net::tls::{ClientTls, ReadCertificate, ReadRoots, ServerTls, TlsError};
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::push::{Network, PushService};
@@ -65,7 +65,8 @@ impl Reloader {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = Reloaded::default();
         let Some(file) = running.0.source.clone() else {
-            self.take_certificate(&mut told);
+            let certificate = self.read_certificate(&mut told);
+            self.take_certificate(certificate, &mut told);
             return told;
         };
         let mut new = match Config::load(&file) {
@@ -76,6 +77,8 @@ impl Reloader {
         };
         let (old, was) = &*running;
         let keys = other_keys(old, &new);
+        // Those of another file wait for a restart, and the file of before may be gone.
+        let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
         keep_what_waits(old, &mut new);
         let same_apps = services_of(old) == services_of(&new);
         // What does not come into force has no series.
@@ -90,16 +93,15 @@ impl Reloader {
         let unusable =
             push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
         told.problems.extend(unusable.map(|(problem, _)| problem.to_string()));
-        if told.problems.is_empty() && new.upstream.ca_file == old.upstream.ca_file {
-            self.take_roots(&new, &mut told);
-        }
+        let roots = if same_ca_file { self.read_roots(&mut told) } else { None };
+        let certificate = self.read_certificate(&mut told);
         if !told.problems.is_empty() {
             return told;
         }
-        self.take_certificate(&mut told);
-        if !told.problems.is_empty() {
-            return told;
+        if roots.is_some_and(|roots| self.upstream_tls.take(roots)) && new.upstream.ca_file.is_some() {
+            told.taken.push("upstream.ca_file".to_owned());
         }
+        self.take_certificate(certificate, &mut told);
         for place in changed(old, &new).into_iter().chain(keys).chain(other_files(was, &prints)) {
             let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
             let list = if can { &mut told.taken } else { &mut told.needs_restart };
@@ -107,7 +109,7 @@ impl Reloader {
                 list.push(place);
             }
         }
-        self.operator.take_token(&new.operator);
+        self.operator.take_token(&new.operator, new.source.as_deref());
         if !same_apps {
             new.apps.clone_from(&old.apps);
         } else {
@@ -128,19 +130,28 @@ impl Reloader {
         told
     }
 
-    fn take_roots(&self, config: &Config, told: &mut Reloaded) {
-        match self.upstream_tls.reload() {
-            Ok(true) if config.upstream.ca_file.is_some() => told.taken.push("upstream.ca_file".to_owned()),
-            Ok(_) => {}
-            Err(error) => told.problems.push(format!("upstream.ca_file: {error}; the old roots stay in use")),
+    fn read_roots(&self, told: &mut Reloaded) -> Option<ReadRoots> {
+        match self.upstream_tls.read() {
+            Ok(read) => read,
+            // They are no file of the configuration: the watch tells of them, and those of before stay.
+            Err(TlsError::NoRoots) => None,
+            Err(error) => {
+                told.problems.push(format!("upstream.ca_file: {error}; the old roots stay in use"));
+                None
+            }
         }
     }
 
-    fn take_certificate(&self, told: &mut Reloaded) {
-        match self.tls.reload() {
-            Ok(true) => told.taken.push("tls.certificate".to_owned()),
-            Ok(false) => {}
-            Err(error) => told.problems.push(format!("tls: {error}; the old certificate stays in use")),
+    fn read_certificate(&self, told: &mut Reloaded) -> Option<ReadCertificate> {
+        self.tls.read().unwrap_or_else(|error| {
+            told.problems.push(format!("tls: {error}; the old certificate stays in use"));
+            None
+        })
+    }
+
+    fn take_certificate(&self, read: Option<ReadCertificate>, told: &mut Reloaded) {
+        if read.is_some_and(|read| self.tls.take(read)) {
+            told.taken.push("tls.certificate".to_owned());
         }
     }
 }

@@ -73,7 +73,8 @@ pub trait NodeService: Clone + Send + Sync + 'static {
     /// what it has. `from`: the address of who asks.
     ///
     /// # Errors
-    /// What this node would answer after it had asked the store once more.
+    /// What this node would answer after it had asked the store once more. [`AccessError::StoreAway`] also at a node that leaves and has the instance: whether
+    /// another one has taken that over cannot be said.
     fn owner_elsewhere(
         &self,
         id: InstanceId,
@@ -139,7 +140,7 @@ impl NodeService for Service {
         }
         let stored = match it.dependencies.vault.load(id).await {
             Ok(Some(stored)) => stored,
-            Ok(None) | Err(_) if is_here => return Ok(None),
+            Ok(None) if is_here => return Ok(None),
             Err(_) => return Err(AccessError::StoreAway),
             Ok(None) => match it.who_wiped(id, Some(proof)).await {
                 Err(AccessError::Unknown) => it.seek(id, Some(from)).await?.ok_or(AccessError::Unknown)?,

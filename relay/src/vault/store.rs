@@ -264,7 +264,7 @@ impl Owner {
     }
 
     /// Reads the text form; `None` for anything else.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (node, run) = text.rsplit_once('#')?;
         Some(Self { node: node.into(), run: run.into() })
     }

@@ -277,3 +277,47 @@ async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_h
     }
     pair.world.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_renews_its_lease_and_says_when_it_is_over() -> Outcome {
+    let pair = Pair::start().await?;
+    let lease = "const { api, instance, secret } = phone.lease;";
+    let ask = |method: &str, more: &str| {
+        let fields = format!("method: '{method}', headers: {{ Authorization: `Bearer ${{secret}}`{more}");
+        format!(
+            "(async () => {{ {lease} return (await fetch(`${{api}}/v1/instances/${{instance}}`, {{ {fields} }})).json(); }})()"
+        )
+    };
+    // As if two days of it had gone by.
+    let short = ask("PATCH", ", 'Content-Type': 'application/json' }, body: JSON.stringify({ lifetime_s: 259200 })");
+    let left = "(Date.parse(told.expires_at) - Date.now()) / 1000";
+    let lasts = format!("{}.then((told) => {left} > 400000)", ask("GET", " }"));
+    pair.phone
+        .run("navigator.serviceWorker.register('push.js').then(() => navigator.serviceWorker.ready).then(() => 1)")
+        .await?;
+    for event in ["renew", "expiring"] {
+        let told = pair.phone.run(&short).await?;
+        assert_eq!(pair.phone.run(&lasts).await?, json!(false), "{told}");
+        let push =
+            pair.phone.run(&format!("JSON.stringify({{ event: '{event}', instance: phone.lease.instance }})")).await?;
+        pair.phone.deliver_push(push.as_str().unwrap_or_default()).await?;
+        pair.phone.until(&lasts, SOON).await?;
+        pair.phone.until("$('state').textContent.startsWith('asleep as pi_')", SOON).await?;
+    }
+    // What is told of another lease ends nothing.
+    pair.phone.run("phone.onPush({ event: 'expired', instance: 'pi_another' })").await?;
+    assert_eq!(pair.phone.run("!!phone.lease").await?, json!(true));
+    pair.phone.run("phone.onPush({ event: 'expired', instance: phone.lease.instance })").await?;
+    pair.shows("no calls come any more: lend the account again").await?;
+    assert_eq!(
+        pair.phone.run("[phone.lease, localStorage.getItem('lease'), $('end').disabled]").await?,
+        json!([null, null, true])
+    );
+
+    // One that was wiped while the page was closed.
+    pair.lend(FCM_TOKEN).await?;
+    pair.phone.run(&ask("DELETE", " }")).await?;
+    pair.phone.run("phone.renew()").await?;
+    pair.shows("no calls come any more: lend the account again").await?;
+    pair.world.end().await
+}

@@ -63,6 +63,13 @@ struct Taken {
     file: Vec<CertificateDer<'static>>,
 }
 
+/// Roots that were read and can be used.
+pub struct ReadRoots {
+    read: Taken,
+    /// `None`: they are those in use.
+    config: Option<Arc<ClientConfig>>,
+}
+
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Roots").field("ca_file", &self.ca_file).finish_non_exhaustive()
@@ -129,20 +136,38 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`] when they cannot be used; then the old ones stay.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let Some(roots) = &self.0.roots else { return Ok(false) };
-        let mut taken = roots.taken();
-        taken.read_at = clock::now();
+        Ok(self.read()?.is_some_and(|read| self.take(read)))
+    }
+
+    /// Reads the roots, and takes none; `None`: one certificate alone is trusted.
+    ///
+    /// # Errors
+    /// [`TlsError`] when they cannot be used.
+    pub fn read(&self) -> Result<Option<ReadRoots>, TlsError> {
+        let Some(roots) = &self.0.roots else { return Ok(None) };
+        roots.taken().read_at = clock::now();
         roots.doubted.store(false, Ordering::Relaxed);
-        let new = read(roots.ca_file.as_deref(), &*roots.system)?;
-        if new.system.is_empty() && !taken.system.is_empty() {
+        let read = read(roots.ca_file.as_deref(), &*roots.system)?;
+        let taken = roots.taken();
+        if read.system.is_empty() && !taken.system.is_empty() {
             return Err(TlsError::NoRoots);
         }
-        let is_other = (&new.system, &new.file) != (&taken.system, &taken.file);
-        if is_other {
-            self.0.current.store(config(&new, roots.ca_file.as_deref())?);
+        let is_other = (&read.system, &read.file) != (&taken.system, &taken.file);
+        let config = is_other.then(|| config(&read, roots.ca_file.as_deref())).transpose()?;
+        Ok(Some(ReadRoots { read, config }))
+    }
+
+    /// Takes what was read, and says whether that is other roots.
+    pub fn take(&self, roots: ReadRoots) -> bool {
+        let ReadRoots { read, config } = roots;
+        let is_other = config.is_some();
+        if let Some(config) = config {
+            self.0.current.store(config);
         }
-        *taken = new;
-        Ok(is_other)
+        if let Some(roots) = &self.0.roots {
+            *roots.taken() = read;
+        }
+        is_other
     }
 
     /// Has the roots read again when they may be others, for ever; give it a task of its own.
@@ -186,7 +211,6 @@ impl Roots {
         self.ca_file.as_deref().map(Look::at).unwrap_or_default()
     }
 
-    /// Held while they are read: of two who take them one is first.
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // Whole values go in: a panic in between leaves what was read before.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)

@@ -81,14 +81,18 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What stands against the chain in the file (leaf first) at `now`, in seconds since 1970, for who connects to one of `hosts`
-/// (bracketed when IPv6). `ca_file` is trusted beside the system's roots.
+/// What stands against the chain in the file, as [`doubts_of`] tells it.
 ///
 /// # Errors
 /// [`TlsError`] when the file holds no certificate.
 pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) -> Result<Vec<Doubt>, TlsError> {
-    let chain = certificates(chain)?;
-    let mut doubts = dated(&chain, now);
+    Ok(doubts_of(&certificates(chain)?, hosts, ca_file, now))
+}
+
+/// What stands against a chain (leaf first) at `now`, in seconds since 1970, for who connects to one of `hosts` (bracketed when IPv6). `ca_file` is trusted
+/// beside the system's roots.
+pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&Path>, now: u64) -> Vec<Doubt> {
+    let mut doubts = dated(chain, now);
     if let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) {
         for host in hosts {
             let fits = |name| leaf.verify_is_valid_for_subject_name(&name).is_ok();
@@ -99,7 +103,7 @@ pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) ->
         let untimely = doubts.iter().any(|doubt| matches!(doubt, Doubt::Ended(..) | Doubt::NotYet(..)));
         doubts.extend(if untimely { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
     }
-    Ok(doubts)
+    doubts
 }
 
 /// What the dates of a chain (leaf first) say at `now`, in seconds since 1970.

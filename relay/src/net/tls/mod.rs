@@ -32,9 +32,9 @@ use super::look::Look;
 use crate::clock;
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
-pub use client::ClientTls;
+pub use client::{ClientTls, ReadRoots};
 pub use development::new_ca_key;
-pub use doubts::{Doubt, dated, doubts};
+pub use doubts::{Doubt, dated, doubts, doubts_of};
 use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.
@@ -81,6 +81,12 @@ pub enum TlsError {
     /// The development certificate could not be made.
     #[error("a development certificate could not be made: {0}")]
     Development(String),
+}
+
+/// A certificate that was read from the files, with its key, and can be used.
+pub struct ReadCertificate {
+    look: [Look; 2],
+    certified: CertifiedKey,
 }
 
 /// The relay's certificate, for all its listeners.
@@ -131,6 +137,11 @@ impl ServerTls {
         self.validity().1
     }
 
+    /// The chain in use, leaf first.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.certificate.current.load().cert.clone()
+    }
+
     /// When the leaf begins to be valid, and when it expires, likewise.
     pub fn validity(&self) -> (u64, u64) {
         let current = self.certificate.current.load();
@@ -150,38 +161,48 @@ impl ServerTls {
     /// Reads the files, however they look, and says whether a new certificate is in use. Fails, and keeps the old one, when
     /// the new one cannot be used.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let Some(files) = &self.files else { return Ok(false) };
-        self.take(files, &mut files.taken())
+        Ok(self.read()?.is_some_and(|read| self.take(read)))
     }
 
     /// The same if they look otherwise than when they were taken; so what could not be taken is tried again each time.
     fn reload_changed(&self) -> Result<bool, TlsError> {
-        let Some(files) = &self.files else { return Ok(false) };
-        let mut taken = files.taken();
-        if *taken == Some(files.look()) {
-            return Ok(false);
+        match &self.files {
+            Some(files) if *files.taken() != Some(files.look()) => self.reload(),
+            _ => Ok(false),
         }
-        self.take(files, &mut taken)
     }
 
-    /// The look is from before the reading: what is written meanwhile is another one.
-    fn take(&self, files: &Files, taken: &mut Option<[Look; 2]>) -> Result<bool, TlsError> {
+    /// Reads the files, and changes nothing; `None`: there are none.
+    ///
+    /// # Errors
+    /// [`TlsError`] when what they hold cannot be used, or not today while the one in use can.
+    pub fn read(&self) -> Result<Option<ReadCertificate>, TlsError> {
+        let Some(files) = &self.files else { return Ok(None) };
+        // From before the reading: what is written meanwhile is another one.
         let look = files.look();
-        let new = files.load()?;
+        let certified = files.load()?;
         let now = clock::unix_now();
-        if let Some(doubt) = untimely(&new, now)
+        if let Some(doubt) = untimely(&certified, now)
             && untimely(&self.certificate.current.load(), now).is_none()
         {
             return Err(TlsError::Untimely { certificate: files.certificate.clone(), doubt });
         }
-        *taken = Some(look);
-        if self.certificate.current.load().cert == new.cert {
-            return Ok(false);
+        Ok(Some(ReadCertificate { look, certified }))
+    }
+
+    /// Takes what was read, and says whether that is a new certificate.
+    pub fn take(&self, read: ReadCertificate) -> bool {
+        let ReadCertificate { look, certified } = read;
+        if let Some(files) = &self.files {
+            *files.taken() = Some(look);
         }
-        self.certificate.current.store(Arc::new(new));
+        if self.certificate.current.load().cert == certified.cert {
+            return false;
+        }
+        self.certificate.current.store(Arc::new(certified));
         // Who resumes looks at no certificate: a session of the old one, whose key may be known, is not gone on with.
         self.tickets.forget();
-        Ok(true)
+        true
     }
 
     /// Looks at the files every [`RELOAD_INTERVAL`], for ever; give it a task of its own. Each look tells why they are not
@@ -251,7 +272,6 @@ impl Files {
         [Look::at(&self.certificate), Look::at(&self.key)]
     }
 
-    /// Held while they are read: of two who take them one is first.
     fn taken(&self) -> MutexGuard<'_, Option<[Look; 2]>> {
         // One assignment is all that is ever done under the lock.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)

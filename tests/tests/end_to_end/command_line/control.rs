@@ -96,6 +96,46 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_what_it_can_where_the_cas_are_in_another_file_and_the_one_of_before_is_gone() -> Outcome {
+    let world = World::start().await?;
+    let relay = &world.relay;
+    let config = relay.config().display().to_string();
+    let (old, new) = (world.authority.ca_file(), relay.directory().join("sip-ca.pem"));
+    std::fs::rename(&old, &new).unwrap();
+    let text = std::fs::read_to_string(relay.config()).unwrap();
+    std::fs::write(relay.config(), text.replace(&old.display().to_string(), &new.display().to_string())).unwrap();
+    std::fs::write(file_of(relay, "token_file"), "another-operator-token").unwrap();
+    let told = sipwake(&["reload", "--config", &config]);
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    let lines = String::from_utf8_lossy(&told.stdout).into_owned();
+    let taken = lines.lines().find(|line| line.starts_with("taken: "));
+    assert!(taken.is_some_and(|taken| taken.contains("operator.token_file")), "{lines}");
+    assert!(lines.contains("in force after a restart: upstream.ca_file"), "{lines}");
+    assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_in_another_file_is_taken_by_a_reload_that_shows_it() -> Outcome {
+    let world = World::start().await?;
+    let relay = &world.relay;
+    let config = relay.config().display().to_string();
+    let (old, new) = (file_of(relay, "token_file"), relay.directory().join("token-2"));
+    std::fs::write(&new, "another-operator-token").unwrap();
+    let text = std::fs::read_to_string(relay.config()).unwrap();
+    std::fs::write(relay.config(), text.replace(&old.display().to_string(), &new.display().to_string())).unwrap();
+    let early = sipwake(&["instances", "list", "--config", &config]);
+    assert!(early.status.code() == Some(1) && said(&early).contains("sipwake reload"), "{}", said(&early));
+    let told = sipwake(&["reload", "--config", &config]);
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    assert!(String::from_utf8_lossy(&told.stdout).contains("taken: operator.token_file"), "{}", said(&told));
+    assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
+    let list = sipwake(&["instances", "list", "--config", &config]);
+    assert_eq!(list.status.code(), Some(0), "{}", said(&list));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended() -> Outcome {
     let mut file = std::path::PathBuf::new();
     let (world, _alice) = World::lent_with(|setup| {

@@ -12,6 +12,7 @@ use relay::service::types::{EnableError, Field, Refusal};
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 
+mod elsewhere;
 mod examining;
 mod hostile;
 mod kept;

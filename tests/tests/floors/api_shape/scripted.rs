@@ -2,13 +2,12 @@
 //!
 //! Invariant: every answer holds fixed values, so that a test can write down the whole body it expects.
 
-use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::http::response::Parts;
 use hyper::service::Service;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::service::TowerToHyperService;
@@ -24,15 +23,16 @@ use relay::metrics::Metrics;
 use relay::push::Event;
 use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
-use relay::service::nodes::{Body, NodeService};
 use relay::service::types::*;
 use relay::service::{AppService, DeviceService, ExamineError, OperatorService, SipServerService};
+use relay::vault::AorHash;
 use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
-use relay::vault::{AorHash, Owner};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId, MessageId, ShardTag};
 use tokio::sync::mpsc;
+
+use super::elsewhere::Nodes;
 
 /// The key of the one App.
 pub const APP_KEY: &str = "app-key-1";
@@ -94,6 +94,8 @@ pub struct Script {
     pub changed: Vec<Change>,
     /// Who was woken.
     pub woken: Vec<Wake>,
+    /// The other nodes.
+    pub nodes: Nodes,
 }
 
 impl Scripted {
@@ -353,27 +355,6 @@ impl DeviceService for Scripted {
     }
 }
 
-impl NodeService for Scripted {
-    async fn owner_elsewhere(
-        &self,
-        _: InstanceId,
-        _: &InstanceSecret,
-        _: IpAddr,
-    ) -> Result<Option<Owner>, AccessError> {
-        Ok(None)
-    }
-
-    async fn ask_owner(&self, _: &Owner, _: Body) -> Option<Body> {
-        None
-    }
-
-    async fn others(&self) -> Option<Vec<Owner>> {
-        self.with(|script| (!script.store_away).then(Vec::new))
-    }
-
-    async fn ask(&self, _: &Owner, _: Body, _: Duration, _: impl FnMut(Body) -> ControlFlow<()> + Send) {}
-}
-
 impl SipServerService for Scripted {
     async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
         let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
@@ -498,10 +479,33 @@ impl Door {
     }
 }
 
-type Asking = std::pin::Pin<Box<dyn Future<Output = Answer>>>;
+type Later<T> = std::pin::Pin<Box<dyn Future<Output = T>>>;
 
 /// Asks a router.
-pub struct Ask(Box<dyn Fn(Request<Full<Bytes>>) -> Asking>);
+pub struct Ask(Box<dyn Fn(Request<Full<Bytes>>) -> Later<Unread>>);
+
+/// An answer whose body nobody has read yet.
+pub struct Unread {
+    parts: Parts,
+    body: Later<Bytes>,
+}
+
+impl Unread {
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.parts.status.as_u16()
+    }
+
+    /// Takes it in.
+    pub async fn read(self) -> Answer {
+        Answer {
+            status: self.status(),
+            text: String::from_utf8(self.body.await.to_vec()).unwrap(),
+            ends_connection: self.parts.extensions.get::<EndConnection>().is_some(),
+            headers: self.parts.headers,
+        }
+    }
+}
 
 impl Ask {
     /// Asks `router`.
@@ -515,12 +519,20 @@ impl Ask {
     {
         Self(Box::new(move |request| {
             let answer = router.call(request);
-            Box::pin(async move { Answer::of(answer.await.unwrap()).await })
+            Box::pin(async move {
+                let (parts, body) = answer.await.unwrap().into_parts();
+                Unread { parts, body: Box::pin(async move { body.collect().await.unwrap().to_bytes() }) }
+            })
         }))
     }
 
     /// Sends a whole request.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        self.leave_unread(request).await.read().await
+    }
+
+    /// Sends a whole request, and reads no answer.
+    pub async fn leave_unread(&self, request: Request<Full<Bytes>>) -> Unread {
         (self.0)(request).await
     }
 
@@ -563,21 +575,6 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn of<B>(response: Response<B>) -> Self
-    where
-        B: hyper::body::Body,
-        B::Error: std::fmt::Debug,
-    {
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Self {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            text: String::from_utf8(body.to_vec()).unwrap(),
-            ends_connection: parts.extensions.get::<EndConnection>().is_some(),
-        }
-    }
-
     /// One header field; empty when it is not there.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())

@@ -171,7 +171,9 @@ async fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
     assert!(dial::tls(address, &client, "old.example").await.is_ok());
 
     authority.scratch.file("relay.key", &new_key);
-    assert!(tls.reload().unwrap());
+    let read = tls.read().unwrap().unwrap();
+    assert!(dial::tls(address, &client, "old.example").await.is_ok(), "who reads takes nothing");
+    assert!(tls.take(read) && !tls.reload().unwrap());
     assert!(dial::tls(address, &client, "new.example").await.is_ok());
     assert!(dial::tls(address, &client, "old.example").await.is_err());
 
