@@ -110,7 +110,7 @@ impl Inner {
         {
             tracing::info!(event = "enabling-overtaken", instance = %id, later = %other, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
             self.let_go(id).await;
-            return Err(EnableError::HungUp);
+            return Err(EnableError::Overtaken);
         }
         let succession = match earlier {
             Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
@@ -146,7 +146,7 @@ impl Inner {
             self.let_go(id).await;
             self.leave_nothing(id, lookup, expires_at).await;
             self.clone().name_later(later, id, lookup);
-            return Err(EnableError::HungUp);
+            return Err(EnableError::Overtaken);
         }
         let fence = placed.fence;
         let vouched = succession == Succession::Vouched;

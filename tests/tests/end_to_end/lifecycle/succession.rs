@@ -346,7 +346,8 @@ async fn what_was_enabled_later_at_another_node_stands_when_the_sip_server_accep
         there.enabled(&wish).await.map_err(Missed::from)
     });
     let (first, second) = (first?, second?);
-    assert_eq!(first.status, 503, "{}", first.text());
+    assert_eq!((first.status, &first.json()["type"]), (422, &json!("urn:sipwake:problem:overtaken")));
+    assert!(!first.headers.contains_key("retry-after"), "sent again, it would be the later one");
     world.await_contacts(1).await?;
     let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
     assert_eq!(records(), 1);
