@@ -18,6 +18,7 @@
 //! while the SIP server had not answered here, stands, and what was begun here is let go of.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -109,7 +110,7 @@ impl Inner {
             && self.is_later(other, enabled_at).await
         {
             tracing::info!(event = "enabling-overtaken", instance = %id, later = %other, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
-            self.let_go(id).await;
+            self.give_way(id, ready(Some(other))).await;
             return Err(EnableError::Overtaken);
         }
         let succession = match earlier {
@@ -143,7 +144,7 @@ impl Inner {
             && self.is_later(later, enabled_at).await
         {
             tracing::info!(event = "enabling-overtaken", instance = %id, later = %later, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
-            self.let_go(id).await;
+            self.give_way(id, ready(Some(later))).await;
             self.leave_nothing(id, lookup, expires_at).await;
             self.clone().name_later(later, id, lookup);
             return Err(EnableError::Overtaken);

@@ -184,6 +184,7 @@ impl Endpoint {
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
             Input::RetryNow(instance) => self.retry_now(now, instance),
+            Input::RegisterAgain(instance) => self.register_again(now, instance),
             Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),

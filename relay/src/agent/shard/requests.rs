@@ -56,6 +56,7 @@ impl Shard {
             }
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
+            Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
             // Its record is ended by whoever asks.
             Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
                 if self.admit(id, &Principal::Relay).is_err() {
