@@ -612,3 +612,6 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         origins: config.api.origins.clone().into(),
     }
 }
+
+#[cfg(test)]
+mod taken_again;

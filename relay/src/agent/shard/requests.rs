@@ -194,6 +194,12 @@ impl Shard {
                 self.instances.set_lease(id, lease);
             }
             self.shared.upstreams.release(binding.upstream);
+            if is_newer {
+                if binding.proven {
+                    self.be_proven(id);
+                }
+                self.be_present(id, !binding.register);
+            }
             self.note_settled(id);
             return;
         }
@@ -266,13 +272,41 @@ impl Shard {
                 self.note_proven(id);
             }
         } else if vouched {
-            row.is_proven = true;
-            self.drive(clock::now(), Input::Vouch(id));
-            if let Some(binding) = self.endpoint.binding_of_instance(id) {
-                self.share_registration(id, binding);
-            }
+            self.be_proven(id);
         }
         true
+    }
+
+    /// Its record says that its SIP server has accepted it, or that another one vouches for it.
+    fn be_proven(&mut self, id: InstanceId) {
+        let Some(row) = self.instances.get_mut(id).filter(|row| !row.is_proven) else { return };
+        row.is_proven = true;
+        self.drive(clock::now(), Input::Vouch(id));
+        if let Some(binding) = self.endpoint.binding_of_instance(id) {
+            self.share_registration(id, binding);
+        }
+    }
+
+    /// Its record says whether its app is in the foreground.
+    fn be_present(&mut self, id: InstanceId, foreground: bool) {
+        let Some(row) = self.instances.get_mut(id) else { return };
+        match (foreground, row.state == InstanceState::Foreground) {
+            (true, false) => {
+                self.set_state(id, InstanceState::Foreground);
+                self.instances.set_not_lost(id);
+                self.note(id, None, What::Foreground);
+                self.next.push_back(Input::Suspend(id));
+            }
+            (false, true) => {
+                self.set_state(id, InstanceState::Registering);
+                self.note(id, None, What::Background);
+                self.drive(clock::now(), Input::Resume(id));
+                if let Some(binding) = self.endpoint.binding_of_instance(id) {
+                    self.share_registration(id, binding);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn replace(
@@ -286,27 +320,12 @@ impl Shard {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        let is_foreground = row.state == InstanceState::Foreground;
         // One may have been sent since the record was looked at.
         let same_end = lease.expires_at == row.expires_at();
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
         self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });
-        match foreground {
-            Some(true) if !is_foreground => {
-                self.set_state(id, InstanceState::Foreground);
-                self.instances.set_not_lost(id);
-                self.note(id, None, What::Foreground);
-                self.next.push_back(Input::Suspend(id));
-            }
-            Some(false) if is_foreground => {
-                self.set_state(id, InstanceState::Registering);
-                self.note(id, None, What::Background);
-                self.drive(clock::now(), Input::Resume(id));
-                if let Some(binding) = self.endpoint.binding_of_instance(id) {
-                    self.share_registration(id, binding);
-                }
-            }
-            _ => {}
+        if let Some(foreground) = foreground {
+            self.be_present(id, foreground);
         }
         self.status_of(id)
     }
