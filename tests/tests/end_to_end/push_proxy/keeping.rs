@@ -68,6 +68,39 @@ async fn a_call_to_a_phone_that_lent_nothing_waits_for_a_store_that_does_not_ans
     world.content()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_caller_gave_up_while_it_waited_for_the_store_pushes_nobody() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    redis.freeze();
+    world.relay.relaunch()?;
+    world.relay.await_log("serving", SOON).await?;
+    let before = world.fcm.count();
+    let given_up = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    given_up.expect(100, SOON).await?;
+    let behind = async {
+        let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+        caller.expect(100, SOON).await?;
+        redis.thaw();
+        Ok::<_, Missed>(caller)
+    };
+    // It is answered when the store has answered.
+    let (cancelled, caller) = tokio::join!(given_up.cancel(), behind);
+    let caller = cancelled.and(caller)?;
+    given_up.expect(487, SOON).await?;
+    world.android_push().await?;
+    caller.expect(180, SOON).await?;
+    assert_eq!(world.fcm.count(), before + 1, "the other one's alone");
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!(world.fcm.count(), before + 1);
+    world.content()
+}
+
 /// A node is believed dead after a lease of silence, and another one of watching.
 async fn takes_over(other: &RelayProcess) -> Outcome {
     let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
