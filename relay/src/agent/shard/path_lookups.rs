@@ -50,6 +50,8 @@ struct PathLookup {
     waiting: Vec<(Instant, Input)>,
     /// What was asked has not answered.
     is_slow: bool,
+    /// The registration has ended, or was let go of, since the store was asked: what it answers may be from before.
+    is_stale: bool,
 }
 
 /// What was found for requests that name a registration.
@@ -79,7 +81,7 @@ impl PathLookups {
 
     fn add(&mut self, id: InstanceId, at: Instant, request: Input) {
         self.bytes += bytes_of(&request);
-        let fresh = || PathLookup { waiting: Vec::new(), is_slow: false };
+        let fresh = || PathLookup { waiting: Vec::new(), is_slow: false, is_stale: false };
         self.all.entry(id).or_insert_with(fresh).waiting.push((at, request));
     }
 
@@ -88,6 +90,17 @@ impl PathLookups {
         let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
         self.bytes -= taken.iter().map(|(_, request)| bytes_of(request)).sum::<usize>();
         taken
+    }
+
+    /// A registration has ended, or another node has it: what is being asked of it is asked again.
+    pub(super) fn doubt(&mut self, id: InstanceId) {
+        if let Some(lookup) = self.all.get_mut(&id) {
+            lookup.is_stale = true;
+        }
+    }
+
+    fn is_stale(&self, id: InstanceId) -> bool {
+        self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
     }
 
     /// Whether the same request waits.
@@ -145,6 +158,10 @@ impl Shard {
     /// What requests by our Path wait for has come, or has not.
     pub(crate) fn on_path_looked_up(&mut self, id: InstanceId, found: LookedUp) {
         let served = match found {
+            LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
+                self.shared.upstreams.release(new.upstream);
+                return self.wait_for_answer(id);
+            }
             LookedUp::Known(new, addresses) => {
                 let upstream = new.upstream;
                 self.adopt(*new);

@@ -111,7 +111,10 @@ impl Shard {
             Request::Adopt { new, reply } => {
                 let _ = reply.send(self.adopt(*new));
             }
-            Request::LetGo { id, fence } => self.let_go_of_push_binding(id, fence),
+            Request::LetGo { id, fence } => {
+                self.path_lookups.doubt(id);
+                self.let_go_of_push_binding(id, fence);
+            }
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::HandOver { woken, reply } => {

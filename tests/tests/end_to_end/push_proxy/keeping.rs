@@ -171,6 +171,34 @@ async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that
     Ok(())
 }
 
+/// It asks the store, which still has the record, after it has heard of its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_adopted_while_the_store_has_yet_to_erase_its_record_is_let_go_of_when_it_has() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    let learned = phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    takes_over(&other).await?;
+    world.relay.restart().await?;
+    let may_erase = |right: &str| redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(right));
+    may_erase("-del");
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), other.setup().operator_token.as_str());
+    let wiped = other.operator().json("POST", &path, Some(token), None).await?;
+    assert!(wiped.json()["signature"].is_null(), "{}", wiped.text());
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    caller.expect(180, SOON).await?;
+    world.android_push().await?;
+    world.cancel(&caller).await?;
+    world.await_metric(REGISTRATIONS, 1.0).await?;
+    may_erase("+del");
+    world.await_metric(REGISTRATIONS, 0.0).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() -> Outcome {
     let (world, redis) = World::on_redis(|setup| {
