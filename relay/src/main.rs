@@ -248,7 +248,7 @@ async fn stay_alive(manager: Arc<Notifier>, agent: Agent) {
     let mut ticks = tokio::time::interval(every / 2);
     loop {
         ticks.tick().await;
-        if agent.answers(every / 2).await {
+        if agent.all_answer(every / 2).await {
             manager.alive();
         } else {
             tracing::error!(

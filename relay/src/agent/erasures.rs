@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is handed over is erased as soon as the store answers, however long that takes; a wipe's tombstone has the
 //! next run go on with it, and the record's own TTL is the backstop. An instance waits once, however often it is handed over, and one whose
-//! receipt is still to come before any that the store has again. Its tombstone says that a record is erased when the store has said so, and not before.
+//! receipt is still to come before any that the store has again. What the store has not erased is asked for again in turn with what it was not asked for yet: the slot of
+//! a Cluster, or the one record, that it does not answer for keeps no other waiting. Its tombstone says that a record is erased when the store has said so, and not before.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -18,8 +19,9 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::{Lookup, StoreError, Tombstone, Vault};
 
-/// The pause after the store did not answer.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pause after the store did not answer for one: twice as long each time that it does not for the next, either.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Takes erasures over; cheap to clone.
 #[derive(Clone)]
@@ -41,6 +43,27 @@ enum Turn {
     First,
     /// It was erased before, and the store has it again.
     Again,
+    /// The store has failed to erase it, where it was the [first](Self::First), or [again](Self::Again).
+    FirstRetried,
+    AgainRetried,
+}
+
+/// The turns that alternate, where there is no [first](Turn::First) one.
+const IN_TURN: [Turn; 3] = [Turn::FirstRetried, Turn::Again, Turn::AgainRetried];
+
+impl Turn {
+    /// The turn of what the store has failed to erase in this one.
+    fn after_failure(self) -> Self {
+        match self {
+            Self::First | Self::FirstRetried => Self::FirstRetried,
+            Self::Again | Self::AgainRetried => Self::AgainRetried,
+        }
+    }
+
+    /// Whether one that waits for this turn is to wait for that one in its place.
+    fn gives_way_to(self, other: Self) -> bool {
+        other == Self::First && matches!(self, Self::Again | Self::AgainRetried)
+    }
 }
 
 /// The erasures that wait.
@@ -48,9 +71,10 @@ enum Turn {
 struct Queue {
     /// Each with its lookup where that is known, and its turn.
     waiting: HashMap<InstanceId, (Option<Lookup>, Turn)>,
-    /// In the order in which they came; one whose turn was moved up stands in both.
-    first: VecDeque<InstanceId>,
-    again: VecDeque<InstanceId>,
+    /// By turn, in the order in which they came; one whose turn was moved up stands in both.
+    by_turn: [VecDeque<InstanceId>; 4],
+    /// Which of [`IN_TURN`] is next.
+    next: usize,
     is_under_way: bool,
 }
 
@@ -60,26 +84,33 @@ impl Queue {
             Entry::Occupied(waiting) => {
                 let (known, before) = waiting.into_mut();
                 *known = known.or(lookup);
-                if turn == *before || turn == Turn::Again {
+                if !before.gives_way_to(turn) {
                     return;
                 }
                 *before = turn;
             }
             Entry::Vacant(place) => drop(place.insert((lookup, turn))),
         }
-        match turn {
-            Turn::First => self.first.push_back(id),
-            Turn::Again => self.again.push_back(id),
-        }
+        self.by_turn[turn as usize].push_back(id);
     }
 
     fn take(&mut self) -> Option<(InstanceId, Option<Lookup>, Turn)> {
         self.is_under_way = false;
-        loop {
-            let (id, turn) = match self.first.pop_front() {
-                Some(id) => (id, Turn::First),
-                None => (self.again.pop_front()?, Turn::Again),
-            };
+        if let Some(first) = self.take_of(Turn::First) {
+            return Some(first);
+        }
+        for _ in IN_TURN {
+            let turn = IN_TURN[self.next];
+            self.next = (self.next + 1) % IN_TURN.len();
+            if let Some(next) = self.take_of(turn) {
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    fn take_of(&mut self, turn: Turn) -> Option<(InstanceId, Option<Lookup>, Turn)> {
+        while let Some(id) = self.by_turn[turn as usize].pop_front() {
             if self.waiting.get(&id).is_some_and(|(_, its)| *its == turn)
                 && let Some((lookup, turn)) = self.waiting.remove(&id)
             {
@@ -87,6 +118,7 @@ impl Queue {
                 return Some((id, lookup, turn));
             }
         }
+        None
     }
 
     fn count(&self) -> usize {
@@ -149,6 +181,7 @@ impl Orders {
 }
 
 async fn erase_all(orders: Weak<Orders>, mut count: watch::Receiver<usize>, vault: Vault, metrics: Metrics) {
+    let mut pause = PAUSE_MIN;
     while let Some(next) = orders.upgrade().map(|orders| orders.take()) {
         let Some((id, lookup, turn)) = next else {
             // An error means that nobody can hand over any more.
@@ -157,13 +190,15 @@ async fn erase_all(orders: Weak<Orders>, mut count: watch::Receiver<usize>, vaul
             }
             continue;
         };
-        if !erase(&vault, &metrics, id, lookup).await {
-            // One that the store does not understand must not keep the others waiting.
-            if let Some(orders) = orders.upgrade() {
-                orders.add(id, lookup, turn);
-            }
-            sleep(PAUSE).await;
+        if erase(&vault, &metrics, id, lookup).await {
+            pause = PAUSE_MIN;
+            continue;
         }
+        if let Some(orders) = orders.upgrade() {
+            orders.add(id, lookup, turn.after_failure());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -202,13 +237,19 @@ mod tests {
         for number in 0..3_000 {
             queue.add(id(number % 3), None, Turn::Again);
         }
-        assert_eq!((queue.count(), queue.again.len()), (3, 3));
+        assert_eq!((queue.count(), queue.by_turn[Turn::Again as usize].len()), (3, 3));
         for _ in 0..3_000 {
             queue.add(id(2), None, Turn::First);
         }
-        assert_eq!((queue.count(), queue.first.len()), (3, 1));
+        assert_eq!((queue.count(), queue.by_turn[Turn::First as usize].len()), (3, 1));
         let taken: Vec<_> = std::iter::from_fn(|| queue.take()).map(|(id, ..)| id).collect();
         assert_eq!((taken, queue.count()), (vec![id(2), id(0), id(1)], 0));
+        // Handed over again after it has failed.
+        for turn in [Turn::FirstRetried, Turn::First, Turn::Again] {
+            queue.add(id(3), None, turn);
+        }
+        assert_eq!(queue.take(), Some((id(3), None, Turn::FirstRetried)));
+        assert_eq!((queue.take(), queue.count()), (None, 0));
     }
 
     #[test]
@@ -218,9 +259,33 @@ mod tests {
         queue.add(id(5_000), None, Turn::First);
         assert_eq!(queue.take().map(|(id, ..)| id), Some(id(5_000)));
         // The store did not answer.
-        queue.add(id(5_000), None, Turn::First);
+        queue.add(id(5_000), None, Turn::First.after_failure());
+        queue.add(id(5_001), None, Turn::First);
+        assert_eq!(queue.take().map(|(id, ..)| id), Some(id(5_001)));
         assert_eq!(queue.take().map(|(id, ..)| id), Some(id(5_000)));
         assert_eq!(queue.count(), 1_001, "the one that is under way counts");
         assert_eq!(queue.take().map(|(id, ..)| id), Some(id(0)));
+    }
+
+    #[test]
+    fn what_the_store_does_not_erase_keeps_nothing_else_waiting() {
+        let fails = |id: InstanceId| (0..40).any(|number| id == self::id(number));
+        for failing in [Turn::First, Turn::Again] {
+            let mut queue = Queue::default();
+            (0..40).for_each(|number| queue.add(id(number), None, failing));
+            (1_000..1_100).for_each(|number| queue.add(id(number), None, Turn::Again));
+            let (mut erased, mut tried) = (0, 0);
+            while erased < 100 && tried < 1_000 {
+                let (id, lookup, turn) = queue.take().unwrap();
+                tried += 1;
+                match fails(id) {
+                    true => queue.add(id, lookup, turn.after_failure()),
+                    false => erased += 1,
+                }
+            }
+            assert!(erased == 100 && tried <= 40 + 3 * 100, "{failing:?}: {erased} of {tried}");
+            let rest: std::collections::BTreeSet<_> = (0..40).map(|_| queue.take().unwrap().0).collect();
+            assert_eq!((rest.len(), queue.take()), (40, None), "each of them has its turn again");
+        }
     }
 }

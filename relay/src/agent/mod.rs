@@ -14,6 +14,7 @@
 //! | [`trace`] | the SIP of one instance, recorded with consent |
 //! | [`transport`] | connections, listeners, datagrams, dialling, SIP servers |
 //! | [`request`] | what the use cases ask of a shard, and its answers |
+//! | `asking` | questions to the shards, and their answers |
 //! | `delivery` | how a push is sent and its verdict named |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
@@ -25,6 +26,7 @@
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
 
+mod asking;
 mod delivery;
 mod digest;
 mod erasures;
@@ -520,11 +522,6 @@ impl Agent {
         &self.0.stories
     }
 
-    /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
-    pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
-    }
-
     /// Tells the shard of an instance.
     pub async fn tell(&self, id: InstanceId, command: Request) {
         let shard = id.tag().shard(self.0.shards.len());
@@ -545,21 +542,6 @@ impl Agent {
             binding.push(bound);
         }
         Binding(binding)
-    }
-
-    /// Asks every shard, one after the other.
-    pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
-        let mut answers = Vec::with_capacity(self.0.shards.len());
-        for shard in 0..self.0.shards.len() {
-            answers.extend(self.ask_shard(shard, &command).await);
-        }
-        answers
-    }
-
-    /// Whether every shard answers within this time.
-    pub async fn answers(&self, within: Duration) -> bool {
-        let answers = tokio::time::timeout(within, self.ask_all(Request::OpenCalls)).await;
-        answers.is_ok_and(|answers| answers.len() == self.0.shards.len())
     }
 
     /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
@@ -693,11 +675,5 @@ impl Agent {
     /// Waits until every shard has ended, and the connections have said their last words.
     pub async fn ended(&self) {
         self.0.shards.cores.ended().await;
-    }
-
-    async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.0.shards.send(shard, ShardInput::Request(Box::new(command(reply)))).await;
-        answer.await.ok()
     }
 }

@@ -108,6 +108,11 @@ pub enum Request {
         /// The instance.
         id: InstanceId,
     },
+    /// Register an instance again at once: what another node has unregistered may have been its registration.
+    RegisterAgain {
+        /// The instance.
+        id: InstanceId,
+    },
     /// End an instance on the relay's word, also when it comes here later: then it is turned away.
     EndAhead {
         /// The instance.

@@ -275,6 +275,10 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         EnableError::UpstreamRefused { status, reason } => {
             Problem::new(ProblemType::UpstreamRefused, refusal_detail(reason)).with("sip_status", status.into())
         }
+        EnableError::Overtaken => Problem::new(
+            ProblemType::Overtaken,
+            "This device was enabled again while this request waited for the SIP server, and that one stands: go on with the instance that its answer names, and do not send this one again. Nothing is kept of it.",
+        ),
         EnableError::TooManyFailures { retry_after_s } => Problem::new(
             ProblemType::TooManyRequests,
             "Too many wrong passwords were tried for this account, or from this address. Try again after the seconds that Retry-After names.",

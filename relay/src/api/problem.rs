@@ -90,6 +90,8 @@ problems! {
     UpstreamRefused = "upstream-refused", 422, "The SIP server refused the account";
     /// The SIP server's name leads to no address. Nothing is kept.
     UpstreamNotFound = "upstream-not-found", 422, "The SIP server's name leads to no address";
+    /// The same device was enabled later, by another request, which stands. Nothing is kept of this one.
+    Overtaken = "overtaken", 422, "A later enabling of the device stands";
     /// Too many requests or failures; `Retry-After` tells when to come back.
     TooManyRequests = "too-many-requests", 429, "Too many requests";
     /// The store does not answer.

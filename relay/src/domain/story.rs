@@ -79,6 +79,8 @@ words!(
         Elsewhere = "elsewhere",
         /// The call takes the place of one that this device is not in (RFC 3891).
         Replaces = "replaces",
+        /// The caller had given up while the call waited to be told whose it is.
+        Cancelled = "cancelled",
     }
 );
 

@@ -398,13 +398,14 @@ impl Opened {
         chores.extend(self.certificate_by_acme(acme, &readiness, end.1));
         let service = self.service.clone();
         let agent = self.agent.clone();
-        let answer = async move || agent.answers(shard_watch::EVERY).await;
+        let shards = 0..agent.shard_count();
+        let answers = async move |shard| agent.answers(shard).await;
         chores.extend([
             chore(&readiness, "telling other nodes", service.clone().tell_nodes(self.node_news)),
             chore(&readiness, "writing down records", self.service.write_down_notes(self.record_notes)),
             chore(&readiness, "letters of other nodes", letters),
             chore(&readiness, "the last hour of the metrics", history),
-            chore(&readiness, "watching the shards", shard_watch::watch(answer, readiness.clone())),
+            chore(&readiness, "watching the shards", shard_watch::watch(shards, answers, readiness.clone())),
         ]);
         Running {
             edge: edge_at,
@@ -611,3 +612,6 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         origins: config.api.origins.clone().into(),
     }
 }
+
+#[cfg(test)]
+mod taken_again;

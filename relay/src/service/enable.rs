@@ -18,6 +18,7 @@
 //! while the SIP server had not answered here, stands, and what was begun here is let go of.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -109,8 +110,8 @@ impl Inner {
             && self.is_later(other, enabled_at).await
         {
             tracing::info!(event = "enabling-overtaken", instance = %id, later = %other, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
-            self.let_go(id).await;
-            return Err(EnableError::HungUp);
+            self.give_way(id, ready(Some(other))).await;
+            return Err(EnableError::Overtaken);
         }
         let succession = match earlier {
             Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
@@ -143,10 +144,10 @@ impl Inner {
             && self.is_later(later, enabled_at).await
         {
             tracing::info!(event = "enabling-overtaken", instance = %id, later = %later, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
-            self.let_go(id).await;
+            self.give_way(id, ready(Some(later))).await;
             self.leave_nothing(id, lookup, expires_at).await;
             self.clone().name_later(later, id, lookup);
-            return Err(EnableError::HungUp);
+            return Err(EnableError::Overtaken);
         }
         let fence = placed.fence;
         let vouched = succession == Succession::Vouched;

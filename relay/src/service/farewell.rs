@@ -4,6 +4,7 @@
 //! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
 //! shard ── a registration that passed through ─ each other node ──────── lets go of a copy ─ heard ── the receipt
 //! shard of a node that leaves ── a dead token ── the owner ── judges by its record
+//! node that has let go of an instance ── unregistered ── the owner of the one that has its place ── registers again
 //! ```
 //!
 //! Invariant: a node that leaves takes what it is told from the store or lets go of what it has, and puts nothing. Who tells it waits for that, and no longer
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
@@ -126,6 +127,7 @@ impl Inner {
             Word::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
             }
+            Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
             // What a node has that does not leave is its own.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
@@ -136,8 +138,38 @@ impl Inner {
         Zeroizing::new(HEARD.to_vec())
     }
 
+    /// Unregisters what gives way to a later one and is here, and has that one's owner register it again then. Nodes behind one name have one Contact, and a node that
+    /// had an account before, and has it again, has the `+sip.instance` that it had: then one of the two has taken the other's registration away.
+    pub(super) async fn give_way(
+        self: &Arc<Self>,
+        id: InstanceId,
+        later: impl Future<Output = Option<InstanceId>> + Send + 'static,
+    ) {
+        let (reply, ended) = oneshot::channel();
+        let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: Some(reply) };
+        self.dependencies.agent.tell(id, end).await;
+        let it = self.clone();
+        tokio::spawn(async move {
+            // Its SIP server has answered, or has had its time; it has no receipt.
+            let _ = ended.await;
+            if let Some(later) = later.await {
+                it.have_registered_again(later).await;
+            }
+        });
+    }
+
+    async fn have_registered_again(self: &Arc<Self>, id: InstanceId) {
+        if self.look_as_relay(id).await.is_ok() {
+            return self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await;
+        }
+        // A node that is away registers it when it is back, and who takes it over does.
+        if let Ok(Some(stored)) = self.dependencies.vault.load(id).await {
+            let _ = Service(self.clone()).ask_owner(&stored.owner, Word::RegisterAgain(id).encode()).await;
+        }
+    }
+
     /// The owner has ended an instance that is served here still.
-    async fn let_go_at_once(&self, id: InstanceId) {
+    async fn let_go_at_once(self: &Arc<Self>, id: InstanceId) {
         if self.look_as_relay(id).await.is_err() {
             // It may be on its way here, as the successor of another one.
             let kind = EndKind::NeverOurs;

@@ -9,6 +9,7 @@
 //! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
+//! | [`Word::RegisterAgain`] | a node that has unregistered what gave way to an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
 //! A word is the body of a question ([`Letter::Ask`](crate::vault::letters::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
 //! that it is no request, and goes on.
@@ -59,6 +60,8 @@ pub(super) enum Word {
         /// Which, and since when.
         token: DeadToken,
     },
+    /// What was unregistered elsewhere may have been the registration of this one.
+    RegisterAgain(InstanceId),
 }
 
 /// The runs that leave, each with until when that is believed.
@@ -91,6 +94,10 @@ impl Word {
                 out.extend_from_slice(&mark);
                 out.extend_from_slice(&since_ms.to_be_bytes());
             }
+            Self::RegisterAgain(id) => {
+                out.push(7);
+                out.extend_from_slice(&id.to_bytes());
+            }
         }
         out
     }
@@ -110,6 +117,7 @@ impl Word {
                 let since_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 Some(Self::TokenDead { id: id(one), token: DeadToken { mark: *mark, since_ms } })
             }
+            (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             _ => None,
         }
     }
@@ -161,6 +169,7 @@ mod tests {
             Word::Changed(id(2)),
             Word::Succeeded { earlier: id(3), later: id(4) },
             Word::TokenDead { id: id(5), token },
+            Word::RegisterAgain(id(6)),
         ];
         for word in words {
             let mut body = word.encode();

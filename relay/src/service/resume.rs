@@ -412,7 +412,7 @@ impl Keeping {
 impl Inner {
     /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped. What is not here while something is on its
     /// way here is waited for, and told again; so is what the store could not be asked about.
-    pub(super) async fn let_go_of_ended(&self) {
+    pub(super) async fn let_go_of_ended(self: &Arc<Self>) {
         // A store that is away tells them with the next lease.
         while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
             let told = ended.len();
@@ -446,7 +446,7 @@ impl Inner {
     }
 
     /// Lets go of these, which another node has ended; those that need not be told again.
-    async fn let_go_of(&self, ended: Vec<InstanceId>) -> Vec<InstanceId> {
+    async fn let_go_of(self: &Arc<Self>, ended: Vec<InstanceId>) -> Vec<InstanceId> {
         let (mut done, mut owned) = (Vec::with_capacity(ended.len()), Vec::new());
         for id in ended {
             match self.let_go_of_one(id).await {
@@ -467,12 +467,15 @@ impl Inner {
 
     /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
     /// registered it here anew, or because it is not erased yet.
-    pub(super) async fn let_go_of_one(&self, id: InstanceId) -> Result<bool, StoreError> {
+    pub(super) async fn let_go_of_one(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
         let agent = &self.dependencies.agent;
-        let passed = self.look_as_relay(id).await.ok().filter(|status| self.passed_through(status));
-        let Some(passed) = passed else {
-            let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
-            agent.tell(id, end).await;
+        let status = self.look_as_relay(id).await.ok();
+        let Some(passed) = status.as_ref().filter(|status| self.passed_through(status)) else {
+            let lookup = status.and_then(|status| self.place_of(&status)).map(|place| place.lookup);
+            let vault = self.dependencies.vault.clone();
+            // Where it was wiped none has its place.
+            self.give_way(id, async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) })
+                .await;
             return Ok(true);
         };
         match self.dependencies.vault.load(id).await {

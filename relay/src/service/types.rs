@@ -331,6 +331,9 @@ pub enum EnableError {
     /// This node is shutting down.
     #[error("this relay is shutting down")]
     Draining,
+    /// The same device was enabled later at another node, and that one stands. Nothing is kept.
+    #[error("a later enabling of the device stands")]
+    Overtaken,
     /// The app has hung up: nobody reads this.
     #[error("the app has hung up")]
     HungUp,

@@ -161,6 +161,13 @@ impl Endpoint {
         }
     }
 
+    /// What stands may stand no more at its SIP server.
+    pub(super) fn register_again(&mut self, now: Instant, instance: InstanceId) {
+        if let Some(binding) = self.devices.binding_of(instance) {
+            self.redirect(now, binding, Registration::register_again);
+        }
+    }
+
     /// Changes what a registration is about; what a REGISTER that is under way asked for is not wanted any more.
     pub(super) fn redirect(
         &mut self,

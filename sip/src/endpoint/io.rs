@@ -155,6 +155,9 @@ pub enum Input {
     /// allowed: a REGISTER that waits after a failure goes at once, unless its SIP server has told it how long to wait, or
     /// refuses the credentials.
     RetryNow(InstanceId),
+    /// Another relay may have taken this device's registration away at its SIP server, with its own: what stands is registered again at once, and what waits after a
+    /// failure as by [`Input::RetryNow`].
+    RegisterAgain(InstanceId),
     /// Another node serves this device from now on: forget it, and say nothing to its SIP server when it was the last of its
     /// binding; ends with [`Event::Unbound`].
     Release(InstanceId),

@@ -87,7 +87,7 @@ use crate::flow::TokenKey;
 use crate::id::{BindingId, BranchId, InstanceId, ShardTag};
 use crate::message::Message;
 use crate::random::Random;
-use crate::transaction::Expired;
+use crate::transaction::{Expired, RequestKey};
 
 use asked::AskedByDevices;
 use asked_servers::AskedOfServers;
@@ -184,6 +184,7 @@ impl Endpoint {
             Input::Bind(new) => self.on_bind(now, *new),
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
             Input::RetryNow(instance) => self.retry_now(now, instance),
+            Input::RegisterAgain(instance) => self.register_again(now, instance),
             Input::Release(instance) => self.on_release(now, instance),
             Input::Suspend(instance) => self.on_presence(now, instance, true),
             Input::Resume(instance) => self.on_presence(now, instance, false),
@@ -296,6 +297,12 @@ impl Endpoint {
     /// [`Event::InviteTransaction`] told of by the endpoint that has it; `None` for any other message.
     pub fn invite_key(message: &Message, side: Side) -> Option<String> {
         crate::transaction::invite_key(message, side)
+    }
+
+    /// The key of the INVITE that a message from this side is, as [`Self::invite_key`] names it; `None` for any other message.
+    pub fn key_of_invite(message: &Message, side: Side) -> Option<String> {
+        let is_invite = message.is_request() && message.method() == Some(crate::message::Method::Invite);
+        is_invite.then(|| RequestKey::of(message, message.via().as_ref(), side).as_str().to_owned())
     }
 
     /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::invite_key`] an

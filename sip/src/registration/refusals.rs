@@ -60,6 +60,17 @@ impl Registration {
         }
     }
 
+    /// What it is granted may have been taken away: it is asked for again at once, and counts as standing until that is answered.
+    pub fn register_again(&mut self) -> Step {
+        match self.state {
+            State::Registered { .. } if self.goal == Goal::Registered => {
+                self.state = State::Waiting;
+                Step::WantFlow
+            }
+            _ => self.on_server_back(),
+        }
+    }
+
     /// Whether it may begin before its wait is over, because the SIP server grants others: once, until it has waited in full. `all`: that
     /// server had served nobody; else only one that has failed once, for the failure may be its own.
     pub fn may_hurry(&self, all: bool) -> bool {

@@ -100,6 +100,27 @@ fn a_registration_whose_way_is_free_is_tried_again_at_once_unless_its_server_has
 }
 
 #[test]
+fn what_another_relay_may_have_unregistered_is_registered_again_at_once_and_counts_as_registered_meanwhile() {
+    let mut world = World::registered();
+    let before = world.count("REGISTER");
+    for _ in 0..2 {
+        world.input(Input::RegisterAgain(world.instance));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, 1, "one that is under way is left alone");
+    }
+    assert!(world.endpoint.is_registered(world.binding));
+    world.grant(600);
+    assert_eq!(world.failure(), None);
+    // One whose app is in the foreground stays silent.
+    world.input(Input::Suspend(world.instance));
+    world.grant(0);
+    let before = world.count("REGISTER");
+    world.input(Input::RegisterAgain(world.instance));
+    world.advance(Duration::from_millis(200));
+    assert_eq!(world.count("REGISTER"), before);
+}
+
+#[test]
 fn refused_credentials_are_not_shown_sooner_because_the_app_changes_its_presence() {
     let mut world = begun();
     world.respond(401, &[("WWW-Authenticate", MD5)]);

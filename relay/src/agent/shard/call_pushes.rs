@@ -64,6 +64,11 @@ impl Shard {
             }
             return Err(why);
         }
+        if self.is_cancelled {
+            // What ends it is told next.
+            self.track_call(call, None);
+            return Err(Withheld::Cancelled);
+        }
         let Some((app, target)) = self.target_of(call.instance, Event::Call) else {
             self.track_call(call, None);
             self.give_up(call.call, call.instance);

@@ -8,7 +8,7 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
+//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
 //! be on its way. An input that ends no wait costs no look at those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -19,6 +19,7 @@ use sip::endpoint::{Input, Missing};
 use sip::id::{BindingId, UpstreamId};
 
 use super::Shard;
+use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
 
 /// Requests that may wait in one shard; a further one is refused with 503, unless a SIP server sends it by which an account is
 /// registered here.
@@ -69,19 +70,18 @@ impl Early {
 
     /// Whether the same request waits.
     fn has(&self, binding: BindingId, request: &Input) -> bool {
-        let Input::Received { message, .. } = request else { return false };
-        let is_same = |(_, other): &(Instant, Input)| match other {
-            Input::Received { message: other, .. } => other.head() == message.head() && other.body() == message.body(),
-            _ => false,
-        };
-        self.waiting.get(&binding).is_some_and(|requests| requests.iter().any(is_same))
+        let waits = |requests: &Vec<(Instant, Input)>| requests.iter().any(|(_, other)| is_same(request, other));
+        self.waiting.get(&binding).is_some_and(waits)
     }
 
     /// Whether one more may wait for a binding, of a SIP server that is known or of anybody.
     fn has_room(&self, binding: BindingId, request: &Input, is_of_server: impl FnOnce() -> bool) -> bool {
         let bytes = self.bytes + bytes_of(request);
         let fits = |count, most| self.count < count && bytes <= most;
-        self.waiting.get(&binding).is_none_or(|requests| requests.len() < OF_BINDING_MAX)
+        let has_place = |requests: &Vec<(Instant, Input)>| {
+            requests.len() < OF_BINDING_MAX || is_first_cancel(request, requests.iter().map(|(_, other)| other))
+        };
+        self.waiting.get(&binding).is_none_or(has_place)
             && (fits(EARLY_MAX, EARLY_BYTES) || fits(SERVERS_MAX, SERVERS_BYTES) && is_of_server())
     }
 
@@ -125,11 +125,6 @@ impl Early {
         }
         old
     }
-}
-
-/// The bytes of the message that an input is.
-pub(super) fn bytes_of(input: &Input) -> usize {
-    if let Input::Received { message, .. } = input { message.head().len() + message.body().len() } else { 0 }
 }
 
 impl Shard {
@@ -190,9 +185,10 @@ impl Shard {
             self.early = Early::default();
         }
         ready.sort_by_key(|(at, _)| *at);
+        let cancelled = Cancelled::among(ready.iter().map(|(_, input)| input));
         for (at, input) in ready {
             if let Some(input) = self.look_up_path(at, input) {
-                self.drive(at, input);
+                self.hand_in(at, input, &cancelled);
             }
         }
     }

@@ -25,6 +25,7 @@ mod targets;
 mod test_push;
 mod traces;
 mod voicemail;
+mod waiting;
 mod wipes;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -53,6 +54,7 @@ use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
+use crate::agent::shard::waiting::Cancelled;
 use crate::agent::tables::attached::Attached;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::ended_ahead::EndedAhead;
@@ -134,6 +136,8 @@ pub(crate) struct Shard {
     datagrams: Vec<(SocketAddr, Bytes)>,
     /// Whether a call's push has been handed over in this turn.
     pub(crate) hurried: bool,
+    /// Whether the CANCEL of the request waits that the endpoint is being told of.
+    pub(crate) is_cancelled: bool,
 }
 
 impl Shard {
@@ -174,6 +178,7 @@ impl Shard {
             doubt: Doubt::new(),
             datagrams: Vec::new(),
             hurried: false,
+            is_cancelled: false,
         }
     }
 
@@ -219,7 +224,7 @@ impl Shard {
                                 | Input::UpstreamAddressChanged(_)
                                 | Input::Addresses { .. }
                         );
-                        let bytes = early::bytes_of(sip);
+                        let bytes = waiting::bytes_of(sip);
                         let claim = match sip {
                             _ if is_told_once => Claim::ToldOnce,
                             Input::Received { source, .. } if self.endpoint.is_sip_server(source) => {
@@ -233,9 +238,13 @@ impl Shard {
                 }
             }
             if self.doubt.is_over() {
-                for input in self.doubt.take() {
+                let waiting = self.doubt.take();
+                let cancelled = Cancelled::among_inputs(waiting.iter());
+                for input in waiting {
+                    self.is_cancelled = cancelled.has_input(&input);
                     self.catch_panic(|shard| shard.on_input(input));
                 }
+                self.is_cancelled = false;
                 self.catch_panic(Self::on_time);
             }
             if std::mem::take(&mut self.hurried) {
@@ -290,6 +299,7 @@ impl Shard {
                 "an input met a fault of the relay and was dropped; please report this"
             );
             self.next.clear();
+            self.is_cancelled = false;
             // What the endpoint wants is asked anew.
             self.due = Some(clock::now());
         }

@@ -9,7 +9,7 @@
 //! | the record does not open here | are refused with 503 |
 //!
 //! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so. A request waits for
-//! [`WAIT`] at most, with [`WAITING_MAX`] for one registration, [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
+//! [`WAIT`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use sip::id::{InstanceId, UpstreamId};
 use tokio::time::sleep;
 
 use super::Shard;
-use super::early::bytes_of;
+use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
 use crate::agent::request::KnownPushBinding;
 use crate::agent::{ShardInput, Shared};
 use crate::clock;
@@ -50,6 +50,8 @@ struct PathLookup {
     waiting: Vec<(Instant, Input)>,
     /// What was asked has not answered.
     is_slow: bool,
+    /// The registration has ended, or was let go of, since the store was asked: what it answers may be from before.
+    is_stale: bool,
 }
 
 /// What was found for requests that name a registration.
@@ -69,7 +71,9 @@ pub(crate) enum LookedUp {
 impl PathLookups {
     fn has_room(&self, id: InstanceId, request: &Input) -> bool {
         let has_place = match self.all.get(&id) {
-            Some(lookup) => lookup.waiting.len() < WAITING_MAX,
+            Some(PathLookup { waiting, .. }) => {
+                waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|(_, other)| other))
+            }
             None => self.all.len() < LOOKUPS_MAX,
         };
         has_place && self.bytes + bytes_of(request) <= BYTES_MAX
@@ -77,7 +81,7 @@ impl PathLookups {
 
     fn add(&mut self, id: InstanceId, at: Instant, request: Input) {
         self.bytes += bytes_of(&request);
-        let fresh = || PathLookup { waiting: Vec::new(), is_slow: false };
+        let fresh = || PathLookup { waiting: Vec::new(), is_slow: false, is_stale: false };
         self.all.entry(id).or_insert_with(fresh).waiting.push((at, request));
     }
 
@@ -88,14 +92,21 @@ impl PathLookups {
         taken
     }
 
+    /// A registration has ended, or another node has it: what is being asked of it is asked again.
+    pub(super) fn doubt(&mut self, id: InstanceId) {
+        if let Some(lookup) = self.all.get_mut(&id) {
+            lookup.is_stale = true;
+        }
+    }
+
+    fn is_stale(&self, id: InstanceId) -> bool {
+        self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
+    }
+
     /// Whether the same request waits.
     fn has(&self, id: InstanceId, request: &Input) -> bool {
-        let Input::Received { message, .. } = request else { return false };
-        let is_same = |(_, other): &(Instant, Input)| match other {
-            Input::Received { message: other, .. } => other.head() == message.head() && other.body() == message.body(),
-            _ => false,
-        };
-        self.all.get(&id).is_some_and(|lookup| lookup.waiting.iter().any(is_same))
+        let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|(_, other)| is_same(request, other));
+        self.all.get(&id).is_some_and(waits)
     }
 }
 
@@ -110,9 +121,10 @@ impl Shard {
         if under_way == Some(true) {
             self.endpoint.say_trying(source, message);
             self.drain(at);
-            if self.path_lookups.has(id, &input) {
-                return None;
-            }
+        }
+        // It was sent again, before a 100 came: it has its place.
+        if self.path_lookups.has(id, &input) {
+            return None;
         }
         if !self.path_lookups.has_room(id, &input) {
             self.refuse_for_now(at, &input);
@@ -146,6 +158,10 @@ impl Shard {
     /// What requests by our Path wait for has come, or has not.
     pub(crate) fn on_path_looked_up(&mut self, id: InstanceId, found: LookedUp) {
         let served = match found {
+            LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
+                self.shared.upstreams.release(new.upstream);
+                return self.wait_for_answer(id);
+            }
             LookedUp::Known(new, addresses) => {
                 let upstream = new.upstream;
                 self.adopt(*new);
@@ -167,13 +183,15 @@ impl Shard {
             self.next.push_back(Input::Addresses { upstream, addresses });
         }
         self.settle(clock::now());
-        for (at, input) in self.path_lookups.take(id) {
+        let waiting = self.path_lookups.take(id);
+        let cancelled = Cancelled::among(waiting.iter().map(|(_, input)| input));
+        for (at, input) in waiting {
             let input = match is_known && self.push_bindings.knows(id) {
                 true => self.look_up_path(at, input),
                 false => Some(input),
             };
             if let Some(input) = input {
-                self.drive(at, input);
+                self.hand_in(at, input, &cancelled);
             }
         }
     }
@@ -182,7 +200,9 @@ impl Shard {
     fn wait_for_answer(&mut self, id: InstanceId) {
         let now = clock::now();
         let mut again = None;
-        for (at, input) in self.path_lookups.take(id) {
+        let waiting = self.path_lookups.take(id);
+        let cancelled = Cancelled::among(waiting.iter().map(|(_, input)| input));
+        for (at, input) in waiting {
             let Input::Received { source, message } = &input else { continue };
             if now.saturating_duration_since(at) >= WAIT {
                 self.refuse_for_now(at, &input);
@@ -192,7 +212,7 @@ impl Shard {
             self.drain(at);
             let Some((_, missing)) = self.endpoint.missing_by_path(source, message) else {
                 // It has come meanwhile.
-                self.drive(at, input);
+                self.hand_in(at, input, &cancelled);
                 continue;
             };
             again.get_or_insert((missing, source.peer.ip().to_canonical()));

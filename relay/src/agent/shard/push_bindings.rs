@@ -8,19 +8,17 @@
 //! waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding};
 use sip::id::InstanceId;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use super::wipes::{TOLD_WITHIN, refuse};
+use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::erasures;
@@ -67,8 +65,8 @@ struct Row {
     _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
-    /// Ends when the other nodes have let go of it, or have had their time; there is no receipt before that.
-    told: Option<oneshot::Receiver<Infallible>>,
+    /// It was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
+    is_wiped: bool,
 }
 
 impl PushBindings {
@@ -198,7 +196,7 @@ impl Shard {
             superseded: Arc::default(),
             _place: place(),
             waiters: Vec::new(),
-            told: None,
+            is_wiped: false,
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
@@ -218,7 +216,7 @@ impl Shard {
         let superseded = Arc::<AtomicBool>::default();
         row.superseded = superseded.clone();
         let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
-        let told = row.told.take_if(|_| wanted.is_none());
+        let is_wiped = wanted.is_none() && std::mem::take(&mut row.is_wiped);
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let fence = match wanted {
@@ -229,9 +227,9 @@ impl Shard {
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
-                    if let Some(told) = told {
-                        // It was told before: an error means that all have heard, or died.
-                        let _ = timeout(TOLD_WITHIN, told).await;
+                    if is_wiped {
+                        // One that was asked for it since they were told first has adopted what the store still had. An error means that all have heard, or died.
+                        let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, true)).await;
                     }
                     Fence::NEW
                 }
@@ -259,11 +257,11 @@ impl Shard {
             self.leave_push_binding(id, kind);
             return refuse(waiter, Denied::Unknown);
         };
-        // A node that its device's Path names may have adopted it.
-        let told = self.tell_wiped(id, true);
+        // A node that its device's Path names may have adopted it, and pushes it no more; it is told again when the store has erased it.
+        drop(tell_wiped(&self.shared, id, true));
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
             row.waiters.extend(waiter);
-            row.told = Some(told);
+            row.is_wiped = true;
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
@@ -321,7 +319,7 @@ impl Shard {
             superseded: Arc::default(),
             _place,
             waiters: Vec::new(),
-            told: None,
+            is_wiped: false,
         };
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
@@ -345,7 +343,7 @@ impl Shard {
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            drop(self.tell_wiped(id, false));
+            drop(tell_wiped(&self.shared, id, false));
         } else if !row.busy {
             self.push_bindings.remove(id);
         }

@@ -56,6 +56,7 @@ impl Shard {
             }
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
+            Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
             // Its record is ended by whoever asks.
             Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
                 if self.admit(id, &Principal::Relay).is_err() {
@@ -110,7 +111,10 @@ impl Shard {
             Request::Adopt { new, reply } => {
                 let _ = reply.send(self.adopt(*new));
             }
-            Request::LetGo { id, fence } => self.let_go_of_push_binding(id, fence),
+            Request::LetGo { id, fence } => {
+                self.path_lookups.doubt(id);
+                self.let_go_of_push_binding(id, fence);
+            }
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::HandOver { woken, reply } => {
@@ -193,6 +197,12 @@ impl Shard {
                 self.instances.set_lease(id, lease);
             }
             self.shared.upstreams.release(binding.upstream);
+            if is_newer {
+                if binding.proven {
+                    self.be_proven(id);
+                }
+                self.be_present(id, !binding.register);
+            }
             self.note_settled(id);
             return;
         }
@@ -265,13 +275,41 @@ impl Shard {
                 self.note_proven(id);
             }
         } else if vouched {
-            row.is_proven = true;
-            self.drive(clock::now(), Input::Vouch(id));
-            if let Some(binding) = self.endpoint.binding_of_instance(id) {
-                self.share_registration(id, binding);
-            }
+            self.be_proven(id);
         }
         true
+    }
+
+    /// Its record says that its SIP server has accepted it, or that another one vouches for it.
+    fn be_proven(&mut self, id: InstanceId) {
+        let Some(row) = self.instances.get_mut(id).filter(|row| !row.is_proven) else { return };
+        row.is_proven = true;
+        self.drive(clock::now(), Input::Vouch(id));
+        if let Some(binding) = self.endpoint.binding_of_instance(id) {
+            self.share_registration(id, binding);
+        }
+    }
+
+    /// Its record says whether its app is in the foreground.
+    fn be_present(&mut self, id: InstanceId, foreground: bool) {
+        let Some(row) = self.instances.get_mut(id) else { return };
+        match (foreground, row.state == InstanceState::Foreground) {
+            (true, false) => {
+                self.set_state(id, InstanceState::Foreground);
+                self.instances.set_not_lost(id);
+                self.note(id, None, What::Foreground);
+                self.next.push_back(Input::Suspend(id));
+            }
+            (false, true) => {
+                self.set_state(id, InstanceState::Registering);
+                self.note(id, None, What::Background);
+                self.drive(clock::now(), Input::Resume(id));
+                if let Some(binding) = self.endpoint.binding_of_instance(id) {
+                    self.share_registration(id, binding);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn replace(
@@ -285,27 +323,12 @@ impl Shard {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        let is_foreground = row.state == InstanceState::Foreground;
         // One may have been sent since the record was looked at.
         let same_end = lease.expires_at == row.expires_at();
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
         self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });
-        match foreground {
-            Some(true) if !is_foreground => {
-                self.set_state(id, InstanceState::Foreground);
-                self.instances.set_not_lost(id);
-                self.note(id, None, What::Foreground);
-                self.next.push_back(Input::Suspend(id));
-            }
-            Some(false) if is_foreground => {
-                self.set_state(id, InstanceState::Registering);
-                self.note(id, None, What::Background);
-                self.drive(clock::now(), Input::Resume(id));
-                if let Some(binding) = self.endpoint.binding_of_instance(id) {
-                    self.share_registration(id, binding);
-                }
-            }
-            _ => {}
+        if let Some(foreground) = foreground {
+            self.be_present(id, foreground);
         }
         self.status_of(id)
     }

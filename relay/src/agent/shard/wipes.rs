@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use super::Shard;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
-use crate::agent::{NodeNews, ShardInput, erasures};
+use crate::agent::{NodeNews, ShardInput, Shared, erasures};
 use crate::audit::Act;
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
@@ -121,7 +121,7 @@ impl Shard {
         let tombstone = Tombstone::new(lookup, ends_at, reason, proof);
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
-        let told = self.tell_wiped(id, false);
+        let told = tell_wiped(&self.shared, id, false);
         tokio::spawn(async move {
             // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
@@ -136,14 +136,6 @@ impl Shard {
             let _ = timeout(TOLD_WITHIN, told).await;
             shared.shards.send(shard, ShardInput::Erased(id, erasure)).await;
         });
-    }
-
-    /// Has the nodes that leave let go of an instance, or all of a copy that they may have; its end is that they have, or have had their time.
-    pub(super) fn tell_wiped(&self, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
-        let (told, end) = oneshot::channel();
-        // An error means that the process ends.
-        let _ = self.shared.node_news.send(NodeNews::Wiped { id, everywhere, told });
-        end
     }
 
     /// Drops the row when both sides have let go.
@@ -182,6 +174,14 @@ impl Shard {
             waiters.into_iter().for_each(|waiter| refuse(Some(waiter), Denied::Unknown));
         }
     }
+}
+
+/// Has the nodes that leave let go of an instance, or all of a copy that they may have; its end is that they have, or have had their time.
+pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
+    let (told, end) = oneshot::channel();
+    // An error means that the process ends.
+    let _ = shared.node_news.send(NodeNews::Wiped { id, everywhere, told });
+    end
 }
 
 /// Tells one who waits for a wipe that there will be none.

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sip::message::Name;
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::registrar;
-use tests::registrar::Settings;
+use tests::registrar::{RegisterSeen, Settings};
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{Ports, Setup};
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
@@ -80,6 +81,32 @@ async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_fi
     assert_eq!(contacts.len(), 1, "the first node has unregistered its Contact");
     assert_eq!(other.api().read(&later).await?.status, 200);
     world.until("one record", || async { (redis.instance_keys().len() == alone).then_some(()) }).await
+}
+
+/// It has its `+sip.instance` again, with which the other one has gone on.
+#[tokio::test]
+async fn an_account_that_comes_back_to_its_node_stays_registered_when_the_other_one_unregisters_it() -> Outcome {
+    let redis = RedisServer::start();
+    let server = |settings: &mut Settings| (settings.contacts, settings.outbound) = (2, true);
+    let mut world = World::between(server, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let _other = RelayProcess::start(setup).await?;
+    let earlier = world.enable().await?;
+    let home = world.await_contacts(1).await?.remove(0).uri;
+    world.relay.kill_9().await?;
+    let is_taken = || async { world.contacts().iter().all(|contact| contact.uri != home).then_some(()) };
+    world.until("the other node's Contact", is_taken).await?;
+    world.relay.restart().await?;
+    let later = world.enable().await?;
+    world.await_gone(&earlier).await?;
+    let registers = || world.registrar.registers(&world.aor());
+    let is_unregistered =
+        |seen: &RegisterSeen| seen.status == Some(200) && seen.request.number(Name::Expires) == Some(0);
+    world.until("its end", || async { registers().iter().any(is_unregistered).then_some(()) }).await?;
+    let stands = || async { matches!(&world.contacts()[..], [contact] if contact.uri == home).then_some(()) };
+    world.until("its Contact", stands).await?;
+    world.whole_call(&later).await
 }
 
 #[tokio::test]

@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use sip::message::Name;
 use tests::api_client::{ApiClient, Instance};
 use tests::board::Missed;
 use tests::digest::Algorithm;
 use tests::redis_server::RedisServer;
-use tests::registrar::Behaviour;
+use tests::registrar::{Behaviour, RegisterSeen};
 use tests::relay_setup::Setup;
 use tests::wire::Transport;
 use tests::world::{OTHER_TOKEN, TOKEN, World};
@@ -229,6 +230,34 @@ async fn one_that_was_enabled_elsewhere_while_the_server_was_silent_stands_until
 }
 
 #[tokio::test]
+async fn one_that_has_overtaken_another_is_registered_again_when_that_is_unregistered() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_secs(3)));
+    let registers = || world.registrar.registers(&world.aor());
+    let (there, wish) = (other.api(), world.wish(TOKEN));
+    let meanwhile = async {
+        world.until("a REGISTER of the other node", || async { (!registers().is_empty()).then_some(()) }).await?;
+        in_the_next_second(&world).await?;
+        world.registrar.behave(&world.aor(), Behaviour::Accept);
+        world.enable().await
+    };
+    let (answer, later) = tokio::join!(there.enable(&wish), meanwhile);
+    let (answer, later) = (answer?, later?);
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let is_registered_again = || async {
+        let all = registers();
+        let seconds = |seen: &RegisterSeen| seen.request.number(Name::Expires).filter(|_| seen.status == Some(200));
+        let end = all.iter().position(|seen| seconds(seen) == Some(0))?;
+        all[end..].iter().any(|seen| seconds(seen) > Some(0)).then_some(())
+    };
+    world.until("the later one, registered again", is_registered_again).await?;
+    assert_eq!(world.await_contacts(1).await?.len(), 1);
+    stands(&world, &later).await?;
+    world.whole_call(&later).await
+}
+
+#[tokio::test]
 async fn who_disables_the_new_instance_disables_the_one_that_stands_for_it_also_while_the_store_is_away() -> Outcome {
     let (world, redis) = World::on_redis(quick).await?;
     let old = world.enable().await?;
@@ -346,7 +375,8 @@ async fn what_was_enabled_later_at_another_node_stands_when_the_sip_server_accep
         there.enabled(&wish).await.map_err(Missed::from)
     });
     let (first, second) = (first?, second?);
-    assert_eq!(first.status, 503, "{}", first.text());
+    assert_eq!((first.status, &first.json()["type"]), (422, &json!("urn:sipwake:problem:overtaken")));
+    assert!(!first.headers.contains_key("retry-after"), "sent again, it would be the later one");
     world.await_contacts(1).await?;
     let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
     assert_eq!(records(), 1);

@@ -68,6 +68,39 @@ async fn a_call_to_a_phone_that_lent_nothing_waits_for_a_store_that_does_not_ans
     world.content()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_caller_gave_up_while_it_waited_for_the_store_pushes_nobody() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    redis.freeze();
+    world.relay.relaunch()?;
+    world.relay.await_log("serving", SOON).await?;
+    let before = world.fcm.count();
+    let given_up = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    given_up.expect(100, SOON).await?;
+    let behind = async {
+        let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+        caller.expect(100, SOON).await?;
+        redis.thaw();
+        Ok::<_, Missed>(caller)
+    };
+    // It is answered when the store has answered.
+    let (cancelled, caller) = tokio::join!(given_up.cancel(), behind);
+    let caller = cancelled.and(caller)?;
+    given_up.expect(487, SOON).await?;
+    world.android_push().await?;
+    caller.expect(180, SOON).await?;
+    assert_eq!(world.fcm.count(), before + 1, "the other one's alone");
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!(world.fcm.count(), before + 1);
+    world.content()
+}
+
 /// A node is believed dead after a lease of silence, and another one of watching.
 async fn takes_over(other: &RelayProcess) -> Outcome {
     let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
@@ -136,6 +169,34 @@ async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that
     assert!(matches!(status, Some(404 | 430)), "{status:?}");
     assert_eq!(world.fcm.count(), pushed);
     Ok(())
+}
+
+/// It asks the store, which still has the record, after it has heard of its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_adopted_while_the_store_has_yet_to_erase_its_record_is_let_go_of_when_it_has() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    let learned = phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    takes_over(&other).await?;
+    world.relay.restart().await?;
+    let may_erase = |right: &str| redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(right));
+    may_erase("-del");
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), other.setup().operator_token.as_str());
+    let wiped = other.operator().json("POST", &path, Some(token), None).await?;
+    assert!(wiped.json()["signature"].is_null(), "{}", wiped.text());
+    let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
+    caller.expect(180, SOON).await?;
+    world.android_push().await?;
+    world.cancel(&caller).await?;
+    world.await_metric(REGISTRATIONS, 1.0).await?;
+    may_erase("+del");
+    world.await_metric(REGISTRATIONS, 0.0).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

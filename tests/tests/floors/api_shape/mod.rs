@@ -99,6 +99,7 @@ async fn each_reason_not_to_enable_has_its_problem() {
         (EnableError::UpstreamNotFound, 422, "upstream-not-found"),
         (refused(403, Refusal::Forbidden), 422, "upstream-refused"),
         (refused(401, Refusal::Credentials), 422, "upstream-refused"),
+        (EnableError::Overtaken, 422, "overtaken"),
         (EnableError::StoreAway, 503, "store-away"),
         (EnableError::TooMany, 503, "full"),
         (EnableError::Draining, 503, "draining"),

@@ -8,10 +8,12 @@
 //! | whole | as long as the dial may take |
 //!
 //! A dial goes by all addresses with brief patience and then by those where it has not had its turn, with more; the last one is waited for. So what many names
-//! share, one address that is silent and one that serves, is found out by the first few.
+//! share, one address that is silent and one that serves, is found out by the first few. One that is to be avoided comes behind all others, also behind those that
+//! are known to be away: [`MAY_BE_BACK_MAX`] of these are tried before it, where a place is free, those first that are to be tried again soonest.
 //!
 //! Invariant: who only waits fails nothing; who waits for a silent address holds nothing that others of its source could use.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -29,6 +31,9 @@ use crate::net::{self, dial};
 
 /// An address that has let nobody in for so long is left by who waits for a place there and knows another one.
 const SLOW: Duration = Duration::from_secs(2);
+/// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then. All of them
+/// could take as long as the dial may.
+const MAY_BE_BACK_MAX: usize = 2;
 /// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
 /// the system alone, which takes a quarter of an hour by itself.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
@@ -62,23 +67,33 @@ pub(super) enum Opened {
 }
 
 impl Inner {
-    /// The first of these addresses that can be used, and what is open there.
+    /// The first of these addresses that can be used, and what is open there; `avoid` only when no other one can.
     pub(super) async fn connect_first(
         &self,
         upstream: UpstreamId,
         route: &Route,
         mut candidates: Vec<Candidate>,
+        avoid: Option<SocketAddr>,
     ) -> Option<(Candidate, Opened)> {
         let now = clock::now();
+        let is_avoided = |candidate: &Candidate| Some(candidate.address) == avoid;
+        let away_until = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now);
         // Stable: the rest keeps its order.
-        candidates.sort_by_key(|candidate| self.unreachable.away_until(place_of(candidate), now));
+        candidates.sort_by_key(|candidate| (is_avoided(candidate), away_until(candidate)));
+        // What is away may be back, and serve, where the one that is to be avoided only lets in.
+        let away = candidates.iter().filter(|candidate| !is_avoided(candidate) && away_until(candidate).is_some());
+        let may_be_back: Vec<_> = away.take(if avoid.is_some() { MAY_BE_BACK_MAX } else { 0 }).copied().collect();
         for impatient in [Patience::Brief, Patience::WhileThere] {
             let mut passed = Vec::new();
             let mut left = candidates.len();
             for candidate in candidates {
                 left -= 1;
                 let is_last = left == 0 && (passed.is_empty() || impatient == Patience::WhileThere);
-                let patience = if is_last { Patience::Whole } else { impatient };
+                let patience = match impatient {
+                    _ if is_last => Patience::Whole,
+                    Patience::Brief if may_be_back.contains(&candidate) => Patience::None,
+                    impatient => impatient,
+                };
                 match self.connect(upstream, route, candidate, patience).await {
                     Way::Open(opened) => return Some((candidate, opened)),
                     Way::Failed => {}
@@ -227,7 +242,7 @@ mod tests {
 
     async fn first(dialler: &Dialler, upstream: UpstreamId, candidates: &[Candidate]) -> Option<Candidate> {
         let route = dialler.0.upstreams.route(upstream).unwrap();
-        let opened = dialler.0.connect_first(upstream, &route, candidates.to_vec());
+        let opened = dialler.0.connect_first(upstream, &route, candidates.to_vec(), None);
         let opened = timeout(Duration::from_secs(20), opened).await.expect("it does not wait for ever");
         opened.map(|(candidate, _)| candidate)
     }
@@ -268,7 +283,7 @@ mod tests {
         let (dialler, upstream, _inbox) = dialler();
         let (_a, a) = listening().await;
         let route = dialler.0.upstreams.route(upstream).unwrap();
-        let opened = dialler.0.connect_first(upstream, &route, vec![a]).await;
+        let opened = dialler.0.connect_first(upstream, &route, vec![a], None).await;
         let Some((_, Opened::Stream(stream))) = opened else { panic!("it is there") };
         assert_eq!(stream.unacknowledged_limit().unwrap(), UNACKNOWLEDGED);
     }
@@ -308,6 +323,31 @@ mod tests {
         assert_eq!(own_order(&dialler, upstream, &[no_tls, b]), [b, no_tls]);
         assert_eq!(dialler.0.unreachable.away_until(place_of(&no_tls), clock::now()), None);
         closes.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_avoided_is_dialled_behind_all_that_are_away_and_before_nothing() {
+        let (dialler, upstream, _inbox) = dialler();
+        let route = dialler.0.upstreams.route(upstream).unwrap();
+        let ((gone, a), (_b, b)) = (listening().await, listening().await);
+        let inner = &dialler.0;
+        let avoiding = async |candidates: &[Candidate], avoid: Candidate| {
+            let opened = inner.connect_first(upstream, &route, candidates.to_vec(), Some(avoid.address));
+            let opened = timeout(Duration::from_secs(20), opened).await.expect("it does not wait for ever");
+            opened.map(|(candidate, _)| candidate)
+        };
+        drop(gone);
+        assert_eq!(avoiding(&[b, a], b).await, Some(b), "nobody else is there");
+        let _back = TcpListener::bind(a.address).await.unwrap();
+        assert!(inner.unreachable.away_until(place_of(&a), clock::now()).is_some());
+        assert_eq!(avoiding(&[b, a], b).await, Some(a), "it lets in, and the other one did not serve");
+        // Where it cannot be tried at once the one that is to be avoided is better than none.
+        inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(600));
+        let places = all_places(&dialler, &a).await;
+        let begun = Instant::now();
+        assert_eq!(avoiding(&[b, a], b).await, Some(b));
+        assert!(begun.elapsed() < SLOW, "nobody is waited for");
+        drop(places);
     }
 
     #[tokio::test]

@@ -264,7 +264,7 @@ impl Inner {
             }
             targets.in_order(candidates, now)
         });
-        let first = self.connect_first(upstream, &route, ordered.unwrap_or_default()).await;
+        let first = self.connect_first(upstream, &route, ordered.unwrap_or_default(), avoid).await;
         let Some((candidate, opened)) = first else { return false };
         let (flow, transport) = self.begin(shard, opened, candidate).await;
         self.upstreams.targets(upstream, |targets| targets.dialled(shard, flow, candidate));

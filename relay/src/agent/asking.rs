@@ -1,0 +1,51 @@
+//! Questions to the shards, and their answers.
+//!
+//! Invariant: a question waits behind what its shard was told before, and is answered once, unless the shard has ended.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sip::id::InstanceId;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::request::Request;
+use super::{Agent, ShardInput};
+
+impl Agent {
+    /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
+    pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
+    }
+
+    /// Asks every shard, one after the other.
+    pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
+        let mut answers = Vec::with_capacity(self.0.shards.len());
+        for shard in 0..self.0.shards.len() {
+            answers.extend(self.ask_shard(shard, &command).await);
+        }
+        answers
+    }
+
+    /// How many shards there are.
+    pub fn shard_count(&self) -> usize {
+        self.0.shards.len()
+    }
+
+    /// Waits until a shard answers, however long that takes; `false`: it has ended.
+    pub async fn answers(&self, shard: usize) -> bool {
+        self.ask_shard(shard, Request::OpenCalls).await.is_some()
+    }
+
+    /// Whether each shard answers within this time; all are asked at once, so that many take no longer than one.
+    pub async fn all_answer(&self, within: Duration) -> bool {
+        let answers = (0..self.0.shards.len()).map(|shard| timeout(within, self.answers(shard)));
+        join_all(answers).await.into_iter().all(|answer| answer == Ok(true))
+    }
+
+    async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.shards.send(shard, ShardInput::Request(Box::new(command(reply)))).await;
+        answer.await.ok()
+    }
+}

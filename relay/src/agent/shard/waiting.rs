@@ -1,0 +1,150 @@
+//! What requests have in common that wait in a shard, whatever they wait for: the store, a take-over, an answer of DNS, or that it is known whose the instances are.
+//!
+//! Invariant: a call whose CANCEL waits behind it is handed in as any other, and its CANCEL behind it; but it wakes nobody, for it has ended. A push that has left cannot be
+//! taken back.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use sip::endpoint::{Endpoint, Input, Source};
+use sip::message::{Message, Method};
+
+use super::Shard;
+use crate::agent::ShardInput;
+
+/// The bytes of the message that an input is.
+pub(super) fn bytes_of(input: &Input) -> usize {
+    if let Input::Received { message, .. } = input { message.head().len() + message.body().len() } else { 0 }
+}
+
+/// Whether two inputs are one request, which was sent again.
+pub(super) fn is_same(one: &Input, other: &Input) -> bool {
+    let (Input::Received { message: one, .. }, Input::Received { message: other, .. }) = (one, other) else {
+        return false;
+    };
+    one.head() == other.head() && one.body() == other.body()
+}
+
+/// Whether a request is the first CANCEL of an INVITE that waits. It has a place however many wait, for without it a call that has ended would ring.
+pub(super) fn is_first_cancel<'a>(request: &Input, waiting: impl Iterator<Item = &'a Input>) -> bool {
+    let Some(invite) = ended_by(request) else { return false };
+    let mut is_there = false;
+    for other in waiting {
+        if ended_by(other).as_ref() == Some(&invite) {
+            return false;
+        }
+        is_there |= invite_of(other).as_ref() == Some(&invite);
+    }
+    is_there
+}
+
+/// The INVITEs that requests which wait have ended.
+pub(super) struct Cancelled(BTreeSet<String>);
+
+impl Cancelled {
+    /// Among these.
+    pub(super) fn among<'a>(waiting: impl Iterator<Item = &'a Input>) -> Self {
+        Self(waiting.filter_map(ended_by).collect())
+    }
+
+    /// Likewise among a shard's inputs.
+    pub(super) fn among_inputs<'a>(waiting: impl Iterator<Item = &'a ShardInput>) -> Self {
+        Self::among(waiting.filter_map(sip_of))
+    }
+
+    /// Whether one of them ends this one. Its sender is the same.
+    pub(super) fn has(&self, input: &Input) -> bool {
+        !self.0.is_empty() && invite_of(input).is_some_and(|invite| self.0.contains(&invite))
+    }
+
+    /// Likewise of a shard's input.
+    pub(super) fn has_input(&self, input: &ShardInput) -> bool {
+        sip_of(input).is_some_and(|input| self.has(input))
+    }
+}
+
+fn sip_of(input: &ShardInput) -> Option<&Input> {
+    if let ShardInput::Sip { input, .. } = input { Some(input) } else { None }
+}
+
+/// What names the INVITE that an input is.
+fn invite_of(input: &Input) -> Option<String> {
+    let Input::Received { source, message } = input else { return None };
+    Some(named(source, message, &Endpoint::key_of_invite(message, source.side)?))
+}
+
+/// What names the INVITE that an input ends.
+fn ended_by(input: &Input) -> Option<String> {
+    let Input::Received { source, message } = input else { return None };
+    let cancel = Some(message).filter(|message| message.is_request() && message.method() == Some(Method::Cancel))?;
+    Some(named(source, cancel, &Endpoint::invite_key(cancel, source.side)?))
+}
+
+/// An INVITE by its transaction (RFC 3261 §9.2), its call, and its sender's address.
+fn named(source: &Source, message: &Message, transaction: &str) -> String {
+    let cseq = message.cseq().map(|(number, _)| number).unwrap_or_default();
+    let (peer, call) = (source.peer.ip().to_canonical(), message.call_id().unwrap_or_default());
+    format!("{peer} {cseq} {call} {transaction}")
+}
+
+impl Shard {
+    /// Tells the endpoint of a request that has waited since `at`.
+    pub(super) fn hand_in(&mut self, at: Instant, input: Input, cancelled: &Cancelled) {
+        self.is_cancelled = cancelled.has(&input);
+        self.drive(at, input);
+        self.is_cancelled = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::endpoint::{Side, Transport};
+    use sip::id::FlowId;
+    use sip::message::Limits;
+
+    use super::*;
+
+    fn request(method: &str, peer: &str, branch: &str, call: &str, cseq: u32) -> Input {
+        let text = format!(
+            "{method} sip:a@h SIP/2.0\r\nVia: SIP/2.0/TLS pbx.example;branch={branch}\r\nFrom: <sip:b@h>;tag=1\r\nTo: <sip:a@h>\r\nCall-ID: {call}\r\nCSeq: {cseq} {method}\r\n\r\n"
+        );
+        let source = Source {
+            flow: FlowId::Stream(1),
+            side: Side::Upstream,
+            transport: Transport::Tls,
+            peer: peer.parse().unwrap(),
+            split: false,
+        };
+        Input::Received { source, message: Message::parse(&text.into(), &Limits::COMPOSED).unwrap() }
+    }
+
+    #[test]
+    fn an_invite_has_ended_whose_own_cancel_waits_and_no_other_one_has() {
+        let (peer, branch, other) = ("192.0.2.1:5060", "z9hG4bK1", "z9hG4bK2");
+        let invite = request("INVITE", peer, branch, "one", 1);
+        let is_ended_by = |cancel: Input| Cancelled::among([&invite, &cancel].into_iter()).has(&invite);
+        assert!(is_ended_by(request("CANCEL", peer, branch, "one", 1)));
+        assert!(is_ended_by(request("CANCEL", "192.0.2.1:5999", branch, "one", 1)), "by another connection");
+        for cancel in [
+            request("CANCEL", "192.0.2.2:5060", branch, "one", 1),
+            request("CANCEL", peer, other, "one", 1),
+            request("CANCEL", peer, branch, "other", 1),
+            request("CANCEL", peer, branch, "one", 2),
+            request("BYE", peer, branch, "one", 1),
+        ] {
+            assert!(!is_ended_by(cancel));
+        }
+        // RFC 2543 has no branch that tells.
+        let (old, cancel) = (request("INVITE", peer, "1", "one", 1), request("CANCEL", peer, "1", "one", 1));
+        assert!(Cancelled::among([&old, &cancel].into_iter()).has(&old));
+        assert!(!Cancelled::among([&old, &cancel].into_iter()).has(&invite));
+        assert!(!Cancelled::among(std::iter::once(&invite)).has(&invite));
+        // It has a place, once.
+        let cancel = request("CANCEL", peer, branch, "one", 1);
+        assert!(is_first_cancel(&cancel, [&old, &invite].into_iter()));
+        assert!(!is_first_cancel(&cancel, [&old, &invite, &cancel].into_iter()));
+        assert!(
+            !is_first_cancel(&cancel, std::iter::once(&old)) && !is_first_cancel(&invite, std::iter::once(&invite))
+        );
+    }
+}

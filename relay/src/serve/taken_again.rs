@@ -1,0 +1,120 @@
+//! A lent account that a relay takes over which has it already: its record was another node's meanwhile.
+//!
+//! Invariant: these are tests alone; nothing in the relay imports them.
+
+use std::net::SocketAddr;
+
+use sip::endpoint::NewBinding;
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+
+use super::{Relay, Running};
+use crate::agent::request::{LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::transport::upstreams::Route;
+use crate::config::Config;
+use crate::domain::InstanceState;
+use crate::limits::{InstanceOf, Quotas};
+use crate::random;
+use crate::secret::{Aor, InstanceSecret, Password, PushToken};
+use crate::vault::Fence;
+use crate::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
+
+/// A relay alone, at whatever ports are free.
+async fn relay() -> (Running, Quotas) {
+    let mut config = Config::development().unwrap();
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    (config.edge.listen, config.api.listen, config.operator.listen) = (anywhere, anywhere, anywhere);
+    config.edge.public.port = 0;
+    config.edge.websocket = None;
+    (config.upstream.udp_listen, config.upstream.tcp_listen, config.upstream.tls_listen) =
+        (anywhere, anywhere, anywhere);
+    let limits = config.limits;
+    let running = Relay::start(config).await.unwrap();
+    let quotas = Quotas::new(&limits, running.metrics.clone());
+    (running, quotas)
+}
+
+fn account() -> Account {
+    Account {
+        aor: Aor::new("sip:alice@nowhere.invalid"),
+        auth_username: "alice".into(),
+        proof: Proof::Password(Password::new("wonderland")),
+        registrar: None,
+        outbound_proxy: None,
+    }
+}
+
+/// How its record has it.
+fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence, fence: Fence) -> NewInstance {
+    let (account, group) = (account(), relay.vault.group("app", &account()));
+    let route = Route::of(&account).unwrap();
+    let of = InstanceOf { app: "app", aor: account.aor.expose(), server: &route.server() };
+    let (place, aor) = (quotas.count_instance(&of), relay.vault.aor_key(&account.aor));
+    let binding = NewBinding {
+        binding: group.binding(),
+        instance: id,
+        aor: account.aor.expose().into(),
+        registrar: route.registrar().into(),
+        upstream: relay.agent.upstreams().acquire(route),
+        sip_instance: relay.vault.sip_instance(group),
+        register: presence == Presence::Background,
+        proven: true,
+        same_as: None,
+        taken_from: None,
+    };
+    let call_push = PushTarget::new(Provider::Fcm, PushToken::new("token"), 0);
+    let record = Record {
+        app: "app".into(),
+        account,
+        device: Device { call_push, alert_push: None, label: None },
+        wake_for: WakeFor { call: true, message: false, voicemail: false, missed_call: false },
+        secret: InstanceSecret::new("instance-secret"),
+        binding: group.binding(),
+        sip_instance: binding.sip_instance,
+        proven: true,
+        created_at: 0,
+        expires_at: u64::MAX >> 1,
+        presence,
+        reminded: None,
+    };
+    NewInstance {
+        id,
+        sealed: relay.vault.seal(id, &record),
+        lease: LeaseExpiry::of(&record),
+        aor,
+        fence,
+        binding,
+        place,
+    }
+}
+
+/// The fence of a record that was stored.
+async fn later_fence(relay: &Running, id: InstanceId, new: &NewInstance) -> Fence {
+    let lookup = relay.vault.lookup("app", &account().aor, &PushToken::new("token"));
+    relay.vault.put(id, &new.sealed, u64::MAX >> 1, &lookup, Fence::NEW).await.unwrap().fence
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_newer_record_says_of_its_app_is_so_and_what_an_older_one_says_is_not() {
+    let (relay, quotas) = relay().await;
+    let tag = relay.vault.group("app", &account()).tag();
+    for (before, after) in [(Presence::Foreground, Presence::Background), (Presence::Background, Presence::Foreground)]
+    {
+        let id = InstanceId::new(u128::from_be_bytes(random::bytes()), tag);
+        let is_foreground = async |presence: Presence, fence: Fence| {
+            let (settled, _) = mpsc::unbounded_channel();
+            let new = instance(&relay, &quotas, id, presence, fence);
+            relay.agent.bind_all(vec![new], &settled).await.ended().await;
+            let look = |reply| Request::Look { id, who: Principal::Relay, reply };
+            relay.agent.ask(id, look).await.unwrap().unwrap().state == InstanceState::Foreground
+        };
+        let new = instance(&relay, &quotas, id, before, Fence::NEW);
+        let later = later_fence(&relay, id, &new).await;
+        for (presence, fence, expected) in
+            [(before, Fence::NEW, before), (after, later, after), (before, later, after), (before, Fence::NEW, after)]
+        {
+            let expected = expected == Presence::Foreground;
+            assert_eq!(is_foreground(presence, fence).await, expected, "{before:?} {presence:?}");
+        }
+    }
+}
