@@ -94,8 +94,11 @@ impl Shard {
         }
         // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.
         let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
-        let is_never_left_out = event == Event::CallEnded || tells_of_lease && self.instances.get(instance).is_some();
-        if is_never_left_out {
+        let is_notice = tells_of_lease && self.instances.get(instance).is_some();
+        let is_never_left_out = event == Event::CallEnded || is_notice;
+        if is_notice {
+            self.budgets.take_notice(clock::now(), &app, instance);
+        } else if is_never_left_out {
             self.budgets.take_end(clock::now(), &app, instance);
         } else if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
             self.shared.quotas.met(limit);
