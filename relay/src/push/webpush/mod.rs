@@ -21,6 +21,7 @@ mod http1;
 mod limits;
 mod origins;
 mod places;
+mod turns;
 mod unknown;
 mod vapid;
 

@@ -70,7 +70,7 @@ pub(super) struct Origin {
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
-    /// It has taken a push.
+    /// It has taken a push, within a day before this was made or since then.
     has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
     audience: Box<str>,
@@ -129,9 +129,10 @@ impl Origins {
             channel,
             limits: Limits::default(),
             unknown: Unknown::default(),
-            places: OwnPlaces::among(&self.places),
+            places: OwnPlaces::among(&self.places, &host),
             host,
-            has_taken: AtomicBool::new(false),
+            // It may have been forgotten for others.
+            has_taken: AtomicBool::new(self.troubled.has_taken(&origin)),
             audience,
             speaks_http1: AtomicBool::new(false),
             token: Mutex::default(),
@@ -268,6 +269,21 @@ mod tests {
         }
         assert_eq!(origins.lock().len(), ORIGINS_MAX);
         assert!(known(0) && (0..10).all(|number| known(5_000 + number)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_service_has_taken_a_push_is_known_when_it_was_forgotten_for_others() {
+        let origins = origins();
+        let has_taken = |number| origins.of(&url(number)).unwrap().has_taken.load(Ordering::Relaxed);
+        let origin = origins.of(&url(0)).unwrap();
+        origin.note("/a", &Attempt::Done(Verdict::Accepted));
+        origin.channel.record().note(Note::Accepted);
+        drop(origin);
+        tokio::time::advance(IDLE).await;
+        assert!(!has_taken(1) && origins.lock().len() == 1, "the other one has come in its place");
+        assert!(has_taken(0));
+        tokio::time::advance(Duration::from_secs(24 * 3_600)).await;
+        assert!(!has_taken(2) && !has_taken(0), "a day ago");
     }
 
     #[tokio::test]
