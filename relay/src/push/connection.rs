@@ -221,13 +221,19 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    let fate = match bearing.line {
-                        LineFate::Faulty if request.whom.is_some_and(|whom| !self.faults.may_cost_a_line(whom)) => {
+                    let line = &connection.line;
+                    let is_calls_first = patience.urgent && !line.has_served();
+                    let fate = match (bearing.line, request.whom) {
+                        (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => {
                             LineFate::Borne
                         }
-                        fate => fate,
+                        (fate, _) => fate,
                     };
-                    connection.line.answered(fate, bearing.proves, || connection.streams_allowed());
+                    if line.answered(fate, bearing.proves, || connection.streams_allowed())
+                        && let Some(whom) = request.whom
+                    {
+                        self.faults.cost_a_line(whom);
+                    }
                     self.heed(bearing);
                     return Ok(meaning);
                 }
