@@ -112,6 +112,34 @@ async fn an_outage_of_minutes_makes_no_flood_of_alerts_and_each_arrives_after_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_tried_for_a_minute_waits_for_none_of_those_that_are_tried_for_an_hour_and_each_ends_with_its_time() {
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: None }));
+    let tried = |event, number: u32, seconds: u64| {
+        let now = call(number);
+        // Worth delivering for a day.
+        let alert = Push { event, call: None, deadline: now.sent_at + 86_400, ..now };
+        let (service, until) = (world.service.clone(), relay::clock::now() + Duration::from_secs(seconds));
+        tokio::spawn(async move {
+            let departure = Departure::unmeasured();
+            service.deliver_measured(APP, &google(number), &alert, until, &departure, &Fixed).await
+        })
+    };
+    let alerts: Vec<_> = (1..=20).map(|number| tried(Event::Message, number, 3_600)).collect();
+    sleep(10 * SECOND).await;
+    for event in [Event::RegistrationLost, Event::Renew] {
+        let last = tried(event, 30, 60).await.expect("no panic");
+        assert!(last.attempts >= 10 && last.elapsed <= 60 * SECOND, "{last:?}");
+        assert!(matches!(last.verdict, Verdict::Retry { .. }), "{last:?}");
+    }
+    for alert in alerts {
+        let alert = alert.await.expect("no panic");
+        assert!(matches!(alert.verdict, Verdict::Retry { .. }), "{alert:?}");
+        assert!((3_400 * SECOND..=3_600 * SECOND).contains(&alert.elapsed), "{alert:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rest_that_is_longer_than_calls_wait_lets_one_ask_every_two_seconds() {
     let world = World::new();
     world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: Some(120) }));
@@ -432,7 +460,7 @@ async fn the_way_from_an_invite_to_its_push_is_measured_when_it_leaves_and_one_t
     let measured = async |number: u32| {
         let departure = Departure::of_call(std::time::Instant::now(), &world.metrics);
         let (target, push) = (apple(number), call(number));
-        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, &departure, &Fixed)).await
+        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, push.until(), &departure, &Fixed)).await
     };
     drop(measured(1).await);
     assert_eq!((invites(), unsent()), (1.0, 0.0));
