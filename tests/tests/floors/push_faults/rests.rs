@@ -187,6 +187,10 @@ async fn a_wish_that_concerns_one_device_holds_no_other_back() {
     assert_eq!(accepted(&others), 20);
     assert!(others.iter().all(|other| other.elapsed < SECOND), "{others:?}");
     assert_eq!(limited.await.expect("no panic").verdict, Verdict::Accepted, "it is asked every 2 s");
+    // Nor when no time is named: its call ends, and neither the service fails nor do alerts of others wait for each other.
+    world.fcm.answer_with(&google_token(2), std::iter::repeat_n(fcm::Answer::QuotaExceeded { retry_after: None }, 100));
+    assert!(matches!(world.ring(google(2), 30).await.verdict, Verdict::Retry { .. } | Verdict::TooLate));
+    assert_eq!(standing(&world, "fcm").0, State::Well);
     // Of many devices it is the project's.
     for number in 100..108 {
         world.fcm.answer_with(&google_token(number), unsaid(1));
