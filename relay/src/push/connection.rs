@@ -150,7 +150,7 @@ impl Channel {
 
     /// What an answer by another connection means for all who come later.
     pub(super) fn heed(&self, bearing: Bearing) {
-        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well) {
+        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
             self.rest.answered(bearing.rest);
         }
         self.record.note(bearing.note);

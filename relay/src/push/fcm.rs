@@ -293,7 +293,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let note = match &meaning {
         Meaning::Settled(Attempt::Done(Verdict::Gone { .. })) => Note::Well,
         Meaning::Settled(Attempt::Done(Verdict::Refused { reason })) => match *reason {
-            "InvalidToken" => Note::Well,
+            // Its form alone may have been looked at.
+            "InvalidToken" => Note::LetIn,
             // SENDER_ID_MISMATCH, THIRD_PARTY_AUTH_ERROR: whose token it is, its device decides (`token_refusals`).
             "PERMISSION_DENIED" | "NOT_FOUND" => Note::Trouble(Trouble::grave(reason)),
             _ => Note::Nothing,

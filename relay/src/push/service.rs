@@ -326,8 +326,8 @@ pub(super) enum DeliveryRun<'a> {
 }
 
 /// What a push came to.
-pub(super) struct Ended {
-    pub(super) verdict: Verdict,
+struct Ended {
+    verdict: Verdict,
     /// How often it was tried.
     attempts: u32,
     /// How many copies of it the service may have taken.
@@ -375,13 +375,7 @@ impl<'a> DeliveryRun<'a> {
     }
 
     /// Tries until it is settled, `deadline` comes, or its recipient has another token.
-    pub(super) async fn run(
-        self,
-        event: Event,
-        deadline: Instant,
-        departure: &Departure,
-        recipient: &dyn Recipient,
-    ) -> Ended {
+    async fn run(self, event: Event, deadline: Instant, departure: &Departure, recipient: &dyn Recipient) -> Ended {
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
         let retries = Arc::clone(&self.channel().retries);
@@ -414,6 +408,13 @@ impl<'a> DeliveryRun<'a> {
             run => run.repeated((event, &retries), deadline, departure, recipient, noted).await,
         };
         Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
+    }
+
+    /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again.
+    pub(super) async fn try_out(self, deadline: Instant) -> Verdict {
+        let retries = Arc::clone(&self.channel().retries);
+        let departure = Departure::unmeasured();
+        self.repeated((Event::Test, &retries), deadline, &departure, &Fixed, |attempt| attempt).await.0
     }
 
     async fn repeated(
