@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | 2xx | it was taken |
 //! | 410 | the subscription is gone |
-//! | 404 | likewise, unless it is said of many (`unknown.rs`): then the push is tried again |
+//! | 404 | likewise, unless it is said of more than eight, one after the other (`unknown.rs`): then a call is refused, and what is no call tried again |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
@@ -173,7 +173,7 @@ impl WebPush {
         let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *urgent, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
-                let attempt = origin.judged(&request.path, attempt);
+                let attempt = origin.judged(&request.path, *urgent, attempt);
                 origin.note(&request.path, &attempt);
                 attempt
             }

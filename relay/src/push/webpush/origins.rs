@@ -166,8 +166,9 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
-    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of a few.
-    pub(super) fn judged(&self, path: &str, attempt: Attempt) -> Attempt {
+    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of some (`unknown.rs`). Of the others what is
+    /// `urgent` ends, for its caller waits.
+    pub(super) fn judged(&self, path: &str, urgent: bool, attempt: Attempt) -> Attempt {
         match attempt {
             Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
                 self.channel.record().note(Note::Well);
@@ -175,7 +176,10 @@ impl Origin {
             }
             Attempt::Done(Verdict::BadToken) => {
                 self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
-                Attempt::Again { after: None }
+                match urgent {
+                    true => Attempt::Done(Verdict::Refused { reason: "ManyNotFound" }),
+                    false => Attempt::Again { after: None },
+                }
             }
             attempt => attempt,
         }
