@@ -96,6 +96,8 @@ pub(super) struct Request {
 pub(super) enum Failure {
     /// The service certainly did not process the request; another try makes sense after the pause.
     Unsent { after: Option<Duration> },
+    /// There are too many here that wait for it. That says nothing of the service; another try makes sense after the pause.
+    NoPlace { after: Option<Duration> },
     /// The service may have processed it.
     Unconfirmed,
     /// The service lets nobody in who shows our certificate.
@@ -257,7 +259,7 @@ impl Channel {
         let place = QueueSlot(&self.under_way);
         let most = if urgent { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= most {
-            return Err(Failure::Unsent { after: None });
+            return Err(Failure::NoPlace { after: None });
         }
         Ok(place)
     }
@@ -621,7 +623,8 @@ mod tests {
         let record = Record::new("com.example.phone", "apns", series, None);
         let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
         let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
-        assert!(alerts.iter().all(Result::is_ok) && channel.place(false).is_err());
+        let none = channel.place(false).err();
+        assert!(alerts.iter().all(Result::is_ok) && matches!(none, Some(Failure::NoPlace { .. })), "{none:?}");
         let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
         assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
         drop(calls);

@@ -186,6 +186,7 @@ impl Fcm {
             let read = |answer: &Answer| self.judged((request.whom.unwrap_or_default(), urgent), answer);
             match self.channel.send(request, patience, read).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,

@@ -332,7 +332,7 @@ struct Ended {
     attempts: u32,
     /// How many copies of it the service may have taken.
     copies: u32,
-    /// What it was told last: the service takes no more for this device now.
+    /// What it was told last: the service takes no more for this device now, or it had no place here.
     limited: bool,
 }
 

@@ -178,6 +178,7 @@ impl WebPush {
                 attempt
             }
             Err(Failure::Unsent { after }) => Attempt::Again { after },
+            Err(Failure::NoPlace { after }) => Attempt::Limited { after },
             Err(Failure::ShutOut { reason }) => Attempt::Done(Verdict::Refused { reason }),
             Err(Failure::Unconfirmed) => Attempt::Lost,
         }
@@ -222,7 +223,7 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
     let place = origin.place(patience.urgent, patience.until).await;
-    let _place = place.ok_or(Failure::Unsent { after: Some(WITHOUT_PLACE) })?;
+    let _place = place.ok_or(Failure::NoPlace { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {

@@ -237,11 +237,18 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use hyper::HeaderMap;
+
+    use super::super::by_http1;
     use super::*;
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
+    use crate::push::connection::{Failure, Request};
+    use crate::push::departure::Departure;
     use crate::push::endpoint::trust;
     use crate::push::network::Nowhere;
+    use crate::push::patience::{Patience, WhenSilent};
 
     fn origins() -> Origins {
         let series = Metrics::new().push_service("com.example.phone", "webpush");
@@ -288,6 +295,23 @@ mod tests {
         assert!(has_taken(0));
         tokio::time::advance(Duration::from_secs(24 * 3_600)).await;
         assert!(!has_taken(2) && !has_taken(0), "a day ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_that_finds_no_place_says_nothing_of_the_service() {
+        let origin = origins().of(&url(0)).unwrap();
+        let until = Instant::now() + Duration::from_secs(1);
+        let mut hanging = Vec::new();
+        while let Some(place) = origin.place(true, Instant::now() + Duration::from_millis(1)).await {
+            hanging.push(place);
+        }
+        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body: Bytes::new() };
+        for urgent in [false, true] {
+            let departure = Departure::unmeasured();
+            let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent, departure: &departure };
+            let sent = by_http1(&origin, &request, patience).await;
+            assert!(matches!(sent, Err(Failure::NoPlace { .. })), "{sent:?}");
+        }
     }
 
     #[tokio::test]
