@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::reasons;
-use super::token_refusals::{Tokens, is_of_a_token};
+use super::token_refusals::{Says, Tokens, is_of_a_token};
 use super::troubled::{TROUBLES, Troubled, Weight};
 use crate::clock::{rfc3339, unix_now};
 use crate::domain::PushOutcome;
@@ -248,8 +248,10 @@ impl Record {
 
     /// This token was refused, for one of the reasons that are those of tokens.
     pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
-        if self.tokens.refused(token) {
-            self.trouble(Trouble::grave(reason), "");
+        match self.tokens.refused(token) {
+            Says::Nothing => {}
+            Says::Light => self.trouble(Trouble::light(reason), ""),
+            Says::Fails => self.trouble(Trouble::grave(reason), ""),
         }
     }
 

@@ -405,7 +405,7 @@ async fn what_is_said_of_devices_own_tokens_says_nothing_of_the_service_and_of_g
     ] {
         world.apns.answer_all(Some(apns));
         world.fcm.answer_all(Some(fcm));
-        for number in 100..110 {
+        for number in 100..109 {
             world.ring(apple(number), number).await;
             world.ring(google(number), number).await;
             world.service.note_doubted_token(APP, Provider::ApnsProduction, &apple(number).token);
@@ -426,6 +426,34 @@ async fn what_is_said_of_devices_own_tokens_says_nothing_of_the_service_and_of_g
         assert_eq!(standing(&world, "apns").0, state, "{number}");
     }
     assert_eq!(standing(&world, "fcm").1, "SENDER_ID_MISMATCH");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_takes_none_of_many_tokens_since_the_start_fails_and_one_that_has_taken_any_does_not() {
+    for has_taken in [false, true] {
+        let world = World::new();
+        if has_taken {
+            world.ring(google(1), 1).await;
+            world.ring(apple(1), 1).await;
+        }
+        world.apns.answer_all(Some(Answer::DeviceTokenNotForTopic));
+        world.fcm.answer_all(Some(fcm::Answer::SenderIdMismatch));
+        let tending = tokio::spawn(world.service.clone().tend());
+        for number in 100..120 {
+            world.ring(apple(number), number).await;
+            world.ring(google(number), number).await;
+            sleep(20 * SECOND).await;
+        }
+        let wanted = |reason| if has_taken { (State::Well, "") } else { (State::Failing, reason) };
+        assert_eq!(standing(&world, "apns"), wanted("DeviceTokenNotForTopic"));
+        assert_eq!(standing(&world, "fcm"), wanted("SENDER_ID_MISMATCH"));
+        world.apns.answer_all(None);
+        world.fcm.answer_all(None);
+        world.ring(google(1), 1).await;
+        world.ring(apple(1), 1).await;
+        assert_eq!([standing(&world, "apns").0, standing(&world, "fcm").0], [State::Well; 2]);
+        tending.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -464,7 +492,8 @@ async fn the_way_from_an_invite_to_its_push_is_measured_when_it_leaves_and_one_t
     let measured = async |number: u32| {
         let departure = Departure::of_call(std::time::Instant::now(), &world.metrics);
         let (target, push) = (apple(number), call(number));
-        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, push.until(), &departure, &Fixed)).await
+        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, push.until(), &departure, &Fixed))
+            .await
     };
     drop(measured(1).await);
     assert_eq!((invites(), unsent()), (1.0, 0.0));
