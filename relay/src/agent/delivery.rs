@@ -4,6 +4,7 @@
 //! the device has exchanged meanwhile.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -12,17 +13,18 @@ use crate::domain::{PushOutcome, PushProvider};
 use crate::push::{Delivery, Departure, Push, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
-/// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. `departure`
-/// is told when it leaves.
+/// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
+/// most; `departure` is told when it leaves.
 pub(crate) async fn deliver(
     (shared, shard): (&Arc<Shared>, usize),
     app: &str,
     target: &PushTarget,
     push: &Push,
+    until: Instant,
     departure: &Departure,
 ) -> (Verdict, u32) {
     let device = Device { shared, shard, push, target };
-    let delivery = shared.push.deliver_measured(app, target, push, departure, &device).await;
+    let delivery = shared.push.deliver_measured(app, target, push, until, departure, &device).await;
     let Delivery { verdict, attempts, copies, elapsed } = delivery;
     let verdict = match verdict {
         Verdict::BadToken if shared.believes_bad_token(app, target.provider, &target.token).await => {

@@ -7,9 +7,11 @@
 //! | pushes of an app | a day | alerts are left out from nine tenths on; calls at the whole of it: 480 |
 //!
 //! That a call has ended is told to whoever was pushed for it, whatever is left: it counts, and is never left out, or the phone would
-//! ring on. Likewise that a lease ends, and that a registration is lost or back.
+//! ring on. Likewise that a lease ends, and that a registration is lost or back; but these count for the device alone where the app has no
+//! more than its last tenth, which is the calls': a SIP server that comes and goes causes any number of them.
 //!
-//! Invariant: calls are the last to be refused; what is refused takes from no other budget. One shard has one of these, and
+//! Invariant: calls are the last to be refused, and what is no call takes nothing of the last tenth of an app's day but the ends of calls; what is
+//! refused takes from no other budget. One shard has one of these, and
 //! its share of an app's day, so that nothing is shared between cores; who has caused nothing lately is not kept.
 
 use std::collections::HashMap;
@@ -67,17 +69,29 @@ impl PushBudgets {
         if self.devices.level(now, &device) <= self.devices.rate.burst / 2 {
             return Err(Limit::PushesDevice);
         }
-        if self.apps.level(now, app) <= self.apps.rate.burst / 10 {
+        if self.only_calls_are_left(now, app) {
             return Err(Limit::PushesApp);
         }
         self.take(now, app, device);
         Ok(())
     }
 
-    /// Takes the push of a call's end, of which there is at most one for each push of a call, or what tells of a lease or a registration;
-    /// what is not left is owed.
+    /// Takes the push of a call's end, of which there is at most one for each push of a call; what is not left is owed.
     pub fn take_end(&mut self, now: Instant, app: &str, device: InstanceId) {
         self.take(now, app, device);
+    }
+
+    /// Takes what tells of a lease or a registration; what is not left is owed by the device, and nothing by the app.
+    pub fn take_notice(&mut self, now: Instant, app: &str, device: InstanceId) {
+        match self.only_calls_are_left(now, app) {
+            true => self.devices.take(now, &device, || device),
+            false => self.take(now, app, device),
+        }
+    }
+
+    /// Whether what is left of the app's day is for calls.
+    fn only_calls_are_left(&self, now: Instant, app: &str) -> bool {
+        self.apps.level(now, app) <= self.apps.rate.burst / 10
     }
 
     fn take(&mut self, now: Instant, app: &str, device: InstanceId) {
@@ -188,6 +202,26 @@ mod tests {
         assert_eq!(how_many(|| budgets.take_call(now, "a", next(), by("bob"))), (100, Limit::PushesApp));
         assert!(budgets.take_alert(now, "b", next()).is_ok(), "another app is another matter");
         assert!(budgets.take_call(now + Duration::from_secs(87), "a", next(), by("bob")).is_ok(), "the day goes on");
+    }
+
+    #[test]
+    fn what_tells_of_leases_and_registrations_leaves_calls_the_last_tenth_however_much_of_it_there_is() {
+        let (mut budgets, now) = (budgets(60, 60, 1_000), Instant::now());
+        for number in 0..2_000 {
+            budgets.take_notice(now, "a", device(number));
+        }
+        assert_eq!(budgets.take_alert(now, "a", device(2_000)), Err(Limit::PushesApp));
+        let mut number = 3_000;
+        let mut next = || {
+            number += 1;
+            device(number)
+        };
+        assert_eq!(how_many(|| budgets.take_call(now, "a", next(), by("bob"))), (100, Limit::PushesApp));
+        budgets.take_notice(now, "a", device(1));
+        assert!(budgets.take_call(now + Duration::from_secs(87), "a", next(), by("bob")).is_ok(), "nothing is owed");
+        // They count for their device.
+        (0..60).for_each(|_| budgets.take_notice(now, "b", device(1)));
+        assert_eq!(budgets.take_call(now, "b", device(1), by("bob")), Err(Limit::PushesDevice));
     }
 
     #[test]

@@ -292,6 +292,7 @@ impl Apns {
             }
             match channel.send(&prepared.request, patience, classify).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,

@@ -16,9 +16,9 @@ pub(super) enum Attempt {
         /// How long the service, or our own back-off, asks to wait.
         after: Option<Duration>,
     },
-    /// The service takes no more for this device now, which says nothing of the service; it may be tried again.
+    /// The service takes no more for this device now, or there is no place here to send it from: that says nothing of the service; it may be tried again.
     Limited {
-        /// How long the service asks to wait.
+        /// How long the service asks to wait, or we do.
         after: Option<Duration>,
     },
     /// Nobody knows whether the service has taken it.

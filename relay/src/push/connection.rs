@@ -96,6 +96,8 @@ pub(super) struct Request {
 pub(super) enum Failure {
     /// The service certainly did not process the request; another try makes sense after the pause.
     Unsent { after: Option<Duration> },
+    /// There are too many here that wait for it. That says nothing of the service; another try makes sense after the pause.
+    NoPlace { after: Option<Duration> },
     /// The service may have processed it.
     Unconfirmed,
     /// The service lets nobody in who shows our certificate.
@@ -150,7 +152,7 @@ impl Channel {
 
     /// What an answer by another connection means for all who come later.
     pub(super) fn heed(&self, bearing: Bearing) {
-        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well) {
+        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
             self.rest.answered(bearing.rest);
         }
         self.record.note(bearing.note);
@@ -221,13 +223,19 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    let fate = match bearing.line {
-                        LineFate::Faulty if request.whom.is_some_and(|whom| !self.faults.may_cost_a_line(whom)) => {
+                    let line = &connection.line;
+                    let is_calls_first = patience.urgent && !line.has_served();
+                    let fate = match (bearing.line, request.whom) {
+                        (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => {
                             LineFate::Borne
                         }
-                        fate => fate,
+                        (fate, _) => fate,
                     };
-                    connection.line.answered(fate, bearing.proves, || connection.streams_allowed());
+                    if line.answered(fate, bearing.proves, || connection.streams_allowed())
+                        && let Some(whom) = request.whom
+                    {
+                        self.faults.cost_a_line(whom);
+                    }
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -251,7 +259,7 @@ impl Channel {
         let place = QueueSlot(&self.under_way);
         let most = if urgent { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= most {
-            return Err(Failure::Unsent { after: None });
+            return Err(Failure::NoPlace { after: None });
         }
         Ok(place)
     }
@@ -615,7 +623,8 @@ mod tests {
         let record = Record::new("com.example.phone", "apns", series, None);
         let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
         let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
-        assert!(alerts.iter().all(Result::is_ok) && channel.place(false).is_err());
+        let none = channel.place(false).err();
+        assert!(alerts.iter().all(Result::is_ok) && matches!(none, Some(Failure::NoPlace { .. })), "{none:?}");
         let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
         assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
         drop(calls);

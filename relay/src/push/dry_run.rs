@@ -7,10 +7,10 @@
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
-//! A service that fails is asked so each [`ASK_EVERY`]: when it would take a push it is well, though nobody has called. One that refuses
-//! good tokens says nothing of that here.
+//! A service that fails is asked so each [`ASK_EVERY`]: when it takes our credentials again, or is reached again, it is well, though nobody has called
+//! (`health.rs`). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
 //!
-//! Invariant: no device gets anything; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
+//! Invariant: no device gets anything, and no push of others goes sooner or later for it; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,8 @@ use sip::id::{CallId, InstanceId, ShardTag};
 use tokio::time::{Instant, sleep};
 
 use super::apns::Environment;
-use super::departure::Departure;
 use super::health::Note;
 use super::reasons;
-use super::recipient::Fixed;
 use super::service::{App, DeliveryRun, Mode, PushService};
 use super::token_refusals::is_of_a_token;
 use super::{Event, Push, Verdict};
@@ -86,7 +84,7 @@ impl PushService {
                 let Some(record) = runs.first().map(|run| Arc::clone(run.record())) else { continue };
                 let fails = record.report().reason.is_some_and(|(reason, _)| !is_of_a_token(reason));
                 if fails && tried(id, runs).await.problem.is_none() {
-                    record.note(Note::Well);
+                    record.note(Note::LetIn);
                 }
             }
         }
@@ -118,8 +116,7 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
         let record = Arc::clone(run.record());
         trial.service = record.report().service;
         let deadline = Instant::now() + DRY_RUN_TIMEOUT;
-        let ended = run.run(Event::Test, deadline, &Departure::unmeasured(), &Fixed).await;
-        trial.problem = match ended.verdict {
+        trial.problem = match run.try_out(deadline).await {
             Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
             Verdict::Refused { reason: "InvalidToken" } => None,
             Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),

@@ -36,7 +36,7 @@ use super::network::Network;
 use super::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
 use super::patience::{Patience, WhenSilent};
 use super::quota::{self, Told, Whose};
-use super::rest::RestFor;
+use super::rest::{PROBE_EVERY, RestFor};
 use super::setup::Problem;
 use super::single_flight::CoolingDown;
 use super::{Event, Push, Verdict, payload};
@@ -183,9 +183,10 @@ impl Fcm {
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
             let PreparedPush { ref request, urgent, when_silent } = *prepared;
             let patience = Patience { until, when_silent, urgent, departure };
-            let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), answer);
+            let read = |answer: &Answer| self.judged((request.whom.unwrap_or_default(), urgent), answer);
             match self.channel.send(request, patience, read).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
+                Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,
@@ -204,16 +205,23 @@ impl Fcm {
         }
     }
 
-    /// What an answer to a message for `whom` means, also beside those of others.
-    fn judged(&self, whom: u64, answer: &Answer) -> (Meaning, Bearing) {
+    /// What an answer to a message for `whom`, of a call or of none, means, also beside those of others.
+    fn judged(&self, (whom, urgent): (u64, bool), answer: &Answer) -> (Meaning, Bearing) {
         let (meaning, bearing) = classify(answer);
         if bearing.note == Note::Accepted {
             self.told.taken();
         }
         let is_unsaid = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Unknown;
-        match is_unsaid && self.told.note(whom) {
-            true => (meaning, of_the_project(answer, bearing)),
-            false => (meaning, bearing),
+        match meaning {
+            Meaning::Settled(Attempt::Again { after }) if is_unsaid => match self.told.note(whom) {
+                true => (meaning, of_the_project(answer, bearing)),
+                // It says as much of the service as what is said of a device; but a call asks again, for the wish may be for all.
+                false => {
+                    let after = after.map(|after| if urgent { after.min(PROBE_EVERY) } else { after });
+                    (Meaning::Settled(Attempt::Limited { after }), bearing)
+                }
+            },
+            meaning => (meaning, bearing),
         }
     }
 }
@@ -286,7 +294,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let note = match &meaning {
         Meaning::Settled(Attempt::Done(Verdict::Gone { .. })) => Note::Well,
         Meaning::Settled(Attempt::Done(Verdict::Refused { reason })) => match *reason {
-            "InvalidToken" => Note::Well,
+            // Its form alone may have been looked at.
+            "InvalidToken" => Note::LetIn,
             // SENDER_ID_MISMATCH, THIRD_PARTY_AUTH_ERROR: whose token it is, its device decides (`token_refusals`).
             "PERMISSION_DENIED" | "NOT_FOUND" => Note::Trouble(Trouble::grave(reason)),
             _ => Note::Nothing,

@@ -4,6 +4,7 @@
 //! | what happened | what it says |
 //! | --- | --- |
 //! | a push was accepted, or a token was called gone | it is well |
+//! | it took our credentials, and called a token none: that is said before anything is pushed | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for what came of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
 //! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
 //! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
 //! | what concerns one push or one device alone (its size, how much it gets) | nothing |
@@ -21,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::reasons;
-use super::token_refusals::Tokens;
+use super::token_refusals::{Says, Tokens, is_of_a_token};
 use super::troubled::{TROUBLES, Troubled, Weight};
 use crate::clock::{rfc3339, unix_now};
 use crate::domain::PushOutcome;
@@ -30,6 +31,13 @@ use crate::secret::PushToken;
 
 /// How often a change of one service is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// How long after the last trouble that came of a push a service fails that does not take one.
+const QUIET_FOR: Duration = Duration::from_secs(600);
+
+/// What a service has done with pushes, of which those that are for nobody say nothing.
+const OF_PUSHES: [&str; 7] =
+    [NOT_IN_TIME, "ServerError", "ConnectionLost", "Unanswered", "AskedToWait", "GoneWithoutReason", "ManyNotFound"];
 
 /// The reason of a call that was not taken before its caller gave up: what went wrong before it says more.
 pub(super) const NOT_IN_TIME: &str = "NotInTime";
@@ -59,6 +67,8 @@ pub(super) enum Note {
     Accepted,
     /// It and our credentials are well, though this push was not taken.
     Well,
+    /// It took our credentials, and called a token none. Whether it takes a push, nobody has said.
+    LetIn,
     /// Nothing.
     Nothing,
     Trouble(Trouble),
@@ -132,6 +142,8 @@ struct Standing {
     since: u64,
     reason: &'static str,
     detail: Box<str>,
+    /// When something went wrong last.
+    troubled: Option<Instant>,
     /// What was told last, and when.
     told: Option<(State, Instant)>,
     to_be_told: bool,
@@ -154,8 +166,7 @@ impl Record {
         series: PushServiceSeries,
         earlier: Option<&Arc<Self>>,
     ) -> Arc<Self> {
-        let (state, reason, detail) = (State::Unknown, "", "".into());
-        let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
+        let standing = Standing::new();
         let (tokens, troubles) = (earlier.map(|it| Arc::clone(&it.tokens)).unwrap_or_default(), AtomicU32::new(0));
         let (app, in_force) = (app.into(), AtomicBool::new(false));
         Arc::new(Self { part: None, app, service, series, tokens, troubles, in_force, standing: Mutex::new(standing) })
@@ -182,8 +193,7 @@ impl Record {
 
     /// That of one service among many, which is told in `of` and nowhere else.
     pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
-        let (state, reason, detail) = (State::Unknown, "", "".into());
-        let standing = Standing { state, since: 0, reason, detail, told: None, to_be_told: false };
+        let standing = Standing::new();
         Arc::new(Self {
             part: Some(Part { of: Arc::clone(of), troubled: Arc::clone(troubled), origin: origin.into() }),
             app: of.app.clone(),
@@ -225,6 +235,7 @@ impl Record {
                 self.is_well(first);
             }
             Note::Well => self.is_well(false),
+            Note::LetIn => self.is_let_in(),
             Note::Nothing => {}
             Note::Trouble(trouble) => self.trouble(trouble, ""),
         }
@@ -237,8 +248,10 @@ impl Record {
 
     /// This token was refused, for one of the reasons that are those of tokens.
     pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
-        if self.tokens.refused(token) {
-            self.trouble(Trouble::grave(reason), "");
+        match self.tokens.refused(token) {
+            Says::Nothing => {}
+            Says::Light => self.trouble(Trouble::light(reason), ""),
+            Says::Fails => self.trouble(Trouble::grave(reason), ""),
         }
     }
 
@@ -262,6 +275,7 @@ impl Record {
     fn weighed_trouble(self: &Arc<Self>, trouble: Trouble, detail: &str, fails: bool) {
         let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut standing = self.lock();
+        standing.troubled = Some(Instant::now());
         // A grave one says what is to be mended; what follows from it says less.
         let vague = trouble.reason == NOT_IN_TIME && count > 1;
         let says_more =
@@ -301,6 +315,20 @@ impl Record {
         }
         self.troubles.store(0, Ordering::Relaxed);
         self.turn(self.lock(), State::Well);
+    }
+
+    /// It takes our credentials.
+    fn is_let_in(self: &Arc<Self>) {
+        if self.troubles.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let standing = self.lock();
+        let is_quiet = standing.troubled.is_none_or(|at| at.elapsed() >= QUIET_FOR);
+        if is_of_a_token(standing.reason) || OF_PUSHES.contains(&standing.reason) && !is_quiet {
+            return;
+        }
+        self.troubles.store(0, Ordering::Relaxed);
+        self.turn(standing, State::Well);
     }
 
     fn turn(self: &Arc<Self>, mut standing: MutexGuard<'_, Standing>, state: State) {
@@ -373,6 +401,11 @@ impl Record {
 }
 
 impl Standing {
+    fn new() -> Self {
+        let (state, reason, detail) = (State::Unknown, "", "".into());
+        Self { state, since: 0, reason, detail, troubled: None, told: None, to_be_told: false }
+    }
+
     fn words(&self) -> Box<str> {
         match &*self.detail {
             "" => reasons::words(self.reason).into(),

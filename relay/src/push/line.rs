@@ -308,8 +308,8 @@ impl Line {
     }
 
     /// An answer came, which means this for the line; `proves`: our credentials were taken. `limit` tells how many streams the
-    /// service allows at this moment.
-    pub(super) fn answered(&self, fate: LineFate, proves: bool, limit: impl FnOnce() -> usize) {
+    /// service allows at this moment. Whether the line is given up for it, which it was not before, as one that the fault may stick to.
+    pub(super) fn answered(&self, fate: LineFate, proves: bool, limit: impl FnOnce() -> usize) -> bool {
         let now = Instant::now();
         self.hear(now);
         let since = u64::try_from(now.saturating_duration_since(self.opened).as_micros()).unwrap_or(u64::MAX);
@@ -324,18 +324,23 @@ impl Line {
             }
             LineFate::Faulty => {
                 let again = self.faults_in_a_row.fetch_add(1, Ordering::Relaxed) > 0;
-                match self.good.load(Ordering::Relaxed) {
-                    0 => self.retire(),
+                return match self.good.load(Ordering::Relaxed) {
+                    0 => {
+                        let was_retired = self.is_retired();
+                        self.retire();
+                        !was_retired
+                    }
                     // One that serves others well is not replaced more than once a second.
                     _ if again || self.opened.elapsed() >= Duration::from_secs(1) => {
-                        self.tired.store(true, Ordering::Relaxed);
+                        !self.tired.swap(true, Ordering::Relaxed)
                     }
-                    _ => {}
-                }
+                    _ => false,
+                };
             }
             LineFate::Borne => {}
             LineFate::Ending => self.retire(),
         }
+        false
     }
 
     /// Lets no further request go; what is under way goes on.

@@ -30,7 +30,7 @@ const PROBES: Backoff = Backoff { first: Duration::from_secs(1), most: Duration:
 const WAITING_MAX: usize = 16_384;
 /// The longest pause of one push between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
-/// So many times it fits into the life of a push.
+/// So many times it fits into the time that a push is tried for.
 const PAUSES_OF_A_LIFE: u32 = 20;
 
 /// Those of one service.
@@ -54,7 +54,7 @@ pub(super) struct Turn<'a> {
     _alone: Option<SemaphorePermit<'a>>,
 }
 
-/// The longest pause between two tries of a push that is worth delivering for so long; `None`: it is too short-lived to wait for others.
+/// The longest pause between two tries of a push that is tried for so long; `None`: that is too short to wait for others.
 pub(super) fn longest_pause(life: Duration) -> Option<Duration> {
     let longest = (life / PAUSES_OF_A_LIFE).min(LONGEST_PAUSE);
     (longest > RETRY.most).then_some(longest)

@@ -160,20 +160,22 @@ impl PushService {
     /// Delivers `push` to `target` of the App `app`: again and again where the contract allows it, with pauses that
     /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
     pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
-        self.deliver_measured(app, target, push, &Departure::unmeasured(), &Fixed).await
+        self.deliver_measured(app, target, push, push.until(), &Departure::unmeasured(), &Fixed).await
     }
 
-    /// Likewise; `departure` is told when it leaves, and `recipient` asked before it is tried again.
+    /// Likewise, but it is tried until `until` at most, when it ends as [`Verdict::Retry`]: it may be worth delivering for longer, by a service that has taken it. `departure` is
+    /// told when it leaves, and `recipient` asked before it is tried again.
     pub async fn deliver_measured(
         &self,
         app: &str,
         target: &PushTarget,
         push: &Push,
+        until: std::time::Instant,
         departure: &Departure,
         recipient: &dyn Recipient,
     ) -> Delivery {
         let started = Instant::now();
-        let deadline = Instant::from_std(push.until());
+        let deadline = Instant::from_std(push.until().min(until));
         let (verdict, attempts, copies) = match &*self.mode() {
             Mode::Printed => {
                 departure.note();
@@ -199,6 +201,11 @@ impl PushService {
                 }
                 Err(verdict) => (verdict, 0, 0),
             },
+        };
+        let verdict = match verdict {
+            // It was tried for long enough; the device would still be told something that it does not know.
+            Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
+            verdict => verdict,
         };
         Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
     }
@@ -319,13 +326,13 @@ pub(super) enum DeliveryRun<'a> {
 }
 
 /// What a push came to.
-pub(super) struct Ended {
-    pub(super) verdict: Verdict,
+struct Ended {
+    verdict: Verdict,
     /// How often it was tried.
     attempts: u32,
     /// How many copies of it the service may have taken.
     copies: u32,
-    /// What it was told last: the service takes no more for this device now.
+    /// What it was told last: the service takes no more for this device now, or it had no place here.
     limited: bool,
 }
 
@@ -368,13 +375,7 @@ impl<'a> DeliveryRun<'a> {
     }
 
     /// Tries until it is settled, `deadline` comes, or its recipient has another token.
-    pub(super) async fn run(
-        self,
-        event: Event,
-        deadline: Instant,
-        departure: &Departure,
-        recipient: &dyn Recipient,
-    ) -> Ended {
+    async fn run(self, event: Event, deadline: Instant, departure: &Departure, recipient: &dyn Recipient) -> Ended {
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
         let retries = Arc::clone(&self.channel().retries);
@@ -407,6 +408,13 @@ impl<'a> DeliveryRun<'a> {
             run => run.repeated((event, &retries), deadline, departure, recipient, noted).await,
         };
         Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
+    }
+
+    /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again.
+    pub(super) async fn try_out(self, deadline: Instant) -> Verdict {
+        let retries = Arc::clone(&self.channel().retries);
+        let departure = Departure::unmeasured();
+        self.repeated((Event::Test, &retries), deadline, &departure, &Fixed, |attempt| attempt).await.0
     }
 
     async fn repeated(

@@ -82,6 +82,11 @@ impl Troubled {
         services.is_well(origin)
     }
 
+    /// Whether this one has taken a push within [`TAKEN_FOR`], as far as that is remembered.
+    pub(super) fn has_taken(&self, origin: &str) -> bool {
+        self.lock().taken.get(origin).is_some_and(|taken| taken.last + TAKEN_FOR > Instant::now())
+    }
+
     /// This one is well. Whether that says that all are.
     pub(super) fn well(&self, origin: &str) -> bool {
         self.lock().is_well(origin)

@@ -2,10 +2,12 @@
 //!
 //! Invariant: while the clock is not trusted, the log has said so once and `/readyz` says so; nothing is ended by it
 //! (`clock::watch` has the rule). A node whose clock is more than [`STORE_OFF_MAX_MS`] off the store's goes by the store's, says so,
-//! and is as ready as before: where the store's is the wrong one, all nodes are off it at once.
+//! and is as ready as before: where the store's is the wrong one, all nodes are off it at once. A disk that is slow keeps nothing
+//! waiting but the next note.
 
 use std::time::Duration;
 
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, interval};
 
 use crate::clock::watch::{self, JUMP_STEADY_MS, STORE_OFF_MAX_MS, Verdict};
@@ -37,6 +39,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     let (mut noted, mut asked): (Option<Instant>, Option<Instant>) = (None, None);
     let mut store = Store::default();
     let mut is_wrong = false;
+    let mut noting: Option<JoinHandle<()>> = None;
     loop {
         ticks.tick().await;
         let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
@@ -48,14 +51,22 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         is_wrong = matches!(verdict, Verdict::Jumped { .. });
         tell(verdict, &readiness);
         if is_due(noted, NOTE)
+            && noting.as_ref().is_none_or(JoinHandle::is_finished)
             && let Some(now) = watch::trusted_now()
         {
-            noted = Some(Instant::now());
-            if let Err(error) = vault.note_time(now) {
-                tracing::warn!(event = "clock-not-written", %error, "the time could not be written down; a next run under a wrong clock may not notice");
-            }
+            (noted, noting) = (Some(Instant::now()), Some(note(&vault, now)));
         }
     }
+}
+
+/// Writes the time down, on a thread that may wait for the disk.
+fn note(vault: &Vault, now: u64) -> JoinHandle<()> {
+    let vault = vault.clone();
+    spawn_blocking(move || {
+        if let Err(error) = vault.note_time(now) {
+            tracing::warn!(event = "clock-not-written", %error, "the time could not be written down; a next run under a wrong clock may not notice");
+        }
+    })
 }
 
 /// What the store's clock has said.
@@ -140,4 +151,37 @@ fn warning(by_ms: i64) -> String {
         rfc3339(trusted),
         JUMP_STEADY_MS / 3_600_000,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+    use crate::random;
+    use crate::vault::Keyring;
+
+    #[tokio::test]
+    async fn a_disk_that_is_slow_keeps_no_task_waiting() {
+        const LONG: Duration = Duration::from_secs(5);
+        let folder = std::env::temp_dir().join(format!("sipwake-clock-{:x}", u64::from_be_bytes(random::bytes())));
+        let vault = Vault::open("memory:", Keyring::open(&folder.join("keyring")).expect("made"), "a").expect("opened");
+        // Whoever writes there waits for who reads.
+        let slow = folder.join("keyring.clock.new");
+        mknodat(CWD, &slow, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
+        let (go_on, disk) = mpsc::channel();
+        let disk = std::thread::spawn(move || {
+            let was_told = disk.recv_timeout(LONG).is_ok();
+            (std::fs::read_to_string(slow).expect("read"), was_told)
+        });
+        let noting = note(&vault, 1_795_000_000);
+        tokio::task::yield_now().await;
+        assert!(!noting.is_finished());
+        go_on.send(()).expect("it waits");
+        noting.await.expect("no panic");
+        assert_eq!(disk.join().expect("no panic"), ("1795000000\n".to_owned(), true), "this thread has gone on");
+        std::fs::remove_dir_all(folder).expect("removed");
+    }
 }

@@ -19,7 +19,7 @@ use sip::id::{CallId, InstanceId, MessageId};
 use super::codec::{self, Reader};
 use super::seal::{self, SealError, Sealed};
 use super::store::StoreError;
-use super::{Store, Vault, lookup};
+use super::{MAX_LIFETIME_S, Store, Vault, lookup};
 use crate::clock::{DAY_S, Reading, confirmed_now, shared_now, shared_now_ms};
 use crate::domain::story::Story;
 use crate::secret::with_clean_stack;
@@ -347,7 +347,8 @@ impl Vault {
     }
 
     /// Opens what a collection holds, in its order. Earlier versions gave places of whole seconds: of those that share one, the order is none,
-    /// and always the same. What another keyring or another version may open stays for it until its time is over.
+    /// and always the same. What another keyring or another version may open stays for it until its time is over: nothing is kept for longer than
+    /// [`MAX_LIFETIME_S`] after it came, which its place tells of it whoever may open it.
     async fn open_all<T>(
         &self,
         instance: InstanceId,
@@ -360,8 +361,13 @@ impl Vault {
         };
         all.retain(|kept| !self.0.deletions.has(instance, collection, &kept.item_key));
         all.sort_unstable_by_key(|kept| (kept.order, kept.item_key));
+        let now = confirmed_now();
+        for over in all.extract_if(.., |kept| (kept.order / 1_000).saturating_add(MAX_LIFETIME_S) <= now) {
+            self.remove_by_key(instance, collection, over.item_key).await?;
+        }
         let mut opened = Vec::with_capacity(all.len());
         let mut is_ours = None;
+        let (mut unread, mut forgotten) = (None, 0);
         for Kept { item_key, sealed, .. } in all {
             let place = place(instance, item_key);
             match seal::open_as(&self.0.keyring, collection.purpose(), &place, sealed.as_bytes(), read) {
@@ -370,13 +376,17 @@ impl Vault {
                     if error == SealError::Broken && is_ours.is_none() {
                         is_ours = Some(self.has_the_ring().await?);
                     }
-                    let is_broken = error == SealError::Broken && is_ours == Some(true);
-                    tracing::warn!(event = "kept-unreadable", %instance, %error, forgotten = is_broken, "something that was kept does not open here");
-                    if is_broken {
+                    let (_, count) = unread.unwrap_or((error, 0));
+                    unread = Some((error, count + 1));
+                    if error == SealError::Broken && is_ours == Some(true) {
+                        forgotten += 1;
                         self.remove_by_key(instance, collection, item_key).await?;
                     }
                 }
             }
+        }
+        if let Some((error, count)) = unread {
+            tracing::warn!(event = "kept-unreadable", %instance, %error, count, forgotten, "something that was kept does not open here");
         }
         Ok(opened)
     }
@@ -519,6 +529,28 @@ mod tests {
     use sip::id::ShardTag;
 
     use super::*;
+    use crate::vault::codec::lent::tests::samples;
+    use crate::vault::{Fence, Keyring};
+
+    #[tokio::test]
+    async fn what_nobody_can_open_goes_when_its_time_is_over_and_not_before() {
+        let vault = Vault::open("memory:", Keyring::ephemeral(), "a").expect("opened");
+        let (id, record) = (InstanceId::new(1 << 20, ShardTag(1)), samples().remove(0));
+        let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
+        vault.put(id, &sealed, shared_now() + DAY_S, &lookup, Fence::NEW).await.expect("put");
+        let life_ms = MAX_LIFETIME_S * 1_000;
+        for (number, age_ms) in [(1, life_ms), (2, life_ms + DAY_S * 1_000), (3, life_ms - 60_000), (4, 0)] {
+            let message = Message { id: MessageId::new(number << 32, ShardTag(1)), ..message(None) };
+            let mut item = vault.seal_message(id, || message);
+            let mut bytes = item.sealed.as_bytes().to_vec();
+            // Of a day whose key was destroyed.
+            bytes[1..5].fill(0);
+            (item.order, item.sealed) = (shared_now_ms() - age_ms, Sealed::from_bytes(bytes));
+            assert_eq!(vault.put_item(id, &item).await, Ok(Placement::Kept));
+        }
+        assert_eq!(vault.messages(id).await, Ok(Vec::new()));
+        assert_eq!(vault.item_counts(id).await, Ok(Counts { messages: 2, missed_calls: 0 }), "another may open these");
+    }
 
     fn message(name: Option<&str>) -> Message {
         Message {

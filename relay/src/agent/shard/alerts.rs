@@ -12,12 +12,13 @@
 //! a VoIP push.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
+use super::last_words::LAST_WORDS;
 use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
@@ -94,8 +95,11 @@ impl Shard {
         }
         // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.
         let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
-        let is_never_left_out = event == Event::CallEnded || tells_of_lease && self.instances.get(instance).is_some();
-        if is_never_left_out {
+        let is_notice = tells_of_lease && self.instances.get(instance).is_some();
+        let is_never_left_out = event == Event::CallEnded || is_notice;
+        if is_notice {
+            self.budgets.take_notice(clock::now(), &app, instance);
+        } else if is_never_left_out {
             self.budgets.take_end(clock::now(), &app, instance);
         } else if let Err(limit) = self.budgets.take_alert(clock::now(), &app, instance) {
             self.shared.quotas.met(limit);
@@ -119,7 +123,9 @@ impl Shard {
         let Push { instance, event, call, .. } = push;
         let provider = self.shared.provider(target.provider);
         let (shared, shard) = (self.shared.clone(), self.index);
-        let sending = send(shared, shard, app, target, push);
+        // What is tried for a minute alone is to stand in no line of what is tried for an hour.
+        let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { LAST_WORDS };
+        let sending = send(shared, shard, app, target, push, clock::now() + tries);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
         let Some(activity) = self.activity(instance) else { return self.speak_last(instance, sending) };
         let sending = activity.alerts.spawn(sending);
@@ -151,11 +157,8 @@ impl Shard {
     }
 }
 
-/// Sends an alert, and tells its shard the verdict.
-async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarget, push: Push) {
-    let departure = Departure::unmeasured();
-    let delivery = deliver((&shared, shard), &app, &target, &push, &departure);
-    // An error means that the service did not take it in that time: the next alert, if any, has its own.
-    let Ok((verdict, _)) = tokio::time::timeout(ALERT_TRIES, delivery).await else { return };
+/// Sends an alert, which is tried until `until` at most, and tells its shard the verdict.
+async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarget, push: Push, until: Instant) {
+    let (verdict, _) = deliver((&shared, shard), &app, &target, &push, until, &Departure::unmeasured()).await;
     shared.shards.send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict }))).await;
 }

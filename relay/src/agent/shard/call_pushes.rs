@@ -98,7 +98,7 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         let mut sending = Box::pin(async move {
             let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
-            let (verdict, copies) = deliver((&shared, shard), &app, &target, &push, &departure).await;
+            let (verdict, copies) = deliver((&shared, shard), &app, &target, &push, push.until(), &departure).await;
             drop(departure);
             let pushed = Pushed { target, push, second, verdict, copies };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;

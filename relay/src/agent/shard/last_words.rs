@@ -2,7 +2,7 @@
 //! while it is tried. A push for a registration that passed through (RFC 8599), which has no row, is kept here as well.
 //!
 //! Invariant: a receipt is told when none of these is on its way: whoever waits for one waits [`RECEIPT_WAITS`] at most, and then they are broken off.
-//! None is tried for longer than [`LAST_WORDS`].
+//! None is tried for longer than [`LAST_WORDS`], nor here for longer than [`TO_END`] beyond.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,9 @@ use super::Shard;
 use crate::agent::ShardInput;
 
 /// How long a push that outlives its instance is tried at a service that does not take it.
-const LAST_WORDS: Duration = Duration::from_secs(60);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(60);
+/// How long its end may take beyond that.
+const TO_END: Duration = Duration::from_secs(2);
 /// How long who asks for a receipt waits for a push that is on its way.
 const RECEIPT_WAITS: Duration = Duration::from_secs(2);
 
@@ -34,13 +36,13 @@ impl LastWords {
 }
 
 impl Shard {
-    /// Has a push sent that outlives its instance.
+    /// Has a push sent that outlives its instance, and is tried for [`LAST_WORDS`] at most.
     pub(super) fn speak_last(&mut self, id: InstanceId, sending: impl Future<Output = ()> + Send + 'static) {
         self.last_words.count += 1;
         let (shards, shard, number) = (self.shared.shards.clone(), self.index, self.last_words.count);
         let said = tokio::spawn(async move {
-            // An error means that the service did not take it in that time: its user sees it in the app.
-            let _ = timeout(LAST_WORDS, sending).await;
+            // An error means that it does not end, although it is tried no more: nothing waits for it any longer.
+            let _ = timeout(LAST_WORDS + TO_END, sending).await;
             shards.send(shard, ShardInput::LastWordSaid(id, number)).await;
         });
         self.last_words.pushes.insert((id, number), said.abort_handle());

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | 2xx | it was taken |
 //! | 410 | the subscription is gone |
-//! | 404 | likewise, unless it is said of many (`unknown.rs`): then the push is tried again |
+//! | 404 | likewise, unless it is said of more than eight, one after the other (`unknown.rs`): then a call is refused, and what is no call tried again |
 //! | 413, 400 | this push is refused |
 //! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
@@ -21,6 +21,7 @@ mod http1;
 mod limits;
 mod origins;
 mod places;
+mod turns;
 mod unknown;
 mod vapid;
 
@@ -172,11 +173,12 @@ impl WebPush {
         let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *urgent, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
-                let attempt = origin.judged(&request.path, attempt);
+                let attempt = origin.judged(&request.path, *urgent, attempt);
                 origin.note(&request.path, &attempt);
                 attempt
             }
             Err(Failure::Unsent { after }) => Attempt::Again { after },
+            Err(Failure::NoPlace { after }) => Attempt::Limited { after },
             Err(Failure::ShutOut { reason }) => Attempt::Done(Verdict::Refused { reason }),
             Err(Failure::Unconfirmed) => Attempt::Lost,
         }
@@ -221,7 +223,7 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
     let place = origin.place(patience.urgent, patience.until).await;
-    let _place = place.ok_or(Failure::Unsent { after: Some(WITHOUT_PLACE) })?;
+    let _place = place.ok_or(Failure::NoPlace { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {

@@ -70,7 +70,7 @@ pub(super) struct Origin {
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
-    /// It has taken a push.
+    /// It has taken a push, within a day before this was made or since then.
     has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
     audience: Box<str>,
@@ -129,9 +129,10 @@ impl Origins {
             channel,
             limits: Limits::default(),
             unknown: Unknown::default(),
-            places: OwnPlaces::among(&self.places),
+            places: OwnPlaces::among(&self.places, &host),
             host,
-            has_taken: AtomicBool::new(false),
+            // It may have been forgotten for others.
+            has_taken: AtomicBool::new(self.troubled.has_taken(&origin)),
             audience,
             speaks_http1: AtomicBool::new(false),
             token: Mutex::default(),
@@ -165,8 +166,9 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
-    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of a few.
-    pub(super) fn judged(&self, path: &str, attempt: Attempt) -> Attempt {
+    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of some (`unknown.rs`). Of the others what is
+    /// `urgent` ends, for its caller waits.
+    pub(super) fn judged(&self, path: &str, urgent: bool, attempt: Attempt) -> Attempt {
         match attempt {
             Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
                 self.channel.record().note(Note::Well);
@@ -174,7 +176,10 @@ impl Origin {
             }
             Attempt::Done(Verdict::BadToken) => {
                 self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
-                Attempt::Again { after: None }
+                match urgent {
+                    true => Attempt::Done(Verdict::Refused { reason: "ManyNotFound" }),
+                    false => Attempt::Again { after: None },
+                }
             }
             attempt => attempt,
         }
@@ -232,11 +237,18 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use hyper::HeaderMap;
+
+    use super::super::by_http1;
     use super::*;
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
+    use crate::push::connection::{Failure, Request};
+    use crate::push::departure::Departure;
     use crate::push::endpoint::trust;
     use crate::push::network::Nowhere;
+    use crate::push::patience::{Patience, WhenSilent};
 
     fn origins() -> Origins {
         let series = Metrics::new().push_service("com.example.phone", "webpush");
@@ -268,6 +280,38 @@ mod tests {
         }
         assert_eq!(origins.lock().len(), ORIGINS_MAX);
         assert!(known(0) && (0..10).all(|number| known(5_000 + number)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_service_has_taken_a_push_is_known_when_it_was_forgotten_for_others() {
+        let origins = origins();
+        let has_taken = |number| origins.of(&url(number)).unwrap().has_taken.load(Ordering::Relaxed);
+        let origin = origins.of(&url(0)).unwrap();
+        origin.note("/a", &Attempt::Done(Verdict::Accepted));
+        origin.channel.record().note(Note::Accepted);
+        drop(origin);
+        tokio::time::advance(IDLE).await;
+        assert!(!has_taken(1) && origins.lock().len() == 1, "the other one has come in its place");
+        assert!(has_taken(0));
+        tokio::time::advance(Duration::from_secs(24 * 3_600)).await;
+        assert!(!has_taken(2) && !has_taken(0), "a day ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_that_finds_no_place_says_nothing_of_the_service() {
+        let origin = origins().of(&url(0)).unwrap();
+        let until = Instant::now() + Duration::from_secs(1);
+        let mut hanging = Vec::new();
+        while let Some(place) = origin.place(true, Instant::now() + Duration::from_millis(1)).await {
+            hanging.push(place);
+        }
+        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body: Bytes::new() };
+        for urgent in [false, true] {
+            let departure = Departure::unmeasured();
+            let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent, departure: &departure };
+            let sent = by_http1(&origin, &request, patience).await;
+            assert!(matches!(sent, Err(Failure::NoPlace { .. })), "{sent:?}");
+        }
     }
 
     #[tokio::test]

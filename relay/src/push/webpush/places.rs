@@ -3,67 +3,75 @@
 //!
 //! | the service | for it alone | with all others of the App that are so |
 //! | --- | --- | --- |
-//! | has taken a push | [`OF_ONE`] | [`OF_ALL`] |
-//! | has taken none yet | [`OF_A_NEW_ONE`] | [`OF_ALL_NEW`] |
+//! | has taken a push within a day | [`OF_ONE`] | [`OF_ALL`] |
+//! | has taken none lately | [`OF_A_NEW_HOST`], with all other ports of its host | [`OF_ALL_NEW`], which hosts take in turn (`turns.rs`) |
 //!
 //! A call waits for a place. What is no call does not, and leaves a quarter of them free.
 //!
-//! Invariant: services that take nothing keep none from its places that has taken a push.
+//! Invariant: services that take nothing keep none from its places that has taken a push, and one host keeps the places of another from it no longer than
+//! until one is given back.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
+use super::turns::{Turn, Turns};
+
 /// Pushes to one service that has taken one, and to all such of an App.
 const OF_ONE: usize = 64;
 const OF_ALL: usize = 512;
-/// Likewise where none has been taken yet.
-const OF_A_NEW_ONE: usize = 8;
+/// Likewise where none has been taken lately.
+const OF_A_NEW_HOST: usize = 8;
 const OF_ALL_NEW: usize = 64;
 
 /// Those of one App.
 pub(super) struct Places {
     known: Semaphore,
-    new: Semaphore,
+    new: Arc<Turns>,
 }
 
 /// Those of one service.
 pub(super) struct OwnPlaces {
     known: Semaphore,
-    new: Semaphore,
+    host: Box<str>,
     all: Arc<Places>,
 }
 
 /// The leave for one push, given back when dropped.
-pub(super) struct Place<'a> {
-    _own: SemaphorePermit<'a>,
-    _of_all: SemaphorePermit<'a>,
+pub(super) enum Place<'a> {
+    Known { _own: SemaphorePermit<'a>, _of_all: SemaphorePermit<'a> },
+    New { _turn: Turn },
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { known: Semaphore::new(OF_ALL), new: Semaphore::new(OF_ALL_NEW) }
+        Self { known: Semaphore::new(OF_ALL), new: Turns::new(OF_ALL_NEW, OF_A_NEW_HOST) }
     }
 }
 
 impl OwnPlaces {
-    pub(super) fn among(all: &Arc<Places>) -> Self {
-        let (known, new) = (Semaphore::new(OF_ONE), Semaphore::new(OF_A_NEW_ONE));
-        Self { known, new, all: Arc::clone(all) }
+    pub(super) fn among(all: &Arc<Places>, host: &str) -> Self {
+        Self { known: Semaphore::new(OF_ONE), host: host.into(), all: Arc::clone(all) }
     }
 
-    /// A place for a push, of a call or of none, to the service, which has taken one or none. `None`: there is none until then.
+    /// A place for a push, of a call or of none, to the service, which has taken one lately or has not. `None`: there is none until then.
     pub(super) async fn take(&self, urgent: bool, has_taken: bool, until: Instant) -> Option<Place<'_>> {
-        let (own, all, (most, most_of_all)) = match has_taken {
-            true => (&self.known, &self.all.known, (OF_ONE, OF_ALL)),
-            false => (&self.new, &self.all.new, (OF_A_NEW_ONE, OF_ALL_NEW)),
+        let (left, (most, most_of_all)) = match has_taken {
+            true => ((self.known.available_permits(), self.all.known.available_permits()), (OF_ONE, OF_ALL)),
+            false => (self.all.new.left(&self.host), (OF_A_NEW_HOST, OF_ALL_NEW)),
         };
-        if !urgent && (own.available_permits() <= most / 4 || all.available_permits() <= most_of_all / 4) {
+        if !urgent && (left.0 <= most / 4 || left.1 <= most_of_all / 4) {
             return None;
         }
+        if !has_taken {
+            return self.all.new.take(&self.host, until).await.map(|_turn| Place::New { _turn });
+        }
         // Whoever waits for its own service holds none of all.
-        let taking = async { Some(Place { _own: own.acquire().await.ok()?, _of_all: all.acquire().await.ok()? }) };
+        let taking = async {
+            let own = self.known.acquire().await.ok()?;
+            Some(Place::Known { _own: own, _of_all: self.all.known.acquire().await.ok()? })
+        };
         timeout_at(until, taking).await.ok()?
     }
 }
@@ -78,7 +86,7 @@ mod tests {
     async fn services_that_take_nothing_have_few_places_and_keep_no_other_from_its_own() {
         let all = Arc::<Places>::default();
         let until = || Instant::now() + Duration::from_millis(1);
-        let strangers: Vec<_> = (0..100).map(|_| OwnPlaces::among(&all)).collect();
+        let strangers: Vec<_> = (0..100).map(|number| OwnPlaces::among(&all, &format!("stranger{number}"))).collect();
         let mut hanging = Vec::new();
         for stranger in &strangers {
             for _ in 0..100 {
@@ -86,7 +94,7 @@ mod tests {
             }
         }
         assert_eq!(hanging.len(), OF_ALL_NEW);
-        let own = OwnPlaces::among(&all);
+        let own = OwnPlaces::among(&all, "own");
         let mut alerts = Vec::new();
         while let Some(place) = own.take(false, true, until()).await {
             alerts.push(place);

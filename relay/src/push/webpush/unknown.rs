@@ -1,14 +1,14 @@
-//! Whether a service is believed that it knows a subscription no more. A 404 may as well be said by who stands before it (a proxy that has
-//! lost its way to the service says so of each path), and what is wiped is gone for good.
+//! Whether a service is believed that it knows a subscription no more. A 404 says so; but of one subscription after the other, with no push taken meanwhile, it
+//! may as well be said by who stands before the service (a proxy that has lost its way to it says so of each path), and what is wiped is gone for good.
 //!
 //! | 404, and none is taken since | is |
 //! | --- | --- |
-//! | for at most [`BELIEVED`] subscriptions | believed: each is gone |
-//! | for more of them, until [`QUIET`] after the last | a fault of the service: none of the others is gone, and their pushes are tried again |
+//! | for up to [`BELIEVED`] subscriptions | believed: each is gone |
+//! | for the next ones, until [`QUIET`] after the last that was new | a fault of the service: none of these is gone; their calls end, and what is no call is tried again |
 //!
 //! A 410 is no matter of this: only who knows a resource knows that it was there (RFC 9110 §15.5.11).
 //!
-//! Invariant: a push that is taken costs one atomic read here. No endpoint is kept, but its keyed hash.
+//! Invariant: a push that is taken costs one atomic read here. No endpoint is kept, but its keyed hash; of those that are doubted at most [`DOUBTED_MAX`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,12 @@ use tokio::time::Instant;
 
 use crate::push::faults::name_of;
 
-/// Subscriptions that are believed to be gone while nothing else is taken.
-const BELIEVED: usize = 2;
-/// How long after the last 404 nothing of it counts any more.
+/// Subscriptions that are believed to be gone while nothing else is taken: more than a small service loses at once.
+const BELIEVED: usize = 8;
+/// How long after the last new 404 nothing of it counts any more. What is tried again is not new.
 const QUIET: Duration = Duration::from_secs(600);
+/// Subscriptions that are remembered as doubted; a further one is new each time.
+const DOUBTED_MAX: usize = 256;
 
 /// Those of one service.
 #[derive(Default)]
@@ -33,6 +35,7 @@ pub(super) struct Unknown {
 #[derive(Default)]
 struct State {
     believed: Vec<u64>,
+    doubted: Vec<u64>,
     last: Option<Instant>,
 }
 
@@ -42,16 +45,21 @@ impl Unknown {
         let (key, now) = (name_of(path), Instant::now());
         let mut state = self.lock();
         if state.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
-            state.believed.clear();
+            *state = State::default();
         }
-        state.last = Some(now);
         self.any.store(true, Ordering::Relaxed);
         if state.believed.contains(&key) {
             return true;
         }
+        if state.doubted.contains(&key) {
+            return false;
+        }
+        state.last = Some(now);
         let is_one_of_few = state.believed.len() < BELIEVED;
         if is_one_of_few {
             state.believed.push(key);
+        } else if state.doubted.len() < DOUBTED_MAX {
+            state.doubted.push(key);
         }
         is_one_of_few
     }
@@ -74,17 +82,22 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_are_believed_and_many_are_a_fault_of_the_service_until_it_takes_one_or_is_quiet() {
+    async fn eight_are_believed_and_more_are_a_fault_of_the_service_until_it_takes_one_or_is_quiet() {
+        const SECOND: Duration = Duration::from_secs(1);
         let unknown = Unknown::default();
-        let judged = |paths: &[&str]| paths.iter().map(|path| unknown.is_believed(path)).collect::<Vec<_>>();
-        assert_eq!(judged(&["/a", "/a", "/b", "/c", "/d", "/a"]), [true, true, true, false, false, true]);
+        let count = |from: u32, to: u32| (from..to).filter(|number| unknown.is_believed(&format!("/{number}"))).count();
+        assert_eq!((count(0, 4), count(0, 4), count(0, 20), count(0, 20)), (4, 4, 8, 8), "the same ones");
         unknown.taken();
-        assert_eq!(judged(&["/c", "/d", "/e"]), [true, true, false]);
-        tokio::time::advance(QUIET - Duration::from_secs(1)).await;
-        assert_eq!(judged(&["/f"]), [false]);
-        tokio::time::advance(QUIET - Duration::from_secs(1)).await;
-        assert_eq!(judged(&["/f"]), [false], "it goes on");
-        tokio::time::advance(QUIET).await;
-        assert_eq!(judged(&["/f", "/g", "/h"]), [true, true, false]);
+        assert_eq!(count(10, 20), 8);
+        tokio::time::advance(QUIET - SECOND).await;
+        assert_eq!(count(30, 31), 0, "it goes on");
+        // What is tried again and again makes it no longer.
+        for _ in 0..QUIET.as_secs() {
+            assert_eq!(count(30, 31), 0);
+            tokio::time::advance(SECOND).await;
+        }
+        assert_eq!(count(30, 60), 8);
+        assert_eq!(count(60, 2_000), 0);
+        assert_eq!(unknown.lock().doubted.len(), DOUBTED_MAX);
     }
 }

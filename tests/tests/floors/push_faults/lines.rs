@@ -304,6 +304,25 @@ async fn a_device_that_gets_nothing_but_errors_costs_the_connection_of_all_three
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_is_alone_leaves_each_sick_host_of_a_service_until_it_finds_a_well_one() {
+    let world = World::new();
+    for (alone, answers) in [(apple as fn(u32) -> _, true), (google, false)] {
+        assert_eq!(world.ring(alone(1), 1).await.verdict, Verdict::Accepted);
+        sleep(Duration::from_secs(3_600)).await;
+        for connection in 1..=6 {
+            match answers {
+                true => world.apns.answer_on(connection, Answer::ServerError),
+                false => world.fcm.answer_on(connection, fcm::Answer::Internal),
+            }
+        }
+        let delivery = world.ring(alone(2), 2).await;
+        assert_eq!(delivery.verdict, Verdict::Accepted, "{delivery:?}");
+    }
+    assert_eq!((world.apns.connections(), world.fcm.connections()), (7, 7));
+    world.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_ends_each_connection_after_one_push_is_not_dialled_for_each() {
     let world = World::new();
     world.apns.answer_all(Some(Answer::AcceptAndGoAway));

@@ -112,6 +112,34 @@ async fn an_outage_of_minutes_makes_no_flood_of_alerts_and_each_arrives_after_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_tried_for_a_minute_waits_for_none_of_those_that_are_tried_for_an_hour_and_each_ends_with_its_time() {
+    let world = World::new();
+    world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: None }));
+    let tried = |event, number: u32, seconds: u64| {
+        let now = call(number);
+        // Worth delivering for a day.
+        let alert = Push { event, call: None, deadline: now.sent_at + 86_400, ..now };
+        let (service, until) = (world.service.clone(), relay::clock::now() + Duration::from_secs(seconds));
+        tokio::spawn(async move {
+            let departure = Departure::unmeasured();
+            service.deliver_measured(APP, &google(number), &alert, until, &departure, &Fixed).await
+        })
+    };
+    let alerts: Vec<_> = (1..=20).map(|number| tried(Event::Message, number, 3_600)).collect();
+    sleep(10 * SECOND).await;
+    for event in [Event::RegistrationLost, Event::Renew] {
+        let last = tried(event, 30, 60).await.expect("no panic");
+        assert!(last.attempts >= 10 && last.elapsed <= 60 * SECOND, "{last:?}");
+        assert!(matches!(last.verdict, Verdict::Retry { .. }), "{last:?}");
+    }
+    for alert in alerts {
+        let alert = alert.await.expect("no panic");
+        assert!(matches!(alert.verdict, Verdict::Retry { .. }), "{alert:?}");
+        assert!((3_400 * SECOND..=3_600 * SECOND).contains(&alert.elapsed), "{alert:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rest_that_is_longer_than_calls_wait_lets_one_ask_every_two_seconds() {
     let world = World::new();
     world.fcm.answer_all(Some(fcm::Answer::Unavailable { retry_after: Some(120) }));
@@ -159,6 +187,10 @@ async fn a_wish_that_concerns_one_device_holds_no_other_back() {
     assert_eq!(accepted(&others), 20);
     assert!(others.iter().all(|other| other.elapsed < SECOND), "{others:?}");
     assert_eq!(limited.await.expect("no panic").verdict, Verdict::Accepted, "it is asked every 2 s");
+    // Nor when no time is named: its call ends, and neither the service fails nor do alerts of others wait for each other.
+    world.fcm.answer_with(&google_token(2), std::iter::repeat_n(fcm::Answer::QuotaExceeded { retry_after: None }, 100));
+    assert!(matches!(world.ring(google(2), 30).await.verdict, Verdict::Retry { .. } | Verdict::TooLate));
+    assert_eq!(standing(&world, "fcm").0, State::Well);
     // Of many devices it is the project's.
     for number in 100..108 {
         world.fcm.answer_with(&google_token(number), unsaid(1));
@@ -373,7 +405,7 @@ async fn what_is_said_of_devices_own_tokens_says_nothing_of_the_service_and_of_g
     ] {
         world.apns.answer_all(Some(apns));
         world.fcm.answer_all(Some(fcm));
-        for number in 100..110 {
+        for number in 100..109 {
             world.ring(apple(number), number).await;
             world.ring(google(number), number).await;
             world.service.note_doubted_token(APP, Provider::ApnsProduction, &apple(number).token);
@@ -394,6 +426,34 @@ async fn what_is_said_of_devices_own_tokens_says_nothing_of_the_service_and_of_g
         assert_eq!(standing(&world, "apns").0, state, "{number}");
     }
     assert_eq!(standing(&world, "fcm").1, "SENDER_ID_MISMATCH");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_takes_none_of_many_tokens_since_the_start_fails_and_one_that_has_taken_any_does_not() {
+    for has_taken in [false, true] {
+        let world = World::new();
+        if has_taken {
+            world.ring(google(1), 1).await;
+            world.ring(apple(1), 1).await;
+        }
+        world.apns.answer_all(Some(Answer::DeviceTokenNotForTopic));
+        world.fcm.answer_all(Some(fcm::Answer::SenderIdMismatch));
+        let tending = tokio::spawn(world.service.clone().tend());
+        for number in 100..120 {
+            world.ring(apple(number), number).await;
+            world.ring(google(number), number).await;
+            sleep(20 * SECOND).await;
+        }
+        let wanted = |reason| if has_taken { (State::Well, "") } else { (State::Failing, reason) };
+        assert_eq!(standing(&world, "apns"), wanted("DeviceTokenNotForTopic"));
+        assert_eq!(standing(&world, "fcm"), wanted("SENDER_ID_MISMATCH"));
+        world.apns.answer_all(None);
+        world.fcm.answer_all(None);
+        world.ring(google(1), 1).await;
+        world.ring(apple(1), 1).await;
+        assert_eq!([standing(&world, "apns").0, standing(&world, "fcm").0], [State::Well; 2]);
+        tending.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -432,7 +492,8 @@ async fn the_way_from_an_invite_to_its_push_is_measured_when_it_leaves_and_one_t
     let measured = async |number: u32| {
         let departure = Departure::of_call(std::time::Instant::now(), &world.metrics);
         let (target, push) = (apple(number), call(number));
-        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, &departure, &Fixed)).await
+        timeout(20 * SECOND, world.service.deliver_measured(APP, &target, &push, push.until(), &departure, &Fixed))
+            .await
     };
     drop(measured(1).await);
     assert_eq!((invites(), unsent()), (1.0, 0.0));

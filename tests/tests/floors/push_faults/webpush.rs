@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay::metrics::Metrics;
-use relay::push::{AppPush, Event, Push, PushService, State, Verdict};
+use relay::push::{AppPush, Delivery, Event, Push, PushService, State, Verdict};
 use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
 use tests::authority::Authority;
@@ -136,28 +136,37 @@ async fn what_one_service_asks_for_is_kept_there_and_slows_no_other_and_one_that
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_knows_none_of_many_subscriptions_wipes_two_and_the_calls_of_the_others_go_when_it_is_back() {
-    let authority = Authority::new();
-    let web = Web::new(&authority);
-    let ring = |count: usize, answer: Answer| {
+async fn a_service_that_knows_none_of_many_subscriptions_wipes_eight_and_the_calls_of_the_others_end_at_once() {
+    let web = Web::new(&Authority::new());
+    let push = |count: usize, answer: Answer, push: fn(u32) -> Push| {
         let devices: Vec<_> = (0..count).map(|_| web.server.subscribe()).collect();
-        let calls = devices.into_iter().zip(1..).map(|(device, number)| {
-            web.server.answer_with(&device.token, std::iter::repeat_n(answer.clone(), 3));
+        let pushes = devices.into_iter().zip(1..).map(|(device, number)| {
+            web.server.answer_with(&device.token, [answer.clone()]);
             let (service, target) = (web.service.clone(), device.push_target());
-            tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await.verdict })
+            tokio::spawn(async move { service.deliver(APP, &target, &push(number)).await })
         });
-        calls.collect::<Vec<_>>()
+        pushes.collect::<Vec<_>>()
     };
-    let gone = Verdict::Gone { since: None };
-    // No proxy says 410 of what it does not know.
-    for (answer, dead) in [(Answer::Status(404, None), 2), (Answer::Status(410, None), 20)] {
-        let mut verdicts = Vec::new();
-        for call in ring(20, answer) {
-            verdicts.push(call.await.expect("no panic"));
+    let ended = async |pushes: Vec<tokio::task::JoinHandle<_>>| {
+        let mut counts = [0; 3];
+        for push in pushes {
+            let delivery: Delivery = push.await.expect("no panic");
+            let end = match delivery.verdict {
+                Verdict::Gone { .. } => 0,
+                Verdict::Refused { reason: "ManyNotFound" } if delivery.elapsed < Duration::from_secs(1) => 1,
+                Verdict::Accepted => 2,
+                _ => panic!("{delivery:?}"),
+            };
+            counts[end] += 1;
         }
-        assert_eq!(verdicts.iter().filter(|verdict| **verdict == gone).count(), dead, "{verdicts:?}");
-        assert!(verdicts.iter().all(|verdict| *verdict == gone || *verdict == Verdict::Accepted), "{verdicts:?}");
-    }
+        counts
+    };
+    let not_found = Answer::Status(404, None);
+    assert_eq!(ended(push(20, not_found.clone(), call)).await, [8, 12, 0]);
+    // What is no call is tried again.
+    assert_eq!(ended(push(20, not_found, |_| alert())).await, [0, 0, 20]);
+    // No proxy says 410 of what it does not know.
+    assert_eq!(ended(push(20, Answer::Status(410, None), call)).await, [20, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
