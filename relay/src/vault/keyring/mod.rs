@@ -39,7 +39,7 @@ use keys::Keys;
 pub use file::KeyringError;
 #[cfg(test)]
 pub(super) use file::tests::TempFolder;
-pub(super) use file::{beside, reading};
+pub(super) use file::{beside, reading_wipes};
 
 /// How long a key seals, in seconds: 1 day.
 pub const EPOCH_S: u64 = DAY_S;
