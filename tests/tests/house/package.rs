@@ -52,6 +52,14 @@ fn the_sockets_that_are_held_are_the_addresses_of_a_configuration_that_names_non
 }
 
 #[test]
+fn the_unit_never_gives_up_to_start_what_may_come_about_a_minute_later() {
+    let unit = file("sipwake.service");
+    for line in ["StartLimitIntervalSec=0", "Restart=on-failure", "RestartSec=5"] {
+        assert!(unit.lines().any(|it| it == line), "{line}");
+    }
+}
+
+#[test]
 fn the_packaged_configuration_is_right_and_its_secrets_are_those_that_are_made_and_handed_over() {
     let config = example("");
     let cautions: Vec<_> = config.cautions.iter().map(|caution| &*caution.place).collect();
