@@ -59,7 +59,7 @@ use crate::otlp::Exporter;
 use crate::push::{Network, PushService, SetupError, System, webpush};
 use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
-use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
+use crate::vault::{self, Keyring, KeyringError, RingFault, StoreError, StoreFault, StoreTls, Vault};
 
 use chore::chore;
 use listeners::Listeners;
@@ -84,6 +84,9 @@ pub enum StartError {
     /// The sealing keys.
     #[error("store.keyring: {0}")]
     Keyring(#[from] KeyringError),
+    /// The sealing keys are not those of what is stored.
+    #[error("store.keyring: {0}; {remedy}", remedy = .0.remedy())]
+    Untried(RingFault),
     /// The store's URL.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -189,6 +192,10 @@ impl Relay {
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
         clock_watch::begin(&vault).await;
+        // One that does not answer is asked again before anything is stored.
+        if let Ok(Some(fault)) = vault.begin_ring().await {
+            return Err(StartError::Untried(fault));
+        }
         // What fails is tried again, and told, by who tends them.
         let _ = vault.tend_keys();
         if config.store.require_ephemeral {

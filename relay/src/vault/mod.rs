@@ -374,6 +374,9 @@ impl Vault {
     pub async fn takes_new(&self) -> Result<(), StoreError> {
         if let Store::Redis(redis) = &self.0.store {
             redis.takes_new().await?;
+            if self.ring_is_untried() {
+                self.compare_ring().await?;
+            }
         }
         match self.0.ring.is_other() {
             true => Err(StoreError::Away(AwayReason::OtherKeyring)),

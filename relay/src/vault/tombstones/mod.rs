@@ -611,7 +611,6 @@ mod tests {
         assert!(stones.is_durable(id(2)));
         assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 2);
     }
-}
 
     #[tokio::test]
     async fn what_root_makes_beside_a_keyring_is_the_relays_and_what_cannot_be_read_is_named() {
@@ -639,3 +638,4 @@ mod tests {
         let error = Tombstones::open(&keyring, "relay1:5061").err().expect("it is no file").to_string();
         assert!(error.contains("wiped-relay1") && error.contains("list of what was wiped"), "{error}");
     }
+}
