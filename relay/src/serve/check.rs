@@ -191,7 +191,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
         let (what, remedy) = match in_use {
             true => (
                 format!("{address} is in use by another program"),
-                "stop what uses it, or name another address; systemd's sipwake.socket, which holds it while no relay runs, is in nobody's way",
+                "stop what uses it, or name another address; systemd's sipwake.socket, which holds it while no relay runs, is in nobody's way where a ListenStream= of it names this very address, or its port alone: else edit that too (systemctl edit sipwake.socket)",
             ),
             false => {
                 let remedy = "name an address of this machine, and a port that the relay's user may open";
@@ -205,7 +205,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
         findings.notes.push(Problem::new(
             &of_a_relay.join(", "),
             what,
-            "end it before another one is started with this file",
+            "end it before another one is started with this file; where an address is another one now, sipwake.socket of systemd is to name it, too",
         ));
     }
 }
