@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::TraceOutcome;
 use crate::net::dial::{self, DialError};
 use crate::net::tls::{ClientTls, TlsError};
+use crate::net::web_host;
 use crate::outage::Outage;
 use crate::secret::ApiKey;
 
@@ -157,7 +158,7 @@ impl Collector {
     async fn send(&self, body: Bytes) -> Result<(), NotTaken> {
         let bare = self.host.trim_start_matches('[').trim_end_matches(']');
         let mut last = NotTaken::NoAddress;
-        for address in tokio::net::lookup_host((bare, self.port)).await.map_err(NotTaken::Name)? {
+        for address in web_host::addresses(&self.host, self.port).await.map_err(NotTaken::Name)? {
             let stream = match &self.tls {
                 Some(tls) => dial::tls(address, tls, &self.host).await,
                 None => dial::tcp(address).await,
