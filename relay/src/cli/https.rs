@@ -48,7 +48,7 @@ impl Https {
             return Err(wrong());
         }
         let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or_else(wrong)?);
-        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::new(ca)? })
+        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::web(ca)? })
     }
 
     /// A relay of this machine, verified as `tls` does it.

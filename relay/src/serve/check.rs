@@ -46,6 +46,12 @@ pub async fn check(config: &Config) -> Findings {
         let is_problem = doubt.is_fatal() && config.acme.is_none();
         if is_problem { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
+    if config.upstream.transports.tls
+        && let Tls::Files { certificate, .. } = &config.tls
+        && let Ok(Some(doubt)) = crate::net::tls::by_wildcard(certificate, &config.upstream.public_host)
+    {
+        findings.notes.push(config.problem("tls.certificate", doubt.to_string(), doubt.remedy()));
+    }
     for (problem, is_fatal) in push_certificates(config) {
         if is_fatal { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
