@@ -16,6 +16,7 @@ mod clock_watch;
 mod doubt_watch;
 mod keyring_watch;
 mod listeners;
+mod lost_time_watch;
 mod push_services;
 mod reload;
 mod running_relay;
@@ -475,6 +476,7 @@ impl Opened {
                 "watching the store",
                 store_watch::watch(self.vault.clone(), self.config.store.require_ephemeral, readiness.clone()),
             ),
+            chore(readiness, "watching for lost time", lost_time_watch::watch(self.agent.clone())),
             chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, readiness.clone())),
             chore(
                 readiness,

@@ -113,6 +113,7 @@ impl Shard {
             Request::LetGo { id, fence } => self.let_go_of_push_binding(id, fence),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
+            Request::LoseTime(lost) => self.drive(clock::now(), Input::TimeLost(lost)),
             Request::HandOver { woken, reply } => {
                 for call in self.calls.woken(clock::now()) {
                     let _ = woken.send(call);
