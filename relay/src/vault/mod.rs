@@ -511,6 +511,17 @@ impl Vault {
         Ok(())
     }
 
+    /// Whether [`Self::keep_tombstones`] could read those of an earlier run; changes nothing.
+    ///
+    /// # Errors
+    /// When their file cannot be read.
+    pub fn look_at_tombstones(&self) -> Result<(), KeyringError> {
+        match (&self.0.store, self.0.keyring.path()) {
+            (Store::Redis(_), Some(keyring)) => Tombstones::can_be_read(keyring, &self.0.owner.node),
+            _ => Ok(()),
+        }
+    }
+
     /// What was wiped and must not come back.
     pub fn tombstones(&self) -> &Tombstones {
         self.0.tombstones.get_or_init(Tombstones::in_memory)

@@ -114,6 +114,14 @@ impl Tombstones {
         Ok(Self(Arc::new(Inner { table, log: Some(log), peers })))
     }
 
+    /// Whether those of an earlier run of `node` can be read; changes nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn can_be_read(keyring: &Path, node: &str) -> Result<(), KeyringError> {
+        log::read(&log::path(keyring, node)).map(drop)
+    }
+
     /// Raises one: it is honoured from now on, and durable when the future has ended well.
     pub fn raise(&self, id: InstanceId, tombstone: Tombstone) -> impl Future<Output = Result<(), NotWritten>> + use<> {
         let has_room = {
