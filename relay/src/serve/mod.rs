@@ -34,6 +34,7 @@ use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::acme::{self, Acme};
@@ -69,6 +70,9 @@ use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
+
+/// The least that those get of it which an app's last request has begun.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -292,11 +296,14 @@ impl Running {
         self.readiness.fail(Check::Serving, "shutting down");
         self.service.leave().await;
         self.stop.begin();
-        // An error means that the task is gone, which is what is waited for.
-        let _ = (&mut self.https.api).await;
+        let begun = Instant::now();
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
-        self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
+        // An error means that the task is gone, which is what is waited for.
+        let _ = tokio::join!(&mut self.https.api, self.agent.wait_for_calls(CALLS_DRAIN, elsewhere));
+        // A request that was answered last may have begun one.
+        let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_CALLS);
+        self.agent.wait_for_calls(left, elsewhere).await;
         self.service.tell_left().await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
