@@ -23,6 +23,7 @@
 //! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
+//! | 0 | `file_owner` | whose a file is that root makes |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`log`] | the log's way to the standard error, which makes nobody wait |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
@@ -61,6 +62,7 @@ mod cores;
 pub mod development;
 pub mod doctor;
 pub mod domain;
+mod file_owner;
 pub mod hpke;
 pub mod limits;
 pub mod log;

@@ -111,7 +111,12 @@ fn main() -> ExitCode {
     // Dropped last: the runtime may have something to say when it ends.
     let _last_words = matches!(cli.command, Command::Serve { .. }).then(log::begin);
     refuse_huge_pages();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // A command, and a probe that is asked for every few seconds, needs no thread for each core.
+    let mut runtime = match cli.command {
+        Command::Serve { .. } => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the runtime cannot start: {error}")),
     };

@@ -12,9 +12,9 @@
 //! replaced is none that is taken.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +29,7 @@ use super::AcmeError;
 use super::http::Client;
 use crate::clock;
 use crate::config::Acme as Settings;
+use crate::file_owner::{give_to_owner_of_its_folder, make_folder};
 use crate::net::tls::{Doubt, ServerTls, doubts, web_client};
 
 /// How long what stands in for a certificate says that it has been valid, and is.
@@ -83,14 +84,7 @@ impl Files {
     /// # Errors
     /// When it cannot be written.
     pub fn prepare(&self, names: &[String]) -> io::Result<()> {
-        let made: Vec<_> = self
-            .0
-            .ancestors()
-            .take_while(|folder| !folder.exists() && !folder.as_os_str().is_empty())
-            .map(Path::to_owned)
-            .collect();
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        made.iter().rev().try_for_each(|folder| give_to_owner_of_its_folder(folder))?;
+        make_folder(&self.0)?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
         let (chain, key) = self.pair();
         // A file that is there and cannot be read is no reason to write over it.
@@ -240,18 +234,10 @@ fn written(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// What a command makes that root runs is for the relay's user, whose folder it is in.
-fn give_to_owner_of_its_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (is, wanted) = (fs::metadata(path)?, fs::metadata(folder)?);
-    match is.uid() == 0 && wanted.uid() != 0 {
-        true => chown(path, Some(wanted.uid()), Some(wanted.gid())),
-        false => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, chown};
+
     use super::*;
 
     #[test]

@@ -18,11 +18,11 @@ use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::net::https_port::https_port;
+use crate::net::web_host;
 
 /// How long a request may take.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -64,13 +64,10 @@ async fn exchange(tls: Arc<ClientConfig>, mut request: Request<BodyWrapper<Bytes
     let uri = request.uri().clone();
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https")).ok_or("not an https URL")?;
     let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or("no such port")?);
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     request.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
     *request.uri_mut() = uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
-    let name = ServerName::try_from(bare.clone())?;
-    let stream = TcpStream::connect((bare, port)).await?;
-    // A connection works without it, only slower.
-    let _ = stream.set_nodelay(true);
+    let name = ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned())?;
+    let stream = web_host::connect(&host, port).await?;
     let stream = TlsConnector::from(tls).connect(name, stream).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);

@@ -30,6 +30,7 @@ mod asking;
 mod delivery;
 mod digest;
 mod erasures;
+mod lost_time;
 mod ownership;
 mod refusal_doubts;
 pub mod request;
@@ -542,22 +543,6 @@ impl Agent {
             binding.push(bound);
         }
         Binding(binding)
-    }
-
-    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
-    /// then on. An answer may have waited for a process that stood still.
-    pub fn be_sure(&self, asked_at: Duration) {
-        self.0.ownership.be_sure(asked_at);
-    }
-
-    /// The lease had lapsed, and what was lost by it has been told: each shard reads that before what waits.
-    pub fn lapsed(&self) {
-        self.0.ownership.lapsed();
-    }
-
-    /// Whether this node may have lost its lease without noticing.
-    pub fn is_doubtful(&self) -> bool {
-        self.0.ownership.is_doubtful()
     }
 
     /// Whether something may be on its way here.

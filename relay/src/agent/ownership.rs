@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::Agent;
 use crate::clock::since_boot;
 use crate::vault::LEASE;
 
@@ -90,6 +91,24 @@ impl Ownership {
     /// The store, asked at this time since boot, has spoken of the lease, or is away.
     pub(super) fn be_sure(&self, asked_at: Duration) {
         self.sure_at.fetch_max(millis(asked_at), Ordering::AcqRel);
+    }
+}
+
+impl Agent {
+    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
+    /// then on. An answer may have waited for a process that stood still.
+    pub fn be_sure(&self, asked_at: Duration) {
+        self.0.ownership.be_sure(asked_at);
+    }
+
+    /// The lease had lapsed, and what was lost by it has been told: each shard reads that before what waits.
+    pub fn lapsed(&self) {
+        self.0.ownership.lapsed();
+    }
+
+    /// Whether this node may have lost its lease without noticing.
+    pub fn is_doubtful(&self) -> bool {
+        self.0.ownership.is_doubtful()
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
@@ -223,6 +224,8 @@ pub enum Request {
     },
     /// What waited for an instance to come here is judged: nothing more comes.
     JudgeEarly,
+    /// So much time has passed that no clock here has counted.
+    LoseTime(Duration),
     /// Nothing is registered from here any more: another node takes it over.
     HandOver {
         /// Where it is named, from now on and of late, for which calls devices were woken.

@@ -1,21 +1,23 @@
 //! The files of a trail: one for each day, made, continued and, after their time, deleted.
 //!
-//! Invariant: lines are appended whole; a file is readable for its owner alone (mode 0600). Nothing but files of this form is touched. None
-//! is deleted by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
+//! Invariant: lines are appended whole, and are on the disk when they count as written; a file is made with its first line, and readable for its
+//! owner alone (mode 0600). Nothing but files of this form is touched. None is deleted by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
 //! starts in a wrong year deletes nothing.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Access, access};
 use serde_json::{Map, Value, json};
 
 use super::chain::{self, BEGINNING};
 use super::{Act, Entry, Settings, Whose};
 use crate::clock::watch::{JUMP_STEADY_MS, confirmed_now};
 use crate::clock::{DAY_S, rfc3339, rfc3339_ms, unix_now_ms};
+use crate::file_owner;
 
 /// How long a run goes by the trail before it believes a clock that is ahead of it: as long as a jump of the clock is doubted.
 const SURE_AFTER: Duration = Duration::from_millis(JUMP_STEADY_MS.unsigned_abs());
@@ -47,7 +49,8 @@ pub(super) struct Trail {
     seq: u64,
     chain: [u8; 32],
     day: String,
-    file: File,
+    /// `None`: it is opened, or made, with the next line.
+    file: Option<File>,
     /// The file of this day that somebody has taken away.
     gone: Option<PathBuf>,
     /// On which day old files were deleted last.
@@ -91,26 +94,30 @@ fn day_of(at_ms: u64) -> String {
 impl Trail {
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
         let directory = &settings.directory;
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
+        file_owner::make_folder(directory).map_err(failed(directory))?;
         let (mut seq, mut chain, mut torn) = (0, BEGINNING, false);
         let mut day = day_of(unix_now_ms());
         let mut earlier = None;
-        if let Some((newest, path)) = days(directory)?.pop() {
-            if newest > day {
+        let mut days = days(directory)?;
+        if let Some((newest, path)) = days.last() {
+            if *newest > day {
                 tracing::warn!(event = "audit-of-a-day-to-come", file = %path.display(), "the newest file of the audit trail is of a day to come: all lines go on there until then; unless that is soon, stop this node and rename it to today");
             }
             earlier = Some(newest.clone());
             // A clock that was set back goes on in the file there is.
-            day = day.max(newest);
+            day = day.max(newest.clone());
+        }
+        // A disk that was full, or a power cut, has left files without a whole line: the trail goes on from before them.
+        while let Some((_, path)) = days.pop() {
             let (last, was_torn) = last_line(&path)?;
-            torn = was_torn;
+            torn |= was_torn;
             if let Some(last) = last {
                 let (members, _, link) = chain::read(&last).ok_or_else(|| AuditError::NotATrail(path.clone()))?;
                 (seq, chain) = (members["seq"].as_u64().ok_or(AuditError::NotATrail(path))?, link);
+                break;
             }
         }
-        let file = open(directory, &day)?;
-        let (now, tidied) = (Instant::now(), String::new());
+        let (now, tidied, file) = (Instant::now(), String::new(), None);
         let (sure_from, tidy_from) = (now + SURE_AFTER, now);
         let mut trail = Self { settings, seq, chain, day, file, gone: None, tidied, earlier, sure_from, tidy_from };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
@@ -125,7 +132,7 @@ impl Trail {
         let Some(day) = entries.first().map(|entry| day_of(entry.at_ms)) else { return Ok(()) };
         // A clock that goes back goes on in the file there is.
         if day > self.day {
-            self.file = open(&self.settings.directory, &day)?;
+            self.file = None;
             self.day.clone_from(&day);
             self.gone = None;
         }
@@ -141,32 +148,51 @@ impl Trail {
             seq += 1;
             text += &chain::chained(&mut chain, &self.members(seq, entry));
         }
+        self.append(&text)?;
+        (self.seq, self.chain) = (seq, chain);
+        Ok(())
+    }
+
+    /// Has the text on the disk, or nothing of it.
+    fn append(&mut self, text: &str) -> Result<(), AuditError> {
         let path = file_of(&self.settings.directory, &self.day);
-        if !self.is_in_place(&path) {
-            tracing::warn!(event = "audit-file-gone", file = %path.display(), "the file of the audit trail was removed or renamed; the trail goes on in a new one, and is whole only with what is gone");
-            self.file = open(&self.settings.directory, &self.day)?;
-            self.gone = Some(path.clone());
-        }
-        let end = self.file.seek(SeekFrom::End(0)).map_err(failed(&path))?;
-        if let Err(error) = self.file.write_all(text.as_bytes()) {
-            // Half a line would break the chain for good.
-            let _ = self.file.set_len(end);
+        let mut file = match self.file.take() {
+            Some(file) if is_in_place(&file, &path) => file,
+            earlier => match open(&path) {
+                Ok(file) => {
+                    if earlier.is_some() {
+                        tracing::warn!(event = "audit-file-gone", file = %path.display(), "the file of the audit trail was removed or renamed; the trail goes on in a new one, and is whole only with what is gone");
+                        self.gone = Some(path.clone());
+                    }
+                    file
+                }
+                Err(error) => {
+                    self.file = earlier;
+                    return Err(failed(&path)(error));
+                }
+            },
+        };
+        let end = file.seek(SeekFrom::End(0)).map_err(failed(&path))?;
+        if let Err(error) = file.write_all(text.as_bytes()).and_then(|()| file.sync_data()) {
+            // Half a line would break the chain for good, and a file without one is a day without a beginning.
+            let _ = file.set_len(end);
+            match end {
+                0 => drop(std::fs::remove_file(&path)),
+                _ => self.file = Some(file),
+            }
             return Err(failed(&path)(error));
         }
-        (self.seq, self.chain) = (seq, chain);
+        if end == 0 {
+            // Else a power cut may leave the lines without the file's name.
+            let _ = File::open(&self.settings.directory).and_then(|directory| directory.sync_all());
+        }
+        self.file = Some(file);
         Ok(())
     }
 
     /// The file of this day that somebody has taken away while it was written.
     pub fn gone(&self) -> Option<&Path> {
         self.gone.as_deref()
-    }
-
-    /// Whether the path leads to the file that is written.
-    fn is_in_place(&self, path: &Path) -> bool {
-        let which = |of: Metadata| (of.dev(), of.ino());
-        let (there, written) = (std::fs::metadata(path).map(which), self.file.metadata().map(which));
-        matches!((there, written), (Ok(there), Ok(written)) if there == written)
     }
 
     fn members(&self, seq: u64, Entry { at_ms, what, whose }: &Entry) -> Value {
@@ -221,11 +247,38 @@ fn file_of(directory: &Path, day: &str) -> PathBuf {
     directory.join(format!("audit-{day}.jsonl"))
 }
 
-fn open(directory: &Path, day: &str) -> Result<File, AuditError> {
-    let path = file_of(directory, day);
-    let mut options = OpenOptions::new();
-    options.append(true).read(true).create(true).mode(0o600);
-    options.open(&path).map_err(failed(&path))
+/// Whether the path leads to this file.
+fn is_in_place(file: &File, path: &Path) -> bool {
+    let which = |of: Metadata| (of.dev(), of.ino());
+    let (there, written) = (std::fs::metadata(path).map(which), file.metadata().map(which));
+    matches!((there, written), (Ok(there), Ok(written)) if there == written)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().append(true).read(true).create(true).mode(0o600).open(path)?;
+    file_owner::give_if_it_can(path);
+    Ok(file)
+}
+
+/// Whether a trail could be opened in this directory, as far as a look tells that changes nothing.
+///
+/// # Errors
+/// As of opening it.
+pub fn look(directory: &Path) -> Result<(), AuditError> {
+    let there = directory.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
+    let there = there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    access(there, wanted).map_err(|error| failed(there)(error.into()))?;
+    if !there.is_dir() {
+        return Err(failed(there)(io::ErrorKind::NotADirectory.into()));
+    }
+    if !directory.exists() {
+        return Ok(());
+    }
+    if let Some((_, path)) = days(directory)?.pop() {
+        OpenOptions::new().read(true).append(true).open(&path).map_err(failed(&path))?;
+    }
+    Ok(())
 }
 
 /// The last whole line, and whether something followed it, which is cut off.
@@ -324,6 +377,74 @@ mod tests {
         for (_, path) in files {
             assert_eq!(std::fs::metadata(path).expect("there").permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_day_that_began_without_a_whole_line_goes_on_from_the_day_before() {
+        for left in ["", "{\"seq\":7,\"at\":\"20"] {
+            let place = Folder::new();
+            let mut trail = place.open();
+            trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
+            drop(trail);
+            let tomorrow = file_of(&place.0, &day_of(unix_now_ms() + DAY_S * 1_000));
+            let day_after = file_of(&place.0, &day_of(unix_now_ms() + 2 * DAY_S * 1_000));
+            std::fs::write(&tomorrow, left).expect("written");
+            std::fs::write(&day_after, "").expect("written");
+            let mut trail = place.open();
+            trail.write(&[entry(Act::Renewed, unix_now_ms())]).expect("written");
+            let mut acts = vec!["started", "woken", "torn", "started", "renewed"];
+            acts.retain(|act| !left.is_empty() || *act != "torn");
+            assert_eq!(place.acts(), acts, "{left:?}");
+        }
+    }
+
+    #[test]
+    fn a_look_tells_whether_a_trail_can_be_kept_and_makes_nothing() {
+        let place = Folder::new();
+        look(&place.0.join("below")).expect("it can be made");
+        assert!(!place.0.exists());
+        drop(place.open());
+        look(&place.0).expect("it goes on");
+        assert_eq!(place.acts(), ["started"], "and is as it was");
+        let (_, path) = days(&place.0).expect("files").pop().expect("one");
+        look(&path).expect_err("it is a file");
+        look(&path.join("below")).expect_err("it is below one");
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::create_dir(&path).expect("made");
+        look(&place.0).expect_err("a folder is in the place of the newest file");
+        std::fs::remove_dir(&path).expect("removed");
+    }
+
+    #[test]
+    fn what_root_makes_of_a_trail_is_the_relays() {
+        use std::os::unix::fs::chown;
+
+        let place = Folder::new();
+        std::fs::create_dir_all(&place.0).expect("made");
+        if std::fs::metadata(&place.0).expect("there").uid() != 0 {
+            return;
+        }
+        chown(&place.0, Some(12_345), Some(12_346)).expect("root");
+        drop(place.open());
+        let (_, path) = days(&place.0).expect("files").pop().expect("one");
+        let is = std::fs::metadata(path).expect("there");
+        assert_eq!((is.uid(), is.gid()), (12_345, 12_346));
+    }
+
+    #[test]
+    fn a_day_has_no_file_before_its_first_line_is_written() {
+        let place = Folder::new();
+        let mut trail = place.open();
+        let (tomorrow, full) = (unix_now_ms() + DAY_S * 1_000, PathBuf::from("/dev/full"));
+        if !full.exists() {
+            return;
+        }
+        let path = file_of(&place.0, &day_of(tomorrow));
+        std::os::unix::fs::symlink(&full, &path).expect("linked");
+        trail.write(&[entry(Act::Woken, tomorrow)]).expect_err("there is no room");
+        assert!(std::fs::symlink_metadata(&path).is_err(), "what holds nothing is not left");
+        trail.write(&[entry(Act::Renewed, tomorrow)]).expect("there is room");
+        assert_eq!(place.acts(), ["started", "renewed"]);
     }
 
     #[test]

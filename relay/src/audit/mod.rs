@@ -13,17 +13,17 @@
 //! | `chain` | SHA-256, in hex, of the `chain` of the line before and of this line's other bytes |
 //!
 //! Invariant: nothing is on a line but what the table says: no address, no token, no caller, no source. Writing never holds anybody
-//! up: a line for which there is no room is left out, and the next one counts how many were. A line is written whole or not at
+//! up, nor keeps a relay from starting: a line for which there is no room is left out, and the next one counts how many were. A line is written whole or not at
 //! all: what a crash has torn is cut off by the next run, which says so.
 
 mod chain;
 mod files;
 pub mod report;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
@@ -32,7 +32,8 @@ use crate::domain::{WipeReason, Word as _};
 use crate::vault::AorKey;
 
 pub use chain::{Fault, verify};
-pub use files::{AuditError, is_day};
+pub use files::{AuditError, is_day, look};
+use writer::Writer;
 
 /// Lines that wait to be written at most; further ones are left out and counted.
 const QUEUE: usize = 65_536;
@@ -158,51 +159,18 @@ impl Inner {
 
 impl Audit {
     /// Opens the trail of a node, and goes on where the last run ended. Lines are written by a thread of their own, which ends when
-    /// the last way to it is gone and all is written.
+    /// the last way to it is gone and all is written. A trail that cannot be opened yet is tried again and again, and what is to be written waits.
     ///
     /// # Errors
-    /// When the directory or its newest file cannot be read or written.
+    /// When no thread can be had.
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
-        let mut trail = files::Trail::open(settings)?;
-        let (entries, mut received) = mpsc::channel(QUEUE);
+        let (entries, received) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0), trouble: Mutex::default() });
-        let weak = Arc::downgrade(&inner);
-        std::thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || {
-                let mut failing = false;
-                while let Some(first) = received.blocking_recv() {
-                    let mut batch = vec![first];
-                    while let Ok(entry) = received.try_recv() {
-                        batch.push(entry);
-                    }
-                    let lost = weak.upgrade().map_or(0, |inner| inner.lost.swap(0, Ordering::Relaxed));
-                    if lost > 0 {
-                        batch.push(Entry { at_ms: batch[0].at_ms, what: Act::Lost(lost), whose: Whose::default() });
-                    }
-                    let written = trail.write(&batch);
-                    if let Err(error) = &written
-                        && !failing
-                    {
-                        tracing::error!(event = "audit-not-written", %error, "the audit trail cannot be written; its lines are lost and counted");
-                    }
-                    failing = written.is_err();
-                    let trouble = match &written {
-                        Ok(()) => trail.gone().map(|path| format!("audit.directory: {} was removed or renamed while it was written; the trail goes on in a new file, and is whole only with what is gone", path.display())),
-                        Err(error) => Some(format!("audit.directory: {error}; lines are lost and counted")),
-                    };
-                    if let Some(inner) = weak.upgrade() {
-                        *inner.trouble() = trouble.map(Into::into);
-                        if failing {
-                            inner.lost.fetch_add(lost_with(&batch), Ordering::Relaxed);
-                        }
-                    }
-                    if failing {
-                        std::thread::sleep(RETRY);
-                    }
-                }
-            })
-            .map_err(AuditError::Thread)?;
+        let mut writer = Writer::new(settings, Arc::downgrade(&inner));
+        // Before anything is served: what is the matter is known from the beginning.
+        writer.open();
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        thread.spawn(move || writer.run(received)).map_err(AuditError::Thread)?;
         Ok(Self(Some(inner)))
     }
 
@@ -226,20 +194,10 @@ impl Audit {
     }
 }
 
-/// How many lines are lost with these: each, and those that it tells of as lost.
-fn lost_with(batch: &[Entry]) -> u64 {
-    let lines = |entry: &Entry| match entry.what {
-        Act::Lost(lines) => lines,
-        _ => 1,
-    };
-    batch.iter().map(lines).sum()
-}
-
-/// How long a trail that cannot be written is left alone.
-const RETRY: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::random;
     use crate::vault::hex;
@@ -277,5 +235,27 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         let told: Vec<_> = lines.iter().map(|line| (line["what"].as_str(), line["lines"].as_u64())).collect();
         assert_eq!(told, [(Some("started"), None), (Some("renewed"), None), (Some("lost"), Some(20))]);
+    }
+
+    #[test]
+    fn a_trail_that_cannot_be_opened_is_told_and_what_is_to_be_written_waits_for_it() {
+        let folder = std::env::temp_dir().join(format!("sipwake-audit-closed-{}", hex(&random::bytes::<8>())));
+        // A file where the directory is to be: nobody, root neither, makes it there.
+        std::fs::write(&folder, "").unwrap();
+        let audit = Audit::open(Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() }).unwrap();
+        assert!(audit.trouble().is_some_and(|why| why.contains("audit.directory")));
+        audit.note(Act::Woken, Whose::default);
+        std::fs::remove_file(&folder).unwrap();
+        let mut acts = Vec::new();
+        let written = (0..1_000).any(|_| {
+            acts.clear();
+            let _ = report::verify_directory(&folder, |line| acts.push(line["what"].as_str().map(str::to_owned)));
+            std::thread::sleep(Duration::from_millis(10));
+            acts.len() == 2 && audit.trouble().is_none()
+        });
+        drop(audit);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(written, "{acts:?}");
+        assert_eq!(acts, [Some("started".to_owned()), Some("woken".to_owned())]);
     }
 }

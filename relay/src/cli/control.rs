@@ -78,6 +78,9 @@ pub async fn reload(reload: Reload) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// What a drain does not prevent.
+const STARTS_AGAIN: &str = "Who starts it whatever it ended with (sipwake.socket, restart: unless-stopped, a StatefulSet) starts it again. To keep it away: systemctl stop sipwake.socket sipwake, or what ends it there.";
+
 /// Tells a relay to drain.
 ///
 /// # Errors
@@ -90,7 +93,11 @@ pub async fn drain(drain: Drain) -> Result<(), CommandError> {
     }
     let told = listener.call("POST", "/drain", None).await?;
     let text = if drain.at.json { pretty(&told) } else { format!("{}\n", cell(&told["state"])) };
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
+    std::io::stdout().write_all(text.as_bytes())?;
+    if !drain.at.json {
+        eprintln!("{STARTS_AGAIN}");
+    }
+    Ok(())
 }
 
 /// Shows a configuration.

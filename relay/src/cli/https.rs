@@ -20,6 +20,7 @@ use crate::net::dial;
 use crate::net::https_port::https_port;
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
+use crate::net::web_host;
 
 /// How long the relay may take: it may have to wait for a SIP server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
@@ -47,7 +48,7 @@ impl Https {
             return Err(wrong());
         }
         let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or_else(wrong)?);
-        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::new(ca)? })
+        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::web(ca)? })
     }
 
     /// A relay of this machine, verified as `tls` does it.
@@ -123,9 +124,8 @@ impl Https {
 }
 
 async fn connect(tls: &ClientTls, host: &str, port: u16) -> Result<Stream, CommandError> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = |why| CommandError::Name { host: host.to_owned(), why };
-    let addresses = tokio::net::lookup_host((bare, port)).await.map_err(name)?;
+    let addresses = web_host::addresses(host, port).await.map_err(name)?;
     let mut last = CommandError::NotARelay;
     for address in addresses {
         match dial::tls(address, tls, host).await {

@@ -1,4 +1,4 @@
-//! `sipwake keys`: what may be shown of a keyring, and mixing something into it.
+//! `sipwake keys`: what may be shown of a keyring, mixing something into it, and beginning with a new one.
 //!
 //! Invariant: no key is printed, nor anything that one follows from.
 
@@ -46,6 +46,12 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         entropy: Option<PathBuf>,
     },
+    /// Begin with a keyring that was made because there was none, although the store holds accounts: what another one has sealed is
+    /// opened by nobody any more, and each app has to lend its account anew
+    Accept {
+        #[command(flatten)]
+        place: KeyringLocation,
+    },
 }
 
 #[derive(Args)]
@@ -83,6 +89,11 @@ impl KeyringLocation {
 pub fn run(keys: Keys) -> Result<(), CommandError> {
     match keys.action {
         Action::Show { place, json } => show(&place.open()?, json),
+        Action::Accept { place } => {
+            let keyring = place.open()?;
+            keyring.accept().map_err(|error| CommandError::Configuration(error.to_string()))?;
+            show(&keyring, false)
+        }
         Action::Rotate { place, entropy } => {
             let keyring = place.open()?;
             let (bytes, note) = match entropy {

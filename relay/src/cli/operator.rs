@@ -109,7 +109,7 @@ pub(super) fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
 pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Https, CommandError> {
     let tls = match &config.tls {
         Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
-        Tls::Development { .. } => ClientTls::new(None)?,
+        Tls::Development { .. } => ClientTls::web(None)?,
     };
     Ok(Https::at(address, tls))
 }

@@ -72,8 +72,7 @@ pub struct Listener {
 
 impl Listener {
     /// Binds `address` (port 0 takes a free one), or takes the socket for it that the service manager has handed over, and accepts
-    /// until the drain begins. Fails when the port is taken or
-    /// not permitted.
+    /// until the drain begins. Fails when the port is taken or not permitted, or held by the service manager for other addresses.
     pub async fn bind(address: SocketAddr, security: Security, limits: Limits, drain: Drain) -> io::Result<Self> {
         Self::bind_observed(address, security, limits, drain, |_| {}).await
     }
@@ -86,7 +85,7 @@ impl Listener {
         drain: Drain,
         observe: impl Fn(ListenerEvent) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let listener = match sockets::stream(address) {
+        let listener = match sockets::stream(address)? {
             Some(inherited) => TcpListener::from_std(inherited)?,
             None => listening(address)?,
         };

@@ -33,6 +33,7 @@ pub mod tls_fault;
 pub mod trail;
 pub mod udp;
 mod unread;
+pub mod web_host;
 pub mod websocket;
 
 use std::fmt;

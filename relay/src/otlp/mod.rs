@@ -23,6 +23,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Otlp;
@@ -31,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::TraceOutcome;
 use crate::net::dial::{self, DialError};
 use crate::net::tls::{ClientTls, TlsError};
+use crate::net::web_host;
 use crate::outage::Outage;
 use crate::secret::ApiKey;
 
@@ -98,10 +100,16 @@ impl Exporter {
     /// [`TlsError`] when the CA cannot be used.
     pub fn start(config: Option<&Otlp>, node: &str, metrics: &Metrics) -> Result<Self, TlsError> {
         let Some(Otlp { is_tls, host, port, ca_file, token }) = config else { return Ok(Self::default()) };
-        let tls = is_tls.then(|| ClientTls::new(ca_file.as_deref())).transpose()?;
+        let tls = is_tls.then(|| ClientTls::web(ca_file.as_deref())).transpose()?;
         let collector = Collector { tls, host: host.clone(), port: *port, token: token.clone(), node: node.into() };
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(send_all(waiting, collector, metrics.clone()));
+        let (watch, metrics_of) = (collector.tls.clone(), metrics.clone());
+        tokio::spawn(async move {
+            // Its CA may be another one while the relay runs.
+            let watching = watch.map(|tls| tokio::spawn(tls.watch()));
+            send_all(waiting, collector, metrics_of).await;
+            watching.inspect(JoinHandle::abort);
+        });
         Ok(Self(Some((queue, metrics.clone()))))
     }
 
@@ -155,9 +163,8 @@ async fn send_all(mut waiting: mpsc::Receiver<Story>, collector: Collector, metr
 
 impl Collector {
     async fn send(&self, body: Bytes) -> Result<(), NotTaken> {
-        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
         let mut last = NotTaken::NoAddress;
-        for address in tokio::net::lookup_host((bare, self.port)).await.map_err(NotTaken::Name)? {
+        for address in web_host::addresses(&self.host, self.port).await.map_err(NotTaken::Name)? {
             let stream = match &self.tls {
                 Some(tls) => dial::tls(address, tls, &self.host).await,
                 None => dial::tcp(address).await,

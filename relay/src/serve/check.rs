@@ -5,18 +5,21 @@
 //! user whose folder they are in.)
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
-use super::{open_vault, running_relay};
+use super::{open_vault, resolver, running_relay};
 use crate::acme;
+use crate::audit;
 use crate::clock;
-use crate::config::{ApnsCredentials, Config, Problem, Tls};
+use crate::config::{ApnsCredentials, Config, Otlp, Problem, Tls};
 use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts, doubts_of};
 use crate::push;
-use crate::vault::{Keyring, StoreError};
+use crate::vault::{Keyring, StoreError, Vault};
 
 /// What a look at everything gave.
 #[derive(Debug, Default)]
@@ -47,9 +50,16 @@ pub async fn check(config: &Config) -> Findings {
         let is_problem = doubt.is_fatal() && config.acme.is_none();
         if is_problem { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
+    if config.upstream.transports.tls
+        && let Tls::Files { certificate, .. } = &config.tls
+        && let Ok(Some(doubt)) = crate::net::tls::by_wildcard(certificate, &config.upstream.public_host)
+    {
+        findings.notes.push(config.problem("tls.certificate", doubt.to_string(), doubt.remedy()));
+    }
     for (problem, is_fatal) in push_certificates(config) {
         if is_fatal { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
+    check_rest(config, &mut findings);
     check_store(config, &mut findings).await;
     check_listeners(config, &mut findings).await;
     findings
@@ -126,6 +136,41 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+/// What a start reads besides, or is told as failing from its beginning.
+fn check_rest(config: &Config, findings: &mut Findings) {
+    let problems = &mut findings.problems;
+    if let Some(Otlp { is_tls: true, ca_file, .. }) = &config.otlp
+        && let Err(error) = ClientTls::web(ca_file.as_deref())
+    {
+        problems.push(config.problem("otlp.ca_file", error.to_string(), "name a PEM file of CA certificates"));
+    }
+    if let Err(error) = resolver(config) {
+        let place = if config.upstream.name_servers.is_empty() { "DNS" } else { "upstream.name_servers" };
+        problems.push(config.problem(place, error.to_string(), "name servers that this machine can ask"));
+    }
+    if let Some(trail) = &config.audit
+        && let Err(error) = audit::look(&trail.directory)
+    {
+        let remedy = "name a directory that the relay's user can write to: the packaged unit lets it write below /var/lib/sipwake alone";
+        problems.push(config.problem("audit.directory", error.to_string(), remedy));
+    }
+    if let Some(keyring) = &config.store.keyring
+        && rustix::process::geteuid().is_root()
+        && is_anothers(keyring)
+    {
+        let what = "root has looked, who may read and write more than the user whose folder it is in";
+        let remedy =
+            "what that user may not is told by the relay alone: where it runs, sipwake reload checks with its rights";
+        findings.notes.push(config.problem("store.keyring", what, remedy));
+    }
+}
+
+/// Whether a file is, or would be, in a folder that is not root's.
+fn is_anothers(file: &Path) -> bool {
+    let folder = file.ancestors().skip(1).find_map(|folder| std::fs::metadata(folder).ok());
+    folder.is_some_and(|folder| folder.uid() != 0)
+}
+
 async fn check_store(config: &Config, findings: &mut Findings) {
     let Findings { problems, notes } = findings;
     let keyring = match config.store.keyring.as_deref().map(Keyring::open) {
@@ -136,7 +181,12 @@ async fn check_store(config: &Config, findings: &mut Findings) {
             return problems.push(config.problem("store.keyring", error.to_string(), remedy));
         }
     };
-    let answer = match open_vault(&config.store, keyring, &config.edge.public.to_string()) {
+    let vault = open_vault(&config.store, keyring, &config.edge.public.to_string());
+    if let Ok(Err(error)) = vault.as_ref().map(Vault::look_at_tombstones) {
+        let remedy = "make the file readable and writable for the relay's user alone";
+        problems.push(config.problem("store.keyring", error.to_string(), remedy));
+    }
+    let answer = match vault {
         Ok(vault) => match vault.examine().await {
             Ok(faults) => {
                 if let Ok(Some(fault)) = vault.look_at_ring().await {
@@ -205,7 +255,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
         let (what, remedy) = match in_use {
             true => (
                 format!("{address} is in use by another program"),
-                "stop what uses it, or name another address; systemd's sipwake.socket, which holds it while no relay runs, is in nobody's way",
+                "stop what uses it, or name another address; systemd's sipwake.socket, which holds it while no relay runs, is in nobody's way where a ListenStream= of it names this very address, or its port alone: else edit that too (systemctl edit sipwake.socket)",
             ),
             false => {
                 let remedy = "name an address of this machine, and a port that the relay's user may open";
@@ -219,7 +269,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
         findings.notes.push(Problem::new(
             &of_a_relay.join(", "),
             what,
-            "end it before another one is started with this file",
+            "end it before another one is started with this file; where an address is another one now, sipwake.socket of systemd is to name it, too",
         ));
     }
 }

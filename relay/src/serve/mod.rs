@@ -16,6 +16,7 @@ mod clock_watch;
 mod doubt_watch;
 mod keyring_watch;
 mod listeners;
+mod lost_time_watch;
 mod push_services;
 mod reload;
 mod running_relay;
@@ -33,6 +34,7 @@ use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::acme::{self, Acme};
@@ -59,7 +61,7 @@ use crate::otlp::Exporter;
 use crate::push::{Network, PushService, SetupError, System, webpush};
 use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
-use crate::vault::{self, Keyring, KeyringError, StoreError, StoreFault, StoreTls, Vault};
+use crate::vault::{self, Keyring, KeyringError, RingFault, StoreError, StoreFault, StoreTls, Vault};
 
 use chore::chore;
 use listeners::Listeners;
@@ -68,6 +70,9 @@ use reload::Reloader;
 
 /// What the calls that are being set up get to end in when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
+
+/// The least that those get of it which an app's last request has begun.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +89,9 @@ pub enum StartError {
     /// The sealing keys.
     #[error("store.keyring: {0}")]
     Keyring(#[from] KeyringError),
+    /// The sealing keys are not those of what is stored.
+    #[error("store.keyring: {0}; {remedy}", remedy = .0.remedy())]
+    Untried(RingFault),
     /// The store's URL.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -189,6 +197,10 @@ impl Relay {
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
         clock_watch::begin(&vault).await;
+        // One that does not answer is asked again before anything is stored.
+        if let Ok(Some(fault)) = vault.begin_ring().await {
+            return Err(StartError::Untried(fault));
+        }
         // What fails is tried again, and told, by who tends them.
         let _ = vault.tend_keys();
         if config.store.require_ephemeral {
@@ -284,11 +296,14 @@ impl Running {
         self.readiness.fail(Check::Serving, "shutting down");
         self.service.leave().await;
         self.stop.begin();
-        // An error means that the task is gone, which is what is waited for.
-        let _ = (&mut self.https.api).await;
+        let begun = Instant::now();
         // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
-        self.agent.wait_for_calls(CALLS_DRAIN, elsewhere).await;
+        // An error means that the task is gone, which is what is waited for.
+        let _ = tokio::join!(&mut self.https.api, self.agent.wait_for_calls(CALLS_DRAIN, elsewhere));
+        // A request that was answered last may have begun one.
+        let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_CALLS);
+        self.agent.wait_for_calls(left, elsewhere).await;
         self.service.tell_left().await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.vault.release_lease().await {
@@ -469,6 +484,7 @@ impl Opened {
                 "watching the store",
                 store_watch::watch(self.vault.clone(), self.config.store.require_ephemeral, readiness.clone()),
             ),
+            chore(readiness, "watching for lost time", lost_time_watch::watch(self.agent.clone())),
             chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, readiness.clone())),
             chore(
                 readiness,

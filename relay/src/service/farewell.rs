@@ -78,9 +78,12 @@ impl Service {
             return;
         }
         // Who is not told believes it for a while longer.
+        let mut told = JoinSet::new();
         for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
-            self.0.tell(&peer, Word::Left).await;
+            let it = self.0.clone();
+            told.spawn(async move { it.tell(&peer, Word::Left).await });
         }
+        told.join_all().await;
     }
 }
 

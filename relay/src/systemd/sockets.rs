@@ -1,11 +1,17 @@
 //! Sockets that the service manager has bound and hands over (sd_listen_fds(3)): they stay open while the relay restarts, and who
 //! connects meanwhile waits instead of being refused.
 //!
-//! Invariant: a socket is given out once, for the address that it is bound to; one that nobody has asked for is told by
-//! [`unserved`]. Without a call of [`adopt`] there are none.
+//! | the socket that is held, beside the address that is wanted, at the same port | what is served |
+//! | --- | --- |
+//! | is that address, or `[::]` for `0.0.0.0` | the socket |
+//! | is a part of it: `0.0.0.0`, or one address, of `[::]` | the socket, and the log says so: who comes to the rest finds nobody |
+//! | is more than it | nothing: the start names the unit of the sockets, for nobody shall listen where no setting says so |
+//!
+//! Invariant: a socket is given out once; one that nobody has asked for is told by [`unserved`]. Without a call of [`adopt`] there are none.
 
 use std::env;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,11 +42,34 @@ pub fn adopt() {
     held().extend(sockets);
 }
 
+/// What is to be changed where a socket is not for the address that is wanted.
+const REMEDY: &str =
+    "let both name the same address (systemctl edit sipwake.socket: an empty ListenStream=, then each address)";
+
 /// The listener for `address`, when it was handed over.
-pub fn stream(address: SocketAddr) -> Option<TcpListener> {
+///
+/// # Errors
+/// When what was handed over is in the way of that address.
+pub fn stream(address: SocketAddr) -> io::Result<Option<TcpListener>> {
     let mut held = held();
-    let index = held.iter().position(|(_, local)| is_for(*local, address))?;
-    Some(held.swap_remove(index).0)
+    let place = |fits: fn(SocketAddr, SocketAddr) -> bool| held.iter().position(|(_, local)| fits(*local, address));
+    if let Some(index) = place(is_for) {
+        return Ok(Some(held.swap_remove(index).0));
+    }
+    if let Some(index) = place(is_part_of) {
+        let (listener, local) = held.swap_remove(index);
+        tracing::warn!(event = "socket-narrower", wanted = %address, held = %local, remedy = REMEDY, "the service manager holds a part of this address alone, and that is served");
+        return Ok(Some(listener));
+    }
+    match place(|local, wanted| is_part_of(wanted, local)).and_then(|index| held.get(index)) {
+        Some((_, local)) => {
+            let why = format!(
+                "the service manager (systemd's sipwake.socket) holds {local}, which is more than that; {REMEDY}"
+            );
+            Err(io::Error::new(io::ErrorKind::AddrInUse, why))
+        }
+        None => Ok(None),
+    }
 }
 
 /// The addresses of what nobody has asked for: peers that connect there are heard by nobody.
@@ -66,6 +95,15 @@ fn is_for(local: SocketAddr, wanted: SocketAddr) -> bool {
     local == wanted || local.port() == wanted.port() && both_any && (local.is_ipv6() || wanted.is_ipv4())
 }
 
+/// Whether who is bound to `whole` keeps others from `part`, which is less of the same port.
+fn is_part_of(part: SocketAddr, whole: SocketAddr) -> bool {
+    let is_wider = match whole.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified() && part.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    is_wider && part.port() == whole.port() && part.ip() != whole.ip()
+}
+
 fn held() -> MutexGuard<'static, Vec<(TcpListener, SocketAddr)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -87,5 +125,29 @@ mod tests {
         ] {
             assert_eq!(is_for(local.parse().unwrap(), wanted.parse().unwrap()), fits, "{local} for {wanted}");
         }
+    }
+
+    /// One test for all, for what is held is the process's.
+    #[test]
+    fn a_socket_that_is_less_is_served_and_one_that_is_more_is_told_as_what_is_in_the_way() {
+        let hold = |address: &str| {
+            let listener = TcpListener::bind(address).unwrap();
+            let local = listener.local_addr().unwrap();
+            held().push((listener, local));
+            local
+        };
+        let any = |port: u16, ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+        let port = hold("127.0.0.1:0").port();
+        assert!(stream(any(port, "127.0.0.2")).unwrap().is_none(), "that is another one");
+        let served = stream(any(port, "0.0.0.0")).unwrap().expect("a part is served");
+        assert_eq!(served.local_addr().unwrap(), any(port, "127.0.0.1"));
+        assert!(stream(any(port, "0.0.0.0")).unwrap().is_none(), "once");
+        let port = hold("0.0.0.0:0").port();
+        let error = stream(any(port, "127.0.0.1")).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::AddrInUse && error.to_string().contains("sipwake.socket"), "{error}");
+        assert!(unserved().contains(&any(port, "0.0.0.0")), "it is given to nobody");
+        let served = stream(any(port, "::")).unwrap().expect("the one family of both");
+        assert_eq!(served.local_addr().unwrap(), any(port, "0.0.0.0"));
+        assert!(stream(any(port.wrapping_add(1), "::")).unwrap().is_none(), "another port");
     }
 }

@@ -374,6 +374,9 @@ impl Vault {
     pub async fn takes_new(&self) -> Result<(), StoreError> {
         if let Store::Redis(redis) = &self.0.store {
             redis.takes_new().await?;
+            if self.ring_is_untried() {
+                self.compare_ring().await?;
+            }
         }
         match self.0.ring.is_other() {
             true => Err(StoreError::Away(AwayReason::OtherKeyring)),
@@ -506,6 +509,17 @@ impl Vault {
             let _ = self.0.tombstones.set(tombstones);
         }
         Ok(())
+    }
+
+    /// Whether [`Self::keep_tombstones`] could read those of an earlier run; changes nothing.
+    ///
+    /// # Errors
+    /// When their file cannot be read.
+    pub fn look_at_tombstones(&self) -> Result<(), KeyringError> {
+        match (&self.0.store, self.0.keyring.path()) {
+            (Store::Redis(_), Some(keyring)) => Tombstones::can_be_read(keyring, &self.0.owner.node),
+            _ => Ok(()),
+        }
     }
 
     /// What was wiped and must not come back.

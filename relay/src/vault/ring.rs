@@ -7,6 +7,7 @@
 //! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
 //! | one whose keyring was not the others', and no other node has a lease | likewise |
 //! | the same, and another node has one | when none was there for as long as a name lasts |
+//! | one whose keyring was made because there was none, and the store holds instances | never; its operator says what is to be |
 //!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
 //! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
@@ -101,10 +102,20 @@ impl Vault {
         let ring = &self.0.ring;
         let mut found = self.look(ring.stands(), false).await?;
         if matches!(found, Compared::Absent) && ring.note_absent() >= self.founds_after().await? {
-            found = self.look(true, false).await?;
+            found = match self.is_untried().await? {
+                true => Compared::Fault(RingFault::Untried),
+                false => self.look(true, false).await?,
+            };
         }
         match found {
-            Compared::Stands => ring.note(Known::Stands),
+            Compared::Stands => {
+                if !ring.stands()
+                    && let Err(error) = self.0.keyring.accept()
+                {
+                    tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
+                }
+                ring.note(Known::Stands);
+            }
             Compared::Fault(fault) => ring.note(Known::Fault(fault)),
             Compared::Absent => {}
         }
@@ -118,8 +129,39 @@ impl Vault {
     pub async fn look_at_ring(&self) -> Result<Option<RingFault>, StoreError> {
         Ok(match self.look(false, true).await? {
             Compared::Fault(fault) => Some(fault),
-            Compared::Stands | Compared::Absent => None,
+            Compared::Absent => self.is_untried().await?.then_some(RingFault::Untried),
+            Compared::Stands => None,
         })
+    }
+
+    /// Looks before anything is stored, and takes a keyring that was just made for that of a store that holds nothing. The fault of one that was
+    /// made although the store holds something.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn begin_ring(&self) -> Result<Option<RingFault>, StoreError> {
+        if !self.0.keyring.is_untried() {
+            return Ok(None);
+        }
+        let fault = self.look_at_ring().await?;
+        if fault.is_none()
+            && let Err(error) = self.0.keyring.accept()
+        {
+            tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
+        }
+        Ok(fault.filter(|fault| *fault == RingFault::Untried))
+    }
+
+    /// Whether the keyring was made because there was none, and the store holds instances, which it does not open.
+    async fn is_untried(&self) -> Result<bool, StoreError> {
+        let (Store::Redis(redis), keyring) = (&self.0.store, &self.0.keyring) else { return Ok(false) };
+        // Asked again: another node may share the file, and have begun meanwhile.
+        Ok(keyring.is_untried() && redis.holds_instances().await? && keyring.is_untried())
+    }
+
+    /// Whether a keyring that was just made is still to be compared, before anything is sealed with it.
+    pub(super) fn ring_is_untried(&self) -> bool {
+        self.0.ring.is_unknown() && self.0.keyring.is_untried()
     }
 
     /// Whether this node's keyring is the one that the store names, by one look.

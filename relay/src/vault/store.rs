@@ -200,6 +200,11 @@ pub enum RingFault {
         "the other nodes' keyring was rotated, and this copy was not; nothing is taken over and no account is taken with it"
     )]
     Behind,
+    /// It was made where none was found, and the store holds accounts that it does not open.
+    #[error(
+        "there was no keyring, and one was made; what the store holds was sealed with another one, and nothing is taken over and no account is taken with this one"
+    )]
+    Untried,
 }
 
 impl RingFault {
@@ -209,6 +214,7 @@ impl RingFault {
             Self::Other => "the other nodes use another keyring",
             Self::Parted => "this copy of the keyring has parted from the others",
             Self::Behind => "the others' keyring was rotated, and this copy was not",
+            Self::Untried => "there was no keyring, and the store holds what another one has sealed",
         }
     }
 
@@ -218,6 +224,9 @@ impl RingFault {
             Self::Other | Self::Parted => "put their keyring in its place",
             Self::Behind => {
                 "run `sipwake keys rotate` with the same entropy on the same day, or put their keyring in its place"
+            }
+            Self::Untried => {
+                "put the keyring in its place, from its disk, a copy or another node, and start again; where it is lost for good, `sipwake keys accept`: then each app has to lend its account anew"
             }
         }
     }

@@ -52,6 +52,14 @@ impl Bindings {
         self.rows.contains_key(&binding)
     }
 
+    /// All of them, in the order of their ids.
+    #[expect(clippy::disallowed_methods, reason = "what is gathered is sorted at once")]
+    pub(super) fn all(&self) -> Vec<BindingId> {
+        let mut all: Vec<BindingId> = self.rows.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     fn next_generation(&mut self) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.generation

@@ -246,6 +246,9 @@ pub enum Input {
     },
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
+    /// So much time has passed in which this machine stood still, and the clock of deadlines with it: a registrar may have forgotten what it
+    /// granted. Refreshes and waits come forward by it, and flows are asked whether they live.
+    TimeLost(Duration),
     /// The answer to [`Event::RouteNeeded`].
     Route {
         /// The number in the event.

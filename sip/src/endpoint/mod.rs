@@ -57,6 +57,7 @@ pub mod forwarded_registers;
 mod groups;
 mod io;
 mod late_answers;
+mod lost_time;
 pub mod messages;
 mod notify;
 pub mod outgoing;
@@ -207,6 +208,7 @@ impl Endpoint {
             }
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
+            Input::TimeLost(lost) => self.on_time_lost(now, lost),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => {

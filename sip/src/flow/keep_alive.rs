@@ -87,6 +87,13 @@ impl KeepAlive {
         self.answers |= self.reliable;
     }
 
+    /// Nobody knows whether the peer is there still: it is asked at once, unless it was just asked.
+    pub fn ask_at_once(&mut self, now: Instant) {
+        if self.waiting.is_none() {
+            self.next_ping = now;
+        }
+    }
+
     /// A pong (`true`), or anything else that proves the peer alive, came by a stream.
     pub fn on_sign_of_life(&mut self, pong: bool) {
         self.answers |= pong && self.waiting.is_some();

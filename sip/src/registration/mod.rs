@@ -57,6 +57,7 @@ pub mod challenges;
 mod earlier;
 pub mod grant;
 pub mod late;
+mod lost_time;
 mod owners;
 mod refusals;
 pub mod request;

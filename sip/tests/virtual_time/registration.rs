@@ -81,6 +81,45 @@ fn answer(register: &Message) -> String {
 }
 
 #[test]
+fn a_refresh_comes_forward_by_the_time_that_was_lost_and_what_waits_after_a_failure_too() {
+    for (lost, from, to) in [(1_000, 1_519, 2_060), (0, 2_519, 3_060), (3_060, 0, 1)] {
+        let mut world = World::registered();
+        world.input(Input::TimeLost(seconds(lost)));
+        if from > 0 {
+            world.advance(seconds(from));
+            assert_eq!(world.count("REGISTER"), 0, "lost {lost} s: not before it is due");
+        }
+        world.advance(seconds(to - from + 1));
+        assert!(world.count("REGISTER") >= 1, "lost {lost} s");
+    }
+    let mut world = World::registered();
+    world.input(Input::TimeLost(seconds(3_600)));
+    world.advance(Duration::from_millis(200));
+    world.respond(503, &[("Retry-After", "900")]);
+    world.advance(seconds(10));
+    assert_eq!(world.count("REGISTER"), 1);
+    world.input(Input::TimeLost(seconds(900)));
+    world.advance(Duration::from_millis(200));
+    assert_eq!(world.count("REGISTER"), 2, "the wait that its server has named has passed");
+    world.grant(3_600);
+    // A node that hands over goes by its own rule still.
+    world.input(Input::HandOver);
+    world.input(Input::TimeLost(seconds(3_600)));
+    world.advance(seconds(60));
+    assert_eq!(world.count("REGISTER"), 2);
+}
+
+#[test]
+fn a_flow_is_asked_at_once_whether_it_lives_when_time_was_lost() {
+    let mut world = World::registered_with(FlowId::Stream(1), |_| {});
+    world.advance(seconds(1));
+    let before = world.pings;
+    world.input(Input::TimeLost(seconds(60)));
+    world.advance(Duration::from_millis(100));
+    assert_eq!(world.pings, before + 1);
+}
+
+#[test]
 fn a_node_that_hands_over_refreshes_nothing_whether_credentials_are_asked_for_or_not_and_unregisters_on() {
     for asks in [false, true] {
         let mut world = begun();

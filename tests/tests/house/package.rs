@@ -48,7 +48,17 @@ fn the_sockets_that_are_held_are_the_addresses_of_a_configuration_that_names_non
     let config = example("");
     let upstream = config.upstream.transports.tls.then_some(config.upstream.tls_listen);
     let served = [Some(config.edge.listen), Some(config.api.listen), upstream];
-    assert_eq!(held, served.iter().flatten().map(ToString::to_string).collect());
+    // A port alone is of all addresses of both families, and serves whichever of them a setting names.
+    assert_eq!(held, served.iter().flatten().map(|address| address.port().to_string()).collect());
+    assert!(file("sipwake.socket").contains("\nBindIPv6Only=both\n"), "whatever the system's own choice is");
+}
+
+#[test]
+fn the_unit_never_gives_up_to_start_what_may_come_about_a_minute_later() {
+    let unit = file("sipwake.service");
+    for line in ["StartLimitIntervalSec=0", "Restart=on-failure", "RestartSec=5"] {
+        assert!(unit.lines().any(|it| it == line), "{line}");
+    }
 }
 
 #[test]

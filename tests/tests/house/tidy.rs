@@ -30,6 +30,7 @@ const RELAY: &[(&str, u8)] = &[
     ("config", 0),
     ("cores", 0),
     ("domain", 0),
+    ("file_owner", 0),
     ("hpke", 0),
     ("log", 0),
     ("metrics", 0),

@@ -267,6 +267,8 @@ conformance! {
     an_odd_value_under_a_name_of_ones_own_gives_way,
     a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
     copies_are_one_keyring_until_something_is_mixed_into_one_of_them,
+    a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_that_holds_something,
+    a_keyring_that_is_made_for_an_empty_store_stands_at_once_and_stays,
     a_file_that_is_shared_is_rotated_for_all, a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one,
     what_is_here_is_written_again_whichever_keyring_stands,
     whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,

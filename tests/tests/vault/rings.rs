@@ -106,6 +106,57 @@ pub async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them(be
     assert_eq!(put_new(&a, 2).await, Ok(()));
 }
 
+pub async fn a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_that_holds_something(bench: &Bench) {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("keyring");
+    let lost = node(bench, "a", &Keyring::ephemeral());
+    assert_eq!(lost.compare_ring().await, Ok(None));
+    lost.hold_lease().await.expect("leased");
+    enable(&lost, 1, "alice").await;
+    lost.release_lease().await.expect("released");
+    // Longer ago than a name lasts.
+    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+    let made = Keyring::open(&file).expect("made");
+    let b = node(bench, "b", &made);
+    assert_eq!(put_new(&b, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)), "before anybody has compared");
+    assert_eq!(b.begin_ring().await, Ok(Some(RingFault::Untried)));
+    assert_eq!(b.compare_ring().await, Ok(Some(RingFault::Untried)));
+    assert_eq!(claim_all(&b, 10).await, [], "which it could not open");
+    // Another run finds it there, and it is no better.
+    let again = node(bench, "b", &Keyring::open(&file).expect("opened"));
+    assert_eq!(again.begin_ring().await, Ok(Some(RingFault::Untried)));
+    // The right one in its place is tried.
+    let right = scratch.path().join("right");
+    Keyring::open(&right).expect("made").accept().expect("accepted");
+    let kept = std::fs::read(&file).expect("read");
+    std::fs::copy(&right, &file).expect("copied");
+    let restored = node(bench, "b", &Keyring::open(&file).expect("opened"));
+    assert_eq!(restored.begin_ring().await, Ok(None));
+    std::fs::write(&file, kept).expect("written");
+    // Its operator has nothing else.
+    Keyring::open(&file).expect("opened").accept().expect("accepted");
+    until("b's keyring stands", async || b.compare_ring().await == Ok(None)).await;
+    assert_eq!(put_new(&b, 2).await, Ok(()));
+}
+
+pub async fn a_keyring_that_is_made_for_an_empty_store_stands_at_once_and_stays(bench: &Bench) {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("keyring");
+    let first = node(bench, "a", &Keyring::open(&file).expect("made"));
+    first.hold_lease().await.expect("leased");
+    assert_eq!(put_new(&first, 1).await, Ok(()), "before anybody has compared");
+    bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+    let again = node(bench, "a", &Keyring::open(&file).expect("opened"));
+    assert_eq!((again.begin_ring().await, again.compare_ring().await), (Ok(None), Ok(None)));
+    bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
+    let other = scratch.path().join("other");
+    let begun = node(bench, "a", &Keyring::open(&other).expect("made"));
+    assert_eq!(begun.begin_ring().await, Ok(None));
+    begun.hold_lease().await.expect("leased");
+    enable(&begun, 2, "bob").await;
+    assert_eq!(begun.compare_ring().await, Ok(None), "what it has stored itself is its own");
+}
+
 pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {
     let scratch = Scratch::new();
     let file = scratch.path().join("keyring");

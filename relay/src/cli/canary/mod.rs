@@ -104,7 +104,7 @@ enum Provider {
 /// # Errors
 /// [`CommandError`] when it cannot ring at all; with `--once` also when a step failed, or the relay could not be told.
 pub async fn run(canary: Canary) -> Result<(), CommandError> {
-    let rounds = canary.rounds()?;
+    let mut rounds = canary.rounds()?;
     if canary.once {
         let told = canary.ring(&rounds).await?;
         canary.report(&told).await?;
@@ -123,6 +123,13 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
             () = &mut stopped => return Ok(()),
             _ = ticks.tick() => {}
         }
+        // For months it runs, and certificates, CAs and keys are others by then. What cannot be read stays as it was.
+        match canary.rounds() {
+            Ok(read) => rounds = read,
+            Err(error) => {
+                tracing::warn!(event = "canary-not-read-again", %error, "what the canary rings with cannot be read again; it stays as it was");
+            }
+        }
         let told = tokio::select! {
             told = canary.ring(&rounds) => told?,
             () = &mut stopped => {
@@ -139,6 +146,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
 }
 
 impl Canary {
+    /// What a round needs, as its files are now.
     fn rounds(&self) -> Result<Rounds, CommandError> {
         let config = self.at.configuration()?;
         let https = match (&self.api, &config) {

@@ -1,4 +1,5 @@
-//! How the relay, as a client, trusts SIP servers: as RFC 5922 says (see [`super::identity`]), by roots that are read again while it runs.
+//! How the relay, as a client, trusts SIP servers: as RFC 5922 says (see [`super::identity`]), by roots that are read again while it runs; and how it
+//! trusts what answers by HTTPS, by the same roots.
 //!
 //! | the system's roots and those of `upstream.ca_file` | the roots in use |
 //! | --- | --- |
@@ -34,7 +35,7 @@ const DOUBT_REST: Duration = Duration::from_secs(60);
 /// Sessions of SIP servers kept for resumption; past it the oldest makes a full handshake again.
 const RESUMED_SESSIONS: usize = 4_096;
 
-/// How the relay, as a client, trusts SIP servers; cheap to clone.
+/// How the relay, as a client, trusts whom it asks; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ClientTls(Arc<Client>);
 
@@ -45,8 +46,18 @@ struct Client {
     roots: Option<Roots>,
 }
 
+/// By whose rules a certificate is verified.
+#[derive(Clone, Copy, Debug)]
+enum Rules {
+    /// Those of RFC 5922: no wildcard, and a SIP URI before any DNS name.
+    Sip,
+    /// Those of HTTPS (RFC 9110 §4.3.4, RFC 9525).
+    Web,
+}
+
 /// Where the roots come from, and those in use.
 struct Roots {
+    rules: Rules,
     system: Box<dyn Fn() -> Vec<CertificateDer<'static>> + Send + Sync>,
     ca_file: Option<PathBuf>,
     taken: Mutex<Taken>,
@@ -84,10 +95,19 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`] when `ca_file` cannot be read or used.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
-        Self::with(ca_file, Box::new(roots_of_system))
+        Self::with(Rules::Sip, ca_file, Box::new(roots_of_system))
+    }
+
+    /// The same for a server of HTTPS, whose certificate may be a wildcard's.
+    ///
+    /// # Errors
+    /// [`TlsError`] when `ca_file` cannot be read or used.
+    pub fn web(ca_file: Option<&Path>) -> Result<Self, TlsError> {
+        Self::with(Rules::Web, ca_file, Box::new(roots_of_system))
     }
 
     fn with(
+        rules: Rules,
         ca_file: Option<&Path>,
         system: Box<dyn Fn() -> Vec<CertificateDer<'static>> + Send + Sync>,
     ) -> Result<Self, TlsError> {
@@ -95,9 +115,9 @@ impl ClientTls {
         if taken.system.is_empty() && taken.file.is_empty() {
             tracing::warn!(event = "no-roots", "no roots are trusted: install ca-certificates or set upstream.ca_file");
         }
-        let current = ArcSwap::from(config(&taken, ca_file)?);
+        let current = ArcSwap::from(config(rules, &taken, ca_file)?);
         let (ca_file, taken) = (ca_file.map(Into::into), Mutex::new(taken));
-        let roots = Some(Roots { system, ca_file, taken, doubted: AtomicBool::new(false) });
+        let roots = Some(Roots { rules, system, ca_file, taken, doubted: AtomicBool::new(false) });
         Ok(Self(Arc::new(Client { current, roots })))
     }
 
@@ -153,7 +173,7 @@ impl ClientTls {
             return Err(TlsError::NoRoots);
         }
         let is_other = (&read.system, &read.file) != (&taken.system, &taken.file);
-        let config = is_other.then(|| config(&read, roots.ca_file.as_deref())).transpose()?;
+        let config = is_other.then(|| config(roots.rules, &read, roots.ca_file.as_deref())).transpose()?;
         Ok(Some(ReadRoots { read, config }))
     }
 
@@ -236,15 +256,16 @@ fn read(ca_file: Option<&Path>, system: &dyn Fn() -> Vec<CertificateDer<'static>
     Ok(Taken { read_at: clock::now(), file_look, system, file })
 }
 
-fn config(taken: &Taken, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+fn config(rules: Rules, taken: &Taken, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = root_store(taken.system.iter().cloned(), &taken.file, ca_file)?;
-    let mut config = client_builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(SipIdentity::new(
-            roots,
-            default_provider().signature_verification_algorithms,
-        )))
-        .with_no_client_auth();
+    let algorithms = default_provider().signature_verification_algorithms;
+    let builder = match rules {
+        Rules::Sip => {
+            client_builder().dangerous().with_custom_certificate_verifier(Arc::new(SipIdentity::new(roots, algorithms)))
+        }
+        Rules::Web => client_builder().with_root_certificates(roots),
+    };
+    let mut config = builder.with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
     Ok(Arc::new(config))
 }
@@ -265,7 +286,7 @@ mod tests {
     fn the_systems_roots_are_read_again_and_kept_when_they_are_gone() {
         let system = Arc::new(Mutex::new(vec![authority("one")]));
         let read = system.clone();
-        let tls = ClientTls::with(None, Box::new(move || read.lock().unwrap().clone())).unwrap();
+        let tls = ClientTls::with(Rules::Sip, None, Box::new(move || read.lock().unwrap().clone())).unwrap();
         let first = tls.config();
         assert!(!tls.reload().unwrap() && Arc::ptr_eq(&first, &tls.config()), "its sessions stay, too");
         system.lock().unwrap().insert(0, authority("two"));
@@ -280,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_certificate_that_leads_to_no_root_has_them_read_again_once_in_a_minute() {
-        let tls = ClientTls::with(None, Box::new(Vec::new)).unwrap();
+        let tls = ClientTls::with(Rules::Sip, None, Box::new(Vec::new)).unwrap();
         let now = clock::now();
         let dues = |tls: &ClientTls| [0, 59, 61, 599, 601].map(|after| tls.is_due(now + Duration::from_secs(after)));
         assert_eq!(dues(&tls), [false, false, false, false, true]);

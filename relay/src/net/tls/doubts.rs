@@ -35,12 +35,14 @@ pub enum Doubt {
     NotForServers,
     /// No root of this machine vouches for it.
     NobodyVouches,
+    /// It names this host by a wildcard alone.
+    ByWildcard(String),
 }
 
 impl Doubt {
     /// Whether no client can take it; else it is worth saying.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches)
+        !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_))
     }
 
     /// What to do about it.
@@ -51,6 +53,9 @@ impl Doubt {
             Self::DoesNotName(..) => "have one issued for this name, or write the name that it has",
             Self::IsCa => "put the relay's own certificate first, and name its key",
             Self::NotForServers => "have one issued with the extended key usage serverAuth",
+            Self::ByWildcard(_) => {
+                "have one issued for this name, where a SIP server refuses the relay's connections or certificate"
+            }
             Self::NobodyVouches => {
                 "add the intermediate certificates behind the leaf, or see that phones, apps and SIP servers trust its CA"
             }
@@ -77,6 +82,10 @@ impl fmt::Display for Doubt {
             Self::IsCa => f.write_str("the first certificate is a CA's"),
             Self::NotForServers => f.write_str("the certificate is not for servers"),
             Self::NobodyVouches => f.write_str("no root of this machine vouches for the certificate"),
+            Self::ByWildcard(host) => write!(
+                f,
+                "the certificate names {host} by a wildcard alone, which phones and apps take, and a SIP server that goes by RFC 5922 does not"
+            ),
         }
     }
 }
@@ -104,6 +113,19 @@ pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&
         doubts.extend(if untimely { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
     }
     doubts
+}
+
+/// That the leaf of the chain in the file names a host by a wildcard alone: no SIP server has to take that (RFC 5922 §7.2).
+///
+/// # Errors
+/// [`TlsError`] when the file holds no certificate.
+pub fn by_wildcard(chain: &Path, host: &str) -> Result<Option<Doubt>, TlsError> {
+    let chain = certificates(chain)?;
+    let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) else { return Ok(None) };
+    let is_named = server_name(host).is_some_and(|name| leaf.verify_is_valid_for_subject_name(&name).is_ok());
+    let is_numeric = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    let by_itself = leaf.valid_dns_names().any(|name| name.eq_ignore_ascii_case(host.trim_end_matches('.')));
+    Ok((is_named && !is_numeric && !by_itself).then(|| Doubt::ByWildcard(host.to_owned())))
 }
 
 /// What the dates of a chain (leaf first) say at `now`, in seconds since 1970.

@@ -34,7 +34,7 @@ use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
 pub use development::new_ca_key;
-pub use doubts::{Doubt, dated, doubts, doubts_of};
+pub use doubts::{Doubt, by_wildcard, dated, doubts, doubts_of};
 use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.

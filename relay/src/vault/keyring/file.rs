@@ -15,15 +15,16 @@
 //! the old one's bytes are overwritten. It is read and changed under the lock of the file beside it, `….lock`. The
 //! buffers that hold its text are sized beforehand and wiped.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::chain::Chain;
 use super::{Epoch, Keys};
+use crate::file_owner;
 use crate::secret::SecretKey;
 use crate::vault::lookup::unhex;
 
@@ -57,6 +58,16 @@ pub enum KeyringError {
     #[error("{path}: cannot read the keyring: {source}")]
     Read {
         /// The keyring's file.
+        path: Box<str>,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The list of wipes beside it cannot be read.
+    #[error(
+        "{path}: cannot read the list of what was wiped ({source}); it must be readable for the relay's user: where it is root's, give it to the owner of its folder (chown)"
+    )]
+    Wipes {
+        /// The list's file.
         path: Box<str>,
         /// What the system says.
         source: io::Error,
@@ -108,9 +119,11 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf, KeyringError> {
 /// Does `work` while no other process reads or changes the keyring at `path`.
 pub(super) fn locked<T>(path: &Path, work: impl FnOnce() -> Result<T, KeyringError>) -> Result<T, KeyringError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(writing(path))?;
+        file_owner::make_folder(directory).map_err(writing(path))?;
     }
-    let lock = open_options().create(true).truncate(false).open(beside(path, "lock")).map_err(writing(path))?;
+    let lock_path = beside(path, "lock");
+    let lock = open_options().create(true).truncate(false).open(&lock_path).map_err(writing(path))?;
+    file_owner::give_if_it_can(&lock_path);
     lock.lock().map_err(writing(path))?;
     let outcome = work();
     // Closing the file would release it too; a failure leaves nothing else to do.
@@ -168,6 +181,9 @@ fn replace_file(path: &Path, text: &[u8]) -> io::Result<Stamp> {
             fchown(&new, Some(was.uid()), Some(was.gid()))?;
         }
     }
+    if old.is_none() {
+        file_owner::give_if_it_can(&new_path);
+    }
     std::fs::rename(&new_path, path)?;
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
@@ -218,6 +234,10 @@ fn shown(path: &Path) -> Box<str> {
 
 pub(in crate::vault) fn reading(path: &Path) -> impl Fn(io::Error) -> KeyringError {
     |source| KeyringError::Read { path: shown(path), source }
+}
+
+pub(in crate::vault) fn reading_wipes(path: &Path) -> impl Fn(io::Error) -> KeyringError {
+    |source| KeyringError::Wipes { path: shown(path), source }
 }
 
 pub(in crate::vault) fn writing(path: &Path) -> impl Fn(io::Error) -> KeyringError {

@@ -23,6 +23,7 @@ mod chain;
 mod file;
 mod keys;
 mod seen;
+mod untried;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -30,16 +31,17 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
 use super::MAX_LIFETIME_S;
+use super::lookup::hex;
 use crate::clock::{self, DAY_S, Reading, shared_now};
 use crate::secret::{SecretKey, with_clean_stack};
 use chain::day_of_id;
-use file::{Stamp, locked};
+use file::{Stamp, locked, writing};
 use keys::Keys;
 
 pub use file::KeyringError;
 #[cfg(test)]
 pub(super) use file::tests::TempFolder;
-pub(super) use file::{beside, reading};
+pub(super) use file::{beside, reading_wipes};
 
 /// How long a key seals, in seconds: 1 day.
 pub const EPOCH_S: u64 = DAY_S;
@@ -131,6 +133,7 @@ impl Keyring {
             Some(found) => Ok(found),
             None => {
                 let keys = Keys::new(now);
+                untried::note(&path, &hex(&ring_of(&keys))).map_err(writing(&path))?;
                 let stamp = file::replace(&path, &keys)?;
                 Ok((keys, stamp))
             }
@@ -266,9 +269,21 @@ impl Keyring {
     fn fingerprint_of(&self, day: u16) -> Fingerprint {
         let state = self.read();
         let chain = state.keys.chain.on(day);
-        let mut ring = [0; 8];
-        ring.copy_from_slice(&super::lookup::ring(&state.keys.index)[..8]);
-        Fingerprint { ring, day: chain.day, rotation: chain.rotation, chain: chain.fingerprint() }
+        Fingerprint { ring: ring_of(&state.keys), day: chain.day, rotation: chain.rotation, chain: chain.fingerprint() }
+    }
+
+    /// Whether it was made where none was found, and has not stood for its store yet: then it opens nothing that is there.
+    pub(super) fn is_untried(&self) -> bool {
+        let ring = hex(&ring_of(&self.read().keys));
+        self.path().is_some_and(|path| untried::is_noted(path, &ring))
+    }
+
+    /// Takes it as the store's, whatever that holds.
+    ///
+    /// # Errors
+    /// [`KeyringError::Write`].
+    pub fn accept(&self) -> Result<(), KeyringError> {
+        self.path().map_or(Ok(()), |path| untried::forget(path).map_err(writing(path)))
     }
 
     /// The file; `None`: in memory alone.
@@ -315,6 +330,12 @@ impl Keyring {
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.0.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn ring_of(keys: &Keys) -> [u8; 8] {
+    let mut ring = [0; 8];
+    ring.copy_from_slice(&super::lookup::ring(&keys.index)[..8]);
+    ring
 }
 
 impl std::fmt::Debug for Keyring {

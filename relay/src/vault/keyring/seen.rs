@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::KeyringError;
 use super::file::{beside, writing};
+use crate::file_owner;
 
 /// The longest such file, in bytes.
 const FILE_LIMIT: usize = 32;
@@ -20,6 +21,7 @@ pub(super) fn write(keyring: &Path, now: u64) -> Result<(), KeyringError> {
         file.write_all(format!("{now}\n").as_bytes())?;
         // Else a power cut may leave the name without what is in it.
         file.sync_data()?;
+        file_owner::give_if_it_can(&new);
         std::fs::rename(&new, &path)
     };
     written().map_err(writing(&path))

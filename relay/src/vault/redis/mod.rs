@@ -481,6 +481,16 @@ impl RedisStore {
         Ok(unclaimed)
     }
 
+    /// Whether any node, this one too, has something here.
+    pub async fn holds_instances(&self) -> Result<bool, StoreError> {
+        for node in self.nodes().await? {
+            if self.link.ask(::redis::cmd("EXISTS").arg(node_key(&node))).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub async fn known_nodes(&self) -> Result<Vec<(Box<str>, bool)>, StoreError> {
         let mut known = Vec::new();
         for node in self.nodes().await? {

@@ -24,7 +24,8 @@ use tokio::sync::oneshot;
 
 use super::{Table, Tombstone, retain_live};
 use crate::domain::{WipeReason, Word as _};
-use crate::vault::keyring::{KeyringError, beside as named_beside, reading};
+use crate::file_owner;
+use crate::vault::keyring::{KeyringError, beside as named_beside, reading_wipes};
 use crate::vault::lookup::{Lookup, hex, unhex};
 
 /// How soon what could not be written is tried again.
@@ -303,7 +304,7 @@ pub(super) fn beside(keyring: &Path) -> Vec<(PathBuf, Stamp)> {
 pub(super) fn read(path: &Path) -> Result<Table, KeyringError> {
     let text = match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
-        outcome => outcome.map_err(reading(path))?,
+        outcome => outcome.map_err(reading_wipes(path))?,
     };
     let mut table = Table::new();
     take_in(&text, &mut table, path);
@@ -326,7 +327,7 @@ pub(super) fn read_on(path: &Path, read: &mut ReadSoFar, table: &mut Table) -> R
         file.read_to_end(&mut text)?;
         Ok((text, false))
     });
-    let (text, goes_on) = text.map_err(reading(path))?;
+    let (text, goes_on) = text.map_err(reading_wipes(path))?;
     if !goes_on {
         *read = ReadSoFar::default();
         table.clear();
@@ -387,6 +388,7 @@ fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        file_owner::give_if_it_can(&new);
         std::fs::rename(&new, path)
     };
     written().inspect_err(|_| {

@@ -114,6 +114,14 @@ impl Tombstones {
         Ok(Self(Arc::new(Inner { table, log: Some(log), peers })))
     }
 
+    /// Whether those of an earlier run of `node` can be read; changes nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn can_be_read(keyring: &Path, node: &str) -> Result<(), KeyringError> {
+        log::read(&log::path(keyring, node)).map(drop)
+    }
+
     /// Raises one: it is honoured from now on, and durable when the future has ended well.
     pub fn raise(&self, id: InstanceId, tombstone: Tombstone) -> impl Future<Output = Result<(), NotWritten>> + use<> {
         let has_room = {
@@ -610,5 +618,32 @@ mod tests {
         until_well(&stones).await;
         assert!(stones.is_durable(id(2)));
         assert_eq!(Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened").pending().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_root_makes_beside_a_keyring_is_the_relays_and_what_cannot_be_read_is_named() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+
+        let folder = folder();
+        let keyring = folder.keyring();
+        let secrets = keyring.parent().expect("a folder");
+        let wiped = log::path(&keyring, "relay1:5061");
+        if std::fs::metadata(secrets).expect("there").uid() == 0 {
+            chown(secrets, Some(12_345), Some(12_346)).expect("root");
+            let opened = crate::vault::Keyring::open(&keyring).expect("made");
+            opened.note_time(1_795_000_000).expect("noted");
+            drop(Tombstones::open(&keyring, "relay1:5061").expect("opened"));
+            let mut found: Vec<_> = std::fs::read_dir(secrets).expect("read").flatten().collect();
+            found.sort_by_key(std::fs::DirEntry::file_name);
+            assert!(found.len() >= 4, "{found:?}");
+            for entry in found {
+                let is = entry.metadata().expect("there");
+                assert_eq!((is.uid(), is.gid()), (12_345, 12_346), "{}", entry.path().display());
+            }
+            std::fs::remove_file(&wiped).expect("removed");
+        }
+        std::fs::create_dir_all(&wiped).expect("made");
+        let error = Tombstones::open(&keyring, "relay1:5061").err().expect("it is no file").to_string();
+        assert!(error.contains("wiped-relay1") && error.contains("list of what was wiped"), "{error}");
     }
 }

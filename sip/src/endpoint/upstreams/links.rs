@@ -384,6 +384,17 @@ impl Endpoint {
         }
     }
 
+    /// Has each flow that is up asked for a sign of life.
+    pub(in crate::endpoint) fn probe_flows(&mut self, now: Instant) {
+        let all: Vec<UpstreamId> = self.upstreams.rows.keys().copied().collect();
+        for id in all {
+            if let Some(Upstream { link: Link::Up { keep_alive, .. }, .. }) = self.upstreams.get_mut(id) {
+                keep_alive.ask_at_once(now);
+                self.arm_keep_alive(id);
+            }
+        }
+    }
+
     /// Sets the timer of the flow's keep-alive, unless an earlier one is set.
     fn arm_keep_alive(&mut self, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };

@@ -40,6 +40,23 @@ async fn check_finds_every_problem_with_its_place_and_remedy() {
     drop(taken);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_looks_at_what_a_start_reads_besides() {
+    let authority = Authority::new();
+    let (mut setup, _apns, _fcm) = setup(&authority).await;
+    let scratch = Scratch::new();
+    let in_the_way = scratch.file("in-the-way", "no certificate, and no directory");
+    setup.further += &format!(
+        "\n[audit]\ndirectory = {in_the_way:?}\n\n[otlp]\nendpoint = \"https://127.0.0.1:4318\"\nca_file = {in_the_way:?}\n"
+    );
+    let file = setup.write(&scratch);
+    let wrong = check(&file);
+    assert_eq!(wrong.status.code(), Some(1));
+    for place in ["audit.directory", "otlp.ca_file"] {
+        assert!(said(&wrong).contains(&format!("error: {place}: ")), "{place}: {}", said(&wrong));
+    }
+}
+
 /// A certificate and its key as files, valid from and to a number of days from now.
 fn issued(scratch: &Scratch, hosts: &[&str], days: [i64; 2]) -> String {
     let key = KeyPair::generate().unwrap();

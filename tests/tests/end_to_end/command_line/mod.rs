@@ -10,6 +10,7 @@ use tests::scratch::Scratch;
 use tests::{apns, fcm};
 
 mod calls;
+mod canary;
 mod check;
 mod control;
 mod device;

@@ -81,6 +81,50 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
 }
 
 #[tokio::test]
+async fn a_start_without_the_keyring_of_what_is_stored_is_refused_until_it_is_there_or_its_operator_begins_anew()
+-> Outcome {
+    let server = RedisServer::start();
+    let mut world = World::with(|setup| setup.store = server.url()).await?;
+    let instance = world.enable().await?;
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
+    let aside = keyring.with_extension("aside");
+    std::fs::copy(&keyring, &aside)?;
+    let lose_keyring = async |world: &mut World| -> Outcome {
+        world.relay.kill_9().await?;
+        std::fs::remove_file(&keyring)?;
+        // It stands for ten minutes after the last run.
+        server.ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+        // The second start finds the keyring that the first one has made.
+        for _ in 0..2 {
+            world.relay.relaunch()?;
+            assert_eq!(world.relay.ended(SOON).await?.code(), Some(1));
+            assert!(world.relay.log().contains("sipwake keys accept"), "{}", world.relay.log());
+        }
+        Ok(())
+    };
+    lose_keyring(&mut world).await?;
+    let check = sipwake(&["check", "--config"], world.relay.config())?;
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(!check.status.success() && said.contains("sipwake keys accept"), "{said}");
+    // Its disk is there, or a copy is.
+    std::fs::copy(&aside, &keyring)?;
+    world.relay.restart().await?;
+    let back = world.until("it is served again", || async {
+        let answer = world.api.read(&instance).await.ok()?.json();
+        (answer["registration"]["state"] == "registered").then_some(())
+    });
+    back.await?;
+    lose_keyring(&mut world).await?;
+    let accepted = sipwake(&["keys", "accept", "--config"], world.relay.config())?;
+    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    world.relay.restart().await?;
+    // Its SIP server has the Contact that nobody refreshes any more until its grant ends.
+    world.registrar.forget();
+    assert_eq!(world.api.enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_node_with_another_keyring_shows_nobody_what_is_kept_and_loses_nothing_of_it() -> Outcome {
     let (redis, scratch) = (RedisServer::start(), Scratch::new());
     let world = World::with(|setup| setup.store = redis.url()).await?;

@@ -79,6 +79,11 @@ impl Authority {
         ServerTls::load(&certificate, &key).unwrap()
     }
 
+    /// A client's side of HTTPS that trusts this authority.
+    pub fn web_client(&self) -> ClientTls {
+        ClientTls::web(Some(&self.ca)).unwrap()
+    }
+
     /// A client's side that trusts this authority.
     pub fn client(&self) -> ClientTls {
         ClientTls::new(Some(&self.ca)).unwrap()

@@ -314,6 +314,36 @@ async fn another_ca_of_sip_servers_is_taken_while_the_relay_runs_and_the_old_one
     watch.abort();
 }
 
+#[tokio::test]
+async fn a_wildcard_is_good_for_a_server_of_the_web_and_none_for_one_of_sip() {
+    let authority = Authority::new();
+    let tls = authority.server(&["*.example.com"], Kind::Usual);
+    let (address, _trigger) = server(&tls).await;
+    let web = authority.web_client();
+    assert!(dial::tls(address, &web, "relay.example.com").await.is_ok());
+    assert!(dial::tls(address, &web, "relay.example.net").await.is_err(), "another name");
+    assert!(dial::tls(address, &authority.client(), "relay.example.com").await.is_err(), "RFC 5922 has no wildcard");
+    let (stranger, _trigger) = server(&Authority::new().server(&["*.example.com"], Kind::Usual)).await;
+    assert!(dial::tls(stranger, &web, "relay.example.com").await.is_err(), "another CA's");
+}
+
+#[test]
+fn a_host_that_a_certificate_names_by_a_wildcard_alone_is_told() {
+    let authority = Authority::new();
+    let (certificate, _) = authority.write(&["*.example.com", "sip.example.com", "192.0.2.1"], Kind::Usual);
+    for (host, is_told) in [
+        ("a.example.com", true),
+        ("sip.example.com", false),
+        ("SIP.example.com", false),
+        ("192.0.2.1", false),
+        ("example.net", false),
+    ] {
+        let told = relay::net::tls::by_wildcard(&certificate, host).unwrap();
+        assert_eq!(told.is_some(), is_told, "{host}: {told:?}");
+        assert!(!told.is_some_and(|doubt| doubt.is_fatal()));
+    }
+}
+
 #[test]
 fn a_file_that_is_missing_or_wrong_is_named_in_the_error() {
     let authority = Authority::new();

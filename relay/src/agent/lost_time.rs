@@ -1,0 +1,18 @@
+//! Telling the shards that time has passed without this machine.
+//!
+//! Invariant: each shard is told once, and in its turn: whoever asks for calls waits for nothing.
+
+use std::time::Duration;
+
+use super::request::Request;
+use super::{Agent, ShardInput};
+
+impl Agent {
+    /// So much time has passed in which the machine stood still, and the clock of what is scheduled with it: what registrars have granted may be over, and
+    /// connections may be dead. Refreshes come forward by it, at the pace of any registrations.
+    pub async fn lose_time(&self, lost: Duration) {
+        for shard in 0..self.0.shards.len() {
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::LoseTime(lost)))).await;
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! A keyring that was made where none was found, and that has not stood for its store yet: `….untried` beside it, with what tells the keyring
+//! from another one.
+//!
+//! Invariant: it holds nothing secret. A note about another keyring is none: whoever puts the right one in the place of one that was made finds
+//! it tried.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::file::beside;
+use crate::file_owner;
+
+/// Notes that the keyring that is told by this text has not stood yet.
+pub(super) fn note(keyring: &Path, ring: &str) -> io::Result<()> {
+    let path = beside(keyring, "untried");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    writeln!(file, "{ring}")?;
+    // The keyring must not outlive it in a power cut.
+    file.sync_all()?;
+    file_owner::give_if_it_can(&path);
+    Ok(())
+}
+
+/// Whether that is noted of this one.
+pub(super) fn is_noted(keyring: &Path, ring: &str) -> bool {
+    std::fs::read_to_string(beside(keyring, "untried")).is_ok_and(|text| text.trim_end() == ring)
+}
+
+/// The keyring stands.
+pub(super) fn forget(keyring: &Path) -> io::Result<()> {
+    match std::fs::remove_file(beside(keyring, "untried")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
