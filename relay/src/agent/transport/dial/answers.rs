@@ -14,15 +14,15 @@ use sip::endpoint::Transport;
 use sip::id::{FlowId, UpstreamId};
 use tokio::time::timeout;
 
+use super::connecting::{Patience, Turns};
 use super::{Dialler, Inner};
 use crate::agent::ShardInput;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::outbox::Writer;
-use crate::agent::transport::upstreams::DialShare;
 use crate::limits::shares::Share;
 use crate::metrics::labels::Limit;
-use crate::net::dial;
 use crate::net::stream::Stream;
+use crate::net::{self, dial};
 
 /// Streams for answers that are being opened at once, beside those connections.
 pub(super) const ANSWER_DIALS: usize = 64;
@@ -122,12 +122,9 @@ impl Inner {
 
     async fn connect_beside(&self, beside: &Beside) -> Option<Stream> {
         let _own = self.answer_dials.take(beside.upstream).await;
-        let _address = self.by_address.take(beside.peer).await;
-        let _source = match self.upstreams.dial_share(beside.upstream) {
-            Some(DialShare::Of(sources)) => self.by_source.take_any(sources).await,
-            Some(DialShare::Proven) | None => None,
-        };
-        let _turn = self.answer_turns.acquire().await.ok()?;
+        let to =
+            (beside.peer, if beside.transport == Transport::Tls { net::Transport::Tls } else { net::Transport::Tcp });
+        let _admitted = self.admitted(beside.upstream, to, Turns::Answers, Patience::Whole).await?;
         match beside.transport {
             Transport::Tls => {
                 let route = self.upstreams.route(beside.upstream)?;
