@@ -95,6 +95,7 @@ struct State {
     silent_about: Option<String>,
     tells_aliases_alone: bool,
     error: Option<u8>,
+    unanswerable: Vec<(String, u16)>,
     without_edns: Option<Option<u8>>,
     asked: BTreeMap<String, usize>,
 }
@@ -181,6 +182,23 @@ impl Dns {
         lock(&self.state).error = Some(code);
     }
 
+    /// Answers questions for records of a type (`A`, `AAAA`, `SRV`, `NAPTR`) of a name with SERVFAIL, until [`Self::answer_all`].
+    pub fn fail_about(&self, owner: &str, kind: &str) {
+        let kind = match kind {
+            "A" => A,
+            "AAAA" => AAAA,
+            "SRV" => SRV,
+            "NAPTR" => NAPTR,
+            other => panic!("no type of record: {other}"),
+        };
+        lock(&self.state).unanswerable.push((owner.to_ascii_lowercase(), kind));
+    }
+
+    /// Answers everything again.
+    pub fn answer_all(&self) {
+        lock(&self.state).unanswerable.clear();
+    }
+
     /// Answers a question that has an OPT record (RFC 6891) with this error from now on, or not at all.
     pub fn refuse_edns(&self, code: Option<u8>) {
         lock(&self.state).without_edns = Some(code);
@@ -243,6 +261,9 @@ impl State {
         let mut code = self.error;
         if let (Some(refusal), true) = (self.without_edns, has_additional(message)) {
             code = Some(refusal?);
+        }
+        if self.unanswerable.iter().any(|(name, of)| *name == owner && *of == kind) {
+            code = Some(2);
         }
         let records = if code.is_some() { Vec::new() } else { self.records_of(&owner, kind) };
         let known = self.records.iter().any(|record| record.owner == owner);

@@ -38,6 +38,7 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::targets::{Targets, place_of};
+use crate::agent::transport::trusted::Told;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
@@ -47,7 +48,7 @@ use crate::metrics::labels::Limit;
 use crate::net;
 use crate::net::drain::Drain;
 use crate::net::questions::Asker;
-use crate::net::resolve::{Candidate, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
+use crate::net::resolve::{Candidate, MAX_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::timing::ConnectionTiming;
@@ -66,6 +67,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
 /// How soon names are resolved again that could not be.
 const RESOLVE_RETRY: Duration = Duration::from_secs(60);
+/// How soon other names than the next hop's are resolved again that have no address.
+const NOTHING_AGAIN: Duration = Duration::from_secs(300);
 /// How often it is looked for names to resolve again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -210,8 +213,8 @@ impl Dialler {
         for target in std::iter::once(route.target()).chain(route.other_targets()) {
             // Once it is known, nothing more need be waited for.
             let is_sought = |ip: IpAddr| ip == source || addresses.contains(&source);
-            let found = self.0.addresses_for(upstream, &target, is_sought).await;
-            addresses.extend(found);
+            let (told, _) = self.0.told_of(upstream, &target, is_sought).await;
+            addresses.extend(told.addresses);
         }
         addresses.into()
     }
@@ -341,10 +344,11 @@ impl Inner {
         };
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.shards.lf_servers.resolved(&route.target().host, &hop);
-        let (shards, believed) = self.upstreams.resolved(upstream, &hop, is_whole);
+        let hop = Told { addresses: hop, is_whole };
+        let (shards, believed) = self.upstreams.told(upstream, clock::now(), &[(0, hop)]);
         self.tell_addresses(upstream, shards, believed).await;
         if !is_whole || route.other_targets().next().is_some() {
-            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), is_whole));
         }
         let reached = self.reached(candidates);
         self.upstreams.answered(upstream, clock::now(), &reached, is_whole);
@@ -370,39 +374,39 @@ impl Inner {
         }
     }
 
-    async fn learn_others(
-        self: Arc<Self>,
-        upstream: UpstreamId,
-        route: Arc<Route>,
-        mut hop: Vec<IpAddr>,
-        is_whole: bool,
-    ) {
-        if !is_whole {
-            hop.extend(self.addresses_for(upstream, &route.target(), |_| false).await);
+    /// Resolves what else an upstream's requests may come from: the next hop, where it was not told whole, and its other names.
+    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, is_whole: bool) {
+        let next_hop = (!is_whole).then(|| (0, route.target()));
+        let (mut names, mut ttl) = (Vec::new(), Duration::MAX);
+        for (name, target) in next_hop.into_iter().chain((1..).zip(route.other_targets())) {
+            let (told, holds) = self.told_of(upstream, &target, |_| false).await;
+            names.push((name, told));
+            ttl = ttl.min(holds);
         }
-        let mut others = Vec::new();
-        for target in route.other_targets() {
-            // A domain need not have an address when a registrar or a proxy is named.
-            others.extend(self.addresses_for(upstream, &target, |_| false).await);
-        }
-        let (shards, believed) = self.upstreams.all_resolved(upstream, &hop, &others);
+        self.upstreams.resolve_by(upstream, clock::now() + ttl.clamp(RESOLVE_AGAIN_MIN, MAX_TTL));
+        let (shards, believed) = self.upstreams.told(upstream, clock::now(), &names);
         self.tell_addresses(upstream, shards, believed).await;
     }
 
-    /// The addresses of a target, those included that DNS tells late: their requests are believed, too. One that `is_sought` need not be
-    /// waited for.
-    async fn addresses_for(
+    /// What DNS tells of a target and how long that holds, those addresses included that it tells late: their requests are believed, too. One that
+    /// `is_sought` need not be waited for.
+    async fn told_of(
         &self,
         upstream: UpstreamId,
         target: &Target,
         is_sought: impl Fn(IpAddr) -> bool,
-    ) -> Vec<IpAddr> {
+    ) -> (Told, Duration) {
         let (names, seed) = (self.names_for(upstream), self.seed(upstream, None));
-        let found = names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await;
-        let candidates = found.map(|found| found.candidates).unwrap_or_default();
-        let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
-        self.shards.lf_servers.resolved(&target.host, &addresses);
-        addresses
+        match names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await {
+            Ok(Resolution { candidates, ttl, is_whole }) => {
+                let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+                self.shards.lf_servers.resolved(&target.host, &addresses);
+                (Told { addresses, is_whole }, ttl)
+            }
+            Err(error) if is_outage(&error) => (Told { addresses: Vec::new(), is_whole: false }, RESOLVE_RETRY),
+            // A domain need not have an address when a registrar or a proxy is named.
+            Err(_) => (Told { addresses: Vec::new(), is_whole: true }, NOTHING_AGAIN),
+        }
     }
 
     async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, addresses: Arc<[IpAddr]>) {
@@ -494,6 +498,28 @@ mod tests {
         assert!(!dialler.0.open(0, upstream, None).await);
     }
 
+    #[tokio::test]
+    async fn who_was_named_before_is_believed_while_dns_fails_and_is_asked_for_again_soon() {
+        let (dialler, _, mut inbox) = dialler();
+        let inner = &dialler.0;
+        let route = Route::to("sip:alice@pbx.example.com", None, Some("sip:127.0.0.1:5070;transport=tcp")).unwrap();
+        let upstream = inner.upstreams.acquire(route);
+        let route = inner.upstreams.route(upstream).unwrap();
+        inner.upstreams.used_by(upstream, 0);
+        let (proxy, registrar) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
+        let before = Told { addresses: vec![registrar], is_whole: true };
+        inner.upstreams.told(upstream, clock::now(), &[(1, before)]);
+        // No name server answers here, and the proxy needs none.
+        inner.learn(upstream, &route, 0).await.unwrap();
+        for from in ["the proxy", "the other names"] {
+            let Some(ShardInput::Sip { input: Input::Addresses { addresses, .. }, .. }) = inbox.recv().await else {
+                panic!("of {from} nothing is told")
+            };
+            assert_eq!(*addresses, [proxy, registrar], "{from}");
+        }
+        assert_eq!(inner.upstreams.take_stale(clock::now() + RESOLVE_RETRY).len(), 1);
+    }
+
     #[test]
     fn the_order_among_equal_servers_is_drawn_for_each_process_server_and_shard_and_stays() {
         let drawn = |dialler: &Dialler| -> std::collections::BTreeSet<u64> {
@@ -539,6 +565,6 @@ mod tests {
         // Its last account there has ended.
         dialler.idle(0, upstream, true);
         upstreams.look_for_better(upstream, clock::now());
-        assert_eq!((is_looked_for(), upstreams.resolved(upstream, &[], false).0), (false, 0));
+        assert_eq!((is_looked_for(), upstreams.told(upstream, clock::now(), &[]).0), (false, 0));
     }
 }
