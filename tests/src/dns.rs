@@ -92,6 +92,7 @@ struct State {
     silent: bool,
     silent_about_ipv6: bool,
     late_with_ipv6: Duration,
+    late: Duration,
     silent_about: Option<String>,
     tells_aliases_alone: bool,
     error: Option<u8>,
@@ -165,6 +166,11 @@ impl Dns {
     /// Answers each question for AAAA so late from now on.
     pub fn delay_ipv6(&self, late: Duration) {
         lock(&self.state).late_with_ipv6 = late;
+    }
+
+    /// Answers each question so late from now on.
+    pub fn delay(&self, late: Duration) {
+        lock(&self.state).late = late;
     }
 
     /// Leaves each question for a name in this domain unanswered from now on.
@@ -282,7 +288,7 @@ impl State {
             answer.extend((record.data.len() as u16).to_be_bytes());
             answer.extend(&record.data);
         }
-        Some((answer, if kind == AAAA { self.late_with_ipv6 } else { Duration::ZERO }))
+        Some((answer, if kind == AAAA { self.late_with_ipv6.max(self.late) } else { self.late }))
     }
 
     /// The records of a name, behind the aliases that lead to them.

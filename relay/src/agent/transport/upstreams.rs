@@ -180,6 +180,8 @@ struct Entry {
     trusted: Trusted,
     /// What its next hop led to when DNS answered last, and when.
     last: Option<(Instant, Vec<Candidate>)>,
+    /// Since when DNS says that there is no such name.
+    nameless_since: Option<Instant>,
     /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
@@ -190,6 +192,8 @@ struct Entry {
 
 /// How old an answer of DNS may be that is used because none comes (RFC 8767 §5 recommends one to three days); then the SIP server has no address.
 const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// How long an answer is used on while DNS says that there is no such name.
+const NAMELESS: Duration = Duration::from_secs(300);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 
@@ -245,6 +249,7 @@ impl Upstreams {
                 stale_at: None,
                 trusted: Trusted::default(),
                 last: None,
+                nameless_since: None,
                 asked_by: vec![asked_by],
                 proven: false,
                 failed_at: 0,
@@ -346,6 +351,17 @@ impl Upstreams {
                 known.truncate(MAX_CANDIDATES);
             }
             entry.last = (!known.is_empty()).then_some((now, known));
+            entry.nameless_since = None;
+        }
+    }
+
+    /// DNS says that there is no such name. What it named before is used on for [`NAMELESS`]: a zone that is half loaded says so, too, or a name
+    /// server that sees another part of the world.
+    pub(crate) fn nameless(&self, id: UpstreamId, now: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id)
+            && *entry.nameless_since.get_or_insert(now) + NAMELESS <= now
+        {
+            entry.last = None;
         }
     }
 

@@ -251,7 +251,8 @@ impl Inner {
             Ok(candidates) => candidates,
             Err(error) => {
                 // What DNS does not say now it has said before (RFC 8767).
-                let before = is_outage(&error).then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
+                let may_be_there = is_outage(&error) || error == ResolveError::NoSuchDomain;
+                let before = may_be_there.then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
                 let Some(before) = before else {
                     tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
                     return false;
@@ -336,6 +337,10 @@ impl Inner {
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         self.upstreams.resolve_again(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = match next_hop {
+            Err(error @ ResolveError::NoSuchDomain) => {
+                self.upstreams.nameless(upstream, clock::now());
+                return Err(error);
+            }
             Err(error) if !is_outage(&error) => {
                 self.upstreams.answered(upstream, clock::now(), &[], true);
                 return Err(error);
@@ -496,6 +501,16 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
         assert!(!dialler.0.open(0, upstream, None).await);
+        // That there is no such name is believed when it is said for some minutes.
+        let minute = Duration::from_secs(60);
+        upstreams.answered(upstream, clock::now(), &at, true);
+        for (minutes, is_kept) in [(0, true), (4, true), (5, false)] {
+            upstreams.nameless(upstream, clock::now() + minute * minutes);
+            assert_eq!(upstreams.last_answer(upstream, clock::now()).is_some(), is_kept, "{minutes} min");
+        }
+        upstreams.answered(upstream, clock::now(), &at, true);
+        upstreams.nameless(upstream, clock::now() + minute * 6);
+        assert!(upstreams.last_answer(upstream, clock::now()).is_some(), "it was named meanwhile");
     }
 
     #[tokio::test]
