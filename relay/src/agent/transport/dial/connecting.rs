@@ -57,7 +57,7 @@ pub(super) enum Patience {
 /// What a dial of one address has come to.
 pub(super) enum Way {
     Open(Opened),
-    /// It cannot be used, and is away for now.
+    /// It cannot be used now.
     Failed,
     /// It was not this one's turn.
     Passed,
@@ -159,8 +159,10 @@ impl Inner {
                     error = error.discreet(),
                     "a SIP server cannot be reached"
                 );
-                let (now, first) = (clock::now(), self.failback_interval);
-                self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                if !error.is_of_machine() {
+                    let (now, first) = (clock::now(), self.failback_interval);
+                    self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                }
                 Way::Failed
             }
         }
