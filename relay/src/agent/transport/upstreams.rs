@@ -340,6 +340,11 @@ impl Upstreams {
         (entry.shards, entry.trusted.addresses())
     }
 
+    /// The addresses that its shards are to believe.
+    pub(crate) fn believed(&self, id: UpstreamId) -> Arc<[IpAddr]> {
+        self.lock().entries.get(&id).map(|entry| entry.trusted.addresses()).unwrap_or_default()
+    }
+
     /// DNS has answered: with these addresses, which may not be all, or that there are none.
     pub(crate) fn answered(&self, id: UpstreamId, now: Instant, candidates: &[Candidate], is_whole: bool) {
         if let Some(entry) = self.lock().entries.get_mut(&id)

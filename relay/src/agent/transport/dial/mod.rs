@@ -206,7 +206,8 @@ impl Dialler {
         found.map(|found| found.addresses()).unwrap_or_default()
     }
 
-    /// The addresses of an upstream's names, as far as they resolve now: all of them, unless `source` is one of the first.
+    /// The addresses of an upstream's names, as far as they resolve now, and those that are known: all of them, unless `source` is one of the first. None where DNS
+    /// tells nothing, and nobody can say whether `source` is one.
     pub(crate) async fn addresses(&self, upstream: UpstreamId, source: IpAddr) -> Arc<[IpAddr]> {
         let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
         let mut addresses = Vec::new();
@@ -216,6 +217,13 @@ impl Dialler {
             let (told, _) = self.0.told_of(upstream, &target, is_sought).await;
             addresses.extend(told.addresses);
         }
+        // Another account's look at the same names may have told more.
+        let known = self.0.upstreams.believed(upstream);
+        if !addresses.is_empty() || known.contains(&source) {
+            addresses.extend(known.iter());
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
         addresses.into()
     }
 
@@ -477,6 +485,23 @@ mod tests {
         let (timing, metrics) = (ConnectionTiming::default(), Metrics::new());
         let dialler = Dialler::new(names, Duration::from_secs(60), timing, upstreams, shards, metrics, &config.limits);
         (dialler, upstream, inbox)
+    }
+
+    #[tokio::test]
+    async fn who_is_believed_stays_so_when_a_name_is_looked_up_for_one_of_its_addresses() {
+        let (dialler, ..) = dialler();
+        let upstreams = &dialler.0.upstreams;
+        let proxy = Some("sip:127.0.0.1:5070;transport=tcp");
+        let upstream = upstreams.acquire(Route::to("sip:alice@pbx.example.com", None, proxy).unwrap());
+        let (proxy, registrar, stranger) =
+            (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]), IpAddr::from([192, 0, 2, 8]));
+        upstreams.told(upstream, clock::now(), &[(1, Told { addresses: vec![registrar], is_whole: true })]);
+        // No name server answers here.
+        assert_eq!(*dialler.addresses(upstream, proxy).await, [proxy, registrar]);
+        let unknown = upstreams.acquire(Route::to("sip:alice@other.example.com", None, None).unwrap());
+        upstreams.told(unknown, clock::now(), &[(0, Told { addresses: vec![registrar], is_whole: true })]);
+        assert_eq!(*dialler.addresses(unknown, registrar).await, [registrar]);
+        assert!(dialler.addresses(unknown, stranger).await.is_empty(), "nobody can say");
     }
 
     #[tokio::test]
