@@ -185,16 +185,18 @@ impl Dialler {
     pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
         let it = self.0.clone();
         tokio::spawn(async move {
-            let opened = tokio::select! {
-                opened = timeout(it.dial_timeout, it.open(shard, upstream, avoid)) => opened.unwrap_or_else(|_| {
+            let way = tokio::select! {
+                way = timeout(it.dial_timeout, it.way(shard, upstream, avoid)) => way.unwrap_or_else(|_| {
                     it.metrics.limit(Limit::Dials);
                     tracing::info!(event = "sip-server-slow", upstream = upstream.0, "a SIP server took too long to be connected to");
-                    false
+                    None
                 }),
-                () = it.unwanted(upstream) => false,
+                () = it.unwanted(upstream) => None,
             };
-            if !opened {
-                it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
+            match way {
+                // Whatever becomes of the wish meanwhile: a connection that its shard does not hear of is closed by nobody.
+                Some((candidate, opened)) => it.hand_over(shard, upstream, avoid, candidate, opened).await,
+                None => it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await,
             }
         });
     }
@@ -252,8 +254,14 @@ impl Dialler {
 }
 
 impl Inner {
-    async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
-        let Some(route) = self.upstreams.route(upstream) else { return false };
+    /// The first way to an upstream that is open.
+    async fn way(
+        self: &Arc<Self>,
+        shard: usize,
+        upstream: UpstreamId,
+        avoid: Option<SocketAddr>,
+    ) -> Option<(Candidate, Opened)> {
+        let route = self.upstreams.route(upstream)?;
         self.upstreams.used_by(upstream, shard);
         let candidates = match self.learn(upstream, &route, self.seed(upstream, Some(shard))).await {
             Ok(candidates) => candidates,
@@ -263,7 +271,7 @@ impl Inner {
                 let before = may_be_there.then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
                 let Some(before) = before else {
                     tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
-                    return false;
+                    return None;
                 };
                 tracing::info!(event = "sip-server-address-kept", upstream = upstream.0, %error, "DNS tells no address of a SIP server: those that it told last are dialled");
                 before
@@ -276,15 +284,24 @@ impl Inner {
             }
             targets.in_order(candidates, now)
         });
-        let first = self.connect_first(upstream, &route, ordered.unwrap_or_default(), avoid).await;
-        let Some((candidate, opened)) = first else { return false };
+        self.connect_first(upstream, &route, ordered.unwrap_or_default(), avoid).await
+    }
+
+    /// Serves what was opened for a shard, and tells it.
+    async fn hand_over(
+        &self,
+        shard: usize,
+        upstream: UpstreamId,
+        avoid: Option<SocketAddr>,
+        candidate: Candidate,
+        opened: Opened,
+    ) {
         let (flow, transport) = self.begin(shard, opened, candidate).await;
         self.upstreams.targets(upstream, |targets| targets.dialled(shard, flow, candidate));
         if avoid.is_some_and(|avoid| avoid != candidate.address) {
             self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
         }
         self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
-        true
     }
 
     /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it. Nobody is waited for:
@@ -487,6 +504,43 @@ mod tests {
         (dialler, upstream, inbox)
     }
 
+    /// Opens a flow for the first shard; whether there is one.
+    async fn open(dialler: &Dialler, upstream: UpstreamId) -> bool {
+        let Some((candidate, opened)) = dialler.0.way(0, upstream, None).await else { return false };
+        dialler.0.hand_over(0, upstream, None, candidate, opened).await;
+        true
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_wanted_no_more_while_its_shard_is_busy_is_told_of() {
+        let (dialler, _, mut inbox) = dialler();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registrar = format!("sip:{};transport=tcp", listener.local_addr().unwrap());
+        let upstreams = &dialler.0.upstreams;
+        let upstream = upstreams.acquire(Route::to("sip:alice@127.0.0.2", Some(&registrar), None).unwrap());
+        // There is room for what comes before it: addresses twice, the flow, and where it leads.
+        for _ in 0..inbox.max_capacity() - 4 {
+            dialler.0.shards.send(0, ShardInput::sip(Input::UpstreamServes(upstream))).await;
+        }
+        dialler.dial(0, upstream, None);
+        listener.accept().await.unwrap();
+        while inbox.capacity() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        upstreams.release(upstream);
+        tokio::time::sleep(LOOK_EVERY + Duration::from_millis(200)).await;
+        let told = async {
+            loop {
+                match inbox.recv().await {
+                    Some(ShardInput::Sip { input: Input::Dialled { .. }, .. }) => return true,
+                    Some(ShardInput::Sip { input: Input::DialFailed(_), .. }) | None => return false,
+                    Some(_) => {}
+                }
+            }
+        };
+        assert!(timeout(Duration::from_secs(10), told).await.unwrap());
+    }
+
     #[tokio::test]
     async fn who_is_believed_stays_so_when_a_name_is_looked_up_for_one_of_its_addresses() {
         let (dialler, ..) = dialler();
@@ -512,10 +566,10 @@ mod tests {
         let at = [Candidate { address, transport: net::Transport::Tcp, rank: 0 }];
         let upstreams = &dialler.0.upstreams;
         upstreams.answered(upstream, clock::now(), &at, true);
-        assert!(!dialler.0.open(0, upstream, None).await, "nobody has been registered there");
+        assert!(!open(&dialler, upstream).await, "nobody has been registered there");
         upstreams.prove(upstream);
         // No name server answers here.
-        assert!(dialler.0.open(0, upstream, None).await);
+        assert!(open(&dialler, upstream).await);
         listener.accept().await.unwrap();
         assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
         dialler.offered(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), Offer::Taken);
@@ -525,7 +579,7 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now()).is_some());
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
-        assert!(!dialler.0.open(0, upstream, None).await);
+        assert!(!open(&dialler, upstream).await);
         // That there is no such name is believed when it is said for some minutes.
         let minute = Duration::from_secs(60);
         upstreams.answered(upstream, clock::now(), &at, true);
@@ -597,7 +651,7 @@ mod tests {
         upstreams.answered(upstream, clock::now(), &[better, worse], true);
         for (outcome, looked_for) in [(Offer::NotWanted, false), (Offer::Taken, true)] {
             upstreams.answered(upstream, clock::now(), &[better, worse], true);
-            assert!(dialler.0.open(0, upstream, None).await);
+            assert!(open(&dialler, upstream).await);
             is_looked_for();
             dialler.offered(0, upstream, dialled(&mut inbox).unwrap(), outcome);
             assert_eq!(is_looked_for(), looked_for, "{outcome:?}");
