@@ -92,9 +92,11 @@ struct State {
     silent: bool,
     silent_about_ipv6: bool,
     late_with_ipv6: Duration,
+    late: Duration,
     silent_about: Option<String>,
     tells_aliases_alone: bool,
     error: Option<u8>,
+    unanswerable: Vec<(String, u16)>,
     without_edns: Option<Option<u8>>,
     asked: BTreeMap<String, usize>,
 }
@@ -166,6 +168,11 @@ impl Dns {
         lock(&self.state).late_with_ipv6 = late;
     }
 
+    /// Answers each question so late from now on.
+    pub fn delay(&self, late: Duration) {
+        lock(&self.state).late = late;
+    }
+
     /// Leaves each question for a name in this domain unanswered from now on.
     pub fn ignore_domain(&self, domain: &str) {
         lock(&self.state).silent_about = Some(format!(".{domain}"));
@@ -179,6 +186,23 @@ impl Dns {
     /// Answers everything with this error (RFC 1035 §4.1.1, RCODE) from now on.
     pub fn fail_with(&self, code: u8) {
         lock(&self.state).error = Some(code);
+    }
+
+    /// Answers questions for records of a type (`A`, `AAAA`, `SRV`, `NAPTR`) of a name with SERVFAIL, until [`Self::answer_all`].
+    pub fn fail_about(&self, owner: &str, kind: &str) {
+        let kind = match kind {
+            "A" => A,
+            "AAAA" => AAAA,
+            "SRV" => SRV,
+            "NAPTR" => NAPTR,
+            other => panic!("no type of record: {other}"),
+        };
+        lock(&self.state).unanswerable.push((owner.to_ascii_lowercase(), kind));
+    }
+
+    /// Answers everything again.
+    pub fn answer_all(&self) {
+        lock(&self.state).unanswerable.clear();
     }
 
     /// Answers a question that has an OPT record (RFC 6891) with this error from now on, or not at all.
@@ -244,6 +268,9 @@ impl State {
         if let (Some(refusal), true) = (self.without_edns, has_additional(message)) {
             code = Some(refusal?);
         }
+        if self.unanswerable.iter().any(|(name, of)| *name == owner && *of == kind) {
+            code = Some(2);
+        }
         let records = if code.is_some() { Vec::new() } else { self.records_of(&owner, kind) };
         let known = self.records.iter().any(|record| record.owner == owner);
         let mut answer = message[..2].to_vec();
@@ -261,7 +288,7 @@ impl State {
             answer.extend((record.data.len() as u16).to_be_bytes());
             answer.extend(&record.data);
         }
-        Some((answer, if kind == AAAA { self.late_with_ipv6 } else { Duration::ZERO }))
+        Some((answer, if kind == AAAA { self.late_with_ipv6.max(self.late) } else { self.late }))
     }
 
     /// The records of a name, behind the aliases that lead to them.

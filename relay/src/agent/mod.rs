@@ -147,7 +147,7 @@ enum ShardInput {
         fence: crate::vault::Fence,
     },
     /// What was found for requests that name a registration by our Path.
-    PathLookedUp(Box<(InstanceId, shard::path_lookups::LookedUp)>),
+    PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
     /// An operator has waited long enough for the store to erase a registration that passed through.

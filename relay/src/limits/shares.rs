@@ -64,6 +64,14 @@ impl<K: Ord> Shares<K> {
         }
     }
 
+    /// The share of the first of these keys that has one free.
+    pub fn try_take_any(&self, keys: &[K]) -> Option<Share>
+    where
+        K: Clone,
+    {
+        keys.iter().find_map(|key| self.try_take(key.clone()))
+    }
+
     fn semaphore(&self, key: K) -> Arc<Semaphore> {
         let mut table = self.lock();
         if table.rows.len() >= table.sweep_at {

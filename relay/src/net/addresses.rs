@@ -31,7 +31,7 @@ pub(super) struct Known {
     pub(super) ips: Vec<IpAddr>,
     /// How long the answers hold that have come.
     pub(super) ttl: Duration,
-    /// Both questions were answered.
+    /// Both questions were answered: that one failed says nothing of its family.
     pub(super) is_whole: bool,
 }
 
@@ -53,7 +53,7 @@ where
             () = sleep(RESOLUTION_DELAY), if is_enough => break,
         }
     }
-    let is_whole = v4.is_some() && v6.is_some();
+    let is_whole = matches!((&v4, &v6), (Some(Ok(_)), Some(Ok(_))));
     if v4.is_none() {
         drop(tokio::spawn(ask_v4));
     }
@@ -136,6 +136,16 @@ mod tests {
         assert_eq!(gather(nothing(), nothing(), Patience::Brief).await, Ok(None));
         let never = tokio::time::timeout(HOUR, gather(nothing(), pending(), Patience::Brief)).await;
         assert!(never.is_err(), "whoever asks has a limit of its own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_family_that_could_not_be_asked_for_may_have_addresses() {
+        let found = gather(ready(v4()), ready(Err(Failure)), Patience::Whole).await.unwrap().unwrap();
+        assert_eq!((found.is_whole, found.ips.len()), (false, 1));
+        let found = gather(ready(Err(Failure)), ready(v6()), Patience::Brief).await.unwrap().unwrap();
+        assert_eq!((found.is_whole, found.ips.len()), (false, 1));
+        let found = gather(ready(v4()), ready(Ok::<_, Failure>(None)), Patience::Brief).await.unwrap().unwrap();
+        assert!(found.is_whole);
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,11 +71,18 @@ impl DialError {
                 io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
                     | io::ErrorKind::TimedOut
             ),
             Self::NotTls(..) | Self::NotTrusted { .. } | Self::NotADomain(_) => false,
         }
+    }
+
+    /// Whether nothing was sent to anybody: this machine has no descriptor, port or memory left, or no network that leads there.
+    pub fn is_of_machine(&self) -> bool {
+        let Self::Unreachable(_, error) = self else { return false };
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+        let has_no_way = [libc::ENETDOWN, libc::ENETUNREACH];
+        error.raw_os_error().is_some_and(|code| lacks.contains(&code) || has_no_way.contains(&code))
     }
 }
 
@@ -142,6 +149,17 @@ mod tests {
     use rustls::{CertificateError, Error};
 
     use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_says_nothing_of_an_address() {
+        let of = |code| DialError::Unreachable("192.0.2.1:5061".parse().unwrap(), io::Error::from_raw_os_error(code));
+        for code in [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::ENOBUFS] {
+            assert!(of(code).is_of_machine() && !of(code).is_of_address(), "{}", of(code));
+        }
+        for code in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ETIMEDOUT, libc::ECONNRESET] {
+            assert!(!of(code).is_of_machine() && of(code).is_of_address(), "{}", of(code));
+        }
+    }
 
     #[test]
     fn what_can_be_told_to_anybody_names_no_domain_and_nothing_that_the_other_side_says() {

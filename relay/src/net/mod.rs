@@ -17,6 +17,7 @@ pub mod listen;
 mod look;
 mod name_files;
 mod name_server;
+mod name_servers;
 mod naptr;
 mod places;
 mod progress;

@@ -21,7 +21,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::answers::{self, Answers, Found};
 use super::look::Look;
-use super::name_server::{Dns, dns};
+use super::name_server::is_silence;
+use super::name_servers::Dns;
 
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -77,7 +78,7 @@ impl Names {
 
     fn new(files: Files, servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         let nothing = Known {
-            dns: dns(servers.clone(), options)?,
+            dns: Dns::new(&servers, options)?,
             answers: Answers::default(),
             servers,
             ndots: 1,
@@ -239,12 +240,6 @@ impl Files {
     }
 }
 
-/// Whether the error says that no name server has answered: what one of them says is an answer, whatever it is, and that each says an error is
-/// [`NetError::NoConnections`].
-pub(super) fn is_silence(error: &NetError) -> bool {
-    !matches!(error, NetError::Dns(_) | NetError::NoConnections)
-}
-
 /// Why a file names no name servers.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
@@ -271,7 +266,7 @@ fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
         return Ok(None);
     }
     let (servers, stated) = parse_resolv_conf(&content).map_err(Unusable::Nameless)?;
-    let dns = dns(servers.clone(), was.dns.options().clone()).map_err(Unusable::Nameless)?;
+    let dns = Dns::new(&servers, was.dns.options().clone()).map_err(Unusable::Nameless)?;
     Ok(Some(Named { dns, servers, ndots: stated.ndots, content }))
 }
 

@@ -32,11 +32,8 @@ const QUERY_TIMEOUT: Duration = Duration::from_millis(1_200);
 /// Aliases between the owner of a question and its records.
 const ALIASES_MAX: usize = 8;
 
-/// Asks several name servers.
-pub(super) type Dns = Resolver<NameServers>;
-
-/// A resolver of these name servers, which remembers nothing.
-pub(super) fn dns(servers: ResolverConfig, options: ResolverOpts) -> Result<Dns, NetError> {
+/// A resolver of one name server, which remembers nothing.
+pub(super) fn one(servers: ResolverConfig, options: ResolverOpts) -> Result<Resolver<NameServers>, NetError> {
     let mut builder = Resolver::builder_with_config(servers, NameServers::default());
     *builder.options_mut() = options;
     builder.build()
@@ -63,6 +60,12 @@ pub(super) fn options() -> ResolverOpts {
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 4_096;
     options
+}
+
+/// Whether the error says that no name server has answered: what one of them says is an answer, whatever it is, and that each says an error is
+/// [`NetError::NoConnections`].
+pub(super) fn is_silence(error: &NetError) -> bool {
+    !matches!(error, NetError::Dns(_) | NetError::NoConnections)
 }
 
 /// Where connections to name servers come from.

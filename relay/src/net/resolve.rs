@@ -9,7 +9,8 @@
 //! | a name without SRV | see below | A and AAAA, the transport's own port |
 //!
 //! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. A domain whose
-//! NAPTR records name none of them is looked up by SRV all the same, and then given up. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
+//! NAPTR records name none of them is looked up by SRV all the same, and then given up. Where it is not known whether there are such records, the usual SRV records
+//! are followed as far as TLS alone is spoken, and nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
 //! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
 //! `localhost`, never reaches DNS.
 //!
@@ -34,8 +35,8 @@ use tokio::time::timeout_at;
 use super::Transport;
 use super::addresses::{Answer, Known, Patience, gather};
 pub use super::answers::{MAX_TTL, MIN_TTL};
-use super::name_files::{Names, is_silence};
-use super::name_server::{name_server, options};
+use super::name_files::Names;
+use super::name_server::{is_silence, name_server, options};
 use super::naptr::{self, Service};
 use super::questions::{Asker, Questions};
 use super::reach::{Reach, Refused};
@@ -95,6 +96,11 @@ impl Resolution {
             }
         }
         addresses
+    }
+
+    /// The same where a question was not answered: it is asked for again soon.
+    fn in_part(self) -> Self {
+        Self { is_whole: false, ttl: MIN_TTL, ..self }
     }
 
     /// Whether `ip` is one of the target's addresses.
@@ -296,10 +302,10 @@ impl Resolver {
         };
         let (services, tls, tcp, udp) =
             tokio::join!(self.services(name, wish), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
-        let services = match services {
-            // Where TLS alone may be spoken, no answer leads to anything weaker.
-            Err(_) if usable == [Transport::Tls] => None,
-            services => services?,
+        let (services, unanswered) = match services {
+            // Where TLS alone may be spoken, the usual service is nothing weaker than another one may be.
+            Err(why) if usable == [Transport::Tls] => (None, Some(why)),
+            services => (services?, None),
         };
         if let Some((services, ttl)) = &services {
             let usable = services.iter().filter(|service| usable.contains(&service.transport));
@@ -315,10 +321,13 @@ impl Resolver {
             ttl = ttl.min(valid);
             groups.push((transport, records));
         }
-        match (groups.is_empty(), services.is_some()) {
-            (false, _) => self.of_servers(groups, ttl, seed, wait).await,
-            (true, true) => Err(ResolveError::NoUsableTransport),
-            (true, false) => self.at(&self.addresses(name, wait).await?, None, wish),
+        match (groups.is_empty(), services, unanswered) {
+            (false, _, None) => self.of_servers(groups, ttl, seed, wait).await,
+            (false, _, Some(_)) => self.of_servers(groups, ttl, seed, wait).await.map(Resolution::in_part),
+            // Whether the domain serves by another name is not known, and its own addresses may be anybody's.
+            (true, _, Some(why)) => Err(why),
+            (true, Some(_), None) => Err(ResolveError::NoUsableTransport),
+            (true, None, None) => self.at(&self.addresses(name, wait).await?, None, wish),
         }
     }
 
@@ -362,7 +371,8 @@ impl Resolver {
         }
     }
 
-    /// The addresses of the servers of SRV answers, in their order; a server without an address is passed over.
+    /// The addresses of the servers of SRV answers, in their order; a server without an address is passed over, and one whose addresses could
+    /// not be asked for may have some.
     async fn of_servers(
         &self,
         groups: Vec<(Transport, Vec<Server>)>,
@@ -372,7 +382,7 @@ impl Resolver {
     ) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
         let mut error = ResolveError::NoUsableTransport;
-        let mut is_whole = true;
+        let (mut is_whole, mut has_failed) = (true, false);
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
@@ -398,12 +408,17 @@ impl Resolver {
                     let addresses = known.ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
                     candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
-                Some(Err(why)) => error = why,
+                Some(Err(why)) => {
+                    has_failed |= why != ResolveError::NoSuchDomain;
+                    error = why;
+                }
             }
         }
-        match candidates.is_empty() {
-            true => Err(error),
-            false => Ok(Resolution { candidates, ttl, is_whole }),
+        let found = Resolution { candidates, ttl, is_whole };
+        match (found.candidates.is_empty(), has_failed) {
+            (true, _) => Err(error),
+            (false, true) => Ok(found.in_part()),
+            (false, false) => Ok(found),
         }
     }
 

@@ -122,7 +122,8 @@ impl Endpoint {
                 registration.take_from(new.taken_from);
             }
             self.join(now, new.instance, new.binding);
-            return self.redirect(now, new.binding, Registration::replace_earlier);
+            self.redirect(now, new.binding, Registration::replace_earlier);
+            return self.want_flow_anew(now, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
         let mut registration = Registration::new(
@@ -139,6 +140,7 @@ impl Endpoint {
         self.bindings.insert(if new.proven { registration.established() } else { registration });
         if new.register {
             self.carry_out(now, new.binding, Step::WantFlow);
+            self.want_flow_anew(now, new.binding);
         }
     }
 
@@ -166,6 +168,7 @@ impl Endpoint {
     pub(super) fn retry_now(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
             self.redirect(now, binding, |registration| registration.on_server_back());
+            self.want_flow_anew(now, binding);
         }
     }
 

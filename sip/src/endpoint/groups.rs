@@ -193,6 +193,9 @@ impl Endpoint {
             self.groups.0.entry(binding).or_default().others.push(instance);
         }
         self.settle_group(now, binding);
+        if !foreground {
+            self.want_flow_anew(now, binding);
+        }
     }
 
     /// A device has the very credentials of a proven one of its binding.

@@ -107,7 +107,8 @@ pub enum Input {
     /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid:
     /// a binding that was turned away there need not wait for its back-off (RFC 3263 §4.3).
     UpstreamAddressChanged(UpstreamId),
-    /// This upstream has granted a registration of another endpoint: whoever has failed here once need not wait for its back-off.
+    /// This upstream has granted a registration of another endpoint: whoever has failed here once need not wait for its back-off, nor the dial of one
+    /// that could not be reached.
     UpstreamServes(UpstreamId),
     /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and with the REGISTER of
     /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowOffered`].

@@ -359,6 +359,16 @@ impl Endpoint {
         self.missing(binding).map(|_| binding)
     }
 
+    /// The Contact that a request of `source` names, where its SIP server is not known by its addresses, so that nobody can say whether the request is
+    /// that one's. Whoever asks may find them out and hand the request in afterwards.
+    pub fn unserved(&self, source: &Source, request: &Message) -> Option<(BindingId, UpstreamId)> {
+        let binding = self.early(source, request)?;
+        match self.missing(binding) {
+            Some(Missing::Addresses(upstream)) if !self.is_trusted(binding, source) => Some((binding, upstream)),
+            _ => None,
+        }
+    }
+
     /// What keeps the requests for a binding from being judged.
     pub fn missing(&self, binding: BindingId) -> Option<Missing> {
         match self.upstream_of(binding) {

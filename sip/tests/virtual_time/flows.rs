@@ -401,6 +401,78 @@ fn a_server_that_cannot_be_reached_is_dialled_less_and_less_often() {
     }
 }
 
+impl World {
+    /// The dial that is under way fails; how long until the next one, if that takes no longer than `most`.
+    fn redial(&mut self, most: Duration) -> Option<Duration> {
+        self.input(Input::DialFailed(REGISTRAR));
+        self.next_dial(most)
+    }
+
+    /// Ten dials fail, and no other one follows `soon`.
+    fn fail_often(&mut self, soon: Duration) {
+        for _ in 0..10 {
+            assert!(self.redial(seconds(1_900)).is_some());
+        }
+        assert_eq!(self.redial(soon), None);
+    }
+
+    fn next_dial(&mut self, most: Duration) -> Option<Duration> {
+        let (dialled, start) = (self.dialled, self.now);
+        while self.dialled == dialled && self.now < start + most {
+            self.advance(Duration::from_millis(100));
+        }
+        (self.dialled > dialled).then(|| self.now - start)
+    }
+}
+
+#[test]
+fn a_server_that_has_registered_an_account_in_an_earlier_run_is_dialled_before_its_registration_ends() {
+    let mut world = World::with_settings(STREAM, |settings| settings.register_expires = seconds(600));
+    world.dial = false;
+    world.bind_new(world.binding, world.instance, true);
+    let waits: Vec<_> = (0..13).map(|_| world.redial(seconds(1_800)).unwrap()).collect();
+    assert!(waits[4..].iter().all(|wait| (seconds(15)..=seconds(76)).contains(wait)), "{waits:?}");
+}
+
+#[test]
+fn who_is_to_be_registered_anew_waits_for_no_back_off_of_others() {
+    let soon = Duration::from_millis(1_400);
+    let mut world = World::new(STREAM);
+    world.dial = false;
+    world.bind();
+    world.fail_often(soon);
+    // Another device is enabled, or the same asks for calls once more.
+    world.bind_more(7);
+    assert!(world.next_dial(soon).is_some());
+    for input in [Input::RetryNow(world.instance), Input::Suspend(world.instance), Input::Resume(world.instance)] {
+        world.redial(soon);
+        let is_wish = !matches!(input, Input::Suspend(_));
+        world.input(input);
+        assert_eq!(world.next_dial(soon).is_some(), is_wish);
+    }
+}
+
+#[test]
+fn a_server_that_serves_another_shard_is_dialled_once_before_its_time() {
+    let soon = Duration::from_millis(1_400);
+    let mut world = World::new(STREAM);
+    world.dial = false;
+    world.bind();
+    world.fail_often(soon);
+    world.input(Input::UpstreamServes(REGISTRAR));
+    assert!(world.next_dial(soon).is_some());
+    // It lets in others alone: it is not dialled each time that one of them is granted something.
+    assert_eq!(world.redial(soon), None);
+    world.input(Input::UpstreamServes(REGISTRAR));
+    assert_eq!(world.next_dial(soon), None);
+    assert!(world.next_dial(seconds(1_900)).is_some());
+    // In half an hour it may be another matter.
+    assert!(world.redial(seconds(1_900)).is_some());
+    assert_eq!(world.redial(soon), None);
+    world.input(Input::UpstreamServes(REGISTRAR));
+    assert!(world.next_dial(soon).is_some());
+}
+
 #[test]
 fn a_request_that_is_too_large_for_a_datagram_goes_by_tcp_where_tcp_is_allowed() {
     // RFC 3261 §18.1.1.

@@ -161,6 +161,11 @@ impl World {
     }
 
     pub fn bind_another(&mut self, binding: BindingId, instance: InstanceId) {
+        self.bind_new(binding, instance, false);
+    }
+
+    /// Binds what is `proven` where an earlier run had it registered.
+    pub fn bind_new(&mut self, binding: BindingId, instance: InstanceId, proven: bool) {
         let new = NewBinding {
             binding,
             instance,
@@ -169,7 +174,7 @@ impl World {
             upstream: REGISTRAR,
             sip_instance: [0xab; 16],
             register: true,
-            proven: false,
+            proven,
             same_as: None,
             taken_from: None,
         };

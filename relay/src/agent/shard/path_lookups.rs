@@ -1,14 +1,15 @@
-//! Requests that come by our Path (RFC 8599) for a registration that is not here, or whose SIP server is not known by its addresses: they wait until the
-//! store, or DNS, has answered.
+//! Requests that come by our Path (RFC 8599) for a registration that is not here, or whose SIP server is not known by its addresses, and those for the Contact of an
+//! account that was lent whose SIP server is not: they wait until the store, or DNS, has answered.
 //!
 //! | what answers | the requests that wait |
 //! | --- | --- |
-//! | the store has the registration, and DNS tells the addresses of its SIP server | are handed in |
+//! | the registration is here, or in the store, and DNS tells the addresses of its SIP server | are handed in |
 //! | the store has none | are handed in, and refused as unknown |
 //! | the store, or DNS, says nothing | wait on, an INVITE with a 100, and it is asked again |
 //! | the record does not open here | are refused with 503 |
 //!
-//! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so. A request waits for
+//! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so, nor that he is not
+//! its SIP server unless DNS has told its addresses. A request waits for
 //! [`WAIT`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
 
 use std::collections::BTreeMap;
@@ -16,8 +17,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Input, Missing, Side};
-use sip::id::{InstanceId, UpstreamId};
+use sip::endpoint::{Input, Missing, Side, Source};
+use sip::id::{BindingId, InstanceId, UpstreamId};
+use sip::message::Message;
 use tokio::time::sleep;
 
 use super::Shard;
@@ -39,10 +41,19 @@ const WAIT: Duration = Duration::from_secs(10);
 /// How soon they are asked again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// What waits until the store has said whether it knows a registration.
+/// What a request names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Named {
+    /// A registration that passed through, by our Path.
+    Path(InstanceId),
+    /// An account that was lent, by its Contact.
+    Contact(BindingId),
+}
+
+/// What waits until the store, or DNS, has told of what it names.
 #[derive(Default)]
 pub(crate) struct PathLookups {
-    all: BTreeMap<InstanceId, PathLookup>,
+    all: BTreeMap<Named, PathLookup>,
     bytes: usize,
 }
 
@@ -69,7 +80,7 @@ pub(crate) enum LookedUp {
 }
 
 impl PathLookups {
-    fn has_room(&self, id: InstanceId, request: &Input) -> bool {
+    fn has_room(&self, id: Named, request: &Input) -> bool {
         let has_place = match self.all.get(&id) {
             Some(PathLookup { waiting, .. }) => {
                 waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|(_, other)| other))
@@ -79,14 +90,14 @@ impl PathLookups {
         has_place && self.bytes + bytes_of(request) <= BYTES_MAX
     }
 
-    fn add(&mut self, id: InstanceId, at: Instant, request: Input) {
+    fn add(&mut self, id: Named, at: Instant, request: Input) {
         self.bytes += bytes_of(&request);
         let fresh = || PathLookup { waiting: Vec::new(), is_slow: false, is_stale: false };
         self.all.entry(id).or_insert_with(fresh).waiting.push((at, request));
     }
 
     /// Takes what waits for a registration.
-    fn take(&mut self, id: InstanceId) -> Vec<(Instant, Input)> {
+    fn take(&mut self, id: Named) -> Vec<(Instant, Input)> {
         let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
         self.bytes -= taken.iter().map(|(_, request)| bytes_of(request)).sum::<usize>();
         taken
@@ -94,17 +105,17 @@ impl PathLookups {
 
     /// A registration has ended, or another node has it: what is being asked of it is asked again.
     pub(super) fn doubt(&mut self, id: InstanceId) {
-        if let Some(lookup) = self.all.get_mut(&id) {
+        if let Some(lookup) = self.all.get_mut(&Named::Path(id)) {
             lookup.is_stale = true;
         }
     }
 
-    fn is_stale(&self, id: InstanceId) -> bool {
+    fn is_stale(&self, id: Named) -> bool {
         self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
     }
 
     /// Whether the same request waits.
-    fn has(&self, id: InstanceId, request: &Input) -> bool {
+    fn has(&self, id: Named, request: &Input) -> bool {
         let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|(_, other)| is_same(request, other));
         self.all.get(&id).is_some_and(waits)
     }
@@ -112,11 +123,10 @@ impl PathLookups {
 
 impl Shard {
     /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
-    /// is asked first. Gives back what needs no asking.
+    /// is asked first; and one for an account whose SIP server is not known by its addresses: DNS is. Gives back what needs no asking.
     pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
-        let missing = (source.side == Side::Upstream).then(|| self.endpoint.missing_by_path(source, message)).flatten();
-        let Some((id, missing)) = missing else { return Some(input) };
+        let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
         if under_way == Some(true) {
             self.endpoint.say_trying(source, message);
@@ -138,15 +148,28 @@ impl Shard {
         None
     }
 
-    fn begin_look_up(&self, id: InstanceId, missing: Missing, source: IpAddr, pause: Duration) {
+    /// What a request names, and what keeps it from being judged.
+    fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
+        if source.side != Side::Upstream {
+            return None;
+        }
+        if let Some((id, missing)) = self.endpoint.missing_by_path(source, message) {
+            return Some((Named::Path(id), missing));
+        }
+        let (binding, upstream) = self.endpoint.unserved(source, message)?;
+        Some((Named::Contact(binding), Missing::Addresses(upstream)))
+    }
+
+    fn begin_look_up(&self, id: Named, missing: Missing, source: IpAddr, pause: Duration) {
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             if !pause.is_zero() {
                 sleep(pause).await;
             }
-            let found = match missing {
-                Missing::Binding => look_up(&shared, id, source).await,
-                Missing::Addresses(upstream) => match shared.dialler.addresses(upstream, source).await {
+            let found = match (missing, id) {
+                (Missing::Binding, Named::Path(id)) => look_up(&shared, id, source).await,
+                (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
+                (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
                     addresses if addresses.is_empty() => LookedUp::Away,
                     addresses => LookedUp::Served(upstream, addresses),
                 },
@@ -156,7 +179,7 @@ impl Shard {
     }
 
     /// What requests by our Path wait for has come, or has not.
-    pub(crate) fn on_path_looked_up(&mut self, id: InstanceId, found: LookedUp) {
+    pub(crate) fn on_path_looked_up(&mut self, id: Named, found: LookedUp) {
         let served = match found {
             LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
                 self.shared.upstreams.release(new.upstream);
@@ -186,7 +209,11 @@ impl Shard {
         let waiting = self.path_lookups.take(id);
         let cancelled = Cancelled::among(waiting.iter().map(|(_, input)| input));
         for (at, input) in waiting {
-            let input = match is_known && self.push_bindings.knows(id) {
+            let may_miss_more = match id {
+                Named::Path(id) => is_known && self.push_bindings.knows(id),
+                Named::Contact(_) => is_known,
+            };
+            let input = match may_miss_more {
                 true => self.look_up_path(at, input),
                 false => Some(input),
             };
@@ -197,7 +224,7 @@ impl Shard {
     }
 
     /// The store, or DNS, says nothing: what has waited long enough is refused, the rest waits on.
-    fn wait_for_answer(&mut self, id: InstanceId) {
+    fn wait_for_answer(&mut self, id: Named) {
         let now = clock::now();
         let mut again = None;
         let waiting = self.path_lookups.take(id);
@@ -210,7 +237,7 @@ impl Shard {
             }
             self.endpoint.say_trying(source, message);
             self.drain(at);
-            let Some((_, missing)) = self.endpoint.missing_by_path(source, message) else {
+            let Some((_, missing)) = self.missing(source, message) else {
                 // It has come meanwhile.
                 self.hand_in(at, input, &cancelled);
                 continue;
@@ -282,7 +309,7 @@ mod tests {
                 Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
             Input::Received { source, message: Message::parse(&text.into(), &Limits::COMPOSED).unwrap() }
         };
-        let id = |number: usize| InstanceId::new((number as u128 + 1) << 16, ShardTag(0));
+        let id = |number: usize| Named::Path(InstanceId::new((number as u128 + 1) << 16, ShardTag(0)));
         let kept = |of: usize, same: bool, bytes: usize| {
             let mut lookups = PathLookups::default();
             for number in 0..of {

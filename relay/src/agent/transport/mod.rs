@@ -11,7 +11,7 @@
 //! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
 //! | [`dial`], [`targets`] | opening a flow to a SIP server, and which of its addresses is tried next |
 //! | [`large`] | streams for what is too large for a datagram |
-//! | [`upstreams`] | SIP servers by number |
+//! | [`upstreams`], [`trusted`] | SIP servers by number, and whose requests are believed to be theirs |
 //!
 //! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
 //! itself names, or that has its transaction.
@@ -31,4 +31,5 @@ mod parcel;
 pub(crate) mod servers;
 pub(crate) mod steering;
 pub(crate) mod targets;
+pub(crate) mod trusted;
 pub(crate) mod upstreams;

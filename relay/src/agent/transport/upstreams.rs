@@ -13,6 +13,7 @@ use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
 use crate::agent::transport::targets::Targets;
+use crate::agent::transport::trusted::{Told, Trusted};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::resolve::{Candidate, MAX_CANDIDATES, Target};
@@ -175,12 +176,12 @@ struct Entry {
     targets: Targets,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
-    /// All addresses of the next hop, as they were resolved last.
-    hop: Arc<[IpAddr]>,
-    /// Those of the other names.
-    others: Arc<[IpAddr]>,
+    /// Whose requests are believed.
+    trusted: Trusted,
     /// What its next hop led to when DNS answered last, and when.
     last: Option<(Instant, Vec<Candidate>)>,
+    /// Since when DNS says that there is no such name.
+    nameless_since: Option<Instant>,
     /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
@@ -191,6 +192,8 @@ struct Entry {
 
 /// How old an answer of DNS may be that is used because none comes (RFC 8767 §5 recommends one to three days); then the SIP server has no address.
 const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// How long an answer is used on while DNS says that there is no such name.
+const NAMELESS: Duration = Duration::from_secs(300);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 
@@ -244,9 +247,9 @@ impl Upstreams {
                 shards: 0,
                 targets: Targets::default(),
                 stale_at: None,
-                hop: Arc::new([]),
-                others: Arc::new([]),
+                trusted: Trusted::default(),
                 last: None,
+                nameless_since: None,
                 asked_by: vec![asked_by],
                 proven: false,
                 failed_at: 0,
@@ -319,15 +322,27 @@ impl Upstreams {
         }
     }
 
-    /// Its next hop was resolved to these addresses. Unless these are all, those that it had before stay, until [`Self::all_resolved`]
-    /// tells. Gives back the shards that use it, and the addresses that they are to believe.
-    pub(crate) fn resolved(&self, id: UpstreamId, hop: &[IpAddr], is_whole: bool) -> (u128, Arc<[IpAddr]>) {
+    /// Likewise no later than at `at`.
+    pub(crate) fn resolve_by(&self, id: UpstreamId, at: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.stale_at = Some(entry.stale_at.map_or(at, |stale_at| stale_at.min(at)));
+        }
+    }
+
+    /// What DNS has told of some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Gives back the shards that use it, and the
+    /// addresses that they are to believe.
+    pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, Told)]) -> (u128, Arc<[IpAddr]>) {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return (0, Arc::new([])) };
-        if is_whole {
-            entry.hop = hop.into();
+        for (name, told) in names {
+            entry.trusted.told(*name, told, now);
         }
-        (entry.shards, each_once(&[hop, &entry.hop, &entry.others]))
+        (entry.shards, entry.trusted.addresses())
+    }
+
+    /// The addresses that its shards are to believe.
+    pub(crate) fn believed(&self, id: UpstreamId) -> Arc<[IpAddr]> {
+        self.lock().entries.get(&id).map(|entry| entry.trusted.addresses()).unwrap_or_default()
     }
 
     /// DNS has answered: with these addresses, which may not be all, or that there are none.
@@ -341,6 +356,17 @@ impl Upstreams {
                 known.truncate(MAX_CANDIDATES);
             }
             entry.last = (!known.is_empty()).then_some((now, known));
+            entry.nameless_since = None;
+        }
+    }
+
+    /// DNS says that there is no such name. What it named before is used on for [`NAMELESS`]: a zone that is half loaded says so, too, or a name
+    /// server that sees another part of the world.
+    pub(crate) fn nameless(&self, id: UpstreamId, now: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id)
+            && *entry.nameless_since.get_or_insert(now) + NAMELESS <= now
+        {
+            entry.last = None;
         }
     }
 
@@ -366,14 +392,6 @@ impl Upstreams {
         }
     }
 
-    /// All its names were resolved, to all of their addresses. Gives back the same as [`Self::resolved`].
-    pub(crate) fn all_resolved(&self, id: UpstreamId, hop: &[IpAddr], others: &[IpAddr]) -> (u128, Arc<[IpAddr]>) {
-        let mut table = self.lock();
-        let Some(entry) = table.entries.get_mut(&id) else { return (0, Arc::new([])) };
-        (entry.hop, entry.others) = (hop.into(), others.into());
-        (entry.shards, each_once(&[hop, others]))
-    }
-
     /// Those whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
     pub(crate) fn take_stale(&self, now: Instant) -> Vec<(UpstreamId, Arc<Route>)> {
         let mut table = self.lock();
@@ -392,13 +410,6 @@ impl Upstreams {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn each_once(addresses: &[&[IpAddr]]) -> Arc<[IpAddr]> {
-    let mut all = addresses.concat();
-    all.sort_unstable();
-    all.dedup();
-    all.into()
 }
 
 #[cfg(test)]
@@ -459,29 +470,6 @@ mod tests {
         upstreams.release(bob);
         assert!(upstreams.route(bob).is_none());
         assert_ne!(of("carol"), alice, "a number is not used again");
-    }
-
-    #[test]
-    fn addresses_that_dns_tells_late_are_believed_until_all_are_known() {
-        let upstreams = Upstreams::default();
-        let id = upstreams.acquire(route("sip:alice@example.com", None, None));
-        let address = |n: u8| IpAddr::from([192, 0, 2, n]);
-        let late = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
-        upstreams.used_by(id, 1);
-        let believed = |told: (u128, Arc<[IpAddr]>)| {
-            assert_eq!(told.0, 2);
-            told.1.to_vec()
-        };
-        assert_eq!(believed(upstreams.resolved(id, &[address(1)], false)), [address(1)]);
-        let all = upstreams.all_resolved(id, &[address(1), late], &[address(9)]);
-        assert_eq!(believed(all), [address(1), address(9), late]);
-        for _ in 0..2 {
-            let half = upstreams.resolved(id, &[address(2)], false);
-            assert_eq!(believed(half), [address(1), address(2), address(9), late], "no longer than that");
-        }
-        assert_eq!(believed(upstreams.all_resolved(id, &[address(2)], &[])), [address(2)]);
-        assert_eq!(believed(upstreams.resolved(id, &[address(3), late], true)), [address(3), late]);
-        assert_eq!(believed(upstreams.resolved(id, &[address(3)], false)), [address(3), late]);
     }
 
     #[test]

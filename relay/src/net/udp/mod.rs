@@ -3,7 +3,7 @@
 //! A [`Steering`] tells the system which of them a datagram is for; where it tells nothing, or the system takes none, the sender's
 //! address decides.
 //!
-//! Invariant: a datagram that cannot be sent or received never ends the loop: UDP promises nothing, and the layers
+//! Invariant: however many datagrams come, all else on their core has its turn after [`ROUNDS`]. A datagram that cannot be sent or received never ends the loop: UDP promises nothing, and the layers
 //! above send again. Another process that listens at the address is an error at the start, not a competitor.
 
 mod batch;
@@ -20,6 +20,7 @@ use rustix::net::sockopt::{
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::drain::Drain;
@@ -29,6 +30,8 @@ pub use group::Steering;
 /// What the kernel is asked to keep while the loop is busy, in bytes: some thousand registrations. The system may give
 /// less (`net.core.rmem_max`); what does not fit is lost, and sent again by the SIP server.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// How often as many datagrams are taken as there is room for, one time after the other, before others have their turn.
+const ROUNDS: u32 = 8;
 /// The pause after the system failed to receive.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -113,15 +116,25 @@ impl Udp {
         let mut space = Space::new();
         let end = drain.begun();
         tokio::pin!(end);
+        let mut rounds = 0;
         loop {
             let mut ready = tokio::select! {
                 ready = socket.readable() => ready?,
                 () = &mut end => return Ok(()),
             };
             match space.receive(own, &mut deliver) {
-                // As many as there was room for: there may be more.
-                Ok(true) => {}
-                Ok(false) => ready.clear_ready(),
+                // As many as there was room for: there may be more. A socket that stays ready is waited for by nobody.
+                Ok(true) => {
+                    rounds += 1;
+                    if rounds == ROUNDS {
+                        rounds = 0;
+                        yield_now().await;
+                    }
+                }
+                Ok(false) => {
+                    rounds = 0;
+                    ready.clear_ready();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) => {
                     tracing::debug!(event = "datagram-not-received", %error, "a datagram could not be received");
@@ -158,7 +171,29 @@ fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
 mod tests {
     use rustix::net::sockopt::ip_mtu_discover;
 
+    use super::super::drain::drain;
     use super::*;
+
+    #[tokio::test]
+    async fn datagrams_that_come_faster_than_they_are_read_leave_turns_to_all_else() {
+        let udp = Udp::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let (own, (trigger, drain)) = (udp.local_address(), drain());
+        let sends = |count: usize| (0..count).for_each(|_| udp.send(0, b"INVITE", own).expect("sent"));
+        sends(64);
+        let received = std::cell::Cell::new(0);
+        // One comes for each that is read, until there have been more than anybody should wait for.
+        let receive = udp.receive(0, &drain, |_| {
+            received.set(received.get() + 1);
+            match received.get() {
+                ..10_000 => sends(1),
+                _ => trigger.begin(),
+            }
+        });
+        let other = async { trigger.begin() };
+        let (done, ()) = tokio::join!(receive, other);
+        done.expect("received");
+        assert!(received.get() < 1_000, "{}", received.get());
+    }
 
     #[test]
     fn a_datagram_may_be_cut_on_its_way() {

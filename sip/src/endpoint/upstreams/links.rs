@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | Down | dial → Dialling | – | – | – | – | – |
 //! | Dialling | – | → Up, begin those that want it | → BackingOff | – | – | – |
-//! | BackingOff | – | → Up | – | – | – | dial → Dialling |
+//! | BackingOff | anew: dial soon | → Up | – | – | – | dial → Dialling |
 //! | Up | begin, in turn | – | – | dial → Dialling | → BackingOff | – |
 //!
 //! A registration begins when it is its turn: `pace` lets so many begin in a second at a SIP server, and at the address that
@@ -14,7 +14,8 @@
 //! After a dial that failed, and after a flow that soon ended again, [`redial`] says how long it waits. The next dial leads to the same address
 //! last when that answered no keep-alive, when the flow ended before it granted anything, or when one ended soon after the other: a balancer
 //! without a server behind it accepts and closes (RFC 3263 §4.3). A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
-//! [`ASKED_IN`]: else registrations that stand would end meanwhile.
+//! [`ASKED_IN`]: else registrations that stand would end meanwhile. Those of an earlier run stand as well: where such a one is here, and nothing has been granted yet, the
+//! setting `register_expires` counts as granted.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
 
@@ -156,7 +157,7 @@ impl Endpoint {
         self.core.event(Event::FlowOffered { upstream: id, flow, outcome: Offer::Taken });
         upstream.fitness.begin();
         upstream.window.begin_anew(now);
-        upstream.avoided = None;
+        (upstream.avoided, upstream.hurried_until) = (None, None);
         let [a, b] = self.core.settings.tag.0.to_be_bytes();
         let [c, d, e, f] = id.0.to_be_bytes();
         let keep_alive = KeepAlive::new(
@@ -203,11 +204,24 @@ impl Endpoint {
             return;
         }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
-        let waits = upstream.back_off(&self.core.settings.timing.upstream.back_off, DIALLED_IN);
-        let redial = self.core.settings.timing.upstream.redial;
-        let after = redial::wait_after(upstream.failures, redial, &waits, &mut self.core.random);
+        let (failures, redial) = (upstream.failures, self.core.settings.timing.upstream.redial);
+        let waits = self.dial_back_off(id);
+        let after = redial::wait_after(failures, redial, &waits, &mut self.core.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
+    }
+
+    /// The waits after failures to have a flow here.
+    fn dial_back_off(&self, id: UpstreamId) -> BackOff {
+        let timing = self.core.settings.timing.upstream.back_off;
+        let Some(upstream) = self.upstreams.get(id) else { return timing };
+        let stands = |binding: &BindingId| self.bindings.get(*binding).is_some_and(|it| it.is_established());
+        match upstream.shortest_grant {
+            None if upstream.members.iter().any(stands) => {
+                bounded(&timing, self.core.settings.register_expires / DIALLED_IN)
+            }
+            _ => upstream.back_off(&timing, DIALLED_IN),
+        }
     }
 
     fn wait_to_dial(&mut self, now: Instant, id: UpstreamId, after: Duration) {
@@ -244,15 +258,15 @@ impl Endpoint {
         let has_served = upstream.fitness.has_served();
         upstream.failures = if settled { 0 } else { upstream.failures };
         upstream.losses = if settled { 0 } else { (upstream.losses + 1).min(FAILURES_MAX) };
-        let waits = upstream.back_off(&timing.back_off, DIALLED_IN);
-        let wait = (upstream.losses > 1)
-            .then(|| redial::wait_after(upstream.losses - 1, timing.redial, &waits, &mut self.core.random));
+        let losses = upstream.losses;
         if let Link::Up { flow, .. } = upstream.link
             && !settled
-            && (!has_served || upstream.losses > 1)
+            && (!has_served || losses > 1)
         {
             upstream.avoided = Some(flow);
         }
+        let waits = self.dial_back_off(id);
+        let wait = (losses > 1).then(|| redial::wait_after(losses - 1, timing.redial, &waits, &mut self.core.random));
         match (self.begin_anew(now, id), wait) {
             (Next::Dialled, _) => {}
             (Next::Wanted, None) => self.dial(id, None),
@@ -414,8 +428,11 @@ impl Upstream {
     }
 
     fn back_off(&self, timing: &BackOff, part: u32) -> BackOff {
-        let most =
-            self.shortest_grant.map_or(timing.max, |(granted, _)| timing.max.min((granted / part).max(WAIT_MIN)));
-        BackOff { max: most, ..*timing }
+        self.shortest_grant.map_or(*timing, |(granted, _)| bounded(timing, granted / part))
     }
+}
+
+/// The same waits, none of them longer than `most`.
+fn bounded(timing: &BackOff, most: Duration) -> BackOff {
+    BackOff { max: timing.max.min(most.max(WAIT_MIN)), ..*timing }
 }

@@ -114,6 +114,8 @@ struct Upstream {
     losses: u8,
     /// The shortest time that it has granted and that has not been over when it granted a longer one, and when it is; none yet.
     shortest_grant: Option<(Duration, Instant)>,
+    /// Until when another shard's success does not have it dialled once more.
+    hurried_until: Option<Instant>,
     /// The one deadline that counts; earlier timers that still fire are ignored.
     armed: Option<Instant>,
 }
@@ -481,6 +483,7 @@ impl Upstream {
             recovery: Recovery::default(),
             doubted_at: None,
             avoided: None,
+            hurried_until: None,
             unanswered: Vec::new(),
             members: BTreeSet::new(),
             transit_refs: 0,

@@ -275,10 +275,15 @@ impl Endpoint {
         }
     }
 
-    /// A SIP server has granted a registration of another endpoint. That says nothing of those that it fails alone: only whoever has failed once
-    /// begins.
+    /// A SIP server has granted a registration of another endpoint: where it could not be reached it is dialled. That says nothing of those that it fails
+    /// alone: only whoever has failed once begins.
     pub(in crate::endpoint) fn on_upstream_serves(&mut self, now: Instant, id: UpstreamId) {
-        if self.upstreams.get(id).is_some_and(|upstream| upstream.fitness.failed.is_some()) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        let has_failed = upstream.fitness.failed.is_some();
+        if matches!(upstream.link, Link::BackingOff) {
+            self.dial_served(now, id);
+        }
+        if has_failed {
             self.begin_recovery(now, id, false);
         }
     }

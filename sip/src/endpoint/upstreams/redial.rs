@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | 1 to [`SOON`] | after 1, 2, 4, 8 s and up to a quarter longer: what only starts again is back by then, and misses no calls for longer |
 //! | more | after the back-off of RFC 5626 §4.5 |
-//! | any, and a request for the server comes | after 1 s and up to a quarter longer, where that is sooner |
+//! | any, and a request for the server comes, or an account is to be registered there anew | after 1 s and up to a quarter longer, where that is sooner |
+//! | any, and the server has registered an account of another shard | likewise, once in the time in which it would be dialled again in any case |
 //!
 //! Invariant: one dial at a time to a SIP server, and never sooner than a second after one that failed, whatever wants it.
 
@@ -14,7 +15,7 @@ use super::Link;
 use crate::endpoint::Endpoint;
 use crate::endpoint::core::Timer;
 use crate::flow::back_off;
-use crate::id::UpstreamId;
+use crate::id::{BindingId, UpstreamId};
 use crate::random::Random;
 use crate::timing::BackOff;
 
@@ -41,6 +42,27 @@ impl Endpoint {
     /// last dial failed.
     pub(in crate::endpoint) fn want_flow_soon(&mut self, now: Instant, id: UpstreamId) {
         self.want_transit_flow(id);
+        self.dial_soon(now, id);
+    }
+
+    /// What is asked of a binding wants a flow.
+    pub(in crate::endpoint) fn want_flow_anew(&mut self, now: Instant, binding: BindingId) {
+        let wants = self.bindings.get(binding).filter(|registration| registration.wants_flow());
+        if let Some(id) = wants.map(|registration| registration.upstream) {
+            self.dial_soon(now, id);
+        }
+    }
+
+    /// The server serves others: what kept it from being reached may be over.
+    pub(super) fn dial_served(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if upstream.hurried_until.is_none_or(|at| at <= now) {
+            upstream.hurried_until = upstream.armed;
+            self.dial_soon(now, id);
+        }
+    }
+
+    fn dial_soon(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id).filter(|it| matches!(it.link, Link::BackingOff)) else {
             return;
         };

@@ -149,6 +149,35 @@ async fn a_server_that_is_silent_on_udp_is_left_for_the_next_one() -> Outcome {
     world.whole_call(&instance).await
 }
 
+/// Relay and resolver start again together: the SIP server, whose Contacts stand, is told nothing that is final.
+#[tokio::test]
+async fn a_call_waits_while_dns_has_not_told_the_addresses_of_its_sip_server() -> Outcome {
+    let dns = Dns::start(Vec::new()).await?;
+    let (mut world, _redis) = World::on_redis(|setup| {
+        setup.transports = vec![Transport::Udp];
+        setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
+    })
+    .await?;
+    let service = format!("_sip._udp.{DOMAIN}");
+    dns.set(vec![srv(&service, 1, world.registrar.address(Transport::Udp)), host()]);
+    let instance = world.enable_as(&by_domain()).await?;
+    world.relay.kill_9().await?;
+    dns.silence(true);
+    world.relay.restart().await?;
+    // Nobody waits for the SIP server of what was taken over any more.
+    world.await_metric("sipwake_registrations_total{outcome=\"unreachable\"}", 1.0).await?;
+    // For too long: whoever calls may try elsewhere.
+    let caller = world.registrar.call(&world.aor(), &CallOptions::default())?;
+    caller.expect(503, SOON).await?;
+    let caller = world.registrar.call(&world.aor(), &CallOptions::default())?;
+    caller.expect(100, SOON).await?;
+    dns.silence(false);
+    world.push().await?;
+    world.talks(&caller, &instance).await?;
+    world.watch_caller(&caller);
+    world.content()
+}
+
 #[tokio::test]
 async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
     let dns = Dns::start(vec![Record::address(DOMAIN, "::1")]).await?;

@@ -439,6 +439,106 @@ async fn a_name_server_that_cannot_answer_takes_nothing_from_the_next() {
 }
 
 #[tokio::test]
+async fn what_the_first_name_server_knows_is_there_however_fast_another_one_says_that_it_is_not() {
+    let host = |number: usize| format!("host{number}.corp.example");
+    let records = |ip| (0..20).map(|number| Record::address(&host(number), ip)).collect::<Vec<_>>();
+    let (inner, public) = (Dns::start(records("8.8.0.1")).await.unwrap(), Dns::start(Vec::new()).await.unwrap());
+    inner.delay(Duration::from_millis(100));
+    let servers = [inner.address(), public.address()];
+    let resolver = Resolver::with_nameservers(&servers, nothing_listed(), ONLY_TLS).unwrap();
+    for number in 0..10 {
+        let found = ask(&resolver, target(&host(number), Some(5061), None)).await;
+        assert_eq!(found, Ok(vec!["tls 8.8.0.1:5061".to_owned()]));
+    }
+    assert_eq!(public.questions(), 0, "names of the inner one are told to nobody else");
+    // Slower than the next one is waited for, and the next one says that there is nothing.
+    inner.delay(Duration::from_millis(600));
+    let found = ask(&resolver, target(&host(10), Some(5061), None)).await;
+    assert_eq!(found, Ok(vec!["tls 8.8.0.1:5061".to_owned()]));
+    assert!(public.questions() > 0);
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_silent_delays_what_the_next_one_knows_for_moments() {
+    let host = |number: usize| format!("host{number}.example");
+    let records = (0..20).map(|number| Record::address(&host(number), "8.8.0.1")).collect();
+    let (gone, well) = (Dns::start(Vec::new()).await.unwrap(), Dns::start(records).await.unwrap());
+    gone.silence(true);
+    let servers = [gone.address(), well.address()];
+    let resolver = Resolver::with_nameservers(&servers, nothing_listed(), ONLY_TLS).unwrap();
+    let timed = async |name: &str| {
+        let begun = Instant::now();
+        let found = ask(&resolver, target(name, Some(5061), None)).await;
+        (found.is_ok(), begun.elapsed().as_millis())
+    };
+    let (is_found, took) = timed(&host(0)).await;
+    assert!(is_found && (300..900).contains(&took), "{took} ms");
+    for number in 1..10 {
+        let (is_found, took) = timed(&host(number)).await;
+        assert!(is_found && took < 250, "it is not waited for again: {took} ms");
+    }
+    let begun = Instant::now();
+    let found = ask(&resolver, target("nobody.example", Some(5061), None)).await;
+    assert_eq!(found, Err(ResolveError::NoSuchDomain));
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    // It is asked first when it is back.
+    gone.set((10..20).map(|number| Record::address(&host(number), "8.8.0.2")).collect());
+    gone.silence(false);
+    assert_eq!(ask(&resolver, target("nobody2.example", Some(5061), None)).await, Err(ResolveError::NoSuchDomain));
+    let asked = well.questions();
+    assert_eq!(ask(&resolver, target(&host(10), Some(5061), None)).await, Ok(vec!["tls 8.8.0.2:5061".to_owned()]));
+    assert_eq!(well.questions(), asked);
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_is_not_taken_for_what_is_not_there() {
+    let records = vec![
+        Record::srv("_sips._tcp.example.com", 1, 0, 5061, "a.example.com"),
+        Record::srv("_sips._tcp.example.com", 1, 0, 5061, "b.example.com"),
+        Record::srv("_sips._tcp.example.com", 1, 0, 5061, "gone.example.com"),
+        Record::address("a.example.com", "8.8.0.1"),
+        Record::address("a.example.com", "2606:4700::1"),
+        Record::address("b.example.com", "8.8.0.2"),
+    ];
+    let (dns, _) = resolver(records, ONLY_TLS).await;
+    let whom = target("example.com", None, None);
+    // Each time as one that remembers nothing.
+    let ask = async |owner: &str, kind: &str| {
+        let resolver = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
+        dns.answer_all();
+        dns.fail_about(owner, kind);
+        let found = resolver.resolve_whole(&whom, 1).await.unwrap();
+        (found.candidates.len(), found.is_whole, found.ttl == MIN_TTL)
+    };
+    assert_eq!(ask("other.example.com", "A").await, (3, true, false));
+    assert_eq!(ask("a.example.com", "AAAA").await, (2, false, true));
+    assert_eq!(ask("a.example.com", "A").await, (2, false, true));
+    dns.set(vec![
+        Record::srv("_sips._tcp.example.com", 1, 0, 5061, "a.example.com"),
+        Record::srv("_sips._tcp.example.com", 1, 0, 5061, "b.example.com"),
+        Record::address("a.example.com", "8.8.0.1"),
+        Record::address("b.example.com", "8.8.0.2"),
+    ]);
+    assert_eq!(ask("b.example.com", "A").await, (1, false, true), "of b nothing is known");
+    assert_eq!(ask("example.com", "NAPTR").await, (2, false, true), "it may serve by other names");
+}
+
+#[tokio::test]
+async fn while_it_is_not_known_by_which_names_a_domain_serves_its_own_address_is_no_sip_server() {
+    let mut records = provider();
+    records.retain(|record| *record != Record::srv("_sips._tcp.example.com", 1, 0, 9999, "wrong.example"));
+    records.push(Record::address("example.com", "8.8.9.9"));
+    let (dns, resolver) = resolver(records, ONLY_TLS).await;
+    dns.fail_about("example.com", "NAPTR");
+    for transport in [None, Some(Tls)] {
+        assert_eq!(ask(&resolver, target("example.com", None, transport)).await, Err(ResolveError::Unavailable));
+    }
+    dns.answer_all();
+    let found = ask(&resolver, target("example.com", None, None)).await.unwrap();
+    assert_eq!(found, ["tls 8.8.0.1:7061", "tls 8.8.0.2:7061", "tls [2606:4700::2]:7061"]);
+}
+
+#[tokio::test]
 async fn a_name_server_that_knows_no_edns_is_as_good_as_another() {
     for refusal in [Some(1), Some(4), None] {
         let (dns, resolver) = resolver(vec![Record::address("host.example", "8.8.0.1")], ONLY_TLS).await;

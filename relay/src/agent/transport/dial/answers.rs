@@ -1,28 +1,32 @@
 //! Streams for answers whose own stream has ended.
 //!
-//! They are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says.
+//! They are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. What has carried no answer for [`IDLE`] is
+//! closed: a router on the way may forget it without a word, and the next answer would go nowhere.
 //!
 //! Invariant: at most [`ANSWER_DIALS`] are being opened, and [`ANSWER_DIALS_PER_SERVER`] to one SIP server; at most [`ANSWERS_WAITING`] answers to one
-//! wait.
+//! wait, and [`OPEN_MAX`] streams to one are open: the one that has carried none for longest ends.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sip::endpoint::Transport;
 use sip::id::{FlowId, UpstreamId};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::connecting::{Patience, Turns};
 use super::{Dialler, Inner};
 use crate::agent::ShardInput;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::outbox::Writer;
-use crate::agent::transport::upstreams::DialShare;
 use crate::limits::shares::Share;
 use crate::metrics::labels::Limit;
-use crate::net::dial;
 use crate::net::stream::Stream;
+use crate::net::{self, dial};
 
 /// Streams for answers that are being opened at once, beside those connections.
 pub(super) const ANSWER_DIALS: usize = 64;
@@ -30,6 +34,13 @@ pub(super) const ANSWER_DIALS: usize = 64;
 pub(super) const ANSWER_DIALS_PER_SERVER: usize = 4;
 /// Answers that wait until their stream to one SIP server is open; a further one is lost.
 pub(super) const ANSWERS_WAITING: usize = 64;
+
+/// Streams that are open to one SIP server, for its answers.
+const OPEN_MAX: usize = 16;
+/// How long such a stream stays open after an answer: it may be sent again for as long (RFC 3261 §13.3.1.4, 64·T1).
+const IDLE: Duration = Duration::from_secs(32);
+/// Such a stream ends when an answer was not acknowledged for so long: it is sent again by another one.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// A stream beside the flows of SIP servers: for what is too large for a datagram, or for answers whose own stream has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +55,15 @@ pub(super) struct Beside {
 pub(super) enum Answering {
     /// These wait for it, each with its place among those of the SIP server.
     Opening(Vec<(Bytes, Share)>),
-    Open(FlowId, Writer),
+    Open(Open),
+}
+
+/// A stream that is open.
+pub(super) struct Open {
+    flow: FlowId,
+    writer: Writer,
+    /// When it was to carry an answer last.
+    used_at: Instant,
 }
 
 impl Dialler {
@@ -67,9 +86,10 @@ impl Dialler {
 
     fn send_beside(&self, shard: usize, beside: Beside, bytes: Bytes) {
         let mut streams = self.0.beside();
-        if let Some(Answering::Open(_, writer)) = streams.get(&beside)
-            && writer.send(bytes.clone())
+        if let Some(Answering::Open(open)) = streams.get_mut(&beside)
+            && open.writer.send(bytes.clone())
         {
+            open.used_at = Instant::now();
             return;
         }
         let Some(place) = self.0.answers_waiting.try_take(beside.upstream) else {
@@ -104,44 +124,87 @@ impl Inner {
         self.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
         {
             let mut streams = self.beside();
+            make_room(&mut streams, beside.upstream);
+            let open = Open { flow, writer: writer.clone(), used_at: Instant::now() };
             // Under the lock: what is sent from now on goes behind what has waited.
-            if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(flow, writer.clone())) {
+            if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(open)) {
                 for (bytes, _place) in waiting {
                     writer.send(bytes);
                 }
             }
         }
+        drop(writer);
         self.metrics.upstream_flows(1);
-        connection.serve(stream).await;
+        let mut served = pin!(connection.serve(stream));
+        tokio::select! {
+            () = &mut served => {}
+            () = self.end_when_idle(beside, flow) => served.await,
+        }
         self.metrics.upstream_flows(-1);
         let mut streams = self.beside();
-        if matches!(streams.get(&beside), Some(Answering::Open(open, _)) if *open == flow) {
+        if matches!(streams.get(&beside), Some(Answering::Open(open)) if open.flow == flow) {
             streams.remove(&beside);
+        }
+    }
+
+    /// Waits until a stream has carried no answer for [`IDLE`], and has it end.
+    async fn end_when_idle(&self, beside: Beside, flow: FlowId) {
+        loop {
+            let until = match self.beside().get(&beside) {
+                Some(Answering::Open(open)) if open.flow == flow => open.used_at + IDLE,
+                // It has had to make room.
+                _ => return,
+            };
+            sleep_until(until).await;
+            let mut streams = self.beside();
+            if let Entry::Occupied(entry) = streams.entry(beside)
+                && let Answering::Open(open) = entry.get()
+                && open.flow == flow
+                && open.used_at + IDLE <= Instant::now()
+            {
+                // Under the lock: the next answer finds no stream.
+                open.writer.close();
+                entry.remove();
+            }
         }
     }
 
     async fn connect_beside(&self, beside: &Beside) -> Option<Stream> {
         let _own = self.answer_dials.take(beside.upstream).await;
-        let _address = self.by_address.take(beside.peer).await;
-        let _source = match self.upstreams.dial_share(beside.upstream) {
-            Some(DialShare::Of(sources)) => self.by_source.take_any(sources).await,
-            Some(DialShare::Proven) | None => None,
-        };
-        let _turn = self.answer_turns.acquire().await.ok()?;
-        match beside.transport {
+        let to =
+            (beside.peer, if beside.transport == Transport::Tls { net::Transport::Tls } else { net::Transport::Tcp });
+        let _admitted = self.admitted(beside.upstream, to, Turns::Answers, Patience::Whole).await?;
+        let stream = match beside.transport {
             Transport::Tls => {
                 let route = self.upstreams.route(beside.upstream)?;
-                dial::tls(beside.peer, &self.tls, route.verified_domain()).await.ok()
+                dial::tls(beside.peer, &self.tls, route.verified_domain()).await.ok()?
             }
-            _ => dial::tcp(beside.peer).await.ok(),
-        }
+            _ => dial::tcp(beside.peer).await.ok()?,
+        };
+        // Without it the stream works as well.
+        let _ = stream.end_when_unacknowledged(UNACKNOWLEDGED);
+        Some(stream)
+    }
+}
+
+/// Ends the stream to a SIP server that has carried no answer for longest, where so many are open.
+fn make_room(streams: &mut HashMap<Beside, Answering>, upstream: UpstreamId) {
+    let open = streams.iter().filter(|(beside, _)| beside.upstream == upstream);
+    let open = open.filter_map(|(beside, answering)| match answering {
+        Answering::Open(open) => Some((open.used_at, beside.peer, *beside)),
+        Answering::Opening(_) => None,
+    });
+    let open: Vec<_> = open.collect();
+    if open.len() >= OPEN_MAX
+        && let Some((_, _, oldest)) = open.into_iter().min_by_key(|(used_at, peer, _)| (*used_at, *peer))
+        && let Some(Answering::Open(open)) = streams.remove(&oldest)
+    {
+        open.writer.close();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -177,6 +240,58 @@ mod tests {
             timeout(Duration::from_secs(10), forgotten).await.expect("its stream is forgotten");
         }
         assert_eq!(dialler.0.answers_waiting.try_take(upstream).map(drop), Some(()));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_carried_no_answer_for_long_is_closed() {
+        let (dialler, upstream, _inbox) = dialler();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let answer = |text: &'static str| dialler.answer(0, upstream, peer, Transport::Tcp, text.into());
+        let flow_of = |key: &Beside| match dialler.0.beside().get(key) {
+            Some(Answering::Open(open)) => Some(open.flow),
+            _ => None,
+        };
+        let beside = Beside { peer, transport: Transport::Tcp, upstream };
+        answer("one");
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read(&mut stream, "one").await;
+        let flow = flow_of(&beside).unwrap();
+        // As if its answer had gone so long ago.
+        let goes_back = |by: Duration| match dialler.0.beside().get_mut(&beside) {
+            Some(Answering::Open(open)) => open.used_at -= by,
+            _ => panic!("it is open"),
+        };
+        goes_back(IDLE - Duration::from_secs(1));
+        let ended = dialler.0.end_when_idle(beside, flow);
+        answer("two");
+        read(&mut stream, "two").await;
+        assert!(timeout(Duration::from_millis(1_500), ended).await.is_err(), "it has carried another one");
+        goes_back(IDLE);
+        dialler.0.end_when_idle(beside, flow).await;
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "closed");
+        answer("three");
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read(&mut stream, "three").await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_names_port_after_port_for_its_answers_has_few_streams() {
+        let (dialler, upstream, _inbox) = dialler();
+        let mut open = Vec::new();
+        for number in 0..OPEN_MAX + 4 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            dialler.answer(0, upstream, listener.local_addr().unwrap(), Transport::Tcp, "answer".into());
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read(&mut stream, "answer").await;
+            open.push(stream);
+            assert_eq!(dialler.0.beside().len(), OPEN_MAX.min(number + 1));
+        }
+        for mut first in open.drain(..4) {
+            assert_eq!(first.read(&mut [0; 8]).await.unwrap(), 0, "the oldest ones end");
+        }
+        let mut last = open.pop().unwrap();
+        assert!(timeout(Duration::from_millis(50), last.read(&mut [0; 8])).await.is_err());
     }
 
     #[tokio::test]

@@ -11,16 +11,21 @@
 //! share, one address that is silent and one that serves, is found out by the first few. One that is to be avoided comes behind all others, also behind those that
 //! are known to be away: [`MAY_BE_BACK_MAX`] of these are tried before it, where a place is free, those first that are to be tried again soonest.
 //!
-//! Invariant: who only waits fails nothing; who waits for a silent address holds nothing that others of its source could use.
+//! A connection takes a place at its address, and the leave to dial: a share of who asked for the SIP server, and a turn among all. Neither is held while the
+//! other is waited for, or who has the one would keep those from it who have the other: one source all accounts from a provider's address, or a silent address all
+//! that a source has asked for.
+//!
+//! Invariant: who only waits fails nothing, and holds nothing that others could use.
 
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
 use sip::id::UpstreamId;
+use tokio::sync::SemaphorePermit;
 
 use super::Inner;
-use crate::agent::transport::targets::place_of;
+use crate::agent::transport::targets::{Destination, place_of};
 use crate::agent::transport::upstreams::{DialShare, Route};
 use crate::clock;
 use crate::limits::shares::Share;
@@ -52,10 +57,31 @@ pub(super) enum Patience {
 /// What a dial of one address has come to.
 pub(super) enum Way {
     Open(Opened),
-    /// It cannot be used, and is away for now.
+    /// It cannot be used now.
     Failed,
     /// It was not this one's turn.
     Passed,
+}
+
+/// Among whom a connection has its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turns {
+    /// Those that become flows.
+    Flows,
+    /// Those for answers.
+    Answers,
+}
+
+/// What a connection that is being opened takes; given back when dropped.
+pub(super) struct Admitted<'a> {
+    _place: Share,
+    _leave: Leave<'a>,
+}
+
+/// The leave to dial.
+struct Leave<'a> {
+    _source: Option<Share>,
+    _turn: SemaphorePermit<'a>,
 }
 
 /// A way that is open.
@@ -116,19 +142,9 @@ impl Inner {
         if candidate.transport == net::Transport::Udp {
             return Way::Open(Opened::Udp);
         }
-        let Some(_address) = self.place_at(&candidate, patience).await else { return Way::Passed };
-        let Some(share) = self.upstreams.dial_share(upstream) else { return Way::Passed };
-        let is_proven = share == DialShare::Proven;
-        let _source = match share {
-            DialShare::Of(sources) => self.by_source.take_any(sources).await,
-            DialShare::Proven => None,
+        let Some(_admitted) = self.admitted(upstream, place_of(&candidate), Turns::Flows, patience).await else {
+            return Way::Passed;
         };
-        let turn = match self.turns.try_acquire() {
-            Ok(turn) => Ok(turn),
-            Err(_) if is_proven => self.turns_proven.acquire().await,
-            Err(_) => self.turns.acquire().await,
-        };
-        let Ok(_turn) = turn else { return Way::Passed };
         match self.open_stream(route, &candidate).await {
             Ok(stream) => {
                 // Without it the connection works as well.
@@ -143,8 +159,10 @@ impl Inner {
                     error = error.discreet(),
                     "a SIP server cannot be reached"
                 );
-                let (now, first) = (clock::now(), self.failback_interval);
-                self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                if !error.is_of_machine() {
+                    let (now, first) = (clock::now(), self.failback_interval);
+                    self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
+                }
                 Way::Failed
             }
         }
@@ -168,14 +186,75 @@ impl Inner {
         }
     }
 
+    /// All that a connection takes, once it is free: `None` when that is waited for no longer.
+    pub(super) async fn admitted(
+        &self,
+        upstream: UpstreamId,
+        to: Destination,
+        turns: Turns,
+        patience: Patience,
+    ) -> Option<Admitted<'_>> {
+        loop {
+            let place = self.place_at(to, patience).await?;
+            let share = match (self.upstreams.dial_share(upstream), turns) {
+                (Some(share), _) => share,
+                // The answer is owed all the same.
+                (None, Turns::Answers) => DialShare::Proven,
+                (None, Turns::Flows) => return None,
+            };
+            if let Some(leave) = self.try_leave(&share, turns) {
+                return Some(Admitted { _place: place, _leave: leave });
+            }
+            // Whoever has the other half of what it takes goes first.
+            drop(place);
+            if patience == Patience::None {
+                return None;
+            }
+            let leave = self.leave(share, turns).await?;
+            if let Some(place) = self.by_address.try_take(to.0) {
+                return Some(Admitted { _place: place, _leave: leave });
+            }
+        }
+    }
+
+    /// The leave to dial, where it is free.
+    fn try_leave(&self, share: &DialShare, turns: Turns) -> Option<Leave<'_>> {
+        let source = match share {
+            DialShare::Of(sources) => Some(self.by_source.try_take_any(sources)?),
+            DialShare::Proven => None,
+        };
+        let turn = match turns {
+            Turns::Answers => self.answer_turns.try_acquire(),
+            Turns::Flows => match self.turns.try_acquire() {
+                Err(_) if *share == DialShare::Proven => self.turns_proven.try_acquire(),
+                turn => turn,
+            },
+        };
+        Some(Leave { _source: source, _turn: turn.ok()? })
+    }
+
+    /// Waits for the leave to dial.
+    async fn leave(&self, share: DialShare, turns: Turns) -> Option<Leave<'_>> {
+        let of = match (turns, &share) {
+            (Turns::Answers, _) => &self.answer_turns,
+            (Turns::Flows, DialShare::Proven) => &self.turns_proven,
+            (Turns::Flows, DialShare::Of(_)) => &self.turns,
+        };
+        let source = match share {
+            DialShare::Of(sources) => self.by_source.take_any(sources).await,
+            DialShare::Proven => None,
+        };
+        Some(Leave { _source: source, _turn: of.acquire().await.ok()? })
+    }
+
     /// A place among those who connect to an address.
-    async fn place_at(&self, candidate: &Candidate, patience: Patience) -> Option<Share> {
-        let (place, since) = (place_of(candidate), clock::now());
+    async fn place_at(&self, place: Destination, patience: Patience) -> Option<Share> {
+        let since = clock::now();
         let known = &self.unreachable;
         if patience == Patience::Brief && known.away_until(place, since).is_some() {
             return None;
         }
-        if let Some(share) = self.by_address.try_take(candidate.address) {
+        if let Some(share) = self.by_address.try_take(place.0) {
             return Some(share);
         }
         let is_over = || {
@@ -190,7 +269,7 @@ impl Inner {
                 Patience::Whole => false,
             }
         };
-        let mut turn = pin!(self.by_address.take(candidate.address));
+        let mut turn = pin!(self.by_address.take(place.0));
         let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
@@ -348,6 +427,43 @@ mod tests {
         assert_eq!(avoiding(&[b, a], b).await, Some(b));
         assert!(begun.elapsed() < SLOW, "nobody is waited for");
         drop(places);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_share_of_its_source_keeps_nobody_else_from_an_address() {
+        let (dialler, proven, _inbox) = dialler();
+        let inner = &dialler.0;
+        inner.upstreams.prove(proven);
+        let (_a, a) = listening().await;
+        // Silent servers have all that this source may dial at once.
+        let source = IpAddr::from([192, 0, 2, 2]);
+        let mut silent = Vec::new();
+        while let Some(share) = inner.by_source.try_take(source) {
+            silent.push(share);
+        }
+        let wait = |number: usize| {
+            let (dialler, (upstream, _)) = (dialler.clone(), another(&dialler, &format!("sip:other{number}.example")));
+            tokio::spawn(async move { first(&dialler, upstream, &[a]).await })
+        };
+        let waiting: Vec<_> = (0..2 * DIALS_PER_ADDRESS).map(wait).collect();
+        tokio::task::yield_now().await;
+        let begun = Instant::now();
+        assert_eq!(first(&dialler, proven, &[a]).await, Some(a));
+        assert!(begun.elapsed() < SLOW, "{:?}", begun.elapsed());
+        drop(silent);
+        for dialled in waiting {
+            assert_eq!(dialled.await.unwrap(), Some(a));
+        }
+        // Likewise the other way round: who waits for an address has no share of its source.
+        let places = all_places(&dialler, &a).await;
+        let waiting: Vec<_> = (0..64).map(wait).collect();
+        tokio::task::yield_now().await;
+        let (free, all) = (inner.by_source.try_take(source), inner.turns.available_permits());
+        assert_eq!((free.is_some(), all), (true, super::super::DIALS));
+        drop(places);
+        for dialled in waiting {
+            assert_eq!(dialled.await.unwrap(), Some(a));
+        }
     }
 
     #[tokio::test]

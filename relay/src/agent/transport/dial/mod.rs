@@ -38,6 +38,7 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::targets::{Targets, place_of};
+use crate::agent::transport::trusted::Told;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
@@ -47,7 +48,7 @@ use crate::metrics::labels::Limit;
 use crate::net;
 use crate::net::drain::Drain;
 use crate::net::questions::Asker;
-use crate::net::resolve::{Candidate, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
+use crate::net::resolve::{Candidate, MAX_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::timing::ConnectionTiming;
@@ -66,6 +67,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
 /// How soon names are resolved again that could not be.
 const RESOLVE_RETRY: Duration = Duration::from_secs(60);
+/// How soon other names than the next hop's are resolved again that have no address.
+const NOTHING_AGAIN: Duration = Duration::from_secs(300);
 /// How often it is looked for names to resolve again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -182,16 +185,18 @@ impl Dialler {
     pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
         let it = self.0.clone();
         tokio::spawn(async move {
-            let opened = tokio::select! {
-                opened = timeout(it.dial_timeout, it.open(shard, upstream, avoid)) => opened.unwrap_or_else(|_| {
+            let way = tokio::select! {
+                way = timeout(it.dial_timeout, it.way(shard, upstream, avoid)) => way.unwrap_or_else(|_| {
                     it.metrics.limit(Limit::Dials);
                     tracing::info!(event = "sip-server-slow", upstream = upstream.0, "a SIP server took too long to be connected to");
-                    false
+                    None
                 }),
-                () = it.unwanted(upstream) => false,
+                () = it.unwanted(upstream) => None,
             };
-            if !opened {
-                it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await;
+            match way {
+                // Whatever becomes of the wish meanwhile: a connection that its shard does not hear of is closed by nobody.
+                Some((candidate, opened)) => it.hand_over(shard, upstream, avoid, candidate, opened).await,
+                None => it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await,
             }
         });
     }
@@ -203,16 +208,24 @@ impl Dialler {
         found.map(|found| found.addresses()).unwrap_or_default()
     }
 
-    /// The addresses of an upstream's names, as far as they resolve now: all of them, unless `source` is one of the first.
+    /// The addresses of an upstream's names, as far as they resolve now, and those that are known: all of them, unless `source` is one of the first. None where DNS
+    /// tells nothing, and nobody can say whether `source` is one.
     pub(crate) async fn addresses(&self, upstream: UpstreamId, source: IpAddr) -> Arc<[IpAddr]> {
         let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
         let mut addresses = Vec::new();
         for target in std::iter::once(route.target()).chain(route.other_targets()) {
             // Once it is known, nothing more need be waited for.
             let is_sought = |ip: IpAddr| ip == source || addresses.contains(&source);
-            let found = self.0.addresses_for(upstream, &target, is_sought).await;
-            addresses.extend(found);
+            let (told, _) = self.0.told_of(upstream, &target, is_sought).await;
+            addresses.extend(told.addresses);
         }
+        // Another account's look at the same names may have told more.
+        let known = self.0.upstreams.believed(upstream);
+        if !addresses.is_empty() || known.contains(&source) {
+            addresses.extend(known.iter());
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
         addresses.into()
     }
 
@@ -241,17 +254,24 @@ impl Dialler {
 }
 
 impl Inner {
-    async fn open(self: &Arc<Self>, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) -> bool {
-        let Some(route) = self.upstreams.route(upstream) else { return false };
+    /// The first way to an upstream that is open.
+    async fn way(
+        self: &Arc<Self>,
+        shard: usize,
+        upstream: UpstreamId,
+        avoid: Option<SocketAddr>,
+    ) -> Option<(Candidate, Opened)> {
+        let route = self.upstreams.route(upstream)?;
         self.upstreams.used_by(upstream, shard);
         let candidates = match self.learn(upstream, &route, self.seed(upstream, Some(shard))).await {
             Ok(candidates) => candidates,
             Err(error) => {
                 // What DNS does not say now it has said before (RFC 8767).
-                let before = is_outage(&error).then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
+                let may_be_there = is_outage(&error) || error == ResolveError::NoSuchDomain;
+                let before = may_be_there.then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
                 let Some(before) = before else {
                     tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address");
-                    return false;
+                    return None;
                 };
                 tracing::info!(event = "sip-server-address-kept", upstream = upstream.0, %error, "DNS tells no address of a SIP server: those that it told last are dialled");
                 before
@@ -264,15 +284,24 @@ impl Inner {
             }
             targets.in_order(candidates, now)
         });
-        let first = self.connect_first(upstream, &route, ordered.unwrap_or_default(), avoid).await;
-        let Some((candidate, opened)) = first else { return false };
+        self.connect_first(upstream, &route, ordered.unwrap_or_default(), avoid).await
+    }
+
+    /// Serves what was opened for a shard, and tells it.
+    async fn hand_over(
+        &self,
+        shard: usize,
+        upstream: UpstreamId,
+        avoid: Option<SocketAddr>,
+        candidate: Candidate,
+        opened: Opened,
+    ) {
         let (flow, transport) = self.begin(shard, opened, candidate).await;
         self.upstreams.targets(upstream, |targets| targets.dialled(shard, flow, candidate));
         if avoid.is_some_and(|avoid| avoid != candidate.address) {
             self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
         }
         self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
-        true
     }
 
     /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it. Nobody is waited for:
@@ -333,6 +362,10 @@ impl Inner {
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         self.upstreams.resolve_again(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = match next_hop {
+            Err(error @ ResolveError::NoSuchDomain) => {
+                self.upstreams.nameless(upstream, clock::now());
+                return Err(error);
+            }
             Err(error) if !is_outage(&error) => {
                 self.upstreams.answered(upstream, clock::now(), &[], true);
                 return Err(error);
@@ -341,10 +374,11 @@ impl Inner {
         };
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.shards.lf_servers.resolved(&route.target().host, &hop);
-        let (shards, believed) = self.upstreams.resolved(upstream, &hop, is_whole);
+        let hop = Told { addresses: hop, is_whole };
+        let (shards, believed) = self.upstreams.told(upstream, clock::now(), &[(0, hop)]);
         self.tell_addresses(upstream, shards, believed).await;
         if !is_whole || route.other_targets().next().is_some() {
-            tokio::spawn(self.clone().learn_others(upstream, route.clone(), hop, is_whole));
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), is_whole));
         }
         let reached = self.reached(candidates);
         self.upstreams.answered(upstream, clock::now(), &reached, is_whole);
@@ -370,39 +404,39 @@ impl Inner {
         }
     }
 
-    async fn learn_others(
-        self: Arc<Self>,
-        upstream: UpstreamId,
-        route: Arc<Route>,
-        mut hop: Vec<IpAddr>,
-        is_whole: bool,
-    ) {
-        if !is_whole {
-            hop.extend(self.addresses_for(upstream, &route.target(), |_| false).await);
+    /// Resolves what else an upstream's requests may come from: the next hop, where it was not told whole, and its other names.
+    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, is_whole: bool) {
+        let next_hop = (!is_whole).then(|| (0, route.target()));
+        let (mut names, mut ttl) = (Vec::new(), Duration::MAX);
+        for (name, target) in next_hop.into_iter().chain((1..).zip(route.other_targets())) {
+            let (told, holds) = self.told_of(upstream, &target, |_| false).await;
+            names.push((name, told));
+            ttl = ttl.min(holds);
         }
-        let mut others = Vec::new();
-        for target in route.other_targets() {
-            // A domain need not have an address when a registrar or a proxy is named.
-            others.extend(self.addresses_for(upstream, &target, |_| false).await);
-        }
-        let (shards, believed) = self.upstreams.all_resolved(upstream, &hop, &others);
+        self.upstreams.resolve_by(upstream, clock::now() + ttl.clamp(RESOLVE_AGAIN_MIN, MAX_TTL));
+        let (shards, believed) = self.upstreams.told(upstream, clock::now(), &names);
         self.tell_addresses(upstream, shards, believed).await;
     }
 
-    /// The addresses of a target, those included that DNS tells late: their requests are believed, too. One that `is_sought` need not be
-    /// waited for.
-    async fn addresses_for(
+    /// What DNS tells of a target and how long that holds, those addresses included that it tells late: their requests are believed, too. One that
+    /// `is_sought` need not be waited for.
+    async fn told_of(
         &self,
         upstream: UpstreamId,
         target: &Target,
         is_sought: impl Fn(IpAddr) -> bool,
-    ) -> Vec<IpAddr> {
+    ) -> (Told, Duration) {
         let (names, seed) = (self.names_for(upstream), self.seed(upstream, None));
-        let found = names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await;
-        let candidates = found.map(|found| found.candidates).unwrap_or_default();
-        let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
-        self.shards.lf_servers.resolved(&target.host, &addresses);
-        addresses
+        match names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await {
+            Ok(Resolution { candidates, ttl, is_whole }) => {
+                let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+                self.shards.lf_servers.resolved(&target.host, &addresses);
+                (Told { addresses, is_whole }, ttl)
+            }
+            Err(error) if is_outage(&error) => (Told { addresses: Vec::new(), is_whole: false }, RESOLVE_RETRY),
+            // A domain need not have an address when a registrar or a proxy is named.
+            Err(_) => (Told { addresses: Vec::new(), is_whole: true }, NOTHING_AGAIN),
+        }
     }
 
     async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, addresses: Arc<[IpAddr]>) {
@@ -470,6 +504,60 @@ mod tests {
         (dialler, upstream, inbox)
     }
 
+    /// Opens a flow for the first shard; whether there is one.
+    async fn open(dialler: &Dialler, upstream: UpstreamId) -> bool {
+        let Some((candidate, opened)) = dialler.0.way(0, upstream, None).await else { return false };
+        dialler.0.hand_over(0, upstream, None, candidate, opened).await;
+        true
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_wanted_no_more_while_its_shard_is_busy_is_told_of() {
+        let (dialler, _, mut inbox) = dialler();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registrar = format!("sip:{};transport=tcp", listener.local_addr().unwrap());
+        let upstreams = &dialler.0.upstreams;
+        let upstream = upstreams.acquire(Route::to("sip:alice@127.0.0.2", Some(&registrar), None).unwrap());
+        // There is room for what comes before it: addresses twice, the flow, and where it leads.
+        for _ in 0..inbox.max_capacity() - 4 {
+            dialler.0.shards.send(0, ShardInput::sip(Input::UpstreamServes(upstream))).await;
+        }
+        dialler.dial(0, upstream, None);
+        listener.accept().await.unwrap();
+        while inbox.capacity() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        upstreams.release(upstream);
+        tokio::time::sleep(LOOK_EVERY + Duration::from_millis(200)).await;
+        let told = async {
+            loop {
+                match inbox.recv().await {
+                    Some(ShardInput::Sip { input: Input::Dialled { .. }, .. }) => return true,
+                    Some(ShardInput::Sip { input: Input::DialFailed(_), .. }) | None => return false,
+                    Some(_) => {}
+                }
+            }
+        };
+        assert!(timeout(Duration::from_secs(10), told).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_is_believed_stays_so_when_a_name_is_looked_up_for_one_of_its_addresses() {
+        let (dialler, ..) = dialler();
+        let upstreams = &dialler.0.upstreams;
+        let proxy = Some("sip:127.0.0.1:5070;transport=tcp");
+        let upstream = upstreams.acquire(Route::to("sip:alice@pbx.example.com", None, proxy).unwrap());
+        let (proxy, registrar, stranger) =
+            (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]), IpAddr::from([192, 0, 2, 8]));
+        upstreams.told(upstream, clock::now(), &[(1, Told { addresses: vec![registrar], is_whole: true })]);
+        // No name server answers here.
+        assert_eq!(*dialler.addresses(upstream, proxy).await, [proxy, registrar]);
+        let unknown = upstreams.acquire(Route::to("sip:alice@other.example.com", None, None).unwrap());
+        upstreams.told(unknown, clock::now(), &[(0, Told { addresses: vec![registrar], is_whole: true })]);
+        assert_eq!(*dialler.addresses(unknown, registrar).await, [registrar]);
+        assert!(dialler.addresses(unknown, stranger).await.is_empty(), "nobody can say");
+    }
+
     #[tokio::test]
     async fn while_dns_fails_a_server_that_has_registered_somebody_is_dialled_where_it_was_before() {
         let (dialler, upstream, mut inbox) = dialler();
@@ -478,10 +566,10 @@ mod tests {
         let at = [Candidate { address, transport: net::Transport::Tcp, rank: 0 }];
         let upstreams = &dialler.0.upstreams;
         upstreams.answered(upstream, clock::now(), &at, true);
-        assert!(!dialler.0.open(0, upstream, None).await, "nobody has been registered there");
+        assert!(!open(&dialler, upstream).await, "nobody has been registered there");
         upstreams.prove(upstream);
         // No name server answers here.
-        assert!(dialler.0.open(0, upstream, None).await);
+        assert!(open(&dialler, upstream).await);
         listener.accept().await.unwrap();
         assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
         dialler.offered(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), Offer::Taken);
@@ -491,7 +579,39 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now()).is_some());
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
-        assert!(!dialler.0.open(0, upstream, None).await);
+        assert!(!open(&dialler, upstream).await);
+        // That there is no such name is believed when it is said for some minutes.
+        let minute = Duration::from_secs(60);
+        upstreams.answered(upstream, clock::now(), &at, true);
+        for (minutes, is_kept) in [(0, true), (4, true), (5, false)] {
+            upstreams.nameless(upstream, clock::now() + minute * minutes);
+            assert_eq!(upstreams.last_answer(upstream, clock::now()).is_some(), is_kept, "{minutes} min");
+        }
+        upstreams.answered(upstream, clock::now(), &at, true);
+        upstreams.nameless(upstream, clock::now() + minute * 6);
+        assert!(upstreams.last_answer(upstream, clock::now()).is_some(), "it was named meanwhile");
+    }
+
+    #[tokio::test]
+    async fn who_was_named_before_is_believed_while_dns_fails_and_is_asked_for_again_soon() {
+        let (dialler, _, mut inbox) = dialler();
+        let inner = &dialler.0;
+        let route = Route::to("sip:alice@pbx.example.com", None, Some("sip:127.0.0.1:5070;transport=tcp")).unwrap();
+        let upstream = inner.upstreams.acquire(route);
+        let route = inner.upstreams.route(upstream).unwrap();
+        inner.upstreams.used_by(upstream, 0);
+        let (proxy, registrar) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
+        let before = Told { addresses: vec![registrar], is_whole: true };
+        inner.upstreams.told(upstream, clock::now(), &[(1, before)]);
+        // No name server answers here, and the proxy needs none.
+        inner.learn(upstream, &route, 0).await.unwrap();
+        for from in ["the proxy", "the other names"] {
+            let Some(ShardInput::Sip { input: Input::Addresses { addresses, .. }, .. }) = inbox.recv().await else {
+                panic!("of {from} nothing is told")
+            };
+            assert_eq!(*addresses, [proxy, registrar], "{from}");
+        }
+        assert_eq!(inner.upstreams.take_stale(clock::now() + RESOLVE_RETRY).len(), 1);
     }
 
     #[test]
@@ -531,7 +651,7 @@ mod tests {
         upstreams.answered(upstream, clock::now(), &[better, worse], true);
         for (outcome, looked_for) in [(Offer::NotWanted, false), (Offer::Taken, true)] {
             upstreams.answered(upstream, clock::now(), &[better, worse], true);
-            assert!(dialler.0.open(0, upstream, None).await);
+            assert!(open(&dialler, upstream).await);
             is_looked_for();
             dialler.offered(0, upstream, dialled(&mut inbox).unwrap(), outcome);
             assert_eq!(is_looked_for(), looked_for, "{outcome:?}");
@@ -539,6 +659,6 @@ mod tests {
         // Its last account there has ended.
         dialler.idle(0, upstream, true);
         upstreams.look_for_better(upstream, clock::now());
-        assert_eq!((is_looked_for(), upstreams.resolved(upstream, &[], false).0), (false, 0));
+        assert_eq!((is_looked_for(), upstreams.told(upstream, clock::now(), &[]).0), (false, 0));
     }
 }

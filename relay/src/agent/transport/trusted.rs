@@ -1,0 +1,105 @@
+//! Whose requests are believed to be a SIP server's: the addresses of its names, as DNS tells them.
+//!
+//! | DNS tells of a name | it has |
+//! | --- | --- |
+//! | all its addresses, or that there are none | those, and no others |
+//! | some, and leaves a question open | those, and the ones that it had before |
+//! | nothing: it fails, or is silent | the ones that it had before |
+//!
+//! Invariant: an address that DNS names no more is believed for [`KEPT`] at most, and no longer than until DNS has told all. A name has at most
+//! [`OF_NAME_MAX`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an address is believed that DNS named before, while it does not tell all (as RFC 8767 §5 has it of answers that are used on).
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Addresses of one name; those that were named longest ago give way.
+const OF_NAME_MAX: usize = 64;
+
+/// What DNS has told of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether these are all.
+    pub(crate) is_whole: bool,
+}
+
+/// The addresses of the names of one SIP server.
+#[derive(Debug, Default)]
+pub(super) struct Trusted(Vec<Vec<Named>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    address: IpAddr,
+    at: Instant,
+}
+
+impl Trusted {
+    /// DNS has told this of the name with this number.
+    pub(super) fn told(&mut self, name: usize, told: &Told, now: Instant) {
+        if self.0.len() <= name {
+            self.0.resize(name + 1, Vec::new());
+        }
+        let before = std::mem::take(&mut self.0[name]);
+        let stays = |it: &Named| !told.is_whole && it.at + KEPT > now && !told.addresses.contains(&it.address);
+        let named = told.addresses.iter().map(|address| Named { address: *address, at: now });
+        self.0[name] = named.chain(before.into_iter().filter(stays)).take(OF_NAME_MAX).collect();
+    }
+
+    /// All that are believed, each once.
+    pub(super) fn addresses(&self) -> Arc<[IpAddr]> {
+        let mut all: Vec<_> = self.0.iter().flatten().map(|it| it.address).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    #[test]
+    fn what_dns_does_not_tell_now_is_believed_until_all_is_told() {
+        let (mut trusted, now) = (Trusted::default(), Instant::now());
+        let late = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        let mut tell = |name: usize, addresses: &[IpAddr], is_whole: bool| {
+            trusted.told(name, &Told { addresses: addresses.to_vec(), is_whole }, now);
+            trusted.addresses().to_vec()
+        };
+        assert_eq!(tell(0, &[address(1)], false), [address(1)]);
+        assert_eq!(tell(0, &[address(1), late], true), [address(1), late]);
+        assert_eq!(tell(1, &[address(9)], true), [address(1), address(9), late]);
+        for _ in 0..2 {
+            assert_eq!(tell(0, &[address(2)], false), [address(1), address(2), address(9), late]);
+        }
+        assert_eq!(tell(0, &[], false), [address(1), address(2), address(9), late], "it was silent");
+        assert_eq!(tell(1, &[], true), [address(1), address(2), late], "there is none any more");
+        assert_eq!(tell(0, &[address(2)], true), [address(2)]);
+    }
+
+    #[test]
+    fn where_dns_never_tells_all_an_address_is_believed_for_a_day_and_few_are_kept() {
+        let (mut trusted, start) = (Trusted::default(), Instant::now());
+        let mut tell = |addresses: &[IpAddr], at: Duration| {
+            trusted.told(0, &Told { addresses: addresses.to_vec(), is_whole: false }, start + at);
+            trusted.addresses().to_vec()
+        };
+        let hour = Duration::from_secs(3_600);
+        tell(&[address(1), address(2)], Duration::ZERO);
+        assert_eq!(tell(&[address(2)], hour * 23), [address(1), address(2)]);
+        assert_eq!(tell(&[address(2)], hour * 24), [address(2)]);
+        for n in 0..200 {
+            tell(&[address(n)], hour * 25);
+        }
+        let kept = tell(&[], hour * 26);
+        assert_eq!((kept.len(), kept.contains(&address(199))), (OF_NAME_MAX, true));
+    }
+}
