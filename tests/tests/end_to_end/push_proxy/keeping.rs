@@ -138,6 +138,32 @@ async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that
     Ok(())
 }
 
+/// By a proxy name with two addresses, or by the `edge` of an earlier push.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_registers_at_another_node_while_it_is_called_is_told_that_the_call_has_ended() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let caller = world.call()?;
+    let call = world.android_push().await?;
+    assert_eq!(call["event"], "call");
+    caller.expect(180, SOON).await?;
+    let mut elsewhere = phone.clone();
+    elsewhere.settings.server = other.edge_uri();
+    elsewhere.register_and_sleep(SOON).await?;
+    // The first node hears that the registration is the other one's, and lets go of it.
+    caller.expect(480, SOON).await?;
+    let ended = world.android_push().await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&"call-ended".into(), &call["call"]));
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
+    world.content()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() -> Outcome {
     let (world, redis) = World::on_redis(|setup| {
