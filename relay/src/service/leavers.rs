@@ -8,6 +8,7 @@
 //! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
 //! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
+//! | [`Word::TakenBack`] | any node, for a device that has taken back what is not known there | each other one that lives | ends what it has of that device |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
 //!
 //! A word is the body of a question ([`Letter::Ask`](crate::vault::letters::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
@@ -24,7 +25,7 @@ use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 use crate::agent::request::DeadToken;
-use crate::vault::Owner;
+use crate::vault::{AorKey, Owner};
 
 /// How long a node is believed to serve on that has said that it leaves, unless it says that it has left: longer than it takes.
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// What begins a word.
 const MARK: u8 = 0;
 
-/// What two nodes tell each other when one of them leaves.
+/// What two nodes tell each other, most of it when one of them leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// The writer leaves, and serves on the calls that wait with it.
@@ -58,6 +59,13 @@ pub(super) enum Word {
         id: InstanceId,
         /// Which, and since when.
         token: DeadToken,
+    },
+    /// A device has taken back a registration that passed through.
+    TakenBack {
+        /// Of which account.
+        account: AorKey,
+        /// Which device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
+        device: [u8; 16],
     },
 }
 
@@ -91,6 +99,11 @@ impl Word {
                 out.extend_from_slice(&mark);
                 out.extend_from_slice(&since_ms.to_be_bytes());
             }
+            Self::TakenBack { account, device } => {
+                out.push(7);
+                out.extend_from_slice(&account.to_bytes());
+                out.extend_from_slice(&device);
+            }
         }
         out
     }
@@ -109,6 +122,9 @@ impl Word {
             (6, [one, mark], tail) => {
                 let since_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 Some(Self::TokenDead { id: id(one), token: DeadToken { mark: *mark, since_ms } })
+            }
+            (7, [account, device], []) => {
+                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device })
             }
             _ => None,
         }
@@ -161,6 +177,7 @@ mod tests {
             Word::Changed(id(2)),
             Word::Succeeded { earlier: id(3), later: id(4) },
             Word::TokenDead { id: id(5), token },
+            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16] },
         ];
         for word in words {
             let mut body = word.encode();

@@ -523,6 +523,11 @@ impl Vault {
         lookup::token_mark(&self.0.keyring.index_key(), target.provider as u8, &target.token)
     }
 
+    /// By what the nodes of a keyring know a device of an AOR at a SIP server; of no contact, all of them.
+    pub fn device_mark(&self, aor: &Aor, server: &str, contact: &str) -> [u8; 16] {
+        lookup::device_mark(&self.0.keyring.index_key(), aor, server, contact)
+    }
+
     /// Asks the store for a sign of life; how long it took.
     ///
     /// # Errors

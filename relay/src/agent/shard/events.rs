@@ -9,10 +9,10 @@ use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
 use super::stories::How;
-use crate::agent::RecordNote;
 use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
 use crate::agent::tables::timeline::What;
+use crate::agent::{NodeNews, RecordNote};
 use crate::audit::{Act, Whose};
 use crate::clock::{self, Moment, confirmed_now, unix_now};
 use crate::domain::{InstanceState, WipeReason};
@@ -119,6 +119,8 @@ impl Shard {
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
+            // An error means that nobody is told any more: the process ends.
+            Event::TakenBack(taken) => drop(self.shared.node_news.send(NodeNews::TakenBack(taken))),
             Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),
             Event::FlowBindingEnded(instance) => self.on_flow_binding_ended(instance),
             Event::RefreshNeeded(instance) => self.refresh(instance),

@@ -16,7 +16,7 @@ use super::calls::android;
 
 type Outcome = tests::world::Outcome;
 
-const REGISTRATIONS: &str = "sipwake_push_registrations";
+pub(super) const REGISTRATIONS: &str = "sipwake_push_registrations";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outcome {
@@ -69,7 +69,7 @@ async fn a_call_to_a_phone_that_lent_nothing_waits_for_a_store_that_does_not_ans
 }
 
 /// A node is believed dead after a lease of silence, and another one of watching.
-async fn takes_over(other: &RelayProcess) -> Outcome {
+pub(super) async fn takes_over(other: &RelayProcess) -> Outcome {
     let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
     let again = async {
         while taken().await.is_none() {
@@ -201,7 +201,7 @@ async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() ->
 }
 
 /// Waits until so many records lie in Redis.
-async fn stored(world: &World, redis: &RedisServer, count: usize) -> Outcome {
+pub(super) async fn stored(world: &World, redis: &RedisServer, count: usize) -> Outcome {
     let records = || redis.keys().iter().filter(|key| key.starts_with("sipwake:i:")).count();
     world.until("a stored record", || async { (records() == count).then_some(()) }).await
 }
