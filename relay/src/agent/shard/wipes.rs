@@ -118,7 +118,7 @@ impl Shard {
             Some((lookup, ends_at, proof)) => (Some(lookup), ends_at, Some(proof)),
             None => (None, self.instances.get(id).map_or(0, Row::expires_at), None),
         };
-        let tombstone = Tombstone::new(lookup, ends_at, reason, proof);
+        let tombstone = Tombstone::outliving(lookup, ends_at, reason, proof);
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
         let told = self.tell_wiped(id, false);

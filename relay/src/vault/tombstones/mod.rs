@@ -1,4 +1,4 @@
-//! What was wiped and must not come back: a tombstone for each wipe, until the record would have ended anyway.
+//! What was wiped and must not come back: a tombstone for each wipe, until every form of the record that was ever stored would have ended anyway.
 //!
 //! ```text
 //! raise ── durable ──┬── erased from the store ── a receipt, for a day ── forgotten with the record's own end
@@ -25,9 +25,10 @@ use sip::id::InstanceId;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
+use super::MAX_LIFETIME_S;
 use super::keyring::KeyringError;
 use super::lookup::Lookup;
-use crate::clock::{self, DAY_S, confirmed_now, shared_now};
+use crate::clock::{self, DAY_S, confirmed_now, latest_now, shared_now};
 use crate::domain::WipeReason;
 use log::{Line, Log};
 
@@ -59,7 +60,7 @@ type Table = HashMap<InstanceId, Tombstone>;
 pub struct Tombstone {
     /// Under which name the record is found, as far as it could be opened.
     pub lookup: Option<Lookup>,
-    /// When the record would have ended, in seconds since 1970.
+    /// When the last form of the record that was ever stored would have ended, in seconds since 1970.
     pub ends_at: u64,
     /// Why it was wiped.
     pub reason: WipeReason,
@@ -260,6 +261,12 @@ impl Tombstone {
     /// Of a wipe that begins.
     pub fn new(lookup: Option<Lookup>, ends_at: u64, reason: WipeReason, proof: Option<[u8; 16]>) -> Self {
         Self { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None, is_durable: false }
+    }
+
+    /// Of a wipe that begins, of a record that was stored before: an older form of it, which a store may come back with, may end later than it would have, for
+    /// its lease may have been shortened since.
+    pub fn outliving(lookup: Option<Lookup>, ends_at: u64, reason: WipeReason, proof: Option<[u8; 16]>) -> Self {
+        Self::new(lookup, ends_at.max(latest_now() + MAX_LIFETIME_S), reason, proof)
     }
 
     /// Whether what a device shows is what it was admitted by, in constant time.
