@@ -162,6 +162,8 @@ impl Shard {
             EndKind::HandedOver => self.audit(id, Act::HandedOver),
             EndKind::NeverOurs => {}
         }
+        // Of one that was begun meanwhile nothing is left, either.
+        self.forget_trace(id);
         let Some(row) = self.instances.remove(id) else { return };
         if self.attached.remove(id) {
             self.shared.metrics.edge_flows(-1);
