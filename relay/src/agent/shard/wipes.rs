@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::Shard;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::agent::{NodeNews, ShardInput, erasures};
-use crate::audit::Act;
+use crate::audit::{Act, Whose};
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
@@ -111,13 +111,16 @@ impl Shard {
     /// Raises the tombstone and has the store erase the record; once now, and again and again when it is away.
     fn erase(&self, id: InstanceId, reason: WipeReason) {
         let vault = &self.shared.vault;
-        let facts =
-            |record: &Record| (vault.lookup_of(record), record.expires_at, vault.wipe_proof(id, &record.secret));
-        // One whose key is gone is erased as well, by its id alone.
-        let (lookup, ends_at, proof) = match self.with_record(id, facts) {
-            Some((lookup, ends_at, proof)) => (Some(lookup), ends_at, Some(proof)),
-            None => (None, self.instances.get(id).map_or(0, Row::expires_at), None),
+        let facts = |record: &Record| {
+            let proof = vault.wipe_proof(id, &record.secret);
+            (vault.lookup_of(record), record.expires_at, proof, record.app.clone())
         };
+        // One whose key is gone is erased as well, by its id alone.
+        let (lookup, ends_at, proof, app) = match self.with_record(id, facts) {
+            Some((lookup, ends_at, proof, app)) => (Some(lookup), ends_at, Some(proof), Some(app)),
+            None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
+        };
+        let whose = Whose { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
         let tombstone = Tombstone::outliving(lookup, ends_at, reason, proof);
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
@@ -125,6 +128,9 @@ impl Shard {
         tokio::spawn(async move {
             // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
+            // From here on the next run goes on with it, which does not know whose it was.
+            shared.audit.note(Act::Wiped(reason), || whose);
+            shared.metrics.wipe(reason);
             let erasure = match erasures::erase(&shared.vault, &shared.metrics, id, lookup).await {
                 true => Erasure::Done,
                 false => {
@@ -157,10 +163,8 @@ impl Shard {
             }
             return;
         }
-        match ending.kind {
-            EndKind::Wiped(reason) => self.audit(id, Act::Wiped(reason)),
-            EndKind::HandedOver => self.audit(id, Act::HandedOver),
-            EndKind::NeverOurs => {}
+        if ending.kind == EndKind::HandedOver {
+            self.audit(id, Act::HandedOver);
         }
         // Of one that was begun meanwhile nothing is left, either.
         self.forget_trace(id);
@@ -172,7 +176,6 @@ impl Shard {
         self.shared.upstreams.release(row.upstream);
         let Some(Ending { kind, waiters, .. }) = row.ending.map(|ending| *ending) else { return };
         if let EndKind::Wiped(reason) = kind {
-            self.shared.metrics.wipe(reason);
             tracing::info!(event = "wiped", instance = %id, reason = reason.word(), unregistered, store = erasure.word(), "wiped");
             self.shared.vault.tombstones().note_unregistered(id, unregistered);
             for waiter in waiters {
