@@ -47,7 +47,12 @@ impl Shard {
             Event::FlowOffered { upstream, flow, outcome } => {
                 self.shared.dialler.offered(self.index, upstream, flow, outcome);
             }
-            Event::UpstreamIdle { upstream, forgotten } => self.shared.dialler.idle(self.index, upstream, forgotten),
+            Event::UpstreamIdle { upstream, forgotten } => {
+                if forgotten {
+                    self.unreachable.remove(&upstream);
+                }
+                self.shared.dialler.idle(self.index, upstream, forgotten);
+            }
             Event::Unanswerable { instance, unreadable } => {
                 if let Some(row) = self.instances.get_mut(instance) {
                     row.unanswerable = Some(if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest });
