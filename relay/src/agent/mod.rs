@@ -137,7 +137,7 @@ enum ShardInput {
     /// What became of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
-    Erased(InstanceId, request::Erasure),
+    Erased(InstanceId, Option<request::Erasure>),
     /// The store has done what it was asked about a registration that passed through.
     PushBindingStored {
         /// Which one.

@@ -73,6 +73,7 @@ impl Inner {
                 Err(_) => return self.end_earlier_unread(earlier, lookup, reason).await,
             }
         }
+        vault.tombstones().insist(earlier);
         let _ = self.end_ahead(earlier, reason).await;
         self.dependencies.agent.erase(earlier, lookup);
     }
@@ -81,7 +82,7 @@ impl Inner {
     async fn end_earlier_unread(&self, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
         let vault = &self.dependencies.vault;
         let _guard = self.changing.lock_key(earlier).await;
-        if vault.tombstones().look(earlier).is_some() {
+        if vault.tombstones().insist(earlier) {
             // Whoever raised it goes on with it, and may know by what its device is known.
             return;
         }

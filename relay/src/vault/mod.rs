@@ -458,17 +458,35 @@ impl Vault {
     /// # Errors
     /// As [`Self::erase`].
     pub async fn erase_all_of(&self, id: InstanceId, lookup: Option<Lookup>) -> Result<bool, StoreError> {
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.erase(id)),
-            Store::Redis(redis) => {
-                let (existed, owner) = redis.erase(&self.0.owner, id, lookup.as_ref()).await?;
-                if let Some(owner) = owner {
-                    // A letter that is lost delays the news to the owner's next renewal of its lease.
-                    let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
-                }
-                Ok(existed)
-            }
+        Ok(self.erase_with(id, lookup, None).await?.unwrap_or(false))
+    }
+
+    /// As [`Self::erase_all_of`], unless another node has the record, or has had it since this one had it with this fence. Whether nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`Self::erase`].
+    pub async fn erase_own(&self, id: InstanceId, lookup: Option<Lookup>, fence: Fence) -> Result<bool, StoreError> {
+        Ok(self.erase_with(id, lookup, Some(fence)).await?.is_some())
+    }
+
+    async fn erase_with(
+        &self,
+        id: InstanceId,
+        lookup: Option<Lookup>,
+        fence: Option<Fence>,
+    ) -> Result<Option<bool>, StoreError> {
+        let redis = match &self.0.store {
+            Store::Memory(memory) => return Ok(Some(memory.erase(id))),
+            Store::Redis(redis) => redis,
+        };
+        let Some((existed, owner)) = redis.erase(&self.0.owner, id, lookup.as_ref(), fence).await? else {
+            return Ok(None);
+        };
+        if let Some(owner) = owner {
+            // A letter that is lost delays the news to the owner's next renewal of its lease.
+            let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
         }
+        Ok(Some(existed))
     }
 
     /// Some instances of this node whose records other nodes have erased: they are to be let go of, and then
