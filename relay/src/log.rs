@@ -5,11 +5,12 @@
 //!
 //! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
 //! line that finds [`WAITING_MAX`] bytes before it is dropped and counted, and the log says how many were once it is read again. A program that
-//! never calls [`begin`] writes each line at once.
+//! never calls [`begin`] writes each line at once. Of a panic the log has what stands in the program's own text, and nothing else.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -45,12 +46,22 @@ pub fn begin() -> LastWords {
             let thread = thread::current();
             let trace = Backtrace::capture();
             let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}\n") } else { String::new() };
-            say(&format!("\nthread '{}' {panic}\n{trace}", thread.name().unwrap_or("<unnamed>")));
+            say(&format!("\nthread '{}' {}\n{trace}", thread.name().unwrap_or("<unnamed>"), told(panic)));
             // It may be the last thing that this process says.
             flush();
         }));
     }
     LastWords(())
+}
+
+/// What a panic says: where it was, and why, as far as that stands in the program's own text. A message that was put together may hold what a
+/// peer has sent, or a secret.
+fn told(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    match panic.payload().downcast_ref::<&'static str>() {
+        Some(literal) => format!("panicked at {place}:\n{literal}"),
+        None => format!("panicked at {place} (its message is withheld: it may hold what a peer has sent)"),
+    }
 }
 
 /// Says `lines`, which end with a line's end.
@@ -273,6 +284,29 @@ mod tests {
         queue.hand_over(&[b'x'; 200_000]);
         queue.flush(Duration::from_millis(50));
         assert!(queue.lock().is_writing, "it goes on without");
+    }
+
+    #[test]
+    fn a_panic_tells_its_place_and_nothing_that_the_program_itself_does_not_say() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let (own, others) = (thread::current().id(), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |panic| match thread::current().id() == own {
+            true => TOLD.lock().unwrap().push(told(panic)),
+            false => others(panic),
+        }));
+        let (text, cut) = ("pässword".to_owned(), std::hint::black_box(2));
+        let read: Result<u8, String> = Err(text.clone());
+        let cut_off = || assert_eq!(text[..cut], text);
+        let unread = || assert_eq!(read.clone().expect("a number"), 0);
+        let faults: [&dyn Fn(); 4] = [&|| panic!("a literal"), &cut_off, &unread, &|| panic!("{text}")];
+        for fault in faults {
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(fault)).is_err());
+        }
+        drop(std::panic::take_hook());
+        let told = TOLD.lock().unwrap();
+        assert_eq!(told.len(), faults.len());
+        assert!(told.iter().all(|line| line.contains(file!()) && !line.contains("ssword")), "{told:?}");
+        assert!(told[0].ends_with("a literal"), "{told:?}");
     }
 
     #[test]

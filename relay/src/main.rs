@@ -108,6 +108,8 @@ fn main() -> ExitCode {
     sockets::adopt();
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
+    // Whatever it does, it may open keys, or hold an operator's token.
+    protect_memory();
     // Dropped last: the runtime may have something to say when it ends.
     let _last_words = matches!(cli.command, Command::Serve { .. }).then(log::begin);
     refuse_huge_pages();
@@ -122,7 +124,6 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve { config, state, with_registrar } => {
-            protect_memory();
             raise_open_files();
             runtime.block_on(serve(config, state, with_registrar))
         }
@@ -135,26 +136,14 @@ fn main() -> ExitCode {
         Command::Calls(calls) => ended(runtime.block_on(calls::run(calls))),
         Command::Audit(audit) => ended(audit::run(audit)),
         Command::Report(report) => ended(audit::report(report)),
-        Command::Canary(canary) => {
-            protect_memory();
-            ended(runtime.block_on(canary::run(canary)))
-        }
-        Command::Device(device) => {
-            protect_memory();
-            ended(runtime.block_on(device::run(device)))
-        }
-        Command::Doctor(doctor) => {
-            protect_memory();
-            ended(runtime.block_on(doctor::run(doctor)))
-        }
+        Command::Canary(canary) => ended(runtime.block_on(canary::run(canary))),
+        Command::Device(device) => ended(runtime.block_on(device::run(device))),
+        Command::Doctor(doctor) => ended(runtime.block_on(doctor::run(doctor))),
         Command::Instances(instances) => ended(runtime.block_on(instances::run(instances))),
         Command::Config(config) => ended(control::config(config)),
         Command::Drain(drain) => ended(runtime.block_on(control::drain(drain))),
         Command::Reload(reload) => ended(runtime.block_on(control::reload(reload))),
-        Command::Keys(keys) => {
-            protect_memory();
-            ended(keys::run(keys))
-        }
+        Command::Keys(keys) => ended(keys::run(keys)),
         Command::Nodes(nodes) => ended(runtime.block_on(status::nodes(nodes))),
         Command::Status(wish) => match runtime.block_on(status::status(wish)) {
             Ok(code) => code,

@@ -202,21 +202,51 @@ async fn erase_all(orders: Weak<Orders>, mut count: watch::Receiver<usize>, vaul
     }
 }
 
-/// Asks the store once; `false` when it did not say that nothing is left.
+/// What became of a record that the store was to erase.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing is left.
+    Erased,
+    /// This node has ended it by itself, and another one goes on with it.
+    Left,
+    /// The store did not say.
+    Away,
+}
+
+/// Asks the store once; `false` when it did not say that nothing is left that is to be erased.
 pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> bool {
-    let began = clock::now();
-    match vault.erase_all_of(id, lookup).await {
-        Ok(_) => {
-            metrics.store_answered(began.elapsed());
-            vault.tombstones().note_erased(id);
-            true
-        }
-        Err(error) => {
-            metrics.store_error(StoreOperation::Erase);
-            if !matches!(error, StoreError::Away(_)) {
-                tracing::error!(event = "erasure-refused", instance = %id, %error, "the store did not erase a record; it is asked again");
+    try_erase(vault, metrics, id, lookup).await != Answer::Away
+}
+
+/// The same.
+pub(crate) async fn try_erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> Answer {
+    let tombstones = vault.tombstones();
+    loop {
+        let began = clock::now();
+        let erased = match tombstones.fence_of(id) {
+            Some(fence) => vault.erase_own(id, lookup, fence).await,
+            None => vault.erase_all_of(id, lookup).await.map(|_| true),
+        };
+        match erased {
+            Ok(true) => {
+                metrics.store_answered(began.elapsed());
+                tombstones.note_erased(id);
+                return Answer::Erased;
             }
-            false
+            // Somebody's word may have ended it meanwhile: then it is erased whoever has it.
+            Ok(false) if tombstones.leave(id) => {
+                metrics.store_answered(began.elapsed());
+                tracing::info!(event = "end-left", instance = %id, "this node had ended what another one has by now, which goes on with it");
+                return Answer::Left;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                metrics.store_error(StoreOperation::Erase);
+                if !matches!(error, StoreError::Away(_)) {
+                    tracing::error!(event = "erasure-refused", instance = %id, %error, "the store did not erase a record; it is asked again");
+                }
+                return Answer::Away;
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings, Side, Source};
+use sip::endpoint::{Endpoint, Input, Settings, Side, Source, TakenBack};
 use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -138,7 +138,7 @@ enum ShardInput {
     /// What became of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
-    Erased(InstanceId, request::Erasure),
+    Erased(InstanceId, Option<request::Erasure>),
     /// The store has done what it was asked about a registration that passed through.
     PushBindingStored {
         /// Which one.
@@ -206,7 +206,7 @@ pub enum RecordNote {
     },
 }
 
-/// What happened on a shard that concerns other nodes while one of them leaves.
+/// What happened on a shard that concerns other nodes.
 #[derive(Debug)]
 pub enum NodeNews {
     /// An instance is being wiped.
@@ -218,6 +218,8 @@ pub enum NodeNews {
         /// Dropped when the nodes that may have it have heard it, or have had their time.
         told: oneshot::Sender<Infallible>,
     },
+    /// A device has taken back what is not known here.
+    TakenBack(Box<TakenBack>),
     /// A push service calls the token of an instance gone that was handed over.
     TokenDead {
         /// The instance.

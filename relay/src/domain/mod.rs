@@ -126,6 +126,13 @@ words!(
     }
 );
 
+impl WipeReason {
+    /// Whether a node has ended an instance by itself, by what it knows of it; else somebody's word has, which counts whoever has the instance.
+    pub fn is_nobodys_word(self) -> bool {
+        matches!(self, Self::Expired | Self::PushTokenGone | Self::RefusedUpstream)
+    }
+}
+
 words!(
     /// What a canary waits for, one after the other.
     CanaryStep {

@@ -21,11 +21,11 @@ use super::types::{AccessError, WipeReason, Wiped};
 use super::views;
 use crate::agent::request::{Principal, Request};
 use crate::audit::{Act, Whose};
-use crate::clock::{latest_now, shared_now};
+use crate::clock::shared_now;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::record::StoredRecord;
-use crate::vault::{Lookup, MAX_LIFETIME_S, Stored, Tombstone, WRITE_LIMIT};
+use crate::vault::{Lookup, Stored, Tombstone, WRITE_LIMIT};
 
 impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already. A SIP server that takes one Contact of an
@@ -73,6 +73,7 @@ impl Inner {
                 Err(_) => return self.end_earlier_unread(earlier, lookup, reason).await,
             }
         }
+        vault.tombstones().insist(earlier);
         let _ = self.end_ahead(earlier, reason).await;
         self.dependencies.agent.erase(earlier, lookup);
     }
@@ -81,11 +82,11 @@ impl Inner {
     async fn end_earlier_unread(&self, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
         let vault = &self.dependencies.vault;
         let _guard = self.changing.lock_key(earlier).await;
-        if vault.tombstones().look(earlier).is_some() {
+        if vault.tombstones().insist(earlier) {
             // Whoever raised it goes on with it, and may know by what its device is known.
             return;
         }
-        let tombstone = Tombstone::new(Some(lookup), latest_now() + MAX_LIFETIME_S, reason, None);
+        let tombstone = Tombstone::outliving(Some(lookup), 0, reason, None);
         let raised = vault.tombstones().raise(earlier, tombstone);
         if matches!(self.end_ahead(earlier, reason).await, Some(Ok(_))) {
             return;
@@ -126,7 +127,7 @@ impl Inner {
         if !is_lent && !self.is_as_loaded(&stored).await? {
             return Err(AccessError::Unknown);
         }
-        let tombstone = is_lent.then(|| Tombstone::new(lookup, stored.expires_at, reason, proof));
+        let tombstone = is_lent.then(|| Tombstone::outliving(lookup, stored.expires_at, reason, proof));
         let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
         match self.end_ahead(id, reason).await {
             Some(Ok(done)) => return self.wiped_here(id, &done),

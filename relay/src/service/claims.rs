@@ -151,7 +151,7 @@ impl Inner {
             }
             for (from, ids) in settling.take(settled.drain(..)) {
                 let tombstones = self.dependencies.vault.tombstones();
-                let (ended, registered) = ids.into_iter().partition(|id| tombstones.bars(*id).is_some());
+                let (ended, registered) = ids.into_iter().partition(|id| tombstones.look(*id).is_some());
                 self.tell_taken(&from, registered, Vec::new()).await;
                 self.tell_ended(&from, ended).await;
             }
@@ -211,7 +211,7 @@ impl Inner {
     fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
         let Stored { id, sealed, fence, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
-        if let Some(lookup) = self.dependencies.vault.tombstones().forbids(id) {
+        if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
             return Opened::Ended;

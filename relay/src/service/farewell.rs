@@ -49,6 +49,7 @@ impl Service {
                         });
                     }
                 }
+                NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
             }
         }
@@ -101,7 +102,7 @@ impl Inner {
     }
 
     /// Tells that an instance has ended: each node that leaves, or each that lives and may have a copy of it; and waits likewise.
-    async fn tell_end(self: &Arc<Self>, id: InstanceId, everywhere: bool) {
+    pub(super) async fn tell_end(self: &Arc<Self>, id: InstanceId, everywhere: bool) {
         let mut nodes = self.leavers.living(clock::now());
         if everywhere {
             // Without the store nothing is erased, and no receipt is signed.
@@ -112,7 +113,7 @@ impl Inner {
         self.tell_all(nodes, Word::Ended(id)).await;
     }
 
-    async fn tell_all(self: &Arc<Self>, nodes: Vec<Owner>, word: Word) {
+    pub(super) async fn tell_all(self: &Arc<Self>, nodes: Vec<Owner>, word: Word) {
         let mut told = JoinSet::new();
         for node in nodes {
             let service = Service(self.clone());
@@ -131,6 +132,7 @@ impl Inner {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
             }
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
+            Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
             // What a node has that does not leave is its own.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}

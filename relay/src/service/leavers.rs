@@ -8,6 +8,7 @@
 //! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
 //! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
+//! | [`Word::TakenBack`] | any node, for a device that has taken back what is not known there | each other one that lives | ends what it has of that device |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
 //! | [`Word::RegisterAgain`] | a node that has unregistered what gave way to an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
@@ -25,7 +26,7 @@ use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 use crate::agent::request::DeadToken;
-use crate::vault::Owner;
+use crate::vault::{AorKey, Owner};
 
 /// How long a node is believed to serve on that has said that it leaves, unless it says that it has left: longer than it takes.
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// What begins a word.
 const MARK: u8 = 0;
 
-/// What two nodes tell each other when one of them leaves.
+/// What two nodes tell each other, most of it when one of them leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// The writer leaves, and serves on the calls that wait with it.
@@ -62,6 +63,13 @@ pub(super) enum Word {
     },
     /// What was unregistered elsewhere may have been the registration of this one.
     RegisterAgain(InstanceId),
+    /// A device has taken back a registration that passed through.
+    TakenBack {
+        /// Of which account.
+        account: AorKey,
+        /// Which device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
+        device: [u8; 16],
+    },
 }
 
 /// The runs that leave, each with until when that is believed.
@@ -98,6 +106,11 @@ impl Word {
                 out.push(7);
                 out.extend_from_slice(&id.to_bytes());
             }
+            Self::TakenBack { account, device } => {
+                out.push(8);
+                out.extend_from_slice(&account.to_bytes());
+                out.extend_from_slice(&device);
+            }
         }
         out
     }
@@ -118,6 +131,9 @@ impl Word {
                 Some(Self::TokenDead { id: id(one), token: DeadToken { mark: *mark, since_ms } })
             }
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
+            (8, [account, device], []) => {
+                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device })
+            }
             _ => None,
         }
     }
@@ -170,6 +186,7 @@ mod tests {
             Word::Succeeded { earlier: id(3), later: id(4) },
             Word::TokenDead { id: id(5), token },
             Word::RegisterAgain(id(6)),
+            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16] },
         ];
         for word in words {
             let mut body = word.encode();

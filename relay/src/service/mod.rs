@@ -55,6 +55,7 @@ mod resume;
 mod silence;
 mod sip_servers;
 mod succession;
+mod taken_back;
 mod traces;
 pub mod types;
 mod views;

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::Inner;
 use super::lost::Comparing;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
-use crate::clock::since_boot;
+use crate::clock::{confirmed_now, since_boot};
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
 use crate::vault::record::StoredRecord;
@@ -495,11 +495,11 @@ impl Inner {
     /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server. Whether the store
     /// told all; else it is to be asked again.
     ///
-    /// `has_lost`: the store has lost something. Where it went away under this node's eyes, what is missing, or is older than what is here, is
-    /// [restored](super::restore) and not let go of; in a Cluster, which cannot tell a loss from a wipe, only when the lease was missing before its time (one of
-    /// its masters came back without what it had), or when nothing at all is there. A node that itself stood still for a lease has no such excuse.
+    /// `has_lost`: the store has lost something. Then what is missing, or is older than what is here, is [restored](super::restore) and not let go of, also where
+    /// this node itself stood still meanwhile: it asks the others first what they have wiped. In a Cluster, which cannot tell a loss from a wipe, only when the
+    /// lease was missing before its time (one of its masters came back without what it had), or when nothing at all is there. What is missing because its lease
+    /// has ended meanwhile ends here as any other, unless another node has ended it.
     async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
-        let has_lost = has_lost && lapse != Lapse::StoodStill;
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
         // What is being enabled is in no store yet, and what ends is let go of anyway.
@@ -527,6 +527,7 @@ impl Inner {
         if has_lost && (is_empty || lapse == Lapse::Early || self.dependencies.vault.is_ordered()) {
             missing.clear();
         }
+        let missing = self.not_expired(missing).await;
         for id in lost.into_iter().chain(missing) {
             self.dependencies
                 .agent
@@ -534,6 +535,21 @@ impl Inner {
                 .await;
         }
         true
+    }
+
+    /// Those of these, which the store has not, that are to be let go of: one whose end is past has left the store by itself, and its user is still to be told;
+    /// unless another node has done so.
+    async fn not_expired(&self, missing: Vec<InstanceId>) -> Vec<InstanceId> {
+        let (mut astray, mut expired) = (Vec::new(), Vec::new());
+        for id in missing {
+            let status = self.look_as_relay(id).await.ok();
+            let is_over = |it: &InstanceStatus| it.expires_at <= confirmed_now() && !self.passed_through(it);
+            if status.as_ref().is_some_and(is_over) { expired.push(id) } else { astray.push(id) }
+        }
+        // Whoever says nothing may have told its user as well: twice is better than never.
+        let (ended, _) = self.wiped_elsewhere(&expired).await;
+        astray.extend(ended);
+        astray
     }
 
     /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.

@@ -116,6 +116,10 @@ impl Inner {
                 if let Some(beside) = beside {
                     return Ok(self.go_on_wiping(id, beside).await);
                 }
+                if !tombstones.insist(id) {
+                    // This node had ended it by itself, and another one has it.
+                    return Err(self.denied(id, denied, proof).await);
+                }
                 let written = timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await;
                 written.ok().and_then(Result::ok).map(|()| Wiped::Wiping).ok_or(AccessError::StoreAway)
             }

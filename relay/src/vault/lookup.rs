@@ -23,6 +23,18 @@ pub struct Lookup([u8; 16]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AorKey([u8; 16]);
 
+impl AorKey {
+    /// As the nodes of a keyring tell it each other.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Reads what [`Self::to_bytes`] gives.
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
 #[cfg(test)]
 impl AorKey {
     /// Of nobody.
@@ -43,6 +55,12 @@ impl fmt::Display for AorKey {
 impl fmt::Display for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for AorKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -183,6 +201,11 @@ pub(super) fn wipe_proof(key: &SecretKey, instance: &[u8; 16], secret: &Instance
 
 pub(super) fn token_mark(key: &SecretKey, provider: u8, token: &PushToken) -> [u8; 16] {
     keyed_hash(key, "sipwake token 1", &[&[provider], token.expose().as_bytes()])
+}
+
+/// By what the nodes of a keyring know a device of an AOR at a SIP server that they speak of.
+pub(super) fn device_mark(key: &SecretKey, aor: &Aor, server: &str, contact: &str) -> [u8; 16] {
+    keyed_hash(key, "sipwake device 1", &[aor.expose(), server, contact].map(str::as_bytes))
 }
 
 /// The name of something that is remembered and is nothing of any instance.

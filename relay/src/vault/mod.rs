@@ -461,17 +461,35 @@ impl Vault {
     /// # Errors
     /// As [`Self::erase`].
     pub async fn erase_all_of(&self, id: InstanceId, lookup: Option<Lookup>) -> Result<bool, StoreError> {
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.erase(id)),
-            Store::Redis(redis) => {
-                let (existed, owner) = redis.erase(&self.0.owner, id, lookup.as_ref()).await?;
-                if let Some(owner) = owner {
-                    // A letter that is lost delays the news to the owner's next renewal of its lease.
-                    let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
-                }
-                Ok(existed)
-            }
+        Ok(self.erase_with(id, lookup, None).await?.unwrap_or(false))
+    }
+
+    /// As [`Self::erase_all_of`], unless another node has the record, or has had it since this one had it with this fence. Whether nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`Self::erase`].
+    pub async fn erase_own(&self, id: InstanceId, lookup: Option<Lookup>, fence: Fence) -> Result<bool, StoreError> {
+        Ok(self.erase_with(id, lookup, Some(fence)).await?.is_some())
+    }
+
+    async fn erase_with(
+        &self,
+        id: InstanceId,
+        lookup: Option<Lookup>,
+        fence: Option<Fence>,
+    ) -> Result<Option<bool>, StoreError> {
+        let redis = match &self.0.store {
+            Store::Memory(memory) => return Ok(Some(memory.erase(id))),
+            Store::Redis(redis) => redis,
+        };
+        let Some((existed, owner)) = redis.erase(&self.0.owner, id, lookup.as_ref(), fence).await? else {
+            return Ok(None);
+        };
+        if let Some(owner) = owner {
+            // A letter that is lost delays the news to the owner's next renewal of its lease.
+            let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
         }
+        Ok(Some(existed))
     }
 
     /// Some instances of this node whose records other nodes have erased: they are to be let go of, and then
@@ -535,6 +553,11 @@ impl Vault {
     /// By what the nodes of a keyring know a push token that they speak of.
     pub fn token_mark(&self, target: &PushTarget) -> [u8; 16] {
         lookup::token_mark(&self.0.keyring.index_key(), target.provider as u8, &target.token)
+    }
+
+    /// By what the nodes of a keyring know a device of an AOR at a SIP server; of no contact, all of them.
+    pub fn device_mark(&self, aor: &Aor, server: &str, contact: &str) -> [u8; 16] {
+        lookup::device_mark(&self.0.keyring.index_key(), aor, server, contact)
     }
 
     /// Asks the store for a sign of life; how long it took.

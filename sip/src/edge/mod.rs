@@ -15,6 +15,7 @@
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
+//! | [`taken_back`] | what a device takes back of them (RFC 3261 §10.2.2) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
@@ -32,6 +33,7 @@ pub mod push_proxy;
 pub mod refusals;
 pub mod replaces;
 pub mod returned;
+pub mod taken_back;
 
 use std::fmt;
 use std::time::Duration;

@@ -168,16 +168,11 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     }
     let server = server_of(registrar, proxy).ok_or(416_u16)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
-    let header = register.number(Name::Expires);
     let contacts = register.contacts();
-    let lasts_for = |contact: &Party<'_>| {
-        let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
-        own.or(header).unwrap_or(EXPIRES_DEFAULT)
-    };
-    let mut lasting = contacts.iter().filter(|contact| lasts_for(contact) > 0);
+    let mut lasting = contacts.iter().filter(|contact| lasts_for(register, contact) > 0);
     let Some(contact) = lasting.next().or(contacts.first()) else {
         let is_question = !register.has(Name::Contact);
-        if !(is_question || register.text(Name::Contact) == Some("*") && header == Some(0)) {
+        if !(is_question || register.text(Name::Contact) == Some("*") && register.number(Name::Expires) == Some(0)) {
             return Err(400);
         }
         let nobody = || Box::<str>::default();
@@ -199,7 +194,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     if lasting.next().is_some() || contacts.len() != register.elements(Name::Contact).count() {
         return Err(400);
     }
-    let (expires, key) = (lasts_for(contact), contact_key(contact));
+    let (expires, key) = (lasts_for(register, contact), contact_key(contact));
     let removed = contacts.iter().map(contact_key).filter(|other| *other != key).collect();
     let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri().ok_or(400_u16)?)? };
     Ok(RegisterIntent {
@@ -237,7 +232,7 @@ fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {
     register.to().and_then(|to| aor_of(&to.uri()?)).ok_or(416)
 }
 
-fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
+pub(super) fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
     let value = |name| uri.params.value(name).map(|value| resolved(value).ok_or(400_u16)).transpose();
     let Some(provider) = uri.params.get("pn-provider") else { return Ok(PushRequest::Nothing) };
     let provider = provider.filter(|provider| !provider.is_empty()).map(|name| name.to_ascii_lowercase().into());
@@ -277,7 +272,13 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
     Some(format!("{scheme}:{}@{}", uri.user?, uri.host.to_ascii_lowercase()).into())
 }
 
-fn contact_key(contact: &Party<'_>) -> Box<str> {
+/// For how long a Contact is to last, in seconds.
+pub(super) fn lasts_for(register: &Message, contact: &Party<'_>) -> u32 {
+    let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
+    own.or_else(|| register.number(Name::Expires)).unwrap_or(EXPIRES_DEFAULT)
+}
+
+pub(super) fn contact_key(contact: &Party<'_>) -> Box<str> {
     let instance = contact.params.value("+sip.instance").map(unquote).filter(|instance| !instance.is_empty());
     let key = match instance {
         Some(instance) => instance.to_ascii_lowercase(),

@@ -8,7 +8,7 @@
 //! | 401, 407 | back to the device: the digest is between the two |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
 //! | 2xx, no pushes asked for, and the shell lets it live by its flow | `push_bindings` keeps it while its flow stands |
-//! | 2xx, no more pushes or `expires=0` | forgotten |
+//! | 2xx, no more pushes or `expires=0` | forgotten; what is not known here is told to the shell |
 //! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
 //! | silence, no flow | 504 |
 //!
@@ -20,7 +20,9 @@ use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
-use super::pushed::{CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest};
+use super::pushed::{
+    CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest, TakenBack,
+};
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
@@ -30,6 +32,7 @@ use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
 use crate::edge::returned;
+use crate::edge::taken_back::taken_back;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -79,6 +82,7 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             registers: intent.registration(&self.core.token_key).is_some(),
+            ends: intent.expires == 0 && !intent.is_question,
             known: !self.push_bindings.known_as(&intent).is_empty(),
             renews: self.renews(&intent),
             familiar: self.is_familiar(&source, &intent),
@@ -256,6 +260,7 @@ impl Endpoint {
                 let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
                 self.forgive_failures(flow, forgiven);
             }
+            self.tell_taken_back(&register);
             for instance in self.push_bindings.removed_by(&register.intent) {
                 self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
             }
@@ -294,6 +299,21 @@ impl Endpoint {
         if failed {
             self.registers.note_failure(flow, &register.intent.server, &register.intent.aor);
             self.count_failure(flow);
+        }
+    }
+
+    /// Tells the shell what an accepted REGISTER takes back that is not known here.
+    fn tell_taken_back(&mut self, register: &ForwardedRegister) {
+        let ForwardedRegister { request, intent, .. } = register;
+        let mut contacts = taken_back(request, intent, &self.core.token_key);
+        contacts.retain(|taken| match taken.instance {
+            Some(instance) => !self.push_bindings.knows(instance),
+            // All of an AOR may be at several nodes.
+            None => taken.contact.is_empty() || !self.push_bindings.knows_device(intent, &taken.contact),
+        });
+        if !contacts.is_empty() {
+            let (aor, server) = (intent.aor.clone(), intent.server.clone());
+            self.core.event(Event::TakenBack(Box::new(TakenBack { aor, server, contacts })));
         }
     }
 

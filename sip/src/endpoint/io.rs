@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::pushed::{
     FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRefusal,
-    RouteRequest,
+    RouteRequest, TakenBack,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -21,8 +21,9 @@ pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::own_proof::SECRET_MARK;
 pub use crate::edge::pending_message::StoreOutcome;
-pub use crate::edge::push_proxy::{PushContact, PushRequest};
+pub use crate::edge::push_proxy::{PushContact, PushRequest, server_of};
 pub use crate::edge::replaces::{DialogMark, Replaces};
+pub use crate::edge::taken_back::TakenContact;
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
@@ -587,6 +588,8 @@ pub enum Event {
         /// Whether the device, its SIP server, time or the shell ended it.
         end: PushBindingEnd,
     },
+    /// A SIP server has accepted a forwarded REGISTER that takes back what is not known here.
+    TakenBack(Box<TakenBack>),
     /// A SIP server has accepted a forwarded REGISTER that asks for no pushes, or its refresh.
     FlowBindingAccepted(Box<FlowBinding>),
     /// A registration that its flow alone leads to is no more: its flow has ended, or its SIP server or its device has ended it.

@@ -176,12 +176,18 @@ impl PushBindings {
 
     /// The registrations of the further Contacts that a REGISTER takes away.
     pub(super) fn removed_by(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
-        let key = |contact: &str| ContactKey {
-            server: intent.server.clone(),
-            aor: intent.aor.clone(),
-            contact: contact.into(),
-        };
-        intent.removed.iter().filter_map(|contact| self.contacts.get(&key(contact)).copied()).collect()
+        intent.removed.iter().filter_map(|contact| self.of_device(intent, contact)).collect()
+    }
+
+    /// Whether another Contact of a REGISTER, or its own, is known.
+    pub(super) fn knows_device(&self, intent: &RegisterIntent, contact: &str) -> bool {
+        self.of_device(intent, contact).is_some()
+    }
+
+    fn of_device(&self, intent: &RegisterIntent, contact: &str) -> Option<InstanceId> {
+        let RegisterIntent { server, aor, .. } = intent;
+        let key = ContactKey { server: server.clone(), aor: aor.clone(), contact: contact.into() };
+        self.contacts.get(&key).copied()
     }
 
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::edge::push_proxy::{PushContact, PushRequest};
+use crate::edge::taken_back::TakenContact;
 use crate::id::{FlowId, InstanceId, UpstreamId};
 
 /// A REGISTER that is being forwarded, as the endpoint numbered it.
@@ -29,6 +30,8 @@ pub struct RouteRequest {
     pub source: IpAddr,
     /// Whether it asks for a registration; else it ends one, or only asks.
     pub registers: bool,
+    /// Whether it does nothing but take Contacts away (RFC 3261 §10.2.2): of one that is known, or of one that another node knows.
+    pub ends: bool,
     /// Whether it is about a registration that is known here.
     pub known: bool,
     /// Whether it renews a registration that is known here, or takes its place, and names its device.
@@ -116,6 +119,16 @@ pub struct PushBinding {
     pub source: Option<IpAddr>,
 }
 
+/// What a device has taken back, as its SIP server has accepted, and is not known here: another node may have it, or the store alone.
+pub struct TakenBack {
+    /// The address of record.
+    pub aor: Box<str>,
+    /// Its SIP server, as [`server_of`](super::server_of) spells it.
+    pub server: Box<str>,
+    /// The Contacts, 1 to 16.
+    pub contacts: Vec<TakenContact>,
+}
+
 /// A registration that an earlier run of this relay left behind.
 #[derive(Clone)]
 pub struct RestoredPushBinding {
@@ -168,6 +181,12 @@ impl fmt::Debug for RouteRequest {
 impl fmt::Debug for PushBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PushBinding").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TakenBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TakenBack").field("contacts", &self.contacts.len()).finish_non_exhaustive()
     }
 }
 

@@ -249,6 +249,7 @@ impl World {
             | Event::UpstreamReleased(_)
             | Event::PushBindingAccepted(_)
             | Event::PushBindingEnded { .. }
+            | Event::TakenBack(_)
             | Event::FlowBindingAccepted(_)
             | Event::FlowBindingEnded(_)
             | Event::RefreshNeeded(_) => {}
@@ -387,6 +388,7 @@ fn event_kind(event: &Event) -> String {
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
         Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::TakenBack(taken) => format!("{taken:?}"),
         Event::FlowBindingAccepted(accepted) => format!("by its flow {}", accepted.instance),
         Event::FlowBindingEnded(instance) => format!("by its flow no more {instance}"),
         Event::RefreshNeeded(instance) => format!("refresh {instance}"),

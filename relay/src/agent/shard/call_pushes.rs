@@ -157,11 +157,9 @@ impl Shard {
         }
     }
 
-    /// Whether a call still waits for a device that has given no sign.
+    /// Whether a call still waits for a device that has given no sign, and is not there.
     fn awaits_sign(&self, call: CallId, instance: InstanceId) -> bool {
-        let known = self.calls.of(instance, call);
-        let waits = known.is_some_and(|call| call.waiting && !call.sign && !call.told().is_final());
-        waits && !self.attached.contains(instance)
+        self.calls.of(instance, call).is_some_and(Call::awaits_sign) && !self.attached.contains(instance)
     }
 
     /// Remembers a call, so that its state can be asked.
@@ -274,12 +272,14 @@ impl Shard {
         self.push_call(None, app, target, push, second);
     }
 
-    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows.
+    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push service
+    /// has spoken: whoever has a receipt by then has been told that nothing of the token is left.
     fn await_sign(&mut self, call: CallId, pushed: Box<Pushed>) {
-        if pushed.target.provider.is_apple() {
+        let key = (call, pushed.push.instance);
+        let awaits = self.calls.of(key.1, call).is_some_and(Call::awaits_sign);
+        if pushed.target.provider.is_apple() || !awaits {
             return;
         }
-        let key = (call, pushed.push.instance);
         let (shared, shard) = (self.shared.clone(), self.index);
         let waiting = tokio::spawn(async move {
             tokio::time::sleep(SIGN_WITHIN).await;

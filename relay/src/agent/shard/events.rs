@@ -9,10 +9,10 @@ use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
 use super::stories::How;
-use crate::agent::RecordNote;
 use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
 use crate::agent::tables::timeline::What;
+use crate::agent::{NodeNews, RecordNote};
 use crate::audit::{Act, Whose};
 use crate::clock::{self, Moment, confirmed_now, unix_now};
 use crate::domain::{InstanceState, WipeReason};
@@ -47,7 +47,12 @@ impl Shard {
             Event::FlowOffered { upstream, flow, outcome } => {
                 self.shared.dialler.offered(self.index, upstream, flow, outcome);
             }
-            Event::UpstreamIdle { upstream, forgotten } => self.shared.dialler.idle(self.index, upstream, forgotten),
+            Event::UpstreamIdle { upstream, forgotten } => {
+                if forgotten {
+                    self.unreachable.remove(&upstream);
+                }
+                self.shared.dialler.idle(self.index, upstream, forgotten);
+            }
             Event::Unanswerable { instance, unreadable } => {
                 if let Some(row) = self.instances.get_mut(instance) {
                     row.unanswerable = Some(if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest });
@@ -119,6 +124,8 @@ impl Shard {
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
+            // An error means that nobody is told any more: the process ends.
+            Event::TakenBack(taken) => drop(self.shared.node_news.send(NodeNews::TakenBack(taken))),
             Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),
             Event::FlowBindingEnded(instance) => self.on_flow_binding_ended(instance),
             Event::RefreshNeeded(instance) => self.refresh(instance),

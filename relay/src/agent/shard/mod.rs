@@ -310,8 +310,10 @@ impl Shard {
             ShardInput::Sip { at, input } => {
                 match &input {
                     Input::Closed(flow) => drop(self.flows.remove(flow)),
-                    // One that was dialled beside a flow in use says nothing of that one.
-                    Input::DialFailed(upstream) if self.endpoint.flow_to(*upstream).is_none() => {
+                    // One that was dialled beside a flow in use says nothing of that one; and nobody asks of one that is forgotten.
+                    Input::DialFailed(upstream)
+                        if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
+                    {
                         self.unreachable.insert(*upstream);
                     }
                     Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),

@@ -67,6 +67,8 @@ struct Row {
     waiters: Vec<WipeWaiter>,
     /// It was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
+    /// It is another node's, or nobody's: of its end the store is told nothing.
+    is_let_go: bool,
 }
 
 impl PushBindings {
@@ -197,6 +199,7 @@ impl Shard {
             _place: place(),
             waiters: Vec::new(),
             is_wiped: false,
+            is_let_go: false,
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
@@ -320,6 +323,7 @@ impl Shard {
             _place,
             waiters: Vec::new(),
             is_wiped: false,
+            is_let_go: false,
         };
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
@@ -336,7 +340,8 @@ impl Shard {
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
         self.forget_trace(id);
         self.forget_stories(id);
-        let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| row.wanted.is_some()) else { return };
+        let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_let_go;
+        let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
         row.wanted = None;
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
@@ -351,15 +356,14 @@ impl Shard {
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more. The store is left as it is.
     pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence) {
-        let is_as_looked_at = |row: &Row| row.wanted.is_some() && !row.busy && row.fence == fence;
-        if !self.push_bindings.rows.get(&id).is_some_and(is_as_looked_at) {
-            return;
-        }
-        // Before its end is told, which would have the store erase it.
+        let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
+        let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
+        row.is_let_go = true;
+        tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
+        // Its calls end first, and their devices, which are told so, are found by its record.
+        self.drive(clock::now(), Input::RemovePushBinding(id));
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);
-        tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
-        self.drive(clock::now(), Input::RemovePushBinding(id));
     }
 
     /// The device of a registration is to register again.

@@ -29,7 +29,7 @@ impl Shard {
             Request::TakeOver { new, settled, reply } => {
                 for new in new {
                     // Whatever was read of it before may be older than its end.
-                    let barred = self.shared.vault.tombstones().bars(new.id);
+                    let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
                     match barred.or_else(|| self.ended_ahead.has(clock::now(), new.id).then_some(None)) {
                         Some(lookup) => self.turn_away(new, lookup, &settled),
                         None => self.bind(new, None, Some(&settled)),

@@ -38,6 +38,7 @@ impl Shard {
         }
         self.end_traces();
         match wish {
+            TraceRequest::Begin { .. } if self.is_ending(id) => Err(TraceDenied::Denied(Denied::Unknown)),
             TraceRequest::Begin { for_s } => {
                 let by_operator = matches!(who, Principal::Relay);
                 let most = if by_operator { TRACES_MAX } else { BEGUN_BY_DEVICES_MAX };
@@ -59,6 +60,11 @@ impl Shard {
                 if ended { Ok(TraceAnswer::Ended) } else { Err(TraceDenied::None) }
             }
         }
+    }
+
+    /// Whether an instance has begun to end: of what is recorded then nobody could read anything.
+    fn is_ending(&self, id: InstanceId) -> bool {
+        self.instances.get(id).is_some_and(|row| row.ending.is_some())
     }
 
     /// Erases what was recorded of an instance; whether anything was.

@@ -9,6 +9,9 @@
 //! The sealed record stays in the row until the SIP server has answered or [`UNREGISTER_DEADLINE`] is over, because a
 //! challenge to the unregistration needs it; the store forgets it at once.
 //!
+//! What this node ends by itself, and not on somebody's word, is erased where it is this node's still: another one may have claimed it while this one did not reach
+//! the store, and its lease, its token or its credentials may be others by now.
+//!
 //! A node that leaves wipes nothing: what is here is another's, or will be, and is only let go of.
 //!
 //! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
@@ -24,15 +27,16 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Shard;
+use crate::agent::erasures::{self, Answer};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
-use crate::agent::{NodeNews, ShardInput, Shared, erasures};
-use crate::audit::Act;
+use crate::agent::{NodeNews, ShardInput, Shared};
+use crate::audit::{Act, Whose};
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
 use crate::push::Event;
 use crate::vault::record::Record;
-use crate::vault::{Tombstone, WRITE_LIMIT};
+use crate::vault::{Fence, Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
@@ -51,7 +55,12 @@ impl Shard {
         let Some(row) = self.instances.get_mut(id) else { return };
         if let Some(ending) = &mut row.ending {
             match ending.kind {
-                EndKind::Wiped(_) | EndKind::NeverOurs => ending.waiters.extend(waiter),
+                EndKind::Wiped(_) | EndKind::NeverOurs => {
+                    if matches!(kind, EndKind::Wiped(reason) if !reason.is_nobodys_word()) {
+                        self.shared.vault.tombstones().insist(id);
+                    }
+                    ending.waiters.extend(waiter);
+                }
                 // An instance that is not wiped has no receipt; another node has it.
                 EndKind::HandedOver => refuse(waiter, Denied::Unknown),
             }
@@ -101,9 +110,13 @@ impl Shard {
         self.finish(id);
     }
 
-    pub(crate) fn on_erased(&mut self, id: InstanceId, erasure: Erasure) {
+    /// `None`: another node has the record by now, and goes on with it.
+    pub(crate) fn on_erased(&mut self, id: InstanceId, erasure: Option<Erasure>) {
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
-            ending.erasure = Some(erasure);
+            if erasure.is_none() {
+                ending.kind = EndKind::HandedOver;
+            }
+            ending.erasure = Some(erasure.unwrap_or(Erasure::Done));
         }
         self.finish(id);
     }
@@ -111,25 +124,52 @@ impl Shard {
     /// Raises the tombstone and has the store erase the record; once now, and again and again when it is away.
     fn erase(&self, id: InstanceId, reason: WipeReason) {
         let vault = &self.shared.vault;
-        let facts =
-            |record: &Record| (vault.lookup_of(record), record.expires_at, vault.wipe_proof(id, &record.secret));
-        // One whose key is gone is erased as well, by its id alone.
-        let (lookup, ends_at, proof) = match self.with_record(id, facts) {
-            Some((lookup, ends_at, proof)) => (Some(lookup), ends_at, Some(proof)),
-            None => (None, self.instances.get(id).map_or(0, Row::expires_at), None),
+        let facts = |record: &Record| {
+            let proof = vault.wipe_proof(id, &record.secret);
+            (vault.lookup_of(record), record.expires_at, proof, record.app.clone())
         };
-        let tombstone = Tombstone::new(lookup, ends_at, reason, proof);
+        // One whose key is gone is erased as well, by its id alone.
+        let (lookup, ends_at, proof, app) = match self.with_record(id, facts) {
+            Some((lookup, ends_at, proof, app)) => (Some(lookup), ends_at, Some(proof), Some(app)),
+            None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
+        };
+        let whose = Whose { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
+        // Of what nobody has asked for, another node may know better.
+        let fence = self.instances.get(id).map(|row| row.fence).filter(|fence| *fence != Fence::NEW);
+        let fence = fence.filter(|_| reason.is_nobodys_word());
+        let mut tombstone = Tombstone::outliving(lookup, ends_at, reason, proof);
+        tombstone.fence = fence;
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
         let told = tell_wiped(&self.shared, id, false);
         tokio::spawn(async move {
             // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
-            let erasure = match erasures::erase(&shared.vault, &shared.metrics, id, lookup).await {
-                true => Erasure::Done,
-                false => {
+            // From here on the next run goes on with it, which does not know whose it was.
+            let note = || {
+                shared.audit.note(Act::Wiped(reason), || whose);
+                shared.metrics.wipe(reason);
+            };
+            let erasing = erasures::try_erase(&shared.vault, &shared.metrics, id, lookup);
+            let answer = match fence {
+                None => {
+                    note();
+                    erasing.await
+                }
+                Some(_) => {
+                    let answer = erasing.await;
+                    if answer != Answer::Left {
+                        note();
+                    }
+                    answer
+                }
+            };
+            let erasure = match answer {
+                Answer::Erased => Some(Erasure::Done),
+                Answer::Left => None,
+                Answer::Away => {
                     shared.erasures.later(id, lookup);
-                    if is_written { Erasure::Pending } else { Erasure::Unsure }
+                    Some(if is_written { Erasure::Pending } else { Erasure::Unsure })
                 }
             };
             // Nobody is pushed by a node that leaves once there is a receipt. It was told above: an error means that it has heard, or died.
@@ -149,11 +189,11 @@ impl Shard {
             }
             return;
         }
-        match ending.kind {
-            EndKind::Wiped(reason) => self.audit(id, Act::Wiped(reason)),
-            EndKind::HandedOver => self.audit(id, Act::HandedOver),
-            EndKind::NeverOurs => {}
+        if ending.kind == EndKind::HandedOver {
+            self.audit(id, Act::HandedOver);
         }
+        // Of one that was begun meanwhile nothing is left, either.
+        self.forget_trace(id);
         let Some(row) = self.instances.remove(id) else { return };
         if self.attached.remove(id) {
             self.shared.metrics.edge_flows(-1);
@@ -162,7 +202,6 @@ impl Shard {
         self.shared.upstreams.release(row.upstream);
         let Some(Ending { kind, waiters, .. }) = row.ending.map(|ending| *ending) else { return };
         if let EndKind::Wiped(reason) = kind {
-            self.shared.metrics.wipe(reason);
             tracing::info!(event = "wiped", instance = %id, reason = reason.word(), unregistered, store = erasure.word(), "wiped");
             self.shared.vault.tombstones().note_unregistered(id, unregistered);
             for waiter in waiters {

@@ -61,6 +61,11 @@ impl Call {
         if self.state.is_final() { self.state } else { self.given_up.unwrap_or(self.state) }
     }
 
+    /// Whether it waits for a device that has given no sign.
+    pub(crate) fn awaits_sign(&self) -> bool {
+        self.waiting && !self.sign && !self.told().is_final()
+    }
+
     /// The relay gives up waiting at this time, or when its caller does.
     pub(crate) fn wait_until(&mut self, deadline: Moment) {
         self.deadline = self.valid_until.map_or(deadline, |until| until.min(deadline));

@@ -60,7 +60,7 @@ use hints::{or_none, text};
 use link::{Link, Whereto};
 use marks::Marked;
 pub(super) use rings::{Compared, RING_TTL};
-use scripts::{ERASE_GONE, ERASE_OTHERS, Erased, SCRIPTS};
+use scripts::{ERASE_GONE, ERASE_LEFT, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
 const INDEX_TTL: Duration = Duration::from_secs(MAX_LIFETIME_S + 86_400);
@@ -313,17 +313,22 @@ impl RedisStore {
         }
     }
 
-    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from.
+    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from. `fence`: what this node had it with,
+    /// if it is not to be erased where another one has had it since; then that is `None`.
     pub async fn erase(
         &self,
         owner: &Owner,
         id: InstanceId,
         lookup: Option<&Lookup>,
-    ) -> Result<(bool, Option<Owner>), StoreError> {
+        fence: Option<Fence>,
+    ) -> Result<Option<(bool, Option<Owner>)>, StoreError> {
         let connection = self.link.open_generation().await?;
         let (mut from, mut told): (Vec<u8>, Option<Owner>) = (Vec::new(), None);
         let (existed, other, earlier) = loop {
-            let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from).await?;
+            let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from, fence).await?;
+            if outcome == ERASE_LEFT {
+                return Ok(None);
+            }
             let other = Owner::parse(&text(owned_by.clone())).filter(|other| other.node != owner.node);
             if outcome != ERASE_OTHERS {
                 break (outcome != ERASE_GONE, other.or(told), earlier);
@@ -351,7 +356,7 @@ impl RedisStore {
             Err(StoreError::Away(AwayReason::Refused(_))) => self.marked.note_doubt(),
             marked => marked?,
         }
-        Ok((existed, other))
+        Ok(Some((existed, other)))
     }
 
     /// Notes for another node that instances of it have ended.
@@ -360,12 +365,23 @@ impl RedisStore {
     }
 
     /// `from`: the other node's run that has heard of its end, and may be the owner.
-    async fn try_erase(&self, owner: &Owner, id: InstanceId, from: &[u8]) -> Result<Erased, StoreError> {
+    async fn try_erase(
+        &self,
+        owner: &Owner,
+        id: InstanceId,
+        from: &[u8],
+        fence: Option<Fence>,
+    ) -> Result<Erased, StoreError> {
         let mut erase = SCRIPTS.erase.key(record_key(id));
         for collection in Collection::ALL {
             erase.key(collection_key(id, collection));
         }
-        self.link.ask(erase.arg(&*owner.node).arg(from)).await
+        let erase = erase.arg(&*owner.node).arg(from);
+        if let Some(fence) = fence {
+            // A later run of this node may have claimed it since.
+            erase.arg(fence.next().number());
+        }
+        self.link.ask(erase).await
     }
 
     /// Some instances of this node that other nodes have ended; none when there are none.

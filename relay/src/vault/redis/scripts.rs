@@ -19,6 +19,8 @@ pub(super) type Erased = (u8, Vec<u8>, Vec<u8>);
 pub(super) const ERASE_GONE: u8 = 0;
 /// Nothing was erased: another node owns it, and is to be told first.
 pub(super) const ERASE_OTHERS: u8 = 2;
+/// Nothing was erased: another node owns it, or has owned it, and nobody's word ends it.
+pub(super) const ERASE_LEFT: u8 = 3;
 
 /// What [`Scripts::claim`] answers of each record: one of the outcomes below, the earlier owner, sealed, expiry, fence.
 pub(super) type Claimed = (u8, Vec<u8>, Vec<u8>, u64, u64);
@@ -56,7 +58,8 @@ pub(super) struct Scripts {
     /// the last collection is kept if the record lives so long, whether what an earlier owner has is written over → fence, earlier lookup,
     /// earlier owner.
     pub put: Script,
-    /// Record, its collections; the node, the run of another node whose is erased as well → [`Erased`].
+    /// Record, its collections; the node, the run of another node whose is erased as well, and where it is given the last fence that this node's own may have
+    /// had: then no other node's is → [`Erased`].
     pub erase: Script,
     /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit, whether it takes an
     /// earlier one's place, milliseconds that one is kept (0: as long as the record), the least order that is → an outcome above.
@@ -133,8 +136,10 @@ return {fence, have[3] or '', have[1] or ''}
 ";
 
 const ERASE: &str = r"
-local have = read('HMGET', KEYS[1], 'o', 'l') or {}
+local have = read('HMGET', KEYS[1], 'o', 'l', 'f') or {}
 local node = have[1] and string.match(have[1], '^(.*)#[^#]*$')
+local own = tonumber(ARGV[3] or '')
+if own and have[1] and (node ~= ARGV[1] or (tonumber(have[3] or '') or 0) > own) then return {3, have[1], ''} end
 if node and node ~= ARGV[1] and have[1] ~= ARGV[2] then return {2, have[1], have[2] or ''} end
 for place = 2, #KEYS do redis.call('DEL', KEYS[place]) end
 return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}

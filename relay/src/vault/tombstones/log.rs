@@ -27,6 +27,7 @@ use crate::domain::{WipeReason, Word as _};
 use crate::file_owner;
 use crate::vault::keyring::{KeyringError, beside as named_beside, reading_wipes};
 use crate::vault::lookup::{Lookup, hex, unhex};
+use crate::vault::store::Fence;
 
 /// How soon what could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -43,6 +44,10 @@ pub(super) enum Line {
     Unregistered(InstanceId),
     /// The store has nothing left of it.
     Erased(InstanceId, u64),
+    /// Until then it is erased where its record is no later than this alone; follows the first.
+    Fenced(InstanceId, Fence),
+    /// Another node goes on with it.
+    Left(InstanceId),
 }
 
 /// The way to the thread that writes; it ends with the last clone.
@@ -359,9 +364,15 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
             }
             Some(Line::Erased(id, wiped_at)) => {
                 if let Some(tombstone) = table.get_mut(&id) {
-                    tombstone.wiped_at = Some(wiped_at);
+                    (tombstone.wiped_at, tombstone.fence) = (Some(wiped_at), None);
                 }
             }
+            Some(Line::Fenced(id, fence)) => {
+                if let Some(tombstone) = table.get_mut(&id).filter(|it| it.wiped_at.is_none()) {
+                    tombstone.fence = Some(fence);
+                }
+            }
+            Some(Line::Left(id)) => drop(table.remove(&id)),
             None => unreadable += 1,
         }
     }
@@ -403,13 +414,17 @@ fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
 impl Line {
     fn to_text(&self) -> String {
         match self {
-            Self::Wipe(id, Tombstone { lookup, ends_at, reason, proof, .. }) => {
+            Self::Wipe(id, Tombstone { lookup, ends_at, reason, proof, fence, .. }) => {
                 let lookup = lookup.map_or_else(|| "-".to_owned(), |lookup| lookup.to_string());
                 let proof = proof.map_or_else(|| "-".to_owned(), |proof| hex(&proof));
-                format!("wipe {id} {lookup} {ends_at} {} {proof}\n", reason.word())
+                // On a line of its own, for an earlier version.
+                let fenced = fence.map_or_else(String::new, |fence| format!("fenced {id} {}\n", fence.number()));
+                format!("wipe {id} {lookup} {ends_at} {} {proof}\n{fenced}", reason.word())
             }
             Self::Unregistered(id) => format!("unregistered {id}\n"),
             Self::Erased(id, wiped_at) => format!("erased {id} {wiped_at}\n"),
+            Self::Fenced(id, fence) => format!("fenced {id} {}\n", fence.number()),
+            Self::Left(id) => format!("left {id}\n"),
         }
     }
 
@@ -430,6 +445,8 @@ impl Line {
             }
             "unregistered" => Self::Unregistered(id),
             "erased" => Self::Erased(id, word()?.parse().ok()?),
+            "fenced" => Self::Fenced(id, Fence::from_number(word()?.parse().ok()?)),
+            "left" => Self::Left(id),
             _ => return None,
         };
         word().is_none().then_some(line)

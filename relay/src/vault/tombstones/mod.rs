@@ -1,4 +1,4 @@
-//! What was wiped and must not come back: a tombstone for each wipe, until the record would have ended anyway.
+//! What was wiped and must not come back: a tombstone for each wipe, until every form of the record that was ever stored would have ended anyway.
 //!
 //! ```text
 //! raise ── durable ──┬── erased from the store ── a receipt, for a day ── forgotten with the record's own end
@@ -9,6 +9,10 @@
 //! append-only file, or a snapshot. So a tombstone is written and synced to a file beside the keyring before anybody is
 //! told that an instance was, or will be, wiped; and a record that is claimed while its tombstone stands, or that is wiped
 //! before a shard has bound it, is erased, and not registered. A store in memory needs no file: it ends with the process.
+//!
+//! What a node ends by itself (a lease is over, a push token is dead, credentials are refused) may be another node's by then, with another lease, token or
+//! password: one that is cut off from the store hears of nothing. Until such a wipe is erased its tombstone holds the record's fence, and the record is
+//! erased with that one alone; where another node has claimed it, the tombstone goes.
 //!
 //! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device is
 //! known that asks for the receipt; nothing of it opens or names an account. There are at most [`TOMBSTONES_MAX`]: then
@@ -25,9 +29,11 @@ use sip::id::InstanceId;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
+use super::MAX_LIFETIME_S;
 use super::keyring::KeyringError;
 use super::lookup::Lookup;
-use crate::clock::{self, DAY_S, confirmed_now, shared_now};
+use super::store::Fence;
+use crate::clock::{self, DAY_S, confirmed_now, latest_now, shared_now};
 use crate::domain::WipeReason;
 use log::{Line, Log};
 
@@ -59,7 +65,7 @@ type Table = HashMap<InstanceId, Tombstone>;
 pub struct Tombstone {
     /// Under which name the record is found, as far as it could be opened.
     pub lookup: Option<Lookup>,
-    /// When the record would have ended, in seconds since 1970.
+    /// When the last form of the record that was ever stored would have ended, in seconds since 1970.
     pub ends_at: u64,
     /// Why it was wiped.
     pub reason: WipeReason,
@@ -69,6 +75,9 @@ pub struct Tombstone {
     pub unregistered: bool,
     /// When the store had nothing left of it, in seconds since 1970; `None`: not yet.
     pub wiped_at: Option<u64>,
+    /// Of what this node has ended by itself, and the store has not erased yet: the fence that its record had here. It bars, and erases, nothing that another
+    /// node has claimed since. `None`: it counts whoever has the record.
+    pub fence: Option<Fence>,
     /// It is in the file, synced.
     is_durable: bool,
 }
@@ -185,9 +194,38 @@ impl Tombstones {
     pub fn note_erased(&self, id: InstanceId) {
         if let Some(tombstone) = self.table().get_mut(&id).filter(|tombstone| tombstone.wiped_at.is_none()) {
             let wiped_at = shared_now();
-            tombstone.wiped_at = Some(wiped_at);
+            // Whatever comes back is older.
+            (tombstone.wiped_at, tombstone.fence) = (Some(wiped_at), None);
             self.append(Line::Erased(id, wiped_at));
         }
+    }
+
+    /// With which fence a record may be erased at the most; `None`: with any.
+    pub fn fence_of(&self, id: InstanceId) -> Option<Fence> {
+        self.table().get(&id)?.fence
+    }
+
+    /// Another node has the record of what this one has ended by itself, and goes on with it: its tombstone goes. Whether it does; it stands where
+    /// somebody's word has ended it since.
+    pub fn leave(&self, id: InstanceId) -> bool {
+        let mut table = self.table();
+        let leaves = table.get(&id).is_some_and(|tombstone| tombstone.fence.is_some());
+        if leaves {
+            table.remove(&id);
+            self.append(Line::Left(id));
+        }
+        leaves
+    }
+
+    /// Somebody's word ends what this node has ended by itself: it counts whoever has it. Whether there is a tombstone; it is being written anew.
+    pub fn insist(&self, id: InstanceId) -> bool {
+        let mut table = self.table();
+        let Some(tombstone) = table.get_mut(&id) else { return false };
+        if tombstone.fence.take().is_some() {
+            tombstone.is_durable = false;
+            self.append(Line::Wipe(id, tombstone.clone()));
+        }
+        true
     }
 
     /// The tombstone of an instance that this node wiped.
@@ -217,9 +255,21 @@ impl Tombstones {
         self.bars(id).or_else(|| self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).forbids(id))
     }
 
+    /// The same of a record that this node has claimed, and has now with this fence.
+    pub fn forbids_claimed(&self, id: InstanceId, fence: Fence) -> Option<Option<Lookup>> {
+        self.bars_claimed(id, fence).or_else(|| self.forbids(id))
+    }
+
     /// Whether this node has wiped it, and its lookup; reads no file, so that a shard may ask.
     pub fn bars(&self, id: InstanceId) -> Option<Option<Lookup>> {
-        self.table().get(&id).map(|tombstone| tombstone.lookup)
+        self.table().get(&id).filter(|tombstone| tombstone.fence.is_none()).map(|tombstone| tombstone.lookup)
+    }
+
+    /// The same of a record that this node has claimed, and has now with this fence.
+    pub fn bars_claimed(&self, id: InstanceId, fence: Fence) -> Option<Option<Lookup>> {
+        // One claim has come after the end, which was this one: nobody else has had it meanwhile.
+        let is_ours = |tombstone: &&Tombstone| tombstone.fence.is_none_or(|own| fence <= own.next());
+        self.table().get(&id).filter(is_ours).map(|tombstone| tombstone.lookup)
     }
 
     /// Those that are still to be erased.
@@ -267,7 +317,13 @@ impl Tombstones {
 impl Tombstone {
     /// Of a wipe that begins.
     pub fn new(lookup: Option<Lookup>, ends_at: u64, reason: WipeReason, proof: Option<[u8; 16]>) -> Self {
-        Self { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None, is_durable: false }
+        Self { lookup, ends_at, reason, proof, unregistered: false, wiped_at: None, fence: None, is_durable: false }
+    }
+
+    /// Of a wipe that begins, of a record that was stored before: an older form of it, which a store may come back with, may end later than it would have, for
+    /// its lease may have been shortened since.
+    pub fn outliving(lookup: Option<Lookup>, ends_at: u64, reason: WipeReason, proof: Option<[u8; 16]>) -> Self {
+        Self::new(lookup, ends_at.max(latest_now() + MAX_LIFETIME_S), reason, proof)
     }
 
     /// Whether what a device shows is what it was admitted by, in constant time.
@@ -334,7 +390,8 @@ impl Peers {
         if self.looked_at.is_none_or(|at| at.elapsed() >= PEERS_EVERY) {
             self.read();
         }
-        self.files.values().find_map(|file| file.table.get(&id).map(|tombstone| tombstone.lookup))
+        let barring = |file: &PeerFile| file.table.get(&id).filter(|it| it.fence.is_none()).map(|it| it.lookup);
+        self.files.values().find_map(barring)
     }
 
     fn look(&mut self, id: InstanceId) -> Option<Beside> {
@@ -442,6 +499,30 @@ mod tests {
         let is_kept = |stone: Tombstone| stone.ends_at == now + 6 * DAY_S && stone.wiped_at.is_some();
         assert!(again.look(id(1)).is_some_and(is_kept) && stones.look(id(1)).is_some_and(is_kept));
         assert!(again.look(id(2)).is_none(), "it was not wiped");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_has_ended_by_itself_bars_nothing_that_another_one_has_claimed_until_it_is_erased() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        let beside = Tombstones::open(&folder.keyring(), "relay2:5061").expect("opened");
+        let (own, barred) = (Fence::from_number(7), Some(tombstone().lookup));
+        for number in 1..=4 {
+            stones.raise(id(number), Tombstone { fence: Some(own), ..tombstone() }).await.expect("written");
+        }
+        stones.note_erased(id(2));
+        assert!(stones.insist(id(3)) && !stones.insist(id(9)), "somebody's word");
+        assert!(stones.leave(id(4)) && !stones.leave(id(3)) && !stones.leave(id(2)));
+        stones.raise(id(5), tombstone()).await.expect("written, and what was before it");
+        let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
+        for stones in [&stones, &again] {
+            assert_eq!([1, 2, 3, 4].map(|it| stones.bars(id(it))), [None, barred, barred, None]);
+            assert_eq!([1, 2, 3, 4].map(|it| stones.fence_of(id(it))), [Some(own), None, None, None]);
+            let claimed = [own, own.next(), own.next().next()];
+            assert_eq!(claimed.map(|it| stones.forbids_claimed(id(1), it)), [barred, barred, None]);
+            assert_eq!(stones.pending().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(1), id(3), id(5)]);
+        }
+        assert_eq!([1, 2, 3, 4].map(|it| beside.forbids(id(it))), [None, barred, barred, None]);
     }
 
     #[tokio::test]

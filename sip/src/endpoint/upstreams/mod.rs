@@ -388,6 +388,11 @@ impl Endpoint {
         self.upstreams.flow(id).map(|(flow, _)| flow)
     }
 
+    /// Whether a binding, or a REGISTER under way, is with a SIP server: it has not been told as forgotten.
+    pub fn knows_upstream(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(id).is_some()
+    }
+
     pub(super) fn join_upstream(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>, binding: BindingId) {
         let per_second = self.core.settings.upstream.registrations_per_second;
         let upstream = self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second));

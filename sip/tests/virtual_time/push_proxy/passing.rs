@@ -150,15 +150,39 @@ fn a_service_that_is_not_served_is_555_and_nothing_leaves() {
 }
 
 #[test]
-fn a_register_that_wants_no_pushes_goes_nowhere_unless_the_shell_lets_its_domain() {
+fn a_register_that_wants_no_pushes_goes_nowhere_unless_the_shell_lets_its_domain_or_it_takes_something_back() {
     let mut through = Through::new();
-    for contact in ["<sip:alice@h>", "<sip:alice@h>;expires=0"] {
-        through.register(&Register::by(1).contact(contact));
-    }
-    assert_eq!(through.world.descriptions(), ["REGISTER 403", "REGISTER 403"]);
+    through.register(&Register::by(1).contact("<sip:alice@h>"));
     through.register(&Register::by(1).contact("<sip:a@h>, <sip:b@h>"));
     through.register(&Register { to: "tel:+4930", ..Register::by(1) });
-    assert_eq!(through.world.descriptions()[2..], ["REGISTER 400", "REGISTER 416"]);
+    assert_eq!(through.world.descriptions(), ["REGISTER 403", "REGISTER 400", "REGISTER 416"]);
+    through.register(&Register::by(1).contact("<sip:alice@h>;expires=0"));
+    assert_eq!(through.world.descriptions()[3..], ["REGISTER"]);
+}
+
+/// Another node has it by now, or the store alone.
+#[test]
+fn what_is_taken_back_and_is_not_known_is_told_to_the_shell_once_its_registrar_has_accepted_that() {
+    let (own, all) = (Register::by(1).expires(0), "*");
+    let plain = own.clone().contact("<sip:alice@10.0.0.5:1>;+sip.instance=\"<urn:uuid:1>\"");
+    for (last, contact, is_named) in [
+        (own.clone(), "<urn:uuid:1>", true),
+        (plain.clone(), "<urn:uuid:1>", false),
+        (own.clone().contact(all), "", false),
+    ] {
+        let mut through = Through::new();
+        through.register(&last);
+        assert_eq!(through.taken_back(), []);
+        through.accept(0);
+        assert_eq!(through.taken_back(), [(contact.into(), is_named)], "{}", last.contact);
+        assert_eq!(through.left(), 1);
+    }
+    for last in [own, plain] {
+        let mut through = Through::new();
+        through.registered(&Register::by(1));
+        through.registered(&last);
+        assert_eq!((through.ends().len(), through.taken_back()), (1, vec![]), "what is known ends here");
+    }
 }
 
 /// §4.1.2: without `pn-prid`, with `expires=0`, or all at once.

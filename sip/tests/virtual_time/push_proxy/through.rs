@@ -93,7 +93,9 @@ impl Through {
 
     fn show_way(&mut self) {
         let asked = self.world.events.iter().rev().find_map(|event| match event {
-            Event::RouteNeeded(asked) => Some((asked.register, asked.push == PushRequest::Nothing && !asked.known)),
+            Event::RouteNeeded(asked) => {
+                Some((asked.register, asked.push == PushRequest::Nothing && !asked.known && !asked.ends))
+            }
             _ => None,
         });
         let Some((passage, ends_nothing)) = asked else { return };
@@ -180,6 +182,15 @@ impl Through {
             _ => None,
         });
         ends.collect()
+    }
+
+    /// What was taken back that is not known: the keys of its Contacts, and whether their registrations are named.
+    pub fn taken_back(&self) -> Vec<(String, bool)> {
+        let taken = self.world.events.iter().filter_map(|event| match event {
+            Event::TakenBack(taken) => Some(&taken.contacts),
+            _ => None,
+        });
+        taken.flatten().map(|it| (it.contact.to_string(), it.instance.is_some())).collect()
     }
 
     /// How often its device was asked to register again.

@@ -196,3 +196,24 @@ async fn check_ends_with_1_and_a_word_when_nobody_reads_what_it_finds() {
         assert!(said(&output).contains("error: the output is closed"), "{}", said(&output));
     }
 }
+
+/// It holds what the relay holds: a core dump would write the keys to the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_leaves_no_core_dump_of_the_keys_that_it_holds() {
+    let authority = Authority::new();
+    let (mut setup, _apns, _fcm) = setup(&authority).await;
+    let scratch = Scratch::new();
+    // A store that lets in and says nothing.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    setup.store = format!("redis://{}", silent.local_addr().unwrap());
+    let mut command = Command::new(binary().unwrap());
+    command.args(["check", "--config"]).arg(setup.write(&scratch)).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Once it asks, the keyring is open.
+    silent.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{line}");
+}

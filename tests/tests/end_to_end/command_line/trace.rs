@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 use tests::board::Missed;
+use tests::registrar::Behaviour;
 use tests::scratch::Scratch;
 use tests::world::{SOON, TOKEN, World};
 
@@ -121,4 +122,31 @@ async fn a_trace_shows_the_flow_of_its_own_device_alone() -> Outcome {
     assert!(text.contains("INVITE sip:") && !text.contains("the device"), "{text}");
     assert!(!text.contains(&two.id));
     world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_recorded_of_an_account_that_is_being_wiped() -> Outcome {
+    let world = World::start().await?;
+    let instance = world.enable().await?;
+    // It is asked for 3 s, and hears what is left until then.
+    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let (api, wiped) = (world.relay.api(), instance.clone());
+    let disabling = tokio::spawn(async move { api.disable(&wiped).await });
+    let is_ending = || async {
+        let answer = world.api.read(&instance).await.ok()?;
+        (answer.json()["state"] == "ending" || answer.status == 404).then_some(())
+    };
+    world.until("its end", is_ending).await?;
+    assert!(!disabling.is_finished());
+    let path = format!("/v1/operator/instances/{}/trace", instance.id);
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    let begun = operator.json("POST", &path, Some(&token), Some(&json!({"for_s": 60}))).await?;
+    assert_eq!(begun.status, 404, "{}", begun.text());
+    let path = format!("/v1/instances/{}/trace", instance.id);
+    let begun = world.api.json("POST", &path, Some(&instance.secret), Some(&json!({"for_s": 60}))).await?;
+    assert_eq!(begun.status, 404, "{}", begun.text());
+    let receipt = disabling.await.map_err(|error| Missed::new("a receipt", error.to_string()))??;
+    assert_eq!(receipt.status, 200);
+    assert!(!world.relay.log().contains("trace-begun"));
+    Ok(())
 }

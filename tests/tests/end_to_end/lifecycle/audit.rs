@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tests::board::Missed;
+use tests::registrar::Behaviour;
 use tests::relay_process::binary;
 use tests::scratch::Scratch;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
@@ -112,5 +113,30 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     assert!(String::from_utf8_lossy(&broken.stderr).contains("does not follow"), "{broken:?}");
     assert_eq!(sipwake(&["report", "--from", "today", "--to", &today, "--audit", directory])?.status.code(), Some(2));
     world.registrar.await_contacts(&world.aor(), 1, SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wipe_that_the_next_run_goes_on_with_stands_in_the_trail_once() -> Outcome {
+    let scratch = Scratch::new();
+    let trail = scratch.path().join("audit");
+    let mut world = world_with(&trail).await?;
+    let instance = world.enable().await?;
+    // The SIP server is asked for 3 s.
+    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let (api, wiped) = (world.relay.api(), instance.clone());
+    let disabling = tokio::spawn(async move { api.disable(&wiped).await });
+    let wipes = || acts(&trail).iter().filter(|act| **act == "wiped: disabled").count();
+    world.until("the wipe in the trail", || async { (wipes() == 1).then_some(()) }).await?;
+    assert!(!disabling.is_finished(), "nobody has answered yet");
+    world.relay.kill_9().await?;
+    let _ = disabling.await;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.relay.restart().await?;
+    world.await_gone(&instance).await?;
+    assert_eq!(wipes(), 1, "{:?}", acts(&trail));
+    let line = lines(&trail).into_iter().find(|line| line["what"] == "wiped").expect("its line");
+    assert_eq!((&line["instance"], &line["app"]), (&json!(instance.id), &json!("com.example.phone")), "{line}");
+    assert!(line["account"].is_string(), "{line}");
     Ok(())
 }

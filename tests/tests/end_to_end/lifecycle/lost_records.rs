@@ -92,6 +92,45 @@ async fn what_is_lost_together_with_the_lease_goes_on_also_where_something_odd_l
     world.content()
 }
 
+/// Memory runs out: all stalls, the system kills Redis, and it is back empty before the relay runs on.
+#[tokio::test]
+async fn what_is_lost_while_its_node_stands_still_is_written_again() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let (one, two) = (world.enable().await?, world.enable_other().await?);
+    let kept = redis.instance_keys().len();
+    world.relay.freeze();
+    tokio::time::sleep(LEASE + RENEWAL).await;
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    world.relay.thaw();
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    world.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
+    for instance in [&one, &two] {
+        assert_eq!(world.api.read(instance).await?.status, 200);
+        world.whole_call(instance).await?;
+    }
+    world.content()
+}
+
+/// A machine that sleeps over the end of a lease: the store has forgotten the record by itself.
+#[tokio::test]
+async fn what_has_ended_while_its_node_stood_still_is_told_to_its_user_and_has_a_receipt() -> Outcome {
+    let lifetime = ["1s", "5d", "6d"].map(str::to_owned);
+    let (world, redis) = World::on_redis(|setup| setup.lifetime = lifetime).await?;
+    let mut wish = world.wish(TOKEN);
+    wish["lifetime_s"] = json!(LEASE.as_secs() - 1);
+    let instance = world.enable_as(&wish).await?;
+    world.relay.freeze();
+    tokio::time::sleep(LEASE + RENEWAL).await;
+    assert!(!redis.keys().contains(&key(&instance)), "its time is over");
+    world.relay.thaw();
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    world.await_gone(&instance).await?;
+    let receipt = world.api.disable(&instance).await?;
+    assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("expired")), "{}", receipt.text());
+    world.await_contacts(0).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_record_that_the_store_alone_has_lost_is_written_again() -> Outcome {
     let (world, redis, instance) = World::lent_on_redis().await?;

@@ -1,6 +1,6 @@
 //! The store goes away in the middle: what is known goes on, what is new waits, and what was wiped stays wiped.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use relay::vault::LEASE;
 use tests::board::Missed;
@@ -81,6 +81,24 @@ async fn a_wipe_that_a_store_forgets_which_is_back_at_once_is_done_again() -> Ou
     let dump = redis.dump();
     world.disable(&instance).await?;
     redis.restart_with(&dump);
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    assert_eq!(world.api.read(&instance).await?.status, 404);
+    world.content()
+}
+
+/// Its lease was shortened: the earlier form of its record would live longer than that which was wiped.
+#[tokio::test]
+async fn a_wipe_is_remembered_as_long_as_any_earlier_form_of_its_record_may_live() -> Outcome {
+    let lifetime = ["1s", "5d", "6d"].map(str::to_owned);
+    let (world, mut redis) = World::on_redis(|setup| setup.lifetime = lifetime).await?;
+    let instance = world.enable().await?;
+    let dump = redis.dump();
+    let shortened = Instant::now();
+    world.change(&instance, serde_json::json!({"lifetime_s": 5})).await?;
+    world.disable(&instance).await?;
+    tokio::time::sleep(Duration::from_secs(7).saturating_sub(shortened.elapsed())).await;
+    redis.restart_with(&dump);
+    world.relay.await_log("wiped-record-returned", SOON).await?;
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     assert_eq!(world.api.read(&instance).await?.status, 404);
     world.content()

@@ -16,7 +16,7 @@ use super::calls::android;
 
 type Outcome = tests::world::Outcome;
 
-const REGISTRATIONS: &str = "sipwake_push_registrations";
+pub(super) const REGISTRATIONS: &str = "sipwake_push_registrations";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_still_wakes_a_phone_that_lent_nothing() -> Outcome {
@@ -102,7 +102,7 @@ async fn a_call_that_its_caller_gave_up_while_it_waited_for_the_store_pushes_nob
 }
 
 /// A node is believed dead after a lease of silence, and another one of watching.
-async fn takes_over(other: &RelayProcess) -> Outcome {
+pub(super) async fn takes_over(other: &RelayProcess) -> Outcome {
     let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
     let again = async {
         while taken().await.is_none() {
@@ -199,6 +199,32 @@ async fn a_copy_that_is_adopted_while_the_store_has_yet_to_erase_its_record_is_l
     world.await_metric(REGISTRATIONS, 0.0).await
 }
 
+/// By a proxy name with two addresses, or by the `edge` of an earlier push.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_registers_at_another_node_while_it_is_called_is_told_that_the_call_has_ended() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let caller = world.call()?;
+    let call = world.android_push().await?;
+    assert_eq!(call["event"], "call");
+    caller.expect(180, SOON).await?;
+    let mut elsewhere = phone.clone();
+    elsewhere.settings.server = other.edge_uri();
+    elsewhere.register_and_sleep(SOON).await?;
+    // The first node hears that the registration is the other one's, and lets go of it.
+    caller.expect(480, SOON).await?;
+    let ended = world.android_push().await?;
+    assert_eq!((&ended["event"], &ended["call"]), (&"call-ended".into(), &call["call"]));
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
+    world.content()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() -> Outcome {
     let (world, redis) = World::on_redis(|setup| {
@@ -236,7 +262,7 @@ async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() ->
 }
 
 /// Waits until so many records lie in Redis.
-async fn stored(world: &World, redis: &RedisServer, count: usize) -> Outcome {
+pub(super) async fn stored(world: &World, redis: &RedisServer, count: usize) -> Outcome {
     let records = || redis.keys().iter().filter(|key| key.starts_with("sipwake:i:")).count();
     world.until("a stored record", || async { (records() == count).then_some(()) }).await
 }

@@ -7,6 +7,7 @@
 //! | `outgoing` | requests that devices begin, on whatever shard their registration lives |
 //! | `heartbeat` | a page by its connection alone, behind something that forgets it |
 //! | `keeping` | restarts, refreshes, dead tokens, and what lies in Redis and in memory |
+//! | `taking_back` | log-outs by a node that does not know the phone |
 //! | `peers` | the same with a real Kamailio and a real SIPp |
 
 mod calls;
@@ -14,3 +15,4 @@ mod heartbeat;
 mod keeping;
 mod outgoing;
 mod refusals;
+mod taking_back;
