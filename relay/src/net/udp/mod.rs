@@ -189,7 +189,12 @@ mod tests {
                 _ => trigger.begin(),
             }
         });
-        let other = async { trigger.begin() };
+        let other = async {
+            while received.get() == 0 {
+                yield_now().await;
+            }
+            trigger.begin();
+        };
         let (done, ()) = tokio::join!(receive, other);
         done.expect("received");
         assert!(received.get() < 1_000, "{}", received.get());
