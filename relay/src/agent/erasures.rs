@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::agent::NodeNews;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::StoreOperation;
@@ -128,7 +129,7 @@ impl Queue {
 
 impl Erasures {
     /// Starts the task that erases, with what an earlier run has left; it ends with the last clone.
-    pub(crate) fn start(vault: Vault, metrics: Metrics) -> Self {
+    pub(crate) fn start(vault: Vault, metrics: Metrics, node_news: mpsc::UnboundedSender<NodeNews>) -> Self {
         let orders = Orders { queue: Mutex::default(), count: watch::Sender::new(0) };
         let it = Self { orders: Arc::new(orders), vault };
         let left = it.vault.tombstones().pending();
@@ -139,7 +140,7 @@ impl Erasures {
             it.later(id, lookup);
         }
         let (orders, count) = (Arc::downgrade(&it.orders), it.orders.count.subscribe());
-        tokio::spawn(erase_all(orders, count, it.vault.clone(), metrics));
+        tokio::spawn(erase_all(orders, count, it.vault.clone(), metrics, node_news));
         it
     }
 
@@ -180,7 +181,13 @@ impl Orders {
     }
 }
 
-async fn erase_all(orders: Weak<Orders>, mut count: watch::Receiver<usize>, vault: Vault, metrics: Metrics) {
+async fn erase_all(
+    orders: Weak<Orders>,
+    mut count: watch::Receiver<usize>,
+    vault: Vault,
+    metrics: Metrics,
+    node_news: mpsc::UnboundedSender<NodeNews>,
+) {
     let mut pause = PAUSE_MIN;
     while let Some(next) = orders.upgrade().map(|orders| orders.take()) {
         let Some((id, lookup, turn)) = next else {
@@ -190,9 +197,18 @@ async fn erase_all(orders: Weak<Orders>, mut count: watch::Receiver<usize>, vaul
             }
             continue;
         };
-        if erase(&vault, &metrics, id, lookup).await {
-            pause = PAUSE_MIN;
-            continue;
+        match try_erase(&vault, &metrics, id, lookup).await {
+            Answer::Erased => {
+                pause = PAUSE_MIN;
+                continue;
+            }
+            Answer::Left => {
+                // An error means that the relay ends.
+                let _ = node_news.send(NodeNews::Left(id));
+                pause = PAUSE_MIN;
+                continue;
+            }
+            Answer::Away => {}
         }
         if let Some(orders) = orders.upgrade() {
             orders.add(id, lookup, turn.after_failure());

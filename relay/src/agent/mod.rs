@@ -220,6 +220,8 @@ pub enum NodeNews {
     },
     /// A device has taken back what is not known here.
     TakenBack(Box<TakenBack>),
+    /// This node had ended, and unregistered, what another one goes on with.
+    Left(InstanceId),
     /// A push service calls the token of an instance gone that was handed over.
     TokenDead {
         /// The instance.
@@ -436,7 +438,7 @@ impl Agent {
         let large = LargeStreams::new(dependencies.connection_timing, shards.clone(), metrics.clone());
         let shared = Arc::new(Shared {
             ownership: Ownership::default(),
-            erasures: Erasures::start(dependencies.vault.clone(), metrics.clone()),
+            erasures: Erasures::start(dependencies.vault.clone(), metrics.clone(), dependencies.node_news.clone()),
             stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,

@@ -49,6 +49,7 @@ impl Service {
                         });
                     }
                 }
+                NodeNews::Left(id) => drop(tokio::spawn(it.0.have_what_was_left_registered(id))),
                 NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
             }
@@ -161,6 +162,14 @@ impl Inner {
                 it.have_registered_again(later).await;
             }
         });
+    }
+
+    /// What this node has ended by itself, and another one goes on with, may have had the same Contact there.
+    async fn have_what_was_left_registered(self: Arc<Self>, id: InstanceId) {
+        /// By then the SIP server has answered the unregistration, or has had its time.
+        const UNREGISTERED: Duration = Duration::from_secs(4);
+        tokio::time::sleep(UNREGISTERED).await;
+        self.have_registered_again(id).await;
     }
 
     async fn have_registered_again(self: &Arc<Self>, id: InstanceId) {

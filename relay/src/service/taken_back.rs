@@ -89,22 +89,29 @@ impl Inner {
             let lookup = vault.open_record(status.id, &status.sealed, |record| {
                 record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
             });
-            if let Ok(Some(lookup)) = lookup {
-                self.end_passed(status.id, lookup).await;
+            let Ok(Some(lookup)) = lookup else { continue };
+            match vault.load(status.id).await {
+                // Its device has registered it at another node meanwhile: what is here is a copy of before.
+                Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
+                _ => self.end_passed(status.id, lookup).await,
             }
         }
+    }
+
+    /// Ends what is here of a registration that passed through.
+    async fn let_go_of_passed(&self, id: InstanceId) {
+        let kind = EndKind::NeverOurs;
+        // It may be here, or on its way here.
+        let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
     }
 
     /// Ends a registration that passed through, here and in the store. The owner is told with its erasure, and each other node that may have a copy behind it.
     async fn end_passed(self: &Arc<Self>, id: InstanceId, lookup: Lookup) {
         tracing::info!(event = "passed-forgotten", instance = %id, end = "unregistered", "a registration that passed through is forgotten");
-        let agent = &self.dependencies.agent;
-        let kind = EndKind::NeverOurs;
-        // It may be here, or on its way here.
-        let _ = agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
+        self.let_go_of_passed(id).await;
         let erased = self.dependencies.vault.erase_all_of(id, Some(lookup));
         if self.timed(StoreOperation::Erase, erased).await.is_err() {
-            agent.erase(id, lookup);
+            self.dependencies.agent.erase(id, lookup);
         }
         self.tell_end(id, true).await;
     }

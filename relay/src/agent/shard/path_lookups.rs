@@ -128,12 +128,13 @@ impl Shard {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
-        if under_way == Some(true) {
+        // It was sent again, before a 100 came: it has its place.
+        let has_place = self.path_lookups.has(id, &input);
+        if under_way == Some(true) || has_place {
             self.endpoint.say_trying(source, message);
             self.drain(at);
         }
-        // It was sent again, before a 100 came: it has its place.
-        if self.path_lookups.has(id, &input) {
+        if has_place {
             return None;
         }
         if !self.path_lookups.has_room(id, &input) {

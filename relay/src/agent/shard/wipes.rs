@@ -166,7 +166,11 @@ impl Shard {
             };
             let erasure = match answer {
                 Answer::Erased => Some(Erasure::Done),
-                Answer::Left => None,
+                Answer::Left => {
+                    // An error means that the relay ends.
+                    let _ = shared.node_news.send(NodeNews::Left(id));
+                    None
+                }
                 Answer::Away => {
                     shared.erasures.later(id, lookup);
                     Some(if is_written { Erasure::Pending } else { Erasure::Unsure })

@@ -2,7 +2,8 @@
 //!
 //! | DNS tells of a name | it has |
 //! | --- | --- |
-//! | all its addresses, or that there are none | those, and no others |
+//! | all its addresses | those, and no others |
+//! | that there are none | the ones that it had before, until DNS has said so for [`NAMELESS`](super::upstreams::NAMELESS): a zone that is half loaded says so, too |
 //! | some, and leaves a question open | those, and the ones that it had before |
 //! | nothing: it fails, or is silent | the ones that it had before |
 //!
@@ -12,6 +13,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::upstreams::NAMELESS;
 
 /// How long an address is believed that DNS named before, while it does not tell all (as RFC 8767 §5 has it of answers that are used on).
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
@@ -29,7 +32,15 @@ pub(crate) struct Told {
 
 /// The addresses of the names of one SIP server.
 #[derive(Debug, Default)]
-pub(super) struct Trusted(Vec<Vec<Named>>);
+pub(super) struct Trusted(Vec<Name>);
+
+/// One of its names.
+#[derive(Clone, Debug, Default)]
+struct Name {
+    named: Vec<Named>,
+    /// Since when DNS has said that it has no address.
+    nameless_since: Option<Instant>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Named {
@@ -41,17 +52,22 @@ impl Trusted {
     /// DNS has told this of the name with this number.
     pub(super) fn told(&mut self, name: usize, told: &Told, now: Instant) {
         if self.0.len() <= name {
-            self.0.resize(name + 1, Vec::new());
+            self.0.resize(name + 1, Name::default());
         }
-        let before = std::mem::take(&mut self.0[name]);
-        let stays = |it: &Named| !told.is_whole && it.at + KEPT > now && !told.addresses.contains(&it.address);
+        let name = &mut self.0[name];
+        let is_nameless = told.is_whole && told.addresses.is_empty();
+        name.nameless_since = name.nameless_since.filter(|_| is_nameless).or(is_nameless.then_some(now));
+        let is_doubted = name.nameless_since.is_some_and(|since| now < since + NAMELESS);
+        let before = std::mem::take(&mut name.named);
+        let stays =
+            |it: &Named| (!told.is_whole || is_doubted) && it.at + KEPT > now && !told.addresses.contains(&it.address);
         let named = told.addresses.iter().map(|address| Named { address: *address, at: now });
-        self.0[name] = named.chain(before.into_iter().filter(stays)).take(OF_NAME_MAX).collect();
+        name.named = named.chain(before.into_iter().filter(stays)).take(OF_NAME_MAX).collect();
     }
 
     /// All that are believed, each once.
     pub(super) fn addresses(&self) -> Arc<[IpAddr]> {
-        let mut all: Vec<_> = self.0.iter().flatten().map(|it| it.address).collect();
+        let mut all: Vec<_> = self.0.iter().flat_map(|name| &name.named).map(|it| it.address).collect();
         all.sort_unstable();
         all.dedup();
         all.into()
@@ -81,8 +97,22 @@ mod tests {
             assert_eq!(tell(0, &[address(2)], false), [address(1), address(2), address(9), late]);
         }
         assert_eq!(tell(0, &[], false), [address(1), address(2), address(9), late], "it was silent");
-        assert_eq!(tell(1, &[], true), [address(1), address(2), late], "there is none any more");
-        assert_eq!(tell(0, &[address(2)], true), [address(2)]);
+        assert_eq!(tell(0, &[address(2)], true), [address(2), address(9)]);
+    }
+
+    #[test]
+    fn that_a_name_has_no_address_is_believed_when_dns_has_said_so_for_some_minutes() {
+        let (mut trusted, start) = (Trusted::default(), Instant::now());
+        let mut tell = |addresses: &[IpAddr], is_whole: bool, at: Duration| {
+            trusted.told(0, &Told { addresses: addresses.to_vec(), is_whole }, start + at);
+            trusted.addresses().to_vec()
+        };
+        let minute = Duration::from_secs(60);
+        tell(&[address(1)], true, Duration::ZERO);
+        assert_eq!(tell(&[], true, minute), [address(1)], "a zone that is half loaded says so, too");
+        assert_eq!(tell(&[], false, 2 * minute), [address(1)], "silence says nothing, and what was said is over");
+        assert_eq!(tell(&[], true, 10 * minute), [address(1)]);
+        assert!(tell(&[], true, 10 * minute + NAMELESS).is_empty(), "said for as long");
     }
 
     #[test]

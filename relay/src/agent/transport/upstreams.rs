@@ -193,7 +193,7 @@ struct Entry {
 /// How old an answer of DNS may be that is used because none comes (RFC 8767 §5 recommends one to three days); then the SIP server has no address.
 const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// How long an answer is used on while DNS says that there is no such name.
-const NAMELESS: Duration = Duration::from_secs(300);
+pub(crate) const NAMELESS: Duration = Duration::from_secs(300);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 

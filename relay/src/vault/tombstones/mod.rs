@@ -19,11 +19,12 @@
 //! those go first that were erased longest ago, and never one that is not erased.
 
 mod log;
+mod peers;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sip::id::InstanceId;
 use subtle::ConstantTimeEq;
@@ -33,9 +34,11 @@ use super::MAX_LIFETIME_S;
 use super::keyring::KeyringError;
 use super::lookup::Lookup;
 use super::store::Fence;
-use crate::clock::{self, DAY_S, confirmed_now, latest_now, shared_now};
+use crate::clock::{DAY_S, confirmed_now, latest_now, shared_now};
 use crate::domain::WipeReason;
 use log::{Line, Log};
+pub use peers::Beside;
+use peers::Peers;
 
 /// Tombstones of one node, about 150 bytes each in memory and in the file.
 pub const TOMBSTONES_MAX: usize = 200_000;
@@ -43,10 +46,6 @@ pub const TOMBSTONES_MAX: usize = 200_000;
 pub const RECEIPT_LIFE_S: u64 = DAY_S;
 /// How long a disk may take to write a tombstone; then the store erases without it, and the receipt waits until it is written.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(1);
-/// How often the files of other nodes that share the directory are looked at, at most.
-const PEERS_EVERY: Duration = Duration::from_secs(1);
-/// How often those of them are forgotten that are over.
-const PEERS_TIDIED_EVERY: Duration = Duration::from_mins(10);
 
 /// The tombstones of one node; cheap to clone.
 #[derive(Clone)]
@@ -82,22 +81,6 @@ pub struct Tombstone {
     is_durable: bool,
 }
 
-/// A tombstone of another node.
-#[derive(Clone, Debug)]
-pub struct Beside {
-    /// The tombstone, as far as its node has written it down.
-    pub tombstone: Tombstone,
-    file: PathBuf,
-    keyring: PathBuf,
-}
-
-impl Beside {
-    /// Whether it is of this node.
-    pub fn is_of_node(&self, node: &str) -> bool {
-        log::path(&self.keyring, node) == self.file
-    }
-}
-
 /// The tombstone could not be made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the tombstone could not be written")]
@@ -119,7 +102,7 @@ impl Tombstones {
         retain_live(&mut table);
         let table = Arc::new(Mutex::new(table));
         let log = Log::open(path.clone(), table.clone())?;
-        let peers = Mutex::new(Peers { keyring: Some((keyring.to_owned(), path)), ..Peers::default() });
+        let peers = Mutex::new(Peers::of(keyring.to_owned(), path));
         Ok(Self(Arc::new(Inner { table, log: Some(log), peers })))
     }
 
@@ -366,71 +349,6 @@ fn make_room(table: &mut Table) -> bool {
         }
     }
     table.len() < TOMBSTONES_MAX
-}
-
-/// What other nodes wiped whose files lie beside ours.
-#[derive(Default)]
-struct Peers {
-    keyring: Option<(PathBuf, PathBuf)>,
-    looked_at: Option<Instant>,
-    /// When those were taken out last that are over.
-    tidied_at: Option<Instant>,
-    files: HashMap<PathBuf, PeerFile>,
-}
-
-/// One of them, as far as it was read.
-struct PeerFile {
-    stamp: log::Stamp,
-    read: log::ReadSoFar,
-    table: Table,
-}
-
-impl Peers {
-    fn forbids(&mut self, id: InstanceId) -> Option<Option<Lookup>> {
-        if self.looked_at.is_none_or(|at| at.elapsed() >= PEERS_EVERY) {
-            self.read();
-        }
-        let barring = |file: &PeerFile| file.table.get(&id).filter(|it| it.fence.is_none()).map(|it| it.lookup);
-        self.files.values().find_map(barring)
-    }
-
-    fn look(&mut self, id: InstanceId) -> Option<Beside> {
-        self.read();
-        let (keyring, _) = self.keyring.as_ref()?;
-        let mut found = self.files.iter().filter_map(|(path, file)| Some((path, file.table.get(&id)?)));
-        // Of two, the one that tells more.
-        let (file, tombstone) = found.by_ref().max_by_key(|(path, stone)| (stone.wiped_at.is_some(), *path))?;
-        Some(Beside { tombstone: tombstone.clone(), file: file.clone(), keyring: keyring.clone() })
-    }
-
-    /// Reads what is new, since the last time, in the files of the others.
-    fn read(&mut self) {
-        self.looked_at = Some(clock::now());
-        if self.tidied_at.is_none_or(|at| at.elapsed() >= PEERS_TIDIED_EVERY) {
-            self.tidied_at = self.looked_at;
-            self.files.values_mut().for_each(|file| retain_live(&mut file.table));
-        }
-        let Some((keyring, own)) = &self.keyring else { return };
-        for (path, stamp) in log::beside(keyring) {
-            if path == *own || self.files.get(&path).is_some_and(|file| file.stamp == stamp) {
-                continue;
-            }
-            let anew = || PeerFile { stamp, read: log::ReadSoFar::default(), table: Table::new() };
-            let (earlier, mut file) = match self.files.remove(&path) {
-                Some(file) if stamp.goes_on(&file.stamp) => (None, file),
-                earlier => (earlier, anew()),
-            };
-            let kept = match log::read_on(&path, &mut file.read, &mut file.table) {
-                Ok(()) => Some(PeerFile { stamp, ..file }),
-                Err(error) => {
-                    tracing::warn!(event = "tombstones-of-another-unreadable", %error, "what another node wiped cannot be read; what was read of it before counts");
-                    // With its stamp, so that it is read again.
-                    earlier.or_else(|| file.read.is_begun().then_some(file))
-                }
-            };
-            self.files.extend(kept.map(|file| (path, file)));
-        }
-    }
 }
 
 #[cfg(test)]

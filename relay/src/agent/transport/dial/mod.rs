@@ -212,17 +212,21 @@ impl Dialler {
     /// tells nothing, and nobody can say whether `source` is one.
     pub(crate) async fn addresses(&self, upstream: UpstreamId, source: IpAddr) -> Arc<[IpAddr]> {
         let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
-        let mut addresses = Vec::new();
+        let (mut addresses, mut is_whole) = (Vec::new(), true);
         for target in std::iter::once(route.target()).chain(route.other_targets()) {
             // Once it is known, nothing more need be waited for.
             let is_sought = |ip: IpAddr| ip == source || addresses.contains(&source);
             let (told, _) = self.0.told_of(upstream, &target, is_sought).await;
             addresses.extend(told.addresses);
+            is_whole &= told.is_whole;
         }
         // Another account's look at the same names may have told more.
         let known = self.0.upstreams.believed(upstream);
         if !addresses.is_empty() || known.contains(&source) {
             addresses.extend(known.iter());
+        }
+        if !is_whole && !addresses.contains(&source) {
+            return Arc::new([]);
         }
         addresses.sort_unstable();
         addresses.dedup();
