@@ -3,7 +3,7 @@
 //! | DNS tells of a name | it has |
 //! | --- | --- |
 //! | all its addresses | those, and no others |
-//! | that there are none | the ones that it had before, until DNS has said so for [`NAMELESS`](super::upstreams::NAMELESS): a zone that is half loaded says so, too |
+//! | that there are none | the ones that it had before, until DNS has said so for [`NAMELESS`]: a zone that is half loaded says so, too |
 //! | some, and leaves a question open | those, and the ones that it had before |
 //! | nothing: it fails, or is silent | the ones that it had before |
 //!
