@@ -13,7 +13,7 @@ use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
 use crate::agent::transport::targets::Targets;
-use crate::agent::transport::trusted::{Told, Trusted};
+use crate::agent::transport::trusted::{NAMELESS, Told, Trusted};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::resolve::{Candidate, MAX_CANDIDATES, Target};
@@ -192,8 +192,6 @@ struct Entry {
 
 /// How old an answer of DNS may be that is used because none comes (RFC 8767 §5 recommends one to three days); then the SIP server has no address.
 const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
-/// How long an answer is used on while DNS says that there is no such name.
-pub(crate) const NAMELESS: Duration = Duration::from_secs(300);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 
