@@ -140,6 +140,8 @@ struct Inner {
     passed_on: passed_on::PassedOn,
     /// The nodes that leave.
     leavers: leavers::Leavers,
+    /// Who is under way that takes a registration back.
+    taking_back: Semaphore,
     /// How far this node is in handing its instances over.
     hand_over: hand_over::HandOver,
 }
@@ -159,6 +161,7 @@ impl Service {
             silences: silence::Silences::default(),
             passed_on: passed_on::PassedOn::default(),
             leavers: leavers::Leavers::default(),
+            taking_back: Semaphore::new(taken_back::AT_ONCE),
             hand_over: hand_over::HandOver::default(),
         }))
     }

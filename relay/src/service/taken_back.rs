@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sip::endpoint::{TakenBack, server_of};
 use sip::id::InstanceId;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Inner;
@@ -28,10 +29,20 @@ use crate::vault::{AorKey, Lookup, StoreError};
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
+/// REGISTERs that take something back, at once: anybody with a SIP server of his own may send them. What finds no place runs out, as above.
+pub(super) const AT_ONCE: usize = 256;
 
 impl Inner {
     /// Ends what a device has taken back, wherever it is.
     pub(super) async fn take_back(self: Arc<Self>, taken: Box<TakenBack>) {
+        let Ok(_place) = self.taking_back.try_acquire() else {
+            tracing::debug!(
+                event = "taken-back-left",
+                "too many registrations are taken back at once; this one runs out"
+            );
+            return;
+        };
+        let mut records = JoinSet::new();
         let (vault, aor) = (&self.dependencies.vault, Aor::new(&taken.aor));
         let account = vault.aor_key(&aor);
         for taken_contact in &taken.contacts {
@@ -39,7 +50,7 @@ impl Inner {
                 Some(id) => {
                     let (it, contact) = (self.clone(), taken_contact.contact.clone());
                     // A store that is away keeps the others waiting for nothing.
-                    tokio::spawn(async move { it.take_back_record(id, &contact).await });
+                    records.spawn(async move { it.take_back_record(id, &contact).await });
                 }
                 None => {
                     let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
@@ -49,6 +60,7 @@ impl Inner {
                 }
             }
         }
+        while records.join_next().await.is_some() {}
     }
 
     async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str) {

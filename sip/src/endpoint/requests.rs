@@ -350,13 +350,13 @@ impl Endpoint {
     /// The Contact of a SIP server's request that is not here, or not served yet: while bindings are being taken over, the shell keeps
     /// the request back until it can be judged.
     pub fn early(&self, source: &Source, request: &Message) -> Option<BindingId> {
-        let judged = !request.is_request()
-            || source.side != Side::Upstream
-            || request.method() == Some(Method::Ack)
-            || forward::own_route(request, &self.core.token_key, source.side).is_some();
-        let user = request.request_uri().and_then(Uri::user_of);
-        let binding = user.and_then(BindingId::parse).filter(|_| !judged)?;
-        self.missing(binding).map(|_| binding)
+        if !request.is_request() || source.side != Side::Upstream || request.method() == Some(Method::Ack) {
+            return None;
+        }
+        let binding = request.request_uri().and_then(Uri::user_of).and_then(BindingId::parse)?;
+        self.missing(binding)?;
+        // Last, for it takes a hash of each request in a dialog.
+        forward::own_route(request, &self.core.token_key, source.side).is_none().then_some(binding)
     }
 
     /// The Contact that a request of `source` names, where its SIP server is not known by its addresses, so that nobody can say whether the request is

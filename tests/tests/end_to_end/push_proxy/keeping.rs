@@ -5,7 +5,7 @@ use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::fcm::Answer;
 use tests::gate::Gate;
-use tests::push_phone::{Service, sleep};
+use tests::push_phone::{Learned, PushPhone, Service, sleep};
 use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
 use tests::relay_process::RelayProcess;
@@ -112,12 +112,19 @@ pub(super) async fn takes_over(other: &RelayProcess) -> Outcome {
     tokio::time::timeout(SOON * 9, again).await.map_err(|_| Missed::new("a takeover", other.log()))
 }
 
-/// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_records() -> Outcome {
+/// Another node has taken over what a phone has registered here, and this one is back.
+pub(super) struct TakenOver {
+    pub(super) world: World,
+    pub(super) redis: RedisServer,
+    pub(super) other: RelayProcess,
+    pub(super) phone: PushPhone,
+    pub(super) learned: Learned,
+}
+
+pub(super) async fn taken_over() -> Result<TakenOver, Missed> {
     let (mut world, redis) = World::on_redis(|_| {}).await?;
     let phone = world.push_phone(&android());
-    phone.register_and_sleep(SOON).await?;
+    let learned = phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
     world.relay.kill_9().await?;
     let mut setup = world.relay.setup().clone();
@@ -126,6 +133,13 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
     takes_over(&other).await?;
     world.relay.restart().await?;
     assert_eq!(world.relay.metric(REGISTRATIONS).await, Some(0.0));
+    Ok(TakenOver { world, redis, other, phone, learned })
+}
+
+/// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_records() -> Outcome {
+    let TakenOver { world, redis: _redis, other: _other, phone, learned: _learned } = taken_over().await?;
     let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
     let pushed = world.until("a call's push", || async {
         let push = world.fcm.next_push(std::time::Duration::from_secs(1)).await?.payload;
@@ -143,16 +157,7 @@ async fn a_node_that_comes_back_serves_its_paths_though_another_one_has_their_re
 /// It serves a copy, of which the owner ends the record.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that_has_adopted_it() -> Outcome {
-    let (mut world, redis) = World::on_redis(|_| {}).await?;
-    let phone = world.push_phone(&android());
-    let learned = phone.register_and_sleep(SOON).await?;
-    stored(&world, &redis, 1).await?;
-    world.relay.kill_9().await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
-    takes_over(&other).await?;
-    world.relay.restart().await?;
+    let TakenOver { world, redis: _redis, other, phone: _phone, learned } = taken_over().await?;
     let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
     caller.expect(180, SOON).await?;
     world.android_push().await?;
@@ -174,16 +179,7 @@ async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that
 /// It asks the store, which still has the record, after it has heard of its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_adopted_while_the_store_has_yet_to_erase_its_record_is_let_go_of_when_it_has() -> Outcome {
-    let (mut world, redis) = World::on_redis(|_| {}).await?;
-    let phone = world.push_phone(&android());
-    let learned = phone.register_and_sleep(SOON).await?;
-    stored(&world, &redis, 1).await?;
-    world.relay.kill_9().await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
-    takes_over(&other).await?;
-    world.relay.restart().await?;
+    let TakenOver { world, redis, other, phone: _phone, learned } = taken_over().await?;
     let may_erase = |right: &str| redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(right));
     may_erase("-del");
     let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;

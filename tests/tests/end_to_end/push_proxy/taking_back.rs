@@ -1,32 +1,15 @@
 //! A phone takes its registration back by a node that does not know it: nobody pushes it any more.
 
 use tests::caller::CallOptions;
-use tests::push_phone::{PushPhone, sleep};
+use tests::push_phone::sleep;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
 use tests::world::{SOON, World};
 
 use super::calls::android;
-use super::keeping::{REGISTRATIONS, stored, takes_over};
+use super::keeping::{REGISTRATIONS, TakenOver, stored, taken_over};
 
 type Outcome = tests::world::Outcome;
-
-/// Another node has taken over what the phone has registered here, and this one is back.
-async fn taken_over() -> Result<(World, RedisServer, RelayProcess, PushPhone), tests::board::Missed> {
-    let (mut world, redis) = World::on_redis(|_| {}).await?;
-    let phone = world.push_phone(&android());
-    phone.register_and_sleep(SOON).await?;
-    stored(&world, &redis, 1).await?;
-    world.relay.kill_9().await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
-    takes_over(&other).await?;
-    world.relay.restart().await?;
-    assert_eq!(world.relay.metric(REGISTRATIONS).await, Some(0.0));
-    Ok((world, redis, other, phone))
-}
 
 async fn is_nobodys(world: &World, redis: &RedisServer, other: &RelayProcess) -> Outcome {
     world.registrar.await_contacts(&world.aor(), 0, SOON).await?;
@@ -44,7 +27,7 @@ async fn is_nobodys(world: &World, redis: &RedisServer, other: &RelayProcess) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_logs_out_by_a_node_whose_registration_another_one_has_taken_over() -> Outcome {
-    let (world, redis, other, phone) = taken_over().await?;
+    let TakenOver { world, redis, other, phone, learned: _ } = taken_over().await?;
     let (device, answer) = phone.expires(0).try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(200));
     sleep(device);
@@ -54,7 +37,7 @@ async fn a_phone_logs_out_by_a_node_whose_registration_another_one_has_taken_ove
 /// As one does whose stack forgets the parameters with the Contact's lifetime: its device is known by its key alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_logs_out_likewise_without_a_word_of_its_push_token() -> Outcome {
-    let (world, redis, other, phone) = taken_over().await?;
+    let TakenOver { world, redis, other, phone, learned: _ } = taken_over().await?;
     let (device, answer) = phone.contact("", "").expires(0).try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(200));
     sleep(device);
@@ -80,7 +63,7 @@ async fn a_phone_logs_out_by_a_node_that_has_kept_nothing_over_its_restart() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_back_of_one_phone_leaves_the_others_of_its_account_alone() -> Outcome {
-    let (world, redis, other, phone) = taken_over().await?;
+    let TakenOver { world, redis, other, phone, learned: _ } = taken_over().await?;
     let (device, answer) = phone.another_device().contact("", "").expires(0).try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(200));
     sleep(device);
