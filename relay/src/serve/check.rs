@@ -242,9 +242,12 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     {
         failed.push(("upstream.udp_listen", config.upstream.udp_listen, error));
     }
+    // Nobody answers where this command itself listens: a relay is looked for once it does not, and only where an address is taken.
+    drop(held);
     let mut of_a_relay = Vec::new();
+    let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
     // Whether a relay runs here is told by its operator listener; what it holds in the clear cannot be asked.
-    let runs = running_relay::is_ours(&config.tls, config.operator.listen).await;
+    let runs = is_taken && running_relay::is_ours(&config.tls, config.operator.listen).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;
         let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");

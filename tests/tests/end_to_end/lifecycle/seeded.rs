@@ -34,16 +34,19 @@ pub async fn seed_spelt(
     let keyring = Keyring::open(keyring.as_ref().expect("a keyring")).expect("opened");
     let vault = Vault::open(store, keyring, &format!("{edge_ip}:{}", ports.edge)).expect("a store");
     let (app, now) = (apps[0].id.clone(), unix_now());
+    // A name in its place would be asked of DNS, which no test has to have.
+    let registrar: Box<str> = world.registrar.uri(world.transport).into();
     let (mut under_way, mut seeded) = (JoinSet::new(), Vec::new());
     for number in 0..count {
         world.registrar.change_password(&format!("s{number}"), PASSWORD);
-        let (vault, app, aor) = (vault.clone(), app.clone(), spelt(&world.registrar.aor(&format!("s{number}"))));
+        let (vault, app, registrar) = (vault.clone(), app.clone(), registrar.clone());
+        let aor = spelt(&world.registrar.aor(&format!("s{number}")));
         under_way.spawn(async move {
             let account = Account {
                 aor: Aor::new(&aor),
                 auth_username: format!("s{number}").into(),
                 proof: Proof::Password(Password::new(PASSWORD)),
-                registrar: None,
+                registrar: Some(registrar),
                 outbound_proxy: None,
             };
             let group = vault.group(&app, &account);
