@@ -12,8 +12,14 @@ const MADE: &[&str] = &["certs/dev/"];
 /// Folders whose contents are named in documents by a path.
 const FOLDERS: &[&str] = &["sip/", "relay/", "tests/", "docs/", "docker/", "certs/"];
 
-/// The lines of a screen.
-const SCREEN: usize = 40;
+/// The lines that the first page may have: what is read without a search.
+const FIRST_PAGE_MAX: usize = 64;
+
+/// The readers of the changelog, by its headings.
+const READERS: &[&str] = &["Apps", "SIP servers", "Operators", "Configuration", "Security"];
+
+/// The characters of a line of the changelog.
+const LINE_OF_CHANGELOG_MAX: usize = 200;
 
 #[test]
 fn links_and_paths_lead_somewhere() {
@@ -67,9 +73,9 @@ fn git_ignores_what_the_pages_have_their_reader_write() {
 }
 
 #[test]
-fn the_first_page_is_one_screen_and_every_page_is_found_from_another() {
+fn the_first_page_is_short_and_every_page_is_found_from_another() {
     let first = fs::read_to_string(root().join("README.md")).expect("README.md");
-    assert!(first.lines().count() <= SCREEN, "README.md has {} lines", first.lines().count());
+    assert!(first.lines().count() <= FIRST_PAGE_MAX, "README.md has {} lines", first.lines().count());
     let mut linked = BTreeSet::new();
     for document in documents() {
         let text = fs::read_to_string(&document).expect("a document");
@@ -81,6 +87,26 @@ fn the_first_page_is_one_screen_and_every_page_is_found_from_another() {
     let pages = documents().into_iter().filter(|it| it.parent().is_some_and(|folder| folder == root().join("docs")));
     let lost: Vec<PathBuf> = pages.filter(|page| !linked.contains(page)).collect();
     assert!(lost.is_empty(), "nobody links to {lost:?}");
+}
+
+/// A reader of a new version looks for what concerns them, and not for how it came to be.
+#[test]
+fn the_changelog_has_short_lines_under_the_headings_of_its_readers() {
+    let text = fs::read_to_string(root().join("CHANGELOG.md")).expect("CHANGELOG.md");
+    let (mut heading, mut wrong) = ("", Vec::new());
+    for line in text.lines() {
+        match line.strip_prefix("### ") {
+            Some(reader) if READERS.contains(&reader) => heading = reader,
+            Some(reader) => wrong.push(format!("{reader:?} is no heading of the changelog")),
+            None if line.starts_with("## ") => heading = "",
+            None if line.starts_with("- ") && heading.is_empty() => wrong.push(format!("under no heading: {line}")),
+            None if line.starts_with("- ") && line.chars().count() > LINE_OF_CHANGELOG_MAX => {
+                wrong.push(format!("longer than {LINE_OF_CHANGELOG_MAX} characters: {line}"));
+            }
+            None => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
