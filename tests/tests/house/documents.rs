@@ -114,8 +114,15 @@ fn every_promise_and_every_kept_thing_names_tests_that_exist() {
     let text = fs::read_to_string(root().join("docs/privacy.md")).expect("docs/privacy.md");
     for (heading, few) in [("Promises", 6), ("Retention", 8)] {
         let table = text.split("\n## ").find(|section| section.starts_with(heading)).expect("the table");
-        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+        let (told, tests) = table.split_once("<details>").expect("the tests");
+        let rows: Vec<&str> = tests.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+        let kept = told
+            .lines()
+            .filter(|line| line.starts_with("- "))
+            .count()
+            .max(told.lines().filter(|line| line.starts_with("| ")).skip(2).count());
         assert!(rows.len() > few, "few rows: {rows:?}");
+        assert_eq!(rows.len(), kept, "{heading}: a row of tests for each");
         assert_eq!(tests_that_are_missing(&rows), [] as [String; 0]);
     }
 }
@@ -123,13 +130,30 @@ fn every_promise_and_every_kept_thing_names_tests_that_exist() {
 #[test]
 fn every_border_and_every_threat_names_tests_that_exist() {
     let text = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
-    for (heading, few) in [("Borders", 6), ("Threats", 10)] {
-        let table = text.split("\n## ").find(|section| section.starts_with(heading)).expect("the table");
-        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
-        assert!(rows.len() > few, "few rows: {rows:?}");
-        let wrong = tests_that_are_missing(&rows);
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let section = |heading: &str| text.split("\n## ").find(|it| it.starts_with(heading)).expect("the section");
+    let borders: Vec<&str> = section("Borders").lines().filter(|line| line.starts_with("| **")).collect();
+    assert!(borders.len() > 6, "few rows: {borders:?}");
+    let mut wrong = tests_that_are_missing(&borders);
+
+    // Each attacker has a heading, what can and cannot be done, and the tests of it as a list.
+    let attackers: Vec<&str> = section("Threats").split("\n### ").skip(1).collect();
+    assert!(attackers.len() > 10, "few attackers: {attackers:?}");
+    let functions = functions();
+    for attacker in attackers {
+        let name = attacker.lines().next().unwrap_or_default();
+        if !attacker.contains("\nCan:\n- ") || !attacker.contains("\nCannot:\n- ") {
+            wrong.push(format!("{name}: no list of what can and what cannot be done"));
+        }
+        let shown: Vec<&str> =
+            attacker.lines().filter_map(|line| line.strip_prefix("- `")?.strip_suffix('`')).collect();
+        if shown.is_empty() || !attacker.contains(&format!("Shown by {} tests", shown.len())) {
+            wrong.push(format!("{name}: shown by {} tests, or by none", shown.len()));
+        }
+        wrong.extend(
+            shown.iter().filter(|it| !functions.contains(**it)).map(|it| format!("{name}: no such test: {it}")),
+        );
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// What the last cell of each row of a table names that is no test, and rows that name none.
