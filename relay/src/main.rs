@@ -1,7 +1,7 @@
 //! `sipwake`: the command line.
 //!
 //! Invariant: nothing but the development certificate's CA goes to stdout while it serves; logs go to stderr. The exit
-//! status is the contract's: 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
+//! status is 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
 //! dump, and no debugger of another user, sees the process's memory.
 
 use std::io::Write as _;
