@@ -6,7 +6,7 @@
 //!    seals it; the answer holds the instance's secret, which is the device's from then on.
 //! 2. **Keep.** The [`agent`] drives one [`sip::Endpoint`] for each shard: it refreshes the registration, answers challenges with what
 //!    the vault opens for that moment, and backs off when the SIP server is away.
-//! 3. **Wake.** An INVITE comes by [`net`]. The endpoint holds it and asks for a wake; [`push`] tells APNs or FCM, and the caller
+//! 3. **Wake.** An INVITE comes by [`net`]. The call waits in the endpoint, which asks for a wake; [`push`] tells APNs, FCM or a Web Push service, and the caller
 //!    hears ringing once the service has accepted. Nothing on this way asks Redis or waits for another core.
 //! 4. **Hand over.** The phone registers at the edge with its secret, and the INVITE goes down its connection. The relay stays in the
 //!    dialog as a proxy; media never comes near it.
@@ -40,14 +40,14 @@
 //! | 1 | [`push`] | APNs, FCM, Web Push, payload, verdicts |
 //! | 1 | [`net`] | listen, dial, resolve, TLS and its reload; knows bytes, not SIP |
 //! | 2 | [`agent`] | drives the Endpoint shards, and joins them to the network, the vault and the push services |
+//! | 2 | [`acme`] | certificates from a CA that speaks ACME |
+//! | 2 | [`development`] | a folder and a SIP server for a relay without a configuration |
+//! | 2 | [`softphone`] | a SIP client that signals, for the command `device` |
 //! | 3 | [`doctor`] | walks an account's path and says in words what would go wrong |
 //! | 3 | [`service`] | the use cases, by who asks: app, device, operator, SIP server |
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | [`serve`] | a whole relay: wiring and drain |
-//! | 2 | [`acme`] | certificates from a CA that speaks ACME |
-//! | 2 | [`development`] | a folder and a SIP server for a relay without a configuration |
-//! | 2 | [`softphone`] | a SIP client that signals, for the command `device` |
 //! | 5 | [`cli`] | the command line's clients of a relay: a device, the operator's view |
 //! | 6 | `main.rs` | arguments, exit status |
 

@@ -1,7 +1,7 @@
 //! `sipwake`: the command line.
 //!
 //! Invariant: nothing but the development certificate's CA goes to stdout while it serves; logs go to stderr. The exit
-//! status is the contract's: 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
+//! status is 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
 //! dump, and no debugger of another user, sees the process's memory.
 
 use std::io::Write as _;
@@ -178,13 +178,13 @@ async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<
         }
     }
     for caution in config.cautions.iter().chain(&config.faults) {
-        tracing::warn!(event = "configuration-caution", "{caution}");
+        tracing::warn!(event = "configuration-caution", %caution, "the configuration works, and holds a risk or a fault");
     }
     for doubt in certificate(&config) {
-        tracing::warn!(event = "certificate-doubt", "tls.certificate: {doubt}; {}", doubt.remedy());
+        tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
     }
     for (problem, _) in push_certificates(&config) {
-        tracing::warn!(event = "push-certificate-doubt", "{problem}");
+        tracing::warn!(event = "push-certificate-doubt", %problem, "APNs may refuse a push certificate");
     }
     // Before the start, so that a signal that comes during it is not lost.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
@@ -328,18 +328,17 @@ fn shown(address: Option<std::net::SocketAddr>) -> Option<tracing::field::Displa
 /// Says what SIGHUP has changed, and what it could not.
 fn say_reloaded(told: &Reloaded) {
     for problem in &told.problems {
-        tracing::error!(event = "not-reloaded", "not reloaded, nothing was changed: {problem}");
+        tracing::error!(event = "not-reloaded", %problem, "not reloaded: nothing was changed");
     }
     if told.problems.is_empty() {
-        let taken = if told.taken.is_empty() { "nothing has changed".to_owned() } else { told.taken.join(", ") };
-        tracing::info!(event = "reloaded", "reloaded: {taken}");
+        match told.taken.join(", ") {
+            taken if taken.is_empty() => tracing::info!(event = "reloaded", "reloaded: nothing has changed"),
+            taken => tracing::info!(event = "reloaded", %taken, "reloaded"),
+        }
     }
     if !told.needs_restart.is_empty() {
-        tracing::warn!(
-            event = "restart-needed",
-            "changed in the configuration, and in force after a restart: {}",
-            told.needs_restart.join(", ")
-        );
+        let settings = told.needs_restart.join(", ");
+        tracing::warn!(event = "restart-needed", %settings, "the configuration has changes that need a restart");
     }
 }
 

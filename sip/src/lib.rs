@@ -8,6 +8,8 @@
 //! | 0 | [`message`] | bytes ⇄ [`message::Message`]; lossless headers, lazy typed views; framing of streams; limits |
 //! | 0 | [`id`] | 128-bit identifiers and the shard that each names |
 //! | 0 | [`bucket`] | a token bucket: a burst at once, and then one at each interval |
+//! | 0 | `random` | a stream of random numbers from a seed that is handed in |
+//! | 0 | `timers` | deadlines in their order |
 //! | 1 | [`auth`] | digest: challenge, HA1, answer, verification (RFC 7616, RFC 8760) |
 //! | 1 | `transaction` | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
 //! | 1 | [`timing`] | every wait of the protocol, as settings |

@@ -1,4 +1,4 @@
-//! An HTTPS client for the contract's API, as an app has one; HTTP/1.1 or HTTP/2.
+//! An HTTPS client for the relay's API, as an app has one; HTTP/1.1 or HTTP/2.
 //!
 //! Invariant: it trusts the test's authority alone; a connection is kept from one request to the next; an answer is
 //! whatever came, judged by the test and not here.

@@ -4,7 +4,7 @@
 //! provider token (signature, team, key, age), answers with Apple's statuses and JSON bodies, echoes `apns-id`, and can
 //! be told to fail in every way that Apple does.
 //!
-//! Invariant: what Apple would object to, and what the contract forbids (a VoIP push that is no call, two for one
+//! Invariant: what Apple would object to, and what sipwake promises not to send (a VoIP push that is no call, two for one
 //! call, more than one stream before the first good provider token), is in [`PushInbox::violations`].
 
 use std::collections::HashSet;

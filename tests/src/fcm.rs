@@ -4,7 +4,7 @@
 //! Android priority and ttl, token form), answers with Google's JSON error shape, and can be told to fail in every way
 //! that Google does.
 //!
-//! Invariant: what Google would object to, and what the contract forbids, is in [`PushInbox::violations`].
+//! Invariant: what Google would object to, and what sipwake promises not to send, is in [`PushInbox::violations`].
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
@@ -472,7 +472,7 @@ fn read_message(body: &[u8]) -> Result<ReadMessage, (&'static str, &'static str)
     Ok(ReadMessage { token: token.into(), payload, priority: priority.into(), ttl: ttl.into() })
 }
 
-/// What Google takes and the contract does not.
+/// What Google takes and sipwake promises not to send.
 fn contract(message: &ReadMessage) -> Vec<&'static str> {
     let urgent = message.payload["event"] == "call";
     let mut objections = Vec::new();

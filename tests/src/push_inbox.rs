@@ -170,7 +170,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         }
     }
 
-    /// What the service would have objected to, and what the contract forbids.
+    /// What the service would have objected to, and what sipwake promises not to send.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.violations).clone()
     }

@@ -1,4 +1,4 @@
-//! The configuration of a relay under test: typed knobs, written as the contract's TOML.
+//! The configuration of a relay under test: typed knobs, written as the TOML of the settings.
 //!
 //! Invariant: it names loopback addresses alone, and ports that nobody else has.
 
@@ -178,7 +178,7 @@ impl Default for Ports {
 }
 
 impl Setup {
-    /// A relay on loopback with these apps; TLS upstream, the store in memory, the contract's defaults.
+    /// A relay on loopback with these apps; TLS upstream, the store in memory, the default settings.
     pub fn new(authority: &Authority, apps: Vec<App>) -> Self {
         let text = str::to_owned;
         Self {

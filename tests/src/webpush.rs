@@ -3,7 +3,7 @@
 //! It checks the VAPID token (RFC 8292), the headers (RFC 8030), and decrypts each push as its device does (RFC 8291), by a
 //! receiver of its own. It can be told to fail in every way that a push service does.
 //!
-//! Invariant: what a push service would object to, and what the contract forbids, is in [`PushInbox::violations`].
+//! Invariant: what a push service would object to, and what sipwake promises not to send, is in [`PushInbox::violations`].
 
 use std::collections::HashMap;
 use std::ops::Deref;

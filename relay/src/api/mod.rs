@@ -1,4 +1,4 @@
-//! The HTTPS API of version 1, for apps, devices and SIP servers: CONTRACT.md's table as a router.
+//! The HTTPS API of version 1, for apps, devices and SIP servers: the routes of `docs/api.md`.
 //!
 //! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
 //! two together. A request is counted by its route's template, never by its path.

@@ -1,4 +1,4 @@
-//! Answers as JSON, in the shapes of the contract.
+//! Answers as JSON, in the shapes of `docs/api.md`.
 //!
 //! Invariant: the only secret that is ever written is the instance's own, in the answer to its enabling; push tokens,
 //! AORs and credentials have no place in any type here.

@@ -24,7 +24,7 @@
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
-//! Invariant: a command is a client like any other: it knows of the relay what the contract says, and nothing of the
+//! Invariant: a command is a client like any other: it knows of the relay what is published, and nothing of the
 //! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod audit;

@@ -2,7 +2,7 @@
 //!
 //! Each has one word, which the JSON of the API, the receipts, the timelines and the labels of the metrics share.
 //!
-//! Invariant: a word is fixed by the contract and names no person, address or token.
+//! Invariant: a word is part of the published API, and names no person, address or token.
 
 pub mod story;
 

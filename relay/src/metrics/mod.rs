@@ -550,7 +550,7 @@ mod tests {
 
     use super::*;
 
-    /// The names that CONTRACT.md promises.
+    /// The names that `docs/metrics.md` lists.
     const PROMISED: &[&str] = &[
         "sipwake_instances",
         "sipwake_registrations_total",

@@ -375,7 +375,8 @@ impl Record {
                     service,
                     reason,
                     since = rfc3339(since),
-                    "the push service fails: {words}"
+                    detail = %words,
+                    "the push service fails"
                 );
             }
             // That it is well from the start is no news.

@@ -1,4 +1,4 @@
-//! What a push says: the one JSON object of the contract, as each service wants it wrapped.
+//! What a push says: the one JSON object that apps read, as each service wants it wrapped.
 //!
 //! Invariant: the outcome is valid JSON within the service's limit, whatever the caller called itself: characters
 //! that are invisible, break lines or turn the reading direction are left out of `from` and `name`, and these two are
@@ -65,7 +65,7 @@ struct Body<'a> {
     sipwake: &'a Object<'a>,
 }
 
-/// The object of the contract.
+/// The object that apps read.
 #[derive(Serialize)]
 struct Object<'a> {
     v: u8,

@@ -157,7 +157,7 @@ impl PushService {
         Self::of(Mode::Printed)
     }
 
-    /// Delivers `push` to `target` of the App `app`: again and again where the contract allows it, with pauses that
+    /// Delivers `push` to `target` of the App `app`: again and again where a push may be repeated, with pauses that
     /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
     pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
         self.deliver_measured(app, target, push, push.until(), &Departure::unmeasured(), &Fixed).await

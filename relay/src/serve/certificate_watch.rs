@@ -39,7 +39,7 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
         let doubts: Vec<Doubt> = doubts.into_iter().filter(Doubt::is_fatal).collect();
         examined = Some((chain, Instant::now()));
         for doubt in doubts.iter().filter(|doubt| !known.contains(doubt)) {
-            tracing::warn!(event = "certificate-doubted", remedy = doubt.remedy(), "tls.certificate: {doubt}");
+            tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
         }
         let words = |doubt: &Doubt| format!("tls.certificate: {doubt}; {}", doubt.remedy()).into();
         readiness.warn_of(Warning::Trust, doubts.iter().map(words).collect());

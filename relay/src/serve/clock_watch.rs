@@ -96,7 +96,11 @@ impl Store {
                     STORE_OFF_MAX_MS / 1_000,
                 );
                 if !was_off {
-                    tracing::error!(event = "clocks-apart", "{warning}");
+                    tracing::error!(
+                        event = "clocks-apart",
+                        off_s = off_ms / 1_000,
+                        "the system's clock and the store's are apart, and accounts end by the store's: set right the wrong one (NTP)"
+                    );
                 }
                 readiness.warn_of(Warning::StoreClock, vec![warning.into()]);
             }
@@ -123,7 +127,11 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
         Verdict::Jumped { by_ms, new } => {
             let warning = warning(by_ms);
             if new {
-                tracing::warn!(event = "clock-jumped", "{warning}");
+                tracing::warn!(
+                    event = "clock-jumped",
+                    by_s = by_ms / 1_000,
+                    "the system's clock has jumped: set it right (NTP); nothing ends by it before it has stayed for hours"
+                );
             }
             readiness.warn_of(Warning::Clock, vec![warning.into()]);
         }

@@ -31,7 +31,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         match fault {
             Some(fault) => {
                 if known != Some(fault) {
-                    tracing::error!(event = "keyring-fault", remedy = fault.remedy(), "store.keyring: {fault}");
+                    tracing::error!(event = "keyring-fault", %fault, remedy = fault.remedy(), "the keyring does not fit the store");
                 }
                 readiness.fail(Check::Keyring, fault.word());
                 readiness.warn_of(Warning::Keyring, vec![format!("store.keyring: {fault}; {}", fault.remedy()).into()]);

@@ -39,8 +39,12 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         };
         for fault in faults.iter().filter(|fault| !known.contains(fault)) {
             match fault.is_grave() || require_ephemeral && fault.is_persistence() {
-                true => tracing::error!(event = "store-fault", remedy = fault.remedy(), "store: {fault}"),
-                false => tracing::warn!(event = "store-fault", remedy = fault.remedy(), "store: {fault}"),
+                true => {
+                    tracing::error!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it")
+                }
+                false => {
+                    tracing::warn!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it")
+                }
             }
         }
         let worst = faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence());

@@ -114,7 +114,7 @@ pub enum RegistrationState {
 }
 
 impl RegistrationState {
-    /// The contract's word for it.
+    /// The word of the API for it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Registered => "registered",

@@ -23,7 +23,7 @@ use super::keyring::Keyring;
 use crate::clock::rfc3339;
 use crate::domain::{WipeReason, Word as _};
 
-/// A signed statement that an instance was wiped; its JSON is the contract's.
+/// A signed statement that an instance was wiped; its JSON is that of `docs/api.md`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Receipt {
     /// The instance, as `pi_…`.

@@ -160,7 +160,7 @@ impl CallState {
         matches!(self, Self::Cancelled | Self::AnsweredElsewhere)
     }
 
-    /// The contract's word for it.
+    /// The word of the relay's API for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Waking => "waking",

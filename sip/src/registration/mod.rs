@@ -227,7 +227,7 @@ impl fmt::Debug for Registration {
 }
 
 impl Registration {
-    /// A binding that is not registered. `life`: another number than any earlier registration's of this process.
+    /// A binding that is not registered. `generation`: another number than any earlier registration's of this process.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one binding, told once")]
     pub fn new(
         binding: BindingId,

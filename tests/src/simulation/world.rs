@@ -229,7 +229,7 @@ impl World {
             Happening::Trouble(number) => self.on_trouble(number),
             Happening::Recovery(number) => self.on_recovery(number),
             Happening::PushArrives { slot, deadline } => {
-                // The contract: what comes behind its deadline is no call any more.
+                // What is promised: what comes behind its deadline is no call any more.
                 if self.agenda.now() <= deadline {
                     self.wake_phone(slot);
                 }

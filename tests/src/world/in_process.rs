@@ -18,7 +18,7 @@ pub struct InProcess {
 }
 
 impl World<Registrar, InProcess> {
-    /// With the contract's defaults.
+    /// With the default settings.
     ///
     /// # Errors
     /// [`Missed`] when something does not start.

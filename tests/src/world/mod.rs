@@ -106,7 +106,7 @@ pub trait Node: Sized {
 }
 
 impl World {
-    /// With the contract's defaults; TLS toward the SIP server.
+    /// With the default settings; TLS toward the SIP server.
     ///
     /// # Errors
     /// [`Missed`] when something does not start.
@@ -114,7 +114,7 @@ impl World {
         Self::with(|_| {}).await
     }
 
-    /// With the contract's defaults, and push enabled for Alice's iPhone, which sleeps.
+    /// With the default settings, and push enabled for Alice's iPhone, which sleeps.
     ///
     /// # Errors
     /// [`Missed`] when something does not start, or for another answer than 201.

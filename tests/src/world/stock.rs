@@ -1,6 +1,6 @@
 //! Calls among real peers: SIPp calls through Kamailio, and baresip is the phone.
 //!
-//! Invariant: a push is checked against the contract before a phone wakes for it.
+//! Invariant: a push is checked against the published form before a phone wakes for it.
 
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ impl World<RealServer> {
         }
     }
 
-    /// The push for a call of SIPp's, checked against the contract.
+    /// The push for a call of SIPp's, checked against the published form.
     ///
     /// # Errors
     /// [`Missed`] when none comes.

@@ -13,7 +13,7 @@ const APNS_KEY: &str = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0LWFwbnM=\n-----END 
 const FCM_ACCOUNT: &str =
     r#"{"project_id": "p", "client_email": "e", "private_key": "secret-fcm", "token_uri": "https://t"}"#;
 
-/// The contract's own example, as far as it is not a default.
+/// The documented example, as far as it is not a default.
 const FULL: &str = r#"
 [edge]
 listen = "0.0.0.0:5061"

@@ -73,7 +73,7 @@ fn every_dependency_has_a_licence_that_may_be_used() {
 }
 
 #[test]
-fn no_banned_krateis_compiled_and_cryptography_has_one_version() {
+fn no_banned_crate_is_compiled_and_cryptography_has_one_version() {
     let bans = rules().bans;
     assert_eq!(bans.multiple_versions, "allow", "what else it says is held by cargo-deny alone");
     let dependencies = dependencies();

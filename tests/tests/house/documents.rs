@@ -12,8 +12,14 @@ const MADE: &[&str] = &["certs/dev/"];
 /// Folders whose contents are named in documents by a path.
 const FOLDERS: &[&str] = &["sip/", "relay/", "tests/", "docs/", "docker/", "certs/"];
 
-/// The lines of a screen.
-const SCREEN: usize = 40;
+/// The lines that the first page may have: what is read without a search.
+const FIRST_PAGE_MAX: usize = 64;
+
+/// The readers of the changelog, by its headings.
+const READERS: &[&str] = &["Apps", "SIP servers", "Operators", "Configuration", "Security"];
+
+/// The characters of a line of the changelog.
+const LINE_OF_CHANGELOG_MAX: usize = 200;
 
 #[test]
 fn links_and_paths_lead_somewhere() {
@@ -67,9 +73,9 @@ fn git_ignores_what_the_pages_have_their_reader_write() {
 }
 
 #[test]
-fn the_first_page_is_one_screen_and_every_page_is_found_from_another() {
+fn the_first_page_is_short_and_every_page_is_found_from_another() {
     let first = fs::read_to_string(root().join("README.md")).expect("README.md");
-    assert!(first.lines().count() <= SCREEN, "README.md has {} lines", first.lines().count());
+    assert!(first.lines().count() <= FIRST_PAGE_MAX, "README.md has {} lines", first.lines().count());
     let mut linked = BTreeSet::new();
     for document in documents() {
         let text = fs::read_to_string(&document).expect("a document");
@@ -83,13 +89,40 @@ fn the_first_page_is_one_screen_and_every_page_is_found_from_another() {
     assert!(lost.is_empty(), "nobody links to {lost:?}");
 }
 
+/// A reader of a new version looks for what concerns them, and not for how it came to be.
+#[test]
+fn the_changelog_has_short_lines_under_the_headings_of_its_readers() {
+    let text = fs::read_to_string(root().join("CHANGELOG.md")).expect("CHANGELOG.md");
+    let (mut heading, mut wrong) = ("", Vec::new());
+    for line in text.lines() {
+        match line.strip_prefix("### ") {
+            Some(reader) if READERS.contains(&reader) => heading = reader,
+            Some(reader) => wrong.push(format!("{reader:?} is no heading of the changelog")),
+            None if line.starts_with("## ") => heading = "",
+            None if line.starts_with("- ") && heading.is_empty() => wrong.push(format!("under no heading: {line}")),
+            None if line.starts_with("- ") && line.chars().count() > LINE_OF_CHANGELOG_MAX => {
+                wrong.push(format!("longer than {LINE_OF_CHANGELOG_MAX} characters: {line}"));
+            }
+            None => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_promise_and_every_kept_thing_names_tests_that_exist() {
     let text = fs::read_to_string(root().join("docs/privacy.md")).expect("docs/privacy.md");
     for (heading, few) in [("Promises", 6), ("Retention", 8)] {
         let table = text.split("\n## ").find(|section| section.starts_with(heading)).expect("the table");
-        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+        let (told, tests) = table.split_once("<details>").expect("the tests");
+        let rows: Vec<&str> = tests.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+        let kept = told
+            .lines()
+            .filter(|line| line.starts_with("- "))
+            .count()
+            .max(told.lines().filter(|line| line.starts_with("| ")).skip(2).count());
         assert!(rows.len() > few, "few rows: {rows:?}");
+        assert_eq!(rows.len(), kept, "{heading}: a row of tests for each");
         assert_eq!(tests_that_are_missing(&rows), [] as [String; 0]);
     }
 }
@@ -97,13 +130,30 @@ fn every_promise_and_every_kept_thing_names_tests_that_exist() {
 #[test]
 fn every_border_and_every_threat_names_tests_that_exist() {
     let text = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
-    for (heading, few) in [("Borders", 6), ("Threats", 10)] {
-        let table = text.split("\n## ").find(|section| section.starts_with(heading)).expect("the table");
-        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
-        assert!(rows.len() > few, "few rows: {rows:?}");
-        let wrong = tests_that_are_missing(&rows);
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let section = |heading: &str| text.split("\n## ").find(|it| it.starts_with(heading)).expect("the section");
+    let borders: Vec<&str> = section("Borders").lines().filter(|line| line.starts_with("| **")).collect();
+    assert!(borders.len() > 6, "few rows: {borders:?}");
+    let mut wrong = tests_that_are_missing(&borders);
+
+    // Each attacker has a heading, what can and cannot be done, and the tests of it as a list.
+    let attackers: Vec<&str> = section("Threats").split("\n### ").skip(1).collect();
+    assert!(attackers.len() > 10, "few attackers: {attackers:?}");
+    let functions = functions();
+    for attacker in attackers {
+        let name = attacker.lines().next().unwrap_or_default();
+        if !attacker.contains("\nCan:\n- ") || !attacker.contains("\nCannot:\n- ") {
+            wrong.push(format!("{name}: no list of what can and what cannot be done"));
+        }
+        let shown: Vec<&str> =
+            attacker.lines().filter_map(|line| line.strip_prefix("- `")?.strip_suffix('`')).collect();
+        if shown.is_empty() || !attacker.contains(&format!("Shown by {} tests", shown.len())) {
+            wrong.push(format!("{name}: shown by {} tests, or by none", shown.len()));
+        }
+        wrong.extend(
+            shown.iter().filter(|it| !functions.contains(**it)).map(|it| format!("{name}: no such test: {it}")),
+        );
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// What the last cell of each row of a table names that is no test, and rows that name none.

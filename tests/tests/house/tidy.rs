@@ -83,6 +83,9 @@ const TOP: &[&str] = &[
     "tests",
 ];
 
+/// How libFuzzer names the inputs that it found.
+const FINDINGS: &[&str] = &["crash-", "leak-", "oom-", "slow-unit-", "timeout-"];
+
 /// Names that say nothing about what is inside.
 const BANNED: &[&str] = &["utils", "util", "common", "helpers", "helper", "manager", "misc"];
 
@@ -138,6 +141,15 @@ fn the_top_level_has_its_rooms_and_nothing_that_was_left_lying() {
         .filter(|name| !TOP.contains(name))
         .collect();
     assert!(strangers.is_empty(), "committed at the top level, and no room of it: {strangers:?}");
+    let findings: Vec<_> = str::from_utf8(&tracked)
+        .unwrap()
+        .lines()
+        .filter(|path| FINDINGS.iter().any(|kind| path.rsplit('/').next().unwrap_or(path).starts_with(kind)))
+        .collect();
+    assert!(
+        findings.is_empty(),
+        "what a fuzzer left belongs into the target's corpus, under a name that says what it is: {findings:?}"
+    );
 }
 
 #[test]

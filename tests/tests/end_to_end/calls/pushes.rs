@@ -1,4 +1,4 @@
-//! The push of a call, exactly as the contract has it.
+//! The push of a call, exactly as it is published.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

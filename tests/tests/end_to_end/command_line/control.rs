@@ -33,10 +33,10 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     let text = std::fs::read_to_string(relay.config()).unwrap();
     std::fs::write(relay.config(), text.replace("ring_timeout = \"30s\"", "ring_timeout = \"20s\"")).unwrap();
     relay.hang_up();
-    let taken = relay.await_log("reloaded: ", SOON).await;
-    let line = relay.await_log("reloaded: operator.token_file, app[0].api_key_file", SOON).await;
+    let taken = relay.await_log("taken=", SOON).await;
+    let line = relay.await_log("taken=operator.token_file, app[0].api_key_file", SOON).await;
     assert!(line.is_ok(), "{taken:?}: {}", relay.log());
-    relay.await_log("in force after a restart: call.ring_timeout", SOON).await?;
+    relay.await_log("settings=call.ring_timeout", SOON).await?;
     assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
     assert_eq!(world.api.enable(&world.wish(tests::world::TOKEN)).await?.status, 401, "nor does the old key");
     let table = sipwake(&["instances", "list", "--config", &config]);
@@ -55,7 +55,7 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     std::fs::write(file_of(relay, "token_file"), "a-third-token-of-the-operator").unwrap();
     std::fs::write(relay.config(), format!("{good}\n[nonsense]\n")).unwrap();
     relay.hang_up();
-    relay.await_log("not reloaded, nothing was changed: nonsense: is not a setting", SOON).await?;
+    relay.await_log("problem=nonsense: is not a setting", SOON).await?;
     for (wanted, code) in [("--live", 0), ("--ready", 1)] {
         let told = sipwake(&["check", wanted, "--config", &config]);
         assert_eq!(told.status.code(), Some(code), "a relay is alive whatever its file has become: {}", said(&told));
@@ -160,7 +160,7 @@ async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended()
 
     world.authority.write("push.pem", &world.authority.issue(&[BUNDLE]).both());
     relay.hang_up();
-    relay.await_log("reloaded: app[0].apns.certificate_file", SOON).await?;
+    relay.await_log("taken=app[0].apns.certificate_file", SOON).await?;
     let check = sipwake(&["check", "--push", "--config", &config]);
     assert_eq!(check.status.code(), Some(0), "{}", said(&check));
     world.call()?.expect(180, SOON).await?;
@@ -171,7 +171,7 @@ async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended()
     // One that has ended changes nothing: the one in force goes on.
     world.authority.write("push.pem", &world.authority.issue_ended(&[BUNDLE]).both());
     relay.hang_up();
-    let told = relay.await_log("not reloaded, nothing was changed: app[0].apns.certificate_file", SOON).await?;
+    let told = relay.await_log("event=\"not-reloaded\" problem=app[0].apns.certificate_file", SOON).await?;
     assert!(told.contains("has expired"), "{told}");
     world.call()?.expect(180, SOON).await?;
     assert!(!relay.log().contains("PRIVATE KEY"));

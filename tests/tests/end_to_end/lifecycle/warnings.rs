@@ -34,7 +34,7 @@ async fn a_certificate_for_another_name_is_told_until_one_for_this_name_is_there
     let right = [fs::read(&certificate)?, fs::read(&key)?];
     is_for(&["another.example", "127.0.0.2"]);
     // An operator is still answered by the name that the certificate had, for who pins no name.
-    world.relay.await_log("certificate-doubted", SOON).await?;
+    world.relay.await_log("certificate-doubt", SOON).await?;
     fs::write(&key, &right[1])?;
     fs::write(&certificate, &right[0])?;
     warns(&world, "trust", "does not name", false).await
@@ -78,7 +78,7 @@ async fn a_changed_file_of_trusted_certificates_is_said_to_wait_for_a_restart_ea
         world.relay.hang_up();
         let told = || async {
             let log = world.relay.log();
-            log.get(begun..)?.contains("in force after a restart: otlp.ca_file").then_some(())
+            log.get(begun..)?.contains("settings=otlp.ca_file").then_some(())
         };
         world.until("what waits for a restart", told).await?;
     }

@@ -1,4 +1,4 @@
-//! The HTTPS API and the operators' listener, asked without a network: the shapes of CONTRACT.md, and every refusal.
+//! The HTTPS API and the operators' listener, asked without a network: the shapes of `docs/api.md`, and every refusal.
 //!
 //! Invariant: the use cases behind the routers are scripted, so each test sees the border alone.
 
