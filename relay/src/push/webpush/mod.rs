@@ -18,9 +18,9 @@
 
 mod encryption;
 mod http1;
+mod http1_limits;
 mod limits;
 mod origins;
-mod places;
 mod turns;
 mod unknown;
 mod vapid;
@@ -40,17 +40,17 @@ use self::encryption::{PLAINTEXT_MAX, encrypted};
 use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
-use super::answer::{Answer, Bearing};
-use super::attempt::Attempt;
-use super::collapse;
-use super::connection::{Channel, Failure, Request};
-use super::departure::Departure;
-use super::endpoint::trust;
-use super::faults::name_of;
+use super::connection::answer_timeout::{Patience, WhenSilent};
+use super::connection::departure::Departure;
+use super::connection::endpoint::trust;
+use super::connection::http2::{Channel, Failure, Request};
+use super::connection::network::Network;
+use super::delivery::answer::{Answer, Bearing};
+use super::delivery::attempt::Attempt;
+use super::health::device_faults::name_of;
+use super::health::reasons::{self, NOT_HTTP2};
 use super::health::{Note, Record, Trouble};
-use super::network::Network;
-use super::patience::{Patience, WhenSilent};
-use super::reasons::{self, NOT_HTTP2};
+use super::payload::collapse;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::hpke::PublicKey;
@@ -87,7 +87,7 @@ impl Settings {
 }
 
 /// Web Push for one App.
-pub(super) struct WebPush {
+pub(crate) struct WebPush {
     vapid: Vapid,
     origins: Origins,
 }
