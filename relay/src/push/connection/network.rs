@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::withdrawal::{WithdrawableStream, Withdrawal};
-use crate::net::questions::Asker;
-use crate::net::reach::Reach;
-use crate::net::resolve::Resolver;
+use crate::net::address_policy::Reach;
+use crate::net::dns::questions::Asker;
+use crate::net::dns::resolve::Resolver;
 
 /// Bytes in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -54,8 +54,8 @@ use super::payload::collapse;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::hpke::PublicKey;
+use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
-use crate::net::reach::Reach;
 use crate::secret::PushToken;
 use crate::vault::record::{PushTarget, WebPushKeys};
 
