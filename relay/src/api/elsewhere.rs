@@ -30,12 +30,11 @@ use http_body_util::BodyExt;
 use tower::Service as _;
 use zeroize::Zeroizing;
 
-use super::carried::Carried;
 use super::handlers::Asker;
 use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
-use crate::service::nodes::{Answering, Body as Letter};
+use crate::service::nodes::{Answering, Body as Letter, Tell};
 use crate::service::types::AccessError;
 use crate::vault::Owner;
 
@@ -46,6 +45,11 @@ const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTIC
 
 /// Where operators ask.
 const OPERATORS: &str = "/v1/operator/";
+
+/// A request that another node has carried here, or that this one answers as if it owned what it is about. It is made here alone; nothing
+/// that a client sends makes one.
+#[derive(Clone)]
+pub(crate) struct Carried(Option<Tell>);
 
 impl Carried {
     /// Gives an answer before the last one.
@@ -238,7 +242,7 @@ fn is_of_call(path: &str) -> bool {
     [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
 }
 
-/// Whether the answer is one of those that are counted (`boxes`).
+/// Whether the answer is one of those that are counted (`answer_budget`).
 fn is_box(method: &Method, path: &str) -> bool {
     [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace]
         .iter()

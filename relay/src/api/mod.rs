@@ -5,7 +5,7 @@
 //!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
-//! [`connection::EndConnection`].
+//! [`EndConnection`].
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -23,10 +23,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
+mod answer_budget;
 pub mod body;
-mod boxes;
-pub(crate) mod carried;
-pub mod connection;
 pub mod cross_origin;
 #[cfg(test)]
 mod described;
@@ -48,13 +46,13 @@ pub(crate) mod trace;
 pub mod views;
 mod wake;
 pub mod wake_body;
-mod woken;
+mod wake_tally;
 
+pub use crate::net::https::{BadHead, EndConnection, Peer};
 use access::{App, Apps, SipServer, SipServers};
-use boxes::Boxes;
+use answer_budget::Boxes;
 pub(crate) use handlers::too_many_failures;
 
-use connection::{BadHead, EndConnection, Peer};
 use cross_origin::Origins;
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};
@@ -331,7 +329,7 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     // What is sent to a place that there is not may be an account.
     let ends_connection = asked.map_or(!request.body().is_end_stream(), |endpoint| endpoint.ends_connection());
     // It is counted where it was asked.
-    let is_carried = request.extensions().get::<carried::Carried>().is_some();
+    let is_carried = request.extensions().get::<elsewhere::Carried>().is_some();
     let by = request.method().clone();
     let (mut response, id) = match request.extensions().get::<BadHead>() {
         None => request_id::numbered(request, next).await,

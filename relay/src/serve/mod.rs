@@ -630,4 +630,4 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
 }
 
 #[cfg(test)]
-mod taken_again;
+mod tests;

@@ -12,18 +12,18 @@
 mod codec;
 mod deletions;
 pub mod fault;
+mod item_order;
 pub mod items;
 mod keyring;
-pub mod letters;
+mod keyring_agreement;
 mod lookup;
 mod memory;
 mod ownership;
-mod places;
+pub mod peer_messages;
 mod receipt;
 pub mod record;
 mod redis;
 mod refusal;
-mod ring;
 mod seal;
 mod store;
 mod tombstones;
@@ -53,8 +53,8 @@ pub use store::{
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use deletions::Deletions;
+use item_order::Places;
 use memory::MemoryStore;
-use places::Places;
 use redis::RedisStore;
 use store::Naming;
 use wanted::Wanted;
@@ -72,7 +72,7 @@ struct Inner {
     settings: Settings,
     /// When this run asked for its lease that it got last, since boot; `None`: never.
     held_at: Mutex<Option<Duration>>,
-    ring: ring::RingState,
+    ring: keyring_agreement::RingState,
     store: Store,
     tombstones: OnceLock<Tombstones>,
     /// What is to be claimed first.
@@ -82,7 +82,7 @@ struct Inner {
     /// What this run has deleted.
     deletions: Deletions,
     /// The letters of other nodes that came lately.
-    seen: letters::Seen,
+    seen: peer_messages::Seen,
     /// What this node says of itself to the others.
     note: OnceLock<Box<str>>,
 }
@@ -124,13 +124,13 @@ impl Vault {
             owner: Owner::of(node),
             settings,
             held_at: Mutex::default(),
-            ring: ring::RingState::default(),
+            ring: keyring_agreement::RingState::default(),
             store,
             tombstones: OnceLock::new(),
             wanted: Wanted::default(),
             places: Places::default(),
             deletions: Deletions::default(),
-            seen: letters::Seen::default(),
+            seen: peer_messages::Seen::default(),
             note: OnceLock::new(),
         }))
     }
@@ -361,7 +361,7 @@ impl Vault {
         let Store::Redis(redis) = &self.0.store else { return Ok(()) };
         redis.note_ended(owner, ids).await?;
         // It reads that with its next renewal at the latest.
-        let _ = self.write_letter(owner, &letters::Letter::Ended).await;
+        let _ = self.write_letter(owner, &peer_messages::Letter::Ended).await;
         Ok(())
     }
 
@@ -487,7 +487,7 @@ impl Vault {
         };
         if let Some(owner) = owner {
             // A letter that is lost delays the news to the owner's next renewal of its lease.
-            let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
+            let _ = self.write_letter(&owner, &peer_messages::Letter::Ended).await;
         }
         Ok(Some(existed))
     }

@@ -73,7 +73,7 @@ mod subscriptions;
 pub mod successors;
 mod traced;
 mod unanswered;
-mod unheard;
+mod unanswered_by_device;
 pub mod unproven;
 mod upstreams;
 

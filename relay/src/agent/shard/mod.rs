@@ -10,8 +10,8 @@ mod doubt;
 mod early;
 mod events;
 mod expected_calls;
+mod final_pushes;
 mod flow_bindings;
-mod last_words;
 pub(crate) mod messages;
 mod missed_calls;
 mod passing;
@@ -49,7 +49,6 @@ use crate::agent::digest::Asked;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
-use crate::agent::shard::last_words::LastWords;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
@@ -67,6 +66,7 @@ use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
+use final_pushes::LastWords;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;

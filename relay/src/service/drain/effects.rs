@@ -26,7 +26,7 @@ use crate::clock;
 use crate::random;
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service};
-use crate::vault::letters::Letter;
+use crate::vault::peer_messages::Letter;
 use crate::vault::{Fence, Owner};
 
 /// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.

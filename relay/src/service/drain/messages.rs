@@ -12,7 +12,7 @@
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
 //! | [`Word::RegisterAgain`] | a node that has unregistered what gave way to an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
-//! A word is the body of a question ([`Letter::Ask`](crate::vault::letters::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
+//! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
 //! that it is no request, and goes on.
 //!
 //! Invariant: a node that leaves ends nothing but what it is told to let go of: its records are another's, or will be. Whoever tells it waits [`HEARD_WITHIN`]

@@ -19,7 +19,7 @@ use crate::agent::request::Woken;
 use crate::clock;
 use crate::service::Inner;
 use crate::vault::Owner;
-use crate::vault::letters::{Letter, WokenCall};
+use crate::vault::peer_messages::{Letter, WokenCall};
 
 /// How soon a node is told that has just come: it takes over at once what is handed over.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

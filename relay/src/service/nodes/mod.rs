@@ -39,7 +39,7 @@ use crate::clock;
 use crate::outage::Outage;
 use crate::random;
 use crate::secret::InstanceSecret;
-use crate::vault::letters::{Letter, LetterNumber, WokenCall};
+use crate::vault::peer_messages::{Letter, LetterNumber, WokenCall};
 use crate::vault::record::StoredRecord;
 use crate::vault::{AwayReason, Owner, StoreError, Stored};
 

@@ -33,7 +33,7 @@ use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
-use crate::vault::letters::Letter;
+use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 

@@ -2,7 +2,7 @@
 //!
 //! The one that was there first stands, as long as a node that has it lives: its names end [`RING_TTL`] after the last look of such a
 //! node. Of the same keyring's copies the one stands that an operator has mixed something into most often. A name that is missing is written by whom the
-//! [caller](crate::vault::ring) has it written by.
+//! [caller](crate::vault::keyring_agreement) has it written by.
 //!
 //! Invariant: what is written is a keyed hash; nothing of a key follows from it.
 

@@ -4,7 +4,7 @@
 
 use super::scripts::SCRIPTS;
 use super::{RedisStore, millis};
-use crate::vault::letters::{LETTER_LIFE, LETTERS_MAX};
+use crate::vault::peer_messages::{LETTER_LIFE, LETTERS_MAX};
 use crate::vault::store::{AwayReason, Owner, StoreError};
 
 /// How long one question for the next letter stays open, in seconds; shorter than the limit of one operation.
