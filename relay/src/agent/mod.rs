@@ -22,6 +22,7 @@
 //! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
+//! | `lost_time` | telling the shards that time has passed without this machine |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].

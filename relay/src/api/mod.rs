@@ -3,6 +3,17 @@
 //! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
 //! two together. A request is counted by its route's template, never by its path.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `access`, `limits`, `cross_origin` | who may ask, how often, and from which web pages |
+//! | `handlers`, `device_handlers`, `doctor`, `trace`, `wake` | the routes |
+//! | `body`, `json`, `sip_uri` | what every body is read with |
+//! | `device_body`, `doctor_body`, `enable_body`, `wake_body` | the bodies |
+//! | `views`, `device_views`, `story_views` | the answers |
+//! | `problem`, `request_id` | refusals, and the number of a request |
+//! | `answer_budget` | how many large answers are on their way |
+//! | `elsewhere`, `wake_tally` | requests that another node answers, and the answers of all nodes |
+//!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
 //! [`EndConnection`].

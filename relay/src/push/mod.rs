@@ -1,5 +1,16 @@
 //! Pushes: what is said to a device, through which service, and what the service answered.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `payload` | what a push says |
+//! | `delivery` | a push from its order to its verdict |
+//! | `apns`, `fcm`, `webpush` | the services |
+//! | `connection` | the way to a service |
+//! | `health` | how each service stands |
+//! | `setup` | what can be wrong before the first push |
+//! | `jwt`, `rfc8599` | tokens that sign; the parameters of a Contact |
+//! | `measured` | the parts that benches measure |
+//!
 //! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
 //! and never holds a token.
 

@@ -4,6 +4,14 @@
 //! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ service ─ api, operator
 //! ```
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `listeners`, `push_services`, `unconfigured` | what a relay is made of, also without a configuration |
+//! | `check`, `check_push`, `running_relay` | whether it could start |
+//! | `reload` | what changes while it runs |
+//! | `chore` | a part that works beside everything else |
+//! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |
+//!
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 

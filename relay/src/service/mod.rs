@@ -8,7 +8,7 @@
 //! | an operator, with the operator token | [`OperatorService`] | `operators` |
 //! | another node, by a letter | [`NodeService`](nodes::NodeService) | [`nodes`] |
 //!
-//! | room | |
+//! | room | what it is |
 //! | --- | --- |
 //! | `enable`, `change`, `wipe` | the life of an instance, from its enabling to its receipt |
 //! | `wake`, `calls` | a call that a SIP server holds, and the stories of calls |

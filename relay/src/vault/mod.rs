@@ -4,6 +4,18 @@
 //! Record --seal--> Sealed --put--> store (memory | redis), with a TTL, an owner and a fence
 //! ```
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `record`, `codec`, `seal` | a record in the clear, as bytes, and sealed |
+//! | `keyring`, `keyring_agreement` | the keys, and whether all nodes have the same |
+//! | `lookup` | finding an instance, and the devices of an account |
+//! | `items`, `item_order`, `deletions` | what is kept beside a record |
+//! | `store`, `memory`, `redis` | what the stores have in common, and the two |
+//! | `fault`, `refusal` | what is wrong with a store, for an operator |
+//! | `ownership`, `wanted` | leases and claims, and what is claimed first |
+//! | `peer_messages` | letters between nodes |
+//! | `tombstones`, `receipt` | what was wiped, and the proof of it |
+//!
 //! Invariant: a store sees only the [`Sealed`] form and keyed hashes, never a password, an AOR, a push token or a
 //! caller. Whatever is stored ends by itself at its expiry, at most [`MAX_LIFETIME_S`] after it was put. Exactly one
 //! node owns a record; each change of owner gets a higher [`Fence`], and a node with an older one is refused. Nothing

@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
+//! | [`heartbeat`] | the pings of a WebSocket that alone leads to a device |
 //! | [`lf_probe`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
 //! | [`outbox`], [`write_batch`] | what waits to be written on it, and what is written at once |
 //! | [`name_shards`] | which shard has a binding that its registrar has named |

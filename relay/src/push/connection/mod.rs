@@ -1,23 +1,23 @@
 //! The way to a push service: one multiplexed HTTP/2 connection for all, made when it is needed.
 //!
-//! | room | |
+//! | room | what it is |
 //! | --- | --- |
-//! | [`http2`] | the connection that all pushes of a service share |
-//! | [`own_lines`] | the connections that cores have for themselves |
-//! | [`state`] | whether a request may go over a connection |
-//! | [`history`] | how the earlier connections ended, and the wait before the next dial |
+//! | `http2` | the connection that all pushes of a service share |
+//! | `own_lines` | the connections that cores have for themselves |
+//! | `state` | whether a request may go over a connection |
+//! | `history` | how the earlier connections ended, and the wait before the next dial |
 //! | *making one* | |
-//! | [`endpoint`] | the service's origin, and whom to trust there |
-//! | [`network`] | the streams below TLS |
-//! | [`dial`] | handshakes, raced over the addresses of a name |
-//! | [`identity`] | the certificate that is shown to the service |
-//! | [`single_flight`] | one making, however many wait for it |
-//! | [`backoff`] | the wait after a failure |
+//! | `endpoint` | the service's origin, and whom to trust there |
+//! | `network` | the streams below TLS |
+//! | `dial` | handshakes, raced over the addresses of a name |
+//! | `identity` | the certificate that is shown to the service |
+//! | `single_flight` | one making, however many wait for it |
+//! | `backoff` | the wait after a failure |
 //! | *one request* | |
-//! | [`departure`] | the moment at which a push leaves |
-//! | [`withdrawal`] | taking back what has not left |
-//! | [`answer_timeout`] | the wait for an answer |
-//! | [`allowance`] | the bytes that a service may send |
+//! | `departure` | the moment at which a push leaves |
+//! | `withdrawal` | taking back what has not left |
+//! | `answer_timeout` | the wait for an answer |
+//! | `allowance` | the bytes that a service may send |
 //!
 //! Invariant: a connection carries requests and knows nothing of what a push says.
 

@@ -13,6 +13,13 @@
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
 //! | 3xx | refused: nothing is followed |
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `origins` | the services that devices have chosen |
+//! | `encryption`, `vapid` | the content, and the App's signature |
+//! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
+//! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
+//!
 //! Invariant: what is pushed is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
 //! TLS alone, at an address that the operator allows.
 

@@ -1,11 +1,11 @@
 //! Leaving: a node that is told to end gives its instances away, and serves on the calls that wait with it.
 //!
-//! | room | |
+//! | room | what it is |
 //! | --- | --- |
-//! | [`hand_over`] | the instances go to the other nodes |
-//! | [`woken_calls`] | the calls for which it has woken devices |
-//! | [`messages`] | the words between a node that leaves and the others |
-//! | [`effects`] | what follows from each word |
+//! | `hand_over` | the instances go to the other nodes |
+//! | `woken_calls` | the calls for which it has woken devices |
+//! | `messages` | the words between a node that leaves and the others |
+//! | `effects` | what follows from each word |
 //!
 //! Invariant: an instance is given away once another node can take it, and a call that waits here is answered here.
 

@@ -18,6 +18,15 @@
 //! | `sipwake:check:{<hex>}:…` | any | what an examination tries | 5 s |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `client`, `connect`, `link` | the URL, making a connection, and the one that all share |
+//! | `scripts`, `claim`, `shares` | changes as a whole; taking over, and which node does |
+//! | `items`, `bulk_reads` | what is kept beside records |
+//! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
+//! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
+//! | `failure`, `unasked` | what an error means |
+//!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
 //! Cluster. An index names an instance before its record exists, and a lookup is corrected by whoever follows it: a
 //! crash in between leaves a name without a record, never a record without a name. Every key has a TTL.
