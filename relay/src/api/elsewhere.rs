@@ -30,11 +30,12 @@ use http_body_util::BodyExt;
 use tower::Service as _;
 use zeroize::Zeroizing;
 
+use super::carried::Carried;
 use super::handlers::Asker;
 use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
-use crate::service::nodes::{Answering, Body as Letter, Tell};
+use crate::service::nodes::{Answering, Body as Letter};
 use crate::service::types::AccessError;
 use crate::vault::Owner;
 
@@ -45,11 +46,6 @@ const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTIC
 
 /// Where operators ask.
 const OPERATORS: &str = "/v1/operator/";
-
-/// A request that another node has carried here, or that this one answers as if it owned what it is about. It is made here alone; nothing
-/// that a client sends makes one.
-#[derive(Clone)]
-pub(crate) struct Carried(Option<Tell>);
 
 impl Carried {
     /// Gives an answer before the last one.

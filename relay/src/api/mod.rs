@@ -12,7 +12,7 @@
 //! | `views`, `device_views`, `story_views` | the answers |
 //! | `problem`, `request_id` | refusals, and the number of a request |
 //! | `answer_budget` | how many large answers are on their way |
-//! | `elsewhere`, `wake_tally` | requests that another node answers, and the answers of all nodes |
+//! | `elsewhere`, `carried`, `wake_tally` | requests that another node answers, their mark, and the answers of all nodes |
 //!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
@@ -36,6 +36,7 @@ use axum::routing::{self, MethodFilter, MethodRouter};
 pub mod access;
 mod answer_budget;
 pub mod body;
+pub(crate) mod carried;
 pub mod cross_origin;
 #[cfg(test)]
 mod described;
@@ -340,7 +341,7 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     // What is sent to a place that there is not may be an account.
     let ends_connection = asked.map_or(!request.body().is_end_stream(), |endpoint| endpoint.ends_connection());
     // It is counted where it was asked.
-    let is_carried = request.extensions().get::<elsewhere::Carried>().is_some();
+    let is_carried = request.extensions().get::<carried::Carried>().is_some();
     let by = request.method().clone();
     let (mut response, id) = match request.extensions().get::<BadHead>() {
         None => request_id::numbered(request, next).await,

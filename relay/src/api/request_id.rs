@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
-use super::elsewhere::Carried;
+use super::carried::Carried;
 use crate::random;
 use crate::vault::hex;
 

@@ -23,8 +23,8 @@ use tokio::time::{sleep_until, timeout};
 use tracing::Instrument as _;
 
 use super::access::{AdmittedServer, bearer};
+use super::carried::Carried;
 use super::elsewhere;
-use super::elsewhere::Carried;
 use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
 use super::wake_tally::{Tally, Word};

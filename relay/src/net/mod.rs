@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `listen` | a TCP listener that no peer can fill alone |
+//! | `slots` | how many connections it has, and who gives way |
 //! | `udp` | datagrams, many with one system call |
 //! | `dial`, `web_host` | connecting to a SIP server, and to a host of the web |
 //! | `dns` | from a name to addresses |
@@ -29,6 +30,7 @@ mod file_stamp;
 pub mod https;
 pub(crate) mod https_port;
 pub mod listen;
+mod slots;
 mod socket;
 pub mod stream;
 mod tcp_options;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use super::listen::slots::Slot;
+use super::slots::Slot;
 use super::socket::Socket;
 
 /// A connected stream of bytes.

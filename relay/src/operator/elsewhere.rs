@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 
 use super::{Endpoint, Operator};
 use crate::api::body;
-use crate::api::elsewhere::Carried;
+use crate::api::carried::Carried;
 use crate::api::elsewhere::{read_response, status_and_body, write_operators_request};
 use crate::service::OperatorService;
 

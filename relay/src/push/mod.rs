@@ -36,12 +36,12 @@ pub use connection::departure::Departure;
 pub use connection::identity::chain;
 pub use connection::network::{ByteStream, Network, Opening, System};
 pub use connection::withdrawal::Withdrawal;
+pub use delivery::dry_run::DryRun;
 pub use delivery::recipient::{Fixed, Recipient, Staying};
 pub use delivery::service::{AppPush, Delivery, PushService, check, take_printed};
 pub use health::{Report, State};
 pub use payload::collapse::Subject;
 pub use rfc8599::{Address, NoAddress};
-pub use setup::dry_run::DryRun;
 pub use setup::{Problem, SetupError};
 
 /// What happened, as the payload's `event`.

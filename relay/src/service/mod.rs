@@ -134,7 +134,7 @@ struct Inner {
     /// To which nodes requests were passed on.
     passed_on: nodes::forwarded_requests::PassedOn,
     /// The nodes that leave.
-    leavers: drain::messages::Leavers,
+    leavers: nodes::drain_messages::Leavers,
     /// Who is under way that takes a registration back.
     taking_back: Semaphore,
     /// How far this node is in handing its instances over.
@@ -155,7 +155,7 @@ impl Service {
             seeks: ownership::missing_records::Seeks::new(),
             silences: nodes::unresponsive_peers::Silences::default(),
             passed_on: nodes::forwarded_requests::PassedOn::default(),
-            leavers: drain::messages::Leavers::default(),
+            leavers: nodes::drain_messages::Leavers::default(),
             taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
             hand_over: drain::hand_over::HandOver::default(),
         }))

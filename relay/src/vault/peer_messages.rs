@@ -3,7 +3,7 @@
 //! | letter | from | to |
 //! | --- | --- | --- |
 //! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
-//! | the same, with a word in place of a request | a node that leaves, and those that take over | each other (`relay/src/service/drain/messages.rs`) |
+//! | the same, with a word in place of a request | a node that leaves, and those that take over | each other (`relay/src/service/nodes/drain_messages.rs`) |
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
 //! | [`Letter::TakenOver`] | a node that has taken what another one handed over | that one |
 //! | [`Letter::Woken`] | a node that leaves, and has woken devices for calls | those that may take the devices over |

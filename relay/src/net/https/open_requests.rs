@@ -16,7 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::net::listen::slots::Stranger;
+use crate::net::slots::Stranger;
 
 /// What a connection is doing.
 #[derive(Debug)]

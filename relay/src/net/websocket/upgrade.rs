@@ -33,7 +33,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use crate::net::listen::slots::HANDSHAKE_TIMEOUT;
+use crate::net::slots::HANDSHAKE_TIMEOUT;
 use crate::net::stream::Stream;
 
 /// Headers in the request.

@@ -17,12 +17,18 @@
 //! | `departure` | the moment at which a push leaves |
 //! | `withdrawal` | taking back what has not left |
 //! | `answer_timeout` | the wait for an answer |
+//! | `answer`, `answer_body` | the answer, its status and its body |
+//! | `attempt` | the outcome of one try |
+//! | `not_before`, `retries` | the pause that a service has asked for, and further tries of what is no call |
 //! | `allowance` | the bytes that a service may send |
 //!
 //! Invariant: a connection carries requests and knows nothing of what a push says.
 
 pub(super) mod allowance;
+pub(super) mod answer;
+pub(super) mod answer_body;
 pub(super) mod answer_timeout;
+pub(super) mod attempt;
 pub(super) mod backoff;
 pub(super) mod departure;
 mod dial;
@@ -31,7 +37,9 @@ mod history;
 pub(super) mod http2;
 pub(super) mod identity;
 pub(super) mod network;
+pub(super) mod not_before;
 mod own_lines;
+pub(super) mod retries;
 pub(super) mod single_flight;
 pub(super) mod state;
 pub(super) mod withdrawal;

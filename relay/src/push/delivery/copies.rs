@@ -18,9 +18,9 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::attempt::Attempt;
 use super::recipient::Recipient;
 use crate::push::Verdict;
+use crate::push::connection::attempt::Attempt;
 use crate::push::connection::backoff::RETRY;
 use crate::push::connection::departure::Departure;
 use crate::push::fcm::ATTEMPT_TIMEOUT;

@@ -18,14 +18,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::push::connection::answer::{Answer, Bearing};
+use crate::push::connection::answer_body;
 use crate::push::connection::answer_timeout::{Patience, WhenSilent};
 use crate::push::connection::backoff::Backoff;
 use crate::push::connection::departure::Departure;
 use crate::push::connection::http2::{Channel, Request};
+use crate::push::connection::not_before::PROBE_EVERY;
 use crate::push::connection::single_flight::{CoolingDown, Freshness, SingleFlight};
-use crate::push::delivery::answer::{Answer, Bearing};
-use crate::push::delivery::answer_body;
-use crate::push::delivery::not_before::PROBE_EVERY;
 use crate::push::health::{Note, Trouble};
 use crate::push::jwt;
 use crate::push::setup::Problem;

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-use crate::push::delivery::answer_body::{list, text};
+use crate::push::connection::answer_body::{list, text};
 
 /// Devices that are told so before the project is taken to be meant.
 const SEVERAL: usize = 8;

@@ -10,7 +10,7 @@
 //! | what concerns one push or one device alone (its size, how much it gets) | nothing |
 //! | what is said of a token | what [`token_refusals`] says: one device's own is nothing |
 //!
-//! One that fails is asked again by itself ([`super::setup::dry_run`]).
+//! One that fails is asked again by itself ([`super::delivery::dry_run`]).
 //!
 //! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
 //! atomic writes for each push. Nothing here holds a token or a credential.

@@ -2,7 +2,6 @@
 //!
 //! Invariant: no message repeats the content of a key file: it names the file, the place in it and the remedy.
 
-pub(super) mod dry_run;
 pub(super) mod reusable;
 
 use std::path::PathBuf;

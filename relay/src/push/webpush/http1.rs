@@ -16,11 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::push::connection::allowance::Allowance;
+use crate::push::connection::answer::Answer;
 use crate::push::connection::answer_timeout::Patience;
 use crate::push::connection::endpoint::Endpoint;
 use crate::push::connection::http2::{Channel, Failure, Request};
 use crate::push::connection::withdrawal::Withdrawal;
-use crate::push::delivery::answer::Answer;
 use crate::push::health::reasons::NOT_ALLOWED;
 
 /// How long the connection may take.

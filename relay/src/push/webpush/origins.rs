@@ -30,12 +30,12 @@ use super::vapid::{RENEW_AFTER, Vapid};
 use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
 use crate::push::Verdict;
+use crate::push::connection::attempt::Attempt;
 use crate::push::connection::backoff::Backoff;
 use crate::push::connection::endpoint::Endpoint;
 use crate::push::connection::http2::Channel;
 use crate::push::connection::network::{Guarded, Network};
-use crate::push::delivery::attempt::Attempt;
-use crate::push::delivery::not_before::RestFor;
+use crate::push::connection::not_before::RestFor;
 use crate::push::health::origin_health::Troubled;
 use crate::push::health::{Note, Record, Trouble};
 

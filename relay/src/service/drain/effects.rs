@@ -1,4 +1,4 @@
-//! What follows from the words that a node that leaves and the others tell each other (`messages`).
+//! What follows from the words that a node that leaves and the others tell each other (`drain_messages`).
 //!
 //! ```text
 //! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariant: a node that leaves takes what it is told from the store or lets go of what it has, and puts nothing. Who tells it waits for that, and no longer
-//! than [`HEARD_WITHIN`](super::messages::HEARD_WITHIN).
+//! than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use super::messages::Word;
 use crate::agent::NodeNews;
 use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request};
 use crate::clock;
 use crate::random;
+use crate::service::nodes::drain_messages::Word;
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service};
 use crate::vault::peer_messages::Letter;
@@ -97,7 +97,7 @@ impl Inner {
         vault.write_letter(node, &ask).await.is_ok()
     }
 
-    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](super::messages::HEARD_WITHIN) at most.
+    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN) at most.
     pub(crate) async fn tell_leavers(self: &Arc<Self>, word: Word) {
         self.tell_all(self.leavers.living(clock::now()), word).await;
     }

@@ -16,7 +16,7 @@
 //!
 //! Until the drain calls that come are pushed and answered here as ever: a registrar may send one to the earlier Contact
 //! in the moment before the next node has replaced it. A second after the letter an instance gets no push from here any more: a call
-//! that still comes is another branch of one that the next node has. What becomes of an instance there meanwhile, this node is told ([`messages`](super::messages)): who was
+//! that still comes is another branch of one that the next node has. What becomes of an instance there meanwhile, this node is told ([`drain_messages`](crate::service::nodes::drain_messages)): who was
 //! disabled there hears nothing more.
 //!
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can

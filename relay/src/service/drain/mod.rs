@@ -4,12 +4,10 @@
 //! | --- | --- |
 //! | `hand_over` | the instances go to the other nodes |
 //! | `woken_calls` | the calls for which it has woken devices |
-//! | `messages` | the words between a node that leaves and the others |
-//! | `effects` | what follows from each word |
+//! | `effects` | what follows from the words that it and the others exchange |
 //!
 //! Invariant: an instance is given away once another node can take it, and a call that waits here is answered here.
 
 pub(super) mod effects;
 pub(super) mod hand_over;
-pub(super) mod messages;
 mod woken_calls;

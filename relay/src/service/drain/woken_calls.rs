@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
 
-use super::messages::Word;
 use crate::agent::request::Woken;
 use crate::clock;
 use crate::service::Inner;
+use crate::service::nodes::drain_messages::Word;
 use crate::vault::Owner;
 use crate::vault::peer_messages::{Letter, WokenCall};
 

@@ -18,7 +18,7 @@ use sip::id::InstanceId;
 use super::succession::Place;
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::service::Inner;
-use crate::service::drain::messages::Word;
+use crate::service::nodes::drain_messages::Word;
 use crate::service::ownership::missing_records::Heard;
 use crate::service::types::{AccessError, WipeReason};
 

@@ -7,11 +7,12 @@
 //! What is asked is the app's own request, opaque here (but for what [`missing_records`](super::ownership::missing_records) asks): the owner does with it what it would have done had it come directly. What a
 //! SIP server asks of an address is asked of every node: no index says whose instances an address has.
 //!
-//! What nodes tell each other when one of them leaves has the form of a question, too (`drain`).
+//! What nodes tell each other when one of them leaves has the form of a question, too (`drain_messages`).
 //!
 //! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
 //! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
 
+pub(super) mod drain_messages;
 pub(super) mod forwarded_requests;
 mod peer_request_queues;
 pub(super) mod unresponsive_peers;
@@ -29,8 +30,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
+use self::drain_messages::HEARD_WITHIN;
 use self::peer_request_queues::{Desks, Kind};
-use super::drain::messages::{self, HEARD_WITHIN};
 use super::ownership::missing_records::Question;
 use super::types::AccessError;
 use super::{Inner, Service};
@@ -256,7 +257,7 @@ impl Service {
                         let _ = waiting.send(body);
                     }
                 }
-                Letter::Ask { number, from, body } if messages::is_word(&body) => {
+                Letter::Ask { number, from, body } if drain_messages::is_word(&body) => {
                     let it = it.clone();
                     desks.answer(Kind::Word, async move |_place| {
                         let body = it.clone().hear(from.clone(), body).await;

@@ -21,7 +21,7 @@ use crate::clock::shared_now;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
-use crate::service::drain::messages::Word;
+use crate::service::nodes::drain_messages::Word;
 use crate::service::types::{AccessError, WipeReason, Wiped};
 use crate::service::views;
 use crate::vault::record::StoredRecord;

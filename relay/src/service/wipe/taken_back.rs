@@ -22,7 +22,7 @@ use crate::clock::unix_now_ms;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
 use crate::service::Inner;
-use crate::service::drain::messages::Word;
+use crate::service::nodes::drain_messages::Word;
 use crate::vault::record::PushBindingRecord;
 use crate::vault::{AorKey, Lookup, StoreError};
 

@@ -8,7 +8,7 @@
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
 //! A service that fails is asked so each [`ASK_EVERY`]: when it takes our credentials again, or is reached again, it is well, though nobody has called
-//! ([`super::super::health`]). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
+//! ([`crate::push::health`]). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
 //!
 //! Invariant: no device gets anything, and no push of others goes sooner or later for it; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
 

@@ -3,6 +3,9 @@
 //! Invariant: a slot is given back when it is dropped, so that nobody has to remember to. A peer is an IPv4 address or an
 //! IPv6 /64.
 
+pub(super) mod descriptors;
+pub(super) mod unproven_slots;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,8 +14,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::descriptors::Leaves;
-use super::unproven_slots::{Place, Places, as_one_peer};
+use descriptors::Leaves;
+use unproven_slots::{Place, Places, as_one_peer};
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -77,7 +77,7 @@ pub(crate) enum Word {
 pub(crate) struct Leavers(Mutex<BTreeMap<Owner, Instant>>);
 
 impl Word {
-    pub(super) fn encode(self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn encode(self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(48));
         out.push(MARK);
         match self {

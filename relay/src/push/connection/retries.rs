@@ -50,12 +50,12 @@ struct State {
 }
 
 /// The leave to be tried again; while the service takes none nobody else has it.
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     _alone: Option<SemaphorePermit<'a>>,
 }
 
 /// The longest pause between two tries of a push that is tried for so long; `None`: that is too short to wait for others.
-pub(super) fn longest_pause(life: Duration) -> Option<Duration> {
+pub(crate) fn longest_pause(life: Duration) -> Option<Duration> {
     let longest = (life / PAUSES_OF_A_LIFE).min(LONGEST_PAUSE);
     (longest > RETRY.most).then_some(longest)
 }
@@ -75,7 +75,7 @@ impl Default for Retries {
 
 impl Retries {
     /// What any push to the service came to.
-    pub(super) fn note(&self, attempt: &Attempt) {
+    pub(crate) fn note(&self, attempt: &Attempt) {
         match attempt {
             Attempt::Done(Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken) => {
                 if self.takes_none.load(Ordering::Relaxed) {
@@ -108,7 +108,7 @@ impl Retries {
     }
 
     /// Waits for leave to be tried again. `None`: `deadline` comes before, or too many wait.
-    pub(super) async fn turn(&self, deadline: Instant) -> Option<Turn<'_>> {
+    pub(crate) async fn turn(&self, deadline: Instant) -> Option<Turn<'_>> {
         let _waiting = Waiting::among(&self.waiting)?;
         let alone = timeout_at(deadline, self.turn.acquire()).await.ok()?.ok()?;
         loop {

@@ -8,10 +8,6 @@
 //! strangers, whoever has most gives way, and a peer at its share to itself (see [`unproven_slots`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
-mod descriptors;
-pub(super) mod slots;
-mod unproven_slots;
-
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -24,10 +20,10 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-pub use self::descriptors::Leaves;
-pub use self::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent, Stranger};
-use self::slots::{Observer, Slot, Slots};
 use super::drain::Drain;
+pub use super::slots::descriptors::Leaves;
+pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent, Stranger};
+use super::slots::{Observer, Slot, Slots, descriptors};
 use super::socket::Socket;
 use super::stream::Stream;
 use super::tcp_options::be_prompt;

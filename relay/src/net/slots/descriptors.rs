@@ -23,7 +23,7 @@ pub enum Leaves {
 }
 
 /// Whether a connection that was accepted leaves as much free.
-pub(super) fn has_room(accepted: BorrowedFd<'_>, leaves: Leaves) -> bool {
+pub(crate) fn has_room(accepted: BorrowedFd<'_>, leaves: Leaves) -> bool {
     let Some(all) = getrlimit(Resource::Nofile).current else { return true };
     leaves.has_room(accepted.as_raw_fd(), all)
 }
@@ -43,7 +43,7 @@ impl Leaves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::listen::slots::Limits;
+    use crate::net::slots::Limits;
 
     #[test]
     fn a_reserve_is_kept_whether_descriptors_are_many_or_few() {
