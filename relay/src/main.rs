@@ -399,7 +399,7 @@ mod tests {
         let hickory = "hickory_net::udp::udp_client_stream";
         for directives in ["", "info", "debug", "trace,relay=info"] {
             let libraries = Libraries::named_in(directives);
-            assert!(libraries.may_say("relay::net::resolve", Level::TRACE), "{directives}");
+            assert!(libraries.may_say("relay::net::dns::resolve", Level::TRACE), "{directives}");
             assert!(libraries.may_say(hickory, Level::ERROR), "{directives}");
             assert!(!libraries.may_say(hickory, Level::WARN), "{directives}");
         }

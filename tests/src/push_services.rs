@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use relay::config::Transports;
 use relay::metrics::Metrics;
-use relay::net::reach::Reach;
-use relay::net::resolve::Resolver;
+use relay::net::address_policy::Reach;
+use relay::net::dns::resolve::Resolver;
 use relay::push::{AppPush, Network, PushService, System};
 
 use crate::apns::{Apns, BUNDLE};

@@ -22,6 +22,7 @@
 //! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
+//! | `lost_time` | telling the shards that time has passed without this machine |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
 //! push service, DNS or a peer: what takes time runs in a task and comes back as a [`ShardInput`].
@@ -58,9 +59,9 @@ use crate::config::{DomainRules, EarlyRinging};
 use crate::cores::Cores;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
+use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
-use crate::net::resolve::Resolver;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::otlp::Exporter;

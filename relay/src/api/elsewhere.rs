@@ -238,7 +238,7 @@ fn is_of_call(path: &str) -> bool {
     [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
 }
 
-/// Whether the answer is one of those that are counted (`boxes`).
+/// Whether the answer is one of those that are counted (`answer_budget`).
 fn is_box(method: &Method, path: &str) -> bool {
     [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace]
         .iter()

@@ -3,9 +3,20 @@
 //! Every route is a row of [`Endpoint`]; `openapi.json` beside this file describes the same rows, and a test holds the
 //! two together. A request is counted by its route's template, never by its path.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `access`, `limits`, `cross_origin` | who may ask, how often, and from which web pages |
+//! | `handlers`, `device_handlers`, `doctor`, `trace`, `wake` | the routes |
+//! | `body`, `json`, `sip_uri` | what every body is read with |
+//! | `device_body`, `doctor_body`, `enable_body`, `wake_body` | the bodies |
+//! | `views`, `device_views`, `story_views` | the answers |
+//! | `problem`, `request_id` | refusals, and the number of a request |
+//! | `answer_budget` | how many large answers are on their way |
+//! | `elsewhere`, `carried`, `wake_tally` | requests that another node answers, their mark, and the answers of all nodes |
+//!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
 //! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
-//! [`connection::EndConnection`].
+//! [`EndConnection`].
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -23,10 +34,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
+mod answer_budget;
 pub mod body;
-mod boxes;
 pub(crate) mod carried;
-pub mod connection;
 pub mod cross_origin;
 #[cfg(test)]
 mod described;
@@ -48,13 +58,13 @@ pub(crate) mod trace;
 pub mod views;
 mod wake;
 pub mod wake_body;
-mod woken;
+mod wake_tally;
 
+pub use crate::net::https::{BadHead, EndConnection, Peer};
 use access::{App, Apps, SipServer, SipServers};
-use boxes::Boxes;
+use answer_budget::Boxes;
 pub(crate) use handlers::too_many_failures;
 
-use connection::{BadHead, EndConnection, Peer};
 use cross_origin::Origins;
 use device_body::LifetimeRange;
 use limits::{Buckets, Limits};

@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::connection::BadHead;
+use super::BadHead;
 
 /// At most this many errors of one body are listed; the rest is counted in a last entry.
 pub const MAX_FIELD_ERRORS: usize = 64;

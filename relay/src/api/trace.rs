@@ -1,6 +1,6 @@
 //! The routes of an instance's trace, for its device and for operators.
 //!
-//! Invariant: what is answered was scrubbed; an answer with a trace ends its connection, and is one of those that are counted (`boxes`).
+//! Invariant: what is answered was scrubbed; an answer with a trace ends its connection, and is one of those that are counted (`answer_budget`).
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};

@@ -27,7 +27,7 @@ use super::carried::Carried;
 use super::elsewhere;
 use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
-use super::woken::{Tally, Word};
+use super::wake_tally::{Tally, Word};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::service::nodes::Body as Letter;
 use crate::service::types::{Awake, Expected, Wake, WakeError};

@@ -17,6 +17,7 @@
 //! | `question` | what is asked before something that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | `seal_key` | the key that a device's pushes are sealed to, in a file |
+//! | `secret_file` | files that hold a secret |
 //! | `subscription` | a Web Push subscription, in a file |
 //! | `table` | what a relay tells, as a person reads it |
 //! | [`shell`] | `sipwake completions`, `man` |

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{CommandError, secret_file};
 use crate::hpke::PrivateKey;
-use crate::push::sealed;
+use crate::push::payload::sealed;
 
 /// The private key in `file`, in base64url; a new one, when there is no such file.
 pub(super) fn read_or_make(file: &Path) -> Result<PrivateKey, CommandError> {

@@ -4,6 +4,15 @@
 //! A relative path is relative to the directory of the configuration file. Secrets are never written in the file
 //! itself: it names files that hold them.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `sections`, `acme_section`, `push_sections` | the sections |
+//! | `reader`, `values` | a table, and the values in it |
+//! | `environment`, `effective` | what the environment overrides, and what is in force |
+//! | `secret_files`, `distinct` | the files that hold secrets, and what no two sections share |
+//! | `lines`, `problem` | where a setting stands, and what is wrong with it |
+//! | `operator_listen`, `operator_token` | the two settings that commands read alone |
+//!
 //! Invariant: a [`Config`] that exists is right: each address, duration, domain and key in it has been parsed and is
 //! within its bounds, so nothing downstream checks again. `Debug` shows no secret. Deliberately absent: whether a
 //! port can be bound or a store answers (`sipwake check` asks those that own them), and any change while running.

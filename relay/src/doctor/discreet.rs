@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::net::resolve::Target;
-use crate::net::trail::{Asked, Leads};
+use crate::net::dns::report::{Asked, Leads};
+use crate::net::dns::resolve::Target;
 
 /// In place of what is left out.
 pub(super) const NOWHERE: &str = "leads to no address that this relay may dial";
@@ -60,7 +60,7 @@ fn reached(trail: &[Asked]) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::trail::Answer;
+    use crate::net::dns::report::Answer;
 
     fn asked(question: &str, records: &[(&str, Leads)]) -> Asked {
         let name = question.split(' ').next_back().unwrap().to_owned();

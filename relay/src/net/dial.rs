@@ -1,7 +1,7 @@
 //! Connecting to a SIP server.
 //!
 //! Invariant: a dial ends within [`CONNECT_TIMEOUT`] plus [`HANDSHAKE_TIMEOUT`]; a TLS stream that is given back was
-//! verified for the domain named. Whether the address may be talked to was asked of [`super::reach`] before.
+//! verified for the domain named. Whether the address may be talked to was asked of [`super::address_policy`] before.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::prompt::be_prompt;
 use super::socket::Socket;
 use super::stream::Stream;
+use super::tcp_options::be_prompt;
 use super::tls::{self, ClientTls};
 use super::tls_fault::TlsFault;
 

@@ -5,7 +5,7 @@
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
 //! of each at most the share of one peer (an IPv4 address or an IPv6 /64), beside those that are being closed; of the handshakes, and of the
-//! strangers, whoever has most gives way, and a peer at its share to itself (see [`super::places`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
+//! strangers, whoever has most gives way, and a peer at its share to itself (see [`unproven_slots`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
 //! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
@@ -20,14 +20,13 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::descriptors;
-pub use super::descriptors::Leaves;
 use super::drain::Drain;
-use super::prompt::be_prompt;
+pub use super::slots::descriptors::Leaves;
 pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent, Stranger};
-use super::slots::{Observer, Slot, Slots};
+use super::slots::{Observer, Slot, Slots, descriptors};
 use super::socket::Socket;
 use super::stream::Stream;
+use super::tcp_options::be_prompt;
 use super::websocket::upgrade;
 use crate::outage::Outage;
 use crate::systemd::sockets;

@@ -1,39 +1,42 @@
 //! Bytes to and from the network: listen, dial, resolve (RFC 3263), TLS and its reload, HTTPS, WebSocket.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `listen` | a TCP listener that no peer can fill alone |
+//! | `slots` | how many connections it has, and who gives way |
+//! | `udp` | datagrams, many with one system call |
+//! | `dial`, `web_host` | connecting to a SIP server, and to a host of the web |
+//! | `dns` | from a name to addresses |
+//! | `address_policy` | the addresses and ports that an account may name |
+//! | *on a connection* | |
+//! | `stream`, `socket` | plain or TLS, and the TCP below |
+//! | `tls`, `tls_fault` | certificates and their reload; the words for what fails |
+//! | `https`, `https_port` | a router over HTTP/1.1 and HTTP/2; the port of a URL |
+//! | `websocket` | SIP over WebSocket (RFC 7118) |
+//! | *beside them* | |
+//! | `tcp_options` | TCP that sends at once |
+//! | `file_stamp` | changes of files, seen without reading them |
+//! | `drain` | the signal that the process is ending |
+//!
 //! Invariant: this floor knows bytes and addresses, not SIP and not who is served. Whatever it opens has a limit and
 //! a timeout, named where it is used; an address that an account named is dialled only after [`reach::Reach`] has
 //! allowed the very address dialled.
 
-mod addresses;
-mod answered;
-mod answers;
-mod descriptors;
+pub mod address_policy;
 pub mod dial;
+pub mod dns;
 pub mod drain;
-mod host_names;
+mod file_stamp;
 pub mod https;
 pub(crate) mod https_port;
 pub mod listen;
-mod look;
-mod name_files;
-mod name_server;
-mod name_servers;
-mod naptr;
-mod places;
-mod progress;
-mod prompt;
-pub mod questions;
-pub mod reach;
-pub mod resolve;
 mod slots;
 mod socket;
-mod srv;
 pub mod stream;
+mod tcp_options;
 pub mod tls;
 pub mod tls_fault;
-pub mod trail;
 pub mod udp;
-mod unread;
 pub mod web_host;
 pub mod websocket;
 

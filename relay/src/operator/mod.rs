@@ -57,12 +57,12 @@ use token::Token;
 
 use crate::api::access::{KeyDigest, bearer};
 use crate::api::body;
-use crate::api::connection::{BadHead, Peer};
 use crate::api::json as body_json;
 use crate::api::limits::{Buckets, Limits};
 use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::request_id;
 use crate::api::too_many_failures;
+use crate::api::{BadHead, Peer};
 use crate::config::Operator as Settings;
 use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};

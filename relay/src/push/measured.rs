@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::oauth::ServiceAccount;
-use super::provider_token::Signer;
+use super::apns::provider_token::Signer;
+use super::fcm::oauth::ServiceAccount;
 use super::setup::Problem;
 use super::webpush::{self, Vapid};
 use super::{Push, payload};

@@ -1,69 +1,48 @@
 //! Pushes: what is said to a device, through which service, and what the service answered.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `payload` | what a push says |
+//! | `delivery` | a push from its order to its verdict |
+//! | `apns`, `fcm`, `webpush` | the services |
+//! | `connection` | the way to a service |
+//! | `health` | how each service stands |
+//! | `setup` | what can be wrong before the first push |
+//! | `jwt`, `rfc8599` | tokens that sign; the parameters of a Contact |
+//! | `measured` | the parts that benches measure |
+//!
 //! Invariant: a call is pushed once and never again (APNs); no push outlives its deadline; a verdict tells what follows,
 //! and never holds a token.
 
-mod allowance;
-mod ancestry;
-mod answer;
-mod answer_body;
 pub mod apns;
-mod attempt;
-mod backoff;
-mod collapse;
 mod connection;
-mod copies;
-mod departure;
-mod dial;
-mod dry_run;
-mod endpoint;
-mod faults;
+mod delivery;
 pub mod fcm;
 mod health;
-mod identity;
-mod joiners;
 mod jwt;
-mod line;
-mod made;
 #[doc(hidden)]
 pub mod measured;
-mod network;
-mod oauth;
-mod own_lines;
-mod patience;
-mod payload;
-mod provider_token;
-mod quota;
-mod reasons;
-mod recipient;
-mod rest;
-mod retries;
+pub mod payload;
 mod rfc8599;
-pub mod sealed;
-mod service;
 mod setup;
-mod single_flight;
-mod token_refusals;
-mod troubled;
 pub mod webpush;
-mod withdrawal;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
-pub use collapse::Subject;
-pub use departure::Departure;
-pub use dry_run::DryRun;
+pub use connection::departure::Departure;
+pub use connection::identity::chain;
+pub use connection::network::{ByteStream, Network, Opening, System};
+pub use connection::withdrawal::Withdrawal;
+pub use delivery::dry_run::DryRun;
+pub use delivery::recipient::{Fixed, Recipient, Staying};
+pub use delivery::service::{AppPush, Delivery, PushService, check, take_printed};
 pub use health::{Report, State};
-pub use identity::chain;
-pub use network::{ByteStream, Network, Opening, System};
-pub use recipient::{Fixed, Recipient, Staying};
+pub use payload::collapse::Subject;
 pub use rfc8599::{Address, NoAddress};
-pub use service::{AppPush, Delivery, PushService, check, take_printed};
 pub use setup::{Problem, SetupError};
-pub use withdrawal::Withdrawal;
 
 /// What happened, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

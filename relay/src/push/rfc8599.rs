@@ -14,7 +14,7 @@
 use sip::endpoint::PushContact;
 
 use super::PushService;
-use super::service::Mode;
+use super::delivery::service::Mode;
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 

@@ -4,6 +4,14 @@
 //! config ─ TLS, DNS, push keys, keyring, store ─ listeners ─ agent ─ service ─ api, operator
 //! ```
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `listeners`, `push_services`, `unconfigured` | what a relay is made of, also without a configuration |
+//! | `check`, `check_push`, `running_relay` | whether it could start |
+//! | `reload` | what changes while it runs |
+//! | `chore` | a part that works beside everything else |
+//! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |
+//!
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
 
@@ -47,11 +55,11 @@ use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Warning;
+use crate::net::address_policy::Reach;
+use crate::net::dns::resolve::{ResolveError, Resolver};
 use crate::net::drain::{Drain, Trigger, drain};
 use crate::net::https;
 use crate::net::listen::Listener;
-use crate::net::reach::Reach;
-use crate::net::resolve::{ResolveError, Resolver};
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
 use crate::net::udp::Udp;
 use crate::operator::Operator;
@@ -630,4 +638,4 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
 }
 
 #[cfg(test)]
-mod taken_again;
+mod tests;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::StartError;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::net::reach::Reach;
-use crate::net::resolve::{ResolveError, Resolver};
+use crate::net::address_policy::Reach;
+use crate::net::dns::resolve::{ResolveError, Resolver};
 use crate::push::{AppPush, Network, PushService, apns, fcm, webpush};
 use crate::service::Services;
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use tracing::Instrument as _;
 
-use super::asker::{Asker, Untaken};
+use super::enable::asker::{Asker, Untaken};
 use super::types::{Enable, EnableError, Enabled};
 use super::{Inner, Service};
 use crate::clock;

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
-use super::leavers::Word;
+use super::nodes::drain_messages::Word;
 use super::types::{AccessError, Change, ChangeError, Field, View, WipeReason};
 use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};

@@ -8,6 +8,15 @@
 //! | an operator, with the operator token | [`OperatorService`] | `operators` |
 //! | another node, by a letter | [`NodeService`](nodes::NodeService) | [`nodes`] |
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `enable`, `change`, `wipe` | the life of an instance, from its enabling to its receipt |
+//! | `wake`, `calls` | a call that a SIP server holds, and the stories of calls |
+//! | `items`, `traces` | what comes beside calls, and recordings of SIP |
+//! | `ownership`, `drain` | the instances of this node: its lease and claims, and its leaving |
+//! | `types`, `views` | what goes in and out |
+//! | `keyed_mutex` | one at a time for each key |
+//!
 //! Floor 4 (`api`, `operator`) speaks to these traits alone, so that it can be tried against a stand-in.
 //!
 //! Invariant: nothing that a use case gives back holds a secret, except the instance's own secret in the answer to its
@@ -27,46 +36,32 @@ use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
+use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
-use crate::net::resolve::Resolver;
 use crate::vault::{Lookup, Vault};
 
 mod apps;
-mod asker;
-mod by_record;
 mod calls;
 mod change;
-mod claims;
-mod cut_off;
-mod desks;
 mod devices;
+mod drain;
 mod enable;
-mod farewell;
-mod hand_over;
 mod items;
 mod keyed_mutex;
-mod leavers;
-mod lost;
 pub mod nodes;
 mod operators;
-mod passed_on;
-mod restore;
-mod resume;
-mod silence;
+mod ownership;
 mod sip_servers;
-mod succession;
-mod taken_back;
 mod traces;
 pub mod types;
 mod views;
 mod wake;
 mod wipe;
-mod woken;
 
 pub use apps::{AppService, ExamineError};
-pub use claims::write_note;
 pub use devices::DeviceService;
 pub use operators::OperatorService;
+pub use ownership::claims::write_note;
 pub use sip_servers::SipServerService;
 
 use keyed_mutex::KeyedMutex;
@@ -133,17 +128,17 @@ struct Inner {
     /// What other nodes were asked.
     questions: nodes::Questions,
     /// What is sought at other nodes at once.
-    seeks: lost::Seeks,
+    seeks: ownership::missing_records::Seeks,
     /// The nodes that say nothing of what they have wiped.
-    silences: silence::Silences,
+    silences: nodes::unresponsive_peers::Silences,
     /// To which nodes requests were passed on.
-    passed_on: passed_on::PassedOn,
+    passed_on: nodes::forwarded_requests::PassedOn,
     /// The nodes that leave.
-    leavers: leavers::Leavers,
+    leavers: nodes::drain_messages::Leavers,
     /// Who is under way that takes a registration back.
     taking_back: Semaphore,
     /// How far this node is in handing its instances over.
-    hand_over: hand_over::HandOver,
+    hand_over: drain::hand_over::HandOver,
 }
 
 impl Service {
@@ -157,12 +152,12 @@ impl Service {
             enabling: KeyedMutex::default(),
             changing: KeyedMutex::default(),
             questions: nodes::Questions::default(),
-            seeks: lost::Seeks::new(),
-            silences: silence::Silences::default(),
-            passed_on: passed_on::PassedOn::default(),
-            leavers: leavers::Leavers::default(),
-            taking_back: Semaphore::new(taken_back::AT_ONCE),
-            hand_over: hand_over::HandOver::default(),
+            seeks: ownership::missing_records::Seeks::new(),
+            silences: nodes::unresponsive_peers::Silences::default(),
+            passed_on: nodes::forwarded_requests::PassedOn::default(),
+            leavers: nodes::drain_messages::Leavers::default(),
+            taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
+            hand_over: drain::hand_over::HandOver::default(),
         }))
     }
 

@@ -17,7 +17,7 @@ use super::Inner;
 use super::types::{Expected, Wake, WakeError};
 use crate::agent::request::{DevicesFound, Request, Servers};
 use crate::clock;
-use crate::net::resolve::Target;
+use crate::net::dns::resolve::Target;
 
 /// How long DNS may take to tell a domain's addresses: a caller waits.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);

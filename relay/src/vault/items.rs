@@ -136,7 +136,7 @@ pub(super) type ItemKey = [u8; 16];
 pub struct SealedItem {
     pub(super) collection: Collection,
     pub(super) item_key: ItemKey,
-    /// Its [place](super::places) among those of one collection, oldest first.
+    /// Its [place](super::item_order) among those of one collection, oldest first.
     pub(super) order: u64,
     pub(super) sealed: Sealed,
 }

@@ -4,6 +4,18 @@
 //! Record --seal--> Sealed --put--> store (memory | redis), with a TTL, an owner and a fence
 //! ```
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `record`, `codec`, `seal` | a record in the clear, as bytes, and sealed |
+//! | `keyring`, `keyring_agreement` | the keys, and whether all nodes have the same |
+//! | `lookup` | finding an instance, and the devices of an account |
+//! | `items`, `item_order`, `deletions` | what is kept beside a record |
+//! | `store`, `memory`, `redis` | what the stores have in common, and the two |
+//! | `fault`, `refusal` | what is wrong with a store, for an operator |
+//! | `ownership`, `wanted` | leases and claims, and what is claimed first |
+//! | `peer_messages` | letters between nodes |
+//! | `tombstones`, `receipt` | what was wiped, and the proof of it |
+//!
 //! Invariant: a store sees only the [`Sealed`] form and keyed hashes, never a password, an AOR, a push token or a
 //! caller. Whatever is stored ends by itself at its expiry, at most [`MAX_LIFETIME_S`] after it was put. Exactly one
 //! node owns a record; each change of owner gets a higher [`Fence`], and a node with an older one is refused. Nothing
@@ -12,18 +24,18 @@
 mod codec;
 mod deletions;
 pub mod fault;
+mod item_order;
 pub mod items;
 mod keyring;
-pub mod letters;
+mod keyring_agreement;
 mod lookup;
 mod memory;
 mod ownership;
-mod places;
+pub mod peer_messages;
 mod receipt;
 pub mod record;
 mod redis;
 mod refusal;
-mod ring;
 mod seal;
 mod store;
 mod tombstones;
@@ -53,8 +65,8 @@ pub use store::{
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use deletions::Deletions;
+use item_order::Places;
 use memory::MemoryStore;
-use places::Places;
 use redis::RedisStore;
 use store::Naming;
 use wanted::Wanted;
@@ -72,7 +84,7 @@ struct Inner {
     settings: Settings,
     /// When this run asked for its lease that it got last, since boot; `None`: never.
     held_at: Mutex<Option<Duration>>,
-    ring: ring::RingState,
+    ring: keyring_agreement::RingState,
     store: Store,
     tombstones: OnceLock<Tombstones>,
     /// What is to be claimed first.
@@ -82,7 +94,7 @@ struct Inner {
     /// What this run has deleted.
     deletions: Deletions,
     /// The letters of other nodes that came lately.
-    seen: letters::Seen,
+    seen: peer_messages::Seen,
     /// What this node says of itself to the others.
     note: OnceLock<Box<str>>,
 }
@@ -124,13 +136,13 @@ impl Vault {
             owner: Owner::of(node),
             settings,
             held_at: Mutex::default(),
-            ring: ring::RingState::default(),
+            ring: keyring_agreement::RingState::default(),
             store,
             tombstones: OnceLock::new(),
             wanted: Wanted::default(),
             places: Places::default(),
             deletions: Deletions::default(),
-            seen: letters::Seen::default(),
+            seen: peer_messages::Seen::default(),
             note: OnceLock::new(),
         }))
     }
@@ -361,7 +373,7 @@ impl Vault {
         let Store::Redis(redis) = &self.0.store else { return Ok(()) };
         redis.note_ended(owner, ids).await?;
         // It reads that with its next renewal at the latest.
-        let _ = self.write_letter(owner, &letters::Letter::Ended).await;
+        let _ = self.write_letter(owner, &peer_messages::Letter::Ended).await;
         Ok(())
     }
 
@@ -487,7 +499,7 @@ impl Vault {
         };
         if let Some(owner) = owner {
             // A letter that is lost delays the news to the owner's next renewal of its lease.
-            let _ = self.write_letter(&owner, &letters::Letter::Ended).await;
+            let _ = self.write_letter(&owner, &peer_messages::Letter::Ended).await;
         }
         Ok(Some(existed))
     }

@@ -7,6 +7,14 @@
 //! one expected, that the `uri` of the credentials is the request's, that a challenge is answered a bounded number of
 //! times.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `challenge`, `response` | a challenge, read and written; the answer to one |
+//! | `credentials` | credentials, read and verified |
+//! | `digest`, `hash` | the digest of both sides, and the hashes below |
+//! | `fields` | the parameters of both headers |
+//! | `packed` | a challenge as it is kept between two answers |
+//!
 //! Invariant: nothing that a peer sends is kept beyond the limits named here, and nothing that it sends makes this module
 //! panic. An [`Ha1`] never shows through `Debug` and is wiped on drop, as are the hash states that saw a password.
 //! Responses are compared in constant time.

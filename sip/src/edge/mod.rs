@@ -6,6 +6,7 @@
 //! | [`own_proof`] | what proves a device to this relay, which goes no further |
 //! | [`device_contacts`] | what the Contacts of a device's REGISTER ask for (RFC 3261 §10.3) |
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
+//! | [`replaces`] | an INVITE that takes the place of a call (RFC 3891) |
 //! | [`caller`] | who calls, as a device may be told (RFC 3323, RFC 3325) |
 //! | [`caller_key`] | what tells callers apart where they are counted |
 //! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |

@@ -20,6 +20,7 @@
 //! | `groups` | `Groups` | which devices share a binding, and whose credentials are in use |
 //! | `subscriptions` | `Subscriptions` | subscriptions to mailboxes |
 //! | `upstreams` | `Upstreams` | SIP servers: the flow to each, whose turn it is, the way back to a better address |
+//! | `lost_time` | | time that has passed without this machine |
 //! | `devices` | `Devices` | the instances that are served |
 //! | `budgets` | `Budgets`, `Callers` | how much each of them may be sent and may begin, and the share of each caller |
 //! | [`successors`] | `Successors` | who was enabled again, and in whose place |
@@ -29,6 +30,7 @@
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | `asked` | `AskedByDevices` | requests of devices that are not answered, and the flows that they are answered by |
 //! | `asked_servers` | `AskedOfServers` | what SIP servers were sent for devices and have not answered, by the stream that it went by |
+//! | `unanswered_by_device` | | requests that a device leaves without any response |
 //! | [`unproven`] | `Unproven` | what comes in a call by a flow that its device has not proved itself on |
 //! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
@@ -73,7 +75,7 @@ mod subscriptions;
 pub mod successors;
 mod traced;
 mod unanswered;
-mod unheard;
+mod unanswered_by_device;
 pub mod unproven;
 mod upstreams;
 

@@ -8,6 +8,20 @@
 //! * [`Message::parse`] fails with [`Malformed`] when the bytes have no structure; such a message is dropped.
 //! * [`Message::check`] names the first [`Fault`] of a message that has structure; a request with one is answered 400.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | *reading* | |
+//! | `parse`, `check` | bytes to a message, and what a message must have |
+//! | `grammar`, `limits` | the pieces of all views, and what a message may cost |
+//! | `address`, `party`, `uri`, `params` | From, To, Contact and their URIs |
+//! | `via`, `name`, `method` | Via, header names, methods |
+//! | *a stream* | |
+//! | `frame`, `head_reader`, `length` | where a message ends |
+//! | `by_lf`, `long_head` | servers that see bare LFs, and heads that are passed over |
+//! | *writing* | |
+//! | `compose` | new messages |
+//! | `edit`, `replace` | changed copies, and the change of one part of a value |
+//!
 //! Invariant: bytes that this module does not understand leave as they came. No input makes it panic, recurse, or
 //! allocate more than a constant times the input's length.
 

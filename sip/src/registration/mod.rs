@@ -42,6 +42,7 @@
 //! | `refusals` | what is tried again, how often, and what ends |
 //! | `step` | its goals, and the steps that lead there |
 //! | `trial` | whether another address of the server registers it, too |
+//! | `lost_time` | time that has passed without this machine |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the

@@ -8,6 +8,15 @@
 //! | [`server::InviteServer`] | Proceeding, Completed, Confirmed, Accepted | §17.2.1, RFC 6026 §7.1 |
 //! | [`server::OtherServer`] | Trying, Proceeding, Completed | §17.2.2 |
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `client`, `server`, `machine` | the machines of both sides |
+//! | `hop_by_hop` | CANCEL and ACK of a client transaction |
+//! | `table`, `matching` | those that run, and what belongs to them |
+//! | `io` | what goes in and out |
+//! | `streams`, `late`, `patience` | another stream, late requests, and when one is given up |
+//! | `large` | requests too large for a datagram |
+//!
 //! Invariant: a machine is a pure function of its state, the time and one event; only the [`Table`] holds bytes. The
 //! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
 

@@ -1,7 +1,7 @@
 //! With the public key of a device, whom a push tells of is read by the device alone.
 
 use relay::hpke::PrivateKey;
-use relay::push::sealed;
+use relay::push::payload::sealed;
 use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::board::Missed;

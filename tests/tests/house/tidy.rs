@@ -89,6 +89,9 @@ const FINDINGS: &[&str] = &["crash-", "leak-", "oom-", "slow-unit-", "timeout-"]
 /// Names that say nothing about what is inside.
 const BANNED: &[&str] = &["utils", "util", "common", "helpers", "helper", "manager", "misc"];
 
+/// Children from which on a folder has a map.
+const MAPPED_FROM: usize = 6;
+
 /// Lines that a file may have before it must be two rooms.
 const LINES_MAX: usize = 700;
 
@@ -189,6 +192,35 @@ fn names_say_what_is_inside_and_files_are_one_room() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_big_folder_has_a_map_of_its_rooms() {
+    let mut wrong = Vec::new();
+    for (path, text) in ["sip", "relay"].into_iter().flat_map(sources).filter(|(path, _)| path.ends_with("mod.rs")) {
+        let rooms = rooms(&text);
+        let map: String = text.lines().filter(|line| line.starts_with("//! |")).collect();
+        let is_named =
+            |room: &str| [format!("`{room}`"), format!("`mod@{room}`")].iter().any(|name| map.contains(name));
+        if rooms.len() >= MAPPED_FROM {
+            let missing = rooms.into_iter().filter(|room| !is_named(room));
+            wrong.extend(missing.map(|room| format!("{}: `{room}` is not in the table of rooms", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The modules that a file declares in files of their own, those for tests aside.
+fn rooms(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut before = "";
+    for line in text.lines() {
+        let declared = line.split_once("mod ").filter(|(visible, _)| visible.is_empty() || visible.starts_with("pub"));
+        let name = declared.and_then(|(_, name)| name.strip_suffix(';'));
+        found.extend(name.filter(|_| before != "#[cfg(test)]"));
+        before = line;
+    }
+    found
 }
 
 fn root() -> PathBuf {

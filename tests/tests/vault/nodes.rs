@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use relay::clock::{DAY_S, unix_now};
-use relay::vault::letters::Letter;
+use relay::vault::peer_messages::Letter;
 use relay::vault::{Lease, Owner, StoreError, Vault, Whose};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};

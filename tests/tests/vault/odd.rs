@@ -1,7 +1,7 @@
 //! Odd values in the store, which somebody has put there by hand: each costs nobody but the one whose it is.
 
 use relay::clock::{DAY_S, unix_now};
-use relay::vault::letters::Letter;
+use relay::vault::peer_messages::Letter;
 use relay::vault::{Fence, Lease, StoreError};
 
 use super::{Bench, claim_until, enable, id, load, record, until};

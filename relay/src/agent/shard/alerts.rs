@@ -18,7 +18,7 @@ use serde_json::Value;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use super::last_words::LAST_WORDS;
+use super::final_pushes::LAST_WORDS;
 use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;

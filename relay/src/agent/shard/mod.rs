@@ -1,5 +1,23 @@
 //! The loop around one endpoint.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `events`, `requests` | what follows from an event of the endpoint, and from a use case's request |
+//! | *calls* | |
+//! | `call_pushes`, `expected_calls` | waking devices: for an INVITE, and for a call that its SIP server holds |
+//! | `stories`, `traces` | the stories of calls, and recordings of SIP |
+//! | *beside calls* | |
+//! | `messages`, `missed_calls`, `voicemail` | what is kept, and the mailbox |
+//! | `alerts`, `test_push`, `reminders` | pushes that are no call |
+//! | `activity` | the timeline |
+//! | *the life of an instance* | |
+//! | `succession`, `wipes`, `final_pushes` | its replacement, its end, and the pushes that tell of it |
+//! | `targets` | where its pushes go |
+//! | `early`, `doubt`, `waiting` | what waits: for the instance, for the lease, and what these have in common |
+//! | *registrations that pass through (RFC 8599)* | |
+//! | `passing`, `path_lookups` | REGISTERs, and requests by our Path |
+//! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
+//!
 //! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
 //! mutation. Nothing here waits but for the next input or the next deadline.
 
@@ -10,8 +28,8 @@ mod doubt;
 mod early;
 mod events;
 mod expected_calls;
+mod final_pushes;
 mod flow_bindings;
-mod last_words;
 pub(crate) mod messages;
 mod missed_calls;
 mod passing;
@@ -49,7 +67,6 @@ use crate::agent::digest::Asked;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
-use crate::agent::shard::last_words::LastWords;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
@@ -67,6 +84,7 @@ use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
+use final_pushes::LastWords;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;

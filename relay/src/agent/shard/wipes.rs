@@ -16,7 +16,7 @@
 //!
 //! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
 //! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
-//! dropped, after the wipe's tombstone was made durable, and no push for it is on its way ([`last_words`](super::last_words)).
+//! dropped, after the wipe's tombstone was made durable, and no push for it is on its way ([`final_pushes`](super::final_pushes)).
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -28,13 +28,13 @@ use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::lf_probe::{Acquaintance, Heard};
+use super::write_batch::Parcel;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
-use crate::agent::transport::acquaintance::{Acquaintance, Heard};
 use crate::agent::transport::framing::{Broken, Came, Framing};
 use crate::agent::transport::heartbeat::{Beat, Heartbeat};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
-use crate::agent::transport::parcel::Parcel;
 use crate::agent::transport::servers::Place;
 use crate::clock;
 use crate::metrics::Metrics;

@@ -3,8 +3,9 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
-//! | [`acquaintance`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
-//! | [`outbox`], [`parcel`] | what waits to be written on it, and what is written at once |
+//! | [`heartbeat`] | the pings of a WebSocket that alone leads to a device |
+//! | [`lf_probe`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
+//! | [`outbox`], [`write_batch`] | what waits to be written on it, and what is written at once |
 //! | [`name_shards`] | which shard has a binding that its registrar has named |
 //! | [`listeners`] | what devices and SIP servers connect to |
 //! | [`datagrams`], [`steering`] | the upstream UDP sockets, and which core a datagram is for |
@@ -16,7 +17,6 @@
 //! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
 //! itself names, or that has its transaction.
 
-mod acquaintance;
 pub(crate) mod connections;
 pub(crate) mod datagrams;
 pub(crate) mod dial;
@@ -24,12 +24,13 @@ pub(crate) mod framing;
 mod heartbeat;
 pub(crate) mod invite_shards;
 pub(crate) mod large;
+mod lf_probe;
 pub(crate) mod listeners;
 pub(crate) mod name_shards;
 pub(crate) mod outbox;
-mod parcel;
 pub(crate) mod servers;
 pub(crate) mod steering;
 pub(crate) mod targets;
 pub(crate) mod trusted;
 pub(crate) mod upstreams;
+mod write_batch;

@@ -28,7 +28,7 @@ use sip::endpoint::Offer;
 use sip::id::FlowId;
 
 use crate::net::Transport;
-use crate::net::resolve::Candidate;
+use crate::net::dns::resolve::Candidate;
 
 /// An address is left alone for at most this long.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);

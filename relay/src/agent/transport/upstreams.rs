@@ -16,7 +16,7 @@ use crate::agent::transport::targets::Targets;
 use crate::agent::transport::trusted::{NAMELESS, Told, Trusted};
 use crate::limits::counted_as;
 use crate::net::Transport;
-use crate::net::resolve::{Candidate, MAX_CANDIDATES, Target};
+use crate::net::dns::resolve::{Candidate, MAX_CANDIDATES, Target};
 use crate::vault::record::Account;
 
 /// How a SIP server is reached, and which names its requests may come from.

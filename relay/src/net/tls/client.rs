@@ -26,7 +26,7 @@ use rustls_pki_types::CertificateDer;
 use super::identity::SipIdentity;
 use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, root_store};
 use crate::clock;
-use crate::net::look::Look;
+use crate::net::file_stamp::Look;
 
 /// How often the system's roots are read again.
 const SYSTEM_INTERVAL: Duration = Duration::from_secs(600);

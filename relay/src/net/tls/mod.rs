@@ -1,5 +1,13 @@
 //! TLS for both sides: the relay's own certificate, re-read when it changes, and the verification of SIP servers ([`client`]).
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `client`, `identity` | trust in SIP servers, and the names of a certificate (RFC 5922) |
+//! | `pinned`, `validity` | one known certificate; when one is valid |
+//! | `tickets` | resumed sessions |
+//! | `challenge`, `doubts` | the answer to a CA, and what would make clients refuse the certificate |
+//! | `development` | a certificate for one machine |
+//!
 //! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
 //! never replaces one that can, nor one that has expired one that is valid, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
 //! sessions by server name), and here with a ticket that a key of the last day has sealed, for a certificate that is still in
@@ -28,7 +36,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVeri
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use super::look::Look;
+use super::file_stamp::Look;
 use crate::clock;
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};

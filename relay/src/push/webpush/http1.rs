@@ -15,13 +15,13 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::push::allowance::Allowance;
-use crate::push::answer::Answer;
-use crate::push::connection::{Channel, Failure, Request};
-use crate::push::endpoint::Endpoint;
-use crate::push::patience::Patience;
-use crate::push::reasons::NOT_ALLOWED;
-use crate::push::withdrawal::Withdrawal;
+use crate::push::connection::allowance::Allowance;
+use crate::push::connection::answer::Answer;
+use crate::push::connection::answer_timeout::Patience;
+use crate::push::connection::endpoint::Endpoint;
+use crate::push::connection::http2::{Channel, Failure, Request};
+use crate::push::connection::withdrawal::Withdrawal;
+use crate::push::health::reasons::NOT_ALLOWED;
 
 /// How long the connection may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);

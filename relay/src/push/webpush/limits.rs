@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::push::rest::REST_MAX;
+use crate::push::connection::not_before::REST_MAX;
 
 /// Subscriptions of one service that are told so before the service itself is taken to be asked too much.
 const SEVERAL: usize = 8;

@@ -13,14 +13,21 @@
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
 //! | 3xx | refused: nothing is followed |
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `origins` | the services that devices have chosen |
+//! | `encryption`, `vapid` | the content, and the App's signature |
+//! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
+//! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
+//!
 //! Invariant: what is pushed is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
 //! TLS alone, at an address that the operator allows.
 
 mod encryption;
 mod http1;
+mod http1_limits;
 mod limits;
 mod origins;
-mod places;
 mod turns;
 mod unknown;
 mod vapid;
@@ -40,22 +47,22 @@ use self::encryption::{PLAINTEXT_MAX, encrypted};
 use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
-use super::answer::{Answer, Bearing};
-use super::attempt::Attempt;
-use super::collapse;
-use super::connection::{Channel, Failure, Request};
-use super::departure::Departure;
-use super::endpoint::trust;
-use super::faults::name_of;
+use super::connection::answer::{Answer, Bearing};
+use super::connection::answer_timeout::{Patience, WhenSilent};
+use super::connection::attempt::Attempt;
+use super::connection::departure::Departure;
+use super::connection::endpoint::trust;
+use super::connection::http2::{Channel, Failure, Request};
+use super::connection::network::Network;
+use super::health::device_faults::name_of;
+use super::health::reasons::{self, NOT_HTTP2};
 use super::health::{Note, Record, Trouble};
-use super::network::Network;
-use super::patience::{Patience, WhenSilent};
-use super::reasons::{self, NOT_HTTP2};
+use super::payload::collapse;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::hpke::PublicKey;
+use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
-use crate::net::reach::Reach;
 use crate::secret::PushToken;
 use crate::vault::record::{PushTarget, WebPushKeys};
 
@@ -87,7 +94,7 @@ impl Settings {
 }
 
 /// Web Push for one App.
-pub(super) struct WebPush {
+pub(crate) struct WebPush {
     vapid: Vapid,
     origins: Origins,
 }

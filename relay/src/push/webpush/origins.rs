@@ -23,21 +23,21 @@ use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::http1_limits::{OwnPlaces, Place, Places};
 use super::limits::Limits;
-use super::places::{OwnPlaces, Place, Places};
 use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
+use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
-use crate::net::reach::Reach;
 use crate::push::Verdict;
-use crate::push::attempt::Attempt;
-use crate::push::backoff::Backoff;
-use crate::push::connection::Channel;
-use crate::push::endpoint::Endpoint;
+use crate::push::connection::attempt::Attempt;
+use crate::push::connection::backoff::Backoff;
+use crate::push::connection::endpoint::Endpoint;
+use crate::push::connection::http2::Channel;
+use crate::push::connection::network::{Guarded, Network};
+use crate::push::connection::not_before::RestFor;
+use crate::push::health::origin_health::Troubled;
 use crate::push::health::{Note, Record, Trouble};
-use crate::push::network::{Guarded, Network};
-use crate::push::rest::RestFor;
-use crate::push::troubled::Troubled;
 
 /// Origins that are known for one App; with a further one another is forgotten.
 const ORIGINS_MAX: usize = 1_024;
@@ -244,11 +244,11 @@ mod tests {
     use super::*;
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
-    use crate::push::connection::{Failure, Request};
-    use crate::push::departure::Departure;
-    use crate::push::endpoint::trust;
-    use crate::push::network::Nowhere;
-    use crate::push::patience::{Patience, WhenSilent};
+    use crate::push::connection::answer_timeout::{Patience, WhenSilent};
+    use crate::push::connection::departure::Departure;
+    use crate::push::connection::endpoint::trust;
+    use crate::push::connection::http2::{Failure, Request};
+    use crate::push::connection::network::Nowhere;
 
     fn origins() -> Origins {
         let series = Metrics::new().push_service("com.example.phone", "webpush");

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::push::faults::name_of;
+use crate::push::health::device_faults::name_of;
 
 /// Subscriptions that are believed to be gone while nothing else is taken: more than a small service loses at once.
 const BELIEVED: usize = 8;

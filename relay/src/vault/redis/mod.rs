@@ -10,7 +10,7 @@
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
 //! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
-//! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::letters::LETTER_LIFE) after the last |
+//! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::peer_messages::LETTER_LIFE) after the last |
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
@@ -18,11 +18,20 @@
 //! | `sipwake:check:{<hex>}:…` | any | what an examination tries | 5 s |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `client`, `connect`, `link` | the URL, making a connection, and the one that all share |
+//! | `scripts`, `claim`, `shares` | changes as a whole; taking over, and which node does |
+//! | `items`, `bulk_reads` | what is kept beside records |
+//! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
+//! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
+//! | `failure`, `unasked` | what an error means |
+//!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
 //! Cluster. An index names an instance before its record exists, and a lookup is corrected by whoever follows it: a
 //! crash in between leaves a name without a record, never a record without a name. Every key has a TTL.
 
-mod boxes;
+mod bulk_reads;
 mod claim;
 mod client;
 mod connect;
@@ -30,11 +39,11 @@ mod examine;
 mod failure;
 mod hints;
 mod items;
-mod letters;
+mod keyring_agreement;
 mod link;
 mod marks;
+mod peer_messages;
 mod persistence;
-mod rings;
 mod scripts;
 mod shares;
 mod unasked;
@@ -53,13 +62,13 @@ use super::store::{
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
-use boxes::Boxes;
+use bulk_reads::Boxes;
 use claim::Claims;
 use client::RedisClient;
 use hints::{or_none, text};
+pub(super) use keyring_agreement::{Compared, RING_TTL};
 use link::{Link, Whereto};
 use marks::Marked;
-pub(super) use rings::{Compared, RING_TTL};
 use scripts::{ERASE_GONE, ERASE_LEFT, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.

@@ -36,6 +36,12 @@
 //! [`EdgeTiming::first_sign`] after that at least. One that says so has `answer_timeout` from then on, whatever the caller has heard before: a push, an
 //! app or another device may have rung first. Both end with the INVITE's Expires, and with all the time that a call may take: that of its devices to come, and then `answer_timeout`.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `announced`, `invite`, `legs` | the call before its INVITE; the INVITE; its forks to the flows of devices |
+//! | `provisional`, `refused` | the last 1xx; what one device's refusal says |
+//! | `lost`, `succession` | devices between two connections, and enabled again |
+//!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 

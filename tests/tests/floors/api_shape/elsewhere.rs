@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use relay::api::connection::Peer;
+use relay::api::Peer;
 use relay::secret::InstanceSecret;
 use relay::service::nodes::{Body, NodeService};
 use relay::service::types::AccessError;

@@ -30,7 +30,7 @@ use crate::agent::transport::upstreams::{DialShare, Route};
 use crate::clock;
 use crate::limits::shares::Share;
 use crate::net::dial::DialError;
-use crate::net::resolve::Candidate;
+use crate::net::dns::resolve::Candidate;
 use crate::net::stream::Stream;
 use crate::net::{self, dial};
 

@@ -46,9 +46,9 @@ use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
+use crate::net::dns::questions::Asker;
+use crate::net::dns::resolve::{Candidate, MAX_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::drain::Drain;
-use crate::net::questions::Asker;
-use crate::net::resolve::{Candidate, MAX_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::timing::ConnectionTiming;
@@ -489,7 +489,7 @@ mod tests {
 
     use super::*;
     use crate::cores::Cores;
-    use crate::net::reach::Reach;
+    use crate::net::address_policy::Reach;
 
     /// A dialler of one shard, with a SIP server that somebody has asked for.
     pub(super) fn dialler() -> (Dialler, UpstreamId, mpsc::Receiver<ShardInput>) {

@@ -1,0 +1,264 @@
+//! What the name servers have answered: what of it is of use, and for how long.
+//!
+//! | of an answer | is kept |
+//! | --- | --- |
+//! | records of the type that was asked for | [`RECORDS_MAX`], best first: SRV and NAPTR by their order, addresses as they came |
+//! | aliases (CNAME) on the way to them | [`ALIASES_MAX`], while they are followed |
+//! | authority and additional records | the SOA record, and few of the others |
+//!
+//! Invariant: who has a domain says what its name servers answer, up to 64 KB for each question, and may have the relay ask for as many names
+//! as he likes. No answer is larger here than [`RECORDS_MAX`] records, and all that are remembered have [`BYTES_MAX`].
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::ProtoError;
+use hickory_resolver::proto::op::{DnsResponse, Message, Query};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use moka::Expiry;
+use moka::sync::Cache;
+
+use super::naptr;
+
+/// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
+pub const MIN_TTL: Duration = Duration::from_secs(5);
+/// An answer is kept at most this long, so that a server that moved is found again.
+pub const MAX_TTL: Duration = Duration::from_secs(3_600);
+/// That there is no answer is kept at most this long.
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
+
+/// Records of one answer that are looked at; the rest, by their order, are not.
+pub(super) const RECORDS_MAX: usize = 64;
+/// Aliases of one answer that are looked at.
+const ALIASES_MAX: usize = 16;
+/// Likewise records that say who answers.
+const AUTHORITIES_MAX: usize = 16;
+/// What all answers take that are remembered, in bytes; the least used leave first.
+const BYTES_MAX: u64 = 32 << 20;
+/// What a remembered answer takes beside its records, in bytes.
+const OVERHEAD: usize = 512;
+
+/// What is known of a question: its records and how long they hold; `None`: there are none.
+pub(super) type Found = Option<(Vec<RData>, Duration)>;
+
+/// What was answered; clones share it.
+#[derive(Clone)]
+pub(crate) struct Answers(Cache<Query, Kept>);
+
+#[derive(Clone)]
+struct Kept {
+    /// Empty: there are none.
+    records: Arc<[RData]>,
+    until: Instant,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(BYTES_MAX).weigher(weight).expire_after(UntilItsEnd).build())
+    }
+}
+
+impl Answers {
+    /// What was answered before and still holds.
+    pub(crate) fn get(&self, query: &Query, now: Instant) -> Option<Found> {
+        let Kept { records, until } = self.0.get(query)?;
+        let left = until.checked_duration_since(now)?;
+        Some((!records.is_empty()).then(|| (records.to_vec(), left)))
+    }
+
+    /// Remembers an answer, and says what is of use in it. An error other than that there is nothing is not remembered.
+    pub(crate) fn insert(
+        &self,
+        query: &Query,
+        answer: Result<Message, NetError>,
+        now: Instant,
+    ) -> Result<Found, NetError> {
+        let (found, ttl) = match answer {
+            Ok(message) => match found(message, query.query_type()) {
+                Some((records, ttl)) => (Some((records, ttl)), ttl),
+                None => (None, MIN_TTL),
+            },
+            Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
+                let ttl = nothing.negative_ttl.map_or(MIN_TTL, |ttl| Duration::from_secs(ttl.into()));
+                (None, ttl.clamp(MIN_TTL, MAX_NEGATIVE_TTL))
+            }
+            Err(error) => return Err(error),
+        };
+        let records = found.as_ref().map_or_else(|| Arc::from([]), |(records, _)| Arc::from(&**records));
+        self.0.insert(query.clone(), Kept { records, until: now + ttl });
+        Ok(found)
+    }
+}
+
+/// The records of a message and how long they hold.
+pub(crate) fn found(message: Message, kind: RecordType) -> Found {
+    let answers = of_use(message.answers, kind);
+    let ttl = answers.iter().map(|record| record.ttl).min().map_or(MIN_TTL, |ttl| Duration::from_secs(ttl.into()));
+    let records: Vec<_> =
+        answers.into_iter().filter(|record| record.record_type() == kind).map(|record| record.data).collect();
+    (!records.is_empty()).then(|| (records, ttl.clamp(MIN_TTL, MAX_TTL)))
+}
+
+/// A response to a question of this type, no larger than is of use.
+pub(super) fn bounded(response: DnsResponse, kind: RecordType) -> Result<DnsResponse, ProtoError> {
+    let is_bounded = response.answers.len() <= RECORDS_MAX
+        && response.authorities.len() <= AUTHORITIES_MAX
+        && response.additionals.len() <= RECORDS_MAX;
+    if is_bounded {
+        return Ok(response);
+    }
+    let mut message = response.into_message();
+    message.answers = of_use(message.answers, kind);
+    message.authorities.sort_by_key(|record| record.record_type() != RecordType::SOA);
+    message.authorities.truncate(AUTHORITIES_MAX);
+    message.additionals.truncate(AUTHORITIES_MAX);
+    DnsResponse::from_message(message)
+}
+
+/// The records of one type and the aliases that lead to them.
+fn of_use(answers: Vec<Record>, kind: RecordType) -> Vec<Record> {
+    let (mut records, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|record| record.record_type() == kind);
+    // Stable: what no order is known of stays as it came.
+    records.sort_by_key(|record| place(&record.data));
+    records.truncate(RECORDS_MAX);
+    let aliases = others.into_iter().filter(|record| record.record_type() == RecordType::CNAME).take(ALIASES_MAX);
+    aliases.chain(records).collect()
+}
+
+/// Where a record stands among others of its type; the least is used first.
+fn place(data: &RData) -> (bool, u16, u16, Reverse<u16>) {
+    match data {
+        RData::SRV(record) => (false, record.priority, 0, Reverse(record.weight)),
+        RData::NAPTR(record) => (!naptr::is_known(record), record.order, record.preference, Reverse(0)),
+        _ => (false, 0, 0, Reverse(0)),
+    }
+}
+
+/// The bytes of an answer.
+fn weight(query: &Query, kept: &Kept) -> u32 {
+    let records = kept.records.iter().map(|data| size_of::<RData>() + beside(data));
+    (OVERHEAD + name_bytes(query.name()) + records.sum::<usize>()).try_into().unwrap_or(u32::MAX)
+}
+
+/// What a record has on the heap.
+fn beside(data: &RData) -> usize {
+    match data {
+        RData::SRV(record) => name_bytes(&record.target),
+        RData::NAPTR(record) => {
+            let texts = [&record.flags, &record.services, &record.regexp];
+            texts.iter().map(|text| text.len()).sum::<usize>() + name_bytes(&record.replacement)
+        }
+        _ => 0,
+    }
+}
+
+/// The bytes of a name and of the places of its labels, each rounded up by its allocator.
+fn name_bytes(name: &Name) -> usize {
+    2 * name.len()
+}
+
+struct UntilItsEnd;
+
+impl Expiry<Query, Kept> for UntilItsEnd {
+    fn expire_after_create(&self, _: &Query, kept: &Kept, at: Instant) -> Option<Duration> {
+        Some(kept.until.saturating_duration_since(at))
+    }
+
+    fn expire_after_update(&self, _: &Query, kept: &Kept, at: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(kept.until.saturating_duration_since(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::{MessageType, OpCode};
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, NAPTR, SRV};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn message(records: impl IntoIterator<Item = RData>) -> Message {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.answers =
+            records.into_iter().map(|data| Record::from_rdata(name("a.evil.example."), 600, data)).collect();
+        message
+    }
+
+    fn address(number: u32) -> RData {
+        RData::A(A::from(std::net::Ipv4Addr::from(number)))
+    }
+
+    fn server(priority: u16, weight: u16) -> RData {
+        RData::SRV(SRV::new(priority, weight, 5061, name("host.evil.example.")))
+    }
+
+    #[test]
+    fn of_a_large_answer_the_best_records_of_the_type_asked_for_are_kept() {
+        let flood = (0..3_000).map(|number| server(3_000 - number, 0)).chain((0..1_000).map(address));
+        let response = DnsResponse::from_message(message(flood)).unwrap();
+        let response = bounded(response, RecordType::SRV).unwrap();
+        assert_eq!((response.answers.len(), response.as_buffer().len() < 8_192), (RECORDS_MAX, true));
+        let (records, ttl) = found(response.into_message(), RecordType::SRV).unwrap();
+        assert_eq!((&records[0], &records[63], ttl.as_secs()), (&server(1, 0), &server(64, 0), 600));
+
+        let heavier = (0..100).map(|weight| server(1, weight));
+        let (records, _) = found(message(heavier), RecordType::SRV).unwrap();
+        assert!(records.contains(&server(1, 99)) && !records.contains(&server(1, 0)));
+
+        let service = |order, flags: &str| {
+            let bytes = |text: &str| text.as_bytes().into();
+            RData::NAPTR(NAPTR::new(order, 1, bytes(flags), bytes("SIPS+D2T"), bytes(""), name("s.example.")))
+        };
+        let unusable = (0..2_000).map(|order| service(order, "u"));
+        let (records, _) = found(message(unusable.chain([service(9_000, "s")])), RecordType::NAPTR).unwrap();
+        assert_eq!((records.len(), &records[0]), (RECORDS_MAX, &service(9_000, "s")));
+    }
+
+    #[test]
+    fn an_alias_among_many_records_is_kept_and_limits_how_long_they_hold() {
+        let mut answer = message((0..4_000).map(address));
+        let alias = RData::CNAME(CNAME(name("b.evil.example.")));
+        answer.answers.insert(2_000, Record::from_rdata(name("a.evil.example."), 30, alias));
+        let response = bounded(DnsResponse::from_message(answer).unwrap(), RecordType::A).unwrap();
+        assert_eq!(response.answers.len(), RECORDS_MAX + 1);
+        let (records, ttl) = found(response.into_message(), RecordType::A).unwrap();
+        assert_eq!((records.len(), &records[0], ttl.as_secs()), (RECORDS_MAX, &address(0), 30));
+        assert_eq!(found(message((0..9).map(address)), RecordType::AAAA), None);
+    }
+
+    #[test]
+    fn what_strangers_have_the_relay_ask_for_takes_a_fixed_number_of_bytes() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let long = name(&format!("{0}.{0}.{0}.", "x".repeat(63)));
+        let data: Box<[u8]> = vec![b'x'; 250].into();
+        let large = RData::NAPTR(NAPTR::new(1, 1, data.clone(), data.clone(), data, long));
+        for number in 0..1_000 {
+            let query = Query::query(name(&format!("n{number}.evil.example.")), RecordType::NAPTR);
+            let found = answers.insert(&query, Ok(message(std::iter::repeat_n(large.clone(), 60))), now).unwrap();
+            assert_eq!(found.map(|(records, _)| records.len()), Some(60));
+        }
+        answers.0.run_pending_tasks();
+        let held: usize = answers.0.iter().map(|(_, kept)| kept.records.len() * 1_000).sum();
+        assert!(held as u64 <= BYTES_MAX, "{held}");
+    }
+
+    #[test]
+    fn an_answer_holds_for_its_ttl_within_limits_and_an_error_for_none() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let query = Query::query(name("sip.example."), RecordType::A);
+        assert!(answers.insert(&query, Err(NetError::Timeout), now).is_err());
+        assert_eq!(answers.get(&query, now), None);
+        assert_eq!(answers.insert(&query, Ok(message([])), now).unwrap(), None);
+        assert_eq!(answers.get(&query, now), Some(None));
+        let told = answers.insert(&query, Ok(message([address(1)])), now).unwrap();
+        assert_eq!(told, Some((vec![address(1)], Duration::from_secs(600))));
+        let later = now + Duration::from_secs(400);
+        assert_eq!(answers.get(&query, later), Some(Some((vec![address(1)], Duration::from_secs(200)))));
+        assert_eq!(answers.get(&query, now + Duration::from_secs(601)), None);
+    }
+}

@@ -1,0 +1,282 @@
+//! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
+//!
+//! A handler finds who is asking in the extension [`Peer`], and [`BadHead`] on a request that is to be refused, and ends the connection after its answer by putting
+//! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body that its
+//! client gives up ends its connection likewise.
+//!
+//! ```text
+//! the handler is done ── the request's rest is read ── the answer is written ── GOAWAY, or the stream's end
+//!                        (unread)               (open_requests)
+//! ```
+//!
+//! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
+//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an
+//! answer within [`ANSWER_TIMEOUT`]; and one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer
+//! asks for begins when the answer was written. A request that is being served when the drain begins is answered, within
+//! [`DRAIN_TIMEOUT`]. Who does nothing for longest gives way to others of its peer, or of other networks, where there are too many.
+
+mod open_requests;
+mod progress;
+mod unread;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Request, Response, Version};
+use futures_util::poll;
+use hyper::body::{Body as _, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
+use tower::Service as _;
+
+use self::open_requests::{Answer, Life};
+use self::progress::{InMotion, Progress};
+use self::unread::timed;
+pub use self::unread::{BODY_TIMEOUT, MAX_REST, REST_TIMEOUT};
+use super::drain::Drain;
+use super::listen::{Accepted, Listener};
+use super::tls::ACME_PROTOCOL;
+
+/// The application protocols that a listener served here offers, best first.
+pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// A request's header that takes longer, or an HTTP/1.1 connection without a request for as long, is closed.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a connection is looked at: one that had no request since the last look is ended.
+pub const IDLE_CHECK: Duration = Duration::from_secs(30);
+/// An answer that its peer has not taken whole after this long, at the next [`IDLE_CHECK`], is cut off with its connection: 1 MiB at
+/// 3.5 kB/s takes as long.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// What the requests being served get to end in when the drain begins; then they are cut off.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that is to end, and on which nothing is served, nothing comes and nothing more can be sent for as long, is cut off: its
+/// peer may have lost its network, and will not say that it has seen the end.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// HTTP/2 peers are asked for a sign of life this often.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// And closed when it takes longer than this.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Headers in a request, and their bytes in all: more is answered 431.
+const MAX_HEADERS: usize = 64;
+/// As many are read over HTTP/1.1, so that a few too many are refused by whoever is asked, and not by a status alone.
+const MAX_HEADERS_READ: usize = 2 * MAX_HEADERS;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Requests at once on one HTTP/2 connection; more wait at the peer.
+const MAX_STREAMS: u32 = 64;
+
+/// Who is asking: an extension of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// As an extension of a request: whatever it asks for, it is to be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadHead {
+    /// It says in no way, or in several, which host it is for: 400 (RFC 9112 §3.2).
+    Host,
+    /// It has more than 64 header fields: 431 (RFC 6585 §5).
+    Fields,
+    /// Its body has another transfer coding than `chunked`: 501 (RFC 9112 §6.1).
+    Coding,
+}
+
+/// As an extension of a response: end the connection after it (`Connection: close`, or GOAWAY on HTTP/2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndConnection;
+
+/// Serves `router` on `listener` until the drain begins and the last answer is out, at most [`DRAIN_TIMEOUT`] later.
+pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Some(accepted) => connections.spawn(connection(accepted, router.clone(), drain.clone())),
+                None => break,
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+    }
+    // What is left after this is cut off by dropping the set.
+    let _ = timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn connection(accepted: Accepted, router: Router, drain: Drain) {
+    let gives_way = accepted.stranger.gives_way();
+    let life = Life::new(accepted.stranger);
+    let peer = Peer(accepted.peer);
+    let serving = life.clone();
+    let service = service_fn(move |request| answer(router.clone(), request, peer, serving.clone()));
+    let builder = match accepted.stream.alpn() {
+        // A CA has seen what it wanted to see, and nothing follows (RFC 8737 §3).
+        Some(ACME_PROTOCOL) => return,
+        Some(b"h2") => builder().http2_only(),
+        _ => builder().http1_only(),
+    };
+    let progress = Progress::default();
+    let stream = TokioIo::new(InMotion::new(accepted.stream, progress.clone()));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+    let mut looks = interval(IDLE_CHECK);
+    looks.tick().await;
+    let mut begun = 0;
+    let (mut is_to_end, mut ending) = (false, false);
+    let mut moved = 0;
+    let mut linger = std::pin::pin!(sleep(LINGER));
+    loop {
+        let end = tokio::select! {
+            // The connection comes first: what is asked behind it is asked when all has been written that could be.
+            biased;
+            ended = connection.as_mut() => {
+                // The usual ends: the peer left, or was not heard from.
+                if let Err(error) = ended { tracing::trace!(event = "https-ended-early", peer = %peer.0, error, "a connection ended early") }
+                return;
+            }
+            () = gives_way.notified() => {
+                life.stranger().gave_way();
+                connection.as_mut().graceful_shutdown();
+                // Its peer is told, as far as that needs no waiting.
+                let _ = poll!(connection.as_mut());
+                return;
+            }
+            // A GOAWAY would overtake the head of an answer that waits behind others.
+            () = has_written(&progress), if is_to_end && !ending => true,
+            () = life.is_to_end(), if !is_to_end => {
+                is_to_end = true;
+                false
+            }
+            () = drain.begun(), if !ending => true,
+            _ = looks.tick() => {
+                let quiet = life.is_quiet_since(&mut begun);
+                if quiet && ending || life.has_an_answer_older_than(ANSWER_TIMEOUT) { return }
+                quiet
+            }
+            () = linger.as_mut(), if ending => {
+                if !life.is_serving() && !progress.has_moved_since(&mut moved) { return }
+                linger.as_mut().reset(Instant::now() + LINGER);
+                false
+            }
+        };
+        if end && !ending {
+            ending = true;
+            linger.as_mut().reset(Instant::now() + LINGER);
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+/// Waits until the system has taken all that was to be written; asked again whenever the connection was.
+async fn has_written(progress: &Progress) {
+    poll_fn(|_| if progress.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS_READ)
+        .max_buf_size(MAX_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES as u32);
+    builder
+}
+
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    peer: Peer,
+    life: Arc<Life>,
+) -> Result<Response<Answer>, Infallible> {
+    let served = life.begin(!request.body().is_end_stream());
+    let version = request.version();
+    let (mut request, rest) = timed(request);
+    request.extensions_mut().insert(peer);
+    if let Some(bad) = bad_head(&request) {
+        request.extensions_mut().insert(bad);
+    }
+    let mut router = router;
+    let Ok(mut response) = router.call(request).await;
+    rest.read(response.status()).await;
+    let ends = response.extensions_mut().remove::<EndConnection>().is_some();
+    if ends && version != Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| served.answered(body, ends && version == Version::HTTP_2)))
+}
+
+fn bad_head<B>(request: &Request<B>) -> Option<BadHead> {
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match () {
+        () if request.headers().len() > MAX_HEADERS => Some(BadHead::Fields),
+        () if !names_its_host(request) => Some(BadHead::Host),
+        () if !request.headers().get_all(TRANSFER_ENCODING).iter().all(is_chunked) => Some(BadHead::Coding),
+        () => None,
+    }
+}
+
+/// Whether a request has one Host that can be one. HTTP/1.0 may do without, and HTTP/2 names it elsewhere.
+fn names_its_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let can_be = |host: &HeaderValue| {
+        let host = host.as_bytes();
+        host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
+    };
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() != Version::HTTP_11,
+        (Some(host), None) => can_be(host),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn a_head_with_too_many_fields_or_an_odd_transfer_coding_is_bad() {
+        let request = |headers: &[(&str, &str)], more: usize| {
+            let begin = Request::builder().header(HOST, "a");
+            let built = headers.iter().fold(begin, |built, (name, value)| built.header(*name, *value));
+            let built = (0..more).fold(built, |built, _| built.header("x", "y"));
+            bad_head(&built.body(Body::empty()).unwrap())
+        };
+        assert_eq!((request(&[], 63), request(&[], 64)), (None, Some(BadHead::Fields)));
+        assert_eq!(request(&[("transfer-encoding", "Chunked")], 0), None);
+        for coding in ["gzip, chunked", "gzip", "chunked, chunked", ""] {
+            assert_eq!(request(&[("transfer-encoding", coding)], 0), Some(BadHead::Coding), "{coding}");
+        }
+        assert_eq!(request(&[(HOST.as_str(), "b")], 0), Some(BadHead::Host));
+    }
+
+    #[test]
+    fn a_request_names_one_host_unless_its_version_needs_none() {
+        let request = |version, hosts: &[&str]| {
+            let begin = Request::builder().version(version);
+            let built = hosts.iter().fold(begin, |built, host| built.header(HOST, *host));
+            names_its_host(&built.body(Body::empty()).unwrap())
+        };
+        for hosts in [&["relay.example.net"][..], &["relay:8443"], &["[::1]:8443"], &["127.0.0.1"], &[""]] {
+            assert!(request(Version::HTTP_11, hosts), "{hosts:?}");
+        }
+        for hosts in [&[][..], &["a", "a"], &["a b"], &["user@a"], &["a/b"]] {
+            assert!(!request(Version::HTTP_11, hosts), "{hosts:?}");
+        }
+        assert!(request(Version::HTTP_10, &[]) && request(Version::HTTP_2, &[]));
+        assert!(!request(Version::HTTP_10, &["a", "b"]));
+    }
+}

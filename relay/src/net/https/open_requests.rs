@@ -1,0 +1,205 @@
+//! What an HTTPS connection is doing: the requests that are being served, each until the last byte of its answer was written.
+//!
+//! Over HTTP/2 an answer waits for its peer to make room (RFC 9113 §5.2), after the handler is done and while nothing moves. So what is
+//! written holds its request: the request is over when the last of it was dropped, which is when it was written, or is wanted no more.
+//!
+//! Invariant: an end that an answer asks for is told when that answer was written, and one that a request asks for which was given up, at once.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
+
+use crate::net::slots::Stranger;
+
+/// What a connection is doing.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// Told when the connection is to end.
+    end: Notify,
+    /// Its slot: who does nothing gives way before who is served.
+    stranger: Stranger,
+    requests: Mutex<Requests>,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    /// How many have begun.
+    begun: u64,
+    /// Those that are not over, by their number, with when their answer began.
+    open: BTreeMap<u64, Option<Instant>>,
+}
+
+impl Life {
+    pub(crate) fn new(stranger: Stranger) -> Arc<Self> {
+        Arc::new(Self { end: Notify::new(), stranger, requests: Mutex::default() })
+    }
+
+    /// A request begins, with a body or without.
+    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Served {
+        let mut requests = self.requests();
+        requests.begun += 1;
+        let number = requests.begun;
+        requests.open.insert(number, None);
+        self.stranger.is_busy(true);
+        drop(requests);
+        Served { life: self.clone(), number, ends: has_body }
+    }
+
+    /// Waits until the connection is to end.
+    pub(super) async fn is_to_end(&self) {
+        self.end.notified().await;
+    }
+
+    /// Its slot among its listener's.
+    pub(crate) fn stranger(&self) -> &Stranger {
+        &self.stranger
+    }
+
+    /// Whether a request is being served.
+    pub(super) fn is_serving(&self) -> bool {
+        !self.requests().open.is_empty()
+    }
+
+    /// Whether no request is being served and none began since the last look.
+    pub(super) fn is_quiet_since(&self, last: &mut u64) -> bool {
+        let requests = self.requests();
+        std::mem::replace(last, requests.begun) == requests.begun && requests.open.is_empty()
+    }
+
+    /// Whether an answer began longer ago than this, and is not written yet.
+    pub(super) fn has_an_answer_older_than(&self, limit: Duration) -> bool {
+        self.requests().open.values().flatten().any(|began| began.elapsed() > limit)
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request being served; dropped when it is over.
+#[derive(Debug)]
+pub(super) struct Served {
+    life: Arc<Life>,
+    number: u64,
+    /// Whether the connection ends with it. One that has a body, and is given up before its answer, ends it: what came of the body lies in the
+    /// connection's buffers.
+    ends: bool,
+}
+
+impl Served {
+    /// It is answered with this body, and `ends` its connection.
+    pub(crate) fn answered(mut self, body: Body, ends: bool) -> Answer {
+        self.ends = ends;
+        if let Some(began) = self.life.requests().open.get_mut(&self.number) {
+            *began = Some(Instant::now());
+        }
+        Answer { body, served: Arc::new(self) }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let mut requests = self.life.requests();
+        requests.open.remove(&self.number);
+        if requests.open.is_empty() {
+            self.life.stranger.is_busy(false);
+        }
+        drop(requests);
+        if self.ends {
+            self.life.end.notify_one();
+        }
+    }
+}
+
+/// The body of an answer, which holds its request until all of it was written.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: Body,
+    served: Arc<Served>,
+}
+
+/// Bytes of an answer, which hold its request until they were written.
+struct Part {
+    bytes: Bytes,
+    _served: Arc<Served>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let holds = |bytes| Bytes::from_owner(Part { bytes, _served: self.served.clone() });
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(holds))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn life() -> Arc<Life> {
+        Life::new(Stranger::of_a_test())
+    }
+
+    fn is_to_end(life: &Life) -> bool {
+        life.is_to_end().now_or_never().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_served_until_the_last_byte_of_its_answer_was_written() {
+        let (life, mut begun) = (life(), 0);
+        let mut answer = life.begin(true).answered(Body::from("whole"), true);
+        let bytes = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        drop(answer);
+        assert!(life.is_serving() && !life.is_quiet_since(&mut begun) && !is_to_end(&life), "it waits to be written");
+        let limit = Duration::from_secs(60);
+        tokio::time::advance(limit).await;
+        assert!(!life.has_an_answer_older_than(limit));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(life.has_an_answer_older_than(limit));
+        let rest = bytes.slice(3..);
+        drop(bytes);
+        assert!(life.is_serving(), "a part of it waits");
+        drop(rest);
+        assert!(!life.is_serving() && life.is_quiet_since(&mut begun) && is_to_end(&life));
+        assert!(!life.has_an_answer_older_than(limit));
+    }
+
+    #[test]
+    fn a_connection_ends_with_what_asks_for_it_and_with_a_body_that_is_given_up() {
+        let life = life();
+        drop(life.begin(false));
+        drop(life.begin(true).answered(Body::empty(), false));
+        assert!(!is_to_end(&life));
+        drop(life.begin(true));
+        assert!(is_to_end(&life));
+        drop(life.begin(false).answered(Body::empty(), true));
+        assert!(is_to_end(&life) && !life.is_serving());
+    }
+}

@@ -1,0 +1,317 @@
+//! The places of those at a listener who have proven nothing yet, in their handshake or after it, and who gives way when they are as many as may be.
+//!
+//! ```text
+//! one more ─┬─ its peer has its share ───────────────────────────────────── waits, in place of its peer's own oldest
+//!           ├─ there is room ────────────────────────────────────────────── waits
+//!           ├─ a network holds more than its own will ───────────────────── waits, in place of one of the network that holds most
+//!           ├─ within its own network a peer holds more than its own will ─ waits, in place of one of the peer that holds most
+//!           └─ nobody does ──────────────────────────────────────────────── refused
+//! ```
+//!
+//! So a few that hold all places take none from the others, and one that holds all of its peer's none from those behind the same address; and
+//! where many peers come at once, as after an outage, those that have begun are not driven out by those of others that follow.
+//!
+//! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. What gives way is the oldest of the peer
+//! that holds most, or of the peer that has its share; and a peer that gives way to another has no fewer afterwards than that. The oldest is the
+//! one that has done nothing for longest; what is being served gives way after all that are not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+/// The places that are taken.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    all: usize,
+    networks: BTreeMap<IpAddr, Network>,
+    /// How many each network has, the fewest first.
+    sizes: BTreeSet<(usize, IpAddr)>,
+    next: u64,
+}
+
+/// Those of one network.
+#[derive(Debug, Default)]
+struct Network {
+    all: usize,
+    /// Those of each peer, the oldest first.
+    peers: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
+    /// How many each peer has, the fewest first.
+    sizes: BTreeSet<(usize, IpAddr)>,
+}
+
+/// In the number of a place that is busy, so that it stands behind all that are not.
+const BUSY: u64 = 1 << 63;
+
+/// The place of one connection.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Changed while the places are locked, and not otherwise.
+    number: AtomicU64,
+    peer: IpAddr,
+    gives_way: Arc<Notify>,
+}
+
+impl Place {
+    /// What is told when another one has this place.
+    pub(crate) fn gives_way(&self) -> &Arc<Notify> {
+        &self.gives_way
+    }
+
+    fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+}
+
+impl Places {
+    /// A place for one more of `peer`, which has `per_peer` at most; `None` when `all` places are taken and nobody gives way.
+    pub(crate) fn take(&mut self, peer: IpAddr, all: usize, per_peer: usize) -> Option<Place> {
+        let peer = as_one_peer(peer);
+        if self.of(peer) >= per_peer {
+            self.free_one_of(peer);
+        } else if self.all >= all && !self.free_one_for(peer) {
+            return None;
+        }
+        let place = Place { number: self.next.into(), peer, gives_way: Arc::default() };
+        self.next += 1;
+        self.add(&place);
+        Some(place)
+    }
+
+    /// The oldest of `peer` gives way; whether it has any.
+    pub(super) fn free_one_of(&mut self, peer: IpAddr) -> bool {
+        let peer = as_one_peer(peer);
+        let oldest = self.networks.get(&network_of(peer)).and_then(|network| network.oldest_of(peer));
+        self.free(oldest)
+    }
+
+    /// The oldest of whoever holds most gives way to one more of `peer`; whether anybody holds more than that will.
+    pub(super) fn free_one_for(&mut self, peer: IpAddr) -> bool {
+        let oldest = self.oldest_that_gives_way_to(as_one_peer(peer));
+        self.free(oldest)
+    }
+
+    fn free(&mut self, oldest: Option<(IpAddr, u64)>) -> bool {
+        let gives_way = oldest.and_then(|(peer, number)| self.remove(peer, number));
+        if let Some(gives_way) = &gives_way {
+            gives_way.notify_one();
+        }
+        gives_way.is_some()
+    }
+
+    /// A place is the youngest from now on, among those that are busy or those that are not. One that has given way stays away.
+    pub(crate) fn renew(&mut self, place: &Place, is_busy: bool) {
+        if self.remove(place.peer, place.number()).is_some() {
+            place.number.store(self.next | if is_busy { BUSY } else { 0 }, Ordering::Relaxed);
+            self.next += 1;
+            self.add(place);
+        }
+    }
+
+    /// A place is given back. One that has given way is not here any more.
+    pub(crate) fn end(&mut self, place: &Place) {
+        self.remove(place.peer, place.number());
+    }
+
+    /// How many a peer has.
+    fn of(&self, peer: IpAddr) -> usize {
+        self.networks.get(&network_of(peer)).map_or(0, |network| network.of(peer))
+    }
+
+    fn oldest_that_gives_way_to(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
+        let own = self.networks.get(&network_of(peer));
+        let has = own.map_or(0, |network| network.all);
+        let &(most, largest) = self.sizes.last()?;
+        if most > has + 1 {
+            return self.networks.get(&largest)?.oldest_of_most();
+        }
+        let own = own?;
+        let &(most, _) = own.sizes.last()?;
+        own.oldest_of_most().filter(|_| most > own.of(peer) + 1)
+    }
+
+    fn add(&mut self, place: &Place) {
+        let key = network_of(place.peer);
+        let network = self.networks.entry(key).or_default();
+        self.sizes.remove(&(network.all, key));
+        network.add(place);
+        self.sizes.insert((network.all, key));
+        self.all += 1;
+    }
+
+    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<Arc<Notify>> {
+        let key = network_of(peer);
+        let network = self.networks.get_mut(&key)?;
+        let before = network.all;
+        let removed = network.remove(peer, number)?;
+        self.sizes.remove(&(before, key));
+        match network.all {
+            0 => drop(self.networks.remove(&key)),
+            all => drop(self.sizes.insert((all, key))),
+        }
+        self.all -= 1;
+        Some(removed)
+    }
+}
+
+impl Network {
+    /// How many a peer has.
+    fn of(&self, peer: IpAddr) -> usize {
+        self.peers.get(&peer).map_or(0, BTreeMap::len)
+    }
+
+    fn oldest_of_most(&self) -> Option<(IpAddr, u64)> {
+        let &(_, peer) = self.sizes.last()?;
+        self.oldest_of(peer)
+    }
+
+    fn oldest_of(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
+        let (&number, _) = self.peers.get(&peer)?.first_key_value()?;
+        Some((peer, number))
+    }
+
+    fn add(&mut self, place: &Place) {
+        let waiting = self.peers.entry(place.peer).or_default();
+        self.sizes.remove(&(waiting.len(), place.peer));
+        waiting.insert(place.number(), place.gives_way.clone());
+        self.sizes.insert((waiting.len(), place.peer));
+        self.all += 1;
+    }
+
+    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<Arc<Notify>> {
+        let waiting = self.peers.get_mut(&peer)?;
+        let before = waiting.len();
+        let removed = waiting.remove(&number)?;
+        self.sizes.remove(&(before, peer));
+        match waiting.len() {
+            0 => drop(self.peers.remove(&peer)),
+            left => drop(self.sizes.insert((left, peer))),
+        }
+        self.all -= 1;
+        Some(removed)
+    }
+}
+
+/// An IPv6 peer is its /64: one subscriber has them all.
+pub(super) fn as_one_peer(ip: IpAddr) -> IpAddr {
+    masked(ip, 32, 64)
+}
+
+/// What one holder of addresses has, as a rule.
+fn network_of(ip: IpAddr) -> IpAddr {
+    masked(ip, 24, 48)
+}
+
+fn masked(ip: IpAddr, v4: u32, v6: u32) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) & !(u32::MAX.checked_shr(v4).unwrap_or(0)))),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !(u128::MAX.checked_shr(v6).unwrap_or(0)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const ALL: usize = 64;
+    const PER_PEER: usize = 16;
+
+    fn take(places: &mut Places, peer: &str) -> Option<Place> {
+        let place = places.take(peer.parse().unwrap(), ALL, PER_PEER);
+        assert!(places.all <= ALL);
+        assert_eq!(places.all, places.networks.values().map(|network| network.all).sum::<usize>());
+        assert_eq!(places.sizes.len(), places.networks.len());
+        for network in places.networks.values() {
+            assert_eq!(network.all, network.peers.values().map(BTreeMap::len).sum::<usize>());
+            assert_eq!(network.sizes.len(), network.peers.len());
+        }
+        place
+    }
+
+    fn has_given_way(place: &Place) -> bool {
+        place.gives_way().notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_few_that_hold_all_places_shut_nobody_else_out() {
+        for (theirs, other) in [
+            ("198.51.100.{}", "192.0.2.1"),
+            ("198.51.100.{}", "198.51.100.99"),
+            ("2001:db8:7:{}::1", "192.0.2.1"),
+            ("2001:db8:7:{}::1", "2001:db8:7:ff::1"),
+        ] {
+            let mut places = Places::default();
+            let held: Vec<_> = (0..ALL)
+                .map(|n| take(&mut places, &theirs.replace("{}", &(n / PER_PEER).to_string())).unwrap())
+                .collect();
+            let phone = take(&mut places, other).expect("a place for another");
+            let gone: Vec<_> = held.iter().map(has_given_way).collect();
+            assert_eq!(gone.iter().filter(|gone| **gone).count(), 1);
+            assert!(gone.iter().step_by(PER_PEER).any(|gone| *gone), "the oldest of its peer: {gone:?}");
+            assert!(!has_given_way(&phone));
+            for place in held.iter().chain([&phone]) {
+                places.end(place);
+            }
+            assert!(places.all == 0 && places.networks.is_empty() && places.sizes.is_empty(), "no trace");
+        }
+    }
+
+    #[test]
+    fn who_has_begun_is_not_driven_out_by_as_many_that_follow() {
+        let mut places = Places::default();
+        let first: Vec<_> = (0..ALL).map(|n| take(&mut places, &format!("10.{n}.0.1")).unwrap()).collect();
+        for n in 0..ALL {
+            assert!(take(&mut places, &format!("10.{n}.0.2")).is_none(), "their own network has as many");
+            assert!(take(&mut places, &format!("11.{n}.0.2")).is_none(), "nobody has more than one");
+        }
+        assert!(first.iter().all(|place| !has_given_way(place)));
+    }
+
+    #[test]
+    fn many_addresses_of_one_network_are_one_holder_to_the_others() {
+        let mut places = Places::default();
+        let held: Vec<_> = (0..ALL).map(|n| take(&mut places, &format!("2001:db8:7:{n:x}::1")).unwrap()).collect();
+        for n in 0..ALL / 2 - 1 {
+            assert!(take(&mut places, &format!("192.0.2.{}", n % 4)).is_some(), "{n}");
+        }
+        assert_eq!(held.iter().filter(|place| has_given_way(place)).count(), ALL / 2 - 1);
+    }
+
+    #[test]
+    fn one_peer_has_its_share_and_its_own_oldest_gives_way_to_more() {
+        let mut places = Places::default();
+        let other = take(&mut places, "2001:db8:1:3::1").unwrap();
+        let mut held = Vec::new();
+        for n in 0..2 * PER_PEER {
+            held.push(take(&mut places, &format!("2001:db8:1:2::{n:x}")).expect("a subscriber has a whole /64"));
+        }
+        let gone: Vec<_> = held.iter().map(has_given_way).collect();
+        assert!(gone[..PER_PEER].iter().all(|gone| *gone) && !gone[PER_PEER..].contains(&true), "{gone:?}");
+        assert!(!has_given_way(&other));
+        assert_eq!(as_one_peer("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn who_does_nothing_for_longest_gives_way_first_and_who_is_served_last() {
+        let mut places = Places::default();
+        let held: Vec<_> = (0..PER_PEER).map(|_| take(&mut places, "192.0.2.1").unwrap()).collect();
+        places.renew(&held[0], true);
+        places.renew(&held[1], true);
+        places.renew(&held[1], false);
+        let mut more = Vec::new();
+        let mut next = |held: &[Place]| {
+            more.push(take(&mut places, "192.0.2.1").unwrap());
+            places.renew(more.last().unwrap(), true);
+            held.iter().map(has_given_way).position(|gone| gone)
+        };
+        for gone in (2..PER_PEER).chain([1, 0]) {
+            assert_eq!(next(&held), Some(gone));
+        }
+        places.renew(&held[0], false);
+        assert_eq!(places.all, PER_PEER, "one that has given way stays away");
+    }
+}

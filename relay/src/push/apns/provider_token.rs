@@ -1,0 +1,157 @@
+//! The provider token that every request to APNs carries: a JWT, signed with ES256, used for most of an hour.
+//!
+//! Apple refuses a token older than an hour, and also a key whose token changes more than once in 20 minutes. So one
+//! signer serves all that use the same key, and a token that APNs calls expired is signed anew at once, but only once
+//! in that time.
+//!
+//! Invariant: the key and the token are never printed.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use hyper::header::HeaderValue;
+
+use crate::push::jwt;
+use crate::push::setup::Problem;
+
+/// How old a token may become; Apple's bounds are 20 and 60 minutes.
+const RENEW_AFTER: Duration = Duration::from_secs(45 * 60);
+/// How long after one refusal another does not lead to a new token.
+const RESIGN_EVERY: Duration = Duration::from_secs(20 * 60);
+
+/// Signs and keeps the provider token of one key.
+pub(crate) struct Signer {
+    key: EcdsaKeyPair,
+    key_id: Box<str>,
+    team_id: Box<str>,
+    issued: Mutex<Issued>,
+}
+
+/// A token in use: as a header value, and which one it is.
+#[derive(Clone)]
+pub(super) struct Pass {
+    pub(super) header: HeaderValue,
+    serial: u64,
+}
+
+#[derive(Default)]
+struct Issued {
+    pass: Option<Pass>,
+    serial: u64,
+    at: Option<SystemTime>,
+    resigned_at: Option<SystemTime>,
+}
+
+impl Signer {
+    /// Reads the `.p8` file; fails when it holds no P-256 key or when an id is not 10 letters and digits.
+    pub(crate) fn new(key_file: &Path, key_id: &str, team_id: &str) -> Result<Self, Problem> {
+        for (setting, id) in [("key_id", key_id), ("team_id", team_id)] {
+            if id.len() != 10 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Err(Problem::Setting { setting, wanted: "the 10 letters and digits that Apple shows" });
+            }
+        }
+        let text = jwt::read_key_file(key_file)?;
+        let der = jwt::pkcs8_from_pem(&text).ok_or_else(|| Problem::NoKey { path: key_file.into() })?;
+        let wrong = || Problem::WrongKey { path: key_file.into(), wanted: "a P-256 key, as Apple issues" };
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).map_err(|_| wrong())?;
+        let signer = Self { key, key_id: key_id.into(), team_id: team_id.into(), issued: Mutex::default() };
+        signer.sign(UNIX_EPOCH).ok_or_else(wrong)?;
+        Ok(signer)
+    }
+
+    /// The token to use at `now`. `None` when the system cannot sign.
+    pub(super) fn pass(&self, now: SystemTime) -> Option<Pass> {
+        let mut issued = self.lock();
+        // A clock that was set back makes the age an error: sign anew then, too.
+        let young = issued.at.is_some_and(|at| now.duration_since(at).is_ok_and(|age| age < RENEW_AFTER));
+        match &issued.pass {
+            Some(pass) if young => Some(pass.clone()),
+            _ => self.renew(&mut issued, now),
+        }
+    }
+
+    /// The token to use instead of `refused`, which APNs called expired: one that another caller has already signed,
+    /// or a new one. `None` when one was signed for this reason in the last 20 minutes.
+    pub(super) fn pass_instead_of(&self, refused: &Pass, now: SystemTime) -> Option<Pass> {
+        let mut issued = self.lock();
+        match &issued.pass {
+            Some(pass) if pass.serial != refused.serial => return Some(pass.clone()),
+            _ => {}
+        }
+        let lately = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < RESIGN_EVERY);
+        if issued.resigned_at.is_some_and(lately) {
+            return None;
+        }
+        issued.resigned_at = Some(now);
+        self.renew(&mut issued, now)
+    }
+
+    fn renew(&self, issued: &mut Issued, now: SystemTime) -> Option<Pass> {
+        let header = self.sign(now)?;
+        issued.serial += 1;
+        issued.at = Some(now);
+        let pass = Pass { header, serial: issued.serial };
+        issued.pass = Some(pass.clone());
+        Some(pass)
+    }
+
+    /// Signs a token. `None` when the system cannot.
+    pub(crate) fn sign(&self, now: SystemTime) -> Option<HeaderValue> {
+        let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let header = serde_json::json!({"alg": "ES256", "kid": &*self.key_id});
+        let claims = serde_json::json!({"iss": &*self.team_id, "iat": iat});
+        let sign = |text: &[u8]| Some(self.key.sign(&SystemRandom::new(), text).ok()?.as_ref().to_vec());
+        jwt::bearer(&jwt::compact(&header, &claims, sign)?)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Issued> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn signer() -> Signer {
+        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let der = jwt::pkcs8_from_pem(pem.as_bytes()).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).unwrap();
+        Signer { key, key_id: "ABC1234567".into(), team_id: "DEF1234567".into(), issued: Mutex::default() }
+    }
+
+    fn at(minutes: u32) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_795_000_000) + MINUTE * minutes
+    }
+
+    #[test]
+    fn a_token_is_reused_for_45_minutes_and_no_longer() {
+        let signer = signer();
+        let first = signer.pass(at(0)).unwrap();
+        assert_eq!(signer.pass(at(44)).unwrap().header, first.header);
+        assert_ne!(signer.pass(at(45)).unwrap().header, first.header);
+    }
+
+    #[test]
+    fn a_clock_set_back_leads_to_a_new_token() {
+        let signer = signer();
+        let first = signer.pass(at(10)).unwrap();
+        assert_ne!(signer.pass(at(0)).unwrap().header, first.header);
+    }
+
+    #[test]
+    fn a_refused_token_is_replaced_once_in_20_minutes_for_all_who_were_refused() {
+        let signer = signer();
+        let first = signer.pass(at(0)).unwrap();
+        let second = signer.pass_instead_of(&first, at(1)).unwrap();
+        assert_ne!(first.header, second.header);
+        assert_eq!(signer.pass_instead_of(&first, at(2)).unwrap().header, second.header, "another who was refused");
+        assert!(signer.pass_instead_of(&second, at(3)).is_none(), "too often");
+        assert!(signer.pass_instead_of(&second, at(22)).is_some());
+    }
+}

@@ -1,0 +1,76 @@
+//! What came back from a push service, and what its status alone means for others than its push.
+//!
+//! Invariant: a body that is not whole says nothing; the status alone is judged then.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use hyper::header::RETRY_AFTER;
+use hyper::{HeaderMap, StatusCode};
+
+use super::not_before::RestFor;
+use crate::push::connection::state::LineFate;
+use crate::push::health::{Note, Trouble};
+
+/// The longest wait that a service is believed to ask for; no push is tried for longer than that.
+const LONGEST_WISH: Duration = Duration::from_secs(86_400);
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// `None`: it did not come in time, broke off or was too large, and nobody knows what it would have said.
+    pub(crate) body: Option<Bytes>,
+}
+
+/// What an answer means beside what it means for its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bearing {
+    /// For the line that it came by.
+    pub(crate) line: LineFate,
+    /// Whether the service took our credentials.
+    pub(crate) proves: bool,
+    /// For all who come later.
+    pub(crate) rest: Option<RestFor>,
+    /// For what is told of the service.
+    pub(crate) note: Note,
+}
+
+impl Answer {
+    /// Its body, empty when that was not read: what it does not say is not there.
+    pub(crate) fn read_body(&self) -> &[u8] {
+        self.body.as_deref().unwrap_or_default()
+    }
+
+    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_WISH`].
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds = is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+        let asked = seconds.or_else(at);
+        // No time is no wish.
+        asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WISH))
+    }
+
+    /// What its status alone means: a fault of the service may stick to the host behind the line, and a service that is
+    /// overloaded may ask all to wait.
+    pub(crate) fn bearing(&self) -> Bearing {
+        let status = self.status.as_u16();
+        let line = match status {
+            // Request Timeout and Misdirected Request: another connection is what they ask for (RFC 9110 §15.5.9, §15.5.20).
+            408 | 421 => LineFate::Ending,
+            500..=599 => LineFate::Faulty,
+            _ => LineFate::Good,
+        };
+        let rest = self.retry_after().filter(|_| (500..600).contains(&status)).map(RestFor::Asked);
+        let note = match (status, rest) {
+            (200..=299, _) => Note::Accepted,
+            (_, Some(_)) => Note::Trouble(Trouble::light("AskedToWait")),
+            (500..=599, _) => Note::Trouble(Trouble::light("ServerError")),
+            _ => Note::Nothing,
+        };
+        let proves = self.status != StatusCode::FORBIDDEN && line == LineFate::Good;
+        Bearing { line, proves, rest, note }
+    }
+}

@@ -1,0 +1,65 @@
+//! The body of a push service's answer, read member by member.
+//!
+//! Invariant: one member that is not as it should be costs no other: what is absent, null or of another kind is as if it were not
+//! there. Of a member that stands there twice the last counts; a byte order mark before it and what follows it are left out.
+
+use serde_json::Value;
+
+/// The value that a body holds; `Null` when it is no JSON.
+pub(crate) fn read(body: &[u8]) -> Value {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+    values.next().and_then(Result::ok).unwrap_or_default()
+}
+
+/// A text; empty when there is none.
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+/// A list; empty when there is none.
+pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A count, as a number of whatever form, or as text; `None`: it says nothing.
+pub(crate) fn count(value: &Value) -> Option<u64> {
+    let number = match value {
+        Value::Number(number) => return number.as_u64().or_else(|| number.as_f64().and_then(whole)),
+        Value::String(text) => text.trim(),
+        _ => return None,
+    };
+    number.parse().ok().or_else(|| number.parse().ok().and_then(whole))
+}
+
+/// Without its fraction; what is below zero is zero.
+fn whole(number: f64) -> Option<u64> {
+    number.is_finite().then_some(number.max(0.0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_in_whatever_form_it_comes() {
+        for body in [
+            r#"{"timestamp":1795000000123}"#,
+            r#"{"timestamp":1795000000123.0}"#,
+            r#"{"timestamp":1.795000000123e12}"#,
+            r#"{"timestamp":"1795000000123"}"#,
+            r#"{"timestamp":" 1795000000123.5 "}"#,
+            r#"{"timestamp":1,"timestamp":1795000000123}"#,
+            "\u{feff}{\"timestamp\":1795000000123}",
+            "{\"reason\":null,\"timestamp\":1795000000123}\n and more",
+        ] {
+            assert_eq!(count(&read(body.as_bytes())["timestamp"]), Some(1_795_000_000_123), "{body}");
+        }
+        assert_eq!(count(&read(br#"{"timestamp":-5}"#)["timestamp"]), Some(0));
+        for body in
+            [r#"{"timestamp":null}"#, r#"{"timestamp":"soon"}"#, r#"{"timestamp":[1]}"#, "{}", "[]", "", "<html>"]
+        {
+            assert_eq!(count(&read(body.as_bytes())["timestamp"]), None, "{body}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! How long a request waits for its answer, and what its line learns from that.
+//!
+//! Invariant: whoever waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; who waits for longer is counted for what the
+//! line leaves unanswered, also when it gives up.
+
+use h2::client::ResponseFuture;
+use tokio::time::{Instant, timeout_at};
+
+use super::departure::{Departure, Passage};
+use super::state::{ASK_AFTER, Line};
+
+/// How long a request waits, and for what.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience<'a> {
+    pub(crate) until: Instant,
+    /// What it does on a line that has fallen silent.
+    pub(crate) when_silent: WhenSilent,
+    /// Whether it asks a service that rests for longer than it may wait.
+    pub(crate) urgent: bool,
+    /// Told when it leaves.
+    pub(crate) departure: &'a Departure,
+}
+
+/// What a request does that has begun to leave by a line which then falls silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenSilent {
+    /// It waits for its answer there: it must not be sent twice.
+    Stays,
+    /// It goes elsewhere. The line is kept for what is on its way, as long as anybody waits for what comes of the push.
+    IsKept,
+    /// It goes elsewhere, and what is on its way need not arrive.
+    Leaves,
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// The stream has ended so.
+    Ended(h2::Error),
+    /// It was waited for long enough.
+    Late,
+    /// Nothing of the request's body has left or ever will: the line takes nothing any more.
+    TakenBack,
+}
+
+/// Waits for the head of the answer. On the way the line is suspected, when it is silent, and noted as one that leaves requests
+/// unanswered.
+pub(super) async fn head_of_answer(
+    mut response: ResponseFuture,
+    (line, passage): (&Line, &Passage),
+    sent: Instant,
+    patience: Patience<'_>,
+) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
+    let Patience { until, when_silent, .. } = patience;
+    // Whoever gives up has waited, too.
+    let waiting = Waiting { line, sent, is_over: false };
+    if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
+        waiting.end();
+        return outcome.map_err(NoAnswer::Ended);
+    }
+    line.suspect();
+    let answered = async {
+        match timeout_at(sent + line.answer_patience(), &mut response).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                line.note_unanswered(sent);
+                response.await
+            }
+        }
+    };
+    tokio::select! {
+        outcome = timeout_at(until, answered) => match outcome {
+            Ok(outcome) => {
+                if outcome.is_ok() {
+                    line.note_slow_answer(sent.elapsed());
+                }
+                waiting.end();
+                outcome.map_err(NoAnswer::Ended)
+            }
+            Err(_) => Err(NoAnswer::Late),
+        },
+        why = forsaken(line, passage, when_silent) => Err(why),
+    }
+}
+
+/// Waits until there is nothing to wait for on the line any more.
+async fn forsaken(line: &Line, passage: &Passage, when_silent: WhenSilent) -> NoAnswer {
+    line.failure().await;
+    if passage.take_back() {
+        return NoAnswer::TakenBack;
+    }
+    line.silence().await;
+    if when_silent == WhenSilent::Stays {
+        std::future::pending::<()>().await;
+    }
+    NoAnswer::Late
+}
+
+/// A request that waits for its answer.
+struct Waiting<'a> {
+    line: &'a Line,
+    sent: Instant,
+    is_over: bool,
+}
+
+impl Waiting<'_> {
+    fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        match self.is_over {
+            true => {}
+            // Whether it has arrived is not known yet.
+            false if self.sent.elapsed() < ASK_AFTER => self.line.doubt(),
+            false => self.line.note_unanswered(self.sent),
+        }
+    }
+}

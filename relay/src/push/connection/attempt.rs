@@ -1,0 +1,26 @@
+//! What one try of a push came to, whichever service it went to.
+//!
+//! Invariant: what a service may have taken is [`Attempt::Lost`], and never tried again as if it had not.
+
+use std::time::Duration;
+
+use crate::push::Verdict;
+
+/// What one try came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It is settled.
+    Done(Verdict),
+    /// It may be tried again.
+    Again {
+        /// How long the service, or our own back-off, asks to wait.
+        after: Option<Duration>,
+    },
+    /// The service takes no more for this device now, or there is no place here to send it from: that says nothing of the service; it may be tried again.
+    Limited {
+        /// How long the service asks to wait, or we do.
+        after: Option<Duration>,
+    },
+    /// Nobody knows whether the service has taken it.
+    Lost,
+}

@@ -1,0 +1,335 @@
+//! Dialling a push service: whole handshakes, TCP and TLS, raced over the addresses of its name (RFC 8305).
+//!
+//! | moment | what is begun |
+//! | --- | --- |
+//! | at once | the first address; those that were mute or whose lines died young come last |
+//! | each [`NEXT_AFTER`], or when one fails | the next address |
+//! | [`AGAIN_AFTER`] after the last one | once more each that has said nothing yet |
+//! | [`NEXT_AFTER`] after the last one, where one speaks HTTP/1.1 alone and may | nothing more: that is told |
+//!
+//! Invariant: the first whole handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Nothing but
+//! TLS with a certificate for the service's own name, and nothing but HTTP/2 in it, or HTTP/1.1 where that is dialled.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::allowance::{Allowance, metered};
+use super::departure::Body;
+use super::identity::{Objection, ObservedStream, objection};
+use super::network::{ByteStream, Network, Opening, is_forbidden};
+use super::withdrawal::Withdrawal;
+use crate::net::tls_fault::TlsFault;
+
+/// How long an address may take before the next one is tried beside it (RFC 8305 §5).
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+/// How long all addresses may be silent before each is tried a second time.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How long name, addresses and both handshakes may take together.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the resolver may take while the addresses of the last time are known.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Addresses of one name that are dialled.
+const ADDRESSES_MAX: usize = 8;
+
+/// A freshly made HTTP/2 connection.
+pub(super) struct Dialled {
+    /// The handle to send with.
+    pub(super) sender: h2::client::SendRequest<Body>,
+    pub(super) driven: Driven,
+    /// What the service comes to have against our certificate.
+    pub(super) objection: Objection,
+    /// Whether it takes back what is on its way.
+    pub(super) withdrawal: Withdrawal,
+}
+
+/// One for HTTP/1.1, before anything was said in it.
+pub(super) type DialledHttp1 = (TlsStream<Box<dyn ByteStream>>, Withdrawal);
+
+/// A stream that is being opened, and whether it takes back what is on its way.
+type Connecting = (Opening<Box<dyn ByteStream>>, Withdrawal);
+
+/// What must be driven for anything to happen on a connection.
+pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Body>;
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("its name does not resolve: {0}")]
+    Name(#[source] io::Error),
+    #[error("no address accepts the connection: {0}")]
+    Tcp(#[source] io::Error),
+    /// Told without a name: a service of a device is chosen by its user, and its host may be a person's own.
+    #[error("the TLS handshake failed: {}", tls_words(.0))]
+    Tls(#[source] io::Error),
+    #[error("it does not speak HTTP/2")]
+    NotHttp2,
+    #[error("the HTTP/2 handshake failed: {0}")]
+    Http2(#[source] h2::Error),
+    #[error("it did not answer in time")]
+    Timeout,
+    /// One of the words of `reasons`.
+    #[error("it takes no connection with our certificate: {0}")]
+    ShutOut(&'static str),
+}
+
+fn tls_words(error: &io::Error) -> String {
+    TlsFault::within(error).map_or_else(|| error.kind().to_string(), |fault| fault.to_string())
+}
+
+impl DialError {
+    /// Whether no address of the name is one that the relay may talk to.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Name(error) | Self::Tcp(error) => is_forbidden(error),
+            _ => false,
+        }
+    }
+}
+
+/// Where to dial, and what earlier dials have shown.
+pub(crate) struct Dialler {
+    host: Box<str>,
+    port: u16,
+    name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+    network: Arc<dyn Network>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// What the name resolved to the last time.
+    addresses: Vec<SocketAddr>,
+    /// Those that are dialled last.
+    poor: Vec<SocketAddr>,
+}
+
+impl Dialler {
+    pub(super) fn new(
+        host: &str,
+        port: u16,
+        name: ServerName<'static>,
+        tls: Arc<ClientConfig>,
+        network: Arc<dyn Network>,
+    ) -> Self {
+        Self { host: host.into(), port, name, tls, network, memory: Mutex::default() }
+    }
+
+    /// Connects; also to which address. All that the connection will ever read is charged to the allowance, where there is one.
+    pub(super) async fn dial(&self, allowance: Option<Arc<Allowance>>) -> Result<(Dialled, SocketAddr), DialError> {
+        let connect = |connecting| handshake(connecting, self.name.clone(), Arc::clone(&self.tls), allowance.clone());
+        timeout(DIAL_TIMEOUT, self.race(connect)).await.unwrap_or(Err(DialError::Timeout))
+    }
+
+    /// Connects for HTTP/1.1.
+    pub(crate) async fn dial_http1(&self, allowance: &Arc<Allowance>) -> Result<DialledHttp1, DialError> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let connector = TlsConnector::from(Arc::new(tls));
+        let connect = |(connecting, withdrawal): Connecting| {
+            let (connector, name, allowance) = (connector.clone(), self.name.clone(), Arc::clone(allowance));
+            async move {
+                let tcp = metered(connecting.await.map_err(DialError::Tcp)?, Some(allowance));
+                Ok((connector.connect(name, tcp).await.map_err(DialError::Tls)?, withdrawal))
+            }
+        };
+        let raced = timeout(DIAL_TIMEOUT, self.race(connect)).await;
+        raced.unwrap_or(Err(DialError::Timeout)).map(|(dialled, _)| dialled)
+    }
+
+    /// Whether a service that speaks no HTTP/2 is dialled for HTTP/1.1 then.
+    fn may_speak_http1(&self) -> bool {
+        self.tls.alpn_protocols.iter().any(|protocol| protocol == b"http/1.1")
+    }
+
+    /// `host:port`, as a request names it.
+    pub(crate) fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
+        if self.port == 443 { host } else { format!("{host}:{}", self.port) }
+    }
+
+    /// Dials this address last: its line fell silent or died young.
+    pub(super) fn demote(&self, address: SocketAddr) {
+        let mut memory = self.memory();
+        if !memory.poor.contains(&address) {
+            memory.poor.push(address);
+        }
+    }
+
+    async fn race<T, C>(&self, connect: impl Fn(Connecting) -> C) -> Result<(T, SocketAddr), DialError>
+    where
+        T: Send + 'static,
+        C: Future<Output = Result<T, DialError>> + Send + 'static,
+    {
+        let mut waiting: VecDeque<_> = self.addresses().await?.into();
+        let mut open: JoinSet<(SocketAddr, Result<T, DialError>)> = JoinSet::new();
+        let mut silent: Vec<SocketAddr> = Vec::new();
+        let mut worst: Option<DialError> = None;
+        let mut repeated = false;
+        loop {
+            if let Some(address) = waiting.pop_front() {
+                silent.push(address);
+                let withdrawal = Withdrawal::default();
+                let connected = connect((self.network.connect(address, &withdrawal), withdrawal));
+                open.spawn(async move { (address, connected.await) });
+            }
+            // It will be dialled for HTTP/1.1, and those that are silent have had their time.
+            let is_settled = self.may_speak_http1() && matches!(worst, Some(DialError::NotHttp2));
+            let more = !waiting.is_empty() || !repeated || is_settled;
+            let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
+            tokio::select! {
+                Some(ended) = open.join_next() => {
+                    // A handshake neither panics nor is stopped while its race goes on.
+                    let Ok((address, outcome)) = ended else { return Err(worst.unwrap_or(DialError::Timeout)) };
+                    silent.retain(|other| *other != address);
+                    match outcome {
+                        Ok(dialled) => {
+                            self.remember(address, &silent);
+                            return Ok((dialled, address));
+                        }
+                        Err(error) => worst = Some(more_telling(worst, error)),
+                    }
+                    if open.is_empty() && waiting.is_empty() {
+                        return Err(worst.unwrap_or(DialError::Timeout));
+                    }
+                }
+                () = sleep_until(Instant::now() + pause), if more => {
+                    if waiting.is_empty() && is_settled {
+                        return Err(DialError::NotHttp2);
+                    }
+                    if waiting.is_empty() {
+                        repeated = true;
+                        waiting.extend(std::mem::take(&mut silent));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The addresses in the order in which they are dialled. A resolver that is away does not matter while those of the
+    /// last time are known.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let known = self.memory().addresses.clone();
+        let resolving = self.network.resolve(&self.host, self.port, None);
+        let found = match known.is_empty() {
+            true => resolving.await,
+            false => timeout(RESOLVE_TIMEOUT, resolving).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        };
+        let found = match found {
+            Ok(found) if !found.is_empty() => found,
+            Ok(_) if known.is_empty() => return Err(DialError::Name(io::ErrorKind::AddrNotAvailable.into())),
+            Err(error) if known.is_empty() => return Err(DialError::Name(error)),
+            _ => known,
+        };
+        let mut memory = self.memory();
+        memory.poor.retain(|address| found.contains(address));
+        let mut ordered = interleaved(&found);
+        ordered.truncate(ADDRESSES_MAX);
+        ordered.sort_by_key(|address| memory.poor.contains(address));
+        memory.addresses = found;
+        Ok(ordered)
+    }
+
+    fn remember(&self, good: SocketAddr, silent: &[SocketAddr]) {
+        let mut memory = self.memory();
+        // The good one stays where it is: whether its line lives is not known yet.
+        let new: Vec<_> =
+            silent.iter().filter(|address| **address != good && !memory.poor.contains(address)).copied().collect();
+        memory.poor.extend(new);
+        if memory.poor.len() >= memory.addresses.len() {
+            // When all are poor, none is.
+            memory.poor.clear();
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn handshake(
+    (connecting, withdrawal): Connecting,
+    name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+    allowance: Option<Arc<Allowance>>,
+) -> Result<Dialled, DialError> {
+    let tcp = metered(connecting.await.map_err(DialError::Tcp)?, allowance);
+    let stream = TlsConnector::from(tls).connect(name, tcp).await;
+    let stream = stream.map_err(|error| objection(&error).map_or(DialError::Tls(error), DialError::ShutOut))?;
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(DialError::NotHttp2);
+    }
+    let heard = Objection::default();
+    let stream = ObservedStream::new(stream, heard.clone());
+    let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
+    let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
+    let (sender, driven) = made.map_err(told)?;
+    Ok(Dialled { sender, driven, objection: heard, withdrawal })
+}
+
+/// The families of addresses in turn, the first one's first (RFC 8305 §4).
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut mixed = Vec::with_capacity(addresses.len());
+    for place in 0..one.len().max(other.len()) {
+        mixed.extend(one.get(place).copied());
+        mixed.extend(other.get(place).copied());
+    }
+    mixed
+}
+
+/// Of two errors the one that says more: who was reached and refused says more than who was not.
+fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
+    match known {
+        Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_) | DialError::ShutOut(_)))
+            if matches!(new, DialError::Tcp(_) | DialError::Timeout) =>
+        {
+            known
+        }
+        _ => new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_that_fails_is_told_without_the_names_of_its_certificate() {
+        let host = "push.smith-family.example";
+        let expected = ServerName::try_from(host).unwrap();
+        let why = rustls::CertificateError::NotValidForNameContext { expected, presented: vec![host.to_owned()] };
+        let error = DialError::Tls(io::Error::other(rustls::Error::InvalidCertificate(why)));
+        assert_eq!(error.to_string(), "the TLS handshake failed: its certificate is for another name");
+        let cut = DialError::Tls(io::Error::new(io::ErrorKind::UnexpectedEof, host));
+        assert_eq!(cut.to_string(), "the TLS handshake failed: unexpected end of file");
+    }
+
+    #[test]
+    fn families_of_addresses_take_turns() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mixed = interleaved(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"].map(address));
+        assert_eq!(mixed, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"].map(address));
+        assert_eq!(interleaved(&[]), []);
+    }
+
+    #[test]
+    fn a_handshake_that_was_refused_says_more_than_an_address_that_was_not_reached() {
+        let tcp = || DialError::Tcp(io::ErrorKind::ConnectionRefused.into());
+        assert!(matches!(more_telling(Some(DialError::NotHttp2), tcp()), DialError::NotHttp2));
+        assert!(matches!(more_telling(Some(tcp()), DialError::NotHttp2), DialError::NotHttp2));
+        assert!(matches!(more_telling(None, DialError::Timeout), DialError::Timeout));
+    }
+}

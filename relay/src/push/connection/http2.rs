@@ -1,0 +1,669 @@
+//! The multiplexed HTTP/2 connection to one push service, made when it is needed and replaced when it is lost.
+//!
+//! One is for all. A core that pushes often has one more of its own (`own_lines.rs`), so that its pushes wake no other core; what
+//! cannot leave by that one at once leaves by the one for all.
+//!
+//! It stands on `h2` and not on hyper's client, because whoever sends a call's push must know whether the service may
+//! have taken it: `h2` tells, stream by stream, a request that was refused or that a GOAWAY left out from one that was
+//! lost after it left; hyper's dispatcher reports some of both as the same error.
+//!
+//! Invariant: [`Failure::Unsent`] means that the service certainly did not process the request; everything else that
+//! went wrong after the request left is [`Failure::Unconfirmed`]. Each wait ends at the caller's `until`. At most
+//! [`MAX_UNDER_WAY`] requests are at the channel, of which [`ALERTS_UNDER_WAY`] are no calls; one more is turned away.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use hyper::{HeaderMap, Method};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::allowance::Allowance;
+use super::answer::{Answer, Bearing};
+use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
+use super::backoff::Backoff;
+use super::departure::{Body, Departure, Passage};
+use super::dial::{DialError, Dialled, Driven};
+use super::endpoint::Endpoint;
+use super::history::Ancestry;
+use super::identity::Objection;
+use super::not_before::{Probe, Rest, RestFor};
+use super::own_lines::OwnLines;
+use super::retries::Retries;
+use super::single_flight::{CoolingDown, Freshness, SingleFlight};
+use super::state::{Line, LineFate, Place};
+use super::withdrawal::Withdrawal;
+use crate::cores;
+use crate::push::health::device_faults::Faults;
+use crate::push::health::reasons::{NOT_ALLOWED, NOT_HTTP2};
+use crate::push::health::{Note, Record, Trouble};
+
+/// Requests that wait for or are on the connection; above it a request is turned away at once.
+const MAX_UNDER_WAY: usize = 20_000;
+/// Likewise those that are no calls.
+const ALERTS_UNDER_WAY: usize = MAX_UNDER_WAY / 4 * 3;
+/// Between two dials that fail.
+const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+/// How long the body may come after the head of an answer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest body of an answer, in bytes; of a larger one nothing is used.
+const MAX_BODY: usize = 64 * 1024;
+/// How long a line that has fallen silent is kept at most for what is under way on it.
+const LINGER: Duration = Duration::from_secs(180);
+/// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
+const SHUT_OUT_FOR: Duration = Duration::from_secs(5);
+
+/// The connection to one endpoint on behalf of one App.
+pub(crate) struct Channel {
+    label: Arc<str>,
+    endpoint: Arc<Endpoint>,
+    /// The connection for all.
+    flight: Arc<Flight>,
+    own: OwnLines<Arc<Connection>, Option<&'static str>>,
+    ancestry: Arc<Ancestry>,
+    /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
+    cautious: bool,
+    /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
+    /// told as such, and what it sends unasked is limited.
+    any_service: bool,
+    /// Where its connections are made and driven, if not where they are needed.
+    runtime: Option<Handle>,
+    under_way: Arc<AtomicUsize>,
+    rest: Rest,
+    /// When what is no call is tried again.
+    pub(crate) retries: Arc<Retries>,
+    faults: Faults,
+    record: Arc<Record>,
+}
+
+/// A POST.
+#[derive(Clone)]
+pub(crate) struct Request {
+    /// Whose device it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
+    pub(crate) whom: Option<u64>,
+    /// The path, from the slash on.
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Why nothing came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The service certainly did not process the request; another try makes sense after the pause.
+    Unsent { after: Option<Duration> },
+    /// There are too many here that wait for it. That says nothing of the service; another try makes sense after the pause.
+    NoPlace { after: Option<Duration> },
+    /// The service may have processed it.
+    Unconfirmed,
+    /// The service lets nobody in who shows our certificate.
+    ShutOut {
+        /// One of the words of `reasons`.
+        reason: &'static str,
+    },
+}
+
+enum Lost {
+    /// Not processed, because the connection ends.
+    Ending,
+    /// Not processed, on a connection that lives.
+    Refused,
+    /// Not processed: the connection ends for our certificate.
+    ShutOut(&'static str),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Channel {
+    /// Where it leads.
+    pub(crate) fn origin(&self) -> &str {
+        self.endpoint.origin()
+    }
+
+    /// `label` names the channel in logs. A `cautious` one sends one request alone on each new connection, until the
+    /// service has accepted our credentials on it. What happens is noted in `record`.
+    pub(crate) fn new(label: String, endpoint: Endpoint, cautious: bool, record: Arc<Record>) -> Self {
+        Self {
+            label: label.into(),
+            endpoint: Arc::new(endpoint),
+            flight: SingleFlight::new(DIAL_BACKOFF),
+            own: OwnLines::new(DIAL_BACKOFF),
+            ancestry: Arc::default(),
+            cautious,
+            any_service: false,
+            runtime: None,
+            under_way: Arc::default(),
+            rest: Rest::default(),
+            retries: Arc::default(),
+            faults: Faults::default(),
+            record,
+        }
+    }
+
+    /// It leads to a service that a device has chosen. Whatever that sends, and however much, occupies `runtime` and no core that
+    /// calls are on.
+    pub(crate) fn of_any_service(self, runtime: Option<Handle>) -> Self {
+        Self { any_service: true, runtime, ..self }
+    }
+
+    /// What an answer by another connection means for all who come later.
+    pub(crate) fn heed(&self, bearing: Bearing) {
+        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
+            self.rest.answered(bearing.rest);
+        }
+        self.record.note(bearing.note);
+    }
+
+    /// Waits for leave to send by another connection, as [`Self::send`] does.
+    pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
+        self.rest.leave(patience.until, patience.urgent).await.map_err(|after| Failure::Unsent { after: Some(after) })
+    }
+
+    /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.
+    pub(crate) async fn have_made<T, W>(&self, work: impl FnOnce(Arc<Endpoint>) -> W) -> Option<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        on(self.runtime.clone(), work(Arc::clone(&self.endpoint))).await
+    }
+
+    /// Where it is noted how the service stands.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Leaves the service alone for a while; one request then asks how it stands.
+    pub(crate) fn ground(&self, rest: RestFor) {
+        self.rest.answered(Some(rest));
+    }
+
+    /// How long the service is left alone yet, if it is.
+    pub(crate) fn rest_left(&self) -> Option<Duration> {
+        self.rest.left()
+    }
+
+    /// The service has served: nobody leaves it alone any more.
+    pub(crate) fn end_rest(&self) {
+        self.rest.answered(None);
+    }
+
+    /// The path of the endpoint's URL.
+    pub(crate) fn base_path(&self) -> &str {
+        self.endpoint.path()
+    }
+
+    /// Sends `request`, waits for the whole answer and has it read: what it means for the request, and for the channel.
+    /// When the connection ends under the request and the service certainly left it out, it goes once more over a fresh
+    /// one.
+    pub(crate) async fn send<M>(
+        &self,
+        request: &Request,
+        patience: Patience<'_>,
+        read: impl Fn(&Answer) -> (M, Bearing),
+    ) -> Result<M, Failure> {
+        let mut place = if patience.urgent { Some(self.place(true)?) } else { None };
+        let mut moved = false;
+        loop {
+            let probe = self.rest.leave(patience.until, patience.urgent).await;
+            let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
+            // What is no call takes a place when it may leave.
+            if place.is_none() {
+                place = Some(self.place(false)?);
+            }
+            let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgent)).await {
+                Ok(admitted) => admitted?,
+                Err(_) => return Err(Failure::Unsent { after: None }),
+            };
+            let _expected = connection.allowance.as_ref().map(|allowance| allowance.expect_an_answer());
+            match connection.exchange(&self.endpoint, request, patience).await {
+                Ok(answer) => {
+                    let (meaning, bearing) = read(&answer);
+                    let line = &connection.line;
+                    let is_calls_first = patience.urgent && !line.has_served();
+                    let fate = match (bearing.line, request.whom) {
+                        (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => {
+                            LineFate::Borne
+                        }
+                        (fate, _) => fate,
+                    };
+                    if line.answered(fate, bearing.proves, || connection.streams_allowed())
+                        && let Some(whom) = request.whom
+                    {
+                        self.faults.cost_a_line(whom);
+                    }
+                    self.heed(bearing);
+                    return Ok(meaning);
+                }
+                Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
+                Err(Lost::Ending) if !moved => moved = true,
+                Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
+                Err(Lost::Unknown) => {
+                    self.record.trouble(Trouble::light("ConnectionLost"), "");
+                    // It may arrive yet, and is taken back only when nobody waits for what comes of this push. What others have on
+                    // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
+                    if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
+                        patience.departure.hold(stream);
+                    }
+                    return Err(Failure::Unconfirmed);
+                }
+            }
+        }
+    }
+
+    fn place(&self, urgent: bool) -> Result<QueueSlot<'_>, Failure> {
+        let place = QueueSlot(&self.under_way);
+        let most = if urgent { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= most {
+            return Err(Failure::NoPlace { after: None });
+        }
+        Ok(place)
+    }
+
+    /// A connection and the right to one stream on it.
+    async fn admit(&self, urgent: bool) -> Result<(Arc<Connection>, Place), Failure> {
+        let make = |ancestry: &Arc<Ancestry>| {
+            let making = Making {
+                endpoint: Arc::clone(&self.endpoint),
+                label: Arc::clone(&self.label),
+                ancestry: Arc::clone(ancestry),
+                under_way: Arc::clone(&self.under_way),
+                cautious: self.cautious,
+                any_service: self.any_service,
+                record: Arc::clone(&self.record),
+            };
+            let runtime = self.runtime.clone();
+            async move { on(runtime, making.made()).await.unwrap_or(Err(None)) }
+        };
+        // What is driven elsewhere wakes another thread anyway.
+        if self.runtime.is_none()
+            && let Some(own) = self.own.here()
+        {
+            if let Some(connection) = own.flight.have(freshness)
+                && !connection.is_shut_out()
+                && let Some(stream) = connection.line.try_admit(urgent, || connection.streams_allowed())
+            {
+                return Ok((connection, stream));
+            }
+            // Only beside one that serves: a service that cannot be reached is not dialled from every core.
+            let serves = self.flight.have(freshness).filter(|all| all.line.has_served());
+            if serves.is_some_and(|all| all.core != Some(own.core)) && own.is_wanted(Instant::now()) {
+                own.flight.begin(freshness, || make(&own.ancestry), None);
+            }
+        }
+        // A connection may end before it is this one's turn; the next is made in its time.
+        loop {
+            let connection = self.flight.get(freshness, || make(&self.ancestry), None).await.map_err(
+                |CoolingDown { why, after, .. }| match why {
+                    Some(reason) => Failure::ShutOut { reason },
+                    None => Failure::Unsent { after: Some(after) },
+                },
+            )?;
+            let stream = connection.line.admit(urgent, || connection.streams_allowed()).await;
+            if let Some(reason) = connection.objection.reason() {
+                return Err(Failure::ShutOut { reason });
+            }
+            if let Some(stream) = stream {
+                return Ok((connection, stream));
+            }
+        }
+    }
+}
+
+/// What a connection is worth.
+fn freshness(connection: &Arc<Connection>) -> Freshness {
+    match &connection.line {
+        _ if connection.is_shut_out() => Freshness::Good,
+        line if line.is_retired() => Freshness::Spent,
+        line if line.is_tired() => Freshness::Ageing,
+        _ => Freshness::Good,
+    }
+}
+
+/// A place among the requests under way, given back when dropped.
+struct QueueSlot<'a>(&'a AtomicUsize);
+
+impl Drop for QueueSlot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Flight = SingleFlight<Arc<Connection>, Option<&'static str>>;
+
+/// Does `work` on that runtime, or here where there is none. `None`: the runtime ends.
+async fn on<T: Send + 'static>(runtime: Option<Handle>, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    match runtime {
+        Some(runtime) => runtime.spawn(work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+struct Connection {
+    sender: SendRequest<Body>,
+    /// Where it is driven.
+    core: Option<usize>,
+    objection: Objection,
+    made_at: Instant,
+    line: Arc<Line>,
+    /// How much the service may send, where that is limited.
+    allowance: Option<Arc<Allowance>>,
+}
+
+impl Connection {
+    /// Whether it tells those who come that the service takes none with our certificate.
+    fn is_shut_out(&self) -> bool {
+        self.objection.reason().is_some() && self.made_at.elapsed() < SHUT_OUT_FOR
+    }
+
+    /// How many streams the service lets be open at this moment.
+    fn streams_allowed(&self) -> usize {
+        self.sender.current_max_send_streams()
+    }
+
+    async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
+        let (response, passage) = match self.post(endpoint, request, patience.departure) {
+            Ok(posted) => posted,
+            Err(lost) => {
+                if matches!(lost, Lost::Ending) {
+                    self.line.retire();
+                }
+                return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
+            }
+        };
+        match head_of_answer(response, (&self.line, &passage), Instant::now(), patience).await {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
+                let body = timeout_at(body_until, read_body(body)).await.ok().flatten();
+                Ok(Answer { status: head.status, headers: head.headers, body })
+            }
+            Err(NoAnswer::TakenBack) => Err(Lost::Ending),
+            Err(NoAnswer::Late) => Err(Lost::Unknown),
+            Err(NoAnswer::Ended(error)) => Err(self.classify(&error, &passage)),
+        }
+    }
+
+    /// Hands the request to the connection. Whatever fails here, nothing has left.
+    fn post(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request,
+        departure: &Departure,
+    ) -> Result<(ResponseFuture, Passage), Lost> {
+        let mut head = hyper::Request::new(());
+        *head.method_mut() = Method::POST;
+        *head.version_mut() = hyper::Version::HTTP_2;
+        *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
+        *head.headers_mut() = request.headers.clone();
+        let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
+        let (body, passage) = departure.begin(request.body.clone());
+        // When the stream is already reset this fails, and the response says why.
+        let _ = stream.send_data(body, true);
+        Ok((response, passage))
+    }
+
+    /// What became of a request whose stream ended in `error`.
+    fn classify(&self, error: &h2::Error, passage: &Passage) -> Lost {
+        if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            // RFC 9113 §8.7: closed before any processing.
+            return Lost::Refused;
+        }
+        self.line.retire();
+        if let Some(reason) = self.objection.reason() {
+            return Lost::ShutOut(reason);
+        }
+        // h2 gives this error only to streams above the GOAWAY's last one (RFC 9113 §6.8): not processed.
+        let left_out = error.is_remote() && error.is_go_away();
+        // A connection that is lost sends nothing any more of what waited in it.
+        let waited = error.is_io() && !passage.is_over();
+        if left_out || waited { Lost::Ending } else { Lost::Unknown }
+    }
+}
+
+/// The whole body. `None` when it breaks off or is too large.
+async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
+    let mut whole = Vec::new();
+    while let Some(chunk) = stream.data().await {
+        let chunk = chunk.ok()?;
+        stream.flow_control().release_capacity(chunk.len()).ok()?;
+        if whole.len() + chunk.len() > MAX_BODY {
+            return None;
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Some(whole.into())
+}
+
+/// What a new connection is made of.
+struct Making {
+    endpoint: Arc<Endpoint>,
+    label: Arc<str>,
+    ancestry: Arc<Ancestry>,
+    under_way: Arc<AtomicUsize>,
+    cautious: bool,
+    any_service: bool,
+    record: Arc<Record>,
+}
+
+impl Making {
+    async fn made(self) -> Result<Arc<Connection>, Option<&'static str>> {
+        self.ancestry.turn(|| self.under_way.load(Ordering::Relaxed)).await;
+        let allowance = self.any_service.then(Arc::<Allowance>::default);
+        match self.endpoint.dialler().dial(allowance.clone()).await {
+            Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
+                tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
+                let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
+                let made = Arc::new(Connection {
+                    sender,
+                    core: cores::here(),
+                    objection: objection.clone(),
+                    made_at: Instant::now(),
+                    line: Arc::clone(&line),
+                    allowance,
+                });
+                tokio::spawn(drive((driven, objection, withdrawal), Arc::downgrade(&made), line, (self, address)));
+                Ok(made)
+            }
+            // It concerns who has chosen the service, and says nothing of it.
+            Err(DialError::NotHttp2) if self.any_service => Err(Some(NOT_HTTP2)),
+            Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
+            Err(error) => {
+                self.report(&error);
+                Err(if let DialError::ShutOut(reason) = error { Some(reason) } else { None })
+            }
+        }
+    }
+
+    fn report(&self, error: &DialError) {
+        match error {
+            DialError::ShutOut(reason) => self.record.trouble(Trouble::grave(reason), ""),
+            error => self.record.trouble(Trouble::light("Unreachable"), &error.to_string()),
+        }
+        tracing::debug!(event = "push-unreachable", channel = %self.label, %error, "the push service cannot be reached");
+    }
+}
+
+/// How a connection ended, in words of HTTP/2 and of this system: what the service wrote into its GOAWAY is not repeated.
+fn ending(error: &h2::Error) -> String {
+    match (error.reason(), error.get_io()) {
+        (Some(reason), _) => format!("{reason:?}"),
+        (None, Some(error)) => error.to_string(),
+        (None, None) => "it broke the protocol".to_owned(),
+    }
+}
+
+/// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way, as long as
+/// anybody waits for it; then it takes back what has not arrived.
+async fn drive(
+    (mut connection, objection, withdrawal): (Driven, Objection, Withdrawal),
+    made: Weak<Connection>,
+    line: Arc<Line>,
+    (making, address): (Making, SocketAddr),
+) {
+    let pings = connection.ping_pong();
+    // The driver must not keep the connection open by itself.
+    let limit = || made.upgrade().map(|made| made.sender.current_max_send_streams());
+    let watch = async {
+        if let Some(mut pings) = pings {
+            line.watch(&mut pings, limit).await;
+        }
+        // A connection that takes no PING any more may still answer what is under way.
+        if !line.is_silent() {
+            std::future::pending::<()>().await;
+        }
+    };
+    // Its service may be well behind another address. What is under way may still be answered.
+    let deaf = async {
+        line.deafness().await;
+        making.record.trouble(Trouble::light("Unanswered"), "");
+        tracing::debug!(event = "push-unanswered", channel = %making.label, "the push service answers nothing: connecting anew");
+        making.endpoint.dialler().demote(address);
+        withdrawal.ask(true);
+        std::future::pending().await
+    };
+    let silent = tokio::select! {
+        outcome = &mut connection => {
+            if let Err(error) = outcome {
+                tracing::debug!(event = "push-disconnected", channel = %making.label, error = %ending(&error), "the connection to the push service ended");
+            }
+            false
+        }
+        () = watch => true,
+        () = deaf => false,
+    };
+    line.retire();
+    if let Some(reason) = objection.reason() {
+        making.record.trouble(Trouble::grave(reason), "");
+    }
+    if line.was_poor() {
+        making.endpoint.dialler().demote(address);
+    }
+    if silent {
+        making.record.trouble(Trouble::light("Silent"), "");
+        tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
+        withdrawal.ask(true);
+        // Whatever comes of it, the line takes no further requests. One of a service that a device has chosen is not waited for:
+        // none of its requests is.
+        if !making.any_service {
+            // One that ends by itself has still on its way what it had.
+            let driven = async {
+                let _ = (&mut connection).await;
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = sleep(LINGER) => {}
+                () = line.abandonment() => {}
+                () = driven => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::push::connection::endpoint::trust;
+    use crate::push::connection::network::Nowhere;
+
+    const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+
+    /// A connection to whoever is at the other end, which has said this one setting.
+    async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let mut frame = vec![0, 0, 6, 4, 0, 0, 0, 0, 0];
+        frame.extend_from_slice(&setting.to_be_bytes());
+        frame.extend_from_slice(&value.to_be_bytes());
+        theirs.write_all(&frame).await.unwrap();
+        let (sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
+        tokio::spawn(driven);
+        let mut heard = Vec::new();
+        while !heard.ends_with(&SETTINGS_ACK) {
+            theirs.read_buf(&mut heard).await.unwrap();
+        }
+        let (objection, line) = (Objection::default(), Line::new(false, Arc::default()));
+        (Arc::new(Connection { sender, core: None, objection, allowance: None, made_at: Instant::now(), line }), theirs)
+    }
+
+    /// Reads until so many HEADERS and DATA have come.
+    async fn read_frames(theirs: &mut DuplexStream, headers: usize, data: usize) {
+        let mut counts = HashMap::from([(0, 0), (1, 0)]);
+        while (counts[&1], counts[&0]) != (headers, data) {
+            let mut head = [0; 9];
+            theirs.read_exact(&mut head).await.unwrap();
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            theirs.read_exact(&mut vec![0; length]).await.unwrap();
+            *counts.entry(head[3]).or_default() += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_service_writes_into_its_goaway_is_not_repeated() {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        // SETTINGS; GOAWAY (RFC 9113 §6.8) with INTERNAL_ERROR and five bytes beside.
+        let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x0d\x07\0\0\0\0\0\0\0\0\0\0\0\0\x02evil!";
+        theirs.write_all(frames).await.unwrap();
+        let (_sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
+        let error = driven.await.unwrap_err();
+        assert_eq!((error.to_string().contains("evil!"), ending(&error).as_str()), (true, "INTERNAL_ERROR"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_call_leaves_calls_a_quarter_of_the_places() {
+        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
+        let series = crate::metrics::Metrics::new().push_service("com.example.phone", "apns");
+        let record = Record::new("com.example.phone", "apns", series, None);
+        let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
+        let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
+        let none = channel.place(false).err();
+        assert!(alerts.iter().all(Result::is_ok) && matches!(none, Some(Failure::NoPlace { .. })), "{none:?}");
+        let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
+        assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
+        drop(calls);
+        assert!(channel.place(true).is_ok() && channel.place(false).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
+        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
+        let endpoint = Arc::new(endpoint.ok().unwrap());
+        // SETTINGS_MAX_CONCURRENT_STREAMS of one, and a SETTINGS_INITIAL_WINDOW_SIZE that lets no body go (RFC 9113 §6.5.2).
+        for (setting, value, (headers, data)) in [(3, 1, (1, 1)), (4, 0, (8, 0)), (4, 3, (8, 8))] {
+            let (connection, mut theirs) = connected(setting, value).await;
+            let exchanges: Vec<_> = (0..8)
+                .map(|_| {
+                    let (connection, endpoint) = (Arc::clone(&connection), Arc::clone(&endpoint));
+                    tokio::spawn(async move {
+                        let departure = Departure::unmeasured();
+                        let body = Bytes::from_static(b"a push");
+                        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
+                        let until = Instant::now() + Duration::from_secs(60);
+                        let when_silent = WhenSilent::Stays;
+                        let patience = Patience { until, when_silent, urgent: false, departure: &departure };
+                        let lost = connection.exchange(&endpoint, &request, patience).await.err();
+                        (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
+                    })
+                })
+                .collect();
+            read_frames(&mut theirs, headers, data).await;
+            drop(theirs);
+            let has_left = usize::from(setting == 3);
+            let (mut ending, mut unknown, mut left) = (0, 0, 0);
+            for exchange in exchanges {
+                let (is_ending, is_unknown, count) = exchange.await.unwrap();
+                ending += usize::from(is_ending);
+                unknown += usize::from(is_unknown);
+                left += count as usize;
+            }
+            assert_eq!((ending, unknown, left), (8 - has_left, has_left, has_left), "{setting}: {value}");
+        }
+    }
+}

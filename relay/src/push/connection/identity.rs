@@ -1,0 +1,198 @@
+//! The certificate that the relay shows to a push service (mutual TLS), and what the service says of it: a TLS alert (RFC 8446 §6),
+//! which in TLS 1.3 comes after the client believes the handshake to be over.
+//!
+//! Invariant: the key's text is wiped once it is read. Of an alert nothing is kept but one of our own words.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use rustls::AlertDescription;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroize;
+
+use crate::push::jwt;
+use crate::push::setup::Problem;
+
+/// The certificates of the file, the app's first.
+///
+/// # Errors
+/// [`Problem`] when it cannot be read or holds none.
+pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    chain_in(path, &jwt::read_key_file(path)?)
+}
+
+fn chain_in(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| Problem::Certificate { path: path.into() })
+}
+
+/// The certificate of the file and its key, which belong together.
+pub(super) fn read(path: &Path) -> Result<CertifiedKey, Problem> {
+    let unfit = || Problem::Certificate { path: path.into() };
+    let text = jwt::read_key_file(path)?;
+    let chain = chain_in(path, &text)?;
+    let mut key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| unfit())?;
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    let certified = CertifiedKey::new(chain, signing.map_err(|_| unfit())?);
+    certified.keys_match().map_err(|_| unfit())?;
+    Ok(certified)
+}
+
+/// Why the service ended TLS, when it was for our certificate; cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Objection(Arc<OnceLock<&'static str>>);
+
+impl Objection {
+    /// One of the words of [`crate::push::health::reasons`].
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        self.0.get().copied()
+    }
+
+    fn note(&self, error: &io::Error) {
+        if let Some(reason) = objection(error) {
+            // The first says why; what follows is its echo.
+            let _ = self.0.set(reason);
+        }
+    }
+}
+
+/// What an error of TLS says of our certificate.
+pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
+    let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    let Some(rustls::Error::AlertReceived(alert)) = inner?.downcast_ref() else { return None };
+    match alert {
+        AlertDescription::CertificateExpired => Some("CertificateExpired"),
+        AlertDescription::CertificateRevoked => Some("CertificateRevoked"),
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError
+        | AlertDescription::CertificateRequired => Some("CertificateRefused"),
+        _ => None,
+    }
+}
+
+/// A stream that keeps in mind what its peer objects to.
+pub(super) struct ObservedStream<S> {
+    stream: S,
+    objection: Objection,
+    /// What a write met, until all is read that had come before.
+    unwritable: Option<io::Error>,
+}
+
+impl<S> ObservedStream<S> {
+    pub(super) fn new(stream: S, objection: Objection) -> Self {
+        Self { stream, objection, unwritable: None }
+    }
+
+    fn noted<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &outcome {
+            self.objection.note(error);
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncRead + Unpin> ObservedStream<S> {
+    /// A peer that has closed takes nothing more; why it closed is still to be read, and may not be there yet.
+    fn written<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match outcome {
+            Poll::Ready(Err(error)) => {
+                self.objection.note(&error);
+                self.unwritable = Some(error);
+                self.last_words(context).map(Err)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Reads what is left of a stream that takes nothing more, to its end; the error of the write.
+    fn last_words(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            let mut spare = [0; 512];
+            let mut read = ReadBuf::new(&mut spare);
+            let outcome = std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut read));
+            if let Err(error) = &outcome {
+                self.objection.note(error);
+            }
+            if outcome.is_err() || read.filled().is_empty() {
+                return Poll::Ready(self.unwritable.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_read(context, into);
+        this.noted(outcome)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.unwritable.is_some() {
+            return this.last_words(context).map(Err);
+        }
+        let outcome = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.written(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.unwritable.is_some() {
+            return this.last_words(context).map(Err);
+        }
+        let outcome = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        this.written(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.unwritable.is_some() {
+            return this.last_words(context).map(Err);
+        }
+        let outcome = Pin::new(&mut this.stream).poll_flush(context);
+        this.written(context, outcome)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_says_what_the_service_has_against_the_certificate() {
+        let alert = |alert| objection(&io::Error::other(rustls::Error::AlertReceived(alert)));
+        assert_eq!(alert(AlertDescription::CertificateExpired), Some("CertificateExpired"));
+        assert_eq!(alert(AlertDescription::CertificateRevoked), Some("CertificateRevoked"));
+        assert_eq!(alert(AlertDescription::UnknownCA), Some("CertificateRefused"));
+        assert_eq!(alert(AlertDescription::HandshakeFailure), None);
+        assert_eq!(objection(&io::ErrorKind::BrokenPipe.into()), None);
+    }
+}

@@ -1,0 +1,302 @@
+//! The one "not before" of a service and app: who asks for a pause is left alone by all, later calls too.
+//!
+//! | state | a request |
+//! | --- | --- |
+//! | none | goes |
+//! | resting | waits, or is told how long when that is longer than it may wait |
+//! | resting for longer than [`HEEDED`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
+//! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
+//!
+//! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::push::connection::backoff::Backoff;
+
+/// The longest rest; then one request asks how it stands.
+pub(crate) const REST_MAX: Duration = Duration::from_secs(300);
+
+/// A rest of this length or less is kept by calls, too.
+const HEEDED: Duration = Duration::from_secs(10);
+
+/// How often a call asks how it stands, while the rest takes longer.
+pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// How long others wait for the answer to the one that went first.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a channel rests, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestFor {
+    /// The service has named the time.
+    Asked(Duration),
+    /// It has named none: twice as long each time.
+    Growing(Backoff),
+    /// One request goes alone, at once: its answer decides.
+    Probe,
+}
+
+/// The rest of one channel.
+pub(crate) struct Rest {
+    began: Instant,
+    /// In milliseconds since `began`, rounded up; 0: none.
+    until: AtomicU64,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    rests_in_a_row: u32,
+    /// When the request went whose answer is waited for; probes are numbered.
+    probing: Option<(u64, Instant)>,
+    probes: u64,
+    /// It was asked for more than [`HEEDED`].
+    is_long: bool,
+    /// When it was last heard, or asked.
+    asked_at: Option<Instant>,
+}
+
+/// The request whose answer decides; whichever way it ends, the next may go.
+pub(crate) struct Probe<'a> {
+    rest: &'a Rest,
+    number: u64,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        let (until, state, changed) = (AtomicU64::new(0), Mutex::default(), Notify::new());
+        Self { began: Instant::now(), until, state, changed }
+    }
+}
+
+impl Rest {
+    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: what is `urgent` is told so when its
+    /// deadline has come, anything else at once.
+    pub(crate) async fn leave(&self, deadline: Instant, urgent: bool) -> Result<Option<Probe<'_>>, Duration> {
+        while let Some(until) = self.until() {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = Instant::now();
+            let outlasts = until >= deadline;
+            if outlasts && (!urgent || now >= deadline) {
+                return Err(until.saturating_duration_since(now));
+            }
+            let goes_at = if urgent { self.asks_at(until) } else { until };
+            if now < goes_at {
+                tokio::select! {
+                    () = sleep_until(goes_at.min(deadline)) => {}
+                    () = changed => {}
+                }
+                continue;
+            }
+            let answer_by = {
+                let mut state = self.lock();
+                match state.probing.map(|(_, began)| began + PROBE_PATIENCE) {
+                    Some(answer_by) if now < answer_by => answer_by,
+                    // It keeps nobody back any more.
+                    Some(_) if now >= until => return Ok(None),
+                    _ => return Ok(Some(self.probe(&mut state, now))),
+                }
+            };
+            tokio::select! {
+                () = sleep_until(answer_by.min(deadline)) => if now >= until { return Ok(None) },
+                () = changed => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn probe(&self, state: &mut State, now: Instant) -> Probe<'_> {
+        state.probes += 1;
+        (state.probing, state.asked_at) = (Some((state.probes, now)), Some(now));
+        Probe { rest: self, number: state.probes }
+    }
+
+    /// How long a rest still takes, if there is one.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let left = self.until()?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// An answer came: it asks for a rest, or for none.
+    pub(crate) fn answered(&self, asked: Option<RestFor>) {
+        let Some(asked) = asked else {
+            if self.until.swap(0, Ordering::AcqRel) != 0 {
+                self.lock().rests_in_a_row = 0;
+                self.changed.notify_waiters();
+            }
+            return;
+        };
+        let mut state = self.lock();
+        let length = match asked {
+            RestFor::Asked(length) => length.min(REST_MAX),
+            RestFor::Probe => Duration::ZERO,
+            // Those who went at the same time are answered at the same time: that is one rest.
+            RestFor::Growing(_) if self.until().is_some_and(|until| until > Instant::now()) => return,
+            RestFor::Growing(steps) => {
+                state.rests_in_a_row = state.rests_in_a_row.saturating_add(1);
+                steps.pause(state.rests_in_a_row)
+            }
+        };
+        let now = Instant::now();
+        // A longer one that was asked for before stands.
+        let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
+        (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
+        // One that has had its time says nothing of this rest.
+        state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
+        drop(state);
+        let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
+        self.until.fetch_max(until.saturating_add(1), Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// When what is urgent may ask, of a rest until then.
+    fn asks_at(&self, until: Instant) -> Instant {
+        let state = self.lock();
+        match state.asked_at {
+            Some(asked_at) if state.is_long => until.min(asked_at + PROBE_EVERY),
+            _ => until,
+        }
+    }
+
+    fn until(&self) -> Option<Instant> {
+        match self.until.load(Ordering::Acquire) {
+            0 => None,
+            until => Some(self.began + Duration::from_millis(until)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        let mut state = self.rest.lock();
+        // Another one may have gone in its place.
+        if state.probing.is_some_and(|(number, _)| number == self.number) {
+            state.probing = None;
+            drop(state);
+            self.rest.changed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_kept_by_all_and_one_asks_when_it_is_over() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        assert!(rest.leave(began, false).await.is_ok_and(|probe| probe.is_none()));
+        rest.answered(Some(RestFor::Asked(10 * SECOND)));
+        let told = rest.leave(began + 5 * SECOND, false).await.err().expect("it is longer than one may wait");
+        assert!(told >= 10 * SECOND && began.elapsed() < SECOND, "{told:?}");
+        let probe = rest.leave(began + 30 * SECOND, false).await.expect("it ends in time");
+        assert!(probe.is_some() && began.elapsed() >= 10 * SECOND);
+        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND, false)).await;
+        assert!(waits.is_err(), "one alone");
+        rest.answered(None);
+        drop(probe);
+        assert!(rest.leave(began, false).await.is_ok_and(|probe| probe.is_none()), "all go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ends_without_an_answer_leaves_the_next_one_in() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        rest.answered(Some(RestFor::Probe));
+        drop(rest.leave(began + SECOND, false).await.expect("at once"));
+        assert!(rest.leave(began + SECOND, false).await.is_ok_and(|probe| probe.is_some()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rests_grow_and_answers_of_the_same_moment_are_one() {
+        let steps = Backoff { first: SECOND, most: 60 * SECOND };
+        let rest = Rest::default();
+        let mut total = Duration::ZERO;
+        for _ in 0..5 {
+            for _ in 0..20 {
+                rest.answered(Some(RestFor::Growing(steps)));
+            }
+            let began = Instant::now();
+            assert!(rest.leave(began + 60 * SECOND, false).await.is_ok_and(|probe| probe.is_some()));
+            assert!(began.elapsed() > total / 2, "{:?}", began.elapsed());
+            total = began.elapsed();
+        }
+        assert!(total >= 8 * SECOND, "{total:?}");
+        rest.answered(Some(RestFor::Asked(REST_MAX * 100)));
+        assert!(rest.leave(Instant::now(), false).await.is_err_and(|told| told <= REST_MAX + SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_that_outlasts_calls_lets_one_ask_every_two_seconds_and_the_others_wait() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        let deadline = began + 30 * SECOND;
+        assert!(rest.leave(deadline, false).await.is_err() && began.elapsed() < SECOND, "no other push waits");
+        let first = rest.leave(deadline, true).await.expect("it asks");
+        assert!(first.is_some() && began.elapsed() >= PROBE_EVERY);
+        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        drop(first);
+        let (told, asked) = tokio::join!(rest.leave(began + 4 * SECOND, true), async {
+            let next = rest.leave(deadline, true).await.expect("the next one");
+            tokio::time::sleep(SECOND).await;
+            next.is_some()
+        });
+        assert!(asked && told.is_err() && began.elapsed() >= 4 * SECOND, "one whose time is over is told so then");
+        let (goes, ()) = tokio::join!(rest.leave(deadline, true), async {
+            let probe = rest.leave(deadline, true).await;
+            rest.answered(None);
+            drop(probe);
+        });
+        assert!(goes.is_ok(), "an answer that asks for none lets all go");
+        rest.answered(Some(RestFor::Asked(20 * SECOND)));
+        let asked = Instant::now();
+        assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
+        assert!(asked.elapsed() < 3 * SECOND, "also one that ends before the call does");
+        rest.answered(None);
+        rest.answered(Some(RestFor::Asked(9 * SECOND)));
+        let asked = Instant::now();
+        assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
+        assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
+        assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_asks_and_has_no_answer_keeps_nobody_back_for_more_than_two_seconds() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        let deadline = began + 30 * SECOND;
+        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        let mut unanswered = Vec::new();
+        for number in 1..=4 {
+            let goes = rest.leave(deadline, true).await.expect("its turn comes");
+            assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
+            unanswered.push(goes);
+        }
+        // What ends of an earlier one is not the end of the one that is waited for.
+        unanswered.remove(0);
+        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        rest.answered(None);
+        assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()), "an answer lets all go");
+        drop(unanswered);
+        // The same when the rest is over: whoever comes later waits no longer than they did.
+        rest.answered(Some(RestFor::Probe));
+        let hangs = rest.leave(deadline, false).await.expect("at once");
+        tokio::time::sleep(2 * SECOND).await;
+        let asked = Instant::now();
+        assert!(rest.leave(deadline, false).await.is_ok_and(|probe| probe.is_none()));
+        assert!(hangs.is_some() && asked.elapsed() < SECOND, "{:?}", asked.elapsed());
+    }
+}

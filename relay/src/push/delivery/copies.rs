@@ -1,0 +1,239 @@
+//! A call's push through a service that may take it twice: FCM and Web Push, whose app knows a call by its id.
+//!
+//! | the copy that is under way | what follows |
+//! | --- | --- |
+//! | is taken, or its token is gone | that counts, whichever copy it is of |
+//! | is refused | that counts, unless another copy is still open: it may be taken yet |
+//! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
+//! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
+//! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
+//!
+//! What is to go out when the device has another token does not: that is the end here, whatever is still open.
+//!
+//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::recipient::Recipient;
+use crate::push::Verdict;
+use crate::push::connection::attempt::Attempt;
+use crate::push::connection::backoff::RETRY;
+use crate::push::connection::departure::Departure;
+use crate::push::fcm::ATTEMPT_TIMEOUT;
+
+/// Copies of one call's push that the service may have taken.
+pub(super) const COPIES_MAX: usize = 2;
+
+pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+
+/// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken. `send`
+/// begins a copy; `recipient` is asked before each but the first.
+pub(super) async fn run_with<'a>(
+    send: impl Fn() -> Flight<'a>,
+    deadline: Instant,
+    departure: &Departure,
+    recipient: &dyn Recipient,
+) -> (Verdict, u32, u32) {
+    let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
+    let (mut attempts, mut lost) = (0, 0);
+    // What one copy was told while the other was open.
+    let mut refusal: Option<Verdict> = None;
+    // When the next copy goes out, unless an answer comes before.
+    let mut next_at = Some(Instant::now());
+    // How many had left when the latest copy was begun, until it is known when that one has.
+    let mut leaving: Option<u32> = None;
+    loop {
+        let copies = |flights: &[Flight<'a>]| (flights.len() + lost) as u32;
+        if Instant::now() >= deadline {
+            let verdict = if copies(&flights) == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
+            return (verdict, attempts, copies(&flights));
+        }
+        let next = next_at.filter(|_| flights.len() + lost < COPIES_MAX);
+        if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
+            if attempts > 0 && !recipient.stays().await {
+                return (Verdict::Moved, attempts, copies(&flights));
+            }
+            // In this very turn: a timer that is due fires a millisecond later.
+            attempts += 1;
+            (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
+            flights.push(send());
+            continue;
+        }
+        let landed = tokio::select! {
+            biased;
+            landed = first(&mut flights), if !flights.is_empty() => Some(landed),
+            () = departure.beyond(leaving.unwrap_or_default()), if leaving.is_some() && next_at.is_none() => {
+                (leaving, next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
+                continue;
+            }
+            () = sleep_until(next.unwrap_or(deadline).min(deadline)) => None,
+        };
+        match landed {
+            None if next.is_some_and(|at| at <= Instant::now()) => {
+                if let Some(known) = leaving.take() {
+                    // Its time is counted from when it left; it is waited for only when it has not.
+                    next_at = departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
+                    leaving = if next_at.is_none() { Some(known) } else { None };
+                    continue;
+                }
+                if !recipient.stays().await {
+                    return (Verdict::Moved, attempts, copies(&flights));
+                }
+                attempts += 1;
+                (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
+                flights.push(send());
+            }
+            None => {}
+            Some(Attempt::Done(verdict)) => {
+                let taken = verdict == Verdict::Accepted;
+                let decides = taken || matches!(verdict, Verdict::Gone { .. });
+                if decides || flights.is_empty() {
+                    return (verdict, attempts, copies(&flights) + u32::from(taken));
+                }
+                (refusal, next_at, leaving) = (Some(verdict), None, None);
+            }
+            Some(again) => {
+                leaving = None;
+                let after = match again {
+                    Attempt::Again { after } | Attempt::Limited { after } => after,
+                    Attempt::Lost | Attempt::Done(_) => {
+                        lost += 1;
+                        None
+                    }
+                };
+                if let Some(refusal) = refusal.take_if(|_| flights.is_empty()) {
+                    return (refusal, attempts, lost as u32);
+                }
+                let pause = RETRY.pause_or(attempts, after);
+                let at = Instant::now() + pause;
+                if flights.is_empty() && at >= deadline {
+                    let verdict = if lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
+                    return (verdict, attempts, lost as u32);
+                }
+                if flights.is_empty() && lost >= COPIES_MAX {
+                    return (Verdict::Unconfirmed, attempts, lost as u32);
+                }
+                next_at = Some(at);
+            }
+        }
+    }
+}
+
+/// What the first of them that lands comes to; it is taken out.
+async fn first(flights: &mut Vec<Flight<'_>>) -> Attempt {
+    poll_fn(|context| {
+        for place in 0..flights.len() {
+            if let Poll::Ready(attempt) = flights[place].as_mut().poll(context) {
+                drop(flights.remove(place));
+                return Poll::Ready(attempt);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::push::delivery::recipient::{Fixed, Staying};
+
+    /// Plays one attempt after the other, each with the time that it takes; what is not named never ends.
+    async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
+        play_for(&Fixed, script).await
+    }
+
+    async fn play_for(recipient: &dyn Recipient, script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
+        let started = Instant::now();
+        let script = RefCell::new(script.iter());
+        let departure = Departure::unmeasured();
+        let send = || -> Flight<'_> {
+            departure.note();
+            match script.borrow_mut().next() {
+                Some((seconds, attempt)) => {
+                    let at = Instant::now() + Duration::from_secs(*seconds);
+                    let attempt = match attempt {
+                        Attempt::Done(verdict) => Attempt::Done(verdict.clone()),
+                        Attempt::Again { after } | Attempt::Limited { after } => Attempt::Again { after: *after },
+                        Attempt::Lost => Attempt::Lost,
+                    };
+                    Box::pin(async move {
+                        sleep_until(at).await;
+                        attempt
+                    })
+                }
+                None => Box::pin(std::future::pending()),
+            }
+        };
+        let (verdict, attempts, copies) =
+            run_with(send, started + Duration::from_secs(30), &departure, recipient).await;
+        (verdict, attempts, copies, started.elapsed().as_secs())
+    }
+
+    const ACCEPTED: Attempt = Attempt::Done(Verdict::Accepted);
+    const AWAY: Attempt = Attempt::Again { after: None };
+
+    #[tokio::test]
+    async fn the_first_copy_leaves_in_the_turn_in_which_it_is_begun() {
+        let departure = Departure::unmeasured();
+        let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
+        let mut run = std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed));
+        let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
+        assert_eq!(begun, Poll::Ready((Verdict::Accepted, 1, 1)), "no timer is waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_service_gets_two_copies_and_whichever_it_answers_first_counts() {
+        assert_eq!(play(&[(1, ACCEPTED)]).await, (Verdict::Accepted, 1, 1, 1));
+        assert_eq!(play(&[(6, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 6), "the first one, while a second is out");
+        assert_eq!(play(&[(60, ACCEPTED), (1, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 6));
+        assert_eq!(play(&[(60, ACCEPTED), (60, ACCEPTED), (0, ACCEPTED)]).await, (Verdict::Unconfirmed, 2, 2, 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_of_one_copy_waits_for_the_other_and_a_dead_token_does_not() {
+        let refused = || Attempt::Done(Verdict::Refused { reason: "QUOTA_EXCEEDED" });
+        let gone = || Attempt::Done(Verdict::Gone { since: None });
+        assert_eq!(play(&[(1, refused())]).await, (Verdict::Refused { reason: "QUOTA_EXCEEDED" }, 1, 0, 1));
+        assert_eq!(play(&[(9, ACCEPTED), (1, refused())]).await, (Verdict::Accepted, 2, 1, 9));
+        let (verdict, attempts, _, at) = play(&[(9, AWAY), (1, refused())]).await;
+        assert_eq!((verdict, attempts, at), (Verdict::Refused { reason: "QUOTA_EXCEEDED" }, 2, 9));
+        assert_eq!(play(&[(9, ACCEPTED), (1, gone())]).await, (Verdict::Gone { since: None }, 2, 1, 6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_taken_is_no_copy_and_what_is_lost_is_one() {
+        let (verdict, attempts, copies, _) = play(&[(0, AWAY), (0, AWAY), (0, AWAY), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 4, 1));
+        let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 2, 2));
+        let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, Attempt::Lost), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Unconfirmed, 2, 2));
+    }
+
+    /// One whose token has changed at this moment.
+    struct MovesAt(Instant);
+
+    impl Recipient for MovesAt {
+        fn stays(&self) -> Staying<'_> {
+            Box::pin(async { Instant::now() < self.0 })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_further_try_and_no_further_copy_goes_to_a_token_that_another_has_replaced() {
+        let moves_at = |seconds| MovesAt(Instant::now() + Duration::from_secs(seconds));
+        let (verdict, attempts, copies, _) = play_for(&moves_at(0), &[(0, AWAY), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Moved, 1, 0), "it would have been tried again");
+        assert_eq!(play_for(&moves_at(1), &[(60, ACCEPTED), (0, ACCEPTED)]).await, (Verdict::Moved, 1, 1, 5));
+        assert_eq!(play_for(&moves_at(0), &[(1, ACCEPTED)]).await, (Verdict::Accepted, 1, 1, 1), "nobody is asked");
+        assert_eq!(play_for(&moves_at(6), &[(60, AWAY), (2, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 7));
+    }
+}

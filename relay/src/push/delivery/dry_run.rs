@@ -1,0 +1,149 @@
+//! What the real services say of our keys, asked with pushes that reach no device.
+//!
+//! | service | what is sent | what says that all is well |
+//! | --- | --- | --- |
+//! | APNs | an alert and a call to a token of zeros, for which Apple looks after the credentials and the topic | `BadDeviceToken` |
+//! | FCM | a message that is only to be validated (`validate_only`), to a token that is none | `INVALID_ARGUMENT` for the token |
+//!
+//! Web Push has no service of its own to ask: there the key must sign.
+//!
+//! A service that fails is asked so each [`ASK_EVERY`]: when it takes our credentials again, or is reached again, it is well, though nobody has called
+//! ([`crate::push::health`]). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
+//!
+//! Invariant: no device gets anything, and no push of others goes sooner or later for it; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::{CallId, InstanceId, ShardTag};
+use tokio::time::{Instant, sleep};
+
+use crate::clock::{self, unix_now};
+use crate::push::apns::Environment;
+use crate::push::delivery::service::{App, DeliveryRun, Mode, PushService};
+use crate::push::health::Note;
+use crate::push::health::reasons;
+use crate::push::health::token_refusals::is_of_a_token;
+use crate::push::{Event, Push, Verdict};
+use crate::secret::PushToken;
+use crate::vault::record::{Provider, PushTarget};
+
+/// How long one service may take.
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a service that fails is asked.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+
+/// What one service of one app said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DryRun {
+    /// The app's id.
+    pub app: Box<str>,
+    /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
+    pub service: &'static str,
+    /// The service's word and what it means, when it would take no push of ours.
+    pub problem: Option<(&'static str, Box<str>)>,
+}
+
+impl PushService {
+    /// Asks every service of every app, in the order of their names.
+    pub async fn try_out(&self) -> Vec<DryRun> {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return Vec::new() };
+        let mut apps: Vec<_> = apps.iter().collect();
+        apps.sort_by_key(|(id, _)| *id);
+        let mut trials = Vec::new();
+        for (id, app) in apps {
+            for runs in runs(app) {
+                trials.push(tried(id, runs).await);
+            }
+            trials.extend(app.webpush.as_ref().map(|webpush| DryRun {
+                app: id.clone(),
+                service: "webpush",
+                problem: webpush.trial(),
+            }));
+        }
+        trials
+    }
+
+    /// Asks the services that fail, each [`ASK_EVERY`], for ever.
+    pub async fn tend(self) {
+        loop {
+            sleep(ASK_EVERY).await;
+            self.ask_failing().await;
+        }
+    }
+
+    async fn ask_failing(&self) {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return };
+        let mut apps: Vec<_> = apps.iter().collect();
+        apps.sort_by_key(|(id, _)| *id);
+        for (id, app) in apps {
+            for runs in runs(app) {
+                let Some(record) = runs.first().map(|run| Arc::clone(run.record())) else { continue };
+                let fails = record.report().reason.is_some_and(|(reason, _)| !is_of_a_token(reason));
+                if fails && tried(id, runs).await.problem.is_none() {
+                    record.note(Note::LetIn);
+                }
+            }
+        }
+    }
+}
+
+/// For each service the pushes that try it out.
+fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
+    let mut all = Vec::new();
+    if let Some(apns) = &app.apns {
+        let nobody = PushTarget::new(Provider::ApnsProduction, PushToken::new(&"0".repeat(64)), 0);
+        let environments = [Environment::Production, Environment::Sandbox];
+        for environment in environments.into_iter().take(apns.records().len()) {
+            let prepared = [Event::Test, Event::Call].map(|event| apns.prepared(environment, &nobody, &push(event)));
+            // A short push to a token of the right form can be prepared.
+            all.push(prepared.into_iter().flatten().map(|prepared| DeliveryRun::Apns(apns, prepared)).collect());
+        }
+    }
+    if let Some(fcm) = &app.fcm {
+        let prepared = fcm.prepared_trial(&push(Event::Test));
+        all.push(prepared.into_iter().map(|prepared| DeliveryRun::Fcm(fcm, prepared)).collect());
+    }
+    all
+}
+
+async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
+    let mut trial = DryRun { app: app.into(), service: "", problem: None };
+    for run in runs {
+        let record = Arc::clone(run.record());
+        trial.service = record.report().service;
+        let deadline = Instant::now() + DRY_RUN_TIMEOUT;
+        trial.problem = match run.try_out(deadline).await {
+            Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
+            Verdict::Refused { reason: "InvalidToken" } => None,
+            Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),
+            Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed | Verdict::Moved => {
+                Some(record.latest().unwrap_or_else(|| ("Silent", reasons::words("Silent").into())))
+            }
+        };
+        if trial.problem.is_some() {
+            break;
+        }
+    }
+    trial
+}
+
+fn push(event: Event) -> Push {
+    let now = unix_now();
+    let call = (event == Event::Call).then(|| CallId::new(0, ShardTag(0)));
+    Push {
+        event,
+        instance: InstanceId::new(0, ShardTag(0)),
+        call,
+        from: None,
+        name: None,
+        edge: "".into(),
+        sent_at: now,
+        deadline: now + DRY_RUN_TIMEOUT.as_secs(),
+        made_at: clock::now(),
+        extra: Vec::new(),
+    }
+}

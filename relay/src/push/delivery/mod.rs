@@ -1,0 +1,15 @@
+//! A push from its order to its verdict: to which service, how often, and until when.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | `service` | the one door: every push of every App |
+//! | `recipient` | whether a push is still for the token that it was tried with |
+//! | `copies` | a call's push through a service that may take it twice |
+//! | `dry_run` | pushes that reach no device, for what a service says of the keys |
+//!
+//! Invariant: every push ends with one verdict, by its deadline at the latest.
+
+mod copies;
+pub(super) mod dry_run;
+pub(super) mod recipient;
+pub(super) mod service;

@@ -1,0 +1,514 @@
+//! The one door to the push services: which App, which service, and again until the deadline.
+//!
+//! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
+//! that one App's or one service's trouble delays no other.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep};
+
+use super::copies;
+use super::copies::Flight;
+use super::recipient::{Fixed, Recipient};
+use crate::domain::PushOutcome;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::push::apns::{self, Apns, Environment, Signers};
+use crate::push::connection::attempt::Attempt;
+use crate::push::connection::backoff::{Backoff, RETRY};
+use crate::push::connection::departure::Departure;
+use crate::push::connection::http2::Channel;
+use crate::push::connection::network::{Network, Nowhere};
+use crate::push::connection::not_before::PROBE_EVERY;
+use crate::push::connection::retries::{Retries, longest_pause};
+use crate::push::fcm::{self, Fcm};
+use crate::push::health::token_refusals::is_of_a_token;
+use crate::push::health::{NOT_IN_TIME, Record, Report, Trouble};
+use crate::push::setup::SetupError;
+use crate::push::setup::reusable::Made;
+use crate::push::webpush::{self, WebPush};
+use crate::push::{Event, Push, Verdict, payload};
+use crate::secret::PushToken;
+use crate::vault::record::{Provider, PushTarget};
+
+/// Copies of what is no call that a service may have taken, at most.
+const ALERT_COPIES_MAX: u32 = 3;
+
+/// The push services of one App.
+#[derive(Clone, Debug, Default)]
+pub struct AppPush {
+    /// Apple's, when the App has an iOS side.
+    pub apns: Option<apns::Settings>,
+    /// Google's, when the App has an Android side.
+    pub fcm: Option<fcm::Settings>,
+    /// That of browsers, and of phones without Google.
+    pub webpush: Option<webpush::Settings>,
+}
+
+/// What became of one push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What follows from it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
+    /// push it is the end.
+    pub verdict: Verdict,
+    /// How often it was tried; 0 when it never left.
+    pub attempts: u32,
+    /// How many copies of it the service may have taken.
+    pub copies: u32,
+    /// From the call of [`PushService::deliver`] to the verdict.
+    pub elapsed: Duration,
+}
+
+/// Delivers pushes; cheap to clone.
+#[derive(Clone)]
+pub struct PushService(Arc<ArcSwap<Mode>>);
+
+pub(crate) enum Mode {
+    Sent(HashMap<Box<str>, App>),
+    Printed,
+}
+
+#[derive(Default)]
+pub(crate) struct App {
+    pub(crate) apns: Option<Made<apns::Settings, Apns>>,
+    pub(crate) fcm: Option<Made<fcm::Settings, Fcm>>,
+    pub(crate) webpush: Option<Made<webpush::Settings, WebPush>>,
+}
+
+impl App {
+    fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        let apns = self.apns.iter().flat_map(|apns| apns.records());
+        let others = self.fcm.iter().map(|fcm| fcm.record()).chain(self.webpush.iter().map(|webpush| webpush.record()));
+        apns.chain(others)
+    }
+}
+
+impl PushService {
+    /// Reads the keys of `apps` (each App's id, which for APNs is its bundle id, and its services). Nothing is dialled
+    /// before the first push. How each service stands is told by `metrics` as well.
+    ///
+    /// # Errors
+    /// Every service that cannot be set up, each with its reason.
+    pub fn new(
+        network: Arc<dyn Network>,
+        apps: Vec<(Box<str>, AppPush)>,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<SetupError>> {
+        let service = Self::built(&network, apps, metrics, &HashMap::new())?;
+        service.mode().note_in_force(true);
+        Ok(service)
+    }
+
+    /// As [`Self::new`]; but what has the same settings and files is that of `self`, with its connections, its tokens and how it
+    /// stands. Nothing is told of what is new before [`Self::become_like`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn renewed(
+        &self,
+        network: Arc<dyn Network>,
+        apps: Vec<(Box<str>, AppPush)>,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<SetupError>> {
+        match &*self.mode() {
+            Mode::Sent(earlier) => Self::built(&network, apps, metrics, earlier),
+            Mode::Printed => Self::built(&network, apps, metrics, &HashMap::new()),
+        }
+    }
+
+    fn built(
+        network: &Arc<dyn Network>,
+        apps: Vec<(Box<str>, AppPush)>,
+        metrics: &Metrics,
+        earlier: &HashMap<Box<str>, App>,
+    ) -> Result<Self, Vec<SetupError>> {
+        let mut signers = Signers::beside(earlier.values().filter_map(|app| app.apns.as_deref()));
+        let mut problems = Vec::new();
+        let mut ready = HashMap::with_capacity(apps.len());
+        for (id, settings) in apps {
+            let beside = (earlier.get(&id), &mut signers, network, metrics);
+            let app = build(&id, &settings, beside, &mut problems);
+            ready.insert(id, app);
+        }
+        if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
+    }
+
+    /// Takes the services and keys of another one from now on; what is under way goes on as it began.
+    pub fn become_like(&self, other: &Self) {
+        let mode = other.mode();
+        self.0.swap(Arc::clone(&mode)).note_in_force(false);
+        mode.note_in_force(true);
+    }
+
+    pub(crate) fn mode(&self) -> Arc<Mode> {
+        self.0.load_full()
+    }
+
+    fn of(mode: Mode) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(mode)))
+    }
+
+    /// Prints each push to the log instead of sending it, and calls it accepted: for a relay without a configuration.
+    pub fn printed() -> Self {
+        Self::of(Mode::Printed)
+    }
+
+    /// Delivers `push` to `target` of the App `app`: again and again where a push may be repeated, with pauses that
+    /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
+    pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
+        self.deliver_measured(app, target, push, push.until(), &Departure::unmeasured(), &Fixed).await
+    }
+
+    /// Likewise, but it is tried until `until` at most, when it ends as [`Verdict::Retry`]: it may be worth delivering for longer, by a service that has taken it. `departure` is
+    /// told when it leaves, and `recipient` asked before it is tried again.
+    pub async fn deliver_measured(
+        &self,
+        app: &str,
+        target: &PushTarget,
+        push: &Push,
+        until: std::time::Instant,
+        departure: &Departure,
+        recipient: &dyn Recipient,
+    ) -> Delivery {
+        let started = Instant::now();
+        let deadline = Instant::from_std(push.until().min(until));
+        let (verdict, attempts, copies) = match &*self.mode() {
+            Mode::Printed => {
+                departure.note();
+                (print(app, target, push), 1, 1)
+            }
+            Mode::Sent(apps) => match DeliveryRun::new(apps.get(app), target, push) {
+                Ok(run) => {
+                    let record = Arc::clone(run.record());
+                    let _waiting = record.wait();
+                    let ended = run.run(push.event, deadline, departure, recipient).await;
+                    let Ended { verdict, attempts, copies, limited } = ended;
+                    if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
+                        record.trouble(Trouble::grave(NOT_IN_TIME), "");
+                    }
+                    match &verdict {
+                        Verdict::Accepted => record.took(&target.token),
+                        Verdict::Refused { reason } if is_of_a_token(reason) => {
+                            record.token_refused(reason, &target.token);
+                        }
+                        _ => {}
+                    }
+                    (verdict, attempts, copies)
+                }
+                Err(verdict) => (verdict, 0, 0),
+            },
+        };
+        let verdict = match verdict {
+            // It was tried for long enough; the device would still be told something that it does not know.
+            Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
+            verdict => verdict,
+        };
+        Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
+    }
+
+    /// Counts how a push ended for its app.
+    pub fn count(&self, app: &str, provider: Provider, outcome: PushOutcome) {
+        if let Some(record) = self.record(app, provider) {
+            record.count(outcome);
+        }
+    }
+
+    /// This token of this app and environment is called bad, and is not believed to be.
+    pub fn note_doubted_token(&self, app: &str, provider: Provider, token: &PushToken) {
+        if let Some(record) = self.record(app, provider) {
+            record.token_refused("BadDeviceToken", token);
+        }
+    }
+
+    /// How each service of each app stands, in the order of their names.
+    pub fn health(&self) -> Vec<Report> {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return Vec::new() };
+        let mut reports: Vec<_> = apps.values().flat_map(App::records).map(|record| record.report()).collect();
+        reports.sort_by(|one, other| (&one.app, one.service).cmp(&(&other.app, other.service)));
+        reports
+    }
+
+    fn record(&self, app: &str, provider: Provider) -> Option<Arc<Record>> {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return None };
+        let app = apps.get(app)?;
+        let record = match provider {
+            Provider::ApnsProduction => app.apns.as_ref().map(|apns| apns.record(Environment::Production)),
+            Provider::ApnsSandbox => app.apns.as_ref().map(|apns| apns.record(Environment::Sandbox)),
+            Provider::Fcm => app.fcm.as_ref().map(|fcm| fcm.record()),
+            Provider::WebPush => app.webpush.as_ref().map(|webpush| webpush.record()),
+        };
+        record.cloned()
+    }
+}
+
+impl Mode {
+    /// Its services are those that are used, or are so no more.
+    fn note_in_force(&self, is: bool) {
+        if let Self::Sent(apps) = self {
+            for record in apps.values().flat_map(App::records) {
+                record.note_in_force(is);
+            }
+        }
+    }
+}
+
+impl PushService {
+    /// Names the app, its environment and how it is reached, for the same again after a restart; `None` where pushes are
+    /// printed or not configured.
+    pub fn channel(&self, app: &str, provider: Provider) -> Option<String> {
+        let mode = self.mode();
+        let Mode::Sent(apps) = &*mode else { return None };
+        let app_id = app;
+        let app = apps.get(app)?;
+        let apns = |environment| app.apns.as_ref().map(|apns| apns.identity(environment));
+        let how = match provider {
+            Provider::ApnsProduction => apns(Environment::Production)?,
+            Provider::ApnsSandbox => apns(Environment::Sandbox)?,
+            Provider::Fcm => return app.fcm.as_ref().map(|_| format!("{app_id} fcm")),
+            Provider::WebPush => return app.webpush.as_ref().map(|_| format!("{app_id} webpush")),
+        };
+        Some(format!("{app_id} {how}"))
+    }
+}
+
+/// Checks what [`PushService::new`] needs for one App, without dialling: reads and tries its keys.
+pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
+    let mut problems = Vec::new();
+    let network: Arc<dyn Network> = Arc::new(Nowhere);
+    build(app, services, (None, &mut Signers::default(), &network, &Metrics::new()), &mut problems);
+    problems
+}
+
+fn build(
+    id: &str,
+    settings: &AppPush,
+    (earlier, signers, network, metrics): (Option<&App>, &mut Signers, &Arc<dyn Network>, &Metrics),
+    problems: &mut Vec<SetupError>,
+) -> App {
+    let mut app = App::default();
+    let record = |service| {
+        let was = earlier.and_then(|app| app.records().find(|record| record.service() == service));
+        Record::new(id, service, metrics.push_service(id, service), was)
+    };
+    let mut note = |service, problem| problems.push(SetupError { app: id.into(), service, problem });
+    if let Some(settings) = &settings.apns {
+        let earlier = earlier.and_then(|app| app.apns.as_ref());
+        let make = || Apns::new(id, settings, signers, network, record);
+        let made = Made::of(settings, &settings.files(), earlier, make);
+        app.apns = made.map_err(|problem| note("apns", problem)).ok();
+    }
+    if let Some(settings) = &settings.fcm {
+        let earlier = earlier.and_then(|app| app.fcm.as_ref());
+        let make = || Fcm::new(id, settings, network, record("fcm"));
+        let made = Made::of(settings, &settings.files(), earlier, make);
+        app.fcm = made.map_err(|problem| note("fcm", problem)).ok();
+    }
+    if let Some(settings) = &settings.webpush {
+        let earlier = earlier.and_then(|app| app.webpush.as_ref());
+        let make = || WebPush::new(id, settings, network, record("webpush"));
+        let made = Made::of(settings, &settings.files(), earlier, make);
+        app.webpush = made.map_err(|problem| note("webpush", problem)).ok();
+    }
+    app
+}
+
+/// One push on its way through one service.
+pub(crate) enum DeliveryRun<'a> {
+    Apns(&'a Apns, apns::PreparedPush),
+    Fcm(&'a Fcm, fcm::PreparedPush),
+    WebPush(&'a WebPush, webpush::PreparedPush),
+}
+
+/// What a push came to.
+struct Ended {
+    verdict: Verdict,
+    /// How often it was tried.
+    attempts: u32,
+    /// How many copies of it the service may have taken.
+    copies: u32,
+    /// What it was told last: the service takes no more for this device now, or it had no place here.
+    limited: bool,
+}
+
+impl<'a> DeliveryRun<'a> {
+    fn new(app: Option<&'a App>, target: &PushTarget, push: &Push) -> Result<Self, Verdict> {
+        let app = app.ok_or(Verdict::Refused { reason: "UnknownApp" })?;
+        let absent = Verdict::Refused { reason: "ServiceNotConfigured" };
+        let apple = |environment| {
+            let apns = app.apns.as_ref().ok_or(absent.clone())?;
+            Ok(Self::Apns(apns, apns.prepared(environment, target, push)?))
+        };
+        match target.provider {
+            Provider::ApnsProduction => apple(Environment::Production),
+            Provider::ApnsSandbox => apple(Environment::Sandbox),
+            Provider::Fcm => {
+                let fcm = app.fcm.as_ref().ok_or(absent.clone())?;
+                Ok(Self::Fcm(fcm, fcm.prepared(target, push)?))
+            }
+            Provider::WebPush => {
+                let webpush = app.webpush.as_ref().ok_or(absent.clone())?;
+                Ok(Self::WebPush(webpush, webpush.prepared(target, push)?))
+            }
+        }
+    }
+
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        match self {
+            Self::Apns(apns, prepared) => apns.record(prepared.environment()),
+            Self::Fcm(fcm, _) => fcm.record(),
+            Self::WebPush(_, prepared) => prepared.record(),
+        }
+    }
+
+    fn channel(&self) -> &Channel {
+        match self {
+            Self::Apns(apns, prepared) => apns.channel(prepared.environment()),
+            Self::Fcm(fcm, _) => fcm.channel(),
+            Self::WebPush(_, prepared) => prepared.channel(),
+        }
+    }
+
+    /// Tries until it is settled, `deadline` comes, or its recipient has another token.
+    async fn run(self, event: Event, deadline: Instant, departure: &Departure, recipient: &dyn Recipient) -> Ended {
+        let limited = &AtomicBool::new(false);
+        let waits_with_others = event.is_of_a_call();
+        let retries = Arc::clone(&self.channel().retries);
+        let noted = |attempt: Attempt| {
+            retries.note(&attempt);
+            limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
+            match attempt {
+                // How long the service is left alone is for its channel to say, where calls wait together.
+                Attempt::Again { after: Some(after) } if waits_with_others => {
+                    Attempt::Again { after: Some(after.min(PROBE_EVERY)) }
+                }
+                attempt => attempt,
+            }
+        };
+        let (verdict, attempts, copies) = match self {
+            Self::Fcm(fcm, prepared) if event == Event::Call => {
+                let send = || -> Flight<'_> {
+                    let mut prepared = prepared.clone();
+                    Box::pin(async move { noted(fcm.attempt(&mut prepared, deadline, departure).await) })
+                };
+                copies::run_with(send, deadline, departure, recipient).await
+            }
+            Self::WebPush(webpush, prepared) if event == Event::Call => {
+                let send = || -> Flight<'_> {
+                    let mut prepared = prepared.clone();
+                    Box::pin(async move { noted(webpush.attempt(&mut prepared, deadline, departure).await) })
+                };
+                copies::run_with(send, deadline, departure, recipient).await
+            }
+            run => run.repeated((event, &retries), deadline, departure, recipient, noted).await,
+        };
+        Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
+    }
+
+    /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again.
+    pub(crate) async fn try_out(self, deadline: Instant) -> Verdict {
+        let retries = Arc::clone(&self.channel().retries);
+        let departure = Departure::unmeasured();
+        self.repeated((Event::Test, &retries), deadline, &departure, &Fixed, |attempt| attempt).await.0
+    }
+
+    async fn repeated(
+        mut self,
+        (event, retries): (Event, &Retries),
+        deadline: Instant,
+        departure: &Departure,
+        recipient: &dyn Recipient,
+        noted: impl Fn(Attempt) -> Attempt,
+    ) -> (Verdict, u32, u32) {
+        let (mut attempts, mut lost) = (0, 0);
+        // What may wait for long leaves others the way.
+        let life = deadline.saturating_duration_since(Instant::now());
+        let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
+        let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };
+        let mut turn = None;
+        loop {
+            if Instant::now() >= deadline {
+                return (Verdict::TooLate, attempts, 1);
+            }
+            attempts += 1;
+            let attempt = match &mut self {
+                Self::Apns(apns, prepared) => apns.attempt(prepared, deadline, departure).await,
+                Self::Fcm(fcm, prepared) => {
+                    let until = deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT);
+                    fcm.attempt(prepared, until, departure).await
+                }
+                Self::WebPush(webpush, prepared) => {
+                    let until = deadline.min(Instant::now() + webpush::ATTEMPT_TIMEOUT);
+                    webpush.attempt(prepared, until, departure).await
+                }
+            };
+            let attempt = noted(attempt);
+            drop(turn.take());
+            let after = match attempt {
+                Attempt::Done(verdict) => return (verdict, attempts, 1),
+                Attempt::Again { after } | Attempt::Limited { after } => after,
+                // The device takes an alert that comes twice for one, but not for ever.
+                Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => return (Verdict::Unconfirmed, attempts, lost + 1),
+                Attempt::Lost => {
+                    lost += 1;
+                    None
+                }
+            };
+            let pause = pauses.pause_or(attempts, after);
+            let now = Instant::now();
+            if now >= deadline {
+                return (Verdict::TooLate, attempts, 1);
+            }
+            if pause >= deadline - now {
+                return (Verdict::Retry { after }, attempts, 1);
+            }
+            sleep(pause).await;
+            if longest.is_some() {
+                turn = retries.turn(deadline).await;
+                if turn.is_none() {
+                    return (Verdict::Retry { after }, attempts, 1);
+                }
+            }
+            if !recipient.stays().await {
+                return (Verdict::Moved, attempts, 1);
+            }
+        }
+    }
+}
+
+/// Whether a call was not taken although the service had time for it.
+fn not_in_time(verdict: &Verdict, started: Instant) -> bool {
+    const LONG: Duration = Duration::from_secs(5);
+    match verdict {
+        Verdict::Retry { .. } => true,
+        Verdict::TooLate | Verdict::Unconfirmed => started.elapsed() >= LONG,
+        _ => false,
+    }
+}
+
+fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
+    let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
+    PRINTED.with_borrow_mut(|heard| match heard {
+        Some(heard) => heard.push(text),
+        // For the person at the terminal, who is to read and copy it: no event of the log.
+        None => log::say(&format!("PUSH printed instead of sent (app {app}, {:?}):\n{text}\n", target.provider)),
+    });
+    Verdict::Accepted
+}
+
+thread_local! {
+    /// In a simulation: what was printed on this thread.
+    static PRINTED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// In a simulation: what was printed on this thread since this was asked last. From the first time on it comes here instead of
+/// to the standard error.
+pub fn take_printed() -> Vec<String> {
+    PRINTED.replace(Some(Vec::new())).unwrap_or_default()
+}

@@ -1,0 +1,126 @@
+//! Whose quota a message of FCM has met: its device's, or the project's, of which all devices live.
+//!
+//! | the answer (429) | whose it is |
+//! | --- | --- |
+//! | an `ErrorInfo` that names the consumer, or a `QuotaFailure` whose subject is a project | the project's |
+//! | the message, or what a `QuotaFailure` describes, speaks of a device | the device's |
+//! | neither | not known: the device's, until [`SEVERAL`] devices are told so and none is pushed to meanwhile |
+//!
+//! Invariant: a word counts where Google writes words, and not within a name: a project may be called anything.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use crate::push::connection::answer_body::{list, text};
+
+/// Devices that are told so before the project is taken to be meant.
+const SEVERAL: usize = 8;
+
+/// Whose quota it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Project,
+    Device,
+    Unknown,
+}
+
+/// Whose quota `error` (the `error` of an answer) speaks of.
+pub(super) fn whose(error: &Value) -> Whose {
+    let details = list(error, "details");
+    let consumers = details.iter().map(|detail| text(&detail["metadata"], "consumer"));
+    let violations = || details.iter().flat_map(|detail| list(detail, "violations"));
+    let subjects = violations().map(|violation| text(violation, "subject"));
+    if consumers.chain(subjects).any(|whose| whose.starts_with("project")) {
+        return Whose::Project;
+    }
+    let descriptions = violations().flat_map(|it| [text(it, "subject"), text(it, "description")]);
+    match descriptions.chain([text(error, "message")]).any(speaks_of_a_device) {
+        true => Whose::Device,
+        false => Whose::Unknown,
+    }
+}
+
+/// Whether it is said of a device, as a word by itself.
+fn speaks_of_a_device(words: &str) -> bool {
+    let is_of_a_name = |character: char| character.is_alphanumeric() || matches!(character, '-' | '_' | '.' | '/');
+    let mut words = words.split(|character| !is_of_a_name(character)).map(|word| word.trim_end_matches('.'));
+    words.any(|word| word.eq_ignore_ascii_case("device"))
+}
+
+/// Who was told so of whom nobody knows whose quota it was.
+#[derive(Default)]
+pub(super) struct Told {
+    any: AtomicBool,
+    devices: Mutex<HashSet<u64>>,
+}
+
+impl Told {
+    /// `whom` is told so. Whether so many are that the project is meant.
+    pub(super) fn note(&self, whom: u64) -> bool {
+        // Whole entries go in and out.
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if devices.len() < SEVERAL {
+            devices.insert(whom);
+        }
+        self.any.store(true, Ordering::Relaxed);
+        devices.len() >= SEVERAL
+    }
+
+    /// A message was taken.
+    pub(super) fn taken(&self) {
+        if self.any.swap(false, Ordering::Relaxed) {
+            self.devices.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_quota_is_whose_google_says_and_a_name_says_nothing() {
+        let failure = |subject: &str, description: &str| {
+            json!({"message": "Resource has been exhausted", "details": [
+                {"@type": "type.googleapis.com/google.rpc.QuotaFailure",
+                 "violations": [{"subject": subject, "description": description}]},
+                {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "QUOTA_EXCEEDED"}]})
+        };
+        let info = |consumer: &str| {
+            json!({"message": "Quota exceeded for quota metric 'Send requests' of a device", "details": [
+                {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMIT_EXCEEDED",
+                 "metadata": {"consumer": consumer, "quota_limit": "SendRequestsPerMinutePerProject"}}]})
+        };
+        for (error, expected) in [
+            (json!({"message": "Device message rate exceeded."}), Whose::Device),
+            (json!({"message": "The message rate of this device."}), Whose::Device),
+            (failure("DEVICE", "too many"), Whose::Device),
+            (failure("token", "Message rate to a particular device exceeded"), Whose::Device),
+            (failure("", "quota of projects/my-device-app exceeded"), Whose::Unknown),
+            (json!({"message": "my-device-app, my.device.app and a-device are over quota"}), Whose::Unknown),
+            (failure("project:my-device-app", "a device quota"), Whose::Project),
+            (info("projects/123456"), Whose::Project),
+            (
+                json!({"message": "Quota exceeded.", "details": [null, {"violations": null}, {"metadata": 1}]}),
+                Whose::Unknown,
+            ),
+            (Value::Null, Whose::Unknown),
+        ] {
+            assert_eq!(whose(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn one_device_that_is_told_so_again_and_again_is_no_project() {
+        let told = Told::default();
+        assert!((0..100).all(|_| !told.note(1)));
+        assert!((2..8).all(|whom| !told.note(whom)) && told.note(8) && told.note(1));
+        told.taken();
+        assert!(!told.note(8));
+    }
+}

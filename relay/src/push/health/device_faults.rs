@@ -1,0 +1,86 @@
+//! Whose pushes a service answers with a fault of its own (5xx). Such a fault may stick to the line that it came by, so that the line is
+//! given up for a fresh one; but one that sticks to a device follows it to each line, and what goes to all others must not change lines for it.
+//!
+//! Invariant: a device costs its channel at most [`LINES_OF_ONE`] lines within [`WITHIN`]; but a call that meets a line which has answered nothing well yet
+//! leaves it, up to [`LINES_OF_CALLS`]: where a part of the service's hosts is sick, each of its tries has another one. A fault costs nothing here that
+//! no line was given up for.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Lines that the faults of one device may cost ...
+const LINES_OF_ONE: u32 = 3;
+/// ... with those that its calls meet first: more than a call has tries ...
+const LINES_OF_CALLS: u32 = 16;
+/// ... within this time.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Devices that are counted; with a further one all begin anew.
+const DEVICES_MAX: usize = 1_024;
+
+/// Those of one channel.
+#[derive(Default)]
+pub(crate) struct Faults(Mutex<HashMap<u64, (u32, Instant)>>);
+
+/// A name for whoever has this token, in this process alone.
+pub(crate) fn name_of(token: &str) -> u64 {
+    static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    NAMES.hash_one(token)
+}
+
+impl Faults {
+    /// A push to `whom` was answered with a fault. Whether its line may be given up for that; `is_calls_first`: it is of a call, and the line has answered
+    /// nothing well.
+    pub(crate) fn may_cost_a_line(&self, whom: u64, is_calls_first: bool) -> bool {
+        let lines = self.lock().get(&whom).filter(|(_, since)| since.elapsed() < WITHIN).map_or(0, |(lines, _)| *lines);
+        lines < if is_calls_first { LINES_OF_CALLS } else { LINES_OF_ONE }
+    }
+
+    /// A line was given up for a push to `whom`.
+    pub(crate) fn cost_a_line(&self, whom: u64) {
+        let mut devices = self.lock();
+        let now = Instant::now();
+        if devices.len() >= DEVICES_MAX && !devices.contains_key(&whom) {
+            devices.clear();
+        }
+        let (lines, since) = devices.entry(whom).or_insert((0, now));
+        if now.saturating_duration_since(*since) >= WITHIN {
+            (*lines, *since) = (0, now);
+        }
+        *lines = lines.saturating_add(1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (u32, Instant)>> {
+        // Whole entries go in and out.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_device_costs_few_lines_and_many_as_many_as_they_are() {
+        let faults = Faults::default();
+        let cost_of = |whom: u64, times: u32, is_calls_first: bool| {
+            let costs = || faults.may_cost_a_line(whom, is_calls_first);
+            (0..times).filter(|_| costs()).inspect(|_| faults.cost_a_line(whom)).count()
+        };
+        let cost = |whom, times| cost_of(whom, times, false);
+        assert_eq!((cost(1, 100), cost(2, 1)), (3, 1));
+        assert_eq!((cost_of(1, 100, true), cost_of(3, 100, true), cost(3, 1)), (13, 16, 0), "a call has some more");
+        // What has cost no line is not counted.
+        assert!((0..100).all(|_| faults.may_cost_a_line(4, false)));
+        tokio::time::advance(WITHIN).await;
+        assert_eq!(cost(1, 100), 3);
+        for whom in 10..3_000 {
+            assert_eq!(cost(whom, 1), 1);
+        }
+        assert!(faults.0.lock().unwrap().len() <= DEVICES_MAX);
+        assert_eq!((name_of("a"), name_of("a") == name_of("b")), (name_of("a"), false));
+    }
+}

@@ -1,0 +1,483 @@
+//! How each push service of each app stands: one record, from which metrics, readiness, the status page and the log are
+//! fed.
+//!
+//! | what happened | what it says |
+//! | --- | --- |
+//! | a push was accepted, or a token was called gone | it is well |
+//! | it took our credentials, and called a token none: that is said before anything is pushed | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for what came of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
+//! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
+//! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
+//! | what concerns one push or one device alone (its size, how much it gets) | nothing |
+//! | what is said of a token | what [`token_refusals`] says: one device's own is nothing |
+//!
+//! One that fails is asked again by itself ([`super::delivery::dry_run`]).
+//!
+//! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
+//! atomic writes for each push. Nothing here holds a token or a credential.
+
+pub(super) mod device_faults;
+pub(super) mod origin_health;
+pub(super) mod reasons;
+pub(super) mod token_refusals;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use self::origin_health::{TROUBLES, Troubled, Weight};
+use self::token_refusals::{Says, Tokens, is_of_a_token};
+use crate::clock::{rfc3339, unix_now};
+use crate::domain::PushOutcome;
+use crate::metrics::PushServiceSeries;
+use crate::secret::PushToken;
+
+/// How often a change of one service is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// How long after the last trouble that came of a push a service fails that does not take one.
+const QUIET_FOR: Duration = Duration::from_secs(600);
+
+/// What a service has done with pushes, of which those that are for nobody say nothing.
+const OF_PUSHES: [&str; 7] =
+    [NOT_IN_TIME, "ServerError", "ConnectionLost", "Unanswered", "AskedToWait", "GoneWithoutReason", "ManyNotFound"];
+
+/// The reason of a call that was not taken before its caller gave up: what went wrong before it says more.
+pub(super) const NOT_IN_TIME: &str = "NotInTime";
+
+/// What went wrong, by what it says of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// One of the words of [`reasons`].
+    pub(super) reason: &'static str,
+    pub(super) grave: bool,
+}
+
+impl Trouble {
+    pub(super) const fn light(reason: &'static str) -> Self {
+        Self { reason, grave: false }
+    }
+
+    pub(super) const fn grave(reason: &'static str) -> Self {
+        Self { reason, grave: true }
+    }
+}
+
+/// What an answer says of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// It took a push.
+    Accepted,
+    /// It and our credentials are well, though this push was not taken.
+    Well,
+    /// It took our credentials, and called a token none. Whether it takes a push, nobody has said.
+    LetIn,
+    /// Nothing.
+    Nothing,
+    Trouble(Trouble),
+}
+
+/// Where a service stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has not been needed yet.
+    Unknown,
+    /// It takes pushes.
+    Well,
+    /// It does not.
+    Failing,
+}
+
+impl State {
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Well => "well",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// How one service of one app stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The app's id.
+    pub app: Box<str>,
+    /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
+    pub service: &'static str,
+    /// Where it stands.
+    pub state: State,
+    /// Since when, in seconds since 1970; 0 when it has not been needed yet.
+    pub since: u64,
+    /// Why it fails: the service's word, and what it means.
+    pub reason: Option<(&'static str, Box<str>)>,
+    /// When it last took a push, in seconds since 1970; 0: never since this process began.
+    pub last_accepted: u64,
+    /// Pushes that wait for it now.
+    pub waiting: u64,
+}
+
+/// One of many services behind one record.
+struct Part {
+    of: Arc<Record>,
+    troubled: Arc<Troubled>,
+    origin: Box<str>,
+}
+
+/// The record of one service of one app.
+pub(super) struct Record {
+    /// What is noted here is told there.
+    part: Option<Part>,
+    app: Box<str>,
+    service: &'static str,
+    series: PushServiceSeries,
+    tokens: Arc<Tokens>,
+    /// Troubles since the last push that was taken.
+    troubles: AtomicU32,
+    /// Whether the service is one that is used: only that one's is told by the metric.
+    in_force: AtomicBool,
+    standing: Mutex<Standing>,
+}
+
+struct Standing {
+    state: State,
+    since: u64,
+    reason: &'static str,
+    detail: Box<str>,
+    /// When something went wrong last.
+    troubled: Option<Instant>,
+    /// What was told last, and when.
+    told: Option<(State, Instant)>,
+    to_be_told: bool,
+}
+
+/// A push that waits, counted until it is dropped.
+pub(super) struct Waiting<'a>(&'a Record);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.series.waiting.dec();
+    }
+}
+
+impl Record {
+    /// `earlier`: that of the same service of the same app until now, with other settings; its good tokens are known.
+    pub(super) fn new(
+        app: &str,
+        service: &'static str,
+        series: PushServiceSeries,
+        earlier: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let standing = Standing::new();
+        let (tokens, troubles) = (earlier.map(|it| Arc::clone(&it.tokens)).unwrap_or_default(), AtomicU32::new(0));
+        let (app, in_force) = (app.into(), AtomicBool::new(false));
+        Arc::new(Self { part: None, app, service, series, tokens, troubles, in_force, standing: Mutex::new(standing) })
+    }
+
+    /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
+    pub(super) fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// The service is used from now on, or no more.
+    pub(super) fn note_in_force(&self, is: bool) {
+        let standing = self.lock();
+        self.in_force.store(is, Ordering::Relaxed);
+        self.tell_metric(&standing);
+    }
+
+    /// What has not been needed is not known to be away.
+    fn tell_metric(&self, standing: &Standing) {
+        if self.in_force.load(Ordering::Relaxed) {
+            self.series.up.set(i64::from(standing.state != State::Failing));
+        }
+    }
+
+    /// That of one service among many, which is told in `of` and nowhere else.
+    pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
+        let standing = Standing::new();
+        Arc::new(Self {
+            part: Some(Part { of: Arc::clone(of), troubled: Arc::clone(troubled), origin: origin.into() }),
+            app: of.app.clone(),
+            service: of.service,
+            series: of.series.clone(),
+            tokens: Arc::clone(&of.tokens),
+            troubles: AtomicU32::new(0),
+            in_force: AtomicBool::new(false),
+            standing: Mutex::new(standing),
+        })
+    }
+
+    /// A push waits for the service.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.series.waiting.inc();
+        Waiting(self)
+    }
+
+    /// A push through the service ended so, whatever was tried.
+    pub(super) fn count(&self, outcome: PushOutcome) {
+        self.series.push(outcome);
+    }
+
+    pub(super) fn note(self: &Arc<Self>, note: Note) {
+        if let (Some(Part { of, troubled, origin }), Note::Accepted | Note::Well) = (&self.part, note) {
+            let all_well = match note {
+                Note::Accepted => troubled.took(origin),
+                _ => troubled.well(origin),
+            };
+            return match note {
+                _ if all_well => of.note(note),
+                Note::Accepted => _ = self.note_accepted(),
+                _ => {}
+            };
+        }
+        match note {
+            Note::Accepted => {
+                let first = self.note_accepted();
+                self.is_well(first);
+            }
+            Note::Well => self.is_well(false),
+            Note::LetIn => self.is_let_in(),
+            Note::Nothing => {}
+            Note::Trouble(trouble) => self.trouble(trouble, ""),
+        }
+    }
+
+    /// A push to this token was taken.
+    pub(super) fn took(&self, token: &PushToken) {
+        self.tokens.took(token);
+    }
+
+    /// This token was refused, for one of the reasons that are those of tokens.
+    pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
+        match self.tokens.refused(token) {
+            Says::Nothing => {}
+            Says::Light => self.trouble(Trouble::light(reason), ""),
+            Says::Fails => self.trouble(Trouble::grave(reason), ""),
+        }
+    }
+
+    /// Whether it was the first one.
+    fn note_accepted(&self) -> bool {
+        self.series.last_accepted.set(i64::try_from(unix_now()).unwrap_or(i64::MAX)) == 0
+    }
+
+    /// Something went wrong; `detail` in words of this system, which hold no secret.
+    pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
+        match &self.part {
+            None => self.weighed_trouble(trouble, detail, false),
+            Some(Part { of, troubled, origin }) => match troubled.weigh(origin, trouble.grave) {
+                Weight::Nothing => {}
+                Weight::Light => of.weighed_trouble(Trouble::light(trouble.reason), detail, false),
+                Weight::Fails => of.weighed_trouble(trouble, detail, true),
+            },
+        }
+    }
+
+    fn weighed_trouble(self: &Arc<Self>, trouble: Trouble, detail: &str, fails: bool) {
+        let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let mut standing = self.lock();
+        standing.troubled = Some(Instant::now());
+        // A grave one says what is to be mended; what follows from it says less.
+        let vague = trouble.reason == NOT_IN_TIME && count > 1;
+        let says_more =
+            !vague && (trouble.grave || standing.state != State::Failing || standing.reason == trouble.reason);
+        if says_more {
+            (standing.reason, standing.detail) = (trouble.reason, detail.into());
+        }
+        if fails || trouble.grave || count >= TROUBLES {
+            self.turn(standing, State::Failing);
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let standing = self.lock();
+        let failing = standing.state == State::Failing;
+        let number = |value: i64| u64::try_from(value).unwrap_or(0);
+        Report {
+            app: self.app.clone(),
+            service: self.service,
+            state: standing.state,
+            since: standing.since,
+            reason: failing.then(|| (standing.reason, standing.words())),
+            last_accepted: number(self.series.last_accepted.get()),
+            waiting: number(self.series.waiting.get()),
+        }
+    }
+
+    /// What went wrong last, with what it means.
+    pub(super) fn latest(&self) -> Option<(&'static str, Box<str>)> {
+        let standing = self.lock();
+        (!standing.reason.is_empty()).then(|| (standing.reason, standing.words()))
+    }
+
+    fn is_well(self: &Arc<Self>, first: bool) {
+        if self.troubles.load(Ordering::Relaxed) == 0 && !first {
+            return;
+        }
+        self.troubles.store(0, Ordering::Relaxed);
+        self.turn(self.lock(), State::Well);
+    }
+
+    /// It takes our credentials.
+    fn is_let_in(self: &Arc<Self>) {
+        if self.troubles.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let standing = self.lock();
+        let is_quiet = standing.troubled.is_none_or(|at| at.elapsed() >= QUIET_FOR);
+        if is_of_a_token(standing.reason) || OF_PUSHES.contains(&standing.reason) && !is_quiet {
+            return;
+        }
+        self.troubles.store(0, Ordering::Relaxed);
+        self.turn(standing, State::Well);
+    }
+
+    fn turn(self: &Arc<Self>, mut standing: MutexGuard<'_, Standing>, state: State) {
+        if standing.state == state {
+            return;
+        }
+        (standing.state, standing.since) = (state, unix_now());
+        self.tell_metric(&standing);
+        self.tell(standing);
+    }
+
+    /// Tells how it stands, now or when that is due.
+    fn tell(self: &Arc<Self>, mut standing: MutexGuard<'_, Standing>) {
+        let (before, due) = match standing.told {
+            Some((state, at)) => (state, at + TELL_EVERY),
+            None => (State::Unknown, Instant::now()),
+        };
+        let now = Instant::now();
+        if due > now {
+            if !std::mem::replace(&mut standing.to_be_told, true) {
+                let record = Arc::clone(self);
+                tokio::spawn(async move {
+                    sleep_until(due).await;
+                    let mut standing = record.lock();
+                    standing.to_be_told = false;
+                    record.tell(standing);
+                });
+            }
+            return;
+        }
+        if standing.state == before {
+            return;
+        }
+        let since = standing.since;
+        let (app, service) = (&*self.app, self.service);
+        match standing.state {
+            State::Failing => {
+                standing.told = Some((State::Failing, now));
+                let (reason, words) = (standing.reason, standing.words());
+                drop(standing);
+                tracing::warn!(
+                    event = "push-service-fails",
+                    app,
+                    service,
+                    reason,
+                    since = rfc3339(since),
+                    detail = %words,
+                    "the push service fails"
+                );
+            }
+            // That it is well from the start is no news.
+            State::Well if before == State::Failing => {
+                standing.told = Some((State::Well, now));
+                drop(standing);
+                tracing::warn!(
+                    event = "push-service-recovered",
+                    app,
+                    service,
+                    since = rfc3339(since),
+                    "the push service takes pushes again"
+                );
+            }
+            State::Well | State::Unknown => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        // Only whole values are assigned under the lock.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Standing {
+    fn new() -> Self {
+        let (state, reason, detail) = (State::Unknown, "", "".into());
+        Self { state, since: 0, reason, detail, troubled: None, told: None, to_be_told: false }
+    }
+
+    fn words(&self) -> Box<str> {
+        match &*self.detail {
+            "" => reasons::words(self.reason).into(),
+            detail => format!("{} ({detail})", reasons::words(self.reason)).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn record() -> Arc<Record> {
+        Record::new("com.example.phone", "apns", Metrics::new().push_service("com.example.phone", "apns"), None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_fails_with_a_grave_trouble_or_the_third_light_one_and_is_well_with_the_next_push() {
+        let record = record();
+        assert_eq!(record.report().state, State::Unknown);
+        for (count, state) in [(1, State::Unknown), (2, State::Unknown), (3, State::Failing)] {
+            record.note(Note::Trouble(Trouble::light("ServerError")));
+            assert_eq!(record.report().state, state, "{count} in a row");
+        }
+        record.note(Note::Accepted);
+        let report = record.report();
+        assert_eq!((report.state, report.reason), (State::Well, None));
+        assert!(report.last_accepted > 0);
+        for _ in 0..10 {
+            record.note(Note::Trouble(Trouble::light("ServerError")));
+            record.note(Note::Well);
+        }
+        assert_eq!(record.report().state, State::Well, "what passes is no failure");
+        record.trouble(Trouble::grave("InvalidProviderToken"), "");
+        record.note(Note::Trouble(Trouble::light("ServerError")));
+        let (reason, words) = record.report().reason.expect("it fails");
+        assert_eq!(reason, "InvalidProviderToken", "what is to be mended stays");
+        assert!(words.contains("key_id"), "{words}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_many_services_that_is_away_is_told_though_another_one_takes_pushes() {
+        let of = record();
+        let troubled = Arc::new(Troubled::new(Arc::default()));
+        let [real, other] = ["real", "other"].map(|origin| Record::part_of(&of, &troubled, origin));
+        for part in [&real, &real, &other] {
+            part.note(Note::Accepted);
+        }
+        for _ in 0..3 {
+            real.note(Note::Trouble(Trouble::light("VapidRefused")));
+            other.note(Note::Accepted);
+        }
+        assert_eq!(of.report().state, State::Failing);
+        assert_eq!(of.report().reason.map(|(reason, _)| reason), Some("VapidRefused"));
+        other.note(Note::Well);
+        assert_eq!(of.report().state, State::Failing);
+        real.note(Note::Accepted);
+        assert_eq!(of.report().state, State::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pushes_that_wait_are_counted_until_they_end() {
+        let record = record();
+        let waiting = (record.wait(), record.wait());
+        assert_eq!(record.report().waiting, 2);
+        drop(waiting);
+        assert_eq!(record.report().waiting, 0);
+    }
+}

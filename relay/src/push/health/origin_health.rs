@@ -1,0 +1,240 @@
+//! Which of many services that stand behind one record are in trouble.
+//!
+//! Devices choose them, so that one of them may be anybody's: what befalls it must not be taken for all, and that it is well must not hide
+//! what befalls the others.
+//!
+//! | a trouble of | counts |
+//! | --- | --- |
+//! | one of those that have taken a push within [`TAKEN_FOR`] | once until it is well, as a light one |
+//! | likewise, when those in trouble have taken [`SHARE`] of the latest pushes | always, as a light one |
+//! | likewise, with a grave trouble or the third in a row each | always: all fail, until each of them is well or in no trouble for [`TAKEN_FOR`] |
+//! | another one | not |
+//! | where none has taken any: one of those that are known | once, as a light one; always, when all of them are in trouble |
+//!
+//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind. What a service has taken weighs half after [`LATEST`] pushes or fewer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Light troubles in a row at which a service fails.
+pub(super) const TROUBLES: u32 = 3;
+/// How long a service that has taken a push is one of those that count.
+const TAKEN_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// The part of the latest pushes that speaks for all: one in so many.
+const SHARE: u32 = 4;
+/// With so many pushes taken the earlier ones weigh half.
+const LATEST: u32 = 1_024;
+/// Services that are remembered. The trouble of a further one does not count; a further one that takes a push replaces the one that
+/// has taken none for longest.
+const SERVICES_MAX: usize = 1_024;
+
+/// What the trouble of one service says of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weight {
+    Nothing,
+    /// As much as a light one.
+    Light,
+    /// They fail.
+    Fails,
+}
+
+/// Those in trouble.
+pub(crate) struct Troubled {
+    services: Mutex<Services>,
+    /// How many there are.
+    known: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Services {
+    taken: HashMap<Box<str>, Taken>,
+    /// Pushes taken since they last lost weight.
+    latest: u32,
+    in_trouble: HashMap<Box<str>, InTrouble>,
+}
+
+struct Taken {
+    pushes: u32,
+    last: Instant,
+}
+
+struct InTrouble {
+    /// Troubles in a row; a grave one is as many as make a failure.
+    count: u32,
+    last: Instant,
+    /// For its failing all were called failing.
+    counts: bool,
+}
+
+impl Troubled {
+    pub(crate) fn new(known: Arc<AtomicUsize>) -> Self {
+        Self { services: Mutex::default(), known }
+    }
+
+    /// This one has taken a push. Whether that says that all are well.
+    pub(super) fn took(&self, origin: &str) -> bool {
+        let mut services = self.lock();
+        services.count(origin, Instant::now());
+        services.is_well(origin)
+    }
+
+    /// Whether this one has taken a push within [`TAKEN_FOR`], as far as that is remembered.
+    pub(crate) fn has_taken(&self, origin: &str) -> bool {
+        self.lock().taken.get(origin).is_some_and(|taken| taken.last + TAKEN_FOR > Instant::now())
+    }
+
+    /// This one is well. Whether that says that all are.
+    pub(super) fn well(&self, origin: &str) -> bool {
+        self.lock().is_well(origin)
+    }
+
+    /// This one is in trouble.
+    pub(super) fn weigh(&self, origin: &str, is_grave: bool) -> Weight {
+        let mut services = self.lock();
+        let now = Instant::now();
+        services.forget(now);
+        let Services { taken, in_trouble, .. } = &mut *services;
+        let counted = in_trouble.get(origin).is_some_and(|it| it.counts);
+        if !counted && !taken.is_empty() && !taken.contains_key(origin) {
+            return Weight::Nothing;
+        }
+        if in_trouble.len() >= SERVICES_MAX && !in_trouble.contains_key(origin) {
+            return Weight::Nothing;
+        }
+        let own = in_trouble.entry(origin.into()).or_insert(InTrouble { count: 0, last: now, counts: false });
+        let is_new = own.count == 0;
+        own.count = own.count.saturating_add(if is_grave { TROUBLES } else { 1 });
+        own.last = now;
+        let own_fails = own.count >= TROUBLES;
+        if taken.is_empty() && !counted {
+            let all = in_trouble.len() >= self.known.load(Ordering::Relaxed);
+            return if all || is_new { Weight::Light } else { Weight::Nothing };
+        }
+        if counted || own_fails && services.speak_for_all(|it| it.count >= TROUBLES) {
+            if let Some(own) = services.in_trouble.get_mut(origin) {
+                own.counts = true;
+            }
+            return Weight::Fails;
+        }
+        if is_new || services.speak_for_all(|_| true) { Weight::Light } else { Weight::Nothing }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Services> {
+        // Whole entries go in and out.
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Services {
+    fn count(&mut self, origin: &str, now: Instant) {
+        if self.latest >= LATEST {
+            self.taken.values_mut().for_each(|taken| taken.pushes /= 2);
+            self.latest = 0;
+        }
+        self.latest += 1;
+        if let Some(taken) = self.taken.get_mut(origin) {
+            (taken.pushes, taken.last) = (taken.pushes + 1, now);
+            return;
+        }
+        if self.taken.len() >= SERVICES_MAX {
+            let oldest = self.taken.iter().min_by_key(|(_, taken)| taken.last).map(|(origin, _)| origin.clone());
+            oldest.and_then(|oldest| self.taken.remove(&oldest));
+        }
+        self.taken.insert(origin.into(), Taken { pushes: 1, last: now });
+    }
+
+    fn is_well(&mut self, origin: &str) -> bool {
+        if self.in_trouble.is_empty() {
+            return true;
+        }
+        self.in_trouble.remove(origin);
+        self.forget(Instant::now());
+        !self.in_trouble.values().any(|it| it.counts)
+    }
+
+    /// Whether those have taken enough of the latest pushes.
+    fn speak_for_all(&self, are: impl Fn(&InTrouble) -> bool) -> bool {
+        let (mut all, mut theirs) = (0, 0);
+        for (origin, taken) in &self.taken {
+            all += taken.pushes;
+            theirs += self.in_trouble.get(origin).filter(|it| are(it)).map_or(0, |_| taken.pushes);
+        }
+        theirs * SHARE >= all
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.taken.retain(|_, taken| taken.last + TAKEN_FOR > now);
+        self.in_trouble.retain(|_, it| it.last + TAKEN_FOR > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn among(known: usize) -> Troubled {
+        Troubled::new(Arc::new(AtomicUsize::new(known)))
+    }
+
+    fn light(troubled: &Troubled, origin: &str, times: usize) -> Vec<Weight> {
+        (0..times).map(|_| troubled.weigh(origin, false)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_taken_pushes_counts_and_nobody_else_does() {
+        let troubled = among(3);
+        assert_eq!(light(&troubled, "a", 2), [Weight::Light, Weight::Nothing], "once, while none has taken any");
+        (0..10).for_each(|_| assert!(troubled.took("good")));
+        for stranger in ["a", "b", "c"] {
+            assert_eq!(troubled.weigh(stranger, true), Weight::Nothing);
+        }
+        assert_eq!(light(&troubled, "good", 3), [Weight::Light, Weight::Light, Weight::Fails]);
+        assert!(troubled.took("good"));
+        assert_eq!(troubled.weigh("good", true), Weight::Fails);
+        tokio::time::advance(TAKEN_FOR).await;
+        assert_eq!(troubled.weigh("a", true), Weight::Light, "what was long ago says nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_strangers_and_other_services_take_hides_no_outage_and_what_they_refuse_makes_none() {
+        let troubled = among(3);
+        (0..6).for_each(|_| _ = troubled.took("real"));
+        (0..4).for_each(|_| _ = troubled.took("other"));
+        assert!(troubled.took("stranger"));
+        let of_stranger: Vec<_> = (0..4).map(|_| troubled.weigh("stranger", true)).collect();
+        assert_eq!(of_stranger, [Weight::Light, Weight::Nothing, Weight::Nothing, Weight::Nothing]);
+        for (fails, well) in [("real", "other"), ("other", "real")] {
+            assert_eq!(light(&troubled, fails, 2), [Weight::Light; 2]);
+            assert!(troubled.took(well) && troubled.well("stranger"), "not yet");
+            assert_eq!(light(&troubled, fails, 2), [Weight::Fails; 2]);
+            for hour in 0..48 {
+                tokio::time::advance(Duration::from_secs(3_600)).await;
+                (0..200).for_each(|_| assert!(!troubled.took(well)));
+                assert!(!troubled.took("stranger") && !troubled.well("stranger"));
+                assert_eq!(troubled.weigh(fails, false), Weight::Fails, "after {hour} h");
+            }
+            assert!(troubled.took(fails), "it is well again");
+            (0..LATEST).for_each(|_| _ = troubled.took(fails));
+        }
+        assert_eq!(troubled.weigh("other", true), Weight::Fails);
+        tokio::time::advance(TAKEN_FOR).await;
+        assert!(troubled.took("real"), "nobody has needed the other for a day");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_only_one_counts_always_and_what_is_remembered_is_limited() {
+        let troubled = among(1);
+        assert_eq!(light(&troubled, "a", 2), [Weight::Light; 2]);
+        for number in 0..=SERVICES_MAX {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            troubled.took(&number.to_string());
+        }
+        assert_eq!(troubled.weigh("0", false), Weight::Nothing, "it took one longest ago");
+        assert_eq!(troubled.weigh("1", false), Weight::Light);
+        assert_eq!(troubled.lock().taken.len(), SERVICES_MAX);
+    }
+}

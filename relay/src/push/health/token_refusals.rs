@@ -1,0 +1,167 @@
+//! What a push service says of tokens, as far as that says something of the service.
+//!
+//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing of the
+//! service. A token of which a push was taken before is a good one.
+//!
+//! | refused since the last push that was taken | what it says |
+//! | --- | --- |
+//! | tokens of which no push was taken since this process began, where one was taken of any | nothing |
+//! | fewer than [`REFUSED_NEW`] such, where none was taken yet of any | nothing |
+//! | [`REFUSED_NEW`] such and more, where none was taken yet of any | each that the key or the project may be the wrong one: a light trouble |
+//! | fewer than [`REFUSED`] good ones | nothing |
+//! | [`REFUSED`] good ones | the key, the project or the endpoint is the wrong one: the service fails |
+//!
+//! The first push that is taken clears it all: who names tokens of his own makes no service fail that takes those of others.
+//!
+//! Invariant: of a token nothing is kept but a hash with a key of this process. At most [`KNOWN`] tokens are known; a further one takes
+//! the place of another.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::device_faults::name_of;
+use crate::secret::PushToken;
+
+/// Good tokens that are refused in a row at which the service fails.
+const REFUSED: usize = 3;
+/// Different tokens, none of them known, that are refused before any push was taken, at which that is a trouble.
+const REFUSED_NEW: usize = 10;
+/// Tokens that are known of one service: 16 KiB.
+const KNOWN: usize = 2_048;
+/// What is said of a token, by each service.
+const REASONS: [&str; 4] = ["BadDeviceToken", "DeviceTokenNotForTopic", "SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR"];
+
+/// Whether this is said of a token.
+pub(crate) fn is_of_a_token(reason: &str) -> bool {
+    REASONS.contains(&reason)
+}
+
+/// What a refusal says of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    Nothing,
+    /// It may fail.
+    Light,
+    /// It fails.
+    Fails,
+}
+
+/// The tokens of one service.
+pub(super) struct Tokens {
+    /// Those of which a push was taken, each at the place that its hash names; 0: none.
+    taken: Box<[AtomicU64]>,
+    /// How many there are in `refused`.
+    count: AtomicUsize,
+    /// Good ones that are refused now.
+    refused: Mutex<Vec<u64>>,
+    /// A push was taken.
+    any_taken: AtomicBool,
+    /// Those that were refused before that.
+    refused_new: Mutex<Vec<u64>>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        let taken = (0..KNOWN).map(|_| AtomicU64::new(0)).collect();
+        let (count, any_taken) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { taken, count, refused: Mutex::default(), any_taken, refused_new: Mutex::default() }
+    }
+}
+
+impl Tokens {
+    /// A push to this one was taken.
+    pub(super) fn took(&self, token: &PushToken) {
+        let hash = Self::hash(token);
+        self.place_of(hash).store(hash, Ordering::Relaxed);
+        if !self.any_taken.load(Ordering::Relaxed) {
+            self.any_taken.store(true, Ordering::Relaxed);
+            *lock(&self.refused_new) = Vec::new();
+        }
+        if self.count.swap(0, Ordering::Relaxed) > 0 {
+            lock(&self.refused).clear();
+        }
+    }
+
+    /// This one was refused. What that says of the service.
+    pub(super) fn refused(&self, token: &PushToken) -> Says {
+        let hash = Self::hash(token);
+        if self.place_of(hash).load(Ordering::Relaxed) != hash {
+            return match !self.any_taken.load(Ordering::Relaxed)
+                && noted(&mut lock(&self.refused_new), hash, REFUSED_NEW)
+            {
+                true => Says::Light,
+                false => Says::Nothing,
+            };
+        }
+        let mut refused = lock(&self.refused);
+        let fails = noted(&mut refused, hash, REFUSED);
+        self.count.store(refused.len(), Ordering::Relaxed);
+        if fails { Says::Fails } else { Says::Nothing }
+    }
+
+    fn hash(token: &PushToken) -> u64 {
+        name_of(token.expose()).max(1)
+    }
+
+    fn place_of(&self, hash: u64) -> &AtomicU64 {
+        &self.taken[hash as usize % KNOWN]
+    }
+}
+
+/// Notes one of those that are refused. Whether there are as many as say something.
+fn noted(refused: &mut Vec<u64>, hash: u64, enough: usize) -> bool {
+    if refused.len() < enough && !refused.contains(&hash) {
+        refused.push(hash);
+    }
+    refused.len() >= enough
+}
+
+fn lock(refused: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
+    // Whole numbers go in.
+    refused.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(number: u32) -> PushToken {
+        PushToken::new(&format!("token {number}"))
+    }
+
+    #[test]
+    fn what_is_said_of_tokens_that_nobody_knows_says_nothing_and_of_good_ones_it_does() {
+        let tokens = Tokens::default();
+        let good: Vec<_> = (0..4).map(token).collect();
+        good.iter().for_each(|token| tokens.took(token));
+        let strangers = 10..1_000;
+        assert!(
+            strangers.into_iter().all(|number| tokens.refused(&token(number)) == Says::Nothing),
+            "of one device or many"
+        );
+        for _ in 0..5 {
+            let said = [tokens.refused(&good[0]), tokens.refused(&good[1])];
+            assert_eq!(said, [Says::Nothing; 2], "two say nothing, however often");
+        }
+        tokens.took(&good[3]);
+        assert_eq!(tokens.refused(&good[2]), Says::Nothing, "it has taken a push in between");
+        assert_eq!(
+            [tokens.refused(&good[0]), tokens.refused(&good[1])],
+            [Says::Nothing, Says::Fails],
+            "three in a row"
+        );
+    }
+
+    #[test]
+    fn where_nothing_was_taken_yet_what_is_said_of_ten_tokens_is_a_trouble_until_one_is_taken() {
+        let tokens = Tokens::default();
+        assert!((0..100).all(|number| tokens.refused(&token(number % 9)) == Says::Nothing), "of nine, however often");
+        assert_eq!(
+            [tokens.refused(&token(9)), tokens.refused(&token(0)), tokens.refused(&token(77))],
+            [Says::Light; 3]
+        );
+        tokens.took(&token(1_000));
+        assert!((0..100).all(|number| tokens.refused(&token(number)) == Says::Nothing));
+        assert_eq!(lock(&tokens.refused_new).capacity(), 0);
+    }
+}

@@ -1,0 +1,59 @@
+//! A push service of an App and what it was made of, so that a reload makes anew only what has changed: connections, tokens, rests and
+//! how a service stands are kept with it.
+//!
+//! Invariant: what is taken over has the same settings, and the files that they name are readable and hold the same bytes. Of a file
+//! nothing is kept but its hash.
+
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use zeroize::Zeroizing;
+
+use super::Problem;
+
+/// The hash of a file.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// A service, made of these settings and files.
+pub(crate) struct Made<S, T> {
+    service: Arc<T>,
+    settings: S,
+    files: Vec<Option<Fingerprint>>,
+}
+
+impl<S: Clone + PartialEq, T> Made<S, T> {
+    /// The earlier one if it would be the same, else what `make` makes of `settings`, which name `files`.
+    pub(crate) fn of(
+        settings: &S,
+        files: &[&Path],
+        earlier: Option<&Self>,
+        make: impl FnOnce() -> Result<T, Problem>,
+    ) -> Result<Self, Problem> {
+        // Before they are read for use: one that is replaced meanwhile looks changed the next time.
+        let files: Vec<_> = files.iter().map(|file| fingerprint(file)).collect();
+        let is_same = |earlier: &&Self| {
+            earlier.settings == *settings && earlier.files == files && files.iter().all(Option::is_some)
+        };
+        let service = match earlier.filter(is_same) {
+            Some(earlier) => Arc::clone(&earlier.service),
+            None => Arc::new(make()?),
+        };
+        Ok(Self { service, settings: settings.clone(), files })
+    }
+}
+
+impl<S, T> Deref for Made<S, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.service
+    }
+}
+
+/// The hash of a file; `None` when it cannot be read.
+pub(crate) fn fingerprint(file: &Path) -> Option<Fingerprint> {
+    let content = std::fs::read(file).map(Zeroizing::new).ok()?;
+    digest(&SHA256, &content).as_ref().try_into().ok()
+}

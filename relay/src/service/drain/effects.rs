@@ -1,0 +1,234 @@
+//! What follows from the words that a node that leaves and the others tell each other (`drain_messages`).
+//!
+//! ```text
+//! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
+//! shard ── a registration that passed through ─ each other node ──────── lets go of a copy ─ heard ── the receipt
+//! shard of a node that leaves ── a dead token ── the owner ── judges by its record
+//! node that has let go of an instance ── unregistered ── the owner of the one that has its place ── registers again
+//! ```
+//!
+//! Invariant: a node that leaves takes what it is told from the store or lets go of what it has, and puts nothing. Who tells it waits for that, and no longer
+//! than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use crate::agent::NodeNews;
+use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request};
+use crate::clock;
+use crate::random;
+use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::{Body, NodeService as _};
+use crate::service::{Inner, Service};
+use crate::vault::peer_messages::Letter;
+use crate::vault::{Fence, Owner};
+
+/// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.
+const OWNER_AGAIN: Duration = Duration::from_secs(1);
+const OWNER_TRIES: usize = 10;
+/// What a word that was understood is answered.
+const HEARD: &[u8] = &[1];
+
+impl Service {
+    /// Tells other nodes what concerns them of what happens on the shards, until the process ends.
+    pub async fn tell_nodes(self, mut news: mpsc::UnboundedReceiver<NodeNews>) {
+        while let Some(news) = news.recv().await {
+            let it = self.clone();
+            match news {
+                NodeNews::Wiped { id, everywhere, told } => {
+                    if everywhere || !it.0.leavers.living(clock::now()).is_empty() {
+                        tokio::spawn(async move {
+                            it.0.tell_end(id, everywhere).await;
+                            drop(told);
+                        });
+                    }
+                }
+                NodeNews::Left(id) => drop(tokio::spawn(it.0.have_what_was_left_registered(id))),
+                NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
+                NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
+            }
+        }
+    }
+
+    /// Tells the owner of an instance that was handed over that its token is dead.
+    async fn tell_dead(&self, id: InstanceId, token: DeadToken) {
+        let vault = &self.0.dependencies.vault;
+        for _ in 0..OWNER_TRIES {
+            match vault.load(id).await {
+                Ok(None) => return,
+                Ok(Some(stored)) if !stored.owned => {
+                    if self.ask_owner(&stored.owner, Word::TokenDead { id, token }.encode()).await.is_some() {
+                        return;
+                    }
+                }
+                Ok(Some(_)) | Err(_) => {}
+            }
+            sleep(OWNER_AGAIN).await;
+        }
+        tracing::warn!(event = "dead-token-not-told", instance = %id, "the owner of an instance that was handed over could not be told that its push token is dead; it finds out with its next push");
+    }
+
+    /// Tells the other nodes that no call waits here any more.
+    pub async fn tell_left(&self) {
+        if !self.0.is_leaving() {
+            return;
+        }
+        // Who is not told believes it for a while longer.
+        let mut told = JoinSet::new();
+        for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
+            let it = self.0.clone();
+            told.spawn(async move { it.tell(&peer, Word::Left).await });
+        }
+        told.join_all().await;
+    }
+}
+
+impl Inner {
+    /// Tells a node, which need not answer; whether the store has taken that.
+    pub(crate) async fn tell(&self, node: &Owner, word: Word) -> bool {
+        let vault = &self.dependencies.vault;
+        let ask = Letter::Ask { number: random::bytes(), from: vault.owner().clone(), body: word.encode() };
+        vault.write_letter(node, &ask).await.is_ok()
+    }
+
+    /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN) at most.
+    pub(crate) async fn tell_leavers(self: &Arc<Self>, word: Word) {
+        self.tell_all(self.leavers.living(clock::now()), word).await;
+    }
+
+    /// Tells that an instance has ended: each node that leaves, or each that lives and may have a copy of it; and waits likewise.
+    pub(crate) async fn tell_end(self: &Arc<Self>, id: InstanceId, everywhere: bool) {
+        let mut nodes = self.leavers.living(clock::now());
+        if everywhere {
+            // Without the store nothing is erased, and no receipt is signed.
+            nodes.extend(self.dependencies.vault.living_peers().await.unwrap_or_default());
+            nodes.sort_unstable();
+            nodes.dedup();
+        }
+        self.tell_all(nodes, Word::Ended(id)).await;
+    }
+
+    pub(crate) async fn tell_all(self: &Arc<Self>, nodes: Vec<Owner>, word: Word) {
+        let mut told = JoinSet::new();
+        for node in nodes {
+            let service = Service(self.clone());
+            told.spawn(async move { service.ask_leaver(&node, word.encode()).await });
+        }
+        while told.join_next().await.is_some() {}
+    }
+
+    /// Does what a word of another node says; the answer.
+    pub(crate) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
+        let Some(word) = Word::decode(&body) else { return Body::default() };
+        match word {
+            Word::Leaving => self.leavers.note(from, clock::now()),
+            Word::Left => self.leavers.forget(&from),
+            Word::TokenDead { id, token } => {
+                self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
+            }
+            Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
+            Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
+            Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
+            // What a node has that does not leave is its own.
+            Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
+            Word::Ended(id) => self.let_go_at_once(id).await,
+            Word::Changed(id) => self.take_change(id).await,
+            Word::Succeeded { earlier, later } => self.take_successor(earlier, later).await,
+        }
+        Zeroizing::new(HEARD.to_vec())
+    }
+
+    /// Unregisters what gives way to a later one and is here, and has that one's owner register it again then. Nodes behind one name have one Contact, and a node that
+    /// had an account before, and has it again, has the `+sip.instance` that it had: then one of the two has taken the other's registration away.
+    pub(crate) async fn give_way(
+        self: &Arc<Self>,
+        id: InstanceId,
+        later: impl Future<Output = Option<InstanceId>> + Send + 'static,
+    ) {
+        let (reply, ended) = oneshot::channel();
+        let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: Some(reply) };
+        self.dependencies.agent.tell(id, end).await;
+        let it = self.clone();
+        tokio::spawn(async move {
+            // Its SIP server has answered, or has had its time; it has no receipt.
+            let _ = ended.await;
+            if let Some(later) = later.await {
+                it.have_registered_again(later).await;
+            }
+        });
+    }
+
+    /// What this node has ended by itself, and another one goes on with, may have had the same Contact there.
+    async fn have_what_was_left_registered(self: Arc<Self>, id: InstanceId) {
+        /// By then the SIP server has answered the unregistration, or has had its time.
+        const UNREGISTERED: Duration = Duration::from_secs(4);
+        tokio::time::sleep(UNREGISTERED).await;
+        self.have_registered_again(id).await;
+    }
+
+    async fn have_registered_again(self: &Arc<Self>, id: InstanceId) {
+        if self.look_as_relay(id).await.is_ok() {
+            return self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await;
+        }
+        // A node that is away registers it when it is back, and who takes it over does.
+        if let Ok(Some(stored)) = self.dependencies.vault.load(id).await {
+            let _ = Service(self.clone()).ask_owner(&stored.owner, Word::RegisterAgain(id).encode()).await;
+        }
+    }
+
+    /// The owner has ended an instance that is served here still.
+    async fn let_go_at_once(self: &Arc<Self>, id: InstanceId) {
+        if self.look_as_relay(id).await.is_err() {
+            // It may be on its way here, as the successor of another one.
+            let kind = EndKind::NeverOurs;
+            let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
+            return;
+        }
+        tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
+        // What the store cannot be asked about is served until the end.
+        let _ = self.let_go_of_one(id).await;
+        // Behind it: then it is done.
+        let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
+    }
+
+    /// The owner has ended a registration that passed through, of which this node may have adopted a copy. What its device has registered here since then is
+    /// this node's own.
+    async fn let_go_of_copy(&self, id: InstanceId) {
+        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW }).await;
+        // Behind it: then it is done.
+        let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
+    }
+
+    /// The owner has stored another record of an instance.
+    async fn take_change(&self, id: InstanceId) {
+        let vault = &self.dependencies.vault;
+        let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
+        let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
+        // Nothing is put from here any more.
+        let (sealed, fence) = (stored.sealed, status.fence);
+        let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground: None, reply };
+        let _ = self.dependencies.agent.ask(id, replace).await;
+    }
+
+    /// The owner has enabled the device of an instance again.
+    async fn take_successor(self: &Arc<Self>, earlier: InstanceId, later: InstanceId) {
+        let agent = &self.dependencies.agent;
+        if earlier.tag() != later.tag() || self.look_as_relay(earlier).await.is_err() {
+            return;
+        }
+        if self.look_as_relay(later).await.is_err() {
+            let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
+            let Some(new) = self.open_proven(stored) else { return };
+            // Nobody waits for its registration: another node's is.
+            let (settled, _) = mpsc::unbounded_channel();
+            agent.bind_all(vec![*new], &settled).await.ended().await;
+        }
+        agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;
+    }
+}

@@ -1,0 +1,167 @@
+//! Leaving: a node that is told to end gives its instances to the others before it goes.
+//!
+//! ```text
+//! leave ── nothing is enabled, registered or wiped here any more ── the others hear that, and for which calls devices were woken ── the lease is released ── the others claim, and register
+//!       ── they say so by letter ── nobody is waited for any more, or the limit is over ── the drain
+//! ```
+//!
+//! | an instance is waited for until | told by |
+//! | --- | --- |
+//! | another node has registered it | its letter |
+//! | another node has it, and cannot open it | its letter |
+//! | it has ended here | the shards, after [`QUIET`] |
+//! | the store has no record of it, or one that is none | the store, after [`QUIET`] |
+//! | another node has had it for [`LETTER_LOST`] | the store |
+//! | no other node lives | the store, after [`QUIET`] |
+//!
+//! Until the drain calls that come are pushed and answered here as ever: a registrar may send one to the earlier Contact
+//! in the moment before the next node has replaced it. A second after the letter an instance gets no push from here any more: a call
+//! that still comes is another branch of one that the next node has. What becomes of an instance there meanwhile, this node is told ([`drain_messages`](crate::service::nodes::drain_messages)): who was
+//! disabled there hears nothing more.
+//!
+//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
+//! take holds up no other.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+
+use super::woken_calls::Telling;
+use crate::agent::request::Request;
+use crate::service::{Inner, Service};
+use crate::vault::{OPERATION_LIMIT, StoreError};
+
+/// How long the others may take to register what this node hands over; what is not registered by then they go on with.
+pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
+/// How long no letter has come when it is looked whether there is anybody left to wait for.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long another node may have an instance without a word of it, until the word is believed to be lost.
+const LETTER_LOST: Duration = Duration::from_secs(12);
+
+/// How far it is.
+#[derive(Default)]
+pub(crate) struct HandOver {
+    leaving: AtomicBool,
+    waiting: Mutex<Waiting>,
+    news: Notify,
+}
+
+/// Who is waited for.
+#[derive(Default)]
+struct Waiting {
+    ids: HashSet<InstanceId>,
+    /// How many others have registered.
+    registered: usize,
+}
+
+impl HandOver {
+    /// What another node says of instances of this one.
+    pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
+        let Waiting { ids, registered: count } = &mut *self.waiting();
+        *count += registered.iter().filter(|id| ids.remove(*id)).count();
+        for id in left {
+            ids.remove(id);
+        }
+        self.news.notify_one();
+    }
+
+    // A panic while the lock was held leaves a whole set behind: each change is one statement.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service {
+    /// Hands all instances over to the other nodes of this store; comes back when they are registered there, at the latest after
+    /// [`HAND_OVER_LIMIT`].
+    pub async fn leave(&self) {
+        let it = &self.0;
+        it.hand_over.leaving.store(true, Ordering::Relaxed);
+        let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
+        let ids = it.instances_here().await;
+        let instances = ids.len();
+        if ids.is_empty() || vault.living_peers().await.unwrap_or_default().is_empty() {
+            return;
+        }
+        it.hand_over.waiting().ids = ids;
+        let begun = Instant::now();
+        let (woken, news) = mpsc::unbounded_channel();
+        agent.hand_over(&woken).await;
+        drop(woken);
+        let mut telling = Telling::new(news);
+        // Before anybody can take them over; who is not told wakes a device once more.
+        let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
+        tokio::spawn(telling.go_on(it.clone()));
+        if let Err(error) = vault.release_lease().await {
+            tracing::warn!(event = "hand-over-impossible", %error, "the instances cannot be handed over; the others take them when the lease runs out");
+            return;
+        }
+        // What is not told by then is told below.
+        let _ = timeout(HAND_OVER_LIMIT, it.wait_for_takers()).await;
+        let took_ms = begun.elapsed().as_millis() as u64;
+        let registered = it.hand_over.waiting().registered;
+        match registered == instances {
+            true => {
+                tracing::info!(event = "handed-over", instances, took_ms, "all instances are registered by other nodes")
+            }
+            false => tracing::warn!(
+                event = "hand-over-incomplete",
+                instances,
+                registered,
+                took_ms,
+                "not all instances were registered by other nodes"
+            ),
+        }
+    }
+}
+
+impl Inner {
+    /// Whether this node takes nothing on any more.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.hand_over.leaving.load(Ordering::Relaxed) || self.dependencies.drain.has_begun()
+    }
+
+    async fn instances_here(&self) -> HashSet<InstanceId> {
+        self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect()
+    }
+
+    async fn wait_for_takers(&self) {
+        let mut heard_at = Instant::now();
+        while !self.hand_over.waiting().ids.is_empty() {
+            match timeout(QUIET, self.hand_over.news.notified()).await {
+                Ok(()) => heard_at = Instant::now(),
+                Err(_) => self.wait_no_longer_in_vain(heard_at.elapsed() >= LETTER_LOST).await,
+            }
+        }
+    }
+
+    /// Waits no longer for those of whom nobody can say any more that they are registered.
+    async fn wait_no_longer_in_vain(&self, letters_are_lost: bool) {
+        let here = self.instances_here().await;
+        self.hand_over.waiting().ids.retain(|id| here.contains(id));
+        let vault = &self.dependencies.vault;
+        if vault.living_peers().await.is_ok_and(|peers| peers.is_empty()) {
+            self.hand_over.waiting().ids.clear();
+        }
+        let waiting: Vec<InstanceId> = self.hand_over.waiting().ids.iter().copied().collect();
+        let mut in_vain = Vec::new();
+        self.look_up(&waiting, |id, stored| {
+            let is_in_vain = match stored {
+                Ok(Some(stored)) => !stored.owned && letters_are_lost,
+                Ok(None) | Err(StoreError::Malformed) => true,
+                // It is asked again in a moment.
+                Err(_) => false,
+            };
+            in_vain.extend(is_in_vain.then_some(id));
+        })
+        .await;
+        for id in in_vain {
+            self.hand_over.waiting().ids.remove(&id);
+        }
+    }
+}

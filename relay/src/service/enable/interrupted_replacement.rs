@@ -1,0 +1,61 @@
+//! Replacing that was cut off: a node died when it had stored an instance, and before the one that this replaces had ended.
+//!
+//! ```text
+//! enabling ── stored, and named by the store ──┬── the earlier one ends, in the background
+//!                                              └── the node dies ── ... ── the owner of the earlier one compares ── the store names a later one ── it ends
+//! ```
+//!
+//! Each owner looks at what it has, some with each renewal of its lease ([`missing_records`](crate::service::ownership::missing_records)): of a few instances within seconds, of 100,000 within half an hour.
+//! A change that takes another instance's token is not gone on with where the taker was enabled earlier: both stand until one of them ends.
+//!
+//! Invariant: an instance ends here only for another one that is stored, is proven, was not enabled earlier, has its lookup, and that no node has wiped. One that is not
+//! proven itself stands beside the earlier one, which the store names, and ends for nothing.
+
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+
+use super::succession::Place;
+use crate::agent::request::{EndKind, Principal, Request};
+use crate::service::Inner;
+use crate::service::nodes::drain_messages::Word;
+use crate::service::ownership::missing_records::Heard;
+use crate::service::types::{AccessError, WipeReason};
+
+impl Inner {
+    /// Ends an instance whose place a later one has in the store.
+    pub(crate) async fn end_if_replaced(self: &Arc<Self>, id: InstanceId) {
+        // No change takes the place back meanwhile.
+        let _guard = self.changing.lock_key(id).await;
+        // A store that is away is asked again in the next round.
+        let Ok(Some(later)) = self.later_one(id).await else { return };
+        let (wiped, heard) = self.wiped_elsewhere(&[later]).await;
+        if heard == Heard::NotAll || !wiped.is_empty() || self.is_unsure() {
+            return;
+        }
+        tracing::info!(event = "replacing-resumed", instance = %id, later = %later, "a later instance has taken the place of one that has not ended for it; it ends now");
+        self.tell_leavers(Word::Succeeded { earlier: id, later }).await;
+        if id.tag() == later.tag() {
+            self.dependencies.agent.tell(id, Request::Succeed { earlier: id, successor: later }).await;
+        }
+        let kind = EndKind::Wiped(WipeReason::Replaced);
+        let end = |reply| Request::End { id, who: Principal::Relay, kind, reply: Some(reply) };
+        self.dependencies.agent.ask(id, end).await;
+    }
+
+    /// The instance that has taken the place of this one.
+    async fn later_one(&self, id: InstanceId) -> Result<Option<InstanceId>, AccessError> {
+        let here = self.is_here(id).await.filter(|_| !self.is_unsure());
+        let place = here.and_then(|status| self.place_of(&status));
+        let Some(this) = place.filter(|place| place.is_proven) else { return Ok(None) };
+        let named = self.named_beside(&this).await?;
+        let replaces =
+            |place: &Place| place.is_proven && place.lookup == this.lookup && place.enabled_at >= this.enabled_at;
+        Ok(named.filter(|(_, place)| place.as_ref().is_some_and(replaces)).map(|(later, _)| later))
+    }
+
+    /// Whether this node may own nothing any more, or the store may have lost what it was told.
+    fn is_unsure(&self) -> bool {
+        self.is_leaving() || self.dependencies.agent.is_doubtful() || self.dependencies.vault.is_being_restored()
+    }
+}

@@ -1,0 +1,595 @@
+//! Enabling: prove the credentials, seal, store; or keep nothing.
+//!
+//! ```text
+//! domain, transport, address ─ earlier one? ─ seal ─ register ─┬─ refused ── 422, nothing is kept
+//!                                    (store away: 503)         ├─ accepted ─ store ─ 201 ─┐
+//!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
+//! ```
+//!
+//! An app that hung up meanwhile has enabled nothing (`asker`). Who enables the same device again does not wait for the first time's whole turn: that
+//! one is answered 202, and gives way.
+//!
+//! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
+//! is registered again, with the new device's credentials.
+//!
+//! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
+//! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
+//! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them. What was enabled later at another node,
+//! while the SIP server had not answered here, stands, and what was begun here is let go of.
+
+pub(super) mod asker;
+mod interrupted_replacement;
+pub(super) mod succession;
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sip::endpoint::{EDGE_REALM, NewBinding, SECRET_MARK};
+use sip::id::InstanceId;
+use sip::message::Uri;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
+
+use self::asker::{Asker, Replaced};
+use self::succession::Succession;
+use super::Inner;
+use super::keyed_mutex::KeyedGuard;
+use super::nodes::drain_messages::Word;
+use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
+use super::views;
+use crate::agent::Unanswerable;
+use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::tables::lease;
+use crate::agent::transport::upstreams::{NoRoute, Route};
+use crate::agent::{Asked, give_up_password};
+use crate::audit::{Act, Whose};
+use crate::clock::{self, latest_now};
+use crate::domain::InstanceState;
+use crate::limits::InstanceOf;
+use crate::limits::guesses::{Attempt, Permit};
+use crate::limits::holdings::Holding;
+use crate::metrics::labels::{Limit, StoreOperation};
+use crate::net::dns::resolve::ResolveError;
+use crate::random;
+use crate::secret::{InstanceSecret, with_clean_stack};
+use crate::vault::record::{Account, Presence, Record};
+use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
+
+/// How long an enabling waits for the first registration; then it is answered 202. Clients wait for an answer for 10 s and more.
+const FIRST_REGISTRATION: Duration = Duration::from_secs(6);
+/// How long it waits where the same device is enabled again meanwhile.
+const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
+/// How long after that a password that was not judged yet counts as one under way.
+const LATE_VERDICT: Duration = Duration::from_secs(120);
+
+/// What becomes of a first registration.
+type Outcome = oneshot::Receiver<FirstRegistration>;
+
+impl Inner {
+    pub(super) async fn enable(
+        self: Arc<Self>,
+        app: Box<str>,
+        source: IpAddr,
+        wish: Enable,
+        mut asker: Asker,
+    ) -> Result<(Enabled, Replaced), EnableError> {
+        if self.is_leaving() {
+            return Err(EnableError::Draining);
+        }
+        let (route, addresses) = self.route(&wish.account, source).await?;
+        let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
+        let (vault, aor, token) = (&self.dependencies.vault, &wish.account.aor, &wish.device.call_push.token);
+        let (lookup, as_written) = (vault.lookup(&app, aor, token), vault.lookup_as_written(&app, aor, token));
+        let turn = tokio::select! {
+            turn = self.enabling.lock_key(lookup) => turn,
+            () = asker.gone() => return Err(EnableError::HungUp),
+        };
+        // Also the proof that the store answers, before anything is done that would have to be undone.
+        self.dependencies.vault.takes_new().await?;
+        let earlier = self.find_earlier(&lookup, as_written.as_ref()).await?;
+        let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
+        let account = self.dependencies.vault.aor_key(&wish.account.aor);
+        let app_id = app.clone();
+        let (new, secret) = self.new_instance(app, source, wish, route, place);
+        let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
+        let enabled_at = vault.open_lent(id, &sealed, |record| record.created_at).unwrap_or(u64::MAX);
+        let (registration, later) = self.first_registration(new, &turn).await;
+        // It ends with this, whatever comes of it.
+        let (_enabling, is_over) = oneshot::channel();
+        match later {
+            None => judge(permit, &registration),
+            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
+        }
+        let (registration, asked) = registration?;
+        // Another node may have enabled it meanwhile. What stood before is earlier, by whatever clock.
+        let (before, earlier) = (earlier, self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier));
+        if let Some(other) = earlier.filter(|other| Some(*other) != before)
+            && self.is_later(other, enabled_at).await
+        {
+            tracing::info!(event = "enabling-overtaken", instance = %id, later = %other, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
+            self.give_way(id, ready(Some(other))).await;
+            return Err(EnableError::Overtaken);
+        }
+        let succession = match earlier {
+            Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
+            None => Succession::AtOnce,
+        };
+        let proven = registration.state == RegistrationState::Registered || succession == Succession::Vouched;
+        let changed = match proven {
+            false => Some(self.unproven(id, &sealed)),
+            true if !asked.is_empty() => self.without_password(id, &sealed, &asked),
+            true => None,
+        };
+        if let Some(changed) = &changed {
+            sealed = changed.clone();
+        }
+        if asker.is_gone() {
+            tracing::info!(event = "enabling-given-up", instance = %id, "an app hung up before its instance was stored; nothing is kept");
+            self.let_go(id).await;
+            return Err(EnableError::HungUp);
+        }
+        let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
+            Ok(placed) => placed,
+            Err(error) => {
+                self.let_go(id).await;
+                // The store may have taken it, and only its answer was lost.
+                self.leave_nothing(id, lookup, expires_at).await;
+                return Err(error.into());
+            }
+        };
+        if let Some(later) = placed.displaced.filter(|other| Some(*other) != before)
+            && self.is_later(later, enabled_at).await
+        {
+            tracing::info!(event = "enabling-overtaken", instance = %id, later = %later, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
+            self.give_way(id, ready(Some(later))).await;
+            self.leave_nothing(id, lookup, expires_at).await;
+            self.clone().name_later(later, id, lookup);
+            return Err(EnableError::Overtaken);
+        }
+        let fence = placed.fence;
+        let vouched = succession == Succession::Vouched;
+        let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
+        if self.dependencies.agent.ask(id, stored).await != Some(true) {
+            // It ended while it was being stored: its push token is dead, or the server took its word back.
+            self.leave_nothing(id, lookup, expires_at).await;
+            return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
+        }
+        let kept = earlier.filter(|_| succession == Succession::WhenProven);
+        if let Some(kept) = kept {
+            tracing::info!(event = "earlier-kept", instance = %id, earlier = %kept, "a new instance is not proven yet; the earlier one stands until it is");
+        }
+        let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
+        let ended = others.chain(earlier).chain(placed.displaced).filter(|other| Some(*other) != kept);
+        let replaced = Replaced { earlier: ended.collect(), lookup };
+        for earlier in replaced.earlier.iter().copied() {
+            // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
+            if !asker.is_gone() {
+                self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
+            }
+        }
+        tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
+        self.dependencies.audit.note(Act::Enabled, || Whose {
+            instance: Some(id),
+            account: Some(account),
+            app: Some(app_id),
+        });
+        Ok((Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) }, replaced))
+    }
+
+    /// What the app has enabled before for this device, also under the name that its AOR had as it was written.
+    async fn find_earlier(
+        &self,
+        lookup: &Lookup,
+        as_written: Option<&Lookup>,
+    ) -> Result<Option<InstanceId>, StoreError> {
+        let find = |lookup| self.timed(StoreOperation::Load, self.dependencies.vault.find(lookup));
+        match (find(lookup).await?, as_written) {
+            (None, Some(as_written)) => find(as_written).await,
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Whether an instance, of whatever node, was enabled after this moment (seconds since 1970), and has not ended.
+    async fn is_later(&self, other: InstanceId, enabled_at: u64) -> bool {
+        let vault = &self.dependencies.vault;
+        let status = match self.look_as_relay(other).await {
+            Ok(status) => Some(status).filter(|status| status.state != InstanceState::Ending),
+            Err(_) => vault.load(other).await.ok().flatten().map(views::by_record),
+        };
+        let stands = status.filter(|_| vault.tombstones().forbids(other).is_none());
+        stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)
+    }
+
+    /// Has the store name an instance again whose place this one had taken in the moment in which it was stored.
+    fn name_later(self: Arc<Self>, later: InstanceId, id: InstanceId, lookup: Lookup) {
+        tokio::spawn(async move { self.name_again(later, Some(id), &lookup).await });
+    }
+
+    /// Unregisters what was not enabled after all.
+    async fn let_go(&self, id: InstanceId) {
+        let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
+        self.dependencies.agent.tell(id, end).await;
+    }
+
+    /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
+    /// not end it.
+    async fn leave_nothing(&self, id: InstanceId, lookup: Lookup, ends_at: u64) {
+        let tombstones = self.dependencies.vault.tombstones();
+        if tombstones.look(id).is_none() {
+            // Nobody can ask for its reason: nobody has its secret.
+            let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Disabled, None);
+            // Where the disk has no room for it, it is honoured as long as this run lives.
+            let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
+        }
+        self.dependencies.agent.erase(id, lookup);
+    }
+
+    /// Where a device connects.
+    pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
+        let proxy = format!("sip:{};transport=tls", self.dependencies.edge).into();
+        let websocket = self.dependencies.websocket.as_ref().map(|host| format!("wss://{host}/").into());
+        EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
+    }
+
+    /// Lets a password be tried at its SIP server, unless too many wrong ones were.
+    fn admit_password(
+        &self,
+        account: &Account,
+        route: &Route,
+        addresses: &[SocketAddr],
+        source: IpAddr,
+    ) -> Result<Permit, EnableError> {
+        let (aor, usernames) = (account.aor.expose(), std::slice::from_ref(&account.auth_username));
+        let attempt = Attempt { aor, usernames, server: &route.server(), addresses, source, renews: false };
+        let permit = self.dependencies.quotas.try_password(&attempt);
+        permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
+    }
+
+    /// Room for one more instance. One that takes an earlier one's place, which ends then, has it.
+    fn place_instance(
+        &self,
+        app: &str,
+        account: &Account,
+        route: &Route,
+        source: IpAddr,
+        replaces: bool,
+    ) -> Result<Holding, EnableError> {
+        let instance = InstanceOf { app, aor: account.aor.expose(), server: &route.server() };
+        if replaces {
+            return Ok(self.dependencies.quotas.count_instance(&instance));
+        }
+        self.dependencies.quotas.place_instance(&instance, source).map_err(|limit| match limit {
+            Limit::InstancesNode => EnableError::TooMany,
+            Limit::InstancesAccount => EnableError::TooManyOfAccount,
+            _ => EnableError::TooManyOfAsker,
+        })
+    }
+
+    /// The place of an instance that was stored.
+    pub(super) fn count_instance(&self, record: &Record, route: &Route) -> Holding {
+        let (app, aor) = (&*record.app, record.account.aor.expose());
+        self.dependencies.quotas.count_instance(&InstanceOf { app, aor, server: &route.server() })
+    }
+
+    /// What the endpoint is told of an instance.
+    /// `asked_by`: who asks for it; `None`: it was stored.
+    pub(super) fn binding_of(
+        &self,
+        id: InstanceId,
+        record: &Record,
+        route: Route,
+        asked_by: Option<IpAddr>,
+    ) -> NewBinding {
+        let registrar = route.registrar().into();
+        let upstreams = self.dependencies.agent.upstreams();
+        NewBinding {
+            binding: record.binding,
+            instance: id,
+            aor: record.account.aor.expose().into(),
+            registrar,
+            upstream: match asked_by {
+                Some(source) => upstreams.acquire_for(source, route),
+                None if record.proven => upstreams.acquire(route),
+                None => upstreams.acquire_kept(route),
+            },
+            sip_instance: record.sip_instance,
+            register: record.presence == Presence::Background,
+            proven: record.proven,
+            same_as: None,
+            taken_from: None,
+        }
+    }
+
+    /// Waits for the store, and counts how it answered.
+    pub(super) async fn timed<T>(
+        &self,
+        operation: StoreOperation,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let began = clock::now();
+        let answer = work.await;
+        match &answer {
+            Err(StoreError::Away(_)) => self.dependencies.metrics.store_error(operation),
+            _ => self.dependencies.metrics.store_answered(began.elapsed()),
+        }
+        answer
+    }
+
+    /// The way to the account's server, once it is known to be allowed, and its addresses. A server that cannot be found *now*
+    /// is tried again later: that is no reason to refuse.
+    async fn route(&self, account: &Account, source: IpAddr) -> Result<(Route, Vec<SocketAddr>), EnableError> {
+        let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
+        if !self.dependencies.domains.allow(aor.host) {
+            return Err(EnableError::DomainNotAllowed);
+        }
+        let mut foreign = false;
+        for uri in [&account.registrar, &account.outbound_proxy].into_iter().flatten() {
+            let uri = Uri::parse(uri).ok_or(EnableError::UpstreamNotFound)?;
+            // An inside address is the operator's to list by itself, under upstream.allow_addresses.
+            foreign |= !is_inside(uri.host) && !self.dependencies.domains.allow(uri.host);
+        }
+        let route = Route::of(account)?;
+        let names = self.dependencies.resolver.asked_by_source(source);
+        match names.resolve(&route.target(), 0).await {
+            Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
+            _ if foreign => Err(EnableError::DomainNotAllowed),
+            Ok(found) => Ok((route, found.addresses())),
+            Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok((route, Vec::new())),
+            Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
+            Err(ResolveError::NotAHost | ResolveError::NoSuchDomain) => Err(EnableError::UpstreamNotFound),
+        }
+    }
+
+    fn new_instance(
+        &self,
+        app: Box<str>,
+        source: IpAddr,
+        wish: Enable,
+        route: Route,
+        place: Holding,
+    ) -> (NewInstance, InstanceSecret) {
+        let now = latest_now();
+        // Devices of one account live on one shard.
+        let group = self.dependencies.vault.group(&app, &wish.account);
+        let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());
+        let secret = new_secret();
+        let record = Record {
+            app,
+            account: wish.account,
+            device: wish.device,
+            wake_for: wish.wake_for,
+            secret: secret.clone(),
+            binding: group.binding(),
+            sip_instance: self.dependencies.vault.sip_instance(group),
+            // As it is stored when the SIP server has accepted it.
+            proven: true,
+            created_at: now,
+            expires_at: now + wish.lifetime_s,
+            presence: Presence::Background,
+            reminded: lease::skipped(now + wish.lifetime_s, now),
+        };
+        let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
+        let sealed: Sealed = self.dependencies.vault.seal(id, &record);
+        let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route, Some(source)) };
+        let aor = self.dependencies.vault.aor_key(&record.account.aor);
+        (NewInstance { id, sealed, lease, aor, fence, binding, place }, secret)
+    }
+
+    /// The same record, as of one whose credentials the SIP server has not accepted yet.
+    fn unproven(&self, id: InstanceId, sealed: &Sealed) -> Sealed {
+        let unproven = self.dependencies.vault.reseal(id, sealed, |record| {
+            record.proven = false;
+            Ok::<_, SealError>(())
+        });
+        unproven.map_or_else(|_| sealed.clone(), |(unproven, ())| unproven)
+    }
+
+    /// The same record with what answers the SIP server in place of the password, which so is never stored.
+    fn without_password(&self, id: InstanceId, sealed: &Sealed, asked: &[Asked]) -> Option<Sealed> {
+        let given_up = |record: &mut Record| Ok::<_, SealError>(give_up_password(record, asked));
+        let (changed, gave_way) = self.dependencies.vault.reseal(id, sealed, given_up).ok()?;
+        gave_way.then_some(changed)
+    }
+
+    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. What the SIP server says
+    /// later than anybody waits for comes by what stands beside it.
+    async fn first_registration(
+        &self,
+        new: NewInstance,
+        turn: &KeyedGuard<'_, Lookup>,
+    ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
+        let (first, mut outcome) = oneshot::channel();
+        let id = new.id;
+        let is_escaped = self.dependencies.vault.open_lent(id, &new.sealed, |record| is_escaped(&record.account));
+        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
+        let pending =
+            |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
+        let registration = match within_its_turn(turn, &mut outcome).await {
+            Some(Ok(FirstRegistration::Registered { expires, asked })) => {
+                let registration = Registration {
+                    state: RegistrationState::Registered,
+                    status: Some(200),
+                    expires_in_s: u32::try_from(expires.as_secs()).ok(),
+                    failing_since: None,
+                };
+                Ok((registration, asked))
+            }
+            Some(Ok(FirstRegistration::Refused { status, unanswerable })) => Err(EnableError::UpstreamRefused {
+                status,
+                reason: refusal(status, unanswerable, is_escaped.unwrap_or(false)),
+            }),
+            Some(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
+            Some(Err(_)) => Err(EnableError::Draining),
+            None => return (pending(RegistrationState::Registering, None), Some(outcome)),
+        };
+        (registration, None)
+    }
+
+    /// Tells what became of a password that its SIP server judges when nobody waits any more: however long it waits for its turn, it
+    /// counts. `is_over` ends with the enabling, which alone stores what is new.
+    async fn judge_later(
+        self: Arc<Self>,
+        id: InstanceId,
+        permit: Permit,
+        outcome: Outcome,
+        is_over: oneshot::Receiver<Infallible>,
+    ) {
+        match timeout(LATE_VERDICT, outcome).await {
+            Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
+                permit.accepted(clock::now());
+                // An error is its end.
+                let _ = is_over.await;
+                self.give_up_password(id, &asked).await;
+            }
+            Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
+                permit.refused(clock::now());
+            }
+            _ => drop(permit),
+        }
+    }
+}
+
+/// What became of a first registration, as far as it is told in the time that an enabling has.
+async fn within_its_turn(
+    turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
+    outcome: &mut Outcome,
+) -> Option<Result<FirstRegistration, oneshot::error::RecvError>> {
+    let is_over = async {
+        sleep(BEFORE_THE_NEXT).await;
+        let _ = timeout(FIRST_REGISTRATION - BEFORE_THE_NEXT, turn.wanted()).await;
+    };
+    tokio::select! {
+        biased;
+        told = outcome => Some(told),
+        () = is_over => None,
+    }
+}
+
+impl From<StoreError> for EnableError {
+    fn from(_: StoreError) -> Self {
+        Self::StoreAway
+    }
+}
+
+impl From<NoRoute> for EnableError {
+    fn from(error: NoRoute) -> Self {
+        match error {
+            NoRoute::NotSip => Self::UpstreamNotFound,
+            NoRoute::UnknownTransport => Self::TransportNotAllowed,
+        }
+    }
+}
+
+/// Whether a host is written as an address that nobody reaches from outside: private, loopback or link-local.
+fn is_inside(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        Err(_) => false,
+    }
+}
+
+/// Tells what became of a password that was tried.
+fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), EnableError>) {
+    let now = clock::now();
+    match registration {
+        Ok((Registration { state: RegistrationState::Registered, .. }, _)) => permit.accepted(now),
+        Err(EnableError::UpstreamRefused { status, .. }) if is_wrong_password(*status) => permit.refused(now),
+        _ => drop(permit),
+    }
+}
+
+fn is_wrong_password(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404 | 407 | 604)
+}
+
+fn refusal(status: u16, unanswerable: Option<Unanswerable>, is_escaped: bool) -> Refusal {
+    match unanswerable {
+        Some(Unanswerable::Realm) => Refusal::Realm,
+        Some(Unanswerable::Algorithm) => Refusal::Algorithm,
+        Some(Unanswerable::Digest) => Refusal::Digest,
+        Some(Unanswerable::Challenge) => Refusal::Challenge,
+        None => match Refusal::of_status(status) {
+            Refusal::Credentials if is_escaped => Refusal::EscapedCredentials,
+            other => other,
+        },
+    }
+}
+
+/// Whether a header writes the account's digest user name otherwise than it is: the hash is of the name (RFC 7616 §3.4.2, `unq`), and some
+/// servers take what is written.
+fn is_escaped(account: &Account) -> bool {
+    account.auth_username.contains(['"', '\\'])
+}
+
+/// 256 random bits in base64url behind [`SECRET_MARK`]: what a device proves itself with.
+fn new_secret() -> InstanceSecret {
+    with_clean_stack(|| {
+        let bytes = Zeroizing::new(random::bytes::<32>());
+        // Its room is asked for once: what is moved leaves a copy behind.
+        let mut text = Zeroizing::new(String::with_capacity(SECRET_MARK.len() + bytes.len() * 4 / 3 + 1));
+        text.push_str(SECRET_MARK);
+        URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
+        InstanceSecret::new(&text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::service::keyed_mutex::KeyedMutex;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_enabling_waits_for_six_seconds_or_for_one_when_the_same_device_is_enabled_again() {
+        let turns = KeyedMutex::default();
+        let turn = turns.lock_key(1).await;
+        let (verdict, mut outcome) = oneshot::channel();
+        let began = Instant::now();
+        assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+        assert_eq!(began.elapsed(), FIRST_REGISTRATION);
+        let next = async {
+            sleep(Duration::from_millis(200)).await;
+            drop(turns.lock_key(1).await);
+        };
+        let first = async move {
+            let began = Instant::now();
+            assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+            assert_eq!(began.elapsed(), BEFORE_THE_NEXT);
+            let _ = verdict.send(FirstRegistration::Failed { status: None });
+            assert!(within_its_turn(&turn, &mut outcome).await.is_some(), "what is told is told at once");
+        };
+        tokio::join!(first, next);
+    }
+
+    #[test]
+    fn a_secret_is_known_by_how_it_begins_and_has_256_random_bits_behind_that() {
+        let (one, other) = (new_secret(), new_secret());
+        let bits = |secret: &InstanceSecret| {
+            URL_SAFE_NO_PAD.decode(secret.expose().strip_prefix(SECRET_MARK).unwrap()).unwrap()
+        };
+        assert_eq!((bits(&one).len(), bits(&other).len()), (32, 32));
+        assert!(one != other && SECRET_MARK == "pis_");
+    }
+
+    #[test]
+    fn a_user_name_that_a_header_escapes_has_a_word_of_its_own_when_it_is_refused() {
+        for (status, is_escaped, reason) in [
+            (401, true, Refusal::EscapedCredentials),
+            (407, true, Refusal::EscapedCredentials),
+            (401, false, Refusal::Credentials),
+            (403, true, Refusal::Forbidden),
+        ] {
+            assert_eq!(refusal(status, None, is_escaped), reason);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What becomes of the instance that was enabled earlier for the same app, AOR and push token.
+//!
+//! | the SIP server, about the new one | credentials | the earlier one | calls go to |
+//! | --- | --- | --- | --- |
+//! | has accepted it | any | ends at once | the new one |
+//! | has not, yet | those of the earlier one, which is proven, of the same binding | ends at once | the new one, which it vouches for |
+//! | has answered that it cannot now | those of the earlier one, by another way to the server | ends at once: its Contact may be what stands in the way | nobody, until the new one is registered |
+//! | has not, yet | others, or nothing was answered by another way | stands until the new one is proven | the earlier one |
+//! | has not, yet | any; of the earlier one the store does not tell | likewise | likewise |
+//! | has not, yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
+//! | refuses it later | | stands | the earlier one |
+//!
+//! The calls and dialogs of the one that ends go on in the name of the new one, where both are of one binding and the new one is proven or vouched for
+//! (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one shard, so what lies on
+//! another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its calls end with 480, its dialogs with its wipe.
+//!
+//! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
+//! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
+//! Another way is also one from another node.
+//!
+//! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
+//! that the store names is the earlier one.
+//!
+//! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not; both may be for the
+//! moment until the app has its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::time::sleep;
+
+use crate::agent::request::{InstanceStatus, Principal, Request};
+use crate::agent::same_credentials;
+use crate::domain::InstanceState;
+use crate::metrics::labels::StoreOperation;
+use crate::secret::InstanceSecret;
+use crate::service::Inner;
+use crate::service::types::{AccessError, OperatorError, Registration, RegistrationState, WipeReason, Wiped};
+use crate::service::views;
+use crate::vault::record::Record;
+use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
+
+/// How soon the store is asked again: to write down that an instance is proven, or for the earlier one that ends with it.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What becomes of an earlier instance when a new one is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Succession {
+    /// It ends.
+    AtOnce,
+    /// It ends, and its credentials vouch for the new one's.
+    Vouched,
+    /// It ends when the new one is proven.
+    WhenProven,
+}
+
+/// By what those are found that were enabled before an instance for the same app, AOR and push token.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    id: InstanceId,
+    account: AorKey,
+    /// What they share.
+    pub lookup: Lookup,
+    /// In seconds since 1970.
+    pub enabled_at: u64,
+    /// Its record says that its SIP server has accepted it, or that an earlier one vouches for it.
+    pub is_proven: bool,
+}
+
+impl Inner {
+    /// What becomes of an earlier instance, by how the first registration of the new one went.
+    pub(crate) async fn succession(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        earlier: InstanceId,
+        registration: &Registration,
+    ) -> Succession {
+        if registration.state == RegistrationState::Registered {
+            return Succession::AtOnce;
+        }
+        let (status, is_here) = match self.look_anywhere(earlier).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Succession::AtOnce,
+            // It may be one that gets calls.
+            Err(_) => return Succession::WhenProven,
+        };
+        if status.state == InstanceState::Ending {
+            return Succession::AtOnce;
+        }
+        let compare = |new: &Record| {
+            self.with_record(&status, |old| {
+                let is_proven = old.proven || status.state == InstanceState::Registered;
+                (is_proven, same_credentials(old, new), old.binding == new.binding)
+            })
+        };
+        let compared = self.dependencies.vault.open_lent(id, sealed, compare).ok().flatten();
+        match compared {
+            // One that nobody can open, or that never got a call, is no loss.
+            None | Some((false, ..)) => Succession::AtOnce,
+            Some((true, true, true)) if is_here => Succession::Vouched,
+            Some((true, true, _)) if registration.status.is_some() => Succession::AtOnce,
+            Some((true, ..)) => Succession::WhenProven,
+        }
+    }
+
+    /// Stores a new instance, which leaves the lookup to an earlier one that stands.
+    pub(super) async fn put_new(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+        succession: Succession,
+    ) -> Result<Placed, StoreError> {
+        let vault = &self.dependencies.vault;
+        match succession {
+            Succession::WhenProven => {
+                self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await
+            }
+            Succession::AtOnce | Succession::Vouched => {
+                self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await
+            }
+        }
+    }
+
+    /// The other instances on this node of the same lookup, each with when it was enabled, in seconds since 1970.
+    pub(super) async fn others_of(&self, id: InstanceId, account: AorKey, lookup: Lookup) -> Vec<(InstanceId, u64)> {
+        let answers = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
+        let is_other = |status: &InstanceStatus| status.id != id && status.state != InstanceState::Ending;
+        let enabled_at = |status: InstanceStatus| {
+            let enabled_at =
+                |record: &Record| (self.dependencies.vault.lookup_of(record) == lookup).then_some(record.created_at);
+            Some((status.id, self.with_record(&status, enabled_at).flatten()?))
+        };
+        answers.into_iter().flatten().filter(is_other).filter_map(enabled_at).collect()
+    }
+
+    /// An instance that was stored before its SIP server had accepted it is proven: what it replaces ends, and its record says so, which
+    /// comes last, so that whatever dies in between is done again.
+    pub(crate) async fn succeed(self: Arc<Self>, id: InstanceId) {
+        while let Err(AccessError::StoreAway) = self.try_to_succeed(id).await {
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn try_to_succeed(self: &Arc<Self>, id: InstanceId) -> Result<(), AccessError> {
+        let vault = &self.dependencies.vault;
+        let status = self.look_as_relay(id).await.map_err(|error| match error {
+            OperatorError::Unknown => AccessError::Unknown,
+            _ => AccessError::StoreAway,
+        })?;
+        if status.state == InstanceState::Ending {
+            return Ok(());
+        }
+        let Some(new) = self.place_of(&status) else { return Ok(()) };
+        // First, for it needs no store: both get each call until then.
+        for (other, at) in self.others_of(id, new.account, new.lookup).await {
+            if at < new.enabled_at {
+                self.end_replaced(other, id, new.lookup).await;
+            }
+        }
+        match self.named_beside(&new).await? {
+            Some((later, Some(place))) if place.enabled_at > new.enabled_at => {
+                tracing::info!(event = "later-one-stands", instance = %id, later = %later, "an instance is proven after a later one has taken its place; it ends");
+                self.clone().replace(id, later, new.lookup);
+                return Ok(());
+            }
+            Some((earlier, _)) => drop(self.end_replaced(earlier, id, new.lookup).await),
+            None => {}
+        }
+        vault.take_lookup(id, status.expires_at, &new.lookup).await.map_err(|_| AccessError::StoreAway)?;
+        self.write_down_proven(id).await
+    }
+
+    /// The other instance that the store names for the lookup of this one, wherever it is, and its place where it stands.
+    pub(super) async fn named_beside(&self, this: &Place) -> Result<Option<(InstanceId, Option<Place>)>, AccessError> {
+        let vault = &self.dependencies.vault;
+        let named = vault.find(&this.lookup).await.map_err(|_| AccessError::StoreAway)?;
+        let Some(named) = named.filter(|named| *named != this.id) else { return Ok(None) };
+        let found = self.look_anywhere(named).await.map_err(|_| AccessError::StoreAway)?;
+        let stands = |status: &InstanceStatus| {
+            status.state != InstanceState::Ending && vault.tombstones().forbids(named).is_none()
+        };
+        let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
+        Ok(Some((named, place)))
+    }
+
+    /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,
+    /// and ends.
+    pub(crate) async fn name_again(&self, id: InstanceId, later: Option<InstanceId>, lookup: &Lookup) {
+        while self.try_to_name_again(id, later, lookup).await.is_err() {
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn try_to_name_again(
+        &self,
+        id: InstanceId,
+        later: Option<InstanceId>,
+        lookup: &Lookup,
+    ) -> Result<(), AccessError> {
+        let vault = &self.dependencies.vault;
+        if vault.tombstones().forbids(id).is_some() {
+            return Ok(());
+        }
+        // Whoever enables the device meanwhile comes before or after.
+        let _turn = self.enabling.lock_key(*lookup).await;
+        match vault.find(lookup).await.map_err(|_| AccessError::StoreAway)? {
+            None => {}
+            // It is erased when the store answers.
+            Some(named) if Some(named) == later => return Err(AccessError::StoreAway),
+            Some(_) => return Ok(()),
+        }
+        let found = self.look_anywhere(id).await.map_err(|_| AccessError::StoreAway)?;
+        let is_ended =
+            |status: &InstanceStatus| status.state == InstanceState::Ending || vault.tombstones().forbids(id).is_some();
+        let Some((status, _)) = found.filter(|(status, _)| !is_ended(status)) else { return Ok(()) };
+        vault.take_lookup(id, status.expires_at, lookup).await.map_err(|_| AccessError::StoreAway)
+    }
+
+    /// How an instance stands here, or else by its record, and whether it is here; `None`: there is none that anybody can open.
+    async fn look_anywhere(&self, id: InstanceId) -> Result<Option<(InstanceStatus, bool)>, StoreError> {
+        if let Ok(status) = self.look_as_relay(id).await {
+            return Ok(Some((status, true)));
+        }
+        match self.dependencies.vault.load(id).await {
+            Err(StoreError::Malformed) => Ok(None),
+            stored => Ok(stored?.map(|stored| (views::by_record(stored), false))),
+        }
+    }
+
+    pub(crate) fn place_of(&self, status: &InstanceStatus) -> Option<Place> {
+        let vault = &self.dependencies.vault;
+        self.with_record(status, |record| Place {
+            id: status.id,
+            account: vault.aor_key(&record.account.aor),
+            lookup: vault.lookup_of(record),
+            enabled_at: record.created_at,
+            is_proven: record.proven,
+        })
+    }
+
+    /// Ends an instance at its device's word, and the earlier one that still stands for it.
+    pub(crate) async fn disable(self: &Arc<Self>, id: InstanceId, proof: InstanceSecret) -> Result<Wiped, AccessError> {
+        let status = match self.look(id, &proof).await {
+            Err(AccessError::OwnerAway) => self.look_at_record(id, &proof).await,
+            looked => looked.ok(),
+        };
+        // First, so that whatever dies in between, who asks again finds it.
+        match status.and_then(|status| self.place_of(&status)) {
+            Some(place) if !place.is_proven => self.end_what_stands_for(place, WipeReason::Disabled).await,
+            // What it has replaced, and what has not ended for it yet.
+            Some(place) => {
+                for (other, at) in self.others_of(id, place.account, place.lookup).await {
+                    if at < place.enabled_at {
+                        self.end_earlier(other, place.lookup, WipeReason::Disabled).await;
+                    }
+                }
+            }
+            None => {}
+        }
+        self.wipe(id, Principal::Device(proof), WipeReason::Disabled).await
+    }
+
+    /// Ends the earlier instance that stands for one that is not proven: one that is here at once, another one as soon as the store names it.
+    pub(crate) async fn end_what_stands_for(self: &Arc<Self>, new: Place, reason: WipeReason) {
+        for (other, at) in self.others_of(new.id, new.account, new.lookup).await {
+            if at <= new.enabled_at {
+                self.end_earlier(other, new.lookup, reason).await;
+            }
+        }
+        if self.try_to_end_named(&new, reason).await.is_err() {
+            let it = self.clone();
+            tokio::spawn(async move {
+                while it.try_to_end_named(&new, reason).await.is_err() {
+                    sleep(AGAIN).await;
+                }
+            });
+        }
+    }
+
+    async fn try_to_end_named(self: &Arc<Self>, new: &Place, reason: WipeReason) -> Result<(), AccessError> {
+        let is_later = |place: &Place| place.enabled_at > new.enabled_at;
+        if let Some((earlier, place)) = self.named_beside(new).await?
+            && !place.as_ref().is_some_and(is_later)
+        {
+            self.end_earlier(earlier, new.lookup, reason).await;
+        }
+        Ok(())
+    }
+}

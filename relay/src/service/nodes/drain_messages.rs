@@ -1,0 +1,213 @@
+//! The nodes that leave, and serve on the calls that wait with them, while others have taken over what they handed over: what these do to an instance is
+//! told there, and what is found out there is told to its owner.
+//!
+//! | word | from | to | what the reader does |
+//! | --- | --- | --- | --- |
+//! | [`Word::Leaving`] | a node that leaves | each other one | believes for [`LEAVES_WITHIN`] that it serves on |
+//! | [`Word::Left`] | the same, at its end | each other one | believes that no more |
+//! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
+//! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
+//! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
+//! | [`Word::TakenBack`] | any node, for a device that has taken back what is not known there | each other one that lives | ends what it has of that device |
+//! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
+//! | [`Word::RegisterAgain`] | a node that has unregistered what gave way to an instance | the owner | registers that at once: its SIP server may have taken both for one |
+//!
+//! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
+//! that it is no request, and goes on.
+//!
+//! Invariant: a node that leaves ends nothing but what it is told to let go of: its records are another's, or will be. Whoever tells it waits [`HEARD_WITHIN`]
+//! at most, also before a receipt: one that is silent may have died.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sip::id::InstanceId;
+use zeroize::Zeroizing;
+
+use crate::agent::request::DeadToken;
+use crate::vault::{AorKey, Owner};
+
+/// How long a node is believed to serve on that has said that it leaves, unless it says that it has left: longer than it takes.
+const LEAVES_WITHIN: Duration = Duration::from_secs(60);
+/// How long a node that leaves may take to say that it has heard a word, or how a call stands; then it is gone on without.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// What begins a word.
+const MARK: u8 = 0;
+
+/// What two nodes tell each other, most of it when one of them leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The writer leaves, and serves on the calls that wait with it.
+    Leaving,
+    /// It serves no more.
+    Left,
+    /// An instance has ended.
+    Ended(InstanceId),
+    /// Its record has changed.
+    Changed(InstanceId),
+    /// It ends for one that was enabled later for the same device.
+    Succeeded {
+        /// The one that ends.
+        earlier: InstanceId,
+        /// The other one.
+        later: InstanceId,
+    },
+    /// A push service calls a token gone.
+    TokenDead {
+        /// Whose.
+        id: InstanceId,
+        /// Which, and since when.
+        token: DeadToken,
+    },
+    /// What was unregistered elsewhere may have been the registration of this one.
+    RegisterAgain(InstanceId),
+    /// A device has taken back a registration that passed through.
+    TakenBack {
+        /// Of which account.
+        account: AorKey,
+        /// Which device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
+        device: [u8; 16],
+    },
+}
+
+/// The runs that leave, each with until when that is believed.
+#[derive(Default)]
+pub(crate) struct Leavers(Mutex<BTreeMap<Owner, Instant>>);
+
+impl Word {
+    pub(crate) fn encode(self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(48));
+        out.push(MARK);
+        match self {
+            Self::Leaving => out.push(1),
+            Self::Left => out.push(2),
+            Self::Ended(id) => {
+                out.push(3);
+                out.extend_from_slice(&id.to_bytes());
+            }
+            Self::Changed(id) => {
+                out.push(4);
+                out.extend_from_slice(&id.to_bytes());
+            }
+            Self::Succeeded { earlier, later } => {
+                out.push(5);
+                out.extend_from_slice(&earlier.to_bytes());
+                out.extend_from_slice(&later.to_bytes());
+            }
+            Self::TokenDead { id, token: DeadToken { mark, since_ms } } => {
+                out.push(6);
+                out.extend_from_slice(&id.to_bytes());
+                out.extend_from_slice(&mark);
+                out.extend_from_slice(&since_ms.to_be_bytes());
+            }
+            Self::RegisterAgain(id) => {
+                out.push(7);
+                out.extend_from_slice(&id.to_bytes());
+            }
+            Self::TakenBack { account, device } => {
+                out.push(8);
+                out.extend_from_slice(&account.to_bytes());
+                out.extend_from_slice(&device);
+            }
+        }
+        out
+    }
+
+    /// `None`: a word of a later version.
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+        let [MARK, kind, rest @ ..] = body else { return None };
+        let id = |bytes: &[u8; 16]| InstanceId::from_bytes(*bytes);
+        let (ids, tail) = rest.as_chunks::<16>();
+        match (kind, ids, tail) {
+            (1, [], []) => Some(Self::Leaving),
+            (2, [], []) => Some(Self::Left),
+            (3, [one], []) => Some(Self::Ended(id(one))),
+            (4, [one], []) => Some(Self::Changed(id(one))),
+            (5, [earlier, later], []) => Some(Self::Succeeded { earlier: id(earlier), later: id(later) }),
+            (6, [one, mark], tail) => {
+                let since_ms = u64::from_be_bytes(tail.try_into().ok()?);
+                Some(Self::TokenDead { id: id(one), token: DeadToken { mark: *mark, since_ms } })
+            }
+            (7, [one], []) => Some(Self::RegisterAgain(id(one))),
+            (8, [account, device], []) => {
+                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether what another node asks is a word, and no request of an app.
+pub(crate) fn is_word(body: &[u8]) -> bool {
+    body.first() == Some(&MARK)
+}
+
+impl Leavers {
+    /// One has said that it leaves.
+    pub(crate) fn note(&self, run: Owner, now: Instant) {
+        let mut leavers = self.lock();
+        leavers.retain(|_, until| *until > now);
+        leavers.insert(run, now + LEAVES_WITHIN);
+    }
+
+    /// One has said that it has left.
+    pub(crate) fn forget(&self, run: &Owner) {
+        self.lock().remove(run);
+    }
+
+    /// Those that serve on.
+    pub(crate) fn living(&self, now: Instant) -> Vec<Owner> {
+        self.lock().iter().filter(|(_, until)| **until > now).map(|(run, _)| run.clone()).collect()
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn a_word_reads_back_and_is_no_request_of_an_app() {
+        let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
+        let token = DeadToken { mark: [7; 16], since_ms: 1_700_000_000_000 };
+        let words = [
+            Word::Leaving,
+            Word::Left,
+            Word::Ended(id(1)),
+            Word::Changed(id(2)),
+            Word::Succeeded { earlier: id(3), later: id(4) },
+            Word::TokenDead { id: id(5), token },
+            Word::RegisterAgain(id(6)),
+            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16] },
+        ];
+        for word in words {
+            let mut body = word.encode();
+            assert_eq!((is_word(&body), Word::decode(&body)), (true, Some(word)));
+            body.push(0);
+            assert_eq!(Word::decode(&body), None, "of another length");
+        }
+        assert_eq!(Word::decode(&[MARK, 200]), None, "a later version's");
+        assert!(!is_word(b"GET /v1/instances/pi_1") && !is_word(b""));
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_told_until_it_says_that_it_has_left_or_must_have() {
+        let (leavers, now) = (Leavers::default(), Instant::now());
+        let [one, other] =
+            ["relay1.example.net:5061#1", "relay2.example.net:5061#2"].map(|run| Owner::parse(run).unwrap());
+        leavers.note(one.clone(), now);
+        leavers.note(other.clone(), now + LEAVES_WITHIN / 2);
+        assert_eq!(leavers.living(now).len(), 2);
+        assert_eq!(leavers.living(now + LEAVES_WITHIN), std::slice::from_ref(&other));
+        leavers.forget(&other);
+        assert_eq!(leavers.living(now), [one]);
+    }
+}

@@ -1,0 +1,410 @@
+//! Questions between the nodes of one store: an app may ask any node about an instance that another one owns.
+//!
+//! ```text
+//! app ── any node ── the record: is the secret right, whose is it? ── letter ── its owner ── letter ── any node ── app
+//! ```
+//!
+//! What is asked is the app's own request, opaque here (but for what [`missing_records`](super::ownership::missing_records) asks): the owner does with it what it would have done had it come directly. What a
+//! SIP server asks of an address is asked of every node: no index says whose instances an address has.
+//!
+//! What nodes tell each other when one of them leaves has the form of a question, too (`drain_messages`).
+//!
+//! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
+//! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
+
+pub(super) mod drain_messages;
+pub(super) mod forwarded_requests;
+mod peer_request_queues;
+pub(super) mod unresponsive_peers;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
+
+use self::drain_messages::HEARD_WITHIN;
+use self::peer_request_queues::{Desks, Kind};
+use super::ownership::missing_records::Question;
+use super::types::AccessError;
+use super::{Inner, Service};
+use crate::agent::request::{Denied, Principal, Request, Woken};
+use crate::clock;
+use crate::outage::Outage;
+use crate::random;
+use crate::secret::InstanceSecret;
+use crate::vault::peer_messages::{Letter, LetterNumber, WokenCall};
+use crate::vault::record::StoredRecord;
+use crate::vault::{AwayReason, Owner, StoreError, Stored};
+
+/// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
+/// by itself. An owner without a lease is not asked.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How soon letters are looked for again in a store that was away.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What a node asks, or answers, in bytes that only the floor above reads.
+pub type Body = Zeroizing<Vec<u8>>;
+
+/// Takes the answers to one question: one, or an early one and what comes of it.
+pub type Tell = mpsc::UnboundedSender<Body>;
+
+/// Answers what another node asks, until its future ends.
+pub type Answering = Arc<dyn Fn(Body, Tell) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The questions of this node that have no answer yet.
+#[derive(Default)]
+pub(super) struct Questions(Mutex<HashMap<LetterNumber, Tell>>);
+
+/// A question that was asked; forgotten when this is dropped.
+struct Asked<'a>(&'a Questions, LetterNumber);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+/// What the API asks about other nodes.
+pub trait NodeService: Clone + Send + Sync + 'static {
+    /// The owner of an instance that is not this node, for who has shown the instance's secret; `None`: this node is to answer, from
+    /// what it has. `from`: the address of who asks.
+    ///
+    /// # Errors
+    /// What this node would answer after it had asked the store once more. [`AccessError::StoreAway`] also at a node that leaves and has the instance: whether
+    /// another one has taken that over cannot be said.
+    fn owner_elsewhere(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        from: IpAddr,
+    ) -> impl Future<Output = Result<Option<Owner>, AccessError>> + Send;
+
+    /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
+    fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
+
+    /// Whether this node leaves: others have taken over what it has, or will.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
+    /// The nodes that leave, and serve on the calls that wait with them.
+    fn leavers(&self) -> Vec<Owner> {
+        Vec::new()
+    }
+
+    /// Asks a node that leaves; `None`: it did not answer within a second.
+    fn ask_leaver(&self, leaver: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send {
+        async move {
+            let mut answer = None;
+            let first = |body| {
+                answer = Some(body);
+                ControlFlow::Break(())
+            };
+            // Too late is as never.
+            let _ = timeout(HEARD_WITHIN, self.ask(leaver, body, HEARD_WITHIN, first)).await;
+            answer
+        }
+    }
+
+    /// The other nodes that live; `None`: the store is away.
+    fn others(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send;
+
+    /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
+    fn ask(
+        &self,
+        node: &Owner,
+        body: Body,
+        within: Duration,
+        heard: impl FnMut(Body) -> ControlFlow<()> + Send,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+impl NodeService for Service {
+    async fn owner_elsewhere(
+        &self,
+        id: InstanceId,
+        proof: &InstanceSecret,
+        from: IpAddr,
+    ) -> Result<Option<Owner>, AccessError> {
+        let it = &self.0;
+        let who = Principal::Device(proof.clone());
+        let look = it.dependencies.agent.ask(id, |reply| Request::Look { id, who, reply }).await;
+        let is_here = !matches!(look, Some(Err(Denied::Unknown)));
+        // A node that leaves shows what it had until nobody asks it any more; another one may have that, and change it.
+        let may_be_taken = matches!(look, Some(Ok(_))) && it.is_leaving();
+        if is_here && !may_be_taken || it.dependencies.vault.tombstones().look(id).is_some() {
+            return Ok(None);
+        }
+        let stored = match it.dependencies.vault.load(id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) if is_here => return Ok(None),
+            Err(_) => return Err(AccessError::StoreAway),
+            Ok(None) => match it.who_wiped(id, Some(proof)).await {
+                Err(AccessError::Unknown) => it.seek(id, Some(from)).await?.ok_or(AccessError::Unknown)?,
+                told => return told,
+            },
+        };
+        if stored.owned {
+            // It is on its way here.
+            return Ok(None);
+        }
+        match it.is_secret_of(&stored, proof) {
+            Some(true) => {
+                it.passed_on.note(id, it.dependencies.vault.wipe_proof(id, proof), stored.owner.node());
+                Ok(Some(stored.owner))
+            }
+            Some(false) => Err(AccessError::Forbidden),
+            None => Ok(None),
+        }
+    }
+
+    async fn ask_owner(&self, owner: &Owner, body: Body) -> Option<Body> {
+        let asked = async {
+            let holds = self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds);
+            if holds { self.0.ask_once(owner, body).await } else { None }
+        };
+        // Too late is as never.
+        timeout(ANSWER_WAIT, asked).await.ok().flatten()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.0.is_leaving()
+    }
+
+    fn leavers(&self) -> Vec<Owner> {
+        self.0.leavers.living(clock::now())
+    }
+
+    async fn others(&self) -> Option<Vec<Owner>> {
+        self.0.dependencies.vault.living_peers().await.ok()
+    }
+
+    async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {
+        self.0.ask_node(node, body, within, heard).await;
+    }
+}
+
+impl Service {
+    /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
+    pub async fn read_letters(self, answering: Answering) {
+        let (it, ended) = (self.0.clone(), Notify::new());
+        // Beside the letters: some wait for answers that are among them.
+        let let_go = async {
+            loop {
+                ended.notified().await;
+                it.let_go_of_ended().await;
+            }
+        };
+        tokio::select! {
+            () = self.read_all(&answering, &ended) => {}
+            () = let_go => {}
+        }
+    }
+
+    async fn read_all(&self, answering: &Answering, ended: &Notify) {
+        let it = self.0.clone();
+        let desks = Desks::new(ANSWER_WAIT);
+        let mut outage = Outage::default();
+        loop {
+            let letter = match it.dependencies.vault.next_letter().await {
+                Ok(letter) => {
+                    if let Some(times) = outage.over() {
+                        tracing::warn!(event = "letters-read-again", times, "the store gives out letters again");
+                    }
+                    let Some(letter) = letter else { continue };
+                    letter
+                }
+                Err(error) => {
+                    // The lease tells of a store that is away. One may have a connection for it, and no second one for letters.
+                    if matches!(error, StoreError::Away(AwayReason::Refused(_)))
+                        && let Some(times) = outage.again()
+                    {
+                        tracing::warn!(event = "letters-not-read", %error, remedy = error.remedy(), times, "the store refuses to give out the letters of other nodes: what they ask of this one waits in vain");
+                    }
+                    sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
+            match letter {
+                Letter::Ended => ended.notify_one(),
+                Letter::TakenOver { registered, left } => {
+                    if it.is_leaving() {
+                        it.dependencies.agent.taken_over(&registered).await;
+                    }
+                    it.hand_over.note_taken(&registered, &left);
+                }
+                Letter::Woken(calls) => {
+                    let now = clock::now();
+                    let until = |left_ms| now + Duration::from_millis(u64::from(left_ms));
+                    let woken = |call: &WokenCall| Woken {
+                        instance: call.instance,
+                        mark: call.mark,
+                        until: until(call.left_ms),
+                    };
+                    it.dependencies.agent.woken_elsewhere(&calls.iter().map(woken).collect::<Vec<_>>()).await;
+                }
+                Letter::Answer { number, body } => {
+                    if let Some(waiting) = it.questions.lock().get(&number) {
+                        // An error means that nobody waits any more.
+                        let _ = waiting.send(body);
+                    }
+                }
+                Letter::Ask { number, from, body } if drain_messages::is_word(&body) => {
+                    let it = it.clone();
+                    desks.answer(Kind::Word, async move |_place| {
+                        let body = it.clone().hear(from.clone(), body).await;
+                        // Who asked waits no longer than he has said.
+                        let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
+                    });
+                }
+                Letter::Ask { number, from, body } => {
+                    let (it, answering) = (it.clone(), answering.clone());
+                    if let Some(question) = Question::read(&body) {
+                        let kind = match &question {
+                            Question::Seek(_) => Kind::Seek,
+                            Question::Have(_) => Kind::Have,
+                        };
+                        desks.answer(kind, async move |_place| {
+                            let body = it.answer_lost(question).await;
+                            // Who asked waits no longer than he has said.
+                            let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
+                        });
+                        continue;
+                    }
+                    desks.answer(Kind::Request, async move |place| {
+                        let (tell, mut told) = mpsc::unbounded_channel();
+                        let written = async {
+                            let mut until_the_first = Some(place);
+                            while let Some(body) = told.recv().await {
+                                // Who asked waits no longer than he has said.
+                                let _ =
+                                    it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
+                                until_the_first = None;
+                            }
+                            drop(until_the_first);
+                        };
+                        tokio::join!(answering(body, tell), written);
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Why an owner that lives has not answered: it is slow, or the store takes no letter for it.
+    pub(super) async fn silence_of(&self, owner: &Owner) -> AccessError {
+        // One that comes in vain costs it one look.
+        let told = self.dependencies.vault.write_letter(owner, &Letter::Ended).await;
+        told.map_or(AccessError::StoreAway, |()| AccessError::OwnerAway)
+    }
+
+    /// Asks a node, as [`NodeService::ask`] says.
+    async fn ask_node(
+        &self,
+        node: &Owner,
+        body: Body,
+        within: Duration,
+        mut heard: impl FnMut(Body) -> ControlFlow<()> + Send,
+    ) {
+        let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
+        self.questions.lock().insert(number, tell);
+        // Also when whoever asked has gone.
+        let _forgotten = Asked(&self.questions, number);
+        let vault = &self.dependencies.vault;
+        let first = async {
+            let ask = Letter::Ask { number, from: vault.owner().clone(), body };
+            vault.write_letter(node, &ask).await.ok()?;
+            drop(ask);
+            answers.recv().await
+        };
+        let mut answer = timeout(within, first).await.ok().flatten();
+        while let Some(body) = answer {
+            answer = match heard(body) {
+                ControlFlow::Continue(()) => answers.recv().await,
+                ControlFlow::Break(()) => None,
+            };
+        }
+    }
+
+    /// Asks a node for its first answer; `None`: it has none within [`ANSWER_WAIT`].
+    pub(super) async fn ask_once(&self, node: &Owner, body: Body) -> Option<Body> {
+        self.ask_within(node, body, ANSWER_WAIT).await
+    }
+
+    /// The same within another time.
+    pub(super) async fn ask_within(&self, node: &Owner, body: Body, within: Duration) -> Option<Body> {
+        let mut answer = None;
+        let first = |body| {
+            answer = Some(body);
+            ControlFlow::Break(())
+        };
+        self.ask_node(node, body, within, first).await;
+        answer
+    }
+
+    /// The record of an instance that no shard here has, for who has shown its secret.
+    pub(super) async fn kept_elsewhere(&self, id: InstanceId, proof: &InstanceSecret) -> Option<Stored> {
+        let stored = self.record_elsewhere(id).await?;
+        (self.is_secret_of(&stored, proof) == Some(true)).then_some(stored)
+    }
+
+    /// The node that has wiped an instance which the store does not have, as far as its tombstones lie beside ours, or as an earlier request
+    /// was passed on to it: it tells the receipt, and waits for one that is not signed yet. `None`: this node is to answer from that file, for that
+    /// one is gone, or `proof` is wrong.
+    pub(super) async fn who_wiped(
+        &self,
+        id: InstanceId,
+        proof: Option<&InstanceSecret>,
+    ) -> Result<Option<Owner>, AccessError> {
+        let vault = &self.dependencies.vault;
+        let proof = proof.map(|proof| vault.wipe_proof(id, proof));
+        let beside = vault.tombstones().look_beside(id).await;
+        if let (Some(beside), Some(proof)) = (&beside, &proof)
+            && !beside.tombstone.is_of(proof)
+        {
+            return Ok(None);
+        }
+        let passed_on = proof.and_then(|proof| self.passed_on.node_of(id, &proof));
+        if beside.is_none() && passed_on.is_none() {
+            return Err(AccessError::Unknown);
+        }
+        let has_wiped = |peer: &Owner| match &beside {
+            Some(beside) => beside.is_of_node(peer.node()),
+            None => passed_on.as_deref() == Some(&**peer.node()),
+        };
+        let peers = vault.living_peers().await.map_err(|_| AccessError::StoreAway)?;
+        Ok(peers.into_iter().find(has_wiped))
+    }
+
+    /// The record of an instance that no shard here has, for an operator: another node owns it, or it is on its way here.
+    pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
+        // It was wiped; what a store still holds that was away does not count.
+        if self.dependencies.vault.tombstones().look_anywhere(id).await.is_some() {
+            return None;
+        }
+        self.dependencies.vault.load(id).await.ok()?
+    }
+
+    /// Whether a record's secret is the one that was shown; `None`: it does not open with this keyring. A registration that
+    /// passed through has none.
+    pub(super) fn is_secret_of(&self, stored: &Stored, proof: &InstanceSecret) -> Option<bool> {
+        let is_theirs = |record: &StoredRecord| record.lent().is_some_and(|record| record.secret == *proof);
+        self.dependencies.vault.open_record(stored.id, &stored.sealed, is_theirs).ok()
+    }
+}
+
+impl Questions {
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, Tell>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,101 @@
+//! Where what other nodes ask waits to be answered: each kind of question at a desk of its own.
+//!
+//! Invariant: whoever reads the letters waits at none: an answer that those at a desk wait for may be the next letter.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Questions of one kind that have no answer yet; a further one waits, as long at most as who asks.
+const ANSWERS_AT_ONCE: usize = 256;
+/// Questions of one kind that wait for a place; a further one is dropped, and whoever asks counts this node as silent.
+const WAITING: usize = 1_024;
+
+/// One desk.
+struct Desk {
+    places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
+}
+
+/// A place at a desk; given back when dropped.
+pub(crate) type Place = OwnedSemaphorePermit;
+
+/// Which desk answers.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// What an app, a SIP server or an operator asks.
+    Request,
+    /// What nodes tell each other when one of them leaves.
+    Word,
+    /// Whether a lost instance is here: who answers may ask the others what they have wiped.
+    Seek,
+    /// What this node has wiped: that waits for nobody.
+    Have,
+}
+
+/// All desks.
+pub(super) struct Desks {
+    desks: [Desk; 4],
+    patience: Duration,
+}
+
+impl Desks {
+    /// `patience`: how long who asks waits.
+    pub(crate) fn new(patience: Duration) -> Self {
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        let desks = [(); 4].map(|()| Desk { places: semaphore(ANSWERS_AT_ONCE), seats: semaphore(WAITING) });
+        Self { desks, patience }
+    }
+
+    /// Has a question answered as soon as there is a place, beside whoever calls this.
+    pub(crate) fn answer<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        kind: Kind,
+        answer: impl FnOnce(Place) -> F + Send + 'static,
+    ) {
+        let Desk { places, seats } = &self.desks[kind as usize];
+        let Ok(seat) = seats.clone().try_acquire_owned() else { return };
+        let (places, patience) = (places.clone(), self.patience);
+        tokio::spawn(async move {
+            // Who asked waits no longer; it is never closed.
+            let Ok(Ok(place)) = timeout(patience, places.acquire_owned()).await else { return };
+            drop(seat);
+            answer(place).await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_desk_keeps_nobody_from_another_one_nor_whoever_reads_the_letters() {
+        let (desks, (done, mut told)) = (Desks::new(Duration::from_secs(5)), mpsc::unbounded_channel());
+        for number in 0..ANSWERS_AT_ONCE + WAITING * 2 {
+            let done = done.clone();
+            desks.answer(Kind::Seek, async move |place| {
+                // An answer that comes with a later letter is waited for.
+                let _ = done.send((number, place));
+            });
+            tokio::task::yield_now().await;
+        }
+        let (answered, mut heard) = mpsc::unbounded_channel();
+        desks.answer(Kind::Have, async move |_| {
+            let _ = answered.send(());
+        });
+        assert_eq!(heard.recv().await, Some(()));
+        let mut held: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        assert_eq!(held.len(), ANSWERS_AT_ONCE);
+        held.clear();
+        for _ in 0..WAITING {
+            assert!(told.recv().await.is_some(), "those that had a seat are answered");
+        }
+        assert!(told.try_recv().is_err(), "and no other one");
+    }
+}

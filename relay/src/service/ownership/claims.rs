@@ -1,0 +1,405 @@
+//! Taking over what nobody looks after: after a restart, and when another node has died or leaves.
+//!
+//! ```text
+//! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
+//!                                      │                                            └── registered, or its SIP server is silent ─┐
+//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to whom it was taken from
+//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── whom it was taken from
+//! ```
+//!
+//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
+//! go as fast as they can, each while the others are under way: none of them waits for the others' threads. What a call waits for is claimed, opened and bound next
+//! ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
+//!
+//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
+//! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
+//! Requests for what may be on its way here wait until its SIP server has answered, or is silent. Whatever ends on its way is not bound: the shard
+//! asks for its tombstone once more, and a node that leaves, and serves on until it is registered here, is told to end it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sip::endpoint::{ContactHosts, NewBinding};
+use sip::id::InstanceId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::agent::Binding;
+use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::transport::upstreams::Route;
+use crate::limits::holdings::Holding;
+use crate::metrics::labels::StoreOperation;
+use crate::service::Inner;
+use crate::vault::peer_messages::Letter;
+use crate::vault::record::{Record, StoredRecord};
+use crate::vault::{AorKey, Owner, Stored};
+
+/// Instances claimed at once.
+const BATCH: usize = 256;
+/// Instances bound at once; a shard does nothing else meanwhile.
+const BOUND_AT_ONCE: usize = 32;
+/// Likewise, when the last of them have one shard tag.
+const BOUND_AT_MOST: usize = 4 * BOUND_AT_ONCE;
+/// How many times so many are being opened, or wait to be bound: enough that no core waits for another.
+const OPENED_AHEAD: usize = 4;
+/// How long no SIP server has answered for any instance that was taken over, when nobody waits for them any more.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long answers are gathered for one letter.
+const GATHER: Duration = Duration::from_millis(50);
+/// Instances that one letter names.
+const LETTER_MAX: usize = 1_000;
+
+/// Where the Contacts of other nodes lead, as far as it was asked.
+type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
+
+/// What was claimed and waits for the first answer of its SIP server, each with the run that it was taken from.
+#[derive(Default)]
+struct Settling {
+    from: Mutex<HashMap<InstanceId, Option<Owner>>>,
+    claimed_all: AtomicBool,
+}
+
+/// A claimed record, opened.
+enum Opened {
+    /// A lent account, which is registered from here.
+    Lent(Box<NewInstance>),
+    /// A registration that passed through, whose device registers it.
+    PushBinding(Box<KnownPushBinding>),
+    /// It was wiped.
+    Ended,
+    /// It cannot be opened, or is over.
+    Not,
+}
+
+impl Inner {
+    /// Claims until nothing is left; so many claims that have begun before end with that. How many are still to be ended, because the store did not
+    /// tell all.
+    pub(crate) async fn resume(self: Arc<Self>, ends: usize) -> usize {
+        let agent = &self.dependencies.agent;
+        // Before the store is asked: what another node ends from then on is waited for until it is here.
+        agent.begin_claim();
+        let first_batch = self.claim_next().await;
+        let is_told = Arc::new(AtomicBool::new(first_batch.is_some()));
+        if let Some(first_batch) = first_batch.filter(|batch| !batch.is_empty()) {
+            agent.begin_settling();
+            let (settled, news) = mpsc::unbounded_channel();
+            let settling = Arc::new(Settling::default());
+            tokio::spawn(self.clone().settle(settling.clone(), news));
+            let (claims, mut claimed) = mpsc::channel(1);
+            let (it, told) = (self.clone(), is_told.clone());
+            tokio::spawn(async move {
+                // Claimed when there is room for it: what calls wait for is to find no queue.
+                while let Ok(room) = claims.reserve().await {
+                    match it.claim_next().await {
+                        Some(batch) if batch.is_empty() => return,
+                        Some(batch) => room.send(batch),
+                        None => return told.store(false, Ordering::Relaxed),
+                    }
+                }
+            });
+            let mut taking = TakingOver::new(&self, &settling, &settled);
+            let mut batch = Some(first_batch);
+            while let Some(claimed_now) = batch {
+                taking.take_over(claimed_now).await;
+                batch = claimed.recv().await;
+            }
+            let resumed = taking.end().await;
+            settling.claimed_all.store(true, Ordering::Relaxed);
+            tracing::info!(
+                event = "instances-taken-over",
+                resumed,
+                "instances were taken over, and are registered again"
+            );
+        }
+        agent.end_claim().await;
+        if !is_told.load(Ordering::Relaxed) {
+            return ends;
+        }
+        for _ in 0..ends {
+            agent.end_claim().await;
+        }
+        0
+    }
+
+    /// The next batch, empty when nothing is left; `None`: the store does not say.
+    async fn claim_next(&self) -> Option<Vec<Stored>> {
+        if self.is_leaving() {
+            return Some(Vec::new());
+        }
+        let claimed = self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await;
+        claimed
+            .inspect_err(|error| tracing::warn!(event = "claiming-stopped", %error, "claiming stopped; it goes on with the next lease"))
+            .ok()
+    }
+
+    /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
+    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<InstanceId>) {
+        let mut settled = Vec::new();
+        loop {
+            match timeout(SILENCE, news.recv_many(&mut settled, LETTER_MAX)).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) if settling.claimed_all.load(Ordering::Relaxed) => break,
+                Err(_) => continue,
+            }
+            sleep(GATHER).await;
+            while let Ok(id) = news.try_recv() {
+                settled.push(id);
+            }
+            for (from, ids) in settling.take(settled.drain(..)) {
+                let tombstones = self.dependencies.vault.tombstones();
+                let (ended, registered) = ids.into_iter().partition(|id| tombstones.look(*id).is_some());
+                self.tell_taken(&from, registered, Vec::new()).await;
+                self.tell_ended(&from, ended).await;
+            }
+        }
+        self.dependencies.agent.end_settling().await;
+        // They are tried again and again; nobody is to wait for them.
+        let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
+        for (from, ids) in settling.take(silent.into_iter()) {
+            self.tell_taken(&from, Vec::new(), ids).await;
+        }
+    }
+
+    async fn tell_taken(&self, from: &Owner, registered: Vec<InstanceId>, left: Vec<InstanceId>) {
+        let letter = |registered: &[InstanceId], left: &[InstanceId]| Letter::TakenOver {
+            registered: registered.to_vec(),
+            left: left.to_vec(),
+        };
+        let registered = registered.chunks(LETTER_MAX).map(|some| letter(some, &[]));
+        for letter in registered.chain(left.chunks(LETTER_MAX).map(|some| letter(&[], some))) {
+            // One that is not waiting any more does not read it.
+            let _ = self.dependencies.vault.write_letter(from, &letter).await;
+        }
+    }
+
+    /// Has the run that these were taken from, and that may serve on, let go of them: they have ended.
+    async fn tell_ended(&self, from: &Owner, ended: Vec<InstanceId>) {
+        for some in ended.chunks(LETTER_MAX) {
+            if let Err(error) = self.dependencies.vault.tell_ended(from, some).await {
+                tracing::warn!(event = "end-not-told", %error, instances = some.len(), "a node that leaves could not be told what has ended; it serves that until it is gone");
+            }
+        }
+    }
+
+    /// Has the store find an instance under the name that it has by now, where an earlier version kept it under that of its AOR as it is written.
+    fn name_as_compared(self: &Arc<Self>, id: InstanceId, record: &Record) {
+        let vault = &self.dependencies.vault;
+        let as_written = vault.lookup_as_written(&record.app, &record.account.aor, &record.device.call_push.token);
+        // A node that leaves puts nothing.
+        if as_written.is_some() && !self.is_leaving() {
+            let (it, lookup) = (self.clone(), vault.lookup_of(record));
+            tokio::spawn(async move { it.name_again(id, None, &lookup).await });
+        }
+    }
+
+    /// What is to be bound of an instance of another node that gets calls.
+    pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
+        match self.open_claimed(stored, None) {
+            Opened::Lent(new) if new.binding.proven => Some(new),
+            Opened::Lent(new) => {
+                self.dependencies.agent.upstreams().release(new.binding.upstream);
+                None
+            }
+            Opened::PushBinding(_) | Opened::Ended | Opened::Not => None,
+        }
+    }
+
+    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
+        let Stored { id, sealed, fence, .. } = stored;
+        // Before anything else: the store may have come back with what it had before a wipe.
+        if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
+            tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
+            self.dependencies.agent.erase(id, lookup);
+            return Opened::Ended;
+        }
+        enum Read {
+            Lent(NewBinding, LeaseExpiry, AorKey, Holding),
+            PushBinding(Option<KnownPushBinding>),
+        }
+        let vault = &self.dependencies.vault;
+        let read = vault.open_record(id, &sealed, |record| match record {
+            StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
+                self.name_as_compared(id, record);
+                let aor = vault.aor_key(&record.account.aor);
+                let place = self.count_instance(record, &route);
+                let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
+                Read::Lent(binding, LeaseExpiry::of(record), aor, place)
+            }),
+            StoredRecord::PushBinding(record) => {
+                let upstreams = self.dependencies.agent.upstreams();
+                Some(Read::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
+            }
+        });
+        match read.ok().flatten() {
+            Some(Read::Lent(binding, lease, aor, place)) => {
+                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, binding, place }))
+            }
+            // One that is over, or leads nowhere, is left to its TTL.
+            Some(Read::PushBinding(None)) => Opened::Not,
+            Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
+            None => {
+                // Nobody can ever read it again: the TTL takes it.
+                tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
+                Opened::Not
+            }
+        }
+    }
+}
+
+/// Some records that are being opened, each with the run that it was taken from.
+type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, Opened)>>;
+
+/// What is under way between the store and the shards.
+struct TakingOver<'a> {
+    inner: &'a Arc<Inner>,
+    settling: &'a Settling,
+    settled: &'a mpsc::UnboundedSender<InstanceId>,
+    hosts: Hosts,
+    opening: VecDeque<Opening>,
+    binding: Option<Binding>,
+    taken: usize,
+}
+
+impl<'a> TakingOver<'a> {
+    fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a mpsc::UnboundedSender<InstanceId>) -> Self {
+        let (hosts, opening) = (Hosts::new(), VecDeque::new());
+        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0 }
+    }
+
+    /// Has what was claimed opened, and binds what is open.
+    async fn take_over(&mut self, batch: Vec<Stored>) {
+        let mut batch = batch.into_iter().peekable();
+        while batch.peek().is_some() {
+            let (mut some, mut last) = (Vec::with_capacity(BOUND_AT_ONCE), None);
+            let is_next = |stored: &Stored, count, last| {
+                count < BOUND_AT_ONCE || count < BOUND_AT_MOST && last == Some(stored.id.tag())
+            };
+            while let Some(stored) = batch.next_if(|stored| is_next(stored, some.len(), last)) {
+                last = Some(stored.id.tag());
+                let contacts = match &stored.taken_from {
+                    Some(from) => self.contact_hosts(&from.node().clone()).await,
+                    None => None,
+                };
+                some.push((stored, contacts));
+            }
+            if self.opening.len() == OPENED_AHEAD {
+                self.bind_first().await;
+            }
+            let inner = self.inner.clone();
+            self.opening.push_back(tokio::spawn(async move {
+                let open = |(stored, contacts): (Stored, _)| {
+                    (stored.id, stored.taken_from.clone(), inner.open_claimed(stored, contacts))
+                };
+                some.into_iter().map(open).collect()
+            }));
+        }
+    }
+
+    /// Binds what was opened first.
+    async fn bind_first(&mut self) {
+        let Some(opening) = self.opening.pop_front() else { return };
+        // An error means that the runtime ends.
+        let opened = opening.await.unwrap_or_default();
+        let agent = &self.inner.dependencies.agent;
+        let (mut some, mut adopting) = (Vec::with_capacity(opened.len()), Vec::new());
+        let (mut ended, mut left) = (BTreeMap::<Owner, Vec<_>>::new(), BTreeMap::<Owner, Vec<_>>::new());
+        for (id, from, opened) in opened {
+            match opened {
+                Opened::Lent(new) => {
+                    self.settling.lock().insert(id, from);
+                    some.push(*new);
+                }
+                Opened::PushBinding(known) => {
+                    self.taken += 1;
+                    let (reply, adopted) = oneshot::channel();
+                    agent.tell(id, Request::Adopt { new: known, reply }).await;
+                    adopting.extend(from.map(|from| (id, from, adopted)));
+                }
+                Opened::Ended => {
+                    if let Some(from) = from {
+                        ended.entry(from).or_default().push(id);
+                    }
+                }
+                Opened::Not => {
+                    if let Some(from) = from {
+                        left.entry(from).or_default().push(id);
+                    }
+                }
+            }
+        }
+        self.taken += some.len();
+        if let Some(earlier) = self.binding.take() {
+            earlier.ended().await;
+        }
+        self.binding = Some(agent.bind_all(some, self.settled).await);
+        for (id, from, adopted) in adopting {
+            // An error means that the shards have ended.
+            if !adopted.await.unwrap_or(true) {
+                ended.entry(from).or_default().push(id);
+            }
+        }
+        for (from, ended) in ended {
+            self.inner.tell_ended(&from, ended).await;
+        }
+        for (from, left) in left {
+            self.inner.tell_taken(&from, Vec::new(), left).await;
+        }
+    }
+
+    /// Waits until all are bound; how many.
+    async fn end(mut self) -> usize {
+        while !self.opening.is_empty() {
+            self.bind_first().await;
+        }
+        if let Some(last) = self.binding.take() {
+            last.ended().await;
+        }
+        self.taken
+    }
+
+    /// Where the Contacts of a node lead from which something was claimed.
+    async fn contact_hosts(&mut self, node: &Arc<str>) -> Option<Arc<ContactHosts>> {
+        if let Some(known) = self.hosts.get(node) {
+            return known.clone();
+        }
+        // Without it the registrar forgets the Contact when it expires.
+        let note = self.inner.dependencies.vault.note_of(node).await.ok().flatten();
+        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
+        self.hosts.insert(node.clone(), hosts.clone());
+        hosts
+    }
+}
+
+impl Settling {
+    /// Takes these from those that wait, by whom they were taken from; what was this node's own is nobody's news.
+    fn take(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
+        let mut waiting = self.lock();
+        let mut taken: BTreeMap<Owner, Vec<InstanceId>> = BTreeMap::new();
+        for id in ids {
+            if let Some(from) = waiting.remove(&id).flatten() {
+                taken.entry(from).or_default().push(id);
+            }
+        }
+        taken
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Option<Owner>>> {
+        self.from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the Contacts of this node lead, as it says to the others.
+pub fn write_note(hosts: &ContactHosts) -> String {
+    let ContactHosts { udp, tcp, tls } = hosts;
+    format!("{udp} {tcp} {tls}")
+}
+
+fn read_note(note: &str) -> Option<ContactHosts> {
+    let mut hosts = note.split(' ').map(Box::from);
+    Some(ContactHosts { udp: hosts.next()?, tcp: hosts.next()?, tls: hosts.next()? })
+}

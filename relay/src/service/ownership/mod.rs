@@ -1,0 +1,580 @@
+//! Ownership: the node's lease, and what follows when it was lost, or the store has lost something. What nobody looks after is taken over by
+//! `claims`; what the store has lost is written again by `restore`.
+//!
+//! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
+//! can be asked; a store that is away changes nothing for the instances that are here.
+
+pub(super) mod claims;
+pub(super) mod missing_records;
+mod restore;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use self::missing_records::Comparing;
+use super::Inner;
+use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
+use crate::clock::{confirmed_now, since_boot};
+use crate::metrics::labels::StoreOperation;
+use crate::outage::Outage;
+use crate::vault::record::StoredRecord;
+use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
+
+/// Instances that are looked up at once.
+pub(super) const AT_ONCE: usize = 128;
+/// How often all instances are looked up when the store has lost something: at once, and when the other nodes have noticed.
+const PASSES: u8 = 2;
+/// How long after the word of its end the store may still have what another node erases: it says so first.
+const ERASED_SOON: Duration = Duration::from_millis(500);
+
+/// What is known of this node's ownership, and what is under way about it.
+#[derive(Default)]
+struct Keeping {
+    /// The store did not answer when it was asked last.
+    was_away: bool,
+    outage: Outage,
+    /// When the store was asked that held the lease last, since boot.
+    held_at: Duration,
+    /// The lease lapsed, and the instances are to be looked up.
+    lapsed: Option<Lapse>,
+    looking: Option<JoinHandle<bool>>,
+    /// The store was away, or lost the lease, since it was asked last what it has lost.
+    has_doubts: bool,
+    /// It refuses more than the lease.
+    refusal: Outage,
+    /// How often it has lost something.
+    losses: u64,
+    restoring: Option<Restoring>,
+    comparing: Comparing,
+    /// What it had wiped was looked for since this node got its lease last.
+    has_looked_for_wiped: bool,
+    looking_for_wiped: Option<JoinHandle<bool>>,
+    /// What was deleted is to be deleted again.
+    deletes_again: bool,
+    deleting_again: Option<JoinHandle<bool>>,
+    /// How many claims it has left to be ended.
+    resuming: Option<JoinHandle<usize>>,
+}
+
+/// Why a lease has lapsed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lapse {
+    /// This node stood still.
+    StoodStill,
+    /// The store was away for a lease or longer.
+    Away,
+    /// It was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its clock has
+    /// jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
+    Early,
+}
+
+/// What the store has lost is being written again.
+struct Restoring {
+    /// How often all is to be looked up still: the last time when the other nodes have noticed, too.
+    passes: u8,
+    under_way: Option<JoinHandle<bool>>,
+}
+
+impl super::Service {
+    /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each
+    /// renewal what is the matter with the store, where something is.
+    pub async fn keep_ownership(self, told: impl Fn(Option<&StoreError>)) {
+        let it = self.0;
+        let mut ticks = interval(RENEWAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keeping = Keeping { held_at: since_boot(), ..Keeping::default() };
+        let mut lapsed = None;
+        let agent = &it.dependencies.agent;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = it.dependencies.drain.begun() => break,
+            }
+            if it.is_leaving() {
+                // What is here is served until the end, whoever owns it by now.
+                agent.be_sure(since_boot());
+                continue;
+            }
+            let renewal = match lapsed.take() {
+                Some(renewal) => renewal,
+                None => it.renew(keeping.held_at).await,
+            };
+            keeping.note(&renewal);
+            let Renewal { asked_at, held, .. } = renewal;
+            let is_sure = keeping.lapsed.is_none();
+            if is_sure || held.is_err() {
+                agent.be_sure(asked_at);
+            }
+            if held.is_ok() {
+                // One that was heard beside other work may have been held since.
+                keeping.held_at = keeping.held_at.max(asked_at);
+            }
+            let held_at = keeping.held_at;
+            let going_on = keeping.go_on(&it, held.map(drop), &told);
+            let (answers, renewed) = it.renewing_beside(is_sure, held_at, going_on).await;
+            keeping.held_at = renewed.held_at;
+            keeping.was_away = !answers || renewed.was_away;
+            lapsed = renewed.lapsed;
+        }
+        // The drain waits for calls, and they are served.
+        loop {
+            agent.be_sure(since_boot());
+            ticks.tick().await;
+        }
+    }
+}
+
+/// What the store said of the lease, and when it was asked and had answered, since boot.
+struct Renewal {
+    asked_at: Duration,
+    answered_at: Duration,
+    /// When it was asked that held the lease last before.
+    held_before: Duration,
+    held: Result<Lease, StoreError>,
+}
+
+impl Renewal {
+    /// Whether the store answered before a lease could run out.
+    fn is_early(&self) -> bool {
+        self.answered_at.saturating_sub(self.held_before) < LEASE
+    }
+}
+
+/// What has become of the lease meanwhile.
+struct Renewed {
+    /// When the store was asked that held it last, since boot.
+    held_at: Duration,
+    /// The store did not answer.
+    was_away: bool,
+    /// It has lapsed, and what follows from that is still to be done. Of several lapses, one that was not early.
+    lapsed: Option<Renewal>,
+}
+
+impl Inner {
+    async fn renew(&self, held_before: Duration) -> Renewal {
+        let asked_at = since_boot();
+        let held = self.timed(StoreOperation::Lease, self.dependencies.vault.hold_lease()).await;
+        Renewal { asked_at, answered_at: since_boot(), held_before, held }
+    }
+
+    /// Does `work`, and renews the lease meanwhile as often as ever: a store that is slow lets the work take longer than a lease. `is_sure`: what is
+    /// here is this node's as long as the lease holds, which it did at `held_at`.
+    async fn renewing_beside<T>(
+        &self,
+        is_sure: bool,
+        held_at: Duration,
+        work: impl Future<Output = T>,
+    ) -> (T, Renewed) {
+        let over = Notify::new();
+        let working = async {
+            let done = work.await;
+            over.notify_one();
+            done
+        };
+        let renewing = async {
+            let mut renewed = Renewed { held_at, was_away: false, lapsed: None };
+            // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
+            while timeout(RENEWAL, over.notified()).await.is_err() {
+                if self.is_leaving() {
+                    // It gives its lease up, or has done so.
+                    self.dependencies.agent.be_sure(since_boot());
+                    continue;
+                }
+                let renewal = self.renew(renewed.held_at).await;
+                let (asked_at, is_away) = (renewal.asked_at, renewal.held.is_err());
+                match renewal.held {
+                    Ok(held) => {
+                        renewed.held_at = asked_at;
+                        if held == Lease::Lapsed && renewed.lapsed.as_ref().is_none_or(Renewal::is_early) {
+                            renewed.lapsed = Some(renewal);
+                        }
+                    }
+                    Err(_) => renewed.was_away = true,
+                }
+                // After a lapse nothing is sure until it is looked up, and the lease is renewed all the same: it would lapse once more.
+                if (is_sure || is_away) && renewed.lapsed.is_none() {
+                    self.dependencies.agent.be_sure(asked_at);
+                }
+            }
+            renewed
+        };
+        tokio::join!(working, renewing)
+    }
+}
+
+impl Keeping {
+    /// Does what a renewal of the lease leads to; whether the store has answered.
+    async fn go_on(
+        &mut self,
+        it: &Arc<Inner>,
+        held: Result<(), StoreError>,
+        told: &impl Fn(Option<&StoreError>),
+    ) -> bool {
+        let is_held = held.is_ok();
+        let answered = match held {
+            Ok(()) => self.look_for_losses(it).await,
+            Err(error) => Err(error),
+        };
+        self.note_refused(is_held.then(|| answered.as_ref().err()).flatten());
+        // A lease alone is no store: one that refuses the rest takes over nothing and restores nothing.
+        it.dependencies.metrics.store_up(answered.is_ok());
+        told(answered.as_ref().err());
+        if answered.is_err() {
+            return false;
+        }
+        if self.lapsed.is_some() {
+            self.look_up_lapsed(it).await;
+            if self.lapsed.is_none() {
+                it.dependencies.agent.be_sure(self.held_at);
+            }
+        }
+        if self.was_away {
+            // What it holds may be older than a wipe.
+            self.look_for_wiped_anew();
+            self.deletes_again = true;
+        }
+        self.delete_again(it).await;
+        it.let_go_of_ended().await;
+        it.watch_silent().await;
+        self.look_for_wiped(it).await;
+        self.restore(it).await;
+        self.compare(it).await;
+        self.resume(it).await;
+        true
+    }
+
+    /// What the store says of the lease.
+    fn note(&mut self, renewal: &Renewal) {
+        let held = &renewal.held;
+        match held {
+            Ok(Lease::Lapsed) => {
+                // What was heard beside other work is noted when that is done.
+                let lapse = match renewal.is_early() {
+                    true => Lapse::Early,
+                    false if self.was_away => Lapse::Away,
+                    false => Lapse::StoodStill,
+                };
+                self.lapsed = Some(lapse);
+                self.look_for_wiped_anew();
+                self.has_doubts |= lapse != Lapse::StoodStill;
+                // What was looked up until now may have changed.
+                if let Some(looking) = self.looking.take() {
+                    looking.abort();
+                }
+            }
+            Ok(Lease::Held) => {}
+            Err(error) => {
+                if let Some(times) = self.outage.again() {
+                    tracing::warn!(event = "lease-not-renewed", %error, remedy = error.remedy(), times, "the lease of this node could not be renewed");
+                }
+            }
+        }
+        if held.is_ok()
+            && let Some(times) = self.outage.over()
+        {
+            tracing::warn!(event = "lease-renewed-again", times, "the store answers again, and the lease is renewed");
+        }
+    }
+
+    /// What the store says to the rest of a renewal.
+    fn note_refused(&mut self, error: Option<&StoreError>) {
+        match error {
+            Some(error) => {
+                if let Some(times) = self.refusal.again() {
+                    tracing::warn!(event = "store-refuses", %error, remedy = error.remedy(), times, "the store grants the lease of this node and refuses what else it needs");
+                }
+            }
+            None => {
+                if let Some(times) = self.refusal.over() {
+                    tracing::warn!(event = "store-grants-again", times, "the store grants again what this node needs");
+                }
+            }
+        }
+    }
+
+    /// Notices what the store has lost.
+    async fn look_for_losses(&mut self, it: &Arc<Inner>) -> Result<(), StoreError> {
+        self.has_doubts |= self.was_away;
+        let losses = it.dependencies.vault.losses(self.has_doubts).await?;
+        self.has_doubts = false;
+        if losses == self.losses {
+            return Ok(());
+        }
+        self.losses = losses;
+        self.deletes_again = true;
+        tracing::warn!(
+            event = "store-lost-records",
+            "the store may have lost records; those of this node are looked up"
+        );
+        self.look_for_wiped_anew();
+        match &mut self.restoring {
+            // What is under way may have looked before the loss.
+            Some(restoring) => restoring.passes = PASSES + 1,
+            None => {
+                it.dependencies.agent.begin_claim();
+                self.restoring = Some(Restoring { passes: PASSES, under_way: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// Since the lease has lapsed, what is here may be another node's.
+    async fn look_up_lapsed(&mut self, it: &Arc<Inner>) {
+        let Some(lapse) = self.lapsed else { return };
+        let has_lost = self.restoring.is_some();
+        // Beside the renewals: it may take longer than a lease.
+        let task = self.looking.get_or_insert_with(|| tokio::spawn(it.clone().look_up_all(lapse, has_lost)));
+        if let Ok(ended) = timeout(RENEWAL, task).await {
+            self.looking = None;
+            if ended.unwrap_or(false) {
+                self.lapsed = None;
+                it.dependencies.agent.lapsed();
+            }
+        }
+    }
+
+    /// Has written again what the store has lost, beside the renewals.
+    async fn restore(&mut self, it: &Arc<Inner>) {
+        let Some(restoring) = &mut self.restoring else { return };
+        if restoring.under_way.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(ended) = restoring.under_way.take()
+            && ended.await.unwrap_or(false)
+        {
+            restoring.passes -= 1;
+        }
+        let is_last = restoring.passes <= 1;
+        let waits = is_last && it.dependencies.vault.is_being_restored() || self.lapsed.is_some();
+        if restoring.passes == 0 || restoring.under_way.is_some() || waits {
+            return;
+        }
+        restoring.under_way = Some(tokio::spawn(it.clone().restore_all(is_last)));
+    }
+
+    /// The store may have again what this node has wiped. What is under way may have looked before that.
+    fn look_for_wiped_anew(&mut self) {
+        self.has_looked_for_wiped = false;
+        if let Some(looking) = self.looking_for_wiped.take() {
+            looking.abort();
+        }
+    }
+
+    /// Looks, beside the renewals, for what this node has wiped and the store has again; one look at a time.
+    async fn look_for_wiped(&mut self, it: &Arc<Inner>) {
+        if let Some(looking) = self.looking_for_wiped.take_if(|looking| looking.is_finished()) {
+            self.has_looked_for_wiped |= looking.await.unwrap_or(false);
+        }
+        if !self.has_looked_for_wiped && self.looking_for_wiped.is_none() {
+            let it = it.clone();
+            self.looking_for_wiped = Some(tokio::spawn(async move { it.erase_returned(0).await }));
+        }
+    }
+
+    /// Deletes again, beside the renewals, what a store may have again that was away or has lost something.
+    async fn delete_again(&mut self, it: &Arc<Inner>) {
+        if let Some(deleting) = self.deleting_again.take_if(|deleting| deleting.is_finished()) {
+            self.deletes_again |= !deleting.await.unwrap_or(false);
+        }
+        if self.deletes_again && self.deleting_again.is_none() {
+            self.deletes_again = false;
+            let vault = it.dependencies.vault.clone();
+            self.deleting_again = Some(tokio::spawn(async move { vault.delete_again().await.is_ok() }));
+        }
+    }
+
+    /// Looks for what the store alone has lost, beside the renewals.
+    async fn compare(&mut self, it: &Arc<Inner>) {
+        // What is looked up as a whole needs no comparison.
+        if self.lapsed.is_none() && self.restoring.is_none() {
+            self.comparing.go_on(it).await;
+        }
+    }
+
+    /// Takes over what nobody looks after, beside the renewals.
+    async fn resume(&mut self, it: &Arc<Inner>) {
+        if self.resuming.as_ref().is_some_and(|resuming| !resuming.is_finished()) {
+            return;
+        }
+        let mut ends = match self.resuming.take() {
+            Some(ended) => ended.await.unwrap_or(0),
+            None => 1,
+        };
+        if self.restoring.as_ref().is_some_and(|restoring| restoring.passes == 0) {
+            // What nobody has written again is claimed once more before a call hears that it is unknown.
+            self.restoring = None;
+            ends += 1;
+        }
+        self.resuming = Some(tokio::spawn(it.clone().resume(ends)));
+    }
+}
+
+impl Inner {
+    /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped. What is not here while something is on its
+    /// way here is waited for, and told again; so is what the store could not be asked about.
+    pub(super) async fn let_go_of_ended(self: &Arc<Self>) {
+        // A store that is away tells them with the next lease.
+        while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
+            let told = ended.len();
+            if self.dependencies.agent.is_claiming() {
+                let mut here = Vec::new();
+                for id in ended {
+                    here.extend(self.look_as_relay(id).await.is_ok().then_some(id));
+                }
+                ended = here;
+            }
+            if ended.is_empty() {
+                return;
+            }
+            tracing::info!(
+                event = "ended-elsewhere",
+                instances = ended.len(),
+                "another node has ended instances of this one"
+            );
+            let ended = self.let_go_of(ended).await;
+            if ended.is_empty() {
+                return;
+            }
+            if self.dependencies.vault.forget_ended(&ended).await.is_err() {
+                // They are told again, and then there is nothing to let go of.
+                return;
+            }
+            if ended.len() < told {
+                return;
+            }
+        }
+    }
+
+    /// Lets go of these, which another node has ended; those that need not be told again.
+    async fn let_go_of(self: &Arc<Self>, ended: Vec<InstanceId>) -> Vec<InstanceId> {
+        let (mut done, mut owned) = (Vec::with_capacity(ended.len()), Vec::new());
+        for id in ended {
+            match self.let_go_of_one(id).await {
+                Ok(true) => done.push(id),
+                Ok(false) => owned.push(id),
+                // The others are told again as well.
+                Err(_) => break,
+            }
+        }
+        if !owned.is_empty() {
+            sleep(ERASED_SOON).await;
+            for id in owned {
+                done.extend(self.let_go_of_one(id).await.is_ok().then_some(id));
+            }
+        }
+        done
+    }
+
+    /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
+    /// registered it here anew, or because it is not erased yet.
+    pub(super) async fn let_go_of_one(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
+        let agent = &self.dependencies.agent;
+        let status = self.look_as_relay(id).await.ok();
+        let Some(passed) = status.as_ref().filter(|status| self.passed_through(status)) else {
+            let lookup = status.and_then(|status| self.place_of(&status)).map(|place| place.lookup);
+            let vault = self.dependencies.vault.clone();
+            // Where it was wiped none has its place.
+            self.give_way(id, async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) })
+                .await;
+            return Ok(true);
+        };
+        match self.dependencies.vault.load(id).await {
+            Ok(Some(stored)) if stored.owned => return Ok(false),
+            Ok(_) | Err(StoreError::Malformed) => {}
+            Err(error) => return Err(error),
+        }
+        agent.tell(id, Request::LetGo { id, fence: passed.fence }).await;
+        Ok(true)
+    }
+
+    fn passed_through(&self, status: &InstanceStatus) -> bool {
+        let is_push_binding = |record: &StoredRecord| record.push_binding().is_some();
+        self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
+    }
+
+    /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server. Whether the store
+    /// told all; else it is to be asked again.
+    ///
+    /// `has_lost`: the store has lost something. Then what is missing, or is older than what is here, is [restored](restore) and not let go of, also where
+    /// this node itself stood still meanwhile: it asks the others first what they have wiped. In a Cluster, which cannot tell a loss from a wipe, only when the
+    /// lease was missing before its time (one of its masters came back without what it had), or when nothing at all is there. What is missing because its lease
+    /// has ended meanwhile ends here as any other, unless another node has ended it.
+    async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
+        let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
+        let owned: HashMap<InstanceId, Fence> = owned.collect();
+        // What is being enabled is in no store yet, and what ends is let go of anyway.
+        let mut ids: Vec<InstanceId> = owned.keys().copied().collect();
+        ids.sort_unstable();
+        tracing::warn!(
+            event = "lease-lapsed",
+            instances = ids.len(),
+            "the lease of this node had lapsed; each instance is looked up again"
+        );
+        let (mut lost, mut missing, mut found, mut is_away) = (Vec::new(), Vec::new(), false, false);
+        self.look_up(&ids, |id, stored| match stored {
+            Ok(Some(stored)) if stored.owned => found = true,
+            Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => found = true,
+            Ok(Some(_)) => lost.push(id),
+            // What is no record is nobody's.
+            Ok(None) | Err(StoreError::Malformed) => missing.push(id),
+            Err(_) => is_away = true,
+        })
+        .await;
+        if is_away {
+            return false;
+        }
+        let is_empty = !found && lost.is_empty();
+        if has_lost && (is_empty || lapse == Lapse::Early || self.dependencies.vault.is_ordered()) {
+            missing.clear();
+        }
+        let missing = self.not_expired(missing).await;
+        for id in lost.into_iter().chain(missing) {
+            self.dependencies
+                .agent
+                .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })
+                .await;
+        }
+        true
+    }
+
+    /// Those of these, which the store has not, that are to be let go of: one whose end is past has left the store by itself, and its user is still to be told;
+    /// unless another node has done so.
+    async fn not_expired(&self, missing: Vec<InstanceId>) -> Vec<InstanceId> {
+        let (mut astray, mut expired) = (Vec::new(), Vec::new());
+        for id in missing {
+            let status = self.look_as_relay(id).await.ok();
+            let is_over = |it: &InstanceStatus| it.expires_at <= confirmed_now() && !self.passed_through(it);
+            if status.as_ref().is_some_and(is_over) { expired.push(id) } else { astray.push(id) }
+        }
+        // Whoever says nothing may have told its user as well: twice is better than never.
+        let (ended, _) = self.wiped_elsewhere(&expired).await;
+        astray.extend(ended);
+        astray
+    }
+
+    /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.
+    pub(super) async fn look_up(
+        &self,
+        ids: &[InstanceId],
+        mut told: impl FnMut(InstanceId, Result<Option<Stored>, StoreError>),
+    ) {
+        for some in ids.chunks(AT_ONCE) {
+            let mut under_way = JoinSet::new();
+            for id in some.iter().copied() {
+                let vault = self.dependencies.vault.clone();
+                under_way.spawn(async move { (id, vault.load(id).await) });
+            }
+            while let Some(Ok((id, stored))) = under_way.join_next().await {
+                let is_away = matches!(stored, Err(ref error) if *error != StoreError::Malformed);
+                told(id, stored);
+                if is_away {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Restoring: what the store has lost is written again by those who have it.
+//!
+//! A store may come back with nothing, with older data, or with all but the last moments: a restart, a fail-over to a replica that lagged.
+//! Each node notices by itself ([`Vault::losses`](crate::vault::Vault::losses)) and looks up all that it owns:
+//!
+//! | the store has | what becomes of it |
+//! | --- | --- |
+//! | nothing | it is written again |
+//! | another form of it, with this node's fence | likewise: a change is in the store before it is here, so that one is older |
+//! | an older fence | likewise; the node that it names, and that lives, is told to let go |
+//! | a newer fence, or another owner with the same one | it is let go of: it was claimed from what came back |
+//!
+//! Each looks twice, at once and a [lease](crate::vault::LEASE) later, when all have noticed and written. Until then nothing is claimed, for what came back
+//! names owners that are dead, or that have handed over since; and a call for what is not here waits.
+//!
+//! A single record may be missing in a store that has lost nothing else, for it has evicted it, or an operator has deleted it: [`missing_records`](super::missing_records) finds out,
+//! and has it written again.
+//!
+//! Invariant: only the owner writes a record again, with the fence that it was given: of two that believe to own it the later one stays.
+//! What was wiped does not come back: what this node has wiped has a tombstone and is erased again, both times; what another one ended
+//! meanwhile is erased again when that is known: whoever writes something again asks every other node before and after, and one that has wiped it erases it once more.
+//! A node that is listed and says nothing, also one without a lease, is waited for as long as [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says, and nothing is written again meanwhile.
+//! One that was not waited for, or not listed because the store had lost the list, erases what it has wiped itself when it comes back: with its first lease, and
+//! with each that it gets anew, it looks for it in the store.
+
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+use tokio::task::JoinSet;
+
+use super::AT_ONCE;
+use super::missing_records::Heard;
+use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
+use crate::clock::{confirmed_now, shared_now};
+use crate::domain::InstanceState;
+use crate::metrics::labels::StoreOperation;
+use crate::service::Inner;
+use crate::vault::record::StoredRecord;
+use crate::vault::{AwayReason, Fence, StoreError, Stored};
+
+/// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
+const HEARD_WITHIN_S: u64 = 600;
+
+/// How long ago, in seconds, an instance was enabled at the most that the store took for the only one of its device because it had lost the other.
+const JUST_NOW_S: u64 = 60;
+
+/// What the store has lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// This record may be the only one.
+    Alone,
+    /// More, and perhaps all; it may have come back as it was before.
+    WithOthers,
+}
+
+/// What became of those that were looked up.
+#[derive(Default)]
+pub(super) struct Tally {
+    written: Vec<InstanceId>,
+    let_go: usize,
+}
+
+/// What became of one instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Restored {
+    /// The store has it as it is here.
+    Found,
+    /// It is written again.
+    Written,
+    /// It is another node's.
+    LetGo,
+    /// It is none of this node's, or ends.
+    NotHere,
+    /// It cannot be written, and that is said.
+    Refused,
+}
+
+impl Inner {
+    /// Writes again what the store has lost. Whether it answered, and all nodes did; else it is to be done again. `is_last`: what was wiped lately is erased again before.
+    pub(super) async fn restore_all(self: Arc<Self>, is_last: bool) -> bool {
+        let owned: Vec<(InstanceId, Fence)> =
+            self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
+        let mut tally = Tally::default();
+        let ids: Vec<InstanceId> = owned.iter().map(|(id, _)| *id).collect();
+        let (wiped, heard) = self.wiped_elsewhere(&ids).await;
+        self.let_go_of_wiped(&wiped).await;
+        if heard == Heard::NotAll {
+            return false;
+        }
+        // A clock that has jumped ahead makes nothing old.
+        let lately = shared_now().min(confirmed_now()).saturating_sub(HEARD_WITHIN_S);
+        if is_last && !self.erase_returned(lately).await {
+            return false;
+        }
+        for some in owned.chunks(AT_ONCE) {
+            if self.is_leaving() {
+                return true;
+            }
+            let mut under_way = JoinSet::new();
+            for (id, _) in some.iter().copied() {
+                let it = self.clone();
+                under_way.spawn(async move {
+                    let _guard = it.changing.lock_key(id).await;
+                    (id, it.restore(id, Loss::WithOthers).await)
+                });
+            }
+            while let Some(Ok((id, restored))) = under_way.join_next().await {
+                match restored {
+                    Ok(restored) => tally.note(id, restored),
+                    Err(_) => return false,
+                }
+            }
+        }
+        self.finish_restoring(owned.len(), tally).await
+    }
+
+    /// Writes one record again that the store may miss, and whose lock is held. Whether the store has it then, and it goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`], also while this node may own nothing any more.
+    pub(crate) async fn write_again(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
+        let Inner { dependencies, .. } = &**self;
+        if dependencies.agent.is_doubtful() || self.is_leaving() {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
+        // Whoever erases what is another node's leaves word before, which may be lost as well.
+        self.let_go_of_ended().await;
+        let (wiped, heard) = self.wiped_elsewhere(&[id]).await;
+        self.let_go_of_wiped(&wiped).await;
+        if heard == Heard::NotAll {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
+        let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };
+        let (restored, mut tally) = (self.restore(id, loss).await?, Tally::default());
+        tally.note(id, restored);
+        if !self.finish_restoring(1, tally).await {
+            return Err(StoreError::Away(AwayReason::TimedOut));
+        }
+        Ok(matches!(restored, Restored::Found | Restored::Written) && self.is_here(id).await.is_some())
+    }
+
+    /// Makes sure that nothing was written again that has ended. Whether the store answered, and all nodes did.
+    async fn finish_restoring(self: &Arc<Self>, looked_up: usize, tally: Tally) -> bool {
+        let Tally { written, let_go } = tally;
+        if !written.is_empty() || let_go > 0 {
+            tracing::warn!(
+                event = "records-restored",
+                instances = looked_up,
+                written = written.len(),
+                let_go,
+                "the store had lost records; they are written again"
+            );
+        }
+        self.let_go_of_ended().await;
+        // What was wiped meanwhile.
+        let (wiped, heard) = self.wiped_elsewhere(&written).await;
+        self.let_go_of_wiped(&wiped).await;
+        self.erase_ended(&written).await && heard == Heard::All
+    }
+
+    /// Erases what this node has wiped, since this time in seconds since 1970, and the store has again: it came back with what it had before, or others
+    /// have written it again while this node was not there to be asked. The rest costs one short question each. Whether the store answered.
+    pub(super) async fn erase_returned(self: &Arc<Self>, since: u64) -> bool {
+        let vault = &self.dependencies.vault;
+        for some in vault.tombstones().erased_since(since).chunks(AT_ONCE) {
+            let mut under_way = JoinSet::new();
+            for (id, lookup) in some.iter().copied() {
+                let vault = vault.clone();
+                under_way.spawn(async move { (id, lookup, vault.has_any_of(id).await) });
+            }
+            while let Some(Ok((id, lookup, has))) = under_way.join_next().await {
+                match has {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
+                        self.dependencies.agent.erase(id, lookup);
+                    }
+                    Err(_) => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Compares what the store has of an instance with what is here. Its lock is held: what is here is in the store, or is not yet to be.
+    async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
+        let vault = &self.dependencies.vault;
+        let stands = |status: &InstanceStatus| status.expires_at > confirmed_now() && status.fence != Fence::NEW;
+        let status = self.is_here(id).await.filter(stands);
+        let Some(status) = status else { return Ok(Restored::NotHere) };
+        let stored = match vault.load(id).await {
+            Err(StoreError::Malformed) => None,
+            stored => stored?,
+        };
+        let is_same = |stored: &Stored| {
+            stored.owned && stored.fence == status.fence && stored.sealed.as_bytes() == status.sealed.as_bytes()
+        };
+        if stored.as_ref().is_some_and(is_same) {
+            if !vault.is_ordered() {
+                // It may have lost the index, in another slot.
+                vault.name_again(&[id]).await?;
+            }
+            return Ok(Restored::Found);
+        }
+        let facts = vault.open_record(id, &status.sealed, |record| match record {
+            StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at, record.proven),
+            StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX, true),
+        });
+        let Ok((lookup, created_at, proven)) = facts else { return Ok(Restored::Refused) };
+        let other = vault.find(&lookup).await?.filter(|other| *other != id);
+        if let Some(other) = other
+            && self.is_newer(other, created_at, loss).await?
+        {
+            // The same device was set up again while the store did not know of this one.
+            self.clone().replace(id, other, lookup);
+            return Ok(Restored::NotHere);
+        }
+        let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);
+        match self.timed(StoreOperation::Put, put).await {
+            Ok(()) if self.is_here(id).await.is_none() => {
+                // It has ended while it was written, and whoever asked may have its receipt.
+                self.dependencies.agent.erase(id, lookup);
+                Ok(Restored::Written)
+            }
+            Ok(()) => {
+                if let Some(other) = other.filter(|_| !proven) {
+                    // It stands beside that one until it is proven.
+                    vault.take_lookup(other, status.expires_at, &lookup).await?;
+                }
+                Ok(Restored::Written)
+            }
+            Err(StoreError::NotOwner) => {
+                let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
+                self.dependencies.agent.tell(id, end).await;
+                Ok(Restored::LetGo)
+            }
+            Err(StoreError::Away(reason)) if !matches!(reason, AwayReason::MayPersist | AwayReason::OtherKeyring) => {
+                Err(StoreError::Away(reason))
+            }
+            Err(error) => {
+                tracing::warn!(event = "record-not-rewritten", instance = %id, %error, "a record could not be written again");
+                Ok(Restored::Refused)
+            }
+        }
+    }
+
+    /// An instance that is here, and goes on.
+    pub(crate) async fn is_here(&self, id: InstanceId) -> Option<InstanceStatus> {
+        let status = self.look_as_relay(id).await.ok()?;
+        (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().forbids(id).is_none())
+            .then_some(status)
+    }
+
+    /// Whether another instance was enabled later than this, and is proven; where the store may have it from before, just now.
+    async fn is_newer(&self, other: InstanceId, created_at: u64, loss: Loss) -> Result<bool, StoreError> {
+        let vault = &self.dependencies.vault;
+        if vault.tombstones().forbids(other).is_some() {
+            return Ok(false);
+        }
+        let stored = match vault.load(other).await {
+            // Nobody can look after it.
+            Err(StoreError::Malformed) => None,
+            stored => stored?,
+        };
+        let Some(stored) = stored else { return Ok(false) };
+        let since = match loss {
+            Loss::Alone => created_at,
+            Loss::WithOthers => shared_now().saturating_sub(JUST_NOW_S).max(created_at),
+        };
+        Ok(vault.open_lent(other, &stored.sealed, |record| record.proven && record.created_at > since).unwrap_or(false))
+    }
+
+    /// Erases what was written again, and has ended in that moment. Whether the store answered.
+    async fn erase_ended(&self, written: &[InstanceId]) -> bool {
+        let mut ended = Vec::new();
+        for id in written.iter().copied() {
+            if self.is_here(id).await.is_none() {
+                ended.push(id);
+            }
+        }
+        let mut is_away = false;
+        self.look_up(&ended, |id, stored| match stored {
+            Ok(Some(stored)) if stored.owned => self.dependencies.agent.erase(id, None),
+            Ok(_) | Err(StoreError::Malformed) => {}
+            Err(_) => is_away = true,
+        })
+        .await;
+        !is_away
+    }
+}
+
+impl Tally {
+    fn note(&mut self, id: InstanceId, restored: Restored) {
+        match restored {
+            Restored::Written => self.written.push(id),
+            Restored::LetGo => self.let_go += 1,
+            Restored::Found | Restored::NotHere | Restored::Refused => {}
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
+//!
+//! ```text
+//! record ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
+//!                                           └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to let go
+//!                                                                    └─ the store is away ─ asked again, by this run or the next
+//! ```
+//!
+//! Invariant: whoever owns a record, its tombstone comes before its erasure; and what is replaced leaves one also where nothing of
+//! it could be read. The SIP server is not spoken to from here: an owner that lives unregisters when it lets go, so the receipt
+//! says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again under the same id.
+
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+use tokio::time::timeout;
+
+use crate::agent::request::{Principal, Request};
+use crate::audit::{Act, Whose};
+use crate::clock::shared_now;
+use crate::domain::Word as _;
+use crate::metrics::labels::StoreOperation;
+use crate::service::Inner;
+use crate::service::nodes::drain_messages::Word;
+use crate::service::types::{AccessError, WipeReason, Wiped};
+use crate::service::views;
+use crate::vault::record::StoredRecord;
+use crate::vault::{Lookup, Stored, Tombstone, WRITE_LIMIT};
+
+impl Inner {
+    /// Ends the instance that a new one replaces, in the background: its app has its answer already. A SIP server that takes one Contact of an
+    /// account may have turned the new one away as long as the earlier one stood; where that was here, it stands no more.
+    pub(crate) fn replace(self: Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) {
+        tokio::spawn(async move {
+            if self.end_replaced(earlier, new, lookup).await {
+                self.dependencies.agent.tell(new, Request::RetryNow { id: new }).await;
+            }
+        });
+    }
+
+    /// Ends an instance for one that takes its place, with its calls where they are of one shard; whether it was here.
+    pub(crate) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
+        self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
+        if earlier.tag() == new.tag() {
+            self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
+        }
+        self.end_earlier(earlier, lookup, WipeReason::Replaced).await
+    }
+
+    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here.
+    pub(crate) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
+        let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
+        if !is_here {
+            self.end_earlier_by_record(earlier, lookup, reason).await;
+        }
+        is_here
+    }
+
+    /// Ends what a new instance replaces and what is not here.
+    async fn end_earlier_by_record(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
+        let vault = &self.dependencies.vault;
+        if vault.tombstones().look(earlier).is_none() {
+            match self.load_or_seek(earlier).await {
+                Ok(Some(stored)) => {
+                    if self.wipe_stored(stored, reason).await.is_ok() {
+                        return;
+                    }
+                    // The disk has no room for its tombstone, and it must go all the same.
+                }
+                // Its name alone was left.
+                Ok(None) => {}
+                // The store may have it for this node, or another node may write it again.
+                Err(_) => return self.end_earlier_unread(earlier, lookup, reason).await,
+            }
+        }
+        vault.tombstones().insist(earlier);
+        let _ = self.end_ahead(earlier, reason).await;
+        self.dependencies.agent.erase(earlier, lookup);
+    }
+
+    /// Ends what a new instance replaces while nothing of it can be read.
+    async fn end_earlier_unread(&self, earlier: InstanceId, lookup: Lookup, reason: WipeReason) {
+        let vault = &self.dependencies.vault;
+        let _guard = self.changing.lock_key(earlier).await;
+        if vault.tombstones().insist(earlier) {
+            // Whoever raised it goes on with it, and may know by what its device is known.
+            return;
+        }
+        let tombstone = Tombstone::outliving(Some(lookup), 0, reason, None);
+        let raised = vault.tombstones().raise(earlier, tombstone);
+        if matches!(self.end_ahead(earlier, reason).await, Some(Ok(_))) {
+            return;
+        }
+        let whose = || Whose { instance: Some(earlier), ..Whose::default() };
+        self.dependencies.audit.note(Act::Wiped(reason), whose);
+        self.dependencies.metrics.wipe(reason);
+        tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");
+        // One that cannot be written is honoured as long as this run lives.
+        let _ = timeout(WRITE_LIMIT, raised).await;
+        self.dependencies.agent.erase(earlier, lookup);
+    }
+
+    /// Wipes an instance by its record.
+    ///
+    /// # Errors
+    /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
+    /// [`AccessError::Unknown`] when it was wiped meanwhile, or is another one by now.
+    pub(super) async fn wipe_stored(
+        self: &Arc<Self>,
+        stored: Stored,
+        reason: WipeReason,
+    ) -> Result<Wiped, AccessError> {
+        let (id, vault) = (stored.id, &self.dependencies.vault);
+        // Of two who ask at once, one wipes.
+        let _guard = self.changing.lock_key(id).await;
+        if vault.tombstones().look(id).is_some() {
+            return Err(AccessError::Unknown);
+        }
+        let facts = |record: &StoredRecord| match record {
+            StoredRecord::Lent(record) => {
+                (Some(vault.lookup_of(record)), Some(vault.wipe_proof(id, &record.secret)), true)
+            }
+            StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
+        };
+        let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
+        // It leaves no tombstone: whoever had the lock before may have wiped it, or its device registered it anew.
+        if !is_lent && !self.is_as_loaded(&stored).await? {
+            return Err(AccessError::Unknown);
+        }
+        let tombstone = is_lent.then(|| Tombstone::outliving(lookup, stored.expires_at, reason, proof));
+        let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
+        match self.end_ahead(id, reason).await {
+            Some(Ok(done)) => return self.wiped_here(id, &done),
+            Some(Err(_)) => {}
+            None => return Err(AccessError::StoreAway),
+        }
+        let is_written = match raised {
+            Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
+            // Whatever dies before the store has erased it, it is there.
+            None => false,
+        };
+        let (owner, owned) = (stored.owner.clone(), stored.owned);
+        self.audit(Act::Wiped(reason), &views::by_record(stored));
+        self.dependencies.metrics.wipe(reason);
+        tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");
+        let erased = self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup));
+        if tokio::join!(erased, self.tell_leavers(Word::Ended(id))).0.is_err() {
+            self.dependencies.agent.erase(id, lookup);
+            return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::StoreAway) };
+        }
+        vault.tombstones().note_erased(id);
+        if !owned {
+            // An owner that has released its lease may serve on until another node has all that it hands over; that one may have taken the
+            // record by now, and is told as its owner. From whom this node has claimed one, the claim tells.
+            let _ = vault.tell_ended(&owner, &[id]).await;
+        }
+        if !is_written && !vault.tombstones().is_durable(id) {
+            return Ok(Wiped::Wiping);
+        }
+        let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
+        Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
+    }
+
+    /// Whether the store has a record as it was loaded.
+    async fn is_as_loaded(&self, loaded: &Stored) -> Result<bool, AccessError> {
+        let now = self.dependencies.vault.load(loaded.id).await.map_err(|_| AccessError::StoreAway)?;
+        Ok(now.is_some_and(|now| now.fence == loaded.fence && now.sealed.as_bytes() == loaded.sealed.as_bytes()))
+    }
+}

@@ -1,0 +1,130 @@
+//! A device takes back a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another one has taken it over, or the store
+//! alone has it since a restart.
+//!
+//! | its Contact | found by | who ends it |
+//! | --- | --- | --- |
+//! | names its push token | its record in the store | the node that is asked; the owner, and whoever has a copy, lets go |
+//! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
+//!
+//! Invariant: its SIP server has accepted that before, so that nobody ends what is another's. What its device has registered again since stays: at the node that is
+//! asked, by another Contact, or while a store was away that did not answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::endpoint::{TakenBack, server_of};
+use sip::id::InstanceId;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::agent::request::{EndKind, Request};
+use crate::clock::unix_now_ms;
+use crate::metrics::labels::StoreOperation;
+use crate::secret::Aor;
+use crate::service::Inner;
+use crate::service::nodes::drain_messages::Word;
+use crate::vault::record::PushBindingRecord;
+use crate::vault::{AorKey, Lookup, StoreError};
+
+/// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
+const AGAIN: Duration = Duration::from_secs(2);
+const TRIES: usize = 30;
+/// REGISTERs that take something back, at once: anybody with a SIP server of his own may send them. What finds no place runs out, as above.
+pub(crate) const AT_ONCE: usize = 256;
+
+impl Inner {
+    /// Ends what a device has taken back, wherever it is.
+    pub(crate) async fn take_back(self: Arc<Self>, taken: Box<TakenBack>) {
+        let Ok(_place) = self.taking_back.try_acquire() else {
+            tracing::debug!(
+                event = "taken-back-left",
+                "too many registrations are taken back at once; this one runs out"
+            );
+            return;
+        };
+        let mut records = JoinSet::new();
+        let (vault, aor) = (&self.dependencies.vault, Aor::new(&taken.aor));
+        let account = vault.aor_key(&aor);
+        for taken_contact in &taken.contacts {
+            match taken_contact.instance {
+                Some(id) => {
+                    let (it, contact) = (self.clone(), taken_contact.contact.clone());
+                    // A store that is away keeps the others waiting for nothing.
+                    records.spawn(async move { it.take_back_record(id, &contact).await });
+                }
+                None => {
+                    let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
+                    // Without the store nobody has it but this node, which does not.
+                    let peers = vault.living_peers().await.unwrap_or_default();
+                    self.tell_all(peers, Word::TakenBack { account, device }).await;
+                }
+            }
+        }
+        while records.join_next().await.is_some() {}
+    }
+
+    async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str) {
+        let (vault, since_ms) = (&self.dependencies.vault, unix_now_ms());
+        for attempt in 0..TRIES {
+            if self.look_as_relay(id).await.is_ok() {
+                // Its device has registered it here again.
+                return;
+            }
+            match vault.load(id).await {
+                Ok(Some(stored)) => {
+                    let is_it = |it: &PushBindingRecord| {
+                        *it.contact == *contact && (attempt == 0 || it.confirmed_at_ms < since_ms)
+                    };
+                    let lookup = vault.open_record(id, &stored.sealed, |record| {
+                        record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
+                    });
+                    if let Ok(Some(lookup)) = lookup {
+                        self.end_passed(id, lookup).await;
+                    }
+                    return;
+                }
+                Ok(None) | Err(StoreError::Malformed) => return,
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Another node's device has taken back what may be here.
+    pub(crate) async fn end_taken_back(self: &Arc<Self>, account: AorKey, device: [u8; 16]) {
+        let vault = &self.dependencies.vault;
+        let here = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
+        for status in here.into_iter().flatten() {
+            let is_it = |it: &PushBindingRecord| {
+                let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
+                [&*it.contact, ""].iter().any(|contact| vault.device_mark(&it.aor, &server, contact) == device)
+            };
+            let lookup = vault.open_record(status.id, &status.sealed, |record| {
+                record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
+            });
+            let Ok(Some(lookup)) = lookup else { continue };
+            match vault.load(status.id).await {
+                // Its device has registered it at another node meanwhile: what is here is a copy of before.
+                Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
+                _ => self.end_passed(status.id, lookup).await,
+            }
+        }
+    }
+
+    /// Ends what is here of a registration that passed through.
+    async fn let_go_of_passed(&self, id: InstanceId) {
+        let kind = EndKind::NeverOurs;
+        // It may be here, or on its way here.
+        let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
+    }
+
+    /// Ends a registration that passed through, here and in the store. The owner is told with its erasure, and each other node that may have a copy behind it.
+    async fn end_passed(self: &Arc<Self>, id: InstanceId, lookup: Lookup) {
+        tracing::info!(event = "passed-forgotten", instance = %id, end = "unregistered", "a registration that passed through is forgotten");
+        self.let_go_of_passed(id).await;
+        let erased = self.dependencies.vault.erase_all_of(id, Some(lookup));
+        if self.timed(StoreOperation::Erase, erased).await.is_err() {
+            self.dependencies.agent.erase(id, lookup);
+        }
+        self.tell_end(id, true).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! Whose keyring the living nodes use: each writes down what tells its own from another, and looks before it takes anything.
+//!
+//! The one that was there first stands, as long as a node that has it lives: its names end [`RING_TTL`] after the last look of such a
+//! node. Of the same keyring's copies the one stands that an operator has mixed something into most often. A name that is missing is written by whom the
+//! [caller](crate::vault::keyring_agreement) has it written by.
+//!
+//! Invariant: what is written is a keyed hash; nothing of a key follows from it.
+
+use std::time::Duration;
+
+use super::{RedisStore, millis};
+use crate::vault::keyring::Fingerprint;
+use crate::vault::lookup::hex;
+use crate::vault::store::{RingFault, StoreError};
+
+/// How long a keyring stands whose nodes do not look any more.
+pub(in crate::vault) const RING_TTL: Duration = Duration::from_secs(600);
+
+const RING_KEY: &str = "sipwake:ring";
+
+/// What a look has found.
+pub(in crate::vault) enum Compared {
+    /// This keyring stands.
+    Stands,
+    /// None stands, or none of today: the store has lost that, or nobody lives who has looked.
+    Absent,
+    /// Another one does.
+    Fault(RingFault),
+}
+
+impl RedisStore {
+    /// Looks at what stands beside this keyring. `founds`: that becomes what stands where nothing does; a copy that was rotated further does so anyway, unless
+    /// `look_only`.
+    pub async fn compare_ring(
+        &self,
+        mine: &Fingerprint,
+        founds: bool,
+        look_only: bool,
+    ) -> Result<Compared, StoreError> {
+        let ring = hex(&mine.ring);
+        match self.stands(RING_KEY, &ring, founds, look_only).await? {
+            None => return Ok(Compared::Absent),
+            Some(theirs) if theirs != ring => return Ok(Compared::Fault(RingFault::Other)),
+            Some(_) => {}
+        }
+        let key = format!("{RING_KEY}:{ring}:{}", mine.day);
+        let chain = format!("{}:{}", mine.rotation, hex(&mine.chain));
+        let Some(theirs) = self.stands(&key, &chain, founds, look_only).await? else { return Ok(Compared::Absent) };
+        let rotation = theirs.split_once(':').and_then(|(rotation, _)| rotation.parse::<u32>().ok()).unwrap_or(0);
+        if theirs == chain {
+            return Ok(Compared::Stands);
+        }
+        if rotation < mine.rotation {
+            if !look_only {
+                let mut set = ::redis::cmd("SET");
+                self.link.ask::<()>(set.arg(&key).arg(&chain).arg("PX").arg(millis(RING_TTL))).await?;
+            }
+            return Ok(Compared::Stands);
+        }
+        Ok(Compared::Fault(if rotation > mine.rotation { RingFault::Behind } else { RingFault::Parted }))
+    }
+
+    /// What stands under a name, for longer if it is `mine`; that becomes what stands where nothing does, if it `founds`.
+    async fn stands(&self, key: &str, mine: &str, founds: bool, look_only: bool) -> Result<Option<String>, StoreError> {
+        let get = async || self.text_at(key).await;
+        let mut stands = get().await?;
+        if look_only {
+            return Ok(stands);
+        }
+        if stands.is_none() && founds {
+            let mut set = ::redis::cmd("SET");
+            let _: Option<String> =
+                self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(RING_TTL)).arg("NX")).await?;
+            stands = get().await?;
+            if stands.is_none() {
+                // Something lies there that tells nothing of a keyring.
+                let mut set = ::redis::cmd("SET");
+                self.link.ask::<()>(set.arg(key).arg(mine).arg("PX").arg(millis(RING_TTL))).await?;
+                stands = get().await?;
+            }
+        }
+        if stands.as_deref() == Some(mine) {
+            self.link.ask::<()>(::redis::cmd("PEXPIRE").arg(key).arg(millis(RING_TTL))).await?;
+        }
+        Ok(stands)
+    }
+}

@@ -1,0 +1,38 @@
+//! Letters to one run of a node: a list, which that run alone takes from, over a connection of its own.
+//!
+//! Invariant: nothing but the wait for the next letter uses that connection, so that the wait delays nothing.
+
+use super::scripts::SCRIPTS;
+use super::{RedisStore, millis};
+use crate::vault::peer_messages::{LETTER_LIFE, LETTERS_MAX};
+use crate::vault::store::{AwayReason, Owner, StoreError};
+
+/// How long one question for the next letter stays open, in seconds; shorter than the limit of one operation.
+const WAIT_S: f64 = 0.4;
+
+impl RedisStore {
+    pub async fn write_letter(&self, to: &Owner, sealed: &[u8]) -> Result<(), StoreError> {
+        let mut post = SCRIPTS.post.key(letters_key(to));
+        let taken: bool = self.link.ask(post.arg(sealed).arg(LETTERS_MAX).arg(millis(LETTER_LIFE))).await?;
+        if taken { Ok(()) } else { Err(StoreError::Away(AwayReason::Refused("FULL".into()))) }
+    }
+
+    /// Waits up to [`WAIT_S`].
+    pub async fn next_letter(&self, owner: &Owner) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut take = ::redis::cmd("BLPOP");
+        take.arg(letters_key(owner)).arg(WAIT_S);
+        let taken: Option<(String, Vec<u8>)> = match self.letters.ask(&take).await {
+            Err(StoreError::Malformed) => {
+                // No list, and no letter will come as long as it lies there.
+                self.link.ask::<()>(::redis::cmd("DEL").arg(letters_key(owner))).await?;
+                None
+            }
+            taken => taken?,
+        };
+        Ok(taken.map(|(_, sealed)| sealed))
+    }
+}
+
+fn letters_key(run: &Owner) -> String {
+    format!("sipwake:letters:{run}")
+}
