@@ -293,6 +293,16 @@ impl Endpoint {
         }
     }
 
+    /// Whether the handler reads a body; what comes with another request is left where it is, at whatever node.
+    const fn reads_body(self) -> bool {
+        matches!(self, Self::Enable | Self::Change | Self::Wake | Self::Doctor | Self::BeginTrace)
+    }
+
+    /// Whether it answers this method: GET answers HEAD, too (RFC 9110 §9.3.2).
+    fn answers(self, method: &Method) -> bool {
+        self.method() == *method || *method == Method::HEAD && self.method() == Method::GET
+    }
+
     /// Whether the connection ends with the answer: buffers of an open one keep what was shown on it, an account, what
     /// somebody wrote, and a secret that is about to be wiped.
     const fn ends_connection(self) -> bool {
