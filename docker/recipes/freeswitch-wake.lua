@@ -42,7 +42,7 @@ freeswitch.consoleLog("info", "sipwake answered " .. tostring(status) .. "\n")
 -- Whether a Contact leads to a relay, by its host or by its Path (fs_path, whose characters are escaped).
 local function is_relays(contact)
     for host in (api:execute("global_getvar", "sipwake_hosts") or ""):gmatch("[^,%s]+") do
-        -- What is no host is the answer of a server that has no such variable.
+        -- An answer that is no host says that there is no such variable.
         if host:find("[.:]") and contact:lower():find(host:lower(), 1, true) then
             return true
         end

@@ -240,7 +240,7 @@ fn is_of_call(path: &str) -> bool {
     [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
 }
 
-/// What is asked; `None` where the path is none of ours, or does not know the method.
+/// The endpoint that is asked; `None` where the path is none of ours, or does not know the method.
 fn asked(request: &Request) -> Option<Endpoint> {
     let path = request.extensions().get::<MatchedPath>()?.as_str();
     let is_it = |endpoint: &&Endpoint| endpoint.template() == path && endpoint.answers(request.method());

@@ -598,7 +598,7 @@ mod tests {
         for right in ["[2001:db8::53]:53", "[2001:db8::53]:53,192.0.2.53", r#"["[2001:db8::53]:53"]"#] {
             assert_eq!(told(right), Vec::<String>::new(), "{right}");
         }
-        for wrong in ["[2001:db8::53", "[tls", "[53]", "[\"192.0.2.53\""] {
+        for wrong in ["[tls", "[2001:db8::53]:dns", "[53]", "[\"192.0.2.53\""] {
             assert_eq!(told(wrong).len(), 1, "{wrong}: {:?}", told(wrong));
         }
     }

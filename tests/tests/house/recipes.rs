@@ -3,7 +3,7 @@
 use mlua::{Lua, Table};
 
 const RECIPE: &str = include_str!("../../../docker/recipes/freeswitch-wake.lua");
-/// What a script is given: its arguments, a session, an API; `told` has what it has done.
+/// The things that a script is given: its arguments, a session, an API; `told` has what it has done.
 const FREESWITCH: &str = r#"
     argv = { "alice", "example.com" }
     told = { dial = nil, hangup = nil, asked = nil }
@@ -31,7 +31,7 @@ const LENT: &str = "sofia/internal/sip:b1a2@Relay1.example.net:5071;transport=tl
 const PASSED: &str = "sofia/internal/sip:alice@10.0.0.9:5061;fs_path=sip%3Atoken%40relay2.example.net%3A5071%3Blr";
 const RELAYS: &str = "relay1.example.net, relay2.example.net";
 
-/// What is dialled, and why the call ends, when the relay answers so.
+/// The Contacts that are dialled, and why the call ends, when the relay answers so.
 fn run(status: &str, contacts: &str, hosts: &str) -> (Option<String>, Option<String>) {
     let lua = Lua::new();
     let globals = lua.globals();
