@@ -5,12 +5,16 @@
 --     <condition field="destination_number" expression="^(\w+)$">
 --       <action application="ring_ready"/>
 --       <action application="lua" data="freeswitch-wake.lua $1 example.com"/>
---       <action application="bridge" data="user/$1@example.com"/>
+--       <action application="bridge" data="${sipwake_dial}"/>
 --     </condition>
 --   </extension>
 --
--- In vars.xml: sipwake_url (https://relay1.example.net:8443/v1/wake) and sipwake_key (what stands in the key_file of this
--- server's [[sip_server]] section of the relay). mod_curl verifies no certificate unless it is told to, and would show the key to whoever
+-- The callee's other Contacts (a desk phone) ring when the relay has answered: as soon as a device has come, and after wait_ms where
+-- none comes.
+--
+-- In vars.xml: sipwake_url (https://relay1.example.net:8443/v1/wake), sipwake_key (what stands in the key_file of this
+-- server's [[sip_server]] section of the relay) and sipwake_hosts (the upstream.public_host of each relay, with commas between them:
+-- the host of its Contacts and of its Path). mod_curl verifies no certificate unless it is told to, and would show the key to whoever
 -- answers: put the relay's CA as cacert.pem into FreeSWITCH's certs_dir, or, where a public CA has signed its certificate,
 -- <param name="validate-certs" value="true"/> into autoload_configs/curl.conf.xml.
 
@@ -34,7 +38,32 @@ session:execute("curl", url .. options .. body)
 
 local status = session:getVariable("curl_response_code")
 freeswitch.consoleLog("info", "sipwake answered " .. tostring(status) .. "\n")
--- 200: a device waits for the call. 404: none is known to the relay. Anything but 504: go on as without it.
-if status == "504" then
-    session:hangup("NO_USER_RESPONSE")
+
+-- Whether a Contact leads to a relay, by its host or by its Path (fs_path, whose characters are escaped).
+local function is_relays(contact)
+    for host in (api:execute("global_getvar", "sipwake_hosts") or ""):gmatch("[^,%s]+") do
+        -- An answer that is no host says that there is no such variable.
+        if host:find("[.:]") and contact:lower():find(host:lower(), 1, true) then
+            return true
+        end
+    end
+    return false
 end
+
+-- 200: a device waits for the call. 404: none is to be woken. Anything but 504: go on as without it.
+local dial = "user/" .. user .. "@" .. domain
+if status == "504" then
+    -- No device of the relay has come: the Contacts that lead to no relay ring.
+    local others = {}
+    for contact in (api:execute("sofia_contact", "*/" .. user .. "@" .. domain) or ""):gmatch("[^,]+") do
+        if not contact:find("^error/") and not is_relays(contact) then
+            others[#others + 1] = contact
+        end
+    end
+    if #others == 0 then
+        session:hangup("NO_USER_RESPONSE")
+        return
+    end
+    dial = table.concat(others, ",")
+end
+session:setVariable("sipwake_dial", dial)

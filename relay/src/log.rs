@@ -11,13 +11,16 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::PanicHookInfo;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde_json::json;
 use zeroize::Zeroize as _;
+
+use crate::clock::{rfc3339_ms, unix_now_ms};
 
 /// The bytes that may wait to be written, beside at most as many in one write that is under way; a further line is dropped.
 pub const WAITING_MAX: usize = 4 * 1024 * 1024;
@@ -29,6 +32,13 @@ const KEPT: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(10);
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
+/// Whether the lines of a panic are one event in JSON, as the others of the log.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on a panic, too, is told as an event in JSON.
+pub fn write_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
 
 /// From now on lines wait in the queue, those of a panic included, and a thread writes them. What this gives is held until the process ends:
 /// its drop waits for what was handed over, at most [`LAST_WORDS`].
@@ -46,7 +56,11 @@ pub fn begin() -> LastWords {
             let thread = thread::current();
             let trace = Backtrace::capture();
             let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}\n") } else { String::new() };
-            say(&format!("\nthread '{}' {}\n{trace}", thread.name().unwrap_or("<unnamed>"), told(panic)));
+            let (name, told) = (thread.name().unwrap_or("<unnamed>"), told(panic));
+            match JSON.load(Ordering::Relaxed) {
+                true => say(&event_of_panic(name, &told, &trace)),
+                false => say(&format!("\nthread '{name}' {told}\n{trace}")),
+            }
             // It may be the last thing that this process says.
             flush();
         }));
@@ -62,6 +76,14 @@ fn told(panic: &PanicHookInfo<'_>) -> String {
         Some(literal) => format!("panicked at {place}:\n{literal}"),
         None => format!("panicked at {place} (its message is withheld: it may hold what a peer has sent)"),
     }
+}
+
+/// A panic as an event. The subscriber does not write it: what has panicked may hold a lock of its.
+fn event_of_panic(thread: &str, told: &str, trace: &str) -> String {
+    let fields = json!({"event": "panic", "message": told, "thread": thread, "trace": trace});
+    let event =
+        json!({"timestamp": rfc3339_ms(unix_now_ms()), "level": "ERROR", "fields": fields, "target": module_path!()});
+    format!("{event}\n")
 }
 
 /// Says `lines`, which end with a line's end.
@@ -307,6 +329,16 @@ mod tests {
         assert_eq!(told.len(), faults.len());
         assert!(told.iter().all(|line| line.contains(file!()) && !line.contains("ssword")), "{told:?}");
         assert!(told[0].ends_with("a literal"), "{told:?}");
+    }
+
+    #[test]
+    fn a_panic_is_one_line_where_the_log_is_read_by_a_program() {
+        let line = event_of_panic("shard-1", "panicked at a.rs:1:2:\na literal", "0: main\n");
+        assert_eq!(line.matches('\n').count(), 1);
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let [name, level] = [&event["fields"]["event"], &event["level"]].map(|text| text.as_str().unwrap());
+        assert_eq!((name, level), ("panic", "ERROR"));
+        assert!(event["fields"]["message"].as_str().unwrap().ends_with("a literal"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use relay::agent::Agent;
 use relay::cli::{
     CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
 };
-use relay::config::{Config, Problem};
+use relay::config::{Config, Problem, Problems};
 use relay::log;
 use relay::operator::controls::Reloaded;
 use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
@@ -46,7 +46,7 @@ struct Cli {
     log_format: LogFormat,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
     Text,
     Json,
@@ -108,6 +108,9 @@ fn main() -> ExitCode {
     sockets::adopt();
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
+    if cli.log_format == LogFormat::Json {
+        log::write_json();
+    }
     // Whatever it does, it may open keys, or hold an operator's token.
     protect_memory();
     // Dropped last: the runtime may have something to say when it ends.
@@ -120,12 +123,12 @@ fn main() -> ExitCode {
     };
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("the runtime cannot start: {error}")),
+        Err(error) => return not_started(cli.log_format, &format!("the runtime cannot start: {error}")),
     };
     match cli.command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
-            runtime.block_on(serve(config, state, with_registrar))
+            runtime.block_on(serve(config, state, with_registrar, cli.log_format))
         }
         Command::Check { config: Some(config), push, json, live: false, ready: false } => {
             runtime.block_on(check_file(config, push, json)).unwrap_or_else(|error| ended(Err(error)))
@@ -160,7 +163,12 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<std::net::SocketAddr>) -> ExitCode {
+async fn serve(
+    file: Option<PathBuf>,
+    state: Option<PathBuf>,
+    registrar: Option<std::net::SocketAddr>,
+    format: LogFormat,
+) -> ExitCode {
     let is_unconfigured = file.is_none();
     let loaded = match file {
         Some(file) => Config::load(&file),
@@ -168,13 +176,13 @@ async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<
     };
     let mut config = match loaded {
         Ok(config) => config,
-        Err(problems) => return fail(&problems.to_string()),
+        Err(problems) => return not_configured(format, &problems),
     };
     let mut unconfigured = None;
     if is_unconfigured {
         match Unconfigured::prepare(&mut config, state, registrar).await {
             Ok(prepared) => unconfigured = Some(prepared),
-            Err(error) => return fail(&error.to_string()),
+            Err(error) => return not_started(format, &error.to_string()),
         }
     }
     for caution in config.cautions.iter().chain(&config.faults) {
@@ -189,11 +197,11 @@ async fn serve(file: Option<PathBuf>, state: Option<PathBuf>, registrar: Option<
     // Before the start, so that a signal that comes during it is not lost.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        return fail("signals cannot be received");
+        return not_started(format, "signals cannot be received");
     };
     let running = match Relay::start(config).await {
         Ok(running) => running,
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return not_started(format, &error.to_string()),
     };
     tracing::info!(
         event = "serving", edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
@@ -318,6 +326,32 @@ fn fail(why: &str) -> ExitCode {
         log::say(&format!("error: {line}\n"));
     }
     ExitCode::FAILURE
+}
+
+/// Says each problem of the configuration that a relay was to be started with: to a person a line, to a program an event.
+fn not_configured(format: LogFormat, problems: &Problems) -> ExitCode {
+    if !is_read_by_program(format) {
+        return fail(&problems.to_string());
+    }
+    for problem in problems.iter() {
+        let Problem { place, remedy, line, .. } = problem;
+        tracing::error!(event = "not-started", place, remedy, line, "{problem}");
+    }
+    ExitCode::FAILURE
+}
+
+/// Says why a relay does not start, likewise.
+fn not_started(format: LogFormat, why: &str) -> ExitCode {
+    if !is_read_by_program(format) {
+        return fail(why);
+    }
+    tracing::error!(event = "not-started", "{why}");
+    ExitCode::FAILURE
+}
+
+/// Whether what is said goes into the log as an event. A relay whose log is off has no other way to say it than a line.
+fn is_read_by_program(format: LogFormat) -> bool {
+    format == LogFormat::Json && tracing::enabled!(Level::ERROR)
 }
 
 /// An address, where there is one.

@@ -96,6 +96,8 @@ pub struct Wake {
     pub api: SocketAddr,
     /// The SIP server's key.
     pub key: String,
+    /// How long it waits for a device, in milliseconds.
+    pub wait_ms: u32,
 }
 
 impl Default for Settings {
@@ -327,10 +329,11 @@ fn recipe(wake: &Wake, authority: &Authority) -> String {
     format!(
         "#!define SIPWAKE_URL \"https://{}/v1/wake\"\n\
          #!define SIPWAKE_HEADERS \"Authorization: Bearer {}\\r\\nContent-Type: application/json\"\n\
-         #!define SIPWAKE_CA \"{}\"\ninclude_file \"{WAKE_RECIPE}\"\n",
+         #!define SIPWAKE_CA \"{}\"\n#!define SIPWAKE_HOSTS \"^localhost$\"\n#!define SIPWAKE_WAIT_MS {}\ninclude_file \"{WAKE_RECIPE}\"\n",
         wake.api,
         wake.key,
         authority.ca_file().display(),
+        wake.wait_ms,
     )
 }
 

@@ -302,10 +302,12 @@ pub struct Servers {
 /// What a shard has of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DevicesFound {
-    /// Its instances.
+    /// Its instances whose devices are attached, or waited for.
     pub known: usize,
     /// Those whose device is attached already.
     pub attached: usize,
+    /// Those whose device gets no call now that is announced; in none of the other numbers.
+    pub silent: usize,
     /// Those that only the domain's addresses can decide about; in none of the other numbers.
     pub undecided: usize,
 }

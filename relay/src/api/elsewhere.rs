@@ -14,7 +14,7 @@
 //!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way.
 //!
-//! Invariant: a request is carried once: the owner answers it itself, whoever owns the instance by then. While nodes leave, nobody is told that a call is
+//! Invariant: what is refused, and what is read of a request, is the same at every node. A request is carried once: the owner answers it itself, whoever owns the instance by then. While nodes leave, nobody is told that a call is
 //! unknown before each node that may have it has said so: a phone would stop ringing.
 
 use axum::Router;
@@ -23,7 +23,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request, response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -71,10 +71,11 @@ enum Owners {
 
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let is_of_call = path.as_deref().is_some_and(is_of_call);
-    let is_box = path.as_deref().is_some_and(|path| is_box(request.method(), path));
-    let wants_owner = path.is_some_and(|path| wants_owner(&path)) && request.extensions().get::<Carried>().is_none();
+    // A method that the path does not know is refused here, with those that it knows.
+    let Some(endpoint) = asked(&request) else { return next.run(request).await };
+    let is_of_call = is_of_call(endpoint.template());
+    let is_box = is_box(endpoint);
+    let wants_owner = wants_owner(endpoint.template()) && request.extensions().get::<Carried>().is_none();
     let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
     let (is_leaving, leavers) = (api.0.service.is_leaving(), api.0.service.leavers());
     if is_of_call && (is_leaving || !leavers.is_empty()) {
@@ -93,7 +94,11 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Err(problem) => return problem.into_response(),
     };
     let (parts, body) = request.into_parts();
-    let body = match body::take_any(body).await {
+    let body = match endpoint.reads_body() {
+        true => body::take_any(body).await,
+        false => Ok(Letter::default()),
+    };
+    let body = match body {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
@@ -117,20 +122,17 @@ async fn carry_call<E: ApiService>(
     request: Request,
     next: Next,
 ) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = match body::take_any(body).await {
-        Ok(body) => body,
-        Err(problem) => return problem.into_response(),
-    };
+    // None of these reads a body.
+    let (parts, _) = request.into_parts();
     let mut own = None;
     if api.0.service.is_leaving() {
-        let said = written(next.clone().run(as_if_owned(parts.clone(), &body)).await).await;
+        let said = written(next.clone().run(as_if_owned(parts.clone(), &[])).await).await;
         if !is_unknown(&said) {
             return given_out(&said);
         }
         own = Some(said);
     }
-    let letter = write_request(&parts, &body);
+    let letter = write_request(&parts, &[]);
     let mut is_silent = false;
     let unknown = match (ask_owner_of(api, asker, letter.clone()).await, own) {
         (Owners::Said(said), _) | (Owners::Own, Some(said)) => said,
@@ -140,7 +142,7 @@ async fn carry_call<E: ApiService>(
             said
         }
         (Owners::Refused(error), _) => return asker.refusal(api, error).into_response(),
-        (Owners::Own | Owners::Silent, None) => written(next.run(as_if_owned(parts, &body)).await).await,
+        (Owners::Own | Owners::Silent, None) => written(next.run(as_if_owned(parts, &[])).await).await,
     };
     if !is_unknown(&unknown) {
         return given_out(&unknown);
@@ -238,11 +240,16 @@ fn is_of_call(path: &str) -> bool {
     [Endpoint::Call, Endpoint::Progress, Endpoint::Decline].iter().any(|endpoint| endpoint.template() == path)
 }
 
+/// The endpoint that is asked; `None` where the path is none of ours, or does not know the method.
+fn asked(request: &Request) -> Option<Endpoint> {
+    let path = request.extensions().get::<MatchedPath>()?.as_str();
+    let is_it = |endpoint: &&Endpoint| endpoint.template() == path && endpoint.answers(request.method());
+    Endpoint::ALL.iter().find(is_it).copied()
+}
+
 /// Whether the answer is one of those that are counted (`answer_budget`).
-fn is_box(method: &Method, path: &str) -> bool {
-    [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace]
-        .iter()
-        .any(|endpoint| endpoint.template() == path && endpoint.method() == *method)
+fn is_box(endpoint: Endpoint) -> bool {
+    [Endpoint::Export, Endpoint::Timeline, Endpoint::Trace].contains(&endpoint)
 }
 
 pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {
@@ -346,5 +353,7 @@ mod tests {
         let by_owner = [Read, Change, Disable, Call, Progress, Decline, Timeline, Export, Test];
         let expected: Vec<_> = by_owner.iter().chain(&[BeginTrace, Trace, EndTrace]).collect();
         assert_eq!(names, expected);
+        let of_calls: Vec<_> = Endpoint::ALL.iter().filter(|endpoint| is_of_call(endpoint.template())).collect();
+        assert!(of_calls.len() == 3 && of_calls.iter().all(|endpoint| !endpoint.reads_body()));
     }
 }

@@ -122,7 +122,7 @@ pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request)
 
 /// `GET /v1/keys`: a JWK Set (RFC 7517) with the Ed25519 key of receipts (RFC 8037).
 pub async fn keys<E: ApiService>(State(api): State<Api<E>>) -> Response {
-    answer(StatusCode::OK, &views::keys(&api.0.receipt_key))
+    answer(StatusCode::OK, &views::keys(&(api.0.receipt_key)()))
 }
 
 /// `GET /v1/webpush-key`: what the app's pages and phones subscribe with (RFC 8292 §4).

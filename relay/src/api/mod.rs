@@ -77,6 +77,9 @@ use crate::service::{AppService, DeviceService, SipServerService};
 /// The description of this API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
 
+/// Tells the public key of receipts.
+pub type ReceiptKey = Box<dyn Fn() -> [u8; 32] + Send + Sync>;
+
 /// What the API is set up with.
 pub struct Settings {
     /// The Apps that may enable instances.
@@ -87,8 +90,8 @@ pub struct Settings {
     pub lifetime: LifetimeRange,
     /// How often who may ask.
     pub limits: Limits,
-    /// The Ed25519 public key that receipts are signed with.
-    pub receipt_key: [u8; 32],
+    /// The Ed25519 public key that receipts are signed with now: another file may take the keyring's place while the relay runs.
+    pub receipt_key: ReceiptKey,
     /// The web pages that may call.
     pub origins: Origins,
 }
@@ -98,7 +101,7 @@ pub struct Api<E>(Arc<Inner<E>>);
 
 struct Inner<E> {
     service: E,
-    receipt_key: [u8; 32],
+    receipt_key: ReceiptKey,
     origins: Origins,
     metrics: Metrics,
     apps: ArcSwap<Apps>,
@@ -288,6 +291,16 @@ impl Endpoint {
             Self::WebPushKey => "/v1/webpush-key",
             Self::OpenApi => "/v1/openapi.json",
         }
+    }
+
+    /// Whether the handler reads a body; what comes with another request is left where it is, at whatever node.
+    const fn reads_body(self) -> bool {
+        matches!(self, Self::Enable | Self::Change | Self::Wake | Self::Doctor | Self::BeginTrace)
+    }
+
+    /// Whether it answers this method: GET answers HEAD, too (RFC 9110 §9.3.2).
+    fn answers(self, method: &Method) -> bool {
+        self.method() == *method || *method == Method::HEAD && self.method() == Method::GET
     }
 
     /// Whether the connection ends with the answer: buffers of an open one keep what was shown on it, an account, what

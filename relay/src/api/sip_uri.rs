@@ -172,7 +172,8 @@ fn check_port(place: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A host name, an IPv4 address in its one usual form, or an IPv6 address in brackets.
+/// A host name (with underscores, as names of machines and containers have them), an IPv4 address in its one usual form, or an IPv6 address
+/// in brackets.
 fn check_host(host: &str) -> Result<Box<str>, &'static str> {
     const EXPECTED: &str = "expected a host name, an IPv4 address, or an IPv6 address in brackets";
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -183,7 +184,7 @@ fn check_host(host: &str) -> Result<Box<str>, &'static str> {
     }
     let label_fits = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -208,6 +209,8 @@ mod tests {
             ("sip:alice@example.com", "sip:alice@example.com"),
             ("SIPS:Alice@EXAMPLE.com:5061", "sips:Alice@example.com:5061"),
             ("sip:+4930123@192.0.2.1", "sip:+4930123@192.0.2.1"),
+            ("sip:alice@Asterisk_PBX.lan", "sip:alice@asterisk_pbx.lan"),
+            ("sip:alice@_pbx", "sip:alice@_pbx"),
             ("sip:a%40b@[2001:DB8::1]", "sip:a%40b@[2001:db8::1]"),
         ] {
             assert_eq!(SipUri::address_of_record(text).ok().map(|uri| uri.to_string()).as_deref(), Some(written));
@@ -270,6 +273,7 @@ mod tests {
             ("sip:example.com", "sip:example.com"),
             ("sip:Edge.example.com:5061;Transport=TLS;lr", "sip:edge.example.com:5061;transport=tls;lr"),
             ("sips:example.com;transport=tls", "sips:example.com;transport=tls"),
+            ("sip:my_pbx:5061;transport=tls", "sip:my_pbx:5061;transport=tls"),
         ] {
             assert_eq!(SipUri::server(text).ok().map(|uri| uri.to_string()).as_deref(), Some(written));
         }

@@ -209,11 +209,11 @@ fn problem(error: WakeError) -> Problem {
         ),
         WakeError::Unknown => Problem::new(
             ProblemType::UnknownAor,
-            "No app has enabled push for this address here by a SIP server that serves its domain (sip_server.registrars names others), or its lease has ended: go on as without a relay.",
+            "No device of this address is to be woken here: no app has enabled push for it by a SIP server that serves its domain (sip_server.registrars names others), its lease has ended, its app is open, or the device gets no calls now: go on as without a relay.",
         ),
         WakeError::NoneInTime => Problem::new(
             ProblemType::NoDeviceInTime,
-            "Its devices were woken and none came: go on as if nobody answered.",
+            "Its devices were woken and none came: go on with the other Contacts of the address, and as if nobody answered where there are none.",
         ),
         WakeError::OthersSilent | WakeError::OnItsWay => Problem::new(
             ProblemType::OwnerAway,

@@ -15,7 +15,7 @@ use crate::service::types::Wake;
 
 /// How long a SIP server may wait for a device, and how long it waits when it does not say, in milliseconds.
 const WAIT_MS: (u64, u64, u64) = (1, 30_000, 20_000);
-/// The longest caller and the longest name of one, in characters.
+/// The longest caller, in characters, and the longest name of one: the rest of a name is cut off.
 const MAX_CALLER: usize = 255;
 
 /// Reads the body of a wake.
@@ -35,16 +35,29 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
     };
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
     let from = call.as_ref().and_then(|call| caller(&call.get("from")?, errors)).unwrap_or_default();
-    let name = call.as_ref().and_then(|call| call.get("name")?.text(1, MAX_CALLER, errors));
+    let name = call.as_ref().and_then(|call| name(&call.get("name")?, errors));
     // Who is anonymous has no name either.
-    let name = name.filter(|_| *from != *ANONYMOUS).and_then(|name| shown(name.into()));
+    let name = name.filter(|_| *from != *ANONYMOUS);
     let wait = Duration::from_millis(wait_ms?);
     Some(Wake { aor: aor?, from, name, wait, registrars: Arc::default() })
 }
 
+/// The name of a caller, as a device may be told; `None`: he has none, as most who call from a telephone network, or it is an error. No call
+/// goes unannounced for an odd name.
+fn name(at: &At, errors: &mut Errors) -> Option<Box<str>> {
+    let Json::Text(text) = at.value else {
+        return errors.add(&at.pointer, "expected a string");
+    };
+    let cut = text.char_indices().nth(MAX_CALLER).map_or(text.len(), |(end, _)| end);
+    shown(text[..cut].into()).filter(|name| !name.trim().is_empty())
+}
+
 /// A caller, as a device may be told; `None`: it is nobody, or an error.
 fn caller(at: &At, errors: &mut Errors) -> Option<Box<str>> {
-    let text = at.text(1, MAX_CALLER, errors)?;
+    let text = at.text(0, MAX_CALLER, errors)?;
+    if text.trim().is_empty() {
+        return None;
+    }
     let (scheme, rest) = text.split_once(':').unwrap_or_default();
     // A server that does not know who calls may well write this; nobody is called so.
     let is_nobody = (scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips"))
@@ -93,7 +106,7 @@ mod tests {
         let wish = parsed(call).unwrap();
         assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
         assert_eq!(wish.wait, Duration::from_secs(30));
-        for nobody in ["sip:@example.com", "SIPS:@example.com:5061", "sip:"] {
+        for nobody in ["sip:@example.com", "SIPS:@example.com:5061", "sip:", "", " "] {
             let wish = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{nobody}"}}}}"#)).unwrap();
             assert_eq!(&*wish.from, "", "nobody is called so");
         }
@@ -121,12 +134,28 @@ mod tests {
     }
 
     #[test]
+    fn no_name_keeps_a_call_from_being_announced() {
+        let long = "ö".repeat(300);
+        for (name, told) in [
+            ("", None),
+            (" ", None),
+            ("\\t", None),
+            ("Bob\\tBuilder\\u0000", Some("BobBuilder")),
+            (&*long, Some(&long[..2 * MAX_CALLER])),
+        ] {
+            let call = format!(r#"{{"from": "sip:bob@h", "name": "{name}"}}"#);
+            let wish = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {call}}}"#)).unwrap();
+            assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@h", told), "{name}");
+        }
+    }
+
+    #[test]
     fn a_wrong_wake_is_refused_with_every_place() {
         for (body, places) in [
             (r#"{}"#, vec!["/aor"]),
             (r#"{"aor": "alice", "wait_ms": 0, "call": {"form": "x"}}"#, vec!["/aor", "/wait_ms", "/call/form"]),
             (r#"{"aor": 7, "wait_ms": 30001}"#, vec!["/aor", "/wait_ms"]),
-            (r#"{"aor": "sip:a@b", "call": {"from": "", "name": "a\u0000"}}"#, vec!["/call/from", "/call/name"]),
+            (r#"{"aor": "sip:a@b", "call": {"from": "sip:b\u0000", "name": 7}}"#, vec!["/call/from", "/call/name"]),
             (r#"{"aor": "sip:example.com"}"#, vec!["/aor"]),
         ] {
             let problem = parsed(body).unwrap_err();

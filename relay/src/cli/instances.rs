@@ -65,7 +65,7 @@ enum Action {
         #[command(flatten)]
         at: At,
     },
-    /// Unregister and wipe instances; prints each signed receipt, or "wiping" while the store is away
+    /// Unregister and wipe instances; prints each signed receipt, or "wiping" while the store is away, and then ends with 1
     Wipe {
         /// Their ids: pi_…
         #[arg(required_unless_present_any = ["app", "domain", "aor"], conflicts_with_all = ["app", "domain", "aor"])]
@@ -292,16 +292,14 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
         let many = if ids.len() == 1 { "1 instance".to_owned() } else { format!("{} instances", ids.len()) };
         confirm(&format!("{many}{whose} will be unregistered and wiped; their users hear no more calls."), yes)?;
     }
-    let mut failed = 0;
+    let (mut failed, mut wiping) = (0, 0);
     for (index, id) in ids.iter().enumerate() {
-        match listener.ask("POST", id, "/wipe").await {
+        let told = listener.ask("POST", id, "/wipe").await;
+        wiping += usize::from(told.as_ref().is_ok_and(|told| !is_receipt(told)));
+        match told {
             Ok(receipt) if single => print(&if at.json { pretty(&receipt) } else { lines(&receipt) })?,
             Ok(receipt) if at.json => print(&format!("{receipt}\n"))?,
-            Ok(receipt) => {
-                let stands = if receipt["signature"].is_string() { "wiped" } else { "wiping" };
-                let left = if receipt["unregistered"] == true { "unregistered" } else { "not unregistered" };
-                print(&format!("{id}  {stands}  {left}  {}\n", cell(&receipt["signature"])))?;
-            }
+            Ok(receipt) => print(&wiped(id, &receipt))?,
             Err(error) if single => return Err(error),
             Err(error) => {
                 failed += 1;
@@ -313,13 +311,29 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
         }
     }
     if !single {
-        eprintln!("{} of {} wiped", ids.len() - failed, ids.len());
+        eprintln!("{} of {} wiped", ids.len() - failed - wiping, ids.len());
     }
-    match failed {
-        0 if unseen.is_empty() => Ok(()),
-        0 => Err(CommandError::NotAllSeen(unseen)),
-        failed => Err(CommandError::NotAll(failed)),
+    match (failed, wiping) {
+        (0, 0) if unseen.is_empty() => Ok(()),
+        (0, 0) => Err(CommandError::NotAllSeen(unseen)),
+        (0, wiping) => Err(CommandError::Wiping(wiping)),
+        (failed, 0) => Err(CommandError::NotAll(failed)),
+        (failed, wiping) => Err(CommandError::NotAllAndWiping { failed, wiping }),
     }
+}
+
+/// Whether nothing is left of an instance: a receipt is signed then, and not before.
+fn is_receipt(told: &Value) -> bool {
+    told["signature"].is_string()
+}
+
+/// A line of what became of an instance among several.
+fn wiped(id: &str, told: &Value) -> String {
+    if !is_receipt(told) {
+        return format!("{id}  wiping\n");
+    }
+    let left = if told["unregistered"] == true { "unregistered" } else { "not unregistered" };
+    format!("{id}  wiped  {left}  {}\n", cell(&told["signature"]))
 }
 
 fn listed(all: &[Value]) -> String {
@@ -337,4 +351,17 @@ fn listed(all: &[Value]) -> String {
         ]
     };
     table(columns, all.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_receipt_is_not_called_wiped() {
+        assert_eq!(wiped("pi_1", &json!({"state": "wiping"})), "pi_1  wiping\n");
+        let receipt = |unregistered: bool| json!({"instance": "pi_1", "unregistered": unregistered, "signature": "s"});
+        assert_eq!(wiped("pi_1", &receipt(true)), "pi_1  wiped  unregistered  s\n");
+        assert_eq!(wiped("pi_1", &receipt(false)), "pi_1  wiped  not unregistered  s\n");
+    }
 }

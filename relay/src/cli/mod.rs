@@ -164,6 +164,21 @@ pub enum CommandError {
     /// Some were not wiped.
     #[error("{0} could not be wiped; the others were")]
     NotAll(usize),
+    /// Some are being wiped, and something of them may be left in the store.
+    #[error(
+        "{0} being wiped, and not erased yet: the store is away; run it again with their ids, and it prints their receipts"
+    )]
+    Wiping(usize),
+    /// Some were not wiped, and some are being wiped.
+    #[error(
+        "{failed} could not be wiped, and {wiping} being wiped are not erased yet: the store is away; run it again with their ids"
+    )]
+    NotAllAndWiping {
+        /// How many could not be wiped.
+        failed: usize,
+        /// How many are being wiped.
+        wiping: usize,
+    },
     /// Not all instances were seen.
     #[error(
         "not all were wiped: there may be more of {0}: no answer, or instances were still being taken over; run it again"

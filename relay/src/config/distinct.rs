@@ -2,6 +2,8 @@
 //!
 //! Invariant: as in `sections.rs`. No problem repeats a key.
 
+use std::net::IpAddr;
+
 use super::Config;
 use super::reader::Reader;
 use crate::secret::ApiKey;
@@ -58,10 +60,48 @@ pub(super) fn distinct_listeners(config: &Config, root: &Reader<'_>) {
     let streams: Vec<_> = streams.into_iter().filter_map(|(place, address)| Some((place, address?))).collect();
     for (index, (place, address)) in streams.iter().enumerate() {
         for (other_place, other) in &streams[..index] {
-            let same_ip = address.ip() == other.ip() || address.ip().is_unspecified() || other.ip().is_unspecified();
-            if address.port() != 0 && address.port() == other.port() && same_ip {
+            if address.port() != 0 && address.port() == other.port() && overlap(address.ip(), other.ip()) {
                 root.problem(place, format!("{address} is taken by {other_place}"), "give each listener its own port");
             }
+        }
+    }
+}
+
+/// Whether a listener at one address takes what comes to the other: they are the same, or one is the wildcard of the other's family, or the
+/// one of IPv6, which takes IPv4, too.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let takes = |wide: IpAddr, narrow: IpAddr| match wide {
+        IpAddr::V4(wide) => wide.is_unspecified() && narrow.is_ipv4(),
+        IpAddr::V6(wide) => wide.is_unspecified(),
+    };
+    let (one, other) = (one.to_canonical(), other.to_canonical());
+    one == other || takes(one, other) || takes(other, one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_where_the_system_would_not_open_both() {
+        for (one, other, expected) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("0.0.0.0", "192.0.2.1", true),
+            ("0.0.0.0", "0.0.0.0", true),
+            ("0.0.0.0", "2001:db8::1", false),
+            ("0.0.0.0", "::1", false),
+            ("0.0.0.0", "::", true),
+            ("::", "192.0.2.1", true),
+            ("::", "2001:db8::1", true),
+            ("127.0.0.1", "::ffff:127.0.0.1", true),
+            ("0.0.0.0", "::ffff:192.0.2.1", true),
+            ("::ffff:0.0.0.0", "192.0.2.1", true),
+            ("::ffff:0.0.0.0", "2001:db8::1", false),
+            ("127.0.0.1", "::1", false),
+        ] {
+            let (a, b): (IpAddr, IpAddr) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((overlap(a, b), overlap(b, a)), (expected, expected), "{one} {other}");
         }
     }
 }

@@ -14,11 +14,11 @@ use super::problem::Problem;
 
 const PREFIX: &str = "SIPWAKE_";
 
+/// Entries of a list and tables of an array, in the file and by the environment; more is refused.
+pub(super) const MAX_ENTRIES: usize = 1_024;
+
 /// Variables of ours that are no settings: those of debug builds and of the tests. One that ends in `_` is a beginning.
 const OTHERS: [&str; 5] = ["SIPWAKE_TIMING", "SIPWAKE_SHARDS", "SIPWAKE_BINARY", "SIPWAKE_SIM_", "SIPWAKE_TEST_"];
-
-/// Tables in an array that a variable may reach, so that a large index cannot make a large array.
-const MAX_INDEX: usize = 64;
 
 /// The variables of this process that are Unicode.
 pub(super) fn of_this_process() -> Vec<(String, String)> {
@@ -45,21 +45,52 @@ pub(super) type Origins = Vec<(String, String)>;
 /// Writes the overrides into `root`.
 pub(super) fn apply(root: &mut Table, variables: &[(String, String)], problems: &mut Vec<Problem>) -> Origins {
     let is_ours = |name: &str| name.strip_prefix(PREFIX).is_some_and(|rest| rest.contains("__"));
-    let mut ours: Vec<_> = variables.iter().filter(|(name, _)| is_ours(name)).cloned().collect();
+    let path = |name: &str| name[PREFIX.len()..].split("__").map(Step::of).collect::<Vec<_>>();
+    let ours = variables.iter().filter(|(name, _)| is_ours(name));
+    let mut ours: Vec<_> = ours.map(|(name, value)| (path(name), name, value)).collect();
+    // The tables of an array one after the other, each by its number.
     ours.sort();
     let mut origins = Origins::new();
-    for (name, value) in ours {
-        let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
-        match set(root, &path, value) {
-            Some(place) => origins.push((place, name)),
-            None => problems.push(Problem::new(
-                &name,
-                "names no setting",
-                "write SIPWAKE_SECTION__KEY, and SIPWAKE_APP__0__KEY for the first [[app]]",
-            )),
-        }
+    for (path, name, value) in ours {
+        let remedy = match set(root, &path, value) {
+            Ok(place) => {
+                origins.push((place, name.clone()));
+                continue;
+            }
+            Err(Nowhere::Unnamed) => {
+                "write SIPWAKE_SECTION__KEY, and SIPWAKE_APP__0__KEY for the first [[app]]".to_owned()
+            }
+            Err(Nowhere::Gap { array, next }) => format!(
+                "the next [[{array}]] is {PREFIX}{}__{next}__…: leave out no number, and write at most {MAX_ENTRIES} of them",
+                array.to_ascii_uppercase()
+            ),
+        };
+        problems.push(Problem::new(name, "names no setting", remedy));
     }
     origins
+}
+
+/// A part of a variable's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    /// The number of a table in an array.
+    Index(usize),
+    /// A section, or a key.
+    Key(String),
+}
+
+impl Step {
+    fn of(part: &str) -> Self {
+        part.parse().map_or_else(|_| Self::Key(part.to_ascii_lowercase()), Self::Index)
+    }
+}
+
+/// Why a path leads nowhere.
+enum Nowhere {
+    /// No setting can be called so.
+    Unnamed,
+    /// It is beyond the table that would be the next one of its array.
+    Gap { array: String, next: usize },
 }
 
 /// The variables that begin like ours and set nothing: those that are a setting but for an underscore, and the others.
@@ -110,39 +141,43 @@ fn is_of_a_cluster(rest: &str, value: &str) -> bool {
         || rest.rsplit_once("_PORT_").is_some_and(|(_, port)| matches!(port, "PROTO" | "ADDR" | "PORT"))
 }
 
-/// Sets the value at `path`, making tables on the way; gives back its place, or `None` when the path leads nowhere.
-fn set(root: &mut Table, path: &[String], value: String) -> Option<String> {
-    let (last, way) = path.split_last()?;
-    if path.iter().any(String::is_empty) {
-        return None;
-    }
+/// Sets the value at `path`, making tables on the way; gives back its place.
+fn set(root: &mut Table, path: &[Step], value: &str) -> Result<String, Nowhere> {
+    let Some((Step::Key(last), mut way)) = path.split_last() else { return Err(Nowhere::Unnamed) };
     let mut table = root;
     let mut place = String::new();
-    let mut steps = way.iter().peekable();
-    while let Some(step) = steps.next() {
+    while let Some((Step::Key(step), rest)) = way.split_first() {
         place.push_str(step);
-        let index = steps.peek().and_then(|next| next.parse::<usize>().ok());
+        if step.is_empty() {
+            return Err(Nowhere::Unnamed);
+        }
         let entry = table.entry(step.clone());
-        table = match index {
-            None => entry.or_insert_with(|| Value::Table(Table::new())).as_table_mut()?,
-            Some(index) => {
-                steps.next();
-                let array = entry.or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?;
-                if index > array.len() || index >= MAX_INDEX {
-                    return None;
+        (table, way) = match rest.split_first() {
+            Some((Step::Index(index), rest)) => {
+                let array = entry.or_insert_with(|| Value::Array(Vec::new()));
+                let array = array.as_array_mut().ok_or(Nowhere::Unnamed)?;
+                if *index > array.len() || *index >= MAX_ENTRIES {
+                    return Err(Nowhere::Gap { array: step.clone(), next: array.len() });
                 }
-                if index == array.len() {
+                if *index == array.len() {
                     array.push(Value::Table(Table::new()));
                 }
                 place.push_str(&format!("[{index}]"));
-                array[index].as_table_mut()?
+                (array[*index].as_table_mut().ok_or(Nowhere::Unnamed)?, rest)
+            }
+            _ => {
+                let section = entry.or_insert_with(|| Value::Table(Table::new()));
+                (section.as_table_mut().ok_or(Nowhere::Unnamed)?, rest)
             }
         };
         place.push('.');
     }
+    if !way.is_empty() || last.is_empty() {
+        return Err(Nowhere::Unnamed);
+    }
     place.push_str(last);
-    table.insert(last.clone(), Value::String(value));
-    Some(place)
+    table.insert(last.clone(), Value::String(value.to_owned()));
+    Ok(place)
 }
 
 #[cfg(test)]
@@ -164,5 +199,49 @@ mod tests {
         let told = unreadable(variables.into_iter());
         let places: Vec<&str> = told.iter().map(|problem| &*problem.place).collect();
         assert_eq!(places, ["SIPWAKE_CALL__5\u{fffd}", "SIPWAKE_CALL__RING_TIMEOUT"]);
+    }
+
+    #[test]
+    fn the_tables_of_an_array_are_counted_as_numbers_are_and_as_far_as_the_file_may_go() {
+        let number = |index: usize| (format!("SIPWAKE_SIP_SERVER__{index}__ID"), format!("pbx-{index}"));
+        let ids = |root: &Table| {
+            let all = root["sip_server"].as_array().unwrap().iter();
+            all.map(|one| one["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        for count in [12, 101, MAX_ENTRIES] {
+            let (mut root, mut problems) = (Table::new(), Vec::new());
+            let variables: Vec<_> = (0..count).rev().map(number).collect();
+            let origins = apply(&mut root, &variables, &mut problems);
+            assert!(problems.is_empty(), "{problems:?}");
+            assert_eq!(ids(&root), (0..count).map(|index| format!("pbx-{index}")).collect::<Vec<_>>());
+            assert_eq!(origins[count - 1], (format!("sip_server[{}].id", count - 1), number(count - 1).0));
+        }
+        // One of a file's tables, whichever it is.
+        let text: String = (0..70).map(|index| format!("[[sip_server]]\nid = \"file-{index}\"\n")).collect();
+        let (mut root, mut problems) = (text.parse::<Table>().unwrap(), Vec::new());
+        apply(&mut root, &[number(64)], &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!((ids(&root)[63].as_str(), ids(&root)[64].as_str()), ("file-63", "pbx-64"));
+    }
+
+    #[test]
+    fn a_number_that_is_left_out_is_named() {
+        for (names, wrong, next) in [
+            (&["SIPWAKE_APP__0__ID", "SIPWAKE_APP__2__ID"][..], "SIPWAKE_APP__2__ID", Some("SIPWAKE_APP__1__…")),
+            (&["SIPWAKE_APP__5000000000__ID"], "SIPWAKE_APP__5000000000__ID", Some("SIPWAKE_APP__0__…")),
+            (&["SIPWAKE_APP__0"], "SIPWAKE_APP__0", None),
+            (&["SIPWAKE_0__ID"], "SIPWAKE_0__ID", None),
+            (&["SIPWAKE_CALL____RING_TIMEOUT"], "SIPWAKE_CALL____RING_TIMEOUT", None),
+            (&["SIPWAKE_APP__0__1__ID"], "SIPWAKE_APP__0__1__ID", None),
+            (&["SIPWAKE_APP__0__"], "SIPWAKE_APP__0__", None),
+        ] {
+            let variables: Vec<_> = names.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect();
+            let mut problems = Vec::new();
+            apply(&mut Table::new(), &variables, &mut problems);
+            assert_eq!(problems.len(), 1, "{names:?}: {problems:?}");
+            assert_eq!(&*problems[0].place, wrong);
+            let told = next.unwrap_or("SIPWAKE_APP__0__KEY for the first");
+            assert!(problems[0].remedy.contains(told), "{problems:?}");
+        }
     }
 }

@@ -505,11 +505,13 @@ fn read_secret(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-/// `["a", "b"]` or `a, b`; empty text is an empty list.
+/// `["a", "b"]` or `a, b`, which may begin with an IPv6 address in brackets; empty text is an empty list.
 fn from_environment(text: &str) -> Value {
-    if text.trim_start().starts_with('[') {
-        let parsed = format!("list = {text}").parse::<Table>().ok();
-        return parsed.and_then(|mut table| table.remove("list")).unwrap_or(Value::Boolean(false));
+    if text.trim_start().starts_with('[')
+        && let Ok(mut table) = format!("list = {text}").parse::<Table>()
+        && let Some(list) = table.remove("list")
+    {
+        return list;
     }
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
@@ -575,6 +577,29 @@ mod tests {
         assert_eq!(from_environment("tls, udp"), list(&["tls", "udp"]));
         assert_eq!(from_environment(r#"["tls", "udp"]"#), list(&["tls", "udp"]));
         assert_eq!(from_environment(""), list(&[]));
-        assert_eq!(from_environment("[tls"), Value::Boolean(false));
+        for (text, items) in [
+            ("[2001:db8::53]:53", &["[2001:db8::53]:53"][..]),
+            ("[2001:db8::53]:53, 192.0.2.53", &["[2001:db8::53]:53", "192.0.2.53"]),
+            (" [2001:db8::1],[::1]", &["[2001:db8::1]", "[::1]"]),
+            ("[tls", &["[tls"]),
+        ] {
+            assert_eq!(from_environment(text), list(items), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_from_the_environment_may_begin_with_an_address_in_brackets_and_each_entry_is_judged_by_its_setting() {
+        let told = |value: &str| {
+            let set = [("SIPWAKE_UPSTREAM__NAME_SERVERS".to_owned(), value.to_owned())];
+            let read = crate::config::Config::read("", Path::new("/nowhere"), set);
+            let told = read.err().map(|problems| problems.to_string()).unwrap_or_default();
+            told.lines().filter(|line| line.contains("name_servers")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        for right in ["[2001:db8::53]:53", "[2001:db8::53]:53,192.0.2.53", r#"["[2001:db8::53]:53"]"#] {
+            assert_eq!(told(right), Vec::<String>::new(), "{right}");
+        }
+        for wrong in ["[tls", "[2001:db8::53]:dns", "[53]", "[\"192.0.2.53\""] {
+            assert_eq!(told(wrong).len(), 1, "{wrong}: {:?}", told(wrong));
+        }
     }
 }

@@ -12,6 +12,7 @@ use toml::Table;
 
 use super::acme_section::acme;
 use super::distinct::{distinct, distinct_keys, distinct_listeners};
+use super::environment::MAX_ENTRIES;
 use super::problem::{Problem, Problems};
 use super::reader::{MIN_KEY, Reader, Shared, repeated};
 use super::secret_files::Held;
@@ -47,8 +48,6 @@ const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// is at most 64 KiB.
 const USUAL_MAX_BODY: usize = 16 * 1024;
 const LARGEST_MAX_BODY: usize = 48 * 1024;
-/// Entries of a list and sections of an array; more is refused.
-const MAX_ENTRIES: usize = 1_024;
 
 /// Who reads: a file must name what has no sensible default, development makes it on the spot.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -622,7 +622,7 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
         domains: server.domains.clone(),
         registrars: server.registrars.clone().into(),
     };
-    let lifetime = config.lifetime;
+    let (lifetime, vault) = (config.lifetime, vault.clone());
     api::Settings {
         apps: config.apps.iter().map(app).collect(),
         sip_servers: config.sip_servers.iter().map(sip_server).collect(),
@@ -632,7 +632,7 @@ fn api_settings(config: &Config, vault: &Vault) -> api::Settings {
             max_s: lifetime.max.as_secs(),
         },
         limits: api::limits::Limits::default(),
-        receipt_key: vault.receipt_public_key(),
+        receipt_key: Box::new(move || vault.receipt_public_key()),
         origins: config.api.origins.clone().into(),
     }
 }

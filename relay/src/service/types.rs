@@ -602,7 +602,7 @@ pub struct Wake {
 /// Devices that this node wakes.
 #[derive(Debug)]
 pub struct Expected {
-    /// How many there are.
+    /// How many are attached, or waited for.
     pub known: usize,
     /// How many are attached already.
     pub awake: usize,
@@ -625,7 +625,7 @@ pub enum WakeError {
     /// The operator does not serve the AOR's domain: 403.
     #[error("the SIP domain is not allowed here")]
     DomainNotAllowed,
-    /// No node knows a device of the AOR: 404.
+    /// No node has a device of the AOR that is attached, or that it can wake: 404.
     #[error("no device of this address")]
     Unknown,
     /// None came in time, or none can come: 504.

@@ -46,6 +46,7 @@ impl Inner {
             found.await.into_iter().fold(DevicesFound::default(), |sum, found| DevicesFound {
                 known: sum.known + found.known,
                 attached: sum.attached + found.attached,
+                silent: sum.silent + found.silent,
                 undecided: sum.undecided + found.undecided,
             })
         };
@@ -55,18 +56,21 @@ impl Inner {
             if found.undecided > 0 {
                 servers.addresses = Some(self.addresses_of(host).await);
                 let by_address = announce(&servers).await;
-                (found.known, found.attached) = (found.known + by_address.known, found.attached + by_address.attached);
+                found.known += by_address.known;
+                found.attached += by_address.attached;
+                found.silent += by_address.silent;
             }
             found
         };
         let mut found = find().await;
         let until = clock::now() + ARRIVAL_LIMIT;
-        let mut may_come = found.known == 0;
+        // An account that is here is on no way: its devices are asked once, for each time may use up what their calls have.
+        let mut may_come = found.known + found.silent == 0;
         while may_come {
             // Asked first: what has come since then is found.
             may_come = self.may_come(&found).await?;
             found = find().await;
-            if found.known > 0 {
+            if found.known + found.silent > 0 {
                 break;
             }
             if may_come && clock::now() >= until {

@@ -55,6 +55,8 @@ pub struct Plan {
     pub edge_host: &'static str,
     /// The SIP server holds calls until the relay has woken a device.
     pub wake: bool,
+    /// How long it holds a call for that, in milliseconds.
+    pub wake_wait_ms: u32,
     /// Who calls from the SIP server's domain must prove who he is.
     pub asks_callers: bool,
     /// The relay finds the SIP server by its domain, which is all that some devices name.
@@ -77,6 +79,7 @@ impl Plan {
             manner: Manner::Plain,
             edge_host: "127.0.0.1",
             wake: false,
+            wake_wait_ms: 20_000,
             asks_callers: false,
             by_domain: false,
         }
@@ -123,6 +126,7 @@ impl World<RealServer> {
             let wake = plan.wake.then(|| kamailio::Wake {
                 api: ([127, 0, 0, 1], setup.ports.api).into(),
                 key: setup.sip_server("kamailio", &["example.test"]),
+                wait_ms: plan.wake_wait_ms,
             });
             let settings = kamailio::Settings {
                 users: vec![(user.clone(), password.clone()), other.clone()],

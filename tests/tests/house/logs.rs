@@ -28,6 +28,8 @@ instance its id alone.
 - **A request** has a number, `request`, in the answer's header `x-request-id` and in each line that the relay logs while it answers, also on the node that it is carried to.
 - **A call** has the id that its push carries, `call`, in each line from its INVITE to its push and its end; `sipwake calls show` takes it. At `debug`, `call-step` tells each step.
 - **What goes wrong again and again** is a line when it begins, one each minute with `times`, how often since the last one, and one when it is over.
+- **A relay that does not start** says why: with `--log-format json` by one `not-started` for each problem, as text by lines that begin with `error:`.
+- **A panic** is `panic` in JSON, of level `ERROR`, with `thread` and `trace`; as text it is several lines. It is a fault of the relay: please report it.
 
 | event | level | fields | says |
 | --- | --- | --- | --- |

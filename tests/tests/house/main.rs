@@ -11,4 +11,5 @@ mod metrics;
 mod metrics_reference;
 mod package;
 mod page;
+mod recipes;
 mod tidy;

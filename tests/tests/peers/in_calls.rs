@@ -1,12 +1,12 @@
 //! What happens beside answering and hanging up, over each transport: declined, cancelled while it rings, answered on
 //! another phone, held and resumed by either side, a second call. Kamailio forks, SIPp and a second baresip are the others.
 
-use tests::baresip::{Account, Baresip};
-use tests::board::Missed;
-use tests::sipp::{Scenario, Sipp};
+use tests::baresip::Baresip;
+use tests::sipp::Scenario;
 use tests::wire::Transport;
-use tests::world::real::{Plan, RealServer, SOON};
+use tests::world::real::{Plan, SOON};
 
+use crate::desk_phone::{DeskPhone, closed};
 use crate::{Outcome, World};
 
 plays! { every_other_call:
@@ -40,39 +40,6 @@ async fn every_other_call(transport: Transport) -> Outcome {
     a_second_call(&world, &phone, 6).await?;
     assert_eq!((phone.rung(), world.pushes()), (7, 1), "one push, for the call that found the phone asleep");
     world.farewell(&instance).await
-}
-
-/// Another phone of the account, which registers at the SIP server itself.
-struct DeskPhone(Baresip);
-
-impl DeskPhone {
-    async fn start(world: &World) -> Result<Self, Missed> {
-        let RealServer { user, password, .. } = &world.registrar;
-        let proxy = world.registrar.uri(Transport::Udp);
-        let account = Account { aor: world.aor(), outbound: false, ..Account::new(&proxy, user, password) };
-        let desk = Baresip::start(&account, &world.authority).await?;
-        desk.await_registered(SOON).await?;
-        world.await_location(2).await?;
-        Ok(Self(desk))
-    }
-
-    /// It answers its n-th call, which the caller then ends.
-    async fn takes(&self, world: &World, nth: usize, caller: Sipp) -> Outcome {
-        self.0.answer(nth, SOON).await?;
-        closed(world, &self.0, caller).await
-    }
-
-    /// It unregisters.
-    async fn leaves(self, world: &World) -> Outcome {
-        self.0.command("quit", "").await?;
-        world.await_location(1).await.map(drop)
-    }
-}
-
-/// The call ends on both sides.
-async fn closed(world: &World, phone: &Baresip, caller: Sipp) -> Outcome {
-    world.finished(caller).await?;
-    phone.await_event("CALL_CLOSED", SOON).await.map(drop)
 }
 
 async fn declined(world: &World, phone: &Baresip, rung: usize) -> Outcome {

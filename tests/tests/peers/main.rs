@@ -35,6 +35,7 @@ macro_rules! plays {
 mod browser;
 mod calls;
 mod canary;
+mod desk_phone;
 mod endings;
 mod flow_only;
 mod forgetting;

@@ -2,7 +2,8 @@
 //! through the edge (RFC 8599).
 //!
 //! Invariant: whoever waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its
-//! push was refused, or the call's time is over; no other call of the device lets go of anybody. The account is named by its
+//! push was refused, or the call's time is over; no other call of the device lets go of anybody. Only those devices are counted that are attached, or
+//! waited for: an app that is open and registers by itself is neither, nor is a device that gets no calls, or no more of them now. The account is named by its
 //! keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator,
 //! vouches for: by the name that the account gives as next hop, or by the address that its flow leads to.
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use super::Shard;
 use crate::agent::request::{DevicesFound, Servers};
 use crate::clock;
+use crate::push::Event;
 use crate::vault::AorKey;
 
 impl Shard {
@@ -43,8 +45,14 @@ impl Shard {
                     continue;
                 }
             }
-            found.known += 1;
-            if self.attached.contains(instance) {
+            let is_attached = self.attached.contains(instance);
+            let may_come = is_attached || self.target_of(instance, Event::Call).is_some();
+            if !may_come || !self.endpoint.is_announced_to(instance) {
+                found.silent += 1;
+                continue;
+            }
+            if is_attached {
+                found.known += 1;
                 found.attached += 1;
                 continue;
             }
@@ -56,6 +64,9 @@ impl Shard {
                 let waiting = self.arrivals.entry((instance, call)).or_default();
                 waiting.retain(|other| !other.is_closed());
                 waiting.push(arrivals.clone());
+                found.known += 1;
+            } else {
+                found.silent += 1;
             }
         }
         found

@@ -8,7 +8,7 @@
 //! | a device declines it | declined; its INVITE, should it come, is answered 603: that of its caller, and any other only where no other caller was announced in its time |
 //! | no INVITE by the deadline, or no device can be reached | timed out |
 //!
-//! Invariant: a device is woken for an expected call at most once, and from the budget that its calls have. A binding expects
+//! Invariant: no call is announced to a device that its INVITE would not be for, nor to an app in the foreground. A device is woken for an expected call at most once, and from the budget that its calls have. A binding expects
 //! [`CALLS_PER_INSTANCE`] calls at most, one of each caller.
 
 use std::time::Instant;
@@ -27,6 +27,14 @@ impl Endpoint {
         let (binding, caller) = (self.devices.binding_of(instance)?, self.devices.caller_key(from));
         let is_it = |call: &&Call| call.caller() == caller && !call.state().is_final() && call.has_woken(instance);
         self.calls.expected_by(binding).find(is_it).map(|call| (call.id(), call.until()))
+    }
+
+    /// Whether a call that a SIP server announces would be for this device: its INVITE would be, and its app is not one that has registered by
+    /// itself, at whose own Contact the SIP server finds it.
+    pub fn is_announced_to(&self, instance: InstanceId) -> bool {
+        let Some(binding) = self.devices.binding_of(instance) else { return false };
+        self.push_bindings.instance_of(binding) == Some(instance)
+            || self.devices.is_in_background(instance) && self.callable_instances(binding).contains(&instance)
     }
 
     pub(in crate::endpoint) fn on_expect_call(
@@ -48,9 +56,7 @@ impl Endpoint {
                 return;
             }
         }
-        // The devices that its INVITE would be for, and no other.
-        let callable = self.callable_instances(binding).contains(&instance)
-            || self.push_bindings.instance_of(binding) == Some(instance);
+        let callable = self.is_announced_to(instance);
         let is_room = known.is_some() || self.calls.expected_by(binding).count() < CALLS_PER_INSTANCE;
         let may_ring = callable && is_room && !self.calls.is_busy(instance, caller);
         if !may_ring || !self.devices.spend_call(now, instance, caller, true) {

@@ -10,10 +10,10 @@ use tests::dns::{Dns, Record};
 use tests::phone::Phone;
 use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
-use tests::registrar::{Registrar, Settings};
+use tests::registrar::{Behaviour, Registrar, Settings};
 use tests::relay_setup::Setup;
 use tests::wire::Transport;
-use tests::world::{Device, FCM_TOKEN, SOON, TOKEN, World, text};
+use tests::world::{Device, FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
 use tests::{apns, fcm};
 
 use super::Outcome;
@@ -253,6 +253,59 @@ async fn a_device_that_cannot_be_reached_is_not_waited_for() -> Outcome {
     let (caller, push) = it.world.call_and_push().await?;
     assert_eq!(push["event"], "call", "a call of its own");
     caller.cancel().await
+}
+
+#[tokio::test]
+async fn a_device_that_gets_no_call_is_neither_counted_nor_woken() -> Outcome {
+    let it = Holding::start().await?;
+    let world = &it.world;
+    let unknown = || it.is_refused(404, "unknown-aor");
+    // Its SIP server has not said yet whether its credentials are right.
+    world.registrar.behave(&world.aor(), Behaviour::RetryAfter(3_600));
+    let unproven = world.api.enable(&world.wish(OTHER_TOKEN)).await?;
+    assert_eq!(unproven.status, 202, "{}", unproven.text());
+    unknown().await?;
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.disable(&world.api.enabled(&world.wish(OTHER_TOKEN)).await?).await?;
+    // It is to be woken for messages alone.
+    let mut wish = world.wish(TOKEN);
+    wish["wake_for"] = json!(["message"]);
+    let for_messages = world.enable_as(&wish).await?;
+    unknown().await?;
+    world.disable(&for_messages).await?;
+    // Its app is open and registers by itself, whether it has a connection to the edge or not.
+    let open = world.enable().await?;
+    assert_eq!(world.api.change(&open, &json!({"presence": "foreground"})).await?.status, 200);
+    unknown().await?;
+    let phone = world.wake(&open).await?;
+    unknown().await?;
+    drop(phone);
+    assert_eq!((world.apns.requests(), world.fcm.requests()), (0, 0));
+
+    // Beside any of these another one is woken, and is all that there is.
+    let android = world.enable_android().await?;
+    it.wakes(&android, 1).await?;
+    assert_eq!(world.apns.requests(), 0);
+    world.content()
+}
+
+#[tokio::test]
+async fn a_device_whose_password_was_changed_is_not_waited_for() -> Outcome {
+    let it = Holding::start().await?;
+    let world = &it.world;
+    let old = world.enable().await?;
+    world.registrar.change_password("alice", "looking glass");
+    let mut wish = world.android_wish(FCM_TOKEN);
+    wish["account"]["password"] = json!("looking glass");
+    let android = world.enable_as(&wish).await?;
+    let retries = || async {
+        let answer = world.api.read(&old).await.ok()?;
+        (answer.json()["registration"]["state"] == "retrying").then_some(())
+    };
+    world.until("its registration is retried", retries).await?;
+    it.wakes(&android, 1).await?;
+    assert_eq!(world.apns.requests(), 0);
+    world.content()
 }
 
 /// Alice's account, lent by somebody who calls it so at a registrar of his own.

@@ -243,6 +243,34 @@ async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wipe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_has_not_erased_is_not_called_wiped() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let ids = [world.enable().await?.id, world.enable_android().await?.id];
+    let may_erase = |right: &str| redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(right));
+    may_erase("-del");
+    let operator = Operator::of(&world);
+    let wiping = operator.runs(&["wipe", "--app", "com.example.phone", "--yes"]);
+    assert_eq!(wiping.status.code(), Some(1), "{}", said(&wiping));
+    for told in ["0 of 2 wiped", "2 being wiped, and not erased yet"] {
+        assert!(said(&wiping).contains(told), "{}", said(&wiping));
+    }
+    let printed = String::from_utf8_lossy(&wiping.stdout).into_owned();
+    assert!(ids.iter().all(|id| printed.contains(&format!("{id}  wiping\n"))), "{printed}");
+    let single = operator.runs(&["wipe", &ids[0], "--yes"]);
+    assert_eq!(single.status.code(), Some(1), "{}", said(&single));
+
+    may_erase("+del");
+    let erased = || async { redis.instance_keys().is_empty().then_some(()) };
+    world.until("an empty store", erased).await?;
+    let [one, two] = &ids;
+    let receipts = || async {
+        let wiped = operator.runs(&["wipe", one, two, "--yes"]);
+        (wiped.status.code() == Some(0) && said(&wiped).contains("2 of 2 wiped")).then_some(())
+    };
+    world.until("the receipts", receipts).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_the_relays_machine_its_configuration_is_enough() -> Outcome {
     let world = World::start().await?;
     let one = world.enable().await?.id;

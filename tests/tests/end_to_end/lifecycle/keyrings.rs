@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use relay::vault::{Keyring, Receipt, verify_receipt};
 use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::caller::CallOptions;
@@ -77,6 +78,32 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
     other.restart().await?;
     assert_eq!(other.api().enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
     other.await_log("serving", SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_gets_the_keyring_of_the_others_while_it_runs_tells_the_key_of_its_receipts() -> Outcome {
+    let (redis, scratch) = (RedisServer::start(), Scratch::new());
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    let keyring = scratch.path().join("another");
+    (setup.ports, setup.keyring) = (Ports::default(), Some(keyring.clone()));
+    let other = RelayProcess::launch(setup)?;
+    let keys = async || Some(other.api().get("/v1/keys").await.ok()?.text());
+    let own = world.until("its own key", || async { keys().await }).await?;
+    let unready = || async { (other.operator().get("/readyz").await.ok()?.status == 503).then_some(()) };
+    world.until("not ready", unready).await?;
+    std::fs::copy(world.relay.setup().keyring.as_ref().expect("a file"), &keyring)?;
+    other.await_log("serving", SOON).await?;
+    let ready = || async { (other.operator().get("/readyz").await.ok()?.status == 200).then_some(()) };
+    world.until("ready by itself", ready).await?;
+    let told = keys().await;
+    assert_eq!(told, Some(world.api.get("/v1/keys").await?.text()), "one keyring, one key");
+    assert_ne!(told, Some(own));
+    let instance = other.api().enabled(&world.wish(OTHER_TOKEN)).await?;
+    let receipt: Receipt = serde_json::from_value(other.api().disable(&instance).await?.json()).expect("a receipt");
+    let key = Keyring::open(&keyring).expect("the keyring").receipt_public_key();
+    verify_receipt(&receipt, &key).expect("a receipt of this key");
     Ok(())
 }
 

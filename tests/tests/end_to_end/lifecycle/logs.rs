@@ -47,6 +47,40 @@ async fn json_logs_are_an_event_a_line_and_serving_names_every_listener() -> Out
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_does_not_start_says_why_in_json_to_who_reads_json() -> Outcome {
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let (apns, fcm) = (tests::apns::Apns::start(&authority).await, tests::fcm::Fcm::start(&authority).await);
+    let setup = Setup::new(&authority, vec![App::served_by(&apns, &fcm)]);
+    let file = setup.write(&scratch);
+    let told = |arguments: &[&str], log: &str, variable: Option<(&str, &str)>| {
+        let mut command = Command::new(binary()?);
+        command.args(["serve", "--config"]).arg(&file).args(arguments).env("RUST_LOG", log).envs(variable);
+        let ended = command.stdin(Stdio::null()).output().expect("the binary starts");
+        assert_eq!(ended.status.code(), Some(1));
+        Ok::<_, tests::board::Missed>(String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let json = |said: &str| -> Vec<Value> {
+        let parsed = said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+        parsed.filter(|line: &Value| line["fields"]["event"] == "not-started").collect()
+    };
+    // A problem of the configuration, and a port that somebody else has.
+    let wrong = Some(("SIPWAKE_CALL__RING_TIMEOUT", "soon"));
+    let why = json(&told(&["--log-format", "json"], "info", wrong)?);
+    assert_eq!((why.len(), &why[0]["level"]), (1, &"ERROR".into()), "{why:?}");
+    assert!(text(&why[0]["fields"]["place"]).contains("call.ring_timeout"), "{why:?}");
+    assert!(text(&why[0]["fields"]["remedy"]).contains("duration"), "{why:?}");
+    let _taken = std::net::TcpListener::bind((setup.edge_ip, setup.ports.api)).expect("a free port");
+    let why = json(&told(&["--log-format", "json"], "info", None)?);
+    assert!(why.len() == 1 && text(&why[0]["fields"]["message"]).contains("api.listen"), "{why:?}");
+    // A person reads lines, and so does whoever has turned the log off.
+    for (arguments, log) in [(&[][..], "info"), (&["--log-format", "json"], "off")] {
+        let said = told(arguments, log, wrong)?;
+        assert!(said.lines().any(|line| line.starts_with("error: call.ring_timeout")), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_store_is_a_line_when_it_begins_and_one_when_it_is_over() -> Outcome {
     let (world, redis, _alice) = World::lent_on_redis().await?;
     redis.freeze();

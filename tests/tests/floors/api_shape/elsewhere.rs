@@ -224,3 +224,42 @@ async fn traces_and_timelines_that_wait_to_be_read_are_counted() {
         assert_eq!((whole.status, whole.header("content-type")), (200, kind));
     }
 }
+
+#[tokio::test]
+async fn what_a_request_is_refused_for_is_the_same_at_a_node_that_carries_it() {
+    let large = " ".repeat(100_000);
+    let answers = || BTreeMap::from([(node(2), letter(204, &json!({})))]);
+    let nodes = || Nodes { owner: Some(node(2)), answers: answers(), ..Nodes::default() };
+    for endpoint in [Endpoint::Progress, Endpoint::Decline, Endpoint::Test, Endpoint::Disable, Endpoint::EndTrace] {
+        for is_leaving in [false, true] {
+            let door = Door::new();
+            door.script.with(|script| script.nodes = Nodes { is_leaving, ..nodes() });
+            let answer = door.ask.of(endpoint.method().as_str(), &path_of(endpoint), SECRET, &large).await;
+            assert!(answer.status < 400, "{endpoint:?}: its body is not looked at: {}", answer.text);
+        }
+    }
+    for endpoint in [Endpoint::Change, Endpoint::BeginTrace] {
+        let door = Door::new();
+        door.script.with(|script| script.nodes = nodes());
+        let answer = door.ask.of(endpoint.method().as_str(), &path_of(endpoint), SECRET, &large).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (413, "body-too-large"), "{endpoint:?}");
+    }
+    // A method that the path does not know is no question of the owner's.
+    for (method, endpoint, allowed) in
+        [("PUT", Endpoint::Read, "PATCH"), ("GET", Endpoint::Progress, "POST"), ("POST", Endpoint::Call, "GET")]
+    {
+        let door = Door::new();
+        let own = door.ask.of(method, &path_of(endpoint), SECRET, "").await;
+        door.script.with(|script| script.nodes = nodes());
+        let carried = door.ask.of(method, &path_of(endpoint), SECRET, "").await;
+        assert_eq!((carried.status, carried.text.as_str()), (405, own.text.as_str()));
+        assert!(carried.header("allow").contains(allowed), "{}", carried.header("allow"));
+        assert_eq!(carried.header("allow"), own.header("allow"));
+        door.script.with(|script| assert!(script.nodes.asked.is_empty()));
+    }
+    // HEAD is GET without its body, and is carried as that.
+    let door = Door::new();
+    door.script.with(|script| script.nodes = nodes());
+    assert_eq!(door.ask.of("HEAD", &path_of(Endpoint::Read), SECRET, "").await.status, 204);
+    door.script.with(|script| assert_eq!(script.nodes.asked, [node(2)]));
+}

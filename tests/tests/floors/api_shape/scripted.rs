@@ -472,8 +472,14 @@ impl Door {
         let server =
             SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
         let origins = origins.iter().map(|origin| (*origin).into()).collect();
-        let settings =
-            Settings { apps: vec![app], sip_servers: vec![server], lifetime, limits, receipt_key: [7; 32], origins };
+        let settings = Settings {
+            apps: vec![app],
+            sip_servers: vec![server],
+            lifetime,
+            limits,
+            receipt_key: Box::new(|| [7; 32]),
+            origins,
+        };
         let api = Api::new(settings, script.clone(), metrics.clone());
         Self { script, metrics, ask: Ask::new(TowerToHyperService::new(api.router())) }
     }
