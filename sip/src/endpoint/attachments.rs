@@ -213,13 +213,15 @@ impl Attachments {
         self.detached.remove(&instance);
     }
 
-    /// A device is wiped: its Contact goes, and its places on the flows that it was by.
-    fn retire(&mut self, instance: InstanceId) {
+    /// A device is wiped: its Contact goes, and its places on the flows that it was by. What was forwarded to it there.
+    fn retire(&mut self, instance: InstanceId) -> Vec<BranchId> {
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
         let detached = self.detached.remove(&instance);
         let (by, of_dialogs) = (attached.as_ref().map(|it| it.flow), detached.map(|it| it.flow));
+        let mut forwarded = Vec::new();
         for flow in by.into_iter().chain(of_dialogs.filter(|flow| by != Some(*flow))) {
+            forwarded.extend(self.forwarded_to(instance, flow));
             if let Some(state) = self.flows.get_mut(&flow) {
                 state.instances.retain(|it| it.instance != instance);
             }
@@ -232,6 +234,7 @@ impl Attachments {
             }
             self.gone.insert(instance, Gone { dialogs, until: attached.map(|it| it.expires_at) });
         }
+        forwarded
     }
 
     /// Nothing of a wiped device is left.
@@ -615,10 +618,12 @@ impl Endpoint {
         }
     }
 
-    /// A device is wiped, and has left its calls: it is by no flow any more.
+    /// A device is wiped, and has left its calls: it is by no flow any more. What it was sent there is sent to nobody again.
     pub(super) fn retire(&mut self, instance: InstanceId) {
         let was_attached = self.attachments.is_attached(instance);
-        self.attachments.retire(instance);
+        for branch in self.attachments.retire(instance) {
+            self.core.transactions.forget_sent(branch);
+        }
         if was_attached {
             self.core.event(Event::Detached(instance));
         }

@@ -164,6 +164,7 @@ impl Endpoint {
         };
         self.attachments.forget_dialogs(instance);
         self.remove_device(now, instance);
+        self.give_up_messages(now, instance);
         if self.leave_group(now, instance, binding) {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);

@@ -100,3 +100,65 @@ fn of_a_wiped_device_its_contact_goes_at_once_and_its_call_may_be_hung_up_until_
         assert_eq!(flow_of(&world, "BYE").is_some(), passes, "{wait}");
     }
 }
+
+#[test]
+fn the_text_of_a_message_goes_with_the_device_that_was_sent_it_and_its_sender_is_told() {
+    let mut world = World::registered();
+    world.register(1, 1, BINDS);
+    let page = |world: &mut World, call_id: &str| {
+        let (source, head) = (world.upstream, world.head(call_id, "MESSAGE", 1, ""));
+        let text = format!(
+            "MESSAGE sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Type: text/plain\r\nContent-Length: 11\r\n\r\nsecret text",
+            world.binding
+        );
+        world.receive(source, &text);
+    };
+    page(&mut world, "m1");
+    assert!(holds(&world, "secret text") && holds(&world, "secret-user"));
+    // The other one has been given to the store, and waits for its device all the same.
+    world.advance(seconds(3));
+    page(&mut world, "m2");
+    assert_eq!((world.count("MESSAGE"), world.count("MESSAGE 480")), (2, 0));
+    wipe(&mut world);
+    assert!(!holds(&world, "secret text") && !holds(&world, "secret-user"));
+    assert_eq!(world.count("MESSAGE 480"), 1, "the store still has to speak of the other one");
+    world.advance(seconds(60));
+    assert_eq!((world.endpoint.counts().messages, world.count("MESSAGE")), (0, 2));
+}
+
+#[test]
+fn of_a_call_that_was_sent_to_a_wiped_device_no_more_is_left_than_its_cancel_needs() {
+    let mut world = World::registered();
+    world.register(1, 1, BINDS);
+    world.invite("call-1");
+    assert!(holds(&world, "m=audio"));
+    let invite = world.last("INVITE");
+    wipe(&mut world);
+    assert!(!holds(&world, "m=audio"));
+    // It rings all the same: it is told.
+    let device = world.device(1);
+    world.reply(device, &invite, 180, &[], "");
+    assert_eq!(world.last("CANCEL").via().map(|it| it.text.to_owned()), invite.via().map(|it| it.text.to_owned()));
+    world.reply(device, &invite, 487, &[], "");
+    assert_eq!((world.count("CANCEL"), world.count("ACK")), (1, 1));
+}
+
+#[test]
+fn what_a_phone_that_passed_through_was_sent_goes_with_it() {
+    let mut through = Through::new();
+    let register = Register::by(1);
+    through.registered(&register);
+    let path = through.world.last("REGISTER").text(sip::message::Name::Path).expect("ours").to_owned();
+    let head = through.world.head("m1", "MESSAGE", 1, "");
+    let source = through.world.upstream;
+    let text = format!(
+        "MESSAGE sip:alice@10.0.0.5:1 SIP/2.0\r\n{head}Route: {path}\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nsecret text"
+    );
+    through.world.receive(source, &text);
+    assert!(holds(&through.world, "secret text"));
+    through.registered(&register.expires(0));
+    assert!(!holds(&through.world, "secret text"));
+    let (device, message) = (through.world.device(1), through.world.last("MESSAGE"));
+    through.world.reply(device, &message, 200, &[], "");
+    assert_eq!(through.world.count("MESSAGE 200"), 1, "who wrote it hears that it has come");
+}
