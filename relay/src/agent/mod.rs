@@ -425,7 +425,7 @@ impl Agent {
         let (ways, cores) = Cores::start(count)?;
         let own = OwnNames { tls: endpoint.upstream_tls.clone(), tcp: endpoint.upstream_tcp.clone() };
         let shards = Shards::new(senders, ways).knowing(LfServers::new(own, &dependencies.bare_lf_servers));
-        let upstreams = Upstreams::default();
+        let upstreams = Upstreams::new(dependencies.tls.clone());
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(
             (dependencies.resolver, dependencies.tls, dependencies.udp.clone()),

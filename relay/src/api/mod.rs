@@ -15,8 +15,9 @@
 //! | `elsewhere`, `carried`, `wake_tally` | requests that another node answers, their mark, and the answers of all nodes |
 //!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
-//! request held. An answer to a request that carried a credential, or that wiped an instance, is marked with
-//! [`EndConnection`].
+//! request held. An answer to a request that brought an account or a token, that told what somebody wrote, or that wiped an instance, ends its
+//! connection ([`EndConnection`]): buffers of an open one keep what was shown on it. Of the other requests that may be the
+//! secret of an instance, until the next one by HTTP/1.1 has overwritten it, and by HTTP/2 no header.
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -304,7 +305,7 @@ impl Endpoint {
     }
 
     /// Whether the connection ends with the answer: buffers of an open one keep what was shown on it, an account, what
-    /// somebody wrote, and a secret that is about to be wiped.
+    /// somebody wrote, and a secret that is wiped with this request. What shows the secret of an instance and no more leaves it open.
     const fn ends_connection(self) -> bool {
         match self {
             Self::Enable | Self::Change | Self::Disable | Self::Doctor => true,

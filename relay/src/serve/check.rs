@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
-use super::{open_vault, resolver, running_relay};
+use super::{open_vault, resolver, running_relay, swap};
 use crate::acme;
 use crate::audit;
 use crate::clock;
@@ -60,6 +60,11 @@ pub async fn check(config: &Config) -> Findings {
         if is_fatal { findings.problems.push(problem) } else { findings.notes.push(problem) }
     }
     check_rest(config, &mut findings);
+    if swap::may_be_written() {
+        let what = "this machine swaps to a disk (/proc/swaps): passwords that the relay holds may be written there, and stay after a wipe";
+        let remedy = "swapoff -a, or encrypt the swap; the packaged unit (MemorySwapMax=0) and docker/compose.yaml (memswap_limit) keep the relay from it, and Redis is to be kept likewise";
+        findings.notes.push(Problem::new("swap", what, remedy));
+    }
     check_store(config, &mut findings).await;
     check_listeners(config, &mut findings).await;
     findings

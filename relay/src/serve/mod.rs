@@ -30,6 +30,7 @@ mod reload;
 mod running_relay;
 mod shard_watch;
 mod store_watch;
+mod swap;
 pub mod unconfigured;
 
 use std::io;

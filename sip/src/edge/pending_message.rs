@@ -8,6 +8,8 @@
 //! | Keeping | a 2xx: the kept copy is to go | – | → Ended | → Ended | → Ended |
 //! | Ended | a 2xx, when it is kept: likewise | – | – | – | – |
 //!
+//! A copy for a device that is wiped ends as where the store is full, and no answer of that device is waited for.
+//!
 //! When all copies have ended, the sender is answered: with a device's 2xx; else 202 when one is kept; else 503 when the
 //! store is away, so that the SIP server keeps the message itself; else with the best refusal of a device (RFC 3261
 //! §16.7); else 480, because the store keeps no more for this device.
@@ -164,6 +166,37 @@ impl PendingMessage {
         silent
     }
 
+    /// Whether there is a copy for this device.
+    pub fn is_for(&self, device: InstanceId) -> bool {
+        self.copies.iter().any(|copy| copy.instance == device)
+    }
+
+    /// The copies that were sent to a device, and are not answered, are another one's from now on, which it is known as.
+    pub fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        let theirs = |copy: &&mut Copy| copy.instance == earlier && matches!(copy.state, State::Sent);
+        self.copies.iter_mut().filter(theirs).for_each(|copy| copy.instance = successor);
+    }
+
+    /// A device is wiped: its copies are not waited for, and the text goes where no other copy may need it. The client transactions that are over with
+    /// it.
+    pub fn give_up(&mut self, device: InstanceId) -> Vec<BranchId> {
+        let theirs = self.copies.iter_mut().filter(|copy| copy.instance == device);
+        let branches = theirs.filter_map(|copy| {
+            if matches!(copy.state, State::Sent) {
+                copy.state = State::Stored(StoreOutcome::Full);
+            }
+            copy.branch.take()
+        });
+        let branches = branches.collect();
+        if !self.copies.iter().any(|copy| matches!(copy.state, State::Sent)) {
+            self.request = self.request.take().map(|request| match request.without_body() {
+                Some(head) => Box::new(head),
+                None => request,
+            });
+        }
+        branches
+    }
+
     /// The store has spoken: the kept copy that is to go again, because the device has taken it meanwhile.
     pub fn on_stored(&mut self, instance: InstanceId, outcome: StoreOutcome) -> Option<(InstanceId, MessageId)> {
         let waiting = |copy: &&mut Copy| copy.instance == instance && matches!(copy.state, State::Storing);
@@ -233,7 +266,7 @@ mod tests {
 
     fn pending(now: Instant) -> PendingMessage {
         let text = "MESSAGE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
-                    To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\n\r\n";
+                    To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 MESSAGE\r\nContent-Length: 4\r\n\r\ntext";
         let request = Message::parse(&text.into(), &Limits::default()).unwrap();
         let flow = FlowId::Datagram("192.0.2.1:5060".parse().unwrap());
         let key = RequestKey::of(&request, request.via().as_ref(), Side::Upstream);
@@ -336,5 +369,36 @@ mod tests {
             }
             assert_eq!(pending.response(), Some(expected));
         }
+    }
+
+    #[test]
+    fn what_a_wiped_device_was_sent_ends_and_the_text_stays_for_others_alone() {
+        let now = Instant::now();
+        let ((first, message, branch), (second, other_message, other)) = (one(1), one(2));
+        let mut pending = pending(now);
+        pending.sent(first, message, branch);
+        pending.sent(second, other_message, other);
+        assert_eq!(pending.give_up(first), [branch]);
+        assert!(pending.request().is_some_and(|request| &request.body()[..] == b"text"), "it is the other one's");
+        assert_eq!(pending.on_response(branch, 200, Bytes::new()), None);
+        pending.on_due(now + NO_RESPONSE_TIMEOUT);
+        assert_eq!(pending.give_up(second), [other]);
+        assert!(pending.request().is_some_and(|request| request.body().is_empty()));
+        assert_eq!(pending.response(), None, "the store has not spoken");
+        pending.on_stored(second, StoreOutcome::Stored);
+        assert_eq!(pending.response(), Some(FinalResponse::Accepted));
+        pending.close();
+        assert!(pending.is_over());
+    }
+
+    #[test]
+    fn what_a_device_was_sent_is_answered_and_kept_by_the_name_that_it_has_by_then() {
+        let now = Instant::now();
+        let ((earlier, message, branch), (successor, ..)) = (one(1), one(2));
+        let mut pending = pending(now);
+        pending.sent(earlier, message, branch);
+        pending.succeed(earlier, successor);
+        assert!(pending.give_up(earlier).is_empty());
+        assert_eq!(pending.on_due(now + NO_RESPONSE_TIMEOUT), [(successor, message)]);
     }
 }

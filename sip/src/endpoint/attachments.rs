@@ -2,13 +2,17 @@
 //!
 //! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
 //! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances. A device is detached by the
-//! end of its flow, by its time, and by a removal of the very Contact that it is attached with, which no flow sends that it has
-//! left.
+//! end of its flow, by its time, by a removal of the very Contact that it is attached with, which no flow sends that it has
+//! left, and by the end of its account.
 //!
 //! A dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3): the flow of a device that is detached carries the
 //! dialogs of that device on, and nothing else, until it ends, the account is wiped, or the device proves itself by another one.
 //!
 //! Invariant: of these there is at most one for each instance that an open flow carries.
+//!
+//! Of a device whose account is wiped the flow alone is kept, by which a dialog that stands may be hung up, until its registration would have
+//! ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
+//! by now, once its place is needed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -38,6 +42,8 @@ pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
     /// The flows that devices have proved themselves on last without being attached by them.
     detached: HashMap<InstanceId, DialogFlow>,
+    /// Those of wiped devices that were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
+    gone: HashMap<InstanceId, Gone>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
     verifications: HashMap<VerificationId, Verification>,
@@ -61,10 +67,20 @@ pub(super) struct DialogFlow {
     pub(super) transport: Transport,
 }
 
+/// What is left of a device that is wiped.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    dialogs: DialogFlow,
+    /// When its registration would have ended; `None`: it was detached, and its flow's end is awaited.
+    until: Option<Instant>,
+}
+
 /// One flow of devices.
 #[derive(Debug, Default)]
 struct DeviceFlow {
     instances: Vec<Carried>,
+    /// Wiped devices whose dialogs go by it, at most [`INSTANCES_PER_FLOW`]; the oldest gives way.
+    gone: Vec<InstanceId>,
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
@@ -106,6 +122,7 @@ impl Attachments {
         Self {
             attached: HashMap::new(),
             detached: HashMap::new(),
+            gone: HashMap::new(),
             flows: HashMap::new(),
             nonces: Nonces::new(nonce_key, now),
             verifications: HashMap::new(),
@@ -113,10 +130,10 @@ impl Attachments {
         }
     }
 
-    /// How many devices are attached, how many flows are known of devices and for detached ones, and how many proofs are being
+    /// How many devices are attached, how many flows are known of devices, for detached and for wiped ones, and how many proofs are being
     /// verified.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
-        (self.attached.len(), self.flows.len() + self.detached.len(), self.verifications.len())
+        (self.attached.len(), self.flows.len() + self.detached.len() + self.gone.len(), self.verifications.len())
     }
 
     pub(super) fn get(&self, instance: InstanceId) -> Option<&Attached> {
@@ -135,7 +152,19 @@ impl Attachments {
     /// The flow of a device's dialogs: that by which it has proved itself last.
     pub(super) fn dialog_flow(&self, instance: InstanceId) -> Option<DialogFlow> {
         let attached = || self.get(instance).map(|it| DialogFlow { flow: it.flow, transport: it.transport });
-        self.detached.get(&instance).copied().or_else(attached)
+        let gone = || self.gone.get(&instance).map(|it| it.dialogs);
+        self.detached.get(&instance).copied().or_else(attached).or_else(gone)
+    }
+
+    /// When the registration of a device ends that is attached, or was when it was wiped.
+    pub(super) fn attached_until(&self, instance: InstanceId) -> Option<Instant> {
+        let gone = || self.gone.get(&instance).and_then(|it| it.until);
+        self.get(instance).map(|attached| attached.expires_at).or_else(gone)
+    }
+
+    /// Whether what is left of a wiped device goes at this moment.
+    pub(super) fn is_gone_until(&self, instance: InstanceId, at: Instant) -> bool {
+        self.gone.get(&instance).is_some_and(|it| it.until == Some(at))
     }
 
     /// Whether what comes by a flow may be of this device's dialogs.
@@ -160,7 +189,9 @@ impl Attachments {
         flow: FlowId,
         own: &[&str],
     ) -> Option<Admission> {
-        let carried = self.flows.entry(flow).or_default().carried(instance)?;
+        self.note_flow(flow);
+        self.make_place(Some(now), flow, instance);
+        let carried = self.flows.get_mut(&flow)?.carried(instance)?;
         let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         Some(self.nonces.check(now, request, instance, flow, replay, own, md5_alone))
     }
@@ -180,6 +211,38 @@ impl Attachments {
     /// The dialogs of a device that is not attached go by no flow any more.
     pub(super) fn forget_dialogs(&mut self, instance: InstanceId) {
         self.detached.remove(&instance);
+    }
+
+    /// A device is wiped: its Contact goes, and its places on the flows that it was by. What was forwarded to it there.
+    fn retire(&mut self, instance: InstanceId) -> Vec<BranchId> {
+        let dialogs = self.dialog_flow(instance);
+        let attached = self.attached.remove(&instance);
+        let detached = self.detached.remove(&instance);
+        let (by, of_dialogs) = (attached.as_ref().map(|it| it.flow), detached.map(|it| it.flow));
+        let mut forwarded = Vec::new();
+        for flow in by.into_iter().chain(of_dialogs.filter(|flow| by != Some(*flow))) {
+            forwarded.extend(self.forwarded_to(instance, flow));
+            if let Some(state) = self.flows.get_mut(&flow) {
+                state.instances.retain(|it| it.instance != instance);
+            }
+        }
+        let dialogs = dialogs.filter(|_| attached.is_some() || detached.is_some());
+        if let Some((dialogs, state)) = dialogs.and_then(|it| Some((it, self.flows.get_mut(&it.flow)?))) {
+            state.gone.push(instance);
+            if state.gone.len() > INSTANCES_PER_FLOW {
+                self.gone.remove(&state.gone.remove(0));
+            }
+            self.gone.insert(instance, Gone { dialogs, until: attached.map(|it| it.expires_at) });
+        }
+        forwarded
+    }
+
+    /// Nothing of a wiped device is left.
+    fn forget_gone(&mut self, instance: InstanceId) {
+        let Some(Gone { dialogs, .. }) = self.gone.remove(&instance) else { return };
+        if let Some(state) = self.flows.get_mut(&dialogs.flow) {
+            state.gone.retain(|it| *it != instance);
+        }
     }
 
     /// A device is known by another name from now on: the flow that it has carries its dialogs in that name, and what was sent to it there counts as
@@ -213,10 +276,32 @@ impl Attachments {
         self.flows.contains_key(&flow)
     }
 
-    /// How many instances a flow carries beside this one.
+    /// How many instances a flow carries beside this one that give their places up to none.
     pub(super) fn carried_by(&self, flow: FlowId, beside: InstanceId) -> usize {
         let carried = self.flows.get(&flow).map(|state| &state.instances[..]).unwrap_or_default();
-        carried.iter().filter(|it| it.instance != beside).count()
+        carried.iter().filter(|it| it.instance != beside && self.is_by(it.instance, flow)).count()
+    }
+
+    /// Whether a device is attached by a flow, or its dialogs go by it.
+    fn is_by(&self, instance: InstanceId, flow: FlowId) -> bool {
+        self.get(instance).is_some_and(|attached| attached.flow == flow)
+            || self.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow)
+    }
+
+    /// Makes a place on a full flow for this instance, where another one is not by that flow; whoever may be about to show its proof keeps
+    /// its own, unless `now` is none.
+    fn make_place(&mut self, now: Option<Instant>, flow: FlowId, instance: InstanceId) {
+        let Some(state) = self.flows.get(&flow).filter(|state| state.instances.len() >= INSTANCES_PER_FLOW) else {
+            return;
+        };
+        if state.instances.iter().any(|it| it.instance == instance) {
+            return;
+        }
+        let may_prove = |it: &Carried| now.is_some_and(|now| it.registers_until.is_some_and(|until| now < until));
+        let idle = state.instances.iter().position(|it| !self.is_by(it.instance, flow) && !may_prove(it));
+        if let (Some(idle), Some(state)) = (idle, self.flows.get_mut(&flow)) {
+            state.instances.remove(idle);
+        }
     }
 
     /// Whether a flow carries this instance.
@@ -233,6 +318,7 @@ impl Attachments {
 
     /// Notes that a flow carries this instance; `false` when the flow has ended meanwhile, or is full.
     pub(super) fn carry(&mut self, flow: FlowId, instance: InstanceId) -> bool {
+        self.make_place(None, flow, instance);
         self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
     }
 
@@ -312,6 +398,7 @@ impl Endpoint {
             return self.core.event(Event::EdgeRegister(EdgeRegister::Refused));
         }
         let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
+        self.attachments.make_place(Some(now), source.flow, instance);
         let state = self.attachments.flows.entry(source.flow).or_default();
         let Some(carried) = state.carried(instance) else {
             return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
@@ -489,10 +576,13 @@ impl Endpoint {
     }
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
+        // A registration that passed through may be there again by the same name.
+        self.attachments.forget_gone(instance);
         if let Some(at) = self.devices.arm(instance, attached.expires_at) {
             self.core.timers.set(at, Timer::Device(instance));
         }
         let flow = attached.flow;
+        self.attachments.make_place(None, flow, instance);
         if let Some(carried) = self.attachments.flows.get_mut(&flow).and_then(|state| state.carried(instance)) {
             carried.has_bound = true;
         }
@@ -528,7 +618,24 @@ impl Endpoint {
         }
     }
 
+    /// A device is wiped, and has left its calls: it is by no flow any more. What it was sent there is sent to nobody again.
+    pub(super) fn retire(&mut self, instance: InstanceId) {
+        let was_attached = self.attachments.is_attached(instance);
+        for branch in self.attachments.retire(instance) {
+            self.core.transactions.forget_sent(branch);
+        }
+        if was_attached {
+            self.core.event(Event::Detached(instance));
+        }
+        if let Some(until) = self.attachments.attached_until(instance) {
+            self.core.timers.set(until, Timer::Device(instance));
+        }
+    }
+
     pub(super) fn on_device_due(&mut self, now: Instant, instance: InstanceId) {
+        if self.attachments.attached_until(instance).is_some_and(|until| until <= now) {
+            self.attachments.forget_gone(instance);
+        }
         if !self.devices.fires(now, instance) {
             return;
         }
@@ -543,6 +650,9 @@ impl Endpoint {
     /// A flow of devices has ended.
     pub(super) fn on_device_flow_closed(&mut self, now: Instant, flow: FlowId) {
         let Some(state) = self.attachments.flows.remove(&flow) else { return };
+        for instance in state.gone {
+            self.attachments.forget_gone(instance);
+        }
         for Carried { instance, .. } in state.instances {
             self.end_beside(instance, flow);
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {

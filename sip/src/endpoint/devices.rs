@@ -176,7 +176,7 @@ impl Endpoint {
         self.devices.rows.insert(instance, Device::new(binding, credentials));
     }
 
-    /// The instance is wiped: it leaves its calls, unless another one has taken them over; a dialog that stands may still be hung up by the flow that carries it.
+    /// The instance is wiped: it leaves its calls, unless another one has taken them over, and its flow; a dialog that stands may still be hung up by that.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
         self.devices.callers.forget(instance);
         if let Some(device) = self.devices.rows.remove(&instance) {
@@ -187,6 +187,7 @@ impl Endpoint {
             self.leave_call(now, call, instance, 480);
         }
         self.core.transactions.forget_requests(instance);
+        self.retire(instance);
     }
 }
 

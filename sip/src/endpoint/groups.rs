@@ -162,8 +162,9 @@ impl Endpoint {
         let Some(binding) = self.devices.binding_of(instance) else {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
-        self.remove_device(now, instance);
         self.attachments.forget_dialogs(instance);
+        self.remove_device(now, instance);
+        self.give_up_messages(now, instance);
         if self.leave_group(now, instance, binding) {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);

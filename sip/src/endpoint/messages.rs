@@ -44,6 +44,12 @@ impl Messages {
         self.rows.insert(id, message);
         id
     }
+
+    /// A device is known by another name from now on: what it was sent, and has not answered, was sent to that one.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
+        self.rows.values_mut().for_each(|pending| pending.succeed(earlier, successor));
+    }
 }
 
 impl Endpoint {
@@ -206,6 +212,21 @@ impl Endpoint {
             self.store_copy(id, instance, message);
         }
         self.answer_message(now, id);
+    }
+
+    /// A device is wiped: what it was sent, and has not answered, it is not waited for, and nothing is kept of it.
+    pub(super) fn give_up_messages(&mut self, now: Instant, device: InstanceId) {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody is answered")]
+        let theirs = self.messages.rows.iter().filter(|(_, pending)| pending.is_for(device));
+        let mut theirs: Vec<_> = theirs.map(|(id, _)| *id).collect();
+        theirs.sort_unstable();
+        for id in theirs {
+            let branches = self.messages.rows.get_mut(&id).map(|pending| pending.give_up(device)).unwrap_or_default();
+            for branch in branches {
+                self.core.transactions.abandon(branch);
+            }
+            self.answer_message(now, id);
+        }
     }
 
     pub(super) fn on_message_due(&mut self, now: Instant, id: MessageRequestId) {

@@ -214,8 +214,8 @@ impl Endpoint {
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => {
-                self.remove_push_binding(now, instance, PushBindingEnd::Removed);
                 self.attachments.forget_dialogs(instance);
+                self.remove_push_binding(now, instance, PushBindingEnd::Removed);
             }
         }
         self.judge_overtaking(now);
@@ -228,9 +228,9 @@ impl Endpoint {
         if self.core.timers.pending() < self.core.sweep_timers_at {
             return;
         }
-        let Self { core, devices, push_bindings, registers, upstreams, .. } = self;
+        let Self { core, devices, attachments, push_bindings, registers, upstreams, .. } = self;
         core.timers.retain(|at, timer| match timer {
-            Timer::Device(instance) => devices.is_armed(*instance, at),
+            Timer::Device(it) => devices.is_armed(*it, at) || attachments.is_gone_until(*it, at),
             Timer::PushBinding(instance) => push_bindings.is_armed(*instance, at),
             Timer::ForwardedRegister(register) => registers.knows(*register),
             Timer::Upstream(upstream) | Timer::Pace(upstream) => upstreams.registrar(*upstream).is_some(),

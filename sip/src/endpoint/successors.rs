@@ -143,6 +143,8 @@ impl Endpoint {
         self.asked.succeed(earlier, successor, flow);
         self.unproven.succeed(earlier, successor);
         self.calls.succeed(earlier, successor, binding);
+        self.messages.succeed(earlier, successor);
+        self.core.transactions.succeed(earlier, successor);
         self.succeed_parked(now, earlier, successor, binding);
         let Some(attached) = self.attachments.get(successor).map(|attached| attached.flow) else { return };
         if let Some(left) = flow.filter(|flow| *flow != attached) {

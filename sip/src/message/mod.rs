@@ -277,6 +277,11 @@ impl Message {
         out.into()
     }
 
+    /// A copy of the head alone, in memory of its own; `Content-Length` is written anew where it is changed or sent.
+    pub fn without_body(&self) -> Option<Self> {
+        Self::parse(&Bytes::copy_from_slice(&self.head), &Limits::COMPOSED).ok()
+    }
+
     /// Whether a header of this name is present.
     pub fn has(&self, name: Name) -> bool {
         self.fields.iter().any(|field| field.name == name)

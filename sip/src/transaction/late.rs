@@ -15,6 +15,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::hop_by_hop::compose_cancel;
 use super::patience::Patience;
 use super::table::{Client, ClientKey, Table};
@@ -27,10 +29,19 @@ pub const LATE: Duration = Duration::from_secs(15 * 60);
 impl<C> Client<C> {
     /// Of an INVITE that was cancelled too early to say so, and that its peer may read late, what its CANCEL and its ACK are made of is kept.
     pub(super) fn shrink_if_late(&mut self) {
-        if self.patience.is_spent()
-            && self.cancel
-            && let Some(cancel) = compose_cancel(&self.request, None)
-        {
+        if self.patience.is_spent() && self.cancel {
+            self.shrink();
+        }
+    }
+
+    /// What was sent by a stream is not sent again: of an INVITE what its CANCEL and its ACK are made of is kept, of another request nothing.
+    fn shrink(&mut self) {
+        if !self.line.flow.is_reliable() {
+            return;
+        }
+        if !self.machine.is_invite() {
+            self.request = Bytes::new();
+        } else if let Some(cancel) = compose_cancel(&self.request, None) {
             self.request = cancel;
         }
     }
@@ -60,8 +71,21 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.clients.get(&ClientKey { branch, cancel: false }).is_some_and(|client| client.machine.is_invite())
     }
 
-    /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. It looks
-    /// through all client transactions.
+    /// A request goes to its device by no other stream any more.
+    pub fn forget_sent(&mut self, branch: BranchId) {
+        if let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) {
+            client.shrink();
+        }
+    }
+
+    /// A device is known by another name from now on. It looks through all client transactions.
+    pub fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
+        self.clients.values_mut().for_each(|client| client.patience.succeed(earlier, successor));
+    }
+
+    /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. Of an
+    /// INVITE that is not, no more is left than its CANCEL needs. It looks through all client transactions.
     pub(super) fn forget_late(&mut self, device: InstanceId) {
         let late = &mut self.late;
         #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
@@ -72,6 +96,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
             let was_late = client.patience.is_spent();
             *late -= usize::from(was_late);
             client.patience = Patience::None;
+            if client.machine.is_invite() {
+                client.shrink();
+            }
             !was_late
         });
     }

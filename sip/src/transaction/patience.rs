@@ -27,6 +27,15 @@ impl Patience {
         true
     }
 
+    /// A device is known by another name from now on.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        if let Self::For(of) | Self::Spent(of) = self
+            && *of == earlier
+        {
+            *of = successor;
+        }
+    }
+
     /// Whether it waits for this device, or will.
     pub(super) fn is_for(self, device: InstanceId) -> bool {
         matches!(self, Self::For(of) | Self::Spent(of) if of == device)

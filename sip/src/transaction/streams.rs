@@ -101,7 +101,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel }) else { continue };
             client.turn(flow);
             client.carried = true;
-            if client.machine.is_pending() && (cancel || !cancelled) {
+            if client.machine.is_pending() && (cancel || !cancelled) && !client.request.is_empty() {
                 self.transmits.push_back(Transmit::again(flow, client.request.clone()));
             }
         }

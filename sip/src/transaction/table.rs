@@ -401,13 +401,19 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.servers.get(&id)?.asked.as_deref().map(|(request, _)| request)
     }
 
-    /// Forgets the INVITEs of and for a device that are answered: they name its account, and a 2xx that is repeated has been sent once; and
-    /// what was sent to it and may be heard late. It looks through all transactions.
+    /// Forgets the INVITEs of and for a device that are answered: they name its account, and a 2xx that is repeated has been sent once; what
+    /// its requests that are not, and those for it, have for a body; and what was sent to it and may be heard late. It looks through all transactions.
     pub fn forget_requests(&mut self, device: InstanceId) {
         #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
-        for server in self.servers.values_mut().filter(|server| server.machine.is_accepted()) {
-            server.asked.take_if(|asked| asked.1 == device);
-        }
+        self.servers.values_mut().for_each(|server| {
+            let is_over = server.machine.is_accepted();
+            let Some(asked) = server.asked.as_deref_mut().filter(|asked| asked.1 == device) else { return };
+            if is_over {
+                server.asked = None;
+            } else if let Some(head) = asked.0.without_body() {
+                asked.0 = head;
+            }
+        });
         self.forget_late(device);
     }
 

@@ -375,3 +375,19 @@ fn what_is_refused_in_passing_leaves_room_for_what_is_not() {
     }
     assert_eq!(open(&mut table, &invite(), UDP(), "call"), Err(Full));
 }
+
+#[test]
+fn of_what_is_asked_of_a_wiped_device_the_body_goes() {
+    let (mut table, device) = (table(4), InstanceId::new(1 << 64, ShardTag(0)));
+    let text = "INFO sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nMax-Forwards: 70\r\nFrom: <sip:c@d>;tag=c\r\n\
+                To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 5 INFO\r\nContent-Length: 6\r\n\r\nsecret";
+    let request = parsed(text.into());
+    let id = open(&mut table, &request, UDP(), "asked").unwrap();
+    table.keep_request(id, &request, device);
+    table.forget_requests(InstanceId::new(2 << 64, ShardTag(0)));
+    assert_eq!(table.asked_by(id).map(|asked| asked.body().len()), Some(6));
+    table.forget_requests(device);
+    let asked = table.asked_by(id).expect("it waits for its answer");
+    assert_eq!((asked.body().len(), asked.call_id()), (0, Some("i")));
+    assert!(parsed(asked.edit().finish()).check().is_ok(), "and may be sent on");
+}

@@ -30,4 +30,5 @@ mod strangers;
 mod subscription;
 mod unregistration;
 mod victims;
+mod wiped;
 mod world;

@@ -114,6 +114,13 @@ fn composition_and_image_publish_what_peers_need_and_hold_no_password_that_every
     for limit in ["mem_limit", "pids_limit", "no-new-privileges", "cap_drop: [ALL]"] {
         assert_eq!(compose.matches(limit).count(), services, "{limit} of each service");
     }
+    let values = |limit: &str| -> Vec<String> {
+        let lines = compose.lines().filter_map(|line| line.trim().strip_prefix(limit)?.strip_prefix(": "));
+        lines.map(|value| value.split_whitespace().next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(values("memswap_limit"), values("mem_limit"), "what holds secrets is not swapped");
+    let unit = fs::read_to_string(package().join("sipwake.service")).expect("the unit");
+    assert!(unit.contains("\nMemorySwapMax=0\n"), "nor does the unit let it be");
     let manifests = fs::read_to_string(package().join("kubernetes/relay.yaml")).expect("a file");
     let names = [&compose, &image, &manifests].into_iter().flat_map(|file| file.lines()).map(str::trim);
     let names: Vec<&str> =

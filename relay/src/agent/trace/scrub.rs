@@ -9,7 +9,8 @@
 //! | Via | transport, sent-by, and where it came from |
 //! | User-Agent, Server | products with a version, and the names of some SIP servers; no comment |
 //! | Reason, Warning | protocol, cause and code; no text |
-//! | challenges | realm, algorithm, qop and stale |
+//! | a host that is a telephone number (a URI without `@`), or has one in it | no more than of a user; of labels that are a number none |
+//! | challenges | a realm that is a host name, algorithm, qop and stale |
 //! | credentials | nothing |
 //! | every other header | its name |
 //! | a list of more than 128 elements, or more than 16 parameters of one | so many of them |
@@ -18,6 +19,7 @@
 //!
 //! Invariant: what is not known to be harmless is left out. The result is a message again.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -30,6 +32,8 @@ use crate::vault::hex;
 
 /// What stands in place of what is left out.
 const CUT: &str = "...";
+/// Likewise in place of a host.
+const NO_HOST: &str = "invalid";
 /// What every branch begins with (RFC 3261 §8.1.1.7).
 const BRANCH_COOKIE: &str = "z9hG4bK";
 /// The digits of a number that are kept at most: more may be those of a phone.
@@ -236,7 +240,8 @@ fn dialog(value: &str) -> String {
 
 fn via(call: &Call, element: &str) -> String {
     let Some(via) = Via::parse(element) else { return format!("SIP/2.0/{CUT} {CUT}") };
-    let mut out = format!("SIP/2.0/{} {}", word(via.transport, known::VALUES), via.host);
+    let host = host(via.host).unwrap_or(Cow::Borrowed(NO_HOST));
+    let mut out = format!("SIP/2.0/{} {host}", word(via.transport, known::VALUES));
     if let Some(port) = via.port {
         let _ = write!(out, ":{port}");
     }
@@ -263,17 +268,45 @@ fn shortened(call: &Call, uri: &Uri<'_>) -> String {
         return format!("{scheme}:{CUT}@invalid");
     }
     let mut out = format!("{scheme}:");
-    if let Some(user) = uri.user {
+    let host = host(uri.host);
+    if let Some(user) = uri.user.or(host.is_none().then_some(uri.host)) {
         out.extend(user.chars().next().filter(char::is_ascii_alphanumeric));
         out += CUT;
         out.push('@');
     }
-    out += uri.host;
+    out += host.as_deref().unwrap_or(NO_HOST);
     if let Some(port) = uri.port {
         let _ = write!(out, ":{port}");
     }
     parameters(&mut out, call, uri.params.iter());
     out
+}
+
+/// A host as it may be shown: an address, or a name whose labels are no telephone number; `None`: it is one as a whole. What stands where a host is, and is
+/// neither (RFC 3261 §25.1: the last label begins with a letter), is one.
+fn host(text: &str) -> Option<Cow<'_, str>> {
+    if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return Some(text.into());
+    }
+    let digits = |text: &str| text.bytes().filter(u8::is_ascii_digit).count();
+    let is_number = |label: &&str| !label.is_empty() && !label.bytes().any(|byte| byte.is_ascii_alphabetic());
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let labels: Vec<&str> = name.split('.').collect();
+    let is_name = labels.last().is_some_and(|last| last.starts_with(|first: char| first.is_ascii_alphabetic()));
+    let is_mostly_digits = digits(name) > DIGITS_MAX && 2 * digits(name) > name.len();
+    if !is_name || labels.len() == 1 && is_mostly_digits {
+        return None;
+    }
+    // ENUM (RFC 6116 §3.2) has a label for each digit.
+    let has_number =
+        |label: &str| label.split(|letter: char| !letter.is_ascii_digit()).any(|run| run.len() > DIGITS_MAX);
+    let is_shown = |label: &&str| !is_number(label) && !has_number(label);
+    let hidden: usize = labels.iter().filter(|label| !is_shown(label)).map(|label| digits(label)).sum();
+    if hidden <= DIGITS_MAX {
+        return Some(text.into());
+    }
+    let shown: Vec<&str> = labels.into_iter().map(|label| if is_shown(&label) { label } else { "x" }).collect();
+    Some(shown.join(".").into())
 }
 
 fn parameters<'a>(out: &mut String, call: &Call, all: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
@@ -348,12 +381,20 @@ fn challenge(value: &str) -> String {
         let Some((name, value)) = part.split_once('=') else { return false };
         let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
         match name.as_str() {
-            "realm" => true,
+            "realm" => host(value).is_some_and(|host| host == value) && is_host_name(value),
             "algorithm" | "qop" | "stale" => value.split(',').all(|one| is_one_of(one.trim(), known::CHALLENGE_WORDS)),
             _ => false,
         }
     });
     format!("{} {}", word(scheme, known::CHALLENGES), kept.collect::<Vec<_>>().join(", "))
+}
+
+/// Whether this is written as a host, and could be one.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    text.split('.').all(is_label) || text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// The `m=` lines of SDP.
@@ -385,6 +426,54 @@ mod tests {
         let again = Message::parse(&out.clone().into(), &Limits::default()).expect("it is a message again");
         assert_eq!(again.check(), Ok(()), "{}", String::from_utf8_lossy(&out));
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_telephone_number_that_stands_as_a_host_is_cut_like_a_user() {
+        let of = |uri: &str| {
+            let out = scrubbed(&format!(
+                "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKv\r\nMax-Forwards: 70\r\nFrom: <{uri}>;tag=b\r\n\
+                 To: <{uri}>\r\nCall-ID: c\r\nCSeq: 7 INVITE\r\nContact: <{uri}>\r\nP-Asserted-Identity: <{uri}>\r\nContent-Length: 0\r\n\r\n"
+            ));
+            let digits = |text: &str| text.bytes().filter(u8::is_ascii_digit).count();
+            for line in out.lines().filter(|line| line.contains("sip:")) {
+                assert!(
+                    !uri.contains("49") || digits(line.split(";tag=").next().unwrap()) <= DIGITS_MAX,
+                    "{uri}: {line}"
+                );
+            }
+            out.lines().next().unwrap().trim_start_matches("INVITE ").trim_end_matches(" SIP/2.0").to_owned()
+        };
+        for (uri, shown) in [
+            ("sip:4915112345678", "sip:4...@invalid"),
+            ("sip:4915112345678:5060;user=phone", "sip:4...@invalid:5060;user=phone"),
+            ("sip:4915112345678.", "sip:4...@invalid"),
+            ("sip:0049-151-12345678", "sip:0...@invalid"),
+            ("sip:49.151.12345678", "sip:4...@invalid"),
+            ("sip:tel4915112345678", "sip:t...@invalid"),
+            ("sip:4915112345678.gw.example.net", "sip:x.gw.example.net"),
+            ("sip:8.7.6.5.4.3.2.1.1.5.1.9.4.e164.arpa", "sip:x.x.x.x.x.x.x.x.x.x.x.x.x.e164.arpa"),
+            ("sip:192.0.2.1", "sip:192.0.2.1"),
+            ("sip:a@[2001:db8::1]", "sip:a...@[2001:db8::1]"),
+            ("sip:a@sip3.example.com.", "sip:a...@sip3.example.com."),
+            ("sip:a@tel4915112345678.example.net", "sip:a...@x.example.net"),
+            ("sip:a@ec2-52-14-123-45.compute.example", "sip:a...@ec2-52-14-123-45.compute.example"),
+        ] {
+            assert_eq!(of(uri), shown, "{uri}");
+        }
+        for (realm, is_kept) in [
+            ("example.com", true),
+            ("asterisk", true),
+            ("4915112345678", false),
+            ("Smith of Elm Street", false),
+            ("a@b", false),
+        ] {
+            assert_eq!(
+                challenge(&format!("Digest realm=\"{realm}\", nonce=\"n\"")).contains(realm),
+                is_kept,
+                "{realm}"
+            );
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::agent::transport::trusted::{NAMELESS, Told, Trusted};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::dns::resolve::{Candidate, MAX_CANDIDATES, Target};
+use crate::net::tls::ClientTls;
 use crate::vault::record::Account;
 
 /// How a SIP server is reached, and which names its requests may come from.
@@ -162,6 +163,8 @@ pub struct Upstreams(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
+    /// Whose sessions of a server go with its last route; `None` in tests.
+    tls: Option<ClientTls>,
     last: u32,
     numbers: HashMap<Arc<Route>, UpstreamId>,
     entries: HashMap<UpstreamId, Entry>,
@@ -205,6 +208,11 @@ pub(crate) enum DialShare {
 }
 
 impl Upstreams {
+    /// None is in use. `tls` keeps sessions of those alone that are.
+    pub fn new(tls: ClientTls) -> Self {
+        Self(Arc::new(Mutex::new(Table { tls: Some(tls), ..Table::default() })))
+    }
+
     /// The number of a route, for one more binding that was registered there before.
     pub fn acquire(&self, route: Route) -> UpstreamId {
         let id = self.acquire_for(IpAddr::V4(Ipv4Addr::UNSPECIFIED), route);
@@ -237,6 +245,9 @@ impl Upstreams {
         table.last = table.last.wrapping_add(1);
         let (id, route) = (UpstreamId(table.last), Arc::new(route));
         table.numbers.insert(route.clone(), id);
+        if let Some(tls) = &table.tls {
+            tls.want(route.verified_domain());
+        }
         table.entries.insert(
             id,
             Entry {
@@ -265,6 +276,9 @@ impl Upstreams {
             && let Some(entry) = table.entries.remove(&id)
         {
             table.numbers.remove(&entry.route);
+            if let Some(tls) = &table.tls {
+                tls.leave(entry.route.verified_domain());
+            }
         }
     }
 

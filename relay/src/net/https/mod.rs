@@ -20,8 +20,10 @@ mod progress;
 mod unread;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -30,11 +32,13 @@ use axum::Router;
 use axum::http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Request, Response, Version};
+use futures_util::future::Either;
 use futures_util::poll;
 use hyper::body::{Body as _, Incoming};
-use hyper::service::service_fn;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tower::Service as _;
@@ -108,21 +112,26 @@ pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
     let _ = timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
 }
 
+/// A connection by HTTP/2, or by HTTP/1.1.
+type Served<I, S> = Either<http2::Connection<I, S, TokioExecutor>, http1::Connection<I, S>>;
+
 async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let gives_way = accepted.stranger.gives_way();
     let life = Life::new(accepted.stranger);
     let peer = Peer(accepted.peer);
     let serving = life.clone();
     let service = service_fn(move |request| answer(router.clone(), request, peer, serving.clone()));
-    let builder = match accepted.stream.alpn() {
+    let is_http2 = match accepted.stream.alpn() {
         // A CA has seen what it wanted to see, and nothing follows (RFC 8737 §3).
         Some(ACME_PROTOCOL) => return,
-        Some(b"h2") => builder().http2_only(),
-        _ => builder().http1_only(),
+        alpn => alpn == Some(b"h2"),
     };
     let progress = Progress::default();
     let stream = TokioIo::new(InMotion::new(accepted.stream, progress.clone()));
-    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+    let mut connection = std::pin::pin!(match is_http2 {
+        true => Either::Left(http2().serve_connection(stream, service)),
+        false => Either::Right(http1().serve_connection(stream, service)),
+    });
     let mut looks = interval(IDLE_CHECK);
     looks.tick().await;
     let mut begun = 0;
@@ -135,12 +144,12 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
             biased;
             ended = connection.as_mut() => {
                 // The usual ends: the peer left, or was not heard from.
-                if let Err(error) = ended { tracing::trace!(event = "https-ended-early", peer = %peer.0, error, "a connection ended early") }
+                if let Err(error) = ended { tracing::trace!(event = "https-ended-early", peer = %peer.0, %error, "a connection ended early") }
                 return;
             }
             () = gives_way.notified() => {
                 life.stranger().gave_way();
-                connection.as_mut().graceful_shutdown();
+                shut_down(connection.as_mut());
                 // Its peer is told, as far as that needs no waiting.
                 let _ = poll!(connection.as_mut());
                 return;
@@ -166,7 +175,7 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
         if end && !ending {
             ending = true;
             linger.as_mut().reset(Instant::now() + LINGER);
-            connection.as_mut().graceful_shutdown();
+            shut_down(connection.as_mut());
         }
     }
 }
@@ -176,21 +185,43 @@ async fn has_written(progress: &Progress) {
     poll_fn(|_| if progress.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+/// Takes no further request on a connection.
+fn shut_down<I, S, B>(connection: Pin<&mut Served<I, S>>)
+where
+    I: Read + Write + Unpin + 'static,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    match connection.as_pin_mut() {
+        Either::Left(connection) => connection.graceful_shutdown(),
+        Either::Right(connection) => connection.graceful_shutdown(),
+    }
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS_READ)
         .max_buf_size(MAX_HEADER_BYTES);
     builder
-        .http2()
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES as u32);
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        // HPACK's table would keep a Bearer for as long as others keep the connection busy (RFC 7541 §2.3.2).
+        .header_table_size(0);
     builder
 }
 
@@ -244,8 +275,23 @@ fn names_its_host<B>(request: &Request<B>) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn no_header_is_kept_for_later_requests_by_http2() {
+        let (ours, mut theirs) = tokio::io::duplex(4_096);
+        let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
+        tokio::spawn(http2().serve_connection(TokioIo::new(ours), service));
+        theirs.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut head = [0; 9];
+        theirs.read_exact(&mut head).await.unwrap();
+        let mut settings = vec![0; usize::from(head[2])];
+        theirs.read_exact(&mut settings).await.unwrap();
+        // SETTINGS_HEADER_TABLE_SIZE of 0 (RFC 9113 §6.5.2).
+        assert!(head[3] == 4 && settings.chunks(6).any(|setting| setting == [0, 1, 0, 0, 0, 0]), "{settings:?}");
+    }
 
     #[test]
     fn a_head_with_too_many_fields_or_an_odd_transfer_coding_is_bad() {

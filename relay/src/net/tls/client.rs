@@ -9,7 +9,8 @@
 //! A change of the file is seen within [`RELOAD_INTERVAL`], one of the system's roots within [`SYSTEM_INTERVAL`]; and within [`DOUBT_REST`] once the certificate
 //! of a SIP server leads to no root, for its operator may have another CA now.
 //!
-//! Invariant: roots that cannot be used never replace those that can.
+//! Invariant: roots that cannot be used never replace those that can. Sessions are kept of those SIP servers alone that an account leads to
+//! ([`super::sessions`]).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::CertificateDer;
 
 use super::identity::SipIdentity;
-use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, root_store};
+use super::sessions::Sessions;
+use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, root_store, server_name};
 use crate::clock;
 use crate::net::file_stamp::Look;
 
@@ -32,8 +34,8 @@ use crate::net::file_stamp::Look;
 const SYSTEM_INTERVAL: Duration = Duration::from_secs(600);
 /// How long nobody's certificate has them read again.
 const DOUBT_REST: Duration = Duration::from_secs(60);
-/// Sessions of SIP servers kept for resumption; past it the oldest makes a full handshake again.
-const RESUMED_SESSIONS: usize = 4_096;
+/// Sessions kept of what answers by HTTPS, which the operator has named.
+const WEB_SESSIONS: usize = 8;
 
 /// How the relay, as a client, trusts whom it asks; cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,6 +46,7 @@ struct Client {
     current: ArcSwap<ClientConfig>,
     /// `None`: it trusts one certificate alone.
     roots: Option<Roots>,
+    sessions: Sessions,
 }
 
 /// By whose rules a certificate is verified.
@@ -77,8 +80,8 @@ struct Taken {
 /// Roots that were read and can be used.
 pub struct ReadRoots {
     read: Taken,
-    /// `None`: they are those in use.
-    config: Option<Arc<ClientConfig>>,
+    /// With the number that their sessions go by; `None`: they are those in use.
+    config: Option<(Arc<ClientConfig>, u64)>,
 }
 
 impl fmt::Debug for Roots {
@@ -115,10 +118,13 @@ impl ClientTls {
         if taken.system.is_empty() && taken.file.is_empty() {
             tracing::warn!(event = "no-roots", "no roots are trusted: install ca-certificates or set upstream.ca_file");
         }
-        let current = ArcSwap::from(config(rules, &taken, ca_file)?);
+        let sessions = Sessions::default();
+        let (config, number) = config(rules, &taken, ca_file, &sessions)?;
+        sessions.begin(number);
+        let current = ArcSwap::from(config);
         let (ca_file, taken) = (ca_file.map(Into::into), Mutex::new(taken));
         let roots = Some(Roots { rules, system, ca_file, taken, doubted: AtomicBool::new(false) });
-        Ok(Self(Arc::new(Client { current, roots })))
+        Ok(Self(Arc::new(Client { current, roots, sessions })))
     }
 
     /// Trusts whoever shows the first certificate of this file and has its key, and nobody else: the relay's own listeners.
@@ -137,7 +143,21 @@ impl ClientTls {
     fn pinned(verifier: pinned::Pinned) -> Self {
         let config =
             client_builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-        Self(Arc::new(Client { current: ArcSwap::from_pointee(config), roots: None }))
+        Self(Arc::new(Client { current: ArcSwap::from_pointee(config), roots: None, sessions: Sessions::default() }))
+    }
+
+    /// One more account, or route of some, leads to the SIP server of this domain: its sessions are kept.
+    pub fn want(&self, domain: &str) {
+        if let Some(server) = server_name(domain) {
+            self.0.sessions.want(server);
+        }
+    }
+
+    /// One less does; with the last one the domain is forgotten.
+    pub fn leave(&self, domain: &str) {
+        if let Some(server) = server_name(domain) {
+            self.0.sessions.leave(&server);
+        }
     }
 
     pub(in crate::net) fn config(&self) -> Arc<ClientConfig> {
@@ -173,7 +193,8 @@ impl ClientTls {
             return Err(TlsError::NoRoots);
         }
         let is_other = (&read.system, &read.file) != (&taken.system, &taken.file);
-        let config = is_other.then(|| config(roots.rules, &read, roots.ca_file.as_deref())).transpose()?;
+        let config =
+            is_other.then(|| config(roots.rules, &read, roots.ca_file.as_deref(), &self.0.sessions)).transpose()?;
         Ok(Some(ReadRoots { read, config }))
     }
 
@@ -181,7 +202,8 @@ impl ClientTls {
     pub fn take(&self, roots: ReadRoots) -> bool {
         let ReadRoots { read, config } = roots;
         let is_other = config.is_some();
-        if let Some(config) = config {
+        if let Some((config, number)) = config {
+            self.0.sessions.begin(number);
             self.0.current.store(config);
         }
         if let Some(roots) = &self.0.roots {
@@ -256,7 +278,13 @@ fn read(ca_file: Option<&Path>, system: &dyn Fn() -> Vec<CertificateDer<'static>
     Ok(Taken { read_at: clock::now(), file_look, system, file })
 }
 
-fn config(rules: Rules, taken: &Taken, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+/// Also the number that its sessions go by.
+fn config(
+    rules: Rules,
+    taken: &Taken,
+    ca_file: Option<&Path>,
+    sessions: &Sessions,
+) -> Result<(Arc<ClientConfig>, u64), TlsError> {
     let roots = root_store(taken.system.iter().cloned(), &taken.file, ca_file)?;
     let algorithms = default_provider().signature_verification_algorithms;
     let builder = match rules {
@@ -266,8 +294,12 @@ fn config(rules: Rules, taken: &Taken, ca_file: Option<&Path>) -> Result<Arc<Cli
         Rules::Web => client_builder().with_root_certificates(roots),
     };
     let mut config = builder.with_no_client_auth();
-    config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
-    Ok(Arc::new(config))
+    let (store, number) = sessions.by_new_roots();
+    config.resumption = match rules {
+        Rules::Sip => Resumption::store(store),
+        Rules::Web => Resumption::in_memory_sessions(WEB_SESSIONS),
+    };
+    Ok((Arc::new(config), number))
 }
 
 #[cfg(test)]

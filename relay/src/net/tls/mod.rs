@@ -19,6 +19,7 @@ mod development;
 mod doubts;
 mod identity;
 mod pinned;
+mod sessions;
 mod tickets;
 mod validity;
 

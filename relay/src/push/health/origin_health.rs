@@ -11,9 +11,11 @@
 //! | another one | not |
 //! | where none has taken any: one of those that are known | once, as a light one; always, when all of them are in trouble |
 //!
-//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind. What a service has taken weighs half after [`LATEST`] pushes or fewer.
+//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind, by a keyed hash, for [`TAKEN_FOR`]: which they are would tell whose devices there
+//! were. What a service has taken weighs half after [`LATEST`] pushes or fewer.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,16 +47,18 @@ pub(super) enum Weight {
 /// Those in trouble.
 pub(crate) struct Troubled {
     services: Mutex<Services>,
+    /// Random: services are remembered by a hash with it.
+    key: RandomState,
     /// How many there are.
     known: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
 struct Services {
-    taken: HashMap<Box<str>, Taken>,
+    taken: HashMap<u64, Taken>,
     /// Pushes taken since they last lost weight.
     latest: u32,
-    in_trouble: HashMap<Box<str>, InTrouble>,
+    in_trouble: HashMap<u64, InTrouble>,
 }
 
 struct Taken {
@@ -72,40 +76,56 @@ struct InTrouble {
 
 impl Troubled {
     pub(crate) fn new(known: Arc<AtomicUsize>) -> Self {
-        Self { services: Mutex::default(), known }
+        Self { services: Mutex::default(), key: RandomState::new(), known }
     }
 
     /// This one has taken a push. Whether that says that all are well.
     pub(super) fn took(&self, origin: &str) -> bool {
-        let mut services = self.lock();
+        let (origin, mut services) = (self.name_of(origin), self.lock());
         services.count(origin, Instant::now());
         services.is_well(origin)
     }
 
     /// Whether this one has taken a push within [`TAKEN_FOR`], as far as that is remembered.
     pub(crate) fn has_taken(&self, origin: &str) -> bool {
-        self.lock().taken.get(origin).is_some_and(|taken| taken.last + TAKEN_FOR > Instant::now())
+        self.lock().taken.get(&self.name_of(origin)).is_some_and(|taken| taken.last + TAKEN_FOR > Instant::now())
     }
 
     /// This one is well. Whether that says that all are.
     pub(super) fn well(&self, origin: &str) -> bool {
-        self.lock().is_well(origin)
+        self.lock().is_well(self.name_of(origin))
+    }
+
+    /// Forgets what was longer ago than it counts.
+    pub(super) fn forget(&self) {
+        self.lock().forget(Instant::now());
+    }
+
+    fn name_of(&self, origin: &str) -> u64 {
+        self.key.hash_one(origin)
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let services = self.lock();
+        services.taken.len() + services.in_trouble.len()
     }
 
     /// This one is in trouble.
     pub(super) fn weigh(&self, origin: &str, is_grave: bool) -> Weight {
-        let mut services = self.lock();
+        let (origin, mut services) = (self.name_of(origin), self.lock());
         let now = Instant::now();
         services.forget(now);
         let Services { taken, in_trouble, .. } = &mut *services;
-        let counted = in_trouble.get(origin).is_some_and(|it| it.counts);
-        if !counted && !taken.is_empty() && !taken.contains_key(origin) {
+        let counted = in_trouble.get(&origin).is_some_and(|it| it.counts);
+        if !counted && !taken.is_empty() && !taken.contains_key(&origin) {
             return Weight::Nothing;
         }
-        if in_trouble.len() >= SERVICES_MAX && !in_trouble.contains_key(origin) {
+        if in_trouble.len() >= SERVICES_MAX && !in_trouble.contains_key(&origin) {
             return Weight::Nothing;
         }
-        let own = in_trouble.entry(origin.into()).or_insert(InTrouble { count: 0, last: now, counts: false });
+        let own = in_trouble.entry(origin).or_insert(InTrouble { count: 0, last: now, counts: false });
         let is_new = own.count == 0;
         own.count = own.count.saturating_add(if is_grave { TROUBLES } else { 1 });
         own.last = now;
@@ -115,7 +135,7 @@ impl Troubled {
             return if all || is_new { Weight::Light } else { Weight::Nothing };
         }
         if counted || own_fails && services.speak_for_all(|it| it.count >= TROUBLES) {
-            if let Some(own) = services.in_trouble.get_mut(origin) {
+            if let Some(own) = services.in_trouble.get_mut(&origin) {
                 own.counts = true;
             }
             return Weight::Fails;
@@ -130,28 +150,28 @@ impl Troubled {
 }
 
 impl Services {
-    fn count(&mut self, origin: &str, now: Instant) {
+    fn count(&mut self, origin: u64, now: Instant) {
         if self.latest >= LATEST {
             self.taken.values_mut().for_each(|taken| taken.pushes /= 2);
             self.latest = 0;
         }
         self.latest += 1;
-        if let Some(taken) = self.taken.get_mut(origin) {
+        if let Some(taken) = self.taken.get_mut(&origin) {
             (taken.pushes, taken.last) = (taken.pushes + 1, now);
             return;
         }
         if self.taken.len() >= SERVICES_MAX {
-            let oldest = self.taken.iter().min_by_key(|(_, taken)| taken.last).map(|(origin, _)| origin.clone());
+            let oldest = self.taken.iter().min_by_key(|(_, taken)| taken.last).map(|(origin, _)| *origin);
             oldest.and_then(|oldest| self.taken.remove(&oldest));
         }
-        self.taken.insert(origin.into(), Taken { pushes: 1, last: now });
+        self.taken.insert(origin, Taken { pushes: 1, last: now });
     }
 
-    fn is_well(&mut self, origin: &str) -> bool {
+    fn is_well(&mut self, origin: u64) -> bool {
         if self.in_trouble.is_empty() {
             return true;
         }
-        self.in_trouble.remove(origin);
+        self.in_trouble.remove(&origin);
         self.forget(Instant::now());
         !self.in_trouble.values().any(|it| it.counts)
     }

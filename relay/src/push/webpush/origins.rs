@@ -10,18 +10,20 @@
 //! | of these, which was used longest ago |
 //!
 //! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host; one that nobody has needed for [`IDLE`] is
-//! forgotten. Each push has its origin: what gives way lives on for the pushes that it has.
+//! forgotten within [`LOOK_EVERY`], whether others are needed or not, and with it goes its connection, its VAPID token and its TLS session: it tells whose device it
+//! served. Each push has its origin: what gives way lives on for the pushes that it has.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::http1_limits::{OwnPlaces, Place, Places};
 use super::limits::Limits;
@@ -45,6 +47,10 @@ const ORIGINS_MAX: usize = 1_024;
 const OF_A_HOST_MAX: usize = 16;
 /// How long an origin is kept that nobody needs.
 const IDLE: Duration = Duration::from_secs(600);
+/// How often those are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// TLS sessions that one origin's next connection may go on with.
+const SESSIONS: usize = 1;
 /// How long a service is left alone that tells one subscription after the other to wait. Calls wait meanwhile, and get their try.
 const TOLD_BY_ALL: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 
@@ -55,11 +61,18 @@ pub(super) struct Origins {
     network: Arc<dyn Network>,
     record: Arc<Record>,
     troubled: Arc<Troubled>,
-    known: Arc<AtomicUsize>,
     places: Arc<Places>,
     /// That of the process, where this was made.
     runtime: Option<Handle>,
-    table: Mutex<HashMap<Box<str>, Arc<Origin>>>,
+    table: Arc<Table>,
+}
+
+/// Those that are known.
+#[derive(Default)]
+struct Table {
+    origins: Mutex<HashMap<Box<str>, Arc<Origin>>>,
+    /// How many there are.
+    known: Arc<AtomicUsize>,
 }
 
 /// One push service.
@@ -88,17 +101,20 @@ impl Origins {
         reach: Reach,
         record: Arc<Record>,
     ) -> Self {
-        let known = Arc::new(AtomicUsize::new(0));
+        let (table, runtime) = (Arc::<Table>::default(), Handle::try_current().ok());
+        let troubled = Arc::new(Troubled::new(Arc::clone(&table.known)));
+        if let Some(runtime) = &runtime {
+            runtime.spawn(forget(Arc::downgrade(&table), Arc::downgrade(&troubled)));
+        }
         Self {
             label: format!("{app}/webpush").into(),
             tls,
             network: Arc::new(Guarded::new(network, app, reach)),
-            troubled: Arc::new(Troubled::new(Arc::clone(&known))),
-            known,
+            troubled,
             places: Arc::default(),
             record,
-            runtime: Handle::try_current().ok(),
-            table: Mutex::default(),
+            runtime,
+            table,
         }
     }
 
@@ -111,16 +127,16 @@ impl Origins {
         // However it is written, it is one.
         let mut origin = format!("https://{}:{}", url.host()?, https_port(url)?);
         origin.make_ascii_lowercase();
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let now = Instant::now();
         if let Some(known) = table.get(&*origin) {
             *known.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
             return Some(Arc::clone(known));
         }
-        table.retain(|_, origin| Arc::strong_count(origin) > 1 || origin.idle_since() + IDLE > now);
+        forget_idle(&mut table, now);
         let host: Box<str> = url.host()?.to_ascii_lowercase().into();
         make_room(&mut table, &host);
-        let endpoint = Endpoint::new(&origin, "endpoint", Arc::clone(&self.tls), Arc::clone(&self.network)).ok()?;
+        let endpoint = Endpoint::new(&origin, "endpoint", self.tls_of_one(), Arc::clone(&self.network)).ok()?;
         let audience = endpoint.origin().strip_suffix(":443").unwrap_or(endpoint.origin()).into();
         let record = Record::part_of(&self.record, &self.troubled, &origin);
         let channel =
@@ -139,14 +155,46 @@ impl Origins {
             used_at: Mutex::new(now),
         });
         table.insert(origin.into(), Arc::clone(&made));
-        self.known.store(table.len(), Ordering::Relaxed);
+        self.table.known.store(table.len(), Ordering::Relaxed);
         Some(made)
     }
 
+    /// The same trust, with sessions that go with the origin: a session has the name of its server.
+    fn tls_of_one(&self) -> Arc<ClientConfig> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Arc::new(tls)
+    }
+}
+
+impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Origin>>> {
         // Whole origins go in and out.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Forgets what nobody needs any more, as long as the App pushes by these origins.
+async fn forget(table: Weak<Table>, troubled: Weak<Troubled>) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        let (Some(table), Some(troubled)) = (table.upgrade(), troubled.upgrade()) else { return };
+        let gone = {
+            let mut known = table.lock();
+            let gone = forget_idle(&mut known, Instant::now());
+            table.known.store(known.len(), Ordering::Relaxed);
+            gone
+        };
+        // Their connections end without the lock.
+        drop(gone);
+        troubled.forget();
+    }
+}
+
+/// Takes out those that no push has, and that nobody has needed for [`IDLE`].
+fn forget_idle(table: &mut HashMap<Box<str>, Arc<Origin>>, now: Instant) -> Vec<Arc<Origin>> {
+    let idle = table.extract_if(|_, origin| Arc::strong_count(origin) == 1 && origin.idle_since() + IDLE <= now);
+    idle.map(|(_, origin)| origin).collect()
 }
 
 /// Makes room for one more of this host.
@@ -271,14 +319,14 @@ mod tests {
             assert!(origins.of(&url(number)).is_some());
         }
         assert!(origins.of(&url(ORIGINS_MAX)).is_some(), "the one used longest ago gives way");
-        let known = |number| origins.lock().contains_key(&*format!("https://push{number}.example.net:443"));
+        let known = |number| origins.table.lock().contains_key(&*format!("https://push{number}.example.net:443"));
         assert!(known(0) && !known(1) && known(2) && known(ORIGINS_MAX), "and none that took pushes");
         // Pushes wait for each of them.
         let _waiting: Vec<_> = (2..=ORIGINS_MAX).map(|number| origins.of(&url(number)).unwrap()).collect();
         for number in 0..10 {
             origins.of(&url(5_000 + number)).unwrap().note("/a", &taken);
         }
-        assert_eq!(origins.lock().len(), ORIGINS_MAX);
+        assert_eq!(origins.table.lock().len(), ORIGINS_MAX);
         assert!(known(0) && (0..10).all(|number| known(5_000 + number)));
     }
 
@@ -291,10 +339,40 @@ mod tests {
         origin.channel.record().note(Note::Accepted);
         drop(origin);
         tokio::time::advance(IDLE).await;
-        assert!(!has_taken(1) && origins.lock().len() == 1, "the other one has come in its place");
+        assert!(!has_taken(1) && origins.table.lock().len() == 1, "the other one has come in its place");
         assert!(has_taken(0));
         tokio::time::advance(Duration::from_secs(24 * 3_600)).await;
         assert!(!has_taken(2) && !has_taken(0), "a day ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_needs_is_forgotten_though_nobody_asks_for_another() {
+        let origins = origins();
+        let of = |number| {
+            let origin = origins.of(&url(number)).unwrap();
+            origin.note("/a", &Attempt::Done(Verdict::Accepted));
+            origin.channel.record().note(Note::Accepted);
+            origin
+        };
+        let (needed, alone) = (of(0), Arc::downgrade(&of(1)));
+        sleep(IDLE - Duration::from_secs(1)).await;
+        assert!(alone.upgrade().is_some(), "it may be needed again");
+        sleep(LOOK_EVERY * 2).await;
+        assert!(alone.upgrade().is_none(), "its connection went with it");
+        assert_eq!((origins.table.lock().len(), origins.table.known.load(Ordering::Relaxed)), (1, 1));
+        drop(needed);
+        sleep(LOOK_EVERY * 2).await;
+        assert_eq!((origins.table.lock().len(), origins.troubled.len()), (0, 2));
+        sleep(Duration::from_secs(24 * 3_600)).await;
+        assert_eq!(origins.troubled.len(), 0, "nor is it remembered that it was well");
+    }
+
+    #[test]
+    fn a_tls_session_goes_with_its_origin() {
+        let origins = origins();
+        let sessions = |tls: &ClientConfig| format!("{:p}", &tls.resumption);
+        let (one, other) = (origins.tls_of_one(), origins.tls_of_one());
+        assert!(sessions(&one) != sessions(&other) && sessions(&one) != sessions(&origins.tls));
     }
 
     #[tokio::test(start_paused = true)]
@@ -335,8 +413,8 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
             of(&format!("https://push.example.net:{port}/a"));
         }
-        assert_eq!(origins.lock().len(), OF_A_HOST_MAX + 1);
-        assert!(origins.lock().contains_key("https://other.example.net:443"));
+        assert_eq!(origins.table.lock().len(), OF_A_HOST_MAX + 1);
+        assert!(origins.table.lock().contains_key("https://other.example.net:443"));
         let first = of("https://other.example.net/a");
         for same in ["https://OTHER.example.net/b", "https://other.example.net:/", "https://other.example.net:0443/"] {
             assert!(Arc::ptr_eq(&first, &of(same)), "{same}");

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! wipe INSTANCE LOOKUP|- ENDS_AT REASON PROOF|-
+//! fenced INSTANCE FENCE
+//! left INSTANCE
 //! unregistered INSTANCE
 //! erased INSTANCE WIPED_AT
 //! ```

@@ -459,7 +459,7 @@ impl Endpoint {
             && flow.is_reliable()
         {
             self.upstreams.links.remove(&flow);
-            let attached = last.and_then(|last| self.attachments.get(last)).map(|attached| attached.expires_at);
+            let attached = last.and_then(|last| self.attachments.attached_until(last));
             match attached.max(until) {
                 Some(until) => self.core.timers.set(until, Timer::Linger(Box::new(flow))),
                 None => {

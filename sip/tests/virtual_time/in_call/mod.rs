@@ -5,7 +5,7 @@ mod asked;
 mod detached;
 mod identity;
 mod large;
-mod leg;
+pub(crate) mod leg;
 mod own_proof;
 mod passing;
 mod patience;

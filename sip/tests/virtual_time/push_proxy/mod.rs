@@ -12,5 +12,5 @@ mod passing;
 mod renewing;
 mod requests;
 mod server_streams;
-mod through;
+pub(crate) mod through;
 mod unheard;
