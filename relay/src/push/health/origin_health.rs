@@ -97,7 +97,7 @@ impl Troubled {
     }
 
     /// Forgets what was longer ago than it counts.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.lock().forget(Instant::now());
     }
 
@@ -186,7 +186,7 @@ impl Services {
         theirs * SHARE >= all
     }
 
-    fn forget(&mut self, now: Instant) {
+    pub(crate) fn forget(&mut self, now: Instant) {
         self.taken.retain(|_, taken| taken.last + TAKEN_FOR > now);
         self.in_trouble.retain(|_, it| it.last + TAKEN_FOR > now);
     }
