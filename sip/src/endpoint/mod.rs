@@ -68,6 +68,7 @@ pub mod push_bindings;
 mod pushed;
 mod register_table;
 pub mod register_turns;
+mod replaced;
 mod requests;
 mod returns;
 mod settings;

@@ -27,6 +27,14 @@ impl Patience {
         true
     }
 
+    /// A wait for one device is for another one from now on.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        match self {
+            Self::For(of) | Self::Spent(of) if *of == earlier => *of = successor,
+            Self::None | Self::For(_) | Self::Spent(_) => {}
+        }
+    }
+
     /// Whether it waits for this device, or will.
     pub(super) fn is_for(self, device: InstanceId) -> bool {
         matches!(self, Self::For(of) | Self::Spent(of) if of == device)

@@ -10,6 +10,7 @@ mod own_proof;
 mod owners;
 mod passing;
 mod renewing;
+mod replacing;
 mod requests;
 mod server_streams;
 mod through;
