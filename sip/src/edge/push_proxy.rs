@@ -368,7 +368,9 @@ pub fn spelling(uri: &str) -> Option<String> {
         // What a server makes of another parameter is its own affair, and letters may count in it.
         (name, Some(value)) => format!(";{name}={value}"),
     };
-    let mut params: Vec<String> = uri.params.iter().map(named).filter(|param| param != ";lr").collect();
+    // Whatever its value: it is a flag, and is given back without it.
+    let mut params: Vec<String> =
+        uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("lr")).map(named).collect();
     params.sort_unstable();
     let headers = uri.headers.map(|headers| format!("?{headers}")).unwrap_or_default();
     let host = uri.host.trim_end_matches('.').to_ascii_lowercase();

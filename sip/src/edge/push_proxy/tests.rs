@@ -106,6 +106,7 @@ fn a_server_is_known_by_all_of_its_registrar_and_its_proxy() {
     let of = |registrar, proxy| server_of(registrar, proxy).unwrap();
     let plain = of("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;lr"));
     assert_eq!(plain, of("SIP:Example.COM.;X=1;Transport=TLS", Some("sip:PROXY.example.com")));
+    assert_eq!(plain, of("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;LR=on")));
     for (registrar, proxy) in [
         ("sip:example.com;transport=tls;x=1", None),
         ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.org;lr")),
