@@ -188,7 +188,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
             uri,
         });
     };
-    if lasting.next().is_some() || contacts.len() != register.elements(Name::Contact).count() {
+    if lasting.next().is_some() || contacts.len() != register.contact_elements() {
         return Err(400);
     }
     let (expires, key) = (lasts_for(register, contact), contact_key(contact));
@@ -217,14 +217,33 @@ fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {
         (1, 1) => {
             let name = value.split(|byte| *byte == b'<').next().unwrap_or_default();
             // Some take what begins with a scheme for the address.
-            !name.contains(&b':') || std::str::from_utf8(name).is_ok_and(is_quoted_text)
+            !name.contains(&b':') || is_quoted_text(&String::from_utf8_lossy(name))
         }
-        _ => false,
+        _ => named_in_quotes(value).is_some_and(|(name, rest)| {
+            let count = |byte| memchr::memchr_iter(byte, rest).count();
+            // Some take what stands in the first angle brackets for the address, quoted or not: that must be none.
+            (count(b'<'), count(b'>')) == (1, 1) && !name.iter().any(|byte| matches!(byte, b':' | b'@'))
+        }),
     };
     if !alone {
         return Err(400);
     }
     register.to().and_then(|to| aor_of(&to.uri()?)).ok_or(416)
+}
+
+/// A display name in quotes, and the angle bracket with what follows it (RFC 3261 §25.1).
+fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let value = value.trim_ascii_start();
+    let inner = value.strip_prefix(b"\"")?;
+    let mut is_escaped = false;
+    let is_end = |byte: &u8| {
+        let ends = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        ends
+    };
+    let (name, rest) = inner.split_at(inner.iter().position(is_end)?);
+    let rest = rest[1..].trim_ascii_start();
+    rest.starts_with(b"<").then_some((name, rest))
 }
 
 pub(super) fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
