@@ -288,8 +288,7 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
 
 /// For how long a Contact is to last, in seconds.
 pub(super) fn lasts_for(register: &Message, contact: &Party<'_>) -> u32 {
-    let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
-    own.or_else(|| register.number(Name::Expires)).unwrap_or(EXPIRES_DEFAULT)
+    contact.expires(EXPIRES_DEFAULT).or_else(|| register.number(Name::Expires)).unwrap_or(EXPIRES_DEFAULT)
 }
 
 pub(super) fn contact_key(contact: &Party<'_>) -> Box<str> {
@@ -335,9 +334,9 @@ impl RegisterIntent {
         let ours = same.or_else(|| contacts.iter().find(|contact| contact_key(contact) == self.contact));
         // A server between that rewrites Contacts: if there is but one, it is meant.
         let ours = ours.or(if let [one] = &contacts[..] { Some(one) } else { None });
-        let param = ours.and_then(|contact| contact.params.value("expires")).map(unquote);
-        let seconds = param.and_then(|value| value.parse().ok()).or_else(|| response.number(Name::Expires));
-        Duration::from_secs(u64::from(seconds.unwrap_or(self.expires)))
+        let header = || response.number(Name::Expires).unwrap_or(self.expires);
+        let param = ours.and_then(|contact| contact.expires(header()));
+        Duration::from_secs(u64::from(param.unwrap_or_else(header)))
     }
 }
 

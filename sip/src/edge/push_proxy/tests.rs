@@ -40,6 +40,18 @@ fn a_contact_says_what_it_asks_for() {
 }
 
 #[test]
+fn for_how_long_a_contact_lasts_is_read_in_quotes_as_without() {
+    let lasts = |contact: &str, further: &str| read(&register(contact, further), 0).map(|intent| intent.expires);
+    for (value, expected) in
+        [("\"0\"", 0), ("\"60\"", 60), ("60", 60), ("99999999999", u32::MAX), ("soon", 3600), ("\"\"", 3600)]
+    {
+        assert_eq!(lasts(&format!("<sip:a@h>;expires={value}"), "Expires: 7\r\n"), Ok(expected), "{value}");
+    }
+    assert_eq!(lasts("<sip:a@h>", "Expires: 7\r\n"), Ok(7));
+    assert_eq!(lasts("<sip:b@h>;expires=\"1\", <sip:a@h>;expires=\"0\"", ""), Ok(1));
+}
+
+#[test]
 fn a_registration_is_known_again_by_its_server_its_aor_and_its_push_parameters() {
     let key = TokenKey::new([7; 32]);
     let intent = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", ""), 0).unwrap();

@@ -235,6 +235,21 @@ fn two_phones_without_an_instance_id_that_have_one_address_are_both_called() {
     assert_eq!(through.world.endpoint.counts().push_bindings, 1);
 }
 
+/// As a client writes it that quotes each value.
+#[test]
+fn a_device_that_signs_out_in_quotes_has_signed_out() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    let contact = format!("<sip:alice@10.0.0.5:1{PN}>;expires=\"0\";+sip.instance=\"<urn:uuid:1>\"");
+    through.register(&Register::by(1).contact(&contact));
+    assert!(!through.world.last("REGISTER").has(Name::Path), "it registers nothing");
+    through.accept(0);
+    assert_eq!(
+        (through.ends(), through.world.endpoint.counts().push_bindings),
+        (vec![PushBindingEnd::Unregistered], 0)
+    );
+}
+
 #[test]
 fn phones_with_one_address_are_no_more_than_an_account_may_have() {
     let mut through = Through::new();
