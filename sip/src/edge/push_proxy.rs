@@ -26,7 +26,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::forward::SentBy;
-use crate::flow::{TokenKey, Transport};
+use crate::flow::{MAC_LEN, TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
 use crate::message::{Message, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote};
 
@@ -461,6 +461,11 @@ pub fn path(key: &TokenKey, (instance, reach): (InstanceId, Reach), sent_by: Sen
     };
     let outbound = if outbound { ";ob" } else { "" };
     format!("<sip:{token}@{}{transport};lr{outbound}>", sent_by.host)
+}
+
+/// Whether a user looks like that of a Path, believed or not.
+pub fn is_path(user: &str) -> bool {
+    URL_SAFE_NO_PAD.decode(user).is_ok_and(|bytes| bytes.len() == 16 + MAC_LEN)
 }
 
 /// The registration whose Path the topmost Route is, and how it was to be reached.

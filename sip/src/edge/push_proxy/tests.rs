@@ -161,6 +161,8 @@ fn a_path_leads_back_and_a_forged_one_does_not() {
     assert_eq!(through(&by_flow), Some((instance, Reach::ByFlow)), "none passes for the other");
     assert_eq!(TokenKey::tag_of(&own[5..own.find('@').unwrap()]), Some(ShardTag(3)), "it finds its shard");
     assert_eq!(through(&path(&TokenKey::new([8; 32]), (instance, Reach::Pushed), sent_by, true)), None, "another key");
+    let user = &own[5..own.find('@').unwrap()];
+    assert!(is_path(user) && !TokenKey::is_one(user));
     for place in [6, 20, 30] {
         let mut forged = own.clone().into_bytes();
         forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
