@@ -49,6 +49,10 @@ const EXPIRES_DEFAULT: u32 = 3600;
 pub const SERVICE_ROUTES_MAX: usize = 8;
 /// Their bytes, likewise.
 pub const SERVICE_ROUTE_BYTES: usize = 1024;
+/// Identities of other domains that are kept of one registration.
+pub const IDENTITIES_MAX: usize = 8;
+/// Their bytes.
+pub const IDENTITIES_BYTES: usize = 512;
 /// The purposes that a Path's MAC is bound to, so that no other token passes for one: of a registration that is pushed for,
 /// and of one that its flow alone leads to.
 const PATH: &[u8] = b"sipwake path 1";
@@ -364,6 +368,21 @@ pub fn service_route(response: &Message) -> Box<[Box<str>]> {
         && values.iter().map(|value| value.len()).sum::<usize>() <= SERVICE_ROUTE_BYTES;
     let sound = |value: &&str| NameAddr::parse(value).is_some_and(|route| spelling(route.uri.text).is_some());
     if fits && values.iter().all(sound) { values.into_iter().map(Into::into).collect() } else { Box::default() }
+}
+
+/// The identities of other domains that the 2xx to a REGISTER of this AOR gives its account (P-Associated-URI, RFC 7315 §4.1), as AORs are
+/// spelt; of more than [`IDENTITIES_MAX`], or [`IDENTITIES_BYTES`], the first ones.
+pub fn identities(response: &Message, aor: &str) -> Box<[Box<str>]> {
+    let host = |aor: &str| aor.rsplit_once('@').map(|(_, host)| host.to_owned());
+    let uris = response.elements(Name::PAssociatedUri).filter_map(|value| Some(NameAddr::parse(value)?.uri));
+    let named = uris.filter(|uri| !names_nobody(uri)).filter_map(|uri| aor_of(&uri));
+    let (mut all, mut left) = (Vec::new(), IDENTITIES_BYTES);
+    for identity in named.filter(|identity| host(identity) != host(aor)).take(IDENTITIES_MAX) {
+        let Some(rest) = left.checked_sub(identity.len()) else { break };
+        left = rest;
+        all.push(identity);
+    }
+    all.into()
 }
 
 /// A URI with its host, its parameters and their order in one spelling (RFC 3261 §19.1.4).

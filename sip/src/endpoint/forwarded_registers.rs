@@ -278,6 +278,7 @@ impl Endpoint {
                     PushRequest::Nothing | PushRequest::Query(_) => None,
                 };
                 let service_route = push_proxy::service_route(response);
+                let identities = push_proxy::identities(response, &intent.aor);
                 let upstream = route.upstream;
                 return self.on_accepted(
                     now,
@@ -289,6 +290,7 @@ impl Endpoint {
                         registrar,
                         proxy,
                         service_route,
+                        identities,
                         upstream,
                         expires,
                         taken,

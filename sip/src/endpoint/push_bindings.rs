@@ -50,6 +50,8 @@ pub(super) struct Accepted {
     pub(super) proxy: Option<Box<str>>,
     /// The way that its SIP server wants requests to go (RFC 3608).
     pub(super) service_route: Box<[Box<str>]>,
+    /// The identities of other domains that its SIP server gives it.
+    pub(super) identities: Box<[Box<str>]>,
     /// The upstream that it was sent to, whose reference is handed on.
     pub(super) upstream: UpstreamId,
     /// The lifetime that was granted.
@@ -63,6 +65,8 @@ pub(super) struct Accepted {
 pub(super) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
+    /// The identities of other domains that SIP servers have given registrations; few give any.
+    identities: HashMap<InstanceId, Box<[Box<str>]>>,
     /// Two phones without an instance id may have one address.
     contacts: BTreeSet<(ContactKey, InstanceId)>,
 }
@@ -160,6 +164,18 @@ impl PushBindings {
         self.rows.get(&instance).map(|row| &*row.key.aor)
     }
 
+    /// Whether its SIP server has given a registration this identity of another domain.
+    pub(super) fn has_identity(&self, instance: InstanceId, address: &str) -> bool {
+        self.identities.get(&instance).is_some_and(|given| given.iter().any(|it| **it == *address))
+    }
+
+    fn set_identities(&mut self, instance: InstanceId, given: Box<[Box<str>]>) {
+        match given.is_empty() {
+            true => drop(self.identities.remove(&instance)),
+            false => drop(self.identities.insert(instance, given)),
+        }
+    }
+
     /// The Routes of what its device sends: the Service-Route of its SIP server, else the proxy that it has registered by.
     pub(super) fn routes_of(&self, instance: InstanceId) -> Vec<Box<str>> {
         let Some(row) = self.rows.get(&instance) else { return Vec::new() };
@@ -216,8 +232,8 @@ impl PushBindings {
 impl Endpoint {
     /// A SIP server has accepted a registration.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
-        let Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires, taken } =
-            accepted;
+        let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
+        let Accepted { upstream, expires, taken, .. } = accepted;
         let expires = expires.min(KEPT_MAX);
         let replaced = self.replaced_by(&source, &intent, &taken, instance);
         if expires.is_zero() {
@@ -264,6 +280,7 @@ impl Endpoint {
                 self.core.event(Event::FlowBindingAccepted(Box::new(accepted)));
             }
         }
+        self.push_bindings.set_identities(instance, identities);
         self.end_replaced(now, replaced, Some(instance));
         let expires_at = now + expires;
         if carried {
@@ -388,6 +405,7 @@ impl Endpoint {
     pub(super) fn remove_push_binding(&mut self, now: Instant, instance: InstanceId, end: PushBindingEnd) {
         let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
         self.push_bindings.bindings.remove(&row.binding);
+        self.push_bindings.identities.remove(&instance);
         self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance);
         self.leave_transit(row.upstream, Some(instance));

@@ -5,6 +5,7 @@ mod by_flow;
 mod calls;
 mod limits;
 mod outgoing;
+mod outgoing_identities;
 mod outgoing_moves;
 mod own_proof;
 mod owners;
