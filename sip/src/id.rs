@@ -83,7 +83,7 @@ macro_rules! identifier {
             }
 
             /// From the sixteen bytes that [`Self::to_bytes`] gave.
-            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)
             }
         }

@@ -63,10 +63,7 @@ impl ContactRequest {
             return if register.has(Name::Contact) { Self::Malformed } else { Self::Query };
         }
         let (min, max, default) = EXPIRES;
-        let expires = |contact: &Party<'_>| {
-            let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(default));
-            own.or(header).unwrap_or(default)
-        };
+        let expires = |contact: &Party<'_>| contact.expires(default).or(header).unwrap_or(default);
         match contacts.iter().find(|contact| expires(contact) > 0) {
             Some(contact) => match DeviceContact::of(contact) {
                 kept if kept.len() > CONTACT_BYTES => Self::Malformed,
@@ -126,6 +123,8 @@ mod tests {
         }
         let bound = |lines: &str| matches!(read(lines), ContactRequest::Bind { expires, .. } if expires == 600);
         assert!(bound("Contact: <sip:new@h>\r\n") && bound("Contact: <sip:new@h>;expires=soon\r\n"));
+        assert!(bound("Contact: <sip:old@h>;expires=\"0\", <sip:new@h>;expires=\"600\"\r\n"));
+        assert!(matches!(read("Contact: <sip:old@h>;expires=\"0\"\r\n"), ContactRequest::Remove(_)));
     }
 
     #[test]

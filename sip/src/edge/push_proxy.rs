@@ -26,7 +26,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::forward::SentBy;
-use crate::flow::{TokenKey, Transport};
+use crate::flow::{MAC_LEN, TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
 use crate::message::{Message, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote};
 
@@ -49,6 +49,10 @@ const EXPIRES_DEFAULT: u32 = 3600;
 pub const SERVICE_ROUTES_MAX: usize = 8;
 /// Their bytes, likewise.
 pub const SERVICE_ROUTE_BYTES: usize = 1024;
+/// Identities of other domains that are kept of one registration.
+pub const IDENTITIES_MAX: usize = 8;
+/// Their bytes.
+pub const IDENTITIES_BYTES: usize = 512;
 /// The purposes that a Path's MAC is bound to, so that no other token passes for one: of a registration that is pushed for,
 /// and of one that its flow alone leads to.
 const PATH: &[u8] = b"sipwake path 1";
@@ -122,8 +126,6 @@ pub struct RegisterIntent {
     pub proves: bool,
     /// It names no Contact, and asks for those that stand (RFC 3261 §10.2.3).
     pub is_question: bool,
-    /// The keys of further Contacts, which it takes away: those that a phone has had before its network changed (§10.2.2).
-    pub removed: Vec<Box<str>>,
     uri: Box<str>,
 }
 
@@ -187,15 +189,13 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
             outbound: false,
             proves,
             is_question,
-            removed: Vec::new(),
             uri,
         });
     };
-    if lasting.next().is_some() || contacts.len() != register.elements(Name::Contact).count() {
+    if lasting.next().is_some() || contacts.len() != register.contact_elements() {
         return Err(400);
     }
     let (expires, key) = (lasts_for(register, contact), contact_key(contact));
-    let removed = contacts.iter().map(contact_key).filter(|other| *other != key).collect();
     let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri().ok_or(400_u16)?)? };
     Ok(RegisterIntent {
         aor,
@@ -207,7 +207,6 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
         outbound: contact.params.get("reg-id").is_some(),
         proves,
         is_question: false,
-        removed,
         uri: contact.target().unwrap_or_default().into(),
     })
 }
@@ -222,14 +221,33 @@ fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {
         (1, 1) => {
             let name = value.split(|byte| *byte == b'<').next().unwrap_or_default();
             // Some take what begins with a scheme for the address.
-            !name.contains(&b':') || std::str::from_utf8(name).is_ok_and(is_quoted_text)
+            !name.contains(&b':') || is_quoted_text(&String::from_utf8_lossy(name))
         }
-        _ => false,
+        _ => named_in_quotes(value).is_some_and(|(name, rest)| {
+            let count = |byte| memchr::memchr_iter(byte, rest).count();
+            // Some take what stands in the first angle brackets for the address, quoted or not: that must be none.
+            (count(b'<'), count(b'>')) == (1, 1) && !name.iter().any(|byte| matches!(byte, b':' | b'@'))
+        }),
     };
     if !alone {
         return Err(400);
     }
     register.to().and_then(|to| aor_of(&to.uri()?)).ok_or(416)
+}
+
+/// A display name in quotes, and the angle bracket with what follows it (RFC 3261 §25.1).
+fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let value = value.trim_ascii_start();
+    let inner = value.strip_prefix(b"\"")?;
+    let mut is_escaped = false;
+    let is_end = |byte: &u8| {
+        let ends = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        ends
+    };
+    let (name, rest) = inner.split_at(inner.iter().position(is_end)?);
+    let rest = rest[1..].trim_ascii_start();
+    rest.starts_with(b"<").then_some((name, rest))
 }
 
 pub(super) fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
@@ -274,8 +292,7 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
 
 /// For how long a Contact is to last, in seconds.
 pub(super) fn lasts_for(register: &Message, contact: &Party<'_>) -> u32 {
-    let own = contact.params.value("expires").map(|value| value.parse().unwrap_or(EXPIRES_DEFAULT));
-    own.or_else(|| register.number(Name::Expires)).unwrap_or(EXPIRES_DEFAULT)
+    contact.expires(EXPIRES_DEFAULT).or_else(|| register.number(Name::Expires)).unwrap_or(EXPIRES_DEFAULT)
 }
 
 pub(super) fn contact_key(contact: &Party<'_>) -> Box<str> {
@@ -291,6 +308,12 @@ pub(super) fn contact_key(contact: &Party<'_>) -> Box<str> {
         true => format!("sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()))).into(),
         false => key.into(),
     }
+}
+
+/// Whether a key names a device, and not the address that it has, as others may in another network.
+pub fn names_device(contact: &str) -> bool {
+    let is = |scheme: &str| contact.get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme));
+    !is("sip:") && !is("sips:")
 }
 
 impl RegisterIntent {
@@ -315,9 +338,9 @@ impl RegisterIntent {
         let ours = same.or_else(|| contacts.iter().find(|contact| contact_key(contact) == self.contact));
         // A server between that rewrites Contacts: if there is but one, it is meant.
         let ours = ours.or(if let [one] = &contacts[..] { Some(one) } else { None });
-        let param = ours.and_then(|contact| contact.params.value("expires")).map(unquote);
-        let seconds = param.and_then(|value| value.parse().ok()).or_else(|| response.number(Name::Expires));
-        Duration::from_secs(u64::from(seconds.unwrap_or(self.expires)))
+        let header = || response.number(Name::Expires).unwrap_or(self.expires);
+        let param = ours.and_then(|contact| contact.expires(header()));
+        Duration::from_secs(u64::from(param.unwrap_or_else(header)))
     }
 }
 
@@ -347,6 +370,21 @@ pub fn service_route(response: &Message) -> Box<[Box<str>]> {
     if fits && values.iter().all(sound) { values.into_iter().map(Into::into).collect() } else { Box::default() }
 }
 
+/// The identities of other domains that the 2xx to a REGISTER of this AOR gives its account (P-Associated-URI, RFC 7315 §4.1), as AORs are
+/// spelt; of more than [`IDENTITIES_MAX`], or [`IDENTITIES_BYTES`], the first ones.
+pub fn identities(response: &Message, aor: &str) -> Box<[Box<str>]> {
+    let host = |aor: &str| aor.rsplit_once('@').map(|(_, host)| host.to_owned());
+    let uris = response.elements(Name::PAssociatedUri).filter_map(|value| Some(NameAddr::parse(value)?.uri));
+    let named = uris.filter(|uri| !names_nobody(uri)).filter_map(|uri| aor_of(&uri));
+    let (mut all, mut left) = (Vec::new(), IDENTITIES_BYTES);
+    for identity in named.filter(|identity| host(identity) != host(aor)).take(IDENTITIES_MAX) {
+        let Some(rest) = left.checked_sub(identity.len()) else { break };
+        left = rest;
+        all.push(identity);
+    }
+    all.into()
+}
+
 /// A URI with its host, its parameters and their order in one spelling (RFC 3261 §19.1.4).
 pub fn spelling(uri: &str) -> Option<String> {
     let uri = Uri::parse(uri)?;
@@ -367,7 +405,9 @@ pub fn spelling(uri: &str) -> Option<String> {
         // What a server makes of another parameter is its own affair, and letters may count in it.
         (name, Some(value)) => format!(";{name}={value}"),
     };
-    let mut params: Vec<String> = uri.params.iter().map(named).filter(|param| param != ";lr").collect();
+    // Whatever its value: it is a flag, and is given back without it.
+    let mut params: Vec<String> =
+        uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("lr")).map(named).collect();
     params.sort_unstable();
     let headers = uri.headers.map(|headers| format!("?{headers}")).unwrap_or_default();
     let host = uri.host.trim_end_matches('.').to_ascii_lowercase();
@@ -442,6 +482,11 @@ pub fn path(key: &TokenKey, (instance, reach): (InstanceId, Reach), sent_by: Sen
     format!("<sip:{token}@{}{transport};lr{outbound}>", sent_by.host)
 }
 
+/// Whether a user looks like that of a Path, believed or not.
+pub fn is_path(user: &str) -> bool {
+    URL_SAFE_NO_PAD.decode(user).is_ok_and(|bytes| bytes.len() == 16 + MAC_LEN)
+}
+
 /// The registration whose Path the topmost Route is, and how it was to be reached.
 pub fn own_path(key: &TokenKey, request: &Message) -> Option<(InstanceId, Reach)> {
     let bytes = URL_SAFE_NO_PAD.decode(request.route_user(0)?).ok()?;
@@ -480,221 +525,4 @@ pub fn renew_before(life: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::Limits;
-
-    fn register(contact: &str, further: &str) -> Message {
-        let text = format!(
-            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS p;branch=z9hG4bK1\r\nFrom: <sip:alice@example.com>;tag=1\r\n\
-             To: <sip:alice@Example.COM:5060;x=y>\r\nCall-ID: i\r\nCSeq: 1 REGISTER\r\nContact: {contact}\r\n{further}\r\n"
-        );
-        Message::parse(&text.into(), &Limits::default()).unwrap()
-    }
-
-    fn push_request(contact: &str) -> Result<PushRequest, Unfit> {
-        read(&register(contact, ""), 0).map(|intent| intent.push_request)
-    }
-
-    fn push(provider: &str, param: Option<&str>, prid: &str) -> PushContact {
-        PushContact { provider: provider.into(), param: param.map(Into::into), prid: prid.into() }
-    }
-
-    #[test]
-    fn a_contact_says_what_it_asks_for() {
-        let all = "<sip:a@h;pn-provider=APNS;pn-param=TEAM.app.voip;pn-prid=00%3Aff>";
-        assert_eq!(push_request(all), Ok(PushRequest::Push(push("apns", Some("TEAM.app.voip"), "00:ff"))));
-        assert_eq!(push_request("<sip:a@h;pn-provider>"), Ok(PushRequest::Query(None)));
-        assert_eq!(push_request("<sip:a@h;pn-provider=fcm>"), Ok(PushRequest::Query(Some("fcm".into()))));
-        assert_eq!(push_request("<sip:a@h>"), Ok(PushRequest::Nothing));
-        assert_eq!(push_request("<sip:a@h;pn-provider=fcm;pn-prid=x>;expires=0"), Ok(PushRequest::Nothing));
-        for broken in [
-            "<sip:a@h;pn-provider;pn-prid=x>",
-            "<sip:a@h;pn-provider=fcm;pn-prid=%0d>",
-            "<sip:a@h;pn-provider=fcm;pn-prid=%4>",
-            "<sip:a@h>, <sip:b@h>",
-            "*",
-        ] {
-            assert_eq!(push_request(broken), Err(400), "{broken}");
-        }
-        assert_eq!(read(&register("*", "Expires: 0\r\n"), 0).map(|intent| intent.contact), Ok("".into()));
-    }
-
-    #[test]
-    fn a_registration_is_known_again_by_its_server_its_aor_and_its_push_parameters() {
-        let key = TokenKey::new([7; 32]);
-        let intent = read(&register("<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>", ""), 0).unwrap();
-        assert_eq!((&*intent.aor, &*intent.server), ("sip:alice@example.com", "sip:example.com"));
-        let PushRequest::Push(contact) = &intent.push_request else { panic!("{intent:?}") };
-        let instance = identify(&key, &intent.aor, &intent.server, contact);
-        assert_eq!(identify(&key, &intent.aor, &intent.server, contact), instance);
-        assert_ne!(instance.to_bytes(), binding_of(&key, instance).to_bytes());
-        assert_eq!(Some(instance.tag()), shard_of(&register("<sip:a@h>", "")));
-        for other in [push("fcm", Some("p"), "u"), push("fcm", Some("q"), "t"), push("fc", Some("mp"), "t")] {
-            assert_ne!(identify(&key, &intent.aor, &intent.server, &other), instance);
-        }
-        assert_ne!(identify(&key, "sip:bob@example.com", &intent.server, contact), instance);
-        assert_ne!(identify(&key, &intent.aor, "sip:example.org", contact), instance);
-        assert_ne!(identify(&TokenKey::new([8; 32]), &intent.aor, &intent.server, contact), instance);
-        assert!(!format!("{intent:?}").contains("alice") && !format!("{intent:?}").contains("prid"));
-    }
-
-    #[test]
-    fn one_that_its_flow_leads_to_is_known_again_by_its_server_its_aor_and_its_device() {
-        let key = TokenKey::new([7; 32]);
-        let of = |contact: &str, further: &str| read(&register(contact, further), 0).unwrap().registration(&key);
-        let plain = of("<sip:a@h:9;x=1>;+sip.instance=\"<urn:uuid:1>\"", "").unwrap();
-        assert_eq!((plain.1, Some(plain.0.tag())), (Reach::ByFlow, shard_of(&register("<sip:a@h>", ""))));
-        assert_eq!(of("<sip:a@other:7>;+sip.instance=\"<urn:uuid:1>\"", ""), Some(plain), "by another flow");
-        assert_ne!(of("<sip:a@h:9>;+sip.instance=\"<urn:uuid:2>\"", ""), Some(plain));
-        assert_ne!(of("<sip:a@h:9>;+sip.instance=\"<urn:uuid:1>\"", "Route: <sip:p;lr>\r\n"), Some(plain));
-        assert_eq!(of("<sip:a@h:9>;expires=0", ""), None);
-        assert_eq!(of("<sip:a@h:9;pn-provider>", ""), None);
-    }
-
-    #[test]
-    fn what_is_kept_of_a_registration_is_small_however_much_its_register_says() {
-        let key = TokenKey::new([7; 32]);
-        let long = "x".repeat(10_000);
-        let of = |instance: &str| {
-            let contact = format!("<sip:a@h:9;x=1>;+sip.instance=\"<urn:uuid:{instance}>\"");
-            read(&register(&contact, ""), 0).unwrap()
-        };
-        let (one, other) = (of(&format!("{long}1")), of(&format!("{long}2")));
-        assert!(one.contact.len() <= CONTACT_MAX && one.contact != other.contact);
-        assert_eq!(one.registration(&key), of(&format!("{}1", long.to_uppercase())).registration(&key));
-        assert_eq!(&*of("1").contact, "<urn:uuid:1>");
-        let target = read(&register(&format!("<sip:{long}@h:9;x=1>"), ""), 0).unwrap();
-        assert!(target.contact.len() <= CONTACT_MAX);
-        let response =
-            format!("SIP/2.0 200 OK\r\nContact: <sip:{long}@h:9;y=2>;expires=77, <sip:b@h>;expires=5\r\n\r\n");
-        let response = Message::parse(&response.into(), &Limits::default()).unwrap();
-        assert_eq!(target.granted(&response).as_secs(), 77);
-
-        let plain = |find: &str, put: &str| {
-            let text = register("<sip:a@h>", "Route: <sip:p;lr>\r\n").to_bytes();
-            let text = String::from_utf8(text.to_vec()).unwrap().replace(find, put);
-            read(&Message::parse(&text.into(), &Limits::default()).unwrap(), 0).map(|_| ())
-        };
-        assert_eq!(plain("", ""), Ok(()));
-        assert_eq!(plain("REGISTER sip:example.com", &format!("REGISTER sip:example.com;x={long}")), Err(414));
-        assert_eq!(
-            plain("REGISTER sip:example.com", &format!("REGISTER sip:example.com{}", ";lr".repeat(200))),
-            Err(414)
-        );
-        assert_eq!(plain("sip:alice@Example", &format!("sip:{long}@Example")), Err(400));
-        assert_eq!(plain("<sip:p;lr>", &format!("<sip:p;lr;x={long}>")), Err(400));
-    }
-
-    #[test]
-    fn a_server_is_known_by_all_of_its_registrar_and_its_proxy() {
-        let of = |registrar, proxy| server_of(registrar, proxy).unwrap();
-        let plain = of("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;lr"));
-        assert_eq!(plain, of("SIP:Example.COM.;X=1;Transport=TLS", Some("sip:PROXY.example.com")));
-        for (registrar, proxy) in [
-            ("sip:example.com;transport=tls;x=1", None),
-            ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.org;lr")),
-            ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com:5070;lr")),
-            ("sip:example.com;transport=tls;x=1", Some("sip:proxy.example.com;lr;maddr=192.0.2.66")),
-            ("sip:example.com;transport=tls;x=1", Some("sip:mallory@proxy.example.com;lr")),
-            ("sip:example.com;transport=tls;x=1", Some("sips:proxy.example.com;lr")),
-            ("sip:example.com;transport=tls;x=2", Some("sip:proxy.example.com;lr")),
-            ("sip:example.com;transport=tcp;x=1", Some("sip:proxy.example.com;lr")),
-            ("sip:example.com:5060;transport=tls;x=1", Some("sip:proxy.example.com;lr")),
-            ("sip:example.com;transport=tls;x=1?Route=%3Csip:evil%3E", Some("sip:proxy.example.com;lr")),
-        ] {
-            assert_ne!(of(registrar, proxy), plain, "{registrar} {proxy:?}");
-        }
-        assert_eq!((server_of("tel:1", None), server_of("sip:a", Some("mailto:x@y"))), (None, None));
-    }
-
-    #[test]
-    fn a_register_by_more_than_one_proxy_of_others_is_not_taken() {
-        let routed =
-            |routes: &str| read(&register("<sip:a@h;pn-provider=fcm;pn-prid=t>", &format!("Route: {routes}\r\n")), 1);
-        assert!(routed("<sip:relay;lr>, <sip:p;lr>").is_ok_and(|intent| intent.server.ends_with(" by sip:p")));
-        assert_eq!(routed("<sip:relay;lr>, <sip:p;lr>, <sip:evil;lr>"), Err(403));
-        assert_eq!(routed("<sip:relay;lr>, <sip:p;lr>\r\nRoute: <sip:evil;lr>"), Err(403));
-    }
-
-    #[test]
-    fn a_path_leads_back_and_a_forged_one_does_not() {
-        let key = TokenKey::new([7; 32]);
-        let sent_by = SentBy { host: "relay.test:5071", transport: Transport::Tls };
-        let instance = InstanceId::new(77 << 32, ShardTag(3));
-        let through = |route: &str| {
-            let text = format!("INVITE sip:a@h SIP/2.0\r\nRoute: {route}\r\n\r\n");
-            own_path(&key, &Message::parse(&text.into(), &Limits::default()).unwrap())
-        };
-        let own = path(&key, (instance, Reach::Pushed), sent_by, true);
-        assert!(own.ends_with("@relay.test:5071;transport=tls;lr;ob>"), "{own}");
-        assert_eq!(through(&own), Some((instance, Reach::Pushed)));
-        let by_flow = path(&key, (instance, Reach::ByFlow), sent_by, false);
-        assert_eq!(through(&by_flow), Some((instance, Reach::ByFlow)), "none passes for the other");
-        assert_eq!(TokenKey::tag_of(&own[5..own.find('@').unwrap()]), Some(ShardTag(3)), "it finds its shard");
-        assert_eq!(
-            through(&path(&TokenKey::new([8; 32]), (instance, Reach::Pushed), sent_by, true)),
-            None,
-            "another key"
-        );
-        for place in [6, 20, 30] {
-            let mut forged = own.clone().into_bytes();
-            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
-            assert_eq!(through(std::str::from_utf8(&forged).unwrap()), None, "character {place}");
-        }
-    }
-
-    #[test]
-    fn a_first_hop_that_keeps_its_flows_is_known_with_and_without_angle_brackets() {
-        for (route, outbound) in [
-            ("<sip:t@relay.test:5071;transport=tls;lr;ob>", true),
-            ("sip:t@relay.test:5071;transport=tls;lr;ob", true),
-            ("<sip:t@relay.test:5071;transport=tls;lr>", false),
-            ("sip:t@relay.test:5071;lr", false),
-            ("sip:t@relay.test:5071;lr, <sip:other;lr;ob>", false),
-        ] {
-            let text = format!("INVITE sip:a@h SIP/2.0\r\nRoute: {route}\r\n\r\n");
-            let request = Message::parse(&text.into(), &Limits::default()).unwrap();
-            assert_eq!(is_outbound(&request), outbound, "{route}");
-        }
-    }
-
-    #[test]
-    fn a_request_is_of_the_shard_of_whom_from_names_or_prefers() {
-        let of = |lines: &str| {
-            let text = format!("INVITE sip:x@h SIP/2.0\r\n{lines}\r\n");
-            shard_of_sender(&Message::parse(&text.into(), &Limits::default()).unwrap())
-        };
-        let (alice, own) =
-            (Some(tag_of("sip:alice@example.com")), "P-Preferred-Identity: tel:+1, <sip:alice@example.com>\r\n");
-        let anonymous = "From: \"Anonymous\" <sip:anonymous@Anonymous.invalid>;tag=1\r\n";
-        assert_eq!(of("From: <sip:alice@EXAMPLE.com>;tag=1\r\n"), alice);
-        assert_eq!(of(&format!("From: <sip:bob@example.com>;tag=1\r\n{own}")), Some(tag_of("sip:bob@example.com")));
-        assert_eq!((of(&format!("{anonymous}{own}")), of(anonymous)), (alice, None));
-        assert_eq!(of(&format!("From: <tel:+1>;tag=1\r\n{own}")), alice);
-    }
-
-    #[test]
-    fn a_2xx_grants_to_our_contact_among_many() {
-        let contact = "<sip:a@h:9;pn-provider=fcm;pn-prid=t>;+sip.instance=\"<urn:uuid:1>\"";
-        let intent = read(&register(contact, "Expires: 900\r\n"), 0).unwrap();
-        let granted = |contacts: &str| {
-            let text = format!("SIP/2.0 200 OK\r\n{contacts}\r\n");
-            intent.granted(&Message::parse(&text.into(), &Limits::default()).unwrap()).as_secs()
-        };
-        let ours = "Contact: <sip:a@h:9;pn-provider=fcm;pn-prid=t>;expires=700";
-        assert_eq!(granted(&format!("Contact: <sip:a@other>;expires=50\r\n{ours}\r\n")), 700);
-        let moved = "Contact: <sip:a@other>;expires=50, <sip:a@nat>;expires=\"60\";+sip.instance=\"<urn:uuid:1>\"\r\n";
-        assert_eq!(granted(moved), 60);
-        assert_eq!(granted("Contact: <sip:a@sbc>;expires=80\r\n"), 80);
-        assert_eq!(granted("Expires: 70\r\n"), 70);
-        assert_eq!(granted(""), 900);
-    }
-
-    #[test]
-    fn a_refresh_is_asked_for_in_time_and_not_too_early() {
-        for (life, before) in [(60, 30), (240, 120), (600, 150), (3_600, 900), (86_400, 3_600)] {
-            assert_eq!(renew_before(Duration::from_secs(life)).as_secs(), before, "{life}");
-        }
-    }
-}
+mod tests;

@@ -45,8 +45,10 @@ pub fn taken_back(register: &Message, intent: &RegisterIntent, key: &TokenKey) -
     };
     let contacts = register.contacts();
     let over = contacts.iter().filter(|contact| lasts_for(register, contact) == 0).map(ends);
-    let is_kept = |it: &TakenContact| {
-        registers && (it.contact == intent.contact || it.instance.is_some_and(|it| Some(it) == kept))
+    let is_kept = |it: &TakenContact| match it.instance {
+        // Another token of the same device, or of another one at the same address, is none of it.
+        Some(named) => Some(named) == kept,
+        None => registers && it.contact == intent.contact,
     };
     over.filter(|it| !is_kept(it)).take(CONTACTS_MAX).collect()
 }

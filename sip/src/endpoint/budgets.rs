@@ -217,11 +217,20 @@ impl Callers {
 
     /// A device is known no more: nor are those who have called it.
     pub(super) fn forget(&mut self, instance: InstanceId) {
-        let (first, last) = CallerKey::ALL;
-        let theirs: Vec<_> = self.rows.range((instance, first)..=(instance, last)).map(|(row, _)| *row).collect();
-        for row in theirs {
-            self.rows.remove(&row);
+        self.take(instance);
+    }
+
+    /// Those who have called a device have called the one that takes its place.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        for (caller, share) in self.take(earlier) {
+            self.rows.entry((successor, caller)).or_insert(share);
         }
+    }
+
+    fn take(&mut self, instance: InstanceId) -> Vec<(CallerKey, Caller)> {
+        let (first, last) = CallerKey::ALL;
+        let theirs = self.rows.extract_if((instance, first)..=(instance, last), |_, _| true);
+        theirs.map(|((_, caller), share)| (caller, share)).collect()
     }
 
     fn of(&self, now: Instant, instance: InstanceId, caller: CallerKey) -> Caller {

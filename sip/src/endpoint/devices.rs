@@ -153,6 +153,15 @@ impl Devices {
         self.spend(now, instance, |budgets, _| budgets.take_emergency(now))
     }
 
+    /// A device that takes another one's place may be sent and begin what that one might; its callers' shares are the same, too.
+    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        let spent = self.rows.get_mut(&earlier).and_then(|device| device.awake.as_mut()?.budgets.take());
+        if let (Some(spent), Some(device)) = (spent, self.rows.get_mut(&successor)) {
+            device.awake.get_or_insert_default().budgets.get_or_insert(spent);
+        }
+        self.callers.succeed(earlier, successor);
+    }
+
     fn spend<T: Default>(
         &mut self,
         now: Instant,
@@ -168,6 +177,7 @@ impl Devices {
 impl Endpoint {
     /// `same_as`: a device of this binding with the very credentials.
     pub(super) fn add_device(&mut self, instance: InstanceId, binding: BindingId, same_as: Option<InstanceId>) {
+        self.successors.revive(instance);
         let other = same_as.filter(|other| self.devices.binding_of(*other) == Some(binding));
         let credentials = other.and_then(|other| self.devices.credentials_of(other)).unwrap_or_else(|| {
             self.devices.credentials = self.devices.credentials.wrapping_add(1);

@@ -111,7 +111,8 @@ impl Endpoint {
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
         let passage = Passage { ours, begun_by: None };
-        let wakes = source.side == Side::Upstream && push_proxy::purr(request) == Some(token.instance);
+        let wakes = source.side == Side::Upstream
+            && push_proxy::purr(request).map(|it| self.current(it)) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
             Some(hop) if wakes => self.forward_heard(now, reply, request, passage, hop),
             Some(hop) => drop(self.forward(now, reply, request, passage, hop)),
@@ -297,6 +298,7 @@ impl Endpoint {
     fn hang_up_elsewhere(&mut self, now: Instant, server: ServerId, upstream: UpstreamId) {
         let asked = self.core.transactions.asked_by(server).filter(|asked| asked.method() == Some(Method::Bye));
         let (Some(device), Some(bye)) = (self.dialogs.device_of(server), asked.cloned()) else { return };
+        let device = self.current(device);
         let Some(own) = forward::own_route(&bye, &self.core.token_key, Side::Device) else { return };
         let named = own.opened.token.upstream;
         let Some(hop) = self.hop_to_server(upstream, device).filter(|hop| !named.is_reliable() && hop.flow != named)

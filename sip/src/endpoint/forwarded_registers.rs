@@ -32,7 +32,7 @@ use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
 use crate::edge::returned;
-use crate::edge::taken_back::taken_back;
+use crate::edge::taken_back::{TakenContact, taken_back};
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -84,7 +84,7 @@ impl Endpoint {
             registers: intent.registration(&self.core.token_key).is_some(),
             ends: intent.expires == 0 && !intent.is_question,
             known: !self.push_bindings.known_as(&intent).is_empty(),
-            renews: self.renews(&intent),
+            renews: self.renews(&source, &intent),
             familiar: self.is_familiar(&source, &intent),
             proof,
         };
@@ -104,7 +104,7 @@ impl Endpoint {
         {
             return Err("this connection carries as many registrations as it may");
         }
-        let is_known = || self.push_bindings.knows(instance) || !self.push_bindings.known_as(intent).is_empty();
+        let is_known = || self.push_bindings.knows(instance) || !self.place_of(source, intent, instance).is_empty();
         let room = self.push_bindings.contacts_of(intent) < CONTACTS_PER_AOR;
         if room || is_known() { Ok(()) } else { Err("this address of record has as many registrations as it may") }
     }
@@ -124,11 +124,14 @@ impl Endpoint {
 
     /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
     /// away may know no more than the account.
-    fn renews(&self, intent: &RegisterIntent) -> bool {
-        let known = intent.registration(&self.core.token_key);
-        !intent.contact.is_empty()
-            && (known.is_some_and(|(instance, _)| self.push_bindings.knows(instance))
-                || !self.push_bindings.known_as(intent).is_empty())
+    fn renews(&self, source: &Source, intent: &RegisterIntent) -> bool {
+        let takes_place = || match intent.registration(&self.core.token_key) {
+            Some((instance, _)) => {
+                self.push_bindings.knows(instance) || !self.place_of(source, intent, instance).is_empty()
+            }
+            None => !self.push_bindings.known_as(intent).is_empty(),
+        };
+        !intent.contact.is_empty() && takes_place()
     }
 
     /// Whether a REGISTER names the push token of a registration that is known here, or comes by the connection of one that it
@@ -255,16 +258,15 @@ impl Endpoint {
         }
         let failed = is_failed_proof(&register.request, status, response);
         self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
-        if (200..300).contains(&status) {
-            if register.intent.proves {
-                let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
-                self.forgive_failures(flow, forgiven);
-            }
-            self.tell_taken_back(&register);
-            for instance in self.push_bindings.removed_by(&register.intent) {
-                self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
-            }
+        if (200..300).contains(&status) && register.intent.proves {
+            let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
+            self.forgive_failures(flow, forgiven);
         }
+        let taken = match status {
+            200..300 => taken_back(&register.request, &register.intent, &self.core.token_key),
+            _ => Vec::new(),
+        };
+        self.tell_taken_back(&register, taken.clone());
         match (register.registration(&self.core.token_key), status) {
             (Some((instance, _)), 200..300) => {
                 let expires = register.intent.granted(response);
@@ -276,13 +278,32 @@ impl Endpoint {
                     PushRequest::Nothing | PushRequest::Query(_) => None,
                 };
                 let service_route = push_proxy::service_route(response);
+                let identities = push_proxy::identities(response, &intent.aor);
                 let upstream = route.upstream;
-                let accepted =
-                    Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires };
-                return self.on_accepted(now, accepted);
+                return self.on_accepted(
+                    now,
+                    Accepted {
+                        source,
+                        intent,
+                        instance,
+                        push,
+                        registrar,
+                        proxy,
+                        service_route,
+                        identities,
+                        upstream,
+                        expires,
+                        taken,
+                    },
+                );
             }
             (None, 200..300) if !register.intent.is_question => {
-                for instance in self.push_bindings.known_as(&register.intent) {
+                let ForwardedRegister { source, intent, .. } = &register;
+                let mut gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+                if intent.expires > 0 {
+                    gone.extend(self.at_contact(source, intent, &intent.contact));
+                }
+                for instance in gone {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
             }
@@ -303,9 +324,8 @@ impl Endpoint {
     }
 
     /// Tells the shell what an accepted REGISTER takes back that is not known here.
-    fn tell_taken_back(&mut self, register: &ForwardedRegister) {
-        let ForwardedRegister { request, intent, .. } = register;
-        let mut contacts = taken_back(request, intent, &self.core.token_key);
+    fn tell_taken_back(&mut self, register: &ForwardedRegister, mut contacts: Vec<TakenContact>) {
+        let intent = &register.intent;
         contacts.retain(|taken| match taken.instance {
             Some(instance) => !self.push_bindings.knows(instance),
             // All of an AOR may be at several nodes.

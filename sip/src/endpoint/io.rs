@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::pushed::{
-    FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, RegisterRoute, RestoredPushBinding, RouteRefusal,
-    RouteRequest, TakenBack,
+    FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession, RegisterRoute,
+    RestoredPushBinding, RouteRefusal, RouteRequest, TakenBack,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -588,6 +588,8 @@ pub enum Event {
         /// Whether the device, its SIP server, time or the shell ended it.
         end: PushBindingEnd,
     },
+    /// A registration that passed through takes the place of another one of its device, which ends next.
+    PushBindingSucceeded(Box<PushBindingSuccession>),
     /// A SIP server has accepted a forwarded REGISTER that takes back what is not known here.
     TakenBack(Box<TakenBack>),
     /// A SIP server has accepted a forwarded REGISTER that asks for no pushes, or its refresh.

@@ -104,7 +104,9 @@ impl Endpoint {
             return Some((420, MessageEnd::Unfit));
         }
         let coded = |value: &[u8]| !value.eq_ignore_ascii_case(b"identity");
-        if stored_only && (media.len() > TYPE_BYTES || request.values_written("Content-Encoding").any(coded)) {
+        // In its long and in its compact form (RFC 3261 §7.3.3).
+        let mut codings = request.values_written("Content-Encoding").chain(request.values_written("e"));
+        if stored_only && (media.len() > TYPE_BYTES || codings.any(coded)) {
             return Some((415, MessageEnd::Unfit));
         }
         // A device without a flow cannot take a MESSAGE that expires at once.

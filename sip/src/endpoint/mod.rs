@@ -68,6 +68,7 @@ pub mod push_bindings;
 mod pushed;
 mod register_table;
 pub mod register_turns;
+mod replaced;
 mod requests;
 mod returns;
 mod settings;
@@ -319,7 +320,9 @@ impl Endpoint {
             let branch = message.via()?.branch()?;
             return BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id)).map(BranchId::tag);
         }
-        if let Some(tag) = message.route_user(0).and_then(TokenKey::tag_of) {
+        // Another user there, as the identifier that somebody else's proxy knows its own by, names no shard.
+        let ours = |user: &&str| TokenKey::is_one(user) || crate::edge::push_proxy::is_path(user);
+        if let Some(tag) = message.route_user(0).filter(ours).and_then(TokenKey::tag_of) {
             return Some(tag);
         }
         let user = message.request_uri().and_then(crate::message::Uri::user_of);

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | INVITE, MESSAGE, SUBSCRIBE, PUBLISH, OPTIONS, REFER of a domain that is registered by the same flow, whatever its target | by the flow of that registration, along its Service-Route (RFC 3608) |
 //! | one whose From names nobody (RFC 3323 §4.1.1.3) or is a number | likewise: by the registration that P-Preferred-Identity names (RFC 3325 §9.2), else by that of the one account that is registered by the same flow, on any shard |
+//! | one whose From is an identity that the SIP server of a registration of the same flow has given it (P-Associated-URI, RFC 7315 §4.1) | likewise, by that registration |
 //! | another From, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
 //! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
 //! | an emergency call (RFC 5031), while its device has one of its own for these left | as any other, whatever the other budgets |
@@ -68,7 +69,9 @@ impl Refusal {
             Self::NotRegistered => {
                 "register through this relay first, by this connection; with pn-provider (RFC 8599), unless its operator lets the domain register without"
             }
-            Self::From => "the domain of From is not one that is registered by this connection",
+            Self::From => {
+                "the domain of From is not one that is registered by this connection, nor From an identity that a SIP server has given here"
+            }
             Self::Nobody => {
                 "From names nobody, and several accounts are registered by this connection: name one of them in P-Preferred-Identity"
             }
@@ -218,7 +221,10 @@ impl Endpoint {
                 |aor: Option<&str>| aor.is_some_and(|aor| host_of(aor).eq_ignore_ascii_case(host_of(&address)));
             let exact = registered.iter().find(|instance| aor_of(instance) == Some(&*address));
             // An account may call by another of its names; which, its SIP server judges.
-            exact.or_else(|| registered.iter().find(|instance| same_host(aor_of(instance)))).copied()
+            let of_domain = || registered.iter().find(|instance| same_host(aor_of(instance)));
+            // A domain that is registered here is that one's: another account's SIP server gives nobody a name of it.
+            let given = || registered.iter().find(|instance| self.push_bindings.has_identity(**instance, &address));
+            exact.or_else(of_domain).or_else(given).copied()
         };
         let from = request.from().and_then(|from| from.uri()).ok_or(Refusal::From)?;
         let sender = named(&from);

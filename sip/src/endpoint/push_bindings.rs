@@ -10,7 +10,7 @@
 //! belongs to one SIP server, registrar and proxy: what another one accepts neither finds it, nor changes it, nor attaches
 //! a device to it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use super::{Endpoint, Event, Missing, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
+use crate::edge::taken_back::TakenContact;
 use crate::id::{BindingId, InstanceId, UpstreamId};
 use crate::message::{Limits, Message, Method, Name};
 use crate::timers::Armed;
@@ -49,10 +50,14 @@ pub(super) struct Accepted {
     pub(super) proxy: Option<Box<str>>,
     /// The way that its SIP server wants requests to go (RFC 3608).
     pub(super) service_route: Box<[Box<str>]>,
+    /// The identities of other domains that its SIP server gives it.
+    pub(super) identities: Box<[Box<str>]>,
     /// The upstream that it was sent to, whose reference is handed on.
     pub(super) upstream: UpstreamId,
     /// The lifetime that was granted.
     pub(super) expires: Duration,
+    /// The Contacts that it takes away.
+    pub(super) taken: Vec<TakenContact>,
 }
 
 /// The registrations that passed through.
@@ -60,8 +65,14 @@ pub(super) struct Accepted {
 pub(super) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     bindings: HashMap<BindingId, InstanceId>,
-    contacts: BTreeMap<ContactKey, InstanceId>,
+    /// The identities of other domains that SIP servers have given registrations; few give any.
+    identities: HashMap<InstanceId, Box<[Box<str>]>>,
+    /// Two phones without an instance id may have one address.
+    contacts: BTreeSet<(ContactKey, InstanceId)>,
 }
+
+/// The lowest name of a registration.
+const LOWEST: InstanceId = InstanceId::from_bytes([0; 16]);
 
 /// A device of an AOR at a SIP server.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,6 +164,18 @@ impl PushBindings {
         self.rows.get(&instance).map(|row| &*row.key.aor)
     }
 
+    /// Whether its SIP server has given a registration this identity of another domain.
+    pub(super) fn has_identity(&self, instance: InstanceId, address: &str) -> bool {
+        self.identities.get(&instance).is_some_and(|given| given.iter().any(|it| **it == *address))
+    }
+
+    fn set_identities(&mut self, instance: InstanceId, given: Box<[Box<str>]>) {
+        match given.is_empty() {
+            true => drop(self.identities.remove(&instance)),
+            false => drop(self.identities.insert(instance, given)),
+        }
+    }
+
     /// The Routes of what its device sends: the Service-Route of its SIP server, else the proxy that it has registered by.
     pub(super) fn routes_of(&self, instance: InstanceId) -> Vec<Box<str>> {
         let Some(row) = self.rows.get(&instance) else { return Vec::new() };
@@ -165,29 +188,33 @@ impl PushBindings {
         push_proxy::server_parts(&self.rows.get(&instance)?.key.server).1
     }
 
-    /// The registrations that a REGISTER is about: that of its device, or all of the AOR; at its own SIP server alone.
+    /// The registrations that a REGISTER is about: those of its device, or all of the AOR; at its own SIP server alone.
     pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
-        if intent.contact.is_empty() {
-            return self.of_aor(&intent.server, &intent.aor).collect();
-        }
-        let RegisterIntent { server, aor, contact, .. } = intent.clone();
-        self.contacts.get(&ContactKey { server, aor, contact }).copied().into_iter().collect()
-    }
-
-    /// The registrations of the further Contacts that a REGISTER takes away.
-    pub(super) fn removed_by(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
-        intent.removed.iter().filter_map(|contact| self.of_device(intent, contact)).collect()
+        self.of_contact(intent, &intent.contact)
     }
 
     /// Whether another Contact of a REGISTER, or its own, is known.
     pub(super) fn knows_device(&self, intent: &RegisterIntent, contact: &str) -> bool {
-        self.of_device(intent, contact).is_some()
+        !self.of_contact(intent, contact).is_empty()
     }
 
-    fn of_device(&self, intent: &RegisterIntent, contact: &str) -> Option<InstanceId> {
+    /// The registrations of one device of an AOR at a SIP server, or of all of its devices where `contact` is empty.
+    pub(super) fn of_contact(&self, intent: &RegisterIntent, contact: &str) -> Vec<InstanceId> {
         let RegisterIntent { server, aor, .. } = intent;
-        let key = ContactKey { server: server.clone(), aor: aor.clone(), contact: contact.into() };
-        self.contacts.get(&key).copied()
+        if contact.is_empty() {
+            return self.of_aor(server, aor).collect();
+        }
+        self.of_key(&ContactKey { server: server.clone(), aor: aor.clone(), contact: contact.into() }).collect()
+    }
+
+    fn of_key<'a>(&'a self, key: &'a ContactKey) -> impl Iterator<Item = InstanceId> + 'a {
+        let theirs = self.contacts.range((key.clone(), LOWEST)..).take_while(move |(other, _)| other == key);
+        theirs.map(|(_, instance)| *instance)
+    }
+
+    /// When a registration ends.
+    pub(super) fn expires_at(&self, instance: InstanceId) -> Option<Instant> {
+        self.rows.get(&instance).map(|row| row.expires_at)
     }
 
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
@@ -198,26 +225,19 @@ impl PushBindings {
     fn of_aor<'a>(&'a self, server: &'a str, aor: &'a str) -> impl Iterator<Item = InstanceId> + 'a {
         let first = ContactKey { server: server.into(), aor: aor.into(), contact: "".into() };
         let same = move |key: &ContactKey| *key.server == *server && *key.aor == *aor;
-        self.contacts.range(first..).take_while(move |(key, _)| same(key)).map(|(_, instance)| *instance)
-    }
-
-    /// Forgets which device a row is of, unless another row is of it by now.
-    fn forget_contact(&mut self, key: &ContactKey, instance: InstanceId) {
-        if self.contacts.get(key) == Some(&instance) {
-            self.contacts.remove(key);
-        }
+        self.contacts.range((first, LOWEST)..).take_while(move |(key, _)| same(key)).map(|(_, instance)| *instance)
     }
 }
 
 impl Endpoint {
     /// A SIP server has accepted a registration.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
-        let Accepted { source, intent, instance, push, registrar, proxy, service_route, upstream, expires } = accepted;
+        let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
+        let Accepted { upstream, expires, taken, .. } = accepted;
         let expires = expires.min(KEPT_MAX);
-        for other in self.push_bindings.known_as(&intent).into_iter().filter(|other| *other != instance) {
-            self.remove_push_binding(now, other, PushBindingEnd::Replaced);
-        }
+        let replaced = self.replaced_by(&source, &intent, &taken, instance);
         if expires.is_zero() {
+            self.end_replaced(now, replaced, None);
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
             return self.leave_transit(upstream, None);
         }
@@ -246,7 +266,10 @@ impl Endpoint {
                 })));
             }
             // Its flow has ended meanwhile: nothing leads to it.
-            None if !carried => return self.leave_transit(upstream, None),
+            None if !carried => {
+                self.end_replaced(now, replaced, None);
+                return self.leave_transit(upstream, None);
+            }
             None => {
                 // RFC 5626 §5.3: a registrar that knows flows tries another one.
                 let flow_failure = Some(if outbound { 430 } else { 480 });
@@ -257,6 +280,8 @@ impl Endpoint {
                 self.core.event(Event::FlowBindingAccepted(Box::new(accepted)));
             }
         }
+        self.push_bindings.set_identities(instance, identities);
+        self.end_replaced(now, replaced, Some(instance));
         let expires_at = now + expires;
         if carried {
             let attached = Attached {
@@ -284,7 +309,7 @@ impl Endpoint {
         };
         let PushBinding { aor, contact, expires, refreshes_itself, .. } = registration;
         let key = ContactKey { server, aor, contact };
-        if self.push_bindings.contacts.contains_key(&key) {
+        if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).next().is_some() {
             self.leave_transit(upstream, None);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
@@ -313,11 +338,11 @@ impl Endpoint {
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
-            self.push_bindings.forget_contact(&earlier.key, instance);
+            self.push_bindings.contacts.remove(&(earlier.key, instance));
             self.leave_transit(earlier.upstream, None);
         }
         self.push_bindings.bindings.insert(binding, instance);
-        self.push_bindings.contacts.insert(key, instance);
+        self.push_bindings.contacts.insert((key, instance));
         if !self.devices.knows(instance) {
             self.add_device(instance, binding, None);
         }
@@ -380,7 +405,8 @@ impl Endpoint {
     pub(super) fn remove_push_binding(&mut self, now: Instant, instance: InstanceId, end: PushBindingEnd) {
         let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
         self.push_bindings.bindings.remove(&row.binding);
-        self.push_bindings.forget_contact(&row.key, instance);
+        self.push_bindings.identities.remove(&instance);
+        self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance);
         self.leave_transit(row.upstream, Some(instance));
         self.core.event(match row.flow_failure {
@@ -397,11 +423,12 @@ impl Endpoint {
     /// The registration that a request of `source` names by our own Path, and what keeps the request from being judged: it is not known here, and
     /// another node, or an earlier run, may have written it down; or its SIP server is not known by its addresses. Whoever asks may tell what is
     /// missing and hand the request in afterwards.
-    pub fn missing_by_path(&self, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
+    pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
         // One that its flow alone leads to is written down nowhere.
         let (instance, _) = named.filter(|(_, reach)| *reach == Reach::Pushed)?;
+        let instance = self.led_to(now, instance);
         let Some(Row { binding, .. }) = self.push_bindings.rows.get(&instance) else {
             return Some((instance, Missing::Binding));
         };
@@ -409,6 +436,16 @@ impl Endpoint {
             Some(Missing::Addresses(_)) if self.is_trusted(*binding, source) => None,
             missing => missing.map(|missing| (instance, missing)),
         }
+    }
+
+    /// The registration that a Path leads to: the one that it names, or that which has just taken its place.
+    fn led_to(&self, now: Instant, named: InstanceId) -> InstanceId {
+        if self.push_bindings.knows(named) {
+            return named;
+        }
+        // A message may be on its way so long (RFC 3261 §17.1.1.1).
+        let recent = self.successors.recent(now, named, self.core.settings.timing.transaction.t4);
+        recent.filter(|successor| self.push_bindings.knows(*successor)).unwrap_or(named)
     }
 
     /// A request that came back by our Path.
@@ -420,6 +457,7 @@ impl Endpoint {
         request: Message,
         (instance, reach): (InstanceId, Reach),
     ) {
+        let instance = self.led_to(now, instance);
         let Some(Row { binding, flow_failure, .. }) = self.push_bindings.rows.get(&instance) else {
             return self.refuse_unknown_path(&source, &request, reach);
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::edge::push_proxy::{PushContact, PushRequest};
 use crate::edge::taken_back::TakenContact;
-use crate::id::{FlowId, InstanceId, UpstreamId};
+use crate::id::{CallId, FlowId, InstanceId, UpstreamId};
 
 /// A REGISTER that is being forwarded, as the endpoint numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,6 +140,18 @@ pub struct RestoredPushBinding {
     pub upstream_registrar: Box<str>,
 }
 
+/// A registration whose device has another one from now on, as it has another push token or another address: the calls and dialogs of the earlier one are
+/// the later one's.
+#[derive(Debug)]
+pub struct PushBindingSuccession {
+    /// The instance of the earlier registration.
+    pub earlier: InstanceId,
+    /// The instance of the later one.
+    pub successor: InstanceId,
+    /// The calls that wait for its device, or are expected for it.
+    pub calls: Vec<CallId>,
+}
+
 /// Why a registration is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushBindingEnd {
@@ -149,7 +161,7 @@ pub enum PushBindingEnd {
     Refused,
     /// Its time is over.
     Expired,
-    /// The same device registered with another push token.
+    /// The same device registered with another push token, or turned to pushes or from them.
     Replaced,
     /// The shell said so: its push token is dead.
     Removed,

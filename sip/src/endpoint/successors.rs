@@ -1,4 +1,5 @@
-//! Instances that are enabled again: what the later one, the successor, takes over from the earlier one.
+//! Instances that are enabled again, and registrations that passed through and whose device registers with another push token, or turns to pushes
+//! or from them: what the later one, the successor, takes over from the earlier one.
 //!
 //! | of the predecessor | with its successor |
 //! | --- | --- |
@@ -8,16 +9,20 @@
 //! | a request of a dialog that waits | waits for the successor |
 //! | what its device has asked | is answered by the flow of the successor, where its own is gone |
 //! | the token of a dialog | is as one of the successor's for [`KEPT`] |
+//! | the Path of a registration | leads to the successor's as long as a message may be on its way: longer would offer a call of a server that has both Contacts twice |
+//! | what a registration's device may still be sent and begin | is the successor's |
 //!
 //! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted:
-//! whoever enables another account by the same name gets nothing of these calls. What is known of a predecessor is its name alone. At most
+//! whoever enables another account by the same name gets nothing of these calls. A registration's is of the same AOR, accepted by the same SIP server, and of the
+//! same device (see [`super::replaced`]). What is known of a predecessor is its name alone. At most
 //! [`SUCCESSIONS_MAX`] are known, and [`LINE_MAX`] of one instance: beyond it the oldest is forgotten, as all are by a restart, and its dialogs are open to nobody.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::core::{OfflinePeer, Timer};
-use super::{Endpoint, Source};
+use super::pushed::PushBindingSuccession;
+use super::{Endpoint, Event, Source};
 use crate::flow::FlowToken;
 use crate::id::{CallId, FlowId, InstanceId};
 
@@ -45,12 +50,35 @@ struct Succession {
     successor: InstanceId,
     /// The flow that its device had.
     flow: Option<FlowId>,
+    /// When it was succeeded.
+    since: Instant,
 }
 
 impl Successors {
     /// The instance that stands for this one: its successor, or itself.
     pub(super) fn current(&self, instance: InstanceId) -> InstanceId {
         self.rows.get(&instance).map_or(instance, |row| row.successor)
+    }
+
+    /// The instance that has succeeded this one no longer ago than `within`.
+    pub(super) fn recent(&self, now: Instant, instance: InstanceId, within: Duration) -> Option<InstanceId> {
+        self.rows.get(&instance).filter(|row| now <= row.since + within).map(|row| row.successor)
+    }
+
+    /// An instance stands in its own name, as one does whose device has its earlier push token again.
+    pub(super) fn revive(&mut self, instance: InstanceId) {
+        if let Some(row) = self.rows.remove(&instance) {
+            self.leave_line(row.successor, instance);
+        }
+    }
+
+    fn leave_line(&mut self, successor: InstanceId, earlier: InstanceId) {
+        if let Some(line) = self.lines.get_mut(&successor) {
+            line.retain(|it| *it != earlier);
+            if line.is_empty() {
+                self.lines.remove(&successor);
+            }
+        }
     }
 
     /// The predecessors of an instance, oldest first.
@@ -64,7 +92,7 @@ impl Successors {
         self.line(self.current(instance)).iter().any(was_by)
     }
 
-    /// Notes a succession; whether no other one is to be forgotten before it.
+    /// Notes a succession by an instance that stands in its own name; whether no other one is to be forgotten before it.
     fn note(&mut self, now: Instant, earlier: InstanceId, successor: InstanceId, flow: Option<FlowId>) -> bool {
         let is_first = self.order.is_empty();
         let mut line = self.lines.remove(&earlier).unwrap_or_default();
@@ -74,7 +102,7 @@ impl Successors {
             }
         }
         line.push(earlier);
-        self.rows.insert(earlier, Succession { successor, flow });
+        self.rows.insert(earlier, Succession { successor, flow, since: now });
         self.order.push_back((now + KEPT, earlier));
         let all = self.lines.entry(successor).or_default();
         all.append(&mut line);
@@ -83,21 +111,23 @@ impl Successors {
             self.rows.remove(&oldest);
         }
         self.forget_old(now);
+        // A line that loses its oldest again and again takes nothing from others.
+        if self.order.len() > 2 * SUCCESSIONS_MAX {
+            let rows = &self.rows;
+            self.order.retain(|(until, it)| rows.get(it).is_some_and(|row| row.since + KEPT == *until));
+        }
         is_first
     }
 
     /// Forgets those of which it is time, and the oldest beyond the limit; when the next one is to be.
     fn forget_old(&mut self, now: Instant) -> Option<Instant> {
         while let Some((until, earlier)) = self.order.front().copied()
-            && (until <= now || self.order.len() > SUCCESSIONS_MAX)
+            && (until <= now || self.rows.len() > SUCCESSIONS_MAX)
         {
             self.order.pop_front();
-            let Some(row) = self.rows.remove(&earlier) else { continue };
-            if let Some(line) = self.lines.get_mut(&row.successor) {
-                line.retain(|it| *it != earlier);
-                if line.is_empty() {
-                    self.lines.remove(&row.successor);
-                }
+            // It may have come back and been succeeded again.
+            if self.rows.get(&earlier).is_some_and(|row| row.since + KEPT == until) {
+                self.revive(earlier);
             }
         }
         self.order.front().map(|(until, _)| *until)
@@ -133,19 +163,10 @@ impl Endpoint {
     }
 
     pub(super) fn on_succeed(&mut self, now: Instant, earlier: InstanceId, successor: InstanceId) {
-        let Some(binding) = self.devices.binding_of(earlier).filter(|_| self.may_succeed(earlier, successor)) else {
+        if !self.may_succeed(earlier, successor) {
             return;
-        };
-        let flow = self.attachments.hand_over(earlier, successor);
-        if self.successors.note(now, earlier, successor, flow) {
-            self.core.later(now, KEPT, Timer::Successors);
         }
-        self.asked.succeed(earlier, successor, flow);
-        self.unproven.succeed(earlier, successor);
-        self.calls.succeed(earlier, successor, binding);
-        self.messages.succeed(earlier, successor);
-        self.core.transactions.succeed(earlier, successor);
-        self.succeed_parked(now, earlier, successor, binding);
+        let flow = self.take_over(now, earlier, successor);
         let Some(attached) = self.attachments.get(successor).map(|attached| attached.flow) else { return };
         if let Some(left) = flow.filter(|flow| *flow != attached) {
             self.leave_legs(now, successor, left);
@@ -153,6 +174,34 @@ impl Endpoint {
         }
         self.send_parked(now, OfflinePeer::Device(successor));
         self.fork_waiting(now, successor);
+    }
+
+    /// The device of a registration has another one from now on, which is written down: its calls and dialogs go on.
+    pub(super) fn succeed_registration(&mut self, now: Instant, earlier: InstanceId, successor: InstanceId) {
+        let calls = self.calls_for(earlier);
+        if self.attachments.is_attached(earlier) {
+            self.core.event(Event::Detached(earlier));
+        }
+        let succession = PushBindingSuccession { earlier, successor, calls };
+        self.core.event(Event::PushBindingSucceeded(Box::new(succession)));
+        self.take_over(now, earlier, successor);
+        self.devices.succeed(earlier, successor);
+    }
+
+    /// Renames what is of an instance; the flow that its device had.
+    fn take_over(&mut self, now: Instant, earlier: InstanceId, successor: InstanceId) -> Option<FlowId> {
+        let bindings = (self.devices.binding_of(earlier)?, self.devices.binding_of(successor)?);
+        let flow = self.attachments.hand_over(earlier, successor);
+        if self.successors.note(now, earlier, successor, flow) {
+            self.core.later(now, KEPT, Timer::Successors);
+        }
+        self.asked.succeed(earlier, successor, flow);
+        self.unproven.succeed(earlier, successor);
+        self.calls.succeed(earlier, successor, bindings);
+        self.messages.succeed(earlier, successor);
+        self.core.transactions.succeed(earlier, successor);
+        self.succeed_parked(now, earlier, successor, bindings.0);
+        flow
     }
 
     pub(super) fn on_successors_due(&mut self, now: Instant) {
@@ -204,6 +253,41 @@ mod tests {
         assert_eq!((successors.current(first), successors.current(second)), (first, third));
         successors.forget_old(now + KEPT / 2 * 3);
         assert_eq!((successors.rows.len(), successors.lines.len(), successors.order.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_that_comes_back_stands_in_its_own_name() {
+        let (now, mut successors) = (Instant::now(), Successors::default());
+        let [first, second, third] = [0, 1, 2].map(instance);
+        successors.note(now, first, second, None);
+        successors.revive(first);
+        successors.note(now + KEPT / 2, second, first, None);
+        assert_eq!([first, second].map(|it| successors.current(it)), [first, first]);
+        assert_eq!(successors.line(first), [second]);
+        successors.note(now + KEPT / 2, first, third, None);
+        successors.forget_old(now + KEPT);
+        assert_eq!(
+            [first, second].map(|it| successors.current(it)),
+            [third, third],
+            "its first time is over, and not its second"
+        );
+        assert_eq!(successors.recent(now + KEPT, first, KEPT / 2), Some(third));
+        assert_eq!(successors.recent(now + KEPT, first, KEPT / 4), None);
+        successors.forget_old(now + 2 * KEPT);
+        assert_eq!((successors.rows.len(), successors.lines.len(), successors.order.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_that_is_succeeded_again_and_again_keeps_nobody_elses_out() {
+        let (now, mut successors) = (Instant::now(), Successors::default());
+        let [other, last] = [0, 1].map(instance);
+        successors.note(now, other, last, None);
+        for turn in 0..3 * SUCCESSIONS_MAX {
+            successors.revive(instance(10 + (turn + 1) % 2));
+            successors.note(now, instance(10 + turn % 2), instance(10 + (turn + 1) % 2), None);
+        }
+        assert_eq!(successors.current(other), last);
+        assert!(successors.order.len() <= 2 * SUCCESSIONS_MAX);
     }
 
     #[test]

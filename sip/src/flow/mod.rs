@@ -120,7 +120,7 @@ pub struct OpenedToken {
 pub struct TokenKey([u8; 32]);
 
 /// Bytes of the MAC; 80 bits, for a token that opens one dialog.
-const MAC_LEN: usize = 10;
+pub(crate) const MAC_LEN: usize = 10;
 const INSTANCE_LEN: usize = 16;
 /// What a token covers beside the Call-ID, in the upper half of the byte that names the kind of its flow: the tag of the SIP
 /// server's end or that of the device's, whichever began the dialog. Zero: nothing; earlier builds made such.

@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, trim_bytes};
+use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, saturating_digits, trim_bytes};
 use super::{Params, Uri, unquote};
 
 /// Brackets behind a quote that was left open that are looked at, from the last one: so many `<` that are none end the search,
@@ -52,6 +52,13 @@ impl<'a> Party<'a> {
     pub fn tag(&self) -> Option<&'a str> {
         let sound = |tag: &&str| !tag.is_empty() && !tag.contains(|c: char| c.is_whitespace() || c.is_control());
         self.params.value("tag").filter(sound)
+    }
+
+    /// For how many seconds a Contact is to last (RFC 3261 §20.10), also where that stands in quotes; a number beyond `u32` is the largest, and
+    /// what is no number `default`. `None`: it does not say.
+    pub fn expires(&self, default: u32) -> Option<u32> {
+        let value = unquote(self.params.value("expires")?);
+        Some(saturating_digits(value.trim().as_bytes()).unwrap_or(default))
     }
 
     /// The URI, where it is one.

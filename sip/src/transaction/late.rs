@@ -78,12 +78,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// A device is known by another name from now on. It looks through all client transactions.
-    pub fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
-        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
-        self.clients.values_mut().for_each(|client| client.patience.succeed(earlier, successor));
-    }
-
     /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. Of an
     /// INVITE that is not, no more is left than its CANCEL needs. It looks through all client transactions.
     pub(super) fn forget_late(&mut self, device: InstanceId) {

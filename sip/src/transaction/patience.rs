@@ -27,12 +27,11 @@ impl Patience {
         true
     }
 
-    /// A device is known by another name from now on.
+    /// A wait for one device is for another one from now on.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
-        if let Self::For(of) | Self::Spent(of) = self
-            && *of == earlier
-        {
-            *of = successor;
+        match self {
+            Self::For(of) | Self::Spent(of) if *of == earlier => *of = successor,
+            Self::None | Self::For(_) | Self::Spent(_) => {}
         }
     }
 

@@ -401,6 +401,17 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.servers.get(&id)?.asked.as_deref().map(|(request, _)| request)
     }
 
+    /// The requests that are kept of and for a device, and those that it may hear late, are of another one that takes its place. It looks through
+    /// all transactions.
+    pub fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
+        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
+        for asked in self.servers.values_mut().filter_map(|server| server.asked.as_mut()).filter(|it| it.1 == earlier) {
+            asked.1 = successor;
+        }
+        #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
+        self.clients.values_mut().for_each(|client| client.patience.succeed(earlier, successor));
+    }
+
     /// Forgets the INVITEs of and for a device that are answered: they name its account, and a 2xx that is repeated has been sent once; what
     /// its requests that are not, and those for it, have for a body; and what was sent to it and may be heard late. It looks through all transactions.
     pub fn forget_requests(&mut self, device: InstanceId) {

@@ -258,6 +258,7 @@ fn what_cannot_be_kept_as_it_is_is_refused_with_the_reason() {
     for (headers, status, header) in [
         ("Require: holograms\r\n", 420, "Unsupported"),
         ("Content-Type: text/plain\r\nContent-Encoding: gzip\r\n", 415, "Accept-Encoding"),
+        ("Content-Type: text/plain\r\nE: gzip\r\n", 415, "Accept-Encoding"),
         ("Content-Type: text/plain\r\nExpires: 0\r\n", 480, "Retry-After"),
     ] {
         let mut world = World::registered();

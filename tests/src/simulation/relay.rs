@@ -249,6 +249,7 @@ impl World {
             | Event::UpstreamReleased(_)
             | Event::PushBindingAccepted(_)
             | Event::PushBindingEnded { .. }
+            | Event::PushBindingSucceeded(_)
             | Event::TakenBack(_)
             | Event::FlowBindingAccepted(_)
             | Event::FlowBindingEnded(_)
@@ -388,6 +389,7 @@ fn event_kind(event: &Event) -> String {
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
         Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),
+        Event::PushBindingSucceeded(it) => format!("proxied {} as {}", it.earlier, it.successor),
         Event::TakenBack(taken) => format!("{taken:?}"),
         Event::FlowBindingAccepted(accepted) => format!("by its flow {}", accepted.instance),
         Event::FlowBindingEnded(instance) => format!("by its flow no more {instance}"),

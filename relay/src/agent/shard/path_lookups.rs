@@ -154,7 +154,7 @@ impl Shard {
         if source.side != Side::Upstream {
             return None;
         }
-        if let Some((id, missing)) = self.endpoint.missing_by_path(source, message) {
+        if let Some((id, missing)) = self.endpoint.missing_by_path(clock::now(), source, message) {
             return Some((Named::Path(id), missing));
         }
         let (binding, upstream) = self.endpoint.unserved(source, message)?;

@@ -1,4 +1,5 @@
-//! An instance that takes the place of an earlier one of the same device: the calls of that one go on in its name.
+//! An instance, or a registration that passed through, that takes the place of an earlier one of the same device: the calls of that one go on in its
+//! name.
 //!
 //! | of the earlier one | |
 //! | --- | --- |
@@ -24,21 +25,27 @@ impl Shard {
         if !stands(earlier) || !stands(successor) || !self.endpoint.may_succeed(earlier, successor) {
             return;
         }
-        for call in self.endpoint.calls_for(earlier) {
-            self.succeed_in_call(call, earlier, successor);
-        }
-        self.succeed_in_stories(earlier, successor);
+        let calls = self.endpoint.calls_for(earlier);
+        self.hand_on(earlier, successor, &calls);
         let dialogs = self.instances.get_mut(earlier).and_then(|row| row.activity.as_mut());
         for (dialog, call) in dialogs.map(|activity| std::mem::take(&mut activity.dialogs)).unwrap_or_default() {
             self.on_dialog_begun(successor, call, dialog);
         }
+        self.drive(clock::now(), Input::Succeed { earlier, successor });
+    }
+
+    /// Gives a later instance, or registration, the calls of an earlier one, the stories that go on, and who waits for its device.
+    pub(crate) fn hand_on(&mut self, earlier: InstanceId, successor: InstanceId, calls: &[CallId]) {
+        for call in calls {
+            self.succeed_in_call(*call, earlier, successor);
+        }
+        self.succeed_in_stories(earlier, successor);
         for (call, waiting) in self.take_arrivals(earlier) {
             self.arrivals.entry((successor, call)).or_default().extend(waiting);
         }
         if self.attached.contains(successor) {
             self.tell_arrivals(successor);
         }
-        self.drive(clock::now(), Input::Succeed { earlier, successor });
     }
 
     fn succeed_in_call(&mut self, call: CallId, earlier: InstanceId, successor: InstanceId) {

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Call, Stage};
-use crate::id::InstanceId;
-use crate::message::{Composer, Message, Name};
+use crate::flow::Source;
+use crate::id::{BindingId, InstanceId};
+use crate::message::{Composer, Limits, Message, Name};
 
 /// The last provisional response, and when the next one is due.
 #[derive(Debug)]
@@ -33,7 +34,20 @@ enum Provisional {
     /// This, which may be said again as it is.
     Plain { status: u16, response: Bytes },
     /// This status with this To tag, reliably: to say the same again would ask for another PRACK (RFC 3262 §3).
-    Reliable { status: u16, tag: Box<str> },
+    Reliable { status: u16, tag: Box<str>, way: Vec<(Name, Box<str>)> },
+}
+
+/// The lines of a response that say where the other end of its dialog is, and by which way (RFC 3261 §12.1.2).
+fn way_of(response: &Message) -> Vec<(Name, Box<str>)> {
+    let lines = |name| response.elements(name).map(move |value| (name, value.into()));
+    lines(Name::RecordRoute).chain(lines(Name::Contact)).collect()
+}
+
+/// A provisional response in a dialog of that way.
+fn by_way(response: Bytes, way: &[(Name, Box<str>)]) -> Bytes {
+    let Ok(plain) = Message::parse(&response, &Limits::COMPOSED) else { return response };
+    let edit = plain.edit().remove(Name::RecordRoute);
+    way.iter().fold(edit, |edit, (name, value)| edit.append(*name, &**value)).finish()
 }
 
 impl LastProvisional {
@@ -55,20 +69,22 @@ impl LastProvisional {
             None => Provisional::Plain { status, response: response.clone() },
             Some(message) => {
                 let tag = message.to().and_then(|to| to.tag().map(Into::into)).unwrap_or_default();
-                Provisional::Reliable { status, tag }
+                Provisional::Reliable { status, tag, way: way_of(message) }
             }
         };
         self.repeat_at = self.repeat_at.map(|_| now + self.interval);
     }
 
-    fn repeat(&mut self, now: Instant, invite: &Message, own_tag: &str) -> Option<(u16, Bytes)> {
+    /// `own`: the tag and the Contact of the relay's own responses.
+    fn repeat(&mut self, now: Instant, invite: &Message, own: (&str, String)) -> Option<(u16, Bytes)> {
         self.repeat_at.filter(|at| *at <= now)?;
         self.repeat_at = Some(now + self.interval);
-        let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag)).finish();
+        let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag));
         Some(match &self.what {
-            Provisional::Nothing => (183, compose(183, own_tag)),
+            // It makes a dialog, whose other end is where the call waits (RFC 3261 §12.1.1).
+            Provisional::Nothing => (183, compose(183, own.0).header(Name::Contact, own.1).finish()),
             Provisional::Plain { status, response } => (*status, response.clone()),
-            Provisional::Reliable { status, tag } => (*status, compose(*status, tag)),
+            Provisional::Reliable { status, tag, way } => (*status, by_way(compose(*status, tag).finish(), way)),
         })
     }
 }
@@ -81,13 +97,15 @@ impl Call {
         }
     }
 
-    /// The provisional response that is due when the caller has got none for [`EdgeTiming::provisional_interval`].
+    /// The provisional response that is due when the caller has got none for [`EdgeTiming::provisional_interval`]. `contact`: that of the
+    /// relay's own responses to what came from there.
     ///
     /// [`EdgeTiming::provisional_interval`]: crate::timing::EdgeTiming::provisional_interval
-    pub fn repeat(&mut self, now: Instant) -> Option<(u16, Bytes)> {
+    pub fn repeat(&mut self, now: Instant, contact: impl FnOnce(&Source, BindingId) -> String) -> Option<(u16, Bytes)> {
         match &mut self.stage {
             Stage::Waiting(invite) if !self.state.is_final() => {
-                invite.last_provisional.repeat(now, &invite.message, &invite.tag)
+                let own = (&*invite.tag, contact(&invite.source, self.binding));
+                invite.last_provisional.repeat(now, &invite.message, own)
             }
             _ => None,
         }

@@ -1,13 +1,18 @@
-//! A call for a device whose instance is enabled again: it goes on for the later one.
+//! A call for a device whose instance is enabled again, or that registers with another push token: it goes on for the later one.
 //!
 //! Invariant: a device that was woken for a call is not woken for it in its other name.
 
 use super::Call;
 use super::legs::Legs;
 use crate::edge::CallState;
-use crate::id::InstanceId;
+use crate::id::{BindingId, InstanceId};
 
 impl Call {
+    /// It is of this binding from now on.
+    pub fn rebind(&mut self, binding: BindingId) {
+        self.binding = binding;
+    }
+
     /// One instance takes the place of an earlier one of the same device, also where the call is for both.
     pub fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
         self.legs.succeed(earlier, successor);

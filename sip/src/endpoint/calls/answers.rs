@@ -11,6 +11,7 @@ use crate::edge::forward;
 use crate::edge::returned::{self, FROM_DEVICE_BYTES};
 use crate::endpoint::core::{ClientOwner, Timer};
 use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Side, Transport};
+use crate::flow::Source;
 use crate::id::{BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
 
@@ -40,7 +41,9 @@ impl Endpoint {
         if row.has_expired(now) {
             return self.give_up_call(now, call, false, None);
         }
-        if let (Some((status, response)), Some(server)) = (row.repeat(now), row.server()) {
+        let settings = &self.core.settings;
+        let contact = |source: &Source, binding| settings.sent_by(Side::Upstream, source.transport).contact(binding);
+        if let (Some((status, response)), Some(server)) = (row.repeat(now, contact), row.server()) {
             self.core.transactions.respond(now, server, status, response);
         }
         match row.on_deadline(now) {

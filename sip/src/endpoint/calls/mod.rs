@@ -233,22 +233,57 @@ impl Calls {
         self.expected_by(binding).filter(|call| call.has_woken(instance)).map(Call::id).collect()
     }
 
-    /// What waits for an instance, or is expected for it, goes on for the one that takes its place.
-    pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId, binding: BindingId) {
+    /// A call that waits for an instance, or is expected for it, goes on for the one that takes its place, which may be of another binding.
+    pub(super) fn succeed(
+        &mut self,
+        earlier: InstanceId,
+        successor: InstanceId,
+        (binding, later): (BindingId, BindingId),
+    ) {
         for call in self.expected_of(binding, earlier) {
             if let Some(call) = self.rows.get_mut(&call) {
                 call.succeed(earlier, successor);
             }
         }
+        if binding != later
+            && let Some(expected) = self.expected.remove(&binding)
+        {
+            for row in &expected {
+                if let Some(call) = self.rows.get_mut(&row.call) {
+                    call.rebind(later);
+                }
+            }
+            self.expected.entry(later).or_default().extend(expected);
+        }
         let Some(calls) = self.waiting.remove(&earlier) else { return };
         for call in &calls {
-            if let Some(row) = self.rows.get_mut(call) {
-                row.succeed(earlier, successor);
+            let Some(row) = self.rows.get_mut(call) else { continue };
+            row.succeed(earlier, successor);
+            if binding != later {
+                row.rebind(later);
+                let mark = row.mark();
+                self.mark_anew(*call, mark, binding, later);
             }
         }
         let theirs = self.waiting.entry(successor).or_default();
         let later: Vec<CallId> = theirs.drain(..).filter(|call| !calls.contains(call)).collect();
         theirs.extend(calls.into_iter().chain(later));
+    }
+
+    /// A call that is known by this mark is of another binding.
+    fn mark_anew(&mut self, call: CallId, mark: Option<InviteMark>, binding: BindingId, later: BindingId) {
+        let Some(mark) = mark else { return };
+        self.unmark(call, (mark, binding));
+        self.marked.entry((mark, later)).or_default().push(call);
+    }
+
+    fn unmark(&mut self, call: CallId, key: (InviteMark, BindingId)) {
+        if let Some(calls) = self.marked.get_mut(&key) {
+            calls.retain(|other| *other != call);
+            if calls.is_empty() {
+                self.marked.remove(&key);
+            }
+        }
     }
 
     /// A call waits for an instance no longer.
@@ -264,12 +299,8 @@ impl Calls {
     /// Nothing more can come for a call.
     pub(super) fn forget(&mut self, call: CallId) {
         let Some(row) = self.rows.remove(&call) else { return };
-        let Some(key) = row.mark().map(|mark| (mark, row.binding())) else { return };
-        if let Some(calls) = self.marked.get_mut(&key) {
-            calls.retain(|other| *other != call);
-            if calls.is_empty() {
-                self.marked.remove(&key);
-            }
+        if let Some(mark) = row.mark() {
+            self.unmark(call, (mark, row.binding()));
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sip::endpoint::*;
 use sip::id::FlowId;
-use sip::message::Name;
+use sip::message::{Message, Name};
 
 use super::leg::{CONTACT, Dialog, End};
 use crate::world::{SDP, World, seconds, server_address};
@@ -26,6 +26,8 @@ fn a_caller_that_heard_nothing_hears_each_minute_that_its_call_is_held() {
     world.advance(seconds(2));
     let progress = world.last("INVITE 183");
     assert!(progress.to().unwrap().tag().is_some() && progress.body().is_empty());
+    let contact = progress.text(Name::Contact).unwrap();
+    assert!(contact.contains(&world.binding.to_string()), "it makes a dialog (RFC 3261 §12.1.1): {contact}");
     world.advance(seconds(108));
     assert_eq!((world.count("INVITE 183"), world.count("INVITE 480")), (2, 0));
     world.advance(seconds(2));
@@ -74,11 +76,19 @@ fn a_reliable_response_is_not_repeated_as_such() {
     world.invite("call-1");
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
-    world.reply(device, &invite, 183, &[CONTACT, ("Require", "100rel"), ("RSeq", "17")], SDP);
+    let routes = invite.elements(Name::RecordRoute).collect::<Vec<_>>().join(", ");
+    let said = [CONTACT, ("Record-Route", &*routes), ("Require", "100rel"), ("RSeq", "17")];
+    world.reply(device, &invite, 183, &said, SDP);
+    let first = world.last("INVITE 183");
     world.advance(seconds(61));
     let again = world.last("INVITE 183");
     assert!(!again.has(Name::Require) && again.values_written("RSeq").next().is_none() && again.body().is_empty());
     assert_eq!(again.to().unwrap().tag(), Some("peer"), "of the same early dialog");
+    let way = |message: &Message, name| message.elements(name).map(str::to_owned).collect::<Vec<_>>();
+    for name in [Name::RecordRoute, Name::Contact] {
+        assert_eq!(way(&again, name), way(&first, name), "its next request goes the same way (RFC 3261 §12.1.2)");
+        assert!(!way(&again, name).is_empty());
+    }
 }
 
 #[test]

@@ -142,7 +142,11 @@ fn a_path_is_asked_for_nowhere_else_and_a_stranger_with_it_learns_nothing() {
     assert_eq!(through.world.descriptions(), ["INVITE 403"]);
     close(&mut through, 1);
     through.advance(60);
-    assert_eq!(through.world.endpoint.missing_by_path(&stranger, &parsed), None, "no store is asked");
+    assert_eq!(
+        through.world.endpoint.missing_by_path(through.world.now, &stranger, &parsed),
+        None,
+        "no store is asked"
+    );
 }
 
 #[test]
@@ -301,6 +305,7 @@ fn a_device_that_turns_to_pushes_or_from_them_has_one_registration() {
     assert_eq!((through.by_flow(), through.world.endpoint.counts().push_bindings), ((1, 1), 1));
     through.registered(&register(1, OUTBOUND));
     assert_eq!((through.ends(), through.by_flow()), (vec![PushBindingEnd::Replaced], (2, 1)));
+    through.advance(6);
     through.world.sent.clear();
     through.call("c1", &pushed);
     through.call("c2", &flows);

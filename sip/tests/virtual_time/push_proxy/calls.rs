@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use sip::endpoint::*;
 use sip::id::FlowId;
-use sip::message::Name;
+use sip::message::{Message, Name};
 
 use super::through::{PN, Register, Through, values};
 
@@ -136,4 +136,19 @@ fn a_dead_push_token_ends_the_registration_and_its_calls() {
     let instance = through.world.wakes()[0].instance;
     through.world.input(Input::RemovePushBinding(instance));
     assert_eq!((through.ends(), through.world.count("INVITE 480")), (vec![PushBindingEnd::Removed], 1));
+}
+
+/// The identifier that somebody else's proxy knows its own by is no token of ours.
+#[test]
+fn a_path_leads_to_its_shard_and_another_ones_route_to_none() {
+    let (_, path) = Through::asleep();
+    let shard = |route: &str| {
+        let text = format!("INVITE sip:x@h SIP/2.0\r\nRoute: {route}\r\nFrom: <sip:a@h>;tag=1\r\n\r\n");
+        Endpoint::shard_of(&Message::parse(&text.into(), &Default::default()).unwrap())
+    };
+    assert!(shard(&path).is_some());
+    for user in ["0f8fad5b-d9cb-469f-a165-70867728950e", "0f8fad5bd9cb469fa16570867728950e", "a-user-of-22-bytes-long"]
+    {
+        assert_eq!(shard(&format!("<sip:{user}@proxy.example.com;lr>")), None, "{user}");
+    }
 }

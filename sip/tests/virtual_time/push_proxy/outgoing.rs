@@ -204,6 +204,25 @@ fn a_call_out_may_name_the_proxy_that_its_client_has_registered_by() {
     }
 }
 
+/// Old proxies write `lr=on`, and a client that keeps a flag of it gives back `lr`, or the other way round.
+#[test]
+fn a_service_route_and_a_proxy_may_be_given_back_with_and_without_the_value_of_their_lr() {
+    let (relay, sbc) = ("<sip:relay.test:5061;transport=tls;lr>", "<sip:sbc.example.com;lr=on>");
+    let mut through = registered(&[("Service-Route", sbc)]);
+    for (number, route) in ["<sip:sbc.example.com;lr>", sbc, "<sip:sbc.example.com;lr=true>"].iter().enumerate() {
+        let routes = Box::leak(format!("{relay}, {route}").into_boxed_str());
+        Begun { routes, call_id: format!("s{number}"), ..Begun::new("INVITE") }.send(&mut through.world);
+        assert_eq!(through.world.count("INVITE"), number + 1, "{route}");
+        assert_eq!(values(&through.world.last("INVITE"), Name::Route), [sbc], "as its registrar wrote it");
+    }
+    let mut through = Through::over(FlowId::Stream(99));
+    let proxy = "<sip:proxy.example.com;lr=on>";
+    through.registered(&Register::by(1).line(&format!("Route: {relay}"), &format!("Route: {relay}, {proxy}")));
+    let routes = Box::leak(format!("{relay}, <sip:proxy.example.com;lr>").into_boxed_str());
+    Begun { routes, ..Begun::new("INVITE") }.send(&mut through.world);
+    assert_eq!(values(&through.world.last("INVITE"), Name::Route), ["<sip:proxy.example.com;lr>"]);
+}
+
 /// RFC 3261 §16.5: a proxy that is responsible for a target judges it, and the relay is for none. A transfer (RFC 3515) and a redirection name the
 /// Contact of whoever is called.
 #[test]

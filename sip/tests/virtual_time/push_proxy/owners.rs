@@ -136,6 +136,10 @@ fn an_address_of_record_that_can_be_read_in_two_ways_is_nobodys() {
         "sip:alice@example.com, sip:mallory@example.com",
         "\"sip:alice@example.com\" sip:mallory@example.com",
         "sip:alice@example.com?x=sip:mallory@example.com",
+        "\"<alice@example.com>\" <sip:mallory@example.com>",
+        "\"3 > <sip:alice@example.com\" <sip:mallory@example.com>",
+        "\"a <3\" \"b\" <sip:alice@example.com>, <sip:mallory@example.com>",
+        "\"a <3\\\" <sip:alice@example.com>\" <sip:mallory@example.com>",
     ] {
         let (mut through, path) = Through::asleep();
         let source = through.world.device(66);
@@ -170,13 +174,36 @@ fn an_odd_address_of_record_that_can_be_read_in_one_way_is_taken() {
         "Alice, W <sip:alice@example.com;user=phone>",
         "\"open <sip:alice@example.com>",
         "sip:alice@EXAMPLE.com",
+        "\"Alice <3\" <sip:alice@example.com>",
+        "\"Bob > home\" <sip:alice@example.com;user=phone>",
+        " \"<\\\"A\\\">\"  <sip:alice@example.com>",
     ] {
         let mut through = Through::new();
         let hers = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
         let plain = "To: <sip:alice@example.com>";
         let again = through.registered(&Register::by(2).line(plain, &format!("To: {to}")));
-        assert_eq!(again.text(Name::Path), Some(&*hers), "{to}");
+        assert_eq!((again.text(Name::Path), through.world.count("REGISTER 200")), (Some(&*hers), 2), "{to}");
     }
+}
+
+/// A display name in Latin-1 says nothing of the address beside it.
+#[test]
+fn a_name_that_is_no_text_keeps_nobody_from_registering() {
+    let mut through = Through::new();
+    let hers = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
+    let source = through.world.device(2);
+    let text = format!(
+        "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKe\r\nFrom: <sip:alice@example.com>;tag=d\r\n\
+         To: \"Jos#: <3\" <sip:alice@example.com>\r\nCall-ID: e\r\nCSeq: 1 REGISTER\r\nExpires: 600\r\n\
+         Contact: \"Jos#, W\" <sip:alice@10.0.0.5:1{PN}>;+sip.instance=\"<urn:uuid:1>\"\r\n\r\n"
+    );
+    let latin = |text: &str| text.bytes().map(|byte| if byte == b'#' { 0xe9 } else { byte }).collect::<Vec<_>>();
+    through.world.receive_bytes(source, &latin(&text));
+    assert_eq!(through.world.count("REGISTER 400"), 1, "a colon beside a bracket may begin an address");
+    through.world.receive_bytes(source, &latin(&text.replace("#:", "#")));
+    through.show_way();
+    let passed = through.world.last("REGISTER");
+    assert_eq!((through.world.count("REGISTER"), passed.text(Name::Path)), (2, Some(&*hers)));
 }
 
 /// A Route that the relay cannot read may lead her proxy on to somebody else's server.

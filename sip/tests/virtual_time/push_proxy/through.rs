@@ -91,7 +91,7 @@ impl Through {
         self.show_way();
     }
 
-    fn show_way(&mut self) {
+    pub fn show_way(&mut self) {
         let asked = self.world.events.iter().rev().find_map(|event| match event {
             Event::RouteNeeded(asked) => {
                 Some((asked.register, asked.push == PushRequest::Nothing && !asked.known && !asked.ends))

@@ -96,6 +96,27 @@ async fn a_cancelled_call_never_rings_the_phone_that_wakes_late() -> Outcome {
     world.content()
 }
 
+/// RFC 8599 §4.1.1: its push service gives the app another token, and it registers with that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_goes_on_for_a_phone_that_comes_with_another_push_token() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    let earlier = phone.register_and_sleep(SOON).await?;
+    world.await_all_asleep().await?;
+    let caller = world.call()?;
+    assert_eq!(world.android_push().await?["event"], "call");
+    let later = phone.woken_by(&Service::Fcm(format!("{FCM_TOKEN}-later")));
+    let (device, call) = world.wake_to_call(&later).await?;
+    call.ring();
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    let answer = device.register(SOON).await?;
+    assert_ne!(tests::push_phone::learned(&answer).purr, earlier.purr);
+    assert_eq!(world.relay.metric("sipwake_push_registrations").await, Some(1.0), "it has one registration");
+    assert_eq!(world.fcm.count(), 1, "and was pushed once");
+    world.content()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_does_not_come_is_480() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;

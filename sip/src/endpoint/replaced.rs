@@ -1,0 +1,105 @@
+//! The registrations whose place one that passes through takes, or that its REGISTER takes away, once its SIP server has accepted it.
+//!
+//! | a registration of the same AOR at the same SIP server | ends | its calls and dialogs |
+//! | --- | --- | --- |
+//! | of the same `+sip.instance` | replaced | go on |
+//! | of the same address, where neither has a `+sip.instance`, and by the same flow | replaced | go on |
+//! | likewise by another flow, when both are pushed for, by two push tokens | no: two phones may have one address in their networks, and are two Contacts (RFC 3261 §19.1.4) | – |
+//! | likewise, when one of them asks for no pushes | replaced: a registrar takes them for one Contact | go on, if its flow alone led to it and is gone |
+//! | named by a Contact that is to last no longer, with its push parameters, else by its device | taken away | go on, if the same flow brings the new Contact, or its flow alone led to it and is gone |
+//! | any, by `*` | taken away | end |
+//!
+//! Invariant: the registration that a REGISTER makes is never ended by it. An AOR has no more registrations by this than it may have: of those
+//! of one address, the one that ends first makes room.
+
+use std::time::Instant;
+
+use super::push_bindings::CONTACTS_PER_AOR;
+use super::pushed::PushBindingEnd;
+use super::{Endpoint, Source};
+use crate::edge::push_proxy::{PushRequest, RegisterIntent, names_device};
+use crate::edge::taken_back::TakenContact;
+use crate::id::InstanceId;
+
+/// A registration that a REGISTER ends.
+pub(super) struct Replaced {
+    pub(super) instance: InstanceId,
+    pub(super) end: PushBindingEnd,
+    /// Its calls and dialogs are those of the registration that the REGISTER makes.
+    pub(super) goes_on: bool,
+}
+
+impl Endpoint {
+    /// The registrations whose place that of an accepted REGISTER, `instance`, takes, and those that the same REGISTER takes away.
+    pub(super) fn replaced_by(
+        &self,
+        source: &Source,
+        intent: &RegisterIntent,
+        taken: &[TakenContact],
+        instance: InstanceId,
+    ) -> Vec<Replaced> {
+        let mut all = self.place_of(source, intent, instance);
+        for other in taken.iter().flat_map(|taken| self.taken_away(source, intent, taken)) {
+            if other != instance && all.iter().all(|it| it.instance != other) {
+                let goes_on = self.attachments.carries(source.flow, other) || self.has_lost_only_flow(other);
+                all.push(Replaced { instance: other, end: PushBindingEnd::Unregistered, goes_on });
+            }
+        }
+        all
+    }
+
+    /// The registrations whose place another one of the same device takes.
+    pub(super) fn place_of(&self, source: &Source, intent: &RegisterIntent, instance: InstanceId) -> Vec<Replaced> {
+        let is_pushed = matches!(intent.push_request, PushRequest::Push(_));
+        let theirs = || self.push_bindings.known_as(intent).into_iter().filter(|other| *other != instance);
+        let judge = |other| {
+            let is_its = names_device(&intent.contact) || self.attachments.carries(source.flow, other);
+            let is_one_contact = !is_pushed || !self.is_pushed_for(other);
+            let goes_on = is_its || self.has_lost_only_flow(other);
+            let replaced = Replaced { instance: other, end: PushBindingEnd::Replaced, goes_on };
+            (is_its || is_one_contact).then_some(replaced)
+        };
+        let mut all: Vec<_> = theirs().filter_map(judge).collect();
+        let is_full = || self.push_bindings.contacts_of(intent) >= CONTACTS_PER_AOR;
+        if all.is_empty() && !self.push_bindings.knows(instance) && is_full() {
+            let first = theirs().min_by_key(|other| self.push_bindings.expires_at(*other));
+            all.extend(first.map(|first| Replaced { instance: first, end: PushBindingEnd::Replaced, goes_on: false }));
+        }
+        all
+    }
+
+    /// The registrations that a Contact which is to last no longer names.
+    pub(super) fn taken_away(&self, source: &Source, intent: &RegisterIntent, taken: &TakenContact) -> Vec<InstanceId> {
+        match taken.instance {
+            Some(named) if self.push_bindings.knows(named) => vec![named],
+            // Another token at the same address may be another phone's.
+            Some(_) if !names_device(&taken.contact) => {
+                let theirs = self.at_contact(source, intent, &taken.contact).into_iter();
+                theirs.filter(|other| !self.is_pushed_for(*other)).collect()
+            }
+            _ => self.at_contact(source, intent, &taken.contact),
+        }
+    }
+
+    /// The registrations of a device; of several at one address those that the same flow has brought, if there are any.
+    pub(super) fn at_contact(&self, source: &Source, intent: &RegisterIntent, contact: &str) -> Vec<InstanceId> {
+        let all = self.push_bindings.of_contact(intent, contact);
+        let carried = |other: &InstanceId| self.attachments.carries(source.flow, *other);
+        if contact.is_empty() || !all.iter().any(carried) { all } else { all.into_iter().filter(carried).collect() }
+    }
+
+    /// Whether a flow alone led to a registration, and is gone.
+    fn has_lost_only_flow(&self, instance: InstanceId) -> bool {
+        self.push_bindings.flow_failure(instance).is_some() && !self.attachments.is_attached(instance)
+    }
+
+    /// Ends what a registration has replaced. `successor`: the registration, once it is written down.
+    pub(super) fn end_replaced(&mut self, now: Instant, all: Vec<Replaced>, successor: Option<InstanceId>) {
+        for Replaced { instance, end, goes_on } in all {
+            if let Some(successor) = successor.filter(|_| goes_on) {
+                self.succeed_registration(now, instance, successor);
+            }
+            self.remove_push_binding(now, instance, end);
+        }
+    }
+}
