@@ -123,12 +123,14 @@ pub enum Input {
     },
     /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
     DialFailed(UpstreamId),
-    /// All addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
+    /// The addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
     Addresses {
         /// An upstream that a binding or a push binding uses; others are ignored.
         upstream: UpstreamId,
         /// Of every record, also those that are not dialled; ports do not matter.
         addresses: Arc<[IpAddr]>,
+        /// Whether these are all: else another source may be one of it, too.
+        is_whole: bool,
     },
     /// A stream ended or broke, whoever closed it.
     Closed(FlowId),

@@ -180,7 +180,9 @@ impl Endpoint {
                 self.on_failback_dialled(now, upstream, flow, transport)
             }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
-            Input::Addresses { upstream, addresses } => self.upstreams.set_addresses(now, upstream, addresses),
+            Input::Addresses { upstream, addresses, is_whole } => {
+                self.upstreams.set_addresses(now, upstream, addresses, is_whole);
+            }
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Doubted(flow) => self.on_doubted(now, flow),
             Input::StreamLost { peer, was_open } => self.core.transactions.on_stream_lost(now, peer, was_open),

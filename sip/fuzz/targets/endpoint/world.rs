@@ -431,7 +431,7 @@ impl World {
     fn addresses(&mut self, upstream: UpstreamId, right: bool) {
         let number = if right { upstream.0 as u8 - 1 } else { 2 };
         let addresses: Arc<[IpAddr]> = [peers::server(number, 0).peer.ip()].into();
-        self.input(Input::Addresses { upstream, addresses });
+        self.input(Input::Addresses { upstream, addresses, is_whole: true });
     }
 
     fn routed(&mut self, register: ForwardedRegisterId, well: bool) {
@@ -578,7 +578,7 @@ impl World {
                     let route = Ok(RegisterRoute { upstream, registrar, services, by_flow: true });
                     self.following.push_back(Input::Route { register: asked.register, route });
                     let addresses: Arc<[IpAddr]> = [peers::server(0, 0).peer.ip()].into();
-                    self.following.push_back(Input::Addresses { upstream, addresses });
+                    self.following.push_back(Input::Addresses { upstream, addresses, is_whole: true });
                 }
                 false => self.registers.push_back(asked.register),
             },
