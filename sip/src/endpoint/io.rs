@@ -250,9 +250,14 @@ pub enum Input {
     },
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
-    /// So much time has passed in which this machine stood still, and the clock of deadlines with it: a registrar may have forgotten what it
-    /// granted. Refreshes and waits come forward by it, and flows are asked whether they live.
-    TimeLost(Duration),
+    /// Time has passed in which this machine stood still, and the clock of deadlines with it: a registrar may have forgotten what it
+    /// granted, and callers have waited. Deadlines come forward by it, and flows are asked whether they live.
+    TimeLost {
+        /// So much of it, unless a clock was set.
+        lost: Duration,
+        /// So much for sure, which is not more.
+        for_sure: Duration,
+    },
     /// The answer to [`Event::RouteNeeded`].
     Route {
         /// The number in the event.

@@ -212,7 +212,7 @@ impl Endpoint {
             }
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
-            Input::TimeLost(lost) => self.on_time_lost(now, lost),
+            Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => {

@@ -373,7 +373,10 @@ impl World {
     pub fn subscribe(&mut self, device: u8, what: u8) {
         let (instance, binding, _) = ids(device);
         match what % 5 {
-            4 => self.input(Input::TimeLost(Duration::from_secs(u64::from(what) * 60))),
+            4 => {
+                let lost = Duration::from_secs(u64::from(what) * 60);
+                self.input(Input::TimeLost { lost, for_sure: if what % 2 == 0 { lost } else { Duration::ZERO } });
+            }
             0..2 => self.input(Input::Subscribe(binding)),
             2 => {
                 let known = self.push_bindings.first().copied();
