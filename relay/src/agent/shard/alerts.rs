@@ -89,7 +89,7 @@ impl Shard {
     ) {
         let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
         let is_nobodys = |ending: &Ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone);
-        // What was missed here the node that goes on with it does not know.
+        // The node that goes on with it does not know what was missed here.
         let is_theirs = self.is_handed_over() && event != Event::MissedCall;
         if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
             // Nobody is there any more, or is to hear anything else from a node that was told to let go.
