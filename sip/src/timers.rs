@@ -9,6 +9,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+/// Brings a deadline forward by time that has passed and that no clock has counted; it is not earlier than now by that.
+pub fn bring_forward(deadline: &mut Instant, now: Instant, lost: Duration) {
+    *deadline = deadline.checked_sub(lost).unwrap_or(now).max(now).min(*deadline);
+}
+
 /// Deadlines, each with a key that says whose it is.
 #[derive(Debug)]
 pub struct Timers<K> {

@@ -9,10 +9,10 @@ use super::{Agent, ShardInput};
 
 impl Agent {
     /// So much time has passed in which the machine stood still, and the clock of what is scheduled with it: what registrars have granted may be over, and
-    /// connections may be dead. Refreshes come forward by it, at the pace of any registrations.
-    pub async fn lose_time(&self, lost: Duration) {
+    /// connections may be dead. Refreshes come forward by it, at the pace of any registrations; the ends of calls by what was lost for sure.
+    pub async fn lose_time(&self, lost: Duration, for_sure: Duration) {
         for shard in 0..self.0.shards.len() {
-            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::LoseTime(lost)))).await;
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::LoseTime { lost, for_sure }))).await;
         }
     }
 }

@@ -224,8 +224,13 @@ pub enum Request {
     },
     /// What waited for an instance to come here is judged: nothing more comes.
     JudgeEarly,
-    /// So much time has passed that no clock here has counted.
-    LoseTime(Duration),
+    /// Time has passed that no clock here has counted.
+    LoseTime {
+        /// So much of it, unless a clock was set.
+        lost: Duration,
+        /// So much for sure.
+        for_sure: Duration,
+    },
     /// Nothing is registered from here any more: another node takes it over.
     HandOver {
         /// Where it is named, from now on and of late, for which calls devices were woken.

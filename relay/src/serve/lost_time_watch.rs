@@ -3,7 +3,7 @@
 //!
 //! | what has gone on further than the clock of what is scheduled | it was |
 //! | --- | --- |
-//! | the time since boot | suspended |
+//! | the time since boot | suspended, for sure |
 //! | the system's clock | paused as a whole, or its clock was set: nobody can tell, and a refresh too many does no harm |
 //!
 //! Invariant: what is scheduled is never put off by it; each loss is told once.
@@ -34,11 +34,13 @@ impl Clocks {
         Self { scheduled: now(), since_boot: since_boot(), system: Duration::from_millis(unix_now_ms()) }
     }
 
-    /// The time that has passed since an earlier moment, and that the clock of what is scheduled has not counted.
-    fn lost_since(&self, earlier: &Self) -> Option<Duration> {
+    /// The time that has passed since an earlier moment, and that the clock of what is scheduled has not counted; and how much of it for sure.
+    fn lost_since(&self, earlier: &Self) -> Option<(Duration, Duration)> {
         let counted = self.scheduled.saturating_duration_since(earlier.scheduled);
-        let passed = self.since_boot.saturating_sub(earlier.since_boot).max(self.system.saturating_sub(earlier.system));
-        Some(passed.saturating_sub(counted).min(MOST)).filter(|lost| *lost >= NOTICED)
+        let lost = |now: Duration, then: Duration| now.saturating_sub(then).saturating_sub(counted).min(MOST);
+        let for_sure = lost(self.since_boot, earlier.since_boot);
+        let all = lost(self.system, earlier.system).max(for_sure);
+        Some((all, for_sure)).filter(|(all, _)| *all >= NOTICED)
     }
 }
 
@@ -50,13 +52,13 @@ pub(super) async fn watch(agent: Agent) {
     loop {
         ticks.tick().await;
         let read = Clocks::read();
-        if let Some(lost) = read.lost_since(&known) {
+        if let Some((lost, for_sure)) = read.lost_since(&known) {
             tracing::warn!(
                 event = "time-lost",
                 lost_s = lost.as_secs(),
                 "this machine stood still, or its clock was set: registrations are refreshed sooner by as much"
             );
-            agent.lose_time(lost).await;
+            agent.lose_time(lost, for_sure).await;
         }
         known = read;
     }
@@ -77,13 +79,16 @@ mod tests {
         for (name, later, lost) in [
             ("a second", at(1, 1_001, 1), None),
             ("the process stood still", at(3_600, 4_600, 3_600), None),
-            ("suspended", at(1, 4_601, 3_601), Some(3_600)),
-            ("paused as a whole", at(1, 1_001, 601), Some(600)),
+            ("suspended", at(1, 4_601, 3_601), Some((3_600, 3_600))),
+            ("suspended, and its clock was set back", at(1, 4_601, 1), Some((3_600, 3_600))),
+            ("suspended, and its clock was set ahead", at(1, 1_061, 3_601), Some((3_600, 60))),
+            ("paused as a whole", at(1, 1_001, 601), Some((600, 0))),
             ("a step of the clock", at(1, 1_001, 4), None),
             ("the clock was set back", Clocks { system: Duration::ZERO, ..at(1, 1_001, 0) }, None),
-            ("the clock was years behind", at(1, 1_001, 400_000_000), Some(7 * DAY_S)),
+            ("the clock was years behind", at(1, 1_001, 400_000_000), Some((7 * DAY_S, 0))),
         ] {
-            assert_eq!(later.lost_since(&at(0, 1_000, 0)), lost.map(Duration::from_secs), "{name}");
+            let seconds = |(all, for_sure)| (Duration::from_secs(all), Duration::from_secs(for_sure));
+            assert_eq!(later.lost_since(&at(0, 1_000, 0)), lost.map(seconds), "{name}");
         }
     }
 }

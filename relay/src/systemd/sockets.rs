@@ -3,7 +3,8 @@
 //!
 //! | the socket that is held, beside the address that is wanted, at the same port | what is served |
 //! | --- | --- |
-//! | is that address, or `[::]` for `0.0.0.0` | the socket |
+//! | is that address | the socket |
+//! | is `[::]` for `0.0.0.0` | the socket, and the log says so: IPv6 is served as well |
 //! | is a part of it: `0.0.0.0`, or one address, of `[::]` | the socket, and the log says so: who comes to the rest finds nobody |
 //! | is more than it | nothing: the start names the unit of the sockets, for nobody shall listen where no setting says so |
 //!
@@ -54,7 +55,11 @@ pub fn stream(address: SocketAddr) -> io::Result<Option<TcpListener>> {
     let mut held = held();
     let place = |fits: fn(SocketAddr, SocketAddr) -> bool| held.iter().position(|(_, local)| fits(*local, address));
     if let Some(index) = place(is_for) {
-        return Ok(Some(held.swap_remove(index).0));
+        let (listener, local) = held.swap_remove(index);
+        if local != address {
+            tracing::info!(event = "socket-both-families", wanted = %address, held = %local, "the service manager holds this port of IPv6 addresses, too, and they are served");
+        }
+        return Ok(Some(listener));
     }
     if let Some(index) = place(is_part_of) {
         let (listener, local) = held.swap_remove(index);

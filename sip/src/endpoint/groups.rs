@@ -178,6 +178,7 @@ impl Endpoint {
         let Some(binding) = self.devices.binding_of(instance) else {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
+        self.tell_missed_of(now, instance);
         self.remove_device(now, instance);
         if self.leave_group(now, instance, binding) {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });

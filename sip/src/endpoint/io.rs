@@ -123,12 +123,14 @@ pub enum Input {
     },
     /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
     DialFailed(UpstreamId),
-    /// All addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
+    /// The addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
     Addresses {
         /// An upstream that a binding or a push binding uses; others are ignored.
         upstream: UpstreamId,
         /// Of every record, also those that are not dialled; ports do not matter.
         addresses: Arc<[IpAddr]>,
+        /// Whether these are all: else another source may be one of it, too.
+        is_whole: bool,
     },
     /// A stream ended or broke, whoever closed it.
     Closed(FlowId),
@@ -248,9 +250,14 @@ pub enum Input {
     },
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
-    /// So much time has passed in which this machine stood still, and the clock of deadlines with it: a registrar may have forgotten what it
-    /// granted. Refreshes and waits come forward by it, and flows are asked whether they live.
-    TimeLost(Duration),
+    /// Time has passed in which this machine stood still, and the clock of deadlines with it: a registrar may have forgotten what it
+    /// granted, and callers have waited. Deadlines come forward by it, and flows are asked whether they live.
+    TimeLost {
+        /// So much of it, unless a clock was set.
+        lost: Duration,
+        /// So much for sure, which is not more.
+        for_sure: Duration,
+    },
     /// The answer to [`Event::RouteNeeded`].
     Route {
         /// The number in the event.

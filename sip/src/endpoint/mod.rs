@@ -181,7 +181,9 @@ impl Endpoint {
                 self.on_failback_dialled(now, upstream, flow, transport)
             }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
-            Input::Addresses { upstream, addresses } => self.upstreams.set_addresses(now, upstream, addresses),
+            Input::Addresses { upstream, addresses, is_whole } => {
+                self.upstreams.set_addresses(now, upstream, addresses, is_whole);
+            }
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Doubted(flow) => self.on_doubted(now, flow),
             Input::StreamLost { peer, was_open } => self.core.transactions.on_stream_lost(now, peer, was_open),
@@ -211,7 +213,7 @@ impl Endpoint {
             }
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
-            Input::TimeLost(lost) => self.on_time_lost(now, lost),
+            Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => {

@@ -421,7 +421,7 @@ impl Endpoint {
     }
 
     /// The registration that a request of `source` names by our own Path, and what keeps the request from being judged: it is not known here, and
-    /// another node, or an earlier run, may have written it down; or its SIP server is not known by its addresses. Whoever asks may tell what is
+    /// another node, or an earlier run, may have written it down; or DNS has not told all addresses of its SIP server. Whoever asks may tell what is
     /// missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
@@ -432,10 +432,7 @@ impl Endpoint {
         let Some(Row { binding, .. }) = self.push_bindings.rows.get(&instance) else {
             return Some((instance, Missing::Binding));
         };
-        match self.missing(*binding) {
-            Some(Missing::Addresses(_)) if self.is_trusted(*binding, source) => None,
-            missing => missing.map(|missing| (instance, missing)),
-        }
+        self.missing_of(*binding, source).map(|missing| (instance, missing))
     }
 
     /// The registration that a Path leads to: the one that it names, or that which has just taken its place.

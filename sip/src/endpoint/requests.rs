@@ -59,6 +59,14 @@ pub(super) fn is_in_dialog(request: &Message) -> bool {
     is_bound || request.to().is_some_and(|to| to.tag().is_some())
 }
 
+/// The Contact that a SIP server's request names.
+fn named_contact(source: &Source, request: &Message) -> Option<BindingId> {
+    if !request.is_request() || source.side != Side::Upstream || request.method() == Some(Method::Ack) {
+        return None;
+    }
+    request.request_uri().and_then(Uri::user_of).and_then(BindingId::parse)
+}
+
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
         self.on_sign_of_life(now, source.flow, false);
@@ -350,26 +358,31 @@ impl Endpoint {
     /// The Contact of a SIP server's request that is not here, or not served yet: while bindings are being taken over, the shell keeps
     /// the request back until it can be judged.
     pub fn early(&self, source: &Source, request: &Message) -> Option<BindingId> {
-        if !request.is_request() || source.side != Side::Upstream || request.method() == Some(Method::Ack) {
-            return None;
-        }
-        let binding = request.request_uri().and_then(Uri::user_of).and_then(BindingId::parse)?;
+        let binding = named_contact(source, request)?;
         self.missing(binding)?;
         // Last, for it takes a hash of each request in a dialog.
         forward::own_route(request, &self.core.token_key, source.side).is_none().then_some(binding)
     }
 
-    /// The Contact that a request of `source` names, where its SIP server is not known by its addresses, so that nobody can say whether the request is
-    /// that one's. Whoever asks may find them out and hand the request in afterwards.
+    /// The Contact that a request of `source` names, where DNS has not told all addresses of its SIP server, and `source` is none of those that are known, so
+    /// that nobody can say whether the request is that one's. Whoever asks may find them out and hand the request in afterwards.
     pub fn unserved(&self, source: &Source, request: &Message) -> Option<(BindingId, UpstreamId)> {
-        let binding = self.early(source, request)?;
-        match self.missing(binding) {
-            Some(Missing::Addresses(upstream)) if !self.is_trusted(binding, source) => Some((binding, upstream)),
-            _ => None,
+        let binding = named_contact(source, request)?;
+        let Missing::Addresses(upstream) = self.missing_of(binding, source)? else { return None };
+        // Last, as above.
+        forward::own_route(request, &self.core.token_key, source.side).is_none().then_some((binding, upstream))
+    }
+
+    /// The reason why a request of this source for a binding cannot be judged yet.
+    pub(super) fn missing_of(&self, binding: BindingId, source: &Source) -> Option<Missing> {
+        match self.upstream_of(binding) {
+            None => Some(Missing::Binding),
+            Some(upstream) if self.upstreams.is_known_whole(upstream) => None,
+            Some(upstream) => Some(Missing::Addresses(upstream)).filter(|_| !self.is_trusted(binding, source)),
         }
     }
 
-    /// What keeps the requests for a binding from being judged.
+    /// The reason why no request for a binding can be judged yet, whoever sends it.
     pub fn missing(&self, binding: BindingId) -> Option<Missing> {
         match self.upstream_of(binding) {
             None => Some(Missing::Binding),

@@ -6,12 +6,13 @@
 use std::time::{Duration, Instant};
 
 use super::{Registration, State};
+use crate::timers::bring_forward;
 
 impl Registration {
     /// Brings what it waits for forward; whether it waits for anything.
     pub fn lose_time(&mut self, now: Instant, lost: Duration) -> bool {
         let is_paused = self.paused_until().is_some();
-        let forward = |at: &mut Instant| *at = at.checked_sub(lost).unwrap_or(now).max(now).min(*at);
+        let forward = |at: &mut Instant| bring_forward(at, now, lost);
         match &mut self.state {
             State::Registered { refresh_at } => forward(refresh_at),
             State::BackingOff { until, told: false } if !is_paused => forward(until),

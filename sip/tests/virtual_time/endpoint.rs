@@ -441,7 +441,7 @@ fn a_call_from_a_stranger_is_403_and_pushes_nothing() {
     assert_eq!(world.descriptions(), ["INVITE 403"]);
     assert!(world.wakes().is_empty());
     let addresses = [stranger.ip()].into();
-    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses, is_whole: true });
     world.receive(source, &text.replace("call-1", "call-2"));
     assert_eq!(world.wakes().len(), 1, "an address of the account's server");
 }

@@ -118,3 +118,71 @@ fn a_caller_hears_of_its_end_though_a_provisional_response_is_due_before_and_the
     world.advance(seconds(4));
     assert_eq!((world.count("INVITE 487"), world.count("INVITE 180")), (1, 1), "{:?}", world.descriptions());
 }
+
+/// The machine is suspended for so long, or its clock is set ahead.
+fn lose(world: &mut World, lost: u64, is_sure: bool) {
+    let lost = seconds(lost);
+    world.input(Input::TimeLost { lost, for_sure: if is_sure { lost } else { Duration::ZERO } });
+}
+
+#[test]
+fn a_call_that_waited_while_the_machine_was_suspended_ends_and_no_phone_rings_for_it() {
+    for (expires, answer, state) in
+        [("7200", "INVITE 480", CallState::TimedOut), ("300", "INVITE 487", CallState::Cancelled)]
+    {
+        let mut world = World::registered();
+        invite(&mut world, "call-1", expires);
+        world.advance(seconds(1));
+        lose(&mut world, 600, true);
+        assert_eq!(world.count(answer), 1, "{:?}", world.descriptions());
+        assert_eq!((world.final_states(), missed(&world)), (vec![state], vec![state]));
+        world.attach(1);
+        assert_eq!((world.count("INVITE"), world.wakes().len(), world.endpoint.open_calls()), (0, 1, 0));
+    }
+}
+
+#[test]
+fn a_phone_that_rang_when_the_machine_was_suspended_is_cancelled() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    let (device, leg) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &leg, 180, &[], "");
+    lose(&mut world, 600, true);
+    assert_eq!((world.count("CANCEL"), world.endpoint.open_calls()), (1, 0), "{:?}", world.descriptions());
+    assert_eq!(world.final_states().len(), 1);
+}
+
+#[test]
+fn a_call_whose_time_is_not_over_waits_for_what_is_left_and_all_of_it_where_a_clock_was_set() {
+    let ring_timeout = seconds(30);
+    for (lost, is_sure, left) in [(5, true, ring_timeout - seconds(5)), (600, false, ring_timeout)] {
+        let mut world = World::registered();
+        world.invite("call-1");
+        lose(&mut world, lost, is_sure);
+        world.advance(left - Duration::from_millis(1));
+        assert_eq!(world.endpoint.open_calls(), 1, "lost {lost} s");
+        world.advance(Duration::from_millis(1));
+        assert_eq!((world.endpoint.open_calls(), world.count("INVITE 480")), (0, 1), "lost {lost} s");
+    }
+}
+
+#[test]
+fn a_device_that_has_said_nothing_is_not_woken_for_a_call_that_is_over() {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite("call-1");
+    assert_eq!((world.count("INVITE"), world.wakes().len()), (1, 0));
+    lose(&mut world, 600, true);
+    assert_eq!((world.wakes().len(), world.endpoint.open_calls()), (0, 0), "{:?}", world.descriptions());
+}
+
+#[test]
+fn a_call_that_was_announced_before_the_machine_was_suspended_is_expected_no_more() {
+    let mut world = World::registered();
+    let instance = world.instance;
+    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None });
+    assert_eq!(world.wakes().len(), 1);
+    lose(&mut world, 600, true);
+    assert_eq!(world.final_states(), [CallState::TimedOut]);
+}

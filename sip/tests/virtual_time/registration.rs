@@ -72,6 +72,10 @@ fn a_response_with_the_via_of_another_is_no_answer_to_what_the_relay_has_asked()
     }
 }
 
+fn lost_for_sure(lost: Duration) -> Input {
+    Input::TimeLost { lost, for_sure: lost }
+}
+
 fn answers(register: &Message, name: Name) -> Vec<String> {
     register.values(name).map(|value| String::from_utf8_lossy(value).into_owned()).collect()
 }
@@ -84,7 +88,7 @@ fn answer(register: &Message) -> String {
 fn a_refresh_comes_forward_by_the_time_that_was_lost_and_what_waits_after_a_failure_too() {
     for (lost, from, to) in [(1_000, 1_519, 2_060), (0, 2_519, 3_060), (3_060, 0, 1)] {
         let mut world = World::registered();
-        world.input(Input::TimeLost(seconds(lost)));
+        world.input(lost_for_sure(seconds(lost)));
         if from > 0 {
             world.advance(seconds(from));
             assert_eq!(world.count("REGISTER"), 0, "lost {lost} s: not before it is due");
@@ -93,12 +97,12 @@ fn a_refresh_comes_forward_by_the_time_that_was_lost_and_what_waits_after_a_fail
         assert!(world.count("REGISTER") >= 1, "lost {lost} s");
     }
     let mut world = World::registered();
-    world.input(Input::TimeLost(seconds(3_600)));
+    world.input(lost_for_sure(seconds(3_600)));
     world.advance(Duration::from_millis(200));
     world.respond(503, &[("Retry-After", "900")]);
     world.advance(seconds(10));
     assert_eq!(world.count("REGISTER"), 1);
-    world.input(Input::TimeLost(seconds(900)));
+    world.input(lost_for_sure(seconds(900)));
     world.advance(seconds(800));
     assert_eq!(world.count("REGISTER"), 1, "a clock may have been set: its server has asked for this wait");
     world.next_register();
@@ -106,7 +110,7 @@ fn a_refresh_comes_forward_by_the_time_that_was_lost_and_what_waits_after_a_fail
     world.grant(3_600);
     // A node that hands over goes by its own rule still.
     world.input(Input::HandOver);
-    world.input(Input::TimeLost(seconds(3_600)));
+    world.input(lost_for_sure(seconds(3_600)));
     world.advance(seconds(60));
     assert_eq!(world.count("REGISTER"), 2);
 }
@@ -118,7 +122,7 @@ fn no_wait_after_a_refusal_is_shorter_by_time_that_was_lost() {
     world.next_register();
     world.respond(403, &[]);
     let before = world.count("REGISTER");
-    world.input(Input::TimeLost(seconds(7 * 24 * 3_600)));
+    world.input(lost_for_sure(seconds(7 * 24 * 3_600)));
     world.advance(seconds(590));
     assert_eq!(world.count("REGISTER"), before);
     world.next_register();
@@ -129,7 +133,7 @@ fn a_flow_is_asked_at_once_whether_it_lives_when_time_was_lost() {
     let mut world = World::registered_with(FlowId::Stream(1), |_| {});
     world.advance(seconds(1));
     let before = world.pings;
-    world.input(Input::TimeLost(seconds(60)));
+    world.input(lost_for_sure(seconds(60)));
     world.advance(Duration::from_millis(100));
     assert_eq!(world.pings, before + 1);
 }

@@ -50,7 +50,7 @@ fn overtaken(flow: FlowId, by_another: bool) -> (World, Source) {
     let mut world = World::new(flow);
     world.bind();
     let addresses = [server_address().ip()].into();
-    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses, is_whole: true });
     let other = Source { flow: FlowId::Stream(99), ..world.upstream };
     let source = if by_another { other } else { world.upstream };
     (world, source)
@@ -175,7 +175,7 @@ fn calls_that_a_server_sends_which_answers_no_register_leave_room_for_those_of_o
     let (mut world, source) = overtaken(FlowId::Stream(7), false);
     let stranger = Source { flow: FlowId::Stream(66), peer: "203.0.113.9:5060".parse().unwrap(), ..source };
     let addresses = [server_address().ip(), stranger.peer.ip()].into();
-    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses, is_whole: true });
     for number in 1..=(OVERTAKING_MAX / CALLS_PER_INSTANCE) as u128 {
         let binding = BindingId::new(number << 80, ShardTag(0));
         world.bind_another(binding, InstanceId::new(number << 80, ShardTag(0)));
@@ -229,7 +229,7 @@ fn a_cancel_by_another_connection_of_the_sip_server_ends_the_call_and_a_stranger
     world.bind();
     world.grant(600);
     let addresses = [server_address().ip()].into();
-    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses });
+    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses, is_whole: true });
     world.invite("call-1");
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));

@@ -1,7 +1,7 @@
 //! What comes from somebody who is not believed: a request gets one answer, to where it came from, and nothing is kept; a response
 //! is nobody's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::world::{REGISTRAR, World, server_address};
@@ -155,7 +155,11 @@ fn a_copy_of_a_servers_request_makes_nobody_a_target() {
 fn a_copy_from_another_port_or_address_of_its_server_is_answered() {
     let mut world = World::registered();
     world.invite("call-1");
-    world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
+    world.input(Input::Addresses {
+        upstream: REGISTRAR,
+        addresses: ["192.0.2.11".parse().unwrap()].into(),
+        is_whole: true,
+    });
     for peer in ["192.0.2.10:5099", "192.0.2.11:5060"] {
         assert_eq!(
             to_a_copy(&mut world, stranger(peer)),
@@ -169,7 +173,7 @@ fn a_copy_from_another_port_or_address_of_its_server_is_answered() {
 fn a_copy_by_the_next_connection_of_its_server_is_answered_there() {
     let mut world = World::registered_with(FlowId::Stream(7), |_| {});
     let addresses = [server_address().ip()].into();
-    world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses, is_whole: true });
     world.invite("call-1");
     let next = Source { flow: FlowId::Stream(8), ..world.upstream };
     assert_eq!(to_a_copy(&mut world, next), [next.flow]);
@@ -238,7 +242,7 @@ fn a_server_answers_by_another_port_by_tcp_and_by_each_of_its_addresses() {
         let mut world = World::new(FlowId::Datagram(server_address()));
         world.bind();
         let addresses = ["192.0.2.10".parse().unwrap(), "192.0.2.11".parse().unwrap()].into();
-        world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses, is_whole: true });
         world.upstream = source;
         world.grant(600);
         assert!(matches!(world.events.last(), Some(Event::Registered { .. })), "{source:?}: {:?}", world.events);
@@ -256,11 +260,35 @@ fn is_believed(world: &mut World, source: Source) -> bool {
 }
 
 #[test]
+fn nobody_is_judged_by_addresses_that_are_not_all_unless_he_is_one_of_them() {
+    let mut world = World::registered();
+    let invite = Message::parse(&world.invite_text("call-1").into(), &Limits::COMPOSED).unwrap();
+    let [own, other] = ["192.0.2.12", "192.0.2.11"].map(|ip| ip.parse().unwrap());
+    let (upstream, by_own, by_other) = (world.upstream, stranger("192.0.2.12:5099"), stranger("192.0.2.11:5060"));
+    let unserved = |world: &World| {
+        assert_eq!(world.endpoint.unserved(&upstream, &invite), None, "by the flow of its registration");
+        [by_own, by_other].map(|source| world.endpoint.unserved(&source, &invite).is_some())
+    };
+    assert_eq!(unserved(&world), [true, true], "nothing was told");
+    let all: [(&[IpAddr], bool, [bool; 2]); 4] = [
+        (&[own], false, [false, true]),
+        (&[own, other], false, [false, false]),
+        (&[own], true, [false, false]),
+        (&[own], false, [false, true]),
+    ];
+    for (addresses, is_whole, expected) in all {
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses: addresses.into(), is_whole });
+        assert_eq!(unserved(&world), expected, "{addresses:?} {is_whole}");
+    }
+}
+
+#[test]
 fn a_server_that_dns_names_no_more_is_believed_as_long_as_what_it_has_granted_may_stand() {
     let by_tcp = Source { flow: FlowId::Stream(67), transport: Transport::Tcp, ..stranger("192.0.2.10:39999") };
     let by_another_port = stranger("192.0.2.10:5099");
     let next = stranger("192.0.2.20:5060");
-    let named = || Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.20".parse().unwrap()].into() };
+    let named =
+        || Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.20".parse().unwrap()].into(), is_whole: true };
     for flow in [FlowId::Datagram(server_address()), FlowId::Stream(1)] {
         let mut world = World::new(flow);
         if flow.is_reliable() {
@@ -316,7 +344,11 @@ fn nobody_but_the_server_answers_a_request_of_a_dialog_by_udp() {
         world.reply(source, &bye, 481, &[], "");
     }
     assert_eq!((world.count("BYE 481"), refused(&world)), (0, strangers().len()));
-    world.input(Input::Addresses { upstream: REGISTRAR, addresses: ["192.0.2.11".parse().unwrap()].into() });
+    world.input(Input::Addresses {
+        upstream: REGISTRAR,
+        addresses: ["192.0.2.11".parse().unwrap()].into(),
+        is_whole: true,
+    });
     world.reply(stranger("192.0.2.11:5060"), &bye, 200, &[], "");
     assert_eq!(world.count("BYE 200"), 1);
 }
@@ -398,7 +430,11 @@ fn a_sip_server_is_told_from_a_stranger_by_its_flow_and_by_its_addresses() {
         let accepted = |peer| Source { flow: FlowId::Stream(99), peer, ..by_flow };
         assert!(world.endpoint.is_sip_server(&by_flow));
         assert!(!world.endpoint.is_sip_server(&accepted(server_address())), "nothing is known of its addresses");
-        world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip(), other.ip()].into() });
+        world.input(Input::Addresses {
+            upstream: REGISTRAR,
+            addresses: [server_address().ip(), other.ip()].into(),
+            is_whole: true,
+        });
         assert!(world.endpoint.is_sip_server(&accepted(other)));
         assert!(!world.endpoint.is_sip_server(&accepted("192.0.2.12:5060".parse().unwrap())));
         world.input(Input::Unbind { instance: world.instance, deadline: Duration::ZERO });

@@ -184,7 +184,7 @@ impl World {
     pub(super) fn on_dial_ends(&mut self, shard: usize, number: usize, open: bool) {
         let upstream = UpstreamId(number as u32);
         let addresses = [registrar_address(number).ip()].into();
-        self.tell(shard, Input::Addresses { upstream, addresses });
+        self.tell(shard, Input::Addresses { upstream, addresses, is_whole: true });
         if !open {
             return self.tell(shard, Input::DialFailed(upstream));
         }

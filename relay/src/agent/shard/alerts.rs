@@ -89,8 +89,10 @@ impl Shard {
     ) {
         let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
         let is_nobodys = |ending: &Ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone);
-        if ending.is_some_and(|ending| is_nobodys(ending) || self.is_handed_over()) {
-            // Nobody is there any more, or is to hear anything from a node that was told to let go.
+        // The node that goes on with it does not know what was missed here.
+        let is_theirs = self.is_handed_over() && event != Event::MissedCall;
+        if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
+            // Nobody is there any more, or is to hear anything else from a node that was told to let go.
             return;
         }
         // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.

@@ -10,6 +10,7 @@ use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
 use super::messages::keep;
 use super::stories::How;
+use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now;
 use crate::domain::story::Withheld;
@@ -36,7 +37,10 @@ impl Shard {
         if self.calls.of(instance, missed.call).is_some_and(|call| call.is_of_others) {
             return;
         }
-        let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };
+        // One that another node goes on with has missed it here.
+        let goes_on = |ending: &Ending| ending.kind == EndKind::HandedOver;
+        let row = self.instances.get(instance).filter(|row| row.ending.as_deref().is_none_or(goes_on));
+        let Some(row) = row else { return };
         let (call, expires_at) = (missed.call, row.expires_at());
         let item = self.shared.vault.seal_missed_call(instance, || MissedCall {
             call,

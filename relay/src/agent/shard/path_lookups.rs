@@ -1,30 +1,32 @@
-//! Requests that come by our Path (RFC 8599) for a registration that is not here, or whose SIP server is not known by its addresses, and those for the Contact of an
-//! account that was lent whose SIP server is not: they wait until the store, or DNS, has answered.
+//! Requests that come by our Path (RFC 8599) for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
+//! for the Contact of an account that was lent: they wait until the store, or DNS, has answered.
 //!
 //! | what answers | the requests that wait |
 //! | --- | --- |
-//! | the registration is here, or in the store, and DNS tells the addresses of its SIP server | are handed in |
+//! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
 //! | the store has none | are handed in, and refused as unknown |
-//! | the store, or DNS, says nothing | wait on, an INVITE with a 100, and it is asked again |
+//! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100 |
+//! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | the record does not open here | are refused with 503 |
 //!
 //! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so, nor that he is not
-//! its SIP server unless DNS has told its addresses. A request waits for
-//! [`WAIT`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
+//! its SIP server unless DNS has told all its addresses. A request waits for
+//! [`WAIT`] and [`LOOK_EVERY`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{Input, Missing, Side, Source};
 use sip::id::{BindingId, InstanceId, UpstreamId};
 use sip::message::Message;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
 use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
 use crate::agent::request::KnownPushBinding;
+use crate::agent::transport::trusted::Believed;
 use crate::agent::{ShardInput, Shared};
 use crate::clock;
 use crate::metrics::labels::StoreOperation;
@@ -40,6 +42,8 @@ const BYTES_MAX: usize = 16 << 20;
 const WAIT: Duration = Duration::from_secs(10);
 /// How soon they are asked again.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How often those are looked at that wait while one is being asked. After as long an INVITE has its 100 (RFC 3261 §17.2.1).
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,19 +62,31 @@ pub(crate) struct PathLookups {
 }
 
 struct PathLookup {
-    waiting: Vec<(Instant, Input)>,
-    /// What was asked has not answered.
+    waiting: Vec<Waiting>,
+    /// The store, or DNS, has not answered at once.
     is_slow: bool,
     /// The registration has ended, or was let go of, since the store was asked: what it answers may be from before.
     is_stale: bool,
 }
 
+/// A request that waits.
+struct Waiting {
+    at: Instant,
+    request: Input,
+    /// Whether its sender has heard 100.
+    has_heard: bool,
+}
+
 /// What was found for requests that name a registration.
 pub(crate) enum LookedUp {
     /// The store knows it; whose requests are trusted for it.
-    Known(Box<KnownPushBinding>, Arc<[IpAddr]>),
+    Known(Box<KnownPushBinding>, Believed),
     /// It was here; whose requests are trusted for its SIP server.
-    Served(UpstreamId, Arc<[IpAddr]>),
+    Served(UpstreamId, Believed),
+    /// Likewise, and the source that was asked for may be it as well.
+    Undecided(UpstreamId, Believed),
+    /// The answer has not come.
+    Pending,
     /// The store has none.
     Unknown,
     /// The store, or DNS, says nothing.
@@ -83,24 +99,33 @@ impl PathLookups {
     fn has_room(&self, id: Named, request: &Input) -> bool {
         let has_place = match self.all.get(&id) {
             Some(PathLookup { waiting, .. }) => {
-                waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|(_, other)| other))
+                waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|other| &other.request))
             }
             None => self.all.len() < LOOKUPS_MAX,
         };
         has_place && self.bytes + bytes_of(request) <= BYTES_MAX
     }
 
-    fn add(&mut self, id: Named, at: Instant, request: Input) {
-        self.bytes += bytes_of(&request);
+    fn add(&mut self, id: Named, waiting: Waiting) {
+        self.bytes += bytes_of(&waiting.request);
         let fresh = || PathLookup { waiting: Vec::new(), is_slow: false, is_stale: false };
-        self.all.entry(id).or_insert_with(fresh).waiting.push((at, request));
+        self.all.entry(id).or_insert_with(fresh).waiting.push(waiting);
     }
 
     /// Takes what waits for a registration.
-    fn take(&mut self, id: Named) -> Vec<(Instant, Input)> {
+    fn take(&mut self, id: Named) -> Vec<Waiting> {
         let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
-        self.bytes -= taken.iter().map(|(_, request)| bytes_of(request)).sum::<usize>();
+        self.bytes -= taken.iter().map(|it| bytes_of(&it.request)).sum::<usize>();
         taken
+    }
+
+    /// Takes what has waited long enough, and leaves the rest to the answer that is on its way.
+    fn take_old(&mut self, id: Named, now: Instant) -> Vec<Waiting> {
+        let Some(lookup) = self.all.get_mut(&id) else { return Vec::new() };
+        let is_old = |it: &mut Waiting| now.saturating_duration_since(it.at) >= WAIT;
+        let old: Vec<_> = lookup.waiting.extract_if(.., is_old).collect();
+        self.bytes -= old.iter().map(|it| bytes_of(&it.request)).sum::<usize>();
+        old
     }
 
     /// A registration has ended, or another node has it: what is being asked of it is asked again.
@@ -116,21 +141,22 @@ impl PathLookups {
 
     /// Whether the same request waits.
     fn has(&self, id: Named, request: &Input) -> bool {
-        let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|(_, other)| is_same(request, other));
+        let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|other| is_same(request, &other.request));
         self.all.get(&id).is_some_and(waits)
     }
 }
 
 impl Shard {
     /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
-    /// is asked first; and one for an account whose SIP server is not known by its addresses: DNS is. Gives back what needs no asking.
+    /// is asked first; and one from an address that may be the SIP server's: DNS is. Gives back what needs no asking.
     pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
         // It was sent again, before a 100 came: it has its place.
         let has_place = self.path_lookups.has(id, &input);
-        if under_way == Some(true) || has_place {
+        let has_heard = under_way == Some(true) || has_place;
+        if has_heard {
             self.endpoint.say_trying(source, message);
             self.drain(at);
         }
@@ -142,7 +168,7 @@ impl Shard {
             return None;
         }
         let source = source.peer.ip().to_canonical();
-        self.path_lookups.add(id, at, input);
+        self.path_lookups.add(id, Waiting { at, request: input, has_heard });
         if under_way.is_none() {
             self.begin_look_up(id, missing, source, Duration::ZERO);
         }
@@ -167,15 +193,30 @@ impl Shard {
             if !pause.is_zero() {
                 sleep(pause).await;
             }
-            let found = match (missing, id) {
-                (Missing::Binding, Named::Path(id)) => look_up(&shared, id, source).await,
-                (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
-                (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
-                    addresses if addresses.is_empty() => LookedUp::Away,
-                    addresses => LookedUp::Served(upstream, addresses),
-                },
-            };
-            shared.shards.send(shard, ShardInput::PathLookedUp(Box::new((id, found)))).await;
+            let mut asked = pin!(async {
+                match (missing, id) {
+                    (Missing::Binding, Named::Path(id)) => look_up(&shared, id, source).await,
+                    (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
+                    (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
+                        believed if believed.judges(source) => LookedUp::Served(upstream, believed),
+                        believed => LookedUp::Undecided(upstream, believed),
+                    },
+                }
+            });
+            let mut looks = interval_at(tokio::time::Instant::now() + LOOK_EVERY, LOOK_EVERY);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let found = tokio::select! {
+                    biased;
+                    found = &mut asked => found,
+                    _ = looks.tick() => LookedUp::Pending,
+                };
+                let is_pending = matches!(found, LookedUp::Pending);
+                shared.shards.send(shard, ShardInput::PathLookedUp(Box::new((id, found)))).await;
+                if !is_pending {
+                    return;
+                }
+            }
         });
     }
 
@@ -186,37 +227,42 @@ impl Shard {
                 self.shared.upstreams.release(new.upstream);
                 return self.wait_for_answer(id);
             }
-            LookedUp::Known(new, addresses) => {
+            LookedUp::Known(new, believed) => {
                 let upstream = new.upstream;
                 self.adopt(*new);
-                Some((upstream, addresses))
+                Some((upstream, believed))
             }
-            LookedUp::Served(upstream, addresses) => Some((upstream, addresses)),
+            LookedUp::Served(upstream, believed) => Some((upstream, believed)),
+            LookedUp::Undecided(upstream, believed) => {
+                self.believe(upstream, believed);
+                return self.wait_for_answer(id);
+            }
             LookedUp::Unknown => None,
+            LookedUp::Pending => return self.look_at_waiting(id),
             LookedUp::Away => return self.wait_for_answer(id),
             LookedUp::Unreadable => {
-                for (at, input) in self.path_lookups.take(id) {
-                    self.refuse_for_now(at, &input);
+                for Waiting { at, request, .. } in self.path_lookups.take(id) {
+                    self.refuse_for_now(at, &request);
                 }
                 return;
             }
         };
         // Of one that was adopted the addresses may be missing still: that is one more look-up.
         let is_known = served.is_some();
-        if let Some((upstream, addresses)) = served.filter(|(_, addresses)| !addresses.is_empty()) {
-            self.next.push_back(Input::Addresses { upstream, addresses });
+        match served {
+            Some((upstream, believed)) => self.believe(upstream, believed),
+            None => self.settle(clock::now()),
         }
-        self.settle(clock::now());
         let waiting = self.path_lookups.take(id);
-        let cancelled = Cancelled::among(waiting.iter().map(|(_, input)| input));
-        for (at, input) in waiting {
+        let cancelled = Cancelled::among(waiting.iter().map(|it| &it.request));
+        for Waiting { at, request, .. } in waiting {
             let may_miss_more = match id {
                 Named::Path(id) => is_known && self.push_bindings.knows(id),
                 Named::Contact(_) => is_known,
             };
             let input = match may_miss_more {
-                true => self.look_up_path(at, input),
-                false => Some(input),
+                true => self.look_up_path(at, request),
+                false => Some(request),
             };
             if let Some(input) = input {
                 self.hand_in(at, input, &cancelled);
@@ -224,28 +270,56 @@ impl Shard {
         }
     }
 
+    /// Requests of a SIP server are believed from these addresses.
+    fn believe(&mut self, upstream: UpstreamId, believed: Believed) {
+        let Believed { addresses, is_whole } = believed;
+        if !addresses.is_empty() {
+            self.next.push_back(Input::Addresses { upstream, addresses, is_whole });
+        }
+        self.settle(clock::now());
+    }
+
+    /// The store, or DNS, takes its time: each INVITE is told to wait, once, and what has waited long enough is refused.
+    fn look_at_waiting(&mut self, id: Named) {
+        let now = clock::now();
+        for Waiting { at, request, .. } in self.path_lookups.take_old(id, now) {
+            self.refuse_for_now(at, &request);
+        }
+        let Some(lookup) = self.path_lookups.all.get_mut(&id) else { return };
+        lookup.is_slow = true;
+        for waiting in lookup.waiting.iter_mut().filter(|it| !it.has_heard) {
+            waiting.has_heard = true;
+            if let Input::Received { source, message } = &waiting.request {
+                self.endpoint.say_trying(source, message);
+            }
+        }
+        self.drain(now);
+    }
+
     /// The store, or DNS, says nothing: what has waited long enough is refused, the rest waits on.
     fn wait_for_answer(&mut self, id: Named) {
         let now = clock::now();
         let mut again = None;
         let waiting = self.path_lookups.take(id);
-        let cancelled = Cancelled::among(waiting.iter().map(|(_, input)| input));
-        for (at, input) in waiting {
-            let Input::Received { source, message } = &input else { continue };
-            if now.saturating_duration_since(at) >= WAIT {
-                self.refuse_for_now(at, &input);
-                continue;
-            }
-            self.endpoint.say_trying(source, message);
-            self.drain(at);
+        let cancelled = Cancelled::among(waiting.iter().map(|it| &it.request));
+        for Waiting { at, request, has_heard } in waiting {
+            let Input::Received { source, message } = &request else { continue };
             let Some((_, missing)) = self.missing(source, message) else {
                 // It has come meanwhile.
-                self.hand_in(at, input, &cancelled);
+                self.hand_in(at, request, &cancelled);
                 continue;
             };
+            if now.saturating_duration_since(at) >= WAIT {
+                self.refuse_for_now(at, &request);
+                continue;
+            }
+            if !has_heard {
+                self.endpoint.say_trying(source, message);
+                self.drain(at);
+            }
             again.get_or_insert((missing, source.peer.ip().to_canonical()));
-            if !self.path_lookups.has(id, &input) {
-                self.path_lookups.add(id, at, input);
+            if !self.path_lookups.has(id, &request) {
+                self.path_lookups.add(id, Waiting { at, request, has_heard: true });
             }
         }
         if let (Some((missing, source)), Some(lookup)) = (again, self.path_lookups.all.get_mut(&id)) {
@@ -284,8 +358,8 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     });
     match new {
         Ok(Some(new)) => {
-            let addresses = shared.dialler.addresses(new.upstream, source).await;
-            LookedUp::Known(Box::new(new), addresses)
+            let believed = shared.dialler.addresses(new.upstream, source).await;
+            LookedUp::Known(Box::new(new), believed)
         }
         // It is over, or leads nowhere.
         Ok(None) => LookedUp::Unknown,
@@ -316,7 +390,7 @@ mod tests {
             for number in 0..of {
                 let (id, request) = (id(if same { 0 } else { number }), request(number, bytes));
                 if lookups.has_room(id, &request) {
-                    lookups.add(id, Instant::now(), request);
+                    lookups.add(id, Waiting { at: Instant::now(), request, has_heard: false });
                 }
             }
             let count = lookups.all.values().map(|lookup| lookup.waiting.len()).sum::<usize>();

@@ -117,7 +117,7 @@ impl Shard {
             }
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
-            Request::LoseTime(lost) => self.drive(clock::now(), Input::TimeLost(lost)),
+            Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
             Request::HandOver { woken, reply } => {
                 for call in self.calls.woken(clock::now()) {
                     let _ = woken.send(call);

@@ -8,7 +8,7 @@
 //! | nothing: it fails, or is silent | the ones that it had before |
 //!
 //! Invariant: an address that DNS names no more is believed for [`KEPT`] at most, and no longer than until DNS has told all. A name has at most
-//! [`OF_NAME_MAX`].
+//! [`OF_NAME_MAX`]. Of a source that is not believed nothing is said while a name was not told whole.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,6 +30,22 @@ pub(crate) struct Told {
     pub(crate) is_whole: bool,
 }
 
+/// The addresses from which requests are believed to be a SIP server's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Believed {
+    /// Those that DNS has told.
+    pub(crate) addresses: Arc<[IpAddr]>,
+    /// Whether DNS has told all of each name; else another source may be the SIP server, too.
+    pub(crate) is_whole: bool,
+}
+
+impl Believed {
+    /// Whether it can be said of a source that it is the SIP server, or is not.
+    pub(crate) fn judges(&self, source: IpAddr) -> bool {
+        self.addresses.contains(&source) || self.is_whole && !self.addresses.is_empty()
+    }
+}
+
 /// The addresses of the names of one SIP server.
 #[derive(Debug, Default)]
 pub(super) struct Trusted(Vec<Name>);
@@ -38,6 +54,8 @@ pub(super) struct Trusted(Vec<Name>);
 #[derive(Clone, Debug, Default)]
 struct Name {
     named: Vec<Named>,
+    /// Whether DNS has told all of them, and means it.
+    is_whole: bool,
     /// Since when DNS has said that it has no address.
     nameless_since: Option<Instant>,
 }
@@ -63,10 +81,16 @@ impl Trusted {
             |it: &Named| (!told.is_whole || is_doubted) && it.at + KEPT > now && !told.addresses.contains(&it.address);
         let named = told.addresses.iter().map(|address| Named { address: *address, at: now });
         name.named = named.chain(before.into_iter().filter(stays)).take(OF_NAME_MAX).collect();
+        name.is_whole = told.is_whole && (name.named.is_empty() || !is_doubted);
     }
 
-    /// All that are believed, each once.
-    pub(super) fn addresses(&self) -> Arc<[IpAddr]> {
+    /// All that are believed, each once, of a SIP server that has so many names.
+    pub(super) fn believed(&self, names: usize) -> Believed {
+        let is_whole = (0..names).all(|name| self.0.get(name).is_some_and(|name| name.is_whole));
+        Believed { addresses: self.addresses(), is_whole }
+    }
+
+    fn addresses(&self) -> Arc<[IpAddr]> {
         let mut all: Vec<_> = self.0.iter().flat_map(|name| &name.named).map(|it| it.address).collect();
         all.sort_unstable();
         all.dedup();
@@ -98,6 +122,27 @@ mod tests {
         }
         assert_eq!(tell(0, &[], false), [address(1), address(2), address(9), late], "it was silent");
         assert_eq!(tell(0, &[address(2)], true), [address(2), address(9)]);
+    }
+
+    #[test]
+    fn all_addresses_are_known_when_dns_has_told_all_of_each_name_and_no_longer_than_it_tells_all() {
+        let (mut trusted, now) = (Trusted::default(), Instant::now());
+        let (known, other) = (address(1), address(2));
+        let mut judges = |name: usize, addresses: &[IpAddr], is_whole: bool| {
+            trusted.told(name, &Told { addresses: addresses.to_vec(), is_whole }, now);
+            let believed = trusted.believed(2);
+            assert_eq!(believed.judges(known), believed.addresses.contains(&known) || believed.is_whole);
+            believed.judges(other)
+        };
+        assert!(!judges(0, &[known], true), "of the other name nothing is known");
+        assert!(!judges(1, &[], false), "it was asked in vain");
+        assert!(judges(1, &[], true), "a domain need not have an address");
+        assert!(!judges(0, &[known], false), "it may have one more by now");
+        assert!(judges(0, &[known], true));
+        assert!(!judges(0, &[], true), "a zone that is half loaded says so, too");
+        assert!(judges(0, &[known], true));
+        let nothing = Trusted(vec![Name { is_whole: true, ..Name::default() }]);
+        assert!(!nothing.believed(1).judges(other), "a SIP server has an address");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
 use crate::agent::transport::targets::Targets;
-use crate::agent::transport::trusted::{NAMELESS, Told, Trusted};
+use crate::agent::transport::trusted::{Believed, NAMELESS, Told, Trusted};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::dns::resolve::{Candidate, MAX_CANDIDATES, Target};
@@ -119,6 +119,11 @@ impl Route {
             Some(port) => format!("{}:{port}", self.next_hop.host.trim_end_matches('.')),
             None => self.next_hop.host.trim_end_matches('.').into(),
         }
+    }
+
+    /// The number of its names.
+    fn names(&self) -> usize {
+        1 + self.others.len()
     }
 
     /// What else to resolve, to know whose requests are trusted.
@@ -343,18 +348,20 @@ impl Upstreams {
 
     /// What DNS has told of some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Gives back the shards that use it, and the
     /// addresses that they are to believe.
-    pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, Told)]) -> (u128, Arc<[IpAddr]>) {
+    pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, Told)]) -> (u128, Believed) {
         let mut table = self.lock();
-        let Some(entry) = table.entries.get_mut(&id) else { return (0, Arc::new([])) };
+        let Some(entry) = table.entries.get_mut(&id) else { return (0, Believed::default()) };
         for (name, told) in names {
             entry.trusted.told(*name, told, now);
         }
-        (entry.shards, entry.trusted.addresses())
+        (entry.shards, entry.trusted.believed(entry.route.names()))
     }
 
-    /// The addresses that its shards are to believe.
-    pub(crate) fn believed(&self, id: UpstreamId) -> Arc<[IpAddr]> {
-        self.lock().entries.get(&id).map(|entry| entry.trusted.addresses()).unwrap_or_default()
+    /// The addresses that its shards are to believe, and whether one of these shards has them asked for again and again.
+    pub(crate) fn believed(&self, id: UpstreamId) -> (Believed, bool) {
+        let table = self.lock();
+        let Some(entry) = table.entries.get(&id) else { return (Believed::default(), false) };
+        (entry.trusted.believed(entry.route.names()), entry.shards != 0)
     }
 
     /// DNS has answered: with these addresses, which may not be all, or that there are none.
@@ -379,6 +386,13 @@ impl Upstreams {
             && *entry.nameless_since.get_or_insert(now) + NAMELESS <= now
         {
             entry.last = None;
+        }
+    }
+
+    /// DNS says nothing. That there is no such name was not said all the time, then.
+    pub(crate) fn unanswered(&self, id: UpstreamId) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.nameless_since = None;
         }
     }
 

@@ -20,6 +20,7 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use moka::Expiry;
 use moka::sync::Cache;
 
+use super::name_server::is_silence;
 use super::naptr;
 
 /// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
@@ -28,6 +29,13 @@ pub const MIN_TTL: Duration = Duration::from_secs(5);
 pub const MAX_TTL: Duration = Duration::from_secs(3_600);
 /// That there is no answer is kept at most this long.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
+
+/// A question that was answered with an error for so long is always so: some name servers have nothing else for a type that they do not know.
+const ALWAYS: Duration = Duration::from_secs(60);
+/// Questions of which is remembered that they were answered with an error; the least used leave first.
+const FAILING_MAX: u64 = 10_000;
+/// How long that is remembered when nobody asks again.
+const FAILING_KEPT: Duration = Duration::from_secs(2 * 3_600);
 
 /// Records of one answer that are looked at; the rest, by their order, are not.
 pub(super) const RECORDS_MAX: usize = 64;
@@ -45,7 +53,11 @@ pub(super) type Found = Option<(Vec<RData>, Duration)>;
 
 /// What was answered; clones share it.
 #[derive(Clone)]
-pub(crate) struct Answers(Cache<Query, Kept>);
+pub(crate) struct Answers {
+    kept: Cache<Query, Kept>,
+    /// Since when questions have been answered with an error alone.
+    failing: Cache<Query, Instant>,
+}
 
 #[derive(Clone)]
 struct Kept {
@@ -56,16 +68,24 @@ struct Kept {
 
 impl Default for Answers {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(BYTES_MAX).weigher(weight).expire_after(UntilItsEnd).build())
+        Self {
+            kept: Cache::builder().max_capacity(BYTES_MAX).weigher(weight).expire_after(UntilItsEnd).build(),
+            failing: Cache::builder().max_capacity(FAILING_MAX).time_to_idle(FAILING_KEPT).build(),
+        }
     }
 }
 
 impl Answers {
     /// What was answered before and still holds.
     pub(crate) fn get(&self, query: &Query, now: Instant) -> Option<Found> {
-        let Kept { records, until } = self.0.get(query)?;
+        let Kept { records, until } = self.kept.get(query)?;
         let left = until.checked_duration_since(now)?;
         Some((!records.is_empty()).then(|| (records.to_vec(), left)))
+    }
+
+    /// Whether a question has been answered with an error for [`ALWAYS`].
+    pub(super) fn always_fails(&self, query: &Query, now: Instant) -> bool {
+        self.failing.get(query).is_some_and(|since| since + ALWAYS <= now)
     }
 
     /// Remembers an answer, and says what is of use in it. An error other than that there is nothing is not remembered.
@@ -84,10 +104,16 @@ impl Answers {
                 let ttl = nothing.negative_ttl.map_or(MIN_TTL, |ttl| Duration::from_secs(ttl.into()));
                 (None, ttl.clamp(MIN_TTL, MAX_NEGATIVE_TTL))
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if !is_silence(&error) {
+                    self.failing.get_with_by_ref(query, || now);
+                }
+                return Err(error);
+            }
         };
+        self.failing.invalidate(query);
         let records = found.as_ref().map_or_else(|| Arc::from([]), |(records, _)| Arc::from(&**records));
-        self.0.insert(query.clone(), Kept { records, until: now + ttl });
+        self.kept.insert(query.clone(), Kept { records, until: now + ttl });
         Ok(found)
     }
 }
@@ -232,6 +258,24 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_is_answered_with_an_error_for_long_is_known_until_it_is_answered() {
+        let (answers, start) = (Answers::default(), Instant::now());
+        let query = Query::query(name("a.evil.example."), RecordType::AAAA);
+        let other = Query::query(name("a.evil.example."), RecordType::A);
+        let after = |time: Duration| start + time;
+        let moment = Duration::from_secs(1);
+        answers.insert(&query, Err(NetError::NoConnections), start).unwrap_err();
+        answers.insert(&query, Err(NetError::NoConnections), after(moment)).unwrap_err();
+        answers.insert(&query, Err(NetError::Timeout), after(2 * moment)).unwrap_err();
+        assert!(!answers.always_fails(&query, after(ALWAYS - moment)));
+        assert!(answers.always_fails(&query, after(ALWAYS)) && !answers.always_fails(&other, after(ALWAYS)));
+        answers.insert(&query, Ok(message([])), after(ALWAYS)).unwrap();
+        assert!(!answers.always_fails(&query, after(2 * ALWAYS)));
+        answers.insert(&query, Err(NetError::Timeout), start).unwrap_err();
+        assert!(!answers.always_fails(&query, after(ALWAYS)), "silence is no answer");
+    }
+
+    #[test]
     fn what_strangers_have_the_relay_ask_for_takes_a_fixed_number_of_bytes() {
         let (answers, now) = (Answers::default(), Instant::now());
         let long = name(&format!("{0}.{0}.{0}.", "x".repeat(63)));
@@ -242,8 +286,8 @@ mod tests {
             let found = answers.insert(&query, Ok(message(std::iter::repeat_n(large.clone(), 60))), now).unwrap();
             assert_eq!(found.map(|(records, _)| records.len()), Some(60));
         }
-        answers.0.run_pending_tasks();
-        let held: usize = answers.0.iter().map(|(_, kept)| kept.records.len() * 1_000).sum();
+        answers.kept.run_pending_tasks();
+        let held: usize = answers.kept.iter().map(|(_, kept)| kept.records.len() * 1_000).sum();
         assert!(held as u64 <= BYTES_MAX, "{held}");
     }
 

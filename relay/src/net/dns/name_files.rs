@@ -170,6 +170,11 @@ impl Known {
         listed.or_else(|| self.answers.get(query, Instant::now()))
     }
 
+    /// Whether the name servers have answered a question with an error for long.
+    pub(super) fn always_fails(&self, query: &Query) -> bool {
+        self.answers.always_fails(query, Instant::now())
+    }
+
     /// Asks the name servers, and remembers what they say.
     pub(crate) async fn ask(&self, query: &Query) -> Result<Found, NetError> {
         let answer = self.dns.lookup(query.name().clone(), query.query_type()).await;

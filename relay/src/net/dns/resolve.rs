@@ -483,8 +483,10 @@ impl Resolver {
         let known = gather(ask(RecordType::A), ask(RecordType::AAAA), wait).await?;
         let mut known = known.ok_or(ResolveError::NoSuchDomain)?;
         known.ips.truncate(MAX_CANDIDATES);
-        // What is half known is asked for again soon.
-        known.ttl = known.ttl.min(if known.is_whole { MAX_TTL } else { MIN_TTL });
+        // A name that is half known is asked for again soon, unless the other half has been an error for long.
+        let always_fails = |kind| self.names.known().always_fails(&Query::query(name.clone(), kind));
+        let is_soon = !known.is_whole && !always_fails(RecordType::A) && !always_fails(RecordType::AAAA);
+        known.ttl = known.ttl.min(if is_soon { MIN_TTL } else { MAX_TTL });
         Ok(known)
     }
 

@@ -373,7 +373,10 @@ impl World {
     pub fn subscribe(&mut self, device: u8, what: u8) {
         let (instance, binding, _) = ids(device);
         match what % 5 {
-            4 => self.input(Input::TimeLost(Duration::from_secs(u64::from(what) * 60))),
+            4 => {
+                let lost = Duration::from_secs(u64::from(what) * 60);
+                self.input(Input::TimeLost { lost, for_sure: if what % 2 == 0 { lost } else { Duration::ZERO } });
+            }
             0..2 => self.input(Input::Subscribe(binding)),
             2 => {
                 let known = self.push_bindings.first().copied();
@@ -431,7 +434,7 @@ impl World {
     fn addresses(&mut self, upstream: UpstreamId, right: bool) {
         let number = if right { upstream.0 as u8 - 1 } else { 2 };
         let addresses: Arc<[IpAddr]> = [peers::server(number, 0).peer.ip()].into();
-        self.input(Input::Addresses { upstream, addresses });
+        self.input(Input::Addresses { upstream, addresses, is_whole: true });
     }
 
     fn routed(&mut self, register: ForwardedRegisterId, well: bool) {
@@ -578,7 +581,7 @@ impl World {
                     let route = Ok(RegisterRoute { upstream, registrar, services, by_flow: true });
                     self.following.push_back(Input::Route { register: asked.register, route });
                     let addresses: Arc<[IpAddr]> = [peers::server(0, 0).peer.ip()].into();
-                    self.following.push_back(Input::Addresses { upstream, addresses });
+                    self.following.push_back(Input::Addresses { upstream, addresses, is_whole: true });
                 }
                 false => self.registers.push_back(asked.register),
             },

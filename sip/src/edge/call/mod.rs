@@ -49,6 +49,7 @@ mod announced;
 pub mod invite;
 mod legs;
 mod lost;
+mod lost_time;
 pub mod provisional;
 mod refused;
 mod succession;

@@ -4,7 +4,7 @@
 //! may fork (RFC 3261 §16.7 step 5); a 2xx that nobody waits for is ended with ACK and BYE.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::edge::call::{Call, Invite, MERGED, Outcome};
 use crate::edge::forward;
@@ -34,6 +34,22 @@ impl Endpoint {
             return;
         }
         self.give_up_lost(now, call);
+        self.end_if_over(now, call);
+    }
+
+    /// Callers have waited for so much longer than deadlines have counted. Nobody is woken first for a call that ends by it.
+    pub(in crate::endpoint) fn calls_lose_time(&mut self, now: Instant, lost: Duration) {
+        for call in self.calls.unfinished() {
+            let Some(row) = self.calls.get_mut(call) else { continue };
+            row.lose_time(now, lost);
+            let until = row.until();
+            self.core.timers.set(until, Timer::Call(call));
+            self.end_if_over(now, call);
+        }
+        self.overtaking_lose_time(now, lost);
+    }
+
+    fn end_if_over(&mut self, now: Instant, call: CallId) {
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.is_expected() {
             return self.on_expected_due(now, call);

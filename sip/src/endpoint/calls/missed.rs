@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | 413 to 416, 484 or 488: it may send the call again in another form (RFC 3261 §8.1.3.5, §21.4.21, §21.4.26) | is told [`comes_again`](crate::timing::EdgeTiming::comes_again) later |
 //! | – and within that time an INVITE of the same caller to the binding, which this device gets or has had too many to get | hears of that call alone |
-//! | – and all calls are ended | is told at once |
+//! | – and all calls are ended, or another node serves the device from now on | is told at once |
 //! | any other answer | is told at once |
 //!
 //! Invariant: a device is told at most once of a call that it has missed, and it is told unless the call goes on as another one.
@@ -68,6 +68,19 @@ impl Endpoint {
             self.calls.untold.insert(key, later);
         }
         self.tell_missed(now, due);
+    }
+
+    /// Another node serves this device from now on, and knows nothing of what it has missed here.
+    pub(in crate::endpoint) fn tell_missed_of(&mut self, now: Instant, instance: InstanceId) {
+        let Self { calls, successors, .. } = self;
+        let mut theirs = Vec::new();
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
+        calls.untold.retain(|_, untold| {
+            theirs.extend(untold.extract_if(.., |missed| successors.current(missed.call.instance) == instance));
+            !untold.is_empty()
+        });
+        theirs.sort_unstable_by_key(|missed| (missed.told_at, missed.call.call));
+        self.tell_missed(now, theirs);
     }
 
     /// The process is about to end.

@@ -89,6 +89,11 @@ impl Calls {
         self.sorted(|call| !call.is_closed() && !call.is_expected())
     }
 
+    /// The calls that have a deadline, those that are expected among them.
+    fn unfinished(&self) -> Vec<CallId> {
+        self.sorted(|call| !call.is_closed())
+    }
+
     /// Callers whose calls were missed, which nobody has been told yet.
     pub(super) fn untold(&self) -> usize {
         self.untold.len()

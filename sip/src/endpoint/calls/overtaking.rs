@@ -11,7 +11,7 @@
 //! Those that one SIP server has sent are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
 //! They are looked at when a registration has changed, and not with each message.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::is_room;
 use crate::bucket::counted_as;
@@ -21,6 +21,7 @@ use crate::endpoint::core::{ServerOwner, Timer};
 use crate::endpoint::{Endpoint, Event, Source};
 use crate::id::{BindingId, BranchId, CallId, InstanceId};
 use crate::message::{Composer, Message};
+use crate::timers::bring_forward;
 use crate::transaction::{Reply, ServerId};
 
 /// INVITEs that may wait so in one endpoint, a half of them from one address; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) for a binding 486.
@@ -111,6 +112,17 @@ impl Endpoint {
                 }
                 Err(status) => self.refuse_overtaking(now, server, &invite, status),
             }
+        }
+    }
+
+    /// Callers have waited for so much longer than deadlines have counted.
+    pub(super) fn overtaking_lose_time(&mut self, now: Instant, lost: Duration) {
+        for held in &mut self.calls.overtaking {
+            bring_forward(&mut held.until, now, lost);
+            if let Some(until) = &mut held.valid_until {
+                bring_forward(until, now, lost);
+            }
+            self.core.timers.set(held.until, Timer::Overtaking);
         }
     }
 

@@ -72,6 +72,8 @@ struct Upstream {
     transport: Transport,
     /// Requests from these addresses are believed: DNS names them now.
     trusted: Arc<[IpAddr]>,
+    /// Whether DNS has told all of them.
+    is_whole: bool,
     /// Likewise those at which registrations stand.
     granted_at: GrantedAt,
     /// When a REGISTER was answered last, or a message came by the flow.
@@ -205,6 +207,11 @@ impl Upstreams {
     pub(super) fn is_known(&self, id: UpstreamId) -> bool {
         let known = |upstream: &Upstream| matches!(upstream.link, Link::Up { .. }) || !upstream.trusted.is_empty();
         self.rows.get(&id).is_some_and(known)
+    }
+
+    /// Whether all its addresses are known, so that what comes from others is not its.
+    pub(super) fn is_known_whole(&self, id: UpstreamId) -> bool {
+        self.is_known(id) && self.rows.get(&id).is_some_and(|upstream| upstream.is_whole)
     }
 
     /// The SIP server has answered.
@@ -478,6 +485,7 @@ impl Upstream {
             link: Link::Down,
             transport: Transport::Tls,
             trusted: Arc::new([]),
+            is_whole: false,
             granted_at: GrantedAt::default(),
             heard_at: None,
             public: None,

@@ -48,11 +48,17 @@ impl GrantedAt {
 }
 
 impl Upstreams {
-    /// All addresses of a SIP server that DNS names; requests from them are believed.
-    pub(in crate::endpoint) fn set_addresses(&mut self, now: Instant, id: UpstreamId, addresses: Arc<[IpAddr]>) {
+    /// The addresses of a SIP server that DNS names, all or some; requests from them are believed.
+    pub(in crate::endpoint) fn set_addresses(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        addresses: Arc<[IpAddr]>,
+        is_whole: bool,
+    ) {
         if let Some(upstream) = self.rows.get_mut(&id) {
             self.trust.change(&upstream.trusted, &addresses);
-            upstream.trusted = addresses;
+            (upstream.trusted, upstream.is_whole) = (addresses, is_whole);
             let before = upstream.granted_at.addresses();
             upstream.granted_at.end(now);
             self.trust.change(&before, &upstream.granted_at.addresses());
@@ -145,7 +151,12 @@ mod tests {
         let (mut upstreams, now) = (Upstreams::default(), Instant::now());
         for id in 0..count {
             upstreams.rows.insert(UpstreamId(id), Upstream::new(now, "sip:example.com".into(), 10));
-            upstreams.set_addresses(now, UpstreamId(id), [IpAddr::from([10, 0, (id >> 8) as u8, id as u8])].into());
+            upstreams.set_addresses(
+                now,
+                UpstreamId(id),
+                [IpAddr::from([10, 0, (id >> 8) as u8, id as u8])].into(),
+                true,
+            );
         }
         upstreams
     }
@@ -155,12 +166,12 @@ mod tests {
         let (mut upstreams, now) = (servers(2), Instant::now());
         let (shared, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let is_known = |upstreams: &Upstreams, peer| upstreams.any_trusts(&source(FlowId::Stream(9), peer));
-        upstreams.set_addresses(now, UpstreamId(0), [shared, shared].into());
-        upstreams.set_addresses(now, UpstreamId(1), [shared, other].into());
+        upstreams.set_addresses(now, UpstreamId(0), [shared, shared].into(), true);
+        upstreams.set_addresses(now, UpstreamId(1), [shared, other].into(), true);
         assert!(is_known(&upstreams, "192.0.2.1:5") && is_known(&upstreams, "[::ffff:192.0.2.1]:5"));
-        upstreams.set_addresses(now, UpstreamId(0), [].into());
+        upstreams.set_addresses(now, UpstreamId(0), [].into(), true);
         assert!(is_known(&upstreams, "192.0.2.1:5"));
-        upstreams.set_addresses(now, UpstreamId(1), [other].into());
+        upstreams.set_addresses(now, UpstreamId(1), [other].into(), true);
         assert!(!is_known(&upstreams, "192.0.2.1:5") && is_known(&upstreams, "192.0.2.2:5"));
         assert!(upstreams.trust.addresses.len() == 1);
         // What it has granted stands; of many addresses few are kept, and nothing once it is gone.
@@ -171,9 +182,9 @@ mod tests {
         }
         assert_eq!(upstreams.trust.addresses.len(), 1 + GRANTED_AT_MAX);
         assert!(is_known(&upstreams, "198.51.100.100:5") && !is_known(&upstreams, "198.51.100.1:5"));
-        upstreams.set_addresses(now + minute * 99, UpstreamId(1), [other].into());
+        upstreams.set_addresses(now + minute * 99, UpstreamId(1), [other].into(), true);
         assert!(is_known(&upstreams, "198.51.100.100:5") && !is_known(&upstreams, "198.51.100.99:5"));
-        upstreams.set_addresses(now + GRANTED_FOR_MAX, UpstreamId(1), [other].into());
+        upstreams.set_addresses(now + GRANTED_FOR_MAX, UpstreamId(1), [other].into(), true);
         assert_eq!(upstreams.trust.addresses.len(), 1);
     }
 

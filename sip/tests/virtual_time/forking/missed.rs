@@ -135,3 +135,19 @@ fn what_the_device_of_an_earlier_instance_has_missed_its_successor_is_told() {
     world.advance(seconds(5));
     assert_eq!(missed(&world), [bobs(2)]);
 }
+
+#[test]
+fn a_call_that_may_come_again_was_missed_when_another_node_takes_its_device_over() {
+    let mut world = refused_by(2, 488);
+    world.events.clear();
+    world.input(Input::Release(device(1)));
+    assert_eq!(missed(&world), [bobs(1)]);
+    let of = |event: &Event| match event {
+        Event::Missed { .. } => Some("missed"),
+        Event::Unbound { .. } => Some("unbound"),
+        _ => None,
+    };
+    assert_eq!(world.events.iter().filter_map(of).collect::<Vec<_>>(), ["missed", "unbound"]);
+    world.advance(seconds(10));
+    assert_eq!(missed(&world), [bobs(1), bobs(2)], "each once");
+}

@@ -18,7 +18,7 @@ const INBOUND: FlowId = FlowId::Stream(99);
 fn registered() -> World {
     let mut world = World::registered_with(FIRST, |_| {});
     let addresses = [server_address().ip()].into();
-    world.input(Input::Addresses { upstream: REGISTRAR, addresses });
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses, is_whole: true });
     world
 }
 
@@ -161,7 +161,7 @@ fn a_cancel_finds_its_re_invite_by_another_connection() {
 /// A world that is registered by UDP, or by a stream to `leads_to`; its server calls by a connection of its own, and device 1 rings.
 fn called_by_a_connection(flow: FlowId, leads_to: &str, transport: Transport) -> (World, Message) {
     let mut world = World::registered_with(flow, |_| {});
-    world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into() });
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into(), is_whole: true });
     if flow.is_reliable() {
         world.input(Input::LeadsTo { flow, address: leads_to.parse().unwrap() });
     }
@@ -226,7 +226,7 @@ fn a_bye_that_no_datagram_of_its_server_answers_goes_by_the_flow_that_its_accoun
     let [here, gone]: [SocketAddr; 2] = [server_address(), "192.0.2.12:5060".parse().unwrap()];
     for (method, from) in [("BYE", gone), ("BYE", here), ("INFO", gone)] {
         let mut world = World::registered();
-        world.input(Input::Addresses { upstream: REGISTRAR, addresses: [here.ip(), gone.ip()].into() });
+        world.input(Input::Addresses { upstream: REGISTRAR, addresses: [here.ip(), gone.ip()].into(), is_whole: true });
         let of_account = world.upstream;
         world.upstream = Source { flow: FlowId::Datagram(from), peer: from, ..of_account };
         let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
@@ -250,7 +250,7 @@ fn a_bye_that_no_datagram_of_its_server_answers_goes_by_the_flow_that_its_accoun
 #[test]
 fn nobody_but_its_sip_server_has_the_relay_open_a_connection() {
     let mut world = World::registered_with(FlowId::Datagram(server_address()), |_| {});
-    world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into() });
+    world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into(), is_whole: true });
     let stranger =
         Source { flow: INBOUND, transport: Transport::Tcp, peer: "203.0.113.9:4".parse().unwrap(), ..world.upstream };
     let text = world.invite_text("call-1");

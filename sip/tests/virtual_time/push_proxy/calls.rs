@@ -122,7 +122,11 @@ fn after_a_restart_the_path_still_leads_to_the_registration_that_was_adopted() {
         upstream_registrar: registrar,
     })));
     assert_eq!(through.world.dialled, 1, "its addresses must be known");
-    through.world.input(Input::Addresses { upstream, addresses: [crate::world::server_address().ip()].into() });
+    through.world.input(Input::Addresses {
+        upstream,
+        addresses: [crate::world::server_address().ip()].into(),
+        is_whole: true,
+    });
     through.call("c1", &path);
     assert_eq!(through.world.wakes().len(), 1);
     through.registered(&Register::by(2));

@@ -110,7 +110,7 @@ impl Through {
         if way.is_ok() {
             let addresses: std::sync::Arc<[IpAddr]> = [server_address().ip()].into();
             self.world.input(Input::Route { register: passage, route: way });
-            self.world.input(Input::Addresses { upstream: self.server, addresses });
+            self.world.input(Input::Addresses { upstream: self.server, addresses, is_whole: true });
         } else {
             self.world.input(Input::Route { register: passage, route: way });
         }

@@ -1,6 +1,7 @@
 //! Where the relay sends an account's requests: by NAPTR, SRV and addresses, past what fails, and back again (RFC 3263).
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::board::Missed;
@@ -11,6 +12,8 @@ use tests::ports;
 use tests::registrar::{self, Behaviour, Registrar};
 use tests::wire::Transport;
 use tests::world::{SOON, TOKEN, World};
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
 
 use super::Outcome;
 
@@ -175,6 +178,85 @@ async fn a_call_waits_while_dns_has_not_told_the_addresses_of_its_sip_server() -
     world.push().await?;
     world.talks(&caller, &instance).await?;
     world.watch_caller(&caller);
+    world.content()
+}
+
+/// A proxy of another address than its server's, for datagrams.
+async fn proxy(server: SocketAddr) -> std::io::Result<(SocketAddr, JoinHandle<std::io::Result<()>>)> {
+    let socket = UdpSocket::bind("127.0.0.2:0").await?;
+    let address = socket.local_addr()?;
+    let carrying = tokio::spawn(async move {
+        let (mut space, mut client) = ([0; 65_536], None);
+        loop {
+            let (length, from) = socket.recv_from(&mut space).await?;
+            if from != server {
+                client = Some(from);
+            }
+            let to = if from == server { client } else { Some(server) };
+            if let Some(to) = to {
+                socket.send_to(&space[..length], to).await?;
+            }
+        }
+    });
+    Ok((address, carrying))
+}
+
+/// Sends an INVITE to a Contact; when each of these answers has come.
+async fn invite(socket: &UdpSocket, contact: &str, number: u32, statuses: &[&str]) -> Result<Vec<Duration>, Missed> {
+    let begun = Instant::now();
+    let own = socket.local_addr()?;
+    let text = format!(
+        "INVITE {contact} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK-{number}\r\nMax-Forwards: 70\r\n\
+         From: <sip:bob@{DOMAIN}>;tag=b\r\nTo: <sip:alice@{DOMAIN}>\r\nCall-ID: {number}\r\nCSeq: 1 INVITE\r\n\
+         Contact: <sip:bob@{own}>\r\nContent-Length: 0\r\n\r\n"
+    );
+    let relay: SocketAddr =
+        contact.rsplit('@').next().and_then(|at| at.split(';').next()?.parse().ok()).expect("host and port");
+    socket.send_to(text.as_bytes(), relay).await?;
+    let (mut space, mut times) = ([0; 65_536], Vec::new());
+    for status in statuses {
+        loop {
+            let received = tokio::time::timeout(SOON * 3, socket.recv_from(&mut space)).await;
+            let (length, _) = received.map_err(|_| Missed::new(format!("{status} to an INVITE"), "silence"))??;
+            let answer = String::from_utf8_lossy(&space[..length]).into_owned();
+            if answer.starts_with(&format!("SIP/2.0 {status}")) {
+                times.push(begun.elapsed());
+                break;
+            }
+            if !answer.starts_with("SIP/2.0 100") {
+                return Err(Missed::new(format!("{status} to an INVITE"), answer));
+            }
+        }
+    }
+    Ok(times)
+}
+
+/// Where one name of several is known without DNS, nobody is told for good that he is none of the others.
+#[tokio::test]
+async fn a_call_of_a_server_that_dns_has_not_told_waits_although_the_proxy_is_known() -> Outcome {
+    let dns = Dns::start(vec![Record::address(DOMAIN, "127.0.0.1")]).await?;
+    let (mut world, _redis) = World::on_redis(|setup| {
+        setup.transports = vec![Transport::Udp];
+        setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
+    })
+    .await?;
+    let (proxy, _carrying) = proxy(world.registrar.address(Transport::Udp)).await?;
+    let mut wish = by_domain();
+    wish["account"]["outbound_proxy"] = json!(format!("sip:{proxy}"));
+    world.enable_as(&wish).await?;
+    let contact = world.registrar.contacts(&world.aor()).pop().expect("it is registered").uri;
+    world.relay.kill_9().await?;
+    dns.silence(true);
+    world.relay.restart().await?;
+    // The proxy's address is known, and a flow leads there.
+    world.await_metric("sipwake_registrations_total{outcome=\"registered\"}", 1.0).await?;
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    let times = invite(&socket, &contact, 1, &["100", "503"]).await?;
+    assert!(times[0] < Duration::from_secs(2), "its sender is to wait: {times:?}");
+    assert!(times[1] < Duration::from_secs(12), "{times:?}");
+    invite(&socket, &contact, 2, &["100"]).await?;
+    dns.silence(false);
+    world.push().await?;
     world.content()
 }
 

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`answers`] | streams for answers whose own stream has ended |
 //! | [`connecting`] | a connection to one address: whose turn it is, and how long that is waited for |
+//! | [`sources`] | the addresses from which an upstream's requests are believed |
 //! | [`mod@unreachable`] | addresses that nobody could connect to |
 //!
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
@@ -18,6 +19,7 @@
 
 mod answers;
 mod connecting;
+mod sources;
 mod unreachable;
 
 use std::collections::HashMap;
@@ -47,7 +49,7 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
 use crate::net::dns::questions::Asker;
-use crate::net::dns::resolve::{Candidate, MAX_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
+use crate::net::dns::resolve::{Candidate, Resolution, ResolveError, Resolver, Target};
 use crate::net::drain::Drain;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
@@ -208,31 +210,6 @@ impl Dialler {
         found.map(|found| found.addresses()).unwrap_or_default()
     }
 
-    /// The addresses of an upstream's names, as far as they resolve now, and those that are known: all of them, unless `source` is one of the first. None where DNS
-    /// tells nothing, and nobody can say whether `source` is one.
-    pub(crate) async fn addresses(&self, upstream: UpstreamId, source: IpAddr) -> Arc<[IpAddr]> {
-        let Some(route) = self.0.upstreams.route(upstream) else { return Arc::new([]) };
-        let (mut addresses, mut is_whole) = (Vec::new(), true);
-        for target in std::iter::once(route.target()).chain(route.other_targets()) {
-            // Once it is known, nothing more need be waited for.
-            let is_sought = |ip: IpAddr| ip == source || addresses.contains(&source);
-            let (told, _) = self.0.told_of(upstream, &target, is_sought).await;
-            addresses.extend(told.addresses);
-            is_whole &= told.is_whole;
-        }
-        // Another account's look at the same names may have told more.
-        let known = self.0.upstreams.believed(upstream);
-        if !addresses.is_empty() || known.contains(&source) {
-            addresses.extend(known.iter());
-        }
-        if !is_whole && !addresses.contains(&source) {
-            return Arc::new([]);
-        }
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.into()
-    }
-
     /// Resolves again what is stale, until `end`.
     pub(crate) async fn refresh(self, end: Drain) {
         let mut ticks = tokio::time::interval(TICK);
@@ -366,15 +343,11 @@ impl Inner {
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
         self.upstreams.resolve_again(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = match next_hop {
-            Err(error @ ResolveError::NoSuchDomain) => {
-                self.upstreams.nameless(upstream, clock::now());
+            Ok(next_hop) => next_hop,
+            Err(error) => {
+                self.learn_nothing(upstream, route, &error).await;
                 return Err(error);
             }
-            Err(error) if !is_outage(&error) => {
-                self.upstreams.answered(upstream, clock::now(), &[], true);
-                return Err(error);
-            }
-            next_hop => next_hop?,
         };
         let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.shards.lf_servers.resolved(&route.target().host, &hop);
@@ -387,6 +360,22 @@ impl Inner {
         let reached = self.reached(candidates);
         self.upstreams.answered(upstream, clock::now(), &reached, is_whole);
         if reached.is_empty() { Err(ResolveError::NoUsableTransport) } else { Ok(reached) }
+    }
+
+    /// DNS tells no address of an upstream's next hop. Its other names are asked for all the same: from their addresses, too, requests are believed.
+    async fn learn_nothing(self: &Arc<Self>, upstream: UpstreamId, route: &Arc<Route>, error: &ResolveError) {
+        let now = clock::now();
+        match error {
+            ResolveError::NoSuchDomain => self.upstreams.nameless(upstream, now),
+            error if is_outage(error) => self.upstreams.unanswered(upstream),
+            _ => self.upstreams.answered(upstream, now, &[], true),
+        }
+        let hop = Told { addresses: Vec::new(), is_whole: !is_outage(error) };
+        let (shards, believed) = self.upstreams.told(upstream, now, &[(0, hop)]);
+        self.tell_addresses(upstream, shards, believed).await;
+        if route.other_targets().next().is_some() {
+            tokio::spawn(self.clone().learn_others(upstream, route.clone(), true));
+        }
     }
 
     /// Those to which anything can be sent: the one socket for datagrams may know IPv4 alone.
@@ -405,48 +394,6 @@ impl Inner {
                 self.resolver.asked_by(sources.into_iter().map(Asker::Source).collect::<Vec<_>>())
             }
             Some(DialShare::Proven) | None => self.resolver.clone(),
-        }
-    }
-
-    /// Resolves what else an upstream's requests may come from: the next hop, where it was not told whole, and its other names.
-    async fn learn_others(self: Arc<Self>, upstream: UpstreamId, route: Arc<Route>, is_whole: bool) {
-        let next_hop = (!is_whole).then(|| (0, route.target()));
-        let (mut names, mut ttl) = (Vec::new(), Duration::MAX);
-        for (name, target) in next_hop.into_iter().chain((1..).zip(route.other_targets())) {
-            let (told, holds) = self.told_of(upstream, &target, |_| false).await;
-            names.push((name, told));
-            ttl = ttl.min(holds);
-        }
-        self.upstreams.resolve_by(upstream, clock::now() + ttl.clamp(RESOLVE_AGAIN_MIN, MAX_TTL));
-        let (shards, believed) = self.upstreams.told(upstream, clock::now(), &names);
-        self.tell_addresses(upstream, shards, believed).await;
-    }
-
-    /// What DNS tells of a target and how long that holds, those addresses included that it tells late: their requests are believed, too. One that
-    /// `is_sought` need not be waited for.
-    async fn told_of(
-        &self,
-        upstream: UpstreamId,
-        target: &Target,
-        is_sought: impl Fn(IpAddr) -> bool,
-    ) -> (Told, Duration) {
-        let (names, seed) = (self.names_for(upstream), self.seed(upstream, None));
-        match names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await {
-            Ok(Resolution { candidates, ttl, is_whole }) => {
-                let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
-                self.shards.lf_servers.resolved(&target.host, &addresses);
-                (Told { addresses, is_whole }, ttl)
-            }
-            Err(error) if is_outage(&error) => (Told { addresses: Vec::new(), is_whole: false }, RESOLVE_RETRY),
-            // A domain need not have an address when a registrar or a proxy is named.
-            Err(_) => (Told { addresses: Vec::new(), is_whole: true }, NOTHING_AGAIN),
-        }
-    }
-
-    async fn tell_addresses(&self, upstream: UpstreamId, shards: u128, addresses: Arc<[IpAddr]>) {
-        for shard in (0..self.shards.len()).filter(|shard| shards & 1 << shard != 0) {
-            let input = Input::Addresses { upstream, addresses: addresses.clone() };
-            self.shards.send(shard, ShardInput::sip(input)).await;
         }
     }
 
@@ -546,23 +493,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_believed_stays_so_when_a_name_is_looked_up_for_one_of_its_addresses() {
-        let (dialler, ..) = dialler();
-        let upstreams = &dialler.0.upstreams;
-        let proxy = Some("sip:127.0.0.1:5070;transport=tcp");
-        let upstream = upstreams.acquire(Route::to("sip:alice@pbx.example.com", None, proxy).unwrap());
-        let (proxy, registrar, stranger) =
-            (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]), IpAddr::from([192, 0, 2, 8]));
-        upstreams.told(upstream, clock::now(), &[(1, Told { addresses: vec![registrar], is_whole: true })]);
-        // No name server answers here.
-        assert_eq!(*dialler.addresses(upstream, proxy).await, [proxy, registrar]);
-        let unknown = upstreams.acquire(Route::to("sip:alice@other.example.com", None, None).unwrap());
-        upstreams.told(unknown, clock::now(), &[(0, Told { addresses: vec![registrar], is_whole: true })]);
-        assert_eq!(*dialler.addresses(unknown, registrar).await, [registrar]);
-        assert!(dialler.addresses(unknown, stranger).await.is_empty(), "nobody can say");
-    }
-
-    #[tokio::test]
     async fn while_dns_fails_a_server_that_has_registered_somebody_is_dialled_where_it_was_before() {
         let (dialler, upstream, mut inbox) = dialler();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -594,28 +524,6 @@ mod tests {
         upstreams.answered(upstream, clock::now(), &at, true);
         upstreams.nameless(upstream, clock::now() + minute * 6);
         assert!(upstreams.last_answer(upstream, clock::now()).is_some(), "it was named meanwhile");
-    }
-
-    #[tokio::test]
-    async fn who_was_named_before_is_believed_while_dns_fails_and_is_asked_for_again_soon() {
-        let (dialler, _, mut inbox) = dialler();
-        let inner = &dialler.0;
-        let route = Route::to("sip:alice@pbx.example.com", None, Some("sip:127.0.0.1:5070;transport=tcp")).unwrap();
-        let upstream = inner.upstreams.acquire(route);
-        let route = inner.upstreams.route(upstream).unwrap();
-        inner.upstreams.used_by(upstream, 0);
-        let (proxy, registrar) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
-        let before = Told { addresses: vec![registrar], is_whole: true };
-        inner.upstreams.told(upstream, clock::now(), &[(1, before)]);
-        // No name server answers here, and the proxy needs none.
-        inner.learn(upstream, &route, 0).await.unwrap();
-        for from in ["the proxy", "the other names"] {
-            let Some(ShardInput::Sip { input: Input::Addresses { addresses, .. }, .. }) = inbox.recv().await else {
-                panic!("of {from} nothing is told")
-            };
-            assert_eq!(*addresses, [proxy, registrar], "{from}");
-        }
-        assert_eq!(inner.upstreams.take_stale(clock::now() + RESOLVE_RETRY).len(), 1);
     }
 
     #[test]
