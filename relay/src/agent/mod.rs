@@ -147,6 +147,13 @@ enum ShardInput {
         /// What to put with next.
         fence: crate::vault::Fence,
     },
+    /// Whether the node lives that these registrations passed through.
+    LeftBehind {
+        /// The registrations.
+        ids: Vec<InstanceId>,
+        /// It has its lease.
+        lives: bool,
+    },
     /// What was found for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.

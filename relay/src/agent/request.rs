@@ -330,6 +330,8 @@ pub struct KnownPushBinding {
     pub server: String,
 }
 
+    /// The node that it was taken over from: the Path that its SIP server knows leads there.
+    pub left_by: Option<Arc<str>>,
 /// Who asks.
 pub enum Principal {
     /// A device, with what it shows.

@@ -30,6 +30,7 @@ mod events;
 mod expected_calls;
 mod final_pushes;
 mod flow_bindings;
+mod left_behind;
 pub(crate) mod messages;
 mod missed_calls;
 mod passing;
@@ -67,6 +68,7 @@ use crate::agent::digest::Asked;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::left_behind::LeftBehind;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
@@ -118,6 +120,8 @@ pub(crate) struct Shard {
     /// The pushes that outlive their instances.
     pub(crate) last_words: LastWords,
     /// How many more pushes devices, callers and apps may cause.
+    /// Registrations that passed through nodes that are gone.
+    pub(crate) left_behind: LeftBehind,
     pub(crate) budgets: PushBudgets,
     /// Steps of all timelines.
     pub(crate) steps: usize,
@@ -168,6 +172,7 @@ impl Shard {
             shared,
             endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,
+            left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
             waiting_told: 0,
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
@@ -371,6 +376,7 @@ impl Shard {
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
+            ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
             ShardInput::HeardOut(id) => self.on_heard_out(id),
             ShardInput::Request(command) => self.on_request(*command),
         }
@@ -395,6 +401,7 @@ impl Shard {
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
         }
+        self.ask_left_behind(now);
         while let Some((id, due)) = self.instances.pop_due(reading.confirmed) {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
@@ -436,7 +443,7 @@ impl Shard {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
-        [self.due, end, trace, self.early.due()].into_iter().flatten().fold(nap, Instant::min)
+        [self.due, end, trace, self.early.due(), self.left_behind.due()].into_iter().flatten().fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.

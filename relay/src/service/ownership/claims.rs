@@ -106,11 +106,12 @@ impl Inner {
                 taking.take_over(claimed_now).await;
                 batch = claimed.recv().await;
             }
-            let resumed = taking.end().await;
+            let (resumed, left_behind) = taking.end().await;
             settling.claimed_all.store(true, Ordering::Relaxed);
             tracing::info!(
                 event = "instances-taken-over",
                 resumed,
+                left_behind,
                 "instances were taken over, and are registered again"
             );
         }
@@ -262,12 +263,14 @@ struct TakingOver<'a> {
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
     taken: usize,
+    /// Those of them that passed through another node: their devices are pushed to register by this one.
+    left_behind: usize,
 }
 
 impl<'a> TakingOver<'a> {
     fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a mpsc::UnboundedSender<InstanceId>) -> Self {
         let (hosts, opening) = (Hosts::new(), VecDeque::new());
-        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0 }
+        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0, left_behind: 0 }
     }
 
     /// Has what was claimed opened, and binds what is open.
@@ -313,8 +316,10 @@ impl<'a> TakingOver<'a> {
                     self.settling.lock().insert(id, from);
                     some.push(*new);
                 }
-                Opened::PushBinding(known) => {
+                Opened::PushBinding(mut known) => {
                     self.taken += 1;
+                    self.left_behind += usize::from(from.is_some());
+                    known.left_by = from.as_ref().map(|from| from.node().clone());
                     let (reply, adopted) = oneshot::channel();
                     agent.tell(id, Request::Adopt { new: known, reply }).await;
                     adopting.extend(from.map(|from| (id, from, adopted)));
@@ -358,7 +363,7 @@ impl<'a> TakingOver<'a> {
         if let Some(last) = self.binding.take() {
             last.ended().await;
         }
-        self.taken
+        (self.taken, self.left_behind)
     }
 
     /// Where the Contacts of a node lead from which something was claimed.
