@@ -72,6 +72,7 @@ use crate::agent::shard::left_behind::LeftBehind;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
+use crate::agent::shard::reminders::Services;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::shard::waiting::Cancelled;
 use crate::agent::tables::attached::Attached;
@@ -119,9 +120,11 @@ pub(crate) struct Shard {
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// The pushes that outlive their instances.
     pub(crate) last_words: LastWords,
-    /// How many more pushes devices, callers and apps may cause.
+    /// How the push services stood, while something waits for them.
+    pub(crate) services: Services,
     /// Registrations that passed through nodes that are gone.
     pub(crate) left_behind: LeftBehind,
+    /// How many more pushes devices, callers and apps may cause.
     pub(crate) budgets: PushBudgets,
     /// Steps of all timelines.
     pub(crate) steps: usize,
@@ -169,10 +172,11 @@ impl Shard {
         Self {
             index,
             budgets,
+            services: Services::default(),
+            left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
             shared,
             endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,
-            left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
             waiting_told: 0,
             instances: Instances::default(),
             push_bindings: PushBindings::default(),
@@ -372,11 +376,11 @@ impl Shard {
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
+            ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
             ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
-            ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
             ShardInput::HeardOut(id) => self.on_heard_out(id),
             ShardInput::Request(command) => self.on_request(*command),
         }
@@ -397,15 +401,17 @@ impl Shard {
         }
         self.end_traces();
         self.calls.forget_old(now);
+        self.ask_left_behind(now);
+        self.look_at_services(now);
         let reading = Reading::now();
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
         }
-        self.ask_left_behind(now);
         while let Some((id, due)) = self.instances.pop_due(reading.confirmed) {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
                 Due::Lost { since } => self.tell_registration_failing(id, since),
+                Due::Again(what) => self.tell_again(id, what),
                 Due::End => self.expire(id),
             }
         }

@@ -150,6 +150,32 @@ async fn a_restart_repeats_no_reminder_and_forgets_none() -> Outcome {
     world.content()
 }
 
+async fn on_redis(redis: &RedisServer, change: fn(&mut Setup)) -> Result<World, Missed> {
+    World::with(|setup| {
+        change(setup);
+        setup.store = redis.url();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_reminder_that_no_push_service_took_is_sent_by_the_next_run() -> Outcome {
+    let redis = RedisServer::start();
+    let mut world = on_redis(&redis, any_lifetime).await?;
+    world.apns.answer_all(Some(apns::Answer::InvalidProviderToken));
+    let (instance, token) = iphone(&world, 1, 24, 2).await?;
+    let refused = apple(&world).await?;
+    assert_eq!((refused.token.as_str(), &refused.payload["sipwake"]["event"]), (token.as_str(), &json!("renew")));
+    world.relay.await_log("the push service fails", SOON).await?;
+    world.relay.kill_9().await?;
+    world.apns.answer_all(None);
+    world.relay.restart().await?;
+    let push = apple(&world).await?;
+    assert_eq!(push.token, token);
+    is_reminder(&push.payload["sipwake"], "renew", &instance, 12);
+    world.content()
+}
+
 #[tokio::test]
 async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcome {
     let world = World::with(hasty).await?;
