@@ -74,7 +74,8 @@ impl Shard {
         let Some(expires_at) = self.instances.get(id).map(Row::expires_at) else { return };
         let note = match told {
             Notice::Reminder(reminder) => RecordNote::Reminded(Reminded { id, expires_at, reminder }),
-            Notice::Lost | Notice::Restored => return,
+            Notice::Lost => RecordNote::ToldFailing { id, fails: true },
+            Notice::Restored => RecordNote::ToldFailing { id, fails: false },
         };
         // An error means that nobody writes it down any more: the process ends.
         let _ = self.shared.record_notes.send(note);

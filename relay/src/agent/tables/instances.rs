@@ -294,6 +294,13 @@ impl Instances {
         self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), small(tell_at)));
     }
 
+    /// Its user was told of a loss before this run, which knows of it since then, in seconds since 1970.
+    pub(crate) fn set_told_lost(&mut self, id: InstanceId, since: u64) {
+        if let Some(slot) = self.slot_of(id) {
+            self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), 0));
+        }
+    }
+
     /// It is being pushed that its registration is back.
     pub(crate) fn set_restored(&mut self, id: InstanceId, now: u64) {
         if let Some(slot) = self.slot_of(id).filter(|slot| self.moments.is_set(*slot)) {
@@ -486,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_no_service_takes_is_due_again() {
+    fn a_loss_that_no_service_takes_is_due_again_and_one_that_an_earlier_run_told_is_told_no_more() {
         let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
         let begun = END - 300_000;
         instances.set_lost(id, begun, begun + 600);
@@ -497,6 +504,10 @@ mod tests {
         instances.set_restored(id, begun + 8_000);
         assert_eq!(instances.take_told(id, Event::RegistrationFailing), None);
         assert_eq!(instances.take_told(id, Event::RegistrationRestored), Some(Notice::Restored));
+        instances.set_told_lost(id, begun + 9_000);
+        instances.set_lost(id, begun + 9_001, begun + 9_601);
+        assert_eq!(instances.pop_due(begun + 20_000), None, "an earlier run has told it");
+        assert!(instances.set_not_lost(id));
     }
 
     #[test]

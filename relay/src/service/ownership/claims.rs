@@ -218,7 +218,7 @@ impl Inner {
             return Opened::Ended;
         }
         enum Read {
-            Lent(NewBinding, LeaseExpiry, AorKey, Holding),
+            Lent(NewBinding, (LeaseExpiry, bool), AorKey, Holding),
             PushBinding(Option<KnownPushBinding>),
         }
         let vault = &self.dependencies.vault;
@@ -228,7 +228,7 @@ impl Inner {
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
                 let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
-                Read::Lent(binding, LeaseExpiry::of(record), aor, place)
+                Read::Lent(binding, (LeaseExpiry::of(record), record.told_failing), aor, place)
             }),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();
@@ -236,8 +236,8 @@ impl Inner {
             }
         });
         match read.ok().flatten() {
-            Some(Read::Lent(binding, lease, aor, place)) => {
-                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, binding, place }))
+            Some(Read::Lent(binding, (lease, told_failing), aor, place)) => {
+                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, told_failing, binding, place }))
             }
             // One that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => Opened::Not,
@@ -355,8 +355,8 @@ impl<'a> TakingOver<'a> {
         }
     }
 
-    /// Waits until all are bound; how many.
-    async fn end(mut self) -> usize {
+    /// Waits until all are bound; how many, and how many of them passed through another node.
+    async fn end(mut self) -> (usize, usize) {
         while !self.opening.is_empty() {
             self.bind_first().await;
         }
