@@ -1,6 +1,6 @@
 //! What a user is told of the lease: that it should be renewed, that it ends, that it is lost and why.
 //!
-//! What tells of a reminder, or that a registration fails or is back, counts when a push service took it, and is written down then; what none takes
+//! A reminder, and that a registration fails or is back, count as told when a push service took them, and are written down then; one that none takes
 //! is told [again](crate::agent::tables::untold): by itself, and soon when a service that failed is well, or has other settings.
 //!
 //! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; what it says of a failure is a SIP
@@ -52,7 +52,7 @@ impl Services {
 }
 
 impl Shard {
-    /// What no push service has taken is due soon when one is well again.
+    /// A notice that no push service has taken is due soon when one is well again.
     pub(super) fn look_at_services(&mut self, now: Instant) {
         if !self.instances.has_untold() {
             self.services = Services::default();
@@ -81,7 +81,7 @@ impl Shard {
         let _ = self.shared.record_notes.send(note);
     }
 
-    /// What no push service has taken is told again.
+    /// A notice that no push service has taken is told again.
     pub(crate) fn tell_again(&mut self, id: InstanceId, what: Again) {
         let subject = if matches!(what, Again::Reminder(_)) { Subject::Lease } else { Subject::Registration };
         if self.is_handed_over() || self.is_telling(id, subject) {

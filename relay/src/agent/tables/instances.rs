@@ -149,7 +149,7 @@ pub(crate) enum Due {
     End,
 }
 
-/// What is told again.
+/// A notice that is told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
     /// This reminder.
@@ -180,7 +180,7 @@ pub(crate) struct Instances {
     accounts: Index,
     hasher: RandomState,
     moments: Moments,
-    /// What no push service has taken yet.
+    /// Notices that no push service has taken yet.
     untold: Untold,
     /// Until when a lease may be granted, as far as was known last, in seconds since 1970.
     granted_until: u64,

@@ -12,7 +12,7 @@
 //! | [`missed`] | whose a device's missed calls are |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
-//! | [`untold`] | what users were to be told and no push service has taken yet |
+//! | [`untold`] | notices that no push service has taken yet |
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
 

@@ -1,4 +1,4 @@
-//! What users were to be told of their lease or registration, and no push service has taken yet.
+//! Notices of a lease or a registration that no push service has taken yet.
 //!
 //! | a push service | what follows |
 //! | --- | --- |
@@ -23,7 +23,7 @@ const OF_REGISTRATION_S: u64 = DAY_S;
 /// How many of one shard are due in a second when all of them are.
 const SOON_PER_SECOND: usize = 20;
 
-/// What a user is told.
+/// A thing that a user is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// A reminder of the lease's end.
@@ -35,7 +35,7 @@ pub(crate) enum Notice {
 }
 
 impl Notice {
-    /// What it tells of.
+    /// The matter that it tells of.
     pub(crate) fn subject(self) -> Subject {
         match self {
             Self::Reminder(_) => Subject::Lease,
@@ -115,7 +115,7 @@ impl Untold {
         notice.is_told_by(event).then(|| self.0.remove(&key)).map(|_| notice)
     }
 
-    /// What is told of this is worth nothing any more.
+    /// A notice of this is worth nothing any more.
     pub(super) fn forget(&mut self, slot: u32, subject: Subject) {
         self.0.remove(&(slot, subject));
     }
