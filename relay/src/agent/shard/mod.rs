@@ -17,6 +17,7 @@
 //! | *registrations that pass through (RFC 8599)* | |
 //! | `passing`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
+//! | `left_behind` | those whose Path leads to a node that is gone |
 //!
 //! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
 //! mutation. Nothing here waits but for the next input or the next deadline.
