@@ -101,5 +101,6 @@ fn record() -> Record {
         expires_at: 1_795_432_000,
         presence: Presence::Background,
         reminded: None,
+        told_failing: false,
     }
 }

@@ -180,6 +180,7 @@ mod tests {
             expires_at: 1,
             presence: Presence::Background,
             reminded: None,
+            told_failing: false,
         }
     }
 

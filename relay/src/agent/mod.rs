@@ -147,6 +147,13 @@ enum ShardInput {
         /// What to put with next.
         fence: crate::vault::Fence,
     },
+    /// Whether the node lives that these registrations passed through.
+    LeftBehind {
+        /// The registrations.
+        ids: Vec<InstanceId>,
+        /// It has its lease.
+        lives: bool,
+    },
     /// What was found for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
@@ -180,7 +187,7 @@ struct Pushed {
     copies: u32,
 }
 
-/// A reminder of a lease's end was sent: the record should say so.
+/// A push service took a reminder of a lease's end, or may have: the record should say so.
 #[derive(Clone, Copy, Debug)]
 pub struct Reminded {
     /// The instance.
@@ -194,8 +201,15 @@ pub struct Reminded {
 /// What happened on a shard that an instance's record is to say.
 #[derive(Clone, Debug)]
 pub enum RecordNote {
-    /// A reminder of the lease's end was sent.
+    /// A push service took a reminder of the lease's end.
     Reminded(Reminded),
+    /// A push service took that the registration fails, or that it is back.
+    ToldFailing {
+        /// The instance.
+        id: InstanceId,
+        /// It fails.
+        fails: bool,
+    },
     /// A SIP server has accepted the credentials of this instance for the first time, after it was stored.
     Proven(InstanceId),
     /// A SIP server has accepted a password, and this is what it had asked for.

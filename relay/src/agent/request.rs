@@ -276,6 +276,8 @@ pub struct NewInstance {
     pub aor: AorKey,
     /// What its record is put with.
     pub fence: Fence,
+    /// Its user was told that its registration fails, by an earlier run or another node.
+    pub told_failing: bool,
     /// What the endpoint is told.
     pub binding: NewBinding,
     /// Where it counts.
@@ -335,6 +337,8 @@ pub struct KnownPushBinding {
     pub upstream_registrar: Box<str>,
     /// Where its requests go: host and port.
     pub server: String,
+    /// The node that it was taken over from: the Path that its SIP server knows leads there.
+    pub left_by: Option<Arc<str>>,
 }
 
 /// Who asks.

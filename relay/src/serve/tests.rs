@@ -76,6 +76,7 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
         expires_at: u64::MAX >> 1,
         presence,
         reminded: None,
+        told_failing: false,
     };
     NewInstance {
         id,
@@ -83,6 +84,7 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
         lease: LeaseExpiry::of(&record),
         aor,
         fence,
+        told_failing: false,
         binding,
         place,
     }

@@ -112,6 +112,7 @@ impl Inner {
     async fn write_down(self: &Arc<Self>, note: RecordNote) {
         match note {
             RecordNote::Reminded(reminded) => self.write_down_reminder(reminded).await,
+            RecordNote::ToldFailing { id, fails } => self.write_down_failing(id, fails).await,
             RecordNote::Proven(id) => drop(tokio::spawn(self.clone().succeed(id))),
             RecordNote::Accepted { id, asked } => self.give_up_password(id, &asked).await,
         }
@@ -130,6 +131,22 @@ impl Inner {
         });
         let Ok(changed) = changed else { return };
         if self.put_change(&status, changed, None).await.is_err() {
+            tracing::warn!(event = "reminder-not-written", instance = %id, "a reminder could not be written down; a restart may repeat it");
+        }
+    }
+
+    /// Writes down that its user was told that the registration fails, or is back.
+    async fn write_down_failing(self: &Arc<Self>, id: InstanceId, fails: bool) {
+        let _guard = self.changing.lock_key(id).await;
+        let Ok(status) = self.look_as_relay(id).await else { return };
+        let mut is_news = false;
+        let changed = self.changed(&status, |record| {
+            is_news = record.told_failing != fails;
+            record.told_failing = fails;
+            Ok(())
+        });
+        let Ok(changed) = changed else { return };
+        if is_news && self.put_change(&status, changed, None).await.is_err() {
             tracing::warn!(event = "reminder-not-written", instance = %id, "a reminder could not be written down; a restart may repeat it");
         }
     }
@@ -289,6 +306,8 @@ fn apply(record: &mut Record, change: Change) {
     }
     if let Some(presence) = change.presence {
         record.presence = presence;
+        // Its app is open, and is told how its registration stands when it asks.
+        record.told_failing &= presence == Presence::Background;
     }
     if let Some(wake_for) = change.wake_for {
         record.wake_for = wake_for;

@@ -76,8 +76,10 @@ pub struct Record {
     pub expires_at: u64,
     /// Whether the app itself is registered at this moment.
     pub presence: Presence,
-    /// The last reminder of its end that was sent, or that its lifetime was too short for.
+    /// The last reminder of its end that a push service took, or that its lifetime was too short for.
     pub reminded: Option<Reminder>,
+    /// A push service took that the registration fails, and none that it is back.
+    pub told_failing: bool,
 }
 
 /// A registration that passed through, as it is found again after a restart.
@@ -345,6 +347,7 @@ mod tests {
             expires_at: 2,
             presence: Presence::Background,
             reminded: None,
+            told_failing: false,
         };
         assert_eq!(
             format!("{account:?} {device:?} {:?}", StoredRecord::Lent(record)),

@@ -273,7 +273,7 @@ impl Endpoint {
             self.close_unread(id, by);
         }
         let failed = match step {
-            Step::Failed(RegistrationFailure::Retry { status: Some(status @ (430 | 500..=599)), .. }) => Some(status),
+            Step::Failed(RegistrationFailure::Retry { status, .. }) => status,
             _ => None,
         };
         self.carry_out(now, binding, step);

@@ -176,6 +176,51 @@ fn after_an_outage_a_few_begin_and_all_are_back_after_some_round_trips() {
 }
 
 #[test]
+fn after_an_outage_that_was_told_by_any_status_all_are_back_soon() {
+    for status in [408, 480, 500, 504] {
+        let mut crowd = Crowd::granted(udp(), 300, 600);
+        crowd.serve(seconds(1200), |_, _, _| Status(status));
+        assert_eq!(crowd.registered(), 0);
+        crowd.serve(seconds(30), |_, _, _| Grant(600));
+        assert_eq!(crowd.registered(), 300, "{status}");
+    }
+}
+
+#[test]
+fn two_accounts_that_fail_by_themselves_move_nobody_and_are_asked_for_as_rarely_as_ever() {
+    for status in [408, 500] {
+        let mut crowd = Crowd::granted(udp(), 8, 600);
+        (crowd.world.upstream.flow, crowd.world.elsewhere) = (next_udp(), true);
+        let (mut moved, mut dialled) = (0, crowd.world.dialled);
+        for _ in 0..60 {
+            crowd.serve(seconds(60), |number, flow, _| {
+                moved += usize::from(flow == next_udp());
+                if number <= 2 { Status(status) } else { Grant(600) }
+            });
+            dialled = dialled.max(crowd.world.dialled);
+        }
+        assert_eq!(crowd.registered(), 6, "{status}");
+        // Both may begin to fail while nobody else is due; that is once.
+        assert!(dialled <= 2, "{status}: {dialled} dials, {moved} REGISTERs by the next address");
+        let most = (1..=2).map(|number| crowd.asked[&number]).max().unwrap();
+        assert!(most < 30, "{status}: {most} REGISTERs in an hour");
+    }
+}
+
+#[test]
+fn an_address_that_fails_all_with_any_status_is_left_for_one_that_serves() {
+    for (flow, next) in [(udp(), next_udp()), (STREAM, NEXT)] {
+        for status in [408, 480, 500, 504] {
+            let mut crowd = Crowd::granted(flow, 20, 120);
+            (crowd.world.upstream.flow, crowd.world.elsewhere) = (next, true);
+            let serve = |_, by, _| if by == next { Grant(120) } else { Status(status) };
+            crowd.serve(seconds(240), serve);
+            assert_eq!(crowd.registered(), 20, "{status} by {flow:?}");
+        }
+    }
+}
+
+#[test]
 fn a_few_accounts_that_fail_by_themselves_keep_no_others_waiting_after_an_outage() {
     let mut crowd = Crowd::granted(udp(), 300, 600);
     crowd.serve(seconds(1200), |_, _, _| Status(503));

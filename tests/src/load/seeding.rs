@@ -157,6 +157,7 @@ impl Likeness {
             expires_at: now + LIFETIME_S,
             presence: Presence::Background,
             reminded: None,
+            told_failing: false,
         };
         (secret, record)
     }

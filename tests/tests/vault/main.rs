@@ -131,6 +131,7 @@ fn record(user: &str) -> Record {
         expires_at: unix_now() + 5 * DAY_S,
         presence: Presence::Background,
         reminded: None,
+        told_failing: false,
     }
 }
 

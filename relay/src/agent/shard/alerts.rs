@@ -59,7 +59,7 @@ pub(crate) fn kept_life_s(expires_at: u64) -> u64 {
 }
 
 impl Shard {
-    /// Pushes to where an instance gets its alerts, if `wanted` says so of what the device is woken for.
+    /// Pushes to where an instance gets its alerts, if `wanted` says so of what the device is woken for; whether there is such a place.
     pub(crate) fn send_alert(
         &mut self,
         instance: InstanceId,
@@ -67,14 +67,14 @@ impl Shard {
         life_s: u64,
         content: AlertContent,
         wanted: fn(&WakeFor) -> bool,
-    ) {
+    ) -> bool {
         let target = self.with_record(instance, |record| {
             let target = record.device.alert_target().filter(|_| wanted(&record.wake_for))?;
             Some((record.app.clone(), target.clone()))
         });
-        if let Some(Some((app, target))) = target {
-            self.send_alert_to(app, target, instance, event, life_s, content);
-        }
+        let Some(Some((app, target))) = target else { return false };
+        self.send_alert_to(app, target, instance, event, life_s, content);
+        true
     }
 
     /// Pushes an alert to this target; it is worth delivering for `life_s` seconds.
@@ -144,12 +144,21 @@ impl Shard {
         self.note(instance, call, What::PushSent { event, provider });
     }
 
+    /// Whether a push that tells of this is on its way.
+    pub(super) fn is_telling(&self, instance: InstanceId, of: Subject) -> bool {
+        let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
+        activity.is_some_and(|it| it.latest.iter().any(|(subject, sending)| *subject == of && !sending.is_finished()))
+    }
+
     /// An alert push has ended.
     pub(crate) fn on_alert_ended(&mut self, ended: AlertEnded) {
         let AlertEnded { target, push, verdict } = ended;
         let Push { instance, event, call, .. } = push;
         let reason = if let Verdict::Refused { reason } = verdict { Some(reason) } else { None };
         self.note(instance, call, What::PushEnded { event, outcome: outcome_of(&verdict), reason });
+        if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
+            self.note_told(instance, event);
+        }
         if self.end_dead_token(instance, &target, &verdict) {
             return;
         }

@@ -285,6 +285,9 @@ impl Shard {
                 }
             }
             RegistrationFailure::Retry { status, after } => {
+                if let Some(row) = self.instances.get(instance) {
+                    self.shared.upstreams.fails(row.upstream, self.index);
+                }
                 self.on_registration_retried(binding, instance, status, after);
             }
         }
@@ -297,9 +300,6 @@ impl Shard {
         status: Option<u16>,
         after: Duration,
     ) {
-        if let (None | Some(430 | 500..), Some(row)) = (status, self.instances.get(instance)) {
-            self.shared.upstreams.fails(row.upstream, self.index);
-        }
         let unreachable = self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
         self.shared.metrics.registration(match status {
             Some(_) => RegistrationOutcome::Failed,

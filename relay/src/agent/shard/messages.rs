@@ -77,7 +77,8 @@ impl Shard {
         if outcome == MessageOutcome::Kept && told {
             let extra = vec![("message", message.to_string().into())];
             let content = AlertContent { from: Some(from), name, extra, ..AlertContent::default() };
-            self.send_alert(instance, Event::Message, kept_life_s(expires_at), content, |wake_for| wake_for.message);
+            let _ = self
+                .send_alert(instance, Event::Message, kept_life_s(expires_at), content, |wake_for| wake_for.message);
         }
     }
 

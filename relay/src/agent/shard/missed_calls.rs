@@ -64,6 +64,7 @@ impl Shard {
         });
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());
         let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
-        self.send_alert(instance, Event::MissedCall, kept_life_s(expires_at), content, |wake_for| wake_for.missed_call);
+        let _ = self
+            .send_alert(instance, Event::MissedCall, kept_life_s(expires_at), content, |wake_for| wake_for.missed_call);
     }
 }

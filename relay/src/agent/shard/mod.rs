@@ -17,6 +17,7 @@
 //! | *registrations that pass through (RFC 8599)* | |
 //! | `passing`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
+//! | `left_behind` | those whose Path leads to a node that is gone |
 //!
 //! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
 //! mutation. Nothing here waits but for the next input or the next deadline.
@@ -30,6 +31,7 @@ mod events;
 mod expected_calls;
 mod final_pushes;
 mod flow_bindings;
+mod left_behind;
 pub(crate) mod messages;
 mod missed_calls;
 mod passing;
@@ -67,9 +69,11 @@ use crate::agent::digest::Asked;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::left_behind::LeftBehind;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
+use crate::agent::shard::reminders::Services;
 use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
 use crate::agent::shard::waiting::Cancelled;
 use crate::agent::tables::attached::Attached;
@@ -117,6 +121,10 @@ pub(crate) struct Shard {
     pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// The pushes that outlive their instances.
     pub(crate) last_words: LastWords,
+    /// How the push services stood, while something waits for them.
+    pub(crate) services: Services,
+    /// Registrations that passed through nodes that are gone.
+    pub(crate) left_behind: LeftBehind,
     /// How many more pushes devices, callers and apps may cause.
     pub(crate) budgets: PushBudgets,
     /// Steps of all timelines.
@@ -165,6 +173,8 @@ impl Shard {
         Self {
             index,
             budgets,
+            services: Services::default(),
+            left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
             shared,
             endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,
@@ -367,6 +377,7 @@ impl Shard {
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
+            ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
             ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
@@ -391,6 +402,8 @@ impl Shard {
         }
         self.end_traces();
         self.calls.forget_old(now);
+        self.ask_left_behind(now);
+        self.look_at_services(now);
         let reading = Reading::now();
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
@@ -399,6 +412,7 @@ impl Shard {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
                 Due::Lost { since } => self.tell_registration_failing(id, since),
+                Due::Again(what) => self.tell_again(id, what),
                 Due::End => self.expire(id),
             }
         }
@@ -436,7 +450,7 @@ impl Shard {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
-        [self.due, end, trace, self.early.due()].into_iter().flatten().fold(nap, Instant::min)
+        [self.due, end, trace, self.early.due(), self.left_behind.due()].into_iter().flatten().fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.

@@ -69,6 +69,8 @@ struct Row {
     is_wiped: bool,
     /// It is another node's, or nobody's: of its end the store is told nothing.
     is_let_go: bool,
+    /// The node that its Path leads to, as long as its device has not registered here.
+    left_by: Option<Arc<str>>,
 }
 
 impl PushBindings {
@@ -79,6 +81,23 @@ impl PushBindings {
 
     pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+
+    /// The node that the Path of a registration leads to, where that is another one.
+    pub(crate) fn left_by(&self, id: InstanceId) -> Option<&Arc<str>> {
+        self.rows.get(&id).filter(|row| row.wanted.is_some())?.left_by.as_ref()
+    }
+
+    /// The node lives that its Path leads to, as any other's.
+    pub(crate) fn note_path_lives(&mut self, id: InstanceId) {
+        if let Some(row) = self.rows.get_mut(&id) {
+            row.left_by = None;
+        }
+    }
+
+    /// When a registration ends, in seconds since 1970.
+    pub(crate) fn ends_at(&self, id: InstanceId) -> Option<u64> {
+        self.rows.get(&id)?.wanted.as_ref().map(|(_, ends_at)| *ends_at)
     }
 
     /// The registrations of an account, in order.
@@ -155,7 +174,8 @@ impl KnownPushBinding {
         };
         let server = route.server();
         let upstream = upstreams.acquire_kept(route);
-        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server })
+        let left_by = None;
+        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server, left_by })
     }
 }
 
@@ -200,10 +220,11 @@ impl Shard {
             waiters: Vec::new(),
             is_wiped: false,
             is_let_go: false,
+            left_by: None,
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
-        row.wanted = Some((sealed, expires_at));
+        (row.wanted, row.left_by) = (Some((sealed, expires_at)), None);
         self.tell_store(instance);
     }
 
@@ -298,8 +319,8 @@ impl Shard {
 
     /// A registration that an earlier run left behind; `false` when it has ended before it came.
     pub(crate) fn adopt(&mut self, new: KnownPushBinding) -> bool {
-        let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server } =
-            new;
+        let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, left_by, .. } = new;
+        let (upstream_registrar, server) = (new.upstream_registrar, new.server);
         let is_here = self.push_bindings.rows.contains_key(&id);
         if is_here || self.ended_ahead.has(clock::now(), id) {
             self.shared.upstreams.release(upstream);
@@ -324,7 +345,11 @@ impl Shard {
             waiters: Vec::new(),
             is_wiped: false,
             is_let_go: false,
+            left_by,
         };
+        if row.left_by.is_some() {
+            self.left_behind.add(clock::now(), upstream, id);
+        }
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.rows.insert(id, row);
         self.shared.stories.recall(id);
@@ -373,8 +398,8 @@ impl Shard {
             return;
         };
         // A device that dozes gets it when it looks about the next time: it is of use as long as the registration stands.
-        let ends_at = self.push_bindings.rows.get(&id).and_then(|row| row.wanted.as_ref()).map(|(_, ends_at)| *ends_at);
-        let life_s = ends_at.unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
+        let life_s =
+            self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
         self.send_alert_to(app, target, id, Event::Renew, life_s, AlertContent::default());
     }
 }

@@ -1,7 +1,12 @@
 //! What a user is told of the lease: that it should be renewed, that it ends, that it is lost and why.
 //!
+//! A reminder, and that a registration fails or is back, count as told when a push service took them, and are written down then; one that none takes
+//! is told [again](crate::agent::tables::untold): by itself, and soon when a service that failed is well, or has other settings.
+//!
 //! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; what it says of a failure is a SIP
 //! status and words of our own.
+
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sip::id::InstanceId;
@@ -9,18 +14,87 @@ use sip::id::InstanceId;
 use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::digest::Unanswerable;
+use crate::agent::tables::instances::{Again, Row};
 use crate::agent::tables::lease;
 use crate::agent::tables::timeline::What;
+use crate::agent::tables::untold::Notice;
 use crate::agent::{RecordNote, Reminded};
-use crate::clock::{DAY_S, shared_now};
-use crate::push::Event;
+use crate::clock::{DAY_S, confirmed_now, shared_now};
+use crate::push::{Event, Report, State, Subject};
 use crate::vault::record::Reminder;
 
 /// How long it is worth telling that a registration was lost, in seconds.
 const LOST_LIFE_S: u64 = DAY_S;
 
+/// How often it is looked whether a push service takes pushes again, while something waits for that.
+const LOOK_EACH: Duration = Duration::from_secs(15);
+
+/// How the push services stood when that was looked at last.
+#[derive(Default)]
+pub(crate) struct Services {
+    looked_at: Option<Instant>,
+    failing: Vec<(Box<str>, &'static str)>,
+    /// When one has turned well last, in seconds since 1970.
+    well_since: u64,
+}
+
+impl Services {
+    /// Whether one takes pushes that did not, or may by its settings.
+    fn are_better(&mut self, reports: &[Report]) -> bool {
+        let of = |report: &Report| (report.app.clone(), report.service);
+        let failing: Vec<_> = reports.iter().filter(|it| it.state == State::Failing).map(of).collect();
+        let well_since = reports.iter().filter(|it| it.state == State::Well).map(|it| it.since).max().unwrap_or(0);
+        let is_known = self.looked_at.is_some();
+        let better = self.failing.iter().any(|before| !failing.contains(before)) || well_since > self.well_since;
+        (self.failing, self.well_since) = (failing, well_since);
+        is_known && better
+    }
+}
+
 impl Shard {
-    /// A reminder is due: sends it, and has it written down that it was.
+    /// A notice that no push service has taken is due soon when one is well again.
+    pub(super) fn look_at_services(&mut self, now: Instant) {
+        if !self.instances.has_untold() {
+            self.services = Services::default();
+            return;
+        }
+        if self.services.looked_at.is_some_and(|at| at + LOOK_EACH > now) {
+            return;
+        }
+        let better = self.services.are_better(&self.shared.push.health());
+        self.services.looked_at = Some(now);
+        if better {
+            self.instances.hasten_untold(confirmed_now());
+        }
+    }
+
+    /// A push service took what tells of a lease or a registration: it is written down.
+    pub(super) fn note_told(&mut self, id: InstanceId, event: Event) {
+        let Some(told) = self.instances.take_told(id, event) else { return };
+        let Some(expires_at) = self.instances.get(id).map(Row::expires_at) else { return };
+        let note = match told {
+            Notice::Reminder(reminder) => RecordNote::Reminded(Reminded { id, expires_at, reminder }),
+            Notice::Lost => RecordNote::ToldFailing { id, fails: true },
+            Notice::Restored => RecordNote::ToldFailing { id, fails: false },
+        };
+        // An error means that nobody writes it down any more: the process ends.
+        let _ = self.shared.record_notes.send(note);
+    }
+
+    /// A notice that no push service has taken is told again.
+    pub(crate) fn tell_again(&mut self, id: InstanceId, what: Again) {
+        let subject = if matches!(what, Again::Reminder(_)) { Subject::Lease } else { Subject::Registration };
+        if self.is_handed_over() || self.is_telling(id, subject) {
+            return;
+        }
+        match what {
+            Again::Reminder(reminder) => self.remind(id, reminder),
+            Again::Lost(since) => self.tell_registration_failing(id, since),
+            Again::Restored => self.push_restored(id),
+        }
+    }
+
+    /// A reminder is due: sends it. One that goes nowhere counts as told.
     pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
         if self.is_handed_over() {
             // Its owner reminds.
@@ -30,15 +104,13 @@ impl Shard {
         let expires_at = row.expires_at();
         let life_s = lease::worth_until(expires_at, reminder).saturating_sub(shared_now());
         tracing::info!(event = "lease-ends", instance = %id, push = lease::event(reminder).name(), "the lease ends");
-        self.tell_user(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
-        // An error means that nobody writes it down any more: the process ends.
-        let _ = self.shared.record_notes.send(RecordNote::Reminded(Reminded { id, expires_at, reminder }));
+        self.tell_until_taken(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
     }
 
     /// The SIP server has refused the account: for good, and the user should know why.
     pub(crate) fn tell_registration_lost(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
         let said = vec![("status", status.into()), ("reason", reason(status, unanswerable).into())];
-        self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
+        let _ = self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
     }
 
     /// The registration has been lost for long, for whatever cause: the user should know that no call comes.
@@ -57,24 +129,36 @@ impl Shard {
         }
         tracing::info!(event = "registration-lost", instance = %id, status, "a registration has been lost for long");
         self.note(id, None, What::RegistrationFailing { status: Some(status).filter(|it| !matches!(it, 0 | 200)) });
-        self.tell_user(Event::RegistrationFailing, id, LOST_LIFE_S, said);
+        self.tell_until_taken(Event::RegistrationFailing, id, LOST_LIFE_S, said);
     }
 
     /// The registration is back, after its user was told of the loss.
     pub(crate) fn tell_registration_restored(&mut self, id: InstanceId) {
         self.note(id, None, What::RegistrationRestored);
-        self.tell_user(Event::RegistrationRestored, id, LOST_LIFE_S, Vec::new());
+        self.instances.set_restored(id, confirmed_now());
+        self.push_restored(id);
     }
 
-    /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds.
+    fn push_restored(&mut self, id: InstanceId) {
+        self.tell_until_taken(Event::RegistrationRestored, id, LOST_LIFE_S, Vec::new());
+    }
+
+    /// Tells the user what counts as told when a push service has taken it, or when there is nowhere to push it to.
+    fn tell_until_taken(&mut self, event: Event, id: InstanceId, life_s: u64, extra: Vec<(&'static str, Value)>) {
+        if !self.tell_user(event, id, life_s, extra) {
+            self.note_told(id, event);
+        }
+    }
+
+    /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds. Whether there is such a target.
     pub(crate) fn tell_user(
         &mut self,
         event: Event,
         instance: InstanceId,
         life_s: u64,
         extra: Vec<(&'static str, Value)>,
-    ) {
-        self.send_alert(instance, event, life_s, AlertContent { extra, ..AlertContent::default() }, |_| true);
+    ) -> bool {
+        self.send_alert(instance, event, life_s, AlertContent { extra, ..AlertContent::default() }, |_| true)
     }
 }
 
@@ -97,6 +181,34 @@ fn reason(status: u16, unanswerable: Option<Unanswerable>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_takes_pushes_again_is_noticed_once() {
+        let report = |state, since| Report {
+            app: "app".into(),
+            service: "apns",
+            state,
+            since,
+            reason: None,
+            last_accepted: 0,
+            waiting: 0,
+        };
+        let mut services = Services::default();
+        let mut better = |reports: &[Report]| {
+            let better = services.are_better(reports);
+            services.looked_at = Some(Instant::now());
+            better
+        };
+        assert!(!better(&[report(State::Failing, 100)]), "the first look");
+        assert!(!better(&[report(State::Failing, 100)]));
+        assert!(better(&[report(State::Well, 200)]));
+        assert!(!better(&[report(State::Well, 200)]));
+        assert!(!better(&[report(State::Failing, 300)]));
+        assert!(better(&[report(State::Unknown, 0)]), "other settings");
+        assert!(!better(&[report(State::Unknown, 0)]));
+        assert!(better(&[report(State::Well, 400)]));
+        assert!(better(&[report(State::Well, 500)]), "it failed between two looks");
+    }
 
     #[test]
     fn each_way_to_lose_a_registration_has_its_words() {

@@ -17,7 +17,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
-use crate::clock;
+use crate::clock::{self, unix_now};
 use crate::domain::InstanceState;
 use crate::vault::{Fence, Lookup, Sealed};
 
@@ -185,7 +185,7 @@ impl Shard {
         first: Option<oneshot::Sender<FirstRegistration>>,
         settled: Option<&mpsc::UnboundedSender<InstanceId>>,
     ) {
-        let NewInstance { id, sealed, lease, aor, fence, mut binding, place } = new;
+        let NewInstance { id, sealed, lease, aor, fence, told_failing, mut binding, place } = new;
         if let Some(settled) = settled {
             self.settling.insert(id, settled.clone());
         }
@@ -219,6 +219,9 @@ impl Shard {
             self.shared.stories.recall(id);
         }
         self.instances.insert(row);
+        if told_failing && binding.register {
+            self.instances.set_told_lost(id, unix_now());
+        }
         let shared = binding.binding;
         self.early.note_bound(shared);
         binding.same_as = self.twin_of(id, shared);

@@ -32,7 +32,7 @@ impl Shard {
         tests
             .take(now, TESTS)
             .map_err(|wait| TestDenied::TooSoon { wait_s: wait.as_millis().div_ceil(1000) as u64 })?;
-        self.send_alert(instance, Event::Test, TEST_LIFE_S, AlertContent::default(), |_| true);
+        let _ = self.send_alert(instance, Event::Test, TEST_LIFE_S, AlertContent::default(), |_| true);
         Ok(tested)
     }
 }

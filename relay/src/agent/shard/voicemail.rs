@@ -37,6 +37,6 @@ impl Shard {
         extra.extend(account.map(|account| ("account", serde_json::Value::from(&*account))));
         let content = AlertContent { extra, ..AlertContent::default() };
         let life_s = self.instances.get(instance).map_or(0, |row| kept_life_s(row.expires_at()));
-        self.send_alert(instance, Event::Voicemail, life_s, content, |wake_for| wake_for.voicemail);
+        let _ = self.send_alert(instance, Event::Voicemail, life_s, content, |wake_for| wake_for.voicemail);
     }
 }

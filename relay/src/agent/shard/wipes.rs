@@ -74,7 +74,7 @@ impl Shard {
         self.shared.refusal_doubts.forget(&self.shared.upstreams, row.upstream, id);
         match kind {
             EndKind::Wiped(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
-            EndKind::Wiped(WipeReason::Expired) => self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new()),
+            EndKind::Wiped(WipeReason::Expired) => drop(self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new())),
             EndKind::Wiped(_) | EndKind::NeverOurs | EndKind::HandedOver => {}
         }
         // Who waits for it to be registered here, serves it until then.

@@ -4,19 +4,22 @@
 //! by its account's keyed name and, until its end was told, by the next moment of its lease (a reminder, or the end).
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::time::Duration;
 
 use sip::id::{InstanceId, UpstreamId};
 use slab::Slab;
 use tokio::sync::oneshot;
 
+pub(crate) use super::endings::Ending;
+pub use super::endings::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
 use super::index::Index;
 use super::lease::{self, LeaseExpiry};
 use super::moments::Moments;
 use super::timeline::Activity;
-use crate::agent::digest::{Asked, Unanswerable};
-use crate::domain::{InstanceState, WipeReason};
+use super::untold::{Notice, Untold};
+use crate::agent::digest::Unanswerable;
+use crate::domain::InstanceState;
 use crate::limits::holdings::Holding;
+use crate::push::{Event, Subject};
 use crate::vault::record::Reminder;
 use crate::vault::{AorKey, Fence, Sealed};
 
@@ -29,7 +32,7 @@ pub(crate) struct Row {
     pub fence: Fence,
     /// When it ends, in seconds since 1970.
     expires_at: u32,
-    /// The last reminder of its end.
+    /// The last reminder of its end that a push service took.
     reminded: Option<Reminder>,
     /// Under which name its account is found.
     aor: AorKey,
@@ -61,100 +64,6 @@ pub(crate) struct Row {
     pub activity: Option<Box<Activity>>,
     /// Where it counts, as long as there is this row.
     _place: Holding,
-}
-
-/// How an instance ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndKind {
-    /// It is unregistered, erased from the store and receipted.
-    Wiped(WipeReason),
-    /// It is unregistered and forgotten: it never was in the store.
-    NeverOurs,
-    /// It is forgotten without a word to its SIP server: another node serves it.
-    HandedOver,
-}
-
-/// Why a shard refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// It has no such instance.
-    Unknown,
-    /// The proof is wrong.
-    Forbidden,
-}
-
-/// Who waits for the end of an instance. One that ends in another way than by a wipe is unknown.
-pub type WipeWaiter = oneshot::Sender<Result<WipeDone, Denied>>;
-
-/// An instance that is ending.
-pub(crate) struct Ending {
-    /// How.
-    pub kind: EndKind,
-    /// Whether the SIP server confirmed, once the endpoint has let go.
-    pub unbound: Option<bool>,
-    /// What the store has of it; `None`: it has not said yet.
-    pub erasure: Option<Erasure>,
-    /// Those who wait for the end of a wipe.
-    pub waiters: Vec<WipeWaiter>,
-    /// They wait for a push that is on its way, and not for long.
-    pub is_heard_out: bool,
-}
-
-/// How a first registration went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FirstRegistration {
-    /// The SIP server accepted it for this long.
-    Registered {
-        /// The lifetime that was granted.
-        expires: Duration,
-        /// What it had asked of a password, which may give way to the answers.
-        asked: Vec<Asked>,
-    },
-    /// The SIP server refused it for good; the instance is forgotten.
-    Refused {
-        /// Its status.
-        status: u16,
-        /// Why there was no answer to its challenge, if that was it.
-        unanswerable: Option<Unanswerable>,
-    },
-    /// It failed and will be tried again.
-    Failed {
-        /// The status, if there was an answer.
-        status: Option<u16>,
-    },
-}
-
-/// A wipe is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WipeDone {
-    /// Why.
-    pub reason: WipeReason,
-    /// Whether the SIP server confirmed.
-    pub unregistered: bool,
-    /// What the store has of it.
-    pub erasure: Erasure,
-}
-
-/// What a store has of an instance that is wiped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Erasure {
-    /// Nothing is left.
-    Done,
-    /// The store is away; a durable tombstone has it erased by this run or the next.
-    Pending,
-    /// The store is away, and the tombstone could not be made durable: if the process dies now, the instance comes back.
-    Unsure,
-}
-
-impl Erasure {
-    /// Its word in logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Done => "erased",
-            Self::Pending => "pending",
-            Self::Unsure => "unsure",
-        }
-    }
 }
 
 impl Row {
@@ -198,7 +107,7 @@ impl Row {
         }
     }
 
-    /// The last reminder of its end.
+    /// The last reminder of its end that a push service took.
     pub(crate) fn reminded(&self) -> Option<Reminder> {
         self.reminded
     }
@@ -222,25 +131,33 @@ impl Row {
     pub(crate) fn failing_since(&self) -> Option<u64> {
         (self.lost_since != 0 && self.tell_lost_at == 0).then_some(self.lost_since.into())
     }
-
-    fn next_moment(&self) -> u32 {
-        let lease = small(lease::next(self.expires_at(), self.reminded));
-        if self.tell_lost_at == 0 { lease } else { lease.min(self.tell_lost_at) }
-    }
 }
 
 /// What falls due in the life of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// This reminder is to be sent; it counts as sent from now on.
+    /// This reminder is to be sent.
     Reminder(Reminder),
     /// Its registration has been lost for long: its user is to be told, once.
     Lost {
         /// Since when, in seconds since 1970.
         since: u64,
     },
+    /// No push service has taken this so far: it is to be sent again, unless it is on its way.
+    Again(Again),
     /// It has ended.
     End,
+}
+
+/// A notice that is told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// This reminder.
+    Reminder(Reminder),
+    /// Since when the registration is lost, in seconds since 1970.
+    Lost(u64),
+    /// The registration is back.
+    Restored,
 }
 
 /// How far the clocks of a lease's grantor and of this node may be apart, in seconds.
@@ -263,6 +180,8 @@ pub(crate) struct Instances {
     accounts: Index,
     hasher: RandomState,
     moments: Moments,
+    /// Notices that no push service has taken yet.
+    untold: Untold,
     /// Until when a lease may be granted, as far as was known last, in seconds since 1970.
     granted_until: u64,
     /// Slots of leases that end later, or did; at most as many as there are rows.
@@ -288,6 +207,8 @@ impl Instances {
         self.ids.remove(self.hasher.hash_one(id), slot);
         self.accounts.remove(self.hasher.hash_one(row.aor), slot);
         self.moments.clear(slot);
+        self.untold.forget(slot, Subject::Lease);
+        self.untold.forget(slot, Subject::Registration);
         Some(row)
     }
 
@@ -328,8 +249,11 @@ impl Instances {
 
     /// A row's next moment may be another one.
     fn note_moment(&mut self, slot: u32) {
-        if let Some(moment) = self.row(slot).map(Row::next_moment) {
-            self.moments.set(slot, moment);
+        if let Some(row) = self.row(slot) {
+            let lease = lease::next(row.expires_at(), row.reminded.max(self.untold.reminder(slot)));
+            let lost = Some(u64::from(row.tell_lost_at)).filter(|at| *at != 0);
+            let next = [lost, self.untold.next(slot)].into_iter().flatten().fold(lease, u64::min);
+            self.moments.set(slot, small(next));
         }
     }
 
@@ -353,6 +277,9 @@ impl Instances {
 
     fn move_end(&mut self, slot: u32, lease: LeaseExpiry) {
         if let Some(row) = self.rows.get_mut(slot as usize) {
+            if row.expires_at != small(lease.expires_at) {
+                self.untold.forget(slot, Subject::Lease);
+            }
             (row.expires_at, row.reminded) = (small(lease.expires_at), lease.reminded);
         }
         self.note_moment(slot);
@@ -363,13 +290,56 @@ impl Instances {
     pub(crate) fn set_lost(&mut self, id: InstanceId, since: u64, tell_at: u64) {
         let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since == 0));
         let Some(slot) = slot else { return };
+        self.untold.forget(slot, Subject::Registration);
         self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), small(tell_at)));
+    }
+
+    /// Its user was told of a loss before this run, which knows of it since then, in seconds since 1970.
+    pub(crate) fn set_told_lost(&mut self, id: InstanceId, since: u64) {
+        if let Some(slot) = self.slot_of(id) {
+            self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), 0));
+        }
+    }
+
+    /// It is being pushed that its registration is back.
+    pub(crate) fn set_restored(&mut self, id: InstanceId, now: u64) {
+        if let Some(slot) = self.slot_of(id).filter(|slot| self.moments.is_set(*slot)) {
+            self.untold.tell_of_registration(slot, Notice::Restored, now);
+            self.note_moment(slot);
+        }
+    }
+
+    /// A push service has taken this push, or may have: what its user has been told by that, once.
+    pub(crate) fn take_told(&mut self, id: InstanceId, event: Event) -> Option<Notice> {
+        let slot = self.slot_of(id)?;
+        let told = self.untold.take(slot, event)?;
+        self.change(slot, |row| {
+            if let Notice::Reminder(reminder) = told {
+                row.reminded = row.reminded.max(Some(reminder));
+            }
+        });
+        Some(told)
+    }
+
+    /// Whether there is something that no push service has taken.
+    pub(crate) fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// A push service takes pushes again: what none has taken is due soon.
+    pub(crate) fn hasten_untold(&mut self, now: u64) {
+        for slot in self.untold.hasten(now) {
+            if self.moments.is_set(slot) {
+                self.note_moment(slot);
+            }
+        }
     }
 
     /// Its registration stands, or nobody wants one; whether its user had been told of the loss.
     pub(crate) fn set_not_lost(&mut self, id: InstanceId) -> bool {
         let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since != 0));
         let Some(slot) = slot else { return false };
+        self.untold.forget(slot, Subject::Registration);
         let told = self.change(slot, |row| {
             let told = row.failing_since().is_some();
             (row.lost_since, row.tell_lost_at) = (0, 0);
@@ -405,20 +375,29 @@ impl Instances {
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
         let slot = self.moments.pop_due(now)?;
         let row = self.rows.get_mut(slot as usize)?;
-        let id = row.id;
-        if row.expires_at() <= now {
+        let (id, expires_at, since) = (row.id, row.expires_at(), row.lost_since.into());
+        if expires_at <= now {
             return Some((id, Due::End));
         }
+        let reminded = row.reminded.max(self.untold.reminder(slot));
         let due = if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
             row.tell_lost_at = 0;
-            Due::Lost { since: row.lost_since.into() }
+            self.untold.tell_of_registration(slot, Notice::Lost, now);
+            Some(Due::Lost { since })
+        } else if let Some(reminder) = lease::due(expires_at, reminded, now) {
+            self.untold.remind(slot, reminder, now, lease::worth_until(expires_at, reminder));
+            Some(Due::Reminder(reminder))
         } else {
-            let reminder = lease::due(row.expires_at(), row.reminded, now)?;
-            row.reminded = Some(reminder);
-            Due::Reminder(reminder)
+            self.untold.pop_due(slot, now).map(|notice| {
+                Due::Again(match notice {
+                    Notice::Reminder(reminder) => Again::Reminder(reminder),
+                    Notice::Lost => Again::Lost(since),
+                    Notice::Restored => Again::Restored,
+                })
+            })
         };
         self.note_moment(slot);
-        Some((id, due))
+        Some((id, due?))
     }
 
     /// All ids, in order.
@@ -486,10 +465,49 @@ mod tests {
         instances.set_lost(id, begun + 1_000, begun + 1_600);
         assert_eq!(instances.next_moment(), Some(begun + 1_600));
         assert_eq!(instances.pop_due(begun + 1_600), Some((id, Due::Lost { since: begun + 1_000 })));
+        assert_eq!(instances.take_told(id, Event::RegistrationFailing), Some(Notice::Lost));
         assert_eq!(instances.pop_due(begun + 5_000), None, "once");
         assert_eq!(instances.get(id).and_then(Row::failing_since), Some(begun + 1_000));
         assert!(instances.set_not_lost(id));
         assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))), "the lease goes on");
+    }
+
+    #[test]
+    fn a_reminder_that_no_service_takes_is_due_again_and_counts_once_it_is_taken() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        let begun = END - 86_400;
+        assert_eq!(instances.pop_due(begun), Some((id, Due::Reminder(Reminder::Renew))));
+        assert_eq!(instances.get(id).and_then(Row::reminded), None, "no service has taken it");
+        assert_eq!(instances.pop_due(begun + 3_600), None);
+        assert_eq!(instances.pop_due(begun + 7_200), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
+        instances.hasten_untold(begun + 8_000);
+        assert_eq!(instances.pop_due(begun + 8_000), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
+        assert_eq!(instances.take_told(id, Event::Expiring), None, "that is another push");
+        assert_eq!(instances.take_told(id, Event::Renew), Some(Notice::Reminder(Reminder::Renew)));
+        assert_eq!(instances.get(id).and_then(Row::reminded), Some(Reminder::Renew));
+        assert!(!instances.has_untold());
+        assert_eq!(instances.pop_due(END - 43_201), None);
+        assert_eq!(instances.pop_due(END - 43_200), Some((id, Due::Reminder(Reminder::Soon))));
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None });
+        assert!(!instances.has_untold(), "what was said of the earlier end");
+    }
+
+    #[test]
+    fn a_loss_that_no_service_takes_is_due_again_and_one_that_an_earlier_run_told_is_told_no_more() {
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
+        let begun = END - 300_000;
+        instances.set_lost(id, begun, begun + 600);
+        assert_eq!(instances.pop_due(begun + 600), Some((id, Due::Lost { since: begun })));
+        assert_eq!(instances.pop_due(begun + 7_800), Some((id, Due::Again(Again::Lost(begun)))));
+        assert!(instances.set_not_lost(id), "it may have been taken");
+        assert!(!instances.has_untold());
+        instances.set_restored(id, begun + 8_000);
+        assert_eq!(instances.take_told(id, Event::RegistrationFailing), None);
+        assert_eq!(instances.take_told(id, Event::RegistrationRestored), Some(Notice::Restored));
+        instances.set_told_lost(id, begun + 9_000);
+        instances.set_lost(id, begun + 9_001, begun + 9_601);
+        assert_eq!(instances.pop_due(begun + 20_000), None, "an earlier run has told it");
+        assert!(instances.set_not_lost(id));
     }
 
     #[test]
@@ -606,6 +624,7 @@ mod tests {
     fn a_renewed_lease_reminds_before_its_new_end_and_not_before_its_old_one() {
         let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: None });
         assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
+        assert!(instances.take_told(id, Event::Renew).is_some());
         assert_eq!(instances.pop_due(END - 50_000), None, "once");
         instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None });
         assert_eq!(instances.pop_due(END), None);

@@ -6,12 +6,12 @@
 //! | [`Reminder::Soon`] | 12 h | `expiring`, which the user sees | data |
 //! | [`Reminder::VerySoon`] | 1 h | `expiring`, which the user sees | data |
 //!
-//! The record keeps which was the last; a restart goes on from there. So none is repeated, but for one whose sending was
-//! not yet written down when the process died, and what fell due while nobody looked after the instance is sent as soon as
-//! somebody does: of several, the latest. A lifetime that is shorter than a reminder's time skips it: when a lease begins
+//! The record keeps which was the last that a push service took; a restart goes on from there. So none is repeated that was taken, but for one
+//! of which that was not yet written down when the process died, and what fell due while nobody looked after the instance, or was not taken
+//! ([`untold`](super::untold)), is sent as soon as somebody does: of several, the latest. A lifetime that is shorter than a reminder's time skips it: when a lease begins
 //! or is renewed, what is past counts as sent.
 //!
-//! Invariant: nothing here reads a clock or sends; each reminder of one lease is due once at most.
+//! Invariant: nothing here reads a clock or sends; each reminder of one lease is due once at most, until it is known not to have been taken.
 
 use crate::clock::DAY_S;
 use crate::push::Event;

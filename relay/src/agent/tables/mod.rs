@@ -3,6 +3,7 @@
 //! | table | rows |
 //! | --- | --- |
 //! | [`instances`] | push instances: the sealed record, the state, the next moment of the lease |
+//! | `endings` | how an instance begins and ends, as those are told who wait for it |
 //! | `index`, `moments` | which slot has the row of an instance or an account, and when it falls due |
 //! | [`attached`] | devices that have a flow, and their Apps |
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
@@ -11,16 +12,19 @@
 //! | [`missed`] | whose a device's missed calls are |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
+//! | [`untold`] | notices that no push service has taken yet |
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
 
 pub(crate) mod attached;
 pub(crate) mod calls;
 pub(crate) mod ended_ahead;
+mod endings;
 mod index;
 pub(crate) mod instances;
 pub(crate) mod lease;
 pub(crate) mod missed;
 mod moments;
 pub(crate) mod timeline;
+pub(crate) mod untold;
 pub(crate) mod woken_elsewhere;

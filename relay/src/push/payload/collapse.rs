@@ -23,7 +23,7 @@ use crate::push::{Event, Push};
 const KEY_BYTES: usize = 16;
 
 /// What of an instance a push tells of, where a newer one takes the place of an older.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// The mailbox.
     Mailbox,

@@ -374,12 +374,13 @@ impl Inner {
             expires_at: now + wish.lifetime_s,
             presence: Presence::Background,
             reminded: lease::skipped(now + wish.lifetime_s, now),
+            told_failing: false,
         };
         let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);
         let sealed: Sealed = self.dependencies.vault.seal(id, &record);
         let binding = NewBinding { proven: false, ..self.binding_of(id, &record, route, Some(source)) };
         let aor = self.dependencies.vault.aor_key(&record.account.aor);
-        (NewInstance { id, sealed, lease, aor, fence, binding, place }, secret)
+        (NewInstance { id, sealed, lease, aor, fence, told_failing: false, binding, place }, secret)
     }
 
     /// The same record, as of one whose credentials the SIP server has not accepted yet.

@@ -106,11 +106,12 @@ impl Inner {
                 taking.take_over(claimed_now).await;
                 batch = claimed.recv().await;
             }
-            let resumed = taking.end().await;
+            let (resumed, left_behind) = taking.end().await;
             settling.claimed_all.store(true, Ordering::Relaxed);
             tracing::info!(
                 event = "instances-taken-over",
                 resumed,
+                left_behind,
                 "instances were taken over, and are registered again"
             );
         }
@@ -217,7 +218,7 @@ impl Inner {
             return Opened::Ended;
         }
         enum Read {
-            Lent(NewBinding, LeaseExpiry, AorKey, Holding),
+            Lent(NewBinding, (LeaseExpiry, bool), AorKey, Holding),
             PushBinding(Option<KnownPushBinding>),
         }
         let vault = &self.dependencies.vault;
@@ -227,7 +228,7 @@ impl Inner {
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
                 let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
-                Read::Lent(binding, LeaseExpiry::of(record), aor, place)
+                Read::Lent(binding, (LeaseExpiry::of(record), record.told_failing), aor, place)
             }),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();
@@ -235,8 +236,8 @@ impl Inner {
             }
         });
         match read.ok().flatten() {
-            Some(Read::Lent(binding, lease, aor, place)) => {
-                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, binding, place }))
+            Some(Read::Lent(binding, (lease, told_failing), aor, place)) => {
+                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, told_failing, binding, place }))
             }
             // One that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => Opened::Not,
@@ -262,12 +263,14 @@ struct TakingOver<'a> {
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
     taken: usize,
+    /// Those of them that passed through another node: their devices are pushed to register by this one.
+    left_behind: usize,
 }
 
 impl<'a> TakingOver<'a> {
     fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a mpsc::UnboundedSender<InstanceId>) -> Self {
         let (hosts, opening) = (Hosts::new(), VecDeque::new());
-        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0 }
+        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0, left_behind: 0 }
     }
 
     /// Has what was claimed opened, and binds what is open.
@@ -313,8 +316,10 @@ impl<'a> TakingOver<'a> {
                     self.settling.lock().insert(id, from);
                     some.push(*new);
                 }
-                Opened::PushBinding(known) => {
+                Opened::PushBinding(mut known) => {
                     self.taken += 1;
+                    self.left_behind += usize::from(from.is_some());
+                    known.left_by = from.as_ref().map(|from| from.node().clone());
                     let (reply, adopted) = oneshot::channel();
                     agent.tell(id, Request::Adopt { new: known, reply }).await;
                     adopting.extend(from.map(|from| (id, from, adopted)));
@@ -350,15 +355,15 @@ impl<'a> TakingOver<'a> {
         }
     }
 
-    /// Waits until all are bound; how many.
-    async fn end(mut self) -> usize {
+    /// Waits until all are bound; how many, and how many of them passed through another node.
+    async fn end(mut self) -> (usize, usize) {
         while !self.opening.is_empty() {
             self.bind_first().await;
         }
         if let Some(last) = self.binding.take() {
             last.ended().await;
         }
-        self.taken
+        (self.taken, self.left_behind)
     }
 
     /// Where the Contacts of a node lead from which something was claimed.

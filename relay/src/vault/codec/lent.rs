@@ -11,7 +11,8 @@
 //! packed  = 2·length bytes | 2·length+1 bytes    the second: each byte stands for two lower-case hexadecimal digits
 //! ```
 //! What stands in brackets is there when its bit in `flags` (32 bits, big-endian) is set. `version` is one byte, 1.
-//! Records of an earlier version have a text for each that is packed; they lack the bit that says so.
+//! Records of an earlier version have a text for each that is packed; they lack the bit that says so. `expires_at` has a byte more than it needs where the
+//! user was told that the registration fails: an earlier version, which takes no flag that it does not know, reads the same number.
 //!
 //! Invariant: that of the [folder](super).
 
@@ -19,7 +20,7 @@ use std::borrow::Cow;
 
 use sip::id::BindingId;
 
-use super::{NotARecord, Reader, milliseconds, number, packed, text};
+use super::{NotARecord, Reader, marked_number, milliseconds, number, packed, text};
 use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 use crate::vault::record::{
@@ -71,7 +72,7 @@ fn visit(record: &Record, sink: &mut dyn FnMut(&[u8])) {
     sink(sip_instance);
     sink(&flags(record).to_be_bytes());
     number(record.created_at, sink);
-    number(record.expires_at, sink);
+    marked_number(record.expires_at, record.told_failing, sink);
     text(app, sink);
     text(account.aor.expose(), sink);
     text(&account.auth_username, sink);
@@ -196,7 +197,8 @@ impl<'a> Reader<'a> {
         let has = |bit| flags & bit != 0;
         let packed = has(PACKED);
         // The fields of a struct expression are read in the order in which they stand here: that of the format.
-        let (created_at, expires_at, app) = (self.number()?, self.number()?, self.text()?.into());
+        let (created_at, (expires_at, told_failing), app) =
+            (self.number()?, self.marked_number()?, self.text()?.into());
         let account = Account {
             aor: Aor::new(self.text()?),
             auth_username: self.text()?.into(),
@@ -230,6 +232,7 @@ impl<'a> Reader<'a> {
             expires_at,
             presence: if has(FOREGROUND) { Presence::Foreground } else { Presence::Background },
             reminded: reminded_of(flags),
+            told_failing,
         })
     }
 
@@ -322,6 +325,7 @@ pub(in crate::vault) mod tests {
             expires_at: 1_795_432_000,
             presence: Presence::Foreground,
             reminded: Some(Reminder::Soon),
+            told_failing: false,
         };
         let mut bare = full.clone();
         bare.account.registrar = None;
@@ -340,6 +344,7 @@ pub(in crate::vault) mod tests {
         bare.device.label = None;
         bare.wake_for = WakeFor { call: false, message: true, voicemail: false, missed_call: true };
         bare.presence = Presence::Background;
+        bare.told_failing = true;
         let mut derived = full.clone();
         derived.account.proof = Proof::Derived(vec![ha1s.clone(), Ha1s { realm: "proxy".into(), md5: None, ..ha1s }]);
         let mut web = bare.clone();
@@ -388,6 +393,24 @@ pub(in crate::vault) mod tests {
         let record = decode(bytes).expect("a record");
         assert_eq!(record.device.call_push.token.expose(), "beef");
         assert_eq!(record.account.proof, Proof::Password(Password::new("pw")));
+    }
+
+    /// The version before reads each number so, and takes no flag that it does not know.
+    #[test]
+    fn a_record_that_says_what_its_user_was_told_reads_as_before_but_for_that() {
+        let plain = Record { told_failing: false, ..samples().remove(0) };
+        let told = Record { told_failing: true, ..plain.clone() };
+        let (plain_bytes, told_bytes) = (encoded(&plain), encoded(&told));
+        assert_eq!(told_bytes.len(), plain_bytes.len() + 1);
+        let at = 1 + 16 + 16;
+        assert_eq!(told_bytes[at..at + 4], plain_bytes[at..at + 4], "the flags");
+        let mut numbers = Reader(&told_bytes[at + 4..]);
+        assert_eq!((numbers.number(), numbers.number()), (Ok(plain.created_at), Ok(plain.expires_at)));
+        assert_eq!(decode(&told_bytes), Ok(told));
+        for expires_at in [0, 127, 128, 1 << 35, u64::MAX] {
+            let record = Record { expires_at, ..plain.clone() };
+            assert_eq!(decode(&encoded(&record)), Ok(record));
+        }
     }
 
     #[test]

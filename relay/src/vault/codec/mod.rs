@@ -5,7 +5,7 @@
 //!
 //! Invariant: a record shows its bytes part by part, so that whoever seals knows their number beforehand, and writes them
 //! into a buffer that never moves and leaves no plaintext behind. Reading accepts only what writing makes: every byte
-//! used, no unknown bit, no length beyond the end. Neither keeps a copy of its own that is not wiped.
+//! used, no unknown bit, no length beyond the end; but a number may have bytes that it does not need. Neither keeps a copy of its own that is not wiped.
 
 pub(super) mod lent;
 mod push_binding;
@@ -63,6 +63,19 @@ pub(super) fn number(mut value: u64, sink: &mut dyn FnMut(&[u8])) {
     sink(&[value as u8]);
 }
 
+/// A number that says one thing more: with the mark it has a byte more than it needs. One of more than 56 bits has none.
+pub(super) fn marked_number(value: u64, mark: bool, sink: &mut dyn FnMut(&[u8])) {
+    if !mark || value >> 56 != 0 {
+        return number(value, sink);
+    }
+    let mut rest = value;
+    while rest >= 0x80 {
+        sink(&[rest as u8 | 0x80]);
+        rest >>= 7;
+    }
+    sink(&[rest as u8 | 0x80, 0]);
+}
+
 /// A moment in milliseconds since 1970; records of an earlier version had seconds.
 fn milliseconds(value: u64) -> u64 {
     const SECONDS_END: u64 = 100_000_000_000;
@@ -113,6 +126,15 @@ impl<'a> Reader<'a> {
             }
         }
         Err(NotARecord)
+    }
+
+    /// What [`marked_number`] wrote.
+    pub(super) fn marked_number(&mut self) -> Result<(u64, bool), NotARecord> {
+        let bytes = self.0;
+        let value = self.number()?;
+        let taken = bytes.len() - self.0.len();
+        let is_marked = taken > 1 && bytes.get(taken - 1) == Some(&0);
+        Ok((value, is_marked))
     }
 
     pub(super) fn byte(&mut self) -> Result<u8, NotARecord> {

@@ -433,6 +433,7 @@ impl Endpoint {
         self.upstreams.dequeue(registration);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.members.remove(&registration.binding);
+        upstream.fitness.forget(registration.binding);
         self.give_up_trial(id, registration.binding);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if registration.counted {

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | is left unanswered, and nothing else was heard | leave it | leave it, unless others were [granted together](TOGETHER) with it |
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
-//! | is answered another 5xx | – | – |
+//! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
 //! Whoever was turned away asks the next address at once, in its turn: the first time all of them, and while nobody is granted only the one
 //! for whom another address was sought. After silence a few of those that stand ask with them. Those that stand by a stream that was left,
@@ -13,7 +13,8 @@
 //! a nonce of its own.
 //! When a server serves again, those that wait for another try begin early, as `recovery` says: all after it had served nobody, and after a
 //! single failure those that failed once. It has served nobody when nobody is registered, when it was silent, or when it has granted nothing
-//! for 32 s and is unfit: what is refused between grants is too much for it, or an account's own misfortune.
+//! for 32 s and is unfit, or fails several whom it had accepted: what is refused between grants is too much for it, or an account's own misfortune.
+//! An account that failed while others were granted is [known by that](Fitness::alone) until it is granted, and counts for nothing meanwhile.
 //! Who was told for how long to wait (Retry-After) waits for the server that said it.
 //!
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
@@ -21,7 +22,7 @@
 //! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
 //! less and less often while nobody is granted, but at once after going back to a better one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{Link, Upstream, Upstreams};
@@ -36,6 +37,10 @@ const UNFIT: u8 = 4;
 const PROVEN_COUNTS: u8 = 2;
 /// Another one counts so much; nothing while registrations of others pass through, which cannot be made anew by the relay.
 const NEW_COUNTS: u8 = 1;
+/// So many accounts that a SIP server had accepted are not served, whatever it answers: it is the server that fails.
+const SEVERAL: usize = 2;
+/// Accounts that are known to fail alone, at one SIP server.
+const ALONE_MAX: usize = 64;
 /// Flows of one SIP server that were left and are still believed; the oldest gives way, and is closed in its time.
 const REPLACED_MAX: usize = 8;
 /// Looks in vain after which they become no rarer.
@@ -51,6 +56,10 @@ const FIRST_ASKERS: usize = 4;
 pub(super) struct Fitness {
     /// Whom it refused with 503 or 430, and how much each counts; no more than make it unfit.
     refused: BTreeMap<BindingId, u8>,
+    /// Those of whom it had accepted that it has not served, whatever it said; no more than [`SEVERAL`].
+    unserved: BTreeSet<BindingId>,
+    /// Those that it has not served while it granted others; no more than [`ALONE_MAX`].
+    alone: BTreeSet<BindingId>,
     /// Whom it did not serve.
     failed: Option<Failed>,
     /// How often another address was sought in vain.
@@ -106,6 +115,12 @@ impl Fitness {
     /// A registration was granted; what follows. Nobody leaves it for an address that is looked for. `in_use`: by the flow that is in use.
     fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> Back {
         self.refused.clear();
+        let failed = std::mem::take(&mut self.unserved);
+        let room = ALONE_MAX.saturating_sub(self.alone.len());
+        self.alone.extend(failed.into_iter().take(room));
+        if let Some(whose) = whose {
+            self.alone.remove(&whose);
+        }
         (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
         self.look = self.look.map(|_| Look::Needless);
         let follow = in_use && std::mem::take(&mut self.follow);
@@ -115,6 +130,7 @@ impl Fitness {
     /// Another flow is in use.
     pub(super) fn begin(&mut self) {
         self.refused.clear();
+        self.unserved.clear();
         (self.served, self.silent) = (false, false);
     }
 
@@ -140,6 +156,25 @@ impl Fitness {
 
     fn fail(&mut self, whom: Failed) {
         self.failed = self.failed.max(Some(whom));
+    }
+
+    /// An account that it had accepted is not served; whether they are several by that.
+    fn leave_unserved(&mut self, binding: BindingId) -> bool {
+        if self.unserved.len() < SEVERAL && !self.alone.contains(&binding) {
+            self.unserved.insert(binding);
+        }
+        self.unserved.len() >= SEVERAL
+    }
+
+    /// An account is not here any more.
+    pub(super) fn forget(&mut self, binding: BindingId) {
+        self.unserved.remove(&binding);
+        self.alone.remove(&binding);
+    }
+
+    /// Whether nobody was granted for this time.
+    fn has_granted_nobody(&self, now: Instant, time: Duration) -> bool {
+        self.granted.is_none_or(|(at, _)| at + time <= now)
     }
 
     /// An account is refused; whether the server is unfit by that.
@@ -203,7 +238,7 @@ impl Endpoint {
         }
     }
 
-    /// A REGISTER that went `by` this flow was answered 430 or 5xx.
+    /// A REGISTER that went `by` this flow was answered something after which it is tried again.
     pub(in crate::endpoint) fn on_upstream_failed(
         &mut self,
         now: Instant,
@@ -219,10 +254,22 @@ impl Endpoint {
             return self.begin_elsewhere(now, binding);
         }
         upstream.fitness.fail(Failed::Some);
-        if !matches!(status, 430 | 503) {
-            return;
-        }
         let is_proven = self.bindings.get(binding).is_some_and(|registration| registration.is_established());
+        let are_several = is_proven && upstream.fitness.leave_unserved(binding);
+        if !matches!(status, 430 | 503) {
+            let fails_all = are_several && upstream.fitness.has_granted_nobody(now, outage);
+            return match upstream.serves_somebody() {
+                false if is_proven => {
+                    upstream.fitness.fail(Failed::All);
+                    self.leave_address(now, id, binding, false);
+                }
+                true if fails_all => {
+                    upstream.fitness.fail(Failed::All);
+                    self.look_elsewhere(now, id, binding);
+                }
+                _ => {}
+            };
+        }
         let counts = match upstream.transit_refs {
             _ if is_proven => PROVEN_COUNTS,
             0 => NEW_COUNTS,
@@ -238,7 +285,7 @@ impl Endpoint {
             return self.leave_address(now, id, binding, false);
         }
         if is_unfit {
-            if upstream.fitness.granted.is_none_or(|(at, _)| at + outage <= now) {
+            if upstream.fitness.has_granted_nobody(now, outage) {
                 upstream.fitness.fail(Failed::All);
             }
             self.look_elsewhere(now, id, binding);
@@ -276,15 +323,16 @@ impl Endpoint {
     }
 
     /// A SIP server has granted a registration of another endpoint: where it could not be reached it is dialled. That says nothing of those that it fails
-    /// alone: only whoever has failed once begins.
+    /// alone: only whoever has failed once begins, unless it has served nobody here and failed several.
     pub(in crate::endpoint) fn on_upstream_serves(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(id) else { return };
-        let has_failed = upstream.fitness.failed.is_some();
+        let Fitness { failed, unserved, .. } = &upstream.fitness;
+        let (has_failed, all) = (failed.is_some(), *failed == Some(Failed::All) && unserved.len() >= SEVERAL);
         if matches!(upstream.link, Link::BackingOff) {
             self.dial_served(now, id);
         }
         if has_failed {
-            self.begin_recovery(now, id, false);
+            self.begin_recovery(now, id, all);
         }
     }
 

@@ -150,6 +150,47 @@ async fn a_restart_repeats_no_reminder_and_forgets_none() -> Outcome {
     world.content()
 }
 
+async fn on_redis(redis: &RedisServer, change: fn(&mut Setup)) -> Result<World, Missed> {
+    World::with(|setup| {
+        change(setup);
+        setup.store = redis.url();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_reminder_that_no_push_service_took_is_sent_by_the_next_run() -> Outcome {
+    let redis = RedisServer::start();
+    let mut world = on_redis(&redis, any_lifetime).await?;
+    world.apns.answer_all(Some(apns::Answer::InvalidProviderToken));
+    let (instance, token) = iphone(&world, 1, 24, 2).await?;
+    world.relay.await_log("the push service fails", SOON).await?;
+    world.relay.kill_9().await?;
+    world.apns.answer_all(None);
+    world.relay.restart().await?;
+    let push = apple(&world).await?;
+    assert_eq!(push.token, token);
+    is_reminder(&push.payload["sipwake"], "renew", &instance, 12);
+    world.content()
+}
+
+#[tokio::test]
+async fn a_registration_that_was_said_to_fail_is_said_to_be_back_by_the_next_run() -> Outcome {
+    let redis = RedisServer::start();
+    let mut world = on_redis(&redis, hasty).await?;
+    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    world.registrar.behave(&world.aor(), Behaviour::RetryAfter(3));
+    assert_eq!(apple(&world).await?.payload["sipwake"]["event"], "registration-failing");
+    // What was told is written down until the drain's end.
+    assert_eq!(world.relay.terminate(SOON * 4).await?.code(), Some(0));
+    world.registrar.behave(&world.aor(), Behaviour::Accept);
+    world.relay.restart().await?;
+    let push = apple(&world).await?.payload["sipwake"].clone();
+    assert_eq!((&push["event"], &push["instance"]), (&json!("registration-restored"), &json!(instance.id)));
+    assert_eq!(world.apns.requests(), 2, "each is told once");
+    world.content()
+}
+
 #[tokio::test]
 async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcome {
     let world = World::with(hasty).await?;

@@ -64,6 +64,7 @@ pub async fn seed_spelt(
                 expires_at: now + 86_400 * 4,
                 presence: Presence::Foreground,
                 reminded: None,
+                told_failing: false,
             };
             let id = InstanceId::new(number << 16, group.tag());
             let (aor, token) = (&record.account.aor, &record.device.call_push.token);

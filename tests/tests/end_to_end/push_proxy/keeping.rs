@@ -1,5 +1,6 @@
 //! Restarts, refreshes, dead tokens; and what lies in Redis and in the relay's memory: no credential, for there is none.
 
+use serde_json::json;
 use tests::apns;
 use tests::board::Missed;
 use tests::caller::CallOptions;
@@ -134,6 +135,24 @@ pub(super) async fn taken_over() -> Result<TakenOver, Missed> {
     world.relay.restart().await?;
     assert_eq!(world.relay.metric(REGISTRATIONS).await, Some(0.0));
     Ok(TakenOver { world, redis, other, phone, learned })
+}
+
+/// Its Path leads nowhere, until it has registered by the `edge` of the push.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_of_a_node_that_is_gone_is_pushed_to_register_by_the_one_that_took_it_over() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    world.relay.kill_9().await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    takes_over(&other).await?;
+    let push = world.fcm.next_push(SOON * 4).await.ok_or_else(|| Missed::new("a push", other.log()))?.payload;
+    assert_eq!((&push["event"], &push["edge"]), (&json!("renew"), &json!(other.edge_address().to_string())));
+    assert_eq!(world.fcm.count(), 1, "once");
+    Ok(())
 }
 
 /// While a node is away another one takes its records over; but the SIP servers go on calling by the Path that names it.

@@ -1,0 +1,185 @@
+//! Registrations that passed through another node, which is gone (RFC 8599): their SIP servers call by its Path, which leads nowhere until their
+//! devices have registered by this one.
+//!
+//! | of a registration that was taken over from another node | its device is |
+//! | --- | --- |
+//! | that node has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to its end as long as that is more than [`AGAIN_MIN`] away |
+//! | that node lives again | asked as ever: its Path leads somewhere |
+//! | the device has registered here | likewise |
+//!
+//! Invariant: of one SIP server no more devices are pushed in a second than registrations may begin there
+//! (`upstream.registrations_per_second`): each of them is to cause one. The store is asked for all of a turn together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip::bucket::{Bucket, Rate};
+use sip::id::{InstanceId, UpstreamId};
+
+use super::Shard;
+use crate::agent::ShardInput;
+use crate::clock::latest_now;
+
+/// A node that only starts again is back by then.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// Nearer to its end a device is pushed as any other.
+const AGAIN_MIN: Duration = Duration::from_secs(3_600);
+/// Turns in a second.
+const TURNS: u32 = 4;
+
+/// Those of one shard.
+pub(crate) struct LeftBehind {
+    rate: Rate,
+    lines: BTreeMap<UpstreamId, Line>,
+    due: Option<Instant>,
+}
+
+/// Those of one SIP server.
+struct Line {
+    bucket: Bucket,
+    /// Each with when it may be pushed at the earliest.
+    waiting: BTreeSet<(Instant, InstanceId)>,
+}
+
+impl LeftBehind {
+    /// `per_second`: how many registrations may begin at one SIP server.
+    pub(super) fn new(per_second: u32) -> Self {
+        let rate = Rate::per_second(per_second.max(1), (per_second / TURNS).max(1));
+        Self { rate, lines: BTreeMap::new(), due: None }
+    }
+
+    /// When some are due next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// One was taken over.
+    pub(super) fn add(&mut self, now: Instant, server: UpstreamId, id: InstanceId) {
+        self.add_at(now, now + BACK_WITHIN, server, id);
+    }
+
+    fn add_at(&mut self, now: Instant, at: Instant, server: UpstreamId, id: InstanceId) {
+        let fresh = || Line { bucket: Bucket::full(now), waiting: BTreeSet::new() };
+        self.lines.entry(server).or_insert_with(fresh).waiting.insert((at, id));
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Those whose turn it is, each once; those that are not `wanted` any more take no turn.
+    fn take(&mut self, now: Instant, wanted: impl Fn(InstanceId) -> bool) -> Vec<(UpstreamId, InstanceId)> {
+        let (rate, mut taken) = (self.rate, Vec::new());
+        for (server, Line { bucket, waiting }) in &mut self.lines {
+            while let Some((_, id)) = waiting.first().copied().filter(|(at, _)| *at <= now) {
+                if wanted(id) {
+                    if bucket.take(now, rate).is_err() {
+                        break;
+                    }
+                    taken.push((*server, id));
+                }
+                waiting.pop_first();
+            }
+        }
+        self.lines.retain(|_, line| !line.waiting.is_empty() || !line.bucket.is_full(now));
+        let next = |Line { bucket, waiting }: &Line| {
+            let (first, _) = waiting.first()?;
+            let turn = u32::try_from(waiting.len()).unwrap_or(u32::MAX).min(rate.burst);
+            Some(bucket.when(now, rate, turn).max(*first))
+        };
+        self.due = self.lines.values().filter_map(next).min();
+        taken
+    }
+}
+
+impl Shard {
+    /// Has those pushed whose turn it is, unless their node lives.
+    pub(super) fn ask_left_behind(&mut self, now: Instant) {
+        if self.left_behind.due().is_none_or(|due| due > now) {
+            return;
+        }
+        let push_bindings = &self.push_bindings;
+        let taken = self.left_behind.take(now, |id| push_bindings.left_by(id).is_some());
+        if self.is_handed_over() {
+            return;
+        }
+        let mut nodes: BTreeMap<Arc<str>, Vec<InstanceId>> = BTreeMap::new();
+        for (server, id) in taken {
+            if let Some(node) = self.push_bindings.left_by(id) {
+                nodes.entry(node.clone()).or_default().push(id);
+            }
+            // In case that nothing comes of it.
+            let left = self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now());
+            let again = Duration::from_secs(left / 2);
+            if again >= AGAIN_MIN {
+                self.left_behind.add_at(now, now + again, server, id);
+            }
+        }
+        if nodes.is_empty() {
+            return;
+        }
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            // While the store does not say, a push more costs less than a call that nobody gets.
+            let living = shared.vault.living_peers().await.unwrap_or_default();
+            for (node, ids) in nodes {
+                let lives = living.iter().any(|run| *run.node() == node);
+                shared.shards.send(shard, ShardInput::LeftBehind { ids, lives }).await;
+            }
+        });
+    }
+
+    /// It is known whether the node lives that these passed through.
+    pub(super) fn on_left_behind(&mut self, ids: &[InstanceId], lives: bool) {
+        for id in ids {
+            if lives {
+                self.push_bindings.note_path_lives(*id);
+            } else if self.push_bindings.left_by(*id).is_some() {
+                self.refresh(*id);
+            }
+        }
+        if !lives {
+            tracing::debug!(
+                event = "passed-left-behind",
+                registrations = ids.len(),
+                "the devices of registrations that passed through a node that is gone are pushed to register by this one"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    fn instance(number: u128) -> InstanceId {
+        InstanceId::new(number << 20, ShardTag(0))
+    }
+
+    #[test]
+    fn those_of_one_server_are_pushed_no_faster_than_they_may_register_and_in_turn() {
+        let (mut left, start) = (LeftBehind::new(100), Instant::now());
+        for number in 0..500 {
+            left.add(start, UpstreamId(1), instance(number));
+        }
+        (500..510).for_each(|number| left.add(start, UpstreamId(2), instance(number)));
+        assert!(left.take(start + BACK_WITHIN / 2, |_| true).is_empty(), "the node may be back");
+        let (mut now, mut looks, mut taken) = (start, 0, Vec::new());
+        while let Some(due) = left.due() {
+            now = due;
+            let some = left.take(now, |id| id != instance(7));
+            taken.extend(some);
+            let passed = (now - start).saturating_sub(BACK_WITHIN).as_secs_f64();
+            let of_first = taken.iter().filter(|(server, _)| *server == UpstreamId(1)).count();
+            assert!(of_first as f64 <= 26.0 + 100.0 * passed, "{of_first} after {passed} s");
+            looks += 1;
+        }
+        taken.sort_unstable();
+        taken.dedup();
+        assert_eq!(taken.len(), 509, "but one, which has registered here");
+        let took = now - start;
+        assert!((4..=6).contains(&(took - BACK_WITHIN).as_secs()) && looks < 30, "{took:?}, {looks} looks");
+        left.take(now + Duration::from_secs(5), |_| true);
+        assert!(left.lines.is_empty() && left.due().is_none());
+    }
+}

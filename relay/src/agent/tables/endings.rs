@@ -1,0 +1,104 @@
+//! How an instance begins and ends, as those are told who wait for it.
+//!
+//! Invariant: nothing here holds a secret, or names an account.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::agent::digest::{Asked, Unanswerable};
+use crate::domain::WipeReason;
+
+/// How an instance ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndKind {
+    /// It is unregistered, erased from the store and receipted.
+    Wiped(WipeReason),
+    /// It is unregistered and forgotten: it never was in the store.
+    NeverOurs,
+    /// It is forgotten without a word to its SIP server: another node serves it.
+    HandedOver,
+}
+
+/// Why a shard refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It has no such instance.
+    Unknown,
+    /// The proof is wrong.
+    Forbidden,
+}
+
+/// Who waits for the end of an instance. One that ends in another way than by a wipe is unknown.
+pub type WipeWaiter = oneshot::Sender<Result<WipeDone, Denied>>;
+
+/// An instance that is ending.
+pub(crate) struct Ending {
+    /// How.
+    pub kind: EndKind,
+    /// Whether the SIP server confirmed, once the endpoint has let go.
+    pub unbound: Option<bool>,
+    /// What the store has of it; `None`: it has not said yet.
+    pub erasure: Option<Erasure>,
+    /// Those who wait for the end of a wipe.
+    pub waiters: Vec<WipeWaiter>,
+    /// They wait for a push that is on its way, and not for long.
+    pub is_heard_out: bool,
+}
+
+/// How a first registration went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirstRegistration {
+    /// The SIP server accepted it for this long.
+    Registered {
+        /// The lifetime that was granted.
+        expires: Duration,
+        /// What it had asked of a password, which may give way to the answers.
+        asked: Vec<Asked>,
+    },
+    /// The SIP server refused it for good; the instance is forgotten.
+    Refused {
+        /// Its status.
+        status: u16,
+        /// Why there was no answer to its challenge, if that was it.
+        unanswerable: Option<Unanswerable>,
+    },
+    /// It failed and will be tried again.
+    Failed {
+        /// The status, if there was an answer.
+        status: Option<u16>,
+    },
+}
+
+/// A wipe is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WipeDone {
+    /// Why.
+    pub reason: WipeReason,
+    /// Whether the SIP server confirmed.
+    pub unregistered: bool,
+    /// What the store has of it.
+    pub erasure: Erasure,
+}
+
+/// What a store has of an instance that is wiped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Erasure {
+    /// Nothing is left.
+    Done,
+    /// The store is away; a durable tombstone has it erased by this run or the next.
+    Pending,
+    /// The store is away, and the tombstone could not be made durable: if the process dies now, the instance comes back.
+    Unsure,
+}
+
+impl Erasure {
+    /// Its word in logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "erased",
+            Self::Pending => "pending",
+            Self::Unsure => "unsure",
+        }
+    }
+}
