@@ -82,6 +82,7 @@ impl Inner {
             (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
             // It passed through; or its tombstone had no room, and the store needs none.
             (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
+            (_, Erasure::Unmarked) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (None, Erasure::Pending) => Ok(Wiped::Wiping),
             (None, Erasure::Unsure) => Err(AccessError::StoreAway),
         }
