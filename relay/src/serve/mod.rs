@@ -81,6 +81,8 @@ pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
 /// The least that those get of it which an app's last request has begun.
 const LAST_CALLS: Duration = Duration::from_secs(1);
+/// How many wipes are remembered for each instance that a node may have: each stands for six days.
+const TOMBSTONES_EACH: usize = 6;
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +206,10 @@ impl Relay {
         };
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
+        // A phone that is enabled anew each day leaves one each day, for six.
+        vault.tombstones().make_room(
+            TOMBSTONES_EACH * usize::try_from(config.limits.instances_per_node).unwrap_or(usize::MAX / TOMBSTONES_EACH),
+        );
         clock_watch::begin(&vault).await;
         // One that does not answer is asked again before anything is stored.
         if let Ok(Some(fault)) = vault.begin_ring().await {
@@ -505,7 +511,11 @@ impl Opened {
                 ),
             ),
             chore(readiness, "watching the audit trail", audit_watch::watch(self.audit.clone(), readiness.clone())),
-            chore(readiness, "changing keys", keyring_watch::tend(self.vault.clone(), readiness.clone())),
+            chore(
+                readiness,
+                "changing keys",
+                keyring_watch::tend(self.vault.clone(), self.metrics.clone(), readiness.clone()),
+            ),
             chore(readiness, "asking push services", self.push.clone().tend()),
         ]);
         chores

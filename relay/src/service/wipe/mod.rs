@@ -80,7 +80,7 @@ impl Inner {
             // The store may yet come back with older data.
             _ if erasure == Erasure::Done && !self.dependencies.vault.tombstones().is_durable(id) => Ok(Wiped::Wiping),
             (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
-            // It passed through; or its tombstone had no room, and the store needs none.
+            // The store needs none, and it was forgotten since.
             (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (_, Erasure::Unmarked) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (None, Erasure::Pending) => Ok(Wiped::Wiping),

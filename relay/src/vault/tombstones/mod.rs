@@ -15,12 +15,14 @@
 //! erased with that one alone; where another node has claimed it, the tombstone goes.
 //!
 //! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device is
-//! known that asks for the receipt; nothing of it opens or names an account. There are at most [`TOMBSTONES_MAX`]: then
-//! those go first that were erased longest ago, and never one that is not erased.
+//! known that asks for the receipt; nothing of it opens or names an account. There is [room](Tombstones::make_room) for so many that are erased: then
+//! those go first that were erased longest ago, which is told where their record could still live, and never one that is not erased: of those there are no more
+//! than the store has records.
 
 mod log;
 mod peers;
 
+mod room;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,8 +42,7 @@ use log::{Line, Log};
 pub use peers::Beside;
 use peers::Peers;
 
-/// Tombstones of one node, about 150 bytes each in memory and in the file.
-pub const TOMBSTONES_MAX: usize = 200_000;
+use room::Room;
 /// How long a receipt can be fetched again, in seconds.
 pub const RECEIPT_LIFE_S: u64 = DAY_S;
 /// How long a disk may take to write a tombstone; then the store erases without it, and the receipt waits until it is written.
@@ -53,6 +54,7 @@ pub struct Tombstones(Arc<Inner>);
 
 struct Inner {
     table: Arc<Mutex<Table>>,
+    room: Room,
     log: Option<Log>,
     peers: Mutex<Peers>,
 }
@@ -89,7 +91,7 @@ pub struct NotWritten;
 impl Tombstones {
     /// Without a file: for a store that ends with the process.
     pub fn in_memory() -> Self {
-        Self(Arc::new(Inner { table: Arc::default(), log: None, peers: Mutex::default() }))
+        Self::with(Arc::default(), None, Mutex::default())
     }
 
     /// Reads those of an earlier run of `node`, from the file beside `keyring`, and goes on with it.
@@ -103,7 +105,21 @@ impl Tombstones {
         let table = Arc::new(Mutex::new(table));
         let log = Log::open(path.clone(), table.clone())?;
         let peers = Mutex::new(Peers::of(keyring.to_owned(), path));
-        Ok(Self(Arc::new(Inner { table, log: Some(log), peers })))
+        Ok(Self::with(table, Some(log), peers))
+    }
+
+    fn with(table: Arc<Mutex<Table>>, log: Option<Log>, peers: Mutex<Peers>) -> Self {
+        Self(Arc::new(Inner { room: Room::default(), table, log, peers }))
+    }
+
+    /// Makes room for `count` of them, or 200,000 where that is more.
+    pub fn make_room(&self, count: usize) {
+        self.0.room.make(count);
+    }
+
+    /// How many were forgotten, since the start, whose record could still live: one that a store comes back with is claimed, and registered.
+    pub fn forgotten(&self) -> u64 {
+        self.0.room.forgotten()
     }
 
     /// Whether those of an earlier run of `node` can be read; changes nothing.
@@ -116,24 +132,21 @@ impl Tombstones {
 
     /// Raises one: it is honoured from now on, and durable when the future has ended well.
     pub fn raise(&self, id: InstanceId, tombstone: Tombstone) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        let has_room = {
+        {
             let mut table = self.table();
-            let has_room = make_room(&mut table);
-            if has_room {
-                table.insert(id, tombstone);
-            }
-            has_room
-        };
-        self.write(id, has_room)
+            self.0.room.tidy(&mut table);
+            table.insert(id, tombstone);
+        }
+        self.write(id)
     }
 
     /// Writes one again unless it is durable.
     pub fn ensure_durable(&self, id: InstanceId) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        self.write(id, true)
+        self.write(id)
     }
 
-    fn write(&self, id: InstanceId, has_room: bool) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        let tombstone = self.look(id).filter(|_| has_room);
+    fn write(&self, id: InstanceId) -> impl Future<Output = Result<(), NotWritten>> + use<> {
+        let tombstone = self.look(id);
         let (written, outcome) = oneshot::channel();
         let is_durable = match (&tombstone, &self.0.log) {
             (None, _) => false,
@@ -275,9 +288,9 @@ impl Tombstones {
         erased
     }
 
-    /// Whether a promise can be made: it is written down, or its store ends with the process. One that had no room is not waited for.
+    /// Whether a promise can be made: it is written down, or its store ends with the process.
     pub fn is_durable(&self, id: InstanceId) -> bool {
-        self.0.log.is_none() || self.table().get(&id).is_none_or(|tombstone| tombstone.is_durable)
+        self.0.log.is_none() || self.table().get(&id).is_some_and(|tombstone| tombstone.is_durable)
     }
 
     /// Why tombstones cannot be written down, while that is so.
@@ -329,26 +342,6 @@ impl Tombstone {
 fn retain_live(table: &mut Table) {
     let now = confirmed_now();
     table.retain(|_, tombstone| tombstone.stands_until() > now);
-}
-
-/// Whether one more has room, after those were taken out that are over, or were erased longest ago.
-fn make_room(table: &mut Table) -> bool {
-    if table.len() < TOMBSTONES_MAX {
-        return true;
-    }
-    retain_live(table);
-    if table.len() >= TOMBSTONES_MAX {
-        let now = confirmed_now();
-        // Those first whose record is over, so that only a receipt is lost.
-        let order = |(id, stone): (&InstanceId, &Tombstone)| Some((stone.ends_at > now, stone.wiped_at?, *id));
-        let mut erased: Vec<_> = table.iter().filter_map(order).collect();
-        erased.sort_unstable();
-        // A tenth at once, so that a full table is not searched for each.
-        for (_, _, id) in erased.into_iter().take(TOMBSTONES_MAX / 10) {
-            table.remove(&id);
-        }
-    }
-    table.len() < TOMBSTONES_MAX
 }
 
 #[cfg(test)]
@@ -544,15 +537,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_table_lets_go_of_what_was_erased_longest_ago() {
-        let stones = Tombstones::in_memory();
-        for number in 0..TOMBSTONES_MAX as u128 {
-            let wiped_at = (number % 2 == 0).then(|| shared_now() + number as u64);
-            stones.table().insert(id(number + 1), Tombstone { wiped_at, ..tombstone() });
-        }
-        stones.raise(id(u64::MAX.into()), tombstone()).await.expect("it has room");
-        assert!(stones.look(id(1)).is_none() && stones.look(id(2)).is_some());
-        assert_eq!(stones.pending().len(), TOMBSTONES_MAX / 2 + 1, "none that is not erased was let go");
+    async fn what_has_no_tombstone_is_no_promise() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        assert!(!stones.is_durable(id(1)) && Tombstones::in_memory().is_durable(id(1)));
     }
 
     #[tokio::test]
