@@ -133,6 +133,7 @@ impl Inner {
             Word::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
             }
+            Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
             Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
