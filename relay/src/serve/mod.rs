@@ -481,6 +481,8 @@ impl Opened {
         };
         let agent = self.agent.clone();
         let is_doubtful = move || agent.is_doubtful();
+        let vault = self.vault.clone();
+        let is_contested = move || vault.is_contested();
         let warning = readiness.clone();
         let refused = move |why: Option<String>| {
             let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
@@ -499,7 +501,7 @@ impl Opened {
                 store_watch::watch(self.vault.clone(), self.config.store.require_ephemeral, readiness.clone()),
             ),
             chore(readiness, "watching for lost time", lost_time_watch::watch(self.agent.clone())),
-            chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, readiness.clone())),
+            chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, is_contested, readiness.clone())),
             chore(
                 readiness,
                 "watching the certificate",
