@@ -97,7 +97,6 @@ metrics! {
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until the last byte of its push is handed to the TLS of a connection to the service.";
     Wake = "sipwake_wake_seconds", Histogram, "From an INVITE's arrival until its device is attached.";
     Wipes = "sipwake_wipes_total", Counter, "Instances wiped, by reason.";
-    TombstonesForgotten = "sipwake_tombstones_forgotten_total", Counter, "Wipes that were forgotten for want of room before their records would have ended.";
     Messages = "sipwake_messages_total", Counter, "MESSAGE requests from the accounts' servers, by how they ended.";
     MissedCalls = "sipwake_missed_calls_total", Counter, "Calls that nobody answered, by what became of the note of them.";
     CallStories = "sipwake_call_stories_total", Counter, "Stories of calls, for each device, by whether they were kept for operators.";
@@ -168,7 +167,6 @@ struct Handles {
     mwi_notifies: Series<MwiNotify, Counter>,
     registrations_waiting: Gauge,
     calls_waiting: Gauge,
-    tombstones_forgotten: Counter,
     sip_refused: Series<SipRefusal, Counter>,
     limits: Series<Limit, Counter>,
     push_registrations: Gauge,
@@ -244,7 +242,6 @@ impl Metrics {
             mwi_notifies: series(r, Metric::MwiNotifies),
             registrations_waiting: single(r, Metric::RegistrationsWaiting),
             calls_waiting: single(r, Metric::CallsWaiting),
-            tombstones_forgotten: single(r, Metric::TombstonesForgotten),
             sip_refused: series(r, Metric::SipRefused),
             limits: series(r, Metric::Limits),
             push_registrations: single(r, Metric::PushRegistrations),
@@ -383,11 +380,6 @@ impl Metrics {
     /// An instance was wiped.
     pub fn wipe(&self, reason: WipeReason) {
         self.0.wipes.of(reason).inc();
-    }
-
-    /// So many wipes were forgotten whose records could still live.
-    pub fn tombstones_forgotten(&self, count: u64) {
-        self.0.tombstones_forgotten.inc_by(count);
     }
 
     /// A MESSAGE ended.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::{interval, sleep};
 
 use crate::clock;
-use crate::metrics::Metrics;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
 use crate::vault::{KeyringError, MAX_LIFETIME_S, RingFault, Vault};
@@ -55,7 +54,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
 }
 
 /// Looks after the sealing keys for as long as the relay runs.
-pub(super) async fn tend(vault: Vault, metrics: Metrics, readiness: Readiness) {
+pub(super) async fn tend(vault: Vault, readiness: Readiness) {
     let mut ticks = interval(TEND);
     let mut known: Option<String> = None;
     let (mut forgotten, mut forgotten_at) = (0, None);
@@ -86,11 +85,9 @@ pub(super) async fn tend(vault: Vault, metrics: Metrics, readiness: Readiness) {
                 "wipes cannot be written down ({trouble}): they have no receipt until they are, and one whose record the store brings back after a crash is undone; make room, or let the relay's user write there"
             )
         };
-        let more = vault.tombstones().forgotten() - forgotten;
-        if more > 0 {
-            forgotten += more;
-            forgotten_at = Some(clock::now());
-            metrics.tombstones_forgotten(more);
+        let now_forgotten = vault.tombstones().forgotten();
+        if now_forgotten > forgotten {
+            (forgotten, forgotten_at) = (now_forgotten, Some(clock::now()));
         }
         // By then their records would have ended.
         let is_forgotten = forgotten_at.is_some_and(|at| at.elapsed() < Duration::from_secs(MAX_LIFETIME_S));

@@ -513,11 +513,7 @@ impl Opened {
                 ),
             ),
             chore(readiness, "watching the audit trail", audit_watch::watch(self.audit.clone(), readiness.clone())),
-            chore(
-                readiness,
-                "changing keys",
-                keyring_watch::tend(self.vault.clone(), self.metrics.clone(), readiness.clone()),
-            ),
+            chore(readiness, "changing keys", keyring_watch::tend(self.vault.clone(), readiness.clone())),
             chore(readiness, "asking push services", self.push.clone().tend()),
         ]);
         chores

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use sip::id::ShardTag;
 use tokio::time::timeout;
 
-use super::letters::Letter;
+use super::peer_messages::Letter;
 use super::redis::RedisStore;
 use super::{Lease, Owner, Peer, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;

@@ -31,13 +31,13 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::Inner;
-use super::leavers::{HEARD_WITHIN, Word};
 use super::types::{AccessError, Receipt, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
+use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word};
 use crate::vault::{Beside, Lookup, Owner, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
