@@ -58,6 +58,14 @@ impl RedisCluster {
         &self.nodes[MASTERS - 1]
     }
 
+    /// From now on the last master and its replica are gone, for good, and the others serve what they have.
+    pub fn lose_the_last(&mut self) {
+        for node in &self.nodes {
+            node.ask::<()>(cmd("CONFIG").arg("SET").arg("cluster-require-full-coverage").arg("no"));
+        }
+        self.nodes.truncate(MASTERS - 1);
+    }
+
     /// Whether the last master, or its replica, has this key's slot.
     pub fn is_of_the_last(&self, key: &str) -> bool {
         let slot: usize = self.nodes[0].ask(cmd("CLUSTER").arg("KEYSLOT").arg(key));

@@ -204,7 +204,7 @@ async fn erase_all(
             }
             Answer::Left => {
                 // An error means that the relay ends.
-                let _ = node_news.send(NodeNews::Left(id));
+                let _ = node_news.send(NodeNews::Left { id, is_noted: false });
                 pause = PAUSE_MIN;
                 continue;
             }

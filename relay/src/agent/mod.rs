@@ -236,7 +236,12 @@ pub enum NodeNews {
     /// A device has taken back what is not known here.
     TakenBack(Box<TakenBack>),
     /// This node had ended, and unregistered, what another one goes on with.
-    Left(InstanceId),
+    Left {
+        /// The instance.
+        id: InstanceId,
+        /// The audit trail says so, or will.
+        is_noted: bool,
+    },
     /// A push service calls the token of an instance gone that was handed over.
     TokenDead {
         /// The instance.

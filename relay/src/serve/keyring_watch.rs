@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::time::{interval, sleep};
 
+use crate::clock;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
-use crate::vault::{KeyringError, RingFault, Vault};
+use crate::vault::{KeyringError, MAX_LIFETIME_S, RingFault, Vault};
 
 /// How often the keyrings are compared.
 const EVERY: Duration = Duration::from_secs(20);
@@ -17,6 +18,9 @@ const EVERY: Duration = Duration::from_secs(20);
 const TEND: Duration = Duration::from_secs(10);
 /// How soon again, while something is wrong or the store away.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// What is to be known of wipes for which there was no room.
+const FORGOTTEN: &str = "more was wiped within six days than there is room to remember: a Redis that comes back as it was before may bring some of it back; raise limits.instances_per_node, of which six times as many are remembered, and find out what is enabled so often";
 
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(vault: Vault, readiness: Readiness) {
@@ -53,6 +57,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
 pub(super) async fn tend(vault: Vault, readiness: Readiness) {
     let mut ticks = interval(TEND);
     let mut known: Option<String> = None;
+    let (mut forgotten, mut forgotten_at) = (0, None);
     loop {
         ticks.tick().await;
         let fault = vault.tend_keys().err();
@@ -80,10 +85,15 @@ pub(super) async fn tend(vault: Vault, readiness: Readiness) {
                 "wipes cannot be written down ({trouble}): they have no receipt until they are, and one whose record the store brings back after a crash is undone; make room, or let the relay's user write there"
             )
         };
-        readiness.warn_of(
-            Warning::Tombstones,
-            vault.tombstones().trouble().map(|it| unwritten(it).into()).into_iter().collect(),
-        );
+        let now_forgotten = vault.tombstones().forgotten();
+        if now_forgotten > forgotten {
+            (forgotten, forgotten_at) = (now_forgotten, Some(clock::now()));
+        }
+        // By then their records would have ended.
+        let is_forgotten = forgotten_at.is_some_and(|at| at.elapsed() < Duration::from_secs(MAX_LIFETIME_S));
+        let unwritten = vault.tombstones().trouble().map(|it| unwritten(it).into());
+        let warnings = unwritten.into_iter().chain(is_forgotten.then(|| FORGOTTEN.into()));
+        readiness.warn_of(Warning::Tombstones, warnings.collect());
         known = fault;
     }
 }

@@ -82,6 +82,8 @@ pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
 /// The least that those get of it which an app's last request has begun.
 const LAST_CALLS: Duration = Duration::from_secs(1);
+/// How many wipes are remembered for each instance that a node may have: each stands for six days.
+const TOMBSTONES_EACH: usize = 6;
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +207,10 @@ impl Relay {
         };
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
+        // A phone that is enabled anew each day leaves one each day, for six.
+        vault.tombstones().make_room(
+            TOMBSTONES_EACH * usize::try_from(config.limits.instances_per_node).unwrap_or(usize::MAX / TOMBSTONES_EACH),
+        );
         clock_watch::begin(&vault).await;
         // One that does not answer is asked again before anything is stored.
         if let Ok(Some(fault)) = vault.begin_ring().await {
@@ -476,6 +482,8 @@ impl Opened {
         };
         let agent = self.agent.clone();
         let is_doubtful = move || agent.is_doubtful();
+        let vault = self.vault.clone();
+        let is_contested = move || vault.is_contested();
         let warning = readiness.clone();
         let refused = move |why: Option<String>| {
             let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
@@ -494,7 +502,7 @@ impl Opened {
                 store_watch::watch(self.vault.clone(), self.config.store.require_ephemeral, readiness.clone()),
             ),
             chore(readiness, "watching for lost time", lost_time_watch::watch(self.agent.clone())),
-            chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, readiness.clone())),
+            chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, is_contested, readiness.clone())),
             chore(
                 readiness,
                 "watching the certificate",

@@ -95,11 +95,13 @@ impl OperatorService for Service {
         let vault = &self.0.dependencies.vault;
         let is_here = !matches!(self.0.look_as_relay(id).await, Err(OperatorError::Unknown));
         // Of a node that leaves another one may have it by now.
-        if is_here && !self.0.is_leaving() || vault.tombstones().look(id).is_some() {
+        if is_here && !self.0.is_leaving() || vault.tombstones().bars(id, None).is_some() {
             return Ok(None);
         }
         match vault.load(id).await {
-            Ok(None) | Err(_) if is_here => Ok(None),
+            Ok(None) | Err(_) if is_here || vault.tombstones().look(id).is_some() => Ok(None),
+            // What this node has ended by itself another one may go on with.
+            Ok(Some(stored)) if vault.tombstones().bars(id, Some(stored.fence)).is_some() => Ok(None),
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
             Ok(None) => {
                 let whose = match self.0.who_wiped(id, None).await {

@@ -1,12 +1,14 @@
 //! Who looks after a record: leases, the nodes that live, what is taken over, and what the store has lost.
 //!
-//! Invariant: a node takes nothing over before its own time is sure, and nothing at all while something lost is being written again.
+//! Invariant: a node takes nothing over before its own time is sure, while another process has its name that had it before, and nothing at all while something lost is being written again.
 
 use std::sync::PoisonError;
 
 use sip::id::ShardTag;
 use tokio::time::timeout;
 
+use super::peer_messages::Letter;
+use super::redis::RedisStore;
 use super::{Lease, Owner, Peer, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
 
@@ -25,8 +27,22 @@ impl Vault {
         let (batch, wanted) = (batch.max(1), &self.0.wanted);
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.claim(&self.0.owner, batch, wanted)),
-            Store::Redis(redis) if self.may_take().await? => redis.claim(&self.0.owner, batch, wanted).await,
+            Store::Redis(redis) if self.may_take().await? && self.may_claim(redis).await? => {
+                redis.claim(&self.0.owner, batch, wanted).await
+            }
             Store::Redis(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn may_claim(&self, redis: &RedisStore) -> Result<bool, StoreError> {
+        redis.may_claim(&self.0.owner, async |before| self.write_letter(&before, &Letter::Ended).await).await
+    }
+
+    /// Whether another process runs by this node's name, and has its lease in turn with this one: each is to have a name of its own.
+    pub fn is_contested(&self) -> bool {
+        match &self.0.store {
+            Store::Memory(_) => false,
+            Store::Redis(redis) => redis.is_contested(),
         }
     }
 

@@ -74,7 +74,7 @@ impl Fence {
     /// Of a record's first owner.
     pub(super) const FIRST: Self = Self(1);
 
-    pub(super) fn from_number(number: u64) -> Self {
+    pub(crate) fn from_number(number: u64) -> Self {
         Self(number)
     }
 

@@ -274,6 +274,8 @@ conformance! {
     what_is_here_is_written_again_whichever_keyring_stands,
     whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
     what_no_index_names_any_more_is_named_again_by_its_owner,
+    what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since,
+    of_two_processes_by_one_name_the_later_takes_nothing_and_leaves_the_lease_to_the_other,
 }
 
 async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {

@@ -299,3 +299,72 @@ pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Be
     assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
     assert_eq!(a.whose(id(1)).await, Ok(Whose::Nobodys));
 }
+
+pub async fn what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since(bench: &Bench) {
+    let (a, b, c) = (bench.node("a"), bench.node("b"), bench.node("c"));
+    let gives_up = async |node: &Vault| {
+        node.hold_lease().await.expect("leased");
+        node.release_lease().await.expect("released");
+    };
+    // One that was claimed twice has a later fence than one that was claimed once.
+    enable(&a, 2, "bob").await;
+    gives_up(&a).await;
+    claim_until(&b, 1).await;
+    gives_up(&b).await;
+    claim_until(&c, 1).await;
+    let later = load(&c, 2).await.expect("stored").fence;
+    a.hold_lease().await.expect("leased");
+    let (lookup, first) = enable(&a, 1, "alice").await;
+    gives_up(&a).await;
+    claim_until(&c, 1).await;
+    let claimed = load(&c, 1).await.expect("stored").fence;
+    assert!(first < claimed && claimed < later);
+    assert_eq!(a.erase_own(id(1), Some(lookup), first).await, Ok(false), "the other node goes on with it");
+    assert!(load(&c, 1).await.is_some());
+    // What the store came back with is older than what has ended.
+    assert_eq!(a.erase_own(id(1), Some(lookup), later).await, Ok(true));
+    assert!(load(&c, 1).await.is_none());
+    assert_eq!(c.ended_elsewhere().await, Ok(vec![id(1)]), "and its node is told");
+}
+
+pub async fn of_two_processes_by_one_name_the_later_takes_nothing_and_leaves_the_lease_to_the_other(bench: &Bench) {
+    let one = bench.node("a");
+    one.hold_lease().await.expect("leased");
+    enable(&one, 1, "alice").await;
+    let reads = one.clone();
+    let reading = tokio::spawn(async move {
+        loop {
+            let _ = reads.next_letter().await;
+        }
+    });
+    let two = one.as_node("a");
+    two.hold_lease().await.expect("leased");
+    assert_eq!(claim_all(&two, 10).await, []);
+    for _ in 0..2 {
+        one.hold_lease().await.expect("leased");
+        two.hold_lease().await.expect("leased");
+        assert_eq!(claim_all(&two, 10).await, [], "it lives");
+    }
+    assert!(one.is_contested() && two.is_contested());
+    let until = Instant::now() + LEASE * 2;
+    one.hold_lease().await.expect("leased");
+    while Instant::now() < until {
+        assert_eq!(two.hold_lease().await, Ok(Lease::Lapsed));
+        assert_eq!(one.hold_lease().await, Ok(Lease::Held), "nobody takes it any more");
+        assert_eq!(claim_all(&two, 10).await, []);
+        tokio::time::sleep(LEASE / 10).await;
+    }
+    assert!(!one.is_contested() && two.is_contested());
+    // It dies: the other one is what an ordinary next run is.
+    reading.abort();
+    until_claimed(&two).await;
+    assert!(!two.is_contested());
+}
+
+async fn until_claimed(vault: &Vault) {
+    until("a claim", async || {
+        vault.hold_lease().await.expect("leased");
+        claim_all(vault, 10).await == [id(1)]
+    })
+    .await;
+}

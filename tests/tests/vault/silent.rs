@@ -1,6 +1,6 @@
 //! A server that is silent, beside others that answer: a sentinel, a node of a Cluster, a Redis that is slow.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay::vault::{AwayReason, Keyring, Settings, StoreError, Vault};
 use sip::id::InstanceId;
@@ -9,7 +9,7 @@ use tests::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{id, settings, until};
+use super::{enable, id, settings, until};
 
 fn open(url: &str) -> Vault {
     Vault::open_with(url, Keyring::ephemeral(), "a", settings()).expect("opened")
@@ -74,6 +74,48 @@ async fn a_silent_node_of_a_cluster_keeps_nobody_from_the_others_and_its_replica
         assert!(matches!(vault.load(of_another).await, Ok(None)), "{name}");
     }
     cluster.last_master().thaw();
+}
+
+#[tokio::test]
+async fn of_a_cluster_that_has_lost_a_part_the_rest_of_a_dead_node_is_taken_over_and_it_is_not_connected_to_ever_anew()
+{
+    let mut cluster = RedisCluster::start();
+    let is_served = |name: &String| {
+        let keys = ["n", "lease", "ended", "note"].map(|kind| format!("sipwake:{kind}:{name}"));
+        keys.iter().all(|key| !cluster.is_of_the_last(key))
+    };
+    let names: Vec<String> = (0..200).map(|number| format!("node{number}")).filter(is_served).take(2).collect();
+    let dead = Vault::open_with(&cluster.url(), Keyring::ephemeral(), &names[0], settings()).expect("opened");
+    let living = dead.as_node(&names[1]);
+    let (mut lost, mut served) = (0, Vec::new());
+    for number in 1..60 {
+        match cluster.is_of_the_last(&format!("sipwake:i:{{{}}}", id(number))) {
+            true => lost += 1,
+            false => served.push(id(number)),
+        }
+    }
+    // What names the nodes goes as well.
+    assert!(lost > 0 && cluster.is_of_the_last("sipwake:nodes"));
+    for node in [&dead, &living] {
+        node.hold_lease().await.expect("leased");
+    }
+    for number in 1..60 {
+        enable(&dead, number, &format!("user{number}")).await;
+    }
+    assert_eq!(living.claim(100).await.map(|claimed| claimed.len()), Ok(0), "its owner lives");
+    cluster.lose_the_last();
+    let (begun, before) = (Instant::now(), living.connections());
+    let mut taken = Vec::new();
+    until("what is there", async || {
+        let _ = living.hold_lease().await;
+        taken.extend(living.claim(100).await.unwrap_or_default().into_iter().map(|stored| stored.id));
+        taken.sort_unstable();
+        taken == served
+    })
+    .await;
+    // Once in four limits of an operation, and once more.
+    let most = begun.elapsed().as_millis() / (settings().operation_limit * 4).as_millis() + 2;
+    assert!(u128::from(living.connections() - before) <= most, "{} of {most}", living.connections() - before);
 }
 
 /// A Redis whose first connection stays without an answer; from then on each takes `late` for one.

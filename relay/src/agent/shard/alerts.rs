@@ -129,7 +129,7 @@ impl Shard {
         let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { LAST_WORDS };
         let sending = send(shared, shard, app, target, push, clock::now() + tries);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
-        let Some(activity) = self.activity(instance) else { return self.speak_last(instance, sending) };
+        let Some(activity) = self.activity(instance) else { return self.speak_last(instance, event, sending) };
         let sending = activity.alerts.spawn(sending);
         // A newer one says all that an older says: that is tried no more, and does not come after it.
         if let Some(subject) = event.subject() {

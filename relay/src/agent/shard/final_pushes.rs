@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Shard;
 use crate::agent::ShardInput;
+use crate::push::Event;
 
 /// How long a push that outlives its instance is tried at a service that does not take it.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(60);
@@ -24,20 +25,25 @@ const RECEIPT_WAITS: Duration = Duration::from_secs(2);
 /// The pushes of one shard that outlive their instances.
 #[derive(Default)]
 pub(crate) struct LastWords {
-    pushes: BTreeMap<(InstanceId, u64), AbortHandle>,
+    pushes: BTreeMap<(InstanceId, u64), (Event, AbortHandle)>,
     /// How many there were.
     count: u64,
 }
 
 impl LastWords {
-    fn of(&self, id: InstanceId) -> impl Iterator<Item = (&(InstanceId, u64), &AbortHandle)> {
+    fn of(&self, id: InstanceId) -> impl Iterator<Item = (&(InstanceId, u64), &(Event, AbortHandle))> {
         self.pushes.range((id, 0)..=(id, u64::MAX))
     }
 }
 
 impl Shard {
     /// Has a push sent that outlives its instance, and is tried for [`LAST_WORDS`] at most.
-    pub(super) fn speak_last(&mut self, id: InstanceId, sending: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn speak_last(
+        &mut self,
+        id: InstanceId,
+        event: Event,
+        sending: impl Future<Output = ()> + Send + 'static,
+    ) {
         self.last_words.count += 1;
         let (shards, shard, number) = (self.shared.shards.clone(), self.index, self.last_words.count);
         let said = tokio::spawn(async move {
@@ -45,13 +51,14 @@ impl Shard {
             let _ = timeout(LAST_WORDS + TO_END, sending).await;
             shards.send(shard, ShardInput::LastWordSaid(id, number)).await;
         });
-        self.last_words.pushes.insert((id, number), said.abort_handle());
+        self.last_words.pushes.insert((id, number), (event, said.abort_handle()));
     }
 
     /// One of them has ended.
     pub(super) fn on_last_word_said(&mut self, id: InstanceId, number: u64) {
         self.last_words.pushes.remove(&(id, number));
         self.finish(id);
+        self.finish_push_binding(id);
     }
 
     /// Whether nothing is on its way any more.
@@ -72,12 +79,23 @@ impl Shard {
     pub(super) fn on_heard_out(&mut self, id: InstanceId) {
         self.silence(id);
         self.finish(id);
+        self.finish_push_binding(id);
     }
 
     /// Breaks off whatever is on its way.
     pub(super) fn silence(&mut self, id: InstanceId) {
-        let under_way: Vec<_> = self.last_words.of(id).map(|(key, _)| *key).collect();
-        for push in under_way.into_iter().filter_map(|key| self.last_words.pushes.remove(&key)) {
+        self.break_off(id, |_| true);
+    }
+
+    /// Breaks off what asks a device to register again: it is not to.
+    pub(super) fn ask_no_more(&mut self, id: InstanceId) {
+        self.break_off(id, |event| event == Event::Renew);
+    }
+
+    fn break_off(&mut self, id: InstanceId, is_meant: impl Fn(Event) -> bool) {
+        let meant = self.last_words.of(id).filter(|(_, (event, _))| is_meant(*event));
+        let under_way: Vec<_> = meant.map(|(key, _)| *key).collect();
+        for (_, push) in under_way.into_iter().filter_map(|key| self.last_words.pushes.remove(&key)) {
             push.abort();
         }
     }

@@ -4,7 +4,7 @@
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
 //! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
 //! newest: what has ended meanwhile is not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is
-//! promised of it before the store has erased it. Nothing in the loop waits for the store; a request for a registration that only the store knows
+//! promised of it before the store has erased it, and no push for it is on its way ([`last_words`](super::last_words)). Nothing in the loop waits for the store; a request for a registration that only the store knows
 //! waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
@@ -65,6 +65,8 @@ struct Row {
     _place: Holding,
     /// Who waits until the store has erased it.
     waiters: Vec<WipeWaiter>,
+    /// Whoever waits is told, however that stands, when what is pushed still has had its time.
+    is_heard_out: bool,
     /// It was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
     /// It is another node's, or nobody's: of its end the store is told nothing.
@@ -218,6 +220,7 @@ impl Shard {
             superseded: Arc::default(),
             _place: place(),
             waiters: Vec::new(),
+            is_heard_out: false,
             is_wiped: false,
             is_let_go: false,
             left_by: None,
@@ -269,8 +272,27 @@ impl Shard {
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
-            answer(&mut row.waiters, Erasure::Done);
-            self.push_bindings.remove(id);
+            self.finish_push_binding(id);
+        }
+    }
+
+    /// Drops the row of what the store has erased, when nobody waits for its receipt, or nothing is pushed for it any more.
+    pub(super) fn finish_push_binding(&mut self, id: InstanceId) {
+        let has_said_all = self.has_said_all(id);
+        let is_erased = |row: &&mut Row| row.wanted.is_none() && !row.busy;
+        let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_erased) else { return };
+        if !row.waiters.is_empty() && !has_said_all {
+            return self.hear_out_push_binding(id);
+        }
+        answer(&mut row.waiters, Erasure::Unmarked);
+        self.push_bindings.remove(id);
+    }
+
+    fn hear_out_push_binding(&mut self, id: InstanceId) {
+        if let Some(row) = self.push_bindings.rows.get_mut(&id)
+            && !std::mem::replace(&mut row.is_heard_out, true)
+        {
+            self.hear_out(id);
         }
     }
 
@@ -289,8 +311,11 @@ impl Shard {
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
-        self.silence(id);
+        // Its calls end by this, and their devices are told so.
         self.drive(clock::now(), Input::RemovePushBinding(id));
+        if !self.has_said_all(id) {
+            self.hear_out_push_binding(id);
+        }
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
             tokio::time::sleep(WAIT_FOR_STORE).await;
@@ -312,7 +337,8 @@ impl Shard {
 
     /// Whoever waits for the store to erase a registration has waited long enough: it is asked on, as long as this run lives.
     pub(crate) fn on_push_binding_waited(&mut self, id: InstanceId) {
-        if let Some(row) = self.push_bindings.rows.get_mut(&id) {
+        let is_erased = |row: &Row| row.wanted.is_none() && !row.busy;
+        if let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| !is_erased(row)) {
             answer(&mut row.waiters, Erasure::Unsure);
         }
     }
@@ -343,6 +369,7 @@ impl Shard {
             superseded: Arc::default(),
             _place,
             waiters: Vec::new(),
+            is_heard_out: false,
             is_wiped: false,
             is_let_go: false,
             left_by,
@@ -368,13 +395,17 @@ impl Shard {
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_let_go;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
         row.wanted = None;
+        let is_busy = row.busy;
+        if end != PushBindingEnd::Expired {
+            self.ask_no_more(id);
+        }
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
         // What has expired leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
             drop(tell_wiped(&self.shared, id, false));
-        } else if !row.busy {
+        } else if !is_busy {
             self.push_bindings.remove(id);
         }
     }
@@ -384,6 +415,7 @@ impl Shard {
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
         row.is_let_go = true;
+        self.ask_no_more(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
         self.drive(clock::now(), Input::RemovePushBinding(id));

@@ -32,7 +32,11 @@ impl Shard {
                     let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
                     match barred.or_else(|| self.ended_ahead.has(clock::now(), new.id).then_some(None)) {
                         Some(lookup) => self.turn_away(new, lookup, &settled),
-                        None => self.bind(new, None, Some(&settled)),
+                        None => {
+                            // What this node had ended by itself before another one had it is here again.
+                            self.shared.vault.tombstones().leave(new.id);
+                            self.bind(new, None, Some(&settled));
+                        }
                     }
                 }
                 let _ = reply.send(());

@@ -145,30 +145,17 @@ impl Shard {
         tokio::spawn(async move {
             // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
-            // From here on the next run goes on with it, which does not know whose it was.
-            let note = || {
-                shared.audit.note(Act::Wiped(reason), || whose);
+            // From here on the next run goes on with it, which does not know whose it was. Of one that another node turns out to have the trail says so behind it.
+            shared.audit.note(Act::Wiped(reason), || whose);
+            let answer = erasures::try_erase(&shared.vault, &shared.metrics, id, lookup).await;
+            if answer != Answer::Left {
                 shared.metrics.wipe(reason);
-            };
-            let erasing = erasures::try_erase(&shared.vault, &shared.metrics, id, lookup);
-            let answer = match fence {
-                None => {
-                    note();
-                    erasing.await
-                }
-                Some(_) => {
-                    let answer = erasing.await;
-                    if answer != Answer::Left {
-                        note();
-                    }
-                    answer
-                }
-            };
+            }
             let erasure = match answer {
                 Answer::Erased => Some(Erasure::Done),
                 Answer::Left => {
-                    // An error means that the relay ends.
-                    let _ = shared.node_news.send(NodeNews::Left(id));
+                    // An error means that the relay ends. The trail says with the row's end that another node has it.
+                    let _ = shared.node_news.send(NodeNews::Left { id, is_noted: true });
                     None
                 }
                 Answer::Away => {

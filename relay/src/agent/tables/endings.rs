@@ -86,6 +86,8 @@ pub struct WipeDone {
 pub enum Erasure {
     /// Nothing is left.
     Done,
+    /// Nothing is left of what has passed through, which leaves no tombstone.
+    Unmarked,
     /// The store is away; a durable tombstone has it erased by this run or the next.
     Pending,
     /// The store is away, and the tombstone could not be made durable: if the process dies now, the instance comes back.
@@ -96,7 +98,7 @@ impl Erasure {
     /// Its word in logs.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Done => "erased",
+            Self::Done | Self::Unmarked => "erased",
             Self::Pending => "pending",
             Self::Unsure => "unsure",
         }

@@ -21,11 +21,12 @@ use zeroize::Zeroizing;
 
 use crate::agent::NodeNews;
 use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request};
+use crate::audit::Act;
 use crate::clock;
 use crate::random;
 use crate::service::nodes::drain_messages::Word;
 use crate::service::nodes::{Body, NodeService as _};
-use crate::service::{Inner, Service};
+use crate::service::{Inner, Service, views};
 use crate::vault::peer_messages::Letter;
 use crate::vault::{Fence, Owner};
 
@@ -49,7 +50,7 @@ impl Service {
                         });
                     }
                 }
-                NodeNews::Left(id) => drop(tokio::spawn(it.0.have_what_was_left_registered(id))),
+                NodeNews::Left { id, is_noted } => drop(tokio::spawn(it.0.have_what_was_left_registered(id, is_noted))),
                 NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
             }
@@ -132,6 +133,7 @@ impl Inner {
             Word::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
             }
+            Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
             Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
@@ -165,10 +167,14 @@ impl Inner {
     }
 
     /// What this node has ended by itself, and another one goes on with, may have had the same Contact there.
-    async fn have_what_was_left_registered(self: Arc<Self>, id: InstanceId) {
+    async fn have_what_was_left_registered(self: Arc<Self>, id: InstanceId, is_noted: bool) {
         /// By then the SIP server has answered the unregistration, or has had its time.
         const UNREGISTERED: Duration = Duration::from_secs(4);
-        tokio::time::sleep(UNREGISTERED).await;
+        if !is_noted && let Ok(Some(stored)) = self.dependencies.vault.load(id).await {
+            // The trail has it as wiped.
+            self.audit(Act::HandedOver, &views::by_record(stored));
+        }
+        sleep(UNREGISTERED).await;
         self.have_registered_again(id).await;
     }
 

@@ -21,6 +21,7 @@ use crate::service::Inner;
 use crate::service::nodes::drain_messages::Word;
 use crate::service::ownership::missing_records::Heard;
 use crate::service::types::{AccessError, WipeReason};
+use crate::vault::Fence;
 
 impl Inner {
     /// Ends an instance whose place a later one has in the store.
@@ -28,8 +29,8 @@ impl Inner {
         // No change takes the place back meanwhile.
         let _guard = self.changing.lock_key(id).await;
         // A store that is away is asked again in the next round.
-        let Ok(Some(later)) = self.later_one(id).await else { return };
-        let (wiped, heard) = self.wiped_elsewhere(&[later]).await;
+        let Ok(Some((later, fence))) = self.later_one(id).await else { return };
+        let (wiped, heard) = self.wiped_elsewhere(&[(later, fence)]).await;
         if heard == Heard::NotAll || !wiped.is_empty() || self.is_unsure() {
             return;
         }
@@ -43,15 +44,16 @@ impl Inner {
         self.dependencies.agent.ask(id, end).await;
     }
 
-    /// The instance that has taken the place of this one.
-    async fn later_one(&self, id: InstanceId) -> Result<Option<InstanceId>, AccessError> {
+    /// The instance that has taken the place of this one, and the fence that it stands with.
+    async fn later_one(&self, id: InstanceId) -> Result<Option<(InstanceId, Fence)>, AccessError> {
         let here = self.is_here(id).await.filter(|_| !self.is_unsure());
         let place = here.and_then(|status| self.place_of(&status));
         let Some(this) = place.filter(|place| place.is_proven) else { return Ok(None) };
         let named = self.named_beside(&this).await?;
         let replaces =
             |place: &Place| place.is_proven && place.lookup == this.lookup && place.enabled_at >= this.enabled_at;
-        Ok(named.filter(|(_, place)| place.as_ref().is_some_and(replaces)).map(|(later, _)| later))
+        let replaced_by = named.and_then(|(later, place)| Some((later, place.filter(replaces)?)));
+        Ok(replaced_by.map(|(later, place)| (later, place.fence)))
     }
 
     /// Whether this node may own nothing any more, or the store may have lost what it was told.

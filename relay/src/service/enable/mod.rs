@@ -203,7 +203,7 @@ impl Inner {
             Ok(status) => Some(status).filter(|status| status.state != InstanceState::Ending),
             Err(_) => vault.load(other).await.ok().flatten().map(views::by_record),
         };
-        let stands = status.filter(|_| vault.tombstones().forbids(other).is_none());
+        let stands = status.filter(|status| vault.tombstones().forbids(other, Some(status.fence)).is_none());
         stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)
     }
 

@@ -59,6 +59,8 @@ pub(crate) enum Succession {
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     id: InstanceId,
+    /// What it stands with.
+    pub fence: Fence,
     account: AorKey,
     /// What they share.
     pub lookup: Lookup,
@@ -181,7 +183,7 @@ impl Inner {
         let Some(named) = named.filter(|named| *named != this.id) else { return Ok(None) };
         let found = self.look_anywhere(named).await.map_err(|_| AccessError::StoreAway)?;
         let stands = |status: &InstanceStatus| {
-            status.state != InstanceState::Ending && vault.tombstones().forbids(named).is_none()
+            status.state != InstanceState::Ending && vault.tombstones().forbids(named, Some(status.fence)).is_none()
         };
         let place = found.and_then(|(status, _)| self.place_of(&status).filter(|_| stands(&status)));
         Ok(Some((named, place)))
@@ -202,7 +204,7 @@ impl Inner {
         lookup: &Lookup,
     ) -> Result<(), AccessError> {
         let vault = &self.dependencies.vault;
-        if vault.tombstones().forbids(id).is_some() {
+        if vault.tombstones().forbids(id, None).is_some() {
             return Ok(());
         }
         // Whoever enables the device meanwhile comes before or after.
@@ -214,8 +216,9 @@ impl Inner {
             Some(_) => return Ok(()),
         }
         let found = self.look_anywhere(id).await.map_err(|_| AccessError::StoreAway)?;
-        let is_ended =
-            |status: &InstanceStatus| status.state == InstanceState::Ending || vault.tombstones().forbids(id).is_some();
+        let is_ended = |status: &InstanceStatus| {
+            status.state == InstanceState::Ending || vault.tombstones().forbids(id, Some(status.fence)).is_some()
+        };
         let Some((status, _)) = found.filter(|(status, _)| !is_ended(status)) else { return Ok(()) };
         vault.take_lookup(id, status.expires_at, lookup).await.map_err(|_| AccessError::StoreAway)
     }
@@ -235,6 +238,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         self.with_record(status, |record| Place {
             id: status.id,
+            fence: status.fence,
             account: vault.aor_key(&record.account.aor),
             lookup: vault.lookup_of(record),
             enabled_at: record.created_at,

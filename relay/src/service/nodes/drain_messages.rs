@@ -10,6 +10,7 @@
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
 //! | [`Word::TakenBack`] | any node, for a device that has taken back what is not known there | each other one that lives | ends what it has of that device |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
+//! | [`Word::Silence`] | a node that is asked for the receipt of what another one has wiped | that one | pushes nothing more for it |
 //! | [`Word::RegisterAgain`] | a node that has unregistered what gave way to an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
 //! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
@@ -63,6 +64,8 @@ pub(crate) enum Word {
     },
     /// What was unregistered elsewhere may have been the registration of this one.
     RegisterAgain(InstanceId),
+    /// Somebody is about to have the receipt of what the reader has wiped.
+    Silence(InstanceId),
     /// A device has taken back a registration that passed through.
     TakenBack {
         /// Of which account.
@@ -106,6 +109,10 @@ impl Word {
                 out.push(7);
                 out.extend_from_slice(&id.to_bytes());
             }
+            Self::Silence(id) => {
+                out.push(9);
+                out.extend_from_slice(&id.to_bytes());
+            }
             Self::TakenBack { account, device } => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
@@ -131,6 +138,7 @@ impl Word {
                 Some(Self::TokenDead { id: id(one), token: DeadToken { mark: *mark, since_ms } })
             }
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
+            (9, [one], []) => Some(Self::Silence(id(one))),
             (8, [account, device], []) => {
                 Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device })
             }
@@ -186,6 +194,7 @@ mod tests {
             Word::Succeeded { earlier: id(3), later: id(4) },
             Word::TokenDead { id: id(5), token },
             Word::RegisterAgain(id(6)),
+            Word::Silence(id(7)),
             Word::TakenBack { account: AorKey::of_number(6), device: [7; 16] },
         ];
         for word in words {

@@ -140,12 +140,16 @@ impl NodeService for Service {
         let is_here = !matches!(look, Some(Err(Denied::Unknown)));
         // A node that leaves shows what it had until nobody asks it any more; another one may have that, and change it.
         let may_be_taken = matches!(look, Some(Ok(_))) && it.is_leaving();
-        if is_here && !may_be_taken || it.dependencies.vault.tombstones().look(id).is_some() {
+        let tombstones = it.dependencies.vault.tombstones();
+        if is_here && !may_be_taken || tombstones.bars(id, None).is_some() {
             return Ok(None);
         }
         let stored = match it.dependencies.vault.load(id).await {
+            // What this node has ended by itself another one may go on with.
+            Ok(Some(stored)) if tombstones.bars(id, Some(stored.fence)).is_some() => return Ok(None),
             Ok(Some(stored)) => stored,
-            Ok(None) if is_here => return Ok(None),
+            Ok(None) if is_here || tombstones.look(id).is_some() => return Ok(None),
+            Err(_) if tombstones.look(id).is_some() => return Ok(None),
             Err(_) => return Err(AccessError::StoreAway),
             Ok(None) => match it.who_wiped(id, Some(proof)).await {
                 Err(AccessError::Unknown) => it.seek(id, Some(from)).await?.ok_or(AccessError::Unknown)?,
@@ -387,11 +391,11 @@ impl Inner {
 
     /// The record of an instance that no shard here has, for an operator: another node owns it, or it is on its way here.
     pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
+        let vault = &self.dependencies.vault;
+        let stored = vault.load(id).await.ok()??;
         // It was wiped; what a store still holds that was away does not count.
-        if self.dependencies.vault.tombstones().look_anywhere(id).await.is_some() {
-            return None;
-        }
-        self.dependencies.vault.load(id).await.ok()?
+        let tombstone = vault.tombstones().look_anywhere(id).await;
+        (!tombstone.is_some_and(|tombstone| tombstone.counts_for(Some(stored.fence)))).then_some(stored)
     }
 
     /// Whether a record's secret is the one that was shown; `None`: it does not open with this keyring. A registration that

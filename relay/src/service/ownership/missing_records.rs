@@ -40,7 +40,7 @@ use crate::limits::counted_as;
 use crate::limits::shares::{Share, Shares};
 use crate::service::Inner;
 use crate::service::types::AccessError;
-use crate::vault::{Owner, Peer, RENEWAL, Stored, Whose};
+use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
 
 /// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
 /// few go round within seconds.
@@ -61,13 +61,15 @@ const HAVE: &[u8] = b"HAVE";
 /// The answer of a node that has it.
 const HERE: &[u8] = b"here";
 const NOT_HERE: &[u8] = b"none";
+/// How the place of an id begins that holds the fence of the one before it. No id is like that, so that a node that knows of no fences has nothing of it.
+const FENCE: [u8; 8] = [0xff; 8];
 
 /// What a node asks of another one here.
 pub(crate) enum Question {
     /// The store has nothing of this instance: whoever has it writes it again.
     Seek(InstanceId),
-    /// The writer has these: whoever has wiped some erases them, and says which.
-    Have(Vec<InstanceId>),
+    /// The writer has these, each with the fence that it names; one of an earlier version names none. Whoever has wiped some erases them, and says which.
+    Have(Vec<(InstanceId, Option<Fence>)>),
 }
 
 /// Whether all nodes have answered that are waited for.
@@ -100,12 +102,23 @@ pub(super) struct Comparing {
 
 impl Question {
     fn write(&self) -> Zeroizing<Vec<u8>> {
-        let (word, ids) = match self {
-            Self::Seek(id) => (SEEK, std::slice::from_ref(id)),
-            Self::Have(ids) => (HAVE, &**ids),
-        };
-        let mut body = word.to_vec();
-        body.extend(ids.iter().flat_map(|id| id.to_bytes()));
+        let mut body;
+        match self {
+            Self::Seek(id) => {
+                body = SEEK.to_vec();
+                body.extend_from_slice(&id.to_bytes());
+            }
+            Self::Have(held) => {
+                body = HAVE.to_vec();
+                for (id, fence) in held {
+                    body.extend_from_slice(&id.to_bytes());
+                    if let Some(fence) = fence {
+                        body.extend_from_slice(&FENCE);
+                        body.extend_from_slice(&fence.number().to_be_bytes());
+                    }
+                }
+            }
+        }
         Zeroizing::new(body)
     }
 
@@ -113,10 +126,19 @@ impl Question {
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let (word, ids) = body.split_first_chunk::<4>()?;
         let (ids, []) = ids.as_chunks::<16>() else { return None };
-        let ids: Vec<InstanceId> = ids.iter().map(|id| InstanceId::from_bytes(*id)).collect();
-        match (&word[..], &ids[..]) {
-            (SEEK, [id]) => Some(Self::Seek(*id)),
-            (HAVE, _) => Some(Self::Have(ids)),
+        match (&word[..], ids) {
+            (SEEK, [id]) => Some(Self::Seek(InstanceId::from_bytes(*id))),
+            (HAVE, ids) => {
+                let mut held: Vec<(InstanceId, Option<Fence>)> = Vec::with_capacity(ids.len());
+                for place in ids {
+                    let number = place.strip_prefix(&FENCE).and_then(|number| number.try_into().ok());
+                    match (number.map(u64::from_be_bytes), held.last_mut()) {
+                        (Some(number), Some((_, fence))) => *fence = Some(Fence::from_number(number)),
+                        _ => held.push((InstanceId::from_bytes(*place), None)),
+                    }
+                }
+                Some(Self::Have(held))
+            }
             _ => None,
         }
     }
@@ -246,8 +268,8 @@ impl Inner {
 
     /// Which of these other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard: one that is silent is asked once
     /// for all.
-    pub(crate) async fn wiped_elsewhere(&self, ids: &[InstanceId]) -> (Vec<InstanceId>, Heard) {
-        if ids.is_empty() {
+    pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, Heard) {
+        if held.is_empty() {
             return (Vec::new(), Heard::All);
         }
         let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), Heard::NotAll) };
@@ -263,15 +285,15 @@ impl Inner {
                 None => note_silent(peer),
             }
         }
-        for some in ids.chunks(LETTER_MAX) {
-            let have = Question::Have(some.to_vec()).write();
+        for some in held.chunks(LETTER_MAX) {
+            let have = Question::Have(some.iter().map(|(id, fence)| (*id, Some(*fence))).collect()).write();
             let ask = async |(_, run): (&'_ Peer, &'_ Owner)| self.ask_within(run, have.clone(), SEEK_WAIT).await;
             let answers = join_all(living.iter().copied().map(ask)).await;
             let mut answered = answers.into_iter();
             living.retain(|(peer, _)| match answered.next().flatten() {
                 Some(answer) => {
                     let named = answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id));
-                    wiped.extend(named.filter(|id| some.contains(id)));
+                    wiped.extend(named.filter(|id| some.iter().any(|(asked, _)| asked == id)));
                     true
                 }
                 None => {
@@ -322,7 +344,9 @@ impl Inner {
             Question::Have(ids) => {
                 let vault = &self.dependencies.vault;
                 let mut wiped = Vec::new();
-                for (id, lookup) in ids.into_iter().filter_map(|id| Some((id, vault.tombstones().bars(id)?))) {
+                // What this node has ended by itself another one may have claimed since: that one goes on with it.
+                let barred = |(id, fence)| Some((id, vault.tombstones().bars(id, fence)?));
+                for (id, lookup) in ids.into_iter().filter_map(barred) {
                     self.dependencies.agent.erase(id, lookup);
                     wiped.extend(id.to_bytes());
                 }
@@ -344,9 +368,14 @@ mod tests {
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
         let Some(Question::Seek(sought)) = Question::read(&Question::Seek(id(1)).write()) else { panic!("a question") };
         assert_eq!(sought, id(1));
-        let many = vec![id(1), id(2)];
-        let Some(Question::Have(had)) = Question::read(&Question::Have(many.clone()).write()) else { panic!("news") };
-        assert_eq!(had, many);
+        let fence = |number| Some(Fence::from_number(number));
+        for many in [vec![(id(1), None), (id(2), None)], vec![(id(1), fence(7)), (id(2), fence(u64::MAX))], Vec::new()]
+        {
+            let Some(Question::Have(had)) = Question::read(&Question::Have(many.clone()).write()) else {
+                panic!("news")
+            };
+            assert_eq!(had, many);
+        }
         for other in
             [&b"GET /v1/instances/pi_1\n\n"[..], b"SEEK", b"HAVE1", b"", b"SEEK0123456789abcdef0123456789abcdef"]
         {

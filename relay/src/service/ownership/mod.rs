@@ -548,7 +548,10 @@ impl Inner {
         for id in missing {
             let status = self.look_as_relay(id).await.ok();
             let is_over = |it: &InstanceStatus| it.expires_at <= confirmed_now() && !self.passed_through(it);
-            if status.as_ref().is_some_and(is_over) { expired.push(id) } else { astray.push(id) }
+            match status.filter(is_over) {
+                Some(over) => expired.push((id, over.fence)),
+                None => astray.push(id),
+            }
         }
         // Whoever says nothing may have told its user as well: twice is better than never.
         let (ended, _) = self.wiped_elsewhere(&expired).await;

@@ -56,7 +56,7 @@ pub(super) enum Loss {
 /// What became of those that were looked up.
 #[derive(Default)]
 pub(super) struct Tally {
-    written: Vec<InstanceId>,
+    written: Vec<(InstanceId, Fence)>,
     let_go: usize,
 }
 
@@ -81,8 +81,7 @@ impl Inner {
         let owned: Vec<(InstanceId, Fence)> =
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
         let mut tally = Tally::default();
-        let ids: Vec<InstanceId> = owned.iter().map(|(id, _)| *id).collect();
-        let (wiped, heard) = self.wiped_elsewhere(&ids).await;
+        let (wiped, heard) = self.wiped_elsewhere(&owned).await;
         self.let_go_of_wiped(&wiped).await;
         if heard == Heard::NotAll {
             return false;
@@ -97,16 +96,16 @@ impl Inner {
                 return true;
             }
             let mut under_way = JoinSet::new();
-            for (id, _) in some.iter().copied() {
+            for (id, fence) in some.iter().copied() {
                 let it = self.clone();
                 under_way.spawn(async move {
                     let _guard = it.changing.lock_key(id).await;
-                    (id, it.restore(id, Loss::WithOthers).await)
+                    (id, fence, it.restore(id, Loss::WithOthers).await)
                 });
             }
-            while let Some(Ok((id, restored))) = under_way.join_next().await {
+            while let Some(Ok((id, fence, restored))) = under_way.join_next().await {
                 match restored {
-                    Ok(restored) => tally.note(id, restored),
+                    Ok(restored) => tally.note(id, fence, restored),
                     Err(_) => return false,
                 }
             }
@@ -125,14 +124,16 @@ impl Inner {
         }
         // Whoever erases what is another node's leaves word before, which may be lost as well.
         self.let_go_of_ended().await;
-        let (wiped, heard) = self.wiped_elsewhere(&[id]).await;
+        // What is not here is not written.
+        let fence = self.look_as_relay(id).await.map_or(Fence::NEW, |status| status.fence);
+        let (wiped, heard) = self.wiped_elsewhere(&[(id, fence)]).await;
         self.let_go_of_wiped(&wiped).await;
         if heard == Heard::NotAll {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
         let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };
         let (restored, mut tally) = (self.restore(id, loss).await?, Tally::default());
-        tally.note(id, restored);
+        tally.note(id, fence, restored);
         if !self.finish_restoring(1, tally).await {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
@@ -247,22 +248,20 @@ impl Inner {
     /// An instance that is here, and goes on.
     pub(crate) async fn is_here(&self, id: InstanceId) -> Option<InstanceStatus> {
         let status = self.look_as_relay(id).await.ok()?;
-        (status.state != InstanceState::Ending && self.dependencies.vault.tombstones().forbids(id).is_none())
-            .then_some(status)
+        let is_wiped = self.dependencies.vault.tombstones().forbids(id, Some(status.fence)).is_some();
+        (status.state != InstanceState::Ending && !is_wiped).then_some(status)
     }
 
     /// Whether another instance was enabled later than this, and is proven; where the store may have it from before, just now.
     async fn is_newer(&self, other: InstanceId, created_at: u64, loss: Loss) -> Result<bool, StoreError> {
         let vault = &self.dependencies.vault;
-        if vault.tombstones().forbids(other).is_some() {
-            return Ok(false);
-        }
         let stored = match vault.load(other).await {
             // Nobody can look after it.
             Err(StoreError::Malformed) => None,
             stored => stored?,
         };
-        let Some(stored) = stored else { return Ok(false) };
+        let is_wiped = |stored: &Stored| vault.tombstones().forbids(other, Some(stored.fence)).is_some();
+        let Some(stored) = stored.filter(|stored| !is_wiped(stored)) else { return Ok(false) };
         let since = match loss {
             Loss::Alone => created_at,
             Loss::WithOthers => shared_now().saturating_sub(JUST_NOW_S).max(created_at),
@@ -271,9 +270,9 @@ impl Inner {
     }
 
     /// Erases what was written again, and has ended in that moment. Whether the store answered.
-    async fn erase_ended(&self, written: &[InstanceId]) -> bool {
+    async fn erase_ended(&self, written: &[(InstanceId, Fence)]) -> bool {
         let mut ended = Vec::new();
-        for id in written.iter().copied() {
+        for (id, _) in written.iter().copied() {
             if self.is_here(id).await.is_none() {
                 ended.push(id);
             }
@@ -290,9 +289,9 @@ impl Inner {
 }
 
 impl Tally {
-    fn note(&mut self, id: InstanceId, restored: Restored) {
+    fn note(&mut self, id: InstanceId, fence: Fence, restored: Restored) {
         match restored {
-            Restored::Written => self.written.push(id),
+            Restored::Written => self.written.push((id, fence)),
             Restored::LetGo => self.let_go += 1,
             Restored::Found | Restored::NotHere | Restored::Refused => {}
         }

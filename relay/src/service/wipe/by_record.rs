@@ -154,7 +154,7 @@ impl Inner {
             // record by now, and is told as its owner. From whom this node has claimed one, the claim tells.
             let _ = vault.tell_ended(&owner, &[id]).await;
         }
-        if !is_written && !vault.tombstones().is_durable(id) {
+        if is_lent && !is_written && !vault.tombstones().is_durable(id) {
             return Ok(Wiped::Wiping);
         }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);

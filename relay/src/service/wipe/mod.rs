@@ -6,6 +6,7 @@
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
 //! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
 //! | is away, of a registration that passed through, which has no tombstone | that the store is away; it is erased when that answers, if this run lives so long | it is tried again |
+//! | has erased it at the word of a node beside, which may be trying to push that, and does not say that it tries no more | that it is being wiped | the receipt |
 //! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when that is written |
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
 //! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
@@ -36,7 +37,11 @@ use crate::clock::shared_now;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
-use crate::vault::{Beside, Owner, Tombstone, WRITE_LIMIT};
+use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word};
+use crate::vault::{Beside, Lookup, Owner, Tombstone, WRITE_LIMIT};
+
+/// For how long after a wipe its node may try to tell the device of it, in seconds.
+const LAST_WORDS_S: u64 = 70;
 
 impl Inner {
     pub(super) async fn wipe(
@@ -77,10 +82,11 @@ impl Inner {
         let WipeDone { reason, unregistered, erasure } = *done;
         let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         match (wiped_at, erasure) {
+            (_, Erasure::Unmarked) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             // The store may yet come back with older data.
             _ if erasure == Erasure::Done && !self.dependencies.vault.tombstones().is_durable(id) => Ok(Wiped::Wiping),
             (Some(wiped_at), _) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
-            // It passed through; or its tombstone had no room, and the store needs none.
+            // The store needs none, and it was forgotten since.
             (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (None, Erasure::Pending) => Ok(Wiped::Wiping),
             (None, Erasure::Unsure) => Err(AccessError::StoreAway),
@@ -114,30 +120,68 @@ impl Inner {
         }
         // Who may have its receipt is told it when nothing is on its way: nobody else breaks off what its phone is to hear.
         self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await;
-        match tombstone {
-            Tombstone { wiped_at: None, .. } => {
-                if let Some(beside) = beside {
-                    return Ok(self.go_on_wiping(id, beside).await);
-                }
-                if !tombstones.insist(id) {
-                    // This node had ended it by itself, and another one has it.
-                    return Err(self.denied(id, denied, proof).await);
-                }
-                let written = timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await;
-                written.ok().and_then(Result::ok).map(|()| Wiped::Wiping).ok_or(AccessError::StoreAway)
-            }
-            Tombstone { wiped_at: Some(_), .. }
-                if beside.is_none()
-                    && !matches!(timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await, Ok(Ok(())))
-                    && !tombstones.is_durable(id) =>
-            {
-                Ok(Wiped::Wiping)
-            }
-            Tombstone { wiped_at: Some(wiped_at), reason, unregistered, .. } if tombstone.receipt_is_kept() => {
-                Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered)))
-            }
-            Tombstone { .. } => Err(AccessError::Unknown),
+        if let Some(beside) = beside {
+            return self.wiped_beside(id, beside).await;
         }
+        let is_over = !tombstone.receipt_is_kept();
+        // What this node has ended by itself may be another one's by now, in a store that had lost that: it goes whoever has it.
+        let is_own = tombstone.fence.is_some() && !is_over;
+        if (tombstone.wiped_at.is_none() || is_own) && !tombstones.insist(id) {
+            // Another one has it.
+            return Err(self.denied(id, denied, proof).await);
+        }
+        let is_erased = match tombstone.wiped_at {
+            None => false,
+            Some(_) => !is_own || self.erase_whosever(id, tombstone.lookup).await,
+        };
+        let written = timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await;
+        let is_written = matches!(written, Ok(Ok(())));
+        match tombstone.wiped_at {
+            None => is_written.then_some(Wiped::Wiping).ok_or(AccessError::StoreAway),
+            Some(_) if !is_erased || !is_written && !tombstones.is_durable(id) => Ok(Wiped::Wiping),
+            Some(_) if is_over => Err(AccessError::Unknown),
+            Some(wiped_at) => Ok(Wiped::Done(self.receipt(id, wiped_at, tombstone.reason, tombstone.unregistered))),
+        }
+    }
+
+    /// Whether the store has nothing of it any more, whoever had it; else it is asked again.
+    async fn erase_whosever(&self, id: InstanceId, lookup: Option<Lookup>) -> bool {
+        let erased = self.timed(StoreOperation::Erase, self.dependencies.vault.erase_all_of(id, lookup)).await;
+        if erased.is_err() {
+            self.dependencies.agent.erase(id, lookup);
+        }
+        erased.is_ok()
+    }
+
+    /// What another node has wiped whose tombstones lie beside ours. One that lives may be trying to tell its device so.
+    async fn wiped_beside(&self, id: InstanceId, beside: Beside) -> Result<Wiped, AccessError> {
+        let Tombstone { wiped_at, fence, reason, unregistered, .. } = beside.tombstone;
+        if !beside.tombstone.receipt_is_kept() {
+            return Err(AccessError::Unknown);
+        }
+        if wiped_at.is_some_and(|wiped_at| shared_now().saturating_sub(wiped_at) <= LAST_WORDS_S) {
+            let is_silent = match self.dependencies.vault.living_peers().await {
+                Ok(peers) => match peers.iter().find(|peer| beside.is_of_node(peer.node())) {
+                    Some(peer) => !self.silence_at(peer, id).await,
+                    // It may be cut off from the store alone, and say why calls no longer come.
+                    None => matches!(reason, WipeReason::Expired | WipeReason::RefusedUpstream),
+                },
+                Err(_) => true,
+            };
+            if is_silent {
+                return Ok(Wiped::Wiping);
+            }
+        }
+        match (wiped_at, fence) {
+            (Some(wiped_at), None) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
+            // It is not erased, or may be another one's by now.
+            _ => Ok(self.go_on_wiping(id, beside).await),
+        }
+    }
+
+    /// Has a node break off what it pushes for an instance that has ended there; whether it has heard.
+    async fn silence_at(&self, node: &Owner, id: InstanceId) -> bool {
+        self.ask_within(node, Word::Silence(id).encode(), HEARD_WITHIN).await.is_some()
     }
 
     /// Goes on with what another node has begun to wipe, unless that lives, and does so itself.
@@ -157,8 +201,7 @@ impl Inner {
             vault.tombstones().note_unregistered(id, unregistered);
             tracing::info!(event = "wipe-gone-on-with", instance = %id, reason = reason.word(), "a node that is gone had begun to wipe this; it is gone on with here");
         }
-        if self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup)).await.is_err() {
-            self.dependencies.agent.erase(id, lookup);
+        if !self.erase_whosever(id, lookup).await {
             return Wiped::Wiping;
         }
         vault.tombstones().note_erased(id);

@@ -16,11 +16,12 @@
 //!
 //! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before. A
 //! node is believed dead when it released its lease, or when its lease has been missing for longer than a renewal and this
-//! node's connection has not broken for a whole lease: for a Redis that comes back empty, or after a pause, or that somebody has
+//! node's connection has not broken for a whole lease, or the one server of a Cluster that has the lease has answered for so long: for a Redis that comes back empty, or after a pause, or that somebody has
 //! flushed, has lost the leases of nodes that live, and they renew them meanwhile. A lease that would last longer than one, because the store's clock was set back, is cut
-//! to one: whoever lives renews it meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way.
+//! to one: whoever lives renews it meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way. What a server of a Cluster does not answer for keeps
+//! nothing from being taken that others have, and is tried again with each round.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ use super::shares::Shares;
 use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, node_key, record_id, record_key};
 use crate::clock;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{Fence, Owner, StoreError, Stored};
+use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored};
 use crate::vault::wanted::Wanted;
 
 /// How often all records are looked through, in case an index lost a name.
@@ -42,6 +43,9 @@ const SCAN_EVERY: Duration = Duration::from_secs(600);
 
 /// How long a lease must be missing, in tenths of a lease: longer than a node that lives takes to renew it.
 const MISSING: u32 = 3;
+
+/// After how many limits of an operation without a look a lease that can be read counts as one that could not, where a lease is shorter.
+const UNREAD_LIMITS: u32 = 4;
 
 /// How long the shares of a dead node are left to those whose they are, in tenths of a lease.
 const GRACE: u32 = 5;
@@ -75,8 +79,17 @@ struct Round {
     /// What is tried; after a failure the same again.
     trying: Vec<Candidate>,
     taken: Vec<Stored>,
+    /// Of a Cluster: what a server did not answer for, each to be tried again with its ticket; and what is among it.
+    postponed: VecDeque<Candidate>,
+    is_postponed: BTreeSet<InstanceId>,
+    /// A server did not answer for something in this round: there may be more to claim.
+    has_missed: bool,
+    /// The nodes, as they were told last.
+    nodes: Vec<String>,
     /// Since when the lease of a node is missing.
     missing_since: BTreeMap<Arc<str>, Instant>,
+    /// Since when the lease of a node could be read each time that it was to be, and when it was last.
+    read_since: BTreeMap<Arc<str>, (Instant, Instant)>,
     /// Since when a node is believed dead.
     dead_since: BTreeMap<Arc<str>, Instant>,
     /// Among whom is shared what the dead left.
@@ -123,6 +136,7 @@ impl Claims {
         wanted: &Wanted,
     ) -> Result<Vec<Stored>, StoreError> {
         let mut round = self.0.lock().await;
+        let mut has_ended = false;
         // What an earlier call has left is not mixed with what is taken now: it may end in the middle of a tag.
         let is_left = !round.taken.is_empty();
         while !is_left && round.taken.len() < batch {
@@ -132,8 +146,12 @@ impl Claims {
                     break;
                 }
             } else if round.next_stage(store, owner).await? {
+                has_ended = true;
                 break;
             }
+        }
+        if has_ended && std::mem::take(&mut round.has_missed) && round.taken.is_empty() {
+            return Err(StoreError::Away(AwayReason::Unreachable));
         }
         let rest = round.taken.len().min(batch);
         let kept = round.taken.split_off(rest);
@@ -151,6 +169,7 @@ impl Round {
     async fn next_stage(&mut self, store: &RedisStore, owner: &Owner) -> Result<bool, StoreError> {
         match &self.stage {
             Stage::Begin => {
+                self.try_again();
                 let mut others = self.dead_peers(store, owner).await?;
                 if !self.not_first {
                     others.push(owner.node.clone());
@@ -159,7 +178,12 @@ impl Round {
             }
             Stage::Index { node, cursor, others } => {
                 let (node, cursor, others) = (node.clone(), *cursor, others.clone());
-                let (cursor, names) = store.page_of(&node_key(&node), cursor, NAMES).await?;
+                let page = store.page_of(&node_key(&node), cursor, NAMES).await;
+                let Some((cursor, names)) = unless_of_a_server(store, page)? else {
+                    self.has_missed = true;
+                    self.stage = self.after_index(store, others);
+                    return Ok(false);
+                };
                 let waits = self.is_in_grace(store, &node);
                 let shares = std::mem::take(&mut self.shares);
                 let ours = |id: &InstanceId| !waits || shares.is_of(&owner.node, id.tag());
@@ -223,8 +247,22 @@ impl Round {
         }
     }
 
+    /// Has some of what a server did not answer for tried again, before anything else of this round.
+    fn try_again(&mut self) {
+        if self.trying.is_empty() {
+            let some = self.postponed.len().min(WAVE);
+            self.trying.extend(self.postponed.drain(..some));
+            for candidate in &self.trying {
+                self.is_postponed.remove(&candidate.id);
+            }
+        }
+    }
+
     fn add(&mut self, ids: impl Iterator<Item = InstanceId>, index: Option<&str>) {
         let index: Option<Arc<str>> = index.map(Into::into);
+        // Those have their tickets, by which it is known whether they were taken.
+        let trying: BTreeSet<InstanceId> = self.trying.iter().map(|candidate| candidate.id).collect();
+        let ids = ids.filter(|id| !self.is_postponed.contains(id) && !trying.contains(id));
         self.named.extend(ids.map(|id| ((id.tag().0, id), index.clone())));
     }
 
@@ -257,7 +295,11 @@ impl Round {
 
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
     async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Arc<str>>, StoreError> {
-        let nodes = store.nodes().await?;
+        match unless_of_a_server(store, store.nodes().await)? {
+            Some(nodes) => self.nodes = nodes,
+            None => self.has_missed = true,
+        }
+        let nodes = self.nodes.clone();
         if !nodes.iter().any(|node| **node == *owner.node) {
             // Nobody would see this one die: its name is put there again with the next renewal.
             *store.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -268,11 +310,14 @@ impl Round {
                 living.push(node.as_str().into());
                 continue;
             }
-            let has_index: bool = store.link.ask(::redis::cmd("EXISTS").arg(node_key(node))).await?;
-            if has_index {
-                dead.push(node.as_str().into());
-            } else {
-                let _: u64 = store.link.ask(::redis::cmd("SREM").arg(NODES_KEY).arg(node)).await?;
+            let has_index = store.link.ask(::redis::cmd("EXISTS").arg(node_key(node))).await;
+            match unless_of_a_server(store, has_index)? {
+                Some(true) => dead.push(node.as_str().into()),
+                Some(false) => {
+                    let struck_off = store.link.ask::<u64>(::redis::cmd("SREM").arg(NODES_KEY).arg(node)).await;
+                    unless_of_a_server(store, struck_off)?;
+                }
+                None => self.has_missed = true,
             }
         }
         self.shares = Shares::among(living);
@@ -280,18 +325,34 @@ impl Round {
     }
 
     async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
-        let lease = store.lease_of(node).await?;
+        let read = async {
+            let lease = store.lease_of(node).await?;
+            if lease.is_some() {
+                store.cut_lease(node).await?;
+            }
+            Ok(lease)
+        };
+        let Some(lease) = unless_of_a_server(store, read.await)? else {
+            // Whoever cannot be asked about may live, and may have had to renew it in vain.
+            self.has_missed = true;
+            self.read_since.remove(node);
+            self.missing_since.remove(node);
+            return Ok(self.dead_since.contains_key(node));
+        };
+        let is_read_since = self.note_read(store, node);
         if lease.is_some() {
-            store.cut_lease(node).await?;
             self.missing_since.remove(node);
         }
+        let steady_for = match store.link.is_cluster() {
+            true => is_read_since.elapsed(),
+            false => store.link.steady_for(),
+        };
         let is_dead = match lease.as_deref() {
             Some(run) => run == RELEASED,
             None => {
                 let missing = self.missing_since.entry(node.into()).or_insert_with(clock::now).elapsed();
                 // One that has released it before stays dead.
-                self.dead_since.contains_key(node)
-                    || missing >= store.lease * MISSING / 10 && store.link.steady_for() >= store.lease
+                self.dead_since.contains_key(node) || missing >= store.lease * MISSING / 10 && steady_for >= store.lease
             }
         };
         if is_dead {
@@ -300,6 +361,17 @@ impl Round {
             self.dead_since.remove(node);
         }
         Ok(is_dead)
+    }
+
+    /// The lease of a node was read; since when it could be, each time. One that was not read for long may have been lost, and renewed, meanwhile.
+    fn note_read(&mut self, store: &RedisStore, node: &str) -> Instant {
+        let now = clock::now();
+        let (since, at) = self.read_since.entry(node.into()).or_insert((now, now));
+        if at.elapsed() > store.lease.max(store.link.limit() * UNREAD_LIMITS) {
+            *since = now;
+        }
+        *at = now;
+        *since
     }
 
     /// Tries some candidates: as many as are still to be taken, at most [`WAVE`] at once. Whether an answer should follow at once.
@@ -324,7 +396,7 @@ impl Round {
         let connection = store.link.generation();
         // Twice: the first time tells whose the others' are.
         for attempt in 0..2 {
-            let outcomes = try_all(store, owner, &wave, &takeable).await?;
+            let (outcomes, unanswered) = try_all(store, owner, &wave, &takeable).await?;
             if attempt == 0 {
                 let left = outcomes.iter().filter(|(_, outcome)| outcome.0 == CLAIM_LEFT);
                 let strangers: BTreeSet<_> = left.filter_map(|(_, outcome)| Some(owner_in(outcome)?.node)).collect();
@@ -340,6 +412,9 @@ impl Round {
                 }
             }
             self.settle(store, owner, outcomes, connection).await?;
+            self.is_postponed.extend(unanswered.iter().map(|candidate| candidate.id));
+            self.has_missed |= !unanswered.is_empty();
+            self.postponed.extend(unanswered);
             break;
         }
         Ok(ends)
@@ -373,9 +448,10 @@ impl Round {
             }
         }
         let corrected = async {
-            store.index(&owner.node, &unnamed).await?;
+            // In a Cluster the owner names again what its index misses, and an index is a hint.
+            unless_of_a_server(store, store.index(&owner.node, &unnamed).await)?;
             for (index, ids) in misplaced {
-                store.unindex(index, &ids).await?;
+                unless_of_a_server(store, store.unindex(index, &ids).await)?;
             }
             Ok(())
         };
@@ -412,13 +488,21 @@ fn owner_in((_, owned_by, ..): &Claimed) -> Option<Owner> {
     Owner::parse(std::str::from_utf8(owned_by).ok()?)
 }
 
-/// Runs the claims of all candidates at once, in the order of the candidates.
+/// What was answered; `None`: one server of a Cluster has not, and others may.
+fn unless_of_a_server<T>(store: &RedisStore, answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Err(StoreError::Away(_)) if store.link.is_cluster() => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// Runs the claims of all candidates at once, in the order of the candidates; and those that a server of a Cluster has not answered for.
 async fn try_all(
     store: &RedisStore,
     owner: &Owner,
     wave: &[Candidate],
     takeable: &[Arc<str>],
-) -> Result<Vec<(Candidate, Claimed)>, StoreError> {
+) -> Result<(Vec<(Candidate, Claimed)>, Vec<Candidate>), StoreError> {
     let at_once = if store.link.is_cluster() { 1 } else { AT_ONCE };
     let mut under_way = JoinSet::new();
     for (place, some) in wave.chunks(at_once).enumerate() {
@@ -437,8 +521,11 @@ async fn try_all(
             claim
         };
         under_way.spawn(async move {
-            let claimed = link.ask_in_time::<Vec<Claimed>>(claim).await?;
-            if claimed.len() == count { Ok((place, claimed)) } else { Err(StoreError::Malformed) }
+            let claimed = match link.ask_in_time::<Vec<Claimed>>(claim).await {
+                Err(StoreError::Away(_)) if link.is_cluster() => return Ok((place, None)),
+                claimed => claimed?,
+            };
+            if claimed.len() == count { Ok((place, Some(claimed))) } else { Err(StoreError::Malformed) }
         });
     }
     let mut outcomes = BTreeMap::new();
@@ -447,5 +534,12 @@ async fn try_all(
         let (place, claimed) = joined.unwrap_or(Err(StoreError::Away(crate::vault::AwayReason::Unreachable)))?;
         outcomes.insert(place, claimed);
     }
-    Ok(wave.iter().cloned().zip(outcomes.into_values().flatten()).collect())
+    let (mut answered, mut unanswered) = (Vec::with_capacity(wave.len()), Vec::new());
+    for (some, claimed) in wave.chunks(at_once).zip(outcomes.into_values()) {
+        match claimed {
+            Some(claimed) => answered.extend(some.iter().cloned().zip(claimed)),
+            None => unanswered.extend_from_slice(some),
+        }
+    }
+    Ok((answered, unanswered))
 }

@@ -4,7 +4,8 @@
 //! is made at a time, for all who wait for one, and goes on being made when they have given up: where many ask, each who began another
 //! try would have less time left for it than it takes. A connection on which something went wrong is never used
 //! again; a call on one that turns out to be dead is repeated once on a new one, for every question asked here may be. That of a Cluster whose
-//! answer stays out, which may be one server's silence, serves the others until a new one is made.
+//! answer stays out, which may be one server's silence, serves the others until a new one is made. A new one to a whole Cluster, which is one to each of its servers,
+//! is made for what went wrong once in [so long](RENEWED_EVERY) at most: of a server that is gone something goes wrong with each question.
 //! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives. What is for a store that forgets
 //! is asked over a connection alone whose other end was [looked at](super::persistence).
 
@@ -28,6 +29,9 @@ const CLOCK_TRIES: usize = 3;
 /// How many limits of an operation connecting may take; whoever asks waits for one.
 const CONNECT_LIMITS: u32 = 2;
 
+/// In how many limits of an operation the connection to a Cluster is renewed once, at the most: 4 s. A library that is told of no new master finds it by that alone.
+const RENEWED_EVERY: u32 = 4;
+
 pub(super) struct Link {
     /// Held while connecting.
     client: Arc<tokio::sync::Mutex<RedisClient>>,
@@ -43,6 +47,8 @@ struct Current {
     generation: u64,
     /// Since when nothing has gone wrong on this one.
     steady_since: Option<Instant>,
+    /// When it was made.
+    made_at: Option<Instant>,
     /// What the clock at its other end has told; not of a Cluster, which has several.
     clock: Option<StoreClock>,
     /// When it was found last that the other end keeps nothing of what it is told.
@@ -256,12 +262,17 @@ impl Link {
         if current.generation != generation {
             return;
         }
-        if !(self.is_cluster && is_silence) {
+        let is_new = current.made_at.is_some_and(|at| at.elapsed() < self.limit * RENEWED_EVERY);
+        if !(self.is_cluster && (is_silence || is_new)) {
             current.connection = None;
             return;
         }
         current.steady_since = Some(Instant::now());
         drop(current);
+        if is_new {
+            // To the other servers it is as good, and the library goes on trying to reach the one.
+            return;
+        }
         if let Ok(client) = self.client.clone().try_lock_owned() {
             // Nobody waits for it.
             drop(self.begin_to_connect(client));
@@ -299,6 +310,7 @@ impl Link {
             let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
             current.generation += 1;
             current.steady_since = Some(Instant::now());
+            current.made_at = current.steady_since;
             current.clock = None;
             current.forgot_at = None;
             current.connection = Some(connection.clone());

@@ -44,6 +44,7 @@ mod link;
 mod marks;
 mod peer_messages;
 mod persistence;
+mod rivals;
 mod scripts;
 mod shares;
 mod unasked;
@@ -69,6 +70,7 @@ use hints::{or_none, text};
 pub(super) use keyring_agreement::{Compared, RING_TTL};
 use link::{Link, Whereto};
 use marks::Marked;
+use rivals::Rivals;
 use scripts::{ERASE_GONE, ERASE_LEFT, ERASE_OTHERS, Erased, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
@@ -113,6 +115,7 @@ pub(super) struct RedisStore {
     claims: Claims,
     enlisted: Mutex<Option<Instant>>,
     marked: Marked,
+    rivals: Rivals,
 }
 
 impl RedisStore {
@@ -138,7 +141,8 @@ impl RedisStore {
 
     fn on(link: Arc<Link>, letters: Arc<Link>, boxes: Arc<Boxes>, lease: Duration, require_ephemeral: bool) -> Self {
         let (claims, enlisted, marked) = (Claims::default(), Mutex::new(None), Marked::default());
-        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, marked }
+        let rivals = Rivals::new(lease);
+        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, marked, rivals }
     }
 
     /// That it may be given an account that it has not.
@@ -435,6 +439,14 @@ impl RedisStore {
         held_at: Option<Duration>,
         note: impl FnOnce() -> Option<Sealed>,
     ) -> Result<bool, StoreError> {
+        let gives_way = self.rivals.gives_way();
+        if gives_way {
+            let held_by = self.lease_of(&owner.node).await?;
+            self.rivals.note(&owner.run, held_by.as_deref());
+            if held_by.is_some_and(|run| run != RELEASED && *run != *owner.run) {
+                return Ok(false);
+            }
+        }
         let mut set = ::redis::cmd("SET");
         set.arg(lease_key(&owner.node)).arg(&*owner.run).arg("PX").arg(millis(self.lease));
         let earlier: Option<Vec<u8>> = match self.link.ask(set.clone().arg("GET")).await {
@@ -444,9 +456,10 @@ impl RedisStore {
         };
         let kept = earlier.as_deref() == Some(owner.run.as_bytes());
         let is_early = |held_at| since_boot().saturating_sub(held_at) < self.lease;
-        if earlier.is_none() && held_at.is_some_and(is_early) {
+        if earlier.is_none() && held_at.is_some_and(is_early) && !gives_way {
             self.note_lost_lease();
         }
+        self.rivals.note(&owner.run, earlier.as_deref().map(String::from_utf8_lossy).as_deref());
         let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
@@ -476,6 +489,29 @@ impl RedisStore {
     /// What a node says of itself.
     pub async fn note_of(&self, node: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.bytes_at(&note_key(node)).await
+    }
+
+    /// Whether another process holds this node's lease in turn with this one.
+    pub fn is_contested(&self) -> bool {
+        self.rivals.is_contested()
+    }
+
+    /// Whether this run may take something over: nothing as long as one lives that had this node's lease before it. `ask` has that read a letter.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn may_claim<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        owner: &Owner,
+        ask: impl FnOnce(Owner) -> F,
+    ) -> Result<bool, StoreError> {
+        if let Some(before) = self.rivals.unasked() {
+            let before = Owner { node: owner.node.clone(), run: before.into() };
+            // One whose letters nobody reads, and which has too many of them, is dead.
+            let reads = ask(before.clone()).await.is_ok() && self.reads_letters(&before).await?;
+            self.rivals.note_asked(reads);
+        }
+        Ok(self.rivals.may_claim())
     }
 
     pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {

@@ -2,6 +2,10 @@
 //!
 //! Invariant: nothing but the wait for the next letter uses that connection, so that the wait delays nothing.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::scripts::SCRIPTS;
 use super::{RedisStore, millis};
 use crate::vault::peer_messages::{LETTER_LIFE, LETTERS_MAX};
@@ -9,12 +13,27 @@ use crate::vault::store::{AwayReason, Owner, StoreError};
 
 /// How long one question for the next letter stays open, in seconds; shorter than the limit of one operation.
 const WAIT_S: f64 = 0.4;
+/// How long a run that lives may take to read a letter; and how often it is looked whether it has.
+const READ_WITHIN: Duration = Duration::from_millis(250);
+const READ_AGAIN: Duration = Duration::from_millis(10);
 
 impl RedisStore {
     pub async fn write_letter(&self, to: &Owner, sealed: &[u8]) -> Result<(), StoreError> {
         let mut post = SCRIPTS.post.key(letters_key(to));
         let taken: bool = self.link.ask(post.arg(sealed).arg(LETTERS_MAX).arg(millis(LETTER_LIFE))).await?;
         if taken { Ok(()) } else { Err(StoreError::Away(AwayReason::Refused("FULL".into()))) }
+    }
+
+    /// Whether a run takes its letters, of which one was just written: whoever lives waits for them.
+    pub(super) async fn reads_letters(&self, run: &Owner) -> Result<bool, StoreError> {
+        let until = Instant::now() + READ_WITHIN;
+        loop {
+            let left: u64 = self.link.ask(::redis::cmd("LLEN").arg(letters_key(run))).await?;
+            if left == 0 || Instant::now() >= until {
+                return Ok(left == 0);
+            }
+            sleep(READ_AGAIN).await;
+        }
     }
 
     /// Waits up to [`WAIT_S`].

@@ -19,7 +19,7 @@ pub(super) type Erased = (u8, Vec<u8>, Vec<u8>);
 pub(super) const ERASE_GONE: u8 = 0;
 /// Nothing was erased: another node owns it, and is to be told first.
 pub(super) const ERASE_OTHERS: u8 = 2;
-/// Nothing was erased: another node owns it, or has owned it, and nobody's word ends it.
+/// Nothing was erased: another node owns it, or has owned it, since it was ended here, and nobody's word ends it.
 pub(super) const ERASE_LEFT: u8 = 3;
 
 /// What [`Scripts::claim`] answers of each record: one of the outcomes below, the earlier owner, sealed, expiry, fence.
@@ -59,7 +59,7 @@ pub(super) struct Scripts {
     /// earlier owner.
     pub put: Script,
     /// Record, its collections; the node, the run of another node whose is erased as well, and where it is given the last fence that this node's own may have
-    /// had: then no other node's is → [`Erased`].
+    /// had: then no later one is, and no other node's with this one, which has claimed it since → [`Erased`].
     pub erase: Script,
     /// Record, one of its collections; item key, order and sealed, limit, whether the oldest goes at the limit, whether it takes an
     /// earlier one's place, milliseconds that one is kept (0: as long as the record), the least order that is → an outcome above.
@@ -139,7 +139,8 @@ const ERASE: &str = r"
 local have = read('HMGET', KEYS[1], 'o', 'l', 'f') or {}
 local node = have[1] and string.match(have[1], '^(.*)#[^#]*$')
 local own = tonumber(ARGV[3] or '')
-if own and have[1] and (node ~= ARGV[1] or (tonumber(have[3] or '') or 0) > own) then return {3, have[1], ''} end
+local stored = tonumber(have[3] or '') or 0
+if own and have[1] and (stored > own or node ~= ARGV[1] and stored == own) then return {3, have[1], ''} end
 if node and node ~= ARGV[1] and have[1] ~= ARGV[2] then return {2, have[1], have[2] or ''} end
 for place = 2, #KEYS do redis.call('DEL', KEYS[place]) end
 return {redis.call('DEL', KEYS[1]), have[1] or '', have[2] or ''}

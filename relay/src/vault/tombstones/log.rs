@@ -3,9 +3,9 @@
 //! ```text
 //! wipe INSTANCE LOOKUP|- ENDS_AT REASON PROOF|-
 //! fenced INSTANCE FENCE
-//! left INSTANCE
 //! unregistered INSTANCE
 //! erased INSTANCE WIPED_AT
+//! left INSTANCE
 //! ```
 //!
 //! Invariant: a line is appended and synced before it is said to be written; several that wait are synced at once. A line
@@ -46,7 +46,7 @@ pub(super) enum Line {
     Unregistered(InstanceId),
     /// The store has nothing left of it.
     Erased(InstanceId, u64),
-    /// Until then it is erased where its record is no later than this alone; follows the first.
+    /// It is erased where its record is no later than this alone; follows the first.
     Fenced(InstanceId, Fence),
     /// Another node goes on with it.
     Left(InstanceId),
@@ -366,11 +366,11 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
             }
             Some(Line::Erased(id, wiped_at)) => {
                 if let Some(tombstone) = table.get_mut(&id) {
-                    (tombstone.wiped_at, tombstone.fence) = (Some(wiped_at), None);
+                    tombstone.wiped_at = Some(wiped_at);
                 }
             }
             Some(Line::Fenced(id, fence)) => {
-                if let Some(tombstone) = table.get_mut(&id).filter(|it| it.wiped_at.is_none()) {
+                if let Some(tombstone) = table.get_mut(&id) {
                     tombstone.fence = Some(fence);
                 }
             }

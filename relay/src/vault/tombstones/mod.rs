@@ -11,15 +11,18 @@
 //! before a shard has bound it, is erased, and not registered. A store in memory needs no file: it ends with the process.
 //!
 //! What a node ends by itself (a lease is over, a push token is dead, credentials are refused) may be another node's by then, with another lease, token or
-//! password: one that is cut off from the store hears of nothing. Until such a wipe is erased its tombstone holds the record's fence, and the record is
-//! erased with that one alone; where another node has claimed it, the tombstone goes.
+//! password: one that is cut off from the store hears of nothing. So the tombstone of such a wipe holds the record's fence, also when the store has nothing of it any more:
+//! that may have lost what the other node had claimed, which writes it again. The record is erased, and barred, with that fence and earlier ones alone;
+//! where another node has claimed it, the tombstone goes.
 //!
 //! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device is
-//! known that asks for the receipt; nothing of it opens or names an account. There are at most [`TOMBSTONES_MAX`]: then
-//! those go first that were erased longest ago, and never one that is not erased.
+//! known that asks for the receipt; nothing of it opens or names an account. There is [room](Tombstones::make_room) for so many that are erased: then
+//! those go first that were erased longest ago, which is told where their record could still live, and never one that is not erased: of those there are no more
+//! than the store has records.
 
 mod log;
 mod peers;
+mod room;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -39,9 +42,8 @@ use crate::domain::WipeReason;
 use log::{Line, Log};
 pub use peers::Beside;
 use peers::Peers;
+use room::Room;
 
-/// Tombstones of one node, about 150 bytes each in memory and in the file.
-pub const TOMBSTONES_MAX: usize = 200_000;
 /// How long a receipt can be fetched again, in seconds.
 pub const RECEIPT_LIFE_S: u64 = DAY_S;
 /// How long a disk may take to write a tombstone; then the store erases without it, and the receipt waits until it is written.
@@ -52,6 +54,7 @@ pub const WRITE_LIMIT: Duration = Duration::from_secs(1);
 pub struct Tombstones(Arc<Inner>);
 
 struct Inner {
+    room: Room,
     table: Arc<Mutex<Table>>,
     log: Option<Log>,
     peers: Mutex<Peers>,
@@ -74,8 +77,8 @@ pub struct Tombstone {
     pub unregistered: bool,
     /// When the store had nothing left of it, in seconds since 1970; `None`: not yet.
     pub wiped_at: Option<u64>,
-    /// Of what this node has ended by itself, and the store has not erased yet: the fence that its record had here. It bars, and erases, nothing that another
-    /// node has claimed since. `None`: it counts whoever has the record.
+    /// Of what this node has ended by itself: the fence that its record had here. It bars, and erases, nothing that another node has claimed since. `None`: it
+    /// counts whoever has the record.
     pub fence: Option<Fence>,
     /// It is in the file, synced.
     is_durable: bool,
@@ -89,7 +92,7 @@ pub struct NotWritten;
 impl Tombstones {
     /// Without a file: for a store that ends with the process.
     pub fn in_memory() -> Self {
-        Self(Arc::new(Inner { table: Arc::default(), log: None, peers: Mutex::default() }))
+        Self::with(Arc::default(), None, Mutex::default())
     }
 
     /// Reads those of an earlier run of `node`, from the file beside `keyring`, and goes on with it.
@@ -103,7 +106,21 @@ impl Tombstones {
         let table = Arc::new(Mutex::new(table));
         let log = Log::open(path.clone(), table.clone())?;
         let peers = Mutex::new(Peers::of(keyring.to_owned(), path));
-        Ok(Self(Arc::new(Inner { table, log: Some(log), peers })))
+        Ok(Self::with(table, Some(log), peers))
+    }
+
+    fn with(table: Arc<Mutex<Table>>, log: Option<Log>, peers: Mutex<Peers>) -> Self {
+        Self(Arc::new(Inner { room: Room::default(), table, log, peers }))
+    }
+
+    /// Makes room for `count` of them, or 200,000 where that is more.
+    pub fn make_room(&self, count: usize) {
+        self.0.room.make(count);
+    }
+
+    /// How many were forgotten, since the start, whose record could still live: one that a store comes back with is claimed, and registered.
+    pub fn forgotten(&self) -> u64 {
+        self.0.room.forgotten()
     }
 
     /// Whether those of an earlier run of `node` can be read; changes nothing.
@@ -116,24 +133,21 @@ impl Tombstones {
 
     /// Raises one: it is honoured from now on, and durable when the future has ended well.
     pub fn raise(&self, id: InstanceId, tombstone: Tombstone) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        let has_room = {
+        {
             let mut table = self.table();
-            let has_room = make_room(&mut table);
-            if has_room {
-                table.insert(id, tombstone);
-            }
-            has_room
-        };
-        self.write(id, has_room)
+            self.0.room.tidy(&mut table);
+            table.insert(id, tombstone);
+        }
+        self.write(id)
     }
 
     /// Writes one again unless it is durable.
     pub fn ensure_durable(&self, id: InstanceId) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        self.write(id, true)
+        self.write(id)
     }
 
-    fn write(&self, id: InstanceId, has_room: bool) -> impl Future<Output = Result<(), NotWritten>> + use<> {
-        let tombstone = self.look(id).filter(|_| has_room);
+    fn write(&self, id: InstanceId) -> impl Future<Output = Result<(), NotWritten>> + use<> {
+        let tombstone = self.look(id);
         let (written, outcome) = oneshot::channel();
         let is_durable = match (&tombstone, &self.0.log) {
             (None, _) => false,
@@ -177,8 +191,7 @@ impl Tombstones {
     pub fn note_erased(&self, id: InstanceId) {
         if let Some(tombstone) = self.table().get_mut(&id).filter(|tombstone| tombstone.wiped_at.is_none()) {
             let wiped_at = shared_now();
-            // Whatever comes back is older.
-            (tombstone.wiped_at, tombstone.fence) = (Some(wiped_at), None);
+            tombstone.wiped_at = Some(wiped_at);
             self.append(Line::Erased(id, wiped_at));
         }
     }
@@ -219,7 +232,7 @@ impl Tombstones {
     /// The tombstone of an instance that another node wiped whose file lies beside ours. Waits for the disk.
     pub async fn look_beside(&self, id: InstanceId) -> Option<Beside> {
         let inner = self.0.clone();
-        let look = move || inner.peers.lock().unwrap_or_else(PoisonError::into_inner).look(id);
+        let look = move || Self(inner).peers().look(id);
         // An error means that the runtime ends.
         tokio::task::spawn_blocking(look).await.ok().flatten()
     }
@@ -232,27 +245,29 @@ impl Tombstones {
         }
     }
 
-    /// Whether a record that was claimed is to be erased and not registered, and its lookup. Asks the files of other nodes in
+    /// Whether what somebody has with this fence was wiped, and its lookup; `None` for the fence: with whichever it has it. Asks the files of other nodes in
     /// the same directory, too: their instances are taken over here.
-    pub fn forbids(&self, id: InstanceId) -> Option<Option<Lookup>> {
-        self.bars(id).or_else(|| self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).forbids(id))
+    pub fn forbids(&self, id: InstanceId, held: Option<Fence>) -> Option<Option<Lookup>> {
+        self.bars(id, held).or_else(|| self.peers().forbids(id, |stone| stone.counts_for(held)))
     }
 
-    /// The same of a record that this node has claimed, and has now with this fence.
+    /// Whether a record that this node has claimed, and has now with this fence, is to be erased and not registered; and its lookup.
     pub fn forbids_claimed(&self, id: InstanceId, fence: Fence) -> Option<Option<Lookup>> {
-        self.bars_claimed(id, fence).or_else(|| self.forbids(id))
+        // One that is not erased yet may have been claimed here while its node was cut off.
+        let counts = |stone: &Tombstone| {
+            stone.counts_for(Some(fence)) || stone.wiped_at.is_some() && stone.counts_for_claimed(fence)
+        };
+        self.bars_claimed(id, fence).or_else(|| self.peers().forbids(id, counts))
     }
 
-    /// Whether this node has wiped it, and its lookup; reads no file, so that a shard may ask.
-    pub fn bars(&self, id: InstanceId) -> Option<Option<Lookup>> {
-        self.table().get(&id).filter(|tombstone| tombstone.fence.is_none()).map(|tombstone| tombstone.lookup)
+    /// Whether this node has wiped what somebody has with this fence, or with whichever, and its lookup; reads no file, so that a shard may ask.
+    pub fn bars(&self, id: InstanceId, held: Option<Fence>) -> Option<Option<Lookup>> {
+        self.table().get(&id).filter(|tombstone| tombstone.counts_for(held)).map(|tombstone| tombstone.lookup)
     }
 
     /// The same of a record that this node has claimed, and has now with this fence.
     pub fn bars_claimed(&self, id: InstanceId, fence: Fence) -> Option<Option<Lookup>> {
-        // One claim has come after the end, which was this one: nobody else has had it meanwhile.
-        let is_ours = |tombstone: &&Tombstone| tombstone.fence.is_none_or(|own| fence <= own.next());
-        self.table().get(&id).filter(is_ours).map(|tombstone| tombstone.lookup)
+        self.table().get(&id).filter(|tombstone| tombstone.counts_for_claimed(fence)).map(|tombstone| tombstone.lookup)
     }
 
     /// Those that are still to be erased.
@@ -275,9 +290,9 @@ impl Tombstones {
         erased
     }
 
-    /// Whether a promise can be made: it is written down, or its store ends with the process. One that had no room is not waited for.
+    /// Whether a promise can be made: it is written down, or its store ends with the process.
     pub fn is_durable(&self, id: InstanceId) -> bool {
-        self.0.log.is_none() || self.table().get(&id).is_none_or(|tombstone| tombstone.is_durable)
+        self.0.log.is_none() || self.table().get(&id).is_some_and(|tombstone| tombstone.is_durable)
     }
 
     /// Why tombstones cannot be written down, while that is so.
@@ -289,6 +304,10 @@ impl Tombstones {
         if let Some(log) = &self.0.log {
             log.append(line, None);
         }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -314,6 +333,17 @@ impl Tombstone {
         self.proof.is_some_and(|proof| proof.ct_eq(shown).into())
     }
 
+    /// Whether it counts for what somebody has with this fence, or with whichever.
+    pub fn counts_for(&self, held: Option<Fence>) -> bool {
+        self.fence.is_none_or(|own| held.is_some_and(|held| held <= own))
+    }
+
+    /// The same of what was claimed, and has this fence since.
+    fn counts_for_claimed(&self, fence: Fence) -> bool {
+        // One claim has come after the end, which was this one: nobody else has had it meanwhile.
+        self.fence.is_none_or(|own| fence <= own.next())
+    }
+
     /// Whether its receipt can still be fetched.
     pub fn receipt_is_kept(&self) -> bool {
         self.wiped_at.is_none_or(|wiped_at| confirmed_now() < wiped_at.saturating_add(RECEIPT_LIFE_S))
@@ -329,26 +359,6 @@ impl Tombstone {
 fn retain_live(table: &mut Table) {
     let now = confirmed_now();
     table.retain(|_, tombstone| tombstone.stands_until() > now);
-}
-
-/// Whether one more has room, after those were taken out that are over, or were erased longest ago.
-fn make_room(table: &mut Table) -> bool {
-    if table.len() < TOMBSTONES_MAX {
-        return true;
-    }
-    retain_live(table);
-    if table.len() >= TOMBSTONES_MAX {
-        let now = confirmed_now();
-        // Those first whose record is over, so that only a receipt is lost.
-        let order = |(id, stone): (&InstanceId, &Tombstone)| Some((stone.ends_at > now, stone.wiped_at?, *id));
-        let mut erased: Vec<_> = table.iter().filter_map(order).collect();
-        erased.sort_unstable();
-        // A tenth at once, so that a full table is not searched for each.
-        for (_, _, id) in erased.into_iter().take(TOMBSTONES_MAX / 10) {
-            table.remove(&id);
-        }
-    }
-    table.len() < TOMBSTONES_MAX
 }
 
 #[cfg(test)]
@@ -390,8 +400,8 @@ mod tests {
         assert_eq!(again.look(id(4)), stones.look(id(4)));
         let lookup = tombstone().lookup;
         assert_eq!(again.pending(), [(id(2), lookup), (id(3), lookup), (id(4), None)]);
-        assert_eq!(again.forbids(id(1)), Some(lookup), "a store may come back with what it had before");
-        assert_eq!(again.forbids(id(5)), None);
+        assert_eq!(again.forbids(id(1), None), Some(lookup), "a store may come back with what it had before");
+        assert_eq!(again.forbids(id(5), None), None);
         // Who asked twice had it written twice.
         let path = log::path(&folder.keyring(), "relay1:5061");
         let text = std::fs::read_to_string(&path).expect("text");
@@ -430,17 +440,24 @@ mod tests {
         }
         stones.note_erased(id(2));
         assert!(stones.insist(id(3)) && !stones.insist(id(9)), "somebody's word");
-        assert!(stones.leave(id(4)) && !stones.leave(id(3)) && !stones.leave(id(2)));
+        assert!(stones.leave(id(4)) && !stones.leave(id(3)));
         stones.raise(id(5), tombstone()).await.expect("written, and what was before it");
         let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
         for stones in [&stones, &again] {
-            assert_eq!([1, 2, 3, 4].map(|it| stones.bars(id(it))), [None, barred, barred, None]);
-            assert_eq!([1, 2, 3, 4].map(|it| stones.fence_of(id(it))), [Some(own), None, None, None]);
+            // The store may have lost what another node has claimed since, whether it had the record to erase or had none.
+            assert_eq!([1, 2, 3, 4].map(|it| stones.bars(id(it), None)), [None, None, barred, None]);
+            assert_eq!([1, 2, 3, 4].map(|it| stones.bars(id(it), Some(own))), [barred, barred, barred, None]);
+            assert_eq!([1, 2, 3, 4].map(|it| stones.bars(id(it), Some(own.next()))), [None, None, barred, None]);
+            assert_eq!([1, 2, 3, 4].map(|it| stones.fence_of(id(it))), [Some(own), Some(own), None, None]);
             let claimed = [own, own.next(), own.next().next()];
-            assert_eq!(claimed.map(|it| stones.forbids_claimed(id(1), it)), [barred, barred, None]);
+            for ended in [1, 2] {
+                assert_eq!(claimed.map(|it| stones.forbids_claimed(id(ended), it)), [barred, barred, None]);
+            }
             assert_eq!(stones.pending().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(1), id(3), id(5)]);
         }
-        assert_eq!([1, 2, 3, 4].map(|it| beside.forbids(id(it))), [None, barred, barred, None]);
+        assert_eq!([1, 2, 3, 4].map(|it| beside.forbids(id(it), Some(own.next()))), [None, None, barred, None]);
+        assert_eq!([1, 2, 3, 4].map(|it| beside.forbids_claimed(id(it), own.next())), [None, barred, barred, None]);
+        assert!(again.leave(id(2)) && again.look(id(2)).is_none(), "another node has it after all");
     }
 
     #[tokio::test]
@@ -470,7 +487,7 @@ mod tests {
         let two = Tombstones::open(&folder.keyring(), "relay2:5061").expect("opened");
         one.raise(id(1), tombstone()).await.expect("written");
         assert_eq!(two.look(id(1)), None);
-        assert_eq!(two.forbids(id(1)), Some(tombstone().lookup));
+        assert_eq!(two.forbids(id(1), None), Some(tombstone().lookup));
     }
 
     #[tokio::test]
@@ -544,15 +561,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_table_lets_go_of_what_was_erased_longest_ago() {
-        let stones = Tombstones::in_memory();
-        for number in 0..TOMBSTONES_MAX as u128 {
-            let wiped_at = (number % 2 == 0).then(|| shared_now() + number as u64);
-            stones.table().insert(id(number + 1), Tombstone { wiped_at, ..tombstone() });
-        }
-        stones.raise(id(u64::MAX.into()), tombstone()).await.expect("it has room");
-        assert!(stones.look(id(1)).is_none() && stones.look(id(2)).is_some());
-        assert_eq!(stones.pending().len(), TOMBSTONES_MAX / 2 + 1, "none that is not erased was let go");
+    async fn what_has_no_tombstone_is_no_promise() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened");
+        assert!(!stones.is_durable(id(1)) && Tombstones::in_memory().is_durable(id(1)));
     }
 
     #[tokio::test]
@@ -610,7 +622,7 @@ mod tests {
         let new = crate::vault::keyring::beside(&path, "new");
         std::fs::create_dir_all(new.join("inside")).expect("made");
         let stones = Tombstones::open(&folder.keyring(), "relay1:5061").expect("it starts");
-        assert!(stones.forbids(id(1)).is_some() && stones.is_durable(id(1)) && stones.trouble().is_some());
+        assert!(stones.forbids(id(1), None).is_some() && stones.is_durable(id(1)) && stones.trouble().is_some());
         assert_eq!(stones.raise(id(2), tombstone()).await, Err(NotWritten));
         assert_eq!(log::read(&path).expect("read").len(), 1, "nothing is lost of what was written");
         std::fs::remove_dir_all(&new).expect("removed");

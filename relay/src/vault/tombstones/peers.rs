@@ -57,12 +57,12 @@ impl Peers {
         Self { keyring: Some((keyring, own)), ..Self::default() }
     }
 
-    /// The lookup of what another node wiped and must not come back.
-    pub(super) fn forbids(&mut self, id: InstanceId) -> Option<Option<Lookup>> {
+    /// The lookup of what another node wiped and must not come back, as far as its tombstone counts.
+    pub(super) fn forbids(&mut self, id: InstanceId, counts: impl Fn(&Tombstone) -> bool) -> Option<Option<Lookup>> {
         if self.looked_at.is_none_or(|at| at.elapsed() >= EVERY) {
             self.read();
         }
-        let barring = |file: &PeerFile| file.table.get(&id).filter(|it| it.fence.is_none()).map(|it| it.lookup);
+        let barring = |file: &PeerFile| file.table.get(&id).filter(|it| counts(it)).map(|it| it.lookup);
         self.files.values().find_map(barring)
     }
 

@@ -1,25 +1,43 @@
 //! One of two nodes does not reach the store for a while: what happens meanwhile at the other one stands.
 
+use std::path::Path;
+
 use serde_json::json;
 use tests::board::Missed;
 use tests::fcm::Answer;
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
+use tests::relay_setup::{Ports, Setup};
+use tests::scratch::Scratch;
 use tests::world::{FCM_TOKEN, SOON, World};
 
 use super::Outcome;
 
 /// A world whose node reaches the store through a door, and a second node that needs none.
 pub(super) async fn two_nodes_and_a_gate(redis: &RedisServer) -> Result<(World, RelayProcess, Gate), Missed> {
+    two_nodes_and_a_gate_with(redis, |_| {}, "").await
+}
+
+/// Likewise, with these settings, and what the first one alone has in its configuration.
+async fn two_nodes_and_a_gate_with(
+    redis: &RedisServer,
+    change: impl FnOnce(&mut Setup),
+    alone: &str,
+) -> Result<(World, RelayProcess, Gate), Missed> {
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     let store = format!("redis://{}", gate.address());
-    let world = World::between(|server| server.contacts = 2, |setup| setup.store = store).await?;
+    let change = |setup: &mut Setup| {
+        change(setup);
+        setup.store = store;
+        setup.further += alone;
+    };
+    let world = World::between(|server| server.contacts = 2, change).await?;
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     setup.store = redis.url();
+    setup.further = setup.further.replace(alone, "");
     let other = RelayProcess::start(setup).await?;
     Ok((world, other, gate))
 }
@@ -55,8 +73,9 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
 #[tokio::test]
 async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_where_it_was_taken_over_and_renewed() -> Outcome {
     for by_next_run in [false, true] {
-        let redis = RedisServer::start();
-        let (mut world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+        let (redis, trail) = (RedisServer::start(), Scratch::new());
+        let audit = format!("\n[audit]\ndirectory = {:?}\n", trail.path());
+        let (mut world, other, mut gate) = two_nodes_and_a_gate_with(&redis, |_| {}, &audit).await?;
         let instance = world.enable_android().await?;
         gate.close();
         await_registered(&world, &other, 1.0).await?;
@@ -75,6 +94,13 @@ async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_where_it_was_taken_o
             world.relay.restart().await?;
         }
         world.relay.await_log("end-left", SOON * 2).await?;
+        let acts = || async {
+            let acts = acts(trail.path());
+            acts.ends_with(&["handed-over".to_owned()]).then_some(acts)
+        };
+        let acts = world.until("a line of whose it is", acts).await?;
+        let ended: Vec<_> = acts.iter().filter(|act| ["wiped", "handed-over"].contains(&&***act)).collect();
+        assert_eq!(ended, ["wiped", "handed-over"], "{acts:?}");
         let read = other.api().read(&instance).await?;
         let state = &read.json()["registration"]["state"];
         assert_eq!((read.status, state), (200, &json!("registered")), "{}", read.text());
@@ -84,6 +110,78 @@ async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_where_it_was_taken_o
         assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("disabled")), "{}", receipt.text());
         world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     }
+    Ok(())
+}
+
+/// What was done, as an audit trail tells it.
+fn acts(trail: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(trail).expect("a trail").filter_map(Result::ok);
+    let text: String = files.map(|file| std::fs::read_to_string(file.path()).expect("text")).collect();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    lines.map(|line| line["what"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// It finds nothing to erase, and must not count what is nobody's there as ended for everybody.
+#[tokio::test]
+async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_also_where_the_store_has_lost_it_meanwhile() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+    let instance = world.enable_android().await?;
+    gate.close();
+    await_registered(&world, &other, 1.0).await?;
+    world.fcm.answer_with(FCM_TOKEN, [Answer::Unregistered]);
+    assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
+    world.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await?;
+    world.await_metric("sipwake_instances{state=\"ending\"}", 0.0).await?;
+    other.freeze();
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    world.await_metric("sipwake_store_up", 1.0).await?;
+    let erased = format!("erased {} ", instance.id);
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
+    let is_erased = || async {
+        let beside = std::fs::read_dir(keyring.parent()?).ok()?.filter_map(Result::ok);
+        let text: String = beside.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect();
+        text.contains(&erased).then_some(())
+    };
+    world.until("an erasure of nothing", is_erased).await?;
+    other.thaw();
+    let record = format!("sipwake:i:{{{}}}", instance.id);
+    world.until("its record again", || async { redis.keys().contains(&record).then_some(()) }).await?;
+    for api in [&other.api(), &world.api] {
+        let read = api.read(&instance).await?;
+        let state = &read.json()["registration"]["state"];
+        assert_eq!((read.status, state), (200, &json!("registered")), "{}", read.text());
+    }
+    // Somebody's word ends it, whichever node is asked.
+    let receipt = world.api.disable(&instance).await?;
+    assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("disabled")), "{}", receipt.text());
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
+}
+
+/// It has lost its lease, and cannot be asked whether it still tries.
+#[tokio::test]
+async fn no_receipt_is_told_beside_a_node_that_is_cut_off_and_may_still_tell_the_phone_of_the_end() -> Outcome {
+    let redis = RedisServer::start();
+    let lifetime = |setup: &mut Setup| setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned);
+    let (world, other, mut gate) = two_nodes_and_a_gate_with(&redis, lifetime, "").await?;
+    let unavailable = || Answer::Unavailable { retry_after: Some(1) };
+    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
+    let instance = world.enable_android().await?;
+    world.await_gone(&instance).await?;
+    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
+    gate.close();
+    let lease = format!("sipwake:lease:{}:{}", world.relay.setup().edge_ip, world.relay.setup().ports.edge);
+    world.until("no lease", || async { (!redis.keys().contains(&lease)).then_some(()) }).await?;
+    let tries = world.fcm.requests();
+    world.until("another try", || async { (world.fcm.requests() > tries).then_some(()) }).await?;
+    let answer = other.api().disable(&instance).await?;
+    assert_eq!((answer.status, answer.json()), (202, json!({"state": "wiping"})), "{}", answer.text());
+    let tries = world.fcm.requests();
+    world.until("another try", || async { (world.fcm.requests() > tries).then_some(()) }).await?;
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    let receipt = || async { other.api().disable(&instance).await.ok().filter(|answer| answer.status == 200) };
+    assert_eq!(world.until("the receipt", receipt).await?.json()["reason"], "expired");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Restarts, refreshes, dead tokens; and what lies in Redis and in the relay's memory: no credential, for there is none.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use tests::apns;
 use tests::board::Missed;
@@ -12,6 +14,7 @@ use tests::registrar::Behaviour;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
+use tokio::time::timeout;
 
 use super::calls::android;
 
@@ -331,6 +334,63 @@ async fn a_push_to_refresh_is_kept_for_a_phone_that_dozes_as_long_as_its_registr
     device.next_request("MESSAGE", SOON).await?;
     message.expect(200, SOON).await?;
     world.content()
+}
+
+/// Whether a push service that takes nothing is asked again within a few times the pause between its last two tries.
+async fn is_tried_on(world: &World) -> Result<impl AsyncFnOnce() -> bool, Missed> {
+    let tried = async |more: u64| {
+        let before = world.fcm.requests();
+        world.until("another try", || async { (world.fcm.requests() >= before + more).then_some(()) }).await
+    };
+    tried(1).await?;
+    let begun = Instant::now();
+    tried(1).await?;
+    // Each pause is twice the one before, at most.
+    let pause = begun.elapsed().max(Duration::from_secs(1)) * 3;
+    Ok(async move || timeout(pause, tried(1)).await.is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_has_logged_out_is_not_asked_to_register_again() -> Outcome {
+    let world = World::start().await?;
+    let unavailable = || Answer::Unavailable { retry_after: Some(1) };
+    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
+    world.registrar.behave(&world.aor(), Behaviour::Grant(60));
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    // It asks for a refresh, for the phone is to be attached.
+    let message = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
+    let is_tried = is_tried_on(&world).await?;
+    let (device, answer) = phone.expires(0).try_to_register(SOON).await?;
+    assert_eq!(answer.status(), Some(200));
+    sleep(device);
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    assert!(!is_tried().await, "it is woken to register");
+    drop(message);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_has_the_receipt_of_a_registration_when_no_push_with_its_token_is_tried_any_more() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    let learned = phone.register_and_sleep(SOON).await?;
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    let caller = world.call()?;
+    caller.expect(180, SOON).await?;
+    world.android_push().await?;
+    let unavailable = || Answer::Unavailable { retry_after: Some(1) };
+    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    let before = world.fcm.requests();
+    let wiped = operator.json("POST", &format!("/v1/operator/instances/{id}/wipe"), Some(&token), None).await?;
+    assert_eq!(wiped.status, 200, "{}", wiped.text());
+    caller.final_response(SOON).await?;
+    let tried = world.fcm.requests();
+    assert!(tried > before, "the phone was to hear that the call has ended");
+    let again = world.until("another try", || async { (world.fcm.requests() > tried).then_some(()) });
+    assert!(timeout(Duration::from_secs(4), again).await.is_err(), "its push token is known still");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
