@@ -107,7 +107,7 @@ impl Troubled {
 
     /// How many are remembered.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let services = self.lock();
         services.taken.len() + services.in_trouble.len()
     }
