@@ -37,10 +37,10 @@ fn bodies(criterion: &mut Criterion<ProcessorTime>) {
     for (name, key) in [("in the clear", None), ("sealed to its device", device.as_ref())] {
         assert!(apns_body(&push, key).is_some() && fcm_object(&push, key).is_some());
         criterion.bench_function(&format!("push body for APNs {name}"), |bencher| {
-            bencher.iter(|| apns_body(black_box(&push), key))
+            bencher.iter(|| apns_body(black_box(&push), key));
         });
         criterion.bench_function(&format!("push object for FCM {name}"), |bencher| {
-            bencher.iter(|| fcm_object(black_box(&push), key))
+            bencher.iter(|| fcm_object(black_box(&push), key));
         });
     }
     let point = rcgen::KeyPair::generate().expect("a key on P-256").public_key_raw().to_vec();

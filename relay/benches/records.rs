@@ -38,7 +38,7 @@ fn records(criterion: &mut Criterion<ProcessorTime>) {
     assert!(vault.open_lent(id, &sealed, |opened| *opened == record).expect("it opens"));
     criterion.bench_function("record sealed", |bencher| bencher.iter(|| vault.seal(id, black_box(&record))));
     criterion.bench_function("record opened", |bencher| {
-        bencher.iter(|| vault.open_lent(id, black_box(&sealed), |record| record.expires_at).is_ok())
+        bencher.iter(|| vault.open_lent(id, black_box(&sealed), |record| record.expires_at).is_ok());
     });
 }
 
@@ -47,14 +47,14 @@ fn devices(criterion: &mut Criterion<ProcessorTime>) {
     for (name, proof) in [("bearer", DeviceProof::Bearer(SECRET.into())), ("digest", digest(id))] {
         assert!(verify_device(id, &secret, "REGISTER", &proof));
         criterion.bench_function(&format!("device proves itself by {name}"), |bencher| {
-            bencher.iter(|| verify_device(id, &secret, "REGISTER", black_box(&proof)))
+            bencher.iter(|| verify_device(id, &secret, "REGISTER", black_box(&proof)));
         });
     }
     let key = PrivateKey::generate().and_then(|key| key.public()).expect("a key of a device");
     let plaintext = [b' '; 256];
     assert!(key.seal(b"info", b"", &plaintext).is_some());
     criterion.bench_function("256 bytes sealed to a device", |bencher| {
-        bencher.iter(|| key.seal(b"info", b"", black_box(&plaintext)))
+        bencher.iter(|| key.seal(b"info", b"", black_box(&plaintext)));
     });
 }
 

@@ -14,10 +14,7 @@ use std::path::Path;
 pub fn give_to_owner_of_its_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (is, wanted) = (fs::metadata(path)?, fs::metadata(folder)?);
-    match is.uid() == 0 && wanted.uid() != 0 {
-        true => chown(path, Some(wanted.uid()), Some(wanted.gid())),
-        false => Ok(()),
-    }
+    if is.uid() == 0 && wanted.uid() != 0 { chown(path, Some(wanted.uid()), Some(wanted.gid())) } else { Ok(()) }
 }
 
 /// Likewise, as far as the system lets it: a root that may give nothing away runs all that there is.

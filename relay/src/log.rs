@@ -57,9 +57,10 @@ pub fn begin() -> LastWords {
             let trace = Backtrace::capture();
             let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}\n") } else { String::new() };
             let (name, told) = (thread.name().unwrap_or("<unnamed>"), told(panic));
-            match JSON.load(Ordering::Relaxed) {
-                true => say(&event_of_panic(name, &told, &trace)),
-                false => say(&format!("\nthread '{name}' {told}\n{trace}")),
+            if JSON.load(Ordering::Relaxed) {
+                say(&event_of_panic(name, &told, &trace));
+            } else {
+                say(&format!("\nthread '{name}' {told}\n{trace}"));
             }
             // It may be the last thing that this process says.
             flush();
@@ -312,9 +313,12 @@ mod tests {
     fn a_panic_tells_its_place_and_nothing_that_the_program_itself_does_not_say() {
         static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
         let (own, others) = (thread::current().id(), std::panic::take_hook());
-        std::panic::set_hook(Box::new(move |panic| match thread::current().id() == own {
-            true => TOLD.lock().unwrap().push(told(panic)),
-            false => others(panic),
+        std::panic::set_hook(Box::new(move |panic| {
+            if thread::current().id() == own {
+                TOLD.lock().unwrap().push(told(panic));
+            } else {
+                others(panic);
+            }
         }));
         let (text, cut) = ("pässword".to_owned(), std::hint::black_box(2));
         let read: Result<u8, String> = Err(text.clone());

@@ -37,7 +37,7 @@ fn message(criterion: &mut Criterion<ProcessorTime>) {
                     .1
                     .is_some(),
             )
-        })
+        });
     });
     criterion.bench_function("edit as a proxy does", |bencher| {
         bencher.iter(|| {
@@ -45,17 +45,17 @@ fn message(criterion: &mut Criterion<ProcessorTime>) {
             let edit = edit.prepend(Name::RecordRoute, "<sip:token@relay1.example.net:5061;transport=tls;lr>");
             let edit = edit.prepend(Name::Via, "SIP/2.0/TLS relay1.example.net:5061;branch=z9hG4bK0123456789abcdef");
             edit.pop(Name::Route).set(Name::MaxForwards, "69").finish()
-        })
+        });
     });
     criterion.bench_function("answer 180", |bencher| {
-        bencher.iter(|| Composer::response(black_box(&parsed), 180, "Ringing", Some("a1b2c3")).finish())
+        bencher.iter(|| Composer::response(black_box(&parsed), 180, "Ringing", Some("a1b2c3")).finish());
     });
     criterion.bench_function("frame", |bencher| {
         bencher.iter(|| {
             let mut framer = Framer::new(limits);
             framer.push(black_box(&invite));
             framer.next_frame().is_ok()
-        })
+        });
     });
     let value =
         "Digest realm=\"example.com\", nonce=\"84a4cc6f3082121f32b42a2187831a9e\", qop=\"auth\", algorithm=SHA-256";
@@ -69,7 +69,7 @@ fn message(criterion: &mut Criterion<ProcessorTime>) {
         body: b"",
     };
     criterion.bench_function("answer a challenge", |bencher| {
-        bencher.iter(|| Challenge::parse(black_box(value)).ok()?.answer(&ha1, &answer).ok())
+        bencher.iter(|| Challenge::parse(black_box(value)).ok()?.answer(&ha1, &answer).ok());
     });
 }
 

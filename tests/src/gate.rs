@@ -86,9 +86,10 @@ impl Gate {
                     if let Ok(mut server) = TcpStream::connect(server).await {
                         let _ = (client.set_nodelay(true), server.set_nodelay(true));
                         // An error is the end of the connection, as a close is.
-                        let _ = match delay.is_zero() {
-                            true => copy_bidirectional(&mut client, &mut server).await.map(drop),
-                            false => copy_slowly(client, server, &held_back).await,
+                        let _ = if delay.is_zero() {
+                            copy_bidirectional(&mut client, &mut server).await.map(drop)
+                        } else {
+                            copy_slowly(client, server, &held_back).await
                         };
                     }
                 };

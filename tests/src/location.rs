@@ -57,9 +57,12 @@ impl Location {
             let reg_id = contact.params.value("reg-id").filter(|_| outbound).and_then(|value| value.parse().ok());
             let asked = contact.params.value("expires").and_then(|value| value.parse().ok()).or(header).unwrap_or(3600);
             let by_instance = instance.is_some() && reg_id.is_some();
-            bindings.retain(|known| match by_instance {
-                true => known.instance != instance || known.reg_id != reg_id,
-                false => known.uri != contact.uri.text,
+            bindings.retain(|known| {
+                if by_instance {
+                    known.instance != instance || known.reg_id != reg_id
+                } else {
+                    known.uri != contact.uri.text
+                }
             });
             if asked > 0 {
                 let now = Instant::now();

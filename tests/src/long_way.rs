@@ -88,10 +88,7 @@ async fn carry(
     let arrive = async move {
         while let Some((due, bytes)) = on_the_way.recv().await {
             sleep_until(due).await;
-            match bytes.is_empty() {
-                true => to.shutdown().await?,
-                false => to.write_all(&bytes).await?,
-            }
+            if bytes.is_empty() { to.shutdown().await? } else { to.write_all(&bytes).await? }
         }
         Ok(())
     };

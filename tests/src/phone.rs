@@ -563,9 +563,10 @@ fn on_invite(state: &mut State, flow: &Flow, contact: &str, invite: Message) {
     }
     // A call that waited for a phone names the Contact that was registered when it came (RFC 8599 §5.6.2).
     let user = |uri: &str| uri.split('@').next().map(str::to_owned);
-    let same = match contact.contains(";pn-provider") {
-        true => invite.request_uri().and_then(user) == user(contact),
-        false => invite.request_uri() == Some(contact),
+    let same = if contact.contains(";pn-provider") {
+        invite.request_uri().and_then(user) == user(contact)
+    } else {
+        invite.request_uri() == Some(contact)
     };
     if !same {
         let uri = invite.request_uri().unwrap_or_default();

@@ -175,9 +175,9 @@ fn with_port(text: &str, port: &str, free: u16) -> String {
         pasted.push_str(before);
         let alone = !is_digit(before.chars().next_back()) && !is_digit(after.chars().next());
         if alone {
-            pasted.push_str(&free.to_string())
+            pasted.push_str(&free.to_string());
         } else {
-            pasted.push_str(port)
+            pasted.push_str(port);
         };
         rest = after;
     }

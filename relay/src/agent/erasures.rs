@@ -324,9 +324,10 @@ mod tests {
             while erased < 100 && tried < 1_000 {
                 let (id, lookup, turn) = queue.take().unwrap();
                 tried += 1;
-                match fails(id) {
-                    true => queue.add(id, lookup, turn.after_failure()),
-                    false => erased += 1,
+                if fails(id) {
+                    queue.add(id, lookup, turn.after_failure());
+                } else {
+                    erased += 1;
                 }
             }
             assert!(erased == 100 && tried <= 40 + 3 * 100, "{failing:?}: {erased} of {tried}");

@@ -270,9 +270,10 @@ impl Later {
         let mut lost = 0;
         for (waiting, _) in tried.into_iter().zip(taken).filter(|(_, is_taken)| !**is_taken) {
             let key = (waiting.call.instance, waiting.call.call);
-            match self.waiting.len() < QUEUE {
-                true => drop(self.waiting.insert(key, (Instant::now() + PAUSE, waiting))),
-                false => lost += 1,
+            if self.waiting.len() < QUEUE {
+                drop(self.waiting.insert(key, (Instant::now() + PAUSE, waiting)));
+            } else {
+                lost += 1;
             }
         }
         lost
@@ -316,9 +317,10 @@ async fn read(
     // Those of a part of the store that is away; the others come before them.
     let mut again: VecDeque<InstanceId> = VecDeque::new();
     loop {
-        let count = match again.is_empty() {
-            true => recalled.recv_many(&mut batch, RECALL_BATCH).await,
-            false => timeout(PAUSE, recalled.recv_many(&mut batch, RECALL_BATCH)).await.unwrap_or(1),
+        let count = if again.is_empty() {
+            recalled.recv_many(&mut batch, RECALL_BATCH).await
+        } else {
+            timeout(PAUSE, recalled.recv_many(&mut batch, RECALL_BATCH)).await.unwrap_or(1)
         };
         if count == 0 {
             if again.is_empty() {

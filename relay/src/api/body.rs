@@ -88,9 +88,10 @@ fn check_media_type(headers: &HeaderMap, accepted: &'static [&'static str]) -> R
         return Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body in UTF-8."));
     }
     let is_identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-    match headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
-        true => Ok(()),
-        false => Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body without a content coding.")),
+    if headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        Ok(())
+    } else {
+        Err(Problem::new(ProblemType::UnsupportedMediaType, "Send the body without a content coding."))
     }
 }
 

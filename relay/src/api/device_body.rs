@@ -115,9 +115,12 @@ pub fn push_target(at: &At, now_ms: u64, errors: &mut Errors) -> Option<PushTarg
         }
         let endpoint = fields.require("endpoint", errors).and_then(|at| endpoint(&at, errors));
         let p256dh = fields.require("p256dh", errors).and_then(|at| bytes::<65>(&at, errors));
-        let p256dh = p256dh.and_then(|key| match webpush::is_key(&key) {
-            true => Some(key),
-            false => errors.add(&fields.pointer_to("p256dh"), "expected an uncompressed point of P-256 (RFC 8291)"),
+        let p256dh = p256dh.and_then(|key| {
+            if webpush::is_key(&key) {
+                Some(key)
+            } else {
+                errors.add(&fields.pointer_to("p256dh"), "expected an uncompressed point of P-256 (RFC 8291)")
+            }
         });
         let auth = fields.require("auth", errors).and_then(|at| bytes::<16>(&at, errors));
         let target = PushTarget::new(Provider::WebPush, endpoint?, now_ms);

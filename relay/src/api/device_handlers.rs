@@ -28,9 +28,10 @@ pub async fn forget_message<E: ApiService>(State(api): State<Api<E>>, request: R
         // As an unknown message, but only to who holds the secret.
         None => api.0.service.read(asker.id, &asker.secret).await.map(|_| false),
     };
-    match asker.judge(&api, forgotten)? {
-        true => Ok(StatusCode::NO_CONTENT.into_response()),
-        false => Err(Problem::new(ProblemType::UnknownMessage, "It was never there, or it was deleted or is over.")),
+    if asker.judge(&api, forgotten)? {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    } else {
+        Err(Problem::new(ProblemType::UnknownMessage, "It was never there, or it was deleted or is over."))
     }
 }
 
@@ -51,10 +52,7 @@ pub async fn forget_missed_call<E: ApiService>(
         Some(call) => api.0.service.forget_missed_call(asker.id, &asker.secret, call).await,
         None => api.0.service.read(asker.id, &asker.secret).await.map(|_| false),
     };
-    match asker.judge(&api, forgotten)? {
-        true => Ok(StatusCode::NO_CONTENT.into_response()),
-        false => Err(unknown_call()),
-    }
+    if asker.judge(&api, forgotten)? { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(unknown_call()) }
 }
 
 /// `GET /v1/instances/{id}/timeline`

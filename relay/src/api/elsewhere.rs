@@ -94,10 +94,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Err(problem) => return problem.into_response(),
     };
     let (parts, body) = request.into_parts();
-    let body = match endpoint.reads_body() {
-        true => body::take_any(body).await,
-        false => Ok(Letter::default()),
-    };
+    let body = if endpoint.reads_body() { body::take_any(body).await } else { Ok(Letter::default()) };
     let body = match body {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),

@@ -138,10 +138,7 @@ impl Trail {
         }
         // By the clock, not by the file, which may be of a day to come.
         if day != self.tidied && self.tidy_from <= Instant::now() {
-            match self.delete_old() {
-                true => self.tidied = day,
-                false => self.tidy_from = Instant::now() + TIDY_AGAIN,
-            }
+            if self.delete_old() { self.tidied = day } else { self.tidy_from = Instant::now() + TIDY_AGAIN }
         }
         let (mut seq, mut chain, mut text) = (self.seq, self.chain, String::new());
         for entry in entries {
@@ -454,9 +451,10 @@ mod tests {
         let (_, path) = days(&place.0).expect("files").pop().expect("one");
         let kept = place.0.join("rotated");
         for (step, take) in [("renamed", true), ("removed", false)] {
-            match take {
-                true => std::fs::rename(&path, &kept).expect("renamed"),
-                false => std::fs::remove_file(&path).expect("removed"),
+            if take {
+                std::fs::rename(&path, &kept).expect("renamed");
+            } else {
+                std::fs::remove_file(&path).expect("removed");
             }
             trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
             assert_eq!(std::fs::read_to_string(&path).expect("there").lines().count(), 1, "{step}");

@@ -51,10 +51,7 @@ pub struct Report {
 }
 
 fn day(text: &str) -> Result<String, &'static str> {
-    match crate::audit::is_day(text) {
-        true => Ok(text.to_owned()),
-        false => Err("write it as 2026-11-27"),
-    }
+    if crate::audit::is_day(text) { Ok(text.to_owned()) } else { Err("write it as 2026-11-27") }
 }
 
 /// Checks a trail.

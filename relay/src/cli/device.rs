@@ -324,9 +324,10 @@ impl Device {
             return std::future::pending().await;
         }
         if self.asleep {
-            match is_registered {
-                true => say(ASLEEP),
-                false => say("asleep, and not registered: no call can come; the relay goes on trying"),
+            if is_registered {
+                say(ASLEEP);
+            } else {
+                say("asleep, and not registered: no call can come; the relay goes on trying");
             }
             // A closed input wakes, too: nothing else could.
             let mut line = a_line();

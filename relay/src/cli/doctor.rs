@@ -56,9 +56,10 @@ pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
     let config = config.map_err(|problems| CommandError::Configuration(problems.to_string()))?;
     let user = Uri::parse(&doctor.aor).and_then(|uri| uri.user.map(str::to_owned)).unwrap_or_default();
     let username = doctor.auth_username.unwrap_or(user).into_boxed_str();
-    let credentials = match doctor.password_file.is_some() || doctor.ask_password {
-        true => Some((username, password::read(doctor.password_file.as_deref())?)),
-        false => None,
+    let credentials = if doctor.password_file.is_some() || doctor.ask_password {
+        Some((username, password::read(doctor.password_file.as_deref())?))
+    } else {
+        None
     };
     let patient = Patient {
         aor: doctor.aor.into(),
@@ -68,9 +69,10 @@ pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
     };
     let report = Examiner::new(&config.upstream)?.examine(&patient).await;
     let mut out = std::io::stdout();
-    match doctor.json {
-        true => writeln!(out, "{}", serde_json::to_string_pretty(&report.to_json()).unwrap_or_default())?,
-        false => write!(out, "{report}")?,
+    if doctor.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report.to_json()).unwrap_or_default())?
+    } else {
+        write!(out, "{report}")?
     }
     if report.is_healthy() { Ok(()) } else { Err(CommandError::Unhealthy) }
 }

@@ -71,9 +71,10 @@ impl Https {
         body: Option<&Value>,
     ) -> Result<Value, CommandError> {
         let bytes = self.ask_bytes(method, path, bearer, body).await?;
-        match bytes.is_empty() {
-            true => Ok(Value::Null),
-            false => serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay),
+        if bytes.is_empty() {
+            Ok(Value::Null)
+        } else {
+            serde_json::from_slice(&bytes).map_err(|_| CommandError::NotARelay)
         }
     }
 

@@ -226,9 +226,10 @@ fn asked_account() -> Result<AorHash, CommandError> {
     }
     io::stdin().lock().read_line(&mut line)?;
     let typed = line.trim();
-    let whole = match typed.contains(':') && typed.starts_with("sip") {
-        true => Zeroizing::new(typed.to_owned()),
-        false => Zeroizing::new(format!("sip:{typed}")),
+    let whole = if typed.contains(':') && typed.starts_with("sip") {
+        Zeroizing::new(typed.to_owned())
+    } else {
+        Zeroizing::new(format!("sip:{typed}"))
     };
     let uri = SipUri::address_of_record(&whole).map_err(CommandError::NotAnAor)?;
     Ok(AorHash::of(&Aor::new(&uri.to_string())))

@@ -127,9 +127,10 @@ fn show(keyring: &Keyring, json: bool) -> Result<(), CommandError> {
 
 fn read(file: PathBuf) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(ENTROPY_MAX as usize));
-    let read = match file.as_os_str() == "-" {
-        true => std::io::stdin().take(ENTROPY_MAX).read_to_end(&mut bytes),
-        false => std::fs::File::open(&file).and_then(|opened| opened.take(ENTROPY_MAX).read_to_end(&mut bytes)),
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().take(ENTROPY_MAX).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(&file).and_then(|opened| opened.take(ENTROPY_MAX).read_to_end(&mut bytes))
     };
     read.map_err(|why| CommandError::File { file, why })?;
     if bytes.len() < ENTROPY_MIN {

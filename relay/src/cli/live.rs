@@ -21,9 +21,10 @@ use crate::net::tls::ClientTls;
 /// [`CommandError`] when the relay does not serve, or is not ready when `ready` asks for that.
 pub async fn live(file: Option<&Path>, ready: bool) -> Result<String, CommandError> {
     let nameless = CommandError::Usage("name a --config");
-    let https = match ready {
-        true => of_this_machine(&configuration(file)?.ok_or(nameless)?)?,
-        false => Https::at(operator_listener(named(file).ok_or(nameless)?), ClientTls::anyone()),
+    let https = if ready {
+        of_this_machine(&configuration(file)?.ok_or(nameless)?)?
+    } else {
+        Https::at(operator_listener(named(file).ok_or(nameless)?), ClientTls::anyone())
     };
     if https.get_open("/healthz").await?.0 != 200 {
         return Err(CommandError::NotReady("does not serve".to_owned()));

@@ -68,10 +68,7 @@ impl At {
 
     pub(super) fn open(&self) -> Result<Listener, CommandError> {
         let needed = self.operator.is_none() || self.token_file.is_none();
-        let config = match needed || self.config.is_some() {
-            true => self.configuration()?,
-            false => None,
-        };
+        let config = if needed || self.config.is_some() { self.configuration()? } else { None };
         let https = match (&self.operator, &config) {
             (None, Some(config)) if self.ca.is_none() => of_this_machine(config)?,
             (None, Some(config)) => Https::new(&format!("https://{}", config.operator_address()), self.ca.as_deref())?,

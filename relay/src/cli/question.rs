@@ -21,10 +21,7 @@ pub(super) fn confirm(what: &str, yes: bool) -> Result<(), CommandError> {
     io::stderr().flush()?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
-    match line.trim().eq_ignore_ascii_case("yes") {
-        true => Ok(()),
-        false => Err(CommandError::NotConfirmed(what.to_owned())),
-    }
+    if line.trim().eq_ignore_ascii_case("yes") { Ok(()) } else { Err(CommandError::NotConfirmed(what.to_owned())) }
 }
 
 /// Whether there is a person who can be asked.

@@ -112,10 +112,7 @@ pub async fn nodes(nodes: Nodes) -> Result<(), CommandError> {
             (Some(colour), columns.map(|column| cell(&node[column])))
         };
         let names = ["NODE", "VERSION", "SINCE", "INSTANCES", "PASSED", "LEASE", "KEYRING", "STATE", "WHY"];
-        match list.is_empty() {
-            true => table(names, []),
-            false => table_in(names, list.iter().map(row)),
-        }
+        if list.is_empty() { table(names, []) } else { table_in(names, list.iter().map(row)) }
     };
     std::io::stdout().write_all(text.as_bytes())?;
     if told["incomplete"] == true {

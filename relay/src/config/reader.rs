@@ -355,9 +355,10 @@ impl<'a> Reader<'a> {
         };
         let text = text.trim_end_matches(['\r', '\n']);
         if text.chars().count() < min {
-            let what = match text.is_empty() {
-                true => format!("{} is empty", path.display()),
-                false => format!("the secret in {} is shorter than {min} characters", path.display()),
+            let what = if text.is_empty() {
+                format!("{} is empty", path.display())
+            } else {
+                format!("the secret in {} is shorter than {min} characters", path.display())
             };
             self.problem(key, what, "put a random secret there, for example from: openssl rand -hex 32");
             return None;
@@ -369,13 +370,10 @@ impl<'a> Reader<'a> {
     fn unreadable(&self, key: &str, path: &Path, error: &std::io::Error) {
         let remedy =
             "name a file that the relay's user can read; a relative path starts at the configuration file's directory";
-        match self.may_be_told(path) {
-            true => self.problem(key, format!("{} cannot be read: {error}", path.display()), remedy),
-            false => self.problem(
-                key,
-                "names no file that is there",
-                format!("{remedy}; a secret itself stands in no setting"),
-            ),
+        if self.may_be_told(path) {
+            self.problem(key, format!("{} cannot be read: {error}", path.display()), remedy);
+        } else {
+            self.problem(key, "names no file that is there", format!("{remedy}; a secret itself stands in no setting"));
         }
     }
 
@@ -455,9 +453,10 @@ pub fn token_in(path: &Path) -> Option<ApiKey> {
 /// A text as a problem repeats it: not where it may hold a user and a password.
 pub(super) fn repeated(text: &str) -> String {
     let is_address = ["mailto:", "sip:", "sips:"].iter().any(|scheme| text.starts_with(scheme));
-    match text.contains('@') && !is_address {
-        true => "what it says (it has an @, before which a password may stand, and is not repeated)".to_owned(),
-        false => format!("{text:?}"),
+    if text.contains('@') && !is_address {
+        "what it says (it has an @, before which a password may stand, and is not repeated)".to_owned()
+    } else {
+        format!("{text:?}")
     }
 }
 
@@ -478,9 +477,10 @@ fn why_nobody_can_show(text: &str) -> Option<&'static str> {
 
 /// Opens a regular file; a pipe is not waited for.
 fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
-    match std::fs::metadata(path)?.is_file() {
-        true => std::fs::File::open(path),
-        false => Err(std::io::Error::other("it is no regular file")),
+    if std::fs::metadata(path)?.is_file() {
+        std::fs::File::open(path)
+    } else {
+        Err(std::io::Error::other("it is no regular file"))
     }
 }
 

@@ -96,10 +96,7 @@ impl DomainRules {
                     None => (&**entry, false),
                 };
                 let name = host(name).ok_or_else(|| format!("{entry:?} is not a domain"))?;
-                Ok(match below {
-                    true => DomainRule::Below(format!(".{name}").into()),
-                    false => DomainRule::Exactly(name),
-                })
+                Ok(if below { DomainRule::Below(format!(".{name}").into()) } else { DomainRule::Exactly(name) })
             })
             .collect::<Result<_, _>>()
             .map(Self)

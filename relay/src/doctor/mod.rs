@@ -96,9 +96,10 @@ impl Doctor {
     /// [`NoDoctor`] when they cannot be used.
     pub fn new(upstream: &Upstream) -> Result<Self, NoDoctor> {
         let reach = Reach::new(&upstream.allow_addresses);
-        let resolver = match upstream.name_servers.is_empty() {
-            true => Resolver::new(reach, upstream.transports)?,
-            false => Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)?,
+        let resolver = if upstream.name_servers.is_empty() {
+            Resolver::new(reach, upstream.transports)?
+        } else {
+            Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)?
         };
         let tls = ClientTls::new(upstream.ca_file.as_deref())?;
         Ok(Self { is_discreet: false, ..Self::of_relay(resolver, tls, upstream) })
@@ -432,9 +433,10 @@ impl Registering<'_> {
         let header = if response.has(Name::WwwAuthenticate) { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
         let values = || response.values(header).filter_map(|value| std::str::from_utf8(value).ok());
         let offered: Vec<Challenge> = values().filter_map(|value| Challenge::parse(value).ok()).collect();
-        let allowed: &[Hash] = match self.doctor.allow_md5 {
-            true => &[Hash::Sha256, Hash::Sha512_256, Hash::Md5],
-            false => &[Hash::Sha256, Hash::Sha512_256],
+        let allowed: &[Hash] = if self.doctor.allow_md5 {
+            &[Hash::Sha256, Hash::Sha512_256, Hash::Md5]
+        } else {
+            &[Hash::Sha256, Hash::Sha512_256]
         };
         let Some(challenge) = Challenge::topmost_supported(values(), allowed) else {
             if Challenge::is_unreadable(values()) {
@@ -450,11 +452,10 @@ impl Registering<'_> {
         };
         let names: Vec<&str> = offered.iter().map(|it| it.algorithm.hash.as_str()).collect();
         let what = format!("it asks for credentials in the realm {:?} ({})", &*challenge.realm, names.join(", "));
-        match names.iter().all(|name| *name == "MD5") {
-            true => {
-                report.note(DoctorStep::Register, what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)")
-            }
-            false => report.good(DoctorStep::Register, what),
+        if names.iter().all(|name| *name == "MD5") {
+            report.note(DoctorStep::Register, what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)");
+        } else {
+            report.good(DoctorStep::Register, what);
         }
         self.challenge = Some((challenge, header, 0));
         Ok(())
@@ -500,12 +501,13 @@ impl Registering<'_> {
                 "let the server fork to all of them, so that each device rings",
             );
         }
-        match path && granted.has(Name::Path) {
-            true => report.good(
+        if path && granted.has(Name::Path) {
+            report.good(
                 STEP,
                 "it keeps Path (RFC 3327): an app can register through the relay and lend nothing (RFC 8599)",
-            ),
-            false => report.note(STEP, "it does not keep Path (RFC 3327)", "lend the account; RFC 8599 needs Path"),
+            )
+        } else {
+            report.note(STEP, "it does not keep Path (RFC 3327)", "lend the account; RFC 8599 needs Path");
         }
         if granted.lists(Name::Require, "outbound") || granted.lists(Name::Supported, "outbound") {
             report.good(STEP, "it knows flows (RFC 5626)");

@@ -83,9 +83,10 @@ impl PushBudgets {
 
     /// Takes what tells of a lease or a registration; what is not left is owed by the device, and nothing by the app.
     pub fn take_notice(&mut self, now: Instant, app: &str, device: InstanceId) {
-        match self.only_calls_are_left(now, app) {
-            true => self.devices.take(now, &device, || device),
-            false => self.take(now, app, device),
+        if self.only_calls_are_left(now, app) {
+            self.devices.take(now, &device, || device);
+        } else {
+            self.take(now, app, device);
         }
     }
 

@@ -241,10 +241,10 @@ async fn upgraded(stream: Stream, peer: SocketAddr) -> Option<Stream> {
     match timeout(HANDSHAKE_TIMEOUT, upgrade::upgrade(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => {
-            tracing::debug!(event = "closed-without-websocket", %peer, %error, "closed: no WebSocket for SIP")
+            tracing::debug!(event = "closed-without-websocket", %peer, %error, "closed: no WebSocket for SIP");
         }
         Err(_) => {
-            tracing::debug!(event = "closed-slow-websocket", %peer, "closed: the WebSocket handshake took too long")
+            tracing::debug!(event = "closed-slow-websocket", %peer, "closed: the WebSocket handshake took too long");
         }
     }
     None

@@ -20,9 +20,10 @@ pub struct Reloaded {
 impl Reloaded {
     /// As the API answers it.
     pub fn to_json(&self) -> Value {
-        match self.problems.is_empty() {
-            true => json!({"taken": self.taken, "needs_restart": self.needs_restart}),
-            false => json!({"problems": self.problems}),
+        if self.problems.is_empty() {
+            json!({"taken": self.taken, "needs_restart": self.needs_restart})
+        } else {
+            json!({"problems": self.problems})
         }
     }
 }

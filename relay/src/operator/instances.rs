@@ -26,9 +26,10 @@ pub(super) async fn list<E: OperatorService>(
     request: Request,
 ) -> Result<Response, Problem> {
     let (after, limit, which) = paging(request.uri().query().unwrap_or_default())?;
-    let (mut pages, mut silent) = match elsewhere::is_carried(&request) {
-        true => (Vec::new(), Vec::new()),
-        false => elsewhere::others(&operator, &request.into_parts().0, b"").await,
+    let (mut pages, mut silent) = if elsewhere::is_carried(&request) {
+        (Vec::new(), Vec::new())
+    } else {
+        elsewhere::others(&operator, &request.into_parts().0, b"").await
     };
     silent.extend(operator.0.service.unclaimed().await);
     pages.push(views::page(&operator.0.service.list(after, limit, which).await.map_err(refusal)?));
@@ -43,10 +44,8 @@ pub(super) async fn find<E: OperatorService>(
     let (parts, body) = request.into_parts();
     let taken = body::take(&parts.headers, body, body::JSON).await?;
     let hash = find_body(&body_json::parse(&taken)?)?;
-    let (others, mut silent) = match is_carried {
-        true => (Vec::new(), Vec::new()),
-        false => elsewhere::others(&operator, &parts, &taken).await,
-    };
+    let (others, mut silent) =
+        if is_carried { (Vec::new(), Vec::new()) } else { elsewhere::others(&operator, &parts, &taken).await };
     silent.extend(operator.0.service.unclaimed().await);
     let found = views::found(&operator.0.service.find(hash).await.map_err(refusal)?);
     Ok(answer(&elsewhere::all_found(found, others, &silent)))

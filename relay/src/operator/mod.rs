@@ -336,11 +336,10 @@ fn challenged(mut response: Response, method: &Method) -> Response {
 }
 
 async fn health<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
-    match operator.0.readiness.is_alive() {
-        true => Ok(answer(&json!({"status": "ok"}))),
-        false => {
-            Err(Problem::new(ProblemType::NotReady, "A shard has not answered for a minute: start the relay anew."))
-        }
+    if operator.0.readiness.is_alive() {
+        Ok(answer(&json!({"status": "ok"})))
+    } else {
+        Err(Problem::new(ProblemType::NotReady, "A shard has not answered for a minute: start the relay anew."))
     }
 }
 

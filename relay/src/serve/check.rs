@@ -260,15 +260,14 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
             of_a_relay.push(setting);
             continue;
         }
-        let (what, remedy) = match in_use {
-            true => (
+        let (what, remedy) = if in_use {
+            (
                 format!("{address} is in use by another program"),
                 "stop what uses it, or name another address; systemd's sipwake.socket, which holds it while no relay runs, is in nobody's way where a ListenStream= of it names this very address, or its port alone: else edit that too (systemctl edit sipwake.socket)",
-            ),
-            false => {
-                let remedy = "name an address of this machine, and a port that the relay's user may open";
-                (format!("{address} cannot be listened on: {error}"), remedy)
-            }
+            )
+        } else {
+            let remedy = "name an address of this machine, and a port that the relay's user may open";
+            (format!("{address} cannot be listened on: {error}"), remedy)
         };
         findings.problems.push(config.problem(setting, what, remedy));
     }

@@ -73,11 +73,14 @@ pub(super) async fn tend(vault: Vault, readiness: Readiness) {
             None if known.is_some() => tracing::info!(event = "keyring-tended", "the keyring is looked after again"),
             _ => {}
         }
-        let warning = |error: &String| match is_there {
-            true => format!("store.keyring: {error}"),
-            false => format!(
-                "store.keyring: {error}: put the file back, from a copy or from another node, before this run ends: it has read the keys, and no run after it could open what is stored"
-            ),
+        let warning = |error: &String| {
+            if is_there {
+                format!("store.keyring: {error}")
+            } else {
+                format!(
+                    "store.keyring: {error}: put the file back, from a copy or from another node, before this run ends: it has read the keys, and no run after it could open what is stored"
+                )
+            }
         };
         readiness.warn_of(Warning::KeyringFile, fault.iter().map(|error| warning(error).into()).collect());
         let unwritten = |trouble: Box<str>| {

@@ -468,7 +468,7 @@ impl Opened {
         let door = door.map(|door| tokio::spawn(https::serve(door, acme.answers(), ending)));
         let (watched, readiness) = (readiness.clone(), readiness.clone());
         let told = move |problem: Option<String>| {
-            readiness.warn_of(Warning::Acme, problem.into_iter().map(Into::into).collect())
+            readiness.warn_of(Warning::Acme, problem.into_iter().map(Into::into).collect());
         };
         door.into_iter().chain([chore(&watched, "certificates by ACME", acme.keep(told))]).collect()
     }
@@ -562,9 +562,10 @@ fn audit(config: &Config, node: &str) -> Result<Audit, AuditError> {
 fn resolver(config: &Config) -> Result<Resolver, ResolveError> {
     let upstream = &config.upstream;
     let reach = Reach::new(&upstream.allow_addresses);
-    match upstream.name_servers.is_empty() {
-        true => Resolver::new(reach, upstream.transports),
-        false => Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports),
+    if upstream.name_servers.is_empty() {
+        Resolver::new(reach, upstream.transports)
+    } else {
+        Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)
     }
 }
 

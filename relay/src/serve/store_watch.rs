@@ -38,13 +38,10 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
             continue;
         };
         for fault in faults.iter().filter(|fault| !known.contains(fault)) {
-            match fault.is_grave() || require_ephemeral && fault.is_persistence() {
-                true => {
-                    tracing::error!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it")
-                }
-                false => {
-                    tracing::warn!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it")
-                }
+            if fault.is_grave() || require_ephemeral && fault.is_persistence() {
+                tracing::error!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it");
+            } else {
+                tracing::warn!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it");
             }
         }
         let worst = faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence());
@@ -52,7 +49,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         let pause = if worst.is_some() { AGAIN } else { EVERY };
         match worst {
             Some(fault) if fault.is_grave() => {
-                readiness.fail(Check::StoreKind, "the store refuses what the relay needs")
+                readiness.fail(Check::StoreKind, "the store refuses what the relay needs");
             }
             Some(_) => readiness.fail(Check::StoreKind, "the store may write to a disk (store.require_ephemeral)"),
             None => readiness.pass(Check::StoreKind),

@@ -95,9 +95,10 @@ impl Unconfigured {
         );
         let program = std::env::args().next().map_or_else(|| "sipwake".to_owned(), |program| quoted(&program));
         if let (Some(folder), Some(_)) = (&self.folder, &self.sip_server) {
-            let state = match Folder::usual().as_deref() == Some(folder.path()) {
-                true => String::new(),
-                false => format!(" --state {}", shown(folder.path())),
+            let state = if Folder::usual().as_deref() == Some(folder.path()) {
+                String::new()
+            } else {
+                format!(" --state {}", shown(folder.path()))
             };
             let (ca, token) = (shown(&folder.file(CA)), shown(&folder.file(OPERATOR_TOKEN)));
             text += &format!(
@@ -154,9 +155,10 @@ fn shown(path: &Path) -> String {
 /// A word of a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 

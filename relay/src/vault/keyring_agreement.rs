@@ -102,9 +102,10 @@ impl Vault {
         let ring = &self.0.ring;
         let mut found = self.look(ring.stands(), false).await?;
         if matches!(found, Compared::Absent) && ring.note_absent() >= self.founds_after().await? {
-            found = match self.is_untried().await? {
-                true => Compared::Fault(RingFault::Untried),
-                false => self.look(true, false).await?,
+            found = if self.is_untried().await? {
+                Compared::Fault(RingFault::Untried)
+            } else {
+                self.look(true, false).await?
             };
         }
         match found {

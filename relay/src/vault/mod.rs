@@ -359,10 +359,7 @@ impl Vault {
             Store::Redis(redis) => redis.restore(owner, id, sealed, ends, lookup, fence).await?,
         };
         let Some(earlier) = earlier.filter(|earlier| earlier.node != owner.node) else { return Ok(()) };
-        match self.holds_lease(&earlier).await? {
-            true => self.tell_ended(&earlier, &[id]).await,
-            false => Ok(()),
-        }
+        if self.holds_lease(&earlier).await? { self.tell_ended(&earlier, &[id]).await } else { Ok(()) }
     }
 
     /// Tells a run of another node that instances which it may have have ended.
@@ -390,10 +387,7 @@ impl Vault {
                 self.compare_ring().await?;
             }
         }
-        match self.0.ring.is_other() {
-            true => Err(StoreError::Away(AwayReason::OtherKeyring)),
-            false => Ok(()),
-        }
+        if self.0.ring.is_other() { Err(StoreError::Away(AwayReason::OtherKeyring)) } else { Ok(()) }
     }
 
     /// How many connections to the store were opened until now: another one may lead to another server.

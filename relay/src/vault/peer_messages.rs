@@ -215,7 +215,7 @@ impl Vault {
         let Store::Redis(redis) = &self.0.store else { return Ok(()) };
         let place = to.to_string();
         let sealed = seal::seal_as(&self.0.keyring, PURPOSE, place.as_bytes(), Reading::now(), letter.room(), |out| {
-            letter.encode(out)
+            letter.encode(out);
         });
         redis.write_letter(to, sealed.as_bytes()).await
     }

@@ -78,9 +78,10 @@ pub fn shown(name: Cow<'_, str>) -> Option<Box<str>> {
     if Uri::is_sip(name.trim_start()) {
         return told(name.trim());
     }
-    Some(match name.contains(char::is_control) {
-        true => name.chars().filter(|c| !c.is_control()).collect::<String>().into(),
-        false => name.into(),
+    Some(if name.contains(char::is_control) {
+        name.chars().filter(|c| !c.is_control()).collect::<String>().into()
+    } else {
+        name.into()
     })
 }
 

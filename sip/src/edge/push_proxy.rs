@@ -304,9 +304,10 @@ pub(super) fn contact_key(contact: &Party<'_>) -> Box<str> {
             target.split(';').next().unwrap_or(target).to_owned()
         }
     };
-    match key.len() > CONTACT_MAX {
-        true => format!("sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()))).into(),
-        false => key.into(),
+    if key.len() > CONTACT_MAX {
+        format!("sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()))).into()
+    } else {
+        key.into()
     }
 }
 

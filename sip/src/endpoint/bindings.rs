@@ -393,9 +393,10 @@ impl Endpoint {
         let branch = self.core.branch();
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         let Some(registrar) = self.upstreams.registrar(registration.upstream) else { return };
-        let way = match registration.is_on_trial() {
-            true => self.upstreams.probed(registration.upstream),
-            false => self.upstreams.flow(registration.upstream),
+        let way = if registration.is_on_trial() {
+            self.upstreams.probed(registration.upstream)
+        } else {
+            self.upstreams.flow(registration.upstream)
         };
         let Some((flow, transport)) = way else {
             // The flow broke while the shell computed the answer.

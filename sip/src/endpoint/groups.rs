@@ -239,9 +239,10 @@ impl Endpoint {
         let registration = self.bindings.get(binding)?;
         let (tried, heard) = (registration.instance, (registration.standing(), registration.is_refused()));
         let step = self.restore_owner(binding)?;
-        let failure = match self.devices.is_proven(tried) {
-            true => self.note_recheck(now, binding, tried, heard, failure),
-            false => failure,
+        let failure = if self.devices.is_proven(tried) {
+            self.note_recheck(now, binding, tried, heard, failure)
+        } else {
+            failure
         };
         // A refused device is in no list any more, so it is not checked again before the shell unbinds it.
         if matches!(failure, RegistrationFailure::Retry { .. }) {

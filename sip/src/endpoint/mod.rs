@@ -178,7 +178,7 @@ impl Endpoint {
             Input::UpstreamServes(upstream) => self.on_upstream_serves(now, upstream),
             Input::UpstreamAddressChanged(upstream) => self.on_address_changed(now, upstream),
             Input::FailbackDialled { upstream, flow, transport } => {
-                self.on_failback_dialled(now, upstream, flow, transport)
+                self.on_failback_dialled(now, upstream, flow, transport);
             }
             Input::DialFailed(upstream) => self.on_dial_failed(now, upstream),
             Input::Addresses { upstream, addresses, is_whole } => {
@@ -197,7 +197,7 @@ impl Endpoint {
             Input::Vouch(instance) => self.on_vouch(now, instance),
             Input::Succeed { earlier, successor } => self.on_succeed(now, earlier, successor),
             Input::Authorization { binding, instance, authorization } => {
-                self.on_authorization(now, binding, instance, authorization)
+                self.on_authorization(now, binding, instance, authorization);
             }
             Input::DeviceVerified { verification, granted } => self.on_device_verified(now, verification, granted),
             Input::ExpectCall { instance, from, name } => self.on_expect_call(now, instance, from, name),
@@ -209,7 +209,7 @@ impl Endpoint {
             }
             Input::DeviceUnreachable { call, instance } => self.on_device_unreachable(now, call, instance),
             Input::MessageStored { request, instance, outcome } => {
-                self.on_message_stored(now, request, instance, outcome)
+                self.on_message_stored(now, request, instance, outcome);
             }
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
@@ -278,7 +278,7 @@ impl Endpoint {
                     self.on_forwarded_timeout(now, server, upstream);
                 }
                 Expired::Client(_, ClientOwner::ForwardedRegister(register)) => {
-                    self.on_forwarded_register_timeout(now, register)
+                    self.on_forwarded_register_timeout(now, register);
                 }
                 Expired::Client(branch, owner) => self.on_unanswered(now, branch, owner),
                 Expired::Server(_) => {}

@@ -170,9 +170,10 @@ impl PushBindings {
     }
 
     fn set_identities(&mut self, instance: InstanceId, given: Box<[Box<str>]>) {
-        match given.is_empty() {
-            true => drop(self.identities.remove(&instance)),
-            false => drop(self.identities.insert(instance, given)),
+        if given.is_empty() {
+            drop(self.identities.remove(&instance));
+        } else {
+            drop(self.identities.insert(instance, given));
         }
     }
 
@@ -503,8 +504,5 @@ impl Endpoint {
 
 /// How long before its end a registration is pushed for.
 fn renew_before(refreshes_itself: bool, expires: Duration) -> Duration {
-    match refreshes_itself {
-        true => RENEW_BEFORE.min(expires / 4),
-        false => push_proxy::renew_before(expires),
-    }
+    if refreshes_itself { RENEW_BEFORE.min(expires / 4) } else { push_proxy::renew_before(expires) }
 }

@@ -65,10 +65,8 @@ struct Waiting {
 impl KeepAlive {
     /// A flow that was just opened. `prefix` begins the transactions by which STUN answers are led back.
     pub fn new(now: Instant, flow: FlowId, prefix: [u8; 6], timing: KeepAliveTiming, random: &mut Random) -> Self {
-        let (manner, period) = match flow.is_reliable() {
-            true => (Manner::Crlf, timing.stream),
-            false => (Manner::Stun { prefix }, timing.datagram),
-        };
+        let (manner, period) =
+            if flow.is_reliable() { (Manner::Crlf, timing.stream) } else { (Manner::Stun { prefix }, timing.datagram) };
         let reliable = flow.is_reliable();
         let mut keep_alive = Self { timing, manner, next_ping: now, waiting: None, answers: false, period, reliable };
         keep_alive.plan(now, random);

@@ -36,10 +36,8 @@ enum Reading {
 
 impl LongHead {
     pub(super) fn new(is_by_lf: bool) -> Self {
-        let reading = match is_by_lf {
-            true => Reading::Server(HeadReader::new(Breaks::Kamailio)),
-            false => Reading::All(Box::default()),
-        };
+        let reading =
+            if is_by_lf { Reading::Server(HeadReader::new(Breaks::Kamailio)) } else { Reading::All(Box::default()) };
         Self { reading, passed: 0 }
     }
 

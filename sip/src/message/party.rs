@@ -89,9 +89,10 @@ impl<'a> Party<'a> {
             text if text.contains('"') => Cow::Owned(text.replace('"', "")),
             text => text,
         };
-        let text = match text.contains(char::is_control) {
-            true => Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()),
-            false => text,
+        let text = if text.contains(char::is_control) {
+            Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+        } else {
+            text
         };
         let name = match text {
             Cow::Borrowed(text) => Cow::Borrowed(text.trim()),

@@ -500,14 +500,15 @@ impl Registration {
     /// The REGISTER that is under way was never answered, or could not be sent.
     pub fn on_silence(&mut self, now: Instant, branch: BranchId, wait: &BackOff, random: &mut Random) -> Step {
         match self.state {
-            State::Sent { branch: waiting_for, by, goal, .. } if waiting_for == branch => match goal == self.goal {
-                true => {
+            State::Sent { branch: waiting_for, by, goal, .. } if waiting_for == branch => {
+                if goal == self.goal {
                     let step = self.retry(now, None, wait, None, random);
                     self.give_up(now, branch, by);
                     step
+                } else {
+                    self.turn_round()
                 }
-                false => self.turn_round(),
-            },
+            }
             _ => Step::Nothing,
         }
     }
@@ -637,13 +638,11 @@ impl Registration {
         // Early enough for a second try, and never the same moment for all. A registrar that grants more than was asked for is asked as often as any
         // other: else one that has forgotten all is noticed the later, the more it grants. What a 423 wants is what is asked for.
         let millis = (expires.as_millis() as u64).min(u64::from(self.expires) * 1_000);
-        let refresh_at = match self.has_earlier() {
-            // One came while the REGISTER was under way.
-            true => now,
-            false => {
-                let after = Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
-                now + after.max(REFRESH_MIN)
-            }
+        let refresh_at = if self.has_earlier() {
+            now
+        } else {
+            let after = Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+            now + after.max(REFRESH_MIN)
         };
         self.state = State::Registered { refresh_at };
         Step::Registered { expires, refresh, renamed: self.read_info(response) }
@@ -681,9 +680,10 @@ impl Registration {
             Verdict::Answer { others } => self.write(attempt, others),
             Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
             Verdict::Unanswerable { unreadable } => {
-                let step = match self.established {
-                    false => self.refused(status),
-                    true => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+                let step = if !self.established {
+                    self.refused(status)
+                } else {
+                    self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
                 };
                 step.unanswerable(unreadable)
             }

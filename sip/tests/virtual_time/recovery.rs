@@ -164,9 +164,8 @@ fn after_an_outage_a_few_begin_and_all_are_back_after_some_round_trips() {
     crowd.asked.clear();
     let mut first = None;
     while crowd.asked.is_empty() {
-        crowd.serve(Duration::from_millis(10), |number, _, _| match *first.get_or_insert(number) == number {
-            true => Grant(3600),
-            false => Silence,
+        crowd.serve(Duration::from_millis(10), |number, _, _| {
+            if *first.get_or_insert(number) == number { Grant(3600) } else { Silence }
         });
     }
     crowd.serve(Duration::from_millis(500), |_, _, _| Silence);

@@ -20,16 +20,15 @@ async fn main() -> ExitCode {
             (Err(why), _, _) => return bad_usage(&why),
             (_, Err(why), _) | (_, _, Err(why)) => return bad_usage(&why.to_string()),
         };
-    let table = match arguments.table_of.is_empty() {
-        true => {
-            let each = |row: &faults::Row| {
-                if arguments.json {
-                    println!("{}", serde_json::to_string(row).unwrap_or_default());
-                }
-            };
-            faults::run(&arguments, &meant, each).await
-        }
-        false => Table { rows: known, ..Table::default() },
+    let table = if arguments.table_of.is_empty() {
+        let each = |row: &faults::Row| {
+            if arguments.json {
+                println!("{}", serde_json::to_string(row).unwrap_or_default());
+            }
+        };
+        faults::run(&arguments, &meant, each).await
+    } else {
+        Table { rows: known, ..Table::default() }
     };
     let whole = table.failed.is_empty();
     if !arguments.json {

@@ -276,10 +276,7 @@ impl Leg {
     pub fn receive(&self, message: Message) {
         self.board.change(|state| {
             state.log.push(format!("← {}", first_line(&message)));
-            match message.is_request() {
-                true => self.on_request(state, message),
-                false => self.on_response(state, message),
-            }
+            if message.is_request() { self.on_request(state, message) } else { self.on_response(state, message) }
         });
     }
 

@@ -33,9 +33,12 @@ pub type Targets = Arc<dyn Fn(u32) -> Value + Send + Sync>;
 
 /// Of a side: by the tokens that follow from the account's number.
 pub fn targets(push: PushSide) -> Targets {
-    Arc::new(move |number| match push.is_fcm(number) {
-        true => json!({"provider": "fcm", "token": accounts::fcm_token(number)}),
-        false => json!({"provider": "apns", "token": accounts::apns_token(number), "environment": "production"}),
+    Arc::new(move |number| {
+        if push.is_fcm(number) {
+            json!({"provider": "fcm", "token": accounts::fcm_token(number)})
+        } else {
+            json!({"provider": "apns", "token": accounts::apns_token(number), "environment": "production"})
+        }
     })
 }
 

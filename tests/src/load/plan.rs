@@ -269,10 +269,7 @@ impl Plan {
 
     /// The calls while a full store is taken over.
     pub fn restart_calls(&self) -> u32 {
-        match self.seeded {
-            true => (self.rate * (self.seeded_count() / self.pace() + 1)).min(self.seeded_count()),
-            false => 0,
-        }
+        if self.seeded { (self.rate * (self.seeded_count() / self.pace() + 1)).min(self.seeded_count()) } else { 0 }
     }
 
     /// How long it may take until all that was seeded is registered.

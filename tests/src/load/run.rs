@@ -53,9 +53,10 @@ async fn phases(plan: Plan, mut notes: Vec<String>, progress: &Progress) -> Resu
     }
     let start = Start { ready_s: stage.ready_after.as_secs_f64(), resident: Resident::of(stage.relay.pid()) };
     progress.enter("the start over a full store");
-    let restarted = match plan.seeded {
-        true => Some(restart::watch(&plan, &stage, plan.seeded_count(), first_of_restart).await?),
-        false => None,
+    let restarted = if plan.seeded {
+        Some(restart::watch(&plan, &stage, plan.seeded_count(), first_of_restart).await?)
+    } else {
+        None
     };
     let enabling = enable(&plan, &stage, progress).await?;
     progress.enter("refreshes");
@@ -87,9 +88,12 @@ async fn phases(plan: Plan, mut notes: Vec<String>, progress: &Progress) -> Resu
 
 async fn enable(plan: &Plan, stage: &Stage, progress: &Progress) -> Result<Enabling, Failure> {
     let (app, pid) = (&stage.app, stage.relay.pid());
-    let fail = |error: std::io::Error| match stage.relay.is_running() {
-        true => Failure::Enabling { reason: error.to_string(), log: log_end(stage) },
-        false => Failure::RelayEnded(log_end(stage)),
+    let fail = |error: std::io::Error| {
+        if stage.relay.is_running() {
+            Failure::Enabling { reason: error.to_string(), log: log_end(stage) }
+        } else {
+            Failure::RelayEnded(log_end(stage))
+        }
     };
     let all = plan.enabled_by_https();
     let warm = WARM_UP.min(all / 2);

@@ -130,9 +130,10 @@ impl Likeness {
             Hash::Md5 => (ha1, None),
             Hash::Sha256 => (None, ha1),
         };
-        let (provider, push) = match self.push.is_fcm(number) {
-            true => (Provider::Fcm, accounts::fcm_token(number)),
-            false => (Provider::ApnsProduction, accounts::apns_token(number)),
+        let (provider, push) = if self.push.is_fcm(number) {
+            (Provider::Fcm, accounts::fcm_token(number))
+        } else {
+            (Provider::ApnsProduction, accounts::apns_token(number))
         };
         let account = Account {
             aor: Aor::new(&format!("sip:{user}@{DOMAIN}")),

@@ -173,9 +173,10 @@ impl Display for Sweep {
         )?;
         writeln!(f, "| --- | --- | --- | --- | --- | --- |")?;
         for step in &self.steps {
-            let device = match step.device_p50_us > 0.0 {
-                true => format!("{:.2} / {:.2}", step.device_p50_us / 1e3, step.device_p99_us / 1e3),
-                false => "–".to_owned(),
+            let device = if step.device_p50_us > 0.0 {
+                format!("{:.2} / {:.2}", step.device_p50_us / 1e3, step.device_p99_us / 1e3)
+            } else {
+                "–".to_owned()
             };
             writeln!(
                 f,

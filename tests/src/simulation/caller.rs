@@ -182,7 +182,7 @@ impl World {
         match method {
             "INVITE" => self.on_invite_response(index, status, &message),
             "CANCEL" if status >= 200 && self.calls[index].stage == Stage::Cancelling => {
-                self.calls[index].resend = None
+                self.calls[index].resend = None;
             }
             "BYE" if status >= 200 && self.calls[index].stage == Stage::HangingUp => {
                 self.calls[index].stage = Stage::Over;
@@ -354,18 +354,14 @@ impl World {
         let branch =
             if hop || what == "INVITE" { format!("{index}i") } else { format!("{index}{method}{}", call.cseq) };
         let in_dialog = matches!(what, "ACK" | "BYE");
-        let (uri, routes) = match in_dialog {
-            true => (&call.dialog.target, call.dialog.routes.as_str()),
-            false => (&call.contact, ""),
-        };
+        let (uri, routes) =
+            if in_dialog { (&call.dialog.target, call.dialog.routes.as_str()) } else { (&call.contact, "") };
         let to = match what {
             "INVITE" | "CANCEL" => format!("<sip:u{slot}@r.test>"),
             _ => call.dialog.to.clone(),
         };
-        let below = match hop {
-            true => String::new(),
-            false => format!("Via: SIP/2.0/UDP 192.0.2.77:5060;branch=z9hG4bKc{branch}\r\n"),
-        };
+        let below =
+            if hop { String::new() } else { format!("Via: SIP/2.0/UDP 192.0.2.77:5060;branch=z9hG4bKc{branch}\r\n") };
         let own = if what == "INVITE" { format!("Record-Route: <sip:{host};lr>\r\n") } else { String::new() };
         let body = if what == "INVITE" { body_of(index, false) } else { String::new() };
         let cseq = if method == "ACK" || method == "CANCEL" { 1 } else { call.cseq };

@@ -121,7 +121,7 @@ impl World {
                 Output::Close(FlowId::Datagram(_)) => {}
                 Output::Answer { peer, bytes, .. } => self.on_send(shard, FlowId::Datagram(peer), bytes),
                 Output::SendLarge { .. } => {
-                    self.wrong("a large request goes by TCP although that is not allowed".into())
+                    self.wrong("a large request goes by TCP although that is not allowed".into());
                 }
                 Output::Event(event) => self.on_event(shard, event),
             }
@@ -243,7 +243,7 @@ impl World {
             Event::StoreMessage(_) | Event::DiscardMessage { .. } | Event::MessageEnded { .. } => {}
             // No phone here registers through the relay.
             Event::RouteNeeded(asked) => {
-                self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403.into()) })
+                self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403.into()) });
             }
             Event::RegisterEnded { .. }
             | Event::UpstreamReleased(_)

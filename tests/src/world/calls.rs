@@ -267,10 +267,7 @@ impl<N: Node + Sync> World<Registrar, N> {
     /// # Errors
     /// [`Missed`] when one of them does not hear so.
     pub async fn end(&self, caller_ends: bool, caller: &Caller, call: &IncomingCall) -> Outcome {
-        match caller_ends {
-            true => self.hang_up(caller, call).await,
-            false => self.phone_hangs_up(caller, call).await,
-        }
+        if caller_ends { self.hang_up(caller, call).await } else { self.phone_hangs_up(caller, call).await }
     }
 }
 

@@ -79,9 +79,10 @@ impl<S: SipServer, N: Node> World<S, N> {
         let instance = self.api.enabled(wish).await?;
         self.secrets.keep("an instance's secret", &instance.secret);
         self.secrets.keep("a push token", &instance.push_token);
-        match instance.answer["registration"]["state"] == "registered" {
-            true => Ok(instance),
-            false => Err(Missed::new("a registered instance", instance.answer.to_string())),
+        if instance.answer["registration"]["state"] == "registered" {
+            Ok(instance)
+        } else {
+            Err(Missed::new("a registered instance", instance.answer.to_string()))
         }
     }
 

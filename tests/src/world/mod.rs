@@ -331,10 +331,7 @@ impl<S: SipServer, N: Node> World<S, N> {
         wrong.extend(self.fcm.violations());
         let witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.extend(witnesses.iter().flat_map(|witness| witness()));
-        match wrong.is_empty() {
-            true => Ok(()),
-            false => Err(Missed::new("nobody with an objection", wrong.join("; "))),
-        }
+        if wrong.is_empty() { Ok(()) } else { Err(Missed::new("nobody with an objection", wrong.join("; "))) }
     }
 
     fn watch(&self, witness: Witness) {

@@ -47,9 +47,10 @@ impl<S: SipServer, N: Node> World<S, N> {
     /// [`Missed`] when none comes.
     pub async fn push_for(&self, device: &impl Device) -> Result<Value, Missed> {
         loop {
-            let (token, object) = match device.has_fcm() {
-                true => self.google_push().await.map(|push| (push.token, push.payload))?,
-                false => self.apple_push().await.map(|push| (push.token, push.payload["sipwake"].clone()))?,
+            let (token, object) = if device.has_fcm() {
+                self.google_push().await.map(|push| (push.token, push.payload))?
+            } else {
+                self.apple_push().await.map(|push| (push.token, push.payload["sipwake"].clone()))?
             };
             if token == device.call_token() && object["event"] == "call" {
                 return Ok(object);
@@ -65,9 +66,10 @@ impl<S: SipServer, N: Node> World<S, N> {
         let push = self.apple_push().await?;
         let told = push.payload["sipwake"].clone();
         let is_alert = push.token == OTHER_TOKEN && push.topic == BUNDLE && push.push_type == "alert";
-        match is_alert && told["event"] == event {
-            true => Ok(told),
-            false => Err(Missed::new(format!("an alert: {event}"), format!("{push:?}"))),
+        if is_alert && told["event"] == event {
+            Ok(told)
+        } else {
+            Err(Missed::new(format!("an alert: {event}"), format!("{push:?}")))
         }
     }
 

@@ -36,13 +36,15 @@ impl World<RealServer> {
     /// # Errors
     /// [`Missed`] when none comes, or another's.
     pub async fn next_push(&self, instance: &Instance) -> Result<Value, Missed> {
-        let (token, payload) = match instance.fcm {
-            true => self.google_push().await.map(|push| (push.token, push.payload))?,
-            false => self.apple_push().await.map(|push| (push.token, push.payload["sipwake"].clone()))?,
+        let (token, payload) = if instance.fcm {
+            self.google_push().await.map(|push| (push.token, push.payload))?
+        } else {
+            self.apple_push().await.map(|push| (push.token, push.payload["sipwake"].clone()))?
         };
-        match token == instance.push_token {
-            true => Ok(payload),
-            false => Err(Missed::new(format!("a push to {}", instance.push_token), token)),
+        if token == instance.push_token {
+            Ok(payload)
+        } else {
+            Err(Missed::new(format!("a push to {}", instance.push_token), token))
         }
     }
 

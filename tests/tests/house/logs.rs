@@ -68,7 +68,7 @@ fn the_reference_of_the_log_names_each_event_of_the_sources() {
         for (all, one) in [(levels, vec![event.level]), (fields, event.fields), (says, vec![event.says])] {
             one.into_iter().for_each(|one| {
                 if !all.contains(&one) {
-                    all.push(one)
+                    all.push(one);
                 }
             });
         }

@@ -30,13 +30,13 @@ fn the_reference_of_the_metrics_is_what_a_relay_exposes() {
     let labels = labels(&metrics.render());
     table(&mut page, "metric | kind | means | labels");
     for metric in Metric::ALL {
-        let told =
-            labels.get(metric.name()).into_iter().flatten().map(|(label, words)| match OPEN.contains(&&**label) {
-                true => code(label),
-                false => {
-                    format!("{}: {}", code(label), words.iter().map(|word| code(word)).collect::<Vec<_>>().join(", "))
-                }
-            });
+        let told = labels.get(metric.name()).into_iter().flatten().map(|(label, words)| {
+            if OPEN.contains(&&**label) {
+                code(label)
+            } else {
+                format!("{}: {}", code(label), words.iter().map(|word| code(word)).collect::<Vec<_>>().join(", "))
+            }
+        });
         let told = told.collect::<Vec<_>>().join("; ");
         row(&mut page, &[&code(metric.name()), &format!("{:?}", metric.kind()).to_lowercase(), metric.help(), &told]);
     }

@@ -72,9 +72,9 @@ async fn without_push(transport: Transport, outbound: bool, gone: &str) -> Outco
         bob.answer(number, SOON).await.map_err(told)?;
         alice.await_event("CALL_ESTABLISHED", SOON).await.map_err(told)?;
         if alice_ends {
-            alice.hang_up().await?
+            alice.hang_up().await?;
         } else {
-            bob.hang_up().await?
+            bob.hang_up().await?;
         }
         alice.await_event("CALL_CLOSED", SOON).await.map_err(told)?;
         bob.await_event("CALL_CLOSED", SOON).await.map_err(told)?;
@@ -83,9 +83,9 @@ async fn without_push(transport: Transport, outbound: bool, gone: &str) -> Outco
         alice.answer(number, SOON).await.map_err(told)?;
         bob.await_event("CALL_ESTABLISHED", SOON).await.map_err(told)?;
         if alice_ends {
-            alice.hang_up().await?
+            alice.hang_up().await?;
         } else {
-            bob.hang_up().await?
+            bob.hang_up().await?;
         }
         alice.await_event("CALL_CLOSED", SOON).await.map_err(told)?;
         bob.await_event("CALL_CLOSED", SOON).await.map_err(told)?;

@@ -89,9 +89,10 @@ async fn of_a_cluster_that_has_lost_a_part_the_rest_of_a_dead_node_is_taken_over
     let living = dead.as_node(&names[1]);
     let (mut lost, mut served) = (0, Vec::new());
     for number in 1..60 {
-        match cluster.is_of_the_last(&format!("sipwake:i:{{{}}}", id(number))) {
-            true => lost += 1,
-            false => served.push(id(number)),
+        if cluster.is_of_the_last(&format!("sipwake:i:{{{}}}", id(number))) {
+            lost += 1;
+        } else {
+            served.push(id(number));
         }
     }
     // What names the nodes goes as well.

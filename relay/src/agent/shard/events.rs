@@ -277,11 +277,10 @@ impl Shard {
                 }
             }
             RegistrationFailure::CredentialsRefused { status, in_a_row, after } => {
-                match self.shared.believes_refusal(instance, self.instances.get(instance), in_a_row) {
-                    true => {
-                        self.on_registration_failed(binding, instance, RegistrationFailure::Refused { status });
-                    }
-                    false => self.on_registration_retried(binding, instance, Some(status), after),
+                if self.shared.believes_refusal(instance, self.instances.get(instance), in_a_row) {
+                    self.on_registration_failed(binding, instance, RegistrationFailure::Refused { status });
+                } else {
+                    self.on_registration_retried(binding, instance, Some(status), after);
                 }
             }
             RegistrationFailure::Retry { status, after } => {

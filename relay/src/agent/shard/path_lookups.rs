@@ -260,10 +260,7 @@ impl Shard {
                 Named::Path(id) => is_known && self.push_bindings.knows(id),
                 Named::Contact(_) => is_known,
             };
-            let input = match may_miss_more {
-                true => self.look_up_path(at, request),
-                false => Some(request),
-            };
+            let input = if may_miss_more { self.look_up_path(at, request) } else { Some(request) };
             if let Some(input) = input {
                 self.hand_in(at, input, &cancelled);
             }

@@ -166,10 +166,7 @@ impl Shard {
     }
 
     fn end_here(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
-        match self.push_bindings.knows(id) {
-            true => self.end_push_binding(id, kind, waiter),
-            false => self.end(id, kind, waiter),
-        }
+        if self.push_bindings.knows(id) { self.end_push_binding(id, kind, waiter) } else { self.end(id, kind, waiter) }
     }
 
     /// Turns an instance away that has ended before it came; what the store may have of it is erased, unless this node leaves: then its owner does that.

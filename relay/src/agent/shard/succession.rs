@@ -11,6 +11,8 @@
 //!
 //! Invariant: nothing goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
 
+use std::collections::hash_map::Entry;
+
 use sip::endpoint::Input;
 use sip::id::{CallId, InstanceId};
 
@@ -52,9 +54,11 @@ impl Shard {
         self.calls.succeed(call, earlier, successor);
         if let Some(push) = self.pushes.remove(&(call, earlier)) {
             // Where the call has been pushed in the other name as well, that one is enough.
-            match self.pushes.contains_key(&(call, successor)) {
-                true => push.abort(),
-                false => drop(self.pushes.insert((call, successor), push)),
+            match self.pushes.entry((call, successor)) {
+                Entry::Occupied(_) => push.abort(),
+                Entry::Vacant(place) => {
+                    place.insert(push);
+                }
             }
         }
     }

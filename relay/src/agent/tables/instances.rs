@@ -354,9 +354,10 @@ impl Instances {
         let (before, until) = (self.granted_until, latest + AHEAD_S);
         let went_back = before > until + PLAY_S;
         self.granted_until = if went_back { until } else { before.max(until) };
-        let looked_at = match went_back || std::mem::take(&mut self.all_may_be_ahead) {
-            true => self.rows.iter().map(|(slot, _)| slot as u32).collect(),
-            false => std::mem::take(&mut self.ahead),
+        let looked_at = if went_back || std::mem::take(&mut self.all_may_be_ahead) {
+            self.rows.iter().map(|(slot, _)| slot as u32).collect()
+        } else {
+            std::mem::take(&mut self.ahead)
         };
         for slot in looked_at {
             if self.row(slot).is_some_and(|row| row.expires_at() > self.granted_until) {

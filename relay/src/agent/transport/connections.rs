@@ -367,10 +367,7 @@ impl Connection {
                     }
                 }
                 () = &mut silence => {
-                    let until = match self.outbox.is_strangers() {
-                        true => began + self.timing.stranger,
-                        false => heard + IDLE,
-                    };
+                    let until = if self.outbox.is_strangers() { began + self.timing.stranger } else { heard + IDLE };
                     let now = clock::now();
                     if !self.proven || until <= now {
                         return Ending::Closed(CLOSE_NORMAL);

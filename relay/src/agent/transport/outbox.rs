@@ -168,9 +168,10 @@ impl Outbox {
             return false;
         }
         let fits = inner.waiting.len() < self.room;
-        match fits {
-            true => inner.waiting.push_back(outgoing),
-            false => inner.overflowed = true,
+        if fits {
+            inner.waiting.push_back(outgoing);
+        } else {
+            inner.overflowed = true;
         }
         let first = inner.waiting.len() == 1;
         drop(inner);

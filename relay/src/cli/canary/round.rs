@@ -129,9 +129,10 @@ impl Canary {
         let Some(Lent { path, secret }) = self.lent.take() else { return Ok(false) };
         let receipt =
             self.https.ask("DELETE", &path, secret.expose(), None).await.map_err(|error| error.to_string())?;
-        match receipt["signature"].is_string() {
-            true => Ok(true),
-            false => Err("the relay's store is away, and there is no receipt".to_owned()),
+        if receipt["signature"].is_string() {
+            Ok(true)
+        } else {
+            Err("the relay's store is away, and there is no receipt".to_owned())
         }
     }
 
@@ -196,10 +197,8 @@ impl Canary {
         let rung = caller.ring().await;
         if let Err(error) = rung {
             // What the push service said tells more than the refusal that follows from it.
-            let verdict = match matches!(error, CallError::Refused(_)) {
-                true => self.verdict().await.and_then(Result::err),
-                false => None,
-            };
+            let verdict =
+                if matches!(error, CallError::Refused(_)) { self.verdict().await.and_then(Result::err) } else { None };
             return Err(match verdict {
                 Some(why) => (CanaryStep::Push, why),
                 None => (steps.missing(), error.to_string()),

@@ -69,10 +69,7 @@ impl Questions {
     /// Waits for a place in the share of one of `askers`; there is none where the relay asks for itself. `None`: it has waited too long.
     pub(crate) async fn take(&self, askers: &[Asker]) -> Option<Turn<'_>> {
         let taking = async {
-            let share = match askers.is_empty() {
-                true => None,
-                false => self.of_one.take_any(askers.to_vec()).await,
-            };
+            let share = if askers.is_empty() { None } else { self.of_one.take_any(askers.to_vec()).await };
             let place = tokio::select! {
                 biased;
                 place = self.all.acquire() => place,

@@ -295,10 +295,7 @@ impl Resolver {
         }
         let usable = self.usable(None, wish)?;
         let ask = |transport| async move {
-            match usable.contains(&transport) {
-                true => self.servers(service_name(name, transport)).await,
-                false => Ok(None),
-            }
+            if usable.contains(&transport) { self.servers(service_name(name, transport)).await } else { Ok(None) }
         };
         let (services, tls, tcp, udp) =
             tokio::join!(self.services(name, wish), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
@@ -365,10 +362,7 @@ impl Resolver {
                 groups.push((*transport, records));
             }
         }
-        match groups.is_empty() {
-            true => Ok(None),
-            false => self.of_servers(groups, ttl, seed, wait).await.map(Some),
-        }
+        if groups.is_empty() { Ok(None) } else { self.of_servers(groups, ttl, seed, wait).await.map(Some) }
     }
 
     /// The addresses of the servers of SRV answers, in their order; a server without an address is passed over, and one whose addresses could

@@ -128,9 +128,10 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     };
     let progress = Progress::default();
     let stream = TokioIo::new(InMotion::new(accepted.stream, progress.clone()));
-    let mut connection = std::pin::pin!(match is_http2 {
-        true => Either::Left(http2().serve_connection(stream, service)),
-        false => Either::Right(http1().serve_connection(stream, service)),
+    let mut connection = std::pin::pin!(if is_http2 {
+        Either::Left(http2().serve_connection(stream, service))
+    } else {
+        Either::Right(http1().serve_connection(stream, service))
     });
     let mut looks = interval(IDLE_CHECK);
     looks.tick().await;

@@ -37,9 +37,10 @@ pub(super) struct Rest {
 /// A request whose body must be complete in time, and what its handler will have left of it.
 pub(super) fn timed(request: Request<Incoming>) -> (Request<Body>, Rest) {
     let rest = Rest { is_asked_for: request.headers().contains_key(EXPECT), ..Rest::default() };
-    let request = request.map(|body| match body.is_end_stream() {
-        true => Body::empty(),
-        false => {
+    let request = request.map(|body| {
+        if body.is_end_stream() {
+            Body::empty()
+        } else {
             let deadline = Box::pin(sleep(BODY_TIMEOUT));
             Body::new(Timed { body: Some(body), deadline, rest: rest.left.clone() })
         }

@@ -114,9 +114,10 @@ fn names(leaf: &EndEntityCert<'_>, wanted: &ServerName<'_>) -> bool {
     match wanted {
         ServerName::DnsName(name) => {
             let name = name.as_ref();
-            match sip.is_empty() {
-                true => leaf.valid_dns_names().any(|presented| same(presented, name)),
-                false => sip.iter().any(|presented| same(presented, name)),
+            if sip.is_empty() {
+                leaf.valid_dns_names().any(|presented| same(presented, name))
+            } else {
+                sip.iter().any(|presented| same(presented, name))
             }
         }
         ServerName::IpAddress(address) => {
@@ -135,10 +136,7 @@ fn sip_domain(uri: &str) -> Option<&str> {
         return None;
     }
     let host = rest.split([';', '?']).next()?;
-    let end = match host.starts_with('[') {
-        true => host.find(']')? + 1,
-        false => host.find(':').unwrap_or(host.len()),
-    };
+    let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
     Some(&host[..end]).filter(|host| !host.is_empty())
 }
 

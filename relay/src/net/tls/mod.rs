@@ -368,10 +368,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem_error = |error| pem_error(path, "certificate", error);
     let certificates = CertificateDer::pem_file_iter(path).map_err(pem_error)?;
     let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(pem_error)?;
-    match certificates.is_empty() {
-        true => Err(TlsError::Empty(path.into(), "certificate")),
-        false => Ok(certificates),
-    }
+    if certificates.is_empty() { Err(TlsError::Empty(path.into(), "certificate")) } else { Ok(certificates) }
 }
 
 fn pem_error(path: &Path, what: &'static str, error: rustls_pki_types::pem::Error) -> TlsError {

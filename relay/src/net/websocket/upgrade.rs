@@ -81,10 +81,7 @@ pub async fn upgrade(stream: Stream) -> Result<Stream, Refused> {
         .await?;
     let upgraded = agreed.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Refused::NotSip)?;
     let parts = upgraded.await?.downcast::<TokioIo<Stream>>().map_err(|_| Refused::NotSip)?;
-    match parts.read_buf.is_empty() {
-        true => Ok(parts.io.into_inner()),
-        false => Err(Refused::TooEager),
-    }
+    if parts.read_buf.is_empty() { Ok(parts.io.into_inner()) } else { Err(Refused::TooEager) }
 }
 
 fn answer<B>(request: &Request<B>) -> Response<Full<Bytes>> {

@@ -65,10 +65,8 @@ pub(super) fn span(seconds: f64) -> String {
 pub(super) fn chart(page: &mut String, title: &str, lines: [&[f64]; 2], unit: &str) {
     let highest = lines.iter().flat_map(|line| line.iter()).fold(0.0_f64, |highest, value| highest.max(*value));
     let last = |line: &[f64]| line.last().map_or_else(|| "–".to_owned(), |value| short(*value));
-    let now = match lines[1].is_empty() {
-        true => last(lines[0]),
-        false => format!("{}, failed {}", last(lines[0]), last(lines[1])),
-    };
+    let now =
+        if lines[1].is_empty() { last(lines[0]) } else { format!("{}, failed {}", last(lines[0]), last(lines[1])) };
     let label = format!("{title}, the last hour: now {now}{unit}, at most {}{unit}", short(highest));
     let _ = write!(page, "<div class=\"card\"><h3>{}</h3>", Escaped(title));
     let _ = write!(

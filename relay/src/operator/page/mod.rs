@@ -128,10 +128,8 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
     let mut page = String::with_capacity(32 * 1024);
     let title =
         words.first().map_or("ready", |word| if word.state == banner::State::Bad { "calls fail" } else { "look" });
-    let refresh = match view.still {
-        true => String::new(),
-        false => format!("<meta http-equiv=\"refresh\" content=\"{REFRESH_S}\">"),
-    };
+    let refresh =
+        if view.still { String::new() } else { format!("<meta http-equiv=\"refresh\" content=\"{REFRESH_S}\">") };
     let _ = write!(
         page,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>sipwake {}: {title}</title>\
@@ -146,9 +144,10 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
     attention::write(&mut page, look);
     calls::write(&mut page, &look.calls);
     charts(&mut page, look);
-    let (open, link, other) = match view.all {
-        true => (" open", "fold everything", View { all: false, ..view }),
-        false => ("", "keep everything unfolded", View { all: true, ..view }),
+    let (open, link, other) = if view.all {
+        (" open", "fold everything", View { all: false, ..view })
+    } else {
+        ("", "keep everything unfolded", View { all: true, ..view })
     };
     let _ = write!(
         page,
@@ -175,9 +174,10 @@ fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
         let local = now.saturating_add_signed(i64::from(view.zone_min) * 60);
         let _ = write!(page, ", <b>{}</b> at your place", time(local).trim_end_matches(" UTC"));
     }
-    let (when, link, other) = match view.still {
-        true => ("not refreshed".to_owned(), "go on", View { still: false, ..view }),
-        false => (format!("refreshed each {REFRESH_S} s"), "hold", View { still: true, ..view }),
+    let (when, link, other) = if view.still {
+        ("not refreshed".to_owned(), "go on", View { still: false, ..view })
+    } else {
+        (format!("refreshed each {REFRESH_S} s"), "hold", View { still: true, ..view })
     };
     let _ = write!(page, "; up for {}; {when} (<a href=\"{}\">{link}</a>).", span(up_s), other.query());
     page.push_str(" <form><label>Your clock: UTC <select name=\"zone\">");

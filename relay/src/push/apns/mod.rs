@@ -203,9 +203,10 @@ impl Apns {
 
     /// Every record: one where both environments are one service.
     pub(super) fn records(&self) -> Vec<&Arc<Record>> {
-        match Arc::ptr_eq(&self.production, &self.sandbox) {
-            true => vec![self.production.record()],
-            false => vec![self.production.record(), self.sandbox.record()],
+        if Arc::ptr_eq(&self.production, &self.sandbox) {
+            vec![self.production.record()]
+        } else {
+            vec![self.production.record(), self.sandbox.record()]
         }
     }
 

@@ -221,9 +221,10 @@ impl Dialler {
     async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
         let known = self.memory().addresses.clone();
         let resolving = self.network.resolve(&self.host, self.port, None);
-        let found = match known.is_empty() {
-            true => resolving.await,
-            false => timeout(RESOLVE_TIMEOUT, resolving).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        let found = if known.is_empty() {
+            resolving.await
+        } else {
+            timeout(RESOLVE_TIMEOUT, resolving).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         };
         let found = match found {
             Ok(found) if !found.is_empty() => found,

@@ -44,10 +44,7 @@ impl Endpoint {
         let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
         let port = https_port(&uri).ok_or_else(bad)?;
-        let authority = match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        };
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let origin = format!("https://{authority}");
         let authority = authority.parse().map_err(|_| bad())?;
         let path = uri.path().trim_end_matches('/').into();

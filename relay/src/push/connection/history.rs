@@ -75,9 +75,10 @@ impl Ancestry {
         let ends = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(last), 2..) = (ends.last, ends.young) else { return };
         let earlier = ends.young - 2;
-        let step = match ends.served {
-            true => AFTER_SHORT_SERVICE.pause(earlier / AT_ONE_PACE + 1),
-            false => AFTER_NO_SERVICE.pause(earlier + 1),
+        let step = if ends.served {
+            AFTER_SHORT_SERVICE.pause(earlier / AT_ONE_PACE + 1)
+        } else {
+            AFTER_NO_SERVICE.pause(earlier + 1)
         };
         loop {
             let share = TRIED_WITHIN / u32::try_from(waiting().max(1)).unwrap_or(u32::MAX);

@@ -215,10 +215,7 @@ impl Line {
 
     /// A request has been unanswered for [`ASK_AFTER`].
     pub(super) fn suspect(&self) {
-        match self.heard_within(ASK_AFTER) {
-            true => self.look.notify_one(),
-            false => self.ask(),
-        }
+        if self.heard_within(ASK_AFTER) { self.look.notify_one() } else { self.ask() }
     }
 
     /// A request was given up before it was known whether it arrives.
@@ -518,12 +515,11 @@ fn part_of_alerts(streams: usize) -> usize {
 /// Brings the permits of a gate, of which so many were granted, to `wanted`; of those that are used none is taken away.
 fn regrant(gate: &Semaphore, granted: &AtomicUsize, wanted: usize) {
     let before = granted.load(Ordering::Relaxed);
-    let now = match wanted > before {
-        true => {
-            gate.add_permits(wanted - before);
-            wanted
-        }
-        false => before - gate.forget_permits(before - wanted),
+    let now = if wanted > before {
+        gate.add_permits(wanted - before);
+        wanted
+    } else {
+        before - gate.forget_permits(before - wanted)
     };
     granted.store(now, Ordering::Relaxed);
 }

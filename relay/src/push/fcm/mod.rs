@@ -216,14 +216,14 @@ impl Fcm {
         }
         let is_unsaid = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Unknown;
         match meaning {
-            Meaning::Settled(Attempt::Again { after }) if is_unsaid => match self.told.note(whom) {
-                true => (meaning, of_the_project(answer, bearing)),
-                // It says as much of the service as what is said of a device; but a call asks again, for the wish may be for all.
-                false => {
+            Meaning::Settled(Attempt::Again { after }) if is_unsaid => {
+                if self.told.note(whom) {
+                    (meaning, of_the_project(answer, bearing))
+                } else {
                     let after = after.map(|after| if urgent { after.min(PROBE_EVERY) } else { after });
                     (Meaning::Settled(Attempt::Limited { after }), bearing)
                 }
-            },
+            }
             meaning => (meaning, bearing),
         }
     }

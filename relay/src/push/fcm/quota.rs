@@ -37,10 +37,7 @@ pub(super) fn whose(error: &Value) -> Whose {
         return Whose::Project;
     }
     let descriptions = violations().flat_map(|it| [text(it, "subject"), text(it, "description")]);
-    match descriptions.chain([text(error, "message")]).any(speaks_of_a_device) {
-        true => Whose::Device,
-        false => Whose::Unknown,
-    }
+    if descriptions.chain([text(error, "message")]).any(speaks_of_a_device) { Whose::Device } else { Whose::Unknown }
 }
 
 /// Whether it is said of a device, as a word by itself.

@@ -86,11 +86,11 @@ impl Tokens {
     pub(super) fn refused(&self, token: &PushToken) -> Says {
         let hash = Self::hash(token);
         if self.place_of(hash).load(Ordering::Relaxed) != hash {
-            return match !self.any_taken.load(Ordering::Relaxed)
-                && noted(&mut lock(&self.refused_new), hash, REFUSED_NEW)
+            return if !self.any_taken.load(Ordering::Relaxed) && noted(&mut lock(&self.refused_new), hash, REFUSED_NEW)
             {
-                true => Says::Light,
-                false => Says::Nothing,
+                Says::Light
+            } else {
+                Says::Nothing
             };
         }
         let mut refused = lock(&self.refused);

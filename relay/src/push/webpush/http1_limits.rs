@@ -57,9 +57,10 @@ impl OwnPlaces {
 
     /// A place for a push, of a call or of none, to the service, which has taken one lately or has not. `None`: there is none until then.
     pub(super) async fn take(&self, urgent: bool, has_taken: bool, until: Instant) -> Option<Place<'_>> {
-        let (left, (most, most_of_all)) = match has_taken {
-            true => ((self.known.available_permits(), self.all.known.available_permits()), (OF_ONE, OF_ALL)),
-            false => (self.all.new.left(&self.host), (OF_A_NEW_HOST, OF_ALL_NEW)),
+        let (left, (most, most_of_all)) = if has_taken {
+            ((self.known.available_permits(), self.all.known.available_permits()), (OF_ONE, OF_ALL))
+        } else {
+            (self.all.new.left(&self.host), (OF_A_NEW_HOST, OF_ALL_NEW))
         };
         if !urgent && (left.0 <= most / 4 || left.1 <= most_of_all / 4) {
             return None;

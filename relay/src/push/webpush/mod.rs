@@ -207,12 +207,13 @@ impl PreparedPush {
 /// Sends it by what the service speaks, or once more by the other when it no longer does.
 async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     for _ in 0..2 {
-        match origin.speaks_http1() {
-            false => match origin.channel.send(request, patience, classify).await {
+        if !origin.speaks_http1() {
+            match origin.channel.send(request, patience, classify).await {
                 Err(Failure::ShutOut { reason: NOT_HTTP2 }) => origin.note_http1(true),
                 sent => return sent,
-            },
-            true => match by_http1(origin, request, patience).await {
+            }
+        } else {
+            match by_http1(origin, request, patience).await {
                 Err(Failure::Unsent { after: None }) => origin.note_http1(false),
                 Err(Failure::Unconfirmed) => {
                     // What it said was perhaps no HTTP/1.1.
@@ -220,7 +221,7 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
                     return Err(Failure::Unconfirmed);
                 }
                 sent => return sent,
-            },
+            }
         }
     }
     Err(Failure::Unsent { after: None })

@@ -224,9 +224,10 @@ impl Origin {
             }
             Attempt::Done(Verdict::BadToken) => {
                 self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
-                match urgent {
-                    true => Attempt::Done(Verdict::Refused { reason: "ManyNotFound" }),
-                    false => Attempt::Again { after: None },
+                if urgent {
+                    Attempt::Done(Verdict::Refused { reason: "ManyNotFound" })
+                } else {
+                    Attempt::Again { after: None }
                 }
             }
             attempt => attempt,

@@ -105,17 +105,16 @@ impl Service {
         let _ = timeout(HAND_OVER_LIMIT, it.wait_for_takers()).await;
         let took_ms = begun.elapsed().as_millis() as u64;
         let registered = it.hand_over.waiting().registered;
-        match registered == instances {
-            true => {
-                tracing::info!(event = "handed-over", instances, took_ms, "all instances are registered by other nodes")
-            }
-            false => tracing::warn!(
+        if registered == instances {
+            tracing::info!(event = "handed-over", instances, took_ms, "all instances are registered by other nodes");
+        } else {
+            tracing::warn!(
                 event = "hand-over-incomplete",
                 instances,
                 registered,
                 took_ms,
                 "not all instances were registered by other nodes"
-            ),
+            )
         }
     }
 }

@@ -70,9 +70,10 @@ fn read_or_not(instance: InstanceId, bytes: &[u8]) -> Result<(Story, u64), NotAR
     let (app, from) = (rest.text()?.into(), Caller::kept(rest.text()?));
     let count = usize::try_from(rest.number()?).ok().filter(|count| *count <= STEPS_MAX).ok_or(NotARecord)?;
     let steps = (0..count).map(|_| step(&mut rest)).collect::<Result<_, _>>()?;
-    match rest.0.is_empty() {
-        true => Ok((Story { call, instance, app, from, at_ms, steps }, expires_at)),
-        false => Err(NotARecord),
+    if rest.0.is_empty() {
+        Ok((Story { call, instance, app, from, at_ms, steps }, expires_at))
+    } else {
+        Err(NotARecord)
     }
 }
 

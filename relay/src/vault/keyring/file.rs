@@ -284,12 +284,11 @@ fn parse(text: &[u8]) -> Result<Keys, usize> {
         line.strip_prefix(name).and_then(parse_key).ok_or(number)
     };
     let (index, receipt, flow_token) = (named(b"index ")?, named(b"receipt ")?, named(b"flow-token ")?);
-    let chain = match header == HEADER {
-        true => {
-            let (number, line) = line();
-            Some(parse_chain(line).ok_or(number)?)
-        }
-        false => None,
+    let chain = if header == HEADER {
+        let (number, line) = line();
+        Some(parse_chain(line).ok_or(number)?)
+    } else {
+        None
     };
     let mut epochs: Vec<Epoch> = Vec::new();
     loop {

@@ -201,9 +201,12 @@ impl Round {
                 let (cursor, keys): (u64, Vec<Vec<u8>>) = store.link.ask(&scan).await?;
                 let ids: Vec<InstanceId> = texts(keys).iter().filter_map(|key| record_id(key)).collect();
                 let owners = store.owners_of(&ids).await?;
-                let is_left = |owned_by: &Owner| match owned_by.node == owner.node {
-                    true => owned_by.run != owner.run,
-                    false => !self.shares.has(&owned_by.node),
+                let is_left = |owned_by: &Owner| {
+                    if owned_by.node == owner.node {
+                        owned_by.run != owner.run
+                    } else {
+                        !self.shares.has(&owned_by.node)
+                    }
                 };
                 let left: Vec<InstanceId> = ids
                     .into_iter()
@@ -241,9 +244,10 @@ impl Round {
         }
         // Not in the first round, which calls wait for: the index knows all but what a crash has lost from it.
         let due = self.scan_from.is_some() || self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
-        match self.not_first && due && !store.link.is_cluster() {
-            true => Stage::Scan { cursor: self.scan_from.unwrap_or(0), pages: SCAN_PAGES },
-            false => Stage::End,
+        if self.not_first && due && !store.link.is_cluster() {
+            Stage::Scan { cursor: self.scan_from.unwrap_or(0), pages: SCAN_PAGES }
+        } else {
+            Stage::End
         }
     }
 
@@ -343,10 +347,7 @@ impl Round {
         if lease.is_some() {
             self.missing_since.remove(node);
         }
-        let steady_for = match store.link.is_cluster() {
-            true => is_read_since.elapsed(),
-            false => store.link.steady_for(),
-        };
+        let steady_for = if store.link.is_cluster() { is_read_since.elapsed() } else { store.link.steady_for() };
         let is_dead = match lease.as_deref() {
             Some(run) => run == RELEASED,
             None => {

@@ -32,9 +32,10 @@ impl RedisStore {
         let lease = i64::try_from(millis(self.lease)).unwrap_or(i64::MAX);
         // Less than nothing: it has no end, or is gone.
         let left: i64 = self.link.ask(::redis::cmd("PTTL").arg(lease_key(node))).await?;
-        match (0..=lease).contains(&left) {
-            true => Ok(()),
-            false => self.link.ask(::redis::cmd("PEXPIRE").arg(lease_key(node)).arg(lease)).await,
+        if (0..=lease).contains(&left) {
+            Ok(())
+        } else {
+            self.link.ask(::redis::cmd("PEXPIRE").arg(lease_key(node)).arg(lease)).await
         }
     }
 

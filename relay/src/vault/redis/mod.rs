@@ -150,10 +150,7 @@ impl RedisStore {
     /// # Errors
     /// [`AwayReason::MayPersist`]; [`StoreError::Away`].
     pub async fn takes_new(&self) -> Result<(), StoreError> {
-        match self.require_ephemeral {
-            true => self.link.needs_ephemeral().await,
-            false => Ok(()),
-        }
+        if self.require_ephemeral { self.link.needs_ephemeral().await } else { Ok(()) }
     }
 
     /// How many connections were opened until now.
@@ -425,10 +422,7 @@ impl RedisStore {
     /// Nothing while those write again what the store has lost who have it: it may say that the dead own it, or a node that has given it up.
     pub async fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Result<Vec<Stored>, StoreError> {
         self.losses(owner, false).await?;
-        match self.is_being_restored() {
-            true => Ok(Vec::new()),
-            false => self.claims.claim(self, owner, batch, wanted).await,
-        }
+        if self.is_being_restored() { Ok(Vec::new()) } else { self.claims.claim(self, owner, batch, wanted).await }
     }
 
     /// True when this run held it until now. `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it

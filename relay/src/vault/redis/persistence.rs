@@ -99,12 +99,11 @@ impl Link {
             return Ok(());
         }
         let at = Instant::now();
-        match Persistence::look(way).await?.is_ephemeral() {
-            true => {
-                self.note_forgets(way.generation, at);
-                Ok(())
-            }
-            false => Err(Failure::unasked(StoreError::Away(AwayReason::MayPersist))),
+        if Persistence::look(way).await?.is_ephemeral() {
+            self.note_forgets(way.generation, at);
+            Ok(())
+        } else {
+            Err(Failure::unasked(StoreError::Away(AwayReason::MayPersist)))
         }
     }
 

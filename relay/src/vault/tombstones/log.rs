@@ -152,9 +152,10 @@ struct Writer {
 impl Writer {
     fn run(mut self, waiting: &Receiver<Order>) {
         loop {
-            let first = match self.is_behind() {
-                false => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                true => waiting.recv_timeout(AGAIN),
+            let first = if !self.is_behind() {
+                waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                waiting.recv_timeout(AGAIN)
             };
             let first = match first {
                 Ok(first) => first,
@@ -179,10 +180,10 @@ impl Writer {
                     Order::Break => self.file = Some(File::open(&self.path).expect("there")),
                 }
             }
-            let outcome = match self.is_behind() {
-                // What the lines tell is in the table, too.
-                true => self.catch_up(),
-                false => self.append(&text, !written.is_empty()).map(|()| self.note_durable(raised)),
+            let outcome = if self.is_behind() {
+                self.catch_up()
+            } else {
+                self.append(&text, !written.is_empty()).map(|()| self.note_durable(raised))
             };
             if let Err(error) = &outcome {
                 self.fall_behind(error);
@@ -276,7 +277,7 @@ impl Writer {
             Err(error) => {
                 // Each try writes all of it, and wipes wait meanwhile.
                 self.tidied_at = Some(Instant::now());
-                tracing::warn!(event = "tombstones-not-rewritten", %error, "the file of tombstones could not be written anew")
+                tracing::warn!(event = "tombstones-not-rewritten", %error, "the file of tombstones could not be written anew");
             }
         }
     }

@@ -259,9 +259,10 @@ impl Endpoint {
         let token = forward::token_for(&invite.message, &self.core.token_key, Side::Upstream, &token);
         let edit = forward::forward_request(&invite.message, device, branch);
         // A request that came back by our Path names its device itself (RFC 8599 §5.6.2).
-        let edit = match self.push_bindings.knows(instance) {
-            true => edit,
-            false => edit.request_uri(Uri::request_uri_of(&attached.contact.uri)),
+        let edit = if self.push_bindings.knows(instance) {
+            edit
+        } else {
+            edit.request_uri(Uri::request_uri_of(&attached.contact.uri))
         };
         let bytes = forward::record_route(edit, &token, device, upstream).finish();
         let flow = attached.flow;

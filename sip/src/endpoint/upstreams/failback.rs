@@ -103,9 +103,10 @@ impl Endpoint {
         let is_up = matches!(upstream.link, Link::Up { .. });
         let Some(longest) = standing.iter().copied().max().filter(|_| is_up) else {
             // Where nobody is registered nothing can be lost.
-            return match is_up && upstream.registered_count == 0 {
-                true => self.fail_back(now, id, None),
-                false => self.give_up_probe(id, Offer::NotWanted),
+            return if is_up && upstream.registered_count == 0 {
+                self.fail_back(now, id, None);
+            } else {
+                self.give_up_probe(id, Offer::NotWanted);
             };
         };
         // One whose grant ends while nobody answers there, its challenge included, would lapse.

@@ -390,9 +390,10 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(binding) = upstream.fitness.turned_away.take() else { return };
         // Where each address turns them away, they wait like anybody else.
-        let asks = match std::mem::replace(&mut upstream.fitness.all_asked, true) {
-            true => vec![binding],
-            false => upstream.members.iter().copied().collect(),
+        let asks = if std::mem::replace(&mut upstream.fitness.all_asked, true) {
+            vec![binding]
+        } else {
+            upstream.members.iter().copied().collect()
         };
         for binding in asks {
             self.begin_elsewhere(now, binding);

@@ -59,10 +59,7 @@ impl Endpoint {
         let waiting = upstream.members.iter().copied().filter(may_hurry).collect();
         let careful = if goes_on { upstream.recovery.careful } else { 0 };
         upstream.recovery = Recovery { waiting, all, careful };
-        match goes_on {
-            true => self.go_on_recovering(now, id),
-            false => self.hurry(now, id, FEW),
-        }
+        if goes_on { self.go_on_recovering(now, id) } else { self.hurry(now, id, FEW) }
     }
 
     /// It has granted another one.

@@ -52,9 +52,10 @@ impl Window {
     pub(super) fn room(&mut self, now: Instant, per_second: u32) -> usize {
         self.turn(now);
         let is_new = self.since.is_none_or(|since| now < since + SPAN);
-        let limit = match is_new {
-            true => per_second as usize * SPAN.as_secs() as usize,
-            false => self.answered.iter().sum::<u32>() as usize,
+        let limit = if is_new {
+            per_second as usize * SPAN.as_secs() as usize
+        } else {
+            self.answered.iter().sum::<u32>() as usize
         };
         let waiting: usize = self.waiting.values().sum();
         let begun = self.begun.iter().sum::<u32>() as usize;
@@ -135,9 +136,10 @@ mod tests {
             let now = start + Duration::from_millis(50) * tick;
             window.answer(now, *began);
             window.end(*began);
-            match now < start + SPAN {
-                true => assert_eq!(window.room(now, 100), tick as usize),
-                false => assert!(window.room(now, 100) <= FEW, "320 are too many for it"),
+            if now < start + SPAN {
+                assert_eq!(window.room(now, 100), tick as usize);
+            } else {
+                assert!(window.room(now, 100) <= FEW, "320 are too many for it");
             }
         }
         let later = start + Duration::from_secs(10);

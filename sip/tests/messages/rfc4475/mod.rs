@@ -233,7 +233,7 @@ fn on_a_stream_each_sound_message_is_one_frame() {
             "ncl" | "mcl01" | "inv2543" => assert!(frame.is_err(), "{file}: the length is in doubt"),
             "clerr" | "multi01" => assert_eq!(frame, Ok(None), "{file}: the rest is waited for"),
             "dblreq" => {
-                assert_eq!(frame.unwrap().map(|f| matches!(f, Frame::Message(m) if m.len() < bytes.len())), Some(true))
+                assert_eq!(frame.unwrap().map(|f| matches!(f, Frame::Message(m) if m.len() < bytes.len())), Some(true));
             }
             _ => assert_eq!(frame, Ok(Some(Frame::Message(fixture(file)))), "{file}: {verdict:?}"),
         }

@@ -237,9 +237,10 @@ fn a_call_that_crosses_the_unregistration_reaches_the_app_in_the_foreground() {
 fn a_trial_is_broken_off_when_its_device_leaves_or_wakes_up() {
     for leaves in [true, false] {
         let mut world = trial();
-        world.input(match leaves {
-            true => Input::Unbind { instance: device(2), deadline: seconds(3) },
-            false => Input::Suspend(device(2)),
+        world.input(if leaves {
+            Input::Unbind { instance: device(2), deadline: seconds(3) }
+        } else {
+            Input::Suspend(device(2))
         });
         world.sent.clear();
         world.advance(seconds(100));

@@ -43,9 +43,8 @@ fn a_phone_whose_180_was_lost_with_its_connection_rings_on_and_answers_by_the_ne
                     let told = format!("{woken} {noticed} {copy} {says_copy_first} {status}");
                     let (mut world, first) = unheard(woken, noticed);
                     let second = come_back(&mut world);
-                    let says = |world: &mut World, copies: bool| match copies {
-                        true => reply(world, &second, copy, "copy"),
-                        false => reply(world, &first, 180, "one"),
+                    let says = |world: &mut World, copies: bool| {
+                        if copies { reply(world, &second, copy, "copy") } else { reply(world, &first, 180, "one") }
                     };
                     says(&mut world, says_copy_first);
                     says(&mut world, !says_copy_first);

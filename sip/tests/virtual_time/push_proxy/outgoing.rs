@@ -432,15 +432,12 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
         call.send(world);
         let (invite, server, device): (Message, _, _) = (world.last("INVITE"), world.upstream, world.device(1));
         world.reply(server, &invite, 180, &[], "");
-        match gone {
-            true => {
-                world.input(Input::Closed(FlowId::Stream(1)));
-                world.advance(crate::world::seconds(6));
-            }
-            false => {
-                world.receive(device, &Begun { method: "CANCEL", ..call }.text(1, ""));
-                assert_eq!(world.count("CANCEL 200"), 1);
-            }
+        if gone {
+            world.input(Input::Closed(FlowId::Stream(1)));
+            world.advance(crate::world::seconds(6));
+        } else {
+            world.receive(device, &Begun { method: "CANCEL", ..call }.text(1, ""));
+            assert_eq!(world.count("CANCEL 200"), 1);
         }
         assert_eq!(flow_of(world, "CANCEL"), server.flow);
         let cancel = world.last("CANCEL");

@@ -217,9 +217,10 @@ impl World {
         let facts = &self.calls[index].facts;
         let slot = self.calls[index].slot;
         let phones = self.phones_of(slot).map(|slot| &self.slots[slot].phone);
-        let reached = match by_phone {
-            true => facts.caller_hung_up_on || self.calls[index].is_over(),
-            false => phones.filter(|phone| phone.flow == Some(flow)).all(|phone| phone.is_done_with(index)),
+        let reached = if by_phone {
+            facts.caller_hung_up_on || self.calls[index].is_over()
+        } else {
+            phones.filter(|phone| phone.flow == Some(flow)).all(|phone| phone.is_done_with(index))
         };
         self.stats.byes += 1;
         if !reached {

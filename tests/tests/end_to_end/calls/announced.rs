@@ -51,18 +51,20 @@ impl Holding {
     /// Has Alice's devices woken, and is told that so many of so many are there.
     async fn is_told(&self, awake: u32, known: u32) -> Outcome {
         let answer = self.ask().await?;
-        match answer.json() == json!({"awake": awake, "known": known}) && answer.status == 200 {
-            true => Ok(()),
-            false => Err(Missed::new(format!("{awake} of {known} awake"), answer.text())),
+        if answer.json() == json!({"awake": awake, "known": known}) && answer.status == 200 {
+            Ok(())
+        } else {
+            Err(Missed::new(format!("{awake} of {known} awake"), answer.text()))
         }
     }
 
     /// Has Alice's devices woken, and is told this instead.
     async fn is_refused(&self, status: u16, problem: &str) -> Outcome {
         let answer = self.ask().await?;
-        match (answer.status, answer.problem().as_deref()) == (status, Some(problem)) {
-            true => Ok(()),
-            false => Err(Missed::new(format!("{status} {problem}"), format!("{} {}", answer.status, answer.text()))),
+        if (answer.status, answer.problem().as_deref()) == (status, Some(problem)) {
+            Ok(())
+        } else {
+            Err(Missed::new(format!("{status} {problem}"), format!("{} {}", answer.status, answer.text())))
         }
     }
 
@@ -150,9 +152,10 @@ async fn the_end_of_another_call_lets_go_of_nobody_who_waits_for_the_device() ->
         let (told, phone) = tokio::join!(it.is_told(1, 1), async {
             let carols = it.world.push().await?;
             assert_eq!(carols["from"], json!("sip:carol@example.test"));
-            let end = match declines {
-                true => it.world.decline(&bob, &alice, &bobs).await.map(|()| "declined"),
-                false => it.world.cancel(&bob).await.map(|()| "cancelled"),
+            let end = if declines {
+                it.world.decline(&bob, &alice, &bobs).await.map(|()| "declined")
+            } else {
+                it.world.cancel(&bob).await.map(|()| "cancelled")
             };
             it.world.await_state(&alice, &bobs, end?).await?;
             assert_eq!(it.world.state(&alice, &carols).await?, "ringing", "it goes on");

@@ -61,10 +61,7 @@ async fn a_woken_phone_has_its_call_after_three_round_trips_with_a_bearer_token(
              Content-Length: 0\r\n\r\n"
         );
         phone.send(register).await;
-        match phone.await_text("INVITE sip:", SOON).await {
-            true => Ok(()),
-            false => Err(Missed::new("an INVITE", phone.seen())),
-        }
+        if phone.await_text("INVITE sip:", SOON).await { Ok(()) } else { Err(Missed::new("an INVITE", phone.seen())) }
     };
     // TCP, TLS 1.3, and the REGISTER with the INVITE behind its 200.
     assert_eq!(round_trips(3, bearer).await?, 3);

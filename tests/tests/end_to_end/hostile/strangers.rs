@@ -40,9 +40,10 @@ async fn who_proves_nothing_is_closed_and_a_phone_and_a_sip_server_stay() -> Out
         ("upstream TLS", world.relay.upstream(Transport::Tls), true),
         ("upstream TCP", world.relay.upstream(Transport::Tcp), false),
     ] {
-        let mut stranger = match tls {
-            true => Raw::tls(ELSEWHERE, address, &world.authority, &[]).await.unwrap(),
-            false => Raw::tcp(ELSEWHERE, address).await.unwrap(),
+        let mut stranger = if tls {
+            Raw::tls(ELSEWHERE, address, &world.authority, &[]).await.unwrap()
+        } else {
+            Raw::tcp(ELSEWHERE, address).await.unwrap()
         };
         assert!(answered(&mut stranger).await, "{listener}");
         let closed = async {

@@ -22,9 +22,10 @@ fn listeners(world: &World) -> [(&'static str, SocketAddr, bool); 3] {
 }
 
 async fn open(world: &World, from: IpAddr, address: SocketAddr, tls: bool) -> Raw {
-    match tls {
-        true => Raw::tls(from, address, &world.authority, &[]).await.unwrap(),
-        false => Raw::tcp(from, address).await.unwrap(),
+    if tls {
+        Raw::tls(from, address, &world.authority, &[]).await.unwrap()
+    } else {
+        Raw::tcp(from, address).await.unwrap()
     }
 }
 

@@ -70,9 +70,10 @@ async fn what_is_disabled_before_its_shard_has_it_is_wiped_with_a_receipt_and_do
         assert_eq!(asks(&world, "GET", &format!("/{}", alice.id)).await?.status, 200);
         let stranger = Instance { secret: "x".repeat(43), ..alice.clone() };
         assert_eq!(world.api.disable(&stranger).await?.status, 401);
-        let answer = match by_operator {
-            false => world.api.disable(&alice).await?,
-            true => asks(&world, "POST", &format!("/{}/wipe", alice.id)).await?,
+        let answer = if !by_operator {
+            world.api.disable(&alice).await?
+        } else {
+            asks(&world, "POST", &format!("/{}/wipe", alice.id)).await?
         };
         assert_eq!((answer.status, &answer.json()["instance"]), (200, &json!(alice.id)), "{}", answer.text());
         assert!(answer.json()["signature"].is_string(), "{}", answer.text());

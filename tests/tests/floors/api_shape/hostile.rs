@@ -70,10 +70,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let door = Door::new();
-        let (method, path, key) = match change {
-            true => ("PATCH", instance_path(), SECRET),
-            false => ("POST", "/v1/instances".to_owned(), APP_KEY),
-        };
+        let (method, path, key) = if change { ("PATCH", instance_path(), SECRET) } else { ("POST", "/v1/instances".to_owned(), APP_KEY) };
         let answer = runtime.block_on(door.ask.of(method, &path, key, &body.to_string()));
         prop_assert!(matches!(answer.status, 200 | 201 | 400 | 413 | 415 | 422), "{}", answer.status);
         prop_assert!(!answer.text.contains("zq7x"), "{}", answer.text);

@@ -63,9 +63,10 @@ async fn bytes_go_both_ways_over_tcp_and_over_tls() {
             assert_eq!(accepted.stream.peer_address().unwrap(), accepted.peer);
             echo(accepted).await;
         });
-        let mut stream = match encrypted {
-            false => dial::tcp(address).await.unwrap(),
-            true => dial::tls(address, &authority.client(), "localhost").await.unwrap(),
+        let mut stream = if !encrypted {
+            dial::tcp(address).await.unwrap()
+        } else {
+            dial::tls(address, &authority.client(), "localhost").await.unwrap()
         };
         stream.write_all(b"ping").await.unwrap();
         stream.flush().await.unwrap();

@@ -310,9 +310,10 @@ async fn a_call_that_is_alone_leaves_each_sick_host_of_a_service_until_it_finds_
         assert_eq!(world.ring(alone(1), 1).await.verdict, Verdict::Accepted);
         sleep(Duration::from_secs(3_600)).await;
         for connection in 1..=6 {
-            match answers {
-                true => world.apns.answer_on(connection, Answer::ServerError),
-                false => world.fcm.answer_on(connection, fcm::Answer::Internal),
+            if answers {
+                world.apns.answer_on(connection, Answer::ServerError);
+            } else {
+                world.fcm.answer_on(connection, fcm::Answer::Internal);
             }
         }
         let delivery = world.ring(alone(2), 2).await;

@@ -31,10 +31,7 @@ fn standing(world: &World, service: &str) -> (State, &'static str) {
 async fn what_a_service_asks_of_one_call_later_calls_keep_as_well() {
     for (http_date, attempts) in [(false, 2), (true, 2)] {
         let world = World::new();
-        let after = match http_date {
-            false => "10".to_owned(),
-            true => httpdate(10),
-        };
+        let after = if !http_date { "10".to_owned() } else { httpdate(10) };
         let busy = Answer::Http { status: 503, headers: vec![("retry-after", after)], body: String::new() };
         world.apns.answer_with(&apple_token(1), [busy]);
         let began = Instant::now();

@@ -275,10 +275,10 @@ impl Oracle {
                 let last = &self.last[other];
                 quiet(last.idle) && quiet(last.without_store) && quiet(last.leaving)
             });
-            match quiet(last.leaving) {
-                true => quiet(last.idle),
-                // It ends when it has handed over: what came before that is its, and what comes after is another's.
-                false => others_are_well && quiet(last.without_store) && node_left_by_itself(last),
+            if quiet(last.leaving) {
+                quiet(last.idle)
+            } else {
+                others_are_well && quiet(last.without_store) && node_left_by_itself(last)
             }
         });
         if !(is_settled && is_lent && heard_by_all && could) {
