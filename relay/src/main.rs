@@ -335,7 +335,7 @@ fn not_configured(format: LogFormat, problems: &Problems) -> ExitCode {
     }
     for problem in problems.iter() {
         let Problem { place, remedy, line, .. } = problem;
-        tracing::error!(event = "not-started", place, remedy, line, "{problem}");
+        tracing::error!(event = "not-started", why = %problem, place, remedy, line, "the relay does not start");
     }
     ExitCode::FAILURE
 }
@@ -345,7 +345,7 @@ fn not_started(format: LogFormat, why: &str) -> ExitCode {
     if !is_read_by_program(format) {
         return fail(why);
     }
-    tracing::error!(event = "not-started", "{why}");
+    tracing::error!(event = "not-started", why, "the relay does not start");
     ExitCode::FAILURE
 }
 

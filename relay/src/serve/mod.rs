@@ -7,7 +7,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `listeners`, `push_services`, `unconfigured` | what a relay is made of, also without a configuration |
-//! | `check`, `check_push`, `running_relay` | whether it could start |
+//! | `check`, `check_push`, `running_relay`, `swap` | whether it could start |
 //! | `reload` | what changes while it runs |
 //! | `chore` | a part that works beside everything else |
 //! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |

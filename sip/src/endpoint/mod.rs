@@ -10,7 +10,7 @@
 //! | room | owner | what it holds |
 //! | --- | --- | --- |
 //! | `core` | `Core` | settings, randomness, deadlines, transactions, outputs |
-//! | `io`, `pushed`, `settings` | | the inputs, outputs and events; what an endpoint is told once |
+//! | `io`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much it holds; what an endpoint is told once |
 //! | `requests` | | what a request or a response from the network is, and which room deals with it |
 //! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and where it led |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
@@ -37,6 +37,7 @@
 //! | `traced` | | what a message says of the instance that it is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`], [`register_table`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
+//! | `replaced` | | registrations whose place another one takes |
 //! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
@@ -50,6 +51,7 @@ mod bindings;
 mod budgets;
 pub mod calls;
 mod core;
+mod counts;
 mod credentials;
 mod devices;
 mod dialogs;
@@ -83,6 +85,7 @@ mod upstreams;
 use std::time::Instant;
 
 pub use core::TRANSACTIONS_MAX;
+pub use counts::Counts;
 pub use io::*;
 pub use pushed::*;
 pub use settings::*;

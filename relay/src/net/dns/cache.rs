@@ -1,27 +1,18 @@
-//! What the name servers have answered: what of it is of use, and for how long.
+//! What the name servers have answered, for as long as it holds.
 //!
-//! | of an answer | is kept |
-//! | --- | --- |
-//! | records of the type that was asked for | [`RECORDS_MAX`], best first: SRV and NAPTR by their order, addresses as they came |
-//! | aliases (CNAME) on the way to them | [`ALIASES_MAX`], while they are followed |
-//! | authority and additional records | the SOA record, and few of the others |
-//!
-//! Invariant: who has a domain says what its name servers answer, up to 64 KB for each question, and may have the relay ask for as many names
-//! as he likes. No answer is larger here than [`RECORDS_MAX`] records, and all that are remembered have [`BYTES_MAX`].
+//! Invariant: the owner of a domain may have the relay ask for as many names as there are. All answers that are remembered have [`BYTES_MAX`].
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::ProtoError;
-use hickory_resolver::proto::op::{DnsResponse, Message, Query};
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::proto::op::{Message, Query};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use moka::Expiry;
 use moka::sync::Cache;
 
+use super::answer_size::of_use;
 use super::name_server::is_silence;
-use super::naptr;
 
 /// An answer is kept at least this long, so that a TTL of 0 cannot make the relay hammer DNS.
 pub const MIN_TTL: Duration = Duration::from_secs(5);
@@ -37,12 +28,6 @@ const FAILING_MAX: u64 = 10_000;
 /// How long that is remembered when nobody asks again.
 const FAILING_KEPT: Duration = Duration::from_secs(2 * 3_600);
 
-/// Records of one answer that are looked at; the rest, by their order, are not.
-pub(super) const RECORDS_MAX: usize = 64;
-/// Aliases of one answer that are looked at.
-const ALIASES_MAX: usize = 16;
-/// Likewise records that say who answers.
-const AUTHORITIES_MAX: usize = 16;
 /// What all answers take that are remembered, in bytes; the least used leave first.
 const BYTES_MAX: u64 = 32 << 20;
 /// What a remembered answer takes beside its records, in bytes.
@@ -127,41 +112,6 @@ pub(crate) fn found(message: Message, kind: RecordType) -> Found {
     (!records.is_empty()).then(|| (records, ttl.clamp(MIN_TTL, MAX_TTL)))
 }
 
-/// A response to a question of this type, no larger than is of use.
-pub(super) fn bounded(response: DnsResponse, kind: RecordType) -> Result<DnsResponse, ProtoError> {
-    let is_bounded = response.answers.len() <= RECORDS_MAX
-        && response.authorities.len() <= AUTHORITIES_MAX
-        && response.additionals.len() <= RECORDS_MAX;
-    if is_bounded {
-        return Ok(response);
-    }
-    let mut message = response.into_message();
-    message.answers = of_use(message.answers, kind);
-    message.authorities.sort_by_key(|record| record.record_type() != RecordType::SOA);
-    message.authorities.truncate(AUTHORITIES_MAX);
-    message.additionals.truncate(AUTHORITIES_MAX);
-    DnsResponse::from_message(message)
-}
-
-/// The records of one type and the aliases that lead to them.
-fn of_use(answers: Vec<Record>, kind: RecordType) -> Vec<Record> {
-    let (mut records, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|record| record.record_type() == kind);
-    // Stable: what no order is known of stays as it came.
-    records.sort_by_key(|record| place(&record.data));
-    records.truncate(RECORDS_MAX);
-    let aliases = others.into_iter().filter(|record| record.record_type() == RecordType::CNAME).take(ALIASES_MAX);
-    aliases.chain(records).collect()
-}
-
-/// Where a record stands among others of its type; the least is used first.
-fn place(data: &RData) -> (bool, u16, u16, Reverse<u16>) {
-    match data {
-        RData::SRV(record) => (false, record.priority, 0, Reverse(record.weight)),
-        RData::NAPTR(record) => (!naptr::is_known(record), record.order, record.preference, Reverse(0)),
-        _ => (false, 0, 0, Reverse(0)),
-    }
-}
-
 /// The bytes of an answer.
 fn weight(query: &Query, kept: &Kept) -> u32 {
     let records = kept.records.iter().map(|data| size_of::<RData>() + beside(data));
@@ -199,9 +149,11 @@ impl Expiry<Query, Kept> for UntilItsEnd {
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::op::{MessageType, OpCode};
+    use hickory_resolver::proto::op::{DnsResponse, MessageType, OpCode};
+    use hickory_resolver::proto::rr::Record;
     use hickory_resolver::proto::rr::rdata::{A, CNAME, NAPTR, SRV};
 
+    use super::super::answer_size::{RECORDS_MAX, bounded};
     use super::*;
 
     fn name(text: &str) -> Name {

@@ -13,11 +13,12 @@
 //! | *name servers* | |
 //! | `name_files` | `/etc/resolv.conf` and `/etc/hosts` |
 //! | `name_servers`, `name_server` | all of them in order, and one |
-//! | `cache` | their answers, for as long as these hold |
+//! | `answer_size`, `cache` | what of an answer is of use; their answers, for as long as these hold |
 //!
 //! Invariant: an answer has a bound in time, size and number, whatever a name server says.
 
 mod addresses;
+mod answer_size;
 mod cache;
 mod host_names;
 mod name_files;

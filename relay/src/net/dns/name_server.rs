@@ -25,7 +25,7 @@ use hickory_resolver::proto::rr::rdata::CNAME;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{ConnectionProvider, PoolContext, Resolver};
 
-use super::cache::bounded;
+use super::answer_size::bounded;
 
 /// One question to one name server; asked twice.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1_200);

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `client`, `identity` | trust in SIP servers, and the names of a certificate (RFC 5922) |
 //! | `pinned`, `validity` | one known certificate; when one is valid |
-//! | `tickets` | resumed sessions |
+//! | `tickets`, `sessions` | sessions that peers resume here, and those that are resumed at SIP servers |
 //! | `challenge`, `doubts` | the answer to a CA, and what would make clients refuse the certificate |
 //! | `development` | a certificate for one machine |
 //!

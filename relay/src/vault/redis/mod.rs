@@ -24,6 +24,7 @@
 //! | `scripts`, `claim`, `shares` | changes as a whole; taking over, and which node does |
 //! | `items`, `bulk_reads` | what is kept beside records |
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
+//! | `rivals` | two processes by one name |
 //! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
 //! | `failure`, `unasked` | what an error means |
 //!

@@ -41,6 +41,7 @@
 //! | `announced`, `invite`, `legs` | the call before its INVITE; the INVITE; its forks to the flows of devices |
 //! | `provisional`, `refused` | the last 1xx; what one device's refusal says |
 //! | `lost`, `succession` | devices between two connections, and enabled again |
+//! | `lost_time` | time that has passed without this machine |
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
