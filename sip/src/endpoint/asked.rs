@@ -1,4 +1,4 @@
-//! What devices have asked, and the flows that they are answered by (RFC 3261 §18.2.2, RFC 5626 §5.3).
+//! Requests of devices that are not answered yet, and the flows that the answers take (RFC 3261 §18.2.2, RFC 5626 §5.3).
 //!
 //! | the flow that a device's request came by | its answer goes |
 //! | --- | --- |
@@ -76,7 +76,7 @@ impl AskedByDevices {
         }
     }
 
-    /// What an instance has asked, by the flow that it has or by one that is gone, is its successor's.
+    /// Passes the unanswered requests of an instance, by its present flow or by one that has ended, to its successor.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId, flow: Option<FlowId>) {
         let here = flow.and_then(|flow| self.by.get_mut(&flow)).into_iter().flatten();
         here.filter(|it| it.instance == earlier).for_each(|it| it.instance = successor);

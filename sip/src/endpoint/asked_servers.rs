@@ -1,5 +1,5 @@
-//! What SIP servers were asked for devices by streams that end before it is answered: a server is started again, a balancer closes what is
-//! idle, a router has forgotten the connection.
+//! Requests that were sent to SIP servers for devices by a stream that ends before they are answered: the server restarts, a load balancer closes an
+//! idle connection, a NAT loses its state.
 //!
 //! | the stream by which a device's request went on has ended, and the SIP server | then |
 //! | --- | --- |

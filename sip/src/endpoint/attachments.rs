@@ -30,7 +30,7 @@ use crate::transaction::{Reply, ServerId};
 pub const FAILURES_PER_FLOW: u8 = 5;
 /// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
 pub const INSTANCES_PER_FLOW: usize = 16;
-/// What a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
+/// The extensions that a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
 const UNDERSTOOD: &[&str] = &["path", "outbound"];
 /// Forwarded requests remembered for one flow, so that its end fails them at once, or has them wait; of more those that are answered go, then the
 /// oldest.
@@ -67,7 +67,7 @@ pub(super) struct DialogFlow {
     pub(super) transport: Transport,
 }
 
-/// What is left of a device that is wiped.
+/// The remaining state of a device that is wiped.
 #[derive(Clone, Copy, Debug)]
 struct Gone {
     dialogs: DialogFlow,
@@ -322,14 +322,14 @@ impl Attachments {
         self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
     }
 
-    /// What came by a flow says that somebody is there.
+    /// Bytes came by a flow, so its peer is alive.
     pub(super) fn note_heard(&mut self, flow: FlowId) {
         if let Some(state) = self.flows.get_mut(&flow) {
             state.is_silent = false;
         }
     }
 
-    /// What any device answers at once was left without an answer on a flow.
+    /// A device has left a request without any response on a flow, although every device answers such a request at once.
     pub(super) fn note_silent(&mut self, flow: FlowId) {
         if let Some(state) = self.flows.get_mut(&flow) {
             state.is_silent = true;

@@ -164,7 +164,7 @@ impl Endpoint {
         self.redirect(now, binding, |registration| registration.aim(now, goal));
     }
 
-    /// What may have stood in the way of a registration is gone.
+    /// A possible obstacle to a registration is gone.
     pub(super) fn retry_now(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
             self.redirect(now, binding, |registration| registration.on_server_back());
@@ -172,7 +172,7 @@ impl Endpoint {
         }
     }
 
-    /// What stands may stand no more at its SIP server.
+    /// A registration may have been removed at its SIP server.
     pub(super) fn register_again(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
             self.redirect(now, binding, Registration::register_again);

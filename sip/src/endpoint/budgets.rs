@@ -54,15 +54,15 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Rows of callers at which those are dropped that miss nothing.
 const SWEEP_AT: usize = 4_096;
 
-/// What a device may begin of one kind.
+/// The rates at which a device may begin requests of one kind.
 #[derive(Clone, Copy)]
 struct Begun {
     all: Rate,
-    /// Of these, what its address is not charged for.
+    /// The part of them that its address is not charged for.
     own: Rate,
 }
 
-/// What one device may still be sent.
+/// The remaining budgets for requests to one device.
 #[derive(Debug)]
 pub(super) struct Budgets {
     calls: Bucket,
@@ -70,11 +70,11 @@ pub(super) struct Budgets {
     told: Bucket,
     messages: Bucket,
     notifies: Bucket,
-    /// `None`: it has begun nothing.
+    /// `None`: the device has begun nothing.
     begun: Option<Box<BegunBudgets>>,
 }
 
-/// What a device may still begin.
+/// The remaining budgets for requests that a device begins.
 #[derive(Debug)]
 struct BegunBudgets {
     calls: BegunBudget,
@@ -83,7 +83,7 @@ struct BegunBudgets {
     emergencies: Bucket,
 }
 
-/// What a device may still begin of one kind.
+/// The remaining budget for requests of one kind that a device begins.
 #[derive(Clone, Copy, Debug)]
 struct BegunBudget {
     all: Bucket,
@@ -98,7 +98,7 @@ pub(super) struct Callers {
     sweep_at: usize,
 }
 
-/// What one caller may still have of a device.
+/// The remaining share of one caller at a device.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
     calls: Bucket,
@@ -210,7 +210,7 @@ impl Default for Callers {
 }
 
 impl Callers {
-    /// What a caller with this address is counted by.
+    /// The key by which a caller with this address is counted.
     pub(super) fn key(&self, caller: &str) -> CallerKey {
         self.keys.of(caller)
     }

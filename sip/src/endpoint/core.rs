@@ -47,7 +47,7 @@ pub(super) struct Core {
     pub(super) returns: HashMap<FlowId, Return>,
 }
 
-/// Whose deadline it is. One lies in the heap for each binding: what is long and rare is boxed.
+/// The owner of a deadline. Each binding has one in the heap, so long and rare variants are boxed.
 #[derive(Debug)]
 pub(super) enum Timer {
     Binding(BindingId),
@@ -73,7 +73,7 @@ pub(super) enum Timer {
     Parked(OfflinePeer),
     /// A device has had long enough to come back for what it has asked.
     Asked(InstanceId),
-    /// What came by this flow has waited long enough for its device to prove itself there.
+    /// The messages by this flow have waited long enough for their device to prove itself there.
     Held(Box<FlowId>),
     /// Nothing more can come for a call.
     Forget(CallId),

@@ -30,7 +30,7 @@ struct Device {
     binding: BindingId,
     /// The same as those of another device of its binding, or others.
     credentials: Credentials,
-    /// What only a device has that was attached or sent something; most sleep most of the time.
+    /// State of a device that was attached or sent something; most devices are asleep most of the time and have none.
     awake: Option<Box<Awake>>,
     /// Its app registers by itself.
     foreground: bool,
@@ -60,7 +60,7 @@ impl Devices {
         self.rows.get(&instance).map(|device| device.binding)
     }
 
-    /// What tells a device's credentials from those of others.
+    /// The identity of a device's credentials: equal for equal credentials.
     pub(super) fn credentials_of(&self, instance: InstanceId) -> Option<Credentials> {
         self.rows.get(&instance).map(|device| device.credentials)
     }
@@ -107,7 +107,7 @@ impl Devices {
         }
     }
 
-    /// What a caller with this address is counted by.
+    /// The key by which a caller with this address is counted.
     pub(super) fn caller_key(&self, caller: &str) -> CallerKey {
         self.callers.key(caller)
     }

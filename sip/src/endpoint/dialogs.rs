@@ -40,12 +40,12 @@ pub(super) struct NextHop {
     pub(super) device: InstanceId,
 }
 
-/// What is done to a request that passes.
+/// Changes to a request as it is forwarded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passage {
-    /// So many values of its Route are ours, and are taken off.
+    /// The number of its Route values that are ours, and are removed.
     pub(super) ours: usize,
-    /// The flow that it came by, where it begins a dialog: it gets our Record-Route.
+    /// The flow that the request came by, where it begins a dialog: it gets our Record-Route.
     pub(super) begun_by: Option<(FlowId, Transport)>,
 }
 

@@ -46,7 +46,7 @@ impl Groups {
 struct Group {
     /// In the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
     others: Vec<InstanceId>,
-    /// What the SIP server says of the different credentials of its devices.
+    /// The SIP server's verdicts on the different credentials of its devices.
     verdicts: Verdicts,
     check: Option<Box<CredentialCheck>>,
 }
@@ -89,7 +89,7 @@ impl Endpoint {
         self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default()
     }
 
-    /// What a binding's SIP server says of the credentials of its devices; `None` when it has one device.
+    /// A SIP server's verdicts on the credentials of a binding's devices; `None` when the binding has one device.
     pub(super) fn verdicts(&self, binding: BindingId) -> Option<&Verdicts> {
         self.groups.0.get(&binding).map(|group| &group.verdicts)
     }

@@ -74,7 +74,7 @@ impl Endpoint {
         for instance in members {
             self.start_copy(now, id, instance);
         }
-        // What only says that somebody writes may have found nobody.
+        // A MESSAGE that only says that its sender is composing may have no attached device, and is over then.
         self.answer_message(now, id);
         if let Some(due) = self.messages.rows.get(&id).map(PendingMessage::due) {
             self.core.timers.set(due, Timer::Message(id));

@@ -60,7 +60,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// What tells a developer, in the text of a Warning.
+    /// The reason for a developer, in the text of a Warning.
     fn text(self) -> &'static str {
         match self {
             Self::Lent => {
@@ -171,7 +171,7 @@ impl Endpoint {
         }
     }
 
-    /// Whose registration a request uses, and the Routes that it goes along.
+    /// The instance whose registration a request uses, and the Routes that the request takes.
     fn judge_outgoing(
         &self,
         source: &Source,
@@ -212,7 +212,7 @@ impl Endpoint {
         if fits && all { Ok((instance, routes)) } else { Err(Refusal::Route) }
     }
 
-    /// Whose request it is, among the registrations of its flow.
+    /// The instance that sent a request, among the registrations of its flow.
     fn sender_of(&self, source: &Source, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
         let aor_of = |instance: &InstanceId| self.push_bindings.aor_of(*instance);
         let named = |uri: &Uri<'_>| {

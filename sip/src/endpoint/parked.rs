@@ -53,13 +53,13 @@ struct Parked {
 
 #[derive(Debug)]
 enum What {
-    /// It came while the peer was away. `device`: that of its dialog.
+    /// The request came while the peer was away. `device`: that of its dialog.
     Unsent { server: ServerId, request: Box<Message>, passage: Passage, device: InstanceId },
-    /// It is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
+    /// The request is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
     Owed { bye: Box<Message>, passage: Passage, _place: Arc<()> },
-    /// It was sent on a device's flow that has ended.
+    /// The request was sent on a device's flow that has ended.
     Sent,
-    /// It was sent on a SIP server's stream that has ended, to this address.
+    /// The request was sent on a SIP server's stream that has ended, to this address.
     Asked { address: Option<IpAddr> },
 }
 
@@ -172,7 +172,7 @@ impl Endpoint {
         if !self.park_sent(now, instance, branch) {
             return self.abandon_forwarded(now, branch);
         }
-        // It is by another one already: its next REGISTER may be minutes away.
+        // The device may be attached by another flow already, and its next REGISTER may be minutes away.
         let who = OfflinePeer::Device(instance);
         if self.attachments.is_attached(instance) {
             self.send_parked(now, who);
@@ -378,7 +378,7 @@ impl Endpoint {
         }
     }
 
-    /// What a device is still to hear when the sender of a request is told that it is away: that a call is over.
+    /// The request that a device must still get when its sender is told that the device is away: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
         let (OfflinePeer::Device(_), What::Unsent { request, passage, .. }) = (who, &waiting.what) else { return None };
         let is_short = request.head().len() + request.body().len() <= LATE_BYTES;

@@ -99,7 +99,7 @@ struct Row {
     armed: Armed,
 }
 
-/// What is written down of a registration.
+/// The stored form of a registration.
 struct NewRow {
     instance: InstanceId,
     upstream: UpstreamId,
@@ -421,9 +421,9 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request of `source` names by our own Path, and what keeps the request from being judged: it is not known here, and
-    /// another node, or an earlier run, may have written it down; or DNS has not told all addresses of its SIP server. Whoever asks may tell what is
-    /// missing and hand the request in afterwards.
+    /// The registration that a request of `source` names by our own Path, and the missing state without which the request cannot be judged: the
+    /// registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP server.
+    /// A caller may supply what is missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();

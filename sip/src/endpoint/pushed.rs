@@ -56,7 +56,7 @@ pub struct RouteRefusal {
     pub status: u16,
     /// How long its sender waits before it comes again, in seconds.
     pub retry_after_s: Option<u32>,
-    /// What tells a developer why, in the text of a Warning (RFC 3261 §20.43).
+    /// The reason for a developer, in the text of a Warning (RFC 3261 §20.43).
     pub warning: Option<&'static str>,
 }
 
@@ -119,7 +119,7 @@ pub struct PushBinding {
     pub source: Option<IpAddr>,
 }
 
-/// What a device has taken back, as its SIP server has accepted, and is not known here: another node may have it, or the store alone.
+/// Contacts that a device has removed, as its SIP server has accepted, and that are not known here: another node may have them, or the store alone.
 pub struct TakenBack {
     /// The address of record.
     pub aor: Box<str>,

@@ -88,7 +88,7 @@ impl Endpoint {
         }
     }
 
-    /// What its stage has waited for is there, or does not come.
+    /// Continues a REGISTER whose stage has ended: its turn or its flow has come, or will not come.
     pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {
         let Some(register) = self.registers.get(id).filter(|register| register.stage.is_due(now)) else { return };
         let Some(upstream) = register.upstream() else { return };

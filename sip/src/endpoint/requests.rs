@@ -97,7 +97,7 @@ impl Endpoint {
             }
             return;
         }
-        // It is another's, and came here by mistake (RFC 3261 §8.1.3.3).
+        // A response with further Vias is for another element, and came here by mistake (RFC 3261 §8.1.3.3).
         if asked.owner.begins_here() && response.vias() > 1 {
             return;
         }
@@ -343,7 +343,7 @@ impl Endpoint {
     }
 
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
-        // What was written into its Via here did not come by the network.
+        // Parameters that the relay added to the Via did not come by the network.
         let added = request.via().map_or(0, |via| {
             let value = |name| via.params.get(name).flatten().map(str::len);
             value("received").map_or(0, |length| ";received=".len() + length)
@@ -364,8 +364,8 @@ impl Endpoint {
         forward::own_route(request, &self.core.token_key, source.side).is_none().then_some(binding)
     }
 
-    /// The Contact that a request of `source` names, where DNS has not told all addresses of its SIP server, and `source` is none of those that are known, so
-    /// that nobody can say whether the request is that one's. Whoever asks may find them out and hand the request in afterwards.
+    /// The Contact that a request of `source` names, where DNS has not told all addresses of its SIP server, and `source` is none of the known ones,
+    /// so that the origin of the request cannot be judged. A caller may resolve the addresses and hand the request in afterwards.
     pub fn unserved(&self, source: &Source, request: &Message) -> Option<(BindingId, UpstreamId)> {
         let binding = named_contact(source, request)?;
         let Missing::Addresses(upstream) = self.missing_of(binding, source)? else { return None };

@@ -33,7 +33,7 @@ pub const SUCCESSIONS_MAX: usize = 50_000;
 /// Predecessors of one instance: an app that enables at each start, in one call.
 pub const LINE_MAX: usize = 16;
 
-/// Who has succeeded whom.
+/// The instances that were succeeded, and their successors.
 #[derive(Debug, Default)]
 pub(super) struct Successors {
     rows: HashMap<InstanceId, Succession>,
@@ -43,10 +43,10 @@ pub(super) struct Successors {
     order: VecDeque<(Instant, InstanceId)>,
 }
 
-/// What is known of a predecessor.
+/// The record of a predecessor.
 #[derive(Debug)]
 struct Succession {
-    /// The last of its line.
+    /// The last instance of its line of successors.
     successor: InstanceId,
     /// The flow that its device had.
     flow: Option<FlowId>,

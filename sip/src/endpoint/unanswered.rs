@@ -54,7 +54,7 @@ impl Endpoint {
         }
     }
 
-    /// What it was asked by this stream may be answered as long as a call may last until its answer.
+    /// Records the peer of a stream that has ended: requests by that stream may be answered as long as a call may last until its answer.
     fn remember_return(&mut self, now: Instant, ended: FlowId, way: Return) {
         if self.core.returns.len() < RETURNS_MAX && self.core.returns.insert(ended, way).is_none() {
             self.core.later(now, self.core.settings.answered_within(), Timer::Return(Box::new(ended)));

@@ -73,7 +73,7 @@ impl Endpoint {
         }
     }
 
-    /// What devices have refused that say nothing else counts; whether that has ended the call.
+    /// Applies the refusals of devices that are settled by now; returns whether that has ended the call.
     fn settle_refusals(&mut self, now: Instant, call: CallId) -> bool {
         while let Some((legs, outcome)) = self.calls.get_mut(call).and_then(|row| row.settle_refusal(now)) {
             self.cancel_legs(now, legs, None);

@@ -59,7 +59,7 @@ impl Endpoint {
         self.take_call(now, source, server, invite, binding, admitted);
     }
 
-    /// Whom an INVITE for a binding may be for.
+    /// The devices that an INVITE for a binding may be for.
     pub(super) fn callees(&self, binding: BindingId) -> Vec<InstanceId> {
         let mut callees = self.callable_instances(binding);
         callees.extend(self.push_bindings.instance_of(binding));
@@ -102,7 +102,7 @@ impl Endpoint {
         Ok(Admitted { call, instances, refused, caller, key, mark, valid_until: valid_until(now, invite) })
     }
 
-    /// The caller of an INVITE, and what he is counted by.
+    /// The caller of an INVITE, and the key by which it is counted.
     pub(super) fn caller_of(&self, invite: &Message) -> (Caller, CallerKey) {
         let caller = caller::caller(invite);
         let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
@@ -234,7 +234,7 @@ impl Endpoint {
         }
     }
 
-    /// What a device has left unanswered by its earlier flows, it answers by this one from now on.
+    /// Moves what a device has left unanswered on its earlier flows to its present one.
     fn follow(&mut self, call: CallId, instance: InstanceId) {
         let (Some(row), Some(attached)) = (self.calls.get_mut(call), self.attachments.get(instance)) else { return };
         let flow = attached.flow;

@@ -64,9 +64,9 @@ pub(super) struct Calls {
     marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
-    /// Who has missed calls that may come again.
+    /// The devices that have missed calls which may come again.
     untold: Untold,
-    /// A registration has changed since they were looked at.
+    /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
 }
 
@@ -145,9 +145,9 @@ impl Calls {
         self.expected.get(&binding).into_iter().flatten().filter_map(|row| self.rows.get(&row.call))
     }
 
-    /// The call that an INVITE of this caller to this binding is expected for: the one of his that was announced, else whosever was announced
-    /// first, for a server may name a caller otherwise than his INVITE does. One that was declined stands for another caller's INVITE only where
-    /// nobody else was announced in its time: that is then as likely as not somebody whom its user would hear.
+    /// The call that an INVITE of this caller to this binding is expected for: the announced call of the same caller, else the call that was
+    /// announced first, since a server may name a caller otherwise than the INVITE does. A call that was declined stands for another caller's INVITE
+    /// only where no other caller was announced in its time: the INVITE may as well be from a caller that the user would answer.
     fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
         let theirs = || self.expected_by(binding).filter(|call| call.until() > now);
         theirs()
@@ -166,7 +166,7 @@ impl Calls {
         self.expected.get(&binding).is_some_and(|rows| rows.iter().all(|row| row.alone))
     }
 
-    /// A caller is announced to a binding, whether his call is expected there then or not.
+    /// Records that a caller was announced to a binding, whether its call is expected there then or not.
     fn note_announced(&mut self, binding: BindingId, caller: CallerKey) {
         let Self { rows, expected, .. } = self;
         for row in expected.get_mut(&binding).into_iter().flatten() {

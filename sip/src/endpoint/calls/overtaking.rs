@@ -9,7 +9,7 @@
 //!
 //! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
 //! Those that one SIP server has sent are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
-//! They are looked at when a registration has changed, and not with each message.
+//! The waiting INVITEs are looked at when a registration has changed, and not with each message.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub(super) struct Overtaking {
     key: BranchId,
     server: ServerId,
     source: Source,
-    /// What its caller is counted by: read once, for it may be as long as a message.
+    /// The key by which the caller is counted: read once, because its address may be as long as a message.
     counted_by: CallerKey,
     until: Instant,
     /// When its Expires ends.

@@ -187,7 +187,7 @@ impl Upstreams {
         self.rows.get(&id).is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
-            // What is registered there on trial may be called by it.
+            // A flow that carries a registration on trial may also carry requests for that binding.
             let is_tried = upstream.probe.as_ref().is_some_and(|it| it.on_trial.is_some() && it.flow == source.flow);
             by_flow
                 || is_tried
@@ -445,7 +445,7 @@ impl Endpoint {
         }
         let Some(upstream) = self.upstreams.get(id) else { return };
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            // What its server has sent by now is answered, and may go elsewhere.
+            // Messages that the server has sent by now are answered, and may use another flow.
             let crossing = now + self.core.settings.timing.transaction.t4;
             self.forget_upstream(id, Some(registration.instance), Some(crossing));
         }

@@ -42,9 +42,9 @@ const LATE_MAX: Duration = Duration::from_millis(20);
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// What the policy says, in a second.
+    /// The policy's rate, per second.
     policy: u32,
-    /// What its server bears, in a second.
+    /// The rate that its server bears, per second.
     per_second: u32,
     rate: Rate,
     lowered_at: Option<Instant>,
@@ -55,16 +55,16 @@ pub(super) struct Pace {
     moved_back: Duration,
 }
 
-/// What is granted at an address.
+/// The turns that an address grants.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Granted {
-    /// So many may begin now.
+    /// The number that may begin now.
     pub(super) now: usize,
-    /// The others have their place at this time.
+    /// The place of the others.
     pub(super) later: Option<Place>,
 }
 
-/// A place among those who wait at an address.
+/// A place in the queue of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::endpoint) struct Place {
     /// When its turn comes.
@@ -112,7 +112,7 @@ impl Pace {
         self.set(0);
     }
 
-    /// What its server bears, in a second.
+    /// The rate that its server bears, per second.
     pub(super) fn per_second(&self) -> u32 {
         self.per_second
     }

@@ -1,4 +1,4 @@
-//! Who begins before its wait is over, when a SIP server serves again: a few, and more as it grants them.
+//! The bindings that register before their wait is over when a SIP server serves again: a few, and more as it grants them.
 //!
 //! | a REGISTER is | so many of those that wait begin |
 //! | --- | --- |

@@ -174,7 +174,7 @@ mod tests {
         upstreams.set_addresses(now, UpstreamId(1), [other].into(), true);
         assert!(!is_known(&upstreams, "192.0.2.1:5") && is_known(&upstreams, "192.0.2.2:5"));
         assert!(upstreams.trust.addresses.len() == 1);
-        // What it has granted stands; of many addresses few are kept, and nothing once it is gone.
+        // Addresses that have granted a registration stay trusted; of many addresses few are kept, and none once the upstream is gone.
         let minute = Duration::from_secs(60);
         for last in 1..=100 {
             let by = FlowId::Datagram(SocketAddr::from(([198, 51, 100, last], 5060)));
