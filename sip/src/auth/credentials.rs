@@ -33,7 +33,7 @@ pub struct Credentials {
     pub qop: Option<Protection>,
     /// The nonce count; present whenever `qop` is.
     pub nc: Option<u32>,
-    /// What the challenge asked to be sent back.
+    /// The opaque value of the challenge, as it was sent back.
     pub opaque: Option<Box<str>>,
     /// The nonce count as written, which the response covers.
     nc_written: Box<str>,
@@ -136,7 +136,7 @@ pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Opt
     Some(names)
 }
 
-/// What is written behind a `username=` or `username*=` that begins at a place, and whether it has the star.
+/// The rest of the text after a `username=` or `username*=` that begins at a place, and whether it has the star.
 fn written_username(value: &[u8], at: usize) -> Option<(&[u8], bool)> {
     const NAME: &[u8] = b"username";
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'%".contains(&byte);

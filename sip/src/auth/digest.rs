@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{Algorithm, Ha1};
 
-/// What an answer protects.
+/// The parts of a request that a digest protects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// `auth`: method and URI.

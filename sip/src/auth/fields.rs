@@ -16,7 +16,7 @@ pub(super) enum FieldError {
     Broken,
 }
 
-/// What stands behind the scheme, if it is the one wanted.
+/// The text after the scheme, if it is the one wanted.
 pub(super) fn strip_scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
     let value = value.trim_matches(LWS);
     let (word, rest) = value.split_at_checked(scheme.len())?;

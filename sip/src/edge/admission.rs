@@ -65,7 +65,7 @@ pub struct Nonces {
     made: u64,
 }
 
-/// What a nonce of ours says.
+/// The contents of one of our nonces.
 struct Nonce {
     age: Option<Duration>,
     number: u64,

@@ -80,20 +80,21 @@ pub struct IncomingCall {
     pub from: Box<str>,
     /// The caller's display name.
     pub name: Option<Box<str>>,
-    /// What its caller is counted by: one who withholds his number, too, where his SIP server asserts who he is (RFC 3325).
+    /// The key by which the caller is counted, also one who withholds the number, where the SIP server asserts an identity
+    /// (RFC 3325).
     pub caller: CallerKey,
-    /// What its INVITE has in common with its copies; `None`: it is still to come.
+    /// The mark that the INVITE shares with its copies; `None`: the INVITE is still to come.
     pub mark: Option<InviteMark>,
-    /// The call whose place it takes, if it takes one's.
+    /// The call that the INVITE replaces, if any.
     pub replaces: Option<Replaces>,
-    /// How long it waits at most, from now.
+    /// The longest time that the call waits, from now.
     pub wait: Duration,
-    /// How long its caller waits at most, from now, where the INVITE says so by Expires.
+    /// The longest time that the caller waits, from now, where the INVITE says so by Expires.
     pub valid: Option<Duration>,
 }
 
 impl fmt::Debug for IncomingCall {
-    /// Shows nothing of who calls.
+    /// Shows nothing of the caller.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IncomingCall({}, {})", self.call, self.instance)
     }

@@ -12,8 +12,8 @@
 //!
 //! A registration is named by a keyed hash of its SIP server (registrar and proxy), its AOR and its `pn-*` parameters: the
 //! same after a restart, on every node that shares the key, and of no use to find any of them. Its name is also its PURR
-//! (§6.2.1). Whoever registers the same AOR at a server of his own has other names, and changes nothing of Alice's. One that
-//! is reached by its flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
+//! (§6.2.1). A registration of the same AOR at somebody else's SIP server has other names, and changes nothing of Alice's. One that is reached by its
+//! flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
 //!
 //! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
 //! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
@@ -403,10 +403,10 @@ pub fn spelling(uri: &str) -> Option<String> {
         (name, Some(value)) if name == "transport" || name == "maddr" => {
             format!(";{name}={}", value.to_ascii_lowercase())
         }
-        // What a server makes of another parameter is its own affair, and letters may count in it.
+        // The meaning of another parameter is the server's own affair, and case may matter in it.
         (name, Some(value)) => format!(";{name}={value}"),
     };
-    // Whatever its value: it is a flag, and is given back without it.
+    // `lr` is dropped whatever its value: it is a flag, and a peer may return it without the value.
     let mut params: Vec<String> =
         uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("lr")).map(named).collect();
     params.sort_unstable();

@@ -23,17 +23,17 @@ impl DialogMark {
     }
 }
 
-/// What an INVITE says of the call whose place it takes.
+/// The Replaces of an INVITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaces {
-    /// Which dialog.
+    /// The dialog to replace.
     pub dialog: DialogMark,
-    /// A phone that is in no such call must not take it for another one (`Require: replaces`).
+    /// Whether a phone that does not have this dialog must not take the INVITE for a new call (`Require: replaces`).
     pub required: bool,
 }
 
 impl Replaces {
-    /// Of this INVITE; `None` for one that takes nobody's place.
+    /// The Replaces of this INVITE; `None` for one that replaces no call.
     pub fn of(invite: &Message) -> Option<Self> {
         let value = invite.text(Name::Replaces)?;
         let call_id = value.split(';').next().unwrap_or(value).trim();

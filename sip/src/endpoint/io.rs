@@ -426,9 +426,9 @@ pub enum Event {
         unreadable: bool,
     },
     /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; so it must after [`REFUSALS_MAX`] times
-    /// [`RegistrationFailure::CredentialsRefused`], unless the SIP server is at fault, whereupon the endpoint tries the credentials of another device
-    /// of the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of the credentials of a
-    /// joining device.
+    /// [`RegistrationFailure::CredentialsRefused`], unless the SIP server is at fault. The endpoint then tries the credentials of another device of
+    /// the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of the credentials of a joining
+    /// device.
     RegistrationFailed {
         /// The binding of the attempt.
         binding: BindingId,

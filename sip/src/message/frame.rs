@@ -17,7 +17,7 @@ use super::head_reader::with_crlf;
 use super::length::{self, InDoubt};
 use super::long_head::{LongHead, Passing, whole_lines};
 
-/// What a stream carries.
+/// One frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// One whole message, for [`super::Message::parse`].
@@ -194,7 +194,7 @@ impl Framer {
         Ok(Some(Frame::Message(self.buffer.split_to(length).freeze())))
     }
 
-    /// What has begun is whole, or passed over.
+    /// Ends the message that has begun: it is whole, or was passed over.
     fn end_message(&mut self) {
         (self.has_begun, self.first_line, self.searched, self.length) = (false, 0, 0, None);
     }
@@ -208,7 +208,7 @@ impl Framer {
         }
     }
 
-    /// What the first line says, on a stream that others share: one that begins no message is a length that was none, or what was left behind it.
+    /// Judges the first line, on a stream that several senders share: a line that begins no message is the remainder of one whose length was wrong.
     fn begin(&mut self) -> Beginning {
         if !self.is_shared {
             return Beginning::Message;
@@ -226,7 +226,7 @@ impl Framer {
         }
     }
 
-    /// What servers skip before a first line, and pass on; line ends are keep-alives.
+    /// Skips the bytes that servers skip before a first line, and pass on; line ends are keep-alives.
     fn skip_leading(&mut self) {
         let is_line_end = |at: usize| self.buffer[at] == b'\r' && matches!(self.buffer.get(at + 1), None | Some(b'\n'));
         let is_skipped =
@@ -329,7 +329,7 @@ mod tests {
         Frame::Message(Bytes::copy_from_slice(bytes))
     }
 
-    /// What a head with these lines comes to: the same whether it is within the limit or far beyond it, and however it is split.
+    /// The frames of a message whose head has these lines: the same whether it is within the limit or far beyond it, and however it is split.
     fn with_length(lines: &str) -> Result<Vec<Frame>, FrameError> {
         let framed = fed(&[format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody").as_bytes()]);
         let long = format!("INVITE sip:a@b SIP/2.0\r\n{}{lines}\r\n\r\nbody", FILLING.repeat(5_000));

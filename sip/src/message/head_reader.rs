@@ -65,11 +65,11 @@ enum At {
     Over,
 }
 
-/// What line it is.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     First,
-    /// Its name is still read.
+    /// The name of the line is still read.
     Unnamed,
     To,
     Via,

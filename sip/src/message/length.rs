@@ -76,7 +76,7 @@ fn has_lone_cr(head: &[u8]) -> bool {
     memchr_iter(b'\r', head).any(|at| head.get(at + 1).is_some_and(|next| *next != b'\n'))
 }
 
-/// What stands behind the colon of a line that is named `Content-Length`.
+/// The value of a line that is named `Content-Length`.
 fn length_line(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr(b':', line)?;
     is_length_name(&line[..colon]).then(|| &line[colon + 1..])
@@ -146,8 +146,8 @@ impl Lengths {
         let of_crlf = crlf.lengths().ok_or(InDoubt::Length)?.1;
         let of_lf = lf.lengths().ok_or(InDoubt::Length)?.1;
         if lf.bytes() < crlf.bytes() {
-            // A server that reads so, and passes on what a caller wrote, has measured from its empty line. Whoever sees CRLF alone must come
-            // to its end by the length next to the body; with another one beside it, it would not have sent this.
+            // A server that reads so, and passes on a caller's message, has measured from its empty line. A reader that ends lines at CRLF alone must
+            // come to the same end by the length next to the body; with another length beside it, the server would not have sent this.
             let ends = of_crlf.map(|body| crlf.bytes() + body).zip(of_lf.map(|body| lf.bytes() + body));
             let is_same = ends.is_some_and(|(one, other)| one == other && !lf.differ());
             return of_crlf.filter(|_| is_same).ok_or(InDoubt::Head);

@@ -1,4 +1,4 @@
-//! What a message may cost.
+//! Limits on the size of a message.
 //!
 //! Invariant: each limit has a unit and a stated consequence. What is taken on one side does not fail on the other: a response may
 //! have what the request had that it answers, what this relay added to that one on its way, and what its sender says itself.

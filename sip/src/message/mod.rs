@@ -114,7 +114,7 @@ pub struct Message {
     start: Start,
     fields: Vec<Field>,
     body: Bytes,
-    /// What is wrong with `Content-Length`; the body is then empty, because where it ends would be a guess.
+    /// The fault of `Content-Length`; the body is then empty, because its end would be a guess.
     length_fault: Option<Fault>,
     /// A line of the head has a colon and no header's name before it.
     odd_line: bool,

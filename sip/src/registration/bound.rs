@@ -13,11 +13,11 @@
 
 use std::time::{Duration, Instant};
 
-/// What may stand of a binding.
+/// The state of a binding at its SIP server, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bound {
     granted_until: Option<Instant>,
-    /// A REGISTER may have been taken whose answer says nothing of it.
+    /// Whether a REGISTER may have been accepted whose answer does not say so.
     unsure: bool,
     /// Likewise, before the one that was sent last.
     was_unsure: bool,

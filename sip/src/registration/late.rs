@@ -47,7 +47,7 @@ impl Registration {
     /// An answer to a REGISTER that was given up: whether it is to be read as if it had come in time.
     pub fn take_up_late(&mut self, now: Instant, branch: BranchId, status: u16) -> bool {
         let Some(by) = self.given_up_by(now, branch) else { return false };
-        // What waits for its turn will ask anyhow, and stands when it is granted.
+        // A registration that waits for its turn sends a REGISTER anyway, and counts as registered when that is granted.
         let waits = match self.state {
             State::BackingOff { .. } => true,
             State::Waiting => status < 300,

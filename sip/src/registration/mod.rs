@@ -181,47 +181,47 @@ pub struct Registration {
     goal: Goal,
     state: State,
     challenges: Challenges,
-    /// What few registrations have.
+    /// State that few registrations have.
     rare: Option<Box<Rare>>,
     cseq: u32,
-    /// Tells it from earlier registrations of the same Contact in the Call-ID.
+    /// A number that distinguishes it from earlier registrations of the same Contact in the Call-ID.
     generation: u32,
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
-    /// It was begun before its wait was over, and has not waited in full since.
+    /// Whether it was begun before its wait was over, and has not waited in full since.
     hurried: bool,
-    /// The SIP server has accepted the credentials in use before, in this run or an earlier one.
+    /// Whether the SIP server has accepted the credentials in use before, in this run or an earlier one.
     established: bool,
     /// Refusals of the credentials in a row, of an account that is established.
     refusals: u8,
-    /// The registrar has asked for credentials and refused those in use, and has not accepted them since.
+    /// Whether the registrar has asked for credentials and refused those in use, and has not accepted them since.
     is_refused: bool,
     /// Whether the server may hold the Contact.
     bound: Bound,
-    /// By which transports.
+    /// The transports by which the Contact was registered.
     contacts: Contacts,
-    /// The last attempt succeeded.
+    /// Whether the last attempt succeeded.
     registered: bool,
-    /// RFC 5626 is asked for; not any more after a 439.
+    /// Whether RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
 }
 
-/// What few registrations have at a time.
+/// State that few registrations have at a time.
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Rare {
     /// GRUUs and Service-Route.
     info: RegistrarInfo,
-    /// Refused credentials are not shown again before.
+    /// The time before which refused credentials are not shown again.
     paused_until: Option<Instant>,
-    /// What was given up last.
+    /// The REGISTER that was given up last.
     given_up: Option<GivenUp>,
     /// The relays that had this account before, until their Contacts are gone.
     earlier: Earlier,
 }
 
 impl fmt::Debug for Registration {
-    /// Shows nothing of whose account it is, nor of what its server was shown.
+    /// Shows nothing of the account, nor of the credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Registration({}, {:?})", self.binding, self.goal)
     }

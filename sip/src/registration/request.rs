@@ -51,7 +51,7 @@ impl Contacts {
         Ways(self.may_stand.0 & !self.latest.0)
     }
 
-    /// They are gone, or are to be named no more; whether there were any.
+    /// Forgets the other Contacts, which are gone or are to be named no more; returns whether there were any.
     pub(super) fn forget_others(&mut self) -> bool {
         let had = self.others() != Ways::default();
         self.may_stand.0 &= self.latest.0;

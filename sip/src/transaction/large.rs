@@ -62,7 +62,7 @@ pub(super) fn by_stream(request: &Bytes) -> Option<Bytes> {
     with_transport(request, DATAGRAM, STREAM)
 }
 
-/// What [`by_stream`] gave, as it goes by UDP after all.
+/// A request from [`by_stream`] in its form for UDP, by which it goes after all.
 pub(super) fn by_datagram(request: &Bytes) -> Bytes {
     with_transport(request, STREAM, DATAGRAM).unwrap_or_else(|| request.clone())
 }

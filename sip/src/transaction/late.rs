@@ -34,7 +34,8 @@ impl<C> Client<C> {
         }
     }
 
-    /// What was sent by a stream is not sent again: of an INVITE what its CANCEL and its ACK are made of is kept, of another request nothing.
+    /// Frees the request of a transaction by a stream, which is not sent again: of an INVITE the material for its CANCEL and its ACK is kept, of
+    /// another request nothing.
     fn shrink(&mut self) {
         if !self.line.flow.is_reliable() {
             return;
@@ -78,8 +79,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. Of an
-    /// INVITE that is not, no more is left than its CANCEL needs. It looks through all client transactions.
+    /// Ends the longer waits of requests that are sent to a device or for it, and forgets those that have waited beyond their time: they name its
+    /// account. Of an INVITE that is not forgotten, only the material for its CANCEL is kept. All client transactions are looked through.
     pub(super) fn forget_late(&mut self, device: InstanceId) {
         let late = &mut self.late;
         #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]

@@ -59,7 +59,7 @@ impl ClientMachine {
         }
     }
 
-    /// What went by a stream, and is unheard, goes by datagrams.
+    /// Moves a request by a stream that got no response to datagrams.
     pub(super) fn leave_stream(&mut self, now: Instant, timing: &Timing) {
         match self {
             Self::Invite(machine) => machine.leave_stream(now, timing),

@@ -33,9 +33,8 @@ pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
     }
 }
 
-/// What makes a request of one side the same request (RFC 3261 §17.2.3): the branch and the sent-by of its topmost Via, and its method, where that of
-/// an ACK is its INVITE's. What one side sends never stands in the way of the other side's. A branch of RFC 2543 is none: more is compared
-/// then.
+/// The key that identifies a request of one side (RFC 3261 §17.2.3): the branch and the sent-by of its topmost Via, and its method, where that of an
+/// ACK is its INVITE's. Requests of one side never match those of the other. A branch of RFC 2543 is no key: more is compared then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     text: String,
@@ -72,7 +71,7 @@ pub fn invite_key(request: &Message, side: Side) -> Option<String> {
         .then(|| hop(request, request.via().as_ref(), side) + INVITE)
 }
 
-/// What a key begins with: all but the method, and a space.
+/// The beginning of a key: all but the method, and a space.
 fn hop(request: &Message, via: Option<&Via<'_>>, side: Side) -> String {
     let mut text = String::with_capacity(96);
     // No branch has a slash in front of it.

@@ -65,7 +65,7 @@ impl Timing {
     }
 }
 
-/// What a machine asks for when its deadline has come.
+/// The actions that a machine asks for at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Nothing: the deadline was an old one.

@@ -90,7 +90,7 @@ pub struct Asked<C> {
     pub flow: FlowId,
     /// Whether it has gone to another flow than this one, on which it began.
     pub(super) begun_on: Option<FlowId>,
-    /// Whom it belongs to.
+    /// The owner of the transaction.
     pub owner: C,
 }
 
@@ -192,8 +192,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Ok(())
     }
 
-    /// The request that a response says it answers. Whoever knows a branch may say so: the caller tells whether it came from where the
-    /// request went.
+    /// The request that a response claims to answer. Anybody who knows a branch may claim it: the caller of this method checks that the response came
+    /// from where the request went.
     pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
         let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
@@ -202,7 +202,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Some(Asked { key, flow: client.line.flow, begun_on, owner: client.owner })
     }
 
-    /// Judges a response from whoever was asked; its owner when the owner must see it.
+    /// Judges a response from the peer that was asked; returns the owner of the request when the owner must see it.
     pub fn on_response(&mut self, now: Instant, asked: &Asked<C>, response: &Message) -> Option<(BranchId, C)> {
         let key = asked.key;
         let client = self.clients.get_mut(&key)?;
@@ -215,7 +215,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.unheard.remove(client.line, key);
         self.late -= usize::from(client.patience.renew());
         if !client.machine.is_pending() {
-            // It is not sent again; only late responses are still absorbed, for up to 32 s.
+            // The request is not sent again; only late responses are still absorbed, for up to 32 s.
             client.request = Bytes::new();
         }
         let cancels = client.cancel && client.machine.may_cancel();
@@ -246,7 +246,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         goes
     }
 
-    /// Whom a client transaction that is not over belongs to, and whether it still waits for a final response.
+    /// The owner of a client transaction that is not over, and whether it still waits for a final response.
     pub fn progress(&self, branch: BranchId) -> Option<(C, bool)> {
         let client = self.clients.get(&ClientKey { branch, cancel: false })?;
         Some((client.owner, client.machine.is_pending()))
@@ -558,7 +558,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 self.arm_client(key);
                 told
             }
-            // What a CANCEL left undone, the INVITE's own deadline ends.
+            // An INVITE that its CANCEL did not end is ended by its own deadline.
             Due::TimedOut => self.forget_client(key).filter(|_| !key.cancel).map(|client| client.owner),
             Due::Ended => {
                 self.clients.remove(&key);

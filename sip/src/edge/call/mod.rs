@@ -80,17 +80,17 @@ struct Target {
     state: CallState,
     woken: bool,
     attached: bool,
-    /// No push reaches it; it counts only while it is attached.
+    /// Whether no push reaches the device; it counts only while it is attached.
     unreachable: bool,
-    /// It says that it has the INVITE already (482): a push would tell it nothing.
+    /// Whether the device says that it has the INVITE already (482): a push would tell it nothing.
     has_it: bool,
-    /// It has said that it rings.
+    /// Whether the device has said that it rings.
     rings: bool,
-    /// What it has said to one leg, while it may ring by another one.
+    /// The refusal that the device has sent by one leg, while it may ring by another one.
     refused: Option<Box<Refused>>,
-    /// Its stack has refused, and its user knows nothing of it.
+    /// Whether the device's stack has refused, so that its user knows nothing of the call.
     refused_itself: bool,
-    /// It is given up soon.
+    /// The time at which the device is given up, if it is lost.
     lost: Option<Lost>,
 }
 
@@ -149,7 +149,7 @@ pub struct Call {
     stage: Stage,
     from: Box<str>,
     name: Option<Box<str>>,
-    /// What its caller is counted by.
+    /// The key by which the caller is counted.
     caller: CallerKey,
     state: CallState,
     targets: Vec<Target>,
@@ -279,12 +279,12 @@ impl Call {
         }
     }
 
-    /// What its caller is counted by.
+    /// The key by which the caller is counted.
     pub fn caller(&self) -> CallerKey {
         self.caller
     }
 
-    /// It counts for this caller; these devices have had too many calls, and do not get this one.
+    /// Counts the call for this caller; these devices have had too many calls, and do not get this one.
     pub fn limit(&mut self, caller: CallerKey, instances: Vec<InstanceId>) {
         (self.caller, self.limited) = (caller, instances);
     }
@@ -512,7 +512,7 @@ impl Call {
         self.after_a_loss()
     }
 
-    /// Whose leg this is.
+    /// The device that a leg leads to.
     pub fn instance_of(&self, branch: BranchId) -> Option<InstanceId> {
         self.legs.get(branch).map(|leg| leg.instance)
     }

@@ -1,6 +1,6 @@
 //! The last provisional response of a call, and when it is repeated.
 //!
-//! What a device has said is not said again once it has refused: its early dialog is over.
+//! A device's provisional response is not repeated once the device has refused: its early dialog is over.
 //!
 //! Invariant: a waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`] (RFC 3261 §13.3.1.1),
 //! unless it wants provisional responses reliably.
