@@ -391,7 +391,7 @@ fn a_server_that_cannot_be_reached_is_dialled_less_and_less_often() {
         }
         waits.push((world.now - start).as_millis());
     }
-    // What only starts again is back within some seconds; after that, RFC 5626 §4.5.
+    // A server that is only restarted is back within some seconds; after that, RFC 5626 §4.5.
     for (failures, wait) in waits.iter().enumerate() {
         let (from, to) = match failures {
             ..4 => (1000 << failures, 1250 << failures),

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use sip::message::{Composer, Fault, Frame, Framer, Limits, Malformed, Message, Name};
 
-/// What becomes of a message at this layer.
+/// The outcome of a message at this layer.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     /// It parses and passes its check.

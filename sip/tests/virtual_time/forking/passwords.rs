@@ -65,7 +65,7 @@ fn only_second(number: u64) -> u16 {
     if number == 2 { 200 } else { 403 }
 }
 
-/// Whose end was told: the shell unbinds them.
+/// The devices whose credentials were refused for good: the shell unbinds them.
 fn ended(world: &mut World) -> Vec<u64> {
     let events = std::mem::take(&mut world.events);
     let over: Vec<u64> = (1..9).filter(|number| events.iter().any(|event| refused(event, *number))).collect();

@@ -216,7 +216,7 @@ fn a_phone_whose_earlier_connection_lives_answers_where_the_invite_came() {
         let acknowledged = branches_by(&world, 1, "ACK").contains(&branch(&first));
         assert_eq!(acknowledged, status == 486, "where its refusal came from");
     }
-    // What it says by its next connection is heard after that, too.
+    // The device's answer by its next connection counts after that, too.
     let (mut world, first) = ringing(false);
     come_back(&mut world);
     let earlier = world.device(1);

@@ -175,7 +175,7 @@ fn called_by_a_connection(flow: FlowId, leads_to: &str, transport: Transport) ->
     (world, invite)
 }
 
-/// What left by connections of their own: to where, by what, and which status.
+/// The answers that left by connections of their own: peer, transport and status.
 fn anew(world: &World) -> Vec<(String, Transport, u16)> {
     let answers = world.answers.iter();
     answers.map(|it| (it.peer.to_string(), it.transport, it.message.status().unwrap())).collect()

@@ -380,7 +380,7 @@ fn a_registration_that_is_over_calls_nobody() {
     refused(&mut through, &Begun::new("INVITE"));
 }
 
-/// Alice's phone is registered by flow 1, and Bob's by this one, at a server of his own, which has the flow that is returned.
+/// Alice's phone is registered by flow 1, and Bob's by this one, at another server, which has the flow that is returned.
 fn also_bob(by: u64) -> (Through, FlowId) {
     let mut through = registered(&[]);
     through.server = UpstreamId(7);
