@@ -24,7 +24,7 @@ use crate::scratch::Scratch;
 const PACKAGE: &str = "baresip-core";
 /// Where Debian puts its modules.
 const MODULES: &str = "/usr/lib/baresip/modules";
-/// What it prints when a call comes in.
+/// The line that baresip prints when a call comes in.
 const RINGS: &str = "Incoming call from:";
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ pub enum Answers {
     WhenTold,
 }
 
-/// Who it is and where it registers.
+/// The identity of a baresip, and its registrar.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// Where it connects and registers: `sip:127.0.0.1:5061;transport=tls`.

@@ -68,7 +68,7 @@ impl Answer {
     }
 }
 
-/// What the stand-in answers to one message.
+/// The stand-in's answer to one message.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// 200: taken.
@@ -133,7 +133,7 @@ pub enum Answer {
     ConnectionLost,
 }
 
-/// What the token endpoint answers to one exchange.
+/// The token endpoint's answer to one exchange.
 #[derive(Clone, Debug)]
 pub enum TokenAnswer {
     /// An access token, after a while.
@@ -472,7 +472,7 @@ fn read_message(body: &[u8]) -> Result<ReadMessage, (&'static str, &'static str)
     Ok(ReadMessage { token: token.into(), payload, priority: priority.into(), ttl: ttl.into() })
 }
 
-/// What Google takes and sipwake promises not to send.
+/// The objections to a message that Google accepts, and that sipwake promises not to send.
 fn contract(message: &ReadMessage) -> Vec<&'static str> {
     let urgent = message.payload["event"] == "call";
     let mut objections = Vec::new();

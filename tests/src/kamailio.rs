@@ -83,7 +83,7 @@ pub struct Settings {
     pub max_contacts: u32,
     /// How it treats REGISTERs.
     pub manner: Manner,
-    /// Whether a caller of its domain must prove who he is (407).
+    /// Whether a caller of its domain must authenticate (407).
     pub asks_callers: bool,
     /// It holds calls until a relay has woken a device.
     pub wake: Option<Wake>,
@@ -324,7 +324,7 @@ fn configuration(settings: &Settings, scratch: &Scratch, authority: &Authority, 
         .replace("@BY_FLOW@", if settings.reach == Reach::Flow { "1 == 1" } else { "1 == 0" })
 }
 
-/// What the recipe's head tells an operator to write.
+/// The settings that the recipe's head tells an operator to write.
 fn recipe(wake: &Wake, authority: &Authority) -> String {
     format!(
         "#!define SIPWAKE_URL \"https://{}/v1/wake\"\n\

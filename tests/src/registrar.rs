@@ -38,7 +38,7 @@ pub struct Settings {
     pub longest: u32,
     /// The shortest that it takes, in seconds; less is 423.
     pub shortest: u32,
-    /// Who issues its TLS certificate; without one, TLS is off.
+    /// The issuer of its TLS certificate; without one, TLS is off.
     pub authority: Option<Authority>,
     /// The letters of a nonce.
     pub nonce_length: usize,
@@ -106,7 +106,7 @@ pub struct RegisterSeen {
     pub request: Message,
     /// Where it came from.
     pub flow: Flow,
-    /// What was answered; `None` for silence.
+    /// The status of the answer; `None` for silence.
     pub status: Option<u16>,
     /// Whether its digest was right.
     pub proven: bool,
@@ -406,7 +406,7 @@ impl Registrar {
         self.0.board.change(|state| state.location.clear());
     }
 
-    /// What came against the RFCs.
+    /// Violations of the RFCs by the other side.
     pub fn violations(&self) -> Vec<String> {
         self.0.board.read(|state| state.violations.clone())
     }
@@ -418,12 +418,12 @@ impl Registrar {
     }
 }
 
-/// What a request to a binding says: its Path is the Route (RFC 3327 §5.4).
+/// The options of a request to a binding: its Path is the Route (RFC 3327 §5.4).
 fn by_path(binding: &Binding, options: &CallOptions) -> CallOptions {
     binding.path.iter().fold(options.clone(), |options, path| options.header("Route", path))
 }
 
-/// What is answered to a REGISTER.
+/// The answer to a REGISTER.
 struct Verdict {
     status: Option<u16>,
     headers: Vec<(String, String)>,
@@ -629,7 +629,7 @@ impl Inner {
         let algorithm = algorithm.ok_or_else(|| wrong("an algorithm that was not offered"))?;
         let realm = state.realm.as_ref().unwrap_or(&self.settings.domain);
         if field("realm")? != realm {
-            // Whoever was challenged in the one before is challenged again.
+            // A client that was challenged in the earlier realm is challenged again.
             return Err(if state.realm.is_some() { None } else { wrong("another realm") });
         }
         if Some(uri) != request.request_uri() {

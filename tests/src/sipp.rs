@@ -132,7 +132,7 @@ fn count_messages(text: &str) -> usize {
     text.matches("<recv").count() + text.matches("<send").count() + text.matches("<pause").count() + 1
 }
 
-/// What a request of Carol's has within its dialog, from the Via to the Call-ID.
+/// The headers of a request of Carol's within its dialog, from the Via to the Call-ID.
 macro_rules! in_dialog {
     () => {
         r#"Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]

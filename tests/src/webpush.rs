@@ -31,7 +31,7 @@ use crate::virtual_net::VirtualNet;
 
 /// The App's VAPID key as PEM, worth nothing anywhere.
 const KEY: &str = include_str!("webpush-key.pem");
-/// Whom the relay names as its operator.
+/// The operator that the relay names.
 pub const SUBJECT: &str = "mailto:push@relay.test";
 
 /// A running stand-in; it stops when the last clone is dropped.
@@ -49,7 +49,7 @@ pub struct ReceivedPush {
     pub token: String,
     /// When its head arrived.
     pub at: Instant,
-    /// What the device reads.
+    /// The payload as the device reads it.
     pub payload: Value,
     /// `TTL`, in seconds.
     pub ttl: u64,
@@ -63,7 +63,7 @@ pub struct ReceivedPush {
     pub connection: usize,
 }
 
-/// What the stand-in answers to one push.
+/// The stand-in's answer to one push.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// This status, and perhaps `Retry-After`.

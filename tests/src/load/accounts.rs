@@ -13,7 +13,7 @@ pub const DOMAIN: &str = "load.test";
 /// A domain that the relay is not told to serve.
 pub const FOREIGN_DOMAIN: &str = "elsewhere.test";
 
-/// What an account is in a run.
+/// The state of an account in a run.
 #[derive(Default)]
 pub struct Account {
     /// Where the SIP server reaches it.

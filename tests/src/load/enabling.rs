@@ -58,7 +58,7 @@ pub struct App {
     accounts: Accounts,
 }
 
-/// What enabling brought.
+/// The results of enabling.
 #[derive(Debug, Default)]
 pub struct Done {
     /// Answered 202: stored, to be registered.

@@ -77,7 +77,7 @@ pub async fn seed(ground: &Ground<'_>, range: Range<u32>) -> Result<Duration, Mi
     Ok(begun.elapsed())
 }
 
-/// What all records have in common.
+/// The common part of all records.
 struct Likeness {
     app: Box<str>,
     registrar: String,

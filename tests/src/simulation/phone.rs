@@ -17,7 +17,7 @@ use super::registrar::sound;
 use super::relay::device_answer;
 use super::world::{Happening, World};
 
-/// What a phone waits for; of a flow that it has no more, nothing.
+/// The event that a phone waits for; an event of a flow that it has no more is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PhoneDue {
     /// The dial of this serial ends.
@@ -32,7 +32,7 @@ pub enum PhoneDue {
     Sleep(u64),
     /// It begins to ring for this call.
     Ring(u64, usize),
-    /// What it was drawn to do with a call.
+    /// The act that was drawn for a call.
     Act(u64, usize, Act),
     /// The 200 is not acknowledged: for the nth time.
     Again(u64, usize, u32),
@@ -40,7 +40,7 @@ pub enum PhoneDue {
     HangUp(usize),
 }
 
-/// What a phone does to a call that rings.
+/// A phone's reaction to a call that rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Its user answers.

@@ -18,7 +18,7 @@ const BYSTANDER: &str = "alice";
 /// The users whom the SIP server knows.
 const USERS: [&str; 4] = [BYSTANDER, "mallory", "trent", "peggy"];
 
-/// What a relay under attack was before.
+/// The state of a relay before an attack.
 pub(super) struct Attacked {
     bystander: Option<Instance>,
     /// Its resident memory in bytes.

@@ -1,4 +1,4 @@
-//! What nothing may tell: passwords and their digests, secrets, push tokens, keys, names.
+//! Secrets that must not appear anywhere: passwords and their digests, secrets, push tokens, keys, names.
 //!
 //! Invariant: each secret has a name that a failure can show beside the line that told it.
 

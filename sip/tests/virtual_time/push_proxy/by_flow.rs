@@ -351,7 +351,7 @@ fn an_account_and_a_connection_have_so_many() {
     assert!(refused.text(Name::Warning).is_some_and(|text| text.contains("this connection")), "{refused:?}");
 }
 
-/// What is accepted has its place: of more accounts than a connection carries, those beyond hear it before they register.
+/// An accepted REGISTER has a place: of more accounts than a connection carries, those beyond are refused before they register.
 #[test]
 fn accounts_that_register_by_a_connection_at_once_are_no_more_than_it_carries() {
     let mut through = serving();

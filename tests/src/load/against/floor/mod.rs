@@ -26,7 +26,7 @@ use crate::scratch::Scratch;
 
 /// The first argument of `load` that makes it the floor; the next ones say where pushes go.
 const ARGUMENT: &str = "floor";
-/// What it says once it listens, and then where.
+/// The text that the floor prints once it listens, before its address.
 const READY: &str = "floor at ";
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(10);
