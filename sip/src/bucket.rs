@@ -24,7 +24,7 @@ pub struct Bucket {
 }
 
 impl Rate {
-    /// So many in a second, at least one.
+    /// A rate of so many in a second, at least one.
     pub fn per_second(tokens: u32, burst: u32) -> Self {
         Self { burst, interval: Duration::from_secs(1) / tokens.max(1) }
     }

@@ -31,8 +31,8 @@ pub struct EdgeTiming {
     pub first_sign: Duration,
     /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it; 4 s.
     pub cancel: Duration,
-    /// How soon a caller's server sends a call again that a device has refused for its form (RFC 3261 §8.1.3.5); where it does not, whoever has missed the
-    /// call is told then; 5 s.
+    /// How soon a caller's server sends a call again that a device has refused for its form (RFC 3261 §8.1.3.5); where it does not, the devices that
+    /// have missed the call are told then; 5 s.
     pub comes_again: Duration,
     /// How often a waiting caller gets a provisional response, so that no proxy's Timer C ends the call (RFC 3261 §13.3.1.1;
     /// §16.6: more than three minutes, which a 100 does not restart); 60 s.
@@ -52,7 +52,7 @@ pub struct EdgeTiming {
 /// Waits for flows toward SIP servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamTiming {
-    /// Of pings, and of what answers them.
+    /// Timing of pings, and of the answers to them.
     pub keep_alive: KeepAliveTiming,
     /// How long after the first dial that failed a SIP server is dialled again, and up to a quarter longer; it doubles three times, and
     /// then it is [`Self::back_off`]; 1 s.

@@ -57,7 +57,7 @@ pub struct Account {
     pub regint: u32,
     /// Whether it registers as RFC 5626 has it, with its instance and a reg-id.
     pub outbound: bool,
-    /// Whether its AOR names the transport to the proxy, which its Request-URI then does to whoever is behind the proxy.
+    /// Whether its AOR names the transport to the proxy, which its Request-URI then also names to the server behind the proxy.
     pub aor_names_transport: bool,
 }
 

@@ -36,7 +36,7 @@ impl<T> Board<T> {
         look(&self.lock())
     }
 
-    /// Changes the state and wakes whoever waits.
+    /// Changes the state and wakes every waiter.
     pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(&mut self.lock());
         self.0.changed.notify_waiters();

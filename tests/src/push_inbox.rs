@@ -92,7 +92,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         if let Some(listener) = &*lock(&self.listener) {
-            // The whole request is read: the moment for whoever measures.
+            // The whole request is read: the moment that a listener measures.
             let _ = listener.send(Heard { token: token.to_owned(), at: Instant::now(), rings });
         }
         self.changed.notify_waiters();

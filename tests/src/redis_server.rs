@@ -330,7 +330,7 @@ impl RedisServer {
             assert!(Instant::now() < deadline, "redis-server does not answer");
             std::thread::sleep(LOOK_EVERY);
         }
-        // An answer may have come from whoever took the port before us.
+        // The answer may be from a process that took the port before us.
         if process.try_wait().expect("our own child").is_some() {
             return false;
         }

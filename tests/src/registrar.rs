@@ -200,7 +200,7 @@ impl Registrar {
         &self.0.settings.domain
     }
 
-    /// The users whom it knows.
+    /// The users that it knows.
     pub fn users(&self) -> Vec<String> {
         self.0.settings.users.keys().cloned().collect()
     }

@@ -32,7 +32,7 @@ struct Tables {
     resolver_is_away: bool,
     dials: Vec<SocketAddr>,
     withdrawn: usize,
-    /// Streams to whom nobody answers, kept so that they are not closed.
+    /// Streams that nobody answers, kept so that they are not closed.
     ignored: Vec<DuplexStream>,
 }
 

@@ -44,7 +44,7 @@ pub enum Qop {
     Unknown,
 }
 
-/// Why a challenge cannot be answered.
+/// Reason why a challenge cannot be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChallengeError {
     /// Another scheme than Digest.

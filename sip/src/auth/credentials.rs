@@ -118,9 +118,9 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Every user name that an `Authorization` or `Proxy-Authorization` of these values holds, however odd or broken they are, each once: whoever
-/// reads them takes one of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved. `None` where there
-/// are more than `most`, or one is longer than [`USERNAME_BYTES`]: nothing is read behind that.
+/// Every user name that an `Authorization` or `Proxy-Authorization` of these values holds, however odd or broken they are, each once: any reader
+/// takes one of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved. `None` where there are more than `most`,
+/// or one is longer than [`USERNAME_BYTES`]: nothing is read after that.
 pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<BTreeSet<Box<str>>> {
     let mut names = BTreeSet::new();
     for value in values {

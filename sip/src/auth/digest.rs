@@ -15,7 +15,7 @@ pub enum Protection {
     AuthInt,
 }
 
-/// All that a digest is computed from, but the HA1.
+/// The input of a digest, except the HA1.
 pub(super) struct DigestInput<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) nonce: &'a str,

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::{PARAMS, VALUE_BYTES};
 
-/// Why a value has no readable parameters.
+/// Reason why a value has no readable parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldError {
     /// Beyond [`VALUE_BYTES`] or [`PARAMS`].

@@ -25,7 +25,7 @@ pub struct DigestResponse<'a> {
     pub body: &'a [u8],
 }
 
-/// Why a challenge was not answered.
+/// Reason why a challenge was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DigestResponseError {
     /// The HA1 was made with another hash than the challenge asks for.

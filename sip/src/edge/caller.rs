@@ -17,7 +17,7 @@ use std::borrow::Cow;
 
 use crate::message::{Message, Name, Party, Uri, unescaped};
 
-/// A caller of whom nothing may be told.
+/// The address shown for a caller whose identity may not be told.
 pub const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
 
 /// The schemes beside `sip:` and `tel:` whose addresses are of a user at a host. An unknown scheme may be a user itself, in front of a password.
@@ -108,7 +108,7 @@ impl<'a> Address<'a> {
         match Uri::user_and_host_of(rest) {
             Some((user, host)) => {
                 let scheme = if is_sip { "sip" } else { scheme };
-                // Of a path or a query that stands before the `@` nothing is known.
+                // A path or a query before the `@` cannot be interpreted.
                 (is_sip || !user.contains(['/', '?', '#', ';'])).then_some(Self::User { scheme, user, host })
             }
             None if is_sip && !rest.contains('@') => Uri::parse(text).map(|uri| Self::Host(uri.host)),

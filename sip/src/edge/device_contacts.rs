@@ -30,7 +30,7 @@ pub enum ContactRequest {
     Remove(Vec<DeviceContact>),
     /// `*`: whatever stands is to be removed.
     RemoveAll,
-    /// To be reached at `contact` for `expires` seconds.
+    /// Registration of `contact` for `expires` seconds.
     Bind {
         /// The Contact.
         contact: DeviceContact,
@@ -44,9 +44,9 @@ pub enum ContactRequest {
 /// A Contact of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceContact {
-    /// Its URI as written.
+    /// The URI as written.
     pub uri: Box<str>,
-    /// Its `+sip.instance` and `reg-id`, which name it in place of the URI (RFC 5626 §6); empty where it has not both.
+    /// The `+sip.instance` and `reg-id`, which name the Contact in place of the URI (RFC 5626 §6); empty where it has not both.
     outbound: Box<str>,
 }
 

@@ -34,7 +34,7 @@ impl SentBy<'_> {
     }
 }
 
-/// Why a request is not forwarded.
+/// Reason why a request is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// 482: it has been here before, with the same Request-URI and Route.
@@ -250,7 +250,7 @@ fn is_secure(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("sips"))
 }
 
-/// Why a CANCEL was sent: its Reason (RFC 3326), for the CANCEL that passes it on.
+/// The Reason of a CANCEL (RFC 3326), for the CANCEL that passes it on.
 pub fn reason(cancel: &Message) -> Option<String> {
     let reasons: Vec<&str> = cancel.elements(Name::Reason).collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))

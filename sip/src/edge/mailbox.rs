@@ -29,7 +29,7 @@ pub struct Mailbox {
     pub new: Option<u32>,
     /// Voice messages that were heard.
     pub old: Option<u32>,
-    /// Those of the new ones that are urgent, where the server tells.
+    /// The number of urgent messages among the new ones, where the server tells.
     pub urgent: Option<u32>,
     /// The mailbox's URI, as callers' are told, where the server tells.
     pub account: Option<Box<str>>,

@@ -109,7 +109,7 @@ pub struct MessageRequestId(pub u64);
 pub struct InboundMessage {
     /// The request that it is a copy of.
     pub request: MessageRequestId,
-    /// Its name: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
+    /// The name of the copy: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
     pub message: MessageId,
     /// The device that it is for.
     pub instance: InstanceId,

@@ -79,7 +79,7 @@ pub fn withheld(bytes: Bytes, body: usize) -> Bytes {
     bytes.freeze()
 }
 
-/// Where secrets stand in a text, each from behind the first mark of its word to the end of that: another mark may stand before it.
+/// The places of secrets in a text, each from after the first mark of its word to the end of the word: another mark may stand before it.
 /// No byte is looked at for two of them, for a device may send a text that is full of marks.
 fn secrets(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut looked_at = 0;

@@ -7,10 +7,10 @@
 //! | has ended, and the device has another one | by that |
 //! | has ended, and the device has none | by the next one, within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked); later by none |
 //!
-//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a client that closes
-//! one connection before it opens the next is back by then, and else whoever is called shall not ring for nobody. One to an emergency service (RFC 5031) is cancelled when
-//! its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered all the same and the device does not come back, the call is
-//! ended for it with ACK and BYE.
+//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a
+//! client that closes one connection before it opens the next is back by then, and otherwise the callee must not ring for nobody. One to an emergency
+//! service (RFC 5031) is cancelled when its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered
+//! all the same and the device does not come back, the call is ended for it with ACK and BYE.
 //!
 //! Invariant: a request is answered by no flow but its own and those that its device has proved itself on. [`ASKED_PER_FLOW`] of a flow, and
 //! of a device without one, are remembered: of more, the latest.
@@ -36,7 +36,7 @@ pub(super) const ASKED_PER_FLOW: usize = 64;
 struct Asked {
     instance: InstanceId,
     server: ServerId,
-    /// It begins a call: the INVITE that was sent on for it.
+    /// The INVITE that was sent on, where the request begins a call.
     placed: Option<BranchId>,
 }
 
@@ -161,7 +161,7 @@ impl Endpoint {
         let waiting = asked.waiting.entry(instance).or_default();
         if waiting.len() >= ASKED_PER_FLOW {
             let Waiting { asked, cancel_at, .. } = waiting.remove(0);
-            // Nobody else would: whoever is called rings on.
+            // Without this CANCEL the callee would ring on.
             if let Some(branch) = asked.placed.filter(|_| cancel_at.is_some()) {
                 core.transactions.cancel(now, branch, None);
             }

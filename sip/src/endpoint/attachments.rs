@@ -42,7 +42,7 @@ pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
     /// The flows that devices have proved themselves on last without being attached by them.
     detached: HashMap<InstanceId, DialogFlow>,
-    /// Those of wiped devices that were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
+    /// The state of wiped devices that were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
     gone: HashMap<InstanceId, Gone>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
@@ -55,7 +55,7 @@ pub(super) struct Attachments {
 pub(super) struct Attached {
     pub(super) flow: FlowId,
     pub(super) transport: Transport,
-    /// Its Contact; empty where its SIP server knows it.
+    /// The Contact of the device; empty where its SIP server knows it.
     pub(super) contact: DeviceContact,
     pub(super) expires_at: Instant,
 }
@@ -95,9 +95,9 @@ struct Carried {
     replay: Replay,
     /// Two algorithms were offered to it last, and it has not answered: it may be a client that does not know what to do with two.
     left_both: bool,
-    /// It has been attached by this flow; where it is attached by another one, it has left this one.
+    /// Whether the device has been attached by this flow; where it is attached by another one, it has left this one.
     has_bound: bool,
-    /// It has been asked for its proof, and may be about to show it until then.
+    /// The time until which the device, which was asked for its proof, may be about to show it.
     registers_until: Option<Instant>,
 }
 
@@ -288,8 +288,8 @@ impl Attachments {
             || self.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow)
     }
 
-    /// Makes a place on a full flow for this instance, where another one is not by that flow; whoever may be about to show its proof keeps
-    /// its own, unless `now` is none.
+    /// Makes a place on a full flow for this instance, in place of one that is not attached by that flow; an instance that may be about to show its
+    /// proof keeps its place, unless `now` is none.
     fn make_place(&mut self, now: Option<Instant>, flow: FlowId, instance: InstanceId) {
         let Some(state) = self.flows.get(&flow).filter(|state| state.instances.len() >= INSTANCES_PER_FLOW) else {
             return;

@@ -1,7 +1,7 @@
-//! The instances that an endpoint serves: to which binding each belongs, and what it may be sent.
+//! The instances that an endpoint serves: the binding of each, and its budgets.
 //!
-//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever sends them. With a device
-//! goes what its callers are counted by.
+//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, from whatever senders. The counts of its
+//! callers go with a device.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -32,13 +32,13 @@ struct Device {
     credentials: Credentials,
     /// State of a device that was attached or sent something; most devices are asleep most of the time and have none.
     awake: Option<Box<Awake>>,
-    /// Its app registers by itself.
+    /// Whether its app registers by itself.
     foreground: bool,
     /// The SIP server has accepted its credentials.
     proven: bool,
 }
 
-/// Of a device that is not only asleep.
+/// State of a device that is not only asleep.
 #[derive(Debug, Default)]
 struct Awake {
     /// The one timer for the end of its registration at the edge, however often it registers.

@@ -122,8 +122,8 @@ impl Endpoint {
         new.collect::<BTreeSet<_>>().len()
     }
 
-    /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
-    /// away may know no more than the account.
+    /// Whether a REGISTER is about a registration that is known here, and names its device: a sender that removes all Contacts of an account may know
+    /// no more than the account.
     fn renews(&self, source: &Source, intent: &RegisterIntent) -> bool {
         let takes_place = || match intent.registration(&self.core.token_key) {
             Some((instance, _)) => {

@@ -132,7 +132,7 @@ pub enum Input {
         /// Whether the set is complete; otherwise another source may belong to the upstream, too.
         is_whole: bool,
     },
-    /// A stream ended or broke, whoever closed it.
+    /// A stream ended or broke, closed by either side.
     Closed(FlowId),
     /// The framing of a stream toward a SIP server is lost, and this side reads no more of it. The cause may be a third party's message that the
     /// server passed on, so this is no failure of the server. The stream can be written to for some seconds, or until [`Output::Close`];
@@ -262,7 +262,7 @@ pub enum Input {
     Route {
         /// The number in the event.
         register: ForwardedRegisterId,
-        /// Where it is forwarded to, or the status that refuses it: 403, 503, 555, …
+        /// The route by which it is forwarded, or the status that refuses it: 403, 503, 555, …
         route: Result<RegisterRoute, RouteRefusal>,
     },
     /// Keep a push binding that an earlier run of this relay has stored.
@@ -375,7 +375,7 @@ pub enum Event {
     SubscriptionChallenged {
         /// The binding whose mailbox is subscribed to; the credentials of any of its devices will do.
         binding: BindingId,
-        /// As in [`Event::Challenged`].
+        /// The challenge, as in [`Event::Challenged`].
         challenge: Challenge,
         /// The count of answers with this nonce, this one included.
         nc: u32,
@@ -454,7 +454,7 @@ pub enum Event {
         instance: InstanceId,
         /// The method of the request that carries the proof, whose body is taken as empty.
         method: Box<str>,
-        /// Its proof.
+        /// The proof.
         proof: Proof,
     },
     /// The peer of a device's flow has proven to be a device: by an instance's secret, or by a registration that its SIP server has accepted.
@@ -505,7 +505,7 @@ pub enum Event {
     DialogEnded {
         /// The device.
         instance: InstanceId,
-        /// Which of its dialogs.
+        /// The dialog.
         dialog: DialogMark,
         /// Whether the device hung up; otherwise the other side did.
         by_device: bool,
@@ -579,7 +579,7 @@ pub enum Event {
     RouteNeeded(Box<RouteRequest>),
     /// A REGISTER that [`Event::RouteNeeded`] told of has ended; once for each, before what follows from it.
     RegisterEnded {
-        /// Which one.
+        /// The number in that event.
         register: ForwardedRegisterId,
         /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
         proof: Option<bool>,

@@ -46,7 +46,7 @@ pub(super) struct Outgoing {
     addresses: BTreeMap<IpAddr, Bucket>,
 }
 
-/// Why a request goes nowhere; each is a 403.
+/// Reason why a request is not forwarded; each is a 403.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     /// The device's account is lent: the relay is called for it and calls nobody.

@@ -5,7 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
-//! | a BYE for a device was answered 480 so | it waits [`LATE`]: whoever is not told stays in a call with nobody, and has no ear for the next | likewise, and its answer goes nowhere | – |
+//! | a BYE for a device was answered 480 so | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | likewise, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
@@ -106,7 +106,7 @@ impl ParkedRequests {
         self.unsent(who).count()
     }
 
-    /// How many of them are of the dialog of this one, as its Call-ID says: whoever once was in it can make up the rest.
+    /// The number of them in the dialog of this one, by its Call-ID: anybody who once was in the dialog can forge the rest.
     fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
         self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
     }

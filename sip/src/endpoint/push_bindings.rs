@@ -44,7 +44,7 @@ pub(super) struct Accepted {
     pub(super) source: Source,
     pub(super) intent: RegisterIntent,
     pub(super) instance: InstanceId,
-    /// Where its device is pushed; `None`: its flow alone leads to it.
+    /// The push contact of its device; `None`: the device is reached by its flow alone.
     pub(super) push: Option<PushContact>,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,

@@ -2,7 +2,7 @@
 //!
 //! | from | message | goes to |
 //! | --- | --- | --- |
-//! | whoever was asked | response | its client transaction's owner |
+//! | the peer that was asked | response | its client transaction's owner |
 //! | its SIP server, late | response to a REGISTER | `late_answers` |
 //! | anybody else | response | nowhere; with the branch of what a device was sent in a call: `unproven` |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
@@ -125,8 +125,9 @@ impl Endpoint {
         }
     }
 
-    /// Whether a response came from whoever its request was sent to: by the same stream, or of a leg by another one that the device has, or of
-    /// a device's request by another one of the SIP server; of a datagram from the same host, by whatever port or transport, or from another address of the same SIP server.
+    /// Whether a response came from the peer that its request was sent to: by the same stream, or of a leg by another one that the device has, or of
+    /// a device's request by another one of the SIP server; of a datagram from the same host, by whatever port or transport, or from another address
+    /// of the same SIP server.
     fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
         let FlowId::Datagram(peer) = asked.flow else {
             return asked.went_by(source.flow)
@@ -382,7 +383,7 @@ impl Endpoint {
         }
     }
 
-    /// The reason why no request for a binding can be judged yet, whoever sends it.
+    /// The reason why no request for a binding can be judged yet, from whatever source.
     pub fn missing(&self, binding: BindingId) -> Option<Missing> {
         match self.upstream_of(binding) {
             None => Some(Missing::Binding),

@@ -22,9 +22,9 @@ pub struct Settings {
     pub edge_websocket: Box<str>,
     /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
     pub upstream_udp: Box<str>,
-    /// Likewise over TCP.
+    /// The same over TCP.
     pub upstream_tcp: Box<str>,
-    /// Likewise over TLS.
+    /// The same over TLS.
     pub upstream_tls: Box<str>,
     /// The registration lifetime that REGISTER asks for; 5 s to 24 h, other values are clamped.
     pub register_expires: Duration,

@@ -40,7 +40,7 @@ pub enum Transport {
     Wss,
 }
 
-/// Where a message came from.
+/// The origin of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The flow; answers go back by it.
@@ -56,7 +56,7 @@ pub struct Source {
 }
 
 impl Transport {
-    /// As a Via names it.
+    /// The name of the transport in a Via.
     pub fn via(self) -> &'static str {
         match self {
             Self::Udp => "UDP",
@@ -75,7 +75,7 @@ impl Transport {
         }
     }
 
-    /// As a URI's `transport` parameter names it; of a WebSocket it names none but `ws`, secure or not (RFC 7118 §5.2.2).
+    /// The name in a URI's `transport` parameter; for a WebSocket it is always `ws`, secure or not (RFC 7118 §5.2.2).
     pub fn param(self) -> &'static str {
         match self {
             Self::Udp => "udp",

@@ -1,4 +1,4 @@
-//! Where a message ends on a stream of a server that sees bare LFs, as Kamailio and OpenSIPS do.
+//! The end of a message on a stream of a server that sees bare LFs, as Kamailio and OpenSIPS do.
 //!
 //! Invariant: the server's own reading is the only judge of that: it has ended the head, and has written or corrected the first length in it. What
 //! others read otherwise decides only whether the message is taken or passed over.

@@ -25,8 +25,8 @@ pub enum Frame {
     /// The head of a message beyond [`Limits::message_bytes`], of which the rest is passed over. Of a head that is itself beyond it:
     /// its whole lines within, and the empty line.
     TooLong(Bytes),
-    /// The head of a request that has a CR or a LF alone, or of a message that others would end elsewhere, from a server of whom is known that it
-    /// sees those: the lines that it sees, with CRLF. The body is passed over.
+    /// The head of a request that has a CR or a LF alone, or of a message that others would end elsewhere, from a server that is known to see those:
+    /// the lines that it sees, with CRLF. The body is passed over.
     BareLf(Bytes),
     /// A line that begins no message, where one should begin, on a stream that others share: what follows is looked at anew.
     Stray(Bytes),
@@ -36,7 +36,7 @@ pub enum Frame {
     Pong,
 }
 
-/// Why a stream cannot be read on; it is closed.
+/// Reason why a stream cannot be read on; it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// A head or a body beyond [`PASSED_OVER_MAX`].

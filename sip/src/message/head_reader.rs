@@ -252,7 +252,7 @@ impl HeadReader {
                     self.first.get_or_insert(found);
                     self.differ |= self.last.replace(found).is_some_and(|before| before != found);
                 }
-                // A value that goes on behind a bare LF is none for whoever does not see it.
+                // A value that continues after a bare LF is empty for a reader that does not see the LF as a break.
                 None if self.breaks == Breaks::Crlf && self.number.has_break => {}
                 None if self.breaks == Breaks::Kamailio && self.first.is_some() => {}
                 None => self.is_broken = true,

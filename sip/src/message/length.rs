@@ -11,7 +11,7 @@ use super::grammar::trim_bytes;
 use super::head_reader::{Breaks, HeadReader};
 use super::{Name, parse};
 
-/// Why nobody can tell where a message ends.
+/// Reason why the end of a message is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InDoubt {
     /// No length is there, or what is there is none, or those who read it find two.
@@ -57,7 +57,7 @@ fn without_lone_cr(head: &[u8]) -> Result<usize, InDoubt> {
     found.ok_or(InDoubt::Length)
 }
 
-/// Likewise, for a head with a CR alone: where that ends a line for some, they come to the same.
+/// Likewise, for a head with a CR alone: readers that end a line at it come to the same length as the others.
 #[cold]
 fn with_lone_cr(head: &[u8]) -> Result<usize, InDoubt> {
     let body = without_lone_cr(head)?;
@@ -99,7 +99,7 @@ fn odd(head: &[u8]) -> Result<usize, InDoubt> {
 pub(super) struct Lengths {
     of_crlf: HeadReader,
     of_lf: HeadReader,
-    /// That of those to whom a CR alone ends a line, too; and whether there is one.
+    /// The reader that ends a line at a CR alone, too; and whether there is one.
     of_cr: HeadReader,
     has_lone_cr: bool,
     was_cr: bool,
@@ -139,8 +139,8 @@ impl Lengths {
         is_same.then_some(body).ok_or(InDoubt::Head)
     }
 
-    /// Likewise, of those to whom a CR alone ends no line. Where one of them finds none, the other's counts: what is without a length has no end
-    /// on a stream, so nobody sends it so.
+    /// Likewise, for the readers that do not end a line at a CR alone. Where one of them finds no length, the other's counts: a message without a
+    /// length has no end on a stream, so no peer sends one.
     fn by_lines(&self) -> Result<usize, InDoubt> {
         let (crlf, lf) = (&self.of_crlf, &self.of_lf);
         let of_crlf = crlf.lengths().ok_or(InDoubt::Length)?.1;

@@ -28,9 +28,9 @@ pub(super) struct LongHead {
 
 #[derive(Debug)]
 enum Reading {
-    /// Of all who read it.
+    /// The lengths that all readers see.
     All(Box<Lengths>),
-    /// Of the server alone that writes it, and sees bare LFs.
+    /// The lengths that the server alone sees which writes the message, and sees bare LFs.
     Server(HeadReader),
 }
 

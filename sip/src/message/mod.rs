@@ -124,7 +124,7 @@ pub struct Message {
     hides_length: bool,
 }
 
-/// Why bytes are not a SIP message at all. Such bytes get no answer.
+/// Reason why bytes are not a SIP message at all. Such bytes get no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// Longer than [`Limits::message_bytes`].
@@ -135,7 +135,7 @@ pub enum Malformed {
     StartLine,
     /// A line of the head ends with a bare CR or LF, or the first one is folded.
     HeaderLine,
-    /// It came as [`Frame::BareLf`].
+    /// The message came as [`Frame::BareLf`].
     BareLf,
     /// More fields than [`Limits::headers`].
     TooManyHeaders,

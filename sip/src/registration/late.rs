@@ -57,13 +57,13 @@ impl Registration {
             return false;
         }
         self.forget_given_up();
-        // Its challenge is as old as the answer, and refuses nothing.
+        // A challenge in a late answer is old, and refuses nothing.
         self.challenges.begin();
         self.state = State::Sent { branch, by, attempt: Attempt::default(), goal: self.goal };
         true
     }
 
-    /// It stands by a flow that is in use no more, and registers by the one that is in its turn.
+    /// Has a registration by a flow that is in use no more registered by the present flow, in its turn.
     pub fn follow(&mut self, now: Instant) {
         if let State::Registered { refresh_at } = &mut self.state {
             *refresh_at = now;

@@ -132,7 +132,7 @@ struct Attempt {
     lengthened: bool,
     /// A 3xx to the registrar itself was followed.
     redirected: bool,
-    /// It goes to another address than the one at which the registration stands.
+    /// Whether it goes to another address than the one at which the registration was granted.
     trial: bool,
 }
 
@@ -140,7 +140,7 @@ struct Attempt {
 #[derive(Clone, Debug, Default)]
 struct Asking {
     attempt: Attempt,
-    /// Which challenge is with the shell.
+    /// The challenge that the shell is answering.
     at: usize,
     /// Other challenges of the last response, which may be answered instead.
     others: Vec<Challenge>,
@@ -166,13 +166,13 @@ pub struct Registration {
     pub binding: BindingId,
     /// The member whose credentials answer its challenges: the one whose were accepted last.
     pub instance: InstanceId,
-    /// Where its requests go.
+    /// The SIP server that its requests go to.
     pub upstream: UpstreamId,
     /// Whether and how it waits for its turn on the flow.
     pub turn: Turn,
-    /// Its upstream counts it among those that stand.
+    /// Whether its upstream counts it among the registered ones.
     pub counted: bool,
-    /// Its upstream counts it among those that ask, since then.
+    /// The time since which its upstream counts it among those that ask.
     pub asks: Option<Began>,
     /// The timer that is set for [`Self::deadline`].
     pub armed: Armed,
@@ -482,7 +482,7 @@ impl Registration {
                 self.write(attempt, Vec::new())
             }
             400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
-                // It may be the second Contact that it does not take.
+                // The registrar may have refused the second Contact.
                 self.write(attempt, Vec::new())
             }
             300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
@@ -585,7 +585,7 @@ impl Registration {
             }
             423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
             439 => self.outbound = false,
-            // It has said for how long it is to be left alone, whatever was asked.
+            // The server has said for how long it is to be left alone, whatever was asked.
             300..=399 | 408 | 429 | 430 | 480 | 500..=599 if self.goal == Goal::Registered => {
                 if let Some(after) = retry_after(response) {
                     return self.retry(now, Some(status), &terms.back_off, Some(after), random);

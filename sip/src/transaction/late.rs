@@ -8,8 +8,8 @@
 //! | a re-INVITE for a device has no response | its user says until when it waits, which is longer | likewise |
 //! | another request has no response | its user is told so, and it waits on | likewise: it goes there |
 //!
-//! Else a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. And whoever
-//! is not told BYE stays in a call with nobody.
+//! Otherwise a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. A phone
+//! that gets no BYE stays in a dead call.
 //!
 //! Invariant: what waits on is over [`LATE`] later, and a quarter of the table at most waits so; of what is cancelled the CANCEL alone is kept.
 
@@ -27,7 +27,8 @@ use crate::id::{BranchId, InstanceId};
 pub const LATE: Duration = Duration::from_secs(15 * 60);
 
 impl<C> Client<C> {
-    /// Of an INVITE that was cancelled too early to say so, and that its peer may read late, what its CANCEL and its ACK are made of is kept.
+    /// Frees the request of an INVITE that was cancelled too early to say so, and that its peer may read late, down to the material for its CANCEL
+    /// and its ACK.
     pub(super) fn shrink_if_late(&mut self) {
         if self.patience.is_spent() && self.cancel {
             self.shrink();

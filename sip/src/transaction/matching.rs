@@ -1,4 +1,4 @@
-//! By what a message belongs to a transaction.
+//! The rules by which a message belongs to a transaction.
 //!
 //! Invariant: nothing here is state. A key says which request is the same request (RFC 3261 §17.2.3), and for each side its own; who may
 //! speak in a transaction that a key has found is judged by the flow besides.
@@ -23,8 +23,8 @@ pub(super) fn is_same_sender(request: FlowId, copy: FlowId) -> bool {
     }
 }
 
-/// Whether a request may be from whoever sent a transaction's INVITE: a datagram comes from the same address again. What
-/// came by a stream is not answered twice, so that its ACK means nothing.
+/// Whether a request may be from the sender of a transaction's INVITE: a datagram comes from the same address again. A request by a stream is not
+/// answered twice, so its ACK means nothing.
 pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
     match (invite, flow) {
         (FlowId::Datagram(invite), FlowId::Datagram(peer)) => invite.ip().to_canonical() == peer.ip().to_canonical(),
@@ -38,7 +38,7 @@ pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     text: String,
-    /// Of a CANCEL: that of its INVITE (§9.2).
+    /// The key of a CANCEL's INVITE (§9.2).
     invite: Option<String>,
 }
 

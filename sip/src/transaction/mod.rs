@@ -68,7 +68,7 @@ impl Timing {
 /// The actions that a machine asks for at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing: the deadline was an old one.
+    /// The deadline was an old one, and nothing is due.
     Nothing,
     /// Send the request or the last response again.
     Resend,

@@ -13,7 +13,7 @@ use super::large::{self, Line, Way};
 use super::table::{Asked, Client, ClientKey, Server, Table, count};
 use crate::id::{BranchId, FlowId};
 
-/// How a response begins that says nothing to whoever waits already.
+/// The beginning of a response that tells a waiting client nothing.
 const TRYING: &[u8] = b"SIP/2.0 100 ";
 
 impl<C> Asked<C> {

@@ -41,7 +41,7 @@ pub(super) struct Client<C> {
     pub(super) patience: Patience,
     /// The flow that it began on, where it has gone to another one since.
     pub(super) begun_on: Option<Box<FlowId>>,
-    /// It was sent again by another flow.
+    /// Whether the request was sent again by another flow.
     pub(super) carried: bool,
 }
 
@@ -61,9 +61,9 @@ pub(super) struct Server<S> {
     armed: Armed,
     /// The request, where somebody else answers it, and the device at one end.
     asked: Option<Box<(Message, InstanceId)>>,
-    /// Its final answer has gone by another stream than it came by.
+    /// Whether the final answer has gone by another stream than the request came by.
     pub(super) carried: bool,
-    /// Its stream has ended: what it is answered waits for another flow.
+    /// Whether the stream of the request has ended, so that its answer waits for another flow.
     pub(super) waits_for_flow: bool,
     /// An earlier flow of its sender, which may be dead or not: it is answered there as well.
     pub(super) beside: Option<Box<FlowId>>,
@@ -428,7 +428,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.forget_late(device);
     }
 
-    /// Changes whom a server transaction belongs to.
+    /// Changes the owner of a server transaction.
     pub fn adopt(&mut self, id: ServerId, owner: S) {
         if let Some(server) = self.servers.get_mut(&id) {
             server.owner = owner;
@@ -469,7 +469,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// Whether whoever sent an INVITE has acknowledged its refusal; what is over has been.
+    /// Whether the sender of an INVITE has acknowledged its refusal; a transaction that is over counts as acknowledged.
     pub fn is_acknowledged(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_none_or(|server| server.machine.is_acknowledged())
     }

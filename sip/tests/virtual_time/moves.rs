@@ -1,4 +1,5 @@
-//! A SIP server that serves badly in virtual time: whom it turns away, who goes to its next address, and what stays (RFC 3263 §4.3).
+//! A SIP server that serves badly in virtual time: the bindings that it turns away, those that go to its next address, and those that stay (RFC 3263
+//! §4.3).
 
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ impl World {
         self.endpoint.is_registered(binding(number))
     }
 
-    /// For so long the server behind a flow answers each REGISTER as `status` says, 200 with a grant of `expires`; whom it did not grant, in order.
+    /// For so long the server behind a flow answers each REGISTER as `status` says, 200 with a grant of `expires`; returns the accounts that it did
+    /// not grant, in order.
     fn serve(&mut self, time: Duration, flow: FlowId, expires: u32, status: impl Fn(u128) -> u16) -> Vec<u128> {
         let (until, mut refused) = (self.now + time, Vec::new());
         while self.now < until {

@@ -35,7 +35,7 @@ impl World {
         self.count("INVITE") - before
     }
 
-    /// Of whom the shell was told that they were refused, each with the device.
+    /// The callers that the shell was told were refused, each with the device.
     fn told_refused(&self) -> Vec<(InstanceId, &str)> {
         let told = self.events.iter().filter_map(|event| match event {
             Event::Refused(call) => Some((call.instance, &*call.from)),

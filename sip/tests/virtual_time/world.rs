@@ -67,7 +67,7 @@ pub struct World {
     /// Whether the shell answers challenges and knocks by itself, and dials.
     pub upstream: Source,
     pub dial: bool,
-    /// The tag that whoever answers puts into To.
+    /// The tag that the answering device puts into To.
     pub tag: &'static str,
     /// Whether a dial that is to avoid an address finds another one.
     pub elsewhere: bool,

@@ -317,7 +317,7 @@ impl Leg {
             while let Some((_, response)) = transaction.responses.get(transaction.taken) {
                 let response = response.clone();
                 let last = response.status().unwrap_or_default();
-                // A final response stays, for whoever asks again.
+                // A final response stays, for later waits.
                 if last < 200 {
                     transaction.taken += 1;
                 }

@@ -1,7 +1,7 @@
 //! The network: datagrams that are lost, doubled and overtaken; streams that break, openly or in silence.
 //!
-//! Invariant: on a stream, what was sent first comes first, or nothing comes any more; whoever is told of its end is told
-//! once. Nothing is delivered before it was sent.
+//! Invariant: on a stream, bytes arrive in the order in which they were sent, or not at all; each side is told of its end once. Nothing is delivered
+//! before it was sent.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

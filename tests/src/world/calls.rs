@@ -302,7 +302,7 @@ impl<S: SipServer + Sync, N: Node + Sync> World<S, N> {
         self.push_phone_of(self.registrar.alice(), service)
     }
 
-    /// The same of a user whom the SIP server knows.
+    /// The same of a user that the SIP server knows.
     ///
     /// # Panics
     /// When the SIP server does not know the user.

@@ -4,8 +4,8 @@
 //! her sleeping phone, `world.answer(…)`, `world.refuse(…)`, `world.cancel(…)` go on, and [`World::content`] ends it. Its SIP server is
 //! a stand-in or a real Kamailio ([`real`]), its relay a process or in this one ([`in_process`]); what is told is the same.
 //!
-//! Invariant: each world has its own authority, ports, names and processes on loopback, and all of it stops when it is dropped;
-//! whoever took part is asked for objections at the end.
+//! Invariant: each world has its own authority, ports, names and processes on loopback, and all of it stops when it is dropped; every party is asked
+//! for objections at the end.
 
 pub mod attack;
 mod calls;
@@ -87,9 +87,9 @@ pub trait SipServer {
     fn domain(&self) -> &str;
     /// The user whose account it is where a test names nobody.
     fn alice(&self) -> &str;
-    /// The password of a user whom it knows.
+    /// The password of a user that it knows.
     fn password(&self, user: &str) -> Option<String>;
-    /// The users whom it knows.
+    /// The users that it knows.
     fn users(&self) -> Vec<String>;
     /// Violations of the RFCs by the other side.
     fn violations(&self) -> Vec<String>;

@@ -447,7 +447,7 @@ impl SipServer for RealServer {
         vec![self.user.clone(), self.other.0.clone()]
     }
 
-    /// Its log is looked at by whom it concerns.
+    /// No violations are recorded: the tests concerned read the log.
     fn violations(&self) -> Vec<String> {
         Vec::new()
     }

@@ -27,7 +27,7 @@
 //! [`EdgeTiming::first_sign`].
 //!
 //! When the caller gives up, a device that is there and has said something may still answer: its 200 crosses the CANCEL and wins (RFC 3261 §9.1).
-//! For all others the call ends at once, and a 200 of theirs is late.
+//! For all other devices the call ends at once, and their 200 comes too late.
 //!
 //! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
 //! again, or 183.
@@ -114,11 +114,11 @@ impl Target {
 /// The consequence of a leg's response for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing.
+    /// Nothing is to be done.
     Ignore,
     /// Pass this provisional response.
     Pass,
-    /// Likewise; it says of no device that it rings.
+    /// Likewise; the response says of no device that it rings.
     Tell,
     /// Pass this 2xx; cancel the other legs.
     Answer,
@@ -133,7 +133,7 @@ pub enum Outcome {
 /// How far a call has come.
 #[derive(Debug)]
 enum Stage {
-    /// Its SIP server has announced it; the INVITE has not come.
+    /// The SIP server has announced the call; the INVITE has not come.
     Expected,
     /// The caller waits for a final answer.
     Waiting(Box<Invite>),
@@ -419,7 +419,7 @@ impl Call {
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
         let next = [self.refusal_due(), self.lost_due()].into_iter().flatten().fold(next, Instant::min);
-        // Nothing is repeated to a caller that has given up: it waits for the end alone.
+        // A caller that has given up gets no more provisional responses, and waits for the end alone.
         let repeat_at = self.invite()?.last_provisional.repeat_at().filter(|_| !self.state.is_final());
         Some(repeat_at.map_or(next, |at| at.min(next)))
     }

@@ -51,7 +51,7 @@ impl Call {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
         if status == MERGED && legs > 1 {
             target.has_it = true;
-            // Where nothing else is left, what it has is what it has refused.
+            // Where no other leg is left, the INVITE that the device has is the one that it has refused.
             let refused = target.refused.take().filter(|_| !is_live);
             return refused.map_or(Outcome::Ignore, |refused| self.decline(instance, &refused.response));
         }

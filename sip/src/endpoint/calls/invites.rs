@@ -23,7 +23,7 @@ use crate::transaction::{Reply, ServerId};
 pub(super) struct Admitted {
     pub(super) call: CallId,
     instances: Vec<InstanceId>,
-    /// Those that would get it if they had not had too many.
+    /// The devices that would get the call if they had not had too many.
     refused: Vec<InstanceId>,
     caller: Caller,
     key: CallerKey,
@@ -71,7 +71,7 @@ impl Endpoint {
         self.core.transactions.respond(now, server, 100, trying);
     }
 
-    /// Which call an INVITE begins, and for whom; else the status that refuses it.
+    /// The call that an INVITE begins, and its devices; else the status that refuses it.
     pub(super) fn admit(
         &mut self,
         now: Instant,

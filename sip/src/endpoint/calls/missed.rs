@@ -17,7 +17,7 @@ use crate::endpoint::core::Timer;
 use crate::endpoint::{CallState, Endpoint, Event, IncomingCall};
 use crate::id::{BindingId, CallId, InstanceId};
 
-/// Those who have missed calls that may come again, by what such an INVITE is known by.
+/// The devices that have missed calls which may come again, by the key of such an INVITE.
 pub(super) type Untold = HashMap<(BindingId, CallerKey), Vec<Missed>>;
 
 /// A call that a device has missed.

@@ -31,7 +31,7 @@ pub const OVERTAKING_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Overtaking {
     binding: BindingId,
-    /// Which of them it is.
+    /// The branch of the INVITE.
     key: BranchId,
     server: ServerId,
     source: Source,

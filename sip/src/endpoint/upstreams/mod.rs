@@ -78,7 +78,7 @@ struct Upstream {
     granted_at: GrantedAt,
     /// When a REGISTER was answered last, or a message came by the flow.
     heard_at: Option<Instant>,
-    /// Where the SIP server sees this relay.
+    /// The address at which the SIP server sees this relay.
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
@@ -88,7 +88,7 @@ struct Upstream {
     replaced: Vec<FlowId>,
     /// How it has served of late.
     fitness: Fitness,
-    /// Those that wait for another try, and may begin before their time.
+    /// The bindings that wait for another try, and may begin before their time.
     recovery: Recovery,
     /// When a stream was left last because its messages could not be told apart.
     doubted_at: Option<Instant>,
@@ -312,7 +312,8 @@ impl Upstreams {
         self.enqueue_for(registration, registration.due_turn());
     }
 
-    /// Likewise after a flow was lost: what stood by it may stand no more than what did not, so that all whom the server has accepted go first.
+    /// Likewise after a flow was lost. A binding registered by that flow may be gone as well as one that was not registered, so all bindings that the
+    /// server has accepted go first.
     fn enqueue_after_a_loss(&mut self, registration: &mut Registration) {
         let turn = if registration.is_established() { Turn::First } else { registration.due_turn() };
         self.enqueue_for(registration, turn);

@@ -11,9 +11,10 @@
 //! was left, or by an address that was silent by UDP, follow once the next address has granted a registration. A binding that the left address grants
 //! only after that follows at once, and so does one that it grants after its REGISTER was given up. A binding that a left address challenges gets a
 //! nonce of the next address.
-//! When a server serves again, those that wait for another try begin early, as `recovery` says: all after it had served nobody, and after a
-//! single failure those that failed once. It has served nobody when nobody is registered, when it was silent, or when it has granted nothing
-//! for 32 s and is unfit, or fails several whom it had accepted: what is refused between grants is too much for it, or an account's own misfortune.
+//! When a server serves again, bindings that wait for another try begin early, as `recovery` says: all of them after it had served none, and after a
+//! single failure those that failed once. It has served none when no binding is registered, when it was silent, or when it has granted nothing for 32
+//! s and is unfit, or fails several bindings that it had accepted: a REGISTER refused between grants means that it is overloaded, or is an account's
+//! own misfortune.
 //! An account that failed while others were granted is [known by that](Fitness::alone) until it is granted, and counts for nothing meanwhile.
 //! A binding that was told how long to wait (Retry-After) waits for the server that said it.
 //!
@@ -31,13 +32,13 @@ use crate::endpoint::{Endpoint, Offer, Output, Transport};
 use crate::id::{BindingId, FlowId, UpstreamId};
 use crate::registration::Registration;
 
-/// A SIP server by which others are served is unfit when those whom it has refused with 503 or 430, while it has granted nobody, count so much.
+/// A SIP server that serves others is unfit when its refusals with 503 or 430 since its last grant, weighted by binding, reach this sum.
 const UNFIT: u8 = 4;
-/// An account that it had accepted before counts so much.
+/// The weight of an account that it had accepted before.
 const PROVEN_COUNTS: u8 = 2;
-/// Another one counts so much; nothing while registrations of others pass through, which cannot be made anew by the relay.
+/// The weight of another one; zero while registrations of others pass through, which the relay cannot make anew.
 const NEW_COUNTS: u8 = 1;
-/// So many accounts that a SIP server had accepted are not served, whatever it answers: it is the server that fails.
+/// The number of accepted accounts left unserved, whatever is answered, from which on the server itself counts as failing.
 const SEVERAL: usize = 2;
 /// Accounts that are known to fail alone, at one SIP server.
 const ALONE_MAX: usize = 64;
@@ -48,7 +49,7 @@ const VAIN_MAX: u32 = 6;
 
 /// A REGISTER that is sent within this time after another was granted has come together with it.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// So many of those that stand ask the next address at once after silence.
+/// The number of registered bindings that ask the next address at once after silence.
 const FIRST_ASKERS: usize = 4;
 
 /// How a SIP server has served since it last granted a registration.
@@ -309,7 +310,7 @@ impl Endpoint {
         }
     }
 
-    /// So many of those that stand register by the flow in use, or the next one; but this one.
+    /// Has up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
     fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let bindings = &self.bindings;
@@ -322,8 +323,8 @@ impl Endpoint {
         }
     }
 
-    /// A SIP server has granted a registration of another endpoint: where it could not be reached it is dialled. That says nothing of those that it fails
-    /// alone: only whoever has failed once begins, unless it has served nobody here and failed several.
+    /// A SIP server has granted a registration of another endpoint: where it could not be reached it is dialled. That says nothing of the bindings
+    /// that it fails alone: only those that have failed once begin, unless it has served none here and failed several.
     pub(in crate::endpoint) fn on_upstream_serves(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let Fitness { failed, unserved, .. } = &upstream.fitness;
@@ -385,11 +386,11 @@ impl Endpoint {
         self.ask_elsewhere(now, id);
     }
 
-    /// Those that were turned away ask the next address, in their turn.
+    /// Has the bindings that were turned away ask the next address, in their turn.
     fn ask_elsewhere(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(binding) = upstream.fitness.turned_away.take() else { return };
-        // Where each address turns them away, they wait like anybody else.
+        // Bindings that each address turns away wait like any other.
         let asks = if std::mem::replace(&mut upstream.fitness.all_asked, true) {
             vec![binding]
         } else {
@@ -484,7 +485,7 @@ impl Endpoint {
         }
     }
 
-    /// Nothing that came by the old flow waits for an answer any more.
+    /// Closes the old flow once no request that came by it waits for an answer.
     pub(in crate::endpoint) fn on_replaced_flow_due(&mut self, now: Instant, id: UpstreamId, old: FlowId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return self.close_stream(old) };
         // After a move there and back, the old flow is the one in use.

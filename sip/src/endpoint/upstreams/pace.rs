@@ -10,8 +10,8 @@
 //! | leaves two accounts unanswered within one transaction's time while it answers others | likewise |
 //! | is silent | [`SLOWEST`] |
 //!
-//! Invariant: whoever is not granted at once has a place, and keeps it, so that many who wait cost a timer each; what is sent
-//! again meanwhile moves all places back alike. A place that is not used is lost.
+//! Invariant: a REGISTER that is not granted a turn at once has a place, and keeps it, so that many that wait cost a timer each; retransmissions
+//! meanwhile move all places back alike. A place that is not used is lost.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Which addresses and flows are those of SIP servers, whichever server's they are.
+//! The addresses and flows that belong to SIP servers, whichever server's they are.
 //!
 //! DNS may name few of many servers at a time, and another one than the one that has granted a registration: that one calls all the same, by
 //! a connection of its own or from another port. It is believed as long as what it has granted may stand.

@@ -55,7 +55,7 @@ fn a_flow_and_an_aor_have_so_many_registrations_at_most() {
     );
 }
 
-/// RFC 3261 §22: whoever guesses passwords through the relay loses the connection.
+/// RFC 3261 §22: a client that guesses passwords through the relay loses the connection.
 #[test]
 fn a_flow_that_fails_to_prove_anybody_five_times_is_closed() {
     let mut through = Through::new();
@@ -100,7 +100,7 @@ fn a_challenge_that_a_register_had_no_proof_for_and_an_old_nonce_close_no_flow()
     assert!(through.world.closed.is_empty(), "a proof that is right takes back what was counted for its AOR");
     let another = Register { to: "sip:bob@example.com", ..proof.clone() };
     let elsewhere = Register { uri: "sip:elsewhere.example", ..proof.clone() };
-    // For whom a proof fails, and for whom one is right: another AOR; and another server, which may be one's own.
+    // The REGISTER whose proof fails, and one whose proof is right: another AOR; and another server, which may be the client's own.
     for (fails, right) in [(&another, &proof), (&proof, &elsewhere)] {
         let mut through = Through::new();
         for _ in 0..5 {

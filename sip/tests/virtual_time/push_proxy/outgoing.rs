@@ -224,7 +224,7 @@ fn a_service_route_and_a_proxy_may_be_given_back_with_and_without_the_value_of_t
 }
 
 /// RFC 3261 §16.5: a proxy that is responsible for a target judges it, and the relay is for none. A transfer (RFC 3515) and a redirection name the
-/// Contact of whoever is called.
+/// callee's Contact.
 #[test]
 fn whatever_a_request_is_for_it_goes_to_its_own_sip_server_and_nowhere_else() {
     let mut through = registered(&[("Service-Route", SERVICE)]);
