@@ -70,7 +70,7 @@ impl Default for Settings {
     }
 }
 
-/// How the stand-in treats the REGISTERs of an AOR. What is not said of a credential happens after it was proven.
+/// How the stand-in treats the REGISTERs of an AOR. Unless a variant says otherwise, it first verifies the credentials.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
     /// As a registrar does.

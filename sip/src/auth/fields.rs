@@ -75,7 +75,7 @@ pub(super) fn named_before_another<'a, const N: usize>(
     Ok((found, true))
 }
 
-/// Writes `name="value"`, escaped. What a quoted string cannot hold is left out; the caller has refused it before.
+/// Writes `name="value"`, escaped. Characters that a quoted string cannot hold are left out; the caller has refused them before.
 pub(super) fn push_quoted(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push_str("=\"");

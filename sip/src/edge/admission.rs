@@ -1,7 +1,7 @@
 //! The proof in a device's REGISTER: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
 //!
-//! Nonces are not stored: each carries its time, its number and a MAC that binds it to the flow it was given on. What is
-//! stored, for a device on a flow, is the highest count seen with each of its latest nonces, so that an answer counts once.
+//! Nonces are not stored: each carries its time, its number and a MAC that binds it to the flow it was given on. For a device on a flow the highest
+//! count seen with each of its latest nonces is stored, so that an answer counts once.
 //!
 //! Invariant: an answer is looked at by the shell only when its nonce is ours, fresh, given on this very flow, its count
 //! has not been seen with it, and its `uri` is what the REGISTER asks for; so a recorded REGISTER opens nothing.

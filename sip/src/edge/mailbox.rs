@@ -6,10 +6,10 @@
 //! Voice-Message: 2/8 (0/2)
 //! ```
 //!
-//! Of the message classes only voice is voicemail; the others, and headers of single messages, are passed over.
+//! Only the message class for voice is voicemail; the others, and headers of single messages, are passed over.
 //!
-//! Invariant: of a text whose state or counts cannot be read nothing is read; its other lines decide nothing. What is kept of
-//! it is bounded by [`ACCOUNT_BYTES`].
+//! Invariant: a text whose state or counts cannot be read is not read at all; its other lines decide nothing. The parts that are kept are bounded by
+//! [`ACCOUNT_BYTES`].
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Which of several refusals the caller gets (RFC 3261 §16.7.5, §16.7.6).
+//! The choice among several refusals for the caller (RFC 3261 §16.7.5, §16.7.6).
 //!
 //! | among | is chosen |
 //! | --- | --- |

@@ -213,7 +213,7 @@ impl Attachments {
         self.detached.remove(&instance);
     }
 
-    /// A device is wiped: its Contact goes, and its places on the flows that it was by. What was forwarded to it there.
+    /// Retires a wiped device: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to it there.
     fn retire(&mut self, instance: InstanceId) -> Vec<BranchId> {
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
@@ -618,7 +618,7 @@ impl Endpoint {
         }
     }
 
-    /// A device is wiped, and has left its calls: it is by no flow any more. What it was sent there is sent to nobody again.
+    /// A device is wiped, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
     pub(super) fn retire(&mut self, instance: InstanceId) {
         let was_attached = self.attachments.is_attached(instance);
         for branch in self.attachments.retire(instance) {

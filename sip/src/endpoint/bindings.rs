@@ -441,9 +441,9 @@ impl Endpoint {
         self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 
-    /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,
-    /// `gr`), or by a name that its registrar gave it (RFC 5627 §6.2). What one registrar calls a binding, another cannot
-    /// take: of several with one name, the one whose server asks is meant.
+    /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters follow it (`ob`, `gr`), or by a name that its
+    /// registrar gave it (RFC 5627 §6.2). One registrar cannot take a name that another has given: of several bindings with one name, the one whose
+    /// server asks is meant.
     pub(super) fn binding_of(&self, request_uri: &str, source: &Source) -> Option<BindingId> {
         let user = Uri::user_of(request_uri).and_then(BindingId::parse);
         let known = user.filter(|binding| self.bindings.contains(*binding));

@@ -10,8 +10,8 @@
 //! | what it begins: calls; SUBSCRIBE and PUBLISH; the rest | [`BEGUN_CALLS`], [`SUBSCRIPTIONS`], [`BEGUN`] | 503 |
 //! | emergency calls that it begins | [`EMERGENCIES`] | counts as any other call that it begins |
 //!
-//! The last quarter of what a device may get is for those who have not called it within [`AGAIN`]: a few who call again and again
-//! keep nobody out. What a device begins is counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
+//! The last quarter of a device's budget is for callers that have not called it within [`AGAIN`]: a few who call again and again keep nobody out.
+//! Requests that a device begins are counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
 //!
 //! Invariant: what is refused takes from no budget. Callers are known by a [`CallerKey`] alone, for [`AGAIN`] and until their shares are full
 //! again, at most as long as the device: those of one are no more than its own budgets grant meanwhile. Rows that miss nothing are dropped when

@@ -305,17 +305,17 @@ pub enum Output {
         /// One message, or a keep-alive.
         bytes: Bytes,
     },
-    /// Send this request, which is too large for a datagram (RFC 3261 §18.1.1), by TCP: on a stream to this peer that is
-    /// open, or on one that is opened for it. What comes by the stream is [`Input::Received`]. When none can be opened, and when the
-    /// stream has ended, answer [`Input::StreamLost`].
+    /// Send this request, which is too large for a datagram (RFC 3261 §18.1.1), by TCP: on a stream to this peer that is open, or on one that is
+    /// opened for it. Messages by the stream are [`Input::Received`]. When none can be opened, and when the stream has ended, answer
+    /// [`Input::StreamLost`].
     SendLarge {
         /// The address that the datagram would have gone to.
         peer: SocketAddr,
         /// One request, its Via rewritten to TCP.
         bytes: Bytes,
     },
-    /// Send this response to a request that came by a stream which has ended (RFC 3261 §18.2.2): on a stream to this peer that was opened
-    /// for another one, or on one that is opened for it. Nothing is answered; what comes by the stream is [`Input::Received`]. When the peer
+    /// Send this response to a request that came by a stream which has ended (RFC 3261 §18.2.2): on a stream to this peer that was opened for another
+    /// one, or on one that is opened for it. No answer to this output is expected; messages by the stream are [`Input::Received`]. When the peer
     /// cannot be connected to, the response is lost.
     Answer {
         /// The SIP server that has asked, for whose domain a TLS stream is verified.

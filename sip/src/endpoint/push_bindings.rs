@@ -1,8 +1,8 @@
 //! Registrations that passed through to their own SIP server: those that are pushed for (RFC 8599), and those that their
 //! flow alone leads to (RFC 5626; more of these in [`super::flow_bindings`]).
 //!
-//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the
-//! device registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
+//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the device registers on; its
+//! Request-URI stays as it came. Other requests wait in [`super::parked`].
 //!
 //! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!

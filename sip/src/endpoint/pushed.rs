@@ -1,6 +1,6 @@
 //! Registrations that pass through, pushed for (RFC 8599) or reached by their flow alone, as the shell is told of them.
 //!
-//! Invariant: what names people and their devices is not printed.
+//! Invariant: values that identify people and their devices are not printed.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! When a REGISTER that is forwarded may go: its turn at the SIP server, a flow, its turn at the flow's address.
+//! The wait of a forwarded REGISTER: its turn at the SIP server, a flow, its turn at the flow's address.
 //!
 //! | stage | ends when | otherwise |
 //! | --- | --- | --- |

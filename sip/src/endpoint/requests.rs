@@ -18,8 +18,8 @@
 //! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer. What is refused before its sender is believed leaves
-//! nothing here and makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
+//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves nothing here and
+//! makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
 
 use std::time::Instant;
 

@@ -6,8 +6,8 @@
 //! | is being dialled | by that one, if it leads there |
 //! | leads elsewhere, is UDP, or there is none | by a stream that is opened to that address, and to the port of the request's sent-by |
 //!
-//! Invariant: no answer goes to another address than its request came from, and none is dialled but one whose request was believed as that of
-//! the account's SIP server. What waits for a flow is forgotten with its SIP server; there are [`UNANSWERED_MAX`] at most for each, and
+//! Invariant: no answer goes to another address than its request came from, and none is dialled but one whose request was trusted as that of the
+//! account's SIP server. Answers that wait for a flow are forgotten with their SIP server; there are [`UNANSWERED_MAX`] at most for each, and
 //! [`RETURNS_MAX`] streams that have ended are remembered.
 
 use std::net::IpAddr;
@@ -61,7 +61,7 @@ impl Endpoint {
         }
     }
 
-    /// Which SIP server has asked.
+    /// The SIP server that has sent a request.
     fn asked_by(&self, server: ServerId, owner: ServerOwner) -> Option<UpstreamId> {
         let binding = match owner {
             ServerOwner::Call(call) => self.calls.get(call).map(Call::binding)?,

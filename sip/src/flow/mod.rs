@@ -1,9 +1,9 @@
-//! Flows (RFC 5626): where a message came from, keep-alive, back-off, and the signed tokens that find a flow again.
+//! Flows (RFC 5626): the origin of a message, keep-alive, back-off, and the signed tokens that find a flow again.
 //!
 //! | room | what it is |
 //! | --- | --- |
 //! | [`keep_alive`] | pings and pongs (RFC 5626 §4.4) |
-//! | [`stun`] | what pings over UDP look like (RFC 8489) |
+//! | [`stun`] | pings over UDP (RFC 8489) |
 //!
 //! Invariant: a token is accepted only when its MAC is right for the request that carries it: its Call-ID, and the tag of the end
 //! that began the dialog, which is known before the other end's is. So a token opens the way of the dialogs of one request

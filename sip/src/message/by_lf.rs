@@ -24,7 +24,7 @@ impl Default for ByLf {
 }
 
 impl ByLf {
-    /// Reads on in `buffer`, which begins with the message. What is measured is forgotten here.
+    /// Reads on in `buffer`, which begins with the message. A message that is measured is forgotten here.
     ///
     /// # Errors
     /// [`InDoubt::Length`]: no server of that kind wrote it.

@@ -9,8 +9,8 @@
 //! | Max-Forwards | at most once, and sound | – |
 //! | every other | – | – |
 //!
-//! Invariant: a message that passes has a topmost Via and a CSeq that can be read, and a body as long as it says; a request
-//! has one each of From, To and Call-ID, too. What stands in From, To and Contact decides nothing.
+//! Invariant: a message that passes has a topmost Via and a CSeq that can be read, and a body as long as it says; a request has one each of From, To
+//! and Call-ID, too. The contents of From, To and Contact decide nothing.
 
 use std::fmt;
 

@@ -1,11 +1,10 @@
 //! Cutting a byte stream into messages and keep-alives (RFC 3261 §18.3, RFC 5626 §4.4.1).
 //!
-//! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus
-//! one read; bytes are looked at once, however few come at a time. What is longer is passed over, its head line by line, so that
-//! the next message is found: many share a SIP server's stream, and strangers wrote what it carries. Where the length is in doubt
-//! ([`super::length`]) the stream is given up, because the next message's beginning would be a guess, and a guess is how a forged request is
-//! smuggled in. Where the server is known to see bare LFs, as Kamailio and OpenSIPS do and pass them on, its own reading counts, and what others
-//! would read otherwise is passed over.
+//! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus one read; bytes are
+//! looked at once, however few come at a time. A longer message is passed over, its head line by line, so that the next one is found: many accounts
+//! share a SIP server's stream, and strangers wrote the messages on it. Where the length is in doubt ([`super::length`]) the stream is given up,
+//! because the next message's beginning would be a guess, and a guess is how a forged request is smuggled in. Where the server is known to see bare
+//! LFs, as Kamailio and OpenSIPS do and pass them on, its own reading counts, and a message that others would read otherwise is passed over.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};

@@ -1,7 +1,7 @@
 //! Limits on the size of a message.
 //!
-//! Invariant: each limit has a unit and a stated consequence. What is taken on one side does not fail on the other: a response may
-//! have what the request had that it answers, what this relay added to that one on its way, and what its sender says itself.
+//! Invariant: each limit has a unit and a stated consequence. A message accepted on one side does not fail on the other: a response may have the
+//! parts of its request, those that this relay has added to the request on its way, and its sender's own.
 
 /// Header lines that a response may have beyond a request: the four that this relay adds (a Via, two Record-Routes, Max-Forwards), and those of the
 /// answering party. A registrar lists every Contact of its account (RFC 3261 §10.3 step 8), perhaps each on a line of its own: more than so many of

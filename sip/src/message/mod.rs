@@ -11,7 +11,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | *reading* | |
-//! | `parse`, `check` | bytes to a message, and what a message must have |
+//! | `parse`, `check` | bytes to a message, and the headers that a message must have |
 //! | `grammar`, `limits` | the pieces of all views, and what a message may cost |
 //! | `address`, `party`, `uri`, `params` | From, To, Contact and their URIs |
 //! | `via`, `name`, `method` | Via, header names, methods |

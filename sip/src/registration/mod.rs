@@ -34,15 +34,15 @@
 //! | --- | --- |
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
-//! | [`grant`] | what a 2xx says |
+//! | [`grant`] | the contents of a 2xx |
 //! | `bound` | whether the registrar may have its Contact |
 //! | `late` | a REGISTER that was given up, and may be answered yet |
 //! | `earlier` | other relays' Contacts, which go |
-//! | `owners` | whose credentials answer, of several devices |
-//! | `refusals` | what is tried again, how often, and what ends |
+//! | `owners` | the device whose credentials answer, of several |
+//! | `refusals` | the failures that are tried again, how often, and those that are final |
 //! | `step` | its goals, and the steps that lead there |
 //! | `trial` | whether another address of the server registers it, too |
-//! | `lost_time` | time that has passed without this machine |
+//! | `lost_time` | time in which the machine stood still |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
@@ -635,8 +635,9 @@ impl Registration {
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.hurried = false;
         self.pause_until(None);
-        // Early enough for a second try, and never the same moment for all. A registrar that grants more than was asked for is asked as often as any
-        // other: else one that has forgotten all is noticed the later, the more it grants. What a 423 wants is what is asked for.
+        // The refresh is early enough for a second try, and never at the same moment for all. A registrar that grants more than was asked for is
+        // asked as often as any other: otherwise the loss of all its bindings would be noticed the later, the more it grants. The lifetime that a 423
+        // demands is then the one asked for.
         let millis = (expires.as_millis() as u64).min(u64::from(self.expires) * 1_000);
         let refresh_at = if self.has_earlier() {
             now

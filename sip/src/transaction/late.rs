@@ -1,5 +1,5 @@
-//! Requests that are not lost but late: what is written on a stream waits for a phone that was suspended, or is in a tunnel; or the stream is
-//! dead, and nobody has noticed.
+//! Requests that are not lost but late: bytes on a stream wait for a phone that was suspended, or is in a tunnel; or the stream is dead, and nobody
+//! has noticed.
 //!
 //! | 64·T1 after it, or after its CANCEL | then | its peer |
 //! | --- | --- | --- |
@@ -11,7 +11,8 @@
 //! Otherwise a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. A phone
 //! that gets no BYE stays in a dead call.
 //!
-//! Invariant: what waits on is over [`LATE`] later, and a quarter of the table at most waits so; of what is cancelled the CANCEL alone is kept.
+//! Invariant: a transaction that waits on is over [`LATE`] later, and a quarter of the table at most waits so; of a cancelled INVITE the CANCEL alone
+//! is kept.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Transactions whose peer has another stream than the one that they began on: what it was sent and left unanswered is sent there again, and
-//! what it has asked is answered there (RFC 3261 §17.1.3, §17.2.3, §18.2.2).
+//! Transactions whose peer has another stream than the one that they began on: requests that it left unanswered are sent there again, and its own
+//! requests are answered there (RFC 3261 §17.1.3, §17.2.3, §18.2.2).
 //!
 //! Invariant: a transaction keeps its branch, whatever stream it is on.
 
@@ -218,8 +218,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.on_streams.contains_key(&flow)
     }
 
-    /// No stream opens to this address for what is too large for a datagram; or the one that `was_open` has ended. What went there and is
-    /// left without any response goes again.
+    /// No stream opens to this address for messages too large for a datagram; or the one that `was_open` has ended. Requests that went there and have
+    /// no response are sent again.
     pub fn on_stream_lost(&mut self, now: Instant, peer: SocketAddr, was_open: bool) {
         for key in self.unheard.take(peer) {
             let Some(client) = self.clients.get_mut(&key) else { continue };

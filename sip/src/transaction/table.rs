@@ -1,7 +1,7 @@
-//! The transactions that run at this moment, found by what comes from the network.
+//! The transactions that run at this moment, found by messages from the network.
 //!
-//! Invariant: it holds at most its capacity of transactions; each has a deadline or a user who will answer. What it
-//! wants sent waits in order in a queue until it is taken.
+//! Invariant: it holds at most its capacity of transactions; each has a deadline or a user who will answer. Messages to send wait in order in a queue
+//! until they are taken.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Phones: they sleep, wake for a push or by themselves, answer, decline, ignore, move between networks, and crash.
 //!
-//! A phone that wakes opens a stream to the edge, by TLS or by WebSocket, and registers with the instance secret. What it does to a call is
-//! drawn when the INVITE comes. In a call it stays awake; else it falls asleep after a while, with a word or without.
+//! A phone that wakes opens a stream to the edge, by TLS or by WebSocket, and registers with the instance secret. Its reaction to a call is drawn
+//! when the INVITE comes. In a call it stays awake; else it falls asleep after a while, with a word or without.
 //!
 //! Invariant: a phone rings only for an INVITE on the flow that it has; a 200 is repeated until the ACK comes (RFC 3261
 //! §13.3.1.4).

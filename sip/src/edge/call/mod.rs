@@ -16,9 +16,8 @@
 //! | Ringing | fork | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
 //! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – | – |
 //!
-//! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first
-//! are `AnsweredElsewhere`. What refusals came is kept in [`super::refusals`], and the best goes up when no device is left that may
-//! still answer, or at the deadline (RFC 3261 §16.7).
+//! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first are `AnsweredElsewhere`.
+//! Refusals are kept in [`super::refusals`], and the best goes up when no device is left that may still answer, or at the deadline (RFC 3261 §16.7).
 //!
 //! A [leg](legs) is the INVITE forked to one flow of a device. A leg whose flow is lost does not end the call while there is time for the
 //! device to come back, which may still answer it then.
@@ -39,7 +38,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `announced`, `invite`, `legs` | the call before its INVITE; the INVITE; its forks to the flows of devices |
-//! | `provisional`, `refused` | the last 1xx; what one device's refusal says |
+//! | `provisional`, `refused` | the last 1xx; the consequences of one device's refusal |
 //! | `lost`, `succession` | devices between two connections, and enabled again |
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device

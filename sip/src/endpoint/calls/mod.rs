@@ -5,8 +5,8 @@
 //! | `expected` | calls that a SIP server has announced, before their INVITE comes |
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
-//! | `answers` | what devices and callers say afterwards, and how a call ends |
-//! | `missed` | who has missed it, and when that is told |
+//! | `answers` | later answers of devices and callers, and the end of a call |
+//! | `missed` | the devices that have missed a call, and when that is told |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
 //! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.

@@ -337,8 +337,8 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A REGISTER of a binding that went `by` this flow succeeded for this time: what failed before does not count any more. What follows for
-    /// others.
+    /// Records that a REGISTER of a binding that went `by` this flow succeeded for this time: earlier failures count no more. Returns the
+    /// consequences for others.
     pub(super) fn note_success(
         &mut self,
         now: Instant,

@@ -194,8 +194,8 @@ impl Upstream {
         self.registered_count > 0 || self.transit_refs > 0
     }
 
-    /// A registration was granted that was asked for `by` this flow; what follows for others, if anything. What comes late from a server that
-    /// was left says nothing of the one in use.
+    /// Records that a registration was granted that was asked for `by` this flow; returns the consequences for others, if any. A late answer of a
+    /// server that was left says nothing of the one in use.
     pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
         if matches!(self.link, Link::Up { flow, .. } if flow != by) {
             return None;

@@ -6,10 +6,11 @@
 //! | granted | 2, and 1 of the next [`CAREFUL_FOR`] after one was refused with 503 or 430 |
 //! | refused, or left unanswered | none |
 //!
-//! So a server that is well has all of them back after a few round trips, as fast as its pace allows, and one that can bear no more is asked no
-//! more for it: what it refuses begets nothing.
+//! A healthy server thus has all of them back after a few round trips, as fast as its pace allows, and a server at its limit is asked no more for it:
+//! a refusal lets no other REGISTER begin.
 //!
-//! Invariant: an account begins early once, and then waits in full before it may again; who was told for how long (Retry-After) never does.
+//! Invariant: an account begins early once, and then waits in full before it may again; an account that was told how long to wait (Retry-After) never
+//! does.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! When a SIP server is dialled again that could not be reached, or that soon ends what it has accepted.
+//! The redial of a SIP server that could not be reached, or that soon ends the connections that it has accepted.
 //!
 //! | dials that failed in a row, or flows that soon ended again | the next one |
 //! | --- | --- |
