@@ -93,7 +93,7 @@ fn since(origin: Instant, at: Instant) -> i64 {
     }
 }
 
-/// So many nanoseconds after `origin`.
+/// The instant `nanos` nanoseconds after `origin`.
 fn after(origin: Instant, nanos: i64) -> Instant {
     let time = Duration::from_nanos(nanos.unsigned_abs());
     let at = if nanos < 0 { origin.checked_sub(time) } else { origin.checked_add(time) };

@@ -1,6 +1,6 @@
 //! A stand-in for APNs: TLS, HTTP/2 and Apple's own checks on loopback.
 //!
-//! It checks method, path, device token, topic, push type, priority, expiration, `apns-id`, payload size and the
+//! The stand-in checks method, path, device token, topic, push type, priority, expiration, `apns-id`, payload size and the
 //! provider token (signature, team, key, age), answers with Apple's statuses and JSON bodies, echoes `apns-id`, and can
 //! be told to fail in every way that Apple does.
 //!

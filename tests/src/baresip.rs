@@ -102,7 +102,7 @@ impl Baresip {
     /// [`Missed`] as for [`Self::start`].
     pub async fn start_with(accounts: &str, ca: &Path) -> Result<Self, Missed> {
         let scratch = Scratch::new();
-        // It listens for TLS on the port after the one that it is told.
+        // The program listens for TLS on the port after the one that it is told.
         let (sip, control) = (ports::free_row(2), ports::free());
         scratch.file("config", configuration(ca, sip, control));
         scratch.file("accounts", accounts.to_owned() + "\n");

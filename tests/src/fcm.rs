@@ -1,6 +1,6 @@
 //! A stand-in for Firebase Cloud Messaging and for Google's OAuth token endpoint: TLS and HTTP/2 on loopback.
 //!
-//! It checks the assertion (RS256, issuer, audience, scope, life), the bearer token, the message (data alone, size,
+//! The stand-in checks the assertion (RS256, issuer, audience, scope, life), the bearer token, the message (data alone, size,
 //! Android priority and ttl, token form), answers with Google's JSON error shape, and can be told to fail in every way
 //! that Google does.
 //!
@@ -466,7 +466,7 @@ fn read_message(body: &[u8]) -> Result<ReadMessage, (&'static str, &'static str)
         return Err(("message.android.ttl", "Illegal duration format; duration must end with 's'"));
     }
     if body["validate_only"] == true {
-        // It was looked at, and found to be for nobody.
+        // The message was looked at, and found to be for nobody.
         return Err(("message.token", "The registration token is not a valid FCM registration token"));
     }
     Ok(ReadMessage { token: token.into(), payload, priority: priority.into(), ttl: ttl.into() })

@@ -107,7 +107,7 @@ impl Pebble {
             loop {
                 match client.get("/roots/0").await {
                     Ok(answer) => return answer.text(),
-                    // It listens there a moment later than at the other place.
+                    // Pebble listens there a moment later than at the other place.
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 }
             }

@@ -1,6 +1,6 @@
 //! A stand-in SIP server: registrar with digest and location table, and the proxy through which callers come.
 //!
-//! It listens on UDP, TCP and TLS, each on a free port of 127.0.0.1. How it treats an AOR can be scripted.
+//! The stand-in listens on UDP, TCP and TLS, each on a free port of 127.0.0.1. How it treats an AOR can be scripted.
 //!
 //! Invariant: a REGISTER without the right digest changes nothing; a repeated datagram gets the same answer; a call goes
 //! down the flow that the binding was registered on.

@@ -1,6 +1,6 @@
 //! A stand-in for a Web Push service and for the devices that have subscribed at it: TLS and HTTP/2 on loopback.
 //!
-//! It checks the VAPID token (RFC 8292), the headers (RFC 8030), and decrypts each push as its device does (RFC 8291), by a
+//! The stand-in checks the VAPID token (RFC 8292), the headers (RFC 8030), and decrypts each push as its device does (RFC 8291), by a
 //! receiver of its own. It can be told to fail in every way that a push service does.
 //!
 //! Invariant: what a push service would object to, and what sipwake promises not to send, is in [`PushInbox::violations`].

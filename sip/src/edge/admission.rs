@@ -207,7 +207,7 @@ pub fn shows_proof(request: &Message) -> bool {
 fn own_proof(request: &Message) -> Option<&str> {
     let values = || carriers_of(request).iter().flat_map(|carrier| request.values(*carrier));
     let texts = || values().filter_map(|value| std::str::from_utf8(value).ok());
-    // Those of a REGISTER are for nobody else.
+    // Credentials in a REGISTER are for nobody else.
     let any = || texts().next().filter(|_| request.method() == Some(Method::Register));
     texts().find(|value| is_own_proof(value)).or_else(any)
 }

@@ -206,7 +206,7 @@ impl Endpoint {
                 continue;
             }
             if self.core.transactions.is_pending(asked.server) {
-                // It was cancelled, and ends within 64·T1.
+                // The request was cancelled, and ends within 64·T1.
                 let until = now + self.core.settings.timing.edge.parked;
                 self.await_flow(now, Waiting { asked, cancel_at: None, until });
             } else {

@@ -75,7 +75,7 @@ impl Endpoint {
 
     /// The SIP server of a request that went to this address has this flow.
     pub(super) fn ask_again(&mut self, now: Instant, branch: BranchId, flow: FlowId, address: Option<IpAddr>) {
-        // Its Via names a stream.
+        // The request's Via names a stream.
         if !flow.is_reliable() {
             return;
         }
@@ -90,7 +90,7 @@ impl Endpoint {
         self.note_asked_of_server(flow, branch);
     }
 
-    /// Its SIP server has no flow.
+    /// Parks a request whose SIP server has no flow.
     fn park_asked(&mut self, now: Instant, id: UpstreamId, branch: BranchId, address: Option<IpAddr>) {
         if self.upstreams.registrar(id).is_none() || !self.park_for_server(now, id, branch, address) {
             return self.abandon_forwarded(now, branch);

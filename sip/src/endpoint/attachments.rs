@@ -237,7 +237,7 @@ impl Attachments {
         forwarded
     }
 
-    /// Nothing of a wiped device is left.
+    /// Forgets the remaining state of a wiped device.
     fn forget_gone(&mut self, instance: InstanceId) {
         let Some(Gone { dialogs, .. }) = self.gone.remove(&instance) else { return };
         if let Some(state) = self.flows.get_mut(&dialogs.flow) {

@@ -220,7 +220,7 @@ impl Callers {
         self.take(instance);
     }
 
-    /// Those who have called a device have called the one that takes its place.
+    /// Moves the shares of a device's callers to the device that takes its place.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
         for (caller, share) in self.take(earlier) {
             self.rows.entry((successor, caller)).or_insert(share);

@@ -77,7 +77,7 @@ impl Verdicts {
         self.refused.get(&credentials).is_some_and(|refused| refused.refusals > 0 && refused.until > now)
     }
 
-    /// With what they come into use.
+    /// The standing with which credentials come into use.
     pub(super) fn standing(&self, now: Instant, credentials: Credentials) -> Standing {
         let refused = self.refused.get(&credentials).filter(|refused| refused.refusals > 0);
         Standing {
@@ -146,7 +146,7 @@ impl Endpoint {
         own.is_some_and(|(own, verdicts)| verdicts.are_paused(now, own))
     }
 
-    /// With what a device's credentials come into use.
+    /// The standing with which a device's credentials come into use.
     pub(super) fn standing_of(&self, now: Instant, binding: BindingId, instance: InstanceId) -> Standing {
         let own = self.devices.credentials_of(instance).zip(self.verdicts(binding));
         own.map(|(own, verdicts)| verdicts.standing(now, own)).unwrap_or_default()

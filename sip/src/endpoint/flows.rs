@@ -14,7 +14,7 @@ use crate::id::FlowId;
 #[derive(Debug, Default)]
 pub(super) struct FlowTable {
     upstream: HashMap<FlowId, (Transport, IpAddr)>,
-    /// Those of them that are read no more, and may still be written on.
+    /// The flows among them that are read no more, and may still be written on.
     unread: HashSet<FlowId>,
 }
 

@@ -44,7 +44,7 @@ impl Groups {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// In the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
+    /// The other devices in the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
     others: Vec<InstanceId>,
     /// The SIP server's verdicts on the different credentials of its devices.
     verdicts: Verdicts,
@@ -129,7 +129,7 @@ impl Endpoint {
     pub(super) fn join(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
         let Some(registration) = self.bindings.get(binding) else { return };
         if registration.goal() == Goal::Gone {
-            // It was being unregistered for its last device.
+            // The binding was being unregistered for its last device.
             let last = registration.instance;
             self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };

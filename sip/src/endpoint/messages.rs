@@ -1,5 +1,5 @@
-//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store. A notice that its sender is composing (RFC
-//! 3994) is given to no store.
+//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store. A notice that the sender is composing
+//! (RFC 3994) is given to no store.
 //!
 //! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
 //! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
@@ -197,7 +197,7 @@ impl Endpoint {
                 let answer = returned::forward_response(request, &fitting, Side::Device);
                 (fitting.status().unwrap_or(status), answer)
             }
-            // It was answered already: what came is only counted.
+            // The MESSAGE was answered already: this response is only counted.
             None => (status, bytes::Bytes::new()),
         };
         if let Some((instance, message)) = pending.on_response(branch, status, answer) {

@@ -53,7 +53,7 @@ enum Refusal {
     Lent,
     NotRegistered,
     From,
-    /// From names nobody, and which account is meant stands nowhere else.
+    /// From names nobody, and nothing else says which account is meant.
     Nobody,
     Route,
     Method,
@@ -204,7 +204,7 @@ impl Endpoint {
             .map(|route| push_proxy::spelling(route.uri.text))
             .collect();
         let all = request.elements(Name::Route).count() == own_routes + named.len();
-        // It need not repeat what is known here; the proxy that it has registered by may stand in front of it, or in its place.
+        // A device need not repeat known Routes; the proxy that it has registered by may stand in front of them, or in their place.
         let proxy = self.push_bindings.proxy_of(instance).and_then(push_proxy::spelling);
         let by_proxy = proxy.is_some() && named.first() == Some(&proxy);
         let same = same_routes(&named, &routes) || by_proxy && (named.len() == 1 || same_routes(&named[1..], &routes));

@@ -40,7 +40,7 @@ pub const ASKED_PER_SERVER: usize = 4_000;
 
 /// BYEs for one device that wait on when their senders are told that it is away; a further one is lost.
 pub const OWED_PER_DEVICE: usize = 8;
-/// Those for all devices, of at most 4 KiB each.
+/// The same for all devices together, of at most 4 KiB each.
 pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.

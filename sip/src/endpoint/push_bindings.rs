@@ -266,7 +266,7 @@ impl Endpoint {
                     source,
                 })));
             }
-            // Its flow has ended meanwhile: nothing leads to it.
+            // The flow has ended meanwhile: nothing leads to the device.
             None if !carried => {
                 self.end_replaced(now, replaced, None);
                 return self.leave_transit(upstream, None);

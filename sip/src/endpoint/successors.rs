@@ -125,7 +125,7 @@ impl Successors {
             && (until <= now || self.rows.len() > SUCCESSIONS_MAX)
         {
             self.order.pop_front();
-            // It may have come back and been succeeded again.
+            // The predecessor may have come back and been succeeded again.
             if self.rows.get(&earlier).is_some_and(|row| row.since + KEPT == until) {
                 self.revive(earlier);
             }

@@ -64,9 +64,9 @@ pub struct Framer {
     buffer: BytesMut,
     /// The reading of the server that writes it, which is known to see a bare LF as the end of a line.
     by_lf: Option<Box<ByLf>>,
-    /// Strangers wrote what it carries, and a server is known to have taken it.
+    /// Whether strangers wrote what the stream carries, and a server is known to have taken it.
     is_shared: bool,
-    /// Its first line is here, and can begin a message; how far the search for its end has come.
+    /// Whether the first line is here, and can begin a message; how far the search for its end has come.
     has_begun: bool,
     first_line: usize,
     /// How far the search for the end of the head has come.

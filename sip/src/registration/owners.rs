@@ -34,8 +34,8 @@ pub struct SuspendedAuth {
 }
 
 impl Registration {
-    /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
-    /// `proven`: the SIP server has accepted them before.
+    /// Makes this device's credentials answer from now on. They begin without a nonce, so that a wrong password is sent once. `proven`: the SIP
+    /// server has accepted them before.
     pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
         self.instance = instance;
         self.challenges.clear();

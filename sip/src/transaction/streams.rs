@@ -43,7 +43,7 @@ impl<S> Server<S> {
         self.flow == flow || self.beside.as_deref() == Some(&flow)
     }
 
-    /// Its stream has ended: what it is answered is kept, and waits.
+    /// The stream of the request has ended: its answer is kept, and waits for another flow.
     fn lose_stream(&mut self) {
         self.waits_for_flow = true;
         self.machine.outlive_stream();

@@ -104,7 +104,7 @@ pub struct Table<C, S> {
     pub(super) on_streams: HashMap<FlowId, u32>,
     timers: Timers<Timer>,
     pub(super) transmits: VecDeque<Transmit>,
-    /// Those by TCP beside UDP, until a response comes.
+    /// The requests by TCP beside UDP, until a response comes.
     pub(super) unheard: Unheard<ClientKey>,
     invites: VecDeque<InviteChange>,
     next_server: u64,

@@ -461,7 +461,7 @@ fn a_server_that_serves_another_shard_is_dialled_once_before_its_time() {
     world.fail_often(soon);
     world.input(Input::UpstreamServes(REGISTRAR));
     assert!(world.next_dial(soon).is_some());
-    // It lets in others alone: it is not dialled each time that one of them is granted something.
+    // The server lets in others alone: it is not dialled each time that one of them is granted something.
     assert_eq!(world.redial(soon), None);
     world.input(Input::UpstreamServes(REGISTRAR));
     assert_eq!(world.next_dial(soon), None);

@@ -17,7 +17,7 @@ struct Registrar {
     /// The CSeq of the last REGISTER that was seen.
     seen: u32,
     count: usize,
-    /// It has the relay's Contact.
+    /// Whether it has the relay's Contact.
     has_relay: bool,
     /// How many REGISTERs were with it at once, at most.
     at_once: usize,

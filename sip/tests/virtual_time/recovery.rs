@@ -42,7 +42,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// So many accounts, each granted for so long.
+    /// A crowd of so many accounts, each granted for so long.
     fn granted(flow: FlowId, accounts: u128, expires: u32) -> Self {
         let world = World::new(flow);
         let numbers = (1..=accounts).map(|number| (binding(number).to_string(), number)).collect();
@@ -271,7 +271,7 @@ fn avoided(world: &World) -> Vec<Option<FlowId>> {
 fn a_stream_that_ends_before_it_grants_anything_is_not_dialled_again_while_there_is_another() {
     let mut crowd = Crowd::granted(STREAM, 3, 3600);
     crowd.world.advance(seconds(300));
-    // It had served: the same server may be back at once. That one accepts, and closes.
+    // The server had served: it may be back at once. The next stream is accepted, and closed.
     crowd.closes(STREAM, FlowId::Stream(90));
     crowd.closes(FlowId::Stream(90), FlowId::Stream(91));
     assert_eq!(avoided(&crowd.world), [None, None, Some(FlowId::Stream(90))]);

@@ -23,7 +23,7 @@ struct Slow {
     world: World,
     accounts: u128,
     per_second: f64,
-    /// It asks for a digest first.
+    /// Whether it asks for a digest first.
     challenges: bool,
     waits: VecDeque<Message>,
     /// The number of REGISTERs that it has worked off, and the number that it may do now.
@@ -58,7 +58,7 @@ impl Slow {
         slow
     }
 
-    /// It was restarted, knows nobody, and reads what comes by the next stream.
+    /// The server was restarted, knows nobody, and reads what comes by the next stream.
     fn restarts(&mut self) {
         self.waits.clear();
         self.granted.clear();
@@ -132,7 +132,7 @@ fn a_server_that_is_slower_than_its_pace_has_all_accounts_about_as_soon_as_it_ca
 fn what_a_slow_server_answers_late_counts() {
     let mut slow = Slow::new(1, 1.0, false);
     slow.restarts();
-    // It takes 40 s for the answer: the REGISTER was given up 8 s before.
+    // The server takes 40 s for the answer: the REGISTER was given up 8 s before.
     let register = slow.world.last("REGISTER");
     slow.world.sent.clear();
     slow.world.advance(seconds(40));

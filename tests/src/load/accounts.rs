@@ -59,7 +59,7 @@ impl Account {
 /// All accounts.
 pub type Accounts = Arc<[Account]>;
 
-/// So many accounts.
+/// This many new accounts.
 pub fn accounts(count: u32) -> Accounts {
     (0..count).map(|_| Account::default()).collect()
 }

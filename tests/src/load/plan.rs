@@ -171,8 +171,8 @@ pub struct Plan {
     /// Enablings under way at once
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONCURRENCY as i64))]
     pub concurrency: u32,
-    /// So many relays over one Redis: measure how long it takes until what one had is registered by the others, after kill -9 and
-    /// after SIGTERM, and how many calls are lost meanwhile
+    /// Number of relays over one Redis: measure how long it takes until the bindings of one are registered by the others, after kill -9 and after
+    /// SIGTERM, and how many calls are lost meanwhile
     #[arg(long, value_parser = clap::value_parser!(u32).range(3..=MAX_NODES as i64))]
     pub nodes: Option<u32>,
     /// The same calls against another server, which this run configures and starts

@@ -118,9 +118,9 @@ pub struct Report {
     pub pushes_lost: u64,
     /// Calls that a phone answered while it could.
     pub answerable: u64,
-    /// Those of them that both sides had.
+    /// Calls among them that both sides had.
     pub connected: u64,
-    /// Those of them that another phone had answered before.
+    /// Calls among them that another phone had answered before.
     pub too_late: u64,
     /// Calls that the second phone of an account had.
     pub seconds_connected: u64,

@@ -30,13 +30,13 @@ pub enum PhoneDue {
     Refresh(u64),
     /// Nothing to do any more.
     Sleep(u64),
-    /// It begins to ring for this call.
+    /// The phone begins to ring for this call.
     Ring(u64, usize),
     /// The act that was drawn for a call.
     Act(u64, usize, Act),
     /// The 200 is not acknowledged: for the nth time.
     Again(u64, usize, u32),
-    /// It hangs up.
+    /// The phone hangs up.
     HangUp(usize),
 }
 
@@ -47,9 +47,9 @@ pub enum Act {
     Answer,
     /// Its user declines, with this status.
     Decline(u16),
-    /// It leaves its network for another one.
+    /// The phone leaves its network for another one.
     Move,
-    /// It crashes.
+    /// The phone crashes.
     Crash,
 }
 
@@ -78,7 +78,7 @@ pub struct PhoneCall {
 pub struct Phone {
     /// Its flow to the edge.
     pub flow: Option<u64>,
-    /// It was told 200 on this flow.
+    /// Whether it was told 200 on this flow.
     pub registered: bool,
     calls: Vec<PhoneCall>,
     dialling: bool,

@@ -22,15 +22,15 @@ pub const REALM: &str = "r.test";
 /// How a server feels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// As it should be.
+    /// The server is well.
     Well,
-    /// It answers nothing; its streams stay up.
+    /// The server answers nothing; its streams stay up.
     Silent,
     /// The process is gone.
     Down,
     /// 503 with this Retry-After, in seconds.
     Busy(u32),
-    /// It answers after seconds.
+    /// The server answers after seconds.
     Slow,
     /// Its network loses datagrams.
     Lossy,
@@ -39,13 +39,13 @@ pub enum Mood {
 /// How a server misbehaves for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hostility {
-    /// It calls every nonce stale.
+    /// The server calls every nonce stale.
     StaleForever,
-    /// It grants a second, for one hour of six.
+    /// The server grants a second, for one hour of six.
     GrantsOne,
-    /// It grants nothing.
+    /// The server grants nothing.
     GrantsZero,
-    /// It closes the stream at every REGISTER; on UDP it is silent.
+    /// The server closes the stream at every REGISTER; on UDP it is silent.
     Hangs,
     /// 401 to every answer.
     NeverPleased,
@@ -65,7 +65,7 @@ const HOSTILITIES: [Hostility; 6] = [
 /// The properties of a server.
 #[derive(Clone, Debug)]
 pub struct Nature {
-    /// It misbehaves.
+    /// The way in which it misbehaves, if it does.
     pub hostile: Option<Hostility>,
     hash: Hash,
     nonce_life: At,
@@ -75,7 +75,7 @@ pub struct Nature {
     /// The longest lifetime that it grants, in seconds.
     pub longest: u32,
     pongs: bool,
-    /// It knows `+sip.instance` (RFC 5626).
+    /// Whether it knows `+sip.instance` (RFC 5626).
     outbound: bool,
 }
 

@@ -71,7 +71,7 @@ pub struct World<S = Registrar, N = RelayProcess> {
     /// The secrets that no log, store, file or answer may contain.
     pub secrets: Secrets,
     attacked: Option<Attacked>,
-    /// Those who took part, each asked for its objections.
+    /// The parties of the test, each asked for its objections.
     witnesses: Mutex<Vec<Witness>>,
 }
 

@@ -13,7 +13,7 @@ use crate::relay_setup::Setup;
 pub struct Secrets(Mutex<Vec<(String, String)>>);
 
 impl Secrets {
-    /// Those that stand before anybody has lent anything.
+    /// The secrets that exist before any account is lent.
     pub(super) fn of(server: &impl SipServer, setup: &Setup) -> Self {
         let secrets = Self::default();
         secrets.keep("the operator's token", &setup.operator_token);

@@ -288,7 +288,7 @@ impl Call {
         (self.caller, self.limited) = (caller, instances);
     }
 
-    /// Those devices, once.
+    /// Takes the devices that did not get the call because they have had too many.
     pub fn take_limited(&mut self) -> Vec<InstanceId> {
         std::mem::take(&mut self.limited)
     }

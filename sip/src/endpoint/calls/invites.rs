@@ -173,8 +173,8 @@ impl Endpoint {
         }
     }
 
-    /// Those of the `instances` of a binding that may get one more call by this caller, and those that have had too many, with the status that
-    /// says so; one that was woken for it before has already consumed its budget.
+    /// The `instances` of a binding that may get one more call by this caller, and those that have had too many, with the status that says so; an
+    /// instance that was woken for the call before has already consumed its budget.
     fn callable(
         &mut self,
         now: Instant,

@@ -301,7 +301,7 @@ impl Calls {
         }
     }
 
-    /// Nothing more can come for a call.
+    /// Forgets a call for which nothing more can come.
     pub(super) fn forget(&mut self, call: CallId) {
         let Some(row) = self.rows.remove(&call) else { return };
         if let Some(mark) = row.mark() {

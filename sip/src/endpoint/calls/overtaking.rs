@@ -8,7 +8,7 @@
 //! | the INVITE is cancelled, or its Expires ends | 487, and nobody was woken |
 //!
 //! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
-//! Those that one SIP server has sent are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
+//! The INVITEs of one SIP server are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
 //! The waiting INVITEs are looked at when a registration has changed, and not with each message.
 
 use std::time::{Duration, Instant};

@@ -171,7 +171,7 @@ impl Endpoint {
         self.upstreams.get(id).and_then(|upstream| upstream.probe.as_ref()).is_some_and(|probe| probe.flow == flow)
     }
 
-    /// Its upstream is forgotten.
+    /// Abandons the probe of an upstream that is forgotten.
     pub(super) fn abandon_probe(&mut self, probe: &FailbackProbe) {
         self.core.transactions.abandon(probe.branch);
         self.upstreams.links.remove(&probe.flow);

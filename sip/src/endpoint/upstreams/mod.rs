@@ -74,7 +74,7 @@ struct Upstream {
     trusted: Arc<[IpAddr]>,
     /// Whether DNS has told all of them.
     is_whole: bool,
-    /// Likewise those at which registrations stand.
+    /// The addresses at which registrations were granted, which are trusted likewise.
     granted_at: GrantedAt,
     /// When a REGISTER was answered last, or a message came by the flow.
     heard_at: Option<Instant>,

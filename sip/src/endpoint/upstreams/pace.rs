@@ -99,7 +99,7 @@ impl Pace {
         }
     }
 
-    /// It refuses more than one account.
+    /// Lowers the pace: the server refuses more than one account.
     pub(super) fn refuse(&mut self, now: Instant) {
         if self.lowered_at.is_none_or(|at| at + LOWERED_EACH <= now) {
             self.lowered_at = Some(now);
@@ -107,7 +107,7 @@ impl Pace {
         }
     }
 
-    /// It has answered nothing: it is asked slowly, until it grants.
+    /// Begins anew with a server that has answered nothing: it is asked slowly, until it grants.
     pub(super) fn begin_anew(&mut self) {
         self.set(0);
     }

@@ -24,16 +24,16 @@ const FEW: usize = 4;
 const MORE: usize = 2;
 /// How many by each of the next ones once the server has refused again.
 const CAREFUL: usize = 1;
-/// So many they are: a server that refuses no more than some accounts for good has the others back nearly as soon.
+/// The length of that: a server that refuses no more than some accounts for good has the others back nearly as soon.
 const CAREFUL_FOR: u8 = 4;
 
-/// Those that may begin at one SIP server.
+/// The bindings that may begin early at one SIP server.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     waiting: VecDeque<BindingId>,
     /// The server had served nobody: also those that have failed more than once are among them.
     all: bool,
-    /// By so many grants one alone begins.
+    /// The number of further grants by each of which one binding alone begins.
     careful: u8,
 }
 
@@ -63,7 +63,7 @@ impl Endpoint {
         if goes_on { self.go_on_recovering(now, id) } else { self.hurry(now, id, FEW) }
     }
 
-    /// It has granted another one.
+    /// The server has granted another one.
     pub(super) fn go_on_recovering(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let count = if upstream.recovery.careful > 0 { CAREFUL } else { MORE };

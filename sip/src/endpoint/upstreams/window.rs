@@ -86,7 +86,7 @@ impl Window {
     pub(super) fn answer(&mut self, now: Instant, began: Began) {
         self.turn(now);
         self.answered[0] += 1;
-        // Those of the part before may be only a little older.
+        // REGISTERs of the part before may be only a little older.
         self.waiting.retain(|other, _| other.0 + 1 >= began.0);
         self.rest();
     }
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(window.room(start, 100), 400);
         let began: Vec<_> = (0..400).map(|_| window.begin(start)).collect();
         assert_eq!(window.room(start, 100), 0);
-        // It answers 20 in a second, in its order.
+        // The server answers 20 in a second, in its order.
         for (tick, began) in (1..=200).zip(&began) {
             let now = start + Duration::from_millis(50) * tick;
             window.answer(now, *began);

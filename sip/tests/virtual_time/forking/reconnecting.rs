@@ -21,13 +21,13 @@ fn ringing(noticed: bool) -> (World, Message) {
     (world, first)
 }
 
-/// It comes by flow 2; the INVITE that it gets there.
+/// The device comes by flow 2; the INVITE that it gets there.
 pub(super) fn come_back(world: &mut World) -> Message {
     world.attach(2);
     to_device(world, 2, "INVITE")
 }
 
-/// It answers an INVITE by flow 2, with this To tag.
+/// The device answers an INVITE by flow 2, with this To tag.
 pub(super) fn reply(world: &mut World, invite: &Message, status: u16, tag: &'static str) {
     let device = world.device(2);
     world.tag = tag;

@@ -445,7 +445,7 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
         world.reply(server, &invite, 487, &[], "");
         assert_eq!(world.count("INVITE 487"), usize::from(!gone));
         if gone {
-            // It comes back, and hears what has become of its call.
+            // The device comes back, and hears the outcome of its call.
             through.registered(&Register::by(2));
             let world = &through.world;
             assert_eq!(
@@ -497,7 +497,7 @@ fn a_device_and_its_address_begin_so_much_at_most() {
     assert_eq!(world.count("MESSAGE"), 31);
 }
 
-/// So many requests of one kind; how many of them went on.
+/// Sends so many requests of one kind; returns how many of them went on.
 fn begin_many(world: &mut World, flow: u64, from: &'static str, method: &'static str, times: usize) -> usize {
     let before = world.count(method);
     for number in 0..times {

@@ -42,9 +42,9 @@ pub enum Service {
 /// The reaction of an address to a dial.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// It takes the connection, and says nothing on it.
+    /// The address takes the connection, and says nothing on it.
     Mute,
-    /// It does not even answer the SYN.
+    /// The address does not even answer the SYN.
     Silent,
 }
 
