@@ -120,7 +120,7 @@ pub struct RegisterIntent {
     pub expires: u32,
     /// The device refreshes by itself (`+sip.pnsreg`, §4.1.4).
     pub refreshes_itself: bool,
-    /// It registers as RFC 5626 has it, so the Path must say that the first hop can (§5.1 there).
+    /// Whether it registers as RFC 5626 has it, so that the Path must say that the first hop can (§5.1 there).
     pub outbound: bool,
     /// Whether it shows a proof to its SIP server.
     pub proves: bool,

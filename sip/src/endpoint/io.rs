@@ -169,8 +169,7 @@ pub enum Input {
     Suspend(InstanceId),
     /// The app is in the background again.
     Resume(InstanceId),
-    /// This device has the same credentials as another, proven device of its binding: it gets the next call, although the SIP server has not yet
-    /// judged its own.
+    /// This device has the same credentials as another, proven device of its binding: it gets the next call before the SIP server has judged them.
     Vouch(InstanceId),
     /// A device is enabled again: the later instance takes over the calls and the dialogs of the earlier one, which is to be unbound next. Ignored
     /// where the two belong to different bindings, and where the later one is not proven.
@@ -427,8 +426,7 @@ pub enum Event {
     },
     /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; so it must after [`REFUSALS_MAX`] times
     /// [`RegistrationFailure::CredentialsRefused`], unless the SIP server is at fault. The endpoint then tries the credentials of another device of
-    /// the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of the credentials of a joining
-    /// device.
+    /// the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of a joining device.
     RegistrationFailed {
         /// The binding of the attempt.
         binding: BindingId,
