@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// What a bucket holds, and how it fills.
+/// The capacity and the fill rate of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// The most tokens that are kept; 0 counts as 1.
@@ -17,14 +17,14 @@ pub struct Rate {
     pub interval: Duration,
 }
 
-/// One bucket. Whoever keeps it knows its [`Rate`].
+/// One bucket. Its owner keeps the [`Rate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     due: Instant,
 }
 
 impl Rate {
-    /// So many in a second, at least one.
+    /// A rate of so many in a second, at least one.
     pub fn per_second(tokens: u32, burst: u32) -> Self {
         Self { burst, interval: Duration::from_secs(1) / tokens.max(1) }
     }
@@ -82,7 +82,7 @@ impl Bucket {
     }
 }
 
-/// What an address is counted as: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
+/// The unit by which an address is counted: IPv4 by itself, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
 pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

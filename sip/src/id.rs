@@ -149,7 +149,7 @@ impl FlowId {
     }
 }
 
-/// Which door a flow came through.
+/// The side by which a flow came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// A device, at the edge.

@@ -11,17 +11,17 @@
 //! | 0 | `random` | a stream of random numbers from a seed that is handed in |
 //! | 0 | `timers` | deadlines in their order |
 //! | 1 | [`auth`] | digest: challenge, HA1, answer, verification (RFC 7616, RFC 8760) |
-//! | 1 | `transaction` | the four machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
-//! | 1 | [`timing`] | every wait of the protocol, as settings |
+//! | 1 | `transaction` | the four transaction machines of RFC 3261 §17 with RFC 6026 and RFC 4320 |
+//! | 1 | [`timing`] | every timeout and interval of the protocol, as settings |
 //! | 2 | `flow` | flows (RFC 5626): keep-alive, back-off; signed flow tokens |
 //! | 2 | `registration` | one machine for one binding |
 //! | 2 | `subscription` | one machine for one binding's mailbox |
 //! | 3 | `edge` | admission of devices, calls, forwarding (RFC 3261 §16) |
-//! | 4 | [`endpoint`] | the only meeting place: inputs in, outputs out |
+//! | 4 | [`endpoint`] | the state of one shard: inputs in, outputs out |
 //!
 //! # The drive loop
-//! One mutation, then [`Endpoint::poll`] until it says when the next one is due. Here a call goes from its INVITE to its BYE;
-//! the SIP server and the device are played by hand.
+//! One mutation, then [`Endpoint::poll`] until it says when the next one is due. The example follows a call from its INVITE to its BYE, with the SIP
+//! server and the device played by hand.
 //!
 //! ```
 //! # use std::time::{Duration, Instant};

@@ -42,7 +42,7 @@ const ROUTES_MAX: usize = 16;
 /// The next action of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing.
+    /// Nothing is to be done.
     Nothing,
     /// Ask the shell for a digest with [`Subscription::challenge`].
     Ask,
@@ -165,7 +165,7 @@ impl Subscription {
         Some(self.request(binding, head, &[], 0).finish())
     }
 
-    /// It was sent with this branch.
+    /// The SUBSCRIBE was sent with this branch.
     pub fn sent(&mut self, branch: BranchId) {
         self.state = State::Sent { branch };
     }
@@ -201,7 +201,7 @@ impl Subscription {
         Step::Nothing
     }
 
-    /// It could not be sent, or was never answered.
+    /// The SUBSCRIBE could not be sent, or was never answered.
     pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, back_off: &BackOff, random: &mut Random) {
         let ours = match self.state {
             State::Sent { branch: waiting_for } => branch == Some(waiting_for),

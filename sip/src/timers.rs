@@ -19,7 +19,7 @@ pub fn bring_forward(deadline: &mut Instant, now: Instant, lost: Duration) {
 pub struct Timers<K> {
     heap: BinaryHeap<Reverse<Entry<K>>>,
     set: u64,
-    /// What deadlines are counted from: the first of them.
+    /// The instant that deadlines are counted from: the first of them.
     origin: Option<Instant>,
 }
 
@@ -93,11 +93,11 @@ fn since(origin: Instant, at: Instant) -> i64 {
     }
 }
 
-/// So many nanoseconds after `origin`.
+/// The instant `nanos` nanoseconds after `origin`.
 fn after(origin: Instant, nanos: i64) -> Instant {
     let time = Duration::from_nanos(nanos.unsigned_abs());
     let at = if nanos < 0 { origin.checked_sub(time) } else { origin.checked_add(time) };
-    // What was a moment is one.
+    // The sum is an instant that was once set, so it is representable.
     at.unwrap_or(origin)
 }
 

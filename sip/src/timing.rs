@@ -18,7 +18,7 @@ pub struct Timing {
     pub upstream: UpstreamTiming,
 }
 
-/// Waits for devices, and of those who call them.
+/// Waits for devices, and of their callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EdgeTiming {
     /// How long an attached device may leave an INVITE without any response before it is pushed as well, or a MESSAGE before
@@ -31,8 +31,8 @@ pub struct EdgeTiming {
     pub first_sign: Duration,
     /// How long a device may take to end a cancelled INVITE before the caller is answered 487 without it; 4 s.
     pub cancel: Duration,
-    /// How soon a caller's server sends a call again that a device has refused for its form (RFC 3261 §8.1.3.5); where it does not, whoever has missed the
-    /// call is told then; 5 s.
+    /// How soon a caller's server sends a call again that a device has refused for its form (RFC 3261 §8.1.3.5); where it does not, the devices that
+    /// have missed the call are told then; 5 s.
     pub comes_again: Duration,
     /// How often a waiting caller gets a provisional response, so that no proxy's Timer C ends the call (RFC 3261 §13.3.1.1;
     /// §16.6: more than three minutes, which a 100 does not restart); 60 s.
@@ -42,8 +42,7 @@ pub struct EdgeTiming {
     /// How long a request of a dialog, other than INVITE, waits for a peer without a flow; then 480. Its sender's Timer F
     /// ends after 64·T1 (RFC 3261 §17.1.2.2) and must not be answered later (RFC 4320 §4.2); 24 s.
     pub parked: Duration,
-    /// How long what comes in a call waits for its device to prove itself on its connection: for two REGISTERs, and an answer of its SIP
-    /// server; 8 s.
+    /// How long a message in a call waits for its device to prove itself on its connection: for two REGISTERs, and an answer of its SIP server; 8 s.
     pub unproven: Duration,
     /// How soon a device is pushed again for requests that are no call; 10 s.
     pub push_again: Duration,
@@ -52,15 +51,15 @@ pub struct EdgeTiming {
 /// Waits for flows toward SIP servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamTiming {
-    /// Of pings, and of what answers them.
+    /// Timing of pings, and of the answers to them.
     pub keep_alive: KeepAliveTiming,
     /// How long after the first dial that failed a SIP server is dialled again, and up to a quarter longer; it doubles three times, and
     /// then it is [`Self::back_off`]; 1 s.
     pub redial: Duration,
-    /// Between attempts that failed.
+    /// The wait between attempts that failed.
     pub back_off: BackOff,
-    /// How long after a SIP server has accepted credentials the different ones of another device are checked again; 2 s, in which what the
-    /// new device replaces has ended.
+    /// How long after a SIP server has accepted credentials the different ones of another device are checked again; 2 s, in which a registration that
+    /// the new device replaces has ended.
     pub recheck: Duration,
     /// How long a device's REGISTER waits for a flow to its SIP server; then 504; 15 s.
     pub flow: Duration,
@@ -74,10 +73,10 @@ pub struct UpstreamTiming {
 /// Keep-alive of flows toward SIP servers (RFC 5626 §4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAliveTiming {
-    /// Between pings on a stream, before jitter (§4.4.1 there recommends 95 to 120 s): so that Kamailio and OpenSIPS, which end what was idle for
-    /// 120 s, never do; 110 s.
+    /// The interval between pings on a stream, before jitter (§4.4.1 there recommends 95 to 120 s): so that Kamailio and OpenSIPS, which end streams
+    /// that were idle for 120 s, never do; 110 s.
     pub stream: Duration,
-    /// Between keep-alives on UDP, before jitter (§4.4.2 there recommends 24 to 29 s); 29 s.
+    /// The interval between keep-alives on UDP, before jitter (§4.4.2 there recommends 24 to 29 s); 29 s.
     pub datagram: Duration,
     /// The shortest interval that a server's Flow-Timer brings about; 15 s.
     pub shortest: Duration,

@@ -40,7 +40,7 @@ enum Connection {
     Two(http2::SendRequest<Full<Bytes>>),
 }
 
-/// What the server answered.
+/// The server's answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status.
@@ -89,7 +89,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// What came of asking for `body`.
+    /// The instance that an answer to `body` tells of.
     pub fn new(body: &Value, answer: Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let target = &body["device"]["call_push"];

@@ -1,6 +1,6 @@
 //! A stand-in for APNs: TLS, HTTP/2 and Apple's own checks on loopback.
 //!
-//! It checks method, path, device token, topic, push type, priority, expiration, `apns-id`, payload size and the
+//! The stand-in checks method, path, device token, topic, push type, priority, expiration, `apns-id`, payload size and the
 //! provider token (signature, team, key, age), answers with Apple's statuses and JSON bodies, echoes `apns-id`, and can
 //! be told to fail in every way that Apple does.
 //!
@@ -70,7 +70,7 @@ pub struct ReceivedPush {
     pub connection: usize,
 }
 
-/// What the stand-in answers to one push.
+/// The stand-in's answer to one push.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// 200: taken.
@@ -257,7 +257,7 @@ struct Apple {
     inbox: PushInbox<ReceivedPush, Answer>,
 }
 
-/// What Apple refuses: status and reason.
+/// A refusal of Apple's: status and reason.
 type Refusal = (u16, &'static str);
 
 impl Service for Apple {
@@ -288,7 +288,7 @@ impl Service for Apple {
     }
 }
 
-/// What the checks have read.
+/// The fields of a push that passed the checks.
 struct Checked<'a> {
     token: &'a str,
     provider_token: &'a str,

@@ -24,7 +24,7 @@ use crate::scratch::Scratch;
 const PACKAGE: &str = "baresip-core";
 /// Where Debian puts its modules.
 const MODULES: &str = "/usr/lib/baresip/modules";
-/// What it prints when a call comes in.
+/// The line that baresip prints when a call comes in.
 const RINGS: &str = "Incoming call from:";
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ pub enum Answers {
     WhenTold,
 }
 
-/// Who it is and where it registers.
+/// The identity of a baresip, and its registrar.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// Where it connects and registers: `sip:127.0.0.1:5061;transport=tls`.
@@ -57,7 +57,7 @@ pub struct Account {
     pub regint: u32,
     /// Whether it registers as RFC 5626 has it, with its instance and a reg-id.
     pub outbound: bool,
-    /// Whether its AOR names the transport to the proxy, which its Request-URI then does to whoever is behind the proxy.
+    /// Whether its AOR names the transport to the proxy, which its Request-URI then also names to the server behind the proxy.
     pub aor_names_transport: bool,
 }
 
@@ -102,7 +102,7 @@ impl Baresip {
     /// [`Missed`] as for [`Self::start`].
     pub async fn start_with(accounts: &str, ca: &Path) -> Result<Self, Missed> {
         let scratch = Scratch::new();
-        // It listens for TLS on the port after the one that it is told.
+        // The program listens for TLS on the port after the one that it is told.
         let (sip, control) = (ports::free_row(2), ports::free());
         scratch.file("config", configuration(ca, sip, control));
         scratch.file("accounts", accounts.to_owned() + "\n");

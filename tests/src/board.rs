@@ -1,4 +1,4 @@
-//! What a stand-in saw, so that a test can wait for it: state behind a lock, and a wait with a deadline.
+//! The observations of a stand-in, so that a test can wait for them: state behind a lock, and a wait with a deadline.
 //!
 //! Invariant: a wait ends as soon as its condition holds, and at its deadline at the latest; nobody sleeps to
 //! synchronise.
@@ -36,7 +36,7 @@ impl<T> Board<T> {
         look(&self.lock())
     }
 
-    /// Changes the state and wakes whoever waits.
+    /// Changes the state and wakes every waiter.
     pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(&mut self.lock());
         self.0.changed.notify_waiters();
@@ -64,12 +64,12 @@ impl<T> Board<T> {
     }
 }
 
-/// What a test waited for did not happen, or something else did.
+/// An expected event that did not happen, or an unexpected one that did.
 #[derive(Clone)]
 pub struct Missed {
-    /// What was awaited.
+    /// The event that was awaited.
     pub awaited: String,
-    /// What was seen until then.
+    /// The events seen until then.
     pub seen: String,
 }
 

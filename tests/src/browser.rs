@@ -225,7 +225,7 @@ impl Page {
     }
 }
 
-/// What a page is looked at with.
+/// The screen on which a page is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
     /// Its width, in CSS pixels.
@@ -282,7 +282,7 @@ impl Page {
         Ok(())
     }
 
-    /// What a screen reader has of the page: each part's role and name.
+    /// The page as a screen reader has it: each part's role and name.
     ///
     /// # Errors
     /// [`Missed`] when Chromium does not tell.
@@ -331,7 +331,7 @@ impl Page {
     }
 }
 
-/// What Chromium knows a key by: the hash of its SubjectPublicKeyInfo.
+/// The hash by which Chromium knows a key: that of its SubjectPublicKeyInfo.
 fn key_hash(key: &Path) -> Result<String, Missed> {
     let pem = std::fs::read_to_string(key)?;
     let key = KeyPair::from_pem(&pem).map_err(|error| Missed::new("a key", error.to_string()))?;

@@ -21,7 +21,7 @@ use crate::wire::{self, Datagrams, Event, Flow, Handler, Tasks, Transport};
 /// How long a CANCEL waits for the first response, without which it may not be sent (RFC 3261 §9.1).
 const FIRST_RESPONSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the request says.
+/// The variable parts of a request.
 #[derive(Clone, Debug)]
 pub struct CallOptions {
     /// The method; INVITE unless told.
@@ -232,7 +232,7 @@ impl Caller {
         self.leg.reinvite(within).await
     }
 
-    /// What the other side did against the RFCs.
+    /// The other side's violations of the RFCs.
     pub fn violations(&self) -> Vec<String> {
         self.leg.violations()
     }

@@ -97,7 +97,7 @@ impl Child {
         let exit = board.clone();
         std::thread::spawn(move || {
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(-1));
-            // What it said last is read before its end is told; a child of its own may hold its output open for longer.
+            // The last output is read before the end is reported; a child of the process may hold its output open for longer.
             let _ = all_read.recv_timeout(LAST_WORDS_WITHIN);
             exit.change(|state| state.exit = Some(status));
         });
@@ -192,7 +192,7 @@ impl Child {
         self.exit(Duration::from_secs(5)).await
     }
 
-    /// What was awaited of it, with the end of what it printed.
+    /// The failure to see `awaited`, with the end of the output.
     pub fn missed(&self, awaited: &str) -> Missed {
         let seen = self.board.read(|state| {
             let from = state.lines.len().saturating_sub(SHOWN_LINES);

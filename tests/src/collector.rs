@@ -70,7 +70,7 @@ impl Collector {
         self.state.1.store(status, Ordering::Relaxed);
     }
 
-    /// What it has been sent, also what it refused.
+    /// The requests that it was sent, including those that it refused.
     pub fn posted(&self) -> Vec<Posted> {
         self.lock().clone()
     }

@@ -61,7 +61,7 @@ pub fn contact(message: &Message) -> Option<String> {
     message.contacts().first().and_then(|contact| contact.target().map(str::to_owned))
 }
 
-/// What is wrong with a request, as RFC 3261 §8.1.1, §12 and §16.6 have it; empty when nothing is.
+/// The faults of a request by RFC 3261 §8.1.1, §12 and §16.6; empty for a sound one.
 pub fn faults(request: &Message) -> Vec<String> {
     let mut faults = Vec::new();
     if let Err(fault) = request.check() {

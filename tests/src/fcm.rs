@@ -1,6 +1,6 @@
 //! A stand-in for Firebase Cloud Messaging and for Google's OAuth token endpoint: TLS and HTTP/2 on loopback.
 //!
-//! It checks the assertion (RS256, issuer, audience, scope, life), the bearer token, the message (data alone, size,
+//! The stand-in checks the assertion (RS256, issuer, audience, scope, life), the bearer token, the message (data alone, size,
 //! Android priority and ttl, token form), answers with Google's JSON error shape, and can be told to fail in every way
 //! that Google does.
 //!
@@ -68,7 +68,7 @@ impl Answer {
     }
 }
 
-/// What the stand-in answers to one message.
+/// The stand-in's answer to one message.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// 200: taken.
@@ -133,7 +133,7 @@ pub enum Answer {
     ConnectionLost,
 }
 
-/// What the token endpoint answers to one exchange.
+/// The token endpoint's answer to one exchange.
 #[derive(Clone, Debug)]
 pub enum TokenAnswer {
     /// An access token, after a while.
@@ -466,13 +466,13 @@ fn read_message(body: &[u8]) -> Result<ReadMessage, (&'static str, &'static str)
         return Err(("message.android.ttl", "Illegal duration format; duration must end with 's'"));
     }
     if body["validate_only"] == true {
-        // It was looked at, and found to be for nobody.
+        // The message was looked at, and found to be for nobody.
         return Err(("message.token", "The registration token is not a valid FCM registration token"));
     }
     Ok(ReadMessage { token: token.into(), payload, priority: priority.into(), ttl: ttl.into() })
 }
 
-/// What Google takes and sipwake promises not to send.
+/// The objections to a message that Google accepts, and that sipwake promises not to send.
 fn contract(message: &ReadMessage) -> Vec<&'static str> {
     let urgent = message.payload["event"] == "call";
     let mut objections = Vec::new();

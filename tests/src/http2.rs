@@ -35,7 +35,7 @@ const FLUSH: Duration = Duration::from_millis(20);
 /// The largest body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// What answers the requests.
+/// The handler of requests.
 pub(crate) trait Service: Send + Sync + 'static {
     /// A stream was opened while `others` were open on the same connection.
     fn opened(&self, _line: &Line, _others: usize) {}
@@ -65,7 +65,7 @@ pub(crate) struct Call {
     pub(crate) line: Arc<Line>,
 }
 
-/// What is done with a request.
+/// The reaction to a request.
 pub(crate) enum Reply {
     /// A whole answer.
     Whole(Head, String),
@@ -114,7 +114,7 @@ pub(crate) struct Server {
     accepting: Option<AbortHandle>,
 }
 
-/// What all connections of a server share.
+/// State that all connections of a server share.
 #[derive(Default)]
 struct State {
     dials: AtomicUsize,

@@ -54,15 +54,15 @@ pub enum Manner {
     OneTimeNonces,
     /// No qop: digests as RFC 2069 has them.
     WithoutQop,
-    /// It has moved to a host that nobody allowed.
+    /// The account has moved to a host that nobody allowed.
     Moved,
     /// The first REGISTER whose digest is right is answered 503 with a Retry-After of this many seconds.
     BusyOnce(u32),
-    /// It does not see `+sip.instance`, and tells Contacts apart by their URIs alone.
+    /// The server does not see `+sip.instance`, and tells Contacts apart by their URIs alone.
     ByUri,
-    /// It tells the account's other addresses and the way of its requests (RFC 3608, RFC 7315).
+    /// The server tells the account's other addresses and the way of its requests (RFC 3608, RFC 7315).
     TellsMore,
-    /// It names another product in what it answers to a REGISTER, and none elsewhere.
+    /// The server names another product in its answers to REGISTER, and none elsewhere.
     Disguised,
 }
 
@@ -83,9 +83,9 @@ pub struct Settings {
     pub max_contacts: u32,
     /// How it treats REGISTERs.
     pub manner: Manner,
-    /// Whether a caller of its domain must prove who he is (407).
+    /// Whether a caller of its domain must authenticate (407).
     pub asks_callers: bool,
-    /// It holds calls until a relay has woken a device.
+    /// The relay that must wake a device before a call is sent on, where calls are held.
     pub wake: Option<Wake>,
 }
 
@@ -324,7 +324,7 @@ fn configuration(settings: &Settings, scratch: &Scratch, authority: &Authority, 
         .replace("@BY_FLOW@", if settings.reach == Reach::Flow { "1 == 1" } else { "1 == 0" })
 }
 
-/// What the recipe's head tells an operator to write.
+/// The settings that the recipe's head tells an operator to write.
 fn recipe(wake: &Wake, authority: &Authority) -> String {
     format!(
         "#!define SIPWAKE_URL \"https://{}/v1/wake\"\n\

@@ -1,7 +1,7 @@
 //! A long way to a TCP server: whatever goes through takes its time, in each direction, as on a mobile network.
 //!
-//! It counts round trips where the machine has no `netem`: a peer that waits for an answer waits twice the way's length, and what
-//! is sent without waiting costs nothing more.
+//! The long way counts round trips where the machine has no `netem`: a peer that waits for an answer waits twice the way's length, and bytes sent
+//! without waiting cost nothing more.
 //!
 //! Invariant: bytes keep their order and arrive no sooner than they may. A connection costs a round trip before its first byte, as
 //! SYN and SYN-ACK do; it ends when the way is dropped.

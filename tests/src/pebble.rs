@@ -29,7 +29,7 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 pub struct Places {
     /// Its ACME server.
     pub acme: u16,
-    /// What tells its root.
+    /// The server that gives its root certificate.
     pub management: u16,
     /// Where it looks for TLS-ALPN-01.
     pub tls: u16,
@@ -107,7 +107,7 @@ impl Pebble {
             loop {
                 match client.get("/roots/0").await {
                     Ok(answer) => return answer.text(),
-                    // It listens there a moment later than at the other place.
+                    // Pebble listens there a moment later than at the other place.
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 }
             }
@@ -116,7 +116,7 @@ impl Pebble {
         CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| Missed::new("its root", text))
     }
 
-    /// What it printed.
+    /// The output of Pebble.
     pub fn output(&self) -> String {
         self.child.output()
     }

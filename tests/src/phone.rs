@@ -28,7 +28,7 @@ pub enum Proof {
     Bearer,
 }
 
-/// Who the phone is and where it registers.
+/// The identity of a phone, and its registrar.
 #[derive(Clone)]
 pub struct Settings {
     /// Where it connects and registers: `sip:127.0.0.1:5061;transport=tls`, or `;transport=ws` for a secure WebSocket. The
@@ -44,7 +44,7 @@ pub struct Settings {
     pub password: String,
     /// How it proves it.
     pub proof: Proof,
-    /// Whose certificates it trusts; for TLS.
+    /// The authority whose certificates it trusts; for TLS.
     pub authority: Option<Authority>,
     /// Its instance (`urn:uuid:…`), with reg-id 1.
     pub instance: Option<String>,
@@ -158,7 +158,7 @@ impl Phone {
                 }
             }
         };
-        // What runs in a browser does not know its own address (RFC 7118 §5.2).
+        // A phone in a browser does not know its own address (RFC 7118 §5.2).
         let sent_by = match transport {
             Transport::Wss => format!("{}.invalid", token()),
             _ => flow.local().to_string(),
@@ -191,7 +191,7 @@ impl Phone {
         }
     }
 
-    /// Who it is.
+    /// The phone's identity and registrar.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -345,7 +345,7 @@ impl Phone {
         found.await.ok_or_else(|| self.missed("the end of the connection"))
     }
 
-    /// What came against the RFCs, in calls and outside.
+    /// Violations of the RFCs by the other side, in calls and outside.
     pub fn violations(&self) -> Vec<String> {
         self.board.read(State::violations)
     }

@@ -1,4 +1,4 @@
-//! What the stand-in of a push service took, what it was told to answer, and what it objected to.
+//! The pushes that the stand-in of a push service took, its scripted answers, and its objections.
 //!
 //! Invariant: every operation is cheap whatever was recorded before, so that a load generator can use it; violations
 //! are kept up to [`MAX_VIOLATIONS`] and counted beyond.
@@ -92,7 +92,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         if let Some(listener) = &*lock(&self.listener) {
-            // The whole request is read: the moment for whoever measures.
+            // The whole request is read: the moment that a listener measures.
             let _ = listener.send(Heard { token: token.to_owned(), at: Instant::now(), rings });
         }
         self.changed.notify_waiters();
@@ -143,12 +143,12 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         lock(&self.script).by_token.entry(token.to_owned()).or_default().extend(answers);
     }
 
-    /// What every push without a script of its own gets; `None` accepts again.
+    /// The answer to every push without a script of its own; `None` accepts again.
     pub fn answer_all(&self, answer: Option<A>) {
         lock(&self.script).otherwise = answer;
     }
 
-    /// What every push without a script of its own gets on this connection (1 is the first).
+    /// The answer to every push without a script of its own on this connection (1 is the first).
     pub fn answer_on(&self, connection: usize, answer: A) {
         lock(&self.script).by_connection.insert(connection, answer);
     }
@@ -170,7 +170,7 @@ impl<P: Clone, A: Clone> PushInbox<P, A> {
         }
     }
 
-    /// What the service would have objected to, and what sipwake promises not to send.
+    /// Violations of the service's rules, and of sipwake's own promises.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.violations).clone()
     }

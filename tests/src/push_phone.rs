@@ -1,9 +1,9 @@
 //! A stand-in phone that lends no account: it registers at its own SIP server through the relay, which wakes it (RFC 8599).
 //!
-//! It is a [`Phone`]: [`sleep`] ends its connection without a farewell, as a phone does whose system suspends it, and
-//! [`PushPhone::wake`] connects again and refreshes the registration.
+//! The phone is a [`Phone`]: [`sleep`] ends its connection without a farewell, as a phone does whose system suspends it, and [`PushPhone::wake`]
+//! connects again and refreshes the registration.
 //!
-//! Invariant: its digest is for its SIP server alone; what it learned from the proxy is in [`Learned`].
+//! Invariant: its digest is for its SIP server alone; [`Learned`] holds the facts that it learned from the proxy.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub struct PushPhone {
     service: Option<Service>,
 }
 
-/// What a 2xx told a phone of the proxy on its way.
+/// The facts that a 2xx told a phone of the proxy on its way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
     /// The services of `+sip.pns`.
@@ -150,7 +150,7 @@ pub fn sleep(phone: Phone) {
     phone.drop_connection();
 }
 
-/// What a response says of push services (RFC 8599 §8.2).
+/// The facts about push services in a response (RFC 8599 §8.2).
 pub fn learned(response: &Message) -> Learned {
     let mut learned = Learned::default();
     for value in response.elements(Name::FeatureCaps) {

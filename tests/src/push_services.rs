@@ -46,7 +46,7 @@ impl PushServices {
         Self { apns, fcm, service, _authority: authority }
     }
 
-    /// What the services would have objected to.
+    /// The objections of the services.
     pub fn violations(&self) -> Vec<String> {
         [self.apns.violations(), self.fcm.violations()].concat()
     }

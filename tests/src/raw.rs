@@ -116,7 +116,7 @@ impl Raw {
         self.ended
     }
 
-    /// What has come so far.
+    /// The text received so far.
     pub fn seen(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }

@@ -47,7 +47,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// What a vault is opened with: every node, the last master first.
+    /// The URL that a vault is opened with: every node, the last master first.
     pub fn url(&self) -> String {
         let ports: Vec<String> = self.nodes.iter().rev().map(|node| format!("127.0.0.1:{}", node.port())).collect();
         format!("redis+cluster://{}", ports.join(","))

@@ -143,7 +143,7 @@ impl RedisServer {
         panic!("redis-server does not come up on any of {PORT_ATTEMPTS} ports");
     }
 
-    /// What a vault is opened with.
+    /// The URL that a vault is opened with.
     pub fn url(&self) -> String {
         let port = self.port;
         let (scheme, host) = if self.tls.is_some() { ("rediss", "localhost") } else { ("redis", "127.0.0.1") };
@@ -207,7 +207,7 @@ impl RedisServer {
         self.ask::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
     }
 
-    /// What it holds now, as it would lie on its disk.
+    /// A dump of its present data, as it would lie on its disk.
     pub fn dump(&self) -> Vec<u8> {
         self.ask::<()>(&redis::cmd("SAVE"));
         let file = self.place.join(DUMP);
@@ -330,7 +330,7 @@ impl RedisServer {
             assert!(Instant::now() < deadline, "redis-server does not answer");
             std::thread::sleep(LOOK_EVERY);
         }
-        // An answer may have come from whoever took the port before us.
+        // The answer may be from a process that took the port before us.
         if process.try_wait().expect("our own child").is_some() {
             return false;
         }
@@ -364,7 +364,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What [`write_certificates`] writes.
+/// The files that [`write_certificates`] writes.
 const FILES: [&str; 3] = ["ca.pem", "leaf.pem", "leaf.key"];
 
 fn directory() -> PathBuf {
@@ -375,7 +375,7 @@ fn directory() -> PathBuf {
     place
 }
 
-/// Whom a certificate is for.
+/// The names in a certificate.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 /// Writes a CA, a certificate for these names, which may be over, and its key; and makes one for a client.

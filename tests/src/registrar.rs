@@ -1,6 +1,6 @@
 //! A stand-in SIP server: registrar with digest and location table, and the proxy through which callers come.
 //!
-//! It listens on UDP, TCP and TLS, each on a free port of 127.0.0.1. How it treats an AOR can be scripted.
+//! The stand-in listens on UDP, TCP and TLS, each on a free port of 127.0.0.1. How it treats an AOR can be scripted.
 //!
 //! Invariant: a REGISTER without the right digest changes nothing; a repeated datagram gets the same answer; a call goes
 //! down the flow that the binding was registered on.
@@ -38,7 +38,7 @@ pub struct Settings {
     pub longest: u32,
     /// The shortest that it takes, in seconds; less is 423.
     pub shortest: u32,
-    /// Who issues its TLS certificate; without one, TLS is off.
+    /// The issuer of its TLS certificate; without one, TLS is off.
     pub authority: Option<Authority>,
     /// The letters of a nonce.
     pub nonce_length: usize,
@@ -70,7 +70,7 @@ impl Default for Settings {
     }
 }
 
-/// How the stand-in treats the REGISTERs of an AOR. What is not said of a credential happens after it was proven.
+/// How the stand-in treats the REGISTERs of an AOR. Unless a variant says otherwise, it first verifies the credentials.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
     /// As a registrar does.
@@ -106,7 +106,7 @@ pub struct RegisterSeen {
     pub request: Message,
     /// Where it came from.
     pub flow: Flow,
-    /// What was answered; `None` for silence.
+    /// The status of the answer; `None` for silence.
     pub status: Option<u16>,
     /// Whether its digest was right.
     pub proven: bool,
@@ -200,7 +200,7 @@ impl Registrar {
         &self.0.settings.domain
     }
 
-    /// The users whom it knows.
+    /// The users that it knows.
     pub fn users(&self) -> Vec<String> {
         self.0.settings.users.keys().cloned().collect()
     }
@@ -406,7 +406,7 @@ impl Registrar {
         self.0.board.change(|state| state.location.clear());
     }
 
-    /// What came against the RFCs.
+    /// Violations of the RFCs by the other side.
     pub fn violations(&self) -> Vec<String> {
         self.0.board.read(|state| state.violations.clone())
     }
@@ -418,12 +418,12 @@ impl Registrar {
     }
 }
 
-/// What a request to a binding says: its Path is the Route (RFC 3327 §5.4).
+/// The options of a request to a binding: its Path is the Route (RFC 3327 §5.4).
 fn by_path(binding: &Binding, options: &CallOptions) -> CallOptions {
     binding.path.iter().fold(options.clone(), |options, path| options.header("Route", path))
 }
 
-/// What is answered to a REGISTER.
+/// The answer to a REGISTER.
 struct Verdict {
     status: Option<u16>,
     headers: Vec<(String, String)>,
@@ -629,7 +629,7 @@ impl Inner {
         let algorithm = algorithm.ok_or_else(|| wrong("an algorithm that was not offered"))?;
         let realm = state.realm.as_ref().unwrap_or(&self.settings.domain);
         if field("realm")? != realm {
-            // Whoever was challenged in the one before is challenged again.
+            // A client that was challenged in the earlier realm is challenged again.
             return Err(if state.realm.is_some() { None } else { wrong("another realm") });
         }
         if Some(uri) != request.request_uri() {

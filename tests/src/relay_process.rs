@@ -135,7 +135,7 @@ impl RelayProcess {
         self.child.exit(within).await
     }
 
-    /// What it was told.
+    /// The settings that it was started with.
     pub fn setup(&self) -> &Setup {
         &self.setup
     }

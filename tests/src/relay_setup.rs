@@ -31,7 +31,7 @@ pub struct Apns {
     pub certificate_file: Option<PathBuf>,
     /// `https://127.0.0.1:port`
     pub endpoint: String,
-    /// Whom the relay trusts for it.
+    /// The authority that the relay trusts for it.
     pub ca_file: PathBuf,
 }
 
@@ -42,7 +42,7 @@ pub struct Fcm {
     pub service_account_file: PathBuf,
     /// `https://127.0.0.1:port`
     pub endpoint: String,
-    /// Whom the relay trusts for it.
+    /// The authority that the relay trusts for it.
     pub ca_file: PathBuf,
 }
 
@@ -98,10 +98,10 @@ impl App {
     }
 }
 
-/// What the relay is told. Durations are written as in its file: `30s`, `3d`.
+/// The settings of a relay. Durations are written as in its file: `30s`, `3d`.
 #[derive(Clone)]
 pub struct Setup {
-    /// Who issues its certificate, and whom it trusts upstream.
+    /// The issuer of its certificate, which it also trusts upstream.
     pub authority: Authority,
     /// The transports toward SIP servers.
     pub transports: Vec<Transport>,
@@ -135,11 +135,11 @@ pub struct Setup {
     pub log: String,
     /// By how much the waits are shortened that nobody configures; 1 is real time.
     pub timing: f64,
-    /// What the waits of minutes are multiplied with: those after refusals, and until a user is told of a loss.
+    /// The factor for the waits of minutes: those after refusals, and until a user is told of a loss.
     pub minutes: f64,
     /// Further variables of the environment.
     pub environment: Vec<(String, String)>,
-    /// What it finds in `/etc/hosts`, where that is not the machine's own file.
+    /// The contents of its `/etc/hosts`, where that is not the machine's own file.
     pub hosts: Option<String>,
     /// The address on which devices reach it; an IPv6 address in brackets.
     pub edge_ip: String,

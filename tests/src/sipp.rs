@@ -29,7 +29,7 @@ pub enum Scenario {
     },
     /// Answered; the caller holds the call and resumes it, and ends it.
     CallerHolds,
-    /// It rings (180); the caller cancels 100 ms later, and gets 487.
+    /// The phone rings (180); the caller cancels 100 ms later, and gets 487.
     CallerCancels,
     /// Refused with this status.
     Refused(u16),
@@ -61,7 +61,7 @@ impl Sipp {
         let file = scratch.file("scenario.xml", scenario.xml());
         let mut command = Command::new("sipp");
         command.arg(server.to_string()).arg("-sf").arg(file).args(["-s", user, "-key", "domain", domain]);
-        // It also takes the second port above that for audio, for video, and ends at once where it cannot.
+        // SIPp also takes the second port above that for audio, for video, and ends at once where it cannot.
         let media = ports::free_row(3);
         command.args(["-i", "127.0.0.1", "-p", &ports::free().to_string(), "-mp", &media.to_string()]);
         command.args(["-m", "1", "-nostdin", "-trace_msg", "-trace_err", "-timeout_error"]);
@@ -132,7 +132,7 @@ fn count_messages(text: &str) -> usize {
     text.matches("<recv").count() + text.matches("<send").count() + text.matches("<pause").count() + 1
 }
 
-/// What a request of Carol's has within its dialog, from the Via to the Call-ID.
+/// The headers of a request of Carol's within its dialog, from the Via to the Call-ID.
 macro_rules! in_dialog {
     () => {
         r#"Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]

@@ -32,7 +32,7 @@ impl SkewedClock {
         Self { library, file, _scratch: scratch }
     }
 
-    /// What a process is started with that goes by this clock.
+    /// The environment of a process that goes by this clock.
     pub fn environment(&self) -> Vec<(String, String)> {
         let text = |path: &PathBuf| path.display().to_string();
         vec![("LD_PRELOAD".to_owned(), text(&self.library)), ("SKEWED_CLOCK".to_owned(), text(&self.file))]

@@ -25,11 +25,11 @@ enum State {
     /// Everything goes through.
     #[default]
     Open,
-    /// What holds these bytes is to stall.
+    /// The next message with these bytes stalls.
     Armed(Vec<u8>),
-    /// It does.
+    /// The message stalls.
     Stalled,
-    /// It is over, and what was held is on its way.
+    /// The stall is over, and the held message is on its way.
     Released,
     /// The server has read all of it, and answered.
     Arrived,

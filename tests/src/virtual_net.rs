@@ -26,17 +26,17 @@ type Listening = Arc<dyn Fn(Box<dyn ByteStream>) + Send + Sync>;
 struct Tables {
     ports: u16,
     listening: HashMap<u16, Listening>,
-    /// What a port's name resolves to, when that is not loopback alone.
+    /// The addresses of a port's name, when that is not loopback alone.
     addresses: HashMap<u16, Vec<IpAddr>>,
     moods: HashMap<IpAddr, Mood>,
     resolver_is_away: bool,
     dials: Vec<SocketAddr>,
     withdrawn: usize,
-    /// Streams to whom nobody answers, kept so that they are not closed.
+    /// Streams that nobody answers, kept so that they are not closed.
     ignored: Vec<DuplexStream>,
 }
 
-/// What an address does with a connection.
+/// The reaction of an address to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
     /// Hands it to who listens at the port.
@@ -67,7 +67,7 @@ impl VirtualNet {
         self.lock().resolver_is_away = away;
     }
 
-    /// What was dialled, in order.
+    /// The addresses that were dialled, in order.
     pub fn dials(&self) -> Vec<SocketAddr> {
         self.lock().dials.clone()
     }

@@ -1,6 +1,6 @@
 //! A stand-in for a Web Push service and for the devices that have subscribed at it: TLS and HTTP/2 on loopback.
 //!
-//! It checks the VAPID token (RFC 8292), the headers (RFC 8030), and decrypts each push as its device does (RFC 8291), by a
+//! The stand-in checks the VAPID token (RFC 8292), the headers (RFC 8030), and decrypts each push as its device does (RFC 8291), by a
 //! receiver of its own. It can be told to fail in every way that a push service does.
 //!
 //! Invariant: what a push service would object to, and what sipwake promises not to send, is in [`PushInbox::violations`].
@@ -31,7 +31,7 @@ use crate::virtual_net::VirtualNet;
 
 /// The App's VAPID key as PEM, worth nothing anywhere.
 const KEY: &str = include_str!("webpush-key.pem");
-/// Whom the relay names as its operator.
+/// The operator that the relay names.
 pub const SUBJECT: &str = "mailto:push@relay.test";
 
 /// A running stand-in; it stops when the last clone is dropped.
@@ -49,7 +49,7 @@ pub struct ReceivedPush {
     pub token: String,
     /// When its head arrived.
     pub at: Instant,
-    /// What the device reads.
+    /// The payload as the device reads it.
     pub payload: Value,
     /// `TTL`, in seconds.
     pub ttl: u64,
@@ -63,7 +63,7 @@ pub struct ReceivedPush {
     pub connection: usize,
 }
 
-/// What the stand-in answers to one push.
+/// The stand-in's answer to one push.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// This status, and perhaps `Retry-After`.

@@ -58,7 +58,7 @@ impl Transport {
     }
 }
 
-/// What happened on a flow.
+/// An event on a flow.
 pub enum Event {
     /// A message came.
     Message(Flow, Message),

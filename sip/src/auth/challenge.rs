@@ -15,7 +15,7 @@ pub struct Challenge {
     pub realm: Box<str>,
     /// The nonce.
     pub nonce: Box<str>,
-    /// What is to be sent back as it is.
+    /// The opaque value, which is sent back unchanged.
     pub opaque: Option<Box<str>>,
     /// The algorithm; MD5 when the challenge names none.
     pub algorithm: Algorithm,
@@ -44,7 +44,7 @@ pub enum Qop {
     Unknown,
 }
 
-/// Why a challenge cannot be answered.
+/// Reason why a challenge cannot be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChallengeError {
     /// Another scheme than Digest.

@@ -33,7 +33,7 @@ pub struct Credentials {
     pub qop: Option<Protection>,
     /// The nonce count; present whenever `qop` is.
     pub nc: Option<u32>,
-    /// What the challenge asked to be sent back.
+    /// The opaque value of the challenge, as it was sent back.
     pub opaque: Option<Box<str>>,
     /// The nonce count as written, which the response covers.
     nc_written: Box<str>,
@@ -118,9 +118,9 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Every user name that an `Authorization` or `Proxy-Authorization` of these values holds, however odd or broken they are, each once: whoever
-/// reads them takes one of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved. `None` where there
-/// are more than `most`, or one is longer than [`USERNAME_BYTES`]: nothing is read behind that.
+/// Every user name that an `Authorization` or `Proxy-Authorization` of these values holds, however odd or broken they are, each once: any reader
+/// takes one of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved. `None` where there are more than `most`,
+/// or one is longer than [`USERNAME_BYTES`]: nothing is read after that.
 pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<BTreeSet<Box<str>>> {
     let mut names = BTreeSet::new();
     for value in values {
@@ -136,7 +136,7 @@ pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Opt
     Some(names)
 }
 
-/// What is written behind a `username=` or `username*=` that begins at a place, and whether it has the star.
+/// The rest of the text after a `username=` or `username*=` that begins at a place, and whether it has the star.
 fn written_username(value: &[u8], at: usize) -> Option<(&[u8], bool)> {
     const NAME: &[u8] = b"username";
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'%".contains(&byte);

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{Algorithm, Ha1};
 
-/// What an answer protects.
+/// The parts of a request that a digest protects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// `auth`: method and URI.
@@ -15,7 +15,7 @@ pub enum Protection {
     AuthInt,
 }
 
-/// All that a digest is computed from, but the HA1.
+/// The input of a digest, except the HA1.
 pub(super) struct DigestInput<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) nonce: &'a str,

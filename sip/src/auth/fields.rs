@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::{PARAMS, VALUE_BYTES};
 
-/// Why a value has no readable parameters.
+/// Reason why a value has no readable parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldError {
     /// Beyond [`VALUE_BYTES`] or [`PARAMS`].
@@ -16,7 +16,7 @@ pub(super) enum FieldError {
     Broken,
 }
 
-/// What stands behind the scheme, if it is the one wanted.
+/// The text after the scheme, if it is the one wanted.
 pub(super) fn strip_scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
     let value = value.trim_matches(LWS);
     let (word, rest) = value.split_at_checked(scheme.len())?;
@@ -75,7 +75,7 @@ pub(super) fn named_before_another<'a, const N: usize>(
     Ok((found, true))
 }
 
-/// Writes `name="value"`, escaped. What a quoted string cannot hold is left out; the caller has refused it before.
+/// Writes `name="value"`, escaped. Characters that a quoted string cannot hold are left out; the caller has refused them before.
 pub(super) fn push_quoted(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push_str("=\"");

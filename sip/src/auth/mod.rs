@@ -3,9 +3,8 @@
 //! As a client: [`Challenge::topmost_supported`], then [`Challenge::answer`] with an [`Ha1`].
 //! As a server: [`challenge_value`], then [`Credentials::parse`] and [`Credentials::verify`].
 //!
-//! What is the caller's part, because it needs memory: that a nonce is fresh and its count grows, that the realm is the
-//! one expected, that the `uri` of the credentials is the request's, that a challenge is answered a bounded number of
-//! times.
+//! The checks that need memory are left to the caller: that a nonce is fresh and its count grows, that the realm is the one expected, that the `uri`
+//! of the credentials is the request's, that a challenge is answered a bounded number of times.
 //!
 //! | room | what it is |
 //! | --- | --- |

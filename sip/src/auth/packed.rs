@@ -11,7 +11,7 @@ use super::{Algorithm, Challenge, Qop};
 pub struct PackedChallenge {
     /// Realm, nonce, opaque, and the algorithm as written where that is not its usual form; one behind the other.
     texts: Box<str>,
-    /// Where the first three of them end. Their limits are far below what this holds.
+    /// The ends of the first three of them. Their limits are far below the capacity of this type.
     ends: [u16; 3],
     algorithm: Algorithm,
     qop: Qop,

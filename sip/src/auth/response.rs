@@ -8,7 +8,7 @@ use super::digest::{DigestInput, Protection};
 use super::fields::push_quoted;
 use super::{Challenge, Ha1, NONCE_BYTES, Qop, URI_BYTES, USERNAME_BYTES};
 
-/// What a request contributes to its credentials.
+/// The parts of a request that its credentials are computed from.
 #[derive(Clone, Copy)]
 pub struct DigestResponse<'a> {
     /// The username, at most [`USERNAME_BYTES`].
@@ -19,13 +19,13 @@ pub struct DigestResponse<'a> {
     pub uri: &'a str,
     /// Fresh and unpredictable for each use, not empty, at most [`NONCE_BYTES`].
     pub cnonce: &'a str,
-    /// How many requests were sent with this nonce, this one included.
+    /// The number of requests sent with this nonce, this one included.
     pub nc: u32,
     /// The body, which `auth-int` protects.
     pub body: &'a [u8],
 }
 
-/// Why a challenge was not answered.
+/// Reason why a challenge was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DigestResponseError {
     /// The HA1 was made with another hash than the challenge asks for.

@@ -1,7 +1,7 @@
 //! The proof in a device's REGISTER: a digest over a fresh nonce of ours, or a bearer token (RFC 7616, RFC 8898).
 //!
-//! Nonces are not stored: each carries its time, its number and a MAC that binds it to the flow it was given on. What is
-//! stored, for a device on a flow, is the highest count seen with each of its latest nonces, so that an answer counts once.
+//! Nonces are not stored: each carries its time, its number and a MAC that binds it to the flow it was given on. For a device on a flow the highest
+//! count seen with each of its latest nonces is stored, so that an answer counts once.
 //!
 //! Invariant: an answer is looked at by the shell only when its nonce is ours, fresh, given on this very flow, its count
 //! has not been seen with it, and its `uri` is what the REGISTER asks for; so a recorded REGISTER opens nothing.
@@ -65,7 +65,7 @@ pub struct Nonces {
     made: u64,
 }
 
-/// What a nonce of ours says.
+/// The contents of one of our nonces.
 struct Nonce {
     age: Option<Duration>,
     number: u64,
@@ -207,7 +207,7 @@ pub fn shows_proof(request: &Message) -> bool {
 fn own_proof(request: &Message) -> Option<&str> {
     let values = || carriers_of(request).iter().flat_map(|carrier| request.values(*carrier));
     let texts = || values().filter_map(|value| std::str::from_utf8(value).ok());
-    // Those of a REGISTER are for nobody else.
+    // Credentials in a REGISTER are for nobody else.
     let any = || texts().next().filter(|_| request.method() == Some(Method::Register));
     texts().find(|value| is_own_proof(value)).or_else(any)
 }

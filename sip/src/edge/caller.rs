@@ -1,4 +1,4 @@
-//! Who calls or writes, as a device may be told (RFC 3261 §19.1, RFC 3323, RFC 3325, RFC 3966).
+//! The caller of a call, or the sender of a message, as a device may be told (RFC 3261 §19.1, RFC 3323, RFC 3325, RFC 3966).
 //!
 //! | the address | what is told |
 //! | --- | --- |
@@ -17,11 +17,10 @@ use std::borrow::Cow;
 
 use crate::message::{Message, Name, Party, Uri, unescaped};
 
-/// A caller of whom nothing may be told.
+/// The address shown for a caller whose identity may not be told.
 pub const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
 
-/// The schemes beside `sip:` and `tel:` whose addresses are of a user at a host. One that is not known may be a user itself, before his
-/// password.
+/// The schemes beside `sip:` and `tel:` whose addresses are of a user at a host. An unknown scheme may be a user itself, in front of a password.
 const OTHER_SCHEMES: &[&str] = &["im", "pres", "xmpp", "mailto", "h323", "acct"];
 /// The parameters of a number that are a part of it (RFC 3966 §5.1.5, §5.3).
 const NUMBER_PARAMS: &[&str] = &["ext", "isub", "phone-context"];
@@ -52,8 +51,8 @@ pub fn caller(request: &Message) -> Caller {
     }
 }
 
-/// What a request's `caller` is counted by: where that is anonymous, the identity that the SIP server asserts all the same, so that those who
-/// withhold their numbers are not one caller, and else a From of which nothing can be told. It is to be hashed, and neither kept nor told.
+/// The text that a request's `caller` is counted by. For an anonymous caller it is the identity that the SIP server asserts nevertheless, so that
+/// callers who withhold their numbers are counted apart; failing that, a From that cannot be read. It must be hashed, and neither stored nor shown.
 pub fn counted_caller<'a>(request: &'a Message, caller: &'a Caller) -> Cow<'a, str> {
     if *caller.0 != *ANONYMOUS {
         return Cow::Borrowed(&caller.0);
@@ -67,7 +66,7 @@ pub fn counted_caller<'a>(request: &'a Message, caller: &'a Caller) -> Cow<'a, s
     }
 }
 
-/// What may be told of an address: [`ANONYMOUS`] where it is that of nobody; `None` where it cannot be read.
+/// The form of an address that may be told: [`ANONYMOUS`] for an anonymous one; `None` where the address cannot be read.
 pub fn told(address: &str) -> Option<Box<str>> {
     let address = Address::read(address)?;
     Some(if address.is_anonymous() { ANONYMOUS.into() } else { address.told() })
@@ -85,10 +84,10 @@ pub fn shown(name: Cow<'_, str>) -> Option<Box<str>> {
     })
 }
 
-/// Whom an address names.
+/// The parts of an address.
 #[derive(Clone, Copy)]
 enum Address<'a> {
-    /// Somebody at a host.
+    /// A user at a host.
     User { scheme: &'a str, user: &'a str, host: &'a str },
     /// A host alone.
     Host(&'a str),
@@ -109,7 +108,7 @@ impl<'a> Address<'a> {
         match Uri::user_and_host_of(rest) {
             Some((user, host)) => {
                 let scheme = if is_sip { "sip" } else { scheme };
-                // Of a path or a query that stands before the `@` nothing is known.
+                // A path or a query before the `@` cannot be interpreted.
                 (is_sip || !user.contains(['/', '?', '#', ';'])).then_some(Self::User { scheme, user, host })
             }
             None if is_sip && !rest.contains('@') => Uri::parse(text).map(|uri| Self::Host(uri.host)),
@@ -139,7 +138,7 @@ impl<'a> Address<'a> {
     fn told(&self) -> Box<str> {
         match *self {
             Self::User { scheme, user, host } => {
-                // What is no number may have a `;` in its user (RFC 4475 §3.1.1.1).
+                // A user that is no number may contain a `;` (RFC 4475 §3.1.1.1).
                 let (user, params) = match user.find(';') {
                     Some(end) if is_number(&user[..end]) => user.split_at(end),
                     _ => (user, ""),

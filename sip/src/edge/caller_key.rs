@@ -1,6 +1,6 @@
-//! What tells callers apart where they are counted: a hash with the random key of an endpoint.
+//! The key by which callers are counted: a hash with the random key of an endpoint.
 //!
-//! Invariant: a key names nobody, and says nothing to another endpoint or to the next run.
+//! Invariant: a key identifies no person, and is of no use to another endpoint or to the next run.
 
 use std::hash::{BuildHasher as _, RandomState};
 

@@ -1,6 +1,6 @@
-//! What the Contacts of a device's REGISTER ask for (RFC 3261 §10.3 steps 6 to 8, RFC 5626 §6).
+//! The request that the Contacts of a device's REGISTER make (RFC 3261 §10.3 steps 6 to 8, RFC 5626 §6).
 //!
-//! | its Contacts | what it asks for |
+//! | its Contacts | the request |
 //! | --- | --- |
 //! | none | to be told what stands |
 //! | one that lasts, whatever else is removed beside it | to be reached by that one; of several, by the first |
@@ -9,7 +9,7 @@
 //!
 //! A phone that has changed its network removes its old Contact in the REGISTER that brings the new one, or afterwards.
 //!
-//! Invariant: a removal is told with the Contacts that it names, so that whoever keeps one compares before it forgets.
+//! Invariant: a removal is reported with the Contacts that it names, so that the owner of a registration compares them before it forgets.
 
 use std::cell::LazyCell;
 
@@ -30,7 +30,7 @@ pub enum ContactRequest {
     Remove(Vec<DeviceContact>),
     /// `*`: whatever stands is to be removed.
     RemoveAll,
-    /// To be reached at `contact` for `expires` seconds.
+    /// Registration of `contact` for `expires` seconds.
     Bind {
         /// The Contact.
         contact: DeviceContact,
@@ -44,9 +44,9 @@ pub enum ContactRequest {
 /// A Contact of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceContact {
-    /// Its URI as written.
+    /// The URI as written.
     pub uri: Box<str>,
-    /// Its `+sip.instance` and `reg-id`, which name it in place of the URI (RFC 5626 §6); empty where it has not both.
+    /// The `+sip.instance` and `reg-id`, which name the Contact in place of the URI (RFC 5626 §6); empty where it has not both.
     outbound: Box<str>,
 }
 

@@ -12,7 +12,7 @@ use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Tra
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
 
-/// What `received` and `rport` take at most, in bytes.
+/// The maximum length of `received` and `rport`, in bytes.
 const MARKS_BYTES: usize = 72;
 
 /// How a name of this relay is written in one direction.
@@ -34,7 +34,7 @@ impl SentBy<'_> {
     }
 }
 
-/// Why a request is not forwarded.
+/// Reason why a request is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// 482: it has been here before, with the same Request-URI and Route.
@@ -59,7 +59,7 @@ impl Stop {
 /// Checks a request before it is forwarded (RFC 3261 §16.3).
 ///
 /// # Errors
-/// What it is answered instead.
+/// The reason for which the request is answered instead.
 pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     if request.max_forwards() == Some(0) {
         return Err(Stop::TooManyHops);
@@ -75,13 +75,13 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     if looped { Err(Stop::Loop) } else { Ok(()) }
 }
 
-/// What a request requires of proxies that this one cannot. `privacy` (RFC 3323 §5) it can: who asks for it is anonymous in all that
-/// the relay says itself, and gateways put it into every call.
+/// The options of Proxy-Require that this proxy does not support. `privacy` (RFC 3323 §5) is supported: the relay shows such a caller as anonymous in
+/// all its own messages, and gateways put the option into every call.
 pub fn unknown_to_proxies(request: &Message) -> impl Iterator<Item = &str> {
     request.elements(Name::ProxyRequire).filter(|option| !option.eq_ignore_ascii_case("privacy"))
 }
 
-/// What a request requires of whoever answers it that is not understood (RFC 3261 §8.2.2.3).
+/// The options of Require that this element does not understand (RFC 3261 §8.2.2.3).
 pub fn not_understood<'a>(request: &'a Message, understood: &'a [&str]) -> impl Iterator<Item = &'a str> {
     let is_known = |option: &&str| understood.iter().any(|known| known.eq_ignore_ascii_case(option));
     request.elements(Name::Require).filter(move |option| !is_known(option))
@@ -111,12 +111,12 @@ pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstrea
     edit.prepend(Name::RecordRoute, route(upstream)).prepend(Name::RecordRoute, route(device))
 }
 
-/// What a request says of the signed Route that this relay has put there.
+/// The signed Route of a request that this relay has put there.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnRoute {
-    /// The token at the top.
+    /// The token of the topmost value.
     pub opened: OpenedToken,
-    /// How many of its values are ours.
+    /// The number of its values that are ours.
     pub values: usize,
 }
 
@@ -250,7 +250,7 @@ fn is_secure(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("sips"))
 }
 
-/// Why a CANCEL was sent: its Reason (RFC 3326), for the CANCEL that passes it on.
+/// The Reason of a CANCEL (RFC 3326), for the CANCEL that passes it on.
 pub fn reason(cancel: &Message) -> Option<String> {
     let reasons: Vec<&str> = cancel.elements(Name::Reason).collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))

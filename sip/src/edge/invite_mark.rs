@@ -1,4 +1,4 @@
-//! What the copies of one INVITE have in common, whatever way each came: Call-ID, CSeq and From tag (RFC 3261 §8.2.2.2).
+//! The common identity of all copies of one INVITE, whatever way each came: Call-ID, CSeq and From tag (RFC 3261 §8.2.2.2).
 //!
 //! Invariant: a mark tells nothing of a caller, and is the same at each node.
 
@@ -22,12 +22,12 @@ impl InviteMark {
         Self(mark)
     }
 
-    /// As another node is told.
+    /// The mark in its form for other nodes.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0
     }
 
-    /// What another node has told.
+    /// The mark that another node has sent.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }

@@ -6,10 +6,10 @@
 //! Voice-Message: 2/8 (0/2)
 //! ```
 //!
-//! Of the message classes only voice is voicemail; the others, and headers of single messages, are passed over.
+//! Only the message class for voice is voicemail; the others, and headers of single messages, are passed over.
 //!
-//! Invariant: of a text whose state or counts cannot be read nothing is read; its other lines decide nothing. What is kept of
-//! it is bounded by [`ACCOUNT_BYTES`].
+//! Invariant: a text whose state or counts cannot be read is not read at all; its other lines decide nothing. The parts that are kept are bounded by
+//! [`ACCOUNT_BYTES`].
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub struct Mailbox {
     pub new: Option<u32>,
     /// Voice messages that were heard.
     pub old: Option<u32>,
-    /// Those of the new ones that are urgent, where the server tells.
+    /// The number of urgent messages among the new ones, where the server tells.
     pub urgent: Option<u32>,
     /// The mailbox's URI, as callers' are told, where the server tells.
     pub account: Option<Box<str>>,

@@ -1,22 +1,22 @@
-//! The edge: which devices are let in, which calls wait for them, and how requests pass between the two sides.
+//! The edge: admission of devices, the calls that wait for them, and how requests pass between the two sides.
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | [`admission`] | nonces, and what a device's REGISTER must show |
-//! | [`own_proof`] | what proves a device to this relay, which goes no further |
-//! | [`device_contacts`] | what the Contacts of a device's REGISTER ask for (RFC 3261 §10.3) |
+//! | [`admission`] | nonces, and the proof in a device's REGISTER |
+//! | [`own_proof`] | removal of a device's proof to this relay from messages that leave it |
+//! | [`device_contacts`] | the request that the Contacts of a device's REGISTER make (RFC 3261 §10.3) |
 //! | [`call`] | one call, from its announcement or its INVITE to its final answer |
 //! | [`replaces`] | an INVITE that takes the place of a call (RFC 3891) |
-//! | [`caller`] | who calls, as a device may be told (RFC 3323, RFC 3325) |
-//! | [`caller_key`] | what tells callers apart where they are counted |
-//! | [`refusals`] | which of several refusals the caller gets (RFC 3261 §16.7.6) |
-//! | [`invite_mark`] | what the copies of one INVITE have in common (RFC 3261 §8.2.2.2) |
-//! | [`forward`] | what a proxy changes in a message (RFC 3261 §16.6) |
+//! | [`caller`] | the caller, as a device may be told (RFC 3323, RFC 3325) |
+//! | [`caller_key`] | the key by which callers are counted |
+//! | [`refusals`] | the choice among several refusals for the caller (RFC 3261 §16.7.6) |
+//! | [`invite_mark`] | the common identity of all copies of one INVITE (RFC 3261 §8.2.2.2) |
+//! | [`forward`] | the changes that a proxy makes in a request (RFC 3261 §16.6) |
 //! | [`returned`] | a response on its way back (RFC 3261 §16.7) |
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
-//! | [`mailbox`] | what a NOTIFY says of a voicemail box (RFC 3842) |
+//! | [`mailbox`] | the state of a voicemail box in a NOTIFY (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
-//! | [`taken_back`] | what a device takes back of them (RFC 3261 §10.2.2) |
+//! | [`taken_back`] | the Contacts of them that a device removes (RFC 3261 §10.2.2) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
@@ -80,20 +80,21 @@ pub struct IncomingCall {
     pub from: Box<str>,
     /// The caller's display name.
     pub name: Option<Box<str>>,
-    /// What its caller is counted by: one who withholds his number, too, where his SIP server asserts who he is (RFC 3325).
+    /// The key by which the caller is counted, also one who withholds the number, where the SIP server asserts an identity
+    /// (RFC 3325).
     pub caller: CallerKey,
-    /// What its INVITE has in common with its copies; `None`: it is still to come.
+    /// The mark that the INVITE shares with its copies; `None`: the INVITE is still to come.
     pub mark: Option<InviteMark>,
-    /// The call whose place it takes, if it takes one's.
+    /// The call that the INVITE replaces, if any.
     pub replaces: Option<Replaces>,
-    /// How long it waits at most, from now.
+    /// The longest time that the call waits, from now.
     pub wait: Duration,
-    /// How long its caller waits at most, from now, where the INVITE says so by Expires.
+    /// The longest time that the caller waits, from now, where the INVITE says so by Expires.
     pub valid: Option<Duration>,
 }
 
 impl fmt::Debug for IncomingCall {
-    /// Shows nothing of who calls.
+    /// Shows nothing of the caller.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IncomingCall({}, {})", self.call, self.instance)
     }
@@ -108,7 +109,7 @@ pub struct MessageRequestId(pub u64);
 pub struct InboundMessage {
     /// The request that it is a copy of.
     pub request: MessageRequestId,
-    /// Its name: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
+    /// The name of the copy: the same when the same MESSAGE (Call-ID, CSeq, From tag) comes again for the same device.
     pub message: MessageId,
     /// The device that it is for.
     pub instance: InstanceId,

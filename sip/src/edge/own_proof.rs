@@ -1,4 +1,4 @@
-//! What proves a device to this relay goes no further than here (RFC 3261 §22.3, RFC 8898 §3).
+//! Removal of a device's proof to this relay from messages that leave it (RFC 3261 §22.3, RFC 8898 §3).
 //!
 //! A stack may put one header into all that it sends: JsSIP does so with `authorization_jwt`, in ACK and BYE, too. A SIP server writes what it
 //! gets into its logs, and a proxy passes `Authorization` on to the other party of a call (RFC 3261 §22.2).
@@ -8,7 +8,7 @@
 //! | `Authorization` or `Proxy-Authorization` with an instance's secret | left out | left out |
 //! | `Digest` of [`EDGE_REALM`] | left out | left out, where its user name is an instance's |
 //! | `Digest` of another realm | passes | passes |
-//! | `Bearer`, another scheme, what cannot be read | left out: whom it is for cannot be told | passes: it is for its own SIP server |
+//! | `Bearer`, another scheme, what cannot be read | left out: the intended verifier is unknown | passes: it is for the device's own SIP server |
 //! | a secret in another header, or in a URI | as many `x` | as many `x` |
 //! | either header in a response, which it means nothing in | left out | left out |
 //!
@@ -31,7 +31,7 @@ const SECRET_CHARS: usize = 43;
 /// The headers that a proof may be in.
 const CARRIERS: [Name; 2] = [Name::Authorization, Name::ProxyAuthorization];
 
-/// Whose a message is that goes to a SIP server.
+/// The kind of device that sends a message to a SIP server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// A device that proves itself to this relay, by the secret of its instance.
@@ -65,7 +65,7 @@ pub fn take_all(edit: Edit<'_>) -> Edit<'_> {
     CARRIERS.into_iter().fold(edit, Edit::remove)
 }
 
-/// What is to be sent, with `x` in place of each secret before its body, which has so many bytes.
+/// The message with `x` in place of each secret before its body, which has so many bytes.
 pub fn withheld(bytes: Bytes, body: usize) -> Bytes {
     let head = &bytes[..bytes.len().saturating_sub(body)];
     let found: Vec<Range<usize>> = secrets(head).collect();
@@ -79,7 +79,7 @@ pub fn withheld(bytes: Bytes, body: usize) -> Bytes {
     bytes.freeze()
 }
 
-/// Where secrets stand in a text, each from behind the first mark of its word to the end of that: another mark may stand before it.
+/// The places of secrets in a text, each from after the first mark of its word to the end of the word: another mark may stand before it.
 /// No byte is looked at for two of them, for a device may send a text that is full of marks.
 fn secrets(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut looked_at = 0;

@@ -73,7 +73,7 @@ struct Copy {
 /// One MESSAGE.
 #[derive(Debug)]
 pub struct PendingMessage {
-    /// Its server transaction.
+    /// The server transaction.
     pub server: ServerId,
     /// The tag of the answers that the relay gives itself.
     pub tag: String,

@@ -12,8 +12,8 @@
 //!
 //! A registration is named by a keyed hash of its SIP server (registrar and proxy), its AOR and its `pn-*` parameters: the
 //! same after a restart, on every node that shares the key, and of no use to find any of them. Its name is also its PURR
-//! (§6.2.1). Whoever registers the same AOR at a server of his own has other names, and changes nothing of Alice's. One that
-//! is reached by its flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
+//! (§6.2.1). A registration of the same AOR at somebody else's SIP server has other names, and changes nothing of Alice's. One that is reached by its
+//! flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
 //!
 //! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
 //! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
@@ -61,9 +61,9 @@ const FLOW_PATH: &[u8] = b"sipwake flow path 1";
 /// How a registration that passed through is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Its device is pushed, and comes (RFC 8599).
+    /// The device is pushed, and comes (RFC 8599).
     Pushed,
-    /// By the flow that it was made by, as long as that stands (RFC 5626).
+    /// The device is reached by the flow of its REGISTER, as long as that flow stands (RFC 5626).
     ByFlow,
 }
 
@@ -76,7 +76,7 @@ impl Reach {
     }
 }
 
-/// Where a push service finds a device, as its Contact says it (RFC 8599 §8.7).
+/// The address of a device at a push service, as its Contact names it (RFC 8599 §8.7).
 #[derive(Clone, PartialEq, Eq)]
 pub struct PushContact {
     /// The service: `apns`, `fcm`, …
@@ -98,9 +98,9 @@ impl fmt::Debug for PushContact {
 pub enum PushRequest {
     /// Pushes, for this registration.
     Push(PushContact),
-    /// To hear whether one service is there, or which are.
+    /// The question whether one service is there, or which are.
     Query(Option<Box<str>>),
-    /// Nothing, or nothing any more.
+    /// No pushes, or none any more.
     Nothing,
 }
 
@@ -116,15 +116,15 @@ pub struct RegisterIntent {
     pub contact: Box<str>,
     /// The request that its `pn-*` parameters make.
     pub push_request: PushRequest,
-    /// For how long, in seconds.
+    /// The lifetime that it asks for, in seconds.
     pub expires: u32,
     /// The device refreshes by itself (`+sip.pnsreg`, §4.1.4).
     pub refreshes_itself: bool,
-    /// It registers as RFC 5626 has it, so the Path must say that the first hop can (§5.1 there).
+    /// Whether it registers as RFC 5626 has it, so that the Path must say that the first hop can (§5.1 there).
     pub outbound: bool,
-    /// It shows a proof to its SIP server.
+    /// Whether it shows a proof to its SIP server.
     pub proves: bool,
-    /// It names no Contact, and asks for those that stand (RFC 3261 §10.2.3).
+    /// Whether it names no Contact, and asks for the registered ones (RFC 3261 §10.2.3).
     pub is_question: bool,
     uri: Box<str>,
 }
@@ -212,7 +212,7 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
 }
 
 /// The AOR that a REGISTER is for. Its SIP server says whether it may be registered, so that server must read the same one in
-/// To: there is one address, however odd what stands beside it may be.
+/// The address of To: there is one, however odd the text beside it may be.
 fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {
     let value = register.values(Name::To).next().unwrap_or_default();
     let count = |byte| memchr::memchr_iter(byte, value).count();
@@ -290,7 +290,7 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
     Some(format!("{scheme}:{}@{}", uri.user?, uri.host.to_ascii_lowercase()).into())
 }
 
-/// For how long a Contact is to last, in seconds.
+/// The lifetime that a Contact asks for, in seconds.
 pub(super) fn lasts_for(register: &Message, contact: &Party<'_>) -> u32 {
     contact.expires(EXPIRES_DEFAULT).or_else(|| register.number(Name::Expires)).unwrap_or(EXPIRES_DEFAULT)
 }
@@ -329,7 +329,7 @@ impl RegisterIntent {
         }
     }
 
-    /// For how long a 2xx registers its Contact; zero when it does not (RFC 3261 §10.3 step 8).
+    /// The lifetime that a 2xx grants its Contact; zero when it does not register it (RFC 3261 §10.3 step 8).
     pub fn granted(&self, response: &Message) -> Duration {
         if self.expires == 0 {
             return Duration::ZERO;
@@ -403,10 +403,10 @@ pub fn spelling(uri: &str) -> Option<String> {
         (name, Some(value)) if name == "transport" || name == "maddr" => {
             format!(";{name}={}", value.to_ascii_lowercase())
         }
-        // What a server makes of another parameter is its own affair, and letters may count in it.
+        // The meaning of another parameter is the server's own affair, and case may matter in it.
         (name, Some(value)) => format!(";{name}={value}"),
     };
-    // Whatever its value: it is a flag, and is given back without it.
+    // `lr` is dropped whatever its value: it is a flag, and a peer may return it without the value.
     let mut params: Vec<String> =
         uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("lr")).map(named).collect();
     params.sort_unstable();

@@ -1,4 +1,4 @@
-//! Which of several refusals the caller gets (RFC 3261 §16.7.5, §16.7.6).
+//! The choice among several refusals for the caller (RFC 3261 §16.7.5, §16.7.6).
 //!
 //! | among | is chosen |
 //! | --- | --- |
@@ -8,7 +8,7 @@
 //! | equal ones | the one that came first |
 //! | these and the relay's own 480 or 408: a device was rung or woken, and nobody answered | what is better than a 480 |
 //!
-//! A laptop without the right codec says 488 to each call at once. What becomes of the call is said by whoever was rung.
+//! A laptop without the right codec says 488 to each call at once. The outcome of the call is decided by the devices that were rung.
 //!
 //! A 401 or 407 carries the challenges of all that came (§16.7.7). A 503 speaks of one device and not of this relay: the
 //! caller gets 500 in its place (§16.7.6).

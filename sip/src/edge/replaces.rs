@@ -5,35 +5,35 @@
 //! | that is in the call which it names | taken in its place |
 //! | that is not | 481; 420 where the phone knows nothing of RFC 3891 and the INVITE requires it; else any call |
 //!
-//! Invariant: a mark tells nothing of whoever talks.
+//! Invariant: a mark identifies no party of the dialog.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::message::{Message, Name};
 
-/// By what a dialog is known after its call is over: a hash of its Call-ID.
+/// The identity of a dialog after its call is over: a hash of its Call-ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DialogMark(u64);
 
 impl DialogMark {
-    /// Of this Call-ID.
+    /// The mark of this Call-ID.
     pub fn of(call_id: &str) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(call_id));
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 }
 
-/// What an INVITE says of the call whose place it takes.
+/// The Replaces of an INVITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaces {
-    /// Which dialog.
+    /// The dialog to replace.
     pub dialog: DialogMark,
-    /// A phone that is in no such call must not take it for another one (`Require: replaces`).
+    /// Whether a phone that does not have this dialog must not take the INVITE for a new call (`Require: replaces`).
     pub required: bool,
 }
 
 impl Replaces {
-    /// Of this INVITE; `None` for one that takes nobody's place.
+    /// The Replaces of this INVITE; `None` for one that replaces no call.
     pub fn of(invite: &Message) -> Option<Self> {
         let value = invite.text(Name::Replaces)?;
         let call_id = value.split(';').next().unwrap_or(value).trim();

@@ -1,4 +1,4 @@
-//! A response on its way back to whoever asked (RFC 3261 §16.7).
+//! A response on its way back to the sender of the request (RFC 3261 §16.7).
 //!
 //! A connection to a SIP server carries the calls of all its accounts, and a server that cannot read what comes by it closes it. So what one
 //! device sends there must neither be without what tells its transaction nor fill the server's buffer.
@@ -31,7 +31,7 @@ pub fn forward_response(asked: &Message, response: &Message, from: Side) -> Byte
     forward_with(asked, response, from, |edit| edit)
 }
 
-/// Likewise, with more in its head than whoever answers has said.
+/// Likewise, with headers in its head that the answering party has not written.
 pub fn forward_with<'a>(
     asked: &'a Message,
     response: &'a Message,

@@ -1,12 +1,12 @@
-//! What a device takes back: the Contacts of its REGISTER that are to last no longer (RFC 3261 §10.2.2).
+//! The Contacts that a device's REGISTER removes: those that are to last no longer (RFC 3261 §10.2.2).
 //!
-//! | Contact | what it names |
+//! | Contact | the registration that it names |
 //! | --- | --- |
 //! | with `pn-provider` and `pn-prid` | the registration that is pushed for by them, wherever it is |
 //! | with neither | the registration of its device, which only those know who have it |
 //! | `*` | all registrations of the AOR, likewise |
 //!
-//! Invariant: what the same REGISTER registers is not taken back by it.
+//! Invariant: a REGISTER does not remove the Contact that it registers.
 
 use super::push_proxy::{PushRequest, RegisterIntent, contact_key, identify, lasts_for, push_request};
 use crate::flow::TokenKey;
@@ -25,7 +25,7 @@ pub struct TakenContact {
     pub instance: Option<InstanceId>,
 }
 
-/// What a REGISTER takes back, which was read as `intent`.
+/// The Contacts that a REGISTER removes, which was read as `intent`.
 pub fn taken_back(register: &Message, intent: &RegisterIntent, key: &TokenKey) -> Vec<TakenContact> {
     if intent.is_question {
         return Vec::new();

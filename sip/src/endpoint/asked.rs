@@ -1,4 +1,4 @@
-//! What devices have asked, and the flows that they are answered by (RFC 3261 §18.2.2, RFC 5626 §5.3).
+//! Requests of devices that are not answered yet, and the flows that the answers take (RFC 3261 §18.2.2, RFC 5626 §5.3).
 //!
 //! | the flow that a device's request came by | its answer goes |
 //! | --- | --- |
@@ -7,10 +7,10 @@
 //! | has ended, and the device has another one | by that |
 //! | has ended, and the device has none | by the next one, within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked); later by none |
 //!
-//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a client that closes
-//! one connection before it opens the next is back by then, and else whoever is called shall not ring for nobody. One to an emergency service (RFC 5031) is cancelled when
-//! its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered all the same and the device does not come back, the call is
-//! ended for it with ACK and BYE.
+//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a
+//! client that closes one connection before it opens the next is back by then, and otherwise the callee must not ring for nobody. One to an emergency
+//! service (RFC 5031) is cancelled when its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered
+//! all the same and the device does not come back, the call is ended for it with ACK and BYE.
 //!
 //! Invariant: a request is answered by no flow but its own and those that its device has proved itself on. [`ASKED_PER_FLOW`] of a flow, and
 //! of a device without one, are remembered: of more, the latest.
@@ -36,7 +36,7 @@ pub(super) const ASKED_PER_FLOW: usize = 64;
 struct Asked {
     instance: InstanceId,
     server: ServerId,
-    /// It begins a call: the INVITE that was sent on for it.
+    /// The INVITE that was sent on, where the request begins a call.
     placed: Option<BranchId>,
 }
 
@@ -76,7 +76,7 @@ impl AskedByDevices {
         }
     }
 
-    /// What an instance has asked, by the flow that it has or by one that is gone, is its successor's.
+    /// Passes the unanswered requests of an instance, by its present flow or by one that has ended, to its successor.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId, flow: Option<FlowId>) {
         let here = flow.and_then(|flow| self.by.get_mut(&flow)).into_iter().flatten();
         here.filter(|it| it.instance == earlier).for_each(|it| it.instance = successor);
@@ -161,7 +161,7 @@ impl Endpoint {
         let waiting = asked.waiting.entry(instance).or_default();
         if waiting.len() >= ASKED_PER_FLOW {
             let Waiting { asked, cancel_at, .. } = waiting.remove(0);
-            // Nobody else would: whoever is called rings on.
+            // Without this CANCEL the callee would ring on.
             if let Some(branch) = asked.placed.filter(|_| cancel_at.is_some()) {
                 core.transactions.cancel(now, branch, None);
             }
@@ -206,7 +206,7 @@ impl Endpoint {
                 continue;
             }
             if self.core.transactions.is_pending(asked.server) {
-                // It was cancelled, and ends within 64·T1.
+                // The request was cancelled, and ends within 64·T1.
                 let until = now + self.core.settings.timing.edge.parked;
                 self.await_flow(now, Waiting { asked, cancel_at: None, until });
             } else {

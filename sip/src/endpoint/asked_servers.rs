@@ -1,5 +1,5 @@
-//! What SIP servers were asked for devices by streams that end before it is answered: a server is started again, a balancer closes what is
-//! idle, a router has forgotten the connection.
+//! Requests that were sent to SIP servers for devices by a stream that ends before they are answered: the server restarts, a load balancer closes an
+//! idle connection, a NAT loses its state.
 //!
 //! | the stream by which a device's request went on has ended, and the SIP server | then |
 //! | --- | --- |
@@ -75,7 +75,7 @@ impl Endpoint {
 
     /// The SIP server of a request that went to this address has this flow.
     pub(super) fn ask_again(&mut self, now: Instant, branch: BranchId, flow: FlowId, address: Option<IpAddr>) {
-        // Its Via names a stream.
+        // The request's Via names a stream.
         if !flow.is_reliable() {
             return;
         }
@@ -90,7 +90,7 @@ impl Endpoint {
         self.note_asked_of_server(flow, branch);
     }
 
-    /// Its SIP server has no flow.
+    /// Parks a request whose SIP server has no flow.
     fn park_asked(&mut self, now: Instant, id: UpstreamId, branch: BranchId, address: Option<IpAddr>) {
         if self.upstreams.registrar(id).is_none() || !self.park_for_server(now, id, branch, address) {
             return self.abandon_forwarded(now, branch);

@@ -30,7 +30,7 @@ use crate::transaction::{Reply, ServerId};
 pub const FAILURES_PER_FLOW: u8 = 5;
 /// Instances that one flow may carry (accounts of one softphone); a further one is answered 403.
 pub const INSTANCES_PER_FLOW: usize = 16;
-/// What a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
+/// The extensions that a device's REGISTER may require: its registrar is the first hop, and knows its flow (RFC 3327, RFC 5626).
 const UNDERSTOOD: &[&str] = &["path", "outbound"];
 /// Forwarded requests remembered for one flow, so that its end fails them at once, or has them wait; of more those that are answered go, then the
 /// oldest.
@@ -42,7 +42,7 @@ pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
     /// The flows that devices have proved themselves on last without being attached by them.
     detached: HashMap<InstanceId, DialogFlow>,
-    /// Those of wiped devices that were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
+    /// The state of wiped devices that were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
     gone: HashMap<InstanceId, Gone>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
@@ -55,7 +55,7 @@ pub(super) struct Attachments {
 pub(super) struct Attached {
     pub(super) flow: FlowId,
     pub(super) transport: Transport,
-    /// Its Contact; empty where its SIP server knows it.
+    /// The Contact of the device; empty where its SIP server knows it.
     pub(super) contact: DeviceContact,
     pub(super) expires_at: Instant,
 }
@@ -67,7 +67,7 @@ pub(super) struct DialogFlow {
     pub(super) transport: Transport,
 }
 
-/// What is left of a device that is wiped.
+/// The remaining state of a device that is wiped.
 #[derive(Clone, Copy, Debug)]
 struct Gone {
     dialogs: DialogFlow,
@@ -95,9 +95,9 @@ struct Carried {
     replay: Replay,
     /// Two algorithms were offered to it last, and it has not answered: it may be a client that does not know what to do with two.
     left_both: bool,
-    /// It has been attached by this flow; where it is attached by another one, it has left this one.
+    /// Whether the device has been attached by this flow; where it is attached by another one, it has left this one.
     has_bound: bool,
-    /// It has been asked for its proof, and may be about to show it until then.
+    /// The time until which the device, which was asked for its proof, may be about to show it.
     registers_until: Option<Instant>,
 }
 
@@ -213,7 +213,7 @@ impl Attachments {
         self.detached.remove(&instance);
     }
 
-    /// A device is wiped: its Contact goes, and its places on the flows that it was by. What was forwarded to it there.
+    /// Retires a wiped device: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to it there.
     fn retire(&mut self, instance: InstanceId) -> Vec<BranchId> {
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
@@ -237,7 +237,7 @@ impl Attachments {
         forwarded
     }
 
-    /// Nothing of a wiped device is left.
+    /// Forgets the remaining state of a wiped device.
     fn forget_gone(&mut self, instance: InstanceId) {
         let Some(Gone { dialogs, .. }) = self.gone.remove(&instance) else { return };
         if let Some(state) = self.flows.get_mut(&dialogs.flow) {
@@ -288,8 +288,8 @@ impl Attachments {
             || self.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow)
     }
 
-    /// Makes a place on a full flow for this instance, where another one is not by that flow; whoever may be about to show its proof keeps
-    /// its own, unless `now` is none.
+    /// Makes a place on a full flow for this instance, in place of one that is not attached by that flow; an instance that may be about to show its
+    /// proof keeps its place, unless `now` is none.
     fn make_place(&mut self, now: Option<Instant>, flow: FlowId, instance: InstanceId) {
         let Some(state) = self.flows.get(&flow).filter(|state| state.instances.len() >= INSTANCES_PER_FLOW) else {
             return;
@@ -322,14 +322,14 @@ impl Attachments {
         self.flows.get_mut(&flow).is_some_and(|state| state.carried(instance).is_some())
     }
 
-    /// What came by a flow says that somebody is there.
+    /// Bytes came by a flow, so its peer is alive.
     pub(super) fn note_heard(&mut self, flow: FlowId) {
         if let Some(state) = self.flows.get_mut(&flow) {
             state.is_silent = false;
         }
     }
 
-    /// What any device answers at once was left without an answer on a flow.
+    /// A device has left a request without any response on a flow, although every device answers such a request at once.
     pub(super) fn note_silent(&mut self, flow: FlowId) {
         if let Some(state) = self.flows.get_mut(&flow) {
             state.is_silent = true;
@@ -618,7 +618,7 @@ impl Endpoint {
         }
     }
 
-    /// A device is wiped, and has left its calls: it is by no flow any more. What it was sent there is sent to nobody again.
+    /// A device is wiped, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
     pub(super) fn retire(&mut self, instance: InstanceId) {
         let was_attached = self.attachments.is_attached(instance);
         for branch in self.attachments.retire(instance) {

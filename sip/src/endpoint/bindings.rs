@@ -164,7 +164,7 @@ impl Endpoint {
         self.redirect(now, binding, |registration| registration.aim(now, goal));
     }
 
-    /// What may have stood in the way of a registration is gone.
+    /// A possible obstacle to a registration is gone.
     pub(super) fn retry_now(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
             self.redirect(now, binding, |registration| registration.on_server_back());
@@ -172,7 +172,7 @@ impl Endpoint {
         }
     }
 
-    /// What stands may stand no more at its SIP server.
+    /// A registration may have been removed at its SIP server.
     pub(super) fn register_again(&mut self, now: Instant, instance: InstanceId) {
         if let Some(binding) = self.devices.binding_of(instance) {
             self.redirect(now, binding, Registration::register_again);
@@ -441,9 +441,9 @@ impl Endpoint {
         self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
     }
 
-    /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters stand behind it (`ob`,
-    /// `gr`), or by a name that its registrar gave it (RFC 5627 §6.2). What one registrar calls a binding, another cannot
-    /// take: of several with one name, the one whose server asks is meant.
+    /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters follow it (`ob`, `gr`), or by a name that its
+    /// registrar gave it (RFC 5627 §6.2). One registrar cannot take a name that another has given: of several bindings with one name, the one whose
+    /// server asks is meant.
     pub(super) fn binding_of(&self, request_uri: &str, source: &Source) -> Option<BindingId> {
         let user = Uri::user_of(request_uri).and_then(BindingId::parse);
         let known = user.filter(|binding| self.bindings.contains(*binding));

@@ -10,8 +10,8 @@
 //! | what it begins: calls; SUBSCRIBE and PUBLISH; the rest | [`BEGUN_CALLS`], [`SUBSCRIPTIONS`], [`BEGUN`] | 503 |
 //! | emergency calls that it begins | [`EMERGENCIES`] | counts as any other call that it begins |
 //!
-//! The last quarter of what a device may get is for those who have not called it within [`AGAIN`]: a few who call again and again
-//! keep nobody out. What a device begins is counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
+//! The last quarter of a device's budget is for callers that have not called it within [`AGAIN`]: a few who call again and again keep nobody out.
+//! Requests that a device begins are counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
 //!
 //! Invariant: what is refused takes from no budget. Callers are known by a [`CallerKey`] alone, for [`AGAIN`] and until their shares are full
 //! again, at most as long as the device: those of one are no more than its own budgets grant meanwhile. Rows that miss nothing are dropped when
@@ -54,15 +54,15 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Rows of callers at which those are dropped that miss nothing.
 const SWEEP_AT: usize = 4_096;
 
-/// What a device may begin of one kind.
+/// The rates at which a device may begin requests of one kind.
 #[derive(Clone, Copy)]
 struct Begun {
     all: Rate,
-    /// Of these, what its address is not charged for.
+    /// The part of them that its address is not charged for.
     own: Rate,
 }
 
-/// What one device may still be sent.
+/// The remaining budgets for requests to one device.
 #[derive(Debug)]
 pub(super) struct Budgets {
     calls: Bucket,
@@ -70,11 +70,11 @@ pub(super) struct Budgets {
     told: Bucket,
     messages: Bucket,
     notifies: Bucket,
-    /// `None`: it has begun nothing.
+    /// `None`: the device has begun nothing.
     begun: Option<Box<BegunBudgets>>,
 }
 
-/// What a device may still begin.
+/// The remaining budgets for requests that a device begins.
 #[derive(Debug)]
 struct BegunBudgets {
     calls: BegunBudget,
@@ -83,7 +83,7 @@ struct BegunBudgets {
     emergencies: Bucket,
 }
 
-/// What a device may still begin of one kind.
+/// The remaining budget for requests of one kind that a device begins.
 #[derive(Clone, Copy, Debug)]
 struct BegunBudget {
     all: Bucket,
@@ -98,7 +98,7 @@ pub(super) struct Callers {
     sweep_at: usize,
 }
 
-/// What one caller may still have of a device.
+/// The remaining share of one caller at a device.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
     calls: Bucket,
@@ -210,7 +210,7 @@ impl Default for Callers {
 }
 
 impl Callers {
-    /// What a caller with this address is counted by.
+    /// The key by which a caller with this address is counted.
     pub(super) fn key(&self, caller: &str) -> CallerKey {
         self.keys.of(caller)
     }
@@ -220,7 +220,7 @@ impl Callers {
         self.take(instance);
     }
 
-    /// Those who have called a device have called the one that takes its place.
+    /// Moves the shares of a device's callers to the device that takes its place.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
         for (caller, share) in self.take(earlier) {
             self.rows.entry((successor, caller)).or_insert(share);

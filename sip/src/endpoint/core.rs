@@ -43,11 +43,11 @@ pub(super) struct Core {
     pub(super) transactions: Table<ClientOwner, ServerOwner>,
     /// The addresses to which a REGISTER was sent again since they were looked at last.
     pub(super) sent_again: Vec<IpAddr>,
-    /// Where streams led that have ended before they were answered.
+    /// The peers of streams that have ended before their requests were answered.
     pub(super) returns: HashMap<FlowId, Return>,
 }
 
-/// Whose deadline it is. One lies in the heap for each binding: what is long and rare is boxed.
+/// The owner of a deadline. Each binding has one in the heap, so long and rare variants are boxed.
 #[derive(Debug)]
 pub(super) enum Timer {
     Binding(BindingId),
@@ -63,9 +63,9 @@ pub(super) enum Timer {
     Call(CallId),
     /// An INVITE has waited long enough for its binding's first REGISTER.
     Overtaking,
-    /// Nothing waits for this flow any more, which a better one has replaced.
+    /// The flow that a better one has replaced is no longer needed.
     ReplacedFlow(UpstreamId, Box<FlowId>),
-    /// Nothing that came by this stream, which has ended, waits for an answer any more.
+    /// The peer of an ended stream is no longer needed: none of its requests can still be answered.
     Return(Box<FlowId>),
     /// Nobody can use this stream any more.
     Linger(Box<FlowId>),
@@ -73,9 +73,9 @@ pub(super) enum Timer {
     Parked(OfflinePeer),
     /// A device has had long enough to come back for what it has asked.
     Asked(InstanceId),
-    /// What came by this flow has waited long enough for its device to prove itself there.
+    /// The messages by this flow have waited long enough for their device to prove itself there.
     Held(Box<FlowId>),
-    /// Nothing more can come for a call.
+    /// The call can be forgotten.
     Forget(CallId),
     /// A call of this caller was missed, and has not come again.
     Missed(Box<(BindingId, CallerKey)>),
@@ -110,7 +110,7 @@ pub(super) enum ClientOwner {
 }
 
 impl ClientOwner {
-    /// Whether the request is this relay's own: its responses have one Via. All others have that of whoever asked as well.
+    /// Whether the request is this relay's own: its responses have one Via. All others have the Via of the original sender as well.
     pub(super) fn begins_here(self) -> bool {
         matches!(self, Self::Register(_) | Self::FailbackProbe(_) | Self::Subscribe(_))
     }

@@ -1,7 +1,7 @@
-//! What a SIP server says of the different credentials that the devices of one binding have.
+//! Verdicts of a SIP server on the different credentials that the devices of one binding have.
 //!
-//! Devices with the same credentials are as good as one another: what is said of one holds for all of them. Different ones are two
-//! passwords that both do, or a password that was changed, which the devices that know only the old one are to feel.
+//! Devices with the same credentials are interchangeable: a verdict on one holds for all of them. Different credentials are either two valid
+//! passwords, or a password that was changed; a device that still has the old one must lose its calls.
 //!
 //! | credentials | their devices | tried again |
 //! | --- | --- | --- |
@@ -11,8 +11,8 @@
 //! | refused while they were in use | as before | likewise; until then others are in use, at once |
 //! | not judged: silence, 5xx, or refused before anything was asked | as before | likewise, and not only so often |
 //!
-//! What is accepted again after it was refused says that the server refuses what is right: then devices are called again until
-//! their own credentials are refused once more.
+//! Credentials that are accepted after they were refused show that the server also refuses correct credentials: the devices are then called again
+//! until their own credentials are refused once more.
 //!
 //! Invariant: refused credentials are shown no sooner, and no oftener in a row, because other ones are accepted; a pause is that of the credentials which
 //! were refused. Credentials that were never accepted change nothing for any others.
@@ -33,7 +33,7 @@ const TRIES: Rate = Rate { burst: 3, interval: Duration::from_secs(120) };
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Credentials(pub u32);
 
-/// What was said of the credentials of one binding's devices.
+/// The verdicts on the credentials of one binding's devices.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
     /// Accepted since the newest ones were.
@@ -47,13 +47,13 @@ pub(super) struct Verdicts {
 /// Credentials that were not accepted when they were tried last.
 #[derive(Clone, Copy, Debug)]
 struct Refused {
-    /// How often in a row.
+    /// The number of refusals in a row.
     refusals: u8,
-    /// They are not tried before.
+    /// The earliest time of the next attempt.
     until: Instant,
-    /// The server has seen them.
+    /// Whether the server has seen the credentials.
     shown: bool,
-    /// Others are accepted: their devices get no calls.
+    /// Whether others are accepted, so that the devices with these get no calls.
     locked: bool,
 }
 
@@ -77,7 +77,7 @@ impl Verdicts {
         self.refused.get(&credentials).is_some_and(|refused| refused.refusals > 0 && refused.until > now)
     }
 
-    /// With what they come into use.
+    /// The standing with which credentials come into use.
     pub(super) fn standing(&self, now: Instant, credentials: Credentials) -> Standing {
         let refused = self.refused.get(&credentials).filter(|refused| refused.refusals > 0);
         Standing {
@@ -86,7 +86,7 @@ impl Verdicts {
         }
     }
 
-    /// They were refused while they were in use.
+    /// Records that credentials in use were refused.
     pub(super) fn note_refused(&mut self, credentials: Credentials, standing: Standing, shown: bool) {
         self.accepted.retain(|it| *it != credentials);
         let Standing { refusals, paused_until: Some(until) } = standing else { return };
@@ -94,7 +94,7 @@ impl Verdicts {
         self.refused.insert(credentials, Refused { refusals, until, shown, locked });
     }
 
-    /// They were accepted. `new`: for the first time; `shown`: the server had asked for them.
+    /// Records that credentials were accepted. `new`: for the first time; `shown`: the server had asked for them.
     pub(super) fn note_accepted(&mut self, credentials: Credentials, new: bool, shown: bool) {
         let recovered = self.refused.remove(&credentials).is_some_and(|refused| refused.refusals > 0);
         for other in self.refused.values_mut() {
@@ -146,7 +146,7 @@ impl Endpoint {
         own.is_some_and(|(own, verdicts)| verdicts.are_paused(now, own))
     }
 
-    /// With what a device's credentials come into use.
+    /// The standing with which a device's credentials come into use.
     pub(super) fn standing_of(&self, now: Instant, binding: BindingId, instance: InstanceId) -> Standing {
         let own = self.devices.credentials_of(instance).zip(self.verdicts(binding));
         own.map(|(own, verdicts)| verdicts.standing(now, own)).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! The instances that an endpoint serves: to which binding each belongs, and what it may be sent.
+//! The instances that an endpoint serves: the binding of each, and its budgets.
 //!
-//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever sends them. With a device
-//! goes what its callers are counted by.
+//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, from whatever senders. The counts of its
+//! callers go with a device.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -30,15 +30,15 @@ struct Device {
     binding: BindingId,
     /// The same as those of another device of its binding, or others.
     credentials: Credentials,
-    /// What only a device has that was attached or sent something; most sleep most of the time.
+    /// State of a device that was attached or sent something; most devices are asleep most of the time and have none.
     awake: Option<Box<Awake>>,
-    /// Its app registers by itself.
+    /// Whether its app registers by itself.
     foreground: bool,
     /// The SIP server has accepted its credentials.
     proven: bool,
 }
 
-/// Of a device that is not only asleep.
+/// State of a device that is not only asleep.
 #[derive(Debug, Default)]
 struct Awake {
     /// The one timer for the end of its registration at the edge, however often it registers.
@@ -60,7 +60,7 @@ impl Devices {
         self.rows.get(&instance).map(|device| device.binding)
     }
 
-    /// What tells a device's credentials from those of others.
+    /// The identity of a device's credentials: equal for equal credentials.
     pub(super) fn credentials_of(&self, instance: InstanceId) -> Option<Credentials> {
         self.rows.get(&instance).map(|device| device.credentials)
     }
@@ -107,7 +107,7 @@ impl Devices {
         }
     }
 
-    /// What a caller with this address is counted by.
+    /// The key by which a caller with this address is counted.
     pub(super) fn caller_key(&self, caller: &str) -> CallerKey {
         self.callers.key(caller)
     }

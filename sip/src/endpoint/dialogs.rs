@@ -29,7 +29,7 @@ use crate::transaction::{Reply, ServerId};
 /// Bytes of a BYE that is kept beyond its time, for a stream that ended unseen or a device that is away; a longer one is not.
 pub(super) const LATE_BYTES: usize = 4_096;
 
-/// Where a request of a dialog goes.
+/// The destination of a request of a dialog.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextHop {
     pub(super) flow: FlowId,
@@ -40,12 +40,12 @@ pub(super) struct NextHop {
     pub(super) device: InstanceId,
 }
 
-/// What is done to a request that passes.
+/// Changes to a request as it is forwarded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passage {
-    /// So many values of its Route are ours, and are taken off.
+    /// The number of its Route values that are ours, and are removed.
     pub(super) ours: usize,
-    /// The flow that it came by, where it begins a dialog: it gets our Record-Route.
+    /// The flow that the request came by, where it begins a dialog: it gets our Record-Route.
     pub(super) begun_by: Option<(FlowId, Transport)>,
 }
 
@@ -293,8 +293,8 @@ impl Endpoint {
         }
     }
 
-    /// Nothing answers a device's BYE by datagrams: its server may be gone, and what it had be at the one that the account's flow leads to by now
-    /// (RFC 3263 §4.3). Else whoever talks with the device stays in a call with nobody.
+    /// A device's BYE by datagrams is left unanswered: its server may be gone, and its calls may be at the one that the account's flow leads to by
+    /// now (RFC 3263 §4.3). Otherwise the other party would stay in a dead call.
     fn hang_up_elsewhere(&mut self, now: Instant, server: ServerId, upstream: UpstreamId) {
         let asked = self.core.transactions.asked_by(server).filter(|asked| asked.method() == Some(Method::Bye));
         let (Some(device), Some(bye)) = (self.dialogs.device_of(server), asked.cloned()) else { return };

@@ -14,7 +14,7 @@ use crate::id::FlowId;
 #[derive(Debug, Default)]
 pub(super) struct FlowTable {
     upstream: HashMap<FlowId, (Transport, IpAddr)>,
-    /// Those of them that are read no more, and may still be written on.
+    /// The flows among them that are read no more, and may still be written on.
     unread: HashSet<FlowId>,
 }
 
@@ -32,14 +32,14 @@ impl FlowTable {
         }
     }
 
-    /// It is read no more, until it ends.
+    /// Records that a flow is read no more until it ends.
     pub(super) fn note_unread(&mut self, flow: FlowId) {
         if self.upstream.contains_key(&flow) {
             self.unread.insert(flow);
         }
     }
 
-    /// Whether it is open, and read no more.
+    /// Whether a flow is open, but read no more.
     pub(super) fn is_unread(&self, flow: FlowId) -> bool {
         self.unread.contains(&flow)
     }

@@ -122,8 +122,8 @@ impl Endpoint {
         new.collect::<BTreeSet<_>>().len()
     }
 
-    /// Whether a REGISTER is about a registration that is known here, and names its device: whoever takes all of an account
-    /// away may know no more than the account.
+    /// Whether a REGISTER is about a registration that is known here, and names its device: a sender that removes all Contacts of an account may know
+    /// no more than the account.
     fn renews(&self, source: &Source, intent: &RegisterIntent) -> bool {
         let takes_place = || match intent.registration(&self.core.token_key) {
             Some((instance, _)) => {
@@ -307,8 +307,8 @@ impl Endpoint {
                     self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
                 }
             }
-            // A stranger who knows the push token can have its own server refuse him, too: only the flow that is attached
-            // to it ends a registration so. Any other one runs out.
+            // A stranger who knows the push token can have a SIP server of its own refuse the account, too: a refusal ends a registration only by the
+            // flow that is attached to it. Any other registration expires.
             (Some((instance, _)), 403 | 404 | 410 | 604)
                 if self.attachments.is_attached_by(instance, &register.source) =>
             {

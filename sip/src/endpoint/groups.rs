@@ -44,9 +44,9 @@ impl Groups {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// In the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
+    /// The other devices in the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
     others: Vec<InstanceId>,
-    /// What the SIP server says of the different credentials of its devices.
+    /// The SIP server's verdicts on the different credentials of its devices.
     verdicts: Verdicts,
     check: Option<Box<CredentialCheck>>,
 }
@@ -89,7 +89,7 @@ impl Endpoint {
         self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default()
     }
 
-    /// What a binding's SIP server says of the credentials of its devices; `None` when it has one device.
+    /// A SIP server's verdicts on the credentials of a binding's devices; `None` when the binding has one device.
     pub(super) fn verdicts(&self, binding: BindingId) -> Option<&Verdicts> {
         self.groups.0.get(&binding).map(|group| &group.verdicts)
     }
@@ -129,7 +129,7 @@ impl Endpoint {
     pub(super) fn join(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
         let Some(registration) = self.bindings.get(binding) else { return };
         if registration.goal() == Goal::Gone {
-            // It was being unregistered for its last device.
+            // The binding was being unregistered for its last device.
             let last = registration.instance;
             self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };

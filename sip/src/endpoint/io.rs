@@ -32,8 +32,8 @@ pub use crate::registration::ContactHosts;
 pub use crate::registration::{REFUSALS_MAX, RegistrationFailure};
 pub use crate::transaction::InviteChange;
 
-/// A device's share in a binding, which is registered and refreshed until its last device is unbound. Of several devices
-/// with one binding the first tells what is registered; the others name the same account.
+/// The share that a device has in a binding, which is registered and refreshed until its last device is unbound. Where several devices share a
+/// binding, the first one determines what is registered; the others name the same account.
 #[derive(Clone)]
 pub struct NewBinding {
     /// The opaque user of its Contact.
@@ -53,20 +53,20 @@ pub struct NewBinding {
     /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
     /// binding is registered again with its credentials first.
     pub proven: bool,
-    /// Another device of the binding with the very credentials, if there is one: what the SIP server says of the one it says of both.
+    /// Another device of the binding with identical credentials, if there is one: a verdict of the SIP server on either holds for both.
     pub same_as: Option<InstanceId>,
-    /// The relay that had the device before, and is gone or leaves: its Contact goes with the next REGISTER, which follows at once.
+    /// The Contact of the relay that had the device before, and is gone or leaving: it is removed by the next REGISTER, which follows at once.
     pub taken_from: Option<Arc<ContactHosts>>,
 }
 
 impl fmt::Debug for NewBinding {
-    /// Shows nothing of whose account it is.
+    /// Shows nothing of the account.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NewBinding({}, {})", self.binding, self.instance)
     }
 }
 
-/// An event outside that the shell tells an endpoint.
+/// An external event that the shell reports to an endpoint.
 #[derive(Clone)]
 pub enum Input {
     /// A whole message, from a stream's framer or a datagram. Bytes that are [`crate::message::Malformed`] never get
@@ -96,7 +96,7 @@ pub enum Input {
         /// The address at its other end.
         address: IpAddr,
     },
-    /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known. Ends with [`Event::FlowOffered`].
+    /// The flow that [`Output::Dial`] asked for is open; for UDP, its address is known. Ends with [`Event::FlowOffered`].
     Dialled {
         /// The upstream of the [`Output::Dial`] that is answered.
         upstream: UpstreamId,
@@ -105,11 +105,11 @@ pub enum Input {
         /// The transport that Via, Contact and Record-Route on it name.
         transport: Transport,
     },
-    /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid:
-    /// a binding that was turned away there need not wait for its back-off (RFC 3263 §4.3).
+    /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid: a binding whose
+    /// REGISTER failed there does not wait for its back-off (RFC 3263 §4.3).
     UpstreamAddressChanged(UpstreamId),
-    /// This upstream has granted a registration of another endpoint: whoever has failed here once need not wait for its back-off, nor the dial of one
-    /// that could not be reached.
+    /// This upstream has granted a registration of another endpoint: a binding that has failed once here does not wait for its back-off, nor does the
+    /// dial of an upstream that could not be reached.
     UpstreamServes(UpstreamId),
     /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and with the REGISTER of
     /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowOffered`].
@@ -123,27 +123,27 @@ pub enum Input {
     },
     /// The flow that [`Output::Dial`] asked for could not be opened; the endpoint backs off and asks again.
     DialFailed(UpstreamId),
-    /// The addresses that an upstream's names resolve to: requests from them are believed. Replaces the earlier set.
+    /// The addresses that an upstream's names resolve to: requests from them are trusted. Replaces the earlier set.
     Addresses {
         /// An upstream that a binding or a push binding uses; others are ignored.
         upstream: UpstreamId,
-        /// Of every record, also those that are not dialled; ports do not matter.
+        /// The addresses of every record, also of those that are not dialled; ports do not matter.
         addresses: Arc<[IpAddr]>,
-        /// Whether these are all: else another source may be one of it, too.
+        /// Whether the set is complete; otherwise another source may belong to the upstream, too.
         is_whole: bool,
     },
-    /// A stream ended or broke, whoever closed it.
+    /// A stream ended or broke, closed by either side.
     Closed(FlowId),
-    /// This side cannot tell any more where the messages of a stream toward a SIP server end, and reads no more of it: what a stranger wrote
-    /// may be the cause, and the server has not failed. It can be written on for some seconds, or until [`Output::Close`]; [`Input::Closed`]
-    /// follows.
+    /// The framing of a stream toward a SIP server is lost, and this side reads no more of it. The cause may be a third party's message that the
+    /// server passed on, so this is no failure of the server. The stream can be written to for some seconds, or until [`Output::Close`];
+    /// [`Input::Closed`] follows.
     Doubted(FlowId),
-    /// What [`Output::SendLarge`] sent to this address, and was left without any response, goes again: by another stream where one was
-    /// open, and else as a datagram.
+    /// The stream for the requests that [`Output::SendLarge`] sent to this address is lost: those without any response are sent again, by another
+    /// stream where one was open, otherwise as datagrams.
     StreamLost {
         /// The address that a datagram would have gone to.
         peer: SocketAddr,
-        /// Whether a stream was open, and has ended; else none could be opened in good time.
+        /// Whether a stream was open and has ended; otherwise none could be opened in time.
         was_open: bool,
     },
     /// Register this binding and keep it; or let one more device share it.
@@ -155,30 +155,28 @@ pub enum Input {
         /// How long the SIP server may take to confirm, counted from now.
         deadline: Duration,
     },
-    /// What may have stood in the way of this device's registration is gone, such as the Contact of an earlier one where one is
-    /// allowed: a REGISTER that waits after a failure goes at once, unless its SIP server has told it how long to wait, or
-    /// refuses the credentials.
+    /// An obstacle to this device's registration may be gone, such as the Contact of an earlier device where one is allowed: a REGISTER that waits
+    /// after a failure goes at once, unless its SIP server has sent Retry-After or refuses the credentials.
     RetryNow(InstanceId),
-    /// Another relay may have taken this device's registration away at its SIP server, with its own: what stands is registered again at once, and what waits after a
-    /// failure as by [`Input::RetryNow`].
+    /// Another relay may have removed this device's registration at its SIP server by registering its own: an active registration is renewed at once,
+    /// and one that waits after a failure is retried as by [`Input::RetryNow`].
     RegisterAgain(InstanceId),
-    /// Another node serves this device from now on: forget it, and say nothing to its SIP server when it was the last of its
-    /// binding; ends with [`Event::Unbound`].
+    /// Another node serves this device from now on: it is forgotten, and its binding is not unregistered even if this was its last device; ends with
+    /// [`Event::Unbound`].
     Release(InstanceId),
-    /// This device's app is in the foreground: it gets no calls from here. When all of a binding are, it is unregistered and
-    /// kept silent.
+    /// This device's app is in the foreground: it gets no calls from this endpoint. A binding whose devices are all suspended is unregistered and
+    /// stays unregistered.
     Suspend(InstanceId),
     /// The app is in the background again.
     Resume(InstanceId),
-    /// This device has the very credentials of another one of its binding that is proven: it gets the next call, although the SIP
-    /// server has not been heard about it.
+    /// This device has the same credentials as another, proven device of its binding: it gets the next call before the SIP server has judged them.
     Vouch(InstanceId),
     /// A device is enabled again: the later instance takes over the calls and the dialogs of the earlier one, which is to be unbound next. Ignored
-    /// where they are of different bindings, and where the later one is not proven.
+    /// where the two belong to different bindings, and where the later one is not proven.
     Succeed {
         /// The instance that ends.
         earlier: InstanceId,
-        /// The one that stands for it from now on.
+        /// The instance that takes its place.
         successor: InstanceId,
     },
     /// The answer to [`Event::Challenged`]: the value of an `Authorization`, or `None` when there is no credential for this
@@ -198,9 +196,10 @@ pub enum Input {
         /// Whether the proof is right; 200 or 403.
         granted: bool,
     },
-    /// A SIP server holds a call for this device and sends its INVITE when the device is awake: [`Event::Wake`] follows,
-    /// unless the device was woken for it before, its budget is spent, or it gets no such call ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)). The next INVITE of this caller to the binding takes the
-    /// identifier of this call, or of any caller where none of his own is announced.
+    /// A SIP server holds a call for this device and sends its INVITE when the device is awake. [`Event::Wake`] follows, unless the device was woken
+    /// for this call before, its budget is spent, or it does not get such calls ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)).
+    /// The next INVITE of this caller to the binding takes the identifier of this call; so does an INVITE of any caller that was not announced
+    /// itself.
     ExpectCall {
         /// The device to wake; its binding expects the INVITE.
         instance: InstanceId,
@@ -243,26 +242,26 @@ pub enum Input {
         /// The store's answer; the sender gets 202, 480 or 503.
         outcome: StoreOutcome,
     },
-    /// The process is about to end: every call without a final answer gets 480, and no device rings on.
+    /// The process is about to end: every call without a final answer gets 480, and devices stop ringing.
     EndCalls {
-        /// Another node can take the call: the caller's server hears 503 with Retry-After, and tries it again; else 480.
+        /// Whether another node can take the call: then the caller's server gets 503 with Retry-After and tries again; otherwise it gets 480.
         elsewhere: bool,
     },
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
-    /// Time has passed in which this machine stood still, and the clock of deadlines with it: a registrar may have forgotten what it
-    /// granted, and callers have waited. Deadlines come forward by it, and flows are asked whether they live.
+    /// The machine stood still for a time, and so did its monotonic clock: a registrar may have forgotten its bindings, and callers have waited.
+    /// Deadlines are moved forward by that time, and flows are probed.
     TimeLost {
-        /// So much of it, unless a clock was set.
+        /// The time lost, unless the wall clock was set meanwhile.
         lost: Duration,
-        /// So much for sure, which is not more.
+        /// The part of `lost` that is certain.
         for_sure: Duration,
     },
     /// The answer to [`Event::RouteNeeded`].
     Route {
         /// The number in the event.
         register: ForwardedRegisterId,
-        /// Where it is forwarded to, or the status that refuses it: 403, 503, 555, …
+        /// The route by which it is forwarded, or the status that refuses it: 403, 503, 555, …
         route: Result<RegisterRoute, RouteRefusal>,
     },
     /// Keep a push binding that an earlier run of this relay has stored.
@@ -272,7 +271,7 @@ pub enum Input {
 }
 
 impl fmt::Debug for Input {
-    /// Shows which one it is, and nothing of what an account's credentials were used for.
+    /// Shows the variant, and nothing of an account's credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Received { source, message } => write!(f, "Received({source:?}, {message:?})"),
@@ -305,17 +304,17 @@ pub enum Output {
         /// One message, or a keep-alive.
         bytes: Bytes,
     },
-    /// Send this request, which is too large for a datagram (RFC 3261 §18.1.1), by TCP: on a stream to this peer that is
-    /// open, or on one that is opened for it. What comes by the stream is [`Input::Received`]. When none can be opened, and when the
-    /// stream has ended, answer [`Input::StreamLost`].
+    /// Send this request, which is too large for a datagram (RFC 3261 §18.1.1), by TCP: on a stream to this peer that is open, or on one that is
+    /// opened for it. Messages by the stream are [`Input::Received`]. When none can be opened, and when the stream has ended, answer
+    /// [`Input::StreamLost`].
     SendLarge {
         /// The address that the datagram would have gone to.
         peer: SocketAddr,
         /// One request, its Via rewritten to TCP.
         bytes: Bytes,
     },
-    /// Send this response to a request that came by a stream which has ended (RFC 3261 §18.2.2): on a stream to this peer that was opened
-    /// for another one, or on one that is opened for it. Nothing is answered; what comes by the stream is [`Input::Received`]. When the peer
+    /// Send this response to a request that came by a stream which has ended (RFC 3261 §18.2.2): on a stream to this peer that was opened for another
+    /// one, or on one that is opened for it. No answer to this output is expected; messages by the stream are [`Input::Received`]. When the peer
     /// cannot be connected to, the response is lost.
     Answer {
         /// The SIP server that has asked, for whose domain a TLS stream is verified.
@@ -375,7 +374,7 @@ pub enum Event {
     SubscriptionChallenged {
         /// The binding whose mailbox is subscribed to; the credentials of any of its devices will do.
         binding: BindingId,
-        /// As in [`Event::Challenged`].
+        /// The challenge, as in [`Event::Challenged`].
         challenge: Challenge,
         /// The count of answers with this nonce, this one included.
         nc: u32,
@@ -392,43 +391,42 @@ pub enum Event {
         instance: InstanceId,
         /// The lifetime that the SIP server granted.
         expires: Duration,
-        /// Whether it was registered just before, too.
+        /// Whether it was registered immediately before, too.
         refresh: bool,
     },
-    /// An upstream's SIP server says where it sees this relay (RFC 3581, RFC 8489); told when it changes.
+    /// An upstream's SIP server reports the address at which it sees this relay (RFC 3581, RFC 8489); told when it changes.
     PublicAddress {
         /// The SIP server that said so.
         upstream: UpstreamId,
         /// The public side of this relay's socket, behind whatever NAT there is.
         address: SocketAddr,
     },
-    /// What became of the flow of an [`Input::Dialled`] or [`Input::FailbackDialled`]; told once for each.
+    /// The flow of an [`Input::Dialled`] or [`Input::FailbackDialled`] was taken or discarded; told once for each.
     FlowOffered {
         /// The upstream that it was opened for.
         upstream: UpstreamId,
         /// The flow.
         flow: FlowId,
-        /// What became of it.
+        /// Whether the flow is in use, and otherwise why not.
         outcome: Offer,
     },
     /// No flow to an upstream is in use, dialled or wanted here; the next one is asked for by [`Output::Dial`].
     UpstreamIdle {
         /// The upstream.
         upstream: UpstreamId,
-        /// Nothing here needs it any more; else its addresses still matter.
+        /// Whether nothing here needs the upstream any more; otherwise its addresses still matter.
         forgotten: bool,
     },
-    /// A SIP server has asked a device for credentials in a way that nobody can answer: the attempt has failed for that, as is told next.
+    /// A SIP server has asked a device for credentials with a challenge that cannot be answered: the attempt has failed, as the next event tells.
     Unanswerable {
         /// The device whose credentials were to be used.
         instance: InstanceId,
-        /// The digest challenge cannot be read; else none is offered that is made here.
+        /// Whether the digest challenge cannot be read; otherwise it offers no supported algorithm.
         unreadable: bool,
     },
-    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound, and after [`REFUSALS_MAX`] times
-    /// [`RegistrationFailure::CredentialsRefused`] too, unless the SIP server is at fault; then the endpoint tries the credentials of
-    /// another device of the binding. When the binding is [registered](super::Endpoint::is_registered) all
-    /// the same, the attempt was to check the credentials of a joining device.
+    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; so it must after [`REFUSALS_MAX`] times
+    /// [`RegistrationFailure::CredentialsRefused`], unless the SIP server is at fault. The endpoint then tries the credentials of another device of
+    /// the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of a joining device.
     RegistrationFailed {
         /// The binding of the attempt.
         binding: BindingId,
@@ -446,19 +444,18 @@ pub enum Event {
         /// Whether other devices keep the binding.
         shared: bool,
     },
-    /// A device wants to attach, or goes on in a call by another connection; answer with [`Input::DeviceVerified`].
+    /// A device wants to attach, or continues a call by another connection; answer with [`Input::DeviceVerified`].
     VerifyDevice {
-        /// For the answer.
+        /// The number for the answer.
         verification: VerificationId,
         /// The instance that From, To and the proof of a REGISTER name, or the dialog and the proof of another request.
         instance: InstanceId,
-        /// The method of the request that carries the proof, with an empty body as far as that goes.
+        /// The method of the request that carries the proof, whose body is taken as empty.
         method: Box<str>,
-        /// Its proof.
+        /// The proof.
         proof: Proof,
     },
-    /// Who is at the other end of a device's flow has proven to be a device: by an instance's secret, or by a registration that its SIP server
-    /// has accepted.
+    /// The peer of a device's flow has proven to be a device: by an instance's secret, or by a registration that its SIP server has accepted.
     FlowProven(FlowId),
     /// A device is attached by a flow.
     Attached(InstanceId),
@@ -483,32 +480,32 @@ pub enum Event {
         /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
         woke_after: Option<Duration>,
     },
-    /// The caller of a call has given up, and this device, which was sent a CANCEL, may still answer: its 200 wins where the two cross. Nothing
-    /// else is to have it ring any more. A final [`Event::Call`] follows within [`EdgeTiming::cancel`](crate::timing::EdgeTiming::cancel).
+    /// The caller has given up, and this device, which was sent a CANCEL, may still answer: where its 200 crosses the CANCEL, the 200 wins. Nothing
+    /// else may make the device ring any more. A final [`Event::Call`] follows within [`EdgeTiming::cancel`](crate::timing::EdgeTiming::cancel).
     GivenUp {
         /// The call.
         call: CallId,
         /// The device.
         instance: InstanceId,
-        /// How it ends, unless the device answers.
+        /// The final state, unless the device answers.
         state: CallState,
     },
-    /// A device has answered a call, and the two talk.
+    /// A device has answered a call, and the dialog is established.
     DialogBegun {
         /// The call.
         call: CallId,
         /// The device.
         instance: InstanceId,
-        /// By what [`Event::DialogEnded`] tells of it.
+        /// The mark by which [`Event::DialogEnded`] names this dialog.
         dialog: DialogMark,
     },
-    /// One side of a dialog of this device has sent BYE; the dialog may have begun before anybody remembers.
+    /// One side of a dialog of this device has sent BYE; the dialog may be one of which this endpoint knows nothing more.
     DialogEnded {
         /// The device.
         instance: InstanceId,
-        /// Which of its dialogs.
+        /// The dialog.
         dialog: DialogMark,
-        /// The device hung up, and not the other side.
+        /// Whether the device hung up; otherwise the other side did.
         by_device: bool,
     },
     /// The caller has its final answer; told once for a call, after the last [`Event::Call`] of each device.
@@ -518,16 +515,17 @@ pub enum Event {
         /// How it ended: answered when any device did.
         state: CallState,
     },
-    /// A call has ended that nobody answered; told once for each device that was to get it and did not decline it. Where its caller's server may
-    /// send it again, as after a 488, it is told when it has not come again for [`EdgeTiming::comes_again`](crate::timing::EdgeTiming::comes_again).
+    /// A call has ended that nobody answered; told once for each device that was to get it and did not decline it. Where the caller's server may send
+    /// the call again, as after a 488, this is told once no new INVITE has come for
+    /// [`EdgeTiming::comes_again`](crate::timing::EdgeTiming::comes_again).
     Missed {
         /// The call as its push told it; `wait` means nothing any more.
         call: Box<IncomingCall>,
         /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
         state: CallState,
     },
-    /// A call that a device does not get, because it has had too many or has too many waiting: neither offered nor pushed, and answered by
-    /// nobody. Told of so many of each caller; `wait` means nothing.
+    /// A device does not get this call, because it has had too many or has too many waiting: the call is neither offered nor pushed, and no device
+    /// answers it. Told for a limited number of calls of each caller; `wait` means nothing.
     Refused(Box<IncomingCall>),
     /// A MESSAGE is to be stored for a device; answer with [`Input::MessageStored`].
     StoreMessage(Box<InboundMessage>),
@@ -552,12 +550,12 @@ pub enum Event {
         /// Counts of messages, by class.
         mailbox: Box<Mailbox>,
     },
-    /// A registrar has given a binding here a name of its own, or it has it no more: [`super::Endpoint::canonical_name`] of the Request-URI of what
-    /// is for it.
+    /// A registrar has assigned a name to a binding here (a GRUU), or has withdrawn it: [`super::Endpoint::canonical_name`] of the Request-URI of
+    /// requests for the binding.
     Name {
         /// The name, in its canonical form.
         name: GivenName,
-        /// Whether it was given.
+        /// Whether the name was assigned; otherwise it was withdrawn.
         given: bool,
     },
     /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::invite_key`] of its CANCEL and of its ACK is
@@ -571,7 +569,7 @@ pub enum Event {
     },
     /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
     RequestRefused(RequestRefusal),
-    /// A response to a datagram was dropped, because it came from somebody else than the datagram went to.
+    /// A response to a datagram was dropped, because it came from another address than the datagram was sent to.
     ResponseRefused,
     /// A device's REGISTER was answered without [`Event::VerifyDevice`].
     EdgeRegister(EdgeRegister),
@@ -579,7 +577,7 @@ pub enum Event {
     RouteNeeded(Box<RouteRequest>),
     /// A REGISTER that [`Event::RouteNeeded`] told of has ended; once for each, before what follows from it.
     RegisterEnded {
-        /// Which one.
+        /// The number in that event.
         register: ForwardedRegisterId,
         /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
         proof: Option<bool>,
@@ -595,76 +593,76 @@ pub enum Event {
         /// Whether the device, its SIP server, time or the shell ended it.
         end: PushBindingEnd,
     },
-    /// A registration that passed through takes the place of another one of its device, which ends next.
+    /// A registration that passed through replaces another one of its device, which ends next.
     PushBindingSucceeded(Box<PushBindingSuccession>),
-    /// A SIP server has accepted a forwarded REGISTER that takes back what is not known here.
+    /// A SIP server has accepted a forwarded REGISTER that removes Contacts which are not known here.
     TakenBack(Box<TakenBack>),
     /// A SIP server has accepted a forwarded REGISTER that asks for no pushes, or its refresh.
     FlowBindingAccepted(Box<FlowBinding>),
-    /// A registration that its flow alone leads to is no more: its flow has ended, or its SIP server or its device has ended it.
+    /// A registration that is reached by its flow alone is no more: its flow has ended, or its SIP server or its device has ended it.
     FlowBindingEnded(InstanceId),
-    /// The device of a push binding is to register again: because the binding ends soon (RFC 8599 §5.5), or because a request
-    /// other than a call waits for it (§6.2.3).
+    /// The device of a push binding must register again: because the binding ends soon (RFC 8599 §5.5), or because a request other than a call waits
+    /// for it (§6.2.3).
     RefreshNeeded(InstanceId),
 }
 
-/// What became of a flow that was opened for an upstream.
+/// Outcome of a flow that was opened for an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// It is in use now.
+    /// The flow is in use now.
     Taken,
-    /// It was let go: another one is in use, or none is wanted. That says nothing of its address.
+    /// The flow was closed because another one is in use or none is needed; nothing is said against its address.
     NotWanted,
-    /// It was let go: its address does not register what stands, or does not answer.
+    /// The flow was closed because its address does not register the existing bindings, or does not answer.
     DoesNotServe,
 }
 
-/// What keeps the requests for a binding from being judged.
+/// Missing state without which requests for a binding cannot be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// It is not here.
+    /// The binding is not held by this endpoint.
     Binding,
-    /// It is here, and its SIP server is not known by its addresses, so that its requests cannot be told from others'.
+    /// The binding is held here, but the addresses of its SIP server are unknown, so that the server's requests cannot be told from others'.
     Addresses(UpstreamId),
 }
 
-/// Why a request was refused before it reached a binding.
+/// Reason why a request was refused before it reached a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestRefusal {
-    /// 403: it did not come from the account's own SIP server.
+    /// 403: the request did not come from the account's own SIP server.
     WrongSource,
-    /// 404: its Request-URI names nobody here.
+    /// 404: the Request-URI names no binding here.
     Unknown,
-    /// 405, or 403 for a device: its method is not served outside a dialog.
+    /// 405, or 403 for a device: the method is not served outside a dialog.
     Method,
 }
 
-/// How a device's REGISTER ended that no proof was verified for.
+/// Outcome of a device's REGISTER for which no proof was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EdgeRegister {
-    /// 401: it showed no credentials, or none over a fresh nonce.
+    /// 401: the REGISTER carried no credentials, or none over a fresh nonce.
     Challenged,
-    /// 403: its From, To and credentials do not name the same instance.
+    /// 403: From, To and credentials do not name the same instance.
     Refused,
     /// 403: no such instance is served here.
     Unknown,
-    /// 403 or 503: its flow carries as many instances as it may, or the endpoint is full.
+    /// 403 or 503: the flow carries as many instances as it may, or the endpoint is full.
     Limited,
 }
 
-/// How a MESSAGE ended that is not kept.
+/// Outcome of a MESSAGE that is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageEnd {
-    /// Its device took it.
+    /// The device accepted it.
     Delivered,
-    /// Its device refused it, with this status.
+    /// The device refused it, with this status.
     Refused(u16),
-    /// It only said that somebody writes (RFC 3994): given to the devices that are attached, and never kept.
+    /// The MESSAGE only said that its sender is composing (RFC 3994): it was given to the attached devices, and is never stored.
     Composing,
-    /// Its body is larger than [`super::Settings::message_bytes`]: 413.
+    /// The body is larger than [`super::Settings::message_bytes`]: 413.
     TooLarge,
-    /// Too many have come for this device: 480.
+    /// Too many MESSAGEs have come for this device: 480.
     Limited,
-    /// It cannot be kept as it is: 400, 415 or 420.
+    /// The MESSAGE cannot be stored as it is: 400, 415 or 420.
     Unfit,
 }

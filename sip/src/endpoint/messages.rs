@@ -1,4 +1,4 @@
-//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store. What only says that somebody writes
+//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store. A notice that the sender is composing
 //! (RFC 3994) is given to no store.
 //!
 //! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
@@ -74,7 +74,7 @@ impl Endpoint {
         for instance in members {
             self.start_copy(now, id, instance);
         }
-        // What only says that somebody writes may have found nobody.
+        // A MESSAGE that only says that its sender is composing may have no attached device, and is over then.
         self.answer_message(now, id);
         if let Some(due) = self.messages.rows.get(&id).map(PendingMessage::due) {
             self.core.timers.set(due, Timer::Message(id));
@@ -197,7 +197,7 @@ impl Endpoint {
                 let answer = returned::forward_response(request, &fitting, Side::Device);
                 (fitting.status().unwrap_or(status), answer)
             }
-            // It was answered already: what came is only counted.
+            // The MESSAGE was answered already: this response is only counted.
             None => (status, bytes::Bytes::new()),
         };
         if let Some((instance, message)) = pending.on_response(branch, status, answer) {

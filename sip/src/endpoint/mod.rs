@@ -1,44 +1,44 @@
-//! The only meeting place: inputs in, outputs out.
+//! The state of one shard: inputs in, outputs out.
 //!
 //! # The drive contract
 //! One mutation ([`Endpoint::handle`] or [`Endpoint::handle_timeout`]), then [`Endpoint::poll`] until it gives
 //! [`Poll::Until`], which says when to call [`Endpoint::handle_timeout`]; then the next mutation. `now` never goes back.
 //!
 //! # Owners
-//! State has owners with private fields; what concerns several of them is done here, in `impl Endpoint`.
+//! State has owners with private fields; logic that concerns several owners is here, in `impl Endpoint`.
 //!
 //! | room | owner | what it holds |
 //! | --- | --- | --- |
 //! | `core` | `Core` | settings, randomness, deadlines, transactions, outputs |
-//! | `io`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much it holds; what an endpoint is told once |
-//! | `requests` | | what a request or a response from the network is, and which room deals with it |
-//! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and where it led |
+//! | `io`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much an endpoint holds; the settings that an endpoint is given once |
+//! | `requests` | | classification of requests and responses from the network, and dispatch to the rooms below |
+//! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and the peer that it led to |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
 //! | `bindings` | `Bindings` | registrations and GRUUs |
-//! | `late_answers` | | what a SIP server answers to a REGISTER that was given up |
-//! | `credentials` | `Verdicts` | what a SIP server says of the different credentials of one binding's devices |
-//! | `groups` | `Groups` | which devices share a binding, and whose credentials are in use |
+//! | `late_answers` | | a SIP server's answers to a REGISTER that was given up |
+//! | `credentials` | `Verdicts` | a SIP server's verdicts on the different credentials of one binding's devices |
+//! | `groups` | `Groups` | the devices that share a binding, and the credentials in use |
 //! | `subscriptions` | `Subscriptions` | subscriptions to mailboxes |
-//! | `upstreams` | `Upstreams` | SIP servers: the flow to each, whose turn it is, the way back to a better address |
-//! | `lost_time` | | time that has passed without this machine |
+//! | `upstreams` | `Upstreams` | SIP servers: the flow to each, the pace of REGISTERs, failback to a better address |
+//! | `lost_time` | | time in which the machine stood still |
 //! | `devices` | `Devices` | the instances that are served |
-//! | `budgets` | `Budgets`, `Callers` | how much each of them may be sent and may begin, and the share of each caller |
-//! | [`successors`] | `Successors` | who was enabled again, and in whose place |
-//! | `attachments` | `Attachments` | REGISTERs at the edge, and which device is attached by which flow |
+//! | `budgets` | `Budgets`, `Callers` | how much each device may be sent and may begin, and the share of each caller |
+//! | [`successors`] | `Successors` | instances that were enabled again, and their predecessors |
+//! | `attachments` | `Attachments` | REGISTERs at the edge, and the flow by which each device is attached |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
-//! | `asked` | `AskedByDevices` | requests of devices that are not answered, and the flows that they are answered by |
-//! | `asked_servers` | `AskedOfServers` | what SIP servers were sent for devices and have not answered, by the stream that it went by |
+//! | `asked` | `AskedByDevices` | unanswered requests of devices, and the flows that they are answered by |
+//! | `asked_servers` | `AskedOfServers` | unanswered requests that were sent to SIP servers for devices, by stream |
 //! | `unanswered_by_device` | | requests that a device leaves without any response |
-//! | [`unproven`] | `Unproven` | what comes in a call by a flow that its device has not proved itself on |
-//! | [`parked`] | `ParkedRequests` | those of them that wait for a peer without a flow |
+//! | [`unproven`] | `Unproven` | in-call messages by a flow on which their device has not proved itself |
+//! | [`parked`] | `ParkedRequests` | requests inside a dialog that wait for a peer without a flow |
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
-//! | `traced` | | what a message says of the instance that it is about |
+//! | `traced` | | the instances that a message is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`], [`register_table`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
 //! | `replaced` | | registrations whose place another one takes |
-//! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by them, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
+//! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by forwarded REGISTERs, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it keep is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by

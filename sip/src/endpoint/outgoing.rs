@@ -46,21 +46,21 @@ pub(super) struct Outgoing {
     addresses: BTreeMap<IpAddr, Bucket>,
 }
 
-/// Why a request goes nowhere; each is a 403.
+/// Reason why a request is not forwarded; each is a 403.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     /// The device's account is lent: the relay is called for it and calls nobody.
     Lent,
     NotRegistered,
     From,
-    /// From names nobody, and which account is meant stands nowhere else.
+    /// From names nobody, and nothing else says which account is meant.
     Nobody,
     Route,
     Method,
 }
 
 impl Refusal {
-    /// What tells a developer, in the text of a Warning.
+    /// The reason for a developer, in the text of a Warning.
     fn text(self) -> &'static str {
         match self {
             Self::Lent => {
@@ -171,7 +171,7 @@ impl Endpoint {
         }
     }
 
-    /// Whose registration a request uses, and the Routes that it goes along.
+    /// The instance whose registration a request uses, and the Routes that the request takes.
     fn judge_outgoing(
         &self,
         source: &Source,
@@ -204,7 +204,7 @@ impl Endpoint {
             .map(|route| push_proxy::spelling(route.uri.text))
             .collect();
         let all = request.elements(Name::Route).count() == own_routes + named.len();
-        // It need not repeat what is known here; the proxy that it has registered by may stand in front of it, or in its place.
+        // A device need not repeat known Routes; the proxy that it has registered by may stand in front of them, or in their place.
         let proxy = self.push_bindings.proxy_of(instance).and_then(push_proxy::spelling);
         let by_proxy = proxy.is_some() && named.first() == Some(&proxy);
         let same = same_routes(&named, &routes) || by_proxy && (named.len() == 1 || same_routes(&named[1..], &routes));
@@ -212,7 +212,7 @@ impl Endpoint {
         if fits && all { Ok((instance, routes)) } else { Err(Refusal::Route) }
     }
 
-    /// Whose request it is, among the registrations of its flow.
+    /// The instance that sent a request, among the registrations of its flow.
     fn sender_of(&self, source: &Source, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
         let aor_of = |instance: &InstanceId| self.push_bindings.aor_of(*instance);
         let named = |uri: &Uri<'_>| {

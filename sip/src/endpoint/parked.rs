@@ -5,7 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
-//! | a BYE for a device was answered 480 so | it waits [`LATE`]: whoever is not told stays in a call with nobody, and has no ear for the next | likewise, and its answer goes nowhere | – |
+//! | a BYE for a device was answered 480 so | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | likewise, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
@@ -40,7 +40,7 @@ pub const ASKED_PER_SERVER: usize = 4_000;
 
 /// BYEs for one device that wait on when their senders are told that it is away; a further one is lost.
 pub const OWED_PER_DEVICE: usize = 8;
-/// Those for all devices, of at most 4 KiB each.
+/// The same for all devices together, of at most 4 KiB each.
 pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.
@@ -53,13 +53,13 @@ struct Parked {
 
 #[derive(Debug)]
 enum What {
-    /// It came while the peer was away. `device`: that of its dialog.
+    /// The request came while the peer was away. `device`: that of its dialog.
     Unsent { server: ServerId, request: Box<Message>, passage: Passage, device: InstanceId },
-    /// It is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
+    /// The request is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
     Owed { bye: Box<Message>, passage: Passage, _place: Arc<()> },
-    /// It was sent on a device's flow that has ended.
+    /// The request was sent on a device's flow that has ended.
     Sent,
-    /// It was sent on a SIP server's stream that has ended, to this address.
+    /// The request was sent on a SIP server's stream that has ended, to this address.
     Asked { address: Option<IpAddr> },
 }
 
@@ -106,7 +106,7 @@ impl ParkedRequests {
         self.unsent(who).count()
     }
 
-    /// How many of them are of the dialog of this one, as its Call-ID says: whoever once was in it can make up the rest.
+    /// The number of them in the dialog of this one, by its Call-ID: anybody who once was in the dialog can forge the rest.
     fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
         self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
     }
@@ -172,7 +172,7 @@ impl Endpoint {
         if !self.park_sent(now, instance, branch) {
             return self.abandon_forwarded(now, branch);
         }
-        // It is by another one already: its next REGISTER may be minutes away.
+        // The device may be attached by another flow already, and its next REGISTER may be minutes away.
         let who = OfflinePeer::Device(instance);
         if self.attachments.is_attached(instance) {
             self.send_parked(now, who);
@@ -378,7 +378,7 @@ impl Endpoint {
         }
     }
 
-    /// What a device is still to hear when the sender of a request is told that it is away: that a call is over.
+    /// The request that a device must still get when its sender is told that the device is away: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
         let (OfflinePeer::Device(_), What::Unsent { request, passage, .. }) = (who, &waiting.what) else { return None };
         let is_short = request.head().len() + request.body().len() <= LATE_BYTES;

@@ -1,8 +1,8 @@
 //! Registrations that passed through to their own SIP server: those that are pushed for (RFC 8599), and those that their
 //! flow alone leads to (RFC 5626; more of these in [`super::flow_bindings`]).
 //!
-//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the
-//! device registers on; its Request-URI stays as it came. What is no INVITE waits in [`super::parked`].
+//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the device registers on; its
+//! Request-URI stays as it came. Other requests wait in [`super::parked`].
 //!
 //! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
 //!
@@ -44,7 +44,7 @@ pub(super) struct Accepted {
     pub(super) source: Source,
     pub(super) intent: RegisterIntent,
     pub(super) instance: InstanceId,
-    /// Where its device is pushed; `None`: its flow alone leads to it.
+    /// The push contact of its device; `None`: the device is reached by its flow alone.
     pub(super) push: Option<PushContact>,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
@@ -99,7 +99,7 @@ struct Row {
     armed: Armed,
 }
 
-/// What is written down of a registration.
+/// The stored form of a registration.
 struct NewRow {
     instance: InstanceId,
     upstream: UpstreamId,
@@ -266,7 +266,7 @@ impl Endpoint {
                     source,
                 })));
             }
-            // Its flow has ended meanwhile: nothing leads to it.
+            // The flow has ended meanwhile: nothing leads to the device.
             None if !carried => {
                 self.end_replaced(now, replaced, None);
                 return self.leave_transit(upstream, None);
@@ -421,9 +421,9 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request of `source` names by our own Path, and what keeps the request from being judged: it is not known here, and
-    /// another node, or an earlier run, may have written it down; or DNS has not told all addresses of its SIP server. Whoever asks may tell what is
-    /// missing and hand the request in afterwards.
+    /// The registration that a request of `source` names by our own Path, and the missing state without which the request cannot be judged: the
+    /// registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP server.
+    /// A caller may supply what is missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();

@@ -1,6 +1,6 @@
 //! Registrations that pass through, pushed for (RFC 8599) or reached by their flow alone, as the shell is told of them.
 //!
-//! Invariant: what names people and their devices is not printed.
+//! Invariant: values that identify people and their devices are not printed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ pub struct RouteRequest {
     pub register: ForwardedRegisterId,
     /// The address of record.
     pub aor: Box<str>,
-    /// Its Request-URI.
+    /// The Request-URI of the REGISTER.
     pub registrar: Box<str>,
     /// The Route that is left when ours is taken off: the SIP server's own outbound proxy.
     pub proxy: Option<Box<str>>,
@@ -36,10 +36,10 @@ pub struct RouteRequest {
     pub known: bool,
     /// Whether it renews a registration that is known here, or takes its place, and names its device.
     pub renews: bool,
-    /// Whether it shows what others do not know of a registration that is known here: its push token, or its own connection. The
-    /// key that tells devices apart does not count: whoever is called may read it.
+    /// Whether it shows a secret of a registration that is known here: its push token, or its own connection. The key that tells devices apart does
+    /// not count: a callee may read it.
     pub familiar: bool,
-    /// The proof that it carries for its SIP server; [`super::Event::RegisterEnded`] tells what became of it.
+    /// The proof that it carries for its SIP server; [`super::Event::RegisterEnded`] tells its outcome.
     pub proof: Option<CarriedProof>,
 }
 
@@ -49,14 +49,14 @@ pub struct CarriedProof {
     pub usernames: Vec<Box<str>>,
 }
 
-/// Why a REGISTER is not forwarded.
+/// Reason why a REGISTER is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRefusal {
     /// The status of the answer: 403, 503, 555, …
     pub status: u16,
     /// How long its sender waits before it comes again, in seconds.
     pub retry_after_s: Option<u32>,
-    /// What tells a developer why, in the text of a Warning (RFC 3261 §20.43).
+    /// The reason for a developer, in the text of a Warning (RFC 3261 §20.43).
     pub warning: Option<&'static str>,
 }
 
@@ -66,7 +66,7 @@ impl From<u16> for RouteRefusal {
     }
 }
 
-/// Where a REGISTER is forwarded to.
+/// The destination of a forwarded REGISTER.
 #[derive(Clone, Debug)]
 pub struct RegisterRoute {
     /// The SIP server, with one reference that [`super::Event::UpstreamReleased`] gives back.
@@ -119,11 +119,11 @@ pub struct PushBinding {
     pub source: Option<IpAddr>,
 }
 
-/// What a device has taken back, as its SIP server has accepted, and is not known here: another node may have it, or the store alone.
+/// Contacts that a device has removed, as its SIP server has accepted, and that are not known here: another node may have them, or the store alone.
 pub struct TakenBack {
     /// The address of record.
     pub aor: Box<str>,
-    /// Its SIP server, as [`server_of`](super::server_of) spells it.
+    /// The SIP server, as [`server_of`](super::server_of) spells it.
     pub server: Box<str>,
     /// The Contacts, 1 to 16.
     pub contacts: Vec<TakenContact>,
@@ -152,14 +152,14 @@ pub struct PushBindingSuccession {
     pub calls: Vec<CallId>,
 }
 
-/// Why a registration is no more.
+/// Reason why a registration has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushBindingEnd {
-    /// The device took it back, or wants no pushes any more.
+    /// The device removed it, or wants no pushes any more.
     Unregistered,
-    /// Its SIP server refused to renew it.
+    /// The SIP server refused to renew it.
     Refused,
-    /// Its time is over.
+    /// The registration has expired.
     Expired,
     /// The same device registered with another push token, or turned to pushes or from them.
     Replaced,

@@ -22,10 +22,10 @@ use crate::transaction::ServerId;
 pub const REGISTERS_PER_FLOW: u8 = 8;
 /// REGISTERs that one flow may send; a further one is answered 503.
 pub const REGISTERS: Rate = Rate { burst: 40, interval: Duration::from_secs(2) };
-/// Of those 503, so many until the flow is closed.
+/// The number of such 503 answers until the flow is closed.
 pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
-/// REGISTERs under way from one source (an IPv4 address or an IPv6 /64): whoever has them sent to a server that is silent takes no
-/// room from the others.
+/// REGISTERs under way from one source (an IPv4 address or an IPv6 /64): a source whose REGISTERs go to a silent server takes no room from the
+/// others.
 pub const REGISTERS_PER_SOURCE: u32 = 500;
 
 /// One REGISTER.
@@ -61,7 +61,7 @@ impl ForwardedRegister {
         self.intent.registration(key).filter(|(_, reach)| *reach == Reach::Pushed || by_flow)
     }
 
-    /// Where it goes, once that is known.
+    /// The destination, once it is known.
     pub(super) fn upstream(&self) -> Option<UpstreamId> {
         self.route.as_ref().map(|route| route.upstream)
     }
@@ -137,17 +137,17 @@ impl ForwardedRegisters {
         Some(register)
     }
 
-    /// Those that came by a flow, the earliest first.
+    /// The REGISTERs that came by a flow, the earliest first.
     pub(super) fn of_flow(&self, flow: FlowId) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
         self.by_flow.of(flow).filter_map(|id| Some((id, self.rows.get(&id)?)))
     }
 
-    /// Those of a source (an IPv4 address or an IPv6 /64), the earliest first.
+    /// The REGISTERs of a source (an IPv4 address or an IPv6 /64), the earliest first.
     pub(super) fn of_source(&self, source: IpAddr) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
         self.by_source.of(counted_as(source)).filter_map(|id| Some((id, self.rows.get(&id)?)))
     }
 
-    /// Those that go to a SIP server, the earliest first.
+    /// The REGISTERs that go to a SIP server, the earliest first.
     pub(super) fn to(&self, upstream: UpstreamId) -> impl Iterator<Item = (ForwardedRegisterId, &ForwardedRegister)> {
         self.by_upstream.of(upstream).filter_map(|id| Some((id, self.rows.get(&id)?)))
     }

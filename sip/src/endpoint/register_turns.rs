@@ -1,4 +1,4 @@
-//! When a REGISTER that is forwarded may go: its turn at the SIP server, a flow, its turn at the flow's address.
+//! The wait of a forwarded REGISTER: its turn at the SIP server, a flow, its turn at the flow's address.
 //!
 //! | stage | ends when | otherwise |
 //! | --- | --- | --- |
@@ -28,7 +28,7 @@ pub const DIALS_PER_SOURCE: usize = 16;
 /// How long a REGISTER waits for a turn; one that would wait longer is answered 503 at once. A device gives up after 32 s.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(4);
 
-/// Where a REGISTER is on its way.
+/// The stage of a REGISTER.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stage {
     Route,
@@ -39,7 +39,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Its branch, once it has been sent.
+    /// The branch, once the REGISTER has been sent.
     pub(super) fn branch(self) -> Option<BranchId> {
         match self {
             Self::Sent(branch) => Some(branch),
@@ -88,7 +88,7 @@ impl Endpoint {
         }
     }
 
-    /// What its stage has waited for is there, or does not come.
+    /// Continues a REGISTER whose stage has ended: its turn or its flow has come, or will not come.
     pub(super) fn on_forwarded_register_due(&mut self, now: Instant, id: ForwardedRegisterId) {
         let Some(register) = self.registers.get(id).filter(|register| register.stage.is_due(now)) else { return };
         let Some(upstream) = register.upstream() else { return };
@@ -137,8 +137,8 @@ impl Endpoint {
         self.registers.to(upstream).filter(|(_, it)| is_meant(it.stage)).map(|(id, _)| id).collect()
     }
 
-    /// How many SIP servers other than this one REGISTERs of a source wait for: whoever names one after the other that is
-    /// silent keeps no dialler from those that answer, and takes no place from another source.
+    /// The number of other SIP servers that REGISTERs of a source wait for: a source that names one silent server after the other keeps no dialler
+    /// from servers that answer, and takes no place from another source.
     fn dials_for_others(&self, upstream: UpstreamId, source: IpAddr) -> usize {
         let waiting = self.registers.of_source(source).filter(|(_, it)| matches!(it.stage, Stage::Flow { .. }));
         let others = waiting.filter_map(|(_, it)| it.upstream()).filter(|other| *other != upstream);

@@ -25,7 +25,7 @@ use crate::id::InstanceId;
 pub(super) struct Replaced {
     pub(super) instance: InstanceId,
     pub(super) end: PushBindingEnd,
-    /// Its calls and dialogs are those of the registration that the REGISTER makes.
+    /// Whether its calls and dialogs become those of the registration that the REGISTER makes.
     pub(super) goes_on: bool,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | from | message | goes to |
 //! | --- | --- | --- |
-//! | whoever was asked | response | its client transaction's owner |
+//! | the peer that was asked | response | its client transaction's owner |
 //! | its SIP server, late | response to a REGISTER | `late_answers` |
 //! | anybody else | response | nowhere; with the branch of what a device was sent in a call: `unproven` |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
@@ -18,8 +18,8 @@
 //! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer. What is refused before its sender is believed leaves
-//! nothing here and makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
+//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves nothing here and
+//! makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
 
 use std::time::Instant;
 
@@ -97,7 +97,7 @@ impl Endpoint {
             }
             return;
         }
-        // It is another's, and came here by mistake (RFC 3261 §8.1.3.3).
+        // A response with further Vias is for another element, and came here by mistake (RFC 3261 §8.1.3.3).
         if asked.owner.begins_here() && response.vias() > 1 {
             return;
         }
@@ -125,8 +125,9 @@ impl Endpoint {
         }
     }
 
-    /// Whether a response came from whoever its request was sent to: by the same stream, or of a leg by another one that the device has, or of
-    /// a device's request by another one of the SIP server; of a datagram from the same host, by whatever port or transport, or from another address of the same SIP server.
+    /// Whether a response came from the peer that its request was sent to: by the same stream, or of a leg by another one that the device has, or of
+    /// a device's request by another one of the SIP server; of a datagram from the same host, by whatever port or transport, or from another address
+    /// of the same SIP server.
     fn was_asked(&self, source: &Source, asked: &Asked<ClientOwner>) -> bool {
         let FlowId::Datagram(peer) = asked.flow else {
             return asked.went_by(source.flow)
@@ -343,7 +344,7 @@ impl Endpoint {
     }
 
     fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
-        // What was written into its Via here did not come by the network.
+        // Parameters that the relay added to the Via did not come by the network.
         let added = request.via().map_or(0, |via| {
             let value = |name| via.params.get(name).flatten().map(str::len);
             value("received").map_or(0, |length| ";received=".len() + length)
@@ -364,8 +365,8 @@ impl Endpoint {
         forward::own_route(request, &self.core.token_key, source.side).is_none().then_some(binding)
     }
 
-    /// The Contact that a request of `source` names, where DNS has not told all addresses of its SIP server, and `source` is none of those that are known, so
-    /// that nobody can say whether the request is that one's. Whoever asks may find them out and hand the request in afterwards.
+    /// The Contact that a request of `source` names, where DNS has not told all addresses of its SIP server, and `source` is none of the known ones,
+    /// so that the origin of the request cannot be judged. A caller may resolve the addresses and hand the request in afterwards.
     pub fn unserved(&self, source: &Source, request: &Message) -> Option<(BindingId, UpstreamId)> {
         let binding = named_contact(source, request)?;
         let Missing::Addresses(upstream) = self.missing_of(binding, source)? else { return None };
@@ -382,7 +383,7 @@ impl Endpoint {
         }
     }
 
-    /// The reason why no request for a binding can be judged yet, whoever sends it.
+    /// The reason why no request for a binding can be judged yet, from whatever source.
     pub fn missing(&self, binding: BindingId) -> Option<Missing> {
         match self.upstream_of(binding) {
             None => Some(Missing::Binding),

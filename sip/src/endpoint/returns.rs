@@ -1,4 +1,4 @@
-//! Where a stream led that has ended, for what it asked is answered all the same (RFC 3261 §18.2.2).
+//! The peer of a stream that has ended, for requests by that stream are answered all the same (RFC 3261 §18.2.2).
 //!
 //! Invariant: an answer goes to the address that the stream came from, and to the port that its request's Via names.
 
@@ -23,7 +23,7 @@ pub(super) struct Return {
 }
 
 impl Return {
-    /// What has a response leave by a stream that is opened for it; `None` for anything else.
+    /// The output that sends a response by a stream which is opened for it; `None` for anything else.
     pub(super) fn answer(&self, bytes: &Bytes) -> Option<Output> {
         let response = Message::parse(bytes, &Limits::COMPOSED).ok().filter(|message| !message.is_request())?;
         let port = response.via()?.port.unwrap_or(self.transport.default_port());

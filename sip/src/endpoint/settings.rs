@@ -14,7 +14,7 @@ pub use crate::timing::Timing;
 /// The settings of an endpoint; fixed for its life.
 #[derive(Clone)]
 pub struct Settings {
-    /// A tag of this endpoint's own shard, for identifiers that no binding gives a tag to.
+    /// A tag of this endpoint's own shard, for identifiers that belong to no binding.
     pub tag: ShardTag,
     /// `host:port` of the edge, as Record-Route and Via name it to devices.
     pub edge: Box<str>,
@@ -22,9 +22,9 @@ pub struct Settings {
     pub edge_websocket: Box<str>,
     /// `host:port` for each upstream transport, as Contact, Via and Record-Route name it to SIP servers.
     pub upstream_udp: Box<str>,
-    /// Likewise over TCP.
+    /// The same over TCP.
     pub upstream_tcp: Box<str>,
-    /// Likewise over TLS.
+    /// The same over TLS.
     pub upstream_tls: Box<str>,
     /// The registration lifetime that REGISTER asks for; 5 s to 24 h, other values are clamped.
     pub register_expires: Duration,
@@ -38,7 +38,7 @@ pub struct Settings {
     pub limits: Limits,
     /// The key that signs flow tokens; the same on every shard of a node and over its restarts.
     pub token_key: [u8; 32],
-    /// How SIP servers are dealt with.
+    /// The policy toward SIP servers.
     pub upstream: UpstreamPolicy,
     /// The largest body of a MESSAGE, in bytes; a larger one is answered 413.
     pub message_bytes: usize,
@@ -51,7 +51,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// How SIP servers are dealt with.
+/// The policy toward SIP servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamPolicy {
     /// Whether a digest may be made with MD5. Without it, an account whose SIP server offers nothing else is refused with
@@ -60,8 +60,8 @@ pub struct UpstreamPolicy {
     /// Whether a request that is too large for a datagram goes by TCP to a server that is reached by UDP (RFC 3261
     /// §18.1.1); where the operator forbids TCP it goes by UDP all the same.
     pub allow_tcp: bool,
-    /// Registrations that may start in a second at one registrar, 1 or more, of this endpoint: an operator's figure for the
-    /// node is divided by its shards. What is beyond it waits for its turn, so that no restart and no lost flow is a storm.
+    /// Registrations that may start in a second at one registrar, 1 or more, of this endpoint: an operator's figure for the node is divided by its
+    /// shards. Further ones wait for their turn, so that no restart and no lost flow is a storm.
     pub registrations_per_second: u32,
 }
 
@@ -72,7 +72,7 @@ impl Default for UpstreamPolicy {
 }
 
 impl Settings {
-    /// How this relay names itself toward a flow.
+    /// The name of this relay toward a flow.
     pub(super) fn sent_by(&self, side: Side, transport: Transport) -> SentBy<'_> {
         let host = match (side, transport) {
             (Side::Device, Transport::Wss) => &self.edge_websocket,
@@ -84,17 +84,17 @@ impl Settings {
         SentBy { host, transport }
     }
 
-    /// How this relay names itself in Contacts, in the order of [`CONTACT_TRANSPORTS`](crate::registration::request::CONTACT_TRANSPORTS).
+    /// The names of this relay in Contacts, in the order of [`CONTACT_TRANSPORTS`](crate::registration::request::CONTACT_TRANSPORTS).
     pub(super) fn contact_hosts(&self) -> [&str; 3] {
         [&self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }
 
-    /// How long a request may wait for its final answer, and what follows from it.
+    /// How long a request may wait for its final answer, and for the consequences of that.
     pub(super) fn answered_within(&self) -> Duration {
         self.ring_timeout + self.answer_timeout + self.timing.upstream.replaced
     }
 
-    /// All its names.
+    /// All names of the relay.
     pub(super) fn own_addresses(&self) -> [&str; 5] {
         [&self.edge, &self.edge_websocket, &self.upstream_udp, &self.upstream_tcp, &self.upstream_tls]
     }

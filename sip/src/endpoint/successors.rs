@@ -12,10 +12,10 @@
 //! | the Path of a registration | leads to the successor's as long as a message may be on its way: longer would offer a call of a server that has both Contacts twice |
 //! | what a registration's device may still be sent and begin | is the successor's |
 //!
-//! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted:
-//! whoever enables another account by the same name gets nothing of these calls. A registration's is of the same AOR, accepted by the same SIP server, and of the
-//! same device (see [`super::replaced`]). What is known of a predecessor is its name alone. At most
-//! [`SUCCESSIONS_MAX`] are known, and [`LINE_MAX`] of one instance: beyond it the oldest is forgotten, as all are by a restart, and its dialogs are open to nobody.
+//! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted: a
+//! stranger who enables another account by the same name gets nothing of these calls. A registration's is of the same AOR, accepted by the same SIP
+//! server, and of the same device (see [`super::replaced`]). Of a predecessor only its name is known. At most [`SUCCESSIONS_MAX`] are known, and
+//! [`LINE_MAX`] of one instance: beyond it the oldest is forgotten, as all are by a restart, and its dialogs are closed to everybody.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub const SUCCESSIONS_MAX: usize = 50_000;
 /// Predecessors of one instance: an app that enables at each start, in one call.
 pub const LINE_MAX: usize = 16;
 
-/// Who has succeeded whom.
+/// The instances that were succeeded, and their successors.
 #[derive(Debug, Default)]
 pub(super) struct Successors {
     rows: HashMap<InstanceId, Succession>,
@@ -43,10 +43,10 @@ pub(super) struct Successors {
     order: VecDeque<(Instant, InstanceId)>,
 }
 
-/// What is known of a predecessor.
+/// The record of a predecessor.
 #[derive(Debug)]
 struct Succession {
-    /// The last of its line.
+    /// The last instance of its line of successors.
     successor: InstanceId,
     /// The flow that its device had.
     flow: Option<FlowId>,
@@ -125,7 +125,7 @@ impl Successors {
             && (until <= now || self.rows.len() > SUCCESSIONS_MAX)
         {
             self.order.pop_front();
-            // It may have come back and been succeeded again.
+            // The predecessor may have come back and been succeeded again.
             if self.rows.get(&earlier).is_some_and(|row| row.since + KEPT == until) {
                 self.revive(earlier);
             }

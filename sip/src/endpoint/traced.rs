@@ -1,6 +1,6 @@
-//! What a message says of the instance that it is about, for whoever records one instance's SIP with its user's consent.
+//! The instances that a message is about, for a recorder of one instance's SIP with its user's consent.
 //!
-//! Invariant: nothing here changes anything, and nobody is asked for what is not recorded.
+//! Invariant: nothing here changes any state, and nothing is read that is not recorded.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +9,18 @@ use crate::edge::{forward, push_proxy};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::message::{Message, Uri};
 
-/// Whom a message names.
+/// The instances and bindings that a message names.
 #[derive(Debug)]
 pub struct Named {
-    /// By their ids, our Path, or the signed Route of their dialog.
+    /// Instances that are named by their ids, our Path, or the signed Route of their dialog.
     instances: [Option<InstanceId>; 3],
-    /// By a Contact of this relay's.
+    /// Bindings that are named by a Contact of this relay's.
     bindings: BTreeSet<BindingId>,
 }
 
 impl Endpoint {
-    /// Whom a message names, whoever they are: it is read once, however many instances are recorded. What belongs to the same Call-ID is about
-    /// them, too.
+    /// The instances and bindings that a message names; the message is read once, however many instances are recorded. Other messages with the same
+    /// Call-ID are about the same instances.
     pub fn named(&self, message: &Message) -> Named {
         let key = &self.core.token_key;
         let own = [Side::Device, Side::Upstream].into_iter().find_map(|from| forward::own_route(message, key, from));

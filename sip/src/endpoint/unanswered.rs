@@ -6,8 +6,8 @@
 //! | is being dialled | by that one, if it leads there |
 //! | leads elsewhere, is UDP, or there is none | by a stream that is opened to that address, and to the port of the request's sent-by |
 //!
-//! Invariant: no answer goes to another address than its request came from, and none is dialled but one whose request was believed as that of
-//! the account's SIP server. What waits for a flow is forgotten with its SIP server; there are [`UNANSWERED_MAX`] at most for each, and
+//! Invariant: no answer goes to another address than its request came from, and none is dialled but one whose request was trusted as that of the
+//! account's SIP server. Answers that wait for a flow are forgotten with their SIP server; there are [`UNANSWERED_MAX`] at most for each, and
 //! [`RETURNS_MAX`] streams that have ended are remembered.
 
 use std::net::IpAddr;
@@ -54,14 +54,14 @@ impl Endpoint {
         }
     }
 
-    /// What it was asked by this stream may be answered as long as a call may last until its answer.
+    /// Records the peer of a stream that has ended: requests by that stream may be answered as long as a call may last until its answer.
     fn remember_return(&mut self, now: Instant, ended: FlowId, way: Return) {
         if self.core.returns.len() < RETURNS_MAX && self.core.returns.insert(ended, way).is_none() {
             self.core.later(now, self.core.settings.answered_within(), Timer::Return(Box::new(ended)));
         }
     }
 
-    /// Which SIP server has asked.
+    /// The SIP server that has sent a request.
     fn asked_by(&self, server: ServerId, owner: ServerOwner) -> Option<UpstreamId> {
         let binding = match owner {
             ServerOwner::Call(call) => self.calls.get(call).map(Call::binding)?,

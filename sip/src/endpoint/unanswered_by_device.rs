@@ -55,7 +55,7 @@ impl Endpoint {
             self.attachments.note_silent(flow);
         }
         self.dialogs.settle(server);
-        // What it answers later is for nobody, and its next connection is not asked.
+        // A later answer of the device has no receiver, and the device's next connection gets no copy of the request.
         self.core.transactions.abandon(branch);
         self.core.transactions.respond(now, server, status, response);
     }

@@ -1,6 +1,7 @@
-//! What comes in a call by a connection on which its device has not proved itself: its earlier one broke, and it goes on at once by the next.
+//! In-call messages by a connection on which their device has not proved itself: its earlier connection broke, and the device continues at once by
+//! the next one.
 //!
-//! | it sends | and then |
+//! | the device sends | and then |
 //! | --- | --- |
 //! | a request of a dialog, while its REGISTER is under way there, or its account is not lent | it waits; proof: it is judged as if it had just come; a wrong one: 403 |
 //! | the same, and no REGISTER of a lent account is under way | 407; its credentials prove the device as those of a REGISTER do, for its dialogs alone |
@@ -31,8 +32,8 @@ use crate::transaction::{Asked, RequestKey, invite_key};
 pub const HELD_PER_FLOW: usize = 16;
 /// Their bytes; what is beyond is refused likewise.
 pub const HELD_BYTES_PER_FLOW: usize = 64 * 1024;
-/// Messages that may wait for one instance, by whatever flows; a further one is refused likewise. Whoever once was in a call with it knows what
-/// it takes to fill them.
+/// Messages that may wait for one instance, by whatever flows; a further one is refused likewise. Anybody who was once in a call with the instance
+/// knows enough to fill this queue.
 pub const HELD_PER_INSTANCE: usize = 64;
 /// INVITEs of one shard whose refusal is remembered until their ACK comes; an ACK of a further one waits in vain.
 pub const REFUSED_MAX: usize = 4_096;
@@ -43,7 +44,7 @@ pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Dialogs that a device may go on with by one flow without its proof; what the other side sends in a further one waits.
 pub const ANSWERED_PER_FLOW: usize = 16;
 
-/// What waits for a proof on a flow.
+/// A message that waits for a proof on a flow.
 #[derive(Debug)]
 struct Held {
     source: Source,
@@ -68,7 +69,7 @@ impl Held {
     }
 }
 
-/// What waits for a proof, and the dialogs that go on without one.
+/// The messages that wait for a proof, and the dialogs that go on without one.
 #[derive(Debug, Default)]
 pub(super) struct Unproven {
     held: HashMap<FlowId, Vec<Held>>,
@@ -141,7 +142,7 @@ impl Unproven {
         }
     }
 
-    /// What waits for an instance, and its dialogs that go on without a proof, are its successor's.
+    /// Passes the messages that wait for an instance, and its dialogs that go on without a proof, to its successor.
     pub(super) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
         if let Some(count) = self.of.remove(&earlier) {
             *self.of.entry(successor).or_default() += count;

@@ -27,7 +27,7 @@ pub struct KeepAlive {
     manner: Manner,
     next_ping: Instant,
     waiting: Option<Waiting>,
-    /// It has answered a ping, or promised to.
+    /// Whether the peer has answered a ping, or promised to.
     answers: bool,
     period: Duration,
     reliable: bool,
@@ -36,7 +36,7 @@ pub struct KeepAlive {
 /// The next action of a keep-alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
-    /// Nothing yet.
+    /// Nothing is due yet.
     Nothing,
     /// Send a double CRLF.
     Ping,
@@ -58,7 +58,7 @@ enum Manner {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     since: Instant,
-    /// Of STUN alone: what was sent, and when it is sent again.
+    /// The STUN request that was sent, and when it is sent again.
     stun: Option<(TransactionId, Instant, Duration)>,
 }
 

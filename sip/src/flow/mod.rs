@@ -1,9 +1,9 @@
-//! Flows (RFC 5626): where a message came from, keep-alive, back-off, and the signed tokens that find a flow again.
+//! Flows (RFC 5626): the origin of a message, keep-alive, back-off, and the signed tokens that find a flow again.
 //!
 //! | room | what it is |
 //! | --- | --- |
 //! | [`keep_alive`] | pings and pongs (RFC 5626 §4.4) |
-//! | [`stun`] | what pings over UDP look like (RFC 8489) |
+//! | [`stun`] | pings over UDP (RFC 8489) |
 //!
 //! Invariant: a token is accepted only when its MAC is right for the request that carries it: its Call-ID, and the tag of the end
 //! that began the dialog, which is known before the other end's is. So a token opens the way of the dialogs of one request
@@ -40,7 +40,7 @@ pub enum Transport {
     Wss,
 }
 
-/// Where a message came from.
+/// The origin of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The flow; answers go back by it.
@@ -56,7 +56,7 @@ pub struct Source {
 }
 
 impl Transport {
-    /// As a Via names it.
+    /// The name of the transport in a Via.
     pub fn via(self) -> &'static str {
         match self {
             Self::Udp => "UDP",
@@ -75,7 +75,7 @@ impl Transport {
         }
     }
 
-    /// As a URI's `transport` parameter names it; of a WebSocket it names none but `ws`, secure or not (RFC 7118 §5.2.2).
+    /// The name in a URI's `transport` parameter; for a WebSocket it is always `ws`, secure or not (RFC 7118 §5.2.2).
     pub fn param(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -95,7 +95,7 @@ pub struct FlowToken {
     pub upstream: FlowId,
 }
 
-/// What a token is signed for.
+/// The dialog that a token is signed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DialogKey<'a> {
     /// The Call-ID.
@@ -122,8 +122,8 @@ pub struct TokenKey([u8; 32]);
 /// Bytes of the MAC; 80 bits, for a token that opens one dialog.
 pub(crate) const MAC_LEN: usize = 10;
 const INSTANCE_LEN: usize = 16;
-/// What a token covers beside the Call-ID, in the upper half of the byte that names the kind of its flow: the tag of the SIP
-/// server's end or that of the device's, whichever began the dialog. Zero: nothing; earlier builds made such.
+/// The bits, in the byte that names the kind of a token's flow, that say which tag the token covers beside the Call-ID: that of the SIP server's end
+/// or that of the device's, whichever began the dialog. Zero: none; earlier builds made such tokens.
 const FORM: u8 = 0xf0;
 const BEGUN_UPSTREAM: u8 = 0x10;
 const BEGUN_BY_DEVICE: u8 = 0x20;
@@ -241,7 +241,7 @@ impl std::fmt::Debug for TokenKey {
     }
 }
 
-/// What the MAC of a token covers beside the token: no line feed is in a Call-ID or in a tag.
+/// The bytes that the MAC of a token covers beside the token: no line feed is in a Call-ID or in a tag.
 fn bound_to(call_id: &str, tag: Option<&str>) -> Vec<u8> {
     let tag = tag.map(|tag| [b"\n", tag.as_bytes()].concat());
     [call_id.as_bytes(), &tag.unwrap_or_default()].concat()

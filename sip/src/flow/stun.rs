@@ -25,7 +25,7 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 pub struct Answer {
     /// The request's transaction.
     pub id: TransactionId,
-    /// Where the server saw the request come from; `None` in an error, which shows at least that the server is there.
+    /// The address at which the server saw the request; `None` in an error, which shows at least that the server is there.
     pub mapped: Option<SocketAddr>,
 }
 

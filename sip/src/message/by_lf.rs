@@ -1,4 +1,4 @@
-//! Where a message ends on a stream of a server that sees bare LFs, as Kamailio and OpenSIPS do.
+//! The end of a message on a stream of a server that sees bare LFs, as Kamailio and OpenSIPS do.
 //!
 //! Invariant: the server's own reading is the only judge of that: it has ended the head, and has written or corrected the first length in it. What
 //! others read otherwise decides only whether the message is taken or passed over.
@@ -24,7 +24,7 @@ impl Default for ByLf {
 }
 
 impl ByLf {
-    /// Reads on in `buffer`, which begins with the message. What is measured is forgotten here.
+    /// Reads on in `buffer`, which begins with the message. A message that is measured is forgotten here.
     ///
     /// # Errors
     /// [`InDoubt::Length`]: no server of that kind wrote it.
@@ -75,15 +75,15 @@ impl ByLf {
     }
 }
 
-/// What is known of a message that has begun.
+/// The measured lengths of a message that has begun.
 pub(super) enum Measured {
-    /// The lengths of a head that others would end elsewhere, or its message, and of its body.
+    /// The lengths of a head that other readers would end elsewhere, or its message, and of its body.
     BareLf(usize, usize),
-    /// The head is not all here.
+    /// The head is incomplete.
     Partial,
-    /// The lengths of its head and of its body.
+    /// The lengths of the head and of the body.
     Whole(usize, usize),
-    /// Its head is longer than so many bytes.
+    /// The head is longer than so many bytes.
     TooLong(usize),
 }
 
@@ -112,7 +112,7 @@ mod tests {
         framer
     }
 
-    /// What comes of a stream in pieces of these sizes, one after the other.
+    /// The frames of a stream that comes in pieces of these sizes, one after the other.
     fn cut(stream: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, (Vec<Frame>, FrameError)> {
         let (mut framer, mut all, mut rest) = (framer(), Vec::new(), stream);
         for size in sizes.iter().cycle() {

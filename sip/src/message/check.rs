@@ -1,4 +1,4 @@
-//! What RFC 3261 §8.1.1 and §8.2.2 ask of every message that has structure, as far as the relay needs it.
+//! The requirements of RFC 3261 §8.1.1 and §8.2.2 on every message that has structure, as far as the relay needs them.
 //!
 //! | header | of a request | of a response |
 //! | --- | --- | --- |
@@ -9,15 +9,15 @@
 //! | Max-Forwards | at most once, and sound | – |
 //! | every other | – | – |
 //!
-//! Invariant: a message that passes has a topmost Via and a CSeq that can be read, and a body as long as it says; a request
-//! has one each of From, To and Call-ID, too. What stands in From, To and Contact decides nothing.
+//! Invariant: a message that passes has a topmost Via and a CSeq that can be read, and a body as long as it says; a request has one each of From, To
+//! and Call-ID, too. The contents of From, To and Contact decide nothing.
 
 use std::fmt;
 
 use super::{Message, Method, Name, Start, Uri};
 
-/// What is wrong with a message that has the structure of one. A request is answered with [`Fault::status`] and this as
-/// the reason; a response is dropped.
+/// A fault in a message that has the structure of one. A request is answered with [`Fault::status`] and the fault as the reason; a response is
+/// dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A header that every message needs is absent.
@@ -113,7 +113,7 @@ fn start(message: &Message) -> Result<(), Fault> {
     let target = message.request_uri().ok_or(Fault::RequestUri)?;
     let sound = match Uri::parse(target) {
         Some(uri) => uri.headers.is_none(),
-        // What is sent in a dialog goes to the Contact of its other end, however odd that is; our Route leads it here.
+        // A request in a dialog goes to the Contact of its other end, however odd that is; our Route leads it here.
         None => message.method() != Some(Method::Register) && Uri::is_legible(target),
     };
     if sound { Ok(()) } else { Err(Fault::RequestUri) }

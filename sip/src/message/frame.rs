@@ -1,11 +1,10 @@
 //! Cutting a byte stream into messages and keep-alives (RFC 3261 §18.3, RFC 5626 §4.4.1).
 //!
-//! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus
-//! one read; bytes are looked at once, however few come at a time. What is longer is passed over, its head line by line, so that
-//! the next message is found: many share a SIP server's stream, and strangers wrote what it carries. Where the length is in doubt
-//! ([`super::length`]) the stream is given up, because the next message's beginning would be a guess, and a guess is how a forged request is
-//! smuggled in. Where the server is known to see bare LFs, as Kamailio and OpenSIPS do and pass them on, its own reading counts, and what others
-//! would read otherwise is passed over.
+//! Invariant: an idle framer holds no memory beyond itself; a half message never exceeds its [`Limits::message_bytes`] plus one read; bytes are
+//! looked at once, however few come at a time. A longer message is passed over, its head line by line, so that the next one is found: many accounts
+//! share a SIP server's stream, and strangers wrote the messages on it. Where the length is in doubt ([`super::length`]) the stream is given up,
+//! because the next message's beginning would be a guess, and a guess is how a forged request is smuggled in. Where the server is known to see bare
+//! LFs, as Kamailio and OpenSIPS do and pass them on, its own reading counts, and a message that others would read otherwise is passed over.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
@@ -17,7 +16,7 @@ use super::head_reader::with_crlf;
 use super::length::{self, InDoubt};
 use super::long_head::{LongHead, Passing, whole_lines};
 
-/// What a stream carries.
+/// One frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// One whole message, for [`super::Message::parse`].
@@ -25,8 +24,8 @@ pub enum Frame {
     /// The head of a message beyond [`Limits::message_bytes`], of which the rest is passed over. Of a head that is itself beyond it:
     /// its whole lines within, and the empty line.
     TooLong(Bytes),
-    /// The head of a request that has a CR or a LF alone, or of a message that others would end elsewhere, from a server of whom is known that it
-    /// sees those: the lines that it sees, with CRLF. The body is passed over.
+    /// The head of a request that has a CR or a LF alone, or of a message that others would end elsewhere, from a server that is known to see those:
+    /// the lines that it sees, with CRLF. The body is passed over.
     BareLf(Bytes),
     /// A line that begins no message, where one should begin, on a stream that others share: what follows is looked at anew.
     Stray(Bytes),
@@ -36,7 +35,7 @@ pub enum Frame {
     Pong,
 }
 
-/// Why a stream cannot be read on; it is closed.
+/// Reason why a stream cannot be read on; it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// A head or a body beyond [`PASSED_OVER_MAX`].
@@ -65,9 +64,9 @@ pub struct Framer {
     buffer: BytesMut,
     /// The reading of the server that writes it, which is known to see a bare LF as the end of a line.
     by_lf: Option<Box<ByLf>>,
-    /// Strangers wrote what it carries, and a server is known to have taken it.
+    /// Whether strangers wrote what the stream carries, and a server is known to have taken it.
     is_shared: bool,
-    /// Its first line is here, and can begin a message; how far the search for its end has come.
+    /// Whether the first line is here, and can begin a message; how far the search for its end has come.
     has_begun: bool,
     first_line: usize,
     /// How far the search for the end of the head has come.
@@ -194,7 +193,7 @@ impl Framer {
         Ok(Some(Frame::Message(self.buffer.split_to(length).freeze())))
     }
 
-    /// What has begun is whole, or passed over.
+    /// Ends the message that has begun: it is whole, or was passed over.
     fn end_message(&mut self) {
         (self.has_begun, self.first_line, self.searched, self.length) = (false, 0, 0, None);
     }
@@ -208,7 +207,7 @@ impl Framer {
         }
     }
 
-    /// What the first line says, on a stream that others share: one that begins no message is a length that was none, or what was left behind it.
+    /// Judges the first line, on a stream that several senders share: a line that begins no message is the remainder of one whose length was wrong.
     fn begin(&mut self) -> Beginning {
         if !self.is_shared {
             return Beginning::Message;
@@ -226,7 +225,7 @@ impl Framer {
         }
     }
 
-    /// What servers skip before a first line, and pass on; line ends are keep-alives.
+    /// Skips the bytes that servers skip before a first line, and pass on; line ends are keep-alives.
     fn skip_leading(&mut self) {
         let is_line_end = |at: usize| self.buffer[at] == b'\r' && matches!(self.buffer.get(at + 1), None | Some(b'\n'));
         let is_skipped =
@@ -329,7 +328,7 @@ mod tests {
         Frame::Message(Bytes::copy_from_slice(bytes))
     }
 
-    /// What a head with these lines comes to: the same whether it is within the limit or far beyond it, and however it is split.
+    /// The frames of a message whose head has these lines: the same whether it is within the limit or far beyond it, and however it is split.
     fn with_length(lines: &str) -> Result<Vec<Frame>, FrameError> {
         let framed = fed(&[format!("INVITE sip:a@b SIP/2.0\r\n{lines}\r\n\r\nbody").as_bytes()]);
         let long = format!("INVITE sip:a@b SIP/2.0\r\n{}{lines}\r\n\r\nbody", FILLING.repeat(5_000));

@@ -8,7 +8,7 @@ use memchr::{memchr, memchr2};
 
 use super::grammar::is_lws;
 
-/// Which breaks end a line.
+/// The breaks that end a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Breaks {
     /// CRLF alone, as RFC 3261 §7 has it.
@@ -17,8 +17,8 @@ pub(super) enum Breaks {
     Lf,
     /// A CR alone, too.
     Cr,
-    /// Those that the parser of Kamailio and OpenSIPS sees, which decides what they pass on, and what length they give it: LF, and a CR alone in To
-    /// and Via. One that is escaped in the quoted display name of To is text, one CR behind the first line is nothing, a CR that begins a line is an
+    /// The breaks of the parser of Kamailio and OpenSIPS, which decides what these pass on, and the length they give it: LF, and a CR alone in To and
+    /// Via. A break that is escaped in the quoted display name of To is text, one CR after the first line is nothing, a CR that begins a line is an
     /// empty one, and a name without a colon goes on in the next line.
     Kamailio,
 }
@@ -42,7 +42,7 @@ pub(super) struct HeadReader {
     is_broken: bool,
 }
 
-/// Where the reading is.
+/// The position of the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     /// At the beginning of a line.
@@ -65,11 +65,11 @@ enum At {
     Over,
 }
 
-/// What line it is.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     First,
-    /// Its name is still read.
+    /// The name of the line is still read.
     Unnamed,
     To,
     Via,
@@ -252,7 +252,7 @@ impl HeadReader {
                     self.first.get_or_insert(found);
                     self.differ |= self.last.replace(found).is_some_and(|before| before != found);
                 }
-                // A value that goes on behind a bare LF is none for whoever does not see it.
+                // A value that continues after a bare LF is empty for a reader that does not see the LF as a break.
                 None if self.breaks == Breaks::Crlf && self.number.has_break => {}
                 None if self.breaks == Breaks::Kamailio && self.first.is_some() => {}
                 None => self.is_broken = true,

@@ -11,7 +11,7 @@ use super::grammar::trim_bytes;
 use super::head_reader::{Breaks, HeadReader};
 use super::{Name, parse};
 
-/// Why nobody can tell where a message ends.
+/// Reason why the end of a message is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InDoubt {
     /// No length is there, or what is there is none, or those who read it find two.
@@ -57,7 +57,7 @@ fn without_lone_cr(head: &[u8]) -> Result<usize, InDoubt> {
     found.ok_or(InDoubt::Length)
 }
 
-/// Likewise, for a head with a CR alone: where that ends a line for some, they come to the same.
+/// Likewise, for a head with a CR alone: readers that end a line at it come to the same length as the others.
 #[cold]
 fn with_lone_cr(head: &[u8]) -> Result<usize, InDoubt> {
     let body = without_lone_cr(head)?;
@@ -76,7 +76,7 @@ fn has_lone_cr(head: &[u8]) -> bool {
     memchr_iter(b'\r', head).any(|at| head.get(at + 1).is_some_and(|next| *next != b'\n'))
 }
 
-/// What stands behind the colon of a line that is named `Content-Length`.
+/// The value of a line that is named `Content-Length`.
 fn length_line(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr(b':', line)?;
     is_length_name(&line[..colon]).then(|| &line[colon + 1..])
@@ -99,7 +99,7 @@ fn odd(head: &[u8]) -> Result<usize, InDoubt> {
 pub(super) struct Lengths {
     of_crlf: HeadReader,
     of_lf: HeadReader,
-    /// That of those to whom a CR alone ends a line, too; and whether there is one.
+    /// The reader that ends a line at a CR alone, too; and whether there is one.
     of_cr: HeadReader,
     has_lone_cr: bool,
     was_cr: bool,
@@ -139,15 +139,15 @@ impl Lengths {
         is_same.then_some(body).ok_or(InDoubt::Head)
     }
 
-    /// Likewise, of those to whom a CR alone ends no line. Where one of them finds none, the other's counts: what is without a length has no end
-    /// on a stream, so nobody sends it so.
+    /// Likewise, for the readers that do not end a line at a CR alone. Where one of them finds no length, the other's counts: a message without a
+    /// length has no end on a stream, so no peer sends one.
     fn by_lines(&self) -> Result<usize, InDoubt> {
         let (crlf, lf) = (&self.of_crlf, &self.of_lf);
         let of_crlf = crlf.lengths().ok_or(InDoubt::Length)?.1;
         let of_lf = lf.lengths().ok_or(InDoubt::Length)?.1;
         if lf.bytes() < crlf.bytes() {
-            // A server that reads so, and passes on what a caller wrote, has measured from its empty line. Whoever sees CRLF alone must come
-            // to its end by the length next to the body; with another one beside it, it would not have sent this.
+            // A server that reads so, and passes on a caller's message, has measured from its empty line. A reader that ends lines at CRLF alone must
+            // come to the same end by the length next to the body; with another length beside it, the server would not have sent this.
             let ends = of_crlf.map(|body| crlf.bytes() + body).zip(of_lf.map(|body| lf.bytes() + body));
             let is_same = ends.is_some_and(|(one, other)| one == other && !lf.differ());
             return of_crlf.filter(|_| is_same).ok_or(InDoubt::Head);

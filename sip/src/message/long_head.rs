@@ -10,11 +10,11 @@ use super::length::{InDoubt, Lengths};
 
 /// How far a head was passed over.
 pub(super) enum Passing {
-    /// It goes on.
+    /// The head continues.
     Head,
-    /// It is over, and its body has so many bytes.
+    /// The head is over, and its body has so many bytes.
     Body(usize),
-    /// It or its body is longer than anything is passed over.
+    /// The head or the body is longer than anything is passed over.
     TooLong,
 }
 
@@ -28,9 +28,9 @@ pub(super) struct LongHead {
 
 #[derive(Debug)]
 enum Reading {
-    /// Of all who read it.
+    /// The lengths that all readers see.
     All(Box<Lengths>),
-    /// Of the server alone that writes it, and sees bare LFs.
+    /// The lengths that the server alone sees which writes the message, and sees bare LFs.
     Server(HeadReader),
 }
 

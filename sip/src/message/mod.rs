@@ -11,7 +11,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | *reading* | |
-//! | `parse`, `check` | bytes to a message, and what a message must have |
+//! | `parse`, `check` | bytes to a message, and the headers that a message must have |
 //! | `grammar`, `limits` | the pieces of all views, and what a message may cost |
 //! | `address`, `party`, `uri`, `params` | From, To, Contact and their URIs |
 //! | `via`, `name`, `method` | Via, header names, methods |
@@ -114,7 +114,7 @@ pub struct Message {
     start: Start,
     fields: Vec<Field>,
     body: Bytes,
-    /// What is wrong with `Content-Length`; the body is then empty, because where it ends would be a guess.
+    /// The fault of `Content-Length`; the body is then empty, because its end would be a guess.
     length_fault: Option<Fault>,
     /// A line of the head has a colon and no header's name before it.
     odd_line: bool,
@@ -124,7 +124,7 @@ pub struct Message {
     hides_length: bool,
 }
 
-/// Why bytes are not a SIP message at all. Such bytes get no answer.
+/// Reason why bytes are not a SIP message at all. Such bytes get no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// Longer than [`Limits::message_bytes`].
@@ -135,7 +135,7 @@ pub enum Malformed {
     StartLine,
     /// A line of the head ends with a bare CR or LF, or the first one is folded.
     HeaderLine,
-    /// It came as [`Frame::BareLf`].
+    /// The message came as [`Frame::BareLf`].
     BareLf,
     /// More fields than [`Limits::headers`].
     TooManyHeaders,

@@ -10,7 +10,7 @@
 //! | no angle brackets | the URI up to the first `;` outside quotes, a quoted name before it left out; parameters behind it |
 //! | parameters that are no text | those before or behind the bytes in doubt that hold a tag |
 //!
-//! Invariant: a tag inside a display name or inside a URI is none. What is read is a view of the bytes as they came.
+//! Invariant: a tag inside a display name or inside a URI does not count. Every part is a view of the bytes as they came.
 
 use std::borrow::Cow;
 

@@ -171,8 +171,8 @@ impl<'a> Uri<'a> {
         self.headers.is_some() == other.headers.is_some() && other.headers.unwrap_or_default().split('&').all(is_own)
     }
 
-    /// What of a Contact may be a Request-URI: not the headers behind `?`, nor the `method` (RFC 3261 §19.1.1). `text`: also one
-    /// that is no URI.
+    /// The part of a Contact that may be a Request-URI: without the headers after `?`, and without `method` (RFC 3261 §19.1.1). `text` may also be no
+    /// URI.
     pub fn request_uri_of(text: &'a str) -> Cow<'a, str> {
         let Some(uri) = Self::parse(text) else {
             let host = text.find('@').unwrap_or_default();
@@ -200,7 +200,7 @@ impl<'a> Uri<'a> {
     }
 }
 
-/// What stands for itself in a part of a URI, and for something else where it is escaped (RFC 3261 §25.1).
+/// Characters that mean something else where they are escaped in a part of a URI (RFC 3261 §25.1).
 const RESERVED: &[u8] = b";/?:@&=+$,%";
 
 /// The byte that an escape at the beginning stands for.

@@ -1,6 +1,6 @@
 //! Via (RFC 3261 §20.42, RFC 3581).
 //!
-//! Invariant: a view into its text. Who a Via names is compared here alone, as it is read and not as it is written.
+//! Invariant: a view into its text. The host that a Via names is compared here alone, as it is read and not as it is written.
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
@@ -49,7 +49,7 @@ impl<'a> Via<'a> {
     /// The branch.
     pub fn branch(&self) -> Option<&'a str> {
         let value = self.params.value("branch")?;
-        // What stands behind it is a comment of RFC 2543.
+        // Text after the token is a comment of RFC 2543.
         let end = value.bytes().position(|b| is_lws(b) || b == b'(').unwrap_or(value.len());
         Some(&value[..end]).filter(|branch| !branch.is_empty())
     }

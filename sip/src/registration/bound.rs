@@ -13,13 +13,13 @@
 
 use std::time::{Duration, Instant};
 
-/// What may stand of a binding.
+/// The state of a binding at its SIP server, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bound {
     granted_until: Option<Instant>,
-    /// A REGISTER may have been taken whose answer says nothing of it.
+    /// Whether a REGISTER may have been accepted whose answer does not say so.
     unsure: bool,
-    /// Likewise, before the one that was sent last.
+    /// The same before the last REGISTER.
     was_unsure: bool,
 }
 
@@ -49,7 +49,7 @@ impl Bound {
         self.unsure |= registers;
     }
 
-    /// It was answered with this status, which is no 2xx.
+    /// The REGISTER was answered with this status, which is no 2xx.
     pub(super) fn on_refusal(&mut self, status: u16) {
         if matches!(status, 300..=407 | 409..=499 | 600..) {
             self.unsure = self.was_unsure;

@@ -54,17 +54,17 @@ impl Challenger {
 pub enum Verdict {
     /// Answer; the challenges of the same response that may be answered instead, when there is no credential for the first.
     Answer {
-        /// In the server's order (RFC 8760 §2.4).
+        /// The other challenges, in the server's order (RFC 8760 §2.4).
         others: Vec<Challenge>,
     },
     /// The answer was wrong.
     Refused,
-    /// It asks for nothing that can be answered, before anything was answered in this attempt.
+    /// The response has no challenge that can be answered, before anything was answered in this attempt.
     Unanswerable {
-        /// It has a digest challenge that cannot be read; else it offers no digest that is made here.
+        /// Whether it has a digest challenge that cannot be read; otherwise it offers no supported digest.
         unreadable: bool,
     },
-    /// It goes round in circles.
+    /// The challenges of this attempt do not end.
     Endless,
 }
 

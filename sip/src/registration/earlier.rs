@@ -32,7 +32,7 @@ impl Registration {
                 self.state = State::Waiting;
                 Step::WantFlow
             }
-            // Its next REGISTER names it, or the one after.
+            // The next REGISTER removes that Contact, or the one after.
             _ => Step::Nothing,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! | header | RFC | what is taken from it |
 //! | --- | --- | --- |
-//! | Contact; expires, Expires | 3261 §10.2.4 | the lifetime of *our* Contact, whoever else is registered |
+//! | Contact; expires, Expires | 3261 §10.2.4 | the lifetime of *our* Contact among all that are registered |
 //! | Contact; pub-gruu, temp-gruu | 5627 §4.2 | the names that reach this binding from anywhere |
 //! | Service-Route | 3608 §6.1 | the way of requests out of dialog that the relay sends for the account |
 //! | Via; received, rport | 3581 §4 | how the SIP server sees this relay |

@@ -47,7 +47,7 @@ impl Registration {
     /// An answer to a REGISTER that was given up: whether it is to be read as if it had come in time.
     pub fn take_up_late(&mut self, now: Instant, branch: BranchId, status: u16) -> bool {
         let Some(by) = self.given_up_by(now, branch) else { return false };
-        // What waits for its turn will ask anyhow, and stands when it is granted.
+        // A registration that waits for its turn sends a REGISTER anyway, and counts as registered when that is granted.
         let waits = match self.state {
             State::BackingOff { .. } => true,
             State::Waiting => status < 300,
@@ -57,13 +57,13 @@ impl Registration {
             return false;
         }
         self.forget_given_up();
-        // Its challenge is as old as the answer, and refuses nothing.
+        // A challenge in a late answer is old, and refuses nothing.
         self.challenges.begin();
         self.state = State::Sent { branch, by, attempt: Attempt::default(), goal: self.goal };
         true
     }
 
-    /// It stands by a flow that is in use no more, and registers by the one that is in its turn.
+    /// Has a registration by a flow that is in use no more registered by the present flow, in its turn.
     pub fn follow(&mut self, now: Instant) {
         if let State::Registered { refresh_at } = &mut self.state {
             *refresh_at = now;

@@ -34,15 +34,15 @@
 //! | --- | --- |
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
-//! | [`grant`] | what a 2xx says |
+//! | [`grant`] | the contents of a 2xx |
 //! | `bound` | whether the registrar may have its Contact |
 //! | `late` | a REGISTER that was given up, and may be answered yet |
 //! | `earlier` | other relays' Contacts, which go |
-//! | `owners` | whose credentials answer, of several devices |
-//! | `refusals` | what is tried again, how often, and what ends |
+//! | `owners` | the device whose credentials answer, of several |
+//! | `refusals` | the failures that are tried again, how often, and those that are final |
 //! | `step` | its goals, and the steps that lead there |
 //! | `trial` | whether another address of the server registers it, too |
-//! | `lost_time` | time that has passed without this machine |
+//! | `lost_time` | time in which the machine stood still |
 //!
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
@@ -132,7 +132,7 @@ struct Attempt {
     lengthened: bool,
     /// A 3xx to the registrar itself was followed.
     redirected: bool,
-    /// It goes to another address than the one at which the registration stands.
+    /// Whether it goes to another address than the one at which the registration was granted.
     trial: bool,
 }
 
@@ -140,7 +140,7 @@ struct Attempt {
 #[derive(Clone, Debug, Default)]
 struct Asking {
     attempt: Attempt,
-    /// Which challenge is with the shell.
+    /// The challenge that the shell is answering.
     at: usize,
     /// Other challenges of the last response, which may be answered instead.
     others: Vec<Challenge>,
@@ -166,13 +166,13 @@ pub struct Registration {
     pub binding: BindingId,
     /// The member whose credentials answer its challenges: the one whose were accepted last.
     pub instance: InstanceId,
-    /// Where its requests go.
+    /// The SIP server that its requests go to.
     pub upstream: UpstreamId,
     /// Whether and how it waits for its turn on the flow.
     pub turn: Turn,
-    /// Its upstream counts it among those that stand.
+    /// Whether its upstream counts it among the registered ones.
     pub counted: bool,
-    /// Its upstream counts it among those that ask, since then.
+    /// The time since which its upstream counts it among those that ask.
     pub asks: Option<Began>,
     /// The timer that is set for [`Self::deadline`].
     pub armed: Armed,
@@ -181,47 +181,47 @@ pub struct Registration {
     goal: Goal,
     state: State,
     challenges: Challenges,
-    /// What few registrations have.
+    /// State that few registrations have.
     rare: Option<Box<Rare>>,
     cseq: u32,
-    /// Tells it from earlier registrations of the same Contact in the Call-ID.
+    /// A number that distinguishes it from earlier registrations of the same Contact in the Call-ID.
     generation: u32,
     /// Requested lifetime in seconds.
     expires: u32,
     failures: u8,
-    /// It was begun before its wait was over, and has not waited in full since.
+    /// Whether it was begun before its wait was over, and has not waited in full since.
     hurried: bool,
-    /// The SIP server has accepted the credentials in use before, in this run or an earlier one.
+    /// Whether the SIP server has accepted the credentials in use before, in this run or an earlier one.
     established: bool,
     /// Refusals of the credentials in a row, of an account that is established.
     refusals: u8,
-    /// The registrar has asked for credentials and refused those in use, and has not accepted them since.
+    /// Whether the registrar has asked for credentials and refused those in use, and has not accepted them since.
     is_refused: bool,
     /// Whether the server may hold the Contact.
     bound: Bound,
-    /// By which transports.
+    /// The transports by which the Contact was registered.
     contacts: Contacts,
-    /// The last attempt succeeded.
+    /// Whether the last attempt succeeded.
     registered: bool,
-    /// RFC 5626 is asked for; not any more after a 439.
+    /// Whether RFC 5626 is asked for; not any more after a 439.
     outbound: bool,
 }
 
-/// What few registrations have at a time.
+/// State that few registrations have at a time.
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Rare {
     /// GRUUs and Service-Route.
     info: RegistrarInfo,
-    /// Refused credentials are not shown again before.
+    /// The time before which refused credentials are not shown again.
     paused_until: Option<Instant>,
-    /// What was given up last.
+    /// The REGISTER that was given up last.
     given_up: Option<GivenUp>,
     /// The relays that had this account before, until their Contacts are gone.
     earlier: Earlier,
 }
 
 impl fmt::Debug for Registration {
-    /// Shows nothing of whose account it is, nor of what its server was shown.
+    /// Shows nothing of the account, nor of the credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Registration({}, {:?})", self.binding, self.goal)
     }
@@ -482,7 +482,7 @@ impl Registration {
                 self.write(attempt, Vec::new())
             }
             400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
-                // It may be the second Contact that it does not take.
+                // The registrar may have refused the second Contact.
                 self.write(attempt, Vec::new())
             }
             300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
@@ -585,7 +585,7 @@ impl Registration {
             }
             423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
             439 => self.outbound = false,
-            // It has said for how long it is to be left alone, whatever was asked.
+            // The server has said for how long it is to be left alone, whatever was asked.
             300..=399 | 408 | 429 | 430 | 480 | 500..=599 if self.goal == Goal::Registered => {
                 if let Some(after) = retry_after(response) {
                     return self.retry(now, Some(status), &terms.back_off, Some(after), random);
@@ -635,8 +635,9 @@ impl Registration {
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.hurried = false;
         self.pause_until(None);
-        // Early enough for a second try, and never the same moment for all. A registrar that grants more than was asked for is asked as often as any
-        // other: else one that has forgotten all is noticed the later, the more it grants. What a 423 wants is what is asked for.
+        // The refresh is early enough for a second try, and never at the same moment for all. A registrar that grants more than was asked for is
+        // asked as often as any other: otherwise the loss of all its bindings would be noticed the later, the more it grants. The lifetime that a 423
+        // demands is then the one asked for.
         let millis = (expires.as_millis() as u64).min(u64::from(self.expires) * 1_000);
         let refresh_at = if self.has_earlier() {
             now

@@ -1,4 +1,4 @@
-//! Whose credentials answer the challenges of a binding that several devices share.
+//! The device whose credentials answer the challenges of a binding that several devices share.
 //!
 //! Invariant: another device's credentials begin without a nonce, so that a wrong password is sent once; a device whose check fails leaves no
 //! trace of it.
@@ -12,16 +12,16 @@ use crate::id::InstanceId;
 /// How credentials stand with a SIP server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How often in a row it has refused them.
+    /// The number of refusals in a row.
     pub refusals: u8,
-    /// They are not shown before.
+    /// The time before which the credentials are not shown again.
     pub paused_until: Option<Instant>,
 }
 
 /// The state of a registration while the credentials of a joining device are checked.
 #[derive(Debug)]
 pub struct SuspendedAuth {
-    /// Whose credentials answered until then.
+    /// The device whose credentials answered until then.
     pub instance: InstanceId,
     challenges: Challenges,
     state: State,
@@ -34,8 +34,8 @@ pub struct SuspendedAuth {
 }
 
 impl Registration {
-    /// From now on this device's credentials answer. They begin without a nonce, so that a wrong password is sent once.
-    /// `proven`: the SIP server has accepted them before.
+    /// Makes this device's credentials answer from now on. They begin without a nonce, so that a wrong password is sent once. `proven`: the SIP
+    /// server has accepted them before.
     pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
         self.instance = instance;
         self.challenges.clear();

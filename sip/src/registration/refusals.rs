@@ -52,7 +52,7 @@ impl Registration {
         }
     }
 
-    /// What may have stood in its way is gone: it waits no longer, unless it was told for how long.
+    /// A possible obstacle to the registration is gone: it waits no longer, unless its SIP server has told it how long to wait.
     pub fn on_server_back(&mut self) -> Step {
         match self.state {
             State::BackingOff { told: true, .. } => Step::Nothing,
@@ -60,7 +60,7 @@ impl Registration {
         }
     }
 
-    /// What it is granted may have been taken away: it is asked for again at once, and counts as standing until that is answered.
+    /// The binding may have been removed at the SIP server: it is registered again at once, and counts as registered until that is answered.
     pub fn register_again(&mut self) -> Step {
         match self.state {
             State::Registered { .. } if self.goal == Goal::Registered => {
@@ -78,7 +78,7 @@ impl Registration {
         waits && !self.hurried && (all || self.failures <= 1)
     }
 
-    /// It begins before its wait is over.
+    /// Begins the registration before its wait is over.
     pub fn hurry(&mut self) -> Step {
         self.hurried = true;
         self.on_server_changed()

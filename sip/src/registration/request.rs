@@ -30,7 +30,7 @@ impl Ways {
     }
 }
 
-/// By which transports Contacts of a binding may stand at its registrar, and by which one the last REGISTER went.
+/// The transports by which Contacts of a binding may be registered, and the one by which the last REGISTER went.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Contacts {
     may_stand: Ways,
@@ -46,12 +46,12 @@ impl Contacts {
         }
     }
 
-    /// Those by other transports than the last REGISTER's.
+    /// The transports other than the last REGISTER's.
     pub(super) fn others(self) -> Ways {
         Ways(self.may_stand.0 & !self.latest.0)
     }
 
-    /// They are gone, or are to be named no more; whether there were any.
+    /// Forgets the other Contacts, which are gone or are to be named no more; returns whether there were any.
     pub(super) fn forget_others(&mut self) -> bool {
         let had = self.others() != Ways::default();
         self.may_stand.0 &= self.latest.0;
@@ -104,15 +104,15 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) cseq: u32,
     /// Lifetime in seconds; 0 unregisters.
     pub(super) expires: u32,
-    /// Which of the registrations of this Contact it is.
+    /// The number of this registration among those of its Contact.
     pub(super) generation: u32,
     /// `+sip.instance`.
     pub(super) instance: [u8; 16],
     /// Whether to ask for RFC 5626.
     pub(super) outbound: bool,
-    /// Where it was registered by other relays, whose Contacts go.
+    /// The earlier relays at which it was registered, whose Contacts are removed.
     pub(super) earlier: &'a [Arc<ContactHosts>],
-    /// By which other transports it was registered from here: those Contacts go, too.
+    /// The other transports by which it was registered from here, whose Contacts are removed, too.
     pub(super) others: Ways,
     pub(super) answers: &'a [(Challenger, String)],
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Refusals in a row that end an account which was accepted before, unless its SIP server is at fault.
 pub const REFUSALS_MAX: u8 = 3;
 
-/// Why a registration attempt failed, by what follows.
+/// Reason why a registration attempt failed, by its consequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistrationFailure {
     /// The SIP server refuses this account; it is not tried again.
@@ -21,14 +21,14 @@ pub enum RegistrationFailure {
         status: u16,
         /// How often in a row: 1 to [`REFUSALS_MAX`], which stands for more, too.
         in_a_row: u8,
-        /// From now to the next attempt.
+        /// The time from now to the next attempt.
         after: Duration,
     },
     /// No answer, no connection, or a failure of the server; it is tried again after this long.
     Retry {
         /// The status of the response; `None` when there was none, or no flow.
         status: Option<u16>,
-        /// From now to the next attempt, at least the Retry-After of the response.
+        /// The time from now to the next attempt, at least the Retry-After of the response.
         after: Duration,
     },
 }
@@ -58,9 +58,9 @@ pub enum Goal {
 /// The next action of the endpoint for a binding.
 #[derive(Debug)]
 pub enum Step {
-    /// Nothing.
+    /// Nothing is to be done.
     Nothing,
-    /// It wants its flow: dial the upstream unless it is up.
+    /// The registration wants its flow: dial the upstream unless it is up.
     WantFlow,
     /// Compose and send a REGISTER; then call [`Registration::sent`](super::Registration::sent).
     Send,
@@ -68,7 +68,7 @@ pub enum Step {
     Ask,
     /// The registration stands.
     Registered {
-        /// For how long.
+        /// The lifetime that was granted.
         expires: Duration,
         /// Whether it stood before.
         refresh: bool,
@@ -77,11 +77,11 @@ pub enum Step {
     },
     /// The attempt failed.
     Failed(RegistrationFailure),
-    /// It failed because the SIP server asks for credentials in a way that nobody can answer.
+    /// The attempt failed because the SIP server sent a challenge that cannot be answered.
     Unanswerable {
-        /// How it failed.
+        /// The failure.
         failure: RegistrationFailure,
-        /// Its digest challenge cannot be read; else it offers no digest that is made here.
+        /// Whether the digest challenge cannot be read; otherwise it offers no supported algorithm.
         unreadable: bool,
     },
     /// The SIP server has no registration of it any more.
@@ -108,10 +108,10 @@ pub struct Began(pub u32);
 /// A place in the line of those that want to register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
-    /// It does not wait.
+    /// The registration does not wait.
     None,
-    /// It waits.
+    /// The registration waits.
     Waiting,
-    /// It waits before those that only wait.
+    /// The registration waits before those that only wait.
     First,
 }

@@ -299,7 +299,7 @@ fn a_contact_that_may_stand_is_unregistered_whatever_came_after_its_grant() {
             assert_eq!((register.number(Name::Expires), register.has(Name::Authorization)), (Some(0), false));
             assert_eq!(walk.respond(200, &[]), "Unregistered");
         }
-        // What was granted has ended by itself; after a 500 something may have been granted since.
+        // The granted binding has expired; after a 500 another one may have been granted since.
         let mut walk = refreshing();
         walk.respond(status, &headers);
         let later = walk.now + Duration::from_secs(601);
@@ -567,7 +567,7 @@ fn the_contact_by_another_transport_goes_with_the_first_register_by_the_next() {
     let mut walk = moved();
     assert_eq!(walk.respond(400, &[]), "Send");
     assert!(!contacts(&walk.send_by(Transport::Udp)).contains("expires=0"));
-    // What is unregistered by the next one goes by each.
+    // A binding that is unregistered by the next transport is unregistered by each.
     let mut walk = moved();
     walk.respond(503, &[]);
     let now = walk.now;

@@ -25,10 +25,10 @@ use super::{Due, Timing};
 /// Timer C (RFC 3261 §16.6: more than three minutes): how long a provisional response keeps an INVITE alive.
 pub const TIMER_C: Duration = Duration::from_secs(11 * 60);
 
-/// What follows from a response.
+/// The consequences of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Verdict {
-    /// The user must see it.
+    /// The response goes to the transaction user.
     pub pass: bool,
     /// Send the ACK that ends this transaction (RFC 3261 §17.1.1.3).
     pub ack: bool,

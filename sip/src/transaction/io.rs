@@ -1,4 +1,4 @@
-//! What a table of transactions takes and gives.
+//! The inputs and outputs of a transaction table.
 //!
 //! Invariant: nothing here is a transaction's state.
 
@@ -16,24 +16,24 @@ pub struct ServerId(pub(super) u64);
 /// Where the responses to a request go, and which request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
-    /// By this flow.
+    /// The flow that the responses take.
     pub flow: FlowId,
-    /// To this side: what comes from the other one is never the same request.
+    /// The side that they go to: a request of the other side is never the same request.
     pub side: Side,
-    /// What makes it the same request.
+    /// The key by which the same request is recognised.
     pub key: &'a RequestKey,
 }
 
 /// Bytes to send.
 #[derive(Debug)]
 pub struct Transmit {
-    /// On this flow.
+    /// The flow.
     pub flow: FlowId,
-    /// These.
+    /// The bytes.
     pub bytes: Bytes,
-    /// They were sent before.
+    /// Whether they were sent before.
     pub again: bool,
-    /// The flow is that of datagrams, and they are too large for one: they go by TCP to its address.
+    /// Whether the flow is that of datagrams and they are too large for one: they go by TCP to its address.
     pub by_stream: bool,
 }
 
@@ -50,9 +50,9 @@ impl Transmit {
 /// A server transaction of an INVITE has begun or is over; its CANCEL and its ACK have the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteChange {
-    /// As [`super::invite_key`] gives it.
+    /// The key as [`super::invite_key`] gives it.
     pub key: Arc<str>,
-    /// Whether it has begun.
+    /// Whether the transaction has begun; otherwise it is over.
     pub begun: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct InviteChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What a request turns out to be.
+/// Classification of a request.
 #[derive(Debug)]
 pub enum Arrival<S> {
     /// Seen for the first time.
@@ -69,19 +69,19 @@ pub enum Arrival<S> {
     Absorbed,
     /// A CANCEL for this transaction, which still waits for its final answer.
     Cancel(S),
-    /// Likewise, but by another flow than the request: whoever knows the request's branch may have sent it, or the same
+    /// Likewise, but by another flow than the request: anybody who knows the request's branch may have sent it, or the same
     /// sender after its connection broke.
     CancelElsewhere(S),
     /// A CANCEL for a transaction that has its final answer already: it changes nothing (RFC 3261 §9.2).
     CancelTooLate,
     /// An ACK with the branch of an INVITE that was answered 2xx: it travels on (RFC 6026 §7.1).
     AckOfAccepted,
-    /// A copy of this transaction's request, but by another flow or from another host: whoever knows the request's branch may have sent
+    /// A copy of this transaction's request, but by another flow or from another host: anybody who knows the request's branch may have sent
     /// it, or the same sender after its connection broke, whom [`Table::answer_elsewhere`](super::Table::answer_elsewhere) answers.
     CopyElsewhere(ServerId, S),
 }
 
-/// What ended without an answer.
+/// A transaction that ended without an answer.
 #[derive(Debug)]
 pub enum Expired<C, S> {
     /// No answer came to this request.

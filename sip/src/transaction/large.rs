@@ -27,9 +27,9 @@ const STREAM: &[u8; 12] = b"SIP/2.0/TCP ";
 /// How a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By its flow.
+    /// The request goes by its flow.
     Flow,
-    /// By TCP, to the address of its flow of datagrams.
+    /// The request goes by TCP, to the address of its datagram flow.
     Stream,
     /// Likewise, by another stream than at first.
     AnotherStream,
@@ -62,7 +62,7 @@ pub(super) fn by_stream(request: &Bytes) -> Option<Bytes> {
     with_transport(request, DATAGRAM, STREAM)
 }
 
-/// What [`by_stream`] gave, as it goes by UDP after all.
+/// A request from [`by_stream`] in its form for UDP, by which it goes after all.
 pub(super) fn by_datagram(request: &Bytes) -> Bytes {
     with_transport(request, STREAM, DATAGRAM).unwrap_or_else(|| request.clone())
 }
@@ -84,7 +84,7 @@ impl<K: Copy + Ord> Unheard<K> {
         Self(HashMap::new())
     }
 
-    /// Where it goes by TCP.
+    /// Adds a request that goes by TCP.
     pub(super) fn add(&mut self, line: Line, key: K) {
         if let (true, FlowId::Datagram(peer)) = (line.is_beside(), line.flow) {
             self.0.entry(peer).or_default().insert(key);
@@ -101,7 +101,7 @@ impl<K: Copy + Ord> Unheard<K> {
         }
     }
 
-    /// Those to this address, which are in it no more.
+    /// Takes out the requests to this address.
     pub(super) fn take(&mut self, peer: SocketAddr) -> BTreeSet<K> {
         self.0.remove(&peer).unwrap_or_default()
     }

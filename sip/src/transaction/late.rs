@@ -1,5 +1,5 @@
-//! Requests that are not lost but late: what is written on a stream waits for a phone that was suspended, or is in a tunnel; or the stream is
-//! dead, and nobody has noticed.
+//! Requests that are not lost but late: bytes on a stream wait for a phone that was suspended, or is in a tunnel; or the stream is dead, and nobody
+//! has noticed.
 //!
 //! | 64·T1 after it, or after its CANCEL | then | its peer |
 //! | --- | --- | --- |
@@ -8,10 +8,11 @@
 //! | a re-INVITE for a device has no response | its user says until when it waits, which is longer | likewise |
 //! | another request has no response | its user is told so, and it waits on | likewise: it goes there |
 //!
-//! Else a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. And whoever
-//! is not told BYE stays in a call with nobody.
+//! Otherwise a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. A phone
+//! that gets no BYE stays in a dead call.
 //!
-//! Invariant: what waits on is over [`LATE`] later, and a quarter of the table at most waits so; of what is cancelled the CANCEL alone is kept.
+//! Invariant: a transaction that waits on is over [`LATE`] later, and a quarter of the table at most waits so; of a cancelled INVITE the CANCEL alone
+//! is kept.
 
 use std::time::{Duration, Instant};
 
@@ -27,14 +28,16 @@ use crate::id::{BranchId, InstanceId};
 pub const LATE: Duration = Duration::from_secs(15 * 60);
 
 impl<C> Client<C> {
-    /// Of an INVITE that was cancelled too early to say so, and that its peer may read late, what its CANCEL and its ACK are made of is kept.
+    /// Frees the request of an INVITE that was cancelled too early to say so, and that its peer may read late, down to the material for its CANCEL
+    /// and its ACK.
     pub(super) fn shrink_if_late(&mut self) {
         if self.patience.is_spent() && self.cancel {
             self.shrink();
         }
     }
 
-    /// What was sent by a stream is not sent again: of an INVITE what its CANCEL and its ACK are made of is kept, of another request nothing.
+    /// Frees the request of a transaction by a stream, which is not sent again: of an INVITE the material for its CANCEL and its ACK is kept, of
+    /// another request nothing.
     fn shrink(&mut self) {
         if !self.line.flow.is_reliable() {
             return;
@@ -78,8 +81,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// What is sent to a device or for it is waited for no longer than anybody's, and what has been is forgotten: it names its account. Of an
-    /// INVITE that is not, no more is left than its CANCEL needs. It looks through all client transactions.
+    /// Ends the longer waits of requests that are sent to a device or for it, and forgets those that have waited beyond their time: they name its
+    /// account. Of an INVITE that is not forgotten, only the material for its CANCEL is kept. All client transactions are looked through.
     pub(super) fn forget_late(&mut self, device: InstanceId) {
         let late = &mut self.late;
         #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]

@@ -59,7 +59,7 @@ impl ClientMachine {
         }
     }
 
-    /// What went by a stream, and is unheard, goes by datagrams.
+    /// Moves a request by a stream that got no response to datagrams.
     pub(super) fn leave_stream(&mut self, now: Instant, timing: &Timing) {
         match self {
             Self::Invite(machine) => machine.leave_stream(now, timing),
@@ -104,7 +104,7 @@ impl ServerMachine {
         }
     }
 
-    /// Its stream has ended, and its answer waits for another one: that is kept, as one by UDP is.
+    /// The stream of the request has ended, and its answer waits for another one: it is kept, as one by UDP is.
     pub(super) fn outlive_stream(&mut self) {
         if let Self::Other(machine) = self {
             machine.outlive_stream();

@@ -1,4 +1,4 @@
-//! By what a message belongs to a transaction.
+//! The rules by which a message belongs to a transaction.
 //!
 //! Invariant: nothing here is state. A key says which request is the same request (RFC 3261 §17.2.3), and for each side its own; who may
 //! speak in a transaction that a key has found is judged by the flow besides.
@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use crate::id::{BranchId, FlowId, Side};
 use crate::message::{Message, Method, Via};
 
-/// The branch that this relay put on a request, from the topmost Via of its response. What stands behind the identifier
-/// (the loop mark) does not matter here.
+/// The branch that this relay put on a request, from the topmost Via of its response. The part after the identifier (the loop mark) does not matter
+/// here.
 pub(super) fn own_branch(response: &Message) -> Option<BranchId> {
     let branch = response.via()?.branch()?;
     BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
@@ -23,8 +23,8 @@ pub(super) fn is_same_sender(request: FlowId, copy: FlowId) -> bool {
     }
 }
 
-/// Whether a request may be from whoever sent a transaction's INVITE: a datagram comes from the same address again. What
-/// came by a stream is not answered twice, so that its ACK means nothing.
+/// Whether a request may be from the sender of a transaction's INVITE: a datagram comes from the same address again. A request by a stream is not
+/// answered twice, so its ACK means nothing.
 pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
     match (invite, flow) {
         (FlowId::Datagram(invite), FlowId::Datagram(peer)) => invite.ip().to_canonical() == peer.ip().to_canonical(),
@@ -33,13 +33,12 @@ pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
     }
 }
 
-/// What makes a request of one side the same request (RFC 3261 §17.2.3): the branch and the sent-by of its topmost Via, and its method, where that of
-/// an ACK is its INVITE's. What one side sends never stands in the way of the other side's. A branch of RFC 2543 is none: more is compared
-/// then.
+/// The key that identifies a request of one side (RFC 3261 §17.2.3): the branch and the sent-by of its topmost Via, and its method, where that of an
+/// ACK is its INVITE's. Requests of one side never match those of the other. A branch of RFC 2543 is no key: more is compared then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     text: String,
-    /// Of a CANCEL: that of its INVITE (§9.2).
+    /// The key of a CANCEL's INVITE (§9.2).
     invite: Option<String>,
 }
 
@@ -72,7 +71,7 @@ pub fn invite_key(request: &Message, side: Side) -> Option<String> {
         .then(|| hop(request, request.via().as_ref(), side) + INVITE)
 }
 
-/// What a key begins with: all but the method, and a space.
+/// The beginning of a key: all but the method, and a space.
 fn hop(request: &Message, via: Option<&Via<'_>>, side: Side) -> String {
     let mut text = String::with_capacity(96);
     // No branch has a slash in front of it.

@@ -12,9 +12,9 @@
 //! | --- | --- |
 //! | `client`, `server`, `machine` | the machines of both sides |
 //! | `hop_by_hop` | CANCEL and ACK of a client transaction |
-//! | `table`, `matching` | those that run, and what belongs to them |
-//! | `io` | what goes in and out |
-//! | `streams`, `late`, `patience` | another stream, late requests, and when one is given up |
+//! | `table`, `matching` | the running transactions, and the messages that belong to them |
+//! | `io` | inputs and outputs |
+//! | `streams`, `late`, `patience` | moves to another stream, late requests, and their end |
 //! | `large` | requests too large for a datagram |
 //!
 //! Invariant: a machine is a pure function of its state, the time and one event; only the [`Table`] holds bytes. The
@@ -65,10 +65,10 @@ impl Timing {
     }
 }
 
-/// What a machine asks for when its deadline has come.
+/// The actions that a machine asks for at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing: the deadline was an old one.
+    /// The deadline was an old one, and nothing is due.
     Nothing,
     /// Send the request or the last response again.
     Resend,

@@ -7,11 +7,11 @@ use crate::id::InstanceId;
 /// Whether a client transaction waits beyond its time, for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
-    /// It does not.
+    /// The transaction does not wait longer.
     None,
-    /// It will.
+    /// The transaction will wait longer.
     For(InstanceId),
-    /// It does.
+    /// The transaction waits longer now.
     Spent(InstanceId),
 }
 

@@ -150,7 +150,7 @@ impl OtherServer {
         }
     }
 
-    /// Its stream has ended before it was answered: its answer is kept for 64·T1, as where messages are lost.
+    /// The stream ended before the request was answered: its answer is kept for 64·T1, as where messages are lost.
     pub fn outlive_stream(&mut self) {
         self.reliable = false;
     }

@@ -1,5 +1,5 @@
-//! Transactions whose peer has another stream than the one that they began on: what it was sent and left unanswered is sent there again, and
-//! what it has asked is answered there (RFC 3261 §17.1.3, §17.2.3, §18.2.2).
+//! Transactions whose peer has another stream than the one that they began on: requests that it left unanswered are sent there again, and its own
+//! requests are answered there (RFC 3261 §17.1.3, §17.2.3, §18.2.2).
 //!
 //! Invariant: a transaction keeps its branch, whatever stream it is on.
 
@@ -13,7 +13,7 @@ use super::large::{self, Line, Way};
 use super::table::{Asked, Client, ClientKey, Server, Table, count};
 use crate::id::{BranchId, FlowId};
 
-/// How a response begins that says nothing to whoever waits already.
+/// The beginning of a response that tells a waiting client nothing.
 const TRYING: &[u8] = b"SIP/2.0 100 ";
 
 impl<C> Asked<C> {
@@ -43,7 +43,7 @@ impl<S> Server<S> {
         self.flow == flow || self.beside.as_deref() == Some(&flow)
     }
 
-    /// Its stream has ended: what it is answered is kept, and waits.
+    /// The stream of the request has ended: its answer is kept, and waits for another flow.
     fn lose_stream(&mut self) {
         self.waits_for_flow = true;
         self.machine.outlive_stream();
@@ -218,8 +218,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.on_streams.contains_key(&flow)
     }
 
-    /// No stream opens to this address for what is too large for a datagram; or the one that `was_open` has ended. What went there and is
-    /// left without any response goes again.
+    /// No stream opens to this address for messages too large for a datagram; or the one that `was_open` has ended. Requests that went there and have
+    /// no response are sent again.
     pub fn on_stream_lost(&mut self, now: Instant, peer: SocketAddr, was_open: bool) {
         for key in self.unheard.take(peer) {
             let Some(client) = self.clients.get_mut(&key) else { continue };

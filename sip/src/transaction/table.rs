@@ -1,7 +1,7 @@
-//! The transactions that run at this moment, found by what comes from the network.
+//! The transactions that run at this moment, found by messages from the network.
 //!
-//! Invariant: it holds at most its capacity of transactions; each has a deadline or a user who will answer. What it
-//! wants sent waits in order in a queue until it is taken.
+//! Invariant: it holds at most its capacity of transactions; each has a deadline or a user who will answer. Messages to send wait in order in a queue
+//! until they are taken.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(super) struct Client<C> {
     pub(super) patience: Patience,
     /// The flow that it began on, where it has gone to another one since.
     pub(super) begun_on: Option<Box<FlowId>>,
-    /// It was sent again by another flow.
+    /// Whether the request was sent again by another flow.
     pub(super) carried: bool,
 }
 
@@ -61,9 +61,9 @@ pub(super) struct Server<S> {
     armed: Armed,
     /// The request, where somebody else answers it, and the device at one end.
     asked: Option<Box<(Message, InstanceId)>>,
-    /// Its final answer has gone by another stream than it came by.
+    /// Whether the final answer has gone by another stream than the request came by.
     pub(super) carried: bool,
-    /// Its stream has ended: what it is answered waits for another flow.
+    /// Whether the stream of the request has ended, so that its answer waits for another flow.
     pub(super) waits_for_flow: bool,
     /// An earlier flow of its sender, which may be dead or not: it is answered there as well.
     pub(super) beside: Option<Box<FlowId>>,
@@ -90,7 +90,7 @@ pub struct Asked<C> {
     pub flow: FlowId,
     /// Whether it has gone to another flow than this one, on which it began.
     pub(super) begun_on: Option<FlowId>,
-    /// Whom it belongs to.
+    /// The owner of the transaction.
     pub owner: C,
 }
 
@@ -104,7 +104,7 @@ pub struct Table<C, S> {
     pub(super) on_streams: HashMap<FlowId, u32>,
     timers: Timers<Timer>,
     pub(super) transmits: VecDeque<Transmit>,
-    /// Those by TCP beside UDP, until a response comes.
+    /// The requests by TCP beside UDP, until a response comes.
     pub(super) unheard: Unheard<ClientKey>,
     invites: VecDeque<InviteChange>,
     next_server: u64,
@@ -192,8 +192,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Ok(())
     }
 
-    /// The request that a response says it answers. Whoever knows a branch may say so: the caller tells whether it came from where the
-    /// request went.
+    /// The request that a response claims to answer. Anybody who knows a branch may claim it: the caller of this method checks that the response came
+    /// from where the request went.
     pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
         let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
@@ -202,7 +202,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Some(Asked { key, flow: client.line.flow, begun_on, owner: client.owner })
     }
 
-    /// Judges a response from whoever was asked; its owner when the owner must see it.
+    /// Judges a response from the peer that was asked; returns the owner of the request when the owner must see it.
     pub fn on_response(&mut self, now: Instant, asked: &Asked<C>, response: &Message) -> Option<(BranchId, C)> {
         let key = asked.key;
         let client = self.clients.get_mut(&key)?;
@@ -215,7 +215,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.unheard.remove(client.line, key);
         self.late -= usize::from(client.patience.renew());
         if !client.machine.is_pending() {
-            // It is not sent again; only late responses are still absorbed, for up to 32 s.
+            // The request is not sent again; only late responses are still absorbed, for up to 32 s.
             client.request = Bytes::new();
         }
         let cancels = client.cancel && client.machine.may_cancel();
@@ -246,7 +246,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         goes
     }
 
-    /// Whom a client transaction that is not over belongs to, and whether it still waits for a final response.
+    /// The owner of a client transaction that is not over, and whether it still waits for a final response.
     pub fn progress(&self, branch: BranchId) -> Option<(C, bool)> {
         let client = self.clients.get(&ClientKey { branch, cancel: false })?;
         Some((client.owner, client.machine.is_pending()))
@@ -428,7 +428,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.forget_late(device);
     }
 
-    /// Changes whom a server transaction belongs to.
+    /// Changes the owner of a server transaction.
     pub fn adopt(&mut self, id: ServerId, owner: S) {
         if let Some(server) = self.servers.get_mut(&id) {
             server.owner = owner;
@@ -469,7 +469,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
-    /// Whether whoever sent an INVITE has acknowledged its refusal; what is over has been.
+    /// Whether the sender of an INVITE has acknowledged its refusal; a transaction that is over counts as acknowledged.
     pub fn is_acknowledged(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_none_or(|server| server.machine.is_acknowledged())
     }
@@ -558,7 +558,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 self.arm_client(key);
                 told
             }
-            // What a CANCEL left undone, the INVITE's own deadline ends.
+            // An INVITE that its CANCEL did not end is ended by its own deadline.
             Due::TimedOut => self.forget_client(key).filter(|_| !key.cancel).map(|client| client.owner),
             Due::Ended => {
                 self.clients.remove(&key);

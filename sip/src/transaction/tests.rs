@@ -14,7 +14,7 @@ const TCP: FlowId = FlowId::Stream(7);
 
 type Asked = Table<&'static str, &'static str>;
 
-/// What a SIP server's request turns out to be.
+/// The classification of a SIP server's request.
 fn came(table: &mut Asked, now: Instant, request: &Message, flow: FlowId) -> Arrival<&'static str> {
     let key = RequestKey::of(request, request.via().as_ref(), Side::Upstream);
     table.on_request(now, request, Reply { flow, side: Side::Upstream, key: &key })
@@ -102,7 +102,7 @@ fn a_failed_invite_is_acknowledged_with_its_own_branch_route_and_number_each_tim
     assert_eq!(sent(&mut table), ["ACK"], "acknowledged again");
 }
 
-/// What expires at this moment.
+/// The number of transactions that expire at this moment.
 fn expired(table: &mut Asked, at: Instant) -> usize {
     std::iter::from_fn(|| table.poll_expired(at)).count()
 }
@@ -120,7 +120,7 @@ fn of_what_may_be_late_a_quarter_of_the_table_waits_and_what_was_heard_counts_no
     sent(&mut table);
     let at = start + Duration::from_secs(32);
     assert_eq!((expired(&mut table, at), table.len()), (2, 4));
-    // It is heard after all, and what goes to it is its INVITE's own.
+    // A late response reaches four of them, and the CANCEL that follows is that of its own INVITE.
     let heard = invites.iter().filter(|invite| table.asked(&answer(invite, 180)).is_some()).count();
     let late = invites.iter().find(|invite| table.asked(&answer(invite, 180)).is_some()).expect("one waits");
     assert_eq!((heard, respond(&mut table, at, &answer(late, 180)).is_some()), (4, true));

@@ -1,4 +1,4 @@
-//! What holds of every message and every stream, tried on generated ones.
+//! Properties of every message and every stream, tried on generated ones.
 //!
 //! Invariant: no input makes the message module panic, lose a byte, see another message than was sent, or let a value
 //! become a line.

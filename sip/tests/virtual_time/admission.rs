@@ -1,4 +1,4 @@
-//! What a device's proof must be for: this resource, and a count that was not seen with its nonce (RFC 7616).
+//! The scope of a device's proof: this resource, and a count that was not seen with its nonce (RFC 7616).
 
 use crate::world::{self, World};
 use sip::auth::Hash;
@@ -90,7 +90,7 @@ fn a_device_has_one_timer_however_often_it_registers() {
         register_with(&mut world, nc + 1, "sip:relay.test", &value);
     }
     assert_eq!(world.count("REGISTER 200"), 2_000);
-    // What was answered over a stream is over at once.
+    // A request that was answered over a stream is over at once.
     world.advance(std::time::Duration::from_millis(1));
     assert!(world.endpoint.counts().timers <= before + 2, "{} timers", world.endpoint.counts().timers);
     // And it is still detached in time: 600 s after the last one.

@@ -109,7 +109,7 @@ fn called_by(world: &mut World, caller: &str, call_id: &str) {
     world.receive(source, &text);
 }
 
-/// Bob is announced and declined. What comes for others, and whether they were announced before him, after him and in vain, or after him.
+/// A world in which Bob was announced and declined; `before` and `after` are the callers that were announced before and after that.
 fn declined(before: &[&str], after: &[&str]) -> World {
     let mut world = World::registered();
     let announce_all = |world: &mut World, callers: &[&str]| {

@@ -182,7 +182,7 @@ fn when_a_silent_server_answers_again_all_that_wait_for_another_try_register_in_
         granted
     };
     assert_eq!(register_all(&mut world, 5).len(), 200);
-    // An outage of three hours: whoever was to be refreshed was tried, again and again.
+    // An outage of three hours: every binding that was due for a refresh was tried, again and again.
     world.advance(seconds(3 * 3600));
     world.sent.clear();
     while world.sent.is_empty() {

@@ -76,7 +76,7 @@ fn a_better_address_that_registers_one_takes_over_and_no_call_is_lost_on_the_way
         answer(&mut world, BETTER, 401, &[CHALLENGE]);
         assert!(registers(&world, BETTER)[1].has(Name::Authorization));
         assert_eq!((registers(&world, BETTER).len(), world.closed.len()), (2, 0));
-        // It may be called by the better flow before the answer, from an address that DNS does not name.
+        // The member on trial may be called by the better flow before the answer, from an address that DNS does not name.
         let stray: std::net::SocketAddr = "203.0.113.77:5061".parse().unwrap();
         let text = world.invite_text("early");
         world.receive(Source { peer: stray, ..better }, &text);
@@ -137,7 +137,7 @@ fn a_better_address_that_answers_options_badly_or_not_at_all_changes_nothing() {
         assert_eq!((outcomes(&world), world.closed.contains(&BETTER)), (vec![Offer::DoesNotServe], flow == BETTER));
         assert_eq!((world.count("REGISTER"), world.dialled), (0, 1));
     }
-    // It breaks; it comes when another is on trial; it comes when nothing is wanted.
+    // The better flow breaks; it comes when another is on trial; it comes when nothing is wanted.
     let mut world = registered(STREAM, &[]);
     world.offers.clear();
     offer(&mut world, BETTER);
@@ -189,14 +189,14 @@ fn a_better_address_that_answers_options_and_does_not_register_moves_nobody_and_
                 for status in statuses {
                     answer(&mut world, better, *status, &[CHALLENGE, ("Retry-After", "3000")]);
                     if better == udp && matches!(status, 403 | 404 | 604) {
-                        // It may be the Contact by the other transport that it does not take: it is asked without.
+                        // The server may refuse the Contact by the other transport: it is asked without.
                         answer(&mut world, better, *status, &[]);
                     }
                 }
                 world.hashes = vec![Hash::Md5];
                 assert_eq!(outcomes(&world), [Offer::DoesNotServe], "{statuses:?}");
                 assert_eq!(world.closed.contains(&BETTER), better == BETTER);
-                // It registers again where it stands, with what is asked of it there.
+                // The binding registers again by its present flow, with that server's challenge.
                 assert_eq!(registers(&world, STREAM).len(), 1, "{statuses:?}");
                 answer(&mut world, STREAM, 401, &[("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"own\"")]);
                 answer(&mut world, STREAM, 200, &[("Expires", "3600")]);

@@ -391,7 +391,7 @@ fn a_server_that_cannot_be_reached_is_dialled_less_and_less_often() {
         }
         waits.push((world.now - start).as_millis());
     }
-    // What only starts again is back within some seconds; after that, RFC 5626 §4.5.
+    // A server that is only restarted is back within some seconds; after that, RFC 5626 §4.5.
     for (failures, wait) in waits.iter().enumerate() {
         let (from, to) = match failures {
             ..4 => (1000 << failures, 1250 << failures),
@@ -461,7 +461,7 @@ fn a_server_that_serves_another_shard_is_dialled_once_before_its_time() {
     world.fail_often(soon);
     world.input(Input::UpstreamServes(REGISTRAR));
     assert!(world.next_dial(soon).is_some());
-    // It lets in others alone: it is not dialled each time that one of them is granted something.
+    // The server lets in others alone: it is not dialled each time that one of them is granted something.
     assert_eq!(world.redial(soon), None);
     world.input(Input::UpstreamServes(REGISTRAR));
     assert_eq!(world.next_dial(soon), None);

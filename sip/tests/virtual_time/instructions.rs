@@ -1,4 +1,4 @@
-//! What a call costs: the instructions of the endpoint from INVITE to BYE, which do not depend on the machine's mood.
+//! The cost of a call: the instructions of the endpoint from INVITE to BYE, which do not depend on the load of the machine.
 //!
 //! Callgrind runs this very program again, twice, with few calls and with more; the difference is theirs alone. It counts what
 //! [`Endpoint::handle`](sip::Endpoint::handle), `handle_timeout` and `poll` do, in the build of the tests: the figure is to be compared
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use crate::answered_call::answered_call;
 use crate::world::World;
 
-/// Instructions of one call, and the compiler that they were counted with. Who makes a call dearer for a reason writes the new
-/// figure here, and the reason into the commit.
+/// Instructions of one call, and the compiler that they were counted with. A commit that makes a call dearer for a reason writes the new figure here,
+/// and the reason into its message.
 const BEFORE: (u64, &str) = include!("instructions.in");
 /// The most that a call may cost beyond that, in hundredths; another compiler counts otherwise.
 const BOUND: (u64, u64) = (5, 25);
@@ -53,7 +53,7 @@ fn compiler_here() -> String {
     version.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-/// What so many calls take.
+/// The instructions of so many calls.
 fn instructions(calls: u64) -> u64 {
     let mut callgrind = Command::new("valgrind");
     callgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);

@@ -1,4 +1,5 @@
-//! A SIP server that serves badly in virtual time: whom it turns away, who goes to its next address, and what stays (RFC 3263 §4.3).
+//! A SIP server that serves badly in virtual time: the bindings that it turns away, those that go to its next address, and those that stay (RFC 3263
+//! §4.3).
 
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ impl World {
         self.endpoint.is_registered(binding(number))
     }
 
-    /// For so long the server behind a flow answers each REGISTER as `status` says, 200 with a grant of `expires`; whom it did not grant, in order.
+    /// For so long the server behind a flow answers each REGISTER as `status` says, 200 with a grant of `expires`; returns the accounts that it did
+    /// not grant, in order.
     fn serve(&mut self, time: Duration, flow: FlowId, expires: u32, status: impl Fn(u128) -> u16) -> Vec<u128> {
         let (until, mut refused) = (self.now + time, Vec::new());
         while self.now < until {
@@ -83,7 +85,7 @@ impl World {
 /// Accounts have numbers from 1 to this.
 const ACCOUNTS: u128 = 100;
 
-/// So many accounts are granted by a flow for so long; the next dial that is to avoid it leads elsewhere, by `next`.
+/// A world whose `accounts` are granted by a flow for so long; the next dial that is to avoid it leads elsewhere, by `next`.
 fn granted(flow: FlowId, next: FlowId, accounts: u128, expires: u32) -> World {
     let mut world = World::new(flow);
     for number in 1..=accounts {
@@ -252,7 +254,7 @@ fn whom_a_stream_that_was_left_grants_in_time_when_the_others_have_followed_foll
     assert_eq!(world.asked(number, NEXT).len(), 1);
 }
 
-/// So many accounts stand by a flow; it leaves the REGISTER of a new one, [`LATE`], unanswered, and another address is being dialled.
+/// A world whose `accounts` stand by a flow; it leaves the REGISTER of a new one, [`LATE`], unanswered, and another address is being dialled.
 fn silent(flow: FlowId, next: FlowId, accounts: u128) -> World {
     let mut world = granted(flow, next, accounts, 3600);
     world.dial = false;
@@ -532,7 +534,7 @@ fn an_account_that_fails_by_itself_is_not_hurried_by_what_others_are_granted() {
     let mut world = granted(udp(), next_udp(), 60, 600);
     world.bind_account(99);
     let failed = world.serve(seconds(3600), udp(), 600, |number| if number == 99 { 500 } else { 200 }).len();
-    // It waits half of what is granted, at the longest, and half of that at the least.
+    // The account waits half of what is granted, at the longest, and half of that at the least.
     assert!((10..30).contains(&failed), "{failed} times in an hour");
     assert_eq!(world.dialled, 1);
 }

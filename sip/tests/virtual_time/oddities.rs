@@ -205,7 +205,7 @@ fn privacy_that_is_required_of_proxies_costs_no_call_and_what_is_unknown_is_name
     }
 }
 
-/// What topology hiding and NAT helpers put onto addresses that are not theirs.
+/// Suffixes that topology hiding and NAT helpers put onto addresses of others.
 const PUT_ON: &[&str] = &[";x-tiu=\"VGhd==\"", ";;lr", ";", ";alias=192.0.2.10~5060~1;", "transport=udp", ":0"];
 
 #[test]

@@ -1,7 +1,6 @@
-//! What comes beside calls, in virtual time: MESSAGE (RFC 3428), NOTIFY message-summary (RFC 3842), OPTIONS, and the calls
-//! that nobody answered.
+//! Requests beside calls, in virtual time: MESSAGE (RFC 3428), NOTIFY message-summary (RFC 3842), OPTIONS, and the calls that nobody answered.
 //!
-//! Invariant: every request is answered exactly once; what the endpoint gives out of a message is what came in.
+//! Invariant: every request is answered exactly once; the endpoint passes the parts of a message on as they came in.
 
 use std::time::Duration;
 
@@ -214,7 +213,7 @@ fn a_composing_notice_is_taken_and_dropped() {
     assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
 }
 
-/// It is for whoever is there: it passes both ways, and is kept for nobody.
+/// A composing notice is for devices that are attached: it passes both ways, and is never stored.
 #[test]
 fn a_composing_notice_goes_to_a_device_that_is_attached_and_to_no_store() {
     let composing = "Content-Type: Application/im-iscomposing+xml;charset=utf-8\r\n";

@@ -12,12 +12,12 @@ use crate::world::World;
 /// A registrar that takes its time, differently for each REGISTER.
 struct Registrar {
     delays: Vec<Duration>,
-    /// What is being answered: when, and what.
+    /// The REGISTERs that are being answered, each with the time of its answer.
     waiting: VecDeque<(Instant, Message)>,
     /// The CSeq of the last REGISTER that was seen.
     seen: u32,
     count: usize,
-    /// It has the relay's Contact.
+    /// Whether it has the relay's Contact.
     has_relay: bool,
     /// How many REGISTERs were with it at once, at most.
     at_once: usize,

@@ -24,7 +24,7 @@ fn binding(number: u128) -> BindingId {
     BindingId::new(number << 64, ShardTag(0))
 }
 
-/// What a SIP server does with a REGISTER.
+/// A SIP server's reaction to a REGISTER.
 enum Answer {
     Grant(u32),
     Status(u16),
@@ -42,7 +42,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// So many accounts, each granted for so long.
+    /// A crowd of so many accounts, each granted for so long.
     fn granted(flow: FlowId, accounts: u128, expires: u32) -> Self {
         let world = World::new(flow);
         let numbers = (1..=accounts).map(|number| (binding(number).to_string(), number)).collect();
@@ -60,7 +60,7 @@ impl Crowd {
     fn serve(&mut self, time: Duration, mut answer: impl FnMut(u128, FlowId, Instant) -> Answer) {
         let until = self.world.now + time;
         while self.world.now < until {
-            // What is answered may be asked on at once, as on a fast network.
+            // The next REGISTER may follow an answer at once, as on a fast network.
             while self.answer_all(&mut answer) {}
             self.world.advance(Duration::from_millis(10));
         }
@@ -262,7 +262,7 @@ fn those_that_stand_by_a_stream_that_was_silent_follow_by_the_next() {
     assert_eq!((crowd.asked.len(), crowd.registered(), crowd.world.dialled), (50, 50, 2));
 }
 
-/// What each dial so far was to avoid.
+/// The flow that each dial so far was to avoid.
 fn avoided(world: &World) -> Vec<Option<FlowId>> {
     world.avoided.clone()
 }
@@ -271,7 +271,7 @@ fn avoided(world: &World) -> Vec<Option<FlowId>> {
 fn a_stream_that_ends_before_it_grants_anything_is_not_dialled_again_while_there_is_another() {
     let mut crowd = Crowd::granted(STREAM, 3, 3600);
     crowd.world.advance(seconds(300));
-    // It had served: the same server may be back at once. That one accepts, and closes.
+    // The server had served: it may be back at once. The next stream is accepted, and closed.
     crowd.closes(STREAM, FlowId::Stream(90));
     crowd.closes(FlowId::Stream(90), FlowId::Stream(91));
     assert_eq!(avoided(&crowd.world), [None, None, Some(FlowId::Stream(90))]);

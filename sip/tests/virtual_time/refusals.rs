@@ -1,4 +1,4 @@
-//! What a registration makes of refusals: which are final, which are tried again, and when.
+//! Refusals of a registration: which are final, which are tried again, and when.
 
 use std::time::Duration;
 

@@ -448,7 +448,7 @@ fn a_call_to_a_name_that_the_registrar_gave_finds_its_binding() {
     let text = world.invite_text("stranger").replace(&format!("INVITE {own} "), &format!("INVITE {gruu} "));
     world.receive(source, &text);
     assert_eq!((world.wakes().len(), world.count("INVITE 404")), (5, 2), "the name is no key for a stranger");
-    // Whoever divides requests among endpoints is told, until the binding is gone.
+    // The shell, which divides requests among endpoints, is told of the name until the binding is gone.
     let told = |world: &World| -> Vec<(String, bool)> {
         let names = world.events.iter().filter_map(|event| match event {
             Event::Name { name, given } => Some((name.0.to_string(), *given)),

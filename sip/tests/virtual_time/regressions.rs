@@ -1,4 +1,4 @@
-//! What the simulation found, each told again by hand.
+//! Faults that the simulation found, each reproduced by hand.
 
 use sip::endpoint::calls::CALLS_PER_INSTANCE;
 use sip::endpoint::calls::overtaking::OVERTAKING_MAX;
@@ -81,7 +81,7 @@ fn a_call_that_overtakes_the_200_of_the_first_register_waits_for_it_and_rings() 
             (1, 0),
             "nobody is callable yet, and in a moment somebody is"
         );
-        // It is sent again, as over UDP.
+        // The INVITE is sent again, as over UDP.
         call_by(&mut world, source, "INVITE");
         world.grant(600);
         assert_eq!(wakes(&world), 1, "{flow:?}");

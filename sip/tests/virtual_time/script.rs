@@ -1,4 +1,4 @@
-//! What an endpoint was told in a story, to be told to another one: `sip/benches/calls.rs` measures that one alone.
+//! The inputs of an endpoint in a story, to be replayed to another one: `sip/benches/calls.rs` measures that one alone.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -8,10 +8,10 @@ use sip::id::FlowId;
 
 use crate::world::{SEED, Told, World, seconds, server_address, settings};
 
-/// What a SIP server asks for; a nonce goes with it.
+/// The challenge of a SIP server; a nonce goes with it.
 pub const CHALLENGE: &str = "Digest realm=\"example.com\", qop=\"auth\", algorithm=SHA-256";
 
-/// What an endpoint is told: from its beginning to its first registration, then stories.
+/// The inputs of an endpoint: from its beginning to its first registration, then stories.
 pub struct Script {
     began: Instant,
     told: Vec<Told>,

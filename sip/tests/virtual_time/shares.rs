@@ -1,4 +1,4 @@
-//! What one caller may have of a device, in virtual time: whoever calls again and again keeps nobody else out, and what is refused is told.
+//! The share of one caller at a device, in virtual time: repeated calls of one keep no other caller out, and refused calls are told.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl World {
         self.count("INVITE") - before
     }
 
-    /// Of whom the shell was told that they were refused, each with the device.
+    /// The callers that the shell was told were refused, each with the device.
     fn told_refused(&self) -> Vec<(InstanceId, &str)> {
         let told = self.events.iter().filter_map(|event| match event {
             Event::Refused(call) => Some((call.instance, &*call.from)),
@@ -117,7 +117,7 @@ fn strangers_who_call_again_and_again_leave_pushes_for_friends() {
         assert_eq!(world.wakes().len(), pushed + round + 1);
         world.given_up(&format!("f{round}"));
     }
-    // Whoever has many names has the rest, and no more.
+    // A caller with many names gets the rest, and no more.
     for number in 0..500 {
         world.nagged_by(&format!("name{number}"), 1);
     }

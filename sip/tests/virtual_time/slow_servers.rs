@@ -23,13 +23,13 @@ struct Slow {
     world: World,
     accounts: u128,
     per_second: f64,
-    /// It asks for a digest first.
+    /// Whether it asks for a digest first.
     challenges: bool,
     waits: VecDeque<Message>,
-    /// What it has worked off, and what it may do now.
+    /// The number of REGISTERs that it has worked off, and the number that it may do now.
     answered: usize,
     budget: f64,
-    /// Whom it has granted last, in order.
+    /// The accounts that it has granted last, in order.
     granted: Vec<String>,
     longest: usize,
 }
@@ -58,7 +58,7 @@ impl Slow {
         slow
     }
 
-    /// It was restarted, knows nobody, and reads what comes by the next stream.
+    /// The server was restarted, knows nobody, and reads what comes by the next stream.
     fn restarts(&mut self) {
         self.waits.clear();
         self.granted.clear();
@@ -120,7 +120,7 @@ fn a_server_that_is_slower_than_its_pace_has_all_accounts_about_as_soon_as_it_ca
     let took = slow.run_until_all(seconds(140));
     assert!(took < seconds(130), "{took:?}");
     assert!(slow.longest <= 2_100, "{} waited at once", slow.longest);
-    // What waits is worked off well before it is given up.
+    // The backlog is worked off well before its REGISTERs are given up.
     slow.restarts();
     slow.run(seconds(45));
     slow.longest = 0;
@@ -132,7 +132,7 @@ fn a_server_that_is_slower_than_its_pace_has_all_accounts_about_as_soon_as_it_ca
 fn what_a_slow_server_answers_late_counts() {
     let mut slow = Slow::new(1, 1.0, false);
     slow.restarts();
-    // It takes 40 s for the answer: the REGISTER was given up 8 s before.
+    // The server takes 40 s for the answer: the REGISTER was given up 8 s before.
     let register = slow.world.last("REGISTER");
     slow.world.sent.clear();
     slow.world.advance(seconds(40));

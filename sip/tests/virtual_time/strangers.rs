@@ -1,5 +1,4 @@
-//! What comes from somebody who is not believed: a request gets one answer, to where it came from, and nothing is kept; a response
-//! is nobody's.
+//! Messages from a source that is not trusted: a request gets one answer, to where it came from, and nothing is kept; a response is dropped.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -68,7 +67,7 @@ fn a_broken_request_is_answered_to_where_it_came_from_and_a_tiny_one_not_at_all(
     assert!(answers(&mut world, source, tiny).is_empty(), "its answer would be twice as large");
 }
 
-/// What is written into the Via before it is answered counts for nothing.
+/// Parameters that are written into the Via before it is answered count for nothing.
 #[test]
 fn an_answer_is_at_most_half_as_large_again_as_what_came() {
     let mut world = World::registered();
@@ -120,7 +119,7 @@ fn a_refused_invite_gets_the_same_answer_again_and_its_ack_is_swallowed() {
     assert_eq!(refused, 3);
 }
 
-/// What a world says to a copy of the INVITE of its call.
+/// The flows of the answers to a copy of the INVITE of the world's call.
 fn to_a_copy(world: &mut World, source: Source) -> Vec<FlowId> {
     world.sent.clear();
     let text = world.invite_text("call-1");
@@ -201,7 +200,7 @@ fn only_the_sender_of_an_invite_acknowledges_its_refusal_whatever_route_its_ack_
     assert_eq!(refusals(&world), again);
 }
 
-/// Whoever may not answer what went to the SIP server by UDP, though it knows the branch.
+/// Sources that may not answer a request sent to the SIP server by UDP, though they know the branch.
 pub fn strangers() -> Vec<Source> {
     let device = "198.51.100.7:40000".parse().unwrap();
     let at_the_edge =

@@ -1,4 +1,4 @@
-//! What a shell is told of an unregistration, in virtual time: that the SIP server confirmed it, when it did.
+//! Events of an unregistration, in virtual time: that the SIP server confirmed it, when it did.
 
 use sip::endpoint::*;
 use sip::message::Name;
@@ -20,7 +20,7 @@ fn refreshing() -> World {
     world
 }
 
-/// What the shell was told, once its device was disabled; `None`: nothing yet.
+/// The result that the shell was told, once its device was disabled; `None`: nothing yet.
 fn confirmed(world: &World) -> Option<bool> {
     world.events.iter().find_map(|event| match event {
         Event::Unbound { confirmed, .. } => Some(*confirmed),

@@ -53,7 +53,7 @@ fn paced(per_second: u32) -> World {
 #[test]
 fn four_hundred_names_at_one_silent_address_send_it_ten_datagrams_a_second() {
     let mut world = paced(10);
-    // Whatever the port.
+    // The port does not matter.
     bind_all(&mut world, 400, |n| FlowId::Datagram(format!("192.0.2.66:{}", 5060 + n % 7).parse().unwrap()));
     let counts = by_second(&mut world, 60);
     let (worst, all): (usize, usize) = (*counts.iter().max().unwrap(), counts.iter().sum());

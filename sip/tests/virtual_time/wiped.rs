@@ -135,7 +135,7 @@ fn of_a_call_that_was_sent_to_a_wiped_device_no_more_is_left_than_its_cancel_nee
     let invite = world.last("INVITE");
     wipe(&mut world);
     assert!(!holds(&world, "m=audio"));
-    // It rings all the same: it is told.
+    // The device rings all the same, and is sent a CANCEL.
     let device = world.device(1);
     world.reply(device, &invite, 180, &[], "");
     assert_eq!(world.last("CANCEL").via().map(|it| it.text.to_owned()), invite.via().map(|it| it.text.to_owned()));

@@ -14,7 +14,7 @@ pub const SECRET: &str = "instance secret";
 pub const SDP: &str =
     "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
 
-/// What an endpoint sent: where, and which message.
+/// A message that an endpoint sent, and its flow.
 #[derive(Debug)]
 pub struct Sent {
     pub flow: FlowId,
@@ -30,7 +30,7 @@ pub struct Answered {
     pub message: Message,
 }
 
-/// What an endpoint is told, and when. Another one with the same settings and seed that is told the same does the same.
+/// An input of an endpoint, and its time. Another endpoint with the same settings and seed does the same with the same inputs.
 #[derive(Clone)]
 pub enum Told {
     Input(Instant, Input),
@@ -39,14 +39,14 @@ pub enum Told {
 
 pub struct World {
     pub endpoint: Endpoint,
-    /// What the endpoint is told from now on, where somebody wants to tell it to another one.
+    /// The inputs of the endpoint from now on, where a test replays them to another one.
     pub told: Option<Vec<Told>>,
     pub now: Instant,
     /// When the endpoint wants to be told the time next.
     due: Option<Instant>,
     pub sent: Vec<Sent>,
     pub events: Vec<Event>,
-    /// What became of flows that were dialled; not among the events.
+    /// The outcomes of flows that were dialled; not among the events.
     pub offers: Vec<(FlowId, Offer)>,
     pub closed: Vec<FlowId>,
     pub dialled: usize,
@@ -67,7 +67,7 @@ pub struct World {
     /// Whether the shell answers challenges and knocks by itself, and dials.
     pub upstream: Source,
     pub dial: bool,
-    /// The tag that whoever answers puts into To.
+    /// The tag that the answering device puts into To.
     pub tag: &'static str,
     /// Whether a dial that is to avoid an address finds another one.
     pub elsewhere: bool,

@@ -1,6 +1,7 @@
 //! `cargo run --bin demo`: the whole story in one process on loopback, each step printed as it happens, with its time.
 //!
-//! It takes no arguments but `--help` and `--version`. Ends with 1 when a step did not happen within its deadline. `RUST_LOG` shows the relay's own log beside the story.
+//! The program takes no arguments but `--help` and `--version`. It ends with 1 when a step did not happen within its deadline. `RUST_LOG` shows the
+//! relay's own log beside the story.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -118,7 +118,7 @@ impl Leg {
         &self.flow
     }
 
-    /// What the peer did against the RFCs.
+    /// The peer's violations of the RFCs.
     pub fn violations(&self) -> Vec<String> {
         self.board.read(|state| state.violations.clone())
     }
@@ -306,7 +306,7 @@ impl Leg {
         });
     }
 
-    /// What was seen, for a report.
+    /// The failure to see `awaited`, with all messages seen, for a report.
     pub fn missed(&self, awaited: String) -> Missed {
         Missed::new(awaited, self.log().join(" | "))
     }
@@ -317,7 +317,7 @@ impl Leg {
             while let Some((_, response)) = transaction.responses.get(transaction.taken) {
                 let response = response.clone();
                 let last = response.status().unwrap_or_default();
-                // A final response stays, for whoever asks again.
+                // A final response stays, for later waits.
                 if last < 200 {
                     transaction.taken += 1;
                 }
@@ -407,7 +407,7 @@ impl Leg {
         }
     }
 
-    /// What a provisional or successful response to an INVITE tells of the dialog.
+    /// Takes the dialog from a provisional or successful response to an INVITE.
     fn learn(&self, state: &mut State, index: usize, response: &Message) {
         if !(state.calling && index == 0) {
             state.dialog.target = contact(response).unwrap_or_else(|| state.dialog.target.clone());
@@ -443,7 +443,7 @@ impl Leg {
     }
 }
 
-/// What ties a message to its transaction (RFC 3261 §17.1.3, §17.2.3).
+/// The key that ties a message to its transaction (RFC 3261 §17.1.3, §17.2.3).
 fn key_of(message: &Message) -> Sent {
     let branch = message.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
     let method = message.cseq().map(|(_, method)| method.to_owned()).unwrap_or_default();

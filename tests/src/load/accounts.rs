@@ -13,7 +13,7 @@ pub const DOMAIN: &str = "load.test";
 /// A domain that the relay is not told to serve.
 pub const FOREIGN_DOMAIN: &str = "elsewhere.test";
 
-/// What an account is in a run.
+/// The state of an account in a run.
 #[derive(Default)]
 pub struct Account {
     /// Where the SIP server reaches it.
@@ -59,7 +59,7 @@ impl Account {
 /// All accounts.
 pub type Accounts = Arc<[Account]>;
 
-/// So many accounts.
+/// This many new accounts.
 pub fn accounts(count: u32) -> Accounts {
     (0..count).map(|_| Account::default()).collect()
 }

@@ -36,7 +36,7 @@ impl Progress {
 /// Does `work` within `bound`, and says beforehand when that is.
 ///
 /// # Errors
-/// Those of `work`, and [`Failure::TooLong`].
+/// The failures of `work`, and [`Failure::TooLong`].
 pub async fn whole<T>(bound: Duration, work: impl AsyncFnOnce(&Progress) -> Result<T, Failure>) -> Result<T, Failure> {
     eprintln!("load: this run ends within {} s, with its figures or with what was in their way", bound.as_secs());
     within(bound, work).await
@@ -45,7 +45,7 @@ pub async fn whole<T>(bound: Duration, work: impl AsyncFnOnce(&Progress) -> Resu
 /// Does `work` within `bound`.
 ///
 /// # Errors
-/// Those of `work`, and [`Failure::TooLong`].
+/// The failures of `work`, and [`Failure::TooLong`].
 pub async fn within<T>(bound: Duration, work: impl AsyncFnOnce(&Progress) -> Result<T, Failure>) -> Result<T, Failure> {
     let progress = Progress::new();
     match tokio::time::timeout(bound, work(&progress)).await {

@@ -31,7 +31,7 @@ const LAST_GRACE: Duration = Duration::from_secs(3);
 /// The caller.
 pub struct Caller {
     accounts: Accounts,
-    /// What happened, and when.
+    /// The events of all calls, and their times.
     pub book: Book,
     clock: Clock,
     upstream: Upstream,
@@ -258,7 +258,7 @@ pub fn shuffled(count: u32) -> Vec<u32> {
     order
 }
 
-/// What the caller writes.
+/// The messages that the caller writes.
 impl Caller {
     /// A request's head up to CSeq. `to` is the To of an answer; without it the call has none yet.
     fn head(&self, method: &str, uri: &str, number: u32, account: u32, to: Option<&str>) -> String {

@@ -64,7 +64,7 @@ impl Call {
 /// All calls of a run, by number.
 pub struct Book(Box<[Call]>);
 
-/// What became of some calls.
+/// The outcome of some calls.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
     /// INVITEs sent.
@@ -102,7 +102,7 @@ impl Book {
         self.0.get(number as usize)
     }
 
-    /// What became of some calls.
+    /// The outcome of some calls.
     pub fn outcome(&self, numbers: impl Iterator<Item = u32> + Clone) -> Outcome {
         let spread = |step: fn(&Call) -> &AtomicU64| {
             Spread::of(self.of(numbers.clone()).filter_map(|call| call.since_sent_to(step(call))).collect())

@@ -1,8 +1,8 @@
 //! The app side: enabling push for every account through the HTTPS API.
 //!
-//! The relay closes a connection that carried a credential, so each enabling is a connection of its own with a full TLS
-//! handshake. What that costs without any registration is measured beside it, with enablings that the relay refuses for
-//! their SIP domain after it has read and checked everything.
+//! The relay closes a connection that carried a credential, so each enabling is a connection of its own with a full TLS handshake. The cost of that
+//! without any registration is measured beside it, with enablings that the relay refuses for their SIP domain after it has read and checked
+//! everything.
 //!
 //! Invariant: so many enablings are under way at once as was asked for; the first that fails ends the phase.
 
@@ -58,7 +58,7 @@ pub struct App {
     accounts: Accounts,
 }
 
-/// What enabling brought.
+/// The results of enabling.
 #[derive(Debug, Default)]
 pub struct Done {
     /// Answered 202: stored, to be registered.

@@ -1,7 +1,7 @@
-//! The accounts' SIP server: its socket, and who deals with what comes in.
+//! The accounts' SIP server: its socket, and the handlers of incoming messages.
 //!
-//! It is a registrar and a caller that do the least that a relay can tell from real ones, so that they are not what is
-//! measured: one thread reads all datagrams, each is answered where it is read.
+//! The exchange is a registrar and a caller that do the least that a relay can tell from real ones, so that they are not measured themselves: one
+//! thread reads all datagrams, each is answered where it is read.
 //!
 //! Invariant: loopback only; what does not parse is counted and dropped; the threads and tasks end with the [`Exchange`].
 
@@ -25,7 +25,7 @@ use super::registrar::Registrar;
 use crate::authority::Authority;
 use crate::wire::{Tasks, stun_answer};
 
-/// What the socket's buffers are asked to hold, in bytes; the kernel may give less.
+/// The size that the socket's buffers are asked for, in bytes; the kernel may give less.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Bytes that are shown of what is no SIP.
 const SHOWN: usize = 80;
@@ -52,7 +52,7 @@ impl Way {
     }
 }
 
-/// Who deals with what comes in.
+/// The handlers of incoming messages.
 pub struct Desk {
     /// REGISTERs.
     pub registrar: Registrar,

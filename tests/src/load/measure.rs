@@ -76,7 +76,7 @@ impl Spread {
     }
 }
 
-/// What a process has used.
+/// The resources that a process has used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// CPU time of all its threads, to 10 ms.
@@ -94,7 +94,7 @@ impl Usage {
     }
 }
 
-/// What all processors have done since the machine started.
+/// The time for which all processors were busy since the machine started.
 fn machine_busy() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().unwrap_or_default();
@@ -188,7 +188,7 @@ impl Drop for Ticker {
     }
 }
 
-/// Who used the processors in a phase.
+/// Use of the processors in a phase.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Shares {
     /// The phase's length in seconds.

@@ -126,7 +126,7 @@ pub enum Failure {
     Ringing {
         /// Which calls.
         phase: &'static str,
-        /// What is wrong with them.
+        /// The failure.
         what: String,
     },
     /// Devices did not attach.
@@ -150,7 +150,7 @@ pub enum Failure {
     TooLong {
         /// How long it may take.
         bound: Duration,
-        /// What it was at.
+        /// The step at the time.
         step: &'static str,
         /// For how long.
         stood: Duration,

@@ -28,7 +28,7 @@ const MOVED_WITHIN: Duration = Duration::from_secs(300);
 /// How often the SIP server's Contacts are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug)]
 pub struct Report {
     /// Nodes at the start.

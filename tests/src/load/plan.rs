@@ -1,4 +1,4 @@
-//! What a run is told to do, and what no run may exceed.
+//! The settings of a run, and the maxima that no run may exceed.
 //!
 //! Invariant: a [`Plan`] that was parsed is within every maximum named here; what depends on two arguments at once is
 //! corrected by [`Plan::settle`], which says each correction in words.
@@ -37,7 +37,7 @@ const SURE_ENABLINGS: u32 = 25;
 const SURE_ATTACHMENTS: u32 = 50;
 /// Records written, and opened, in a second, likewise.
 const SURE_RECORDS: u32 = 1_000;
-/// What each phase has beside.
+/// The fixed time of each phase, in seconds.
 const PHASE: u32 = 60;
 /// One instance is called at most this often: the relay's budget for a device is one call a second, and a call must be
 /// over before the next one.
@@ -55,7 +55,7 @@ pub enum Upstream {
     Tls,
 }
 
-/// What the relay is compared with.
+/// The rival that the relay is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rival {
@@ -171,8 +171,8 @@ pub struct Plan {
     /// Enablings under way at once
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=MAX_CONCURRENCY as i64))]
     pub concurrency: u32,
-    /// So many relays over one Redis: measure how long it takes until what one had is registered by the others, after kill -9 and
-    /// after SIGTERM, and how many calls are lost meanwhile
+    /// Number of relays over one Redis: measure how long it takes until the bindings of one are registered by the others, after kill -9 and after
+    /// SIGTERM, and how many calls are lost meanwhile
     #[arg(long, value_parser = clap::value_parser!(u32).range(3..=MAX_NODES as i64))]
     pub nodes: Option<u32>,
     /// The same calls against another server, which this run configures and starts

@@ -24,11 +24,11 @@ pub struct Registrar {
     algorithm: Algorithm,
     grant: AtomicU32,
     challenge_each: AtomicBool,
-    /// What it has done.
+    /// The counts of its work.
     pub done: Done,
 }
 
-/// What a registrar has done.
+/// The counts of a registrar's work.
 #[derive(Debug, Default)]
 pub struct Done {
     /// 401, to a REGISTER without a digest or with an old nonce.

@@ -1,7 +1,7 @@
-//! What a run found, as a table and as JSON.
+//! The results of a run, as a table and as JSON.
 //!
-//! Invariant: every figure that is printed is in the JSON too; [`Report::limits`] says who kept the figures from being
-//! better, from shares and lateness that were measured and not from a guess.
+//! Invariant: every figure that is printed is in the JSON too; [`Report::limits`] names the process that kept the figures from being better, by
+//! measured shares and lateness and not by a guess.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -22,14 +22,14 @@ const OTHERS_PERCENT: f64 = 15.0;
 /// A timer lag above this, in microseconds at p99, is said.
 const LAG_US: f64 = 1_000.0;
 
-/// What a run found.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// What was run.
+    /// The plan of the run.
     pub plan: Plan,
     /// Whether load generator and relay are release builds.
     pub release: bool,
-    /// What a reader must know.
+    /// Notes that a reader must know.
     pub notes: Vec<String>,
     /// The relay's start.
     pub start: Start,
@@ -81,7 +81,7 @@ pub struct Enabling {
     pub bytes_per_binding: f64,
     /// Bytes in Redis for each.
     pub store_bytes_per_binding: Option<f64>,
-    /// Who used the processors.
+    /// Use of the processors.
     pub shares: Shares,
 }
 
@@ -102,7 +102,7 @@ pub struct Refreshing {
     pub challenged_cpu_us: f64,
     /// The relay's memory meanwhile, from the first window's start to the last one's end.
     pub memory: Vec<AfterRefreshes>,
-    /// Who used the processors, in the challenged window.
+    /// Use of the processors, in the challenged window.
     pub shares: Shares,
 }
 
@@ -136,9 +136,9 @@ pub struct Calling {
     pub failed_devices: u64,
     /// How late INVITEs left.
     pub sent_late: Spread,
-    /// What became of the calls.
+    /// The outcome of the calls.
     pub outcome: Outcome,
-    /// Who used the processors.
+    /// Use of the processors.
     pub shares: Shares,
     /// The call before the measured ones.
     pub first_call: Option<Outcome>,
@@ -161,14 +161,14 @@ pub struct Attached {
     pub after: Resident,
     /// Resident bytes for each.
     pub bytes_each: f64,
-    /// Who used the processors.
+    /// Use of the processors.
     pub shares: Shares,
     /// Calls to them.
     pub calling: Calling,
 }
 
 impl Report {
-    /// Who kept the figures from being better, phase by phase.
+    /// The process that kept the figures from being better, phase by phase.
     pub fn limits(&self) -> Vec<String> {
         let mut said: Vec<String> = self.restarted.iter().map(|it| throughput("restart", &it.shares)).collect();
         said.push(throughput("enable", &self.enabling.shares));

@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Likewise, of what costs the relay an HTTPS request.
 const LOOK_AT_METRICS: Duration = Duration::from_millis(200);
 
-/// What a start over a full store brought.
+/// The results of a start over a full store.
 #[derive(Debug, Serialize)]
 pub struct Restarted {
     /// Instances that were in the store.
@@ -54,7 +54,7 @@ pub struct Restarted {
     pub outcome: Outcome,
     /// How late their INVITEs left.
     pub sent_late: Spread,
-    /// Who used the processors.
+    /// Use of the processors.
     pub shares: Shares,
 }
 

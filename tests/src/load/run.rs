@@ -236,7 +236,7 @@ async fn attach(plan: &Plan, stage: &Stage) -> Result<Attached, Failure> {
     })
 }
 
-/// Whom a round calls.
+/// The devices that a round calls.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whom {
     /// One device, before the others.
@@ -294,7 +294,7 @@ async fn place(stage: &Stage, round: Round, whom: Whom) -> Result<Calling, Failu
     })
 }
 
-/// What makes a round of calls no result; `pushes`: each of them needs a push.
+/// The reason for which a round of calls is no result; `pushes`: each of them needs a push.
 pub(super) fn calls_failed(outcome: &Outcome, pushes: bool) -> Option<String> {
     let allowed = outcome.calls / LOST_CALLS;
     match () {

@@ -30,7 +30,7 @@ const AT_ONCE: u32 = 64;
 /// How long the records live.
 const LIFETIME_S: u64 = 5 * 86_400;
 
-/// Where the accounts live, and whom they are of.
+/// The ground on which accounts are seeded: the relay and the SIP server that they belong to.
 pub struct Ground<'a> {
     /// The plan.
     pub plan: &'a Plan,
@@ -77,7 +77,7 @@ pub async fn seed(ground: &Ground<'_>, range: Range<u32>) -> Result<Duration, Mi
     Ok(begun.elapsed())
 }
 
-/// What all records have in common.
+/// The common part of all records.
 struct Likeness {
     app: Box<str>,
     registrar: String,

@@ -28,7 +28,7 @@ use crate::relay_process::RelayProcess;
 use crate::relay_setup::{self, Setup};
 use crate::wire::Transport;
 
-/// What the relay asks a registrar for, and what it is granted unless a run is about refreshes, in seconds.
+/// The lifetime that the relay asks a registrar for, and is granted unless a run is about refreshes, in seconds.
 pub const LONG_GRANT: u32 = 3_600;
 
 /// The stage of a run.
@@ -115,7 +115,7 @@ impl Stage {
         })
     }
 
-    /// What the push services would have objected to.
+    /// The objections of the push services.
     pub fn violations(&self) -> Vec<String> {
         let apns = self.apns.iter().flat_map(|apns| apns.violations());
         apns.chain(self.fcm.iter().flat_map(|fcm| fcm.violations())).collect()

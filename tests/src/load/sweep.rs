@@ -21,10 +21,10 @@ const KEEPS_UP: f64 = 0.98;
 /// A p99 above this, in microseconds, is saturation: calls wait for each other.
 const SATURATED_US: f64 = 50_000.0;
 
-/// What a sweep found.
+/// The results of a sweep.
 #[derive(Debug, Serialize)]
 pub struct Sweep {
-    /// What was run at each rate.
+    /// The plan of the run at each rate.
     pub plan: Plan,
     /// Each rate.
     pub steps: Vec<Step>,

@@ -19,7 +19,7 @@ pub const HOUR: At = 60 * MINUTE;
 /// A day.
 pub const DAY: At = 24 * HOUR;
 
-/// What is planned.
+/// The planned events.
 #[derive(Debug)]
 pub struct Agenda<T> {
     heap: BinaryHeap<Reverse<Entry<T>>>,

@@ -13,7 +13,7 @@ use super::oracle::{Check, Facts};
 use super::registrar::{Mood, Registrar, Target, respond, sound};
 use super::world::{Happening, World};
 
-/// What a call waits for.
+/// The event that a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallDue {
     /// Time to send again what is unanswered; of this serial.
@@ -52,13 +52,13 @@ struct Dialog {
 /// One call.
 #[derive(Debug)]
 pub struct Call {
-    /// Whom it is for.
+    /// The slot of the phone that is called.
     pub slot: usize,
-    /// By which server.
+    /// The server that the call goes by.
     pub registrar: usize,
-    /// To which binding.
+    /// The binding that is called.
     pub binding: String,
-    /// What it came to.
+    /// The facts of the call.
     pub facts: Facts,
     /// The troubles of its server when it began.
     pub troubles: u64,
@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    /// What came from the relay and is no REGISTER reaches the server's other half.
+    /// Passes a message from the relay that is no REGISTER to the server's other half.
     pub(super) fn caller_receives(&mut self, number: usize, stream: Option<u64>, message: Message) {
         let Some(index) = call_of(&message) else { return };
         if message.is_request() {

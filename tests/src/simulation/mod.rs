@@ -57,14 +57,14 @@ use agenda::{At, S};
 pub const RING_TIMEOUT: At = 30 * S;
 /// How long a device may ring.
 pub const ANSWER_TIMEOUT: At = 120 * S;
-/// What everything may take longer than it should.
+/// The time that everything may take longer than it should.
 pub const SLACK: At = 5 * S;
 /// How long a server may take to confirm the end of a binding.
 pub const UNBIND_DEADLINE: At = 3 * S;
 /// The lifetime that is asked for.
 pub const REGISTER_EXPIRES: At = 600 * S;
 
-/// What to simulate.
+/// The settings of a simulation.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Accounts, each with its phone; 1 or more.
@@ -79,10 +79,10 @@ pub struct Plan {
     pub watch: Option<usize>,
 }
 
-/// What came of it.
+/// The results of a simulation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What broke a rule of the oracle; empty when none was.
+    /// Violations of the oracle's rules; empty when there were none.
     pub wrongs: Vec<String>,
     /// A hash over all outputs of the relay and their moments.
     pub trace: u64,
@@ -118,9 +118,9 @@ pub struct Report {
     pub pushes_lost: u64,
     /// Calls that a phone answered while it could.
     pub answerable: u64,
-    /// Those of them that both sides had.
+    /// Calls among them that both sides had.
     pub connected: u64,
-    /// Those of them that another phone had answered before.
+    /// Calls among them that another phone had answered before.
     pub too_late: u64,
     /// Calls that the second phone of an account had.
     pub seconds_connected: u64,

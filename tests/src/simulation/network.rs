@@ -1,7 +1,7 @@
 //! The network: datagrams that are lost, doubled and overtaken; streams that break, openly or in silence.
 //!
-//! Invariant: on a stream, what was sent first comes first, or nothing comes any more; whoever is told of its end is told
-//! once. Nothing is delivered before it was sent.
+//! Invariant: on a stream, bytes arrive in the order in which they were sent, or not at all; each side is told of its end once. Nothing is delivered
+//! before it was sent.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use super::agenda::{At, MINUTE, MS, S};
 use super::registrar::Mood;
 use super::world::{Happening, World};
 
-/// What a stream or a datagram carries.
+/// The payload of a stream or a datagram.
 #[derive(Clone, Debug)]
 pub enum Frame {
     /// A SIP message.
@@ -25,7 +25,7 @@ pub enum Frame {
     Pong,
 }
 
-/// Who is at the other end of a stream.
+/// The other end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// The SIP server of this number.
@@ -113,7 +113,7 @@ impl World {
         let delay = self.stream_delay();
         let Some(stream) = self.network.streams.get_mut(&flow).filter(|stream| stream.relay_open) else { return false };
         if stream.hole {
-            // What is never acknowledged ends the connection after a while.
+            // A stream whose data is never acknowledged ends after a while.
             let patience = self.random.between(2 * S, 2 * MINUTE);
             self.agenda.plan(patience, Happening::ClosedAtRelay(flow));
         } else if stream.peer_open {
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// What a stream carried reaches the relay: each message its shard.
+    /// Passes a stream's payload to the relay: each message to its shard.
     pub(super) fn on_to_relay(&mut self, flow: u64, frame: Frame) {
         let shards = self.relay.shards.len();
         let Some(stream) = self.network.streams.get_mut(&flow).filter(|stream| stream.relay_open && !stream.hole)

@@ -1,7 +1,7 @@
 //! Phones: they sleep, wake for a push or by themselves, answer, decline, ignore, move between networks, and crash.
 //!
-//! A phone that wakes opens a stream to the edge, by TLS or by WebSocket, and registers with the instance secret. What it does to a call is
-//! drawn when the INVITE comes. In a call it stays awake; else it falls asleep after a while, with a word or without.
+//! A phone that wakes opens a stream to the edge, by TLS or by WebSocket, and registers with the instance secret. Its reaction to a call is drawn
+//! when the INVITE comes. In a call it stays awake; else it falls asleep after a while, with a word or without.
 //!
 //! Invariant: a phone rings only for an INVITE on the flow that it has; a 200 is repeated until the ACK comes (RFC 3261
 //! §13.3.1.4).
@@ -17,7 +17,7 @@ use super::registrar::sound;
 use super::relay::device_answer;
 use super::world::{Happening, World};
 
-/// What a phone waits for; of a flow that it has no more, nothing.
+/// The event that a phone waits for; an event of a flow that it has no more is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PhoneDue {
     /// The dial of this serial ends.
@@ -30,26 +30,26 @@ pub enum PhoneDue {
     Refresh(u64),
     /// Nothing to do any more.
     Sleep(u64),
-    /// It begins to ring for this call.
+    /// The phone begins to ring for this call.
     Ring(u64, usize),
-    /// What it was drawn to do with a call.
+    /// The act that was drawn for a call.
     Act(u64, usize, Act),
     /// The 200 is not acknowledged: for the nth time.
     Again(u64, usize, u32),
-    /// It hangs up.
+    /// The phone hangs up.
     HangUp(usize),
 }
 
-/// What a phone does to a call that rings.
+/// A phone's reaction to a call that rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Its user answers.
     Answer,
     /// Its user declines, with this status.
     Decline(u16),
-    /// It leaves its network for another one.
+    /// The phone leaves its network for another one.
     Move,
-    /// It crashes.
+    /// The phone crashes.
     Crash,
 }
 
@@ -78,7 +78,7 @@ pub struct PhoneCall {
 pub struct Phone {
     /// Its flow to the edge.
     pub flow: Option<u64>,
-    /// It was told 200 on this flow.
+    /// Whether it was told 200 on this flow.
     pub registered: bool,
     calls: Vec<PhoneCall>,
     dialling: bool,

@@ -22,15 +22,15 @@ pub const REALM: &str = "r.test";
 /// How a server feels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// As it should be.
+    /// The server is well.
     Well,
-    /// It answers nothing; its streams stay up.
+    /// The server answers nothing; its streams stay up.
     Silent,
     /// The process is gone.
     Down,
     /// 503 with this Retry-After, in seconds.
     Busy(u32),
-    /// It answers after seconds.
+    /// The server answers after seconds.
     Slow,
     /// Its network loses datagrams.
     Lossy,
@@ -39,13 +39,13 @@ pub enum Mood {
 /// How a server misbehaves for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hostility {
-    /// It calls every nonce stale.
+    /// The server calls every nonce stale.
     StaleForever,
-    /// It grants a second, for one hour of six.
+    /// The server grants a second, for one hour of six.
     GrantsOne,
-    /// It grants nothing.
+    /// The server grants nothing.
     GrantsZero,
-    /// It closes the stream at every REGISTER; on UDP it is silent.
+    /// The server closes the stream at every REGISTER; on UDP it is silent.
     Hangs,
     /// 401 to every answer.
     NeverPleased,
@@ -62,10 +62,10 @@ const HOSTILITIES: [Hostility; 6] = [
     Hostility::Fails,
 ];
 
-/// What a server is like.
+/// The properties of a server.
 #[derive(Clone, Debug)]
 pub struct Nature {
-    /// It misbehaves.
+    /// The way in which it misbehaves, if it does.
     pub hostile: Option<Hostility>,
     hash: Hash,
     nonce_life: At,
@@ -75,7 +75,7 @@ pub struct Nature {
     /// The longest lifetime that it grants, in seconds.
     pub longest: u32,
     pongs: bool,
-    /// It knows `+sip.instance` (RFC 5626).
+    /// Whether it knows `+sip.instance` (RFC 5626).
     outbound: bool,
 }
 
@@ -93,11 +93,11 @@ struct Place {
 /// One SIP server.
 #[derive(Debug)]
 pub struct Registrar {
-    /// It is reached by streams.
+    /// Whether it is reached by streams.
     pub stream: bool,
-    /// What it is like.
+    /// Its properties.
     pub nature: Nature,
-    /// How it feels.
+    /// Its present mood.
     pub mood: Mood,
     /// Since when it is well and promised nothing else.
     pub well_since: At,
@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    /// What the relay sent reaches a server.
+    /// Passes a frame from the relay to a server.
     pub(super) fn registrar_receives(&mut self, number: usize, stream: Option<u64>, frame: Frame) {
         if matches!(self.registrars[number].mood, Mood::Silent | Mood::Down) {
             return;
@@ -417,7 +417,7 @@ impl World {
         self.judge_wrong_password(slot, &place.binding, count);
     }
 
-    /// What a stream from the relay carried reaches its server or phone.
+    /// Passes a stream's frame from the relay to its server or phone.
     pub(super) fn on_to_peer(&mut self, flow: u64, frame: Frame) {
         let Some(stream) = self.network.stream(flow).filter(|stream| stream.peer_open) else { return };
         match stream.peer {
@@ -441,7 +441,7 @@ pub fn respond(request: &Message, status: u16, lines: &[(Name, String)]) -> Mess
     sound(&response.finish())
 }
 
-/// What the stand-ins write is sound.
+/// Parses a message of a stand-in, which is always sound.
 pub fn sound(bytes: &bytes::Bytes) -> Message {
     Message::parse(bytes, &Limits::default()).expect("a simulated peer writes sound messages")
 }

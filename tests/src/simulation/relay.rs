@@ -1,8 +1,7 @@
 //! The relay: its shards, and the shell around them as the agent plays it.
 //!
-//! What the shell does to an event: a challenge is answered with the lease's password, a knock is verified, a call that
-//! waits is pushed, and what the push service says becomes `Ring` or `GiveUp`. Answers come a moment later, as from a
-//! task.
+//! The shell's reactions to an event: a challenge is answered with the lease's password, a REGISTER of a device is verified, a call that waits is
+//! pushed, and the push service's answer becomes `Ring` or `GiveUp`. Answers come a moment later, as from a task.
 //!
 //! Invariant: each output is done before the next mutation; every output enters the trace; no credential enters an
 //! endpoint.
@@ -86,7 +85,7 @@ impl World {
         self.drain(shard);
     }
 
-    /// What the network brought reaches a shard.
+    /// Passes a frame from the network to a shard.
     pub(super) fn receive(&mut self, shard: usize, source: Source, frame: Frame) {
         let input = match frame {
             Frame::Ping => Input::Ping(source),
@@ -320,7 +319,7 @@ impl World {
         }
     }
 
-    /// What the trace is made of: with the same plan, the same bytes at the same moments.
+    /// Adds bytes to the trace: the same plan gives the same bytes at the same moments.
     pub(super) fn trace(&mut self, shard: usize, kind: &[u8], bytes: &[u8]) {
         let now = self.agenda.now().to_be_bytes();
         for part in [&now[..], &[shard as u8], kind, bytes] {

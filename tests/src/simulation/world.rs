@@ -17,7 +17,7 @@ use super::registrar::{REALM, Registrar};
 use super::relay::Relay;
 use super::{Plan, Report, UNBIND_DEADLINE};
 
-/// What happens.
+/// An event of the simulation.
 #[derive(Debug)]
 pub(super) enum Happening {
     DatagramToRelay { number: usize, message: Message },
@@ -42,7 +42,7 @@ pub(super) enum Happening {
     Quiet,
 }
 
-/// What becomes of a lease.
+/// A change of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     /// The user enables push.
@@ -179,7 +179,7 @@ impl World {
     pub fn run(mut self) -> Report {
         let end = self.plan.hours * HOUR;
         self.agenda.plan_at(end, Happening::Quiet);
-        // What was going on until then has ended, too.
+        // Everything that was going on until then has ended, too.
         self.agenda.plan_at(end + 2 * HOUR, Happening::Quiet);
         // The longest deadline that may be left behind: a device's registration, a back-off, a refresh.
         self.run_until(end + 26 * HOUR);
@@ -229,7 +229,7 @@ impl World {
             Happening::Trouble(number) => self.on_trouble(number),
             Happening::Recovery(number) => self.on_recovery(number),
             Happening::PushArrives { slot, deadline } => {
-                // What is promised: what comes behind its deadline is no call any more.
+                // The promise: a push that comes after its deadline is no call any more.
                 if self.agenda.now() <= deadline {
                     self.wake_phone(slot);
                 }

@@ -1,4 +1,4 @@
-//! A relay under attack, and somebody whom the attack is none of the business of: a user whose calls must ring on.
+//! A relay under attack, and a bystander: a user whose calls must ring on.
 //!
 //! Invariant: the relay logs at trace level, and every secret that the world hands out is known to it, so that
 //! [`World::unharmed`] can say that none was logged.
@@ -15,10 +15,10 @@ use crate::wire::Transport;
 pub const GROWTH: u64 = 96 << 20;
 /// The user who is left alone.
 const BYSTANDER: &str = "alice";
-/// The users whom the SIP server knows.
+/// The users that the SIP server knows.
 const USERS: [&str; 4] = [BYSTANDER, "mallory", "trent", "peggy"];
 
-/// What a relay under attack was before.
+/// The state of a relay before an attack.
 pub(super) struct Attacked {
     bystander: Option<Instance>,
     /// Its resident memory in bytes.

@@ -186,7 +186,7 @@ impl<N: Node + Sync> World<Registrar, N> {
     /// The phone rings, and Bob hears so.
     ///
     /// # Errors
-    /// [`Missed`] when he does not.
+    /// [`Missed`] when Bob does not.
     pub async fn ring(&self, caller: &Caller, call: &IncomingCall) -> Outcome {
         call.ring();
         caller.expect(180, SOON).await.map(drop)
@@ -227,7 +227,7 @@ impl<N: Node + Sync> World<Registrar, N> {
     /// Bob gives up.
     ///
     /// # Errors
-    /// [`Missed`] when he does not hear 487.
+    /// [`Missed`] when Bob does not hear 487.
     pub async fn cancel(&self, caller: &Caller) -> Outcome {
         caller.cancel().await?;
         caller.expect(487, SOON).await.map(drop)
@@ -236,7 +236,7 @@ impl<N: Node + Sync> World<Registrar, N> {
     /// Bob gives up while the phone rings, which stops.
     ///
     /// # Errors
-    /// [`Missed`] when he does not hear 487, or the phone goes on.
+    /// [`Missed`] when Bob does not hear 487, or the phone goes on.
     pub async fn cancel_ringing(&self, caller: &Caller, call: &IncomingCall) -> Outcome {
         caller.cancel().await?;
         call.expect_cancel(SOON).await?;
@@ -247,7 +247,7 @@ impl<N: Node + Sync> World<Registrar, N> {
     /// Bob hangs up.
     ///
     /// # Errors
-    /// [`Missed`] when he or the phone does not hear so.
+    /// [`Missed`] when Bob or the phone does not hear so.
     pub async fn hang_up(&self, caller: &Caller, call: &IncomingCall) -> Outcome {
         caller.bye(SOON).await?;
         call.expect_bye(SOON).await.map(drop)
@@ -302,7 +302,7 @@ impl<S: SipServer + Sync, N: Node + Sync> World<S, N> {
         self.push_phone_of(self.registrar.alice(), service)
     }
 
-    /// The same of a user whom the SIP server knows.
+    /// The same of a user that the SIP server knows.
     ///
     /// # Panics
     /// When the SIP server does not know the user.

@@ -46,7 +46,7 @@ impl Node for InProcess {
         &self.setup
     }
 
-    /// It goes where this process logs.
+    /// The relay logs where this process logs.
     fn log(&self) -> String {
         String::new()
     }

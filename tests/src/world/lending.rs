@@ -45,7 +45,7 @@ impl<S: SipServer, N: Node> World<S, N> {
         self.wish_of(self.registrar.alice(), device)
     }
 
-    /// The body that enables push for a user whom the SIP server knows on any device.
+    /// The body that enables push for a user that the SIP server knows, on any device.
     ///
     /// # Panics
     /// When the SIP server does not know the user.

@@ -4,8 +4,8 @@
 //! her sleeping phone, `world.answer(…)`, `world.refuse(…)`, `world.cancel(…)` go on, and [`World::content`] ends it. Its SIP server is
 //! a stand-in or a real Kamailio ([`real`]), its relay a process or in this one ([`in_process`]); what is told is the same.
 //!
-//! Invariant: each world has its own authority, ports, names and processes on loopback, and all of it stops when it is dropped;
-//! whoever took part is asked for objections at the end.
+//! Invariant: each world has its own authority, ports, names and processes on loopback, and all of it stops when it is dropped; every party is asked
+//! for objections at the end.
 
 pub mod attack;
 mod calls;
@@ -47,12 +47,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Of a relay's log, what a failure shows.
 const LAST_LINES: usize = 15;
 
-/// What a test comes to: nothing was missed.
+/// The outcome of a test: nothing was missed.
 pub type Outcome = Result<(), Missed>;
 
-/// What takes part, but for callers and phones.
+/// The parties of a test, except callers and phones.
 pub struct World<S = Registrar, N = RelayProcess> {
-    /// Whom everybody trusts.
+    /// The authority that everybody trusts.
     pub authority: Authority,
     /// The account's SIP server.
     pub registrar: S,
@@ -68,10 +68,10 @@ pub struct World<S = Registrar, N = RelayProcess> {
     pub transport: Transport,
     /// How devices reach the edge: TLS, or secure WebSocket.
     pub edge: Transport,
-    /// What no log, store, file or answer may tell.
+    /// The secrets that no log, store, file or answer may contain.
     pub secrets: Secrets,
     attacked: Option<Attacked>,
-    /// Those who took part, each asked for its objections.
+    /// The parties of the test, each asked for its objections.
     witnesses: Mutex<Vec<Witness>>,
 }
 
@@ -87,11 +87,11 @@ pub trait SipServer {
     fn domain(&self) -> &str;
     /// The user whose account it is where a test names nobody.
     fn alice(&self) -> &str;
-    /// The password of a user whom it knows.
+    /// The password of a user that it knows.
     fn password(&self, user: &str) -> Option<String>;
-    /// The users whom it knows.
+    /// The users that it knows.
     fn users(&self) -> Vec<String>;
-    /// What came against the RFCs.
+    /// Violations of the RFCs by the other side.
     fn violations(&self) -> Vec<String>;
 }
 
@@ -99,9 +99,9 @@ pub trait SipServer {
 pub trait Node: Sized {
     /// Starts it and waits until it is ready.
     fn start(setup: Setup) -> impl Future<Output = Result<Self, Missed>> + Send;
-    /// What it was told.
+    /// The settings that it was started with.
     fn setup(&self) -> &Setup;
-    /// What it logged, where a world can tell.
+    /// The log, where a world can tell.
     fn log(&self) -> String;
 }
 
@@ -349,7 +349,7 @@ impl<S: SipServer, N: Node> World<S, N> {
 /// A SIP server that stands in, with changed settings.
 async fn stand_in(authority: &Authority, change: impl FnOnce(&mut registrar::Settings)) -> Result<Registrar, Missed> {
     let mut settings = registrar::Settings { authority: Some(authority.clone()), ..registrar::Settings::default() };
-    // Whatever the devices of an account are, one Contact is enough for them.
+    // One Contact is enough for all devices of an account.
     settings.contacts = 1;
     change(&mut settings);
     Ok(Registrar::start(settings).await?)

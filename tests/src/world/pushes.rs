@@ -89,7 +89,7 @@ impl<S: SipServer, N: Node> World<S, N> {
         Ok(())
     }
 
-    /// What of an instance's own is kept on this shelf: `messages` or `missed-calls`.
+    /// The entries of an instance on this shelf: `messages` or `missed-calls`.
     ///
     /// # Errors
     /// [`Missed`] for another answer than 200 with a list.

@@ -28,7 +28,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// Worlds that run at once; each is half a dozen processes, which mostly wait.
 static WORLDS: Semaphore = Semaphore::const_new(8);
 
-/// What a world is made of.
+/// The components of a world.
 #[derive(Clone)]
 pub struct Plan {
     /// How the relay reaches the SIP server.
@@ -57,7 +57,7 @@ pub struct Plan {
     pub wake: bool,
     /// How long it holds a call for that, in milliseconds.
     pub wake_wait_ms: u32,
-    /// Who calls from the SIP server's domain must prove who he is.
+    /// Whether a caller from the SIP server's domain must authenticate.
     pub asks_callers: bool,
     /// The relay finds the SIP server by its domain, which is all that some devices name.
     pub by_domain: bool,
@@ -88,7 +88,7 @@ impl Plan {
 
 /// A Kamailio with Alice's account and Bob's, and what else is there once for each world.
 pub struct RealServer {
-    /// What the world is made of.
+    /// The components of the world.
     pub plan: Plan,
     /// Alice's user, who appears in her AOR.
     pub user: String,
@@ -200,7 +200,7 @@ impl World<RealServer> {
         self.wish_for(json!({"call_push": new_target(self.registrar.plan.provider), "label": "a phone"}))
     }
 
-    /// What Kamailio has for the account.
+    /// The Contacts that Kamailio has for the account.
     ///
     /// # Errors
     /// [`Missed`] when it does not tell.
@@ -311,8 +311,8 @@ impl World<RealServer> {
         self.relay.restart().await
     }
 
-    /// What must not stand in the memory of a relay that has nothing to do with the account at the moment: Alice's password
-    /// and its HA1s, as text and as bytes.
+    /// The secrets that must not be in the memory of a relay that has nothing to do with the account at the moment: Alice's password and its HA1s, as
+    /// text and as bytes.
     pub fn credentials(&self) -> Vec<(String, Vec<u8>)> {
         let RealServer { user, password, .. } = &self.registrar;
         let mut all = vec![("the password".to_owned(), password.clone().into_bytes())];
@@ -398,7 +398,7 @@ fn publish(setup: &mut Setup, edge_host: &str) {
     setup.environment.push((VARIABLE.to_owned(), format!("{edge_host}:{}", setup.ports.edge)));
 }
 
-/// What the names of Kamailio's domain lead to.
+/// The DNS records of Kamailio's domain.
 async fn names(kamailio: &Kamailio, transport: Transport) -> Result<Dns, Missed> {
     let service = match transport {
         Transport::Udp => "_sip._udp",
@@ -447,7 +447,7 @@ impl SipServer for RealServer {
         vec![self.user.clone(), self.other.0.clone()]
     }
 
-    /// Its log is looked at by whom it concerns.
+    /// No violations are recorded: the tests concerned read the log.
     fn violations(&self) -> Vec<String> {
         Vec::new()
     }

@@ -1,4 +1,4 @@
-//! What nothing may tell: passwords and their digests, secrets, push tokens, keys, names.
+//! Secrets that must not appear anywhere: passwords and their digests, secrets, push tokens, keys, names.
 //!
 //! Invariant: each secret has a name that a failure can show beside the line that told it.
 
@@ -13,7 +13,7 @@ use crate::relay_setup::Setup;
 pub struct Secrets(Mutex<Vec<(String, String)>>);
 
 impl Secrets {
-    /// Those that stand before anybody has lent anything.
+    /// The secrets that exist before any account is lent.
     pub(super) fn of(server: &impl SipServer, setup: &Setup) -> Self {
         let secrets = Self::default();
         secrets.keep("the operator's token", &setup.operator_token);

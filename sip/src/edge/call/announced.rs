@@ -15,7 +15,7 @@ use crate::id::InstanceId;
 pub struct Announced {
     /// The devices that were woken for it.
     pub woken: Vec<InstanceId>,
-    /// Those of them that ring.
+    /// The devices among them that ring.
     pub rang: Vec<InstanceId>,
     /// How long they were told that it waits.
     pub until: Instant,
@@ -33,7 +33,7 @@ impl Call {
         self.targets.push(Target { woken: true, ..Target::new(instance) });
     }
 
-    /// Its INVITE is expected until this moment.
+    /// The time until which the INVITE is expected.
     pub fn expect_until(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }

@@ -16,9 +16,9 @@ use crate::transaction::ServerId;
 /// The INVITE of a call that waits.
 #[derive(Debug)]
 pub struct Invite {
-    /// Its server transaction.
+    /// The server transaction.
     pub server: ServerId,
-    /// Where it came from.
+    /// The source of the INVITE.
     pub source: Source,
     /// The request as it came.
     pub message: Message,

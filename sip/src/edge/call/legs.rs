@@ -30,7 +30,7 @@ const UNHEARD_MAX: usize = 4;
 /// The INVITE on one flow of a device.
 #[derive(Debug)]
 pub(super) struct Leg {
-    /// Its client transaction.
+    /// The client transaction.
     pub(super) branch: BranchId,
     pub(super) instance: InstanceId,
     /// The device's flow that it began on.
@@ -38,7 +38,7 @@ pub(super) struct Leg {
     /// That by which the device is, and may answer it as well.
     flow: FlowId,
     pub(super) phase: Phase,
-    /// Its flow has ended, or its device is not attached by it.
+    /// Whether the flow has ended, or the device is not attached by it.
     adrift: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::id::InstanceId;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lost {
     given_up_at: Instant,
-    /// What its caller gets when nobody else is left; `None`: as for any that no push reaches.
+    /// The status that the caller gets when no other device is left; `None`: the one for a device that no push reaches.
     status: Option<u16>,
 }
 

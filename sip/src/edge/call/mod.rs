@@ -16,9 +16,8 @@
 //! | Ringing | fork | pass | → Answered | likewise | → Declined | → Cancelled | 408 → TimedOut |
 //! | final | – | – | a late 2xx is ended with ACK and BYE | – | – | – | – |
 //!
-//! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first
-//! are `AnsweredElsewhere`. What refusals came is kept in [`super::refusals`], and the best goes up when no device is left that may
-//! still answer, or at the deadline (RFC 3261 §16.7).
+//! Each device has a state of its own: one that declines is out while others ring, and those that did not answer first are `AnsweredElsewhere`.
+//! Refusals are kept in [`super::refusals`], and the best goes up when no device is left that may still answer, or at the deadline (RFC 3261 §16.7).
 //!
 //! A [leg](legs) is the INVITE forked to one flow of a device. A leg whose flow is lost does not end the call while there is time for the
 //! device to come back, which may still answer it then.
@@ -27,7 +26,7 @@
 //! [`EdgeTiming::first_sign`].
 //!
 //! When the caller gives up, a device that is there and has said something may still answer: its 200 crosses the CANCEL and wins (RFC 3261 §9.1).
-//! For all others the call ends at once, and a 200 of theirs is late.
+//! For all other devices the call ends at once, and their 200 comes too late.
 //!
 //! A waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`]: the [last one](provisional)
 //! again, or 183.
@@ -39,7 +38,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `announced`, `invite`, `legs` | the call before its INVITE; the INVITE; its forks to the flows of devices |
-//! | `provisional`, `refused` | the last 1xx; what one device's refusal says |
+//! | `provisional`, `refused` | the last 1xx; the consequences of one device's refusal |
 //! | `lost`, `succession` | devices between two connections, and enabled again |
 //! | `lost_time` | time that has passed without this machine |
 //!
@@ -81,17 +80,17 @@ struct Target {
     state: CallState,
     woken: bool,
     attached: bool,
-    /// No push reaches it; it counts only while it is attached.
+    /// Whether no push reaches the device; it counts only while it is attached.
     unreachable: bool,
-    /// It says that it has the INVITE already (482): a push would tell it nothing.
+    /// Whether the device says that it has the INVITE already (482): a push would tell it nothing.
     has_it: bool,
-    /// It has said that it rings.
+    /// Whether the device has said that it rings.
     rings: bool,
-    /// What it has said to one leg, while it may ring by another one.
+    /// The refusal that the device has sent by one leg, while it may ring by another one.
     refused: Option<Box<Refused>>,
-    /// Its stack has refused, and its user knows nothing of it.
+    /// Whether the device's stack has refused, so that its user knows nothing of the call.
     refused_itself: bool,
-    /// It is given up soon.
+    /// The time at which the device is given up, if it is lost.
     lost: Option<Lost>,
 }
 
@@ -115,11 +114,11 @@ impl Target {
 /// The consequence of a leg's response for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing.
+    /// Nothing is to be done.
     Ignore,
     /// Pass this provisional response.
     Pass,
-    /// Likewise; it says of no device that it rings.
+    /// Likewise; the response says of no device that it rings.
     Tell,
     /// Pass this 2xx; cancel the other legs.
     Answer,
@@ -134,7 +133,7 @@ pub enum Outcome {
 /// How far a call has come.
 #[derive(Debug)]
 enum Stage {
-    /// Its SIP server has announced it; the INVITE has not come.
+    /// The SIP server has announced the call; the INVITE has not come.
     Expected,
     /// The caller waits for a final answer.
     Waiting(Box<Invite>),
@@ -150,7 +149,7 @@ pub struct Call {
     stage: Stage,
     from: Box<str>,
     name: Option<Box<str>>,
-    /// What its caller is counted by.
+    /// The key by which the caller is counted.
     caller: CallerKey,
     state: CallState,
     targets: Vec<Target>,
@@ -280,17 +279,17 @@ impl Call {
         }
     }
 
-    /// What its caller is counted by.
+    /// The key by which the caller is counted.
     pub fn caller(&self) -> CallerKey {
         self.caller
     }
 
-    /// It counts for this caller; these devices have had too many calls, and do not get this one.
+    /// Counts the call for this caller; these devices have had too many calls, and do not get this one.
     pub fn limit(&mut self, caller: CallerKey, instances: Vec<InstanceId>) {
         (self.caller, self.limited) = (caller, instances);
     }
 
-    /// Those devices, once.
+    /// Takes the devices that did not get the call because they have had too many.
     pub fn take_limited(&mut self) -> Vec<InstanceId> {
         std::mem::take(&mut self.limited)
     }
@@ -420,7 +419,7 @@ impl Call {
         let waits = self.targets.iter().any(|target| !target.woken && !target.state.is_final());
         let next = if !waits || silence <= now { self.deadline } else { self.deadline.min(silence) };
         let next = [self.refusal_due(), self.lost_due()].into_iter().flatten().fold(next, Instant::min);
-        // Nothing is repeated to a caller that has given up: it waits for the end alone.
+        // A caller that has given up gets no more provisional responses, and waits for the end alone.
         let repeat_at = self.invite()?.last_provisional.repeat_at().filter(|_| !self.state.is_final());
         Some(repeat_at.map_or(next, |at| at.min(next)))
     }
@@ -513,7 +512,7 @@ impl Call {
         self.after_a_loss()
     }
 
-    /// Whose leg this is.
+    /// The device that a leg leads to.
     pub fn instance_of(&self, branch: BranchId) -> Option<InstanceId> {
         self.legs.get(branch).map(|leg| leg.instance)
     }

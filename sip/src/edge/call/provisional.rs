@@ -1,6 +1,6 @@
 //! The last provisional response of a call, and when it is repeated.
 //!
-//! What a device has said is not said again once it has refused: its early dialog is over.
+//! A device's provisional response is not repeated once the device has refused: its early dialog is over.
 //!
 //! Invariant: a waiting caller gets a provisional response each [`EdgeTiming::provisional_interval`] (RFC 3261 §13.3.1.1),
 //! unless it wants provisional responses reliably.
@@ -51,7 +51,7 @@ fn by_way(response: Bytes, way: &[(Name, Box<str>)]) -> Bytes {
 }
 
 impl LastProvisional {
-    /// Of a call that has just come.
+    /// The state of a call that has just come.
     pub(super) fn new(now: Instant, interval: Duration, invite: &Message) -> Self {
         let repeat_at = (!invite.lists(Name::Require, "100rel")).then(|| now + interval);
         Self { interval, repeat_at, what: Provisional::Nothing, by: None }
@@ -81,7 +81,7 @@ impl LastProvisional {
         self.repeat_at = Some(now + self.interval);
         let compose = |status, tag| Composer::response(invite, status, Composer::reason(status), Some(tag));
         Some(match &self.what {
-            // It makes a dialog, whose other end is where the call waits (RFC 3261 §12.1.1).
+            // The response makes a dialog, whose other end is where the call waits (RFC 3261 §12.1.1).
             Provisional::Nothing => (183, compose(183, own.0).header(Name::Contact, own.1).finish()),
             Provisional::Plain { status, response } => (*status, response.clone()),
             Provisional::Reliable { status, tag, way } => (*status, by_way(compose(*status, tag).finish(), way)),

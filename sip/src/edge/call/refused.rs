@@ -1,4 +1,4 @@
-//! What a device's refusal of one leg says of the call.
+//! The consequences for a call when a device refuses one of its legs.
 //!
 //! | the device has another leg that is | 482 | 486, or another refusal | 6xx |
 //! | --- | --- | --- | --- |
@@ -11,7 +11,7 @@
 //! notification, to the only INVITE that it knows. The one rings, the other does not, and the leg of which nothing was heard tells them apart.
 //! Until then that leg follows the device, and nothing new is asked of it: no further leg begins, and no push wakes it.
 //!
-//! What a device says for a person, and what its stack says of itself, are not the same to that person:
+//! A refusal by a person and a refusal by the device's stack have different consequences for that person:
 //!
 //! | its refusal | its device has said that it rings | it has not |
 //! | --- | --- | --- |
@@ -51,7 +51,7 @@ impl Call {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
         if status == MERGED && legs > 1 {
             target.has_it = true;
-            // Where nothing else is left, what it has is what it has refused.
+            // Where no other leg is left, the INVITE that the device has is the one that it has refused.
             let refused = target.refused.take().filter(|_| !is_live);
             return refused.map_or(Outcome::Ignore, |refused| self.decline(instance, &refused.response));
         }

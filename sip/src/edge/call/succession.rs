@@ -8,7 +8,7 @@ use crate::edge::CallState;
 use crate::id::{BindingId, InstanceId};
 
 impl Call {
-    /// It is of this binding from now on.
+    /// Moves the call to this binding.
     pub fn rebind(&mut self, binding: BindingId) {
         self.binding = binding;
     }

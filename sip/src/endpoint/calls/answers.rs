@@ -15,9 +15,9 @@ use crate::flow::Source;
 use crate::id::{BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
 
-/// Why a device's ringing ends when another one has answered (RFC 3326): it shows no missed call.
+/// The Reason with which a device's ringing ends when another one has answered (RFC 3326): it shows no missed call.
 const ANSWERED_ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
-/// Likewise when another one has declined for all.
+/// The same when another one has declined for all.
 const DECLINED_ELSEWHERE: &str = "SIP;cause=603;text=\"Declined elsewhere\"";
 /// When a caller's server may try a call again that another node takes, in seconds.
 const ELSEWHERE_AFTER_S: u32 = 1;
@@ -73,7 +73,7 @@ impl Endpoint {
         }
     }
 
-    /// What devices have refused that say nothing else counts; whether that has ended the call.
+    /// Applies the refusals of devices that are settled by now; returns whether that has ended the call.
     fn settle_refusals(&mut self, now: Instant, call: CallId) -> bool {
         while let Some((legs, outcome)) = self.calls.get_mut(call).and_then(|row| row.settle_refusal(now)) {
             self.cancel_legs(now, legs, None);
@@ -89,7 +89,7 @@ impl Endpoint {
     /// The caller shall hear ringing, unless it has heard it or wants it reliably (RFC 3262), which only a device can do.
     pub(in crate::endpoint) fn on_ring(&mut self, now: Instant, call: CallId, instance: InstanceId) {
         let Some(row) = self.calls.get_mut(call) else { return };
-        // It makes a dialog, whose other end is where the call waits (RFC 3261 §12.1.1).
+        // The response makes a dialog, whose other end is where the call waits (RFC 3261 §12.1.1).
         let (settings, binding) = (&self.core.settings, row.binding());
         let compose = |invite: &Invite| {
             let contact = settings.sent_by(Side::Upstream, invite.source.transport).contact(binding);

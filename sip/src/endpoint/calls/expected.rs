@@ -78,7 +78,7 @@ impl Endpoint {
         call
     }
 
-    /// Its caller was announced once more.
+    /// The caller was announced once more.
     fn expect_longer(&mut self, now: Instant, call: CallId) {
         let wait = self.core.settings.ring_timeout;
         if let Some(row) = self.calls.get_mut(call) {

@@ -23,7 +23,7 @@ use crate::transaction::{Reply, ServerId};
 pub(super) struct Admitted {
     pub(super) call: CallId,
     instances: Vec<InstanceId>,
-    /// Those that would get it if they had not had too many.
+    /// The devices that would get the call if they had not had too many.
     refused: Vec<InstanceId>,
     caller: Caller,
     key: CallerKey,
@@ -59,7 +59,7 @@ impl Endpoint {
         self.take_call(now, source, server, invite, binding, admitted);
     }
 
-    /// Whom an INVITE for a binding may be for.
+    /// The devices that an INVITE for a binding may be for.
     pub(super) fn callees(&self, binding: BindingId) -> Vec<InstanceId> {
         let mut callees = self.callable_instances(binding);
         callees.extend(self.push_bindings.instance_of(binding));
@@ -71,7 +71,7 @@ impl Endpoint {
         self.core.transactions.respond(now, server, 100, trying);
     }
 
-    /// Which call an INVITE begins, and for whom; else the status that refuses it.
+    /// The call that an INVITE begins, and its devices; else the status that refuses it.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -102,7 +102,7 @@ impl Endpoint {
         Ok(Admitted { call, instances, refused, caller, key, mark, valid_until: valid_until(now, invite) })
     }
 
-    /// The caller of an INVITE, and what he is counted by.
+    /// The caller of an INVITE, and the key by which it is counted.
     pub(super) fn caller_of(&self, invite: &Message) -> (Caller, CallerKey) {
         let caller = caller::caller(invite);
         let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
@@ -173,8 +173,8 @@ impl Endpoint {
         }
     }
 
-    /// Those of the `instances` of a binding that may get one more call by this caller, and those that have had too many, with the status that
-    /// says so; one that was woken for it before has already consumed its budget.
+    /// The `instances` of a binding that may get one more call by this caller, and those that have had too many, with the status that says so; an
+    /// instance that was woken for the call before has already consumed its budget.
     fn callable(
         &mut self,
         now: Instant,
@@ -234,7 +234,7 @@ impl Endpoint {
         }
     }
 
-    /// What a device has left unanswered by its earlier flows, it answers by this one from now on.
+    /// Moves what a device has left unanswered on its earlier flows to its present one.
     fn follow(&mut self, call: CallId, instance: InstanceId) {
         let (Some(row), Some(attached)) = (self.calls.get_mut(call), self.attachments.get(instance)) else { return };
         let flow = attached.flow;

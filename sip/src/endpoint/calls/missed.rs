@@ -1,6 +1,6 @@
-//! Who has missed a call that has ended, and when that is told.
+//! The devices that have missed a call which has ended, and the time at which that is told.
 //!
-//! | the caller's server has heard | whoever has missed the call |
+//! | the caller's server has heard | a device that has missed the call |
 //! | --- | --- |
 //! | 413 to 416, 484 or 488: it may send the call again in another form (RFC 3261 §8.1.3.5, §21.4.21, §21.4.26) | is told [`comes_again`](crate::timing::EdgeTiming::comes_again) later |
 //! | – and within that time an INVITE of the same caller to the binding, which this device gets or has had too many to get | hears of that call alone |
@@ -17,7 +17,7 @@ use crate::endpoint::core::Timer;
 use crate::endpoint::{CallState, Endpoint, Event, IncomingCall};
 use crate::id::{BindingId, CallId, InstanceId};
 
-/// Those who have missed calls that may come again, by what such an INVITE is known by.
+/// The devices that have missed calls which may come again, by the key of such an INVITE.
 pub(super) type Untold = HashMap<(BindingId, CallerKey), Vec<Missed>>;
 
 /// A call that a device has missed.
@@ -51,7 +51,7 @@ impl Endpoint {
         }
     }
 
-    /// A call of this caller is for these devices: what they have missed of his a moment ago was the same call.
+    /// Withdraws the untold missed calls of these devices by this caller: the caller has just sent the same call again.
     pub(super) fn forget_missed(&mut self, key: (BindingId, CallerKey), instances: [&[InstanceId]; 2]) {
         let Some(untold) = self.calls.untold.get_mut(&key) else { return };
         let goes_on = |instance| instances.iter().any(|some| some.contains(&instance));

@@ -5,8 +5,8 @@
 //! | `expected` | calls that a SIP server has announced, before their INVITE comes |
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
-//! | `answers` | what devices and callers say afterwards, and how a call ends |
-//! | `missed` | who has missed it, and when that is told |
+//! | `answers` | later answers of devices and callers, and the end of a call |
+//! | `missed` | the devices that have missed a call, and when that is told |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
 //! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
@@ -64,9 +64,9 @@ pub(super) struct Calls {
     marked: HashMap<(InviteMark, BindingId), Vec<CallId>>,
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
-    /// Who has missed calls that may come again.
+    /// The devices that have missed calls which may come again.
     untold: Untold,
-    /// A registration has changed since they were looked at.
+    /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
 }
 
@@ -145,9 +145,9 @@ impl Calls {
         self.expected.get(&binding).into_iter().flatten().filter_map(|row| self.rows.get(&row.call))
     }
 
-    /// The call that an INVITE of this caller to this binding is expected for: the one of his that was announced, else whosever was announced
-    /// first, for a server may name a caller otherwise than his INVITE does. One that was declined stands for another caller's INVITE only where
-    /// nobody else was announced in its time: that is then as likely as not somebody whom its user would hear.
+    /// The call that an INVITE of this caller to this binding is expected for: the announced call of the same caller, else the call that was
+    /// announced first, since a server may name a caller otherwise than the INVITE does. A call that was declined stands for another caller's INVITE
+    /// only where no other caller was announced in its time: the INVITE may as well be from a caller that the user would answer.
     fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
         let theirs = || self.expected_by(binding).filter(|call| call.until() > now);
         theirs()
@@ -166,7 +166,7 @@ impl Calls {
         self.expected.get(&binding).is_some_and(|rows| rows.iter().all(|row| row.alone))
     }
 
-    /// A caller is announced to a binding, whether his call is expected there then or not.
+    /// Records that a caller was announced to a binding, whether its call is expected there then or not.
     fn note_announced(&mut self, binding: BindingId, caller: CallerKey) {
         let Self { rows, expected, .. } = self;
         for row in expected.get_mut(&binding).into_iter().flatten() {
@@ -301,7 +301,7 @@ impl Calls {
         }
     }
 
-    /// Nothing more can come for a call.
+    /// Forgets a call for which nothing more can come.
     pub(super) fn forget(&mut self, call: CallId) {
         let Some(row) = self.rows.remove(&call) else { return };
         if let Some(mark) = row.mark() {

@@ -8,8 +8,8 @@
 //! | the INVITE is cancelled, or its Expires ends | 487, and nobody was woken |
 //!
 //! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
-//! Those that one SIP server has sent are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
-//! They are looked at when a registration has changed, and not with each message.
+//! The INVITEs of one SIP server are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
+//! The waiting INVITEs are looked at when a registration has changed, and not with each message.
 
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,11 @@ pub const OVERTAKING_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Overtaking {
     binding: BindingId,
-    /// Which of them it is.
+    /// The branch of the INVITE.
     key: BranchId,
     server: ServerId,
     source: Source,
-    /// What its caller is counted by: read once, for it may be as long as a message.
+    /// The key by which the caller is counted: read once, because its address may be as long as a message.
     counted_by: CallerKey,
     until: Instant,
     /// When its Expires ends.

@@ -6,8 +6,9 @@
 //! | is in use and has granted nothing | it is closed, and that counts as any end of a flow |
 //! | leads to a SIP server and is not in use | it is closed |
 //!
-//! What a stranger wrote is passed on by an honest server, and the next one of its messages may come soon: a doubt is no failure. It makes no
-//! dial wait or lead elsewhere, and no account is told that its registration failed. Answers to what came by the stream go by it while it is open.
+//! An honest server passes on a stranger's malformed message, and another of the stranger's messages may follow soon: a doubt is no failure of the
+//! server. It makes no dial wait or lead elsewhere, and no account is told that its registration failed. Answers to requests that came by the stream
+//! take it while it is open.
 //!
 //! Invariant: doubts have a server dialled once in [`REST`] at most.
 

@@ -6,15 +6,15 @@
 //! | asked | close it | one member that stands registers by it → on trial; while none is registered, move → none | close it → none | – | – | → none |
 //! | on trial | close it | – | – | move → none | close it → none | → none |
 //!
-//! A server answers OPTIONS before it has its database; what an account needs of it is that it registers. The member on trial is any of those that
-//! stand, another one each time. It stands by the flow in use meanwhile, and what the better address refuses counts for nothing: it registers again by
-//! the flow in use.
+//! A server answers OPTIONS before it has its database; an account needs it to register. The member on trial is any registered one, another one each
+//! time. It is registered by the flow in use meanwhile, and a refusal of the better address counts for nothing: it registers again by the flow in
+//! use.
 //!
 //! A move registers every other member anew, each in its turn, on the better flow. The old one stays open as long as a call that
 //! came by it may need an answer, and its requests are believed until then, so no call is lost on the way.
 //!
-//! Invariant: a flow that has registered nobody never takes the place of one by which somebody is registered; one upstream has one probe at a
-//! time; what became of each flow is told once.
+//! Invariant: a flow that has granted no registration never takes the place of one by which a binding is registered; one upstream has one probe at a
+//! time; the outcome of each flow is told once.
 
 use std::time::Instant;
 
@@ -171,7 +171,7 @@ impl Endpoint {
         self.upstreams.get(id).and_then(|upstream| upstream.probe.as_ref()).is_some_and(|probe| probe.flow == flow)
     }
 
-    /// Its upstream is forgotten.
+    /// Abandons the probe of an upstream that is forgotten.
     pub(super) fn abandon_probe(&mut self, probe: &FailbackProbe) {
         self.core.transactions.abandon(probe.branch);
         self.upstreams.links.remove(&probe.flow);

@@ -1,4 +1,4 @@
-//! The flow toward a SIP server: dialled, up, lost; and whose turn it is on it.
+//! The flow toward a SIP server: dialled, up, lost; and the turns of its bindings on it.
 //!
 //! | link | wanted | dialled | dial failed | flow lost, first or settled | flow lost, soon again | wait over |
 //! | --- | --- | --- | --- | --- | --- | --- |

@@ -74,11 +74,11 @@ struct Upstream {
     trusted: Arc<[IpAddr]>,
     /// Whether DNS has told all of them.
     is_whole: bool,
-    /// Likewise those at which registrations stand.
+    /// The addresses at which registrations were granted, which are trusted likewise.
     granted_at: GrantedAt,
     /// When a REGISTER was answered last, or a message came by the flow.
     heard_at: Option<Instant>,
-    /// Where the SIP server sees this relay.
+    /// The address at which the SIP server sees this relay.
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
@@ -88,7 +88,7 @@ struct Upstream {
     replaced: Vec<FlowId>,
     /// How it has served of late.
     fitness: Fitness,
-    /// Those that wait for another try, and may begin before their time.
+    /// The bindings that wait for another try, and may begin before their time.
     recovery: Recovery,
     /// When a stream was left last because its messages could not be told apart.
     doubted_at: Option<Instant>,
@@ -187,7 +187,7 @@ impl Upstreams {
         self.rows.get(&id).is_some_and(|upstream| {
             let by_flow = matches!(&upstream.link, Link::Up { flow, .. } if *flow == source.flow);
             let ip = source.peer.ip().to_canonical();
-            // What is registered there on trial may be called by it.
+            // A flow that carries a registration on trial may also carry requests for that binding.
             let is_tried = upstream.probe.as_ref().is_some_and(|it| it.on_trial.is_some() && it.flow == source.flow);
             by_flow
                 || is_tried
@@ -312,7 +312,8 @@ impl Upstreams {
         self.enqueue_for(registration, registration.due_turn());
     }
 
-    /// Likewise after a flow was lost: what stood by it may stand no more than what did not, so that all whom the server has accepted go first.
+    /// Likewise after a flow was lost. A binding registered by that flow may be gone as well as one that was not registered, so all bindings that the
+    /// server has accepted go first.
     fn enqueue_after_a_loss(&mut self, registration: &mut Registration) {
         let turn = if registration.is_established() { Turn::First } else { registration.due_turn() };
         self.enqueue_for(registration, turn);
@@ -336,8 +337,8 @@ impl Upstreams {
         registration.turn = Turn::None;
     }
 
-    /// A REGISTER of a binding that went `by` this flow succeeded for this time: what failed before does not count any more. What follows for
-    /// others.
+    /// Records that a REGISTER of a binding that went `by` this flow succeeded for this time: earlier failures count no more. Returns the
+    /// consequences for others.
     pub(super) fn note_success(
         &mut self,
         now: Instant,
@@ -445,7 +446,7 @@ impl Endpoint {
         }
         let Some(upstream) = self.upstreams.get(id) else { return };
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            // What its server has sent by now is answered, and may go elsewhere.
+            // Messages that the server has sent by now are answered, and may use another flow.
             let crossing = now + self.core.settings.timing.transaction.t4;
             self.forget_upstream(id, Some(registration.instance), Some(crossing));
         }

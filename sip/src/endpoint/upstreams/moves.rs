@@ -6,16 +6,17 @@
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
-//! Whoever was turned away asks the next address at once, in its turn: the first time all of them, and while nobody is granted only the one
-//! for whom another address was sought. After silence a few of those that stand ask with them. Those that stand by a stream that was left,
-//! or by an address that was silent by UDP, follow once the next one has granted somebody. Who is granted there only after that follows at
-//! once, and so does whoever is granted there after it was given up. Whom an address that was left asks for credentials asks the next one for
-//! a nonce of its own.
-//! When a server serves again, those that wait for another try begin early, as `recovery` says: all after it had served nobody, and after a
-//! single failure those that failed once. It has served nobody when nobody is registered, when it was silent, or when it has granted nothing
-//! for 32 s and is unfit, or fails several whom it had accepted: what is refused between grants is too much for it, or an account's own misfortune.
+//! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
+//! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
+//! was left, or by an address that was silent by UDP, follow once the next address has granted a registration. A binding that the left address grants
+//! only after that follows at once, and so does one that it grants after its REGISTER was given up. A binding that a left address challenges gets a
+//! nonce of the next address.
+//! When a server serves again, bindings that wait for another try begin early, as `recovery` says: all of them after it had served none, and after a
+//! single failure those that failed once. It has served none when no binding is registered, when it was silent, or when it has granted nothing for 32
+//! s and is unfit, or fails several bindings that it had accepted: a REGISTER refused between grants means that it is overloaded, or is an account's
+//! own misfortune.
 //! An account that failed while others were granted is [known by that](Fitness::alone) until it is granted, and counts for nothing meanwhile.
-//! Who was told for how long to wait (Retry-After) waits for the server that said it.
+//! A binding that was told how long to wait (Retry-After) waits for the server that said it.
 //!
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
@@ -31,13 +32,13 @@ use crate::endpoint::{Endpoint, Offer, Output, Transport};
 use crate::id::{BindingId, FlowId, UpstreamId};
 use crate::registration::Registration;
 
-/// A SIP server by which others are served is unfit when those whom it has refused with 503 or 430, while it has granted nobody, count so much.
+/// A SIP server that serves others is unfit when its refusals with 503 or 430 since its last grant, weighted by binding, reach this sum.
 const UNFIT: u8 = 4;
-/// An account that it had accepted before counts so much.
+/// The weight of an account that it had accepted before.
 const PROVEN_COUNTS: u8 = 2;
-/// Another one counts so much; nothing while registrations of others pass through, which cannot be made anew by the relay.
+/// The weight of another one; zero while registrations of others pass through, which the relay cannot make anew.
 const NEW_COUNTS: u8 = 1;
-/// So many accounts that a SIP server had accepted are not served, whatever it answers: it is the server that fails.
+/// The number of accepted accounts left unserved, whatever is answered, from which on the server itself counts as failing.
 const SEVERAL: usize = 2;
 /// Accounts that are known to fail alone, at one SIP server.
 const ALONE_MAX: usize = 64;
@@ -48,57 +49,57 @@ const VAIN_MAX: u32 = 6;
 
 /// A REGISTER that is sent within this time after another was granted has come together with it.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// So many of those that stand ask the next address at once after silence.
+/// The number of registered bindings that ask the next address at once after silence.
 const FIRST_ASKERS: usize = 4;
 
 /// How a SIP server has served since it last granted a registration.
 #[derive(Debug, Default)]
 pub(super) struct Fitness {
-    /// Whom it refused with 503 or 430, and how much each counts; no more than make it unfit.
+    /// The bindings that it refused with 503 or 430, and how much each counts; no more than make it unfit.
     refused: BTreeMap<BindingId, u8>,
-    /// Those of whom it had accepted that it has not served, whatever it said; no more than [`SEVERAL`].
+    /// The bindings it had accepted before and has not served since, whatever it answered; no more than [`SEVERAL`].
     unserved: BTreeSet<BindingId>,
-    /// Those that it has not served while it granted others; no more than [`ALONE_MAX`].
+    /// The bindings that it has not served while it granted others; no more than [`ALONE_MAX`].
     alone: BTreeSet<BindingId>,
-    /// Whom it did not serve.
+    /// The extent to which it failed, if it did.
     failed: Option<Failed>,
-    /// How often another address was sought in vain.
+    /// The number of searches for another address that were in vain.
     vain: u32,
-    /// Those that were turned away have asked the next address.
+    /// Whether the bindings that were turned away have asked the next address.
     all_asked: bool,
-    /// Whom it left unanswered last, and when that was known.
+    /// The binding that it left unanswered last, and when that was known.
     unanswered: Option<(Instant, BindingId)>,
-    /// A registration was granted by the flow in use.
+    /// Whether a registration was granted by the flow in use.
     served: bool,
     /// When a registration was granted last, and of which binding if it is one of ours.
     granted: Option<(Instant, Option<BindingId>)>,
-    /// Those that stand by a flow that was left follow when the one in use grants one.
+    /// Whether the bindings registered by a flow that was left follow when the one in use grants one.
     follow: bool,
-    /// The address that is avoided now has left a REGISTER unanswered.
+    /// Whether the address that is avoided now has left a REGISTER unanswered.
     silent: bool,
     /// The binding that was refused or left unanswered at the address that is avoided now.
     turned_away: Option<BindingId>,
     /// When another address was asked for because this one served badly.
     moved_at: Option<Instant>,
-    /// A dial is under way beside the flow in use.
+    /// The dial that is under way beside the flow in use.
     look: Option<Look>,
 }
 
-/// What follows for others when a SIP server grants a registration.
+/// The consequences for other bindings when a SIP server grants a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::endpoint) struct Back {
-    /// Whom it did not serve before.
+    /// The extent to which it failed before.
     failed: Option<Failed>,
-    /// Those that stand by a flow that was left register by this one.
+    /// Whether the bindings registered by a flow that was left register by this one.
     follow: bool,
 }
 
-/// Whom a SIP server did not serve.
+/// The extent to which a SIP server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Failed {
-    /// Some.
+    /// Some bindings were not served.
     Some,
-    /// Anybody.
+    /// No binding was served.
     All,
 }
 
@@ -193,8 +194,8 @@ impl Upstream {
         self.registered_count > 0 || self.transit_refs > 0
     }
 
-    /// A registration was granted that was asked for `by` this flow; what follows for others, if anything. What comes late from a server that
-    /// was left says nothing of the one in use.
+    /// Records that a registration was granted that was asked for `by` this flow; returns the consequences for others, if any. A late answer of a
+    /// server that was left says nothing of the one in use.
     pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
         if matches!(self.link, Link::Up { flow, .. } if flow != by) {
             return None;
@@ -309,7 +310,7 @@ impl Endpoint {
         }
     }
 
-    /// So many of those that stand register by the flow in use, or the next one; but this one.
+    /// Has up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
     fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let bindings = &self.bindings;
@@ -322,8 +323,8 @@ impl Endpoint {
         }
     }
 
-    /// A SIP server has granted a registration of another endpoint: where it could not be reached it is dialled. That says nothing of those that it fails
-    /// alone: only whoever has failed once begins, unless it has served nobody here and failed several.
+    /// A SIP server has granted a registration of another endpoint: where it could not be reached it is dialled. That says nothing of the bindings
+    /// that it fails alone: only those that have failed once begin, unless it has served none here and failed several.
     pub(in crate::endpoint) fn on_upstream_serves(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let Fitness { failed, unserved, .. } = &upstream.fitness;
@@ -340,7 +341,7 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         match upstream.fitness.look.as_mut() {
-            // They would ask by the flow that is still in use.
+            // The bindings would still ask by the flow in use.
             Some(look @ Look::Sought) => *look = Look::Found,
             Some(Look::Found | Look::Needless) => {}
             None => {
@@ -385,11 +386,11 @@ impl Endpoint {
         self.ask_elsewhere(now, id);
     }
 
-    /// Those that were turned away ask the next address, in their turn.
+    /// Has the bindings that were turned away ask the next address, in their turn.
     fn ask_elsewhere(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(binding) = upstream.fitness.turned_away.take() else { return };
-        // Where each address turns them away, they wait like anybody else.
+        // Bindings that each address turns away wait like any other.
         let asks = if std::mem::replace(&mut upstream.fitness.all_asked, true) {
             vec![binding]
         } else {
@@ -484,7 +485,7 @@ impl Endpoint {
         }
     }
 
-    /// Nothing that came by the old flow waits for an answer any more.
+    /// Closes the old flow once no request that came by it waits for an answer.
     pub(in crate::endpoint) fn on_replaced_flow_due(&mut self, now: Instant, id: UpstreamId, old: FlowId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return self.close_stream(old) };
         // After a move there and back, the old flow is the one in use.

@@ -10,8 +10,8 @@
 //! | leaves two accounts unanswered within one transaction's time while it answers others | likewise |
 //! | is silent | [`SLOWEST`] |
 //!
-//! Invariant: whoever is not granted at once has a place, and keeps it, so that many who wait cost a timer each; what is sent
-//! again meanwhile moves all places back alike. A place that is not used is lost.
+//! Invariant: a REGISTER that is not granted a turn at once has a place, and keeps it, so that many that wait cost a timer each; retransmissions
+//! meanwhile move all places back alike. A place that is not used is lost.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,9 +42,9 @@ const LATE_MAX: Duration = Duration::from_millis(20);
 /// A burst at once, and then as many as the policy says in a second.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// What the policy says, in a second.
+    /// The policy's rate, per second.
     policy: u32,
-    /// What its server bears, in a second.
+    /// The rate that its server bears, per second.
     per_second: u32,
     rate: Rate,
     lowered_at: Option<Instant>,
@@ -55,16 +55,16 @@ pub(super) struct Pace {
     moved_back: Duration,
 }
 
-/// What is granted at an address.
+/// The turns that an address grants.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Granted {
-    /// So many may begin now.
+    /// The number that may begin now.
     pub(super) now: usize,
-    /// The others have their place at this time.
+    /// The place of the others.
     pub(super) later: Option<Place>,
 }
 
-/// A place among those who wait at an address.
+/// A place in the queue of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::endpoint) struct Place {
     /// When its turn comes.
@@ -99,7 +99,7 @@ impl Pace {
         }
     }
 
-    /// It refuses more than one account.
+    /// Lowers the pace: the server refuses more than one account.
     pub(super) fn refuse(&mut self, now: Instant) {
         if self.lowered_at.is_none_or(|at| at + LOWERED_EACH <= now) {
             self.lowered_at = Some(now);
@@ -107,12 +107,12 @@ impl Pace {
         }
     }
 
-    /// It has answered nothing: it is asked slowly, until it grants.
+    /// Begins anew with a server that has answered nothing: it is asked slowly, until it grants.
     pub(super) fn begin_anew(&mut self) {
         self.set(0);
     }
 
-    /// What its server bears, in a second.
+    /// The rate that its server bears, per second.
     pub(super) fn per_second(&self) -> u32 {
         self.per_second
     }

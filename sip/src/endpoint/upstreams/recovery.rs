@@ -1,4 +1,4 @@
-//! Who begins before its wait is over, when a SIP server serves again: a few, and more as it grants them.
+//! The bindings that register before their wait is over when a SIP server serves again: a few, and more as it grants them.
 //!
 //! | a REGISTER is | so many of those that wait begin |
 //! | --- | --- |
@@ -6,10 +6,11 @@
 //! | granted | 2, and 1 of the next [`CAREFUL_FOR`] after one was refused with 503 or 430 |
 //! | refused, or left unanswered | none |
 //!
-//! So a server that is well has all of them back after a few round trips, as fast as its pace allows, and one that can bear no more is asked no
-//! more for it: what it refuses begets nothing.
+//! A healthy server thus has all of them back after a few round trips, as fast as its pace allows, and a server at its limit is asked no more for it:
+//! a refusal lets no other REGISTER begin.
 //!
-//! Invariant: an account begins early once, and then waits in full before it may again; who was told for how long (Retry-After) never does.
+//! Invariant: an account begins early once, and then waits in full before it may again; an account that was told how long to wait (Retry-After) never
+//! does.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -23,16 +24,16 @@ const FEW: usize = 4;
 const MORE: usize = 2;
 /// How many by each of the next ones once the server has refused again.
 const CAREFUL: usize = 1;
-/// So many they are: a server that refuses no more than some accounts for good has the others back nearly as soon.
+/// The length of that: a server that refuses no more than some accounts for good has the others back nearly as soon.
 const CAREFUL_FOR: u8 = 4;
 
-/// Those that may begin at one SIP server.
+/// The bindings that may begin early at one SIP server.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     waiting: VecDeque<BindingId>,
     /// The server had served nobody: also those that have failed more than once are among them.
     all: bool,
-    /// By so many grants one alone begins.
+    /// The number of further grants by each of which one binding alone begins.
     careful: u8,
 }
 
@@ -62,7 +63,7 @@ impl Endpoint {
         if goes_on { self.go_on_recovering(now, id) } else { self.hurry(now, id, FEW) }
     }
 
-    /// It has granted another one.
+    /// The server has granted another one.
     pub(super) fn go_on_recovering(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let count = if upstream.recovery.careful > 0 { CAREFUL } else { MORE };

@@ -1,4 +1,4 @@
-//! When a SIP server is dialled again that could not be reached, or that soon ends what it has accepted.
+//! The redial of a SIP server that could not be reached, or that soon ends the connections that it has accepted.
 //!
 //! | dials that failed in a row, or flows that soon ended again | the next one |
 //! | --- | --- |
@@ -45,7 +45,7 @@ impl Endpoint {
         self.dial_soon(now, id);
     }
 
-    /// What is asked of a binding wants a flow.
+    /// Dials for a binding whose registration wants a flow.
     pub(in crate::endpoint) fn want_flow_anew(&mut self, now: Instant, binding: BindingId) {
         let wants = self.bindings.get(binding).filter(|registration| registration.wants_flow());
         if let Some(id) = wants.map(|registration| registration.upstream) {

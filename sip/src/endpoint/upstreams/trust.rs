@@ -1,10 +1,10 @@
-//! Which addresses and flows are those of SIP servers, whichever server's they are.
+//! The addresses and flows that belong to SIP servers, whichever server's they are.
 //!
-//! DNS may name few of many servers at a time, and another one than the one that has granted a registration: that one calls all the same, by
-//! a connection of its own or from another port. It is believed as long as what it has granted may stand.
+//! DNS may name few of many servers at a time, and another one than the one that has granted a registration: that server sends calls all the same, by
+//! a connection of its own or from another port. It is trusted as long as its grant may last.
 //!
-//! Invariant: what comes by another flow and from another address costs two look-ups, however many SIP servers there are: anybody may send
-//! to the socket of SIP servers.
+//! Invariant: a message by another flow and from another address costs two look-ups, however many SIP servers there are: anybody may send to the
+//! socket of SIP servers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -174,7 +174,7 @@ mod tests {
         upstreams.set_addresses(now, UpstreamId(1), [other].into(), true);
         assert!(!is_known(&upstreams, "192.0.2.1:5") && is_known(&upstreams, "192.0.2.2:5"));
         assert!(upstreams.trust.addresses.len() == 1);
-        // What it has granted stands; of many addresses few are kept, and nothing once it is gone.
+        // Addresses that have granted a registration stay trusted; of many addresses few are kept, and none once the upstream is gone.
         let minute = Duration::from_secs(60);
         for last in 1..=100 {
             let by = FlowId::Datagram(SocketAddr::from(([198, 51, 100, last], 5060)));

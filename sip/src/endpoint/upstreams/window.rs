@@ -6,11 +6,11 @@
 //! | for longer | as many as it has answered within the last [`SPAN`] |
 //! | either | [`FEW`] to [`MANY`] |
 //!
-//! So what waits at a server is worked off in about [`SPAN`], well before it is given up: a server that is slower than its pace is asked as fast
-//! as it answers, and its answers come in time.
+//! A server's backlog is thus worked off in about [`SPAN`], well before its REGISTERs are given up: a server that is slower than its pace is asked as
+//! fast as it answers, and its answers come in time.
 //!
-//! What was begun before something that has been answered is taken for lost, and not for waiting: it counts no more. And [`FEW`] may begin in each
-//! [`SPAN`] whatever is under way, so that a server that has lost all of it is found to be there.
+//! A REGISTER that began before one that has been answered is taken for lost, not for waiting: it counts no more. [`FEW`] may begin in each [`SPAN`]
+//! whatever is under way, so that a server that has lost all of them is still probed.
 //!
 //! Invariant: one may always begin where nothing is under way.
 
@@ -19,24 +19,24 @@ use std::time::{Duration, Instant};
 
 use crate::registration::Began;
 
-/// What a server is given to answer in.
+/// The time in which a server is expected to answer.
 const SPAN: Duration = Duration::from_secs(4);
-/// However little it answers, so many may be under way.
+/// The least number that may be under way, however little the server answers.
 const FEW: usize = 10;
-/// However much it answers, no more are; a stream has room for twice as many.
+/// The greatest number that may be under way, however much the server answers; a stream has room for twice as many.
 const MANY: usize = 2_048;
-/// The parts of [`SPAN`] that what begins and is answered is counted by.
+/// The parts of [`SPAN`] in which beginnings and answers are counted.
 const PARTS: usize = 8;
 
-/// What is under way at one SIP server, and what it has answered.
+/// The REGISTERs under way at one SIP server, and the number that it has answered.
 #[derive(Debug)]
 pub(super) struct Window {
     origin: Instant,
-    /// How many are under way that began in each part, but for those that are taken for lost.
+    /// The number under way that began in each part, except those that are taken for lost.
     waiting: BTreeMap<Began, usize>,
-    /// Since when something is.
+    /// The time since which any is under way.
     since: Option<Instant>,
-    /// What has begun in this part and in those before, and what was answered.
+    /// The numbers that have begun, and that were answered, in this part and in those before.
     begun: [u32; PARTS],
     answered: [u32; PARTS],
     part: Began,
@@ -86,7 +86,7 @@ impl Window {
     pub(super) fn answer(&mut self, now: Instant, began: Began) {
         self.turn(now);
         self.answered[0] += 1;
-        // Those of the part before may be only a little older.
+        // REGISTERs of the part before may be only a little older.
         self.waiting.retain(|other, _| other.0 + 1 >= began.0);
         self.rest();
     }
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(window.room(start, 100), 400);
         let began: Vec<_> = (0..400).map(|_| window.begin(start)).collect();
         assert_eq!(window.room(start, 100), 0);
-        // It answers 20 in a second, in its order.
+        // The server answers 20 in a second, in its order.
         for (tick, began) in (1..=200).zip(&began) {
             let now = start + Duration::from_millis(50) * tick;
             window.answer(now, *began);

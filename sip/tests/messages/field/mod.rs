@@ -8,11 +8,11 @@
 use bytes::Bytes;
 use sip::message::{Composer, Fault, Limits, Message, Name};
 
-/// What becomes of a message.
+/// The outcome of a message.
 enum Verdict {
-    /// It passes. What is read of it: the caller's name, the From tag, the To tag, the targets of its Contacts.
+    /// The message passes. The fields read from it: the caller's name, the From tag, the To tag, the targets of its Contacts.
     Read(Option<&'static str>, Option<&'static str>, Option<&'static str>, &'static [&'static str]),
-    /// It is a request that is answered with this fault.
+    /// The message is a request that is answered with this fault.
     Answered(Fault),
 }
 use Verdict::{Answered, Read};

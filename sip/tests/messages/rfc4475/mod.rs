@@ -7,14 +7,14 @@
 use bytes::Bytes;
 use sip::message::{Composer, Fault, Frame, Framer, Limits, Malformed, Message, Name};
 
-/// What becomes of a message at this layer.
+/// The outcome of a message at this layer.
 #[derive(Debug, PartialEq)]
 enum Verdict {
-    /// It parses and passes its check.
+    /// The message parses and passes its check.
     Sound,
     /// A request is answered with this status, a response is dropped.
     Faulty(Fault, u16),
-    /// It gets no answer.
+    /// The message gets no answer.
     Dropped(Malformed),
 }
 use Verdict::{Dropped, Faulty, Sound};

@@ -20,7 +20,7 @@ fn given_up() -> World {
     world
 }
 
-/// Who may still answer, as the shell was told.
+/// The devices that may still answer, as the shell was told.
 fn crossing(world: &World) -> Vec<(InstanceId, CallState)> {
     let told = world.events.iter().filter_map(|event| match event {
         Event::GivenUp { instance, state, .. } => Some((*instance, *state)),

@@ -1,4 +1,5 @@
-//! Who is told of a call that a device's stack has refused, and when: its caller's server may send it again in another form (RFC 3261 §8.1.3.5).
+//! The devices that are told of a call which a device's stack has refused, and when: its caller's server may send it again in another form (RFC 3261
+//! §8.1.3.5).
 
 use sip::endpoint::*;
 use sip::id::InstanceId;
@@ -8,7 +9,7 @@ use super::*;
 /// After these a caller's server may send the call again.
 const FORMS: [u16; 6] = [413, 414, 415, 416, 484, 488];
 
-/// Who has missed a call of whom, as the shell was told.
+/// The devices that have missed a call, and its caller, as the shell was told.
 fn missed(world: &World) -> Vec<(InstanceId, &str)> {
     let missed = world.events.iter().filter_map(|event| match event {
         Event::Missed { call, .. } => Some((call.instance, &*call.from)),

@@ -130,7 +130,7 @@ fn members(world: &World) -> Vec<InstanceId> {
     world.endpoint.callable_instances(world.binding)
 }
 
-/// Who was asked for an answer to a challenge, in order.
+/// The devices whose credentials were to answer a challenge, in order.
 fn asked(world: &World) -> Vec<InstanceId> {
     let asked = world.events.iter().filter_map(|event| match event {
         Event::Challenged { instance, .. } => Some(*instance),

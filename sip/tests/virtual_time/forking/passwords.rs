@@ -65,7 +65,7 @@ fn only_second(number: u64) -> u16 {
     if number == 2 { 200 } else { 403 }
 }
 
-/// Whose end was told: the shell unbinds them.
+/// The devices whose credentials were refused for good: the shell unbinds them.
 fn ended(world: &mut World) -> Vec<u64> {
     let events = std::mem::take(&mut world.events);
     let over: Vec<u64> = (1..9).filter(|number| events.iter().any(|event| refused(event, *number))).collect();
@@ -160,7 +160,7 @@ fn a_server_that_fails_or_asks_for_nothing_locks_nobody_out() {
     assert!((10..=18).contains(&times(&shown, 1)), "{}", times(&shown, 1));
     assert_eq!((members(&world).len(), ended(&mut world)), (2, vec![]));
     assert_eq!(pass(&mut world, 3600, |_| 200).iter().filter(|(by, _)| *by == 1).count().min(1), 1);
-    // It refuses each REGISTER of the first device before it has seen any credentials.
+    // The server refuses each REGISTER of the first device before it has seen any credentials.
     let mut world = changed(|_| 200);
     world.advance(seconds(2));
     for _ in 0..5 {

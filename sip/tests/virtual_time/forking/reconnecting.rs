@@ -21,13 +21,13 @@ fn ringing(noticed: bool) -> (World, Message) {
     (world, first)
 }
 
-/// It comes by flow 2; the INVITE that it gets there.
+/// The device comes by flow 2; the INVITE that it gets there.
 pub(super) fn come_back(world: &mut World) -> Message {
     world.attach(2);
     to_device(world, 2, "INVITE")
 }
 
-/// It answers an INVITE by flow 2, with this To tag.
+/// The device answers an INVITE by flow 2, with this To tag.
 pub(super) fn reply(world: &mut World, invite: &Message, status: u16, tag: &'static str) {
     let device = world.device(2);
     world.tag = tag;
@@ -216,7 +216,7 @@ fn a_phone_whose_earlier_connection_lives_answers_where_the_invite_came() {
         let acknowledged = branches_by(&world, 1, "ACK").contains(&branch(&first));
         assert_eq!(acknowledged, status == 486, "where its refusal came from");
     }
-    // What it says by its next connection is heard after that, too.
+    // The device's answer by its next connection counts after that, too.
     let (mut world, first) = ringing(false);
     come_back(&mut world);
     let earlier = world.device(1);

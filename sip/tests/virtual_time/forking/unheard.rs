@@ -70,7 +70,7 @@ fn a_phone_that_says_that_it_has_the_call_is_believed_without_a_180() {
         reply(&mut world, &first, 200, "one");
         assert_eq!((finals(&world), ended(&world)), (vec![200], vec![CallState::Answered]));
 
-        // It may be sent a CANCEL, for it has the INVITE (RFC 3261 §9.1).
+        // The device may be sent a CANCEL, for it has the INVITE (RFC 3261 §9.1).
         let (mut world, first) = unheard(woken, noticed);
         let second = come_back(&mut world);
         reply(&mut world, &second, 482, "copy");

@@ -1,4 +1,4 @@
-//! What a device has asked in its call, and its connection breaks before the answer (RFC 3261 §18.2.2).
+//! Requests of a device in its call whose connection breaks before the answer (RFC 3261 §18.2.2).
 
 use sip::endpoint::*;
 use sip::id::FlowId;

@@ -1,11 +1,11 @@
-//! Who calls: as the device and the push are told, and as the two sides may say it.
+//! The caller's identity: as the device and the push are told, and as the two sides may say it.
 
 use sip::message::Name;
 
 use super::leg::{CONTACT, Dialog, End, assert_unharmed};
 use crate::world::World;
 
-/// Whom the push names for a call with these header lines in place of its From.
+/// The caller in the push for a call with these header lines in place of its From.
 fn shown(lines: &str) -> (String, Option<String>) {
     let mut world = World::registered();
     let text = world.invite_text("call-1").replace("From: \"Bob\" <sip:bob@example.com>;tag=bob\r\n", lines);

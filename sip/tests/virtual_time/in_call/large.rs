@@ -33,7 +33,7 @@ fn lose(world: &mut World, was_open: bool) {
     world.input(Input::StreamLost { peer: server_address(), was_open });
 }
 
-/// What has left for the SIP server by UDP: methods, and the transports that their Vias name.
+/// The requests that have left for the SIP server by UDP: methods, and the transports that their Vias name.
 fn by_udp(world: &World) -> Vec<(String, String)> {
     let sent = world.sent.iter().filter(|sent| sent.flow == world.upstream.flow);
     sent.filter_map(|sent| Some((sent.message.method_text()?.into(), sent.message.via()?.transport.into()))).collect()

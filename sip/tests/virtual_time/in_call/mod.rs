@@ -1,5 +1,5 @@
-//! What happens in a call, in virtual time: early and confirmed dialogs, what passes in them and what does not, and devices
-//! that are away for a moment. Each test names the RFC section that it shows.
+//! Calls in virtual time: early and confirmed dialogs, the requests that pass in them and those that do not, and devices that are away for a moment.
+//! Each test names the RFC section that it shows.
 
 mod asked;
 mod detached;

@@ -1,4 +1,4 @@
-//! What proves the device of a lent account to the relay, in a call: it goes no further (RFC 3261 §22.3, RFC 8898 §3).
+//! The proof of a lent account's device to the relay, in a call: it goes no further (RFC 3261 §22.3, RFC 8898 §3).
 
 use sip::endpoint::Input;
 use sip::id::FlowId;

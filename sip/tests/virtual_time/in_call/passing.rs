@@ -1,4 +1,4 @@
-//! What passes inside a dialog, in both directions and to the byte; and what does not, outside of one.
+//! Requests that pass inside a dialog, in both directions and to the byte; and those that do not pass outside of one.
 
 use sip::endpoint::*;
 use sip::id::FlowId;

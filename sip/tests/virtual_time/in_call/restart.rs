@@ -11,7 +11,7 @@ use crate::world::{REGISTRAR, World, seconds};
 const FIRST: FlowId = FlowId::Stream(7);
 const NEXT: FlowId = FlowId::Stream(8);
 
-/// A call that stands, and whose SIP server's stream has ended; nobody answers dials by himself.
+/// An established call whose SIP server's stream has ended; dials are left unanswered.
 fn cut_off(wanted: bool) -> (World, Dialog) {
     let mut world = World::registered_with(FIRST, |_| {});
     let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);

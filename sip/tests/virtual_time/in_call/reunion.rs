@@ -20,7 +20,7 @@ fn drop_device(world: &mut World) {
     world.input(Input::Closed(FlowId::Stream(1)));
 }
 
-/// What was sent to device 2, in order, without the answers to its REGISTERs.
+/// The requests that were sent to device 2, in order, without the answers to its REGISTERs.
 fn to_new_flow(world: &World) -> Vec<String> {
     let sent = world.sent.iter().filter(|sent| sent.flow == FlowId::Stream(2) && sent.message.is_request());
     sent.map(|sent| sent.message.method_text().unwrap().to_owned()).collect()
@@ -101,7 +101,7 @@ fn a_device_that_comes_back_late_hears_that_its_call_is_over() {
             let heard = world.sent.iter().filter(|sent| sent.message.method_text() == Some("BYE"));
             assert_eq!(heard.map(|sent| sent.flow).collect::<Vec<_>>(), [FlowId::Stream(flow)], "noticed: {noticed}");
             if flow == 2 {
-                // It is away again, and nobody knows whether it has heard it.
+                // The device is away again, and nobody knows whether it has heard the BYE.
                 world.input(Input::Closed(FlowId::Stream(2)));
                 world.advance(seconds(30));
             }
@@ -147,7 +147,7 @@ fn byes_that_a_device_is_to_hear_late_are_bounded_and_end_with_it_and_with_their
             assert_eq!(to_new_flow(&world).len(), sip::endpoint::parked::OWED_PER_DEVICE, "one of each call");
         }
     }
-    // They are as late as what a stream delivers, and no later.
+    // The BYEs are as late as what a stream delivers, and no later.
     for (after, heard) in [(15 * 60, 1), (15 * 60 + 26, 0)] {
         let (mut world, dialog) = in_call();
         drop_device(&mut world);
@@ -357,7 +357,7 @@ fn a_server_that_cannot_be_reached_again_is_480_to_its_device() {
     assert_eq!(world.count("BYE 480"), 0);
     world.advance(seconds(2));
     assert_eq!(world.count("BYE 480"), 1);
-    // It is wiped with its requests, too.
+    // A wiped device loses its requests, too.
     let info = dialog.request(End::Device, "INFO", 3, "", b"");
     world.receive_bytes(device, &info);
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });

@@ -18,7 +18,7 @@ fn the_ringing_that_the_relay_tells_of_itself_names_where_the_call_waits() {
         world.input(Input::Ring { call, instance });
         let ringing = world.last("INVITE 180");
         assert_eq!(ringing.text(Name::Contact), Some(&*format!("<sip:{}@{contact}>", world.binding)));
-        // What its server sends there is in no dialog here.
+        // A request that the server sends to that Contact is in no dialog here.
         let text = world.head("call-1", "UPDATE", 2, &format!(";tag={}", ringing.to().unwrap().tag().unwrap()));
         let text = format!("UPDATE sip:{}@relay.test:5070 SIP/2.0\r\n{text}Content-Length: 0\r\n\r\n", world.binding);
         world.receive(world.upstream, &text);

@@ -1,4 +1,4 @@
-//! What one device sends to a SIP server by a stream that carries the calls of others, too: the server closes it for what it cannot read.
+//! Messages of one device to a SIP server by a stream that carries the calls of others, too: the server closes it for a message it cannot read.
 
 use sip::endpoint::{CallState, Side, Source};
 use sip::message::{Message, Name};
@@ -10,8 +10,8 @@ use crate::world::{SDP, World};
 const MAX: usize = 15 * 1024;
 const IDENTITY: [Name; 4] = [Name::Via, Name::From, Name::CallId, Name::CSeq];
 
-/// What a device makes of what it is to copy: nothing, less, more, or something else. The Via of this relay is there, without
-/// which nothing tells what the response is for.
+/// A device's copies of the headers that it must copy: none, fewer, more, or others. The Via of this relay is there, without which nothing tells
+/// which request the response is for.
 fn odd_copies(request: &Message, status: u16) -> Vec<String> {
     let via = request.text(Name::Via).unwrap();
     let number = request.text(Name::CSeq).unwrap();

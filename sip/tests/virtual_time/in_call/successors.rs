@@ -186,7 +186,7 @@ fn a_device_that_has_come_in_its_new_name_before_its_earlier_one_ends_has_what_t
     world.instance = earlier;
     enable_again(&mut world);
     assert_eq!(flow_of(&world, "INFO"), Some(FlowId::Stream(2)), "its earlier connection may be dead");
-    // It may be the one that the phone still talks by.
+    // The earlier connection may be the one that the phone still talks by.
     dialog.send(&mut world, End::Device, "INFO", 3);
     assert_eq!(world.count("INFO 403"), 0);
     talks(&mut world, &dialog, 2);

@@ -4,7 +4,7 @@ use super::leg::{Dialog, End};
 use crate::world::{World, seconds};
 use sip::message::Name;
 
-/// What peers write into Contact, and send to each other as Request-URI from then on.
+/// URIs that peers write into Contact, and send to each other as Request-URI from then on.
 const ODD: &[&str] = &[
     "sip:x@h;x-tiu=\"VGhd==\"",
     "sip:x@h;a=\"b;c\";lr",

@@ -1,4 +1,4 @@
-//! What the token in our Route opens: the dialogs of the request that it was made for, and no way to begin another one.
+//! The reach of the token in our Route: the dialogs of the request that it was made for, and no other one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ const METHODS: [&str; 8] = ["INVITE", "MESSAGE", "SUBSCRIBE", "REFER", "OPTIONS"
 const FROM: &str = "f: <sip:alice@example.com>;tag=peer";
 const TO: &str = "To: \"Bob\" <sip:bob@example.com>;tag=bob";
 
-/// What a request of the device with another From and To came to: its answer, else what reached the SIP server.
+/// The result of a device's request with another From and To: its answer, else the request that reached the SIP server.
 fn sent_with(world: &mut World, dialog: &Dialog, method: &str, (from, to): (&str, &str), n: usize) -> String {
     let text = String::from_utf8(dialog.request(End::Device, method, 7, "", b"")).unwrap();
     assert!(text.contains(FROM) && text.contains(TO), "{text}");

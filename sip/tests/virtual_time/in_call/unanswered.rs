@@ -175,7 +175,7 @@ fn called_by_a_connection(flow: FlowId, leads_to: &str, transport: Transport) ->
     (world, invite)
 }
 
-/// What left by connections of their own: to where, by what, and which status.
+/// The answers that left by connections of their own: peer, transport and status.
 fn anew(world: &World) -> Vec<(String, Transport, u16)> {
     let answers = world.answers.iter();
     answers.map(|it| (it.peer.to_string(), it.transport, it.message.status().unwrap())).collect()
@@ -261,7 +261,7 @@ fn nobody_but_its_sip_server_has_the_relay_open_a_connection() {
     assert_eq!(anew(&world), []);
 }
 
-/// It may be what the SIP server closes its streams for.
+/// The answer may be the reason why the SIP server closes its streams.
 #[test]
 fn a_final_answer_is_sent_by_one_more_stream_and_by_no_third() {
     let mut world = registered();
@@ -281,7 +281,7 @@ fn a_final_answer_is_sent_by_one_more_stream_and_by_no_third() {
     assert_eq!(by(&world, "INVITE 486"), [FIRST, NEXT]);
 }
 
-/// It repeats its 200 itself.
+/// The device repeats its 200 itself.
 #[test]
 fn a_2xx_follows_to_each_stream_as_its_device_repeats_it() {
     let mut world = registered();

@@ -49,7 +49,7 @@ fn proof(world: &World, method: &str, password: &str) -> String {
     format!("Proxy-Authorization: {value}\r\n")
 }
 
-/// What went by a flow, in order.
+/// The messages by a flow, in order.
 fn by(world: &World, flow: FlowId) -> Vec<String> {
     let sent = world.sent.iter().zip(world.descriptions()).filter(|(sent, _)| sent.flow == flow);
     sent.map(|(_, what)| what).collect()
@@ -123,7 +123,7 @@ fn without_a_register_a_request_is_challenged_and_its_answer_proves_the_device_f
         assert_eq!(by(&world, FlowId::Stream(2)).last().unwrap(), "INFO", "what has waited goes there");
         dialog.send(&mut world, End::Caller, "MESSAGE", 3);
         assert_eq!(by(&world, FlowId::Stream(2)).last().unwrap(), "MESSAGE");
-        // It is in its dialogs, and nowhere else.
+        // The device is in its dialogs, and nowhere else.
         assert_eq!(world.endpoint.counts().attached, 0);
         world.invite("call-2");
         assert_eq!(by(&world, FlowId::Stream(2)).iter().filter(|it| *it == "INVITE").count(), 0);
@@ -208,7 +208,7 @@ fn a_phone_that_answers_by_a_connection_without_a_register_has_the_call() {
     let info = world.last("INFO");
     world.reply(world.device(2), &info, 200, &[], "");
     assert_eq!(world.count("INFO 200"), 1);
-    // What it asks itself it proves.
+    // A request of the device's own needs a proof.
     send(&mut world, &dialog, 2, "BYE", 2, "");
     assert_eq!((world.count("BYE 407"), world.count("BYE")), (1, 0));
     let lines = proof(&world, "BYE", SECRET);
@@ -249,7 +249,7 @@ fn a_phone_that_declines_by_a_connection_without_a_register_is_heard() {
     world.reply(world.device(2), &invite, 486, &[], "");
     assert_eq!((by(&world, SERVER), by(&world, FlowId::Stream(2))), (vec!["INVITE 486".into()], vec!["ACK".into()]));
     assert_eq!(world.final_states(), [CallState::Declined]);
-    // Whoever does not know the branch is nobody.
+    // A device that does not know the branch is ignored.
     let (mut world, invite) = ringing();
     let other = String::from_utf8(invite.to_bytes().to_vec()).unwrap();
     let branch = invite.via().unwrap().branch().unwrap().to_owned();

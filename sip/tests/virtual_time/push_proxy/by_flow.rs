@@ -281,7 +281,7 @@ fn an_end_passes_also_when_nothing_is_known_of_it() {
     nothing_is_left(&through);
 }
 
-/// What its registrar has not accepted, and what comes back too late, leaves nothing.
+/// A REGISTER that its registrar has not accepted, or accepts too late, leaves nothing.
 #[test]
 fn a_challenge_a_silent_registrar_and_a_flow_that_ends_first_leave_nothing() {
     let mut through = serving();
@@ -312,7 +312,7 @@ fn a_device_that_turns_to_pushes_or_from_them_has_one_registration() {
     assert_eq!(through.world.descriptions(), ["INVITE 404", "INVITE 100", "INVITE"]);
 }
 
-/// What another server accepts is nothing to this one (as of RFC 8599).
+/// A registration that another server accepts changes nothing at this one (as of RFC 8599).
 #[test]
 fn one_at_another_server_has_another_path_and_ends_nothing() {
     let (mut through, path) = registered(OUTBOUND);
@@ -351,7 +351,7 @@ fn an_account_and_a_connection_have_so_many() {
     assert!(refused.text(Name::Warning).is_some_and(|text| text.contains("this connection")), "{refused:?}");
 }
 
-/// What is accepted has its place: of more accounts than a connection carries, those beyond hear it before they register.
+/// An accepted REGISTER has a place: of more accounts than a connection carries, those beyond are refused before they register.
 #[test]
 fn accounts_that_register_by_a_connection_at_once_are_no_more_than_it_carries() {
     let mut through = serving();
@@ -413,7 +413,8 @@ fn a_strangers_account_that_its_server_turns_away_leaves_its_flow_and_its_calls_
     assert_eq!((answered.message.status(), answered.flow), (Some(200), server.flow));
 }
 
-/// What pjsip sends after its network has changed, or when it has learned its address: the new Contact, and the old one that is to go (RFC 3261 §10.2.2).
+/// The REGISTER that pjsip sends after its network has changed, or when it has learned its address: the new Contact, and the old one that is to go
+/// (RFC 3261 §10.2.2).
 #[test]
 fn a_new_contact_comes_in_the_register_that_takes_the_old_one_away() {
     let new = "<sip:alice@198.51.100.7:4711;transport=tls>";

@@ -1,4 +1,4 @@
-//! What a device cannot make of the relay: a flooder, an open proxy, a memory hog.
+//! The limits that keep a device from using the relay as a flooder, an open proxy or a memory hog.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn a_flow_and_an_aor_have_so_many_registrations_at_most() {
     );
 }
 
-/// RFC 3261 §22: whoever guesses passwords through the relay loses the connection.
+/// RFC 3261 §22: a client that guesses passwords through the relay loses the connection.
 #[test]
 fn a_flow_that_fails_to_prove_anybody_five_times_is_closed() {
     let mut through = Through::new();
@@ -100,7 +100,7 @@ fn a_challenge_that_a_register_had_no_proof_for_and_an_old_nonce_close_no_flow()
     assert!(through.world.closed.is_empty(), "a proof that is right takes back what was counted for its AOR");
     let another = Register { to: "sip:bob@example.com", ..proof.clone() };
     let elsewhere = Register { uri: "sip:elsewhere.example", ..proof.clone() };
-    // For whom a proof fails, and for whom one is right: another AOR; and another server, which may be one's own.
+    // The REGISTER whose proof fails, and one whose proof is right: another AOR; and another server, which may be the client's own.
     for (fails, right) in [(&another, &proof), (&proof, &elsewhere)] {
         let mut through = Through::new();
         for _ in 0..5 {
@@ -144,7 +144,7 @@ fn the_shards_of_a_register_its_path_and_its_aor_are_one() {
     assert_eq!(Endpoint::shard_of(&invite), shard);
 }
 
-/// Whoever has a server of his own that says 200 to everything can register and unregister as often as he likes.
+/// The owner of a SIP server that says 200 to everything can register and unregister as often as desired.
 #[test]
 fn registrations_that_come_and_go_leave_no_timers() {
     let mut through = Through::new();
@@ -239,7 +239,7 @@ fn a_phone_that_leaves_while_it_waits_for_its_turn_gives_everything_back() {
     assert_eq!(through.left(), 20, "every way is given back");
 }
 
-/// Whoever has REGISTERs sent to a silent server of his own takes their room from nobody else.
+/// REGISTERs to a stranger's silent server take room from no other source.
 #[test]
 fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
     let mut through = Through::new();
@@ -299,7 +299,7 @@ fn all_user_names_of_a_proof_are_told_and_a_star_renews_nothing() {
     assert_eq!(asked(&stranger, &[decoy, hers]), Ok((false, Some("alice decoy".into()))));
     let proxy = "Proxy-Authorization: Digest realm=r, username*=UTF-8''al%69ce";
     assert_eq!(asked(&stranger, &[decoy, hers, proxy]), Ok((false, Some("al%69ce alice decoy".into()))));
-    // Whoever was called by her has read this name of her device.
+    // Anybody whom she has called has read this name of her device.
     let called = Register::by(66).contact("<sip:m@h>;+sip.instance=\"<urn:uuid:1>\"");
     assert_eq!(asked(&called, &[hers]), Ok((false, Some("alice".into()))));
     let other_token = "<sip:m@h;pn-provider=fcm;pn-prid=guess>;+sip.instance=\"<urn:uuid:1>\"";

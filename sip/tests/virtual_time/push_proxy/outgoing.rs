@@ -224,7 +224,7 @@ fn a_service_route_and_a_proxy_may_be_given_back_with_and_without_the_value_of_t
 }
 
 /// RFC 3261 §16.5: a proxy that is responsible for a target judges it, and the relay is for none. A transfer (RFC 3515) and a redirection name the
-/// Contact of whoever is called.
+/// callee's Contact.
 #[test]
 fn whatever_a_request_is_for_it_goes_to_its_own_sip_server_and_nowhere_else() {
     let mut through = registered(&[("Service-Route", SERVICE)]);
@@ -380,7 +380,7 @@ fn a_registration_that_is_over_calls_nobody() {
     refused(&mut through, &Begun::new("INVITE"));
 }
 
-/// Alice's phone is registered by flow 1, and Bob's by this one, at a server of his own, which has the flow that is returned.
+/// Alice's phone is registered by flow 1, and Bob's by this one, at another server, which has the flow that is returned.
 fn also_bob(by: u64) -> (Through, FlowId) {
     let mut through = registered(&[]);
     through.server = UpstreamId(7);
@@ -445,7 +445,7 @@ fn a_caller_who_gives_up_or_is_gone_leaves_nobody_ringing() {
         world.reply(server, &invite, 487, &[], "");
         assert_eq!(world.count("INVITE 487"), usize::from(!gone));
         if gone {
-            // It comes back, and hears what has become of its call.
+            // The device comes back, and hears the outcome of its call.
             through.registered(&Register::by(2));
             let world = &through.world;
             assert_eq!(
@@ -497,7 +497,7 @@ fn a_device_and_its_address_begin_so_much_at_most() {
     assert_eq!(world.count("MESSAGE"), 31);
 }
 
-/// So many requests of one kind; how many of them went on.
+/// Sends so many requests of one kind; returns how many of them went on.
 fn begin_many(world: &mut World, flow: u64, from: &'static str, method: &'static str, times: usize) -> usize {
     let before = world.count(method);
     for number in 0..times {

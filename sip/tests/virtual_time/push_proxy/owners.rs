@@ -7,7 +7,7 @@ use sip::message::Name;
 use super::through::{PN, Register, Through};
 use crate::world::REGISTRAR;
 
-/// The server of a stranger, which says 200 to whatever he registers.
+/// Mallory's server, which says 200 to every REGISTER.
 const EVIL: UpstreamId = UpstreamId(66);
 
 /// The ways by which a REGISTER for Alice may come to another server than hers.
@@ -28,7 +28,7 @@ fn ways() -> Vec<(&'static str, Register)> {
     ]
 }
 
-/// What he registers, and for how long.
+/// The Contacts that Mallory registers, and for how long.
 fn claims() -> Vec<(&'static str, String, u32)> {
     vec![
         ("everything away", "*".into(), 0),
@@ -119,7 +119,7 @@ fn a_second_proxy_behind_her_own_is_not_asked() {
     assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 403")), (0, 1));
 }
 
-/// A REGISTER of his, which her own server accepts because it reads his own address of record in it, is not hers here.
+/// A REGISTER of Mallory's, which Alice's own server accepts because it reads Mallory's address of record in it, is not Alice's here.
 #[test]
 fn an_address_of_record_that_can_be_read_in_two_ways_is_nobodys() {
     for to in [
@@ -164,7 +164,7 @@ fn an_address_of_record_that_can_be_read_in_two_ways_is_nobodys() {
     }
 }
 
-/// What stands beside the one address decides nothing.
+/// Text beside the one address decides nothing.
 #[test]
 fn an_odd_address_of_record_that_can_be_read_in_one_way_is_taken() {
     for to in [

@@ -99,7 +99,7 @@ fn a_query_hears_which_services_there_are_and_travels_nowhere() {
     assert_eq!((counts.push_bindings, counts.waiting, through.left()), (0, 0, 2));
 }
 
-/// What became of a proof is told once, however the REGISTER ends.
+/// The outcome of a proof is told once, however the REGISTER ends.
 #[test]
 fn each_register_that_passes_ends_once_and_its_proof_is_judged() {
     let judged = |through: &mut Through| {

@@ -44,7 +44,7 @@ fn a_device_that_wakes_by_itself_is_pushed_only_when_it_has_not() {
     assert_eq!(through.refreshes(), 1);
 }
 
-/// What is sealed cannot be opened for longer; a server of a stranger's may grant a hundred years.
+/// A sealed registration cannot be opened for longer; a stranger's server may grant a hundred years.
 #[test]
 fn a_registration_for_longer_than_anything_is_kept_is_refreshed_before_that_or_over() {
     const DAY: u64 = 86_400;

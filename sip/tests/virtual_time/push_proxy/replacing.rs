@@ -134,7 +134,7 @@ fn a_call_that_waits_goes_to_its_phone_with_another_push_token_and_is_not_pushed
         close(&mut through, 1);
         through.call("c1", &path);
         if comes_by == 1 {
-            // It comes with the old one first.
+            // The phone comes with the old Contact first.
             through.registered(&Register::by(1));
         }
         through.registered(&Register::by(comes_by).contact(LATER));

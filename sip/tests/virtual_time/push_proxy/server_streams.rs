@@ -1,4 +1,4 @@
-//! What a device has asked when the stream to its SIP server ends (RFC 3261 §18.2.2, RFC 3263 §4.3).
+//! Requests of a device that are unanswered when the stream to its SIP server ends (RFC 3261 §18.2.2, RFC 3263 §4.3).
 
 use std::net::IpAddr;
 
@@ -41,7 +41,7 @@ fn lose(world: &mut World, next: FlowId) {
     world.input(Input::Closed(before));
 }
 
-/// What went by a flow: each request with its branch.
+/// The requests by a flow, each with its branch.
 fn by(world: &World, flow: FlowId) -> Vec<(String, String)> {
     let sent = world.sent.iter().filter(|sent| sent.flow == flow && sent.message.is_request());
     let told = sent.map(|sent| (sent.message.method_text().unwrap().to_owned(), branch(&sent.message)));

@@ -9,7 +9,7 @@ use sip::message::{Message, Name};
 
 use crate::world::{REGISTRAR, World, server_address};
 
-/// What Alice's phone says of its push service.
+/// The push parameters of Alice's phone.
 pub const PN: &str = ";pn-provider=fcm;pn-param=project;pn-prid=token";
 /// The push services that the shell has.
 pub const SERVICES: &[&str] = &["apns", "fcm"];
@@ -17,7 +17,7 @@ pub const SERVICES: &[&str] = &["apns", "fcm"];
 pub struct Through {
     pub world: World,
     cseq: u32,
-    /// What the shell says to a REGISTER: its way, or a status.
+    /// The shell's answer to a REGISTER: its route, or a status.
     pub verdict: Result<(), u16>,
     /// The number that the shell has for the SIP server of the next REGISTER.
     pub server: UpstreamId,
@@ -184,7 +184,7 @@ impl Through {
         ends.collect()
     }
 
-    /// What was taken back that is not known: the keys of its Contacts, and whether their registrations are named.
+    /// The Contacts that were removed and are not known: their keys, and whether their registrations are named.
     pub fn taken_back(&self) -> Vec<(String, bool)> {
         let taken = self.world.events.iter().filter_map(|event| match event {
             Event::TakenBack(taken) => Some(&taken.contacts),

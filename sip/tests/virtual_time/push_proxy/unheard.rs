@@ -39,7 +39,7 @@ fn options_that_a_suspended_phone_leaves_unanswered_are_answered_for_it_and_it_i
         ask(&mut through, &path, "OPTIONS", call_id);
     }
     assert_eq!(through.world.descriptions(), ["OPTIONS 200", "OPTIONS 200"]);
-    // It is there again, and answers what has been answered.
+    // The phone is there again, and answers a request that was answered for it.
     through.world.sent.clear();
     through.world.reply(device, &first, 200, &[], "");
     assert_eq!(through.world.descriptions(), [] as [&str; 0]);

@@ -37,12 +37,12 @@ use server::Server;
 /// How long attached devices may take: a fixed part, and one for each.
 const ATTACH_WITHIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(20));
 
-/// What a run against another server found.
+/// The results of a run against another server.
 #[derive(Debug, Serialize)]
 pub struct Against {
-    /// What was run.
+    /// The plan of the run.
     pub plan: Plan,
-    /// What the server calls itself.
+    /// The server's name for itself.
     pub server: String,
     /// Calls that are pushed and cancelled; the floor's.
     pub cancelled: Option<Calls>,
@@ -59,9 +59,9 @@ pub struct Calls {
     pub rate: u32,
     /// The server's CPU for each, all its processes together.
     pub cpu_us: f64,
-    /// What became of them.
+    /// The outcome of the calls.
     pub outcome: Outcome,
-    /// Who used the processors.
+    /// Use of the processors.
     pub shares: Shares,
 }
 
@@ -128,7 +128,7 @@ struct Stage<'a> {
     plan: &'a Plan,
     server: Server,
     caller: Arc<Caller>,
-    /// Who comes when it is pushed; `None`: nobody does, and calls are cancelled.
+    /// The devices that come when they are pushed; `None`: none does, and calls are cancelled.
     devices: Option<Arc<Devices>>,
 }
 

@@ -15,7 +15,7 @@ use crate::wire::Tasks;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
-/// Who hears of pushes: the caller, and the devices that come then.
+/// The receivers of pushes: the caller, and the devices that come then.
 type Told = Arc<OnceLock<(Arc<Caller>, Option<Arc<Devices>>)>>;
 
 /// The stand-in.

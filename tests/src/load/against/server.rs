@@ -1,4 +1,4 @@
-//! What the calls are placed at: a program that this run has started, and its addresses.
+//! The server that the calls are placed at: a program that this run has started, and its addresses.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ pub(super) struct Server {
     pub(super) udp: SocketAddr,
     /// Where devices come; `None` when none do.
     pub(super) tls: Option<SocketAddr>,
-    /// What it calls itself.
+    /// The server's name for itself.
     pub(super) name: String,
     /// Its files.
     pub(super) _scratch: Scratch,

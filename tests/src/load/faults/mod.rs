@@ -53,10 +53,10 @@ pub struct Arguments {
     /// Print JSON, a line for each fault, in place of the table
     #[arg(long)]
     pub json: bool,
-    /// What earlier runs have printed with `--json`, to be shown beside it
+    /// JSON output of earlier runs (`--json`), to be shown beside this one
     #[arg(long, value_name = "JSON")]
     pub before: Vec<PathBuf>,
-    /// What earlier runs have printed with `--json`: the table is made of it, and nothing is measured
+    /// JSON output of earlier runs (`--json`): the table is made of it, and nothing is measured
     #[arg(long, value_name = "JSON")]
     pub table_of: Vec<PathBuf>,
     /// `RUST_LOG` of the relay

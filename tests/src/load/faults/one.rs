@@ -35,13 +35,13 @@ const TURN: u32 = RATES.1 / RATES.0 + 1;
 const WARM: u32 = 4;
 /// How long a call waits for its device; a push after that is too late.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// What calls may take beyond that to end.
+/// The time that calls may take beyond that to end.
 const BEYOND: Duration = Duration::from_secs(4);
 /// Enablings under way at once.
 const CONCURRENCY: u32 = 16;
 /// How long starting, enabling and registering may take.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// What the registrar grants, in seconds.
+/// The lifetime that the registrar grants, in seconds.
 const GRANT: u32 = 3_600;
 /// How often the accounts are looked at until all are registered.
 const LOOK: Duration = Duration::from_millis(20);
@@ -53,7 +53,7 @@ pub fn bound(calls: u32) -> Duration {
     READY_WITHIN + warm_up + Duration::from_secs((calls / RATES.0).into()) + DEADLINE + 2 * BEYOND
 }
 
-/// Who is called: each app's accounts are one range, the first of which are called before anything is measured.
+/// The accounts that are called: each app's are one range, the first of which are called before anything is measured.
 struct Cast {
     calls: u32,
 }

@@ -1,4 +1,4 @@
-//! What one fault came to, and the table of all of them, perhaps beside what they came to before.
+//! The results of one fault, and the table of all of them, perhaps beside earlier results.
 //!
 //! Invariant: every figure that is printed is in the JSON too.
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::calls::Outcome;
 
-/// What one fault came to.
+/// The results of one fault.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Its name.
     pub fault: String,
-    /// What it is.
+    /// The description of the fault.
     pub words: String,
     /// The calls to the app whose push service has it.
     pub own: Figures,
@@ -28,13 +28,13 @@ pub struct Row {
     pub exchanges: u64,
     /// Pushes that were taken when their call was over.
     pub late_pushes: u64,
-    /// What the service would have objected to.
+    /// The objections of the service.
     pub objections: Vec<String>,
     /// How late a 1 ms timer was beside it: a floor below every latency.
     pub timer_lag_p99_ms: f64,
 }
 
-/// What became of some calls.
+/// The outcome of some calls.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Figures {
     /// Calls.
@@ -78,9 +78,9 @@ impl Figures {
 /// A table.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// What was measured.
+    /// The rows of this run.
     pub rows: Vec<Row>,
-    /// What was measured earlier, shown beside it.
+    /// The rows of earlier runs, shown beside them.
     pub before: Vec<Row>,
     /// Faults that could not be measured, each with its name, what it is and why.
     pub failed: Vec<(&'static str, &'static str, String)>,

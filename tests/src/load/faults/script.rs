@@ -13,19 +13,19 @@ use crate::webpush::Answer as Web;
 pub struct Fault {
     /// How the command line names it; it begins with the service.
     pub name: &'static str,
-    /// What it is.
+    /// The description of the fault.
     pub words: &'static str,
     /// Which of the app's services has it.
     pub service: Service,
     /// Whether the service had taken pushes before.
     pub warm: bool,
-    /// What is at the first of the two addresses that the service's name has; `None`: it has one.
+    /// The behaviour of the first of the two addresses that the service's name has; `None`: it has one.
     pub first_address: Option<Mood>,
-    /// What happens, and when, counted from the first call.
+    /// The events of the fault, with their times counted from the first call.
     deeds: Deeds,
 }
 
-/// What is done, each at its time.
+/// Events, each with its time.
 type Deeds = &'static [(Duration, fn(&Troubled))];
 
 /// A push service.
@@ -39,12 +39,12 @@ pub enum Service {
     WebPush,
 }
 
-/// What an address does with who dials it.
+/// The reaction of an address to a dial.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// It takes the connection, and says nothing on it.
+    /// The address takes the connection, and says nothing on it.
     Mute,
-    /// It does not even answer the SYN.
+    /// The address does not even answer the SYN.
     Silent,
 }
 

@@ -33,7 +33,7 @@ const GOOGLE: &str = "com.example.google";
 
 /// The services of the app that has the trouble; it uses one of them.
 pub struct Troubled {
-    /// Who issues their certificates.
+    /// The issuer of their certificates.
     pub authority: Authority,
     /// Apple's.
     pub apns: Apns,
@@ -118,14 +118,14 @@ impl Troubled {
         self.apns.dials() + self.fcm.dials() + self.webpush.dials() + ignored
     }
 
-    /// What they would have objected to.
+    /// The objections of the services.
     pub fn objections(&self) -> Vec<String> {
         [self.apns.violations(), self.fcm.violations(), self.webpush.violations()].concat()
     }
 
     /// `::1`, at the port of Apple's service.
     async fn open_address(&mut self, mood: Mood) -> std::io::Result<()> {
-        /// What fills a queue of the kernel; it holds one or two connections.
+        /// The number of connections that fill a queue of the kernel, which holds one or two.
         const FILLERS: usize = 8;
         const FULL_AFTER: Duration = Duration::from_millis(100);
         let address = (Ipv6Addr::LOCALHOST, self.apns.port()).into();
@@ -171,7 +171,7 @@ impl Others {
         [App { apns: Some((&self.apns).into()), ..apple }, App { fcm: Some((&self.fcm).into()), ..google }]
     }
 
-    /// What they would have objected to.
+    /// The objections of the services.
     pub fn objections(&self) -> Vec<String> {
         [self.apns.violations(), self.fcm.violations()].concat()
     }

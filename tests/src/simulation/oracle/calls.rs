@@ -1,4 +1,4 @@
-//! What must hold for calls: none is lost, none ends twice, none rings for nothing, and a BYE arrives.
+//! Rules for calls: none is lost, none ends twice, none rings for nothing, and a BYE arrives.
 
 use sip::endpoint::{CallState, IncomingCall, Side, Source};
 use sip::id::{BindingId, CallId, InstanceId};
@@ -119,7 +119,7 @@ impl World {
     pub(in crate::simulation) fn expect_offers(&mut self, slot: usize, flow: u64) {
         let (calls, account) = (&self.calls, self.slots[slot].first.unwrap_or(slot));
         self.slots[account].calls.retain(|index| !calls[*index].is_over());
-        // Who joins when a call is there already has no part in it.
+        // A phone that joins during a call has no part in it.
         let since = self.slots[slot].lease.as_ref().map_or(At::MAX, |lease| lease.since);
         for index in self.slots[account].calls.clone() {
             let facts = &self.calls[index].facts;

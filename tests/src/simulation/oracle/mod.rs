@@ -22,7 +22,7 @@ use super::agenda::{At, S};
 use super::network::Peer;
 use super::world::World;
 
-/// What is looked at later.
+/// A check that is made later.
 #[derive(Clone, Debug)]
 pub(super) enum Check {
     /// The INVITE has its final answer.
@@ -33,7 +33,7 @@ pub(super) enum Check {
     Quiet(usize),
     /// A phone that was attached by this flow was offered the call.
     Offered { call: usize, flow: u64 },
-    /// What the phone answered at that moment is a call on both sides.
+    /// The call that the phone answered at that moment is established on both sides.
     Answered { call: usize, flow: u64, at: At },
     /// A BYE reached the other side.
     Bye { call: usize, by_phone: bool, flow: Option<u64>, troubles: u64 },
@@ -45,7 +45,7 @@ pub(super) enum Check {
     Sweep,
 }
 
-/// What a call came to.
+/// The facts of a call.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The relay got the INVITE.
@@ -64,19 +64,19 @@ pub struct Facts {
     pub gave_up: bool,
     /// The caller heard 180.
     pub caller_heard_ringing: bool,
-    /// What the caller got.
+    /// The status that the caller got.
     pub caller_final: Option<u16>,
-    /// These phones got the INVITE, by these flows.
+    /// The phones that got the INVITE, and their flows.
     pub offered: Vec<(usize, u64)>,
-    /// These phones declined.
+    /// The phones that declined.
     pub declined: Vec<usize>,
-    /// Whose 200 by these flows got its ACK.
+    /// The flows whose 200 got its ACK.
     pub acknowledged: Vec<u64>,
-    /// Whose 200 by these flows was followed by a BYE.
+    /// The flows whose 200 was followed by a BYE.
     pub hung_up_on: Vec<u64>,
     /// The caller got a BYE.
     pub caller_hung_up_on: bool,
-    /// What the caller's BYE was answered.
+    /// The status of the answer to the caller's BYE.
     pub bye_status: Option<u16>,
 }
 
@@ -87,10 +87,10 @@ impl Facts {
     }
 }
 
-/// What is known of a lease, for ever.
+/// The facts of a lease, kept for ever.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// Whose.
+    /// The slot of its device.
     pub slot: usize,
     /// Its instance.
     pub instance: InstanceId,
@@ -98,7 +98,7 @@ pub struct Lease {
     pub binding: BindingId,
     /// The device's secret.
     pub secret: String,
-    /// What its user typed.
+    /// The password that its user typed.
     pub password: String,
     /// When it began, or was resumed.
     pub since: At,
@@ -111,7 +111,7 @@ pub struct Lease {
     last: Option<(String, u32, String)>,
 }
 
-/// What the oracle remembers.
+/// The oracle's memory.
 #[derive(Debug, Default)]
 pub struct Oracle {
     leases: HashMap<BindingId, Lease>,
@@ -120,7 +120,7 @@ pub struct Oracle {
     seconds: HashMap<InstanceId, Lease>,
     calls: HashMap<(CallId, InstanceId), Option<CallState>>,
     dials: BTreeMap<usize, (At, u32)>,
-    /// What was broken.
+    /// The violations.
     pub wrongs: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What must hold for registrations: they stand, they end when they must, and no server makes the relay spin.
+//! Rules for registrations: they stand, they end when they must, and no server makes the relay spin.
 
 use sip::id::{BindingId, InstanceId};
 use sip::message::{Message, Name};

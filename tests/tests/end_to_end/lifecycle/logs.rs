@@ -71,7 +71,7 @@ async fn a_relay_that_does_not_start_says_why_in_json_to_who_reads_json() -> Out
     assert!(text(&why[0]["fields"]["remedy"]).contains("duration"), "{why:?}");
     let _taken = std::net::TcpListener::bind((setup.edge_ip, setup.ports.api)).expect("a free port");
     let why = json(&told(&["--log-format", "json"], "info", None)?);
-    assert!(why.len() == 1 && text(&why[0]["fields"]["message"]).contains("api.listen"), "{why:?}");
+    assert!(why.len() == 1 && text(&why[0]["fields"]["why"]).contains("api.listen"), "{why:?}");
     // A person reads lines, and so does whoever has turned the log off.
     for (arguments, log) in [(&[][..], "info"), (&["--log-format", "json"], "off")] {
         let said = told(arguments, log, wrong)?;

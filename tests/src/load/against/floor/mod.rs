@@ -1,8 +1,8 @@
 //! The floor: a program that does the least possible work for a call that is pushed and cancelled.
 //!
-//! It reads a datagram, and for an INVITE writes one request to a connection that is open, then 180: by HTTP/1.1, or as APNs wants it, by
-//! HTTP/2 over TLS. There is no account, no check, no timer: what it takes is what the system, tokio and the way of the push take. `load` runs
-//! it as a process of its own, so that its CPU is its own.
+//! The floor reads a datagram, and for an INVITE writes one request to a connection that is open, then 180: by HTTP/1.1, or as APNs wants it, by
+//! HTTP/2 over TLS. There is no account, no check, no timer: its cost is that of the system, of tokio and of the way of the push. `load` runs it as a
+//! process of its own, so that its CPU is its own.
 
 mod pushes;
 
@@ -26,7 +26,7 @@ use crate::scratch::Scratch;
 
 /// The first argument of `load` that makes it the floor; the next ones say where pushes go.
 const ARGUMENT: &str = "floor";
-/// What it says once it listens, and then where.
+/// The text that the floor prints once it listens, before its address.
 const READY: &str = "floor at ";
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(10);
