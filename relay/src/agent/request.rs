@@ -1,4 +1,4 @@
-//! What the use cases ask of a shard, and what it answers.
+//! Requests from the use cases to a shard, and its answers.
 //!
 //! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
@@ -23,7 +23,7 @@ use crate::secret::InstanceSecret;
 use crate::vault::record::{Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
-/// What a shard is asked.
+/// A request to a shard.
 pub enum Request {
     /// Bind an instance that is enabled.
     Bind {
@@ -48,7 +48,7 @@ pub enum Request {
         id: InstanceId,
         /// As it was stored, where that is not as it was bound.
         sealed: Option<Sealed>,
-        /// What it was stored with.
+        /// The fence under which the record was stored.
         fence: Fence,
         /// It has the very credentials of a proven one of its binding, and gets calls from now on.
         vouched: bool,
@@ -59,7 +59,7 @@ pub enum Request {
     Look {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The answer.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
@@ -72,7 +72,7 @@ pub enum Request {
         sealed: Sealed,
         /// When it ends.
         lease: LeaseExpiry,
-        /// What it was stored with.
+        /// The fence under which the record was stored.
         fence: Fence,
         /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
         foreground: Option<bool>,
@@ -83,25 +83,25 @@ pub enum Request {
     End {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// How it ends.
         kind: EndKind,
         /// The answer, when all is done; `None`: nobody waits.
         reply: Option<WipeWaiter>,
     },
-    /// What is still pushed for an instance that has ended is broken off: who may have its receipt asks for that.
+    /// Break off the pushes still in flight for an ended instance: its receipt has been asked for.
     Silence {
         /// The instance.
         id: InstanceId,
-        /// It is.
+        /// Answered when those pushes are broken off.
         reply: oneshot::Sender<()>,
     },
-    /// One is about to end, and another one takes its place: calls and dialogs go on in that one's name, where it may.
+    /// An instance is about to end, and another one takes its place: its calls and dialogs go on in the name of the successor, where they may.
     Succeed {
-        /// The one that ends.
+        /// The instance that ends.
         earlier: InstanceId,
-        /// The other one.
+        /// The instance that takes its place.
         successor: InstanceId,
     },
     /// Register an instance at once that waits after a failure: what may have stood in its way is gone.
@@ -127,20 +127,20 @@ pub enum Request {
     Call {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The call.
         call: CallId,
-        /// What is to be done with it.
+        /// The action on the call.
         wish: CallRequest,
         /// The answer.
         reply: oneshot::Sender<Result<Call, CallDenied>>,
     },
     /// Wake the devices of an account for a call that its SIP server holds.
     ExpectCall {
-        /// Whose.
+        /// The account's AOR, as its key.
         aor: AorKey,
-        /// Whose registrations of it are believed.
+        /// The SIP servers whose registrations of the AOR are believed.
         servers: Servers,
         /// The caller, as the server names it; may be empty.
         from: Box<str>,
@@ -163,11 +163,11 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<Story>>,
     },
-    /// What happened to an instance, and how its mailbox stands.
+    /// The steps of an instance's timeline, and how its mailbox stands.
     Activity {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The answer.
         reply: oneshot::Sender<Result<ActivityView, Denied>>,
@@ -176,7 +176,7 @@ pub enum Request {
     Test {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The answer: where it goes.
         reply: oneshot::Sender<Result<Tested, TestDenied>>,
@@ -185,9 +185,9 @@ pub enum Request {
     Trace {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
-        /// What for.
+        /// The action on the recording.
         wish: TraceRequest,
         /// The answer.
         reply: oneshot::Sender<Result<TraceAnswer, TraceDenied>>,
@@ -203,7 +203,7 @@ pub enum Request {
     },
     /// The instances of an account, however they came here, in order.
     OfAccount {
-        /// Whose.
+        /// The account's AOR, as its key.
         aor: AorKey,
         /// The answer.
         reply: oneshot::Sender<Vec<InstanceStatus>>,
@@ -219,10 +219,10 @@ pub enum Request {
     LetGo {
         /// The registration.
         id: InstanceId,
-        /// What it was put with when it was looked at.
+        /// The fence of the record at the time of the look-up.
         fence: Fence,
     },
-    /// What waited for an instance to come here is judged: nothing more comes.
+    /// Judge the requests that waited for an instance to arrive here: no more instances come.
     JudgeEarly,
     /// Time has passed that no clock here has counted.
     LoseTime {
@@ -274,11 +274,11 @@ pub struct NewInstance {
     pub lease: LeaseExpiry,
     /// Under which name its account is found.
     pub aor: AorKey,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
     /// Its user was told that its registration fails, by an earlier run or another node.
     pub told_failing: bool,
-    /// What the endpoint is told.
+    /// The binding as the endpoint gets it.
     pub binding: NewBinding,
     /// Where it counts.
     pub place: Holding,
@@ -293,8 +293,7 @@ pub struct DeadToken {
     pub since_ms: u64,
 }
 
-/// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a
-/// registrar of his own.
+/// The SIP servers whose registrations of an AOR are believed. Any user may lend an account under any AOR, at a registrar of their own.
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// The AOR's domain.
@@ -306,7 +305,7 @@ pub struct Servers {
     pub addresses: Option<Arc<[IpAddr]>>,
 }
 
-/// What a shard has of an account.
+/// The devices of an account on a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DevicesFound {
     /// Its instances whose devices are attached, or waited for.
@@ -327,9 +326,9 @@ pub struct KnownPushBinding {
     pub sealed: Sealed,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
-    /// What the endpoint is told.
+    /// The registration as the endpoint gets it.
     pub registration: PushBinding,
     /// Its SIP server.
     pub upstream: UpstreamId,
@@ -341,7 +340,7 @@ pub struct KnownPushBinding {
     pub left_by: Option<Arc<str>>,
 }
 
-/// Who asks.
+/// The requesting party.
 pub enum Principal {
     /// A device, with what it shows.
     Device(InstanceSecret),
@@ -349,7 +348,7 @@ pub enum Principal {
     Relay,
 }
 
-/// What is to be done with a call.
+/// The action on a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallRequest {
     /// Nothing.
@@ -367,7 +366,7 @@ pub struct InstanceStatus {
     pub id: InstanceId,
     /// Its record.
     pub sealed: Sealed,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
     /// How it stands.
     pub state: InstanceState,
@@ -385,10 +384,10 @@ pub struct InstanceStatus {
     pub mailbox: Option<Box<Mailbox>>,
 }
 
-/// What is known of an instance beside its record.
+/// Activity of an instance, kept beside its record.
 #[derive(Clone, Debug, Default)]
 pub struct ActivityView {
-    /// What happened, oldest first.
+    /// The steps of its timeline, oldest first.
     pub steps: Vec<Step>,
     /// How its mailbox stands, once the SIP server has told.
     pub mailbox: Option<Box<Mailbox>>,
@@ -403,7 +402,7 @@ pub struct Tested {
     pub provider: Provider,
 }
 
-/// What is asked about the recording of an instance's SIP.
+/// The action on the recording of an instance's SIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceRequest {
     /// Record from now on; what was recorded before is erased.
@@ -411,23 +410,23 @@ pub enum TraceRequest {
         /// For so many seconds; then all of it is erased.
         for_s: u64,
     },
-    /// What has been recorded so far.
+    /// Read the recording so far.
     Read,
-    /// Erase it.
+    /// Erase the recording.
     End,
 }
 
-/// What became of it.
+/// The outcome of a [`TraceRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceAnswer {
-    /// It is recorded.
+    /// The recording is under way.
     Begun {
         /// Until then, in seconds since 1970.
         until: u64,
     },
     /// A pcapng file.
     File(Vec<u8>),
-    /// It is erased.
+    /// The recording is erased.
     Ended,
 }
 
@@ -449,7 +448,7 @@ pub enum TestDenied {
     Denied(Denied),
     /// There is only a VoIP token, which is for calls alone.
     NoTarget,
-    /// It is too soon after the last ones.
+    /// The last test pushes were too recent.
     TooSoon {
         /// How long to wait, in seconds.
         wait_s: u64,

@@ -226,7 +226,7 @@ impl Inner {
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
         if fence == Fence::NEW {
-            // It is being enabled: the store would take it for one that nobody has told its app of.
+            // An instance that is still being enabled: the store would take it for one whose app was never told of it.
             return Err(AccessError::Unknown.into());
         }
         let Changed { sealed, lookup, before, lease, is_proven } = changed;
@@ -257,7 +257,7 @@ impl Inner {
             }
             Err(StoreError::Gone) => Err(AccessError::Unknown.into()),
             Err(StoreError::NotOwner) => {
-                // Whoever asks again finds it where it is.
+                // A later request finds the instance at the node that has it now.
                 self.let_go_if_taken(id).await;
                 Err(AccessError::StoreAway.into())
             }

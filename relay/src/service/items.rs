@@ -1,6 +1,6 @@
-//! What comes beside calls, as the device sees it: kept messages and missed calls, the timeline, the export, the test.
+//! A device's items other than calls: kept messages and missed calls, the timeline, the export, the test.
 //!
-//! Invariant: what is kept is unsealed only for who has shown the instance's secret, and for that answer alone.
+//! Invariant: kept items are unsealed only for a requester that has shown the instance's secret, and for that answer alone.
 
 use sip::id::{CallId, InstanceId, MessageId};
 

@@ -1,5 +1,5 @@
-//! What goes in and out of the use cases: wishes that are right by construction, views that hold no secret, and errors
-//! by what is answered.
+//! Inputs and outputs of the use cases: requests that are right by construction, views that hold no secret, and errors by the answer that they lead
+//! to.
 //!
 //! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
 
@@ -23,8 +23,8 @@ use crate::vault::SealError;
 use crate::vault::items::{Counts, Message, MissedCall};
 use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, WakeFor};
 
-/// What an app asks for when it enables push. Its fields are checked: URIs parse, tokens have their provider's form,
-/// the lifetime is within the operator's range.
+/// An app's request to enable push. Its fields are checked: URIs parse, tokens have their provider's form, the lifetime is within the operator's
+/// range.
 #[derive(Clone, PartialEq)]
 pub struct Enable {
     /// The SIP account that is lent.
@@ -43,7 +43,7 @@ impl fmt::Debug for Enable {
     }
 }
 
-/// What a device asks to change; a field that is `None` or [`Field::Keep`] stays as it is.
+/// A device's changes; a field that is `None` or [`Field::Keep`] stays as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// Where calls go from now on.
@@ -60,7 +60,7 @@ pub struct Change {
     pub wake_for: Option<WakeFor>,
 }
 
-/// What happens to an optional field (JSON merge patch, RFC 7396).
+/// A change to an optional field (JSON merge patch, RFC 7396).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Field<T> {
     /// It was not named.
@@ -77,7 +77,7 @@ pub enum Field<T> {
 pub struct Enabled {
     /// The new instance.
     pub instance: InstanceId,
-    /// What the device proves itself with from now on; given out this once.
+    /// The secret that proves the device from now on; handed out this once.
     pub secret: InstanceSecret,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
@@ -109,7 +109,7 @@ pub enum RegistrationState {
     Registering,
     /// It failed and will be tried again.
     Retrying,
-    /// It is not wanted: the app is in the foreground, or the instance is ending.
+    /// A registration is not wanted: the app is in the foreground, or the instance is ending.
     Unregistered,
 }
 
@@ -145,7 +145,7 @@ pub enum InstanceState {
     Active,
     /// The app registers by itself.
     Foreground,
-    /// It is being unregistered and wiped.
+    /// The instance is being unregistered and wiped.
     Ending,
 }
 
@@ -162,7 +162,7 @@ pub struct View {
     pub created_at: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
-    /// What the user calls the device.
+    /// The user's name for the device.
     pub label: Option<Box<str>>,
     /// Where calls go.
     pub call_push: Provider,
@@ -178,7 +178,7 @@ pub struct View {
     pub edge: EdgeAddress,
     /// How its mailbox stands, once the SIP server has told.
     pub voicemail: Option<Voicemail>,
-    /// What is kept for it; `None` while the store does not answer.
+    /// The number of kept items; `None` while the store does not answer.
     pub kept: Option<Counts>,
 }
 
@@ -195,12 +195,12 @@ pub struct Voicemail {
     pub urgent: Option<u32>,
 }
 
-/// What happened to an instance.
+/// The timeline of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeline {
     /// When it was enabled, in seconds since 1970.
     pub created_at: u64,
-    /// What this process knows to have happened since, oldest first.
+    /// The steps since then that this process knows of, oldest first.
     pub steps: Vec<Step>,
 }
 
@@ -209,7 +209,7 @@ words!(
     OwnCredential {
         /// The password.
         Password = "password",
-        /// What answers its SIP server in place of one.
+        /// The hash that answers the SIP server in place of the password.
         Ha1 = "ha1",
     }
 );
@@ -234,7 +234,7 @@ pub struct OwnExport {
     pub outbound_proxy: Option<Box<str>>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
-    /// What happened to it.
+    /// The timeline.
     pub timeline: Timeline,
     /// The messages that are kept.
     pub messages: Vec<Message>,
@@ -247,7 +247,7 @@ pub struct OwnExport {
 /// The proof of a wipe, signed by the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// What was wiped.
+    /// The wiped instance.
     pub instance: InstanceId,
     /// When, in seconds since 1970.
     pub wiped_at: u64,
@@ -307,7 +307,7 @@ pub enum EnableError {
     UpstreamRefused {
         /// The SIP status, 300 to 699.
         status: u16,
-        /// What it means for the account.
+        /// The refusal's consequence for the account.
         reason: Refusal,
     },
     /// Too many wrong passwords were tried for this account, or from this address.
@@ -363,7 +363,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What a final status to a REGISTER with credentials means.
+    /// The meaning of a final status to a REGISTER with credentials.
     pub fn of_status(status: u16) -> Self {
         match status {
             401 | 407 => Self::Credentials,
@@ -400,7 +400,7 @@ pub enum ChangeError {
     /// The App has no such push service at this relay.
     #[error("the push provider is not configured for this app")]
     ProviderNotConfigured {
-        /// It is the alert target that asks for it, not the call target.
+        /// The alert target asks for it, not the call target.
         alert: bool,
     },
 }
@@ -429,7 +429,7 @@ pub enum CallError {
 /// Why a recording was not begun, read or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TraceError {
-    /// Who asks may not.
+    /// The requester has no access.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// Nothing is recorded: 404.
@@ -449,7 +449,7 @@ pub enum TestError {
     /// There is only a VoIP token, which takes nothing but calls: 409.
     #[error("there is no target that takes a test push")]
     NoTarget,
-    /// It is too soon after the last ones: 429.
+    /// The last ones were too recent: 429.
     #[error("too soon")]
     TooSoon {
         /// How long to wait, in seconds.
@@ -507,14 +507,14 @@ pub struct Page {
     pub next: Option<InstanceId>,
 }
 
-/// What a node says of itself.
+/// Facts about a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AboutNode {
     /// It takes nothing on any more.
     pub is_leaving: bool,
     /// It may have lost its lease without noticing.
     pub is_doubtful: bool,
-    /// What tells its keyring from another one.
+    /// Fingerprint of its keyring, which tells it from another one.
     pub keyring: String,
     /// The same in all copies of a keyring on the same day.
     pub key_of_today: String,
@@ -550,7 +550,7 @@ impl WhichCalls {
     }
 }
 
-/// What is told of calls.
+/// Stories of calls.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CallStories {
     /// Newest first.
@@ -559,7 +559,7 @@ pub struct CallStories {
     pub is_whole: bool,
 }
 
-/// What is held about an instance, with everything left out that tells whose it is.
+/// The data held about an instance, with everything left out that identifies its user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
     /// The instance.
@@ -584,10 +584,10 @@ pub enum Wiped {
     Wiping,
 }
 
-/// What a SIP server asks for that holds a call itself.
+/// The wake request of a SIP server that holds a call itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wake {
-    /// Whose devices.
+    /// The AOR whose devices are to be woken.
     pub aor: Aor,
     /// The caller's URI, as the server names it; empty: not told.
     pub from: Box<str>,

@@ -47,8 +47,8 @@ impl Inner {
         answer.ok_or(OperatorError::StoreAway)?.map_err(|_| OperatorError::Unknown)
     }
 
-    /// What a denial means to who asked. An instance that is not here may be another node's, or on its way here after a
-    /// restart: then the answer is not that there is none.
+    /// The answer to a denied request. An instance that is not here may be another node's, or on its way here after a restart: then the answer is not
+    /// that there is none.
     pub(super) async fn denied(
         &self,
         id: InstanceId,
@@ -71,7 +71,7 @@ impl Inner {
         }
     }
 
-    /// What the store has of an instance, or another node that writes it again.
+    /// The record of an instance from the store, or from another node that writes it again.
     pub(super) async fn load_or_seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
         match self.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
             None => self.seek(id, None).await,

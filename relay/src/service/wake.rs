@@ -1,9 +1,9 @@
 //! Waking the devices of an AOR that this node has, for a SIP server that holds the call itself.
 //!
-//! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the
-//! operator vouches for are counted and woken: whoever lends an account calls it as he likes. Whoever stops waiting stops
-//! nobody: the devices go on waking for the same call. Nobody hears that an AOR is unknown while its devices may be on their way here: after a start,
-//! or from the death of another node until its records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
+//! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the operator vouches for are
+//! counted and woken: the lender of an account names it freely. A requester that stops waiting stops nothing: the devices go on waking for the same
+//! call. An AOR is never reported as unknown while its devices may be on their way here: after a start, or from the death of another node until its
+//! records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -6,16 +6,16 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! An app that hung up meanwhile has enabled nothing (`asker`). Who enables the same device again does not wait for the first time's whole turn: that
-//! one is answered 202, and gives way.
+//! An app that hung up meanwhile has enabled nothing (`asker`). A second enabling of the same device does not wait for the whole turn of the first:
+//! the first is answered 202, and gives way.
 //!
 //! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
 //! is registered again, with the new device's credentials.
 //!
-//! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
-//! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
-//! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them. What was enabled later at another node,
-//! while the SIP server had not answered here, stands, and what was begun here is let go of.
+//! Invariant: the store is known to answer before the account's server is spoken to; an instance that cannot be stored is unregistered again, and has
+//! a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored
+//! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
+//! server had not answered here, stands, and the one begun here is let go of.
 
 pub(super) mod asker;
 mod interrupted_replacement;
@@ -69,7 +69,7 @@ const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 /// How long after that a password that was not judged yet counts as one under way.
 const LATE_VERDICT: Duration = Duration::from_secs(120);
 
-/// What becomes of a first registration.
+/// The outcome of a first registration.
 type Outcome = oneshot::Receiver<FirstRegistration>;
 
 impl Inner {
@@ -108,7 +108,7 @@ impl Inner {
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
         }
         let (registration, asked) = registration?;
-        // Another node may have enabled it meanwhile. What stood before is earlier, by whatever clock.
+        // Another node may have enabled the device meanwhile. An instance that stood before is the earlier one, by whatever clock.
         let (before, earlier) = (earlier, self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier));
         if let Some(other) = earlier.filter(|other| Some(*other) != before)
             && self.is_later(other, enabled_at).await
@@ -183,7 +183,7 @@ impl Inner {
         Ok((Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) }, replaced))
     }
 
-    /// What the app has enabled before for this device, also under the name that its AOR had as it was written.
+    /// The app's earlier instance of this device, also under its AOR as it was written.
     async fn find_earlier(
         &self,
         lookup: &Lookup,
@@ -278,8 +278,7 @@ impl Inner {
         self.dependencies.quotas.count_instance(&InstanceOf { app, aor, server: &route.server() })
     }
 
-    /// What the endpoint is told of an instance.
-    /// `asked_by`: who asks for it; `None`: it was stored.
+    /// The binding of an instance for the endpoint. `asked_by`: the source that asks for it; `None`: it was stored.
     pub(super) fn binding_of(
         &self,
         id: InstanceId,
@@ -399,8 +398,8 @@ impl Inner {
         gave_way.then_some(changed)
     }
 
-    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. What the SIP server says
-    /// later than anybody waits for comes by what stands beside it.
+    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. A later answer of the SIP server arrives on the
+    /// channel returned beside it.
     async fn first_registration(
         &self,
         new: NewInstance,
@@ -457,7 +456,7 @@ impl Inner {
     }
 }
 
-/// What became of a first registration, as far as it is told in the time that an enabling has.
+/// The outcome of a first registration, as far as it is known within the time limit of an enabling.
 async fn within_its_turn(
     turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
     outcome: &mut Outcome,

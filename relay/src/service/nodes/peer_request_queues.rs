@@ -26,13 +26,13 @@ pub(crate) type Place = OwnedSemaphorePermit;
 /// Which desk answers.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
-    /// What an app, a SIP server or an operator asks.
+    /// A request of an app, a SIP server or an operator.
     Request,
-    /// What nodes tell each other when one of them leaves.
+    /// A word between nodes when one of them leaves.
     Word,
-    /// Whether a lost instance is here: who answers may ask the others what they have wiped.
+    /// A question whether a lost instance is here: the answering node may ask the others which instances they have wiped.
     Seek,
-    /// What this node has wiped: that waits for nobody.
+    /// A list of instances that this node has wiped: its answer depends on no other node.
     Have,
 }
 
@@ -60,7 +60,7 @@ impl Desks {
         let Ok(seat) = seats.clone().try_acquire_owned() else { return };
         let (places, patience) = (places.clone(), self.patience);
         tokio::spawn(async move {
-            // Who asked waits no longer; it is never closed.
+            // The asking node waits no longer; the semaphore is never closed.
             let Ok(Ok(place)) = timeout(patience, places.acquire_owned()).await else { return };
             drop(seat);
             answer(place).await;

@@ -18,7 +18,7 @@ use crate::vault::{Owner, Peer};
 
 /// How long a silent node is waited for: several times what a restart takes.
 pub(super) const WAITED_FOR: Duration = Duration::from_secs(60);
-/// What may lie between two looks at one silence.
+/// The longest gap between two looks that count as one silence.
 const GAP: Duration = Duration::from_secs(10);
 
 /// The nodes that are silent.
@@ -26,7 +26,7 @@ const GAP: Duration = Duration::from_secs(10);
 pub(crate) struct Silences(Mutex<BTreeMap<Arc<str>, Silence>>);
 
 struct Silence {
-    /// Who had its lease.
+    /// The holder of the node's lease.
     run: Option<Owner>,
     since: Instant,
     seen_at: Instant,

@@ -1,4 +1,4 @@
-//! Taking over what nobody looks after: after a restart, and when another node has died or leaves.
+//! Taking over instances without an owner: after a restart, and when another node has died or leaves.
 //!
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
@@ -7,14 +7,14 @@
 //!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── whom it was taken from
 //! ```
 //!
-//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
-//! go as fast as they can, each while the others are under way: none of them waits for the others' threads. What a call waits for is claimed, opened and bound next
-//! ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
+//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
+//! can, each while the others are under way: none of them waits for the others' threads. An instance that a call waits for is claimed, opened and
+//! bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
 //!
-//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
-//! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
-//! Requests for what may be on its way here wait until its SIP server has answered, or is silent. Whatever ends on its way is not bound: the shard
-//! asks for its tombstone once more, and a node that leaves, and serves on until it is registered here, is told to end it.
+//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier ones, so
+//! that calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its
+//! way here wait until its SIP server has answered, or is silent. An instance that ends on its way is not bound: the shard asks for its tombstone
+//! once more, and a node that leaves, and serves on until it is registered here, is told to end it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +55,7 @@ const LETTER_MAX: usize = 1_000;
 /// Where the Contacts of other nodes lead, as far as it was asked.
 type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
 
-/// What was claimed and waits for the first answer of its SIP server, each with the run that it was taken from.
+/// Claimed instances that wait for the first answer of their SIP server, each with the run that it was taken from.
 #[derive(Default)]
 struct Settling {
     from: Mutex<HashMap<InstanceId, Option<Owner>>>,
@@ -158,7 +158,7 @@ impl Inner {
             }
         }
         self.dependencies.agent.end_settling().await;
-        // They are tried again and again; nobody is to wait for them.
+        // These are retried on and on; nothing waits for them.
         let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
         for (from, ids) in settling.take(silent.into_iter()) {
             self.tell_taken(&from, Vec::new(), ids).await;
@@ -197,7 +197,7 @@ impl Inner {
         }
     }
 
-    /// What is to be bound of an instance of another node that gets calls.
+    /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
             Opened::Lent(new) if new.binding.proven => Some(new),
@@ -254,7 +254,7 @@ impl Inner {
 /// Some records that are being opened, each with the run that it was taken from.
 type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, Opened)>>;
 
-/// What is under way between the store and the shards.
+/// Instances under way between the store and the shards.
 struct TakingOver<'a> {
     inner: &'a Arc<Inner>,
     settling: &'a Settling,

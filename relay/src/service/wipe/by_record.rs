@@ -83,7 +83,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let _guard = self.changing.lock_key(earlier).await;
         if vault.tombstones().insist(earlier) {
-            // Whoever raised it goes on with it, and may know by what its device is known.
+            // The node that raised the tombstone goes on with it, and may know the marks of its device.
             return;
         }
         let tombstone = Tombstone::outliving(Some(lookup), 0, reason, None);
@@ -136,7 +136,7 @@ impl Inner {
         }
         let is_written = match raised {
             Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
-            // Whatever dies before the store has erased it, it is there.
+            // An instance stays until the store has erased it, whatever node dies before.
             None => false,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);

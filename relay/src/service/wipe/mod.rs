@@ -1,4 +1,4 @@
-//! Ending an instance on somebody's word, with a receipt.
+//! Ending an instance on request, with a receipt.
 //!
 //! | the store | the answer | asked again |
 //! | --- | --- | --- |
@@ -18,8 +18,9 @@
 //!                                                └── has it not ───── its record is erased; a shard asks for the tombstone before it binds, and turns it away
 //! ```
 //!
-//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and its tombstone is durable, and not before; of one on its way, what was read
-//! of its record is dropped unused. What is stored is never answered as what was never there. What is begun ends, also when nobody waits for it.
+//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and its tombstone is durable, and not before; of
+//! one on its way, the part that was read of its record is dropped unused. A stored instance is never reported as unknown. A wipe that has begun
+//! completes, also when nobody waits for it.
 
 mod by_record;
 pub(super) mod taken_back;
@@ -77,7 +78,7 @@ impl Inner {
         }
     }
 
-    /// What a shard has wiped.
+    /// The answer for an instance that a shard has wiped.
     pub(super) fn wiped_here(&self, id: InstanceId, done: &WipeDone) -> Result<Wiped, AccessError> {
         let WipeDone { reason, unregistered, erasure } = *done;
         let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
@@ -118,13 +119,13 @@ impl Inner {
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
             return Err(AccessError::Forbidden);
         }
-        // Who may have its receipt is told it when nothing is on its way: nobody else breaks off what its phone is to hear.
+        // The receipt waits until no push is on its way: only its request breaks off the pushes that the phone is to get.
         self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await;
         if let Some(beside) = beside {
             return self.wiped_beside(id, beside).await;
         }
         let is_over = !tombstone.receipt_is_kept();
-        // What this node has ended by itself may be another one's by now, in a store that had lost that: it goes whoever has it.
+        // An instance that this node has ended by itself may be another node's by now, in a store that had lost the end: it is wiped wherever it is.
         let is_own = tombstone.fence.is_some() && !is_over;
         if (tombstone.wiped_at.is_none() || is_own) && !tombstones.insist(id) {
             // Another one has it.
@@ -153,7 +154,8 @@ impl Inner {
         erased.is_ok()
     }
 
-    /// What another node has wiped whose tombstones lie beside ours. One that lives may be trying to tell its device so.
+    /// The answer for an instance that another node has wiped, whose tombstone lies beside ours. That node, if it lives, may be trying to push the
+    /// end to the device.
     async fn wiped_beside(&self, id: InstanceId, beside: Beside) -> Result<Wiped, AccessError> {
         let Tombstone { wiped_at, fence, reason, unregistered, .. } = beside.tombstone;
         if !beside.tombstone.receipt_is_kept() {
@@ -174,7 +176,7 @@ impl Inner {
         }
         match (wiped_at, fence) {
             (Some(wiped_at), None) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
-            // It is not erased, or may be another one's by now.
+            // The record is not erased, or may be another node's by now.
             _ => Ok(self.go_on_wiping(id, beside).await),
         }
     }
