@@ -1,9 +1,10 @@
-//! What the store still has to erase.
+//! Records that the store still has to erase.
 //!
-//! Invariant: what is handed over is erased as soon as the store answers, however long that takes; a wipe's tombstone has the
-//! next run go on with it, and the record's own TTL is the backstop. An instance waits once, however often it is handed over, and one whose
-//! receipt is still to come before any that the store has again. What the store has not erased is asked for again in turn with what it was not asked for yet: the slot of
-//! a Cluster, or the one record, that it does not answer for keeps no other waiting. Its tombstone says that a record is erased when the store has said so, and not before.
+//! Invariant: a record handed over is erased as soon as the store answers, however long that takes; a wipe's tombstone has the next run go on with
+//! it, and the record's own TTL is the backstop. An instance waits once, however often it is handed over, and one whose receipt is still to come
+//! before any that the store has again. Records that the store has not erased are asked for again in turn with new ones: the slot of a Cluster, or
+//! the one record, that it does not answer for keeps no other waiting. Its tombstone says that a record is erased when the store has said so, and not
+//! before.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -218,7 +219,7 @@ async fn erase_all(
     }
 }
 
-/// What became of a record that the store was to erase.
+/// The store's answer about a record that it was to erase.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Nothing is left.

@@ -96,13 +96,13 @@ const INBOX: usize = 8 * 1024;
 /// Shards at most: a flow remembers which it has told in as many bits.
 const SHARDS_MAX: usize = 128;
 
-/// What a shard is told.
+/// An input of a shard.
 enum ShardInput {
     /// For its endpoint.
     Sip {
         /// When it was read from the network.
         at: Instant,
-        /// What.
+        /// The endpoint's input.
         input: Input,
     },
     /// How to write on a stream; comes before anything from it.
@@ -114,7 +114,7 @@ enum ShardInput {
         /// The address at its other end.
         peer: SocketAddr,
     },
-    /// What became of a call's push.
+    /// The outcome of a call's push.
     Pushed(Box<Pushed>),
     /// A call's push was taken a while ago: it is sent a second time unless its device has given a sign.
     SignDue(Box<Pushed>),
@@ -122,7 +122,7 @@ enum ShardInput {
     TargetAsked {
         /// The device.
         instance: InstanceId,
-        /// What is pushed.
+        /// The event to push.
         event: Event,
         /// The App and the token; `None`: nowhere else.
         reply: oneshot::Sender<Option<(Box<str>, PushTarget)>>,
@@ -134,9 +134,9 @@ enum ShardInput {
         /// Whether it is.
         reply: oneshot::Sender<bool>,
     },
-    /// What the store did with a message.
+    /// The store's outcome for a message.
     MessageStored(Box<shard::messages::MessageStored>),
-    /// What became of an alert push.
+    /// The outcome of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
     Erased(InstanceId, Option<request::Erasure>),
@@ -144,7 +144,7 @@ enum ShardInput {
     PushBindingStored {
         /// Which one.
         id: InstanceId,
-        /// What to put with next.
+        /// The fence for the next write.
         fence: crate::vault::Fence,
     },
     /// Whether the node lives that these registrations passed through.
@@ -154,7 +154,7 @@ enum ShardInput {
         /// It has its lease.
         lives: bool,
     },
-    /// What was found for requests that name a registration by our Path.
+    /// The outcome of a look-up for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
@@ -162,7 +162,7 @@ enum ShardInput {
     PushBindingWaited(InstanceId),
     /// A push that outlives its instance has ended.
     LastWordSaid(InstanceId, u64),
-    /// Who waits for a receipt has waited long enough for such pushes.
+    /// A requester of a receipt has waited long enough for such pushes.
     HeardOut(InstanceId),
     /// From a use case.
     Request(Box<Request>),
@@ -175,12 +175,12 @@ impl ShardInput {
     }
 }
 
-/// What became of a call's push.
+/// The outcome of a call's push.
 struct Pushed {
     /// The token that it was pushed to.
     target: PushTarget,
     push: Push,
-    /// It is the second push of this call.
+    /// The push is the second one of this call.
     second: bool,
     verdict: Verdict,
     /// How many copies of it the service may have taken.
@@ -198,7 +198,7 @@ pub struct Reminded {
     pub reminder: Reminder,
 }
 
-/// What happened on a shard that an instance's record is to say.
+/// An event on a shard that an instance's record is to hold.
 #[derive(Clone, Debug)]
 pub enum RecordNote {
     /// A push service took a reminder of the lease's end.
@@ -216,12 +216,12 @@ pub enum RecordNote {
     Accepted {
         /// The instance.
         id: InstanceId,
-        /// What was asked.
+        /// The challenges of the SIP server.
         asked: Vec<Asked>,
     },
 }
 
-/// What happened on a shard that concerns other nodes.
+/// An event on a shard that concerns other nodes.
 #[derive(Debug)]
 pub enum NodeNews {
     /// An instance is being wiped.
@@ -316,7 +316,7 @@ impl Shards {
     }
 }
 
-/// What the agent stands on.
+/// The dependencies of the agent.
 pub struct Dependencies {
     /// The store.
     pub vault: Vault,
@@ -330,7 +330,7 @@ pub struct Dependencies {
     pub flow_domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
-    /// What one source, account or SIP server may take.
+    /// The limits of each source, account and SIP server.
     pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
@@ -356,7 +356,7 @@ pub struct Dependencies {
     pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
-    /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
+    /// The settings of each endpoint; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
@@ -368,7 +368,7 @@ pub struct Dependencies {
     pub end: Drain,
 }
 
-/// What the shards share.
+/// The state that the shards share.
 struct Shared {
     ownership: Ownership,
     quotas: Quotas,
@@ -389,7 +389,7 @@ struct Shared {
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
-    /// What pushes name.
+    /// The host name of the edge, as pushes name it.
     edge: Box<str>,
     udp: Option<Udp>,
     connection_timing: ConnectionTiming,
@@ -403,7 +403,7 @@ struct Shared {
     node_news: mpsc::UnboundedSender<NodeNews>,
 }
 
-/// What the shards are binding.
+/// The answers of shards that are binding instances.
 pub struct Binding(Vec<oneshot::Receiver<()>>);
 
 impl Binding {
@@ -584,14 +584,14 @@ impl Agent {
         self.0.ownership.begin_claim();
     }
 
-    /// It is with its shards. When nothing is being taken over any more, what waits for it is judged.
+    /// The claimed instances are with their shards. When no claim is under way any more, the requests that waited for one are judged.
     pub async fn end_claim(&self) {
         if self.0.ownership.end_claim() {
             self.judge_early().await;
         }
     }
 
-    /// What is taken over has yet to meet its SIP server, until [`Self::end_settling`].
+    /// The instances taken over have yet to meet their SIP server, until [`Self::end_settling`].
     pub fn begin_settling(&self) {
         self.0.ownership.begin_settling();
     }
@@ -660,9 +660,9 @@ impl Agent {
     /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.
     pub async fn wait_for_calls(&self, patience: Duration, elsewhere: bool) {
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
-        /// What the last answers get to leave the connections' queues in.
+        /// How long the last answers may take to leave the connections' queues.
         const LEAVING: Duration = Duration::from_millis(200);
-        /// What follows the last answer gets to come in: its ACK is a round trip away, and a phone without it ends its call.
+        /// How long the request after a last answer may take to arrive: its ACK is a round trip away, and a phone without it ends its call.
         const FOLLOWING: Duration = Duration::from_secs(1);
         let quiet = async {
             let mut were_open = false;

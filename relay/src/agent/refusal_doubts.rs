@@ -52,7 +52,7 @@ struct Refused {
     last: Instant,
 }
 
-/// What is to be made of a refusal that would end an account.
+/// The judgement on a refusal that would end an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Belief {
     /// The account is refused.

@@ -11,7 +11,7 @@ use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, Wh
 use crate::clock::unix_now_ms;
 
 impl Shard {
-    /// What is known of an instance beside its record.
+    /// The activity of an instance, kept beside its record.
     pub(crate) fn activity_of(&self, instance: InstanceId) -> ActivityView {
         let Some(row) = self.instances.get(instance) else { return ActivityView::default() };
         match &row.activity {
@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// What is known of an instance that is not over, made when it is first needed.
+    /// The activity of an instance that is not over, made when it is first needed.
     pub(crate) fn activity(&mut self, instance: InstanceId) -> Option<&mut Activity> {
         let row = self.instances.get_mut(instance).filter(|row| row.ending.is_none())?;
         let registered_at = row.registered_at;

@@ -65,7 +65,7 @@ impl Shard {
             return Err(why);
         }
         if self.is_cancelled {
-            // What ends it is told next.
+            // The event that ends the call comes next.
             self.track_call(call, None);
             return Err(Withheld::Cancelled);
         }
@@ -127,7 +127,7 @@ impl Shard {
         let siblings = self.endpoint.binding_of_instance(call.instance).map(|it| self.endpoint.all_instances(it));
         match siblings.into_iter().flatten().any(|other| self.is_in(other, replaces.dialog)) {
             true => Some((Withheld::Replaces, false)),
-            // Nobody knows who is in it, as after a restart of this relay. Whoever is, is awake, and comes by itself.
+            // The parties of that call are unknown, as after a restart of this relay. A device in it is awake, and comes by itself.
             false if replaces.required => Some((Withheld::Replaces, true)),
             // It may be any call for a phone that knows nothing of RFC 3891.
             false => None,
@@ -196,7 +196,7 @@ impl Shard {
                 self.calls.remember(id, instance, call);
             }
         }
-        // What is offered to a device that is there waits for none.
+        // A call offered to an attached device waits for none.
         if pushed.is_some() {
             self.set_waiting(id, instance, true);
         }

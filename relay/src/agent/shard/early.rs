@@ -1,6 +1,6 @@
 //! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
-//! here. Its request waits, an INVITE with a 100, and what it waits for is claimed and opened next. It is judged when that is here, or
-//! when nothing more comes.
+//! here. Its request waits, an INVITE with a 100, and that instance is claimed and opened next. The request is judged when the instance is here, or
+//! when no more instances come.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
@@ -8,8 +8,9 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
-//! be on its way. An input that ends no wait costs no look at those that wait.
+//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or
+//! [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
+//! An input that ends no wait costs no look at those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What a shard does when its endpoint says that something happened.
+//! The shard's reactions to its endpoint's events.
 //!
 //! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
 
@@ -271,7 +271,7 @@ impl Shard {
             RegistrationFailure::Refused { status } => {
                 self.shared.metrics.registration(RegistrationOutcome::Refused);
                 let unanswerable = self.instances.get(instance).and_then(|row| row.unanswerable);
-                // Whom it refused last: then the credentials of another one are tried.
+                // The device refused last: then the credentials of another one are tried.
                 for id in self.with_same_credentials(binding, instance).into_iter().chain([instance]) {
                     self.on_refused(id, status, unanswerable);
                 }

@@ -127,7 +127,7 @@ impl Shard {
         });
     }
 
-    /// It is known whether the node lives that these passed through.
+    /// Handles the answer whether the node lives that these registrations passed through.
     pub(super) fn on_left_behind(&mut self, ids: &[InstanceId], lives: bool) {
         for id in ids {
             if lives {

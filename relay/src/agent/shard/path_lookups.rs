@@ -1,7 +1,7 @@
 //! Requests that come by our Path (RFC 8599) for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
 //! for the Contact of an account that was lent: they wait until the store, or DNS, has answered.
 //!
-//! | what answers | the requests that wait |
+//! | answer | the requests that wait |
 //! | --- | --- |
 //! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
 //! | the store has none | are handed in, and refused as unknown |
@@ -9,9 +9,10 @@
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | the record does not open here | are refused with 503 |
 //!
-//! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so, nor that he is not
-//! its SIP server unless DNS has told all its addresses. A request waits for
-//! [`WAIT`] and [`LOOK_EVERY`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
+//! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
+//! that it is not the SIP server of the registration unless DNS has told all that server's addresses. A request waits for [`WAIT`] and [`LOOK_EVERY`]
+//! at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it
+//! is refused with 503.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,7 +46,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How often those are looked at that wait while one is being asked. After as long an INVITE has its 100 (RFC 3261 §17.2.1).
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What a request names.
+/// The registration or account that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Named {
     /// A registration that passed through, by our Path.
@@ -54,7 +55,7 @@ pub(crate) enum Named {
     Contact(BindingId),
 }
 
-/// What waits until the store, or DNS, has told of what it names.
+/// Requests that wait until the store, or DNS, has told of the registration that they name.
 #[derive(Default)]
 pub(crate) struct PathLookups {
     all: BTreeMap<Named, PathLookup>,
@@ -77,7 +78,7 @@ struct Waiting {
     has_heard: bool,
 }
 
-/// What was found for requests that name a registration.
+/// The outcome of a look-up for requests that name a registration.
 pub(crate) enum LookedUp {
     /// The store knows it; whose requests are trusted for it.
     Known(Box<KnownPushBinding>, Believed),
@@ -175,7 +176,7 @@ impl Shard {
         None
     }
 
-    /// What a request names, and what keeps it from being judged.
+    /// The registration that a request names, and the missing fact that keeps it from being judged.
     fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
         if source.side != Side::Upstream {
             return None;
@@ -220,7 +221,7 @@ impl Shard {
         });
     }
 
-    /// What requests by our Path wait for has come, or has not.
+    /// Handles the outcome of a look-up that requests by our Path wait for.
     pub(crate) fn on_path_looked_up(&mut self, id: Named, found: LookedUp) {
         let served = match found {
             LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
@@ -339,7 +340,7 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
-        // What is no record is nobody's.
+        // A malformed record is unknown.
         Ok(None) | Err(StoreError::Malformed) => return LookedUp::Unknown,
         Err(_) => {
             shared.metrics.store_error(StoreOperation::Load);
@@ -358,7 +359,7 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
             let believed = shared.dialler.addresses(new.upstream, source).await;
             LookedUp::Known(Box::new(new), believed)
         }
-        // It is over, or leads nowhere.
+        // The registration is over, or leads nowhere.
         Ok(None) => LookedUp::Unknown,
         Err(_) => LookedUp::Unreadable,
     }

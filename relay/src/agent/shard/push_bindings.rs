@@ -49,7 +49,7 @@ pub(crate) struct PushBindings {
 }
 
 struct Row {
-    /// What the store is to have; `None`: nothing.
+    /// The record that the store is to have; `None`: none.
     wanted: Option<(Sealed, u64)>,
     /// Under which name its account is found.
     aor: AorKey,
@@ -57,19 +57,19 @@ struct Row {
     fence: Fence,
     /// The store is being asked.
     busy: bool,
-    /// What it is being asked for is not the newest.
+    /// The write under way is not the newest.
     stale: bool,
-    /// Likewise, told to whoever asks it: what is wanted no more is not written.
+    /// The same flag, shared with the task that asks the store: a superseded record is not written.
     superseded: Arc<AtomicBool>,
     /// Where it counts, as long as there is this row.
     _place: Holding,
-    /// Who waits until the store has erased it.
+    /// Requesters that wait until the store has erased the registration.
     waiters: Vec<WipeWaiter>,
-    /// Whoever waits is told, however that stands, when what is pushed still has had its time.
+    /// The waiters are answered, whatever the store has done by then, when the pushes still under way have had their time.
     is_heard_out: bool,
     /// It was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
-    /// It is another node's, or nobody's: of its end the store is told nothing.
+    /// The registration is another node's, or no longer any node's: its end is not told to the store.
     is_let_go: bool,
     /// The node that its Path leads to, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
@@ -328,14 +328,14 @@ impl Shard {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
             (false, fence) => self.let_go_of_push_binding(id, fence),
-            // What is on its way to the store is erased behind it.
+            // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
             (true, _) => {}
         }
     }
 
-    /// Whoever waits for the store to erase a registration has waited long enough: it is asked on, as long as this run lives.
+    /// A requester has waited long enough for the store to erase a registration: the store is asked on, as long as this run lives.
     pub(crate) fn on_push_binding_waited(&mut self, id: InstanceId) {
         let is_erased = |row: &Row| row.wanted.is_none() && !row.busy;
         if let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| !is_erased(row)) {
@@ -401,7 +401,7 @@ impl Shard {
         }
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
-        // What has expired leaves the store by itself; another node may have it again by now.
+        // An expired record leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
             drop(tell_wiped(&self.shared, id, false));

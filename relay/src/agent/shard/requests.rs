@@ -1,4 +1,4 @@
-//! What a shard does when a use case asks.
+//! The shard's reactions to requests of the use cases.
 //!
 //! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
 
@@ -23,17 +23,17 @@ use crate::vault::{Fence, Lookup, Sealed};
 
 impl Shard {
     pub(crate) fn on_request(&mut self, command: Request) {
-        // Whoever asked may have gone: an answer that nobody takes is no error.
+        // The requester may have gone: an answer that nobody takes is no error.
         match command {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
                 for new in new {
-                    // Whatever was read of it before may be older than its end.
+                    // The record may have been read before the instance's end.
                     let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
                     match barred.or_else(|| self.ended_ahead.has(clock::now(), new.id).then_some(None)) {
                         Some(lookup) => self.turn_away(new, lookup, &settled),
                         None => {
-                            // What this node had ended by itself before another one had it is here again.
+                            // An instance that this node had ended by itself, before another one had it, is here again.
                             self.shared.vault.tombstones().leave(new.id);
                             self.bind(new, None, Some(&settled));
                         }
@@ -191,7 +191,7 @@ impl Shard {
             self.settling.insert(id, settled.clone());
         }
         if let Some(row) = self.instances.get_mut(id) {
-            // What another run has changed since this one had it.
+            // Another run has changed the record since this one had it.
             let is_newer = fence > row.fence && row.ending.is_none();
             row.fence = fence;
             if is_newer {

@@ -1,7 +1,7 @@
 //! Recording the SIP of instances whose user, or whose operator, asked for it.
 //!
 //! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
-//! recorded, also where several devices share an account. Who asked stands in the instance's timeline, which is its user's.
+//! recorded, also where several devices share an account. The requester is named in the instance's timeline, which is its user's.
 
 use std::cell::LazyCell;
 use std::net::SocketAddr;

@@ -12,7 +12,7 @@ use sip::id::InstanceId;
 pub(crate) struct Attached {
     devices: HashMap<InstanceId, Option<Arc<str>>>,
     apps: HashSet<Arc<str>>,
-    /// Who has shown its secret last, and may attach now.
+    /// The instance that has shown its secret last, and may attach now.
     shown: Option<(InstanceId, Arc<str>)>,
 }
 

@@ -23,7 +23,7 @@ const FEW: usize = 4;
 /// Calls of one device among which one is sought that waits for nobody.
 const LOOKED_AT: usize = 64;
 
-/// What is known of one call for one of its devices.
+/// State of one call for one of its devices.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// How it stands.
@@ -49,7 +49,7 @@ pub struct Call {
     pub is_of_others: bool,
     /// The push service has taken its push.
     pub accepted: bool,
-    /// What its INVITE has in common with its copies, once it has come.
+    /// The mark that its INVITE has in common with its copies, once it has come.
     pub mark: Option<InviteMark>,
     /// Until when it waits for its device.
     pub waits_until: Instant,
@@ -176,7 +176,7 @@ impl Calls {
         self.remember(id, successor, call);
     }
 
-    /// What is known of a call of this instance.
+    /// The state of a call of this instance.
     pub(crate) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
         self.known.get_mut(&(id, instance)).map(|known| &mut known.call)
     }

@@ -28,7 +28,7 @@ pub(crate) struct Row {
     id: InstanceId,
     /// Everything that is known of it.
     pub sealed: Sealed,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
     /// When it ends, in seconds since 1970.
     expires_at: u32,
@@ -133,7 +133,7 @@ impl Row {
     }
 }
 
-/// What falls due in the life of a lease.
+/// A deadline in the life of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     /// This reminder is to be sent.
@@ -186,7 +186,7 @@ pub(crate) struct Instances {
     granted_until: u64,
     /// Slots of leases that end later, or did; at most as many as there are rows.
     ahead: Vec<u32>,
-    /// They were more: all are to be looked at.
+    /// There were too many to list: all are to be looked at.
     all_may_be_ahead: bool,
 }
 
@@ -301,7 +301,7 @@ impl Instances {
         }
     }
 
-    /// It is being pushed that its registration is back.
+    /// A push is under way that its registration is back.
     pub(crate) fn set_restored(&mut self, id: InstanceId, now: u64) {
         if let Some(slot) = self.slot_of(id).filter(|slot| self.moments.is_set(*slot)) {
             self.untold.tell_of_registration(slot, Notice::Restored, now);
@@ -372,7 +372,7 @@ impl Instances {
         self.moments.first().map(u64::from)
     }
 
-    /// What is due at `now`, once: an end is not told again.
+    /// An instance with a deadline that is due at `now`, once: an end is not told again.
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
         let slot = self.moments.pop_due(now)?;
         let row = self.rows.get_mut(slot as usize)?;
@@ -615,7 +615,7 @@ mod tests {
         assert_eq!(instances.pop_due(END - 85_400), Some((next, Due::Reminder(Reminder::Renew))));
     }
 
-    /// What the table of memory in `docs/performance.md` says; the allocator has blocks of 112 and of 128.
+    /// Sizes from the table of memory in `docs/performance.md`; the allocator has blocks of 112 and of 128.
     #[test]
     fn a_row_fits_its_block() {
         assert!(size_of::<Row>() <= 128, "{}", size_of::<Row>());

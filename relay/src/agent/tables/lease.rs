@@ -53,7 +53,7 @@ pub(crate) fn event(reminder: Reminder) -> Event {
     }
 }
 
-/// What counts as sent when a lease that ends at `expires_at` begins or is renewed at `now`, both in seconds since 1970.
+/// The reminder that counts as sent when a lease that ends at `expires_at` begins or is renewed at `now`, both in seconds since 1970.
 pub fn skipped(expires_at: u64, now: u64) -> Option<Reminder> {
     due(expires_at, None, now)
 }

@@ -42,7 +42,7 @@ mod tests {
         CallId::new((number as u128 + 1) << 16, ShardTag(0))
     }
 
-    /// What a list of so many places holds in the end.
+    /// The final content of a list with so many places.
     fn kept(callers: impl Iterator<Item = u64>) -> Vec<(u64, CallId)> {
         let (mut missed, mut kept, keys) = (MissedCalls::default(), Vec::new(), CallerKeys::default());
         for (number, caller) in callers.enumerate() {

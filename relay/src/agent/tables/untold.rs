@@ -72,7 +72,7 @@ impl Untold {
         self.insert(slot, Notice::Reminder(reminder), now, until);
     }
 
-    /// It is being pushed that a registration is lost, or back.
+    /// A push is under way that a registration is lost, or back.
     pub(super) fn tell_of_registration(&mut self, slot: u32, notice: Notice, now: u64) {
         self.insert(slot, notice, now, now.saturating_add(OF_REGISTRATION_S));
     }

@@ -4,8 +4,8 @@
 //! Request-URI than the INVITE had, which then say nothing of a shard, or the wrong one.
 //!
 //! Invariant: a fixed table of [`SLOTS`] numbers without a lock: a shard writes down what it has, before its first answer, and
-//! strikes it out when the transaction is over; whoever reads a CANCEL or an ACK looks. A place is never taken from another
-//! transaction. What finds no room, or is a stranger's, goes by what the message says itself, and what is found here is no right:
+//! strikes it out when the transaction is over; the reader of a CANCEL or an ACK looks it up. A place is never taken from another
+//! transaction. A transaction that finds no room, or is a stranger's, is routed by the message itself, and a hit here grants no right:
 //! the endpoint judges who may cancel.
 
 use std::hash::{BuildHasher as _, RandomState};

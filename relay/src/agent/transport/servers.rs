@@ -68,7 +68,7 @@ struct Table {
     /// Those that have said so, and when: a number that grows.
     said: BTreeMap<Place, u64>,
     last: u64,
-    /// What the operator's names resolved to last.
+    /// The last addresses of the operator's names.
     named: BTreeMap<Box<str>, Vec<IpAddr>>,
     /// Those that ended a stream when they were asked: the next one is not.
     shy: VecDeque<Place>,
@@ -130,7 +130,7 @@ impl LfServers {
         table.said.insert(place, table.last);
     }
 
-    /// What a host of an account resolved to.
+    /// Takes note of the addresses of an account's host.
     pub(super) fn resolved(&self, host: &str, addresses: &[IpAddr]) {
         if self.0.hosts.is_empty() || addresses.is_empty() {
             return;

@@ -32,7 +32,7 @@ use crate::net::dns::resolve::Candidate;
 
 /// An address is left alone for at most this long.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
-/// What an address must have served for, so that its next failure counts as the first.
+/// The service time of an address after which its next failure counts as the first.
 const SETTLED: Duration = Duration::from_secs(600);
 /// How long DNS must have named others alone, until a flow to an address that it named before is left.
 const UNLISTED: Duration = Duration::from_secs(3_600);
@@ -69,7 +69,7 @@ struct Current {
 }
 
 impl Targets {
-    /// What is to be dialled, best first; what is away comes last, the one that is back soonest before the others.
+    /// The addresses to dial, best first; those that are away come last, the one that is back soonest before the others.
     pub(crate) fn in_order(&self, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| {
@@ -104,7 +104,7 @@ impl Targets {
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
-    /// What `is_away` says of an address counts beside what is known here.
+    /// The verdict of `is_away` on an address counts beside this table.
     pub(crate) fn better(
         &mut self,
         shard: usize,
@@ -142,7 +142,7 @@ impl Targets {
         self.trying.insert(shard, (flow, candidate));
     }
 
-    /// What a shard's endpoint says of a flow; whether that was to be tried as a better one.
+    /// Takes note of the endpoint's verdict on a flow; returns whether that was to be tried as a better one.
     pub(crate) fn offered(
         &mut self,
         shard: usize,

@@ -1,7 +1,7 @@
 //! Streams for answers whose own stream has ended.
 //!
-//! They are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. What has carried no answer for [`IDLE`] is
-//! closed: a router on the way may forget it without a word, and the next answer would go nowhere.
+//! They are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. A stream that has carried no
+//! answer for [`IDLE`] is closed: a router on the way may forget it without a word, and the next answer would go nowhere.
 //!
 //! Invariant: at most [`ANSWER_DIALS`] are being opened, and [`ANSWER_DIALS_PER_SERVER`] to one SIP server; at most [`ANSWERS_WAITING`] answers to one
 //! wait, and [`OPEN_MAX`] streams to one are open: the one that has carried none for longest ends.
@@ -51,7 +51,7 @@ pub(super) struct Beside {
     upstream: UpstreamId,
 }
 
-/// What becomes of such a stream.
+/// The state of such a stream.
 pub(super) enum Answering {
     /// These wait for it, each with its place among those of the SIP server.
     Opening(Vec<(Bytes, Share)>),
@@ -67,7 +67,8 @@ pub(super) struct Open {
 }
 
 impl Dialler {
-    /// Sends a response to a SIP server whose stream has ended: on the stream that an earlier one opened, or on a new one. What cannot be sent so is lost.
+    /// Sends a response to a SIP server whose stream has ended: on the stream that an earlier one opened, or on a new one. An answer that cannot be
+    /// sent so is lost.
     pub(crate) fn answer(
         &self,
         shard: usize,
@@ -297,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_names_silent_ports_for_its_answers_takes_no_turn_from_others() {
         let (dialler, upstream, _inbox) = dialler();
-        // They open, and never speak TLS.
+        // The connections open, and never speak TLS.
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in 0..=250 {

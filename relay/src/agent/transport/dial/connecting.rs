@@ -54,7 +54,7 @@ pub(super) enum Patience {
     Whole,
 }
 
-/// What a dial of one address has come to.
+/// The outcome of dialling one address.
 pub(super) enum Way {
     Open(Opened),
     /// It cannot be used now.
@@ -72,7 +72,7 @@ pub(super) enum Turns {
     Answers,
 }
 
-/// What a connection that is being opened takes; given back when dropped.
+/// The permits of a connection that is being opened; given back when dropped.
 pub(super) struct Admitted<'a> {
     _place: Share,
     _leave: Leave<'a>,
@@ -106,7 +106,7 @@ impl Inner {
         let away_until = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now);
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| (is_avoided(candidate), away_until(candidate)));
-        // What is away may be back, and serve, where the one that is to be avoided only lets in.
+        // An address that was away may be back, and serve, where the one to avoid only accepts connections.
         let away = candidates.iter().filter(|candidate| !is_avoided(candidate) && away_until(candidate).is_some());
         let may_be_back: Vec<_> = away.take(if avoid.is_some() { MAY_BE_BACK_MAX } else { 0 }).copied().collect();
         for impatient in [Patience::Brief, Patience::WhileThere] {
@@ -205,7 +205,7 @@ impl Inner {
             if let Some(leave) = self.try_leave(&share, turns) {
                 return Some(Admitted { _place: place, _leave: leave });
             }
-            // Whoever has the other half of what it takes goes first.
+            // A dial that already holds the other permit goes first.
             drop(place);
             if patience == Patience::None {
                 return None;
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(own_order(&dialler, other, &[a, b]), [a, b]);
         assert_eq!(first(&dialler, other, &[a]).await, Some(a), "it has no other");
         assert_eq!(first(&dialler, other, &[a, b]).await, Some(a));
-        // What comes after the connection says nothing of others.
+        // A failure after the connection says nothing of other SIP servers.
         let no_tls = Candidate { transport: net::Transport::Tls, ..a };
         let closes = tokio::spawn(async move { while back.accept().await.is_ok() {} });
         assert_eq!(first(&dialler, upstream, &[no_tls]).await, None);
@@ -486,7 +486,7 @@ mod tests {
         timeout(soon, inner.offer_better(upstream, &route, &[a, worse])).await.expect("it does not wait");
         assert!(!is_offered());
         drop(places);
-        // What others could not connect to is not tried.
+        // An address that other dials could not connect to is not tried.
         inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(60));
         inner.offer_better(upstream, &route, &[a, worse]).await;
         assert!(!is_offered());
