@@ -122,7 +122,7 @@ impl PrivateKey {
         Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0.secret_bytes()))
     }
 
-    /// What others seal to.
+    /// The public key that others seal to.
     pub fn public(&self) -> Option<PublicKey> {
         let key = agreement::PrivateKey::from_private_key(&agreement::X25519, self.0.secret_bytes()).ok()?;
         let public = key.compute_public_key().ok()?;

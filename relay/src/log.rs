@@ -40,7 +40,7 @@ pub fn write_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
-/// From now on lines wait in the queue, those of a panic included, and a thread writes them. What this gives is held until the process ends:
+/// From now on lines wait in the queue, those of a panic included, and a thread writes them. The returned guard is held until the process ends:
 /// its drop waits for what was handed over, at most [`LAST_WORDS`].
 pub fn begin() -> LastWords {
     let begun = thread::Builder::new().name("log".to_owned()).spawn(|| {
@@ -69,8 +69,8 @@ pub fn begin() -> LastWords {
     LastWords(())
 }
 
-/// What a panic says: where it was, and why, as far as that stands in the program's own text. A message that was put together may hold what a
-/// peer has sent, or a secret.
+/// The log text of a panic: where it was, and why, as far as that stands in the program's own text. A message that was put together may hold text
+/// of a peer, or a secret.
 fn told(panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     match panic.payload().downcast_ref::<&'static str>() {

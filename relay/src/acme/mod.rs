@@ -48,10 +48,10 @@ const NONCES_REFUSED: u32 = 20;
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum AcmeError {
-    /// What the CA, or the way to it, says.
+    /// An error of the CA, or of the way to it.
     #[error("{0}")]
     Ca(#[from] instant_acme::Error),
-    /// What the CA says of an account that it takes no order of.
+    /// The CA's objection to an account whose orders it refuses.
     #[error("the CA takes no order of this account: {0}")]
     Account(#[source] instant_acme::Error),
     /// The CA offers no challenge of the kind that is configured.
@@ -109,7 +109,7 @@ fn ca_says(error: &instant_acme::Error) -> &str {
     }
 }
 
-/// What answers HTTP-01, by token.
+/// The answers to HTTP-01, by token.
 pub type Tokens = Arc<RwLock<HashMap<String, String>>>;
 
 /// Renews the certificate of one relay.
@@ -132,7 +132,7 @@ impl Acme {
         Self { settings, files, tls, tokens, metrics, first_wait, account_replaced }
     }
 
-    /// What answers HTTP-01 for it.
+    /// The routes that answer HTTP-01.
     pub fn answers(&self) -> Router {
         let token = async |State(tokens): State<Tokens>, Path(token): Path<String>| {
             let answer = tokens.read().ok().and_then(|tokens| tokens.get(&token).cloned());
@@ -274,7 +274,7 @@ fn spread(most: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// What a CA says.
+    /// An error of a CA.
     fn problem(word: &str) -> instant_acme::Error {
         let text = format!(r#"{{"type":"urn:ietf:params:acme:error:{word}","detail":"d","status":400}}"#);
         instant_acme::Error::Api(serde_json::from_str(&text).unwrap())

@@ -389,7 +389,7 @@ struct Shared {
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
-    /// The host name of the edge, as pushes name it.
+    /// The edge's public address, as pushes name it.
     edge: Box<str>,
     udp: Option<Udp>,
     connection_timing: ConnectionTiming,

@@ -1,4 +1,4 @@
-//! Who may ask: the bearer key of a request, the Apps that the operator serves, and the SIP servers that may wake.
+//! Access: the bearer key of a request, the Apps that the operator serves, and the SIP servers that may wake.
 //!
 //! Invariant: a key is compared by its SHA-256 digest, in the same time whatever differs, against every key there is;
 //! keys are held as digests only.
@@ -36,7 +36,7 @@ impl KeyDigest {
 pub struct App {
     /// Its id.
     pub id: Box<str>,
-    /// What its server or its builds show at `POST /v1/instances`.
+    /// The key that its server or its builds show at `POST /v1/instances`.
     pub key: ApiKey,
     /// It has an APNs key here.
     pub apns: bool,
@@ -92,7 +92,7 @@ impl Apps {
 pub struct SipServer {
     /// Its id.
     pub id: Box<str>,
-    /// What it shows at `POST /v1/wake`.
+    /// The key that it shows at `POST /v1/wake`.
     pub key: ApiKey,
     /// The domains whose devices it may wake.
     pub domains: DomainRules,

@@ -35,7 +35,7 @@ pub enum Json {
     Object(Vec<(Zeroizing<String>, Json)>),
 }
 
-/// Reads a body. A byte order mark before it is skipped (RFC 8259 §8.1). What is JSON and cannot be held (a number out of range, text with
+/// Reads a body. A byte order mark before it is skipped (RFC 8259 §8.1). JSON that cannot be held (a number out of range, text with
 /// half a surrogate pair, more than 127 levels) is an error at its place.
 pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
@@ -55,7 +55,7 @@ pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     })
 }
 
-/// What is expected in place of a value that is JSON and cannot be held: the library tells by its words alone.
+/// The expectation in place of a value that is JSON and cannot be held: only the text of the library's error tells it.
 fn unheld(error: &serde_json::Error) -> Option<&'static str> {
     let text = error.to_string();
     [

@@ -32,7 +32,7 @@ pub async fn begin<E: ApiService>(State(api): State<Api<E>>, request: Request) -
 /// `GET /v1/instances/{id}/trace`
 pub async fn fetch<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    // Who asks is known before a place is taken, and a place is there before the shard copies what it has.
+    // The requester is authenticated before it gets a place, and has a place before the shard copies the recording.
     asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     let place = api.0.boxes.place(asker.id, asker.from)?;
     let trace = told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::Read).await)?;

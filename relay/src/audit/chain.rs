@@ -16,7 +16,7 @@ pub(super) const BEGINNING: [u8; 32] = [0; 32];
 /// The longest line, in bytes.
 const LINE_LIMIT: usize = 4 * 1024;
 
-/// What is wrong with a trail.
+/// A fault of a trail.
 #[derive(thiserror::Error, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It cannot be read.
@@ -27,7 +27,7 @@ pub enum Fault {
         /// The system's word.
         why: Box<str>,
     },
-    /// It is none.
+    /// The line is malformed.
     #[error("{file}: line {line} is no line of an audit trail")]
     Malformed {
         /// The file.
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(verdict(&[&lines[..2], &lines[3..]].concat().concat()), broken(3));
         assert_eq!(verdict(&[&lines[..2], &lines[1..]].concat().concat()), broken(3));
         assert_eq!(verdict(&[lines[0], lines[2], lines[1]].concat()), broken(2));
-        // What was cut off at the end is told by who knows the last line; what was cut off at the beginning had its time.
+        // A cut at the end is noticed by a reader that knows the last line; a line cut off at the beginning had expired.
         assert_eq!(verdict(&lines[2..].concat()), Ok(3));
         assert_eq!(verdict(&whole[..whole.len() - 2]), Err(Fault::Malformed { file: "a".into(), line: 5 }));
         assert_eq!(verdict("{}\n"), Err(Fault::Malformed { file: "a".into(), line: 1 }));

@@ -111,7 +111,7 @@ impl Act {
     }
 }
 
-/// Whose it was.
+/// The subject of an audited action.
 #[derive(Clone, Default)]
 pub struct Whose {
     /// The instance.
@@ -179,7 +179,7 @@ impl Audit {
         self.0.is_some()
     }
 
-    /// What is the matter with it, in words a person can act on.
+    /// The trail's trouble, in words a person can act on.
     pub fn trouble(&self) -> Option<Box<str>> {
         self.0.as_ref()?.trouble().clone()
     }

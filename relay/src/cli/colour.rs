@@ -5,7 +5,7 @@
 use std::env;
 use std::io::{self, IsTerminal};
 
-/// What a line means to who reads it.
+/// The meaning of a line to its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
     /// All right.

@@ -137,7 +137,7 @@ async fn connect(tls: &ClientTls, host: &str, port: u16) -> Result<Stream, Comma
     Err(last)
 }
 
-/// What a problem (RFC 9457) says to a person.
+/// A problem (RFC 9457), as text for a person.
 fn told(problem: &Value) -> String {
     let text = |member: &str| problem[member].as_str().unwrap_or_default();
     let mut told = format!("{}. {}", text("title"), text("detail"));

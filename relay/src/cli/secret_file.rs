@@ -1,7 +1,8 @@
 //! Files of a command that hold a secret.
 //!
-//! Invariant: what is written can be read by its owner alone from its first byte on, whatever stood there before, and is whole, but where nothing
-//! can take the place of what stands there. What is read is wiped when it is dropped; a file that everybody can read is taken, with a warning.
+//! Invariant: a written file can be read by its owner alone from its first byte on, whatever stood there before, and is whole, but where nothing can
+//! take the place of the existing file. A secret read from a file is wiped when it is dropped; a file that everybody can read is taken, with a
+//! warning.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};

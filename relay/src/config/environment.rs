@@ -89,7 +89,7 @@ impl Step {
 enum Nowhere {
     /// No setting can be called so.
     Unnamed,
-    /// It is beyond the table that would be the next one of its array.
+    /// The index is beyond the next free one of its array.
     Gap { array: String, next: usize },
 }
 
@@ -124,7 +124,7 @@ fn is_another(name: &str) -> bool {
     OTHERS.iter().any(|other| if other.ends_with('_') { name.starts_with(other) } else { name == *other })
 }
 
-/// What Kubernetes sets in each container for a service whose name begins with `sipwake`.
+/// Variables that Kubernetes sets in each container for a service whose name begins with `sipwake`.
 fn is_of_a_cluster(rest: &str, value: &str) -> bool {
     let rest = format!("_{rest}");
     let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));

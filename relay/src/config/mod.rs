@@ -79,7 +79,7 @@ pub struct Config {
     pub call: Call,
     /// SIP MESSAGEs that are kept for a device.
     pub messages: Messages,
-    /// What one source, account or SIP server may take.
+    /// The limits of each source, account and SIP server.
     pub limits: Limits,
     /// The mobile applications served; ids and keys are unique.
     pub apps: Vec<App>,
@@ -87,10 +87,9 @@ pub struct Config {
     pub sip_servers: Vec<SipServer>,
     /// The waits that nobody configures; no key of the file sets them.
     pub timing: Timing,
-    /// What is allowed but should be said at start-up: a place and what it means.
+    /// Allowed settings that deserve a word at start-up: a place and its meaning.
     pub cautions: Vec<Problem>,
-    /// What `check` refuses although `serve` goes on with a warning: it runs nobody off the air, and is most likely not
-    /// what was meant.
+    /// Settings that `check` refuses although `serve` goes on with a warning: they keep the relay running, and are most likely a mistake.
     pub faults: Vec<Problem>,
     /// Where each setting stands in the file.
     pub lines: Lines,
@@ -105,7 +104,7 @@ pub struct Config {
 pub struct Edge {
     /// Where devices connect; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// What pushes and Record-Route name. Port 0, allowed only while `listen` has port 0, means the port it got.
+    /// The address that pushes and Record-Route name. Port 0, allowed only while `listen` has port 0, means the port it got.
     pub public: HostPort,
     /// SIP over secure WebSocket (RFC 7118), when set.
     pub websocket: Option<SocketAddr>,
@@ -155,7 +154,7 @@ pub enum Tls {
 pub struct Acme {
     /// The CA's directory, an `https` URL.
     pub directory_url: Box<str>,
-    /// Whom the CA may write to, as `mailto:` URIs.
+    /// The addresses that the CA may write to, as `mailto:` URIs.
     pub contact: Vec<Box<str>>,
     /// The folder of the account, the certificate and its key.
     pub state: PathBuf,
@@ -259,7 +258,7 @@ pub struct Otlp {
     pub port: u16,
     /// Trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
-    /// What it is shown as `Authorization: Bearer`.
+    /// The token that the collector is shown as `Authorization: Bearer`.
     pub token: Option<ApiKey>,
 }
 
@@ -348,7 +347,7 @@ pub enum EarlyRinging {
 pub struct App {
     /// The application's id: on APNs its bundle.
     pub id: Box<str>,
-    /// What the application shows at the API; at least 16 characters.
+    /// The key that the application shows at the API; at least 16 characters.
     pub api_key: ApiKey,
     /// Its APNs access.
     pub apns: Option<Apns>,
@@ -406,7 +405,7 @@ pub struct Fcm {
 pub struct WebPush {
     /// The VAPID key: P-256, PKCS #8 in PEM.
     pub key_file: PathBuf,
-    /// Whom push services tell of trouble: `mailto:` or `https:`.
+    /// The contact that push services tell of trouble: `mailto:` or `https:`.
     pub subject: Box<str>,
     /// PEM certificates trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
@@ -417,7 +416,7 @@ pub struct WebPush {
 pub struct SipServer {
     /// A name for logs and audit.
     pub id: Box<str>,
-    /// What it shows at the API; at least 16 characters.
+    /// The key that it shows at the API; at least 16 characters.
     pub key: ApiKey,
     /// The SIP domains whose accounts it may wake.
     pub domains: DomainRules,
@@ -482,7 +481,7 @@ impl Config {
         values::reachable(self.api.listen)
     }
 
-    /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app
+    /// The configuration of `serve` without a file: loopback listeners, a development certificate, the store in memory, one app
     /// without a push service and with a key made on the spot. The environment still overrides.
     pub fn development() -> Result<Config, Problems> {
         let read = sections::read("", Path::new(""), environment::of_this_process(), sections::Profile::Development);

@@ -49,7 +49,7 @@ const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 const USUAL_MAX_BODY: usize = 16 * 1024;
 const LARGEST_MAX_BODY: usize = 48 * 1024;
 
-/// Who reads: a file must name what has no sensible default, development makes it on the spot.
+/// The purpose of reading: a file must name every value without a sensible default, development makes it on the spot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Profile {
     File,

@@ -93,7 +93,7 @@ impl Folder {
         self.secret(PASSWORD, PASSWORD_BYTES)
     }
 
-    /// What this file holds; when it is absent, what `make` gives is kept in it.
+    /// The content of this file; when it is absent, the result of `make` is kept in it.
     ///
     /// # Errors
     /// As for [`Folder::key`], and those of `make`.

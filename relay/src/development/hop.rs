@@ -19,7 +19,7 @@ impl Hop {
         format!("{}-{}-{}", if self.is_tcp { "tcp" } else { "udp" }, self.address.ip(), self.address.port())
     }
 
-    /// What [`Hop::written`] has written.
+    /// Reads the form of [`Hop::written`].
     pub(super) fn read(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let (kind, ip, port) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,4 +1,4 @@
-//! Who is registered where at the SIP server that comes with a relay without a configuration (RFC 3261 §10.3, RFC 5626 §6).
+//! The location service of the SIP server that comes with a relay without a configuration (RFC 3261 §10.3, RFC 5626 §6).
 //!
 //! Invariant: a REGISTER without the right digest changes nothing; a nonce is taken with growing counts alone. Bounded: as many
 //! users as there are accounts, [`CONTACTS`] each, and [`NONCES`].
@@ -47,7 +47,7 @@ pub(super) struct Contact {
     ends: Instant,
 }
 
-/// What a REGISTER is answered.
+/// The answer to a REGISTER.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(Name, String)>,

@@ -1,4 +1,4 @@
-//! What makes a relay without a configuration one that can be tried at once: a folder for what shall be the same the next time,
+//! Parts that make a relay without a configuration one that can be tried at once: a folder for values that shall be the same the next time,
 //! and a SIP server with two accounts.
 //!
 //! Invariant: a relay that has a configuration uses nothing of this. Everything here is on loopback.

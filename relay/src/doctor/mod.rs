@@ -1,6 +1,6 @@
 //! Walks an account's path to its SIP server as the relay would, and says in words what would go wrong and what to do.
 //!
-//! | step | what is done |
+//! | step | examination |
 //! | --- | --- |
 //! | `account` | its domain and URIs are judged as an enabling's are |
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
@@ -8,9 +8,9 @@
 //! | `options` | OPTIONS by the best connection |
 //! | `register` | REGISTER without a Contact, up to the challenge; with the password: what is registered, then a Contact of its own with a Path, and its end |
 //!
-//! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a
-//! Contact is registered that is taken away again. A password is tried once: a refusal ends the examination. What DNS has of addresses that the relay
-//! does not dial is told at the machine itself alone (`discreet`).
+//! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
+//! registered that is taken away again. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
+//! not dial are told at the machine itself alone (`discreet`).
 
 mod discreet;
 mod line;
@@ -45,7 +45,7 @@ const NAMES_WITHIN: Duration = Duration::from_secs(20);
 /// A lifetime below this means many refreshes and, without lending, many pushes, in seconds.
 const SHORT_S: u64 = 120;
 
-/// What the examinations stand on.
+/// The dependencies of the examinations.
 #[derive(Clone)]
 pub struct Doctor {
     resolver: Resolver,
@@ -346,7 +346,7 @@ struct Registering<'a> {
     challenge: Option<(Challenge, Name, u32)>,
 }
 
-/// What went wrong, and what to do.
+/// The fault that ended an examination, and its remedy.
 struct Ended(String, &'static str);
 
 impl From<LineError> for Ended {
@@ -605,7 +605,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_behind_many_that_are_silent_is_found_and_the_examination_goes_on_by_it() {
-        // They take connections, and say nothing in TLS.
+        // The servers accept connections, and say nothing in TLS.
         let (mut listeners, mut candidates) = (Vec::new(), Vec::new());
         for place in 0..10 {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

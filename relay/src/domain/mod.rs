@@ -51,7 +51,7 @@ words!(
         Retrying = "retrying",
         /// The app is awake and registers by itself.
         Foreground = "foreground",
-        /// It is being unregistered and wiped.
+        /// The instance is being unregistered and wiped.
         Ending = "ending",
     }
 );
@@ -134,7 +134,7 @@ impl WipeReason {
 }
 
 words!(
-    /// What a canary waits for, one after the other.
+    /// The steps that a canary waits for, one after the other.
     CanaryStep {
         /// The relay took the account, and its SIP server has registered it.
         Enable = "enable",

@@ -14,7 +14,7 @@ pub struct Holdings(Arc<Mutex<BTreeMap<NonZeroU64, u32>>>);
 /// Keys that one thing counts for at most.
 const KEYS_MAX: usize = 4;
 
-/// What is held of each of its keys. There is one for each instance.
+/// A count against each of an instance's keys. There is one for each instance.
 pub struct Holding {
     holdings: Holdings,
     keys: Box<[Option<NonZeroU64>; KEYS_MAX]>,

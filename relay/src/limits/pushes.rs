@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(how_many(|| budgets.take_call(now, "a", next(), by("bob"))), (100, Limit::PushesApp));
         budgets.take_notice(now, "a", device(1));
         assert!(budgets.take_call(now + Duration::from_secs(87), "a", next(), by("bob")).is_ok(), "nothing is owed");
-        // They count for their device.
+        // Notices count for their device.
         (0..60).for_each(|_| budgets.take_notice(now, "b", device(1)));
         assert_eq!(budgets.take_call(now, "b", device(1), by("bob")), Err(Limit::PushesDevice));
     }

@@ -215,7 +215,7 @@ words!(
     }
 );
 words!(
-    /// What became of the note of a call that nobody answered, or of a call's story.
+    /// Outcome of storing the note of a missed call, or a call's story.
     MissedCallOutcome {
         /// Kept.
         Kept = "kept",
@@ -226,14 +226,14 @@ words!(
 words!(
     /// How an order of a certificate ended.
     CertificateOrder {
-        /// It is in use.
+        /// The new certificate is in use.
         Issued = "issued",
         /// The old one stays.
         Failed = "failed",
     }
 );
 words!(
-    /// What became of a trace for the collector of `[otlp]`.
+    /// Outcome of a trace for the collector of `[otlp]`.
     TraceOutcome {
         /// The collector took it.
         Sent = "sent",
@@ -242,11 +242,11 @@ words!(
     }
 );
 words!(
-    /// What a NOTIFY said of a mailbox.
+    /// Content of a NOTIFY about a mailbox.
     MwiNotify {
         /// Something new.
         Changed = "changed",
-        /// What was known.
+        /// Nothing new.
         Unchanged = "unchanged",
     }
 );
@@ -283,9 +283,9 @@ words!(
     }
 );
 words!(
-    /// What there is to be mended although the relay does its work, by what it is about.
+    /// A fault to be mended although the relay does its work, by its subject.
     Warning {
-        /// What a CA says to ACME.
+        /// An error of the CA in ACME.
         Acme = "acme",
         /// The audit trail.
         Audit = "audit",
@@ -301,7 +301,7 @@ words!(
         KeyringFile = "keyring-file",
         /// The name servers.
         NameServers = "name-servers",
-        /// What the store is like.
+        /// The kind of store.
         Store = "store",
         /// How far the store's clock is from this machine's.
         StoreClock = "store-clock",
@@ -369,7 +369,7 @@ words!(
     SipRefusal {
         /// It does not parse.
         Malformed = "malformed",
-        /// It is over a limit of size or count.
+        /// The request is over a limit of size or count.
         TooLarge = "too-large",
         /// It came from an address that may not send it.
         WrongSource = "wrong-source",
@@ -415,7 +415,7 @@ words!(
     }
 );
 words!(
-    /// What was asked of the store.
+    /// An operation of the store.
     StoreOperation {
         /// A record was written.
         Put = "put",

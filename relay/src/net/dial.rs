@@ -37,11 +37,11 @@ pub enum DialError {
     /// Its certificate is not good for the domain: never sent anything; tried again later, its operator told.
     #[error("the certificate of {address} is not valid for {domain}: {why}")]
     NotTrusted {
-        /// Who was connected to.
+        /// The address of the peer.
         address: SocketAddr,
         /// For which domain.
         domain: String,
-        /// What was wrong, with the names that the certificate has.
+        /// The fault, with the names that the certificate has.
         why: String,
         /// The same without any name.
         fault: TlsFault,
@@ -52,7 +52,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// What can be told to anybody: without the domain, which is an account's, and without a word of the other side's.
+    /// The error as it may be told to anybody: without the domain, which is an account's, and without a word of the other side's.
     pub fn discreet(&self) -> String {
         match self {
             Self::Timeout(_) | Self::Unreachable(..) => self.to_string(),

@@ -6,7 +6,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// What keeps another side and the relay from speaking TLS.
+/// A reason why another side and the relay cannot speak TLS.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsFault {
     /// Its certificate is over.
@@ -33,12 +33,12 @@ pub enum TlsFault {
 }
 
 impl TlsFault {
-    /// What a stream's error means, where TLS is what has failed.
+    /// The TLS fault within a stream's error, if TLS is the cause.
     pub fn within(error: &io::Error) -> Option<Self> {
         Some(Self::of(error.get_ref()?.downcast_ref::<Error>()?))
     }
 
-    /// What the library's error means.
+    /// The meaning of the library's error.
     pub fn of(error: &Error) -> Self {
         match error {
             Error::InvalidCertificate(why) => match why {

@@ -19,7 +19,7 @@ pub enum NoConnection {
     /// The system knows the name alone.
     #[error("its name has no address")]
     NoAddress,
-    /// What the last of its addresses came to.
+    /// The error of its last address.
     #[error(transparent)]
     Dial(#[from] DialError),
 }

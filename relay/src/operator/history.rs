@@ -20,7 +20,7 @@ const SAMPLES: usize = 241;
 /// A series, or the sum of several: a metric and the labels that must be there.
 pub type Watched = (Metric, &'static [(&'static str, &'static str)]);
 
-/// What is remembered.
+/// The metrics that are remembered.
 const WATCHED: &[Metric] = &[
     Metric::Instances,
     Metric::RegistrationsWaiting,

@@ -1,4 +1,4 @@
-//! What goes wrong again and again is said once, and then counted.
+//! Logging of outages: a fault that recurs is logged once, and then counted.
 //!
 //! Invariant: of one outage the log has a line when it begins, one each [`EVERY`] with how often it has happened since the last one,
 //! and one when it is over.

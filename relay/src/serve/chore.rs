@@ -18,7 +18,7 @@ pub(super) fn chore(
 ) -> JoinHandle<()> {
     let readiness = readiness.clone();
     tokio::spawn(async move {
-        // What it held is gone with it, and locks say themselves what a panic leaves behind.
+        // The chore's state is gone with it, and locks show by themselves that a panic left something behind.
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
             tracing::error!(
                 event = "chore-ended",

@@ -77,7 +77,7 @@ use listeners::Listeners;
 use push_services::{has_none, push_service, services};
 use reload::Reloader;
 
-/// What the calls that are being set up get to end in when the drain begins; then they are ended.
+/// The time that calls being set up have to end when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
 /// The least that those get of it which an app's last request has begun.
@@ -144,7 +144,7 @@ pub struct Running {
     pub edge: SocketAddr,
     /// Where devices connect by WebSocket, when they may.
     pub websocket: Option<SocketAddr>,
-    /// What pushes and Record-Route name.
+    /// The address that pushes and Record-Route name.
     pub public_edge: Box<str>,
     /// Where apps connect.
     pub api: SocketAddr,
@@ -158,7 +158,7 @@ pub struct Running {
     pub upstream_tls: Option<SocketAddr>,
     /// The CA of a development certificate, in PEM.
     pub development_ca: Option<String>,
-    /// What it counts.
+    /// The metrics of this relay.
     pub metrics: Metrics,
     agent: Agent,
     service: Service,
@@ -172,7 +172,7 @@ pub struct Running {
     leave: Arc<Notify>,
 }
 
-/// What answers by HTTPS.
+/// The HTTPS servers.
 struct Https {
     api: JoinHandle<()>,
     operator: JoinHandle<()>,
@@ -216,7 +216,7 @@ impl Relay {
         if let Ok(Some(fault)) = vault.begin_ring().await {
             return Err(StartError::Untried(fault));
         }
-        // What fails is tried again, and told, by who tends them.
+        // A failed attempt is repeated, and reported, by the task that tends the keys.
         let _ = vault.tend_keys();
         if config.store.require_ephemeral {
             store_watch::require_ephemeral(&vault).await?;
@@ -473,7 +473,7 @@ impl Opened {
         door.into_iter().chain([chore(&watched, "certificates by ACME", acme.keep(told))]).collect()
     }
 
-    /// What is done again and again beside everything else.
+    /// The periodic tasks beside everything else.
     fn chores(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
         let store = readiness.clone();
         let told = move |trouble: Option<&StoreError>| match trouble {

@@ -6,7 +6,7 @@
 //! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
-//! Invariant: a file with a problem changes nothing at all. What was taken is in force when [`Reloader::reload`] comes back.
+//! Invariant: a file with a problem changes nothing at all. The changes taken are in force when [`Reloader::reload`] comes back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,9 +27,9 @@ use crate::push::{Network, PushService};
 use crate::service::Service;
 use crate::vault::Vault;
 
-/// What of a relay can change.
+/// The parts of a relay that can change.
 pub(super) struct Reloader {
-    /// What is in force.
+    /// The configuration in force.
     running: Mutex<(Config, Fingerprints)>,
     pub(super) tls: Arc<ServerTls>,
     pub(super) upstream_tls: ClientTls,
@@ -81,7 +81,7 @@ impl Reloader {
         let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
         keep_what_waits(old, &mut new);
         let same_apps = services_of(old) == services_of(&new);
-        // What does not come into force has no series.
+        // A configuration that does not come into force has no series.
         let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
         let push = match push_service(&new, &self.network, &metrics, Some(&self.push)) {
             Ok((push, _)) => push,
@@ -117,7 +117,7 @@ impl Reloader {
         }
         let access = api_settings(&new, &self.vault);
         self.api.let_in(access.apps, access.sip_servers);
-        // What waits for a restart is said each time.
+        // Changes that wait for a restart are reported each time.
         let stays = |setting: &Setting| told.needs_restart.contains(&setting.place);
         let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
         new.settings.retain(|setting| !stays(setting));
@@ -133,7 +133,7 @@ impl Reloader {
     fn read_roots(&self, told: &mut Reloaded) -> Option<ReadRoots> {
         match self.upstream_tls.read() {
             Ok(read) => read,
-            // They are no file of the configuration: the watch tells of them, and those of before stay.
+            // The system's roots are no file of the configuration: the watch reports them, and the earlier ones stay.
             Err(TlsError::NoRoots) => None,
             Err(error) => {
                 told.problems.push(format!("upstream.ca_file: {error}; the old roots stay in use"));
@@ -156,7 +156,7 @@ impl Reloader {
     }
 }
 
-/// What is in force as it was when the relay started, whatever the file says of it now: push services are made with it, too.
+/// Keeps the settings in force as they were when the relay started, whatever the file has now: push services are made with them, too.
 fn keep_what_waits(old: &Config, new: &mut Config) {
     new.upstream.clone_from(&old.upstream);
     new.store.clone_from(&old.store);

@@ -28,7 +28,7 @@ pub(super) async fn require_ephemeral(vault: &Vault) -> Result<(), StartError> {
 pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Readiness) {
     let mut known: Vec<StoreFault> = Vec::new();
     if !require_ephemeral {
-        // What a store is like that does not answer is another question.
+        // The kind of a store that does not answer is another question.
         readiness.pass(Check::StoreKind);
     }
     loop {

@@ -33,7 +33,7 @@ pub enum CallError {
     /// The connection broke.
     #[error("the connection to the SIP server broke: {0}")]
     Lost(io::Error),
-    /// What came is not SIP.
+    /// The bytes are not SIP.
     #[error("what the SIP server sent is not SIP")]
     NotSip,
     /// Nobody said anything.
@@ -47,13 +47,13 @@ pub enum CallError {
     NoAnswer,
 }
 
-/// Whom to call, and for how long.
+/// The callee, and for how long to call.
 pub(crate) struct Called<'a> {
     /// The Request-URI and To.
     pub to: &'a str,
     /// The From.
     pub from: &'a str,
-    /// What to hang up after, once it was answered; `None`: the other side does.
+    /// How long to talk before hanging up, once it was answered; `None`: the other side hangs up.
     pub talk: Option<Duration>,
     /// How long to let it ring.
     pub wait: Duration,

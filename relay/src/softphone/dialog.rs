@@ -61,7 +61,7 @@ impl Unacknowledged {
         Self { answer, again: now + T1, end: now + ACK_WITHIN, wait: T1 }
     }
 
-    /// It is sent again now.
+    /// Notes that the answer is sent again now.
     pub(super) fn repeat(&mut self, now: Instant) {
         self.wait = (self.wait * 2).min(T2);
         self.again = now + self.wait;
@@ -79,7 +79,7 @@ impl Call {
         request.call_id() == self.invite.call_id()
     }
 
-    /// Who calls, as the From has it.
+    /// The caller, as the From has it.
     pub(super) fn caller(&self) -> String {
         let Some(from) = self.invite.from() else { return "somebody".to_owned() };
         let address = from.target().and_then(told);

@@ -1,6 +1,6 @@
-//! What systemd wants to hear of a service, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)).
+//! The messages that systemd wants of a service, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)).
 //!
-//! Invariant: without systemd nothing here does anything. A word that cannot be said within [`PATIENCE`] is not said, and keeps the relay
+//! Invariant: without systemd nothing here does anything. A message that cannot be sent within [`PATIENCE`] is dropped, and keeps the relay
 //! from nothing.
 
 pub mod sockets;
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait before it is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Who is told how the service stands: the service manager, where there is one.
+/// The receiver of the service's state: the service manager, where there is one.
 #[derive(Debug, Default)]
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
@@ -58,7 +58,7 @@ impl Notifier {
         self.say(&format!("STATUS={}", line(status)));
     }
 
-    /// It is alive.
+    /// Tells that the service is alive.
     pub fn alive(&self) {
         // The next one comes soon; a word of a queue that nobody reads need not be one more.
         let _ = self.try_to_say("WATCHDOG=1");

@@ -1,4 +1,4 @@
-//! Whose requests are believed to be a SIP server's: the addresses of its names, as DNS tells them.
+//! Sources whose requests are believed to be a SIP server's: the addresses of its names, as DNS gives them.
 //!
 //! | DNS tells of a name | it has |
 //! | --- | --- |
@@ -21,7 +21,7 @@ pub(super) const NAMELESS: Duration = Duration::from_secs(300);
 /// Addresses of one name; those that were named longest ago give way.
 const OF_NAME_MAX: usize = 64;
 
-/// What DNS has told of a name.
+/// The addresses of a name, as far as DNS has given them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     /// Its addresses.

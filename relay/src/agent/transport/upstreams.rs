@@ -25,7 +25,7 @@ use crate::vault::record::Account;
 pub struct Route {
     /// Where requests go: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
     next_hop: Hop,
-    /// Whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
+    /// Further hosts whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
     others: Vec<Hop>,
     /// The Request-URI of REGISTER.
     registrar: Box<str>,
@@ -103,7 +103,7 @@ impl Route {
         &self.registrar
     }
 
-    /// What to resolve for a flow.
+    /// The name to resolve for a flow.
     pub fn target(&self) -> Target {
         self.next_hop.target()
     }
@@ -126,7 +126,7 @@ impl Route {
         1 + self.others.len()
     }
 
-    /// What else to resolve, to know whose requests are trusted.
+    /// The other names to resolve, for the addresses whose requests are trusted.
     pub fn other_targets(&self) -> impl Iterator<Item = Target> {
         self.others.iter().map(Hop::target)
     }
@@ -168,7 +168,7 @@ pub struct Upstreams(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
-    /// Whose sessions of a server go with its last route; `None` in tests.
+    /// TLS client whose sessions with a server go with its last route; `None` in tests.
     tls: Option<ClientTls>,
     last: u32,
     numbers: HashMap<Arc<Route>, UpstreamId>,
@@ -184,13 +184,13 @@ struct Entry {
     targets: Targets,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
-    /// Whose requests are believed.
+    /// The addresses whose requests are believed.
     trusted: Trusted,
-    /// What its next hop led to when DNS answered last, and when.
+    /// The addresses of its next hop by the last answer of DNS, and when that came.
     last: Option<(Instant, Vec<Candidate>)>,
     /// Since when DNS says that there is no such name.
     nameless_since: Option<Instant>,
-    /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
+    /// The sources that asked for it, as the limits count them; the latest [`ASKERS_MAX`].
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
     proven: bool,
@@ -203,7 +203,7 @@ const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 
-/// Whose share a dial takes.
+/// The share that a dial takes a place of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DialShare {
     /// The room that is kept for SIP servers at which accounts are registered.
@@ -311,7 +311,7 @@ impl Upstreams {
         self.lock().entries.get_mut(&id).map_or(0, |entry| std::mem::take(&mut entry.failed_at) & !(1 << shard))
     }
 
-    /// Whose share a dial of it takes; `None` when no binding uses it any more.
+    /// The share that a dial of it takes a place of; `None` when no binding uses it any more.
     pub(crate) fn dial_share(&self, id: UpstreamId) -> Option<DialShare> {
         let table = self.lock();
         let entry = table.entries.get(&id)?;
@@ -346,8 +346,8 @@ impl Upstreams {
         }
     }
 
-    /// What DNS has told of some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Gives back the shards that use it, and the
-    /// addresses that they are to believe.
+    /// Takes note of DNS's answers for some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Returns the shards that
+    /// use it, and the addresses that they are to believe.
     pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, Told)]) -> (u128, Believed) {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return (0, Believed::default()) };
@@ -379,8 +379,8 @@ impl Upstreams {
         }
     }
 
-    /// DNS says that there is no such name. What it named before is used on for [`NAMELESS`]: a zone that is half loaded says so, too, or a name
-    /// server that sees another part of the world.
+    /// DNS says that there is no such name. The addresses that it named before are used on for [`NAMELESS`]: a zone that is half loaded says so, too,
+    /// or a name server that sees another part of the world.
     pub(crate) fn nameless(&self, id: UpstreamId, now: Instant) {
         if let Some(entry) = self.lock().entries.get_mut(&id)
             && *entry.nameless_since.get_or_insert(now) + NAMELESS <= now
@@ -396,7 +396,7 @@ impl Upstreams {
         }
     }
 
-    /// What DNS answered last, for one at which accounts are registered; `None` when that is too old.
+    /// The last answer of DNS, for a SIP server at which accounts are registered; `None` when that is too old.
     pub(crate) fn last_answer(&self, id: UpstreamId, now: Instant) -> Option<Vec<Candidate>> {
         let table = self.lock();
         let entry = table.entries.get(&id).filter(|entry| entry.proven)?;

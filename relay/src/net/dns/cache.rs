@@ -1,4 +1,4 @@
-//! What the name servers have answered: what of it is of use, and for how long.
+//! The useful part of the name servers' answers, and for how long it holds.
 //!
 //! | of an answer | is kept |
 //! | --- | --- |
@@ -6,8 +6,8 @@
 //! | aliases (CNAME) on the way to them | [`ALIASES_MAX`], while they are followed |
 //! | authority and additional records | the SOA record, and few of the others |
 //!
-//! Invariant: who has a domain says what its name servers answer, up to 64 KB for each question, and may have the relay ask for as many names
-//! as he likes. No answer is larger here than [`RECORDS_MAX`] records, and all that are remembered have [`BYTES_MAX`].
+//! Invariant: the owner of a domain decides the answers of its name servers, up to 64 KB for each question, and may have the relay ask for as many
+//! names as they like. No answer is larger here than [`RECORDS_MAX`] records, and all that are remembered have [`BYTES_MAX`].
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -43,15 +43,15 @@ pub(super) const RECORDS_MAX: usize = 64;
 const ALIASES_MAX: usize = 16;
 /// Likewise records that say who answers.
 const AUTHORITIES_MAX: usize = 16;
-/// What all answers take that are remembered, in bytes; the least used leave first.
+/// The memory of all remembered answers, in bytes; the least used leave first.
 const BYTES_MAX: u64 = 32 << 20;
-/// What a remembered answer takes beside its records, in bytes.
+/// The memory of a remembered answer beside its records, in bytes.
 const OVERHEAD: usize = 512;
 
-/// What is known of a question: its records and how long they hold; `None`: there are none.
+/// The known answer to a question: its records and how long they hold; `None`: there are none.
 pub(super) type Found = Option<(Vec<RData>, Duration)>;
 
-/// What was answered; clones share it.
+/// The remembered answers; clones share them.
 #[derive(Clone)]
 pub(crate) struct Answers {
     kept: Cache<Query, Kept>,
@@ -76,7 +76,7 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// What was answered before and still holds.
+    /// An earlier answer that still holds.
     pub(crate) fn get(&self, query: &Query, now: Instant) -> Option<Found> {
         let Kept { records, until } = self.kept.get(query)?;
         let left = until.checked_duration_since(now)?;
@@ -168,7 +168,7 @@ fn weight(query: &Query, kept: &Kept) -> u32 {
     (OVERHEAD + name_bytes(query.name()) + records.sum::<usize>()).try_into().unwrap_or(u32::MAX)
 }
 
-/// What a record has on the heap.
+/// The heap memory of a record.
 fn beside(data: &RData) -> usize {
     match data {
         RData::SRV(record) => name_bytes(&record.target),

@@ -47,7 +47,7 @@ struct Server {
     in_doubt_until: Mutex<Option<Instant>>,
 }
 
-/// What a name server has said to one question.
+/// A name server's answer to one question.
 enum Said {
     /// Nothing yet.
     Waiting {
@@ -89,7 +89,7 @@ impl Server {
         *self.lock() = None;
     }
 
-    // What is changed is one value.
+    // The lock guards a single value.
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.in_doubt_until.lock().unwrap_or_else(PoisonError::into_inner)
     }

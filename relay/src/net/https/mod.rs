@@ -1,19 +1,19 @@
 //! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
 //!
-//! A handler finds who is asking in the extension [`Peer`], and [`BadHead`] on a request that is to be refused, and ends the connection after its answer by putting
-//! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body that its
-//! client gives up ends its connection likewise.
+//! A handler finds the client's address in the extension [`Peer`], and [`BadHead`] on a request that is to be refused, and ends the connection after
+//! its answer by putting [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body
+//! that its client gives up ends its connection likewise.
 //!
 //! ```text
 //! the handler is done ── the request's rest is read ── the answer is written ── GOAWAY, or the stream's end
 //!                        (unread)               (open_requests)
 //! ```
 //!
-//! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
-//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an
-//! answer within [`ANSWER_TIMEOUT`]; and one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer
-//! asks for begins when the answer was written. A request that is being served when the drain begins is answered, within
-//! [`DRAIN_TIMEOUT`]. Who does nothing for longest gives way to others of its peer, or of other networks, where there are too many.
+//! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within [`HEADER_TIMEOUT`], no complete
+//! body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an answer within [`ANSWER_TIMEOUT`]; and
+//! one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer asks for begins when the answer was written.
+//! A request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`]. The connection that has done nothing for longest gives
+//! way to others of its peer, or of other networks, where there are too many.
 
 mod open_requests;
 mod progress;
@@ -60,7 +60,7 @@ pub const IDLE_CHECK: Duration = Duration::from_secs(30);
 /// An answer that its peer has not taken whole after this long, at the next [`IDLE_CHECK`], is cut off with its connection: 1 MiB at
 /// 3.5 kB/s takes as long.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// What the requests being served get to end in when the drain begins; then they are cut off.
+/// The time that requests being served have to end when the drain begins; then they are cut off.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is to end, and on which nothing is served, nothing comes and nothing more can be sent for as long, is cut off: its
 /// peer may have lost its network, and will not say that it has seen the end.
@@ -77,7 +77,7 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Requests at once on one HTTP/2 connection; more wait at the peer.
 const MAX_STREAMS: u32 = 64;
 
-/// Who is asking: an extension of each request.
+/// The client's address: an extension of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
@@ -108,7 +108,7 @@ pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
             Some(_) = connections.join_next() => continue,
         };
     }
-    // What is left after this is cut off by dropping the set.
+    // Connections left after this are cut off by dropping the set.
     let _ = timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
 }
 

@@ -19,7 +19,7 @@ use unproven_slots::{Place, Places, as_one_peer};
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What one listener carries. What is over is closed at once.
+/// The capacity of one listener. A connection over it is closed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections in all: with a further one the oldest stranger of whoever has most is closed, or its oldest handshake, or the newcomer
@@ -76,7 +76,7 @@ impl Limits {
     };
 }
 
-/// What happens at a listener, for those that count it.
+/// An event at a listener, for those that count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerEvent {
     /// A connection was let in.
@@ -215,7 +215,7 @@ impl Waiting {
 }
 
 impl Stranger {
-    /// What is told when another stranger has this slot.
+    /// The notice that another stranger has this slot.
     pub fn gives_way(&self) -> Arc<Notify> {
         self.place.gives_way().clone()
     }
@@ -312,7 +312,7 @@ mod tests {
         let silent = Slot::take(&slots, address, limits).expect("a stranger has given way");
         let has_given_way = |stranger: &Stranger| stranger.gives_way().notified().now_or_never().is_some();
         assert_eq!(held.iter().map(|(_, held)| has_given_way(held)).collect::<Vec<_>>(), [true, false, false]);
-        // They have closed, or have become known.
+        // The strangers have closed, or have become known.
         held.remove(0);
         let _phones: Vec<_> = held.into_iter().map(|(slot, _)| slot).collect();
         let _other = Slot::take(&slots, address, limits).expect("a handshake has given way");

@@ -68,7 +68,7 @@ struct Roots {
     doubted: AtomicBool,
 }
 
-/// What was read last.
+/// The content of the last reading.
 #[derive(Debug)]
 struct Taken {
     read_at: Instant,

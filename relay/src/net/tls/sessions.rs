@@ -42,7 +42,7 @@ struct Kept {
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
-/// What those handshakes see that trust certain roots.
+/// The sessions of handshakes that trust certain roots.
 #[derive(Debug)]
 struct ByRoots {
     sessions: Sessions,

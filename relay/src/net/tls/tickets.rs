@@ -23,7 +23,7 @@ use crate::random;
 
 /// How long one key seals tickets; it opens them for as long again.
 pub(super) const PERIOD: Duration = Duration::from_secs(12 * 3_600);
-/// What a key is found by.
+/// The length of a key's name.
 const NAME_LEN: usize = 16;
 
 /// The keys of one relay's tickets.

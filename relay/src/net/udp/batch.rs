@@ -57,7 +57,7 @@ impl Space {
             let written = &mut place[..(header.msg_len as usize).min(MAX_DATAGRAM)];
             // A copy of the datagram's own size: a slice would keep the whole space alive.
             let bytes = Bytes::copy_from_slice(written);
-            // What somebody wrote must not lie here until a datagram as long comes.
+            // A peer's text must not lie here until a datagram as long comes.
             written.zeroize();
             if let Some(peer) = address_of(peer) {
                 deliver(Datagram { bytes, peer });

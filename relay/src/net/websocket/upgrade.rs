@@ -40,7 +40,7 @@ use crate::net::stream::Stream;
 const MAX_HEADERS: usize = 64;
 /// Bytes of its head; a browser's cookies for the host may be among them.
 const MAX_BYTES: usize = 16 * 1024;
-/// What a key is hashed with (RFC 6455 §1.3).
+/// The GUID that a key is hashed with (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Why a stream became no WebSocket. The client has been told, where it can be.

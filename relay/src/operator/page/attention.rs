@@ -1,6 +1,6 @@
-//! What needs attention: each way in which something goes wrong, with what it means.
+//! The list of faults that need attention, each with its meaning.
 //!
-//! Invariant: a row is shown only when it has happened since the start; what happened lately comes first.
+//! Invariant: a row is shown only when it has happened since the start; the latest come first.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -170,7 +170,7 @@ const ROWS: &[Row] = &[
     row!("Limits met: dials", Limits, "limit" = "dials"; "SIP servers that do not answer a connection"),
 ];
 
-/// What has gone wrong: in five minutes, in an hour, since the start; and what it means.
+/// A fault: how often in five minutes, in an hour, since the start; and its meaning.
 pub(super) struct Wrong {
     pub(super) what: &'static str,
     pub(super) counts: [f64; 3],

@@ -114,7 +114,7 @@ pub(crate) struct Apns {
     sandbox: Arc<Channel>,
 }
 
-/// What a request shows.
+/// The credential that a request shows.
 enum KnownBy {
     /// A token that this signer makes.
     Key { signer: Arc<Signer>, key: SignerKey },
@@ -235,7 +235,7 @@ impl Apns {
         }
         let token = target.token.expose();
         if token.len() < 64 || token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            // What APNs itself calls BadDeviceToken.
+            // The case that APNs itself calls BadDeviceToken.
             return Err(Verdict::Gone { since: None });
         }
         let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
@@ -326,7 +326,7 @@ enum Meaning {
     TokenExpired,
 }
 
-/// What an answer means, for its push and for the channel; where the body did not come, the status alone decides, and it wipes
+/// The meaning of an answer for its push and for the channel; where the body did not come, the status alone decides, and it wipes
 /// nothing.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let body = answer_body::read(answer.read_body());

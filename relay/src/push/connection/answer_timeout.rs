@@ -13,7 +13,7 @@ use super::state::{ASK_AFTER, Line};
 #[derive(Clone, Copy)]
 pub(crate) struct Patience<'a> {
     pub(crate) until: Instant,
-    /// What it does on a line that has fallen silent.
+    /// The reaction to a line that has fallen silent.
     pub(crate) when_silent: WhenSilent,
     /// Whether it asks a service that rests for longer than it may wait.
     pub(crate) urgent: bool,
@@ -21,7 +21,7 @@ pub(crate) struct Patience<'a> {
     pub(crate) departure: &'a Departure,
 }
 
-/// What a request does that has begun to leave by a line which then falls silent.
+/// The reaction of a request that has begun to leave by a line which then falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenSilent {
     /// It waits for its answer there: it must not be sent twice.
@@ -52,7 +52,7 @@ pub(super) async fn head_of_answer(
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
     let Patience { until, when_silent, .. } = patience;
-    // Whoever gives up has waited, too.
+    // A caller that gives up has waited, too.
     let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
         waiting.end();

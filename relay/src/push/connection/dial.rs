@@ -46,7 +46,7 @@ pub(super) struct Dialled {
     /// The handle to send with.
     pub(super) sender: h2::client::SendRequest<Body>,
     pub(super) driven: Driven,
-    /// What the service comes to have against our certificate.
+    /// The service's objection to our certificate.
     pub(super) objection: Objection,
     /// Whether it takes back what is on its way.
     pub(super) withdrawal: Withdrawal,
@@ -58,7 +58,7 @@ pub(super) type DialledHttp1 = (TlsStream<Box<dyn ByteStream>>, Withdrawal);
 /// A stream that is being opened, and whether it takes back what is on its way.
 type Connecting = (Opening<Box<dyn ByteStream>>, Withdrawal);
 
-/// What must be driven for anything to happen on a connection.
+/// The driver of a connection: nothing moves unless it is polled.
 pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Body>;
 
 /// Why a dial failed.
@@ -108,7 +108,7 @@ pub(crate) struct Dialler {
 
 #[derive(Default)]
 struct Memory {
-    /// What the name resolved to the last time.
+    /// The addresses that the name resolved to the last time.
     addresses: Vec<SocketAddr>,
     /// Those that are dialled last.
     poor: Vec<SocketAddr>,

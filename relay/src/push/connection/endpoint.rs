@@ -57,7 +57,7 @@ impl Endpoint {
         &self.origin
     }
 
-    /// What is at this path there; `None` when it is none.
+    /// The URI of this path there; `None` when it is none.
     pub(super) fn uri(&self, path: &str) -> Option<Uri> {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTPS);

@@ -83,7 +83,7 @@ pub(crate) struct Channel {
 /// A POST.
 #[derive(Clone)]
 pub(crate) struct Request {
-    /// Whose device it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
+    /// The device that it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
     pub(crate) whom: Option<u64>,
     /// The path, from the slash on.
     pub(crate) path: String,
@@ -125,7 +125,7 @@ impl Channel {
     }
 
     /// `label` names the channel in logs. A `cautious` one sends one request alone on each new connection, until the
-    /// service has accepted our credentials on it. What happens is noted in `record`.
+    /// service has accepted our credentials on it. Outcomes are noted in `record`.
     pub(crate) fn new(label: String, endpoint: Endpoint, cautious: bool, record: Arc<Record>) -> Self {
         Self {
             label: label.into(),
@@ -144,13 +144,13 @@ impl Channel {
         }
     }
 
-    /// It leads to a service that a device has chosen. Whatever that sends, and however much, occupies `runtime` and no core that
+    /// For a service that a device has chosen: its traffic, however much, occupies `runtime` and no core that
     /// calls are on.
     pub(crate) fn of_any_service(self, runtime: Option<Handle>) -> Self {
         Self { any_service: true, runtime, ..self }
     }
 
-    /// What an answer by another connection means for all who come later.
+    /// Applies the consequences of an answer by another connection to all later requests.
     pub(crate) fn heed(&self, bearing: Bearing) {
         if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
             self.rest.answered(bearing.rest);
@@ -211,7 +211,7 @@ impl Channel {
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
-            // What is no call takes a place when it may leave.
+            // A push that is no call takes a place when it may leave.
             if place.is_none() {
                 place = Some(self.place(false)?);
             }
@@ -244,7 +244,7 @@ impl Channel {
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
                     self.record.trouble(Trouble::light("ConnectionLost"), "");
-                    // It may arrive yet, and is taken back only when nobody waits for what comes of this push. What others have on
+                    // It may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
                     // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
                     if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
                         patience.departure.hold(stream);
@@ -279,7 +279,7 @@ impl Channel {
             let runtime = self.runtime.clone();
             async move { on(runtime, making.made()).await.unwrap_or(Err(None)) }
         };
-        // What is driven elsewhere wakes another thread anyway.
+        // Work driven elsewhere wakes another thread anyway.
         if self.runtime.is_none()
             && let Some(own) = self.own.here()
         {
@@ -314,7 +314,7 @@ impl Channel {
     }
 }
 
-/// What a connection is worth.
+/// The usability of a connection.
 fn freshness(connection: &Arc<Connection>) -> Freshness {
     match &connection.line {
         _ if connection.is_shut_out() => Freshness::Good,
@@ -388,7 +388,7 @@ impl Connection {
         }
     }
 
-    /// Hands the request to the connection. Whatever fails here, nothing has left.
+    /// Hands the request to the connection. If this fails, nothing has left.
     fn post(
         &self,
         endpoint: &Endpoint,
@@ -407,7 +407,7 @@ impl Connection {
         Ok((response, passage))
     }
 
-    /// What became of a request whose stream ended in `error`.
+    /// The fate of a request whose stream ended in `error`.
     fn classify(&self, error: &h2::Error, passage: &Passage) -> Lost {
         if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
             // RFC 9113 §8.7: closed before any processing.
@@ -439,7 +439,7 @@ async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
     Some(whole.into())
 }
 
-/// What a new connection is made of.
+/// The inputs for making a new connection.
 struct Making {
     endpoint: Arc<Endpoint>,
     label: Arc<str>,
@@ -517,7 +517,7 @@ async fn drive(
             std::future::pending::<()>().await;
         }
     };
-    // Its service may be well behind another address. What is under way may still be answered.
+    // Its service may be well behind another address. Requests under way may still be answered.
     let deaf = async {
         line.deafness().await;
         making.record.trouble(Trouble::light("Unanswered"), "");
@@ -547,7 +547,7 @@ async fn drive(
         making.record.trouble(Trouble::light("Silent"), "");
         tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
         withdrawal.ask(true);
-        // Whatever comes of it, the line takes no further requests. One of a service that a device has chosen is not waited for:
+        // In any case the line takes no further requests. One of a service that a device has chosen is not waited for:
         // none of its requests is.
         if !making.any_service {
             // One that ends by itself has still on its way what it had.

@@ -65,7 +65,7 @@ impl Objection {
     }
 }
 
-/// What an error of TLS says of our certificate.
+/// The objection to our certificate in an error of TLS.
 pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
     let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
     let Some(rustls::Error::AlertReceived(alert)) = inner?.downcast_ref() else { return None };
@@ -87,7 +87,7 @@ pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
 pub(super) struct ObservedStream<S> {
     stream: S,
     objection: Objection,
-    /// What a write met, until all is read that had come before.
+    /// The error of a write, kept until all earlier input is read.
     unwritable: Option<io::Error>,
 }
 

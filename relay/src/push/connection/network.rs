@@ -21,7 +21,7 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// What is being opened or asked for.
+/// A connection or an answer that is being waited for.
 pub type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
 /// Where names and connections come from.

@@ -285,7 +285,7 @@ mod tests {
             assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
             unanswered.push(goes);
         }
-        // What ends of an earlier one is not the end of the one that is waited for.
+        // The end of an earlier probe is not the end of the one that is waited for.
         unanswered.remove(0);
         assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
         rest.answered(None);

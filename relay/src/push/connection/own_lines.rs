@@ -25,7 +25,7 @@ pub(super) struct OwnLines<T, E>([Own<T, E>; LINES]);
 
 /// The connection of one core, if it has one.
 pub(super) struct Own<T, E> {
-    /// Whose it is: its number, modulo [`LINES`].
+    /// The core that owns it: its number, modulo [`LINES`].
     pub(super) core: usize,
     pub(super) flight: Arc<SingleFlight<T, E>>,
     /// How its connections have ended: what befalls them delays no dial of the one for all.

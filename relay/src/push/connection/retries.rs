@@ -74,7 +74,7 @@ impl Default for Retries {
 }
 
 impl Retries {
-    /// What any push to the service came to.
+    /// Takes note of the outcome of any push to the service.
     pub(crate) fn note(&self, attempt: &Attempt) {
         match attempt {
             Attempt::Done(Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken) => {
@@ -194,7 +194,7 @@ mod tests {
         tokio::time::sleep(900 * SECOND).await;
         let tries = gone.swap(0, Ordering::Relaxed);
         assert!((30..=80).contains(&tries), "{tries} in a quarter of an hour");
-        // Whoever else is told so, it is well again.
+        // The service is well again, whichever push shows it.
         IS_AWAY.store(false, Ordering::Relaxed);
         retries.note(&TAKEN);
         tokio::time::sleep(10 * SECOND).await;

@@ -50,10 +50,10 @@ pub struct AppPush {
     pub webpush: Option<webpush::Settings>,
 }
 
-/// What became of one push.
+/// The outcome of one push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// What follows from it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
+    /// The verdict on it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
     /// push it is the end.
     pub verdict: Verdict,
     /// How often it was tried; 0 when it never left.
@@ -326,14 +326,14 @@ pub(crate) enum DeliveryRun<'a> {
     WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
-/// What a push came to.
+/// The outcome of a push.
 struct Ended {
     verdict: Verdict,
     /// How often it was tried.
     attempts: u32,
     /// How many copies of it the service may have taken.
     copies: u32,
-    /// What it was told last: the service takes no more for this device now, or it had no place here.
+    /// The service's last answer was that it takes no more for this device now, or there was no place here.
     limited: bool,
 }
 
@@ -427,7 +427,7 @@ impl<'a> DeliveryRun<'a> {
         noted: impl Fn(Attempt) -> Attempt,
     ) -> (Verdict, u32, u32) {
         let (mut attempts, mut lost) = (0, 0);
-        // What may wait for long leaves others the way.
+        // A push that may wait for long leaves others the way.
         let life = deadline.saturating_duration_since(Instant::now());
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
         let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };

@@ -39,14 +39,14 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long after the last trouble that came of a push a service fails that does not take one.
 const QUIET_FOR: Duration = Duration::from_secs(600);
 
-/// What a service has done with pushes, of which those that are for nobody say nothing.
+/// Troubles with pushes themselves; pushes that reach no device do not show these.
 const OF_PUSHES: [&str; 7] =
     [NOT_IN_TIME, "ServerError", "ConnectionLost", "Unanswered", "AskedToWait", "GoneWithoutReason", "ManyNotFound"];
 
 /// The reason of a call that was not taken before its caller gave up: what went wrong before it says more.
 pub(super) const NOT_IN_TIME: &str = "NotInTime";
 
-/// What went wrong, by what it says of the service.
+/// A trouble, by its meaning for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
     /// One of the words of [`reasons`].
@@ -64,7 +64,7 @@ impl Trouble {
     }
 }
 
-/// What an answer says of the service.
+/// The meaning of an answer for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Note {
     /// It took a push.
@@ -128,7 +128,7 @@ struct Part {
 
 /// The record of one service of one app.
 pub(super) struct Record {
-    /// What is noted here is told there.
+    /// The part that is told of notes here.
     part: Option<Part>,
     app: Box<str>,
     service: &'static str,
@@ -148,7 +148,7 @@ struct Standing {
     detail: Box<str>,
     /// When something went wrong last.
     troubled: Option<Instant>,
-    /// What was told last, and when.
+    /// The state told last, and when.
     told: Option<(State, Instant)>,
     to_be_told: bool,
 }
@@ -188,7 +188,7 @@ impl Record {
         self.tell_metric(&standing);
     }
 
-    /// What has not been needed is not known to be away.
+    /// A service that has not been needed is not known to be away.
     fn tell_metric(&self, standing: &Standing) {
         if self.in_force.load(Ordering::Relaxed) {
             self.series.up.set(i64::from(standing.state != State::Failing));
@@ -307,7 +307,7 @@ impl Record {
         }
     }
 
-    /// What went wrong last, with what it means.
+    /// The latest trouble, with its meaning.
     pub(super) fn latest(&self) -> Option<(&'static str, Box<str>)> {
         let standing = self.lock();
         (!standing.reason.is_empty()).then(|| (standing.reason, standing.words()))

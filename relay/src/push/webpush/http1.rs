@@ -55,7 +55,7 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let exchange = async {
         let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();
         opened.withdrawal.ask(false);
-        // What the service says is in the head; a body without an end must not keep that back.
+        // The service's verdict is in the head; a body without an end must not keep that back.
         let body_until = until.min(Instant::now() + BODY_TIMEOUT);
         let body = timeout_at(body_until, Limited::new(body, MAX_BODY).collect()).await;
         let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());

@@ -35,7 +35,7 @@ pub(super) struct Limits {
 #[derive(Default)]
 struct State {
     until: HashMap<u64, Instant>,
-    /// Who was told so since a push was taken, at most [`SEVERAL`].
+    /// Devices that were told so since a push was taken, at most [`SEVERAL`].
     told: Vec<u64>,
 }
 

@@ -81,7 +81,7 @@ impl Turns {
         while state.taken < self.most {
             let Some((host, waiter)) = state.next(self.of_a_host) else { break };
             state.taken += 1;
-            // What is not wanted is given back when nobody holds the lock.
+            // Unwanted turns are given back when nobody holds the lock.
             unwanted.extend(waiter.send(self.turn(&host)).err());
         }
         drop(state);
@@ -98,7 +98,7 @@ impl Turns {
 }
 
 impl State {
-    /// Whose turn it is; the place is counted for its host.
+    /// The host whose turn it is; the place is counted for it.
     fn next(&mut self, of_a_host: usize) -> Option<(Box<str>, oneshot::Sender<Turn>)> {
         self.hosts.values_mut().for_each(Host::forget_gone);
         self.hosts.retain(|_, host| host.taken > 0 || !host.waiting.is_empty());
