@@ -115,7 +115,7 @@ impl Drop for LastWords {
     }
 }
 
-/// Where the subscriber of this process writes its lines, each by one call.
+/// The writer for the lines of this process's subscriber, each by one call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Writer;
 

@@ -41,7 +41,7 @@ const STANDS_IN: &str = "sipwake waits for its CA";
 
 /// An order that was begun.
 pub(super) struct Begun {
-    /// Where it is at the CA.
+    /// Its URL at the CA.
     pub(super) url: String,
     /// The key that its certificate is for, in PEM.
     pub(super) key: Zeroizing<String>,

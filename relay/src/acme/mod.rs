@@ -213,7 +213,7 @@ impl Acme {
         }
     }
 
-    /// Nobody is shown what is for a CA that looks, once it looks no more, be it that an order took too long.
+    /// Forgets the answers for a CA that validates, once it does so no more, also when an order took too long.
     fn forget_challenges(&self) {
         for name in &self.settings.names {
             self.tls.challenges().forget(name);

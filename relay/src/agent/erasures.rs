@@ -41,7 +41,7 @@ struct Orders {
 /// When an erasure has its turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Turn {
-    /// Somebody waits for its receipt, or nobody has been told anything of it.
+    /// A requester waits for its receipt, or its end has not been reported to anybody.
     First,
     /// It was erased before, and the store has it again.
     Again,
@@ -75,7 +75,7 @@ struct Queue {
     waiting: HashMap<InstanceId, (Option<Lookup>, Turn)>,
     /// By turn, in the order in which they came; one whose turn was moved up stands in both.
     by_turn: [VecDeque<InstanceId>; 4],
-    /// Which of [`IN_TURN`] is next.
+    /// The next one of [`IN_TURN`].
     next: usize,
     is_under_way: bool,
 }
@@ -250,7 +250,7 @@ pub(crate) async fn try_erase(vault: &Vault, metrics: &Metrics, id: InstanceId, 
                 tombstones.note_erased(id);
                 return Answer::Erased;
             }
-            // Somebody's word may have ended it meanwhile: then it is erased whoever has it.
+            // A request may have ended it meanwhile: then it is erased, whichever node has it.
             Ok(false) if tombstones.leave(id) => {
                 metrics.store_answered(began.elapsed());
                 tracing::info!(event = "end-left", instance = %id, "this node had ended what another one has by now, which goes on with it");

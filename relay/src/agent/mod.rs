@@ -142,7 +142,7 @@ enum ShardInput {
     Erased(InstanceId, Option<request::Erasure>),
     /// The store has done what it was asked about a registration that passed through.
     PushBindingStored {
-        /// Which one.
+        /// The registration's id.
         id: InstanceId,
         /// The fence for the next write.
         fence: crate::vault::Fence,
@@ -194,7 +194,7 @@ pub struct Reminded {
     pub id: InstanceId,
     /// The end that it was reminded of, in seconds since 1970.
     pub expires_at: u64,
-    /// Which reminder.
+    /// The reminder.
     pub reminder: Reminder,
 }
 
@@ -226,7 +226,7 @@ pub enum RecordNote {
 pub enum NodeNews {
     /// An instance is being wiped.
     Wiped {
-        /// Which one.
+        /// The registration's id.
         id: InstanceId,
         /// Any node may have a copy of it, and not only one that leaves.
         everywhere: bool,
@@ -246,7 +246,7 @@ pub enum NodeNews {
     TokenDead {
         /// The instance.
         id: InstanceId,
-        /// Which token, and since when.
+        /// The token, and since when it is dead.
         token: DeadToken,
     },
 }
@@ -258,7 +258,7 @@ pub(crate) struct Shards {
     invites: InviteShards,
     names: NameShards,
     lf_servers: LfServers,
-    /// Where each shard runs, and what belongs to it.
+    /// The threads that the shards run on, with the state that belongs to them.
     cores: Cores,
 }
 
@@ -334,7 +334,7 @@ pub struct Dependencies {
     pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
-    /// Which SIP servers' certificates are trusted.
+    /// TLS toward SIP servers, with the roots that it trusts.
     pub tls: ClientTls,
     /// How long an address that failed is left alone at first, and how often a better one is looked for.
     pub failback_interval: Duration,
@@ -350,9 +350,9 @@ pub struct Dependencies {
     pub subscribe: bool,
     /// Whether a password stays when what it answers with is known.
     pub keep_passwords: bool,
-    /// Where it is written down what was done.
+    /// The audit trail.
     pub audit: Audit,
-    /// Where traces of calls go.
+    /// The exporter of call traces.
     pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
@@ -360,9 +360,9 @@ pub struct Dependencies {
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
-    /// Where the agent tells which reminders it has sent.
+    /// Receives the reminders that the agent has sent.
     pub record_notes: mpsc::UnboundedSender<RecordNote>,
-    /// Where the agent tells what concerns other nodes.
+    /// Receives events that concern other nodes.
     pub node_news: mpsc::UnboundedSender<NodeNews>,
     /// When everything ends, after the drain.
     pub end: Drain,

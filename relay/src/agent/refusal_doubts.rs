@@ -126,7 +126,7 @@ impl RefusalDoubts {
 impl Shared {
     /// A SIP server refuses an instance's account that it had accepted, so often in a row: whether that ends it.
     pub(crate) fn believes_refusal(&self, id: InstanceId, row: Option<&Row>, in_a_row: u8) -> bool {
-        // One that ends is forgotten already.
+        // An ending instance is forgotten already.
         let Some(row) = row.filter(|row| row.ending.is_none()) else { return in_a_row >= REFUSALS_MAX };
         let (doubts, upstreams, now) = (&self.refusal_doubts, &self.upstreams, clock::now());
         doubts.refused(upstreams, row.upstream, (id, row.aor()), in_a_row, now);

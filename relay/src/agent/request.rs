@@ -29,7 +29,7 @@ pub enum Request {
     Bind {
         /// The instance.
         new: Box<NewInstance>,
-        /// Where the outcome of the first registration goes.
+        /// Receives the outcome of the first registration.
         first: oneshot::Sender<FirstRegistration>,
     },
     /// Bind instances that were stored, and are taken over. One that is there already takes the new fence, and what comes with it; one that has ended before it came is
@@ -37,7 +37,7 @@ pub enum Request {
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
-        /// Where each is named when its SIP server has answered for the first time, or when it registers none.
+        /// Receives each instance when its SIP server has answered for the first time, or when it registers none.
         settled: mpsc::UnboundedSender<InstanceId>,
         /// The answer, when all are bound.
         reply: oneshot::Sender<()>,
@@ -146,7 +146,7 @@ pub enum Request {
         from: Box<str>,
         /// The caller's display name.
         name: Option<Box<str>>,
-        /// Where each device that was woken is named when it attaches; let go when none can come any more.
+        /// Receives each device that was woken when it attaches; closed when none can come any more.
         arrivals: mpsc::UnboundedSender<InstanceId>,
         /// The answer, at once.
         reply: oneshot::Sender<DevicesFound>,
@@ -194,7 +194,7 @@ pub enum Request {
     },
     /// At most `limit` instances behind `after`, in the order of their ids.
     List {
-        /// Where to go on.
+        /// The id to go on after.
         after: Option<InstanceId>,
         /// How many at most.
         limit: usize,
@@ -233,7 +233,7 @@ pub enum Request {
     },
     /// Nothing is registered from here any more: another node takes it over.
     HandOver {
-        /// Where it is named, from now on and of late, for which calls devices were woken.
+        /// Receives the calls for which devices were woken, from now on and of late.
         woken: mpsc::UnboundedSender<Woken>,
         /// The answer, when those of late are named.
         reply: oneshot::Sender<()>,
@@ -246,7 +246,7 @@ pub enum Request {
     TokenDead {
         /// The instance that has it, or had it.
         id: InstanceId,
-        /// Which token, and since when.
+        /// The token, and since when it is dead.
         token: DeadToken,
     },
     /// The ids of all instances.
@@ -280,7 +280,7 @@ pub struct NewInstance {
     pub told_failing: bool,
     /// The binding as the endpoint gets it.
     pub binding: NewBinding,
-    /// Where it counts.
+    /// The instance's count in the holdings.
     pub place: Holding,
 }
 
@@ -314,7 +314,7 @@ pub struct DevicesFound {
     pub attached: usize,
     /// Those whose device gets no call now that is announced; in none of the other numbers.
     pub silent: usize,
-    /// Those that only the domain's addresses can decide about; in none of the other numbers.
+    /// Those instances that only the domain's addresses can decide about; in none of the other numbers.
     pub undecided: usize,
 }
 
@@ -334,7 +334,7 @@ pub struct KnownPushBinding {
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,
-    /// Where its requests go: host and port.
+    /// The server that its requests go to: host and port.
     pub server: String,
     /// The node that it was taken over from: the Path that its SIP server knows leads there.
     pub left_by: Option<Arc<str>>,
@@ -362,7 +362,7 @@ pub enum CallRequest {
 /// How an instance stands.
 #[derive(Clone, Debug)]
 pub struct InstanceStatus {
-    /// Which one.
+    /// The instance's id.
     pub id: InstanceId,
     /// Its record.
     pub sealed: Sealed,
@@ -393,7 +393,7 @@ pub struct ActivityView {
     pub mailbox: Option<Box<Mailbox>>,
 }
 
-/// Where a test push goes.
+/// The destination of a test push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tested {
     /// To the alert target; else to the call target.

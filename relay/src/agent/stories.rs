@@ -263,7 +263,7 @@ impl Later {
         tried
     }
 
-    /// Which of them the store is done with; the others wait. How many had no room to.
+    /// Takes note of the stories that the store is done with; the others wait. Returns how many had no room to.
     fn note(&mut self, tried: Vec<Waiting>, taken: &[bool]) -> usize {
         if !taken.is_empty() {
             self.is_away = !taken.contains(&true);

@@ -46,7 +46,7 @@ const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODI
 /// Of an answer, what a client reads.
 const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
 
-/// Where operators ask.
+/// The path below which operators ask.
 const OPERATORS: &str = "/v1/operator/";
 
 impl Carried {

@@ -68,7 +68,7 @@ fn unheld(error: &serde_json::Error) -> Option<&'static str> {
     .find_map(|(begin, detail)| text.starts_with(begin).then_some(detail))
 }
 
-/// Where the reader is: a key that does not look like a name is none.
+/// The place of the reader: a key that does not look like a name is none.
 #[derive(Default)]
 struct Place {
     depth: usize,
@@ -228,12 +228,12 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// Where `key` stands or would stand.
+    /// The place where `key` stands or would stand.
     pub fn pointer_to(&self, key: &str) -> String {
         format!("{}/{key}", self.pointer)
     }
 
-    /// Where the object stands.
+    /// The place of the object.
     pub fn pointer(&self) -> &str {
         &self.pointer
     }

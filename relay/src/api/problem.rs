@@ -189,7 +189,7 @@ impl Problem {
         self.members.get("errors").and_then(Value::as_array).into_iter().flatten()
     }
 
-    /// Which kind of refusal it is.
+    /// The kind of refusal.
     pub fn kind(&self) -> ProblemType {
         self.kind
     }

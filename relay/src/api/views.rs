@@ -69,7 +69,7 @@ pub fn view(view: &View) -> Value {
     value
 }
 
-/// Where a test push goes.
+/// The destination of a test push.
 pub fn tested(tested: Tested) -> Value {
     let mut value = provider(tested.provider);
     value["target"] = if tested.alert { "alert_push" } else { "call_push" }.into();

@@ -74,7 +74,7 @@ pub enum Reading {
     Export,
     /// Its SIP.
     Trace,
-    /// Which instances an account has.
+    /// The instances of an account.
     Find,
     /// The story of one of its calls.
     Call,
@@ -129,7 +129,7 @@ struct Entry {
     whose: Whose,
 }
 
-/// Where the trail is written and how long it is kept.
+/// The place of the trail and how long it is kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The directory.

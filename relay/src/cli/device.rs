@@ -25,7 +25,7 @@ use crate::secret::InstanceSecret;
 use crate::softphone::caller::{Called, call};
 use crate::softphone::{Answering, Identity, Softphone};
 
-/// Where a relay's API is when nobody says otherwise.
+/// The usual address of a relay's API.
 const API: &str = "https://127.0.0.1:8443";
 /// How often the registration of an account that is not registered yet is asked for.
 const LOOK_AT_REGISTRATION: Duration = Duration::from_secs(2);

@@ -29,7 +29,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// The longest answer, in bytes.
 const LONGEST: usize = 4 * 1024 * 1024;
 
-/// Where a relay is, and how it is verified.
+/// The address of a relay, and how it is verified.
 pub(super) struct Https {
     /// `host:port`, as it was named.
     authority: String,

@@ -143,13 +143,13 @@ pub enum CommandError {
     /// The file is no receipt, or there are no keys.
     #[error("a receipt, and keys as GET /v1/keys answers, are JSON objects; one of the files is none")]
     NotAReceipt,
-    /// Nobody of those named has signed it.
+    /// None of the named keys has signed it.
     #[error("none of these keys has signed this receipt: it was altered, or is another relay's")]
     WrongReceipt,
-    /// Nobody named the operator's token.
+    /// The operator's token was not named.
     #[error("no token: name a --token-file, or the --config of a relay on this machine")]
     NoToken,
-    /// Nobody said yes.
+    /// The question was not answered with yes.
     #[error("{0} Nothing was done: nobody said yes (--yes says so beforehand)")]
     NotConfirmed(String),
     /// The AOR is none.

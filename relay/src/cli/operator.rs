@@ -20,11 +20,11 @@ use crate::config::{Config, Tls};
 use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
 
-/// Where a configuration is looked for that nobody names: where root alone writes.
+/// The places where an unnamed configuration is looked for: root alone writes there.
 const CONFIGURATIONS: [&str; 2] = ["/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
 /// The possible causes of a refused token.
 const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload, or SIGHUP; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
-/// Where the listener is that nobody names.
+/// The usual address of the listener.
 const USUAL: &str = "https://127.0.0.1:9443";
 
 /// Where a relay's operator listener is.

@@ -1,4 +1,4 @@
-//! Which time is trusted, when the system's clock jumps.
+//! The trusted time, and its course when the system's clock jumps.
 //!
 //! The time since boot ([`CLOCK_BOOTTIME`](https://man7.org/linux/man-pages/man2/clock_gettime.2.html): it goes on while the machine is suspended,
 //! and nobody can set it) carries the trusted time on from a moment at which the system's clock was trusted. An action that cannot be undone (the end
@@ -54,7 +54,7 @@ const UNSET: i64 = i64::MIN;
 /// The trusted time of the process; in a simulation each machine has its own.
 static PROCESS: Trusted = Trusted::new();
 
-/// Which time is trusted.
+/// The trusted time.
 pub(super) struct Trusted {
     /// The trusted time at boot, in milliseconds since 1970.
     anchor_ms: AtomicI64,
@@ -220,7 +220,7 @@ struct Watch {
     anchor_ms: i64,
     jump: Option<Jump>,
     followed_at_ms: i64,
-    /// The time of the last run's end, as this run found it.
+    /// The trusted time at the end of the last run, as given at the beginning.
     last_seen: Option<u64>,
     has_heard_store: bool,
 }

@@ -14,7 +14,7 @@ const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// Names in one certificate, and addresses to write to; more is refused.
 const MAX_NAMES: usize = 100;
 const MAX_CONTACTS: usize = 10;
-/// Where every CA looks for TLS-ALPN-01 (RFC 8737 §3).
+/// The port at which every CA looks for TLS-ALPN-01 (RFC 8737 §3).
 const HTTPS_PORT: u16 = 443;
 
 pub(super) fn acme(

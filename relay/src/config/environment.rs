@@ -27,7 +27,7 @@ pub(super) fn of_this_process() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Those that are to set something and cannot, for they are no Unicode.
+/// Variables that are to set something and cannot, for they are no Unicode.
 pub(super) fn unreadable(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Problem> {
     let ours = variables.filter_map(|(name, value)| {
         let shown = name.to_string_lossy().into_owned();
@@ -39,7 +39,7 @@ pub(super) fn unreadable(variables: impl Iterator<Item = (OsString, OsString)>) 
     names.iter().map(|name| Problem::new(name, "is not UTF-8", "write it in UTF-8, or remove it")).collect()
 }
 
-/// Where a value was set from the environment: its place and the variable's name.
+/// The settings from the environment: each place and the variable's name.
 pub(super) type Origins = Vec<(String, String)>;
 
 /// Writes the overrides into `root`.

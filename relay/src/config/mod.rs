@@ -67,7 +67,7 @@ pub struct Config {
     pub acme: Option<Acme>,
     /// Toward the accounts' SIP servers.
     pub upstream: Upstream,
-    /// Where sealed records are kept.
+    /// The store of sealed records.
     pub store: Store,
     /// `[audit]`; `None`: nothing is written down.
     pub audit: Option<Audit>,
@@ -91,7 +91,7 @@ pub struct Config {
     pub cautions: Vec<Problem>,
     /// Settings that `check` refuses although `serve` goes on with a warning: they keep the relay running, and are most likely a mistake.
     pub faults: Vec<Problem>,
-    /// Where each setting stands in the file.
+    /// The line of each setting in the file.
     pub lines: Lines,
     /// Each setting as it is in force.
     pub settings: Vec<Setting>,
@@ -102,7 +102,7 @@ pub struct Config {
 /// `[edge]`: SIP over TLS, for devices.
 #[derive(Debug, Clone)]
 pub struct Edge {
-    /// Where devices connect; port 0 takes a free one.
+    /// The address for devices; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The address that pushes and Record-Route name. Port 0, allowed only while `listen` has port 0, means the port it got.
     pub public: HostPort,
@@ -115,7 +115,7 @@ pub struct Edge {
 /// `[api]`: HTTPS, for apps and SIP servers.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Where apps connect; port 0 takes a free one.
+    /// The address for apps; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The origins of web pages that may call it.
     pub origins: Vec<Box<str>>,
@@ -124,7 +124,7 @@ pub struct Api {
 /// `[operator]`: HTTPS, for operators.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// Where operators connect; port 0 takes a free one.
+    /// The address for operators; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The bearer token of everything but `/healthz` and `/readyz`; at least 16 characters.
     pub token: ApiKey,
@@ -160,7 +160,7 @@ pub struct Acme {
     pub state: PathBuf,
     /// How the CA is shown that the names are this relay's.
     pub challenge: AcmeChallenge,
-    /// Where the CA looks; `None`: at the API's listener.
+    /// The address for the CA; `None`: at the API's listener.
     pub listen: Option<SocketAddr>,
     /// The names in the certificate; at least one, each a DNS name.
     pub names: Vec<String>,
@@ -184,9 +184,9 @@ pub struct Upstream {
     pub transports: Transports,
     /// Local address of the UDP socket, used when UDP is named; port 0 takes a free one.
     pub udp_listen: SocketAddr,
-    /// Where SIP servers connect over TCP, used when TCP is named; port 0 takes a free one.
+    /// The address for SIP servers over TCP, used when TCP is named; port 0 takes a free one.
     pub tcp_listen: SocketAddr,
-    /// Where SIP servers connect over TLS, used when TLS is named; port 0 takes a free one.
+    /// The address for SIP servers over TLS, used when TLS is named; port 0 takes a free one.
     pub tls_listen: SocketAddr,
     /// The host that Contact and Via name: a host name, an IPv4 address or a bracketed IPv6 address.
     pub public_host: Box<str>,
@@ -210,7 +210,7 @@ pub struct Upstream {
     pub registrations_per_second: u32,
 }
 
-/// Which transports may be used toward SIP servers.
+/// The transports that may be used toward SIP servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transports {
     /// Plain datagrams.
@@ -241,7 +241,7 @@ pub struct Store {
 /// `[audit]`: what was done with the accounts that are lent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
-    /// Where its files are.
+    /// The folder of its files.
     pub directory: PathBuf,
     /// How long a day's file is kept, 1 to 366 days.
     pub keep: Duration,
@@ -471,12 +471,12 @@ impl Config {
         sections::read(text, directory, environment, sections::Profile::File)
     }
 
-    /// Where one connects to reach the operator listener from this machine.
+    /// The address of the operator listener, as it is reached from this machine.
     pub fn operator_address(&self) -> SocketAddr {
         values::reachable(self.operator.listen)
     }
 
-    /// Where one connects to reach the API from this machine.
+    /// The address of the API, as it is reached from this machine.
     pub fn api_address(&self) -> SocketAddr {
         values::reachable(self.api.listen)
     }

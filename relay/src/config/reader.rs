@@ -32,7 +32,7 @@ const NO_SECRET: usize = 16;
 pub(super) struct Shared {
     /// The folder that relative paths start from.
     pub directory: PathBuf,
-    /// Where systemd has put the files that it hands over.
+    /// The folder where systemd has put the files that it hands over.
     pub credentials: Option<PathBuf>,
     /// The files read in place of others, by the path where they were handed over.
     pub handed_over: RefCell<BTreeMap<PathBuf, PathBuf>>,
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub problems: RefCell<Vec<Problem>>,
     /// Allowed settings that deserve a word.
     pub cautions: RefCell<Vec<Problem>>,
-    /// Where each setting stands in the file.
+    /// The line of each setting in the file.
     pub lines: Lines,
     /// The places that were asked for.
     pub asked: RefCell<Vec<String>>,

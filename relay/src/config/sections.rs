@@ -132,7 +132,7 @@ pub(super) fn read(
     Problems::some(problems).map_or(Ok(config), Err)
 }
 
-/// Where a service manager has put the files that it hands over to this process.
+/// The folder where a service manager has put the files that it hands over to this process.
 pub(super) fn credentials(environment: &[(String, String)]) -> Option<PathBuf> {
     let named = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
     named.map(|(_, folder)| PathBuf::from(folder)).filter(|folder| folder.is_absolute())

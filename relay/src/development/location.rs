@@ -28,7 +28,7 @@ pub(super) struct Location {
     nonces: VecDeque<(String, u32)>,
 }
 
-/// Somebody who may register.
+/// An account that may register.
 pub struct Account {
     /// The user of the AOR, and of the digest.
     pub user: &'static str,
@@ -36,12 +36,12 @@ pub struct Account {
     pub password: Password,
 }
 
-/// Where a user is.
+/// The place of a user.
 #[derive(Clone)]
 pub(super) struct Contact {
     pub(super) uri: String,
     pub(super) path: Vec<String>,
-    /// Where the REGISTER came from: requests go back there.
+    /// The source of the REGISTER: requests go back there.
     pub(super) hop: Hop,
     instance: Option<(String, String)>,
     ends: Instant,

@@ -51,7 +51,7 @@ impl SipServer {
         Ok(Self { address, tasks })
     }
 
-    /// Where it listens.
+    /// The address that it listens at.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

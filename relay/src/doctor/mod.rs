@@ -90,7 +90,7 @@ pub struct Patient {
 }
 
 impl Doctor {
-    /// One who goes as a relay with these settings goes, and tells its operator all.
+    /// A doctor that goes as a relay with these settings goes, and tells its operator all.
     ///
     /// # Errors
     /// [`NoDoctor`] when they cannot be used.
@@ -122,7 +122,7 @@ impl Doctor {
         Self { resolver: self.resolver.asked_by_source(source), ..self.clone() }
     }
 
-    /// Where an account's requests go, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
+    /// The server that an account's requests go to, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
     pub async fn server_of(&self, patient: &Patient) -> Option<(String, Vec<SocketAddr>)> {
         let route = Route::to(&patient.aor, patient.registrar.as_deref(), patient.outbound_proxy.as_deref()).ok()?;
         let found = self.resolver.resolve(&route.target(), 0).await;

@@ -24,7 +24,7 @@ pub enum Verdict {
 words!(
     /// A step of the path that a call takes.
     DoctorStep {
-        /// Where the account's requests go.
+        /// The server that the account's requests go to.
         Account = "account",
         /// The addresses of its SIP server.
         Dns = "dns",

@@ -41,7 +41,7 @@ macro_rules! words {
 pub(crate) use words;
 
 words!(
-    /// Where a push instance stands.
+    /// The state of a push instance.
     InstanceState {
         /// Its registration stands at the SIP server.
         Registered = "registered",

@@ -99,7 +99,7 @@ words!(
         AnsweredElsewhere = "answered-elsewhere",
         /// The device declined.
         Declined = "declined",
-        /// Nobody answered in time.
+        /// No device answered in time.
         TimedOut = "timed-out",
         /// No push reached the device.
         Unreachable = "unreachable",
@@ -125,7 +125,7 @@ impl Moment {
 }
 
 impl StoryOutcome {
-    /// Nobody has answered, and nobody wanted it so.
+    /// Whether the call was missed: no device has answered it, and none declined it.
     pub fn is_missed(self) -> bool {
         matches!(self, Self::Cancelled | Self::TimedOut | Self::Unreachable)
     }

@@ -34,7 +34,7 @@ pub struct InstanceOf<'a> {
     pub app: &'a str,
     /// The address of record.
     pub aor: &'a str,
-    /// Where its requests go: host and port.
+    /// The server that its requests go to: host and port.
     pub server: &'a str,
 }
 

@@ -292,7 +292,7 @@ impl Metrics {
         self.0.registrations.of(outcome).inc();
     }
 
-    /// Somebody met a limit.
+    /// Counts a limit that was met.
     pub fn limit(&self, limit: Limit) {
         self.0.limits.of(limit).inc();
     }

@@ -25,10 +25,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody answered in time: the next candidate, then later again.
+    /// The peer did not answer in time: the next candidate, then later again.
     #[error("{0} did not answer in time")]
     Timeout(SocketAddr),
-    /// Nobody is there, or it closed: the next candidate, then later again.
+    /// The peer is not there, or it closed: the next candidate, then later again.
     #[error("{0} cannot be connected to: {1}")]
     Unreachable(SocketAddr, io::Error),
     /// It answered, and not with TLS: the next candidate.

@@ -56,7 +56,7 @@ pub struct Accepted {
     pub stream: Stream,
     /// The address of the peer.
     pub peer: SocketAddr,
-    /// Where to.
+    /// The local address.
     pub local: SocketAddr,
     /// Its slot among the strangers: dropped once the peer has proven who it is, or where all are served alike.
     pub stranger: Stranger,
@@ -101,7 +101,7 @@ impl Listener {
         Ok(Self { local, ready })
     }
 
-    /// Where it listens, with the port it got.
+    /// The address that it listens at, with the port it got.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }

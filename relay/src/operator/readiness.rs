@@ -166,7 +166,7 @@ impl Readiness {
         self.lock().warnings[Warning::Trust.index()].clone()
     }
 
-    /// Those that fail, as JSON.
+    /// The push services that fail, as JSON.
     pub fn degraded(&self) -> Vec<Value> {
         let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
         failing.map(|report| degraded(&report)).collect()

@@ -49,7 +49,7 @@ const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Where traces go; cheap to clone. Without a collector it takes nothing.
+/// The exporter of traces; cheap to clone. Without a collector it takes nothing.
 #[derive(Clone, Default)]
 pub struct Exporter(Option<(mpsc::Sender<Story>, Metrics)>);
 

@@ -247,7 +247,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     {
         failed.push(("upstream.udp_listen", config.upstream.udp_listen, error));
     }
-    // Nobody answers where this command itself listens: a relay is looked for once it does not, and only where an address is taken.
+    // No relay answers where this command itself listens: a relay is looked for once it does not, and only where an address is taken.
     drop(held);
     let mut of_a_relay = Vec::new();
     let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);

@@ -115,7 +115,7 @@ pub enum StartError {
     /// The folder of ACME.
     #[error("acme.state: {} cannot be used: {why}", folder.display())]
     Acme {
-        /// Where it is.
+        /// The folder.
         folder: PathBuf,
         /// The system's word.
         why: io::Error,
@@ -140,21 +140,21 @@ pub struct Relay;
 
 /// A relay at work. Dropping it stops it without a drain.
 pub struct Running {
-    /// Where devices connect.
+    /// The address for devices.
     pub edge: SocketAddr,
-    /// Where devices connect by WebSocket, when they may.
+    /// The address for devices by WebSocket, when they may.
     pub websocket: Option<SocketAddr>,
     /// The address that pushes and Record-Route name.
     pub public_edge: Box<str>,
-    /// Where apps connect.
+    /// The address for apps.
     pub api: SocketAddr,
-    /// Where operators connect.
+    /// The address for operators.
     pub operator: SocketAddr,
     /// The socket toward SIP servers, where UDP is in use.
     pub upstream_udp: Option<SocketAddr>,
-    /// Where SIP servers connect over TCP, where it is in use.
+    /// The address for SIP servers over TCP, where it is in use.
     pub upstream_tcp: Option<SocketAddr>,
-    /// Where SIP servers connect over TLS, where it is in use.
+    /// The address for SIP servers over TLS, where it is in use.
     pub upstream_tls: Option<SocketAddr>,
     /// The CA of a development certificate, in PEM.
     pub development_ca: Option<String>,
@@ -212,7 +212,7 @@ impl Relay {
             TOMBSTONES_EACH * usize::try_from(config.limits.instances_per_node).unwrap_or(usize::MAX / TOMBSTONES_EACH),
         );
         clock_watch::begin(&vault).await;
-        // One that does not answer is asked again before anything is stored.
+        // A store that does not answer is asked again before anything is stored.
         if let Ok(Some(fault)) = vault.begin_ring().await {
             return Err(StartError::Untried(fault));
         }
@@ -312,7 +312,7 @@ impl Running {
         self.service.leave().await;
         self.stop.begin();
         let begun = Instant::now();
-        // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
+        // The store is asked for no longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         // An error means that the task is gone, which is what is waited for.
         let _ = tokio::join!(&mut self.https.api, self.agent.wait_for_calls(CALLS_DRAIN, elsewhere));
@@ -461,7 +461,7 @@ impl Opened {
         }
     }
 
-    /// Where the configuration has it: renews the certificate, and answers at the door for the CA.
+    /// With ACME in the configuration: renews the certificate, and answers at the door for the CA.
     fn certificate_by_acme(&self, door: Option<Listener>, readiness: &Readiness, ending: Drain) -> Vec<JoinHandle<()>> {
         let Some(settings) = self.config.acme.clone() else { return Vec::new() };
         let acme = Acme::new(settings, self.tls.clone(), self.metrics.clone(), self.config.timing.acme_retry.0);

@@ -88,7 +88,7 @@ impl Reloader {
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
         let prints = fingerprints(&new);
-        // One that has ended while it was in force keeps nobody from other changes.
+        // A certificate that has expired while it was in force blocks no other changes.
         let is_new = |place: &str| other_files(was, &prints).iter().any(|other| other == place);
         let unusable =
             push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));

@@ -45,7 +45,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
             }
         }
         let worst = faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence());
-        // One that makes the relay unready is looked at again as soon as it may be mended.
+        // A fault that makes the relay unready is looked at again as soon as it may be mended.
         let pause = if worst.is_some() { AGAIN } else { EVERY };
         match worst {
             Some(fault) if fault.is_grave() => {

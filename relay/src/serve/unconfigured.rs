@@ -16,7 +16,7 @@ use crate::development::sip_server::{Account, SipServer};
 use crate::log;
 use crate::secret::Password;
 
-/// Where SIP servers usually are.
+/// The usual address of SIP servers.
 const SIP_SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5060);
 /// The users with an account at that SIP server.
 pub const USERS: [&str; 2] = ["alice", "bob"];

@@ -33,7 +33,7 @@ struct Changed {
     /// Its lookup as the shard has it.
     before: Lookup,
     lease: LeaseExpiry,
-    /// One that is not leaves its lookup to another instance that has it.
+    /// An instance that is not proven leaves its lookup to another instance that has it.
     is_proven: bool,
 }
 
@@ -99,7 +99,7 @@ impl Inner {
     pub(super) async fn write_down_notes(self: Arc<Self>, mut notes: mpsc::UnboundedReceiver<RecordNote>) {
         let mut some = Vec::new();
         while notes.recv_many(&mut some, NOTES_AT_ONCE).await > 0 {
-            // Those that end what a device is pushed by twice wait for no store.
+            // Notes that stop duplicate pushes to a device wait for no store.
             let (proven, rest): (Vec<_>, Vec<_>) =
                 some.drain(..).partition(|note| matches!(note, RecordNote::Proven(_)));
             for note in proven {
@@ -243,7 +243,7 @@ impl Inner {
             self.timed(StoreOperation::Put, put).await
         };
         let placed = match put().await {
-            // Nobody has ended it: the store has lost it.
+            // No node has ended the instance: the store has lost it.
             Err(StoreError::Gone) if self.write_again(id).await.map_err(|_| AccessError::StoreAway)? => put().await,
             placed => placed,
         };

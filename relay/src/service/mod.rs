@@ -84,7 +84,7 @@ pub struct Dependencies {
     pub resolver: Resolver,
     /// The examiner of accounts.
     pub doctor: Doctor,
-    /// Where it is written down what was done.
+    /// The audit trail.
     pub audit: Audit,
     /// The SIP domains that accounts may belong to.
     pub domains: DomainRules,
@@ -98,7 +98,7 @@ pub struct Dependencies {
     pub drain: Drain,
 }
 
-/// Which push services an App has at this relay.
+/// The push services that an App has at this relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Services {
     /// Apple's.

@@ -33,7 +33,7 @@ pub struct Enable {
     pub device: Device,
     /// How long, in seconds; within the configured range, at most 6 days.
     pub lifetime_s: u64,
-    /// Which events wake the device.
+    /// The events that wake the device.
     pub wake_for: WakeFor,
 }
 
@@ -46,9 +46,9 @@ impl fmt::Debug for Enable {
 /// A device's changes; a field that is `None` or [`Field::Keep`] stays as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
-    /// Where calls go from now on.
+    /// The new target of calls.
     pub call_push: Option<PushTarget>,
-    /// Where everything else goes from now on.
+    /// The new target of everything else.
     pub alert_push: Field<PushTarget>,
     /// The key that what names a person is sealed to from now on.
     pub public_key: Field<PublicKey>,
@@ -56,7 +56,7 @@ pub struct Change {
     pub lifetime_s: Option<u64>,
     /// Whether the app registers by itself from now on.
     pub presence: Option<Presence>,
-    /// Which events wake the device from now on.
+    /// The events that wake the device from now on.
     pub wake_for: Option<WakeFor>,
 }
 
@@ -83,7 +83,7 @@ pub struct Enabled {
     pub expires_at: u64,
     /// How the registration stands: `Registered` is answered 201, anything else 202.
     pub registration: Registration,
-    /// Where the device connects.
+    /// The address at which the device connects.
     pub edge: EdgeAddress,
 }
 
@@ -152,7 +152,7 @@ pub enum InstanceState {
 /// An instance as its device sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
-    /// Which one.
+    /// The instance's id.
     pub instance: InstanceId,
     /// Whether it works.
     pub state: InstanceState,
@@ -164,17 +164,17 @@ pub struct View {
     pub expires_at: u64,
     /// The user's name for the device.
     pub label: Option<Box<str>>,
-    /// Where calls go.
+    /// The push service for calls.
     pub call_push: Provider,
-    /// Where everything else goes.
+    /// The push service for everything else.
     pub alert_push: Option<Provider>,
     /// The key that what names a person is sealed to.
     pub public_key: Option<PublicKey>,
-    /// Which events wake the device.
+    /// The events that wake the device.
     pub wake_for: WakeFor,
     /// Whether the app registers by itself.
     pub presence: Presence,
-    /// Where the device connects.
+    /// The address at which the device connects.
     pub edge: EdgeAddress,
     /// How its mailbox stands, once the SIP server has told.
     pub voicemail: Option<Voicemail>,
@@ -283,7 +283,7 @@ pub enum CallState {
     AnsweredElsewhere,
     /// The device declined.
     Declined,
-    /// Nobody answered in time.
+    /// The SIP server did not answer in time.
     TimedOut,
 }
 
@@ -460,7 +460,7 @@ pub enum TestError {
 /// An instance as an operator sees it: nothing that tells whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed {
-    /// Which one.
+    /// The instance's id.
     pub instance: InstanceId,
     /// How it came here.
     pub kind: InstanceKind,
@@ -474,9 +474,9 @@ pub struct Listed {
     pub created_at: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
-    /// Where calls go.
+    /// The push service for calls.
     pub call_push: Provider,
-    /// Where everything else goes.
+    /// The push service for everything else.
     pub alert_push: Option<Provider>,
 }
 
@@ -489,7 +489,7 @@ pub enum InstanceKind {
     Passed,
 }
 
-/// Which instances an operator asks for; what is `None` does not matter.
+/// An operator's filter of instances; a field that is `None` does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Which {
     /// Those of this App.
@@ -503,7 +503,7 @@ pub struct Which {
 pub struct Page {
     /// In the order of their ids.
     pub instances: Vec<Listed>,
-    /// Where the next page goes on; `None`: this was the last.
+    /// The id at which the next page goes on; `None`: this was the last.
     pub next: Option<InstanceId>,
 }
 
@@ -520,16 +520,16 @@ pub struct AboutNode {
     pub key_of_today: String,
 }
 
-/// Which calls are told of; all, where nothing is named.
+/// An operator's filter of calls; all, where no field is set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WhichCalls {
-    /// Those that came since then, in milliseconds since 1970.
+    /// Calls that came since then, in milliseconds since 1970.
     pub since_ms: u64,
     /// Those of one App.
     pub app: Option<Box<str>>,
     /// Those of one instance.
     pub instance: Option<InstanceId>,
-    /// Those that ended, or stand, like this; empty: all.
+    /// Calls that ended, or stand, like this; empty: all.
     pub outcomes: Vec<StoryOutcome>,
     /// One call, for each of its devices.
     pub call: Option<CallId>,
@@ -564,7 +564,7 @@ pub struct CallStories {
 pub struct Export {
     /// The instance.
     pub listed: Listed,
-    /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
+    /// The events that wake the device, and whether the app registers by itself; of an account that was lent.
     pub wishes: Option<(WakeFor, Presence)>,
     /// The key that what names a person is sealed to, in pushes.
     pub public_key: Option<PublicKey>,

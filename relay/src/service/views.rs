@@ -61,7 +61,7 @@ impl Inner {
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.load_or_seek(id).await {
                 Ok(None) => AccessError::Unknown,
-                // One that does not open here says nothing of a secret.
+                // A record that does not open here says nothing of a secret.
                 Ok(Some(stored)) => match proof.into().map(|proof| self.is_secret_of(&stored, proof)) {
                     Some(Some(false)) => AccessError::Forbidden,
                     None | Some(None | Some(true)) => AccessError::OwnerAway,

@@ -98,7 +98,7 @@ impl Inner {
         Ok(!unclaimed.is_empty() || agent.is_taking())
     }
 
-    /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.
+    /// The addresses of a domain's SIP servers, as the source of an INVITE is judged by; empty when they cannot be found in time.
     async fn addresses_of(&self, domain: &str) -> Arc<[IpAddr]> {
         let target = Target { host: domain.into(), port: None, transport: None };
         match self.dependencies.resolver.resolve_sought(&target, 0, RESOLVE_LIMIT, |_| false).await {

@@ -27,7 +27,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// Why a call did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody is there.
+    /// The SIP server could not be reached.
     #[error("{0}")]
     Dial(#[from] DialError),
     /// The connection broke.
@@ -36,13 +36,13 @@ pub enum CallError {
     /// The bytes are not SIP.
     #[error("what the SIP server sent is not SIP")]
     NotSip,
-    /// Nobody said anything.
+    /// The SIP server said nothing.
     #[error("the SIP server did not answer in time")]
     Timeout,
     /// A final response other than 2xx.
     #[error("the call was not answered: {0} {1}")]
     Refused(u16, String),
-    /// Nobody answered in the time that was given.
+    /// The callee did not answer in the time that was given.
     #[error("nobody answered in time")]
     NoAnswer,
 }

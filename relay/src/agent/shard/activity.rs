@@ -59,7 +59,7 @@ impl Shard {
         activity.is_some_and(|activity| activity.dialogs.iter().any(|(known, _)| *known == dialog))
     }
 
-    /// Somebody hung up.
+    /// Handles the end of a dialog by one of its sides.
     pub(crate) fn on_dialog_ended(&mut self, instance: InstanceId, dialog: DialogMark, by_device: bool) {
         let Some(row) = self.instances.get_mut(instance) else { return };
         let Some(activity) = row.activity.as_mut() else { return };

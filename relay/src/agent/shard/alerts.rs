@@ -92,7 +92,7 @@ impl Shard {
         // The node that goes on with it does not know what was missed here.
         let is_theirs = self.is_handed_over() && event != Event::MissedCall;
         if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
-            // Nobody is there any more, or is to hear anything else from a node that was told to let go.
+            // The device is gone, or is to get nothing more from a node that was told to let go.
             return;
         }
         // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.

@@ -196,7 +196,7 @@ impl Shard {
                 self.calls.remember(id, instance, call);
             }
         }
-        // A call offered to an attached device waits for none.
+        // A call that was offered without a push waits for no device.
         if pushed.is_some() {
             self.set_waiting(id, instance, true);
         }
@@ -225,7 +225,7 @@ impl Shard {
             return;
         }
         if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
-            // One that has given a sign meanwhile comes by itself.
+            // A device that has given a sign meanwhile comes by itself.
             if self.awaits_sign(call, instance) {
                 let provider = self.shared.provider(target.provider);
                 self.note(instance, Some(call), What::PushSent { event: Event::Call, provider });

@@ -243,7 +243,7 @@ impl Shard {
                 row.set_registered_until(unix_now() + expires.as_secs());
                 if let Some(first) = row.first.take() {
                     let asked = if id == by { asked.take().unwrap_or_default() } else { Vec::new() };
-                    // Nobody listens any more when the use case took too long; the instance is kept all the same.
+                    // The receiver is gone when the use case took too long; the instance is kept all the same.
                     let _ = first.send(FirstRegistration::Registered { expires, asked });
                 }
             }
@@ -322,7 +322,7 @@ impl Shard {
         self.instances.get(id).is_some_and(|row| row.state == InstanceState::Registered)
     }
 
-    /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
+    /// The instances that would offer the very credentials that were refused: they are not tried. While the binding stands all the
     /// same, its members are left alone.
     fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
         let mut others = self.endpoint.all_instances(binding);

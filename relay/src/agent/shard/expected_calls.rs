@@ -83,7 +83,7 @@ impl Shard {
             stream => self.flows.get(&stream).map(|(_, peer)| *peer),
         });
         let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
-        // Those that a name decided about were woken in the pass before.
+        // Instances that a name decided about were woken in the pass before.
         Some(!by_name && peer.is_some_and(is_at))
     }
 
@@ -95,7 +95,7 @@ impl Shard {
         }
     }
 
-    /// Those who wait for this device, and for which calls; they are taken out.
+    /// The requesters that wait for this device, and for which calls; they are taken out.
     pub(crate) fn take_arrivals(
         &mut self,
         device: InstanceId,

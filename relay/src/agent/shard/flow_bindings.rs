@@ -12,7 +12,7 @@ use super::Shard;
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 
-/// Where each of them counts.
+/// The count of each of them in the holdings.
 pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
 
 impl Shard {

@@ -131,7 +131,7 @@ pub(crate) struct Shard {
     pub(crate) steps: usize,
     /// Devices that have a flow.
     pub(crate) attached: Attached,
-    /// Those who wait for a device that was woken for a call which was announced.
+    /// The requesters that wait for a device that was woken for an announced call.
     pub(crate) arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
     pub(crate) unreachable: HashSet<UpstreamId>,
@@ -338,7 +338,7 @@ impl Shard {
             ShardInput::Sip { at, input } => {
                 match &input {
                     Input::Closed(flow) => drop(self.flows.remove(flow)),
-                    // One that was dialled beside a flow in use says nothing of that one; and nobody asks of one that is forgotten.
+                    // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
                     Input::DialFailed(upstream)
                         if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
                     {
@@ -487,7 +487,7 @@ impl Shard {
                         FlowId::Datagram(peer) => Some(peer),
                         stream => {
                             let open = self.flows.get(&stream).map(|(_, peer)| *peer);
-                            // One that has ended is known no more, and was the last that led there.
+                            // An ended flow is known no more, and was the last that led there.
                             open.or_else(|| self.shared.dialler.led_to(self.index, upstream))
                         }
                     });

@@ -66,7 +66,7 @@ impl Shard {
 
     fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
         if let Err(RouteRefusal { status, .. }) = route {
-            // Anybody may send some each second.
+            // Any peer may send some each second.
             tracing::debug!(event = "passing-refused", status, "a registration may not pass");
         }
         self.next.push_back(Input::Route { register: asked.register, route });

@@ -326,7 +326,7 @@ impl Shard {
         }
     }
 
-    /// Nobody can say whether the registration is known: its sender may try again, or elsewhere.
+    /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
     fn refuse_for_now(&mut self, at: Instant, input: &Input) {
         if let Input::Received { source, message } = input {
             self.endpoint.refuse_early(source, message);

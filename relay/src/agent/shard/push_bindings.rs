@@ -61,7 +61,7 @@ struct Row {
     stale: bool,
     /// The same flag, shared with the task that asks the store: a superseded record is not written.
     superseded: Arc<AtomicBool>,
-    /// Where it counts, as long as there is this row.
+    /// Its count in the holdings, as long as there is this row.
     _place: Holding,
     /// Requesters that wait until the store has erased the registration.
     waiters: Vec<WipeWaiter>,
@@ -255,7 +255,8 @@ impl Shard {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
                     if is_wiped {
-                        // One that was asked for it since they were told first has adopted what the store still had. An error means that all have heard, or died.
+                        // A node that was asked for it since the first round has adopted what the store still had. An error means that all have
+                        // heard, or died.
                         let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, true)).await;
                     }
                     Fence::NEW

@@ -239,7 +239,7 @@ impl Shard {
         others.into_iter().find(|other| *other != id && self.have_same_credentials(id, *other))
     }
 
-    /// Nobody waits for an instance that was taken over any more: its SIP server has answered, or it registers none.
+    /// Ends the wait for an instance that was taken over: its SIP server has answered, or it registers none.
     pub(super) fn note_settled(&mut self, id: InstanceId) {
         let Some(settled) = self.settling.remove(&id) else { return };
         // An error means that nobody has waited so long.

@@ -150,7 +150,7 @@ impl Shard {
         self.shared.stories.forget(instance);
     }
 
-    /// Those that go on, of an instance.
+    /// The stories of an instance that go on.
     pub(crate) fn stories_of(&self, instance: InstanceId) -> impl Iterator<Item = &Story> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
         self.stories.range((instance, first)..=(instance, last)).map(|(_, story)| story)

@@ -53,7 +53,7 @@ impl Shard {
     fn succeed_in_call(&mut self, call: CallId, earlier: InstanceId, successor: InstanceId) {
         self.calls.succeed(call, earlier, successor);
         if let Some(push) = self.pushes.remove(&(call, earlier)) {
-            // Where the call has been pushed in the other name as well, that one is enough.
+            // If the call has been pushed in the other name as well, that push is enough.
             match self.pushes.entry((call, successor)) {
                 Entry::Occupied(_) => push.abort(),
                 Entry::Vacant(place) => {

@@ -163,7 +163,7 @@ impl Shard {
                     Some(if is_written { Erasure::Pending } else { Erasure::Unsure })
                 }
             };
-            // Nobody is pushed by a node that leaves once there is a receipt. It was told above: an error means that it has heard, or died.
+            // A leaving node pushes nothing once there is a receipt. It was told above: an error means that it has heard, or died.
             let _ = timeout(TOLD_WITHIN, told).await;
             shared.shards.send(shard, ShardInput::Erased(id, erasure)).await;
         });

@@ -40,7 +40,7 @@ pub(crate) struct Ending {
     pub unbound: Option<bool>,
     /// The state of the record in the store; `None`: the store has not said yet.
     pub erasure: Option<Erasure>,
-    /// Those who wait for the end of a wipe.
+    /// The waiters for the end of a wipe.
     pub waiters: Vec<WipeWaiter>,
     /// The wait is for a push that is on its way, and is short.
     pub is_heard_out: bool,

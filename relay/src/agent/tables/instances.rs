@@ -44,7 +44,7 @@ pub(crate) struct Row {
     lost_since: u32,
     /// When its user is to be told of the loss; 0: there is none, or its user was told.
     tell_lost_at: u32,
-    /// Where its requests go.
+    /// The SIP server that its requests go to.
     pub upstream: UpstreamId,
     /// The SIP status of the last answer; 0 before the first.
     pub status: u16,
@@ -52,7 +52,7 @@ pub(crate) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
-    /// Those who wait for the outcome of the first registration.
+    /// The waiter for the outcome of the first registration.
     pub first: Option<Box<oneshot::Sender<FirstRegistration>>>,
     /// Whether the SIP server has accepted its credentials, in this run or before.
     pub is_proven: bool,
@@ -62,7 +62,7 @@ pub(crate) struct Row {
     pub ending: Option<Box<Ending>>,
     /// Its timeline and what comes beside calls, once there is any.
     pub activity: Option<Box<Activity>>,
-    /// Where it counts, as long as there is this row.
+    /// Its count in the holdings, as long as there is this row.
     _place: Holding,
 }
 
@@ -408,7 +408,7 @@ impl Instances {
         ids
     }
 
-    /// Those that are stored and do not end, each with what its record is put with; in no order.
+    /// The stored instances that do not end, each with the fence under which its record is stored; in no order.
     pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
         let owned = self.rows.iter().filter(|(_, row)| row.is_stored && row.ending.is_none());
         owned.map(|(_, row)| (row.id, row.fence)).collect()

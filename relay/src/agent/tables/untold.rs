@@ -94,7 +94,7 @@ impl Untold {
         self.of(slot).filter_map(|(_, waiting)| waiting.again_at).min()
     }
 
-    /// One that is due now.
+    /// A notice that is due now.
     pub(super) fn pop_due(&mut self, slot: u32, now: u64) -> Option<Notice> {
         let due = |waiting: &Waiting| waiting.again_at.is_some_and(|at| at <= now);
         let (key, _) = self.of(slot).find(|(_, waiting)| due(waiting))?;

@@ -35,7 +35,7 @@ pub(crate) struct Recorded {
     pub at_us: u64,
     /// Whether it came; else it was sent.
     pub came: bool,
-    /// Which side it came from, or went to.
+    /// The side that it came from, or went to.
     pub side: Side,
     /// The transport of a message that came, or that went by UDP.
     pub transport: Option<Transport>,

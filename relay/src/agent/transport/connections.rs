@@ -74,7 +74,7 @@ enum Ending {
     Heard,
     /// This side ends it; a WebSocket is told the code.
     Closed(u16),
-    /// Where the next message of a SIP server begins cannot be told: it is read no more.
+    /// The beginning of a SIP server's next message is in doubt: the stream is read no more.
     Doubted,
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),

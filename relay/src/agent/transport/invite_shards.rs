@@ -1,4 +1,4 @@
-//! Which shard has the INVITE that a CANCEL or an ACK is for.
+//! The shard of the INVITE that a CANCEL or an ACK is for.
 //!
 //! Both match their INVITE by branch and sent-by alone (RFC 3261 §9.2, §17.2.3). Servers send them with another Route or
 //! Request-URI than the INVITE had, which then say nothing of a shard, or the wrong one.

@@ -131,7 +131,7 @@ impl Inner {
     async fn open(&self, peer: SocketAddr) -> Option<Stream> {
         let _turn = self.turns.acquire().await.ok()?;
         let stream = dial::tcp(peer).await.ok()?;
-        // One that has silently ceased to be takes what is written for half a minute, and longer. Without this it does so here, too.
+        // A stream that has died silently accepts writes for half a minute, and longer. Without this it does so here, too.
         let _ = stream.end_when_unacknowledged(self.timing.large);
         Some(stream)
     }

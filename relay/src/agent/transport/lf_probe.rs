@@ -116,7 +116,7 @@ impl Acquaintance {
         if !its || !(200..300).contains(&status) {
             return Heard::default();
         }
-        // One that names nothing is not looked at again: refreshes come for ever.
+        // A REGISTER without such a word is not looked at again: refreshes come for ever.
         self.registers = None;
         let sees_lf = sees_lf(message);
         if sees_lf {

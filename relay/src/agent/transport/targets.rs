@@ -1,4 +1,4 @@
-//! Which of a SIP server's addresses is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
+//! Order of a SIP server's addresses: which is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
 //!
 //! | an address | is |
 //! | --- | --- |
@@ -7,7 +7,7 @@
 //! | that ended a stream before it had granted anything, or several soon after they were opened | away |
 //! | that did not answer, or registered nobody, when it was tried as the better one | away |
 //!
-//! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
+//! An address that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
 //! `upstream.failback_interval`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
 //! served for [`SETTLED`]. After that time it may be tried; it is dialled like the others again once it has answered.
 //!
@@ -15,10 +15,10 @@
 //! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as
 //! the worst after [`UNLISTED`], because some name servers name a few of many at a time.
 //!
-//! Where a flow leads is what the shard's endpoint says that it has taken: one that is opened may be let go, because the server in use
-//! serves again, or because nobody wants one any more. That says nothing of its address.
+//! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be let go, because the server in use
+//! serves again, or because it is not wanted any more. That says nothing of its address.
 //!
-//! Invariant: what is remembered is bounded by [`REMEMBERED`]; the same calls give the same answers.
+//! Invariant: the addresses remembered are bounded by [`REMEMBERED`]; the same calls give the same answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ const UNLISTED: Duration = Duration::from_secs(3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
 const REMEMBERED: usize = 32;
 
-/// Where a flow leads.
+/// The destination of a flow.
 pub(crate) type Destination = (SocketAddr, Transport);
 
 /// The addresses of one SIP server.
@@ -98,7 +98,7 @@ impl Targets {
         self.current.insert(shard, Current { candidate, since: now, listed_at: now });
     }
 
-    /// Where a shard's flow leads, or led last.
+    /// The address of a shard's flow, or of its last one.
     pub(crate) fn led_to(&self, shard: usize) -> Option<SocketAddr> {
         self.current.get(&shard).map(|current| current.candidate.address)
     }

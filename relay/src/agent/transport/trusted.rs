@@ -33,7 +33,7 @@ pub(crate) struct Told {
 /// The addresses from which requests are believed to be a SIP server's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Believed {
-    /// Those that DNS has told.
+    /// The addresses that DNS has given.
     pub(crate) addresses: Arc<[IpAddr]>,
     /// Whether DNS has told all of each name; else another source may be the SIP server, too.
     pub(crate) is_whole: bool,

@@ -23,7 +23,7 @@ use crate::vault::record::Account;
 /// How a SIP server is reached, and which names its requests may come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// Where requests go: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
+    /// The next hop of requests: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
     next_hop: Hop,
     /// Further hosts whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
     others: Vec<Hop>,
@@ -75,7 +75,7 @@ impl Route {
             hops.push(Hop::of(&uri)?);
         }
         if aor.scheme == Scheme::Sips {
-            // Where none is named it is TLS, too (RFC 3261 §26.2.2).
+            // The default is TLS, too (RFC 3261 §26.2.2).
             for hop in &mut hops {
                 hop.transport.get_or_insert(Transport::Tls);
             }

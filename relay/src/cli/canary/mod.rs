@@ -1,6 +1,6 @@
 //! `sipwake canary`: rings a test account end to end, on a schedule, and tells the relay how that went.
 //!
-//! It is an app that lends the account, the caller, and the device that comes: it uses the relay from outside, as apps, phones and
+//! The canary is an app that lends the account, the caller, and the device that comes: it uses the relay from outside, as apps, phones and
 //! SIP servers do. One thing it cannot be is the phone that a push service delivers to. The push goes to a real token, and the
 //! service's own "accepted" stands for its arrival.
 //!

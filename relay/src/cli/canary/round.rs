@@ -30,7 +30,7 @@ pub(super) struct Canary {
     pub caller: Option<Identity>,
     pub registrar: Option<Box<str>>,
     pub outbound_proxy: Option<Box<str>>,
-    /// Where calls are pushed: `device.call_push`.
+    /// The push target of calls: `device.call_push`.
     pub target: Value,
     pub doctor: Doctor,
     /// How long a call may take to be answered.

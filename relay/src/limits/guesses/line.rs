@@ -18,7 +18,7 @@ pub(super) const TURN: Duration = Duration::from_secs(10);
 /// How long after it asked last a source has its place.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Those who wait, in the order in which they came.
+/// The waiting sources, in their order of arrival.
 #[derive(Default)]
 pub(super) struct Line(Vec<Waiter>);
 

@@ -70,7 +70,7 @@ pub struct Attempt<'a> {
     pub aor: &'a str,
     /// The user names that its proof may be read with, where they are known.
     pub usernames: &'a [Box<str>],
-    /// Where the proof goes: host and port.
+    /// The server that the proof goes to: host and port.
     pub server: &'a str,
     /// The addresses behind that name, where they are known: many names may lead to one server.
     pub addresses: &'a [SocketAddr],

@@ -153,7 +153,7 @@ fn of_use(answers: Vec<Record>, kind: RecordType) -> Vec<Record> {
     aliases.chain(records).collect()
 }
 
-/// Where a record stands among others of its type; the least is used first.
+/// The place of a record among others of its type; the least is used first.
 fn place(data: &RData) -> (bool, u16, u16, Reverse<u16>) {
     match data {
         RData::SRV(record) => (false, record.priority, 0, Reverse(record.weight)),

@@ -35,7 +35,7 @@ pub(crate) struct Names {
     files: Files,
 }
 
-/// Where the system has what it knows about names.
+/// The system's files about names.
 struct Files {
     /// Unread where the operator has named name servers.
     name_servers: Option<PathBuf>,
@@ -217,7 +217,7 @@ impl Files {
                 }
                 Err(error) => {
                     known.problem = Some(error.to_string());
-                    // One that could not be read is read again, however it looks.
+                    // A file that could not be read is read again, however it looks.
                     if matches!(error, Unusable::Unread(_)) {
                         known.look[0] = Look::default();
                     }

@@ -68,7 +68,7 @@ pub(super) fn is_silence(error: &NetError) -> bool {
     !matches!(error, NetError::Dns(_) | NetError::NoConnections)
 }
 
-/// Where connections to name servers come from.
+/// The connections to name servers.
 #[derive(Clone, Default)]
 pub(super) struct NameServers(TokioRuntimeProvider);
 

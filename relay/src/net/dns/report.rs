@@ -25,11 +25,11 @@ pub struct Asked {
 pub struct Answer {
     /// In words.
     pub text: String,
-    /// Where it leads.
+    /// The target of the record.
     pub leads: Leads,
 }
 
-/// Where a record leads.
+/// The target of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leads {
     /// To another name, in lower case and without a dot at its end.

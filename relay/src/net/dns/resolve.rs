@@ -67,9 +67,9 @@ pub struct Target {
 /// One address to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where to.
+    /// The address.
     pub address: SocketAddr,
-    /// And how.
+    /// The transport.
     pub transport: Transport,
     /// How good it is, by transport and priority: lower is better, and among equals none is.
     pub rank: u16,
@@ -300,7 +300,7 @@ impl Resolver {
         let (services, tls, tcp, udp) =
             tokio::join!(self.services(name, wish), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
         let (services, unanswered) = match services {
-            // Where TLS alone may be spoken, the usual service is nothing weaker than another one may be.
+            // If TLS alone may be spoken, the usual service is nothing weaker than another one may be.
             Err(why) if usable == [Transport::Tls] => (None, Some(why)),
             services => (services?, None),
         };
@@ -499,7 +499,7 @@ impl Resolver {
         }
     }
 
-    /// Which addresses may be dialled.
+    /// The addresses that may be dialled.
     pub(crate) fn reach(&self) -> &Reach {
         &self.reach
     }

@@ -32,7 +32,7 @@ pub(super) struct Life {
 struct Requests {
     /// How many have begun.
     begun: u64,
-    /// Those that are not over, by their number, with when their answer began.
+    /// The requests that are not over, by their number, with when their answer began.
     open: BTreeMap<u64, Option<Instant>>,
 }
 

@@ -27,7 +27,7 @@ pub const MAX_REST: usize = 1024 * 1024;
 /// How long that may take; a slower one is answered before its end.
 pub const REST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where a body goes that its handler leaves before its end.
+/// The rest of a body that its handler leaves before its end.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     left: Arc<Mutex<Option<Incoming>>>,

@@ -81,7 +81,7 @@ impl Limits {
 pub enum ListenerEvent {
     /// A connection was let in.
     Opened,
-    /// One that was let in is gone.
+    /// An accepted connection has ended.
     Closed,
     /// Its TLS handshake was completed.
     HandshakeCompleted,

@@ -58,7 +58,7 @@ enum Rules {
     Web,
 }
 
-/// Where the roots come from, and those in use.
+/// The source of the roots, and those in use.
 struct Roots {
     rules: Rules,
     system: Box<dyn Fn() -> Vec<CertificateDer<'static>> + Send + Sync>,
@@ -232,7 +232,7 @@ impl ClientTls {
                 Ok(false) => None,
                 Err(error) => Some(error.to_string()),
             };
-            // One that stands is logged once.
+            // A lasting fault is logged once.
             if let Some(error) = refused.as_ref().filter(|error| refusal.as_ref() != Some(*error)) {
                 tracing::warn!(event = "roots-not-taken", %error, "the trusted roots cannot be read again; those of before stay in use");
             }

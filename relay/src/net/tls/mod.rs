@@ -70,7 +70,7 @@ pub enum TlsError {
         /// The fault.
         why: String,
     },
-    /// Nobody could take the new certificate today, and the one in use is valid.
+    /// The new certificate is valid for no client today, and the one in use is valid.
     #[error("{}: {doubt}, and the one in use is valid", certificate.display())]
     Untimely {
         /// The chain.
@@ -233,7 +233,7 @@ impl ServerTls {
                 }
                 Err(error) => Some(error.to_string()),
             };
-            // One that stands is logged once.
+            // A lasting fault is logged once.
             if let Some(error) = refused.as_ref().filter(|error| refusal.as_ref() != Some(*error)) {
                 tracing::warn!(event = "certificate-not-taken", %error, "the new certificate is not taken; the old one stays in use");
             }

@@ -22,7 +22,7 @@ const SENT: usize = 32;
 /// The largest datagram (RFC 768).
 const MAX_DATAGRAM: usize = 65_535;
 
-/// Where datagrams are received. The system gives a page when it is first written to.
+/// Space for received datagrams. The system gives a page when it is first written to.
 pub(super) struct Space(Vec<u8>);
 
 impl Space {

@@ -75,7 +75,7 @@ impl Udp {
         self.sockets.len()
     }
 
-    /// Where it is bound, with the port it got.
+    /// The address that it is bound to, with the port it got.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }

@@ -81,7 +81,7 @@ pub(super) struct Signers(HashMap<SignerKey, Arc<Signer>>);
 type SignerKey = (Fingerprint, Box<str>, Box<str>);
 
 impl Signers {
-    /// Those that are in use already: Apple objects to a key whose token changes more than once in 20 minutes.
+    /// The tokens that are in use already: Apple objects to a key whose token changes more than once in 20 minutes.
     pub(super) fn beside<'a>(used: impl Iterator<Item = &'a Apns>) -> Self {
         let of = |apns: &Apns| match &apns.known_by {
             KnownBy::Key { signer, key, .. } => Some((key.clone(), Arc::clone(signer))),
@@ -137,7 +137,7 @@ pub(super) struct PreparedPush {
 }
 
 impl PreparedPush {
-    /// Where it goes.
+    /// The APNs environment.
     pub(super) fn environment(&self) -> Environment {
         self.environment
     }
@@ -337,7 +337,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
     let meaning = match (status, reason) {
         (200, _) => done(Verdict::Accepted),
-        // Somebody between may say this, too; and a body that did not come may name a time before the token was confirmed.
+        // A proxy in between may say this, too; and a body that did not come may name a time before the token was confirmed.
         (410, "") if since.is_none() && !has_said_all => done(Verdict::Refused { reason: "GoneWithoutReason" }),
         // Beside a reason, a time that cannot be read says as little as none: the token is gone.
         (410, _) => done(Verdict::Gone { since }),

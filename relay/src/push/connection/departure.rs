@@ -101,7 +101,7 @@ impl Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        // One that leaves after its delivery has ended is not measured.
+        // A departure after the end of its delivery is not measured.
         if let Some((_, metrics)) = &self.departures.call
             && self.departures.count.fetch_max(1, Ordering::AcqRel) == 0
         {

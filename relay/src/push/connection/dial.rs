@@ -96,7 +96,7 @@ impl DialError {
     }
 }
 
-/// Where to dial, and what earlier dials have shown.
+/// The host to dial, and the results of earlier dials.
 pub(crate) struct Dialler {
     host: Box<str>,
     port: u16,
@@ -110,7 +110,7 @@ pub(crate) struct Dialler {
 struct Memory {
     /// The addresses that the name resolved to the last time.
     addresses: Vec<SocketAddr>,
-    /// Those that are dialled last.
+    /// The addresses that are dialled last.
     poor: Vec<SocketAddr>,
 }
 

@@ -1,4 +1,4 @@
-//! Where a push service is, and whom to trust there.
+//! The endpoint of a push service, and the roots trusted there.
 //!
 //! Invariant: nothing but an `https` origin, dialled with TLS 1.2 or 1.3 and a certificate for its own name.
 

@@ -70,7 +70,7 @@ pub(crate) struct Channel {
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
     /// told as such, and what it sends unasked is limited.
     any_service: bool,
-    /// Where its connections are made and driven, if not where they are needed.
+    /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
     rest: Rest,
@@ -114,12 +114,12 @@ enum Lost {
     Refused,
     /// Not processed: the connection ends for our certificate.
     ShutOut(&'static str),
-    /// Nobody knows.
+    /// The fate of the request is unknown.
     Unknown,
 }
 
 impl Channel {
-    /// Where it leads.
+    /// The origin that it leads to.
     pub(crate) fn origin(&self) -> &str {
         self.endpoint.origin()
     }
@@ -172,7 +172,7 @@ impl Channel {
         on(self.runtime.clone(), work(Arc::clone(&self.endpoint))).await
     }
 
-    /// Where it is noted how the service stands.
+    /// The record of the service's health.
     pub(crate) fn record(&self) -> &Arc<Record> {
         &self.record
     }
@@ -345,7 +345,7 @@ async fn on<T: Send + 'static>(runtime: Option<Handle>, work: impl Future<Output
 
 struct Connection {
     sender: SendRequest<Body>,
-    /// Where it is driven.
+    /// The core that drives it.
     core: Option<usize>,
     objection: Objection,
     made_at: Instant,
@@ -550,7 +550,7 @@ async fn drive(
         // In any case the line takes no further requests. One of a service that a device has chosen is not waited for:
         // none of its requests is.
         if !making.any_service {
-            // One that ends by itself has still on its way what it had.
+            // A connection that ends by itself still has its requests on their way.
             let driven = async {
                 let _ = (&mut connection).await;
                 std::future::pending().await

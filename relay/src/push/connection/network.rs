@@ -24,7 +24,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 /// A connection or an answer that is being waited for.
 pub type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
-/// Where names and connections come from.
+/// The source of names and connections.
 pub trait Network: Send + Sync {
     /// The addresses of a host, the best first. A device of `app` has named it; where there is none, the operator has.
     fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>>;

@@ -138,7 +138,7 @@ impl Rest {
         let length = match asked {
             RestFor::Asked(length) => length.min(REST_MAX),
             RestFor::Probe => Duration::ZERO,
-            // Those who went at the same time are answered at the same time: that is one rest.
+            // Requests that went at the same time are answered at the same time: that is one rest.
             RestFor::Growing(_) if self.until().is_some_and(|until| until > Instant::now()) => return,
             RestFor::Growing(steps) => {
                 state.rests_in_a_row = state.rests_in_a_row.saturating_add(1);
@@ -149,7 +149,7 @@ impl Rest {
         // A longer one that was asked for before stands.
         let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
         (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
-        // One that has had its time says nothing of this rest.
+        // A probe that has had its time says nothing of this rest.
         state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);

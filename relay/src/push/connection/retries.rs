@@ -26,7 +26,7 @@ use crate::push::connection::backoff::{Backoff, RETRY};
 const PACE: Duration = Duration::from_millis(4);
 /// Between two that go while it takes none.
 const PROBES: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
-/// Those that wait for one service.
+/// The pushes that may wait for one service.
 const WAITING_MAX: usize = 16_384;
 /// The longest pause of one push between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
@@ -89,7 +89,7 @@ impl Retries {
             Attempt::Again { .. } | Attempt::Lost => {
                 let mut state = self.lock();
                 let now = Instant::now();
-                // Those that went at the same time have failed for the same reason.
+                // Pushes that went at the same time have failed for the same reason.
                 if !self.takes_none.swap(true, Ordering::Relaxed) || now >= state.next_at {
                     state.failures = state.failures.saturating_add(1);
                     state.next_at = now + PROBES.pause(state.failures);
@@ -141,7 +141,7 @@ impl Retries {
     }
 }
 
-/// One that waits, counted until it is dropped.
+/// A waiting push, counted until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

@@ -327,7 +327,7 @@ impl Line {
                         self.retire();
                         !was_retired
                     }
-                    // One that serves others well is not replaced more than once a second.
+                    // A line that serves other pushes well is not replaced more than once a second.
                     _ if again || self.opened.elapsed() >= Duration::from_secs(1) => {
                         !self.tired.swap(true, Ordering::Relaxed)
                     }

@@ -137,7 +137,7 @@ impl Fcm {
         self.message(target, push, false)
     }
 
-    /// One that is only validated, to a token that is none.
+    /// A message that is only validated, to a token that is none.
     pub(super) fn prepared_trial(&self, push: &Push) -> Result<PreparedPush, Verdict> {
         let nobody = PushTarget::new(Provider::Fcm, PushToken::new("sipwake-check-this-is-no-token"), 0);
         self.message(&nobody, push, true)
@@ -179,7 +179,7 @@ impl Fcm {
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
                 }
-                // Somebody else was denied: that is no answer to this one.
+                // The refusal was of another request: that is no answer to this one.
                 Ok(Err(CoolingDown { after, .. })) => return Attempt::Again { after: Some(after) },
                 Ok(Ok(token)) => token,
             };
@@ -325,7 +325,7 @@ fn of_the_project(answer: &Answer, bearing: Bearing) -> Bearing {
     }
 }
 
-/// Where the body of an error did not come, the status alone decides.
+/// The status alone decides, if the body of an error did not come.
 fn meaning(answer: &Answer) -> Meaning {
     if answer.status.is_success() {
         // A service that has taken a message names it (`projects/PROJECT/messages/ID`); the page of a proxy in between does not.

@@ -211,7 +211,7 @@ impl Tokens {
             let after = rests.min(LOOK_AGAIN);
             return self.flight.have(freshness).ok_or(CoolingDown { why: Denial::Away, after, tried: false });
         }
-        // An exchange begun for an urgent push serves all that wait with it.
+        // The exchange serves all callers that come to wait for it: it is urgent unless a usable token exists.
         let make = || {
             let urgent = self.flight.have(freshness).is_none();
             exchange(Arc::clone(&self.account), Arc::clone(&self.channel), urgent)

@@ -1,16 +1,16 @@
-//! How each push service of each app stands: one record, from which metrics, readiness, the status page and the log are
+//! The health of each push service of each app: one record, from which metrics, readiness, the status page and the log are
 //! fed.
 //!
-//! | what happened | what it says |
+//! | event | meaning |
 //! | --- | --- |
 //! | a push was accepted, or a token was called gone | it is well |
 //! | it took our credentials, and called a token none: that is said before anything is pushed | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for what came of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
 //! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
 //! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
-//! | what concerns one push or one device alone (its size, how much it gets) | nothing |
-//! | what is said of a token | what [`token_refusals`] says: one device's own is nothing |
+//! | a trouble of one push or one device alone (its size, how much it gets) | nothing |
+//! | a verdict on a token | as [`token_refusals`] judges: one device's own is nothing |
 //!
-//! One that fails is asked again by itself ([`super::delivery::dry_run`]).
+//! A failing service is asked again by itself ([`super::delivery::dry_run`]).
 //!
 //! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
 //! atomic writes for each push. Nothing here holds a token or a credential.
@@ -39,7 +39,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long after the last trouble that came of a push a service fails that does not take one.
 const QUIET_FOR: Duration = Duration::from_secs(600);
 
-/// Troubles with pushes themselves; pushes that reach no device do not show these.
+/// Troubles of a service with pushes to devices; dry runs say nothing about them.
 const OF_PUSHES: [&str; 7] =
     [NOT_IN_TIME, "ServerError", "ConnectionLost", "Unanswered", "AskedToWait", "GoneWithoutReason", "ManyNotFound"];
 
@@ -78,7 +78,7 @@ pub(super) enum Note {
     Trouble(Trouble),
 }
 
-/// Where a service stands.
+/// The state of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It has not been needed yet.
@@ -107,7 +107,7 @@ pub struct Report {
     pub app: Box<str>,
     /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
     pub service: &'static str,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
     /// Since when, in seconds since 1970; 0 when it has not been needed yet.
     pub since: u64,

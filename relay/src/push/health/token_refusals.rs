@@ -56,7 +56,7 @@ pub(super) struct Tokens {
     refused: Mutex<Vec<u64>>,
     /// A push was taken.
     any_taken: AtomicBool,
-    /// Those that were refused before that.
+    /// The tokens that were refused before any was taken.
     refused_new: Mutex<Vec<u64>>,
 }
 

@@ -1,4 +1,5 @@
-//! Which pushes tell of the same thing, so that the newest is enough: copies of one whose answer was lost, and what follows on another.
+//! Collapse keys of pushes that tell of the same thing, so that the newest is enough: copies of one whose answer was lost, and later states of one
+//! subject.
 //!
 //! | push | tells of |
 //! | --- | --- |

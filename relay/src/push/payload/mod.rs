@@ -168,7 +168,7 @@ fn fit(
     let around = whole(None, None, &[], Some("")).len();
     let room = sealed::plaintext_room(limit.saturating_sub(around));
     let told = shortened(push, room, |from, name| encode(&CallerFields { from, name, extra: Extra(&push.extra) }))?;
-    // Where nothing can be sealed nothing is told, and the device is woken all the same.
+    // If nothing can be sealed, no caller is named, and the device is woken all the same.
     let sealed = sealed::seal(key, (push.event.name(), &instance, call.as_deref()), told);
     within(whole(None, None, &[], sealed.as_deref()), limit)
 }

@@ -30,7 +30,7 @@ pub(super) fn seal(key: &PublicKey, of: Of<'_>, mut plaintext: Vec<u8>) -> Optio
     Some(URL_SAFE_NO_PAD.encode(sealed))
 }
 
-/// Which push: its event, instance and call.
+/// The push: its event, instance and call.
 pub(super) type Of<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// [`PURPOSE`], event, instance and call (where there is one), with a space between.

@@ -69,7 +69,7 @@ async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let unsent = Failure::Unsent { after: None };
     let allowance = Arc::new(Allowance::of_one_answer());
     let dialler = endpoint.dialler();
-    // Nobody may wait for it any more.
+    // The caller may have given up.
     let (stream, withdrawal) = match timeout(DIAL_WITHIN, dialler.dial_http1(&allowance)).await {
         Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) if error.is_forbidden() => return Err(Failure::ShutOut { reason: NOT_ALLOWED }),

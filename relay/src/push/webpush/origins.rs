@@ -67,7 +67,7 @@ pub(super) struct Origins {
     table: Arc<Table>,
 }
 
-/// Those that are known.
+/// The known origins.
 #[derive(Default)]
 struct Table {
     origins: Mutex<HashMap<Box<str>, Arc<Origin>>>,

@@ -26,7 +26,7 @@ pub(super) struct Turns {
 struct State {
     taken: usize,
     hosts: BTreeMap<Box<str>, Host>,
-    /// Those who have come to wait are numbered.
+    /// The number of pushes that have come to wait.
     came: u64,
 }
 
@@ -140,7 +140,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// One that takes a place and keeps it for so many seconds; when it had it.
+    /// A push that takes a place and keeps it for so many seconds; when it had it.
     fn pushes(turns: &Arc<Turns>, host: &str, seconds: u32) -> tokio::task::JoinHandle<Option<Duration>> {
         let (turns, host, began) = (Arc::clone(turns), host.to_owned(), Instant::now());
         tokio::spawn(async move {

@@ -231,7 +231,7 @@ impl Inner {
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
             let Some(new) = self.open_proven(stored) else { return };
-            // Nobody waits for its registration: another node's is.
+            // No channel waits for its registration: another node's is in force.
             let (settled, _) = mpsc::unbounded_channel();
             agent.bind_all(vec![*new], &settled).await.ended().await;
         }

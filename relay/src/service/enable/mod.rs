@@ -223,15 +223,15 @@ impl Inner {
     async fn leave_nothing(&self, id: InstanceId, lookup: Lookup, ends_at: u64) {
         let tombstones = self.dependencies.vault.tombstones();
         if tombstones.look(id).is_none() {
-            // Nobody can ask for its reason: nobody has its secret.
+            // The reason can never be asked for: its secret was never handed out.
             let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Disabled, None);
-            // Where the disk has no room for it, it is honoured as long as this run lives.
+            // Without room on the disk the tombstone is honoured as long as this run lives.
             let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
         }
         self.dependencies.agent.erase(id, lookup);
     }
 
-    /// Where a device connects.
+    /// The address at which a device connects.
     pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
         let proxy = format!("sip:{};transport=tls", self.dependencies.edge).into();
         let websocket = self.dependencies.websocket.as_ref().map(|host| format!("wss://{host}/").into());

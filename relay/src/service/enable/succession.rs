@@ -100,7 +100,7 @@ impl Inner {
         };
         let compared = self.dependencies.vault.open_lent(id, sealed, compare).ok().flatten();
         match compared {
-            // One that nobody can open, or that never got a call, is no loss.
+            // An instance that cannot be opened, or that never got a call, is no loss.
             None | Some((false, ..)) => Succession::AtOnce,
             Some((true, true, true)) if is_here => Succession::Vouched,
             Some((true, true, _)) if registration.status.is_some() => Succession::AtOnce,

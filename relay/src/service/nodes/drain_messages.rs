@@ -64,13 +64,13 @@ pub(crate) enum Word {
     },
     /// The registration that was removed elsewhere may have been this instance's.
     RegisterAgain(InstanceId),
-    /// Somebody is about to have the receipt of what the reader has wiped.
+    /// The receipt of an instance that the reader has wiped is about to be given out.
     Silence(InstanceId),
     /// A device has taken back a registration that passed through.
     TakenBack {
         /// Of which account.
         account: AorKey,
-        /// Which device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
+        /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
         device: [u8; 16],
     },
 }
@@ -165,7 +165,7 @@ impl Leavers {
         self.lock().remove(run);
     }
 
-    /// Those that serve on.
+    /// The leaving nodes that serve on.
     pub(crate) fn living(&self, now: Instant) -> Vec<Owner> {
         self.lock().iter().filter(|(_, until)| **until > now).map(|(run, _)| run.clone()).collect()
     }

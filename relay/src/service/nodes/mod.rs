@@ -7,7 +7,7 @@
 //! A question is the app's own request, opaque here (but for the questions of [`missing_records`](super::ownership::missing_records)): the owner
 //! treats it as if it had come directly. A SIP server's question about an address goes to every node: no index maps addresses to instances.
 //!
-//! What nodes tell each other when one of them leaves has the form of a question, too (`drain_messages`).
+//! Messages between nodes when one of them leaves have the form of a question, too (`drain_messages`).
 //!
 //! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; the answering node checks it once
 //! more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
@@ -306,7 +306,7 @@ impl Service {
 impl Inner {
     /// Why an owner that lives has not answered: it is slow, or the store takes no letter for it.
     pub(super) async fn silence_of(&self, owner: &Owner) -> AccessError {
-        // One that comes in vain costs it one look.
+        // A letter sent in vain costs its reader one look.
         let told = self.dependencies.vault.write_letter(owner, &Letter::Ended).await;
         told.map_or(AccessError::StoreAway, |()| AccessError::OwnerAway)
     }

@@ -1,6 +1,6 @@
-//! Where what other nodes ask waits to be answered: each kind of question at a desk of its own.
+//! Queues for the questions of other nodes: each kind of question has a queue of its own.
 //!
-//! Invariant: whoever reads the letters waits at none: an answer that those at a desk wait for may be the next letter.
+//! Invariant: the reader of the letters waits for no queue: an answer that a queued question waits for may be the next letter.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ struct Desk {
 /// A place at a desk; given back when dropped.
 pub(crate) type Place = OwnedSemaphorePermit;
 
-/// Which desk answers.
+/// The queue of a question.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     /// A request of an app, a SIP server or an operator.

@@ -1,4 +1,4 @@
-//! Which nodes have said nothing when they were asked what they have wiped, and since when.
+//! The nodes that did not answer when they were asked which instances they have wiped, and since when.
 //!
 //! | a node | counts as |
 //! | --- | --- |

@@ -52,7 +52,7 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
 
-/// Where the Contacts of other nodes lead, as far as it was asked.
+/// The hosts that the Contacts of other nodes lead to, as far as it was asked.
 type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
 
 /// Claimed instances that wait for the first answer of their SIP server, each with the run that it was taken from.
@@ -172,7 +172,7 @@ impl Inner {
         };
         let registered = registered.chunks(LETTER_MAX).map(|some| letter(some, &[]));
         for letter in registered.chain(left.chunks(LETTER_MAX).map(|some| letter(&[], some))) {
-            // One that is not waiting any more does not read it.
+            // A node that is not waiting any more does not read it.
             let _ = self.dependencies.vault.write_letter(from, &letter).await;
         }
     }
@@ -239,11 +239,11 @@ impl Inner {
             Some(Read::Lent(binding, (lease, told_failing), aor, place)) => {
                 Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, told_failing, binding, place }))
             }
-            // One that is over, or leads nowhere, is left to its TTL.
+            // A registration that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => Opened::Not,
             Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
             None => {
-                // Nobody can ever read it again: the TTL takes it.
+                // The record can never be read again: the TTL takes it.
                 tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
                 Opened::Not
             }
@@ -366,7 +366,7 @@ impl<'a> TakingOver<'a> {
         (self.taken, self.left_behind)
     }
 
-    /// Where the Contacts of a node lead from which something was claimed.
+    /// The hosts that the Contacts of a node lead to from which instances were claimed.
     async fn contact_hosts(&mut self, node: &Arc<str>) -> Option<Arc<ContactHosts>> {
         if let Some(known) = self.hosts.get(node) {
             return known.clone();
@@ -398,7 +398,7 @@ impl Settling {
     }
 }
 
-/// Where the Contacts of this node lead, as it says to the others.
+/// The note about the hosts that this node's Contacts lead to, as the other nodes read it.
 pub fn write_note(hosts: &ContactHosts) -> String {
     let ContactHosts { udp, tcp, tls } = hosts;
     format!("{udp} {tcp} {tls}")

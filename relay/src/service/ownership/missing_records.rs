@@ -267,8 +267,8 @@ impl Inner {
         if is_silent { Err(AccessError::OwnerAway) } else { Ok(None) }
     }
 
-    /// Which of these other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard: one that is silent is asked once
-    /// for all.
+    /// The instances among these that other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard:
+    /// one that is silent is asked once for all.
     pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, Heard) {
         if held.is_empty() {
             return (Vec::new(), Heard::All);
@@ -335,7 +335,7 @@ impl Inner {
                 let _guard = self.changing.lock_key(id).await;
                 match self.is_here(id).await {
                     Some(_) => {
-                        // Where that fails, whoever asks is told to ask again.
+                        // If that fails, the requester is told to ask again.
                         let _ = self.write_again(id).await;
                         HERE.to_vec()
                     }

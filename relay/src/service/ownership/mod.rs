@@ -112,7 +112,7 @@ impl super::Service {
                 agent.be_sure(asked_at);
             }
             if held.is_ok() {
-                // One that was heard beside other work may have been held since.
+                // A lease that was heard of beside other work may have been held since.
                 keeping.held_at = keeping.held_at.max(asked_at);
             }
             let held_at = keeping.held_at;
@@ -440,7 +440,7 @@ impl Inner {
                 return;
             }
             if self.dependencies.vault.forget_ended(&ended).await.is_err() {
-                // They are reported again, and then there is nothing to let go of.
+                // The ended instances are reported again, and then there is nothing to let go of.
                 return;
             }
             if ended.len() < told {
@@ -477,7 +477,7 @@ impl Inner {
         let Some(passed) = status.as_ref().filter(|status| self.passed_through(status)) else {
             let lookup = status.and_then(|status| self.place_of(&status)).map(|place| place.lookup);
             let vault = self.dependencies.vault.clone();
-            // Where it was wiped none has its place.
+            // A wiped instance has no successor there.
             self.give_way(id, async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) })
                 .await;
             return Ok(true);

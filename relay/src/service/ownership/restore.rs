@@ -257,7 +257,7 @@ impl Inner {
     async fn is_newer(&self, other: InstanceId, created_at: u64, loss: Loss) -> Result<bool, StoreError> {
         let vault = &self.dependencies.vault;
         let stored = match vault.load(other).await {
-            // Nobody can look after it.
+            // A malformed record can have no owner.
             Err(StoreError::Malformed) => None,
             stored => stored?,
         };

@@ -95,7 +95,7 @@ impl Inner {
         self.dependencies.audit.note(Act::Wiped(reason), whose);
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");
-        // One that cannot be written is honoured as long as this run lives.
+        // A tombstone that cannot be written is honoured as long as this run lives.
         let _ = timeout(WRITE_LIMIT, raised).await;
         self.dependencies.agent.erase(earlier, lookup);
     }

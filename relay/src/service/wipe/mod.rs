@@ -11,7 +11,7 @@
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
 //! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
 //!
-//! One that is on its way here was claimed, or is about to be, and no shard has it yet:
+//! An instance that is on its way here was claimed, or is about to be, and no shard has it yet:
 //!
 //! ```text
 //! its tombstone is raised ── its shard is told ──┬── has it by now ── it ends as any other
@@ -65,7 +65,7 @@ impl Inner {
                     // In a task of its own: whoever hangs up leaves no half of a wipe.
                     let wipe = async move {
                         match it.wipe_record(id, proof.as_ref(), reason).await {
-                            // Somebody else has asked for the same meanwhile.
+                            // Another requester has asked for the same meanwhile.
                             Err(AccessError::Unknown) => it.wiped_before(id, proof.as_ref(), Denied::Unknown).await,
                             wiped => wiped,
                         }
@@ -113,7 +113,7 @@ impl Inner {
         };
         let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
         if shown.is_some() && tombstone.proof.is_none() {
-            // Nobody can show what it is known by: who asks learns no more than of any that is gone.
+            // The secret that it is known by can be shown by no client: a requester learns no more than of any instance that is gone.
             return Err(tombstone.wiped_at.map_or(AccessError::StoreAway, |_| AccessError::Unknown));
         }
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
@@ -198,7 +198,7 @@ impl Inner {
         let _guard = self.changing.lock_key(id).await;
         if vault.tombstones().look(id).is_none() {
             let raised = vault.tombstones().raise(id, Tombstone::new(lookup, ends_at, reason, proof));
-            // Where this disk has no room for it, that node's own one stands.
+            // Without room on this disk, that node's own tombstone stands.
             let _ = timeout(WRITE_LIMIT, raised).await;
             vault.tombstones().note_unregistered(id, unregistered);
             tracing::info!(event = "wipe-gone-on-with", instance = %id, reason = reason.word(), "a node that is gone had begun to wipe this; it is gone on with here");

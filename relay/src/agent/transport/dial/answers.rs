@@ -1,7 +1,7 @@
 //! Streams for answers whose own stream has ended.
 //!
-//! They are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. A stream that has carried no
-//! answer for [`IDLE`] is closed: a router on the way may forget it without a word, and the next answer would go nowhere.
+//! These streams are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. A stream that has
+//! carried no answer for [`IDLE`] is closed: a router on the way may forget it without a word, and the next answer would go nowhere.
 //!
 //! Invariant: at most [`ANSWER_DIALS`] are being opened, and [`ANSWER_DIALS_PER_SERVER`] to one SIP server; at most [`ANSWERS_WAITING`] answers to one
 //! wait, and [`OPEN_MAX`] streams to one are open: the one that has carried none for longest ends.

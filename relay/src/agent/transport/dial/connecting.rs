@@ -66,9 +66,9 @@ pub(super) enum Way {
 /// Among whom a connection has its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turns {
-    /// Those that become flows.
+    /// Streams that become flows.
     Flows,
-    /// Those for answers.
+    /// Streams for answers.
     Answers,
 }
 
@@ -349,7 +349,7 @@ mod tests {
         });
         assert_eq!((waits, fails), (Some(b), ()));
         assert!(begun.elapsed() < SLOW);
-        // Where no other is known it is waited for.
+        // The only known address is waited for.
         let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
             tokio::time::sleep(SLOW + LOOK_EVERY * 2).await;
             drop(places);
@@ -420,7 +420,7 @@ mod tests {
         let _back = TcpListener::bind(a.address).await.unwrap();
         assert!(inner.unreachable.away_until(place_of(&a), clock::now()).is_some());
         assert_eq!(avoiding(&[b, a], b).await, Some(a), "it lets in, and the other one did not serve");
-        // Where it cannot be tried at once the one that is to be avoided is better than none.
+        // If no other address can be tried at once, the one to avoid is better than none.
         inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(600));
         let places = all_places(&dialler, &a).await;
         let begun = Instant::now();

@@ -81,7 +81,7 @@ pub(crate) struct Dialler(Arc<Inner>);
 struct Inner {
     resolver: Resolver,
     tls: ClientTls,
-    /// Where datagrams are sent from.
+    /// The sockets that datagrams are sent from.
     datagrams: Option<Udp>,
     failback_interval: Duration,
     connection_timing: ConnectionTiming,
@@ -164,7 +164,7 @@ impl Dialler {
         }
     }
 
-    /// Where a shard's flow to a SIP server led last.
+    /// The last address of a shard's flow to a SIP server.
     pub(crate) fn led_to(&self, shard: usize, upstream: UpstreamId) -> Option<SocketAddr> {
         self.0.upstreams.targets(upstream, |targets| targets.led_to(shard)).flatten()
     }

@@ -5,7 +5,7 @@
 //! | was refused, or not answered in time | away: dialled last, left by those who wait for a place at it and know another one, and not tried as a better one |
 //! | was opened | there |
 //!
-//! One that is away is so for the setting `upstream.failback_interval`, twice as long each time that it fails after that, up to
+//! An address is away for the setting `upstream.failback_interval`, twice as long each time that it fails again, up to
 //! [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). A failure that comes after the connection is remembered for each SIP server alone: one
 //! address may have another certificate for each name, or lead each name elsewhere, and names are chosen by others.
 //!
@@ -35,7 +35,7 @@ struct Found {
 }
 
 impl Unreachable {
-    /// Nobody could be connected to; away for `first` if it had not failed before.
+    /// Notes a failed connection to an address; away for `first` if it had not failed before.
     pub(super) fn failed(&self, place: Destination, now: Instant, first: Duration) {
         self.change(place, now, |found| {
             found.failed_at = Some(now);
@@ -47,7 +47,7 @@ impl Unreachable {
         });
     }
 
-    /// Somebody is there.
+    /// Notes a connection to an address.
     pub(super) fn connected(&self, place: Destination, now: Instant) {
         self.change(place, now, |found| (found.failures, found.away_until, found.failed_at) = (0, None, None));
     }
