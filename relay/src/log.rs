@@ -1,7 +1,7 @@
 //! The way of the log to the standard error: a queue with a bound, and a thread that writes.
 //!
 //! A write to a pipe, a terminal or a journal takes as long as nobody reads there. A shard must not wait for that, nor may anything else of
-//! a relay that serves: a line is handed over, and whoever had it to say goes on.
+//! a relay that serves: a line is handed over, and its writer goes on.
 //!
 //! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
 //! line that finds [`WAITING_MAX`] bytes before it is dropped and counted, and the log says how many were once it is read again. A program that
@@ -79,7 +79,7 @@ fn told(panic: &PanicHookInfo<'_>) -> String {
     }
 }
 
-/// A panic as an event. The subscriber does not write it: what has panicked may hold a lock of its.
+/// A panic as an event. The subscriber does not write it: the panicking code may hold a lock of the subscriber.
 fn event_of_panic(thread: &str, told: &str, trace: &str) -> String {
     let fields = json!({"event": "panic", "message": told, "thread": thread, "trace": trace});
     let event =
@@ -233,7 +233,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it, however long that takes. Not by `std`'s standard error, whose lock would make wait whoever else says something there. The
+/// Writes all of it, however long that takes. Not by `std`'s standard error, whose lock would make other writers wait. The
 /// rest that was not written, when that fails.
 fn write_all<'a>(reader: BorrowedFd<'_>, mut lines: &'a [u8]) -> Result<(), &'a [u8]> {
     while !lines.is_empty() {

@@ -393,7 +393,7 @@ fn log_to_stderr(format: LogFormat) {
 ///
 /// | library | its lines |
 /// | --- | --- |
-/// | any | ERROR: what is below may be said once for each packet of a stranger, and no line of it is counted and held back |
+/// | any | ERROR: lower levels may be said once for each packet of a stranger, and no line of it is counted and held back |
 /// | one that RUST_LOG names | INFO and above: some tell at lower levels what they send |
 /// | rustls | none: it repeats what a peer has said, and the relay tells of a failed handshake itself |
 struct Libraries {

@@ -5,7 +5,7 @@
 //! account ─ order ─ challenge of each name (TLS-ALPN-01 or HTTP-01) ─ CSR ─ chain ─ files ─ in use within the same second
 //! ```
 //!
-//! Invariant: what is in the state folder is its user's alone, and is replaced as a whole. A failure keeps what is in use, is told
+//! Invariant: the content of the state folder is its user's alone, and is replaced as a whole. A failure keeps what is in use, is told
 //! (log, `/readyz`, status page, metric) and tried again, later each time and never at the same moment as other nodes. Until the first
 //! certificate is there, the relay shows one that it has signed itself.
 
@@ -60,7 +60,7 @@ pub enum AcmeError {
     /// The CA has looked, and does not believe.
     #[error("the CA does not take it that {0} is this relay's: {1}")]
     NotProved(String, String),
-    /// It took too long.
+    /// The CA took too long.
     #[error("the order took too long")]
     Timeout,
     /// A key or a request for a certificate cannot be made.

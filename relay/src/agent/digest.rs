@@ -13,13 +13,13 @@ use crate::vault::record::{Ha1s, Proof, REALMS_MAX, Record};
 /// Why a SIP server's challenge has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unanswerable {
-    /// It names another realm than the HA1s were made for.
+    /// The challenge names another realm than the HA1s were made for.
     Realm,
-    /// It asks for an algorithm for which there is no HA1, or a protection that is not known.
+    /// The challenge asks for an algorithm for which there is no HA1, or a protection that is not known.
     Algorithm,
-    /// It offers no digest that this relay makes: an unknown one, or MD5 where the operator refuses it.
+    /// The challenge offers no digest that this relay makes: an unknown one, or MD5 where the operator refuses it.
     Digest,
-    /// It offers a digest in a challenge that cannot be read.
+    /// The challenge cannot be read.
     Challenge,
 }
 

@@ -43,7 +43,7 @@ struct Orders {
 enum Turn {
     /// A requester waits for its receipt, or its end has not been reported to anybody.
     First,
-    /// It was erased before, and the store has it again.
+    /// The record was erased before, and the store has it again.
     Again,
     /// The store has failed to erase it, where it was the [first](Self::First), or [again](Self::Again).
     FirstRetried,

@@ -151,7 +151,7 @@ enum ShardInput {
     LeftBehind {
         /// The registrations.
         ids: Vec<InstanceId>,
-        /// It has its lease.
+        /// The node has its lease.
         lives: bool,
     },
     /// The outcome of a look-up for requests that name a registration by our Path.
@@ -207,7 +207,7 @@ pub enum RecordNote {
     ToldFailing {
         /// The instance.
         id: InstanceId,
-        /// It fails.
+        /// The registration fails.
         fails: bool,
     },
     /// A SIP server has accepted the credentials of this instance for the first time, after it was stored.
@@ -596,7 +596,7 @@ impl Agent {
         self.0.ownership.begin_settling();
     }
 
-    /// It has met its SIP server, or that is silent.
+    /// The instances taken over have met their SIP server, or that is silent.
     pub async fn end_settling(&self) {
         if self.0.ownership.end_settling() {
             self.judge_early().await;
@@ -647,7 +647,7 @@ impl Agent {
         self.0.erasures.later(id, lookup.into());
     }
 
-    /// Has what waits to be erased leave the store, as far as it answers; what does not is gone on with by the next run.
+    /// Erases the waiting records in the store, as far as it answers; the next run goes on with the rest.
     pub async fn flush_erasures(&self) {
         /// How long a store may take that has just come back.
         const FLUSH: Duration = Duration::from_secs(2);

@@ -95,8 +95,8 @@ impl Ownership {
 }
 
 impl Agent {
-    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
-    /// then on. An answer may have waited for a process that stood still.
+    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: the instances here may be
+    /// acted on for a lease from then on. An answer may have waited for a process that stood still.
     pub fn be_sure(&self, asked_at: Duration) {
         self.0.ownership.be_sure(asked_at);
     }

@@ -32,8 +32,8 @@ pub enum Request {
         /// Receives the outcome of the first registration.
         first: oneshot::Sender<FirstRegistration>,
     },
-    /// Bind instances that were stored, and are taken over. One that is there already takes the new fence, and what comes with it; one that has ended before it came is
-    /// turned away.
+    /// Bind instances that were stored, and are taken over. An instance that is there already takes the new fence, and the rest of the record; one
+    /// that has ended before it came is turned away.
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
@@ -50,7 +50,7 @@ pub enum Request {
         sealed: Option<Sealed>,
         /// The fence under which the record was stored.
         fence: Fence,
-        /// It has the very credentials of a proven one of its binding, and gets calls from now on.
+        /// The instance has the very credentials of a proven one of its binding, and gets calls from now on.
         vouched: bool,
         /// The answer.
         reply: oneshot::Sender<bool>,
@@ -104,7 +104,7 @@ pub enum Request {
         /// The instance that takes its place.
         successor: InstanceId,
     },
-    /// Register an instance at once that waits after a failure: what may have stood in its way is gone.
+    /// Register an instance at once that waits after a failure: the obstacle may be gone.
     RetryNow {
         /// The instance.
         id: InstanceId,
@@ -310,9 +310,9 @@ pub struct Servers {
 pub struct DevicesFound {
     /// Its instances whose devices are attached, or waited for.
     pub known: usize,
-    /// Those whose device is attached already.
+    /// Those instances whose device is attached already.
     pub attached: usize,
-    /// Those whose device gets no call now that is announced; in none of the other numbers.
+    /// Those instances whose device gets no announced call now; in none of the other numbers.
     pub silent: usize,
     /// Those instances that only the domain's addresses can decide about; in none of the other numbers.
     pub undecided: usize,
@@ -405,7 +405,7 @@ pub struct Tested {
 /// The action on the recording of an instance's SIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceRequest {
-    /// Record from now on; what was recorded before is erased.
+    /// Record from now on; an earlier recording is erased.
     Begin {
         /// For so many seconds; then all of it is erased.
         for_s: u64,
@@ -433,7 +433,7 @@ pub enum TraceAnswer {
 /// Why nothing is told of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceDenied {
-    /// The one who asks may not.
+    /// The requester has no access.
     Denied(Denied),
     /// Nothing is recorded.
     None,
@@ -444,7 +444,7 @@ pub enum TraceDenied {
 /// Why no test push is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestDenied {
-    /// The one who asks may not.
+    /// The requester has no access.
     Denied(Denied),
     /// There is only a VoIP token, which is for calls alone.
     NoTarget,
@@ -458,10 +458,10 @@ pub enum TestDenied {
 /// Why a call's state is not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallDenied {
-    /// The one who asks may not.
+    /// The requester has no access.
     Denied(Denied),
     /// The instance has no such call, or not any more.
     UnknownCall,
-    /// It has ended like this, so what is wished cannot be.
+    /// The call has ended like this, so the action is not possible.
     Over(CallState),
 }

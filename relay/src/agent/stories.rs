@@ -44,7 +44,7 @@ const RECALL_PAUSE: Duration = Duration::from_millis(20);
 /// How often it is looked for what is old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// One story that is kept, without what it tells.
+/// A kept story, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentCall {
     /// When the INVITE came, in milliseconds since 1970.
@@ -292,7 +292,7 @@ async fn write_one(Waiting { item, call }: &Waiting, recent: &Mutex<Recent>, vau
     let outcome = match vault.put_item(call.instance, item).await {
         Ok(_) => {
             lock(recent).insert(call);
-            // It was wiped meanwhile, and forgotten before it was known.
+            // The instance was wiped meanwhile, and forgotten before the story was known.
             if vault.tombstones().look(call.instance).is_some() {
                 lock(recent).forget(call.instance);
             }
@@ -315,7 +315,7 @@ async fn read(
     vault: Vault,
 ) {
     let mut batch = Vec::with_capacity(RECALL_BATCH);
-    // Those of a part of the store that is away; the others come before them.
+    // Stories of a part of the store that is away; the others come before them.
     let mut again: VecDeque<InstanceId> = VecDeque::new();
     loop {
         let count = if again.is_empty() {

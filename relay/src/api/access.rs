@@ -38,11 +38,11 @@ pub struct App {
     pub id: Box<str>,
     /// The key that its server or its builds show at `POST /v1/instances`.
     pub key: ApiKey,
-    /// It has an APNs key here.
+    /// The App has an APNs key here.
     pub apns: bool,
-    /// It has an FCM project here.
+    /// The App has an FCM project here.
     pub fcm: bool,
-    /// It may push by Web Push here.
+    /// The App may push by Web Push here.
     pub webpush: bool,
     /// The public half of its VAPID key, in base64url.
     pub webpush_key: Option<Box<str>>,
@@ -56,11 +56,11 @@ pub struct Admitted {
     key: KeyDigest,
     /// Its id.
     pub id: Box<str>,
-    /// It has an APNs key here.
+    /// The App has an APNs key here.
     pub apns: bool,
-    /// It has an FCM project here.
+    /// The App has an FCM project here.
     pub fcm: bool,
-    /// It may push by Web Push here.
+    /// The App may push by Web Push here.
     pub webpush: bool,
     /// The public half of its VAPID key, in base64url.
     pub webpush_key: Option<Box<str>>,

@@ -63,9 +63,9 @@ impl Carried {
 enum Owners {
     /// The owner is this node, as far as this one knows.
     Own,
-    /// Its answer, which reads.
+    /// The owner's answer, which reads.
     Said(Letter),
-    /// It has not answered.
+    /// The owner has not answered.
     Silent,
     /// The owner is not asked.
     Refused(AccessError),
@@ -90,7 +90,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Err(AccessError::StoreAway) if is_leaving => return next.run(request).await,
         Err(error) => return asker.refusal(&api, error).into_response(),
     };
-    // Before the owner is asked: what it answers is here for as long as its reader takes.
+    // Before the owner is asked: its answer is here for as long as its reader takes.
     let place = match is_box.then(|| api.0.boxes.place(asker.id, asker.from)).transpose() {
         Ok(place) => place,
         Err(problem) => return problem.into_response(),
@@ -303,7 +303,7 @@ fn read_request(letter: &[u8]) -> Option<Request> {
     Some(request)
 }
 
-/// Of an answer, what is read at this node.
+/// The part of an answer that is read at this node.
 pub(crate) fn status_and_body(letter: &[u8]) -> Option<(StatusCode, &[u8])> {
     let (status, _, body) = read(letter)?;
     Some((status.parse().ok()?, body))

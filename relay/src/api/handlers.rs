@@ -1,4 +1,4 @@
-//! One function for each route: who asks, what is asked, the use case, the answer.
+//! One function for each route: authentication, parsing, the use case, the answer.
 //!
 //! Invariant: the order is always key, body, limit, use case; a refusal at one step says nothing about the next. A key is
 //! looked at whatever its address has failed at; only wrong ones are slowed down.

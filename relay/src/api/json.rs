@@ -127,7 +127,7 @@ pub struct At<'a> {
     pub pointer: String,
 }
 
-/// An object whose keys are all known and named once; what is not so was added to the errors.
+/// An object whose keys are all known and named once; other keys were added to the errors.
 pub struct Fields<'a> {
     entries: &'a [(Zeroizing<String>, Json)],
     pointer: String,

@@ -108,7 +108,7 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -
     let mut asked = JoinSet::new();
     asked.spawn(ask_all(api.clone(), letter, tell.clone()));
     let service = api.0.service.clone();
-    // It goes on without this call: what is on its way here is woken when it comes.
+    // The wake goes on without this call: a device on its way here is woken when it comes.
     let mut own = tokio::spawn(async move { service.expect(wish).await }.in_current_span());
     let mut tell = Some(tell);
     let mut tally = Tally::default();

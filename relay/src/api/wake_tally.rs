@@ -26,7 +26,7 @@ pub(super) enum Word {
     Came(usize),
     /// None has come in time, or none can come any more.
     Nobody,
-    /// It says nothing, or cannot tell.
+    /// The node says nothing, or cannot tell.
     Silent,
 }
 

@@ -1,4 +1,4 @@
-//! The audit trail: what was done with the accounts that are lent, for whoever must answer for it. Off unless the operator names a
+//! The audit trail: actions on the accounts that are lent, for the operator who must answer for them. Off unless the operator names a
 //! directory.
 //!
 //! One line of JSON for each thing that was done, in a file for each day (UTC), `audit-2026-11-27.jsonl`:
@@ -9,7 +9,7 @@
 //! | `at` | RFC 3339, milliseconds |
 //! | `what` | [`Act`] |
 //! | `instance`, `account`, `app` | whose: the instance's id; a keyed hash of the AOR, the same for all of its devices; the App |
-//! | `why` | of a wipe, its reason; of a reading, what was read |
+//! | `why` | of a wipe, its reason; of a reading, its subject |
 //! | `chain` | SHA-256, in hex, of the `chain` of the line before and of this line's other bytes |
 //!
 //! Invariant: nothing is on a line but what the table says: no address, no token, no caller, no source. Writing never holds anybody
@@ -59,7 +59,7 @@ pub enum Act {
     Woken,
     /// An operator has read something.
     Read(Reading),
-    /// It was wiped.
+    /// The account was wiped.
     Wiped(WipeReason),
     /// Another node has it.
     HandedOver,
@@ -122,7 +122,7 @@ pub struct Whose {
     pub app: Option<Box<str>>,
 }
 
-/// One line to be.
+/// A line to be written.
 struct Entry {
     at_ms: u64,
     what: Act,
@@ -167,7 +167,7 @@ impl Audit {
         let (entries, received) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0), trouble: Mutex::default() });
         let mut writer = Writer::new(settings, Arc::downgrade(&inner));
-        // Before anything is served: what is the matter is known from the beginning.
+        // Before anything is served: trouble with the trail is known from the beginning.
         writer.open();
         let thread = std::thread::Builder::new().name("audit".to_owned());
         thread.spawn(move || writer.run(received)).map_err(AuditError::Thread)?;

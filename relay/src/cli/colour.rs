@@ -1,6 +1,6 @@
 //! Colours, for a person at a terminal.
 //!
-//! Invariant: what is not a terminal gets none, and nobody who says so by `NO_COLOR` or has a terminal that is `dumb`.
+//! Invariant: only a terminal gets colours, and not one whose user says so by `NO_COLOR` or has a terminal that is `dumb`.
 
 use std::env;
 use std::io::{self, IsTerminal};

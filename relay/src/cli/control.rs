@@ -1,6 +1,6 @@
 //! `sipwake reload`, `drain` and `config`: what a running relay is told, and what is in force.
 //!
-//! Invariant: what is printed of a configuration holds no secret.
+//! Invariant: a printed configuration holds no secret.
 
 use std::io::Write as _;
 use std::path::PathBuf;

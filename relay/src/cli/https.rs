@@ -1,6 +1,6 @@
 //! One request to a relay over HTTPS, with its answer as JSON.
 //!
-//! Invariant: the relay's certificate is verified, always; what was shown to it is in no error.
+//! Invariant: the relay's certificate is verified, always; credentials shown to it are in no error.
 
 use std::net::SocketAddr;
 use std::path::Path;

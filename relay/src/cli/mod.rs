@@ -196,7 +196,7 @@ pub enum CommandError {
     /// The line is no push.
     #[error("this is no push: a push is a JSON object on one line")]
     NotAPush,
-    /// It cannot be opened.
+    /// The push cannot be opened with this key.
     #[error("this push was sealed to another key, or was altered")]
     SealedToAnother,
     /// No relay was named.

@@ -155,7 +155,7 @@ impl Listener {
     }
 }
 
-/// An id has no character that would end a part of a path; what is none is unknown to the relay.
+/// An id has no character that would end a part of a path; any other text is unknown to the relay.
 fn path_of(id: &str, rest: &str) -> String {
     let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     format!("/instances/{id}{rest}")

@@ -205,7 +205,7 @@ pub enum Verdict {
     Jumped {
         /// How far.
         by_ms: i64,
-        /// It was not before.
+        /// The jump was not known before.
         new: bool,
     },
     /// The system's clock is back where it was.

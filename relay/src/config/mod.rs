@@ -238,7 +238,7 @@ pub struct Store {
     pub keyring: Option<PathBuf>,
 }
 
-/// `[audit]`: what was done with the accounts that are lent.
+/// `[audit]`: the trail of actions on the accounts that are lent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// The folder of its files.
@@ -289,11 +289,11 @@ pub struct Call {
 pub struct Messages {
     /// The largest body, in bytes, 1 to 48 KiB; a larger one is answered 413.
     pub max_body: usize,
-    /// Whether the accounts' servers are asked to tell how mailboxes stand (RFC 3842); what they tell unasked is taken anyway.
+    /// Whether the accounts' servers are asked to tell how mailboxes stand (RFC 3842); unsolicited notices are taken anyway.
     pub subscribe_voicemail: bool,
 }
 
-/// `[limits]`: what one source, account or SIP server may take. A source is an IPv4 address or an IPv6 /64.
+/// `[limits]`: limits on each source, account and SIP server. A source is an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// From the first byte of a SIP message to its last, 1 s to 10 min; then its connection is closed.
@@ -371,7 +371,7 @@ pub enum ApnsCredentials {
     },
     /// A certificate of the app (mutual TLS).
     Certificate {
-        /// The certificate, what it was issued with, and its private key, in one PEM file.
+        /// The certificate, its chain, and its private key, in one PEM file.
         file: PathBuf,
         /// The team's id, where devices that register through the edge name it (RFC 8599).
         team_id: Option<Box<str>>,
@@ -411,7 +411,7 @@ pub struct WebPush {
     pub ca_file: Option<PathBuf>,
 }
 
-/// `[[sip_server]]`: who may call `POST /v1/wake`.
+/// `[[sip_server]]`: a SIP server that may call `POST /v1/wake`.
 #[derive(Debug, Clone)]
 pub struct SipServer {
     /// A name for logs and audit.

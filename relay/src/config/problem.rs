@@ -1,6 +1,6 @@
 //! Problems of a configuration, told so that a person can repair them.
 //!
-//! Invariant: a problem names its place, what is wrong and the remedy, and never repeats a secret: the text of a
+//! Invariant: a problem names its place, the fault and the remedy, and never repeats a secret: the text of a
 //! value appears only where the setting is not one.
 
 use std::fmt;

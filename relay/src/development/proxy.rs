@@ -128,7 +128,7 @@ pub(super) fn read(bytes: &Bytes) -> Option<Message> {
     Message::parse(bytes, &Limits::default()).ok()
 }
 
-/// The same for a request, what is said again of it, its CANCEL and its ACK (RFC 3261 §16.11).
+/// The same branch for a request, its repetitions, its CANCEL and its ACK (RFC 3261 §16.11).
 fn branch(request: &Message) -> String {
     let theirs = request.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
     let by = request.via().map(|via| format!("{}:{:?}", via.host, via.port)).unwrap_or_default();

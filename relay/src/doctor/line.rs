@@ -27,7 +27,7 @@ pub enum LineError {
     /// The system's word.
     #[error("the connection broke: {0}")]
     Broken(#[from] std::io::Error),
-    /// It closed.
+    /// The SIP server closed the connection.
     #[error("it closed the connection")]
     Closed,
     /// The bytes are not SIP.

@@ -6,7 +6,7 @@
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
 //! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone, some side by side |
 //! | `options` | OPTIONS by the best connection |
-//! | `register` | REGISTER without a Contact, up to the challenge; with the password: what is registered, then a Contact of its own with a Path, and its end |
+//! | `register` | REGISTER without a Contact, up to the challenge; with the password: the registered Contacts, then a Contact of its own with a Path, and its end |
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
 //! registered that is taken away again. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
@@ -248,7 +248,7 @@ impl Doctor {
         let domain = route.verified_domain();
         let mut best = None;
         for some in candidates.chunks(CONNECTIONS) {
-            // Side by side: what is silent keeps nobody from the address behind it.
+            // Side by side: a silent address keeps nobody from the address behind it.
             let opened = join_all(some.iter().map(|candidate| self.open(candidate, domain))).await;
             for (Candidate { address, transport, .. }, opened) in some.iter().zip(opened) {
                 match opened {

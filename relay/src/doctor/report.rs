@@ -15,7 +15,7 @@ use crate::domain::{Word as _, words};
 pub enum Verdict {
     /// As it should be.
     Good,
-    /// It works; something is to be known.
+    /// The step works; something is to be known.
     Note,
     /// Calls would not come.
     Bad,

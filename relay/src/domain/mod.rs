@@ -66,7 +66,7 @@ words!(
         Delivered = "delivered",
         /// The device refused it.
         Refused = "refused",
-        /// It only said that somebody writes.
+        /// The message only said that somebody writes.
         Composing = "composing",
         /// Its body is over the limit: 413.
         TooLarge = "too-large",
@@ -74,7 +74,7 @@ words!(
         Full = "full",
         /// Too many came at once: 480.
         Limited = "limited",
-        /// It cannot be kept as it is: 400, 415, 420.
+        /// The message cannot be kept as it is: 400, 415, 420.
         Unfit = "unfit",
         /// The store did not answer: 503.
         StoreAway = "store-away",
@@ -127,7 +127,8 @@ words!(
 );
 
 impl WipeReason {
-    /// Whether a node has ended an instance by itself, by what it knows of it; else somebody's word has, which counts whoever has the instance.
+    /// Whether a node has ended an instance by itself, by its own knowledge; else the end was requested, which counts whichever node has the
+    /// instance.
     pub fn is_nobodys_word(self) -> bool {
         matches!(self, Self::Expired | Self::PushTokenGone | Self::RefusedUpstream)
     }

@@ -1,4 +1,4 @@
-//! A call's story: what happened to one call of one device, step by step, for whoever runs the relay.
+//! A call's story: the course of one call of one device, step by step, for the relay's operator.
 //!
 //! Invariant: of the caller it holds what [`Caller::of`] leaves: too little to call back, enough to tell two callers apart.
 
@@ -43,7 +43,7 @@ pub struct Step {
 /// An event at one moment of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Moment {
-    /// It came.
+    /// The INVITE came.
     Invite,
     /// No push was sent.
     Withheld(Withheld),
@@ -87,7 +87,7 @@ words!(
 words!(
     /// How a call ended for one device, or how it stands.
     StoryOutcome {
-        /// It waits for its device.
+        /// The call waits for its device.
         Waking = "waking",
         /// The caller hears ringing.
         Ringing = "ringing",

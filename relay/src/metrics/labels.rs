@@ -208,7 +208,7 @@ words!(
         Unreachable = "unreachable",
         /// The Contact user is not known here: 404.
         Unknown = "unknown",
-        /// It did not come from the account's own server: 403.
+        /// The INVITE did not come from the account's own server: 403.
         WrongSource = "wrong-source",
         /// A limit (calls held, pushes for a device) was reached.
         Limited = "limited",
@@ -237,7 +237,7 @@ words!(
     TraceOutcome {
         /// The collector took it.
         Sent = "sent",
-        /// It did not, or there was no room.
+        /// The collector did not, or there was no room.
         Lost = "lost",
     }
 );
@@ -336,7 +336,7 @@ words!(
 );
 
 impl CanaryOutcome {
-    /// That of a round in which this step failed.
+    /// The result of a round in which this step failed.
     pub fn of(failed: Option<CanaryStep>) -> Self {
         match failed {
             None => Self::Whole,
@@ -354,7 +354,7 @@ impl CanaryOutcome {
 words!(
     /// How an inbound TLS handshake ended.
     HandshakeOutcome {
-        /// It was completed.
+        /// The handshake was completed.
         Completed = "completed",
         /// The peer did not speak TLS, or not as it must.
         Failed = "failed",
@@ -367,13 +367,13 @@ words!(
 words!(
     /// Why a SIP message was dropped or refused before it reached a binding.
     SipRefusal {
-        /// It does not parse.
+        /// The request does not parse.
         Malformed = "malformed",
         /// The request is over a limit of size or count.
         TooLarge = "too-large",
-        /// It came from an address that may not send it.
+        /// The request came from an address that may not send it.
         WrongSource = "wrong-source",
-        /// It names nobody here.
+        /// The request names nobody here.
         Unknown = "unknown",
         /// Its method is not served here.
         Method = "method",

@@ -31,7 +31,7 @@ pub enum DialError {
     /// The peer is not there, or it closed: the next candidate, then later again.
     #[error("{0} cannot be connected to: {1}")]
     Unreachable(SocketAddr, io::Error),
-    /// It answered, and not with TLS: the next candidate.
+    /// The peer answered, and not with TLS: the next candidate.
     #[error("{0} does not speak TLS: {1}")]
     NotTls(SocketAddr, String),
     /// Its certificate is not good for the domain: never sent anything; tried again later, its operator told.
@@ -62,7 +62,7 @@ impl DialError {
         }
     }
 
-    /// Whether nobody could be connected to there, whoever is meant: not what comes after the connection, and nothing of this machine.
+    /// Whether the address could not be connected to, for any account: neither a failure after the connection, nor one of this machine.
     pub fn is_of_address(&self) -> bool {
         match self {
             Self::Timeout(_) => true,
@@ -124,7 +124,7 @@ pub async fn secure(
     }
 }
 
-/// Connects; what is to be spoken there comes after it.
+/// Connects; the protocol on top comes after it.
 pub async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = stream.map_err(|_| DialError::Timeout(address))?;

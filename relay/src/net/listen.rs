@@ -45,7 +45,7 @@ pub enum Security {
     Plain,
     /// TLS with this configuration (see [`super::tls::ServerTls::config`]).
     Tls(Arc<ServerConfig>),
-    /// WebSocket for SIP over TLS; what is accepted carries frames (see [`super::websocket`]).
+    /// WebSocket for SIP over TLS; an accepted stream carries frames (see [`super::websocket`]).
     WebSocket(Arc<ServerConfig>),
 }
 

@@ -24,10 +24,10 @@ pub enum TlsFault {
     /// Its certificate cannot be used for another reason.
     #[error("its certificate cannot be used")]
     Certificate,
-    /// It wants a certificate of the relay, or another one.
+    /// The other side wants a certificate of the relay, or another one.
     #[error("it does not take the relay's certificate, or wants one")]
     OursRefused,
-    /// It does not speak TLS at this port, or no version or cipher that the relay speaks.
+    /// The other side does not speak TLS at this port, or no version or cipher that the relay speaks.
     #[error("it does not speak TLS there, or none that is spoken here")]
     NoCommonTls,
 }

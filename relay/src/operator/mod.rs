@@ -400,7 +400,7 @@ async fn status<E: OperatorService>(State(operator): State<Operator<E>>) -> Resp
 }
 
 async fn reload<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
-    // It reads files.
+    // The reload reads files.
     let controls = operator.0.controls.clone();
     let told = tokio::task::spawn_blocking(move || controls.reload()).await.ok().flatten();
     match told {

@@ -91,9 +91,9 @@ pub enum Standing {
 
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
-    /// By what they are about.
+    /// The warnings, by subject.
     warnings: [Vec<Box<str>>; Warning::ALL.len()],
-    /// The store has answered since the start: what it knew is here.
+    /// The store has answered since the start: its records are known here.
     store_was_there: bool,
     /// Nothing but a start would have it serve again.
     is_dead: bool,

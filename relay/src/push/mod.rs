@@ -1,4 +1,4 @@
-//! Pushes: what is said to a device, through which service, and what the service answered.
+//! Pushes: their content, the services that carry them, and the services' answers.
 //!
 //! | room | what it is |
 //! | --- | --- |

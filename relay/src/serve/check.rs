@@ -74,7 +74,7 @@ pub async fn check(config: &Config) -> Findings {
 /// that of `upstream.public_host`.
 pub fn certificate(config: &Config) -> Vec<Doubt> {
     let Tls::Files { certificate, .. } = &config.tls else { return Vec::new() };
-    // One is on its way, and what goes wrong with that is told.
+    // A certificate is on its way, and its failures are told.
     if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
         return Vec::new();
     }
@@ -251,7 +251,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     drop(held);
     let mut of_a_relay = Vec::new();
     let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
-    // Whether a relay runs here is told by its operator listener; what it holds in the clear cannot be asked.
+    // Whether a relay runs here is told by its operator listener; its data in the clear cannot be asked for.
     let runs = is_taken && running_relay::is_ours(&config.tls, config.operator.listen).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;

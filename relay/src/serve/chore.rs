@@ -1,6 +1,6 @@
 //! A part of the relay that works beside everything else.
 //!
-//! Invariant: one that ends by a fault of its own is told, in the log and to whoever looks, for nothing else would notice.
+//! Invariant: a chore that ends by a fault of its own is reported, in the log and on the status page, for nothing else would notice.
 
 use std::panic::AssertUnwindSafe;
 

@@ -185,7 +185,7 @@ impl Relay {
     /// [`StartError`] when something that the configuration names cannot be used. A store that does not answer is none:
     /// the relay starts, and is not ready.
     pub async fn start(config: Config) -> Result<Running, StartError> {
-        // One provider for whatever asks for the default (the Redis client); another relay may have been here before.
+        // One provider for all code that asks for the default (the Redis client); another relay may have been here before.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, stopping) = drain();
         let (end, ending) = drain();
@@ -305,7 +305,7 @@ impl Relay {
 }
 
 impl Running {
-    /// Drains and stops: no new request of an app, what is being answered and the calls that are being set up to their end,
+    /// Drains and stops: no new request of an app, the requests being answered and the calls that are being set up to their end,
     /// at most [`CALLS_DRAIN`]. Operators are answered until the end. Nothing is unregistered.
     pub async fn shutdown(mut self) {
         self.readiness.fail(Check::Serving, "shutting down");
@@ -520,7 +520,7 @@ impl Opened {
         chores
     }
 
-    /// Tells what is the matter with name servers, whoever asks them.
+    /// Reports trouble with name servers, whatever part of the relay asks them.
     fn watch_names(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
         let told: Arc<Mutex<Vec<Vec<String>>>> = Arc::new(Mutex::new(vec![Vec::new(); self.names.len()]));
         let watch = |(place, names): (usize, &Resolver)| {

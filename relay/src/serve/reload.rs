@@ -61,7 +61,7 @@ impl Reloader {
 
     /// Reads everything again, takes what can be taken, and says what became of it.
     pub(super) fn reload(&self) -> Reloaded {
-        // Nothing under the lock can panic half way: what is taken are whole values.
+        // Nothing under the lock can panic half way: whole values are taken.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = Reloaded::default();
         let Some(file) = running.0.source.clone() else {
@@ -77,7 +77,7 @@ impl Reloader {
         };
         let (old, was) = &*running;
         let keys = other_keys(old, &new);
-        // Those of another file wait for a restart, and the file of before may be gone.
+        // The roots of another file wait for a restart, and the file of before may be gone.
         let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
         keep_what_waits(old, &mut new);
         let same_apps = services_of(old) == services_of(&new);
@@ -88,7 +88,7 @@ impl Reloader {
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
         let prints = fingerprints(&new);
-        // A certificate that has expired while it was in force blocks no other changes.
+        // An expired push certificate that is already in force blocks no other changes.
         let is_new = |place: &str| other_files(was, &prints).iter().any(|other| other == place);
         let unusable =
             push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));

@@ -60,7 +60,7 @@ impl AppService for Service {
 
     async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
         let (it, app) = (self.0.clone(), Box::<str>::from(app));
-        // Likewise: what was registered is unregistered.
+        // Likewise: a trial registration is unregistered.
         tokio::spawn(async move { it.examine(app, source, patient).await }).await.unwrap_or(Err(ExamineError::Busy))
     }
 }

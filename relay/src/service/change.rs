@@ -198,7 +198,7 @@ impl Inner {
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
-                // It ended meanwhile; what was just stored goes with it, and is not to come back later than that would have ended.
+                // The instance ended meanwhile; the record just stored goes with it, and is not to come back later than that would have ended.
                 self.dependencies.vault.tombstones().note_renewed(id, ends_at);
                 self.dependencies.agent.erase(id, lookup);
                 Err(AccessError::Unknown.into())

@@ -133,7 +133,7 @@ impl DeviceService for Service {
 
     async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Wiped, AccessError> {
         let (it, proof) = (self.0.clone(), proof.clone());
-        // In a task of its own: whoever hangs up leaves none behind that this one stands for.
+        // In a task of its own: a client that hangs up leaves no earlier instance behind that this one stands for.
         let disabling = tokio::spawn(async move { it.disable(id, proof).await }.in_current_span());
         disabling.await.unwrap_or(Err(AccessError::StoreAway))
     }

@@ -133,7 +133,7 @@ impl OperatorService for Service {
             sleep(LOOK_AGAIN).await;
         }
         let dead = vault.unclaimed_nodes().await;
-        // Asked last: what was unclaimed may have become this node's meanwhile.
+        // Asked last: an unclaimed instance may have become this node's meanwhile.
         let own = agent.is_taking().then(|| vault.owner().node().to_string());
         let dead =
             dead.map_or_else(|_| vec!["unknown".to_owned()], |dead| dead.into_iter().map(String::from).collect());

@@ -63,12 +63,12 @@ pub struct Change {
 /// A change to an optional field (JSON merge patch, RFC 7396).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Field<T> {
-    /// It was not named.
+    /// The field was not named.
     #[default]
     Keep,
-    /// It was `null`.
+    /// The field was `null`.
     Clear,
-    /// It has a new value.
+    /// The field has a new value.
     Set(T),
 }
 
@@ -103,11 +103,11 @@ pub struct Registration {
 /// The states of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistrationState {
-    /// It stands.
+    /// The registration stands.
     Registered,
     /// The first answer has not come yet.
     Registering,
-    /// It failed and will be tried again.
+    /// The registration failed and will be tried again.
     Retrying,
     /// A registration is not wanted: the app is in the foreground, or the instance is ending.
     Unregistered,
@@ -191,7 +191,7 @@ pub struct Voicemail {
     pub new: Option<u32>,
     /// Messages heard.
     pub old: Option<u32>,
-    /// Those of the new ones that are urgent.
+    /// The number of new messages that are urgent.
     pub urgent: Option<u32>,
 }
 
@@ -342,21 +342,21 @@ pub enum EnableError {
 /// Why a SIP server refused an account, in words of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It refused the user name and password (or HA1).
+    /// The SIP server refused the user name and password (or HA1).
     Credentials,
     /// Likewise, and the user name has a character that servers hash in different ways (RFC 7616 §3.4.2).
     EscapedCredentials,
-    /// It asks for another realm than the HA1s were made for.
+    /// The SIP server asks for another realm than the HA1s were made for.
     Realm,
-    /// It asks for an algorithm for which no HA1 was given.
+    /// The SIP server asks for an algorithm for which no HA1 was given.
     Algorithm,
-    /// It offers no digest that this relay makes.
+    /// The SIP server offers no digest that this relay makes.
     Digest,
     /// Its digest challenge cannot be read.
     Challenge,
-    /// It does not know the AOR.
+    /// The SIP server does not know the AOR.
     UnknownUser,
-    /// It forbids this registration.
+    /// The SIP server forbids this registration.
     Forbidden,
     /// Something else; the status tells.
     Other,
@@ -492,9 +492,9 @@ pub enum InstanceKind {
 /// An operator's filter of instances; a field that is `None` does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Which {
-    /// Those of this App.
+    /// Instances of this App.
     pub app: Option<Box<str>>,
-    /// Those whose AOR is of this domain; in lower case.
+    /// Instances whose AOR is of this domain; in lower case.
     pub domain: Option<Box<str>>,
 }
 
@@ -510,9 +510,9 @@ pub struct Page {
 /// Facts about a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AboutNode {
-    /// It takes nothing on any more.
+    /// The node takes nothing on any more.
     pub is_leaving: bool,
-    /// It may have lost its lease without noticing.
+    /// The node may have lost its lease without noticing.
     pub is_doubtful: bool,
     /// Fingerprint of its keyring, which tells it from another one.
     pub keyring: String,
@@ -525,9 +525,9 @@ pub struct AboutNode {
 pub struct WhichCalls {
     /// Calls that came since then, in milliseconds since 1970.
     pub since_ms: u64,
-    /// Those of one App.
+    /// Calls of one App.
     pub app: Option<Box<str>>,
-    /// Those of one instance.
+    /// Calls of one instance.
     pub instance: Option<InstanceId>,
     /// Calls that ended, or stand, like this; empty: all.
     pub outcomes: Vec<StoryOutcome>,

@@ -57,7 +57,7 @@ impl Inner {
     ) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
-            // It was wiped; what a store still holds that is away does not count.
+            // The instance was wiped; a record that an unreachable store still holds does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.load_or_seek(id).await {
                 Ok(None) => AccessError::Unknown,

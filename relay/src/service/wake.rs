@@ -67,7 +67,7 @@ impl Inner {
         // An account that is here is on no way: its devices are asked once, for each time may use up what their calls have.
         let mut may_come = found.known + found.silent == 0;
         while may_come {
-            // Asked first: what has come since then is found.
+            // Asked first: devices that have come since then are found.
             may_come = self.may_come(&found).await?;
             found = find().await;
             if found.known + found.silent > 0 {

@@ -1,6 +1,6 @@
 //! One call as the softphone has it: its dialog, and what is due when.
 //!
-//! Invariant: it signals and carries no sound: what it answers an offer with is one audio line that is inactive.
+//! Invariant: it signals and carries no sound: its answer to an offer is one audio line that is inactive.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,11 +29,11 @@ pub(super) struct Call {
 
 /// How far a call is.
 pub(super) enum Phase {
-    /// It rings, and is answered or declined at this moment.
+    /// The call rings, and is answered or declined at this moment.
     Ringing(Instant),
-    /// It was declined; its ACK has not come.
+    /// The call was declined; its ACK has not come.
     Declined,
-    /// It was answered.
+    /// The call was answered.
     Answered {
         /// The answer, until its ACK has come.
         unacknowledged: Option<Unacknowledged>,
@@ -56,7 +56,7 @@ pub(super) struct Unacknowledged {
 }
 
 impl Unacknowledged {
-    /// It was sent now.
+    /// An answer sent now.
     pub(super) fn new(answer: Bytes, now: Instant) -> Self {
         Self { answer, again: now + T1, end: now + ACK_WITHIN, wait: T1 }
     }

@@ -21,12 +21,12 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
-    /// The one that the environment names.
+    /// The notifier that the environment names.
     pub fn of_environment() -> Self {
         env::var("NOTIFY_SOCKET").map_or_else(|_| Self::default(), |name| Self::at(&name))
     }
 
-    /// The one at this name: a path, or `@` and the name of an abstract socket.
+    /// The notifier at this name: a path, or `@` and the name of an abstract socket.
     pub fn at(name: &str) -> Self {
         let address = match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name),
@@ -36,7 +36,7 @@ impl Notifier {
         Self(address.and_then(|address| Ok((socket?, address))).ok())
     }
 
-    /// The service has started, or has reloaded; what is in force, in words.
+    /// Tells that the service has started, or has reloaded; `status`: the configuration in force, in words.
     pub fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={}", line(status)));
     }
@@ -48,7 +48,7 @@ impl Notifier {
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration again"));
     }
 
-    /// The service ends; what it still does, in words.
+    /// Tells that the service ends; `status`: its remaining work, in words.
     pub fn stopping(&self, status: &str) {
         self.say(&format!("STOPPING=1\nSTATUS={}", line(status)));
     }

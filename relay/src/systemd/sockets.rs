@@ -82,7 +82,7 @@ pub fn unserved() -> Vec<SocketAddr> {
     held().iter().map(|(_, local)| *local).collect()
 }
 
-/// Datagrams are not taken over: who has sent one that nobody was there for sends it again, and each core has a socket of its own.
+/// Datagrams are not taken over: the sender of a lost one sends it again, and each core has a socket of its own.
 fn inherited(socket: OwnedFd) -> Option<(TcpListener, SocketAddr)> {
     fcntl_setfd(&socket, FdFlags::CLOEXEC).ok()?;
     if socket_type(&socket).ok()? != SocketType::STREAM {

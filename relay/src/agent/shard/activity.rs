@@ -29,7 +29,7 @@ impl Shard {
         if what == What::Registered {
             let Some(row) = self.instances.get_mut(instance) else { return };
             row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
-            // That a registration stands is told without a timeline.
+            // A registration that stands is told without a timeline.
             if row.activity.is_none() {
                 return;
             }

@@ -1,6 +1,6 @@
 //! Alert pushes: every push that is not a call.
 //!
-//! | event | whom it goes to |
+//! | event | recipient |
 //! | --- | --- |
 //! | `message`, `voicemail`, `missed-call`, `test` | the alert target, if the device wants the event |
 //! | `renew`, `expiring`, `expired`, `registration-lost` | the alert target |
@@ -95,7 +95,7 @@ impl Shard {
             // The device is gone, or is to get nothing more from a node that was told to let go.
             return;
         }
-        // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.
+        // Of these there are few, and what they tell is not told again: a peer that floods a device must not hide that its registration is lost.
         let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
         let is_notice = tells_of_lease && self.instances.get(instance).is_some();
         let is_never_left_out = event == Event::CallEnded || is_notice;

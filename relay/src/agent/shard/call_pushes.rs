@@ -129,12 +129,12 @@ impl Shard {
             true => Some((Withheld::Replaces, false)),
             // The parties of that call are unknown, as after a restart of this relay. A device in it is awake, and comes by itself.
             false if replaces.required => Some((Withheld::Replaces, true)),
-            // It may be any call for a phone that knows nothing of RFC 3891.
+            // The call may be any for a phone that knows nothing of RFC 3891.
             false => None,
         }
     }
 
-    /// Whether this node leaves: what is here is another's, or will be.
+    /// Whether this node leaves: its instances are another node's, or will be.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.leaving.is_some()
     }
@@ -272,8 +272,8 @@ impl Shard {
         self.push_call(None, app, target, push, second);
     }
 
-    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push service
-    /// has spoken: whoever has a receipt by then has been told that nothing of the token is left.
+    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
+    /// service has spoken: the holder of a receipt by then has been told that nothing of the token is left.
     fn await_sign(&mut self, call: CallId, pushed: Box<Pushed>) {
         let key = (call, pushed.push.instance);
         let awaits = self.calls.of(key.1, call).is_some_and(Call::awaits_sign);

@@ -34,13 +34,13 @@ const SERVERS_BYTES: usize = 64 << 20;
 const OF_BINDING_MAX: usize = CALLS_PER_INSTANCE;
 /// How long one waits; then it is refused with 503, and its sender may try elsewhere.
 const EARLY_WAIT: Duration = Duration::from_secs(10);
-/// How often all that wait are looked at: what they wait for may have come in another way, or may be wanted once more.
+/// How often all waiting requests are looked at: their instance may have come in another way, or may be wanted once more.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The requests that wait.
 #[derive(Default)]
 pub(crate) struct Early {
-    /// By whom they are for, each with when it came.
+    /// The requests by their binding, each with its time of arrival.
     waiting: HashMap<BindingId, Vec<(Instant, Input)>>,
     /// How many they are, and of how many bytes.
     count: usize,
@@ -137,7 +137,7 @@ impl Shard {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some(binding) = self.endpoint.early(source, message) else { return Some(input) };
         if self.early.has(binding, &input) {
-            // It was sent again, before the 100 came.
+            // The request was sent again, before the 100 came.
             self.endpoint.say_trying(source, message);
         } else if self.early.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {
             self.endpoint.say_trying(source, message);

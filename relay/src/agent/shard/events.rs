@@ -345,7 +345,7 @@ impl Shard {
         row.set_registered_until(0);
         let (first, is_stored) = (row.first.take(), row.is_stored);
         tracing::info!(event = "registration-refused", instance = %id, status, "the SIP server refused a registration");
-        // One whose enabling was answered 202 is in the store although its first registration is under way.
+        // An instance whose enabling was answered 202 is in the store although its first registration is under way.
         self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
         if let Some(first) = first {
             let _ = first.send(FirstRegistration::Refused { status, unanswerable });

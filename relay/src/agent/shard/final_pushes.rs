@@ -54,7 +54,7 @@ impl Shard {
         self.last_words.pushes.insert((id, number), (event, said.abort_handle()));
     }
 
-    /// One of them has ended.
+    /// A last push has ended.
     pub(super) fn on_last_word_said(&mut self, id: InstanceId, number: u64) {
         self.last_words.pushes.remove(&(id, number));
         self.finish(id);
@@ -82,7 +82,7 @@ impl Shard {
         self.finish_push_binding(id);
     }
 
-    /// Breaks off whatever is on its way.
+    /// Breaks off the pushes that are on their way.
     pub(super) fn silence(&mut self, id: InstanceId) {
         self.break_off(id, |_| true);
     }

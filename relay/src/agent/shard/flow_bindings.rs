@@ -29,7 +29,7 @@ impl Shard {
         self.shared.metrics.flow_registrations(1);
     }
 
-    /// One is no more.
+    /// A flow binding has ended.
     pub(crate) fn on_flow_binding_ended(&mut self, instance: InstanceId) {
         if self.flow_bindings.remove(&instance).is_some() {
             self.shared.metrics.flow_registrations(-1);

@@ -66,7 +66,7 @@ struct PathLookup {
     waiting: Vec<Waiting>,
     /// The store, or DNS, has not answered at once.
     is_slow: bool,
-    /// The registration has ended, or was let go of, since the store was asked: what it answers may be from before.
+    /// The registration has ended, or was let go of, since the store was asked: the store's answer may be from before.
     is_stale: bool,
 }
 
@@ -82,7 +82,7 @@ struct Waiting {
 pub(crate) enum LookedUp {
     /// The store knows it; whose requests are trusted for it.
     Known(Box<KnownPushBinding>, Believed),
-    /// It was here; whose requests are trusted for its SIP server.
+    /// The registration was here; with the sources that are trusted for its SIP server.
     Served(UpstreamId, Believed),
     /// Likewise, and the source that was asked for may be it as well.
     Undecided(UpstreamId, Believed),
@@ -129,7 +129,7 @@ impl PathLookups {
         old
     }
 
-    /// A registration has ended, or another node has it: what is being asked of it is asked again.
+    /// A registration has ended, or another node has it: a question about it that is under way is asked again.
     pub(super) fn doubt(&mut self, id: InstanceId) {
         if let Some(lookup) = self.all.get_mut(&Named::Path(id)) {
             lookup.is_stale = true;
@@ -154,7 +154,7 @@ impl Shard {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
-        // It was sent again, before a 100 came: it has its place.
+        // The request was sent again, before a 100 came: it has its place.
         let has_place = self.path_lookups.has(id, &input);
         let has_heard = under_way == Some(true) || has_place;
         if has_heard {
@@ -294,7 +294,7 @@ impl Shard {
         self.drain(now);
     }
 
-    /// The store, or DNS, says nothing: what has waited long enough is refused, the rest waits on.
+    /// The store, or DNS, says nothing: requests that have waited long enough are refused, the rest wait on.
     fn wait_for_answer(&mut self, id: Named) {
         let now = clock::now();
         let mut again = None;
@@ -303,7 +303,7 @@ impl Shard {
         for Waiting { at, request, has_heard } in waiting {
             let Input::Received { source, message } = &request else { continue };
             let Some((_, missing)) = self.missing(source, message) else {
-                // It has come meanwhile.
+                // The registration has come meanwhile.
                 self.hand_in(at, request, &cancelled);
                 continue;
             };

@@ -1,11 +1,11 @@
-//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and whom they wake. Which may is said in
+//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and which devices they wake. Which may is said in
 //! [`passing`](super::passing).
 //!
-//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
-//! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
-//! newest: what has ended meanwhile is not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is
-//! promised of it before the store has erased it, and no push for it is on its way ([`last_words`](super::last_words)). Nothing in the loop waits for the store; a request for a registration that only the store knows
-//! waits in [`path_lookups`](super::path_lookups).
+//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store no longer than its SIP
+//! server has granted; the store is asked for one thing at a time about it, and in the end for the newest: a registration that has ended meanwhile is
+//! not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is promised of it before the store has
+//! erased it, and no push for it is on its way ([`last_words`](super::last_words)). Nothing in the loop waits for the store; a request for a
+//! registration that only the store knows waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ struct Row {
     waiters: Vec<WipeWaiter>,
     /// The waiters are answered, whatever the store has done by then, when the pushes still under way have had their time.
     is_heard_out: bool,
-    /// It was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
+    /// The registration was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
     /// The registration is another node's, or no longer any node's: its end is not told to the store.
     is_let_go: bool,
@@ -120,7 +120,7 @@ impl PushBindings {
         ids
     }
 
-    /// Those whose record the store has from this node, each with what it is put with; in no order.
+    /// The registrations whose record the store has from this node, each with the fence under which it is stored; in no order.
     pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
         let is_owned = |row: &Row| row.wanted.is_some() && !row.busy && row.fence != Fence::NEW;
         self.rows.iter().filter(|(_, row)| is_owned(row)).map(|(id, row)| (*id, row.fence)).collect()
@@ -231,7 +231,7 @@ impl Shard {
         self.tell_store(instance);
     }
 
-    /// Has the store take, or erase, what is wanted of it; one request at a time for each registration.
+    /// Has the store take the wanted record, or erase it; one request at a time for each registration.
     fn tell_store(&mut self, id: InstanceId) {
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         row.stale = row.busy;

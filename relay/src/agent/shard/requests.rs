@@ -61,7 +61,7 @@ impl Shard {
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
-            // Its record is ended by whoever asks.
+            // The record is ended by the requester.
             Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
                 if self.admit(id, &Principal::Relay).is_err() {
                     self.ended_ahead.note(clock::now(), id);
@@ -245,7 +245,7 @@ impl Shard {
         // An error means that nobody has waited so long.
         let _ = settled.send(id);
         if self.settling.is_empty() {
-            // It may have held all that there are.
+            // The map may have held all instances.
             self.settling = HashMap::new();
         }
     }
@@ -328,7 +328,7 @@ impl Shard {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        // One may have been sent since the record was looked at.
+        // A reminder may have been sent since the record was looked at.
         let same_end = lease.expires_at == row.expires_at();
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
         self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });

@@ -7,7 +7,7 @@
 //! | who waits for its device | waits for the device in its other name |
 //! | its answered calls, and the stories that go on | are the later one's |
 //! | calls that are over | can be asked of the later one, as long as they are known |
-//! | its timeline, its mailbox, what is kept beside its record | ends with it |
+//! | its timeline, its mailbox, the items kept beside its record | ends with it |
 //!
 //! Invariant: nothing goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
 

@@ -47,7 +47,7 @@ impl Shard {
     pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
         let is_over = match verdict {
             Verdict::Accepted | Verdict::TooLate => true,
-            // It may have been taken, and a VoIP push has no second.
+            // The push may have been taken, and a VoIP push has no second.
             Verdict::Unconfirmed => from.provider.is_apple(),
             _ => false,
         };

@@ -140,7 +140,7 @@ mod tests {
         assert!(Cancelled::among([&old, &cancel].into_iter()).has(&old));
         assert!(!Cancelled::among([&old, &cancel].into_iter()).has(&invite));
         assert!(!Cancelled::among(std::iter::once(&invite)).has(&invite));
-        // It has a place, once.
+        // The request has a place, once.
         let cancel = request("CANCEL", peer, branch, "one", 1);
         assert!(is_first_cancel(&cancel, [&old, &invite].into_iter()));
         assert!(!is_first_cancel(&cancel, [&old, &invite, &cancel].into_iter()));

@@ -128,7 +128,7 @@ impl Shard {
             let proof = vault.wipe_proof(id, &record.secret);
             (vault.lookup_of(record), record.expires_at, proof, record.app.clone())
         };
-        // One whose key is gone is erased as well, by its id alone.
+        // An instance whose key is gone is erased as well, by its id alone.
         let (lookup, ends_at, proof, app) = match self.with_record(id, facts) {
             Some((lookup, ends_at, proof, app)) => (Some(lookup), ends_at, Some(proof), Some(app)),
             None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
@@ -143,7 +143,7 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         let told = tell_wiped(&self.shared, id, false);
         tokio::spawn(async move {
-            // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
+            // The tombstone comes first, so that an erased record always has one, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
             // From here on the next run goes on with it, which does not know whose it was. Of one that another node turns out to have the trail says so behind it.
             shared.audit.note(Act::Wiped(reason), || whose);

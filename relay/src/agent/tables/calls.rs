@@ -36,7 +36,7 @@ pub struct Call {
     pub valid_until: Option<Moment>,
     /// The service that was asked to wake the device, if one was.
     pub pushed: Option<Provider>,
-    /// It waits for its device, and counts in the metric of held calls.
+    /// The call waits for its device, and counts in the metric of held calls.
     pub waiting: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
@@ -92,7 +92,7 @@ pub(crate) struct Calls {
     known: BTreeMap<Key, Known>,
     /// The moments to look whether to forget one.
     order: BTreeSet<(Instant, Key)>,
-    /// Those of each device, in the order in which they came.
+    /// The calls of each device, in their order of arrival.
     of_device: BTreeMap<(InstanceId, u64), CallId>,
     /// How many each device has.
     counts: BTreeMap<InstanceId, usize>,
@@ -130,7 +130,7 @@ impl Calls {
         }
     }
 
-    /// The one to forget first.
+    /// The call to forget first.
     fn least_wanted(&self) -> Option<Key> {
         let (count, instance) = *self.by_count.last()?;
         if count <= FEW {

@@ -22,7 +22,7 @@ pub(crate) struct EndedAhead {
 }
 
 impl EndedAhead {
-    /// It has ended, and is not here.
+    /// Notes that an instance has ended that is not here.
     pub(crate) fn note(&mut self, now: Instant, id: InstanceId) {
         while let Some((at, old)) = self.order.front().copied() {
             if now.saturating_duration_since(at) < REMEMBERED {

@@ -23,7 +23,7 @@ pub enum EndKind {
 /// Why a shard refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// It has no such instance.
+    /// The shard has no such instance.
     Unknown,
     /// The proof is wrong.
     Forbidden,
@@ -63,7 +63,7 @@ pub enum FirstRegistration {
         /// Why there was no answer to its challenge, if that was it.
         unanswerable: Option<Unanswerable>,
     },
-    /// It failed and will be tried again.
+    /// The registration failed and will be tried again.
     Failed {
         /// The status, if there was an answer.
         status: Option<u16>,

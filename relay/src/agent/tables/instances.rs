@@ -56,7 +56,7 @@ pub(crate) struct Row {
     pub first: Option<Box<oneshot::Sender<FirstRegistration>>>,
     /// Whether the SIP server has accepted its credentials, in this run or before.
     pub is_proven: bool,
-    /// The store has it: whoever enabled it was told so, or will be.
+    /// The store has it: its app was told so, or will be.
     pub is_stored: bool,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
@@ -145,7 +145,7 @@ pub(crate) enum Due {
     },
     /// No push service has taken this so far: it is to be sent again, unless it is on its way.
     Again(Again),
-    /// It has ended.
+    /// The lease has ended.
     End,
 }
 

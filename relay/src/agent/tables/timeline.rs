@@ -85,7 +85,7 @@ pub enum What {
         /// For a call: milliseconds after it came.
         after_ms: Option<u32>,
     },
-    /// It left.
+    /// The device left.
     DeviceDetached,
     /// The caller hears ringing; the device need not be there.
     CallerHearsRinging,

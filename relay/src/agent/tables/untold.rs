@@ -52,7 +52,7 @@ impl Notice {
     }
 }
 
-/// One of them.
+/// A notice that waits.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     notice: Notice,
@@ -62,7 +62,7 @@ struct Waiting {
     until: u64,
 }
 
-/// Those of one shard, by the slots of their rows.
+/// The notices of one shard, by the slots of their rows.
 #[derive(Debug, Default)]
 pub(crate) struct Untold(BTreeMap<(u32, Subject), Waiting>);
 

@@ -6,7 +6,7 @@
 //! | `known` | the words of SIP that name nobody |
 //! | [`pcapng`] | the file that Wireshark opens |
 //!
-//! Invariant: what is kept was scrubbed before; it lies in the memory of one shard, is at most [`BYTES_MAX`] large (then the
+//! Invariant: a message is scrubbed before it is kept; the trace lies in the memory of one shard, is at most [`BYTES_MAX`] large (then the
 //! oldest message gives way), and is gone at the end of its time, or of its instance.
 
 mod known;

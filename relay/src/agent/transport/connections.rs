@@ -54,7 +54,7 @@ const SERVER_QUEUE: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// How long answers to what a peer has asked last may take, when it writes no more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the stream of a SIP server may be written on that is read no more: until another one has registered whom this one had.
+/// How long the stream of a SIP server that is read no more may still be written on: until another stream has registered the accounts of this one.
 const UNREAD: Duration = Duration::from_secs(5);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
@@ -78,7 +78,7 @@ enum Ending {
     Doubted,
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
-    /// It does not end: it goes on where its shard is.
+    /// The connection does not end: it goes on where its shard is.
     Moves(usize),
 }
 
@@ -211,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// Serves it here until either side ends it. In a box: what is moved into a future is in it twice.
+    /// Serves it here until either side ends it. In a box: a value moved into a future is in it twice.
     pub(crate) async fn serve(mut self: Box<Self>, mut stream: Stream) {
         if let Err(error) = stream.adopt() {
             tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
@@ -401,7 +401,7 @@ impl Connection {
         }
         let idle = self.timing.websocket_idle;
         if !self.outbox.is_kept_alive() {
-            // It may be by then.
+            // The deadline may have passed by then.
             return Ok(Some(Some(heard + idle).filter(|at| *at > now).unwrap_or(now + idle)));
         }
         match heartbeat.on_due(now, heard, &self.timing) {

@@ -47,7 +47,7 @@ impl InviteShards {
         let Some((hash, places)) = self.places(&change.key) else { return };
         let entry = hash & !SHARD | (shard as u64 + 1);
         let (from, to) = if change.begun { (0, entry) } else { (entry, 0) };
-        // The release pairs with `find`: what is answered after this is found.
+        // The release pairs with `find`: an INVITE that is answered after this is found.
         let _ =
             places.iter().find(|slot| slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).is_ok());
     }

@@ -109,7 +109,7 @@ impl Inner {
             self.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
             let mut streams = self.streams();
             let before = streams.insert(peer, State::Open(flow, writer.clone()));
-            // Under the lock: what is sent from now on goes behind what has waited.
+            // Under the lock: later requests go behind those that have waited.
             if let Some(State::Opening(waiting)) = before {
                 for bytes in waiting {
                     writer.send(bytes);

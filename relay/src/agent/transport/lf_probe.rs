@@ -2,7 +2,8 @@
 //!
 //! The answer to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it. Where the end of a
 //! message came into doubt on a stream of a server, it is asked itself, once on each further stream: behind a message that is written goes an OPTIONS
-//! with Max-Forwards 0, which its recipient answers and nobody passes on (RFC 3261 §11, §16.3). `Server` names the software, or the shape of its tag.
+//! with Max-Forwards 0, which its recipient answers and no server forwards (RFC 3261 §11, §16.3). `Server`, or the shape of its tag, names the
+//! software.
 //!
 //! Invariant: only an answer to a message that this relay has written on this stream counts: a stranger knows no branch of it. A server that ends the
 //! stream in place of an answer is not asked on the next one.
@@ -51,7 +52,7 @@ impl Acquaintance {
         Self { place, registers: Some(Vec::new()), question: Question::NotAsked }
     }
 
-    /// A message is written, to a peer that is known to be a SIP server; what is to be asked behind it.
+    /// A message is written to a peer that is known to be a SIP server; returns the question to send behind it.
     pub(super) fn on_written(
         &mut self,
         bytes: &Bytes,

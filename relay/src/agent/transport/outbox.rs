@@ -101,7 +101,7 @@ impl Outbox {
         }
     }
 
-    /// The connection is a stranger's, who has this slot, until [`Writer::know`].
+    /// The connection belongs to the stranger with this slot until [`Writer::know`].
     pub(super) fn is_of(&self, stranger: Stranger) {
         self.lock().stranger = Some(Box::new(stranger));
         self.is_strangers.store(true, Ordering::Release);

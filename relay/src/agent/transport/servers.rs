@@ -17,7 +17,7 @@ use crate::limits::counted_as;
 
 /// Places that are remembered.
 const KNOWN_MAX: usize = 4_096;
-/// Likewise of one network, as the limits count it: whoever has one drives out no others.
+/// Likewise of one network, as the limits count it: the owner of one network drives out no others.
 const KNOWN_PER_NETWORK: usize = 64;
 /// Places that ended a stream when they were asked.
 const SHY_MAX: usize = 1_024;
@@ -141,7 +141,7 @@ impl LfServers {
         }
     }
 
-    /// A stream of the server there came into doubt: what it reads is worth a question.
+    /// A stream of the server there came into doubt: its reading of line ends is worth a question.
     pub(super) fn note_doubt(&self, place: Place) {
         let mut table = self.lock();
         table.doubted.retain(|doubted| *doubted != place.address);

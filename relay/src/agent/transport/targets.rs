@@ -79,7 +79,7 @@ impl Targets {
         candidates
     }
 
-    /// It failed at `now`; away for `first` if it had not failed before.
+    /// An address failed at `now`; away for `first` if it had not failed before.
     pub(crate) fn failed(&mut self, place: Destination, now: Instant, first: Duration) {
         let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
         let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
@@ -298,7 +298,7 @@ mod tests {
     fn a_flow_that_is_let_go_leads_nowhere_and_says_nothing_of_its_address() {
         let (now, mut targets) = (Instant::now(), Targets::default());
         let (answer, other) = ([at(1, 0), at(2, 1)], FlowId::Stream(2));
-        // The one in use refuses some, and serves again before the other one is connected to.
+        // The server in use refuses some, and serves again before the other one is connected to.
         targets.leads(0, at(1, 0), now);
         fails(&mut targets, at(1, 0), now);
         targets.dialled(0, FLOW, at(2, 1));
@@ -315,7 +315,7 @@ mod tests {
         targets.tries(0, FLOW, at(1, 0));
         assert!(targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
         assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
-        // It has no account there any more.
+        // The server has no account there any more.
         targets.tries(0, FLOW, at(1, 0));
         targets.let_go(0);
         assert_eq!((better(&mut targets, 0, &answer, now), targets.led_to(0)), (None, None));

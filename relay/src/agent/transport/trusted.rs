@@ -50,7 +50,7 @@ impl Believed {
 #[derive(Debug, Default)]
 pub(super) struct Trusted(Vec<Name>);
 
-/// One of its names.
+/// A name of the SIP server.
 #[derive(Clone, Debug, Default)]
 struct Name {
     named: Vec<Named>,

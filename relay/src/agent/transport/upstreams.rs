@@ -44,7 +44,7 @@ pub enum NoRoute {
     /// A URI of it is not one of SIP.
     #[error("a URI of the account is not one of SIP")]
     NotSip,
-    /// It names a transport that is not known.
+    /// The URI names a transport that is not known.
     #[error("a URI of the account names a transport that is not known")]
     UnknownTransport,
 }
@@ -208,7 +208,7 @@ const ASKERS_MAX: usize = 8;
 pub(crate) enum DialShare {
     /// The room that is kept for SIP servers at which accounts are registered.
     Proven,
-    /// That of one who asked for it: the first of these that has room, so that nobody who asks, too, takes it away.
+    /// The share of a source that asked for it: the first of these that has room, so that no later asker takes it away.
     Of(Vec<IpAddr>),
 }
 
@@ -272,7 +272,7 @@ impl Upstreams {
         id
     }
 
-    /// One binding less.
+    /// A binding less uses the server.
     pub fn release(&self, id: UpstreamId) {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return };
@@ -299,14 +299,14 @@ impl Upstreams {
         }
     }
 
-    /// It has failed an account of a shard.
+    /// The server has failed an account of a shard.
     pub(crate) fn fails(&self, id: UpstreamId, shard: usize) {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
             entry.failed_at |= 1 << shard;
         }
     }
 
-    /// It has granted a registration of a shard. Gives the other ones that it has failed, each once.
+    /// The server has granted a registration of a shard. Returns the other shards that it has failed, each once.
     pub(crate) fn serves(&self, id: UpstreamId, shard: usize) -> u128 {
         self.lock().entries.get_mut(&id).map_or(0, |entry| std::mem::take(&mut entry.failed_at) & !(1 << shard))
     }
@@ -418,7 +418,7 @@ impl Upstreams {
         }
     }
 
-    /// Those whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
+    /// The servers whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
     pub(crate) fn take_stale(&self, now: Instant) -> Vec<(UpstreamId, Arc<Route>)> {
         let mut table = self.lock();
         let due = table.entries.iter_mut().filter(|(_, entry)| entry.stale_at.is_some_and(|at| at <= now));

@@ -1,6 +1,6 @@
 //! One round of a canary: lend, call, be pushed, come, be rung, answer, hang up, take back.
 //!
-//! Invariant: what was lent is taken back and what rings is given up, however the round goes. A step is told as done
+//! Invariant: the lent account is taken back and a ringing call is given up, however the round goes. A step is told as done
 //! when it was seen, and not before.
 
 use std::cell::RefCell;

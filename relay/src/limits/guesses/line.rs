@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const WAITERS_MAX: usize = 16;
 /// Likewise of one network: the others of it have no place.
 const OF_A_NETWORK_MAX: usize = 4;
-/// How long an attempt is for the first in the line alone: what it was told to wait is rounded up, and its request takes its time.
+/// How long an attempt is for the first in the line alone: its wait was rounded up, and its request takes its time.
 pub(super) const TURN: Duration = Duration::from_secs(10);
 /// How long after it asked last a source has its place.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -42,7 +42,7 @@ const ADDRESSES_MAX: usize = 4;
 const REMEMBERED: Duration = Duration::from_secs(3600);
 /// The first pause of one source, and its longest.
 const SOURCE_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(900));
-/// The first pause of an account whoever asks, and its longest: short, for the right owner may be among those who wait.
+/// The first pause of an account for all sources, and its longest: short, for the right owner may be among those who wait.
 const ACCOUNT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How many times more failures an account has free than one source has for it.
 const ACCOUNT_SHARE: u32 = 4;
@@ -76,7 +76,7 @@ pub struct Attempt<'a> {
     pub addresses: &'a [SocketAddr],
     /// The source of the attempt.
     pub source: IpAddr,
-    /// It renews a registration that is kept here, and so knows more than a stranger does.
+    /// The attempt renews a registration that is kept here, and so knows more than a stranger does.
     pub renews: bool,
 }
 
@@ -144,16 +144,16 @@ pub struct Permit {
     guesses: Guesses,
     keys: Vec<Key>,
     source: IpAddr,
-    /// It can be the proof of one user only.
+    /// The proof can be of one user only.
     is_of_one: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Key {
     hash: u64,
-    /// Of one source and one account; else of whoever asks, or of one source and whatever domain.
+    /// The key is of one source and one account; else of all sources, or of one source and any domain.
     own: bool,
-    /// Of whoever asks.
+    /// The key is of all sources.
     shared: bool,
 }
 
@@ -197,7 +197,7 @@ impl Guesses {
         Ok(Permit { guesses: self.clone(), keys, source, is_of_one })
     }
 
-    /// How long an attempt must wait for its account; who has not failed has a place in the line from then on.
+    /// How long an attempt must wait for its account; a source that has not failed has a place in the line from then on.
     fn wait_for(&self, keys: &[Key], known: bool, source: IpAddr, table: &mut Table, now: Instant) -> Option<Duration> {
         let Table { entries, right, .. } = table;
         let mut longest = None;
@@ -258,7 +258,7 @@ impl Permit {
     /// The SIP server has taken the proof.
     pub fn accepted(self, now: Instant) {
         if !self.is_of_one {
-            // It does not say whose proof was right.
+            // The result does not say whose proof was right.
             return;
         }
         let mut table = self.guesses.lock();
@@ -309,7 +309,7 @@ impl Drop for Permit {
     }
 }
 
-/// The first pause and the longest: of an account from one source, or whoever asks.
+/// The first pause and the longest: of an account from one source, or from all.
 fn pauses(own: bool) -> (Duration, Duration) {
     if own { SOURCE_PAUSE } else { ACCOUNT_PAUSE }
 }

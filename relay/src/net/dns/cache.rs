@@ -27,7 +27,7 @@ use super::naptr;
 pub const MIN_TTL: Duration = Duration::from_secs(5);
 /// An answer is kept at most this long, so that a server that moved is found again.
 pub const MAX_TTL: Duration = Duration::from_secs(3_600);
-/// That there is no answer is kept at most this long.
+/// A negative answer is kept at most this long.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
 
 /// A question that was answered with an error for so long is always so: some name servers have nothing else for a type that they do not know.

@@ -38,7 +38,7 @@ impl Resolver {
                 match self.addresses(&name, Patience::Brief).await {
                     Ok(known) => return Ok(known.ips),
                     Err(ResolveError::NoSuchDomain) => {}
-                    // As resolv.conf(5) has it, what cannot be answered in one domain may be in the next.
+                    // As resolv.conf(5) has it, a name that cannot be answered in one domain may be in the next.
                     Err(error) => outcome = error,
                 }
             }

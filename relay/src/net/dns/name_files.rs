@@ -248,10 +248,10 @@ impl Files {
 /// Why a file names no name servers.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    /// It cannot be read now.
+    /// The file cannot be read now.
     #[error("{0}")]
     Unread(io::Error),
-    /// It can, and names none that can be asked.
+    /// The file can be read, and names no server that can be asked.
     #[error("{0}")]
     Nameless(NetError),
 }

@@ -54,7 +54,7 @@ enum Said {
         since: Instant,
         was_in_doubt: bool,
     },
-    /// That there is nothing.
+    /// The answer that there is nothing.
     Nothing(Result<Lookup, NetError>),
     Failed(NetError),
 }
@@ -96,7 +96,7 @@ impl Server {
 }
 
 impl Dns {
-    /// These name servers, each asked with these options; what they say is not remembered.
+    /// These name servers, each asked with these options; their answers are not remembered.
     pub(crate) fn new(servers: &ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         let each = servers.name_servers().iter().map(|server| {
             let dns = one(ResolverConfig::from_name_servers(vec![server.clone()]), options.clone())?;

@@ -1,6 +1,6 @@
 //! Everything that DNS says about a target, for a person who wants to know why it is not found.
 //!
-//! Invariant: it decides nothing: what is dialled is [`Resolver::resolve`]'s answer. As many names are followed as that does.
+//! Invariant: it decides nothing: the addresses dialled are [`Resolver::resolve`]'s answer. As many names are followed as that does.
 
 use std::net::{IpAddr, SocketAddr};
 

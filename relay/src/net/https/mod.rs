@@ -71,7 +71,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers in a request, and their bytes in all: more is answered 431.
 const MAX_HEADERS: usize = 64;
-/// As many are read over HTTP/1.1, so that a few too many are refused by whoever is asked, and not by a status alone.
+/// As many are read over HTTP/1.1, so that a few too many are refused by the route that is asked, and not by a status alone.
 const MAX_HEADERS_READ: usize = 2 * MAX_HEADERS;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Requests at once on one HTTP/2 connection; more wait at the peer.
@@ -84,9 +84,9 @@ pub struct Peer(pub SocketAddr);
 /// As an extension of a request: whatever it asks for, it is to be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadHead {
-    /// It says in no way, or in several, which host it is for: 400 (RFC 9112 §3.2).
+    /// The request says in no way, or in several, which host it is for: 400 (RFC 9112 §3.2).
     Host,
-    /// It has more than 64 header fields: 431 (RFC 6585 §5).
+    /// The request has more than 64 header fields: 431 (RFC 6585 §5).
     Fields,
     /// Its body has another transfer coding than `chunked`: 501 (RFC 9112 §6.1).
     Coding,
@@ -141,7 +141,7 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let mut linger = std::pin::pin!(sleep(LINGER));
     loop {
         let end = tokio::select! {
-            // The connection comes first: what is asked behind it is asked when all has been written that could be.
+            // The connection comes first: later requests are asked for when everything has been written that could be.
             biased;
             ended = connection.as_mut() => {
                 // The usual ends: the peer left, or was not heard from.

@@ -23,7 +23,7 @@ use crate::net::slots::Stranger;
 pub(super) struct Life {
     /// Told when the connection is to end.
     end: Notify,
-    /// Its slot: who does nothing gives way before who is served.
+    /// Its slot: an idle connection gives way before one that is being served.
     stranger: Stranger,
     requests: Mutex<Requests>,
 }

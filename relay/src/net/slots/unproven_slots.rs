@@ -33,11 +33,11 @@ pub(super) struct Places {
     next: u64,
 }
 
-/// Those of one network.
+/// The places of one network.
 #[derive(Debug, Default)]
 struct Network {
     all: usize,
-    /// Those of each peer, the oldest first.
+    /// The places of each peer, the oldest first.
     peers: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
     /// How many each peer has, the fewest first.
     sizes: BTreeSet<(usize, IpAddr)>,
@@ -88,7 +88,7 @@ impl Places {
         self.free(oldest)
     }
 
-    /// The oldest of whoever holds most gives way to one more of `peer`; whether anybody holds more than that will.
+    /// The oldest of the peer that holds most gives way to one more of `peer`; returns whether any peer holds more than that will.
     pub(super) fn free_one_for(&mut self, peer: IpAddr) -> bool {
         let oldest = self.oldest_that_gives_way_to(as_one_peer(peer));
         self.free(oldest)

@@ -21,13 +21,13 @@ const NAMES_SHOWN: usize = 5;
 /// A fault of a certificate, present or to come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doubt {
-    /// It has ended; the date, and its place in the chain counted from 1.
+    /// The certificate has ended; the date, and its place in the chain counted from 1.
     Ended(String, usize),
     /// Its time has not come.
     NotYet(String, usize),
-    /// It ends within [`SOON_S`].
+    /// The certificate ends within [`SOON_S`].
     EndsSoon(String),
-    /// It does not name this host, but others.
+    /// The certificate does not name this host, but others.
     DoesNotName(String, Vec<String>),
     /// The certificate is a CA's own.
     IsCa,
@@ -35,7 +35,7 @@ pub enum Doubt {
     NotForServers,
     /// No root of this machine vouches for it.
     NobodyVouches,
-    /// It names this host by a wildcard alone.
+    /// The certificate names this host by a wildcard alone.
     ByWildcard(String),
 }
 
@@ -115,7 +115,7 @@ pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&
     doubts
 }
 
-/// That the leaf of the chain in the file names a host by a wildcard alone: no SIP server has to take that (RFC 5922 §7.2).
+/// The doubt that the leaf of the chain in the file names a host by a wildcard alone: no SIP server has to take that (RFC 5922 §7.2).
 ///
 /// # Errors
 /// [`TlsError`] when the file holds no certificate.

@@ -187,7 +187,7 @@ impl ServerTls {
     /// [`TlsError`] when what they hold cannot be used, or not today while the one in use can.
     pub fn read(&self) -> Result<Option<ReadCertificate>, TlsError> {
         let Some(files) = &self.files else { return Ok(None) };
-        // From before the reading: what is written meanwhile is another one.
+        // From before the reading: a file written meanwhile counts as changed.
         let look = files.look();
         let certified = files.load()?;
         let now = clock::unix_now();

@@ -1,6 +1,6 @@
 //! Several datagrams by one call of the system.
 //!
-//! Invariant: what was received lies here for the moment of its delivery, and is wiped. The `unsafe` code is the one call that
+//! Invariant: a received datagram lies here for the moment of its delivery, and is wiped. The `unsafe` code is the one call that
 //! no crate of ours wraps (recvmmsg), and what it needs.
 
 use std::io::{self, IoSlice};

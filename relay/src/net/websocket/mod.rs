@@ -11,7 +11,7 @@
 //!
 //! The HTTP request that comes first is dealt with in [`upgrade`].
 //!
-//! Invariant: an idle reader holds no memory beyond itself; what it holds never exceeds the limit of one message plus one
+//! Invariant: an idle reader holds no memory beyond itself; its memory never exceeds the limit of one message plus one
 //! read; a frame's length is judged before its bytes are awaited. No extension is ever agreed on.
 
 pub mod upgrade;
@@ -35,7 +35,7 @@ pub const CLOSE_NOT_TEXT: u16 = 1007;
 pub const CLOSE_POLICY: u16 = 1008;
 /// A message was too long.
 pub const CLOSE_TOO_LONG: u16 = 1009;
-/// It may come again later.
+/// The client may come again later.
 pub const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 
 /// Input from the peer.

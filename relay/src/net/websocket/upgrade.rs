@@ -46,13 +46,13 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Why a stream became no WebSocket. The client has been told, where it can be.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// It did not speak HTTP, or left.
+    /// The client did not speak HTTP, or left.
     #[error("no HTTP request: {0}")]
     NotHttp(#[from] hyper::Error),
     /// Its request is not one for SIP over WebSocket.
     #[error("it asked for another thing than SIP over WebSocket")]
     NotSip,
-    /// It sent more before it was answered.
+    /// The client sent more before it was answered.
     #[error("it did not wait for the answer")]
     TooEager,
 }

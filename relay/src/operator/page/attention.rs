@@ -13,7 +13,7 @@ use crate::operator::history::Watched;
 /// Five minutes, and an hour.
 pub(super) const SPANS: [Duration; 2] = [Duration::from_secs(300), Duration::from_secs(3_600)];
 
-/// A row: its words, what it counts, what it means.
+/// A row: its words, its metric, its meaning.
 type Row = (&'static str, Watched, &'static str);
 
 macro_rules! row {

@@ -106,7 +106,7 @@ impl Signers {
 pub(crate) struct Apns {
     /// The bundle id.
     topic: HeaderValue,
-    /// That of calls.
+    /// The topic of calls.
     voip_topic: HeaderValue,
     team: Option<Box<str>>,
     known_by: KnownBy,

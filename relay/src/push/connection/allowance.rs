@@ -32,7 +32,7 @@ const FOR_A_SECOND: u64 = 1_024;
 /// About what a wake-up costs, in terms of bytes.
 const A_READ: u64 = 32;
 
-/// That of one connection.
+/// The allowance of one connection.
 pub(crate) struct Allowance(Mutex<Balance>);
 
 struct Balance {
@@ -51,7 +51,7 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// That of a connection which is for one request alone.
+    /// The allowance of a connection which is for one request alone.
     pub(crate) fn of_one_answer() -> Self {
         Self(Mutex::new(Balance { left: TO_BEGIN + FOR_AN_ANSWER, credited: Instant::now(), expected: 1 }))
     }

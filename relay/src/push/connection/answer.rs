@@ -37,7 +37,7 @@ pub(crate) struct Bearing {
 }
 
 impl Answer {
-    /// Its body, empty when that was not read: what it does not say is not there.
+    /// Its body, empty when that was not read: absent members count as absent.
     pub(crate) fn read_body(&self) -> &[u8] {
         self.body.as_deref().unwrap_or_default()
     }

@@ -1,7 +1,7 @@
 //! How long a request waits for its answer, and what its line learns from that.
 //!
-//! Invariant: whoever waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; who waits for longer is counted for what the
-//! line leaves unanswered, also when it gives up.
+//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; one that waits for longer is counted for
+//! what the line leaves unanswered, also when it gives up.
 
 use h2::client::ResponseFuture;
 use tokio::time::{Instant, timeout_at};
@@ -24,11 +24,11 @@ pub(crate) struct Patience<'a> {
 /// The reaction of a request that has begun to leave by a line which then falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenSilent {
-    /// It waits for its answer there: it must not be sent twice.
+    /// The request waits for its answer there: it must not be sent twice.
     Stays,
-    /// It goes elsewhere. The line is kept for what is on its way, as long as anybody waits for what comes of the push.
+    /// The request goes elsewhere. The line is kept for its bytes on the way, as long as anybody waits for the outcome of the push.
     IsKept,
-    /// It goes elsewhere, and what is on its way need not arrive.
+    /// The request goes elsewhere, and its bytes on the way need not arrive.
     Leaves,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum WhenSilent {
 pub(super) enum NoAnswer {
     /// The stream has ended so.
     Ended(h2::Error),
-    /// It was waited for long enough.
+    /// The answer was waited for long enough.
     Late,
     /// Nothing of the request's body has left or ever will: the line takes nothing any more.
     TakenBack,

@@ -11,7 +11,7 @@ use crate::push::Verdict;
 pub(crate) enum Attempt {
     /// The push is settled.
     Done(Verdict),
-    /// It may be tried again.
+    /// The push may be tried again.
     Again {
         /// How long the service, or our own back-off, asks to wait.
         after: Option<Duration>,

@@ -52,7 +52,7 @@ pub(super) struct Dialled {
     pub(super) withdrawal: Withdrawal,
 }
 
-/// One for HTTP/1.1, before anything was said in it.
+/// A stream for HTTP/1.1, before any byte was sent in it.
 pub(super) type DialledHttp1 = (TlsStream<Box<dyn ByteStream>>, Withdrawal);
 
 /// A stream that is being opened, and whether it takes back what is on its way.
@@ -77,7 +77,7 @@ pub(crate) enum DialError {
     Http2(#[source] h2::Error),
     #[error("it did not answer in time")]
     Timeout,
-    /// One of the words of `reasons`.
+    /// The reason: one of the words of `reasons`.
     #[error("it takes no connection with our certificate: {0}")]
     ShutOut(&'static str),
 }
@@ -183,7 +183,7 @@ impl Dialler {
                 let connected = connect((self.network.connect(address, &withdrawal), withdrawal));
                 open.spawn(async move { (address, connected.await) });
             }
-            // It will be dialled for HTTP/1.1, and those that are silent have had their time.
+            // The service will be dialled for HTTP/1.1, and silent addresses have had their time.
             let is_settled = self.may_speak_http1() && matches!(worst, Some(DialError::NotHttp2));
             let more = !waiting.is_empty() || !repeated || is_settled;
             let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
@@ -291,7 +291,7 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     mixed
 }
 
-/// Of two errors the one that says more: who was reached and refused says more than who was not.
+/// The more telling of two errors: a server that was reached and refused says more than one that was not reached.
 fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
     match known {
         Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_) | DialError::ShutOut(_)))

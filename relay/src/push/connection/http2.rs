@@ -3,7 +3,7 @@
 //! One is for all. A core that pushes often has one more of its own (`own_lines.rs`), so that its pushes wake no other core; what
 //! cannot leave by that one at once leaves by the one for all.
 //!
-//! It stands on `h2` and not on hyper's client, because whoever sends a call's push must know whether the service may
+//! It stands on `h2` and not on hyper's client, because the sender of a call's push must know whether the service may
 //! have taken it: `h2` tells, stream by stream, a request that was refused or that a GOAWAY left out from one that was
 //! lost after it left; hyper's dispatcher reports some of both as the same error.
 //!
@@ -102,7 +102,7 @@ pub(crate) enum Failure {
     Unconfirmed,
     /// The service lets nobody in who shows our certificate.
     ShutOut {
-        /// One of the words of `reasons`.
+        /// The reason: one of the words of `reasons`.
         reason: &'static str,
     },
 }
@@ -197,7 +197,7 @@ impl Channel {
         self.endpoint.path()
     }
 
-    /// Sends `request`, waits for the whole answer and has it read: what it means for the request, and for the channel.
+    /// Sends `request`, waits for the whole answer and reads its meaning for the request, and for the channel.
     /// When the connection ends under the request and the service certainly left it out, it goes once more over a fresh
     /// one.
     pub(crate) async fn send<M>(
@@ -469,7 +469,7 @@ impl Making {
                 tokio::spawn(drive((driven, objection, withdrawal), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
             }
-            // It concerns who has chosen the service, and says nothing of it.
+            // The error concerns the device that has chosen the service, and says nothing of the service.
             Err(DialError::NotHttp2) if self.any_service => Err(Some(NOT_HTTP2)),
             Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
             Err(error) => {
@@ -576,7 +576,7 @@ mod tests {
 
     const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 
-    /// A connection to whoever is at the other end, which has said this one setting.
+    /// A connection to a peer that has announced this one setting.
     async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) {
         let (ours, mut theirs) = duplex(64 * 1024);
         let mut frame = vec![0, 0, 6, 4, 0, 0, 0, 0, 0];

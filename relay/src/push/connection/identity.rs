@@ -52,7 +52,7 @@ pub(super) fn read(path: &Path) -> Result<CertifiedKey, Problem> {
 pub(super) struct Objection(Arc<OnceLock<&'static str>>);
 
 impl Objection {
-    /// One of the words of [`crate::push::health::reasons`].
+    /// The reason: one of the words of [`crate::push::health::reasons`].
     pub(super) fn reason(&self) -> Option<&'static str> {
         self.0.get().copied()
     }

@@ -1,6 +1,6 @@
 //! The streams below TLS: the system's network, unless a test makes another one.
 //!
-//! Invariant: knows names, addresses and bytes alone; what is trusted is decided above. Through a [`Guarded`] one no address is
+//! Invariant: knows names, addresses and bytes alone; trust is decided above. Through a [`Guarded`] one no address is
 //! dialled that the operator does not allow, and a name is asked for in the share of its App. No thread waits for a name.
 
 use std::io;

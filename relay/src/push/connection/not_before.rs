@@ -1,4 +1,4 @@
-//! The one "not before" of a service and app: who asks for a pause is left alone by all, later calls too.
+//! The one "not before" of a service and app: a service that asks for a pause is left alone by all, later calls too.
 //!
 //! | state | a request |
 //! | --- | --- |
@@ -35,9 +35,9 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) enum RestFor {
     /// The service has named the time.
     Asked(Duration),
-    /// It has named none: twice as long each time.
+    /// The service has named no time: twice as long each time.
     Growing(Backoff),
-    /// One request goes alone, at once: its answer decides.
+    /// A request goes alone, at once: its answer decides.
     Probe,
 }
 
@@ -56,7 +56,7 @@ struct State {
     /// When the request went whose answer is waited for; probes are numbered.
     probing: Option<(u64, Instant)>,
     probes: u64,
-    /// It was asked for more than [`HEEDED`].
+    /// The service asked for more than [`HEEDED`].
     is_long: bool,
     /// When it was last heard, or asked.
     asked_at: Option<Instant>,
@@ -76,7 +76,7 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: what is `urgent` is told so when its
+    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: an `urgent` one is told so when its
     /// deadline has come, anything else at once.
     pub(crate) async fn leave(&self, deadline: Instant, urgent: bool) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
@@ -100,7 +100,7 @@ impl Rest {
                 let mut state = self.lock();
                 match state.probing.map(|(_, began)| began + PROBE_PATIENCE) {
                     Some(answer_by) if now < answer_by => answer_by,
-                    // It keeps nobody back any more.
+                    // The rest keeps no request back any more.
                     Some(_) if now >= until => return Ok(None),
                     _ => return Ok(Some(self.probe(&mut state, now))),
                 }
@@ -291,7 +291,7 @@ mod tests {
         rest.answered(None);
         assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()), "an answer lets all go");
         drop(unanswered);
-        // The same when the rest is over: whoever comes later waits no longer than they did.
+        // The same when the rest is over: later requests wait no longer than those did.
         rest.answered(Some(RestFor::Probe));
         let hangs = rest.leave(deadline, false).await.expect("at once");
         tokio::time::sleep(2 * SECOND).await;

@@ -33,7 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// So many times it fits into the time that a push is tried for.
 const PAUSES_OF_A_LIFE: u32 = 20;
 
-/// Those of one service.
+/// The retries of one service.
 pub(crate) struct Retries {
     turn: Semaphore,
     waiting: AtomicUsize,
@@ -95,7 +95,7 @@ impl Retries {
                     state.next_at = now + PROBES.pause(state.failures);
                 }
             }
-            // That says nothing of the service, and the next probe is no sooner for it.
+            // The outcome says nothing of the service, and the next probe is no sooner for it.
             Attempt::Done(_) | Attempt::Limited { .. } if self.takes_none.load(Ordering::Relaxed) => {
                 let mut state = self.lock();
                 let now = Instant::now();

@@ -97,7 +97,7 @@ pub(super) struct Line {
     /// When a request was last answered; in microseconds since `opened`, and one more. 0: none yet.
     answered: AtomicU64,
     vain: Mutex<Vain>,
-    /// It was retired because it answered nothing.
+    /// The line was retired because it answered nothing.
     is_deaf: AtomicBool,
     /// The service has taken our credentials on it.
     proven: AtomicBool,
@@ -125,7 +125,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // First to whoever waits for a stream already.
+        // A request that waits for a stream already comes first.
         if self.is_kept {
             self.line.gate.add_permits(1);
         }
@@ -340,7 +340,7 @@ impl Line {
         false
     }
 
-    /// Lets no further request go; what is under way goes on.
+    /// Lets no further request go; requests under way go on.
     pub(super) fn retire(&self) {
         self.end(RETIRED);
     }
@@ -476,7 +476,7 @@ impl Line {
     }
 
     /// The place, unless the service has lowered its limit below what is open: then there is one less until the limit is raised, for
-    /// `h2` would let its request wait out of our sight. Once it is raised, whoever comes opens the gate for those behind.
+    /// `h2` would let its request wait out of our sight. Once it is raised, the next request opens the gate for those behind.
     fn kept(&self, mut place: Place, limit: usize) -> Option<Place> {
         let limit = limit.clamp(1, MAX_STREAMS);
         if limit > self.granted.load(Ordering::Relaxed) && self.proven.load(Ordering::Relaxed) {

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::push::delivery::recipient::{Fixed, Staying};
 
-    /// Plays one attempt after the other, each with the time that it takes; what is not named never ends.
+    /// Plays one attempt after the other, each with the time that it takes; an attempt that is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
         play_for(&Fixed, script).await
     }
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!((verdict, attempts, copies), (Verdict::Unconfirmed, 2, 2));
     }
 
-    /// One whose token has changed at this moment.
+    /// A recipient whose token changes at this moment.
     struct MovesAt(Instant);
 
     impl Recipient for MovesAt {

@@ -46,7 +46,7 @@ pub struct AppPush {
     pub apns: Option<apns::Settings>,
     /// Google's, when the App has an Android side.
     pub fcm: Option<fcm::Settings>,
-    /// That of browsers, and of phones without Google.
+    /// The service of browsers, and of phones without Google.
     pub webpush: Option<webpush::Settings>,
 }
 
@@ -138,7 +138,7 @@ impl PushService {
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
     }
 
-    /// Takes the services and keys of another one from now on; what is under way goes on as it began.
+    /// Takes the services and keys of another one from now on; deliveries under way go on as they began.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.swap(Arc::clone(&mode)).note_in_force(false);
@@ -204,7 +204,7 @@ impl PushService {
             },
         };
         let verdict = match verdict {
-            // It was tried for long enough; the device would still be told something that it does not know.
+            // The push was tried for long enough; the device would still be told something that it does not know.
             Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
             verdict => verdict,
         };
@@ -503,11 +503,11 @@ fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
 }
 
 thread_local! {
-    /// In a simulation: what was printed on this thread.
+    /// In a simulation: the text printed on this thread.
     static PRINTED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// In a simulation: what was printed on this thread since this was asked last. From the first time on it comes here instead of
+/// In a simulation: the text printed on this thread since this was asked last. From the first time on it comes here instead of
 /// to the standard error.
 pub fn take_printed() -> Vec<String> {
     PRINTED.replace(Some(Vec::new())).unwrap_or_default()

@@ -333,7 +333,7 @@ fn meaning(answer: &Answer) -> Meaning {
         return Meaning::Settled(match &answer.body {
             Some(body) if named(body) => Attempt::Done(Verdict::Accepted),
             Some(_) => Attempt::Again { after: None },
-            // It may have named it.
+            // The body may have named it.
             None => Attempt::Lost,
         });
     }

@@ -73,7 +73,7 @@ pub(super) struct Tokens {
 pub(super) enum Refusal {
     /// Another one is fetched.
     Replace,
-    /// It was made for such a refusal, a moment ago: another would be refused as well.
+    /// The token was made for such a refusal, a moment ago: another would be refused as well.
     Ground,
 }
 
@@ -188,7 +188,7 @@ impl Tokens {
         }
     }
 
-    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, what is `urgent` asks
+    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, an `urgent` push asks
     /// a token endpoint that rests, and anything else is told to wait.
     pub(super) async fn get(
         &self,

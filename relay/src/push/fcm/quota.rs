@@ -55,7 +55,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// `whom` is told so. Whether so many are that the project is meant.
+    /// Notes that `whom` is told so; returns whether so many are that the project is meant.
     pub(super) fn note(&self, whom: u64) -> bool {
         // Whole entries go in and out.
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);

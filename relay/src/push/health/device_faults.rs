@@ -21,11 +21,11 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Devices that are counted; with a further one all begin anew.
 const DEVICES_MAX: usize = 1_024;
 
-/// Those of one channel.
+/// The faults of one channel.
 #[derive(Default)]
 pub(crate) struct Faults(Mutex<HashMap<u64, (u32, Instant)>>);
 
-/// A name for whoever has this token, in this process alone.
+/// A name for the device with this token, in this process alone.
 pub(crate) fn name_of(token: &str) -> u64 {
     static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::default);
     NAMES.hash_one(token)

@@ -49,7 +49,7 @@ pub(super) const NOT_IN_TIME: &str = "NotInTime";
 /// A trouble, by its meaning for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
-    /// One of the words of [`reasons`].
+    /// The reason: one of the words of [`reasons`].
     pub(super) reason: &'static str,
     pub(super) grave: bool,
 }
@@ -67,11 +67,11 @@ impl Trouble {
 /// The meaning of an answer for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    /// It took a push.
+    /// The service took a push.
     Accepted,
-    /// It and our credentials are well, though this push was not taken.
+    /// The service and our credentials are well, though this push was not taken.
     Well,
-    /// It took our credentials, and called a token none. Whether it takes a push, nobody has said.
+    /// The service took our credentials, and called a token none. Whether it takes a push is not known by that.
     LetIn,
     /// Nothing.
     Nothing,
@@ -81,11 +81,11 @@ pub(super) enum Note {
 /// The state of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It has not been needed yet.
+    /// The service has not been needed yet.
     Unknown,
-    /// It takes pushes.
+    /// The service takes pushes.
     Well,
-    /// It does not.
+    /// The service does not take pushes.
     Failing,
 }
 
@@ -119,7 +119,7 @@ pub struct Report {
     pub waiting: u64,
 }
 
-/// One of many services behind one record.
+/// A service among many behind one record.
 struct Part {
     of: Arc<Record>,
     troubled: Arc<Troubled>,
@@ -195,7 +195,7 @@ impl Record {
         }
     }
 
-    /// That of one service among many, which is told in `of` and nowhere else.
+    /// The record of one service among many, which is told in `of` and nowhere else.
     pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
         let standing = Standing::new();
         Arc::new(Self {
@@ -321,7 +321,7 @@ impl Record {
         self.turn(self.lock(), State::Well);
     }
 
-    /// It takes our credentials.
+    /// The service takes our credentials.
     fn is_let_in(self: &Arc<Self>) {
         if self.troubles.load(Ordering::Relaxed) == 0 {
             return;
@@ -383,7 +383,7 @@ impl Record {
                     "the push service fails"
                 );
             }
-            // That it is well from the start is no news.
+            // A service that is well from the start is no news.
             State::Well if before == State::Failing => {
                 standing.told = Some((State::Well, now));
                 drop(standing);

@@ -44,7 +44,7 @@ pub(super) enum Weight {
     Fails,
 }
 
-/// Those in trouble.
+/// The services in trouble.
 pub(crate) struct Troubled {
     services: Mutex<Services>,
     /// Random: services are remembered by a hash with it.

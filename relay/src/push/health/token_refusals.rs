@@ -40,15 +40,15 @@ pub(crate) fn is_of_a_token(reason: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Says {
     Nothing,
-    /// It may fail.
+    /// The service may fail.
     Light,
-    /// It fails.
+    /// The service fails.
     Fails,
 }
 
 /// The tokens of one service.
 pub(super) struct Tokens {
-    /// Those of which a push was taken, each at the place that its hash names; 0: none.
+    /// The tokens of which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
     /// How many there are in `refused`.
     count: AtomicUsize,

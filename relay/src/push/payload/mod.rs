@@ -134,7 +134,7 @@ fn aps(push: &Push) -> Value {
     serde_json::json!({"alert": {"title": title}, "mutable-content": 1})
 }
 
-/// Encodes `push` within `limit` bytes; what it tells of the caller is shortened, and sealed where there is a key.
+/// Encodes `push` within `limit` bytes; the caller's name and address are shortened, and sealed where there is a key.
 fn fit(
     push: &Push,
     key: Option<&PublicKey>,

@@ -64,7 +64,7 @@ pub fn opened(key: &PrivateKey, push: &Value) -> Option<Value> {
 mod tests {
     use super::*;
 
-    /// That of `docs/sealed-pushes.md`.
+    /// The text of `docs/sealed-pushes.md`.
     const DOCUMENT: &str = include_str!("../../../../docs/sealed-pushes.md");
 
     /// The JSON block of the document behind this heading.

@@ -50,7 +50,7 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let mut head = head.body(Full::new(request.body.clone())).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
     departure.note();
-    // Until it is answered: what has not arrived when nobody waits for it any more never does.
+    // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);
     let exchange = async {
         let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();

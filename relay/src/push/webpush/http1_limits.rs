@@ -25,13 +25,13 @@ const OF_ALL: usize = 512;
 const OF_A_NEW_HOST: usize = 8;
 const OF_ALL_NEW: usize = 64;
 
-/// Those of one App.
+/// The places of one App.
 pub(super) struct Places {
     known: Semaphore,
     new: Arc<Turns>,
 }
 
-/// Those of one service.
+/// The places of one service.
 pub(super) struct OwnPlaces {
     known: Semaphore,
     host: Box<str>,

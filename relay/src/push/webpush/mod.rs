@@ -20,7 +20,7 @@
 //! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
 //! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
 //!
-//! Invariant: what is pushed is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
+//! Invariant: each push is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
 //! TLS alone, at an address that the operator allows.
 
 mod encryption;
@@ -254,7 +254,7 @@ pub(super) fn body(push: &Push, key: Option<&PublicKey>, keys: &WebPushKeys) -> 
     encrypted(keys, &object).ok_or("CannotEncrypt")
 }
 
-/// The request's headers to this host, all but the VAPID token. A call is for now or never; what is only for the app need not wake
+/// The request's headers to this host, all but the VAPID token. A call is for now or never; a push that is only for the app need not wake
 /// the radio (RFC 8030 §5.3).
 fn headers(push: &Push, host: &str) -> HeaderMap {
     let (ttl, urgency) = match push.event {

@@ -62,7 +62,7 @@ pub(super) struct Origins {
     record: Arc<Record>,
     troubled: Arc<Troubled>,
     places: Arc<Places>,
-    /// That of the process, where this was made.
+    /// The runtime of the process, where this was made.
     runtime: Option<Handle>,
     table: Arc<Table>,
 }
@@ -83,11 +83,11 @@ pub(super) struct Origin {
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
-    /// It has taken a push, within a day before this was made or since then.
+    /// The origin has taken a push, within a day before this was made or since then.
     has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
     audience: Box<str>,
-    /// It speaks HTTP/1.1 alone.
+    /// The origin speaks HTTP/1.1 alone.
     speaks_http1: AtomicBool,
     token: Mutex<Option<(HeaderValue, SystemTime)>>,
     used_at: Mutex<Instant>,
@@ -122,7 +122,7 @@ impl Origins {
         &self.record
     }
 
-    /// That of this URL; `None` when it is no `https` URL.
+    /// The origin of this URL; `None` when it is no `https` URL.
     pub(super) fn of(&self, url: &Uri) -> Option<Arc<Origin>> {
         // However it is written, it is one.
         let mut origin = format!("https://{}:{}", url.host()?, https_port(url)?);
@@ -147,7 +147,7 @@ impl Origins {
             unknown: Unknown::default(),
             places: OwnPlaces::among(&self.places, &host),
             host,
-            // It may have been forgotten for others.
+            // The origin may have been forgotten for others.
             has_taken: AtomicBool::new(self.troubled.has_taken(&origin)),
             audience,
             speaks_http1: AtomicBool::new(false),

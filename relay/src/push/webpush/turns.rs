@@ -1,9 +1,9 @@
-//! Places that many hosts share: each has a few at most, and whoever waits gets one when it is its host's turn.
+//! Places that many hosts share: each has a few at most, and a waiting push gets one when it is its host's turn.
 //!
 //! | a place is free | it goes to |
 //! | --- | --- |
 //! | and hosts wait that may have one more | the one of these that has the fewest |
-//! | of several such | whoever has waited for longest |
+//! | of several such | the one that has waited for longest |
 //!
 //! Invariant: nobody waits while there is a place that its host may have. A host that keeps its places hanging keeps others waiting only as far as it
 //! has fewer than they. No lock is held while anything waits; of a host that has no place and waits for none nothing is kept once a place is given back.

@@ -25,7 +25,7 @@ const QUIET: Duration = Duration::from_secs(600);
 /// Subscriptions that are remembered as doubted; a further one is new each time.
 const DOUBTED_MAX: usize = 256;
 
-/// Those of one service.
+/// The unknown subscriptions of one service.
 #[derive(Default)]
 pub(super) struct Unknown {
     any: AtomicBool,

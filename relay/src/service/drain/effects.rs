@@ -191,7 +191,7 @@ impl Inner {
     /// The owner has ended an instance that is served here still.
     async fn let_go_at_once(self: &Arc<Self>, id: InstanceId) {
         if self.look_as_relay(id).await.is_err() {
-            // It may be on its way here, as the successor of another one.
+            // The instance may be on its way here, as the successor of another one.
             let kind = EndKind::NeverOurs;
             let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
             return;

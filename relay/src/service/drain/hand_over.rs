@@ -36,7 +36,7 @@ use crate::agent::request::Request;
 use crate::service::{Inner, Service};
 use crate::vault::{OPERATION_LIMIT, StoreError};
 
-/// How long the others may take to register what this node hands over; what is not registered by then they go on with.
+/// How long the others may take to register what this node hands over; they go on with the rest after that.
 pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// How long no letter has come when it is looked whether there is anybody left to wait for.
 const QUIET: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Service {
         agent.hand_over(&woken).await;
         drop(woken);
         let mut telling = Telling::new(news);
-        // Before anybody can take them over; who is not told wakes a device once more.
+        // Before any node can take them over; a node that is not told wakes a device once more.
         let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
         tokio::spawn(telling.go_on(it.clone()));
         if let Err(error) = vault.release_lease().await {
@@ -139,7 +139,7 @@ impl Inner {
         }
     }
 
-    /// Waits no longer for those of whom nobody can say any more that they are registered.
+    /// Waits no longer for instances whose registration can no longer be reported by any node.
     async fn wait_no_longer_in_vain(&self, letters_are_lost: bool) {
         let here = self.instances_here().await;
         self.hand_over.waiting().ids.retain(|id| here.contains(id));

@@ -27,10 +27,10 @@ use crate::vault::Lookup;
 /// The app's request that waits for an answer.
 pub(crate) struct Asker(oneshot::Sender<Infallible>);
 
-/// Held by whoever waits; dropped, it has hung up.
+/// Held by the task that waits; dropped, it has hung up.
 pub(crate) struct Waits(#[expect(dead_code, reason = "its end is what it tells")] oneshot::Receiver<Infallible>);
 
-/// Those whose place an instance takes when its app is given its answer.
+/// The instances whose place an instance takes when its app is given its answer.
 pub(crate) struct Replaced {
     pub earlier: BTreeSet<InstanceId>,
     /// The lookup that the earlier instances share with the new one.

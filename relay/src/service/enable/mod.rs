@@ -101,7 +101,7 @@ impl Inner {
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let enabled_at = vault.open_lent(id, &sealed, |record| record.created_at).unwrap_or(u64::MAX);
         let (registration, later) = self.first_registration(new, &turn).await;
-        // It ends with this, whatever comes of it.
+        // The sender is dropped when the enabling ends, whatever its outcome.
         let (_enabling, is_over) = oneshot::channel();
         match later {
             None => judge(permit, &registration),
@@ -157,7 +157,7 @@ impl Inner {
         let vouched = succession == Succession::Vouched;
         let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
         if self.dependencies.agent.ask(id, stored).await != Some(true) {
-            // It ended while it was being stored: its push token is dead, or the server took its word back.
+            // The instance ended while it was being stored: its push token is dead, or the server took its word back.
             self.leave_nothing(id, lookup, expires_at).await;
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
@@ -534,7 +534,7 @@ fn is_escaped(account: &Account) -> bool {
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
         let bytes = Zeroizing::new(random::bytes::<32>());
-        // Its room is asked for once: what is moved leaves a copy behind.
+        // Its room is asked for once: a buffer that is moved leaves a copy behind.
         let mut text = Zeroizing::new(String::with_capacity(SECRET_MARK.len() + bytes.len() * 4 / 3 + 1));
         text.push_str(SECRET_MARK);
         URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);

@@ -48,11 +48,11 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The fate of an earlier instance when a new one is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Succession {
-    /// It ends.
+    /// The earlier instance ends.
     AtOnce,
-    /// It ends, and its credentials vouch for the new one's.
+    /// The earlier instance ends, and its credentials vouch for the new one's.
     Vouched,
-    /// It ends when the new one is proven.
+    /// The earlier instance ends when the new one is proven.
     WhenProven,
 }
 
@@ -86,7 +86,7 @@ impl Inner {
         let (status, is_here) = match self.look_anywhere(earlier).await {
             Ok(Some(found)) => found,
             Ok(None) => return Succession::AtOnce,
-            // It may be one that gets calls.
+            // The earlier one may be an instance that gets calls.
             Err(_) => return Succession::WhenProven,
         };
         if status.state == InstanceState::Ending {
@@ -140,7 +140,7 @@ impl Inner {
         answers.into_iter().flatten().filter(is_other).filter_map(enabled_at).collect()
     }
 
-    /// An instance that was stored before its SIP server had accepted it is proven: what it replaces ends, and its record says so, which
+    /// An instance that was stored before its SIP server had accepted it is proven: its predecessor ends, and its record says so, which
     /// comes last, so that whatever dies in between is done again.
     pub(crate) async fn succeed(self: Arc<Self>, id: InstanceId) {
         while let Err(AccessError::StoreAway) = self.try_to_succeed(id).await {
@@ -253,7 +253,7 @@ impl Inner {
             Err(AccessError::OwnerAway) => self.look_at_record(id, &proof).await,
             looked => looked.ok(),
         };
-        // First, so that whatever dies in between, who asks again finds it.
+        // This comes first, so that a requester finds the new state after any crash in between.
         match status.and_then(|status| self.place_of(&status)) {
             Some(place) if !place.is_proven => self.end_what_stands_for(place, WipeReason::Disabled).await,
             // The instances that this one has replaced and that have not ended yet.

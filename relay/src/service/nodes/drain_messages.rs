@@ -42,17 +42,17 @@ const MARK: u8 = 0;
 pub(crate) enum Word {
     /// The writer leaves, and serves on the calls that wait with it.
     Leaving,
-    /// It serves no more.
+    /// The node serves no more.
     Left,
     /// An instance has ended.
     Ended(InstanceId),
     /// Its record has changed.
     Changed(InstanceId),
-    /// It ends for one that was enabled later for the same device.
+    /// The instance ends for one that was enabled later for the same device.
     Succeeded {
-        /// The one that ends.
+        /// The instance that ends.
         earlier: InstanceId,
-        /// The other one.
+        /// The instance that was enabled later.
         later: InstanceId,
     },
     /// A push service calls a token gone.
@@ -153,14 +153,14 @@ pub(crate) fn is_word(body: &[u8]) -> bool {
 }
 
 impl Leavers {
-    /// One has said that it leaves.
+    /// Notes that a node has said that it leaves.
     pub(crate) fn note(&self, run: Owner, now: Instant) {
         let mut leavers = self.lock();
         leavers.retain(|_, until| *until > now);
         leavers.insert(run, now + LEAVES_WITHIN);
     }
 
-    /// One has said that it has left.
+    /// Notes that a node has said that it has left.
     pub(crate) fn forget(&self, run: &Owner) {
         self.lock().remove(run);
     }

@@ -321,7 +321,7 @@ impl Inner {
     ) {
         let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
         self.questions.lock().insert(number, tell);
-        // Also when whoever asked has gone.
+        // Also when the requester has gone.
         let _forgotten = Asked(&self.questions, number);
         let vault = &self.dependencies.vault;
         let first = async {
@@ -393,7 +393,7 @@ impl Inner {
     pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
         let vault = &self.dependencies.vault;
         let stored = vault.load(id).await.ok()??;
-        // It was wiped; what a store still holds that was away does not count.
+        // The instance was wiped; a record that a store still holds that was away does not count.
         let tombstone = vault.tombstones().look_anywhere(id).await;
         (!tombstone.is_some_and(|tombstone| tombstone.counts_for(Some(stored.fence)))).then_some(stored)
     }

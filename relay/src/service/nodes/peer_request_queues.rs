@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 /// Questions of one kind that have no answer yet; a further one waits, as long at most as who asks.
 const ANSWERS_AT_ONCE: usize = 256;
-/// Questions of one kind that wait for a place; a further one is dropped, and whoever asks counts this node as silent.
+/// Questions of one kind that wait for a place; a further one is dropped, and the asking node counts this node as silent.
 const WAITING: usize = 1_024;
 
-/// One desk.
+/// The queue of one kind of question.
 struct Desk {
     places: Arc<Semaphore>,
     seats: Arc<Semaphore>,
@@ -50,7 +50,7 @@ impl Desks {
         Self { desks, patience }
     }
 
-    /// Has a question answered as soon as there is a place, beside whoever calls this.
+    /// Has a question answered as soon as there is a place, without making the caller wait.
     pub(crate) fn answer<F: Future<Output = ()> + Send + 'static>(
         &self,
         kind: Kind,

@@ -3,7 +3,7 @@
 //! | a node | counts as |
 //! | --- | --- |
 //! | answers | heard |
-//! | has no lease, or does not answer | silent: what it may have wiped is not written again yet |
+//! | has no lease, or does not answer | silent: records that it may have wiped are not written again yet |
 //! | the same for [`WAITED_FOR`] without a break | not waited for any more: else an account would be in no store for as long as one node is gone |
 //! | has got a lease, or another run of it has | silent anew, until it answers |
 //!
@@ -45,7 +45,7 @@ impl Silences {
         if now.saturating_duration_since(silence.since) >= WAITED_FOR { Heard::All } else { Heard::NotAll }
     }
 
-    /// It has answered.
+    /// Forgets the silence of a node that has answered.
     pub(crate) fn forget(&self, node: &str) {
         self.lock().remove(node);
     }

@@ -3,8 +3,8 @@
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
 //!                                      │                                            └── registered, or its SIP server is silent ─┐
-//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to whom it was taken from
-//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── whom it was taken from
+//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to the node that it was taken from
+//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── the node that it was taken from
 //! ```
 //!
 //! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
@@ -68,9 +68,9 @@ enum Opened {
     Lent(Box<NewInstance>),
     /// A registration that passed through, whose device registers it.
     PushBinding(Box<KnownPushBinding>),
-    /// It was wiped.
+    /// The record was wiped.
     Ended,
-    /// It cannot be opened, or is over.
+    /// The record cannot be opened, or is over.
     Not,
 }
 
@@ -263,7 +263,7 @@ struct TakingOver<'a> {
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
     taken: usize,
-    /// Those of them that passed through another node: their devices are pushed to register by this one.
+    /// The number of them that passed through another node: their devices are pushed to register by this one.
     left_behind: usize,
 }
 
@@ -380,7 +380,8 @@ impl<'a> TakingOver<'a> {
 }
 
 impl Settling {
-    /// Takes these from those that wait, by whom they were taken from; what was this node's own is nobody's news.
+    /// Takes these out of the waiting instances, by the run that they were taken from; an instance that was this node's own is reported to no other
+    /// node.
     fn take(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
         let mut taken: BTreeMap<Owner, Vec<InstanceId>> = BTreeMap::new();

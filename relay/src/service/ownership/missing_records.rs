@@ -19,7 +19,7 @@
 //! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some. Each node
 //! that is listed is asked, all at once; one that says nothing is waited for as [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says.
 //!
-//! Invariant: what is asked here names instances alone, and its answer tells whether one is there to nobody but another node: who asked it still shows the
+//! Invariant: a question names instances alone, and its answer tells only another node whether one is there: the requester still shows the
 //! instance's secret. Nodes that know neither question answer nothing to it, and count as having nothing.
 
 use std::net::IpAddr;
@@ -51,7 +51,7 @@ const SEEK_WAIT: Duration = Duration::from_secs(2);
 const SEEKS: usize = 32;
 /// How many of them one address may have, and all together that come from none: a requester of invented ids is told so alone.
 const SEEKS_EACH: usize = 8;
-/// For how long each takes its place at least: what is invented costs the other nodes no more than 128 questions a second.
+/// For how long each takes its place at least: an invented id costs the other nodes no more than 128 questions a second.
 const SEEK_PACE: Duration = Duration::from_millis(250);
 /// Instances that one letter names.
 pub(crate) const LETTER_MAX: usize = 1_000;
@@ -242,7 +242,7 @@ impl Inner {
         // A request without a permit could be answered only from this node's knowledge, and its 404 would mean that the account is wiped.
         let place = self.seeks.take(from).await.ok_or(AccessError::OwnerAway)?;
         let vault = &self.dependencies.vault;
-        // It may have been lost in this moment.
+        // The record may have been lost in this moment.
         vault.losses(false).await.map_err(|_| AccessError::StoreAway)?;
         if vault.is_being_restored() {
             return Err(AccessError::StoreAway);

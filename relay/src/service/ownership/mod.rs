@@ -46,7 +46,7 @@ struct Keeping {
     looking: Option<JoinHandle<bool>>,
     /// The store was away, or lost the lease, since it was asked last what it has lost.
     has_doubts: bool,
-    /// It refuses more than the lease.
+    /// The store refuses more than the lease.
     refusal: Outage,
     /// How often it has lost something.
     losses: u64,
@@ -182,7 +182,7 @@ impl Inner {
             // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
             while timeout(RENEWAL, over.notified()).await.is_err() {
                 if self.is_leaving() {
-                    // It gives its lease up, or has done so.
+                    // The node gives its lease up, or has done so.
                     self.dependencies.agent.be_sure(since_boot());
                     continue;
                 }
@@ -324,7 +324,7 @@ impl Keeping {
         Ok(())
     }
 
-    /// Since the lease has lapsed, what is here may be another node's.
+    /// Since the lease has lapsed, the instances here may be another node's.
     async fn look_up_lapsed(&mut self, it: &Arc<Inner>) {
         let Some(lapse) = self.lapsed else { return };
         let has_lost = self.restoring.is_some();

@@ -72,12 +72,13 @@ enum Restored {
     LetGo,
     /// The instance is none of this node's, or ends.
     NotHere,
-    /// It cannot be written, and that is said.
+    /// The record cannot be written, and that is said.
     Refused,
 }
 
 impl Inner {
-    /// Writes again what the store has lost. Whether it answered, and all nodes did; else it is to be done again. `is_last`: what was wiped lately is erased again before.
+    /// Writes again what the store has lost. Whether it answered, and all nodes did; else it is to be done again. `is_last`: instances wiped lately
+    /// are erased again before.
     pub(super) async fn restore_all(self: Arc<Self>, is_last: bool) -> bool {
         let owned: Vec<(InstanceId, Fence)> =
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
@@ -184,7 +185,7 @@ impl Inner {
         true
     }
 
-    /// Compares what the store has of an instance with what is here. Its lock is held: what is here is in the store, or is not yet to be.
+    /// Compares the store's record of an instance with the one here. Its lock is held: the one here is in the store, or is not yet to be.
     async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
         let vault = &self.dependencies.vault;
         let stands = |status: &InstanceStatus| status.expires_at > confirmed_now() && status.fence != Fence::NEW;
@@ -199,7 +200,7 @@ impl Inner {
         };
         if stored.as_ref().is_some_and(is_same) {
             if !vault.is_ordered() {
-                // It may have lost the index, in another slot.
+                // The store may have lost the index, in another slot.
                 vault.name_again(&[id]).await?;
             }
             return Ok(Restored::Found);
@@ -220,13 +221,13 @@ impl Inner {
         let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);
         match self.timed(StoreOperation::Put, put).await {
             Ok(()) if self.is_here(id).await.is_none() => {
-                // It has ended while it was written, and whoever asked may have its receipt.
+                // The instance has ended while it was written, and the requester may have its receipt.
                 self.dependencies.agent.erase(id, lookup);
                 Ok(Restored::Written)
             }
             Ok(()) => {
                 if let Some(other) = other.filter(|_| !proven) {
-                    // It stands beside that one until it is proven.
+                    // The instance stands beside that one until it is proven.
                     vault.take_lookup(other, status.expires_at, &lookup).await?;
                 }
                 Ok(Restored::Written)

@@ -6,7 +6,7 @@
 //!                                                                    └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!
-//! Invariant: whoever owns a record, its tombstone comes before its erasure; and what is replaced leaves one also where nothing of
+//! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
 //! it could be read. The SIP server is not spoken to from here: an owner that lives unregisters when it lets go, so the receipt
 //! says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again under the same id.
 
@@ -123,7 +123,7 @@ impl Inner {
             StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
         };
         let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
-        // It leaves no tombstone: whoever had the lock before may have wiped it, or its device registered it anew.
+        // No tombstone is left: the earlier holder of the lock may have wiped it, or its device registered it anew.
         if !is_lent && !self.is_as_loaded(&stored).await? {
             return Err(AccessError::Unknown);
         }

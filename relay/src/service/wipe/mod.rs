@@ -62,7 +62,7 @@ impl Inner {
             Some(Err(denied)) => match self.wiped_before(id, proof.as_ref(), denied).await {
                 Err(AccessError::OwnerAway) => {
                     let it = self.clone();
-                    // In a task of its own: whoever hangs up leaves no half of a wipe.
+                    // In a task of its own: a client that hangs up leaves no half of a wipe.
                     let wipe = async move {
                         match it.wipe_record(id, proof.as_ref(), reason).await {
                             // Another requester has asked for the same meanwhile.
@@ -145,7 +145,7 @@ impl Inner {
         }
     }
 
-    /// Whether the store has nothing of it any more, whoever had it; else it is asked again.
+    /// Whether the store has nothing of it any more, whichever node had it; else it is asked again.
     async fn erase_whosever(&self, id: InstanceId, lookup: Option<Lookup>) -> bool {
         let erased = self.timed(StoreOperation::Erase, self.dependencies.vault.erase_all_of(id, lookup)).await;
         if erased.is_err() {
@@ -165,7 +165,7 @@ impl Inner {
             let is_silent = match self.dependencies.vault.living_peers().await {
                 Ok(peers) => match peers.iter().find(|peer| beside.is_of_node(peer.node())) {
                     Some(peer) => !self.silence_at(peer, id).await,
-                    // It may be cut off from the store alone, and say why calls no longer come.
+                    // That node may be cut off from the store alone, and say why calls no longer come.
                     None => matches!(reason, WipeReason::Expired | WipeReason::RefusedUpstream),
                 },
                 Err(_) => true,
@@ -221,7 +221,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let stored = match vault.load(id).await {
             Ok(Some(stored)) => stored,
-            // It was wiped in this moment.
+            // The instance was wiped in this moment.
             Ok(None) => return self.wiped_before(id, proof, Denied::Unknown).await,
             Err(_) => return Err(AccessError::StoreAway),
         };
@@ -231,7 +231,7 @@ impl Inner {
             Some(None) => return Err(AccessError::OwnerAway),
         }
         if !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
-            // It knows more, and is to be asked again.
+            // That node knows more, and is to be asked again.
             return Err(self.silence_of(&stored.owner).await);
         }
         self.wipe_stored(stored, reason).await

@@ -103,7 +103,7 @@ impl Inner {
             });
             let Ok(Some(lookup)) = lookup else { continue };
             match vault.load(status.id).await {
-                // Its device has registered it at another node meanwhile: what is here is a copy of before.
+                // The device has registered it at another node meanwhile: the registration here is an older copy.
                 Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
                 _ => self.end_passed(status.id, lookup).await,
             }
@@ -113,7 +113,7 @@ impl Inner {
     /// Ends what is here of a registration that passed through.
     async fn let_go_of_passed(&self, id: InstanceId) {
         let kind = EndKind::NeverOurs;
-        // It may be here, or on its way here.
+        // The registration may be here, or on its way here.
         let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
     }
 

@@ -53,7 +53,7 @@ pub(super) struct Beside {
 
 /// The state of such a stream.
 pub(super) enum Answering {
-    /// These wait for it, each with its place among those of the SIP server.
+    /// The stream is being opened: these answers wait for it, each with its place among those of the SIP server.
     Opening(Vec<(Bytes, Share)>),
     Open(Open),
 }
@@ -127,7 +127,7 @@ impl Inner {
             let mut streams = self.beside();
             make_room(&mut streams, beside.upstream);
             let open = Open { flow, writer: writer.clone(), used_at: Instant::now() };
-            // Under the lock: what is sent from now on goes behind what has waited.
+            // Under the lock: later answers go behind those that have waited.
             if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(open)) {
                 for (bytes, _place) in waiting {
                     writer.send(bytes);
@@ -153,7 +153,7 @@ impl Inner {
         loop {
             let until = match self.beside().get(&beside) {
                 Some(Answering::Open(open)) if open.flow == flow => open.used_at + IDLE,
-                // It has had to make room.
+                // The stream has had to make room.
                 _ => return,
             };
             sleep_until(until).await;
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(dialler.0.beside().len(), ANSWERS_WAITING);
         assert_eq!(dialler.0.turns.available_permits(), DIALS);
         assert_eq!(dialler.0.answer_turns.available_permits(), ANSWER_DIALS - ANSWER_DIALS_PER_SERVER);
-        // Those give up, and the next have their turn.
+        // The waiting answers give up, and the next have their turn.
         drop(opened);
         listener.accept().await.unwrap();
     }

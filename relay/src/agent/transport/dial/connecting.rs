@@ -57,13 +57,13 @@ pub(super) enum Patience {
 /// The outcome of dialling one address.
 pub(super) enum Way {
     Open(Opened),
-    /// It cannot be used now.
+    /// The address cannot be used now.
     Failed,
-    /// It was not this one's turn.
+    /// The turn was another dial's.
     Passed,
 }
 
-/// Among whom a connection has its turn.
+/// The queue in which a connection has its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turns {
     /// Streams that become flows.
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(first(&dialler, upstream, &[a, b]).await, Some(b));
         assert!(begun.elapsed() >= SLOW);
         assert_eq!(own_order(&dialler, upstream, &[a, b]), [a, b]);
-        // It fails for another: at once.
+        // Another dial to it fails: at once.
         let begun = Instant::now();
         let (waits, fails) = tokio::join!(first(&dialler, upstream, &both), async {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -454,7 +454,7 @@ mod tests {
         for dialled in waiting {
             assert_eq!(dialled.await.unwrap(), Some(a));
         }
-        // Likewise the other way round: who waits for an address has no share of its source.
+        // Likewise the other way round: a dial that waits for an address has no share of its source.
         let places = all_places(&dialler, &a).await;
         let waiting: Vec<_> = (0..64).map(wait).collect();
         tokio::task::yield_now().await;

@@ -378,7 +378,7 @@ impl Inner {
         }
     }
 
-    /// Those to which anything can be sent: the one socket for datagrams may know IPv4 alone.
+    /// The candidates to which anything can be sent: the one socket for datagrams may know IPv4 alone.
     fn reached(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
         let can_reach = |candidate: &Candidate| {
             let datagrams = self.datagrams.as_ref().filter(|_| candidate.transport == net::Transport::Udp);
@@ -514,7 +514,7 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
         assert!(!open(&dialler, upstream).await);
-        // That there is no such name is believed when it is said for some minutes.
+        // A missing name is believed when DNS has said so for some minutes.
         let minute = Duration::from_secs(60);
         upstreams.answered(upstream, clock::now(), &at, true);
         for (minutes, is_kept) in [(0, true), (4, true), (5, false)] {

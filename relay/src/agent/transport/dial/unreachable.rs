@@ -84,7 +84,7 @@ impl Unreachable {
         }
     }
 
-    // A panic while the lock was held leaves a whole table behind: what is changed is one row.
+    // A panic while the lock was held leaves a whole table behind: a change is of one row.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Destination, Found>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
