@@ -62,7 +62,7 @@ pub fn begin() -> LastWords {
             } else {
                 say(&format!("\nthread '{name}' {told}\n{trace}"));
             }
-            // It may be the last thing that this process says.
+            // The line may be the last one of this process.
             flush();
         }));
     }

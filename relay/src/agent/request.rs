@@ -310,11 +310,11 @@ pub struct Servers {
 pub struct DevicesFound {
     /// Its instances whose devices are attached, or waited for.
     pub known: usize,
-    /// Those instances whose device is attached already.
+    /// Instances whose device is attached already.
     pub attached: usize,
-    /// Those instances whose device gets no announced call now; in none of the other numbers.
+    /// Instances whose device gets no announced call now; in none of the other numbers.
     pub silent: usize,
-    /// Those instances that only the domain's addresses can decide about; in none of the other numbers.
+    /// Instances that only the domain's addresses can decide about; in none of the other numbers.
     pub undecided: usize,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Listener {
 }
 
 impl At {
-    /// That of a relay on this machine, where there is one.
+    /// The configuration of a relay on this machine, where there is one.
     pub(super) fn configuration(&self) -> Result<Option<Config>, CommandError> {
         configuration(self.config.as_deref())
     }

@@ -61,7 +61,7 @@ fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     let written = open.write_all(content).and_then(|()| open.sync_all()).and_then(|()| fs::rename(&aside, file));
     if written.is_err() {
-        // It holds the secret, or a part of it.
+        // The file holds the secret, or a part of it.
         let _ = fs::remove_file(&aside);
     }
     written

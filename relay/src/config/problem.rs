@@ -49,7 +49,7 @@ impl Problems {
         Self(vec![problem])
     }
 
-    /// These before those of `read`, where there are any.
+    /// The problems in `first`, before those of `read`, where there are any.
     pub(super) fn before<T>(mut first: Vec<Problem>, read: Result<T, Self>) -> Result<T, Self> {
         match read {
             Ok(read) => Self::some(first).map_or(Ok(read), Err),

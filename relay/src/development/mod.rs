@@ -32,7 +32,7 @@ pub fn adopt(config: &mut Config, folder: &Folder) -> io::Result<()> {
     if !of_environment("operator.token_file") {
         config.operator.token = ApiKey::new(&folder.key(OPERATOR_TOKEN)?);
     }
-    // The one that stands for all that a file would name.
+    // The one App stands for all that a file would name.
     if let [app] = &mut *config.apps
         && app.apns.is_none()
         && app.fcm.is_none()

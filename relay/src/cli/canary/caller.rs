@@ -121,7 +121,7 @@ impl<'a> Caller<'a> {
 
     /// Leaves nothing ringing and nobody in a call.
     pub(super) async fn give_up(&mut self) {
-        // It ends by itself, later, when the server is not reached.
+        // The call ends by itself, later, when the server is not reached.
         let _ = match self.ringing.take() {
             Some(branch) => {
                 let cancel = self.request(Method::Cancel, self.callee, &branch, &format!("<{}>", self.callee));

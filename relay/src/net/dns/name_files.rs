@@ -71,7 +71,7 @@ impl Names {
         Ok(names)
     }
 
-    /// These name servers, and the system's hosts file.
+    /// Names by these name servers, and the system's hosts file.
     pub(crate) fn with(servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         Self::new(Files { name_servers: None, hosts: "/etc/hosts".into() }, servers, options)
     }

@@ -104,7 +104,7 @@ pub(super) fn send(socket: &UdpSocket, datagrams: &[(SocketAddr, Bytes)]) {
         let mut headers: Vec<_> = each.map(|((to, part), none)| MMsgHdr::new_with_addr(to, part, none)).collect();
         let mut rest = &mut headers[..];
         while !rest.is_empty() {
-            // It stops before the first that is not taken, and says why only of the first of all.
+            // The call stops before the first that is not taken, and says why only of the first of all.
             let taken = rustix::net::sendmmsg(socket, rest, SendFlags::DONTWAIT).unwrap_or(0);
             let skipped = usize::from(taken < rest.len());
             rest = &mut rest[taken + skipped..];

@@ -21,6 +21,6 @@ pub(crate) enum Attempt {
         /// How long the service asks to wait, or we do.
         after: Option<Duration>,
     },
-    /// It is unknown whether the service has taken the push.
+    /// The service may have taken the push, or not.
     Lost,
 }

@@ -244,7 +244,7 @@ impl Channel {
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
                     self.record.trouble(Trouble::light("ConnectionLost"), "");
-                    // It may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
+                    // The push may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
                     // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
                     if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
                         patience.departure.hold(stream);

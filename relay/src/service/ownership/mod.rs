@@ -69,8 +69,8 @@ enum Lapse {
     StoodStill,
     /// The store was away for a lease or longer.
     Away,
-    /// It was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its clock has
-    /// jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
+    /// The lease was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its
+    /// clock has jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
     Early,
 }
 
@@ -152,7 +152,7 @@ struct Renewed {
     held_at: Duration,
     /// The store did not answer.
     was_away: bool,
-    /// It has lapsed, and what follows from that is still to be done. Of several lapses, one that was not early.
+    /// The lease has lapsed, and the consequences are still to be handled. Of several lapses, one that was not early.
     lapsed: Option<Renewal>,
 }
 
@@ -541,8 +541,8 @@ impl Inner {
         true
     }
 
-    /// Those of these, which the store has not, that are to be let go of: one whose end is past has left the store by itself, and its user is still to be told;
-    /// unless another node has done so.
+    /// The instances among these missing ones that are to be let go of: one whose end is past has left the store by itself, and its user is still to
+    /// be told; unless another node has done so.
     async fn not_expired(&self, missing: Vec<InstanceId>) -> Vec<InstanceId> {
         let (mut astray, mut expired) = (Vec::new(), Vec::new());
         for id in missing {
