@@ -88,7 +88,7 @@ impl Places {
         self.free(oldest)
     }
 
-    /// The oldest of the peer that holds most gives way to one more of `peer`; returns whether any peer holds more than that will.
+    /// The oldest of the peer that holds most gives way to one more of `peer`; false when no peer holds more than `peer` would then.
     pub(super) fn free_one_for(&mut self, peer: IpAddr) -> bool {
         let oldest = self.oldest_that_gives_way_to(as_one_peer(peer));
         self.free(oldest)

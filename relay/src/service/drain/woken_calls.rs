@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Calls that one letter names.
 const LETTER_MAX: usize = 1_000;
 
-/// The announcements still to be sent, and how much of them each node knows.
+/// The announcements, and how many of them each node has been told.
 pub(super) struct Telling {
     news: UnboundedReceiver<Woken>,
     woken: Vec<Woken>,

@@ -26,7 +26,7 @@ const GAP: Duration = Duration::from_secs(10);
 pub(crate) struct Silences(Mutex<BTreeMap<Arc<str>, Silence>>);
 
 struct Silence {
-    /// The holder of the node's lease.
+    /// The run that held the node's lease.
     run: Option<Owner>,
     since: Instant,
     seen_at: Instant,

@@ -3,8 +3,8 @@
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
 //!                                      │                                            └── registered, or its SIP server is silent ─┐
-//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to the node that it was taken from
-//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── the node that it was taken from
+//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to its previous owner
+//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── its previous owner
 //! ```
 //!
 //! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
