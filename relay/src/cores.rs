@@ -1,10 +1,10 @@
 //! One thread for each shard, with a runtime of its own.
 //!
-//! What belongs together, a shard, its sockets, its connections and its pushes, runs on one core, so that a message that comes
-//! from the network wakes one thread and no other. What is heavy or waits for others (HTTPS, handshakes, the store) stays on
+//! A shard, its sockets, its connections and its pushes run on one core, so that a message that comes
+//! from the network wakes one thread and no other. Work that is heavy or waits for others (HTTPS, handshakes, the store) stays on
 //! the runtime of the process.
 //!
-//! Invariant: a core lives as long as its first task, and then until what was [carried](Cores::carry) has ended, at most
+//! Invariant: a core lives as long as its first task, and then until the work that was [carried](Cores::carry) has ended, at most
 //! [`LINGER`]. Nothing on it may block.
 
 use std::cell::Cell;
@@ -49,7 +49,7 @@ struct Way {
     running: watch::Receiver<()>,
 }
 
-/// What is to have its end before the core has.
+/// Work that is to end before the core does.
 #[derive(Default)]
 struct Carried {
     count: AtomicUsize,
@@ -67,7 +67,7 @@ impl Cores {
         Ok((Self(ways.into()), cores))
     }
 
-    /// Runs `work` on a core, which waits for it when it ends. What a core that has ended is given is dropped.
+    /// Runs `work` on a core, which waits for it when it ends. Work given to a core that has ended is dropped.
     pub(crate) fn carry(&self, core: usize, work: impl Future<Output = ()> + Send + 'static) {
         let way = &self.0[core];
         way.handle.spawn(Carrying { work: Box::pin(work), _load: Load::of(way.carried.clone()) });
@@ -108,7 +108,7 @@ fn start(index: usize) -> io::Result<(Way, Core)> {
                 // As a task: what a runtime itself waits for is woken by a write to its event descriptor, even from its own thread.
                 // An error is its panic, which has been told.
                 let _ = tokio::spawn(first).await;
-                // What has not ended by then is dropped with the runtime.
+                // Work that has not ended by then is dropped with the runtime.
                 let _ = timeout(LINGER, waits_for.gone()).await;
             }
         });

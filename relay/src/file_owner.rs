@@ -1,6 +1,6 @@
-//! Whose a file is that root makes, by a command or by a run by hand: the relay's user is to find it as its own.
+//! The owner of a file that root makes, by a command or by a run by hand: the relay's user is to find it as its own.
 //!
-//! Invariant: nothing is given away but what is root's and lies in a folder that is not; a run that is not root's changes nothing.
+//! Invariant: only a root-owned file in a folder that is not root's is given away; a run that is not root's changes nothing.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ pub fn give_to_owner_of_its_folder(path: &Path) -> io::Result<()> {
 
 /// Likewise, as far as the system lets it: a root that may give nothing away runs all that there is.
 pub fn give_if_it_can(path: &Path) {
-    // What cannot be given is no worse than before.
+    // A failure to give it away leaves the file as it was.
     let _ = give_to_owner_of_its_folder(path);
 }
 

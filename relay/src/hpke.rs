@@ -39,7 +39,7 @@ pub enum BadKey {
     /// Base64url of another number of bytes.
     #[error("expected an X25519 public key of 32 bytes")]
     Length,
-    /// Larger than the field's prime: who has the private key computes another public key, and opens nothing.
+    /// Larger than the field's prime: the holder of the private key computes another public key, and opens nothing.
     #[error(
         "expected an X25519 public key in its canonical form (RFC 7748), below 2^255 - 19, least significant byte first"
     )]
@@ -122,7 +122,7 @@ impl PrivateKey {
         Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0.secret_bytes()))
     }
 
-    /// What others seal to.
+    /// The public key that others seal to.
     pub fn public(&self) -> Option<PublicKey> {
         let key = agreement::PrivateKey::from_private_key(&agreement::X25519, self.0.secret_bytes()).ok()?;
         let public = key.compute_public_key().ok()?;

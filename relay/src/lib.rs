@@ -17,24 +17,24 @@
 //! # The floors
 //! Imports point downward only; `tests/tests/house/tidy.rs` enforces it.
 //!
-//! | floor | module | what it is |
+//! | floor | module | contents |
 //! | --- | --- | --- |
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
 //! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
-//! | 0 | `file_owner` | whose a file is that root makes |
+//! | 0 | `file_owner` | the owner of files that root makes |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
-//! | 0 | [`log`] | the log's way to the standard error, which makes nobody wait |
+//! | 0 | [`log`] | the log's way to the standard error, which makes no task wait |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
-//! | 0 | [`outage`] | what goes wrong again and again is said once, then counted |
-//! | 0 | [`process`] | what the process asks of the system once: no dumps, open files, small pages |
+//! | 0 | [`outage`] | recurring faults are logged once, then counted |
+//! | 0 | [`process`] | requests to the system at the start: no dumps, open files, small pages |
 //! | 0 | `random` | random bytes from the system |
-//! | 0 | [`systemd`] | what a service manager hands over and wants to hear |
+//! | 0 | [`systemd`] | the sockets and messages of a service manager |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |
-//! | 1 | [`limits`] | what one source, account or SIP server may take |
-//! | 1 | [`audit`] | what was done with the accounts that are lent, for whoever answers for it |
+//! | 1 | [`limits`] | limits on each source, account and SIP server |
+//! | 1 | [`audit`] | the trail of actions on the accounts that are lent |
 //! | 1 | [`vault`] | the ephemeral credential store |
 //! | 1 | [`otlp`] | traces of calls for a collector of OpenTelemetry |
 //! | 1 | [`push`] | APNs, FCM, Web Push, payload, verdicts |
@@ -44,7 +44,7 @@
 //! | 2 | [`development`] | a folder and a SIP server for a relay without a configuration |
 //! | 2 | [`softphone`] | a SIP client that signals, for the command `device` |
 //! | 3 | [`doctor`] | walks an account's path and says in words what would go wrong |
-//! | 3 | [`service`] | the use cases, by who asks: app, device, operator, SIP server |
+//! | 3 | [`service`] | the use cases, by requester: app, device, operator, SIP server |
 //! | 4 | [`api`] | HTTPS for apps and SIP servers |
 //! | 4 | [`operator`] | health, metrics, status page |
 //! | 5 | [`serve`] | a whole relay: wiring and drain |

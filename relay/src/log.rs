@@ -1,7 +1,7 @@
 //! The way of the log to the standard error: a queue with a bound, and a thread that writes.
 //!
 //! A write to a pipe, a terminal or a journal takes as long as nobody reads there. A shard must not wait for that, nor may anything else of
-//! a relay that serves: a line is handed over, and whoever had it to say goes on.
+//! a relay that serves: a line is handed over, and its writer goes on.
 //!
 //! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
 //! line that finds [`WAITING_MAX`] bytes before it is dropped and counted, and the log says how many were once it is read again. A program that
@@ -40,7 +40,7 @@ pub fn write_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
-/// From now on lines wait in the queue, those of a panic included, and a thread writes them. What this gives is held until the process ends:
+/// From now on lines wait in the queue, those of a panic included, and a thread writes them. The returned guard is held until the process ends:
 /// its drop waits for what was handed over, at most [`LAST_WORDS`].
 pub fn begin() -> LastWords {
     let begun = thread::Builder::new().name("log".to_owned()).spawn(|| {
@@ -62,15 +62,15 @@ pub fn begin() -> LastWords {
             } else {
                 say(&format!("\nthread '{name}' {told}\n{trace}"));
             }
-            // It may be the last thing that this process says.
+            // The line may be the last one of this process.
             flush();
         }));
     }
     LastWords(())
 }
 
-/// What a panic says: where it was, and why, as far as that stands in the program's own text. A message that was put together may hold what a
-/// peer has sent, or a secret.
+/// The log text of a panic: where it was, and why, as far as that stands in the program's own text. A message that was put together may hold text
+/// of a peer, or a secret.
 fn told(panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     match panic.payload().downcast_ref::<&'static str>() {
@@ -79,7 +79,7 @@ fn told(panic: &PanicHookInfo<'_>) -> String {
     }
 }
 
-/// A panic as an event. The subscriber does not write it: what has panicked may hold a lock of its.
+/// A panic as an event. The subscriber does not write it: the panicking code may hold a lock of the subscriber.
 fn event_of_panic(thread: &str, told: &str, trace: &str) -> String {
     let fields = json!({"event": "panic", "message": told, "thread": thread, "trace": trace});
     let event =
@@ -115,7 +115,7 @@ impl Drop for LastWords {
     }
 }
 
-/// Where the subscriber of this process writes its lines, each by one call.
+/// The writer for the lines of this process's subscriber, each by one call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Writer;
 
@@ -233,7 +233,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it, however long that takes. Not by `std`'s standard error, whose lock would make wait whoever else says something there. The
+/// Writes all of it, however long that takes. Not by `std`'s standard error, whose lock would make other writers wait. The
 /// rest that was not written, when that fails.
 fn write_all<'a>(reader: BorrowedFd<'_>, mut lines: &'a [u8]) -> Result<(), &'a [u8]> {
     while !lines.is_empty() {

@@ -31,7 +31,7 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Whatever was secret on the heap is gone when it is freed.
+/// Freed heap memory is zeroed, so no secret outlives its allocation.
 #[global_allocator]
 static MEMORY: ZeroOnFree<MiMalloc> = ZeroOnFree(MiMalloc);
 
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     if cli.log_format == LogFormat::Json {
         log::write_json();
     }
-    // Whatever it does, it may open keys, or hold an operator's token.
+    // Every command may open keys or hold an operator's token.
     protect_memory();
     // Dropped last: the runtime may have something to say when it ends.
     let _last_words = matches!(cli.command, Command::Serve { .. }).then(log::begin);
@@ -296,7 +296,7 @@ fn print(line: &str) -> Result<(), CommandError> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
-/// What `check` has found, for a program.
+/// Prints the findings of `check` in machine-readable form.
 fn print_findings<'a>(
     problems: impl Iterator<Item = &'a Problem>,
     notes: &[Problem],
@@ -389,11 +389,11 @@ fn log_to_stderr(format: LogFormat) {
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
 }
 
-/// What libraries may write into the log.
+/// Filter for the log lines of libraries.
 ///
 /// | library | its lines |
 /// | --- | --- |
-/// | any | ERROR: what is below may be said once for each packet of a stranger, and no line of it is counted and held back |
+/// | any | ERROR: lower levels may be said once for each packet of a stranger, and no line of it is counted and held back |
 /// | one that RUST_LOG names | INFO and above: some tell at lower levels what they send |
 /// | rustls | none: it repeats what a peer has said, and the relay tells of a failed handshake itself |
 struct Libraries {

@@ -1,6 +1,6 @@
-//! What this process asks of the system once, before it serves.
+//! Requests of this process to the system, made once before it serves.
 //!
-//! Invariant: what the system refuses is said in the log, and the process goes on without it.
+//! Invariant: a refusal by the system is logged, and the process goes on without it.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::disable_transparent_huge_pages;

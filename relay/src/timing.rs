@@ -22,9 +22,9 @@ pub fn shards() -> usize {
 /// The waits of one relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// Those of the protocol.
+    /// The waits of the protocol.
     pub sip: sip::endpoint::Timing,
-    /// Those of its connections.
+    /// The waits of its connections.
     pub connection: ConnectionTiming,
     /// How long a registration is lost before its user is told of it; 10 min.
     pub lost_notice: LostNotice,

@@ -36,12 +36,12 @@ use crate::net::tls::{Doubt, ServerTls, doubts, web_client};
 const PAST: Duration = Duration::from_secs(30 * 86_400);
 const FUTURE: Duration = Duration::from_secs(86_400);
 
-/// Whom what stands in for a certificate names as its subject.
+/// Subject of the placeholder certificate.
 const STANDS_IN: &str = "sipwake waits for its CA";
 
 /// An order that was begun.
 pub(super) struct Begun {
-    /// Where it is at the CA.
+    /// Its URL at the CA.
     pub(super) url: String,
     /// The key that its certificate is for, in PEM.
     pub(super) key: Zeroizing<String>,
@@ -56,7 +56,7 @@ struct KeptOrder {
     key: String,
 }
 
-/// What the chain in use was ordered for.
+/// The names that the chain in use was ordered for.
 #[derive(Serialize, Deserialize)]
 struct Issued {
     directory: String,
@@ -190,7 +190,7 @@ impl Files {
         fs::rename(written(&file, text?.as_bytes())?, file)
     }
 
-    /// It is over: the next one is a new one.
+    /// Forgets the order, which is over: the next one is a new one.
     pub(super) fn forget_order(&self) -> io::Result<()> {
         self.remove("order.json")
     }
@@ -208,7 +208,7 @@ pub fn stands_in(leaf: &CertificateDer<'_>) -> bool {
     leaf.windows(STANDS_IN.len()).any(|part| part == STANDS_IN.as_bytes())
 }
 
-/// What is shown until the CA has issued something.
+/// A placeholder certificate, shown until the CA has issued one.
 fn stand_in(names: &[String]) -> Result<(Zeroizing<String>, String), rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(names)?;
@@ -225,7 +225,7 @@ fn written(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let mut aside = file.as_os_str().to_owned();
     aside.push(".new");
     let aside = PathBuf::from(aside);
-    // What an earlier run has left half written.
+    // A half-written file of an earlier run.
     let _ = fs::remove_file(&aside);
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     open.write_all(content)?;

@@ -77,7 +77,7 @@ async fn exchange(tls: Arc<ClientConfig>, mut request: Request<BodyWrapper<Bytes
     Ok(Response::from_parts(bounded(parts), body))
 }
 
-/// Without a `Retry-After` beyond [`LONGEST_WISH`]: whoever adds it to a time would find none.
+/// Without a `Retry-After` beyond [`LONGEST_WISH`]: added to a time it would overflow.
 fn bounded(mut parts: Parts) -> Parts {
     if let Some(wish) = parts.headers.get_mut(RETRY_AFTER)
         && let Some(text) = wish.to_str().ok().map(str::trim)

@@ -5,7 +5,7 @@
 //! account ─ order ─ challenge of each name (TLS-ALPN-01 or HTTP-01) ─ CSR ─ chain ─ files ─ in use within the same second
 //! ```
 //!
-//! Invariant: what is in the state folder is its user's alone, and is replaced as a whole. A failure keeps what is in use, is told
+//! Invariant: the content of the state folder is its user's alone, and is replaced as a whole. A failure keeps what is in use, is told
 //! (log, `/readyz`, status page, metric) and tried again, later each time and never at the same moment as other nodes. Until the first
 //! certificate is there, the relay shows one that it has signed itself.
 
@@ -48,10 +48,10 @@ const NONCES_REFUSED: u32 = 20;
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum AcmeError {
-    /// What the CA, or the way to it, says.
+    /// An error of the CA, or of the way to it.
     #[error("{0}")]
     Ca(#[from] instant_acme::Error),
-    /// What the CA says of an account that it takes no order of.
+    /// The CA's objection to an account whose orders it refuses.
     #[error("the CA takes no order of this account: {0}")]
     Account(#[source] instant_acme::Error),
     /// The CA offers no challenge of the kind that is configured.
@@ -60,7 +60,7 @@ pub enum AcmeError {
     /// The CA has looked, and does not believe.
     #[error("the CA does not take it that {0} is this relay's: {1}")]
     NotProved(String, String),
-    /// It took too long.
+    /// The CA took too long.
     #[error("the order took too long")]
     Timeout,
     /// A key or a request for a certificate cannot be made.
@@ -109,7 +109,7 @@ fn ca_says(error: &instant_acme::Error) -> &str {
     }
 }
 
-/// What answers HTTP-01, by token.
+/// The answers to HTTP-01, by token.
 pub type Tokens = Arc<RwLock<HashMap<String, String>>>;
 
 /// Renews the certificate of one relay.
@@ -132,7 +132,7 @@ impl Acme {
         Self { settings, files, tls, tokens, metrics, first_wait, account_replaced }
     }
 
-    /// What answers HTTP-01 for it.
+    /// The routes that answer HTTP-01.
     pub fn answers(&self) -> Router {
         let token = async |State(tokens): State<Tokens>, Path(token): Path<String>| {
             let answer = tokens.read().ok().and_then(|tokens| tokens.get(&token).cloned());
@@ -213,7 +213,7 @@ impl Acme {
         }
     }
 
-    /// Nobody is shown what is for a CA that looks, once it looks no more, be it that an order took too long.
+    /// Forgets the answers for a CA that validates, once it does so no more, also when an order took too long.
     fn forget_challenges(&self) {
         for name in &self.settings.names {
             self.tls.challenges().forget(name);
@@ -274,7 +274,7 @@ fn spread(most: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// What a CA says.
+    /// An error of a CA.
     fn problem(word: &str) -> instant_acme::Error {
         let text = format!(r#"{{"type":"urn:ietf:params:acme:error:{word}","detail":"d","status":400}}"#);
         instant_acme::Error::Api(serde_json::from_str(&text).unwrap())

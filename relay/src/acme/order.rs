@@ -21,7 +21,7 @@ use super::files::{Begun, Files};
 /// How long the CA may take to look, and to issue.
 const WITHIN: Duration = Duration::from_secs(90);
 
-/// Who shows the CA that a name is this relay's.
+/// A way to show the CA that a name is this relay's.
 pub(super) trait Prover {
     /// How, as the CA and as a person calls it.
     fn kind(&self) -> (ChallengeType, &'static str);
@@ -107,7 +107,7 @@ async fn prove_all(order: &mut Order, prover: &(impl Prover + Sync)) -> Result<(
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization?;
-        // What was proved for an earlier order stands for a while.
+        // A name proved for an earlier order stays proved for a while.
         if authorization.status == AuthorizationStatus::Valid {
             continue;
         }
@@ -125,7 +125,7 @@ async fn prove_all(order: &mut Order, prover: &(impl Prover + Sync)) -> Result<(
     Ok(())
 }
 
-/// What the CA has against an order.
+/// The CA's objection to an order.
 async fn why_not(order: &mut Order) -> Result<AcmeError, AcmeError> {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {

@@ -61,7 +61,7 @@ impl Recipient for Device<'_> {
             let Push { instance, event, .. } = *self.push;
             let (reply, answer) = oneshot::channel();
             self.shared.shards.send(self.shard, ShardInput::TargetAsked { instance, event, reply }).await;
-            // What has ended has no other token; nor is there one to ask for when the process ends.
+            // An ended instance has no other token; nor is there one to ask for when the process ends.
             !matches!(answer.await, Ok(Some((_, target))) if !target.is_same_token(self.target))
         })
     }

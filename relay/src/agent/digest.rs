@@ -1,4 +1,4 @@
-//! What is computed with a secret, in the moment that it is needed.
+//! Digests computed with a secret, at the moment of need.
 //!
 //! Invariant: a function here reads a [`Record`] that its caller unsealed for this one call, under
 //! [`with_clean_stack`](crate::secret::with_clean_stack), and gives back nothing from which the secret can be found.
@@ -13,13 +13,13 @@ use crate::vault::record::{Ha1s, Proof, REALMS_MAX, Record};
 /// Why a SIP server's challenge has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unanswerable {
-    /// It names another realm than the HA1s were made for.
+    /// The challenge names another realm than the HA1s were made for.
     Realm,
-    /// It asks for an algorithm for which there is no HA1, or a protection that is not known.
+    /// The challenge asks for an algorithm for which there is no HA1, or a protection that is not known.
     Algorithm,
-    /// It offers no digest that this relay makes: an unknown one, or MD5 where the operator refuses it.
+    /// The challenge offers no digest that this relay makes: an unknown one, or MD5 where the operator refuses it.
     Digest,
-    /// It offers a digest in a challenge that cannot be read.
+    /// The challenge cannot be read.
     Challenge,
 }
 
@@ -66,7 +66,7 @@ fn of(ha1s: &Ha1s, hash: Hash) -> Option<&Ha1Text> {
     }
 }
 
-/// What a SIP server asked for, and was answered.
+/// A challenge of a SIP server that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     realm: Box<str>,
@@ -74,7 +74,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What was asked in this challenge.
+    /// The realm and the algorithm of this challenge.
     pub(crate) fn of(challenge: &Challenge) -> Self {
         Self { realm: (&*challenge.realm).into(), hash: challenge.algorithm.hash }
     }
@@ -110,7 +110,7 @@ pub(crate) fn same_credentials(one: &Record, other: &Record) -> bool {
     let is_same = match (&one.account.proof, &other.account.proof) {
         (Proof::Password(_), Proof::Derived(all)) => is_of(one, all),
         (Proof::Derived(all), Proof::Password(_)) => is_of(other, all),
-        // They may have been asked for different things: what both have is compared.
+        // The two may cover different challenges: those that both have are compared.
         (Proof::Derived(all), Proof::Derived(others)) => {
             let same = |ha1s: &Ha1s| others.iter().any(|other| is_alike(ha1s, other));
             all.iter().any(same)
@@ -230,7 +230,7 @@ mod tests {
         }
         assert_eq!(answered(&derived, "example.com", Hash::Md5), Err(Unanswerable::Algorithm));
         assert_eq!(answered(&derived, "elsewhere", Hash::Sha256), Err(Unanswerable::Realm));
-        // Who has the same password is known by it, whatever is left of it.
+        // The same password is recognised by either form of proof.
         let (mut other, mut third) = (with_password.clone(), record(Proof::Password(Password::new("underland"))));
         assert!(same_credentials(&derived, &with_password) && same_credentials(&with_password, &derived));
         assert!(!same_credentials(&derived, &third));

@@ -1,9 +1,10 @@
-//! What the store still has to erase.
+//! Records that the store still has to erase.
 //!
-//! Invariant: what is handed over is erased as soon as the store answers, however long that takes; a wipe's tombstone has the
-//! next run go on with it, and the record's own TTL is the backstop. An instance waits once, however often it is handed over, and one whose
-//! receipt is still to come before any that the store has again. What the store has not erased is asked for again in turn with what it was not asked for yet: the slot of
-//! a Cluster, or the one record, that it does not answer for keeps no other waiting. Its tombstone says that a record is erased when the store has said so, and not before.
+//! Invariant: a record handed over is erased as soon as the store answers, however long that takes; a wipe's tombstone has the next run go on with
+//! it, and the record's own TTL is the backstop. An instance waits once, however often it is handed over, and one whose receipt is still to come
+//! before any that the store has again. Records that the store has not erased are asked for again in turn with new ones: the slot of a Cluster, or
+//! the one record, that it does not answer for keeps no other waiting. Its tombstone says that a record is erased when the store has said so, and not
+//! before.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -40,9 +41,9 @@ struct Orders {
 /// When an erasure has its turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Turn {
-    /// Somebody waits for its receipt, or nobody has been told anything of it.
+    /// A requester waits for its receipt, or its end has not been reported to anybody.
     First,
-    /// It was erased before, and the store has it again.
+    /// The record was erased before, and the store has it again.
     Again,
     /// The store has failed to erase it, where it was the [first](Self::First), or [again](Self::Again).
     FirstRetried,
@@ -74,7 +75,7 @@ struct Queue {
     waiting: HashMap<InstanceId, (Option<Lookup>, Turn)>,
     /// By turn, in the order in which they came; one whose turn was moved up stands in both.
     by_turn: [VecDeque<InstanceId>; 4],
-    /// Which of [`IN_TURN`] is next.
+    /// The next one of [`IN_TURN`].
     next: usize,
     is_under_way: bool,
 }
@@ -218,7 +219,7 @@ async fn erase_all(
     }
 }
 
-/// What became of a record that the store was to erase.
+/// The store's answer about a record that it was to erase.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Nothing is left.
@@ -249,7 +250,7 @@ pub(crate) async fn try_erase(vault: &Vault, metrics: &Metrics, id: InstanceId, 
                 tombstones.note_erased(id);
                 return Answer::Erased;
             }
-            // Somebody's word may have ended it meanwhile: then it is erased whoever has it.
+            // A request may have ended it meanwhile: then it is erased, whichever node has it.
             Ok(false) if tombstones.leave(id) => {
                 metrics.store_answered(began.elapsed());
                 tracing::info!(event = "end-left", instance = %id, "this node had ended what another one has by now, which goes on with it");

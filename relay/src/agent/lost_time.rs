@@ -1,6 +1,6 @@
 //! Telling the shards that time has passed without this machine.
 //!
-//! Invariant: each shard is told once, and in its turn: whoever asks for calls waits for nothing.
+//! Invariant: each shard is told once, and in its turn: a request for calls waits for nothing.
 
 use std::time::Duration;
 

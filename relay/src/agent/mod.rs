@@ -96,13 +96,13 @@ const INBOX: usize = 8 * 1024;
 /// Shards at most: a flow remembers which it has told in as many bits.
 const SHARDS_MAX: usize = 128;
 
-/// What a shard is told.
+/// An input of a shard.
 enum ShardInput {
     /// For its endpoint.
     Sip {
         /// When it was read from the network.
         at: Instant,
-        /// What.
+        /// The endpoint's input.
         input: Input,
     },
     /// How to write on a stream; comes before anything from it.
@@ -114,7 +114,7 @@ enum ShardInput {
         /// The address at its other end.
         peer: SocketAddr,
     },
-    /// What became of a call's push.
+    /// The outcome of a call's push.
     Pushed(Box<Pushed>),
     /// A call's push was taken a while ago: it is sent a second time unless its device has given a sign.
     SignDue(Box<Pushed>),
@@ -122,7 +122,7 @@ enum ShardInput {
     TargetAsked {
         /// The device.
         instance: InstanceId,
-        /// What is pushed.
+        /// The event to push.
         event: Event,
         /// The App and the token; `None`: nowhere else.
         reply: oneshot::Sender<Option<(Box<str>, PushTarget)>>,
@@ -134,27 +134,27 @@ enum ShardInput {
         /// Whether it is.
         reply: oneshot::Sender<bool>,
     },
-    /// What the store did with a message.
+    /// The store's outcome for a message.
     MessageStored(Box<shard::messages::MessageStored>),
-    /// What became of an alert push.
+    /// The outcome of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.
     Erased(InstanceId, Option<request::Erasure>),
     /// The store has done what it was asked about a registration that passed through.
     PushBindingStored {
-        /// Which one.
+        /// The registration's id.
         id: InstanceId,
-        /// What to put with next.
+        /// The fence for the next write.
         fence: crate::vault::Fence,
     },
     /// Whether the node lives that these registrations passed through.
     LeftBehind {
         /// The registrations.
         ids: Vec<InstanceId>,
-        /// It has its lease.
+        /// The node has its lease.
         lives: bool,
     },
-    /// What was found for requests that name a registration by our Path.
+    /// The outcome of a look-up for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
@@ -162,7 +162,7 @@ enum ShardInput {
     PushBindingWaited(InstanceId),
     /// A push that outlives its instance has ended.
     LastWordSaid(InstanceId, u64),
-    /// Who waits for a receipt has waited long enough for such pushes.
+    /// A requester of a receipt has waited long enough for such pushes.
     HeardOut(InstanceId),
     /// From a use case.
     Request(Box<Request>),
@@ -175,12 +175,12 @@ impl ShardInput {
     }
 }
 
-/// What became of a call's push.
+/// The outcome of a call's push.
 struct Pushed {
     /// The token that it was pushed to.
     target: PushTarget,
     push: Push,
-    /// It is the second push of this call.
+    /// The push is the second one of this call.
     second: bool,
     verdict: Verdict,
     /// How many copies of it the service may have taken.
@@ -194,11 +194,11 @@ pub struct Reminded {
     pub id: InstanceId,
     /// The end that it was reminded of, in seconds since 1970.
     pub expires_at: u64,
-    /// Which reminder.
+    /// The reminder.
     pub reminder: Reminder,
 }
 
-/// What happened on a shard that an instance's record is to say.
+/// An event on a shard that an instance's record is to hold.
 #[derive(Clone, Debug)]
 pub enum RecordNote {
     /// A push service took a reminder of the lease's end.
@@ -207,7 +207,7 @@ pub enum RecordNote {
     ToldFailing {
         /// The instance.
         id: InstanceId,
-        /// It fails.
+        /// The registration fails.
         fails: bool,
     },
     /// A SIP server has accepted the credentials of this instance for the first time, after it was stored.
@@ -216,17 +216,17 @@ pub enum RecordNote {
     Accepted {
         /// The instance.
         id: InstanceId,
-        /// What was asked.
+        /// The challenges of the SIP server.
         asked: Vec<Asked>,
     },
 }
 
-/// What happened on a shard that concerns other nodes.
+/// An event on a shard that concerns other nodes.
 #[derive(Debug)]
 pub enum NodeNews {
     /// An instance is being wiped.
     Wiped {
-        /// Which one.
+        /// The registration's id.
         id: InstanceId,
         /// Any node may have a copy of it, and not only one that leaves.
         everywhere: bool,
@@ -246,7 +246,7 @@ pub enum NodeNews {
     TokenDead {
         /// The instance.
         id: InstanceId,
-        /// Which token, and since when.
+        /// The token, and since when it is dead.
         token: DeadToken,
     },
 }
@@ -258,7 +258,7 @@ pub(crate) struct Shards {
     invites: InviteShards,
     names: NameShards,
     lf_servers: LfServers,
-    /// Where each shard runs, and what belongs to it.
+    /// The threads that the shards run on, with the state that belongs to them.
     cores: Cores,
 }
 
@@ -316,7 +316,7 @@ impl Shards {
     }
 }
 
-/// What the agent stands on.
+/// The dependencies of the agent.
 pub struct Dependencies {
     /// The store.
     pub vault: Vault,
@@ -330,11 +330,11 @@ pub struct Dependencies {
     pub flow_domains: DomainRules,
     /// The metrics.
     pub metrics: Metrics,
-    /// What one source, account or SIP server may take.
+    /// The limits of each source, account and SIP server.
     pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
-    /// Which SIP servers' certificates are trusted.
+    /// TLS toward SIP servers, with the roots that it trusts.
     pub tls: ClientTls,
     /// How long an address that failed is left alone at first, and how often a better one is looked for.
     pub failback_interval: Duration,
@@ -350,25 +350,25 @@ pub struct Dependencies {
     pub subscribe: bool,
     /// Whether a password stays when what it answers with is known.
     pub keep_passwords: bool,
-    /// Where it is written down what was done.
+    /// The audit trail.
     pub audit: Audit,
-    /// Where traces of calls go.
+    /// The exporter of call traces.
     pub exporter: Exporter,
     /// How long a registration is lost before its user is told.
     pub lost_notice: Duration,
-    /// What each endpoint is told; the tag is set for each, and the node's pace is divided among them.
+    /// The settings of each endpoint; the tag is set for each, and the node's pace is divided among them.
     pub endpoint: Settings,
     /// How many shards; 1 to 128.
     pub shards: usize,
-    /// Where the agent tells which reminders it has sent.
+    /// Receives the reminders that the agent has sent.
     pub record_notes: mpsc::UnboundedSender<RecordNote>,
-    /// Where the agent tells what concerns other nodes.
+    /// Receives events that concern other nodes.
     pub node_news: mpsc::UnboundedSender<NodeNews>,
     /// When everything ends, after the drain.
     pub end: Drain,
 }
 
-/// What the shards share.
+/// The state that the shards share.
 struct Shared {
     ownership: Ownership,
     quotas: Quotas,
@@ -389,7 +389,7 @@ struct Shared {
     lost_notice: Duration,
     /// How long a device may ring.
     answer_timeout: Duration,
-    /// What pushes name.
+    /// The edge's public address, as pushes name it.
     edge: Box<str>,
     udp: Option<Udp>,
     connection_timing: ConnectionTiming,
@@ -403,7 +403,7 @@ struct Shared {
     node_news: mpsc::UnboundedSender<NodeNews>,
 }
 
-/// What the shards are binding.
+/// The answers of shards that are binding instances.
 pub struct Binding(Vec<oneshot::Receiver<()>>);
 
 impl Binding {
@@ -584,19 +584,19 @@ impl Agent {
         self.0.ownership.begin_claim();
     }
 
-    /// It is with its shards. When nothing is being taken over any more, what waits for it is judged.
+    /// The claimed instances are with their shards. When no claim is under way any more, the requests that waited for one are judged.
     pub async fn end_claim(&self) {
         if self.0.ownership.end_claim() {
             self.judge_early().await;
         }
     }
 
-    /// What is taken over has yet to meet its SIP server, until [`Self::end_settling`].
+    /// The instances taken over have yet to meet their SIP server, until [`Self::end_settling`].
     pub fn begin_settling(&self) {
         self.0.ownership.begin_settling();
     }
 
-    /// It has met its SIP server, or that is silent.
+    /// The instances taken over have met their SIP server, or that is silent.
     pub async fn end_settling(&self) {
         if self.0.ownership.end_settling() {
             self.judge_early().await;
@@ -647,7 +647,7 @@ impl Agent {
         self.0.erasures.later(id, lookup.into());
     }
 
-    /// Has what waits to be erased leave the store, as far as it answers; what does not is gone on with by the next run.
+    /// Erases the waiting records in the store, as far as it answers; the next run goes on with the rest.
     pub async fn flush_erasures(&self) {
         /// How long a store may take that has just come back.
         const FLUSH: Duration = Duration::from_secs(2);
@@ -660,9 +660,9 @@ impl Agent {
     /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.
     pub async fn wait_for_calls(&self, patience: Duration, elsewhere: bool) {
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
-        /// What the last answers get to leave the connections' queues in.
+        /// How long the last answers may take to leave the connections' queues.
         const LEAVING: Duration = Duration::from_millis(200);
-        /// What follows the last answer gets to come in: its ACK is a round trip away, and a phone without it ends its call.
+        /// How long the request after a last answer may take to arrive: its ACK is a round trip away, and a phone without it ends its call.
         const FOLLOWING: Duration = Duration::from_secs(1);
         let quiet = async {
             let mut were_open = false;

@@ -1,12 +1,12 @@
-//! What this node knows of its own ownership, for every shard to see.
+//! This node's knowledge of its own ownership, shared with every shard.
 //!
 //! | state | since | what a shard does |
 //! | --- | --- | --- |
-//! | claiming | the start, and until what was taken over has met its SIP server | requests for what is not here, or not served yet, wait |
-//! | taking | the start, and until all that was claimed is with its shard | nobody is told that what is not here is unknown |
+//! | claiming | the start, and until the instances taken over have met their SIP server | requests for an instance that is not here, or not served yet, wait |
+//! | taking | the start, and until all that was claimed is with its shard | an instance that is not here is not reported as unknown |
 //! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken, and the shard has read what it said |
 //!
-//! A store that is away is no doubt: then a node goes on with what it has.
+//! A store that is away is no doubt: then a node goes on with its instances.
 //!
 //! Invariant: looking costs a load of an atomic, and of the clock for the doubt, and waits for nobody.
 
@@ -17,7 +17,7 @@ use super::Agent;
 use crate::clock::since_boot;
 use crate::vault::LEASE;
 
-/// What is known.
+/// The ownership, as far as it is known.
 pub struct Ownership {
     /// How many claims are under way; the first one is from the start.
     claims: AtomicUsize,
@@ -95,8 +95,8 @@ impl Ownership {
 }
 
 impl Agent {
-    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: what is here may be acted on for a lease from
-    /// then on. An answer may have waited for a process that stood still.
+    /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: the instances here may be
+    /// acted on for a lease from then on. An answer may have waited for a process that stood still.
     pub fn be_sure(&self, asked_at: Duration) {
         self.0.ownership.be_sure(asked_at);
     }

@@ -3,7 +3,7 @@
 //! A server whose database is away, whose configuration broke, or that bans this relay's address refuses everybody. An account that it had
 //! accepted is refused for good by the third refusal in a row, but not
 //! - while the same server refuses other accounts that it had accepted, at the time of this one's first refusal or since, and
-//! - has granted no account that it had accepted since it refused those others: what was granted in the middle of an outage ends nobody.
+//! - has granted no account that it had accepted since it refused those others: an account granted in the middle of an outage ends no other.
 //!
 //! The same server is one with the same registrar, proxy and domain, or one with the same host and port where requests go: what either
 //! shows is enough. An account that is doubted so is asked for again, once an hour, until its lease ends.
@@ -52,7 +52,7 @@ struct Refused {
     last: Instant,
 }
 
-/// What is to be made of a refusal that would end an account.
+/// The judgement on a refusal that would end an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Belief {
     /// The account is refused.
@@ -82,7 +82,7 @@ impl RefusalDoubts {
         }
     }
 
-    /// It has granted an instance; `at`: one that it had accepted before, and when.
+    /// A SIP server has granted an instance; `at`: one that it had accepted before, and when.
     pub(crate) fn granted(&self, upstreams: &Upstreams, upstream: UpstreamId, id: InstanceId, at: Option<Instant>) {
         let mut table = self.lock();
         if table.is_empty() {
@@ -126,7 +126,7 @@ impl RefusalDoubts {
 impl Shared {
     /// A SIP server refuses an instance's account that it had accepted, so often in a row: whether that ends it.
     pub(crate) fn believes_refusal(&self, id: InstanceId, row: Option<&Row>, in_a_row: u8) -> bool {
-        // One that ends is forgotten already.
+        // An ending instance is forgotten already.
         let Some(row) = row.filter(|row| row.ending.is_none()) else { return in_a_row >= REFUSALS_MAX };
         let (doubts, upstreams, now) = (&self.refusal_doubts, &self.upstreams, clock::now());
         doubts.refused(upstreams, row.upstream, (id, row.aor()), in_a_row, now);

@@ -1,4 +1,4 @@
-//! What the use cases ask of a shard, and what it answers.
+//! Requests from the use cases to a shard, and its answers.
 //!
 //! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
@@ -23,21 +23,21 @@ use crate::secret::InstanceSecret;
 use crate::vault::record::{Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
-/// What a shard is asked.
+/// A request to a shard.
 pub enum Request {
     /// Bind an instance that is enabled.
     Bind {
         /// The instance.
         new: Box<NewInstance>,
-        /// Where the outcome of the first registration goes.
+        /// Receives the outcome of the first registration.
         first: oneshot::Sender<FirstRegistration>,
     },
-    /// Bind instances that were stored, and are taken over. One that is there already takes the new fence, and what comes with it; one that has ended before it came is
-    /// turned away.
+    /// Bind instances that were stored, and are taken over. An instance that is there already takes the new fence, and the rest of the record; one
+    /// that has ended before it came is turned away.
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
-        /// Where each is named when its SIP server has answered for the first time, or when it registers none.
+        /// Receives each instance when its SIP server has answered for the first time, or when it registers none.
         settled: mpsc::UnboundedSender<InstanceId>,
         /// The answer, when all are bound.
         reply: oneshot::Sender<()>,
@@ -48,9 +48,9 @@ pub enum Request {
         id: InstanceId,
         /// As it was stored, where that is not as it was bound.
         sealed: Option<Sealed>,
-        /// What it was stored with.
+        /// The fence under which the record was stored.
         fence: Fence,
-        /// It has the very credentials of a proven one of its binding, and gets calls from now on.
+        /// The instance has the very credentials of a proven one of its binding, and gets calls from now on.
         vouched: bool,
         /// The answer.
         reply: oneshot::Sender<bool>,
@@ -59,7 +59,7 @@ pub enum Request {
     Look {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The answer.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
@@ -72,7 +72,7 @@ pub enum Request {
         sealed: Sealed,
         /// When it ends.
         lease: LeaseExpiry,
-        /// What it was stored with.
+        /// The fence under which the record was stored.
         fence: Fence,
         /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
         foreground: Option<bool>,
@@ -83,28 +83,28 @@ pub enum Request {
     End {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// How it ends.
         kind: EndKind,
         /// The answer, when all is done; `None`: nobody waits.
         reply: Option<WipeWaiter>,
     },
-    /// What is still pushed for an instance that has ended is broken off: who may have its receipt asks for that.
+    /// Break off the pushes still in flight for an ended instance: its receipt has been asked for.
     Silence {
         /// The instance.
         id: InstanceId,
-        /// It is.
+        /// Answered when those pushes are broken off.
         reply: oneshot::Sender<()>,
     },
-    /// One is about to end, and another one takes its place: calls and dialogs go on in that one's name, where it may.
+    /// An instance is about to end, and another one takes its place: its calls and dialogs go on in the name of the successor, where they may.
     Succeed {
-        /// The one that ends.
+        /// The instance that ends.
         earlier: InstanceId,
-        /// The other one.
+        /// The instance that takes its place.
         successor: InstanceId,
     },
-    /// Register an instance at once that waits after a failure: what may have stood in its way is gone.
+    /// Register an instance at once that waits after a failure: the obstacle may be gone.
     RetryNow {
         /// The instance.
         id: InstanceId,
@@ -127,26 +127,26 @@ pub enum Request {
     Call {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The call.
         call: CallId,
-        /// What is to be done with it.
+        /// The action on the call.
         wish: CallRequest,
         /// The answer.
         reply: oneshot::Sender<Result<Call, CallDenied>>,
     },
     /// Wake the devices of an account for a call that its SIP server holds.
     ExpectCall {
-        /// Whose.
+        /// The account's AOR, as its key.
         aor: AorKey,
-        /// Whose registrations of it are believed.
+        /// The SIP servers whose registrations of the AOR are believed.
         servers: Servers,
         /// The caller, as the server names it; may be empty.
         from: Box<str>,
         /// The caller's display name.
         name: Option<Box<str>>,
-        /// Where each device that was woken is named when it attaches; let go when none can come any more.
+        /// Receives each device that was woken when it attaches; closed when none can come any more.
         arrivals: mpsc::UnboundedSender<InstanceId>,
         /// The answer, at once.
         reply: oneshot::Sender<DevicesFound>,
@@ -163,11 +163,11 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<Story>>,
     },
-    /// What happened to an instance, and how its mailbox stands.
+    /// The steps of an instance's timeline, and how its mailbox stands.
     Activity {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The answer.
         reply: oneshot::Sender<Result<ActivityView, Denied>>,
@@ -176,7 +176,7 @@ pub enum Request {
     Test {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
         /// The answer: where it goes.
         reply: oneshot::Sender<Result<Tested, TestDenied>>,
@@ -185,16 +185,16 @@ pub enum Request {
     Trace {
         /// The instance.
         id: InstanceId,
-        /// Who asks.
+        /// The requesting principal.
         who: Principal,
-        /// What for.
+        /// The action on the recording.
         wish: TraceRequest,
         /// The answer.
         reply: oneshot::Sender<Result<TraceAnswer, TraceDenied>>,
     },
     /// At most `limit` instances behind `after`, in the order of their ids.
     List {
-        /// Where to go on.
+        /// The id to go on after.
         after: Option<InstanceId>,
         /// How many at most.
         limit: usize,
@@ -203,7 +203,7 @@ pub enum Request {
     },
     /// The instances of an account, however they came here, in order.
     OfAccount {
-        /// Whose.
+        /// The account's AOR, as its key.
         aor: AorKey,
         /// The answer.
         reply: oneshot::Sender<Vec<InstanceStatus>>,
@@ -219,10 +219,10 @@ pub enum Request {
     LetGo {
         /// The registration.
         id: InstanceId,
-        /// What it was put with when it was looked at.
+        /// The fence of the record at the time of the look-up.
         fence: Fence,
     },
-    /// What waited for an instance to come here is judged: nothing more comes.
+    /// Judge the requests that waited for an instance to arrive here: no more instances come.
     JudgeEarly,
     /// Time has passed that no clock here has counted.
     LoseTime {
@@ -233,7 +233,7 @@ pub enum Request {
     },
     /// Nothing is registered from here any more: another node takes it over.
     HandOver {
-        /// Where it is named, from now on and of late, for which calls devices were woken.
+        /// Receives the calls for which devices were woken, from now on and of late.
         woken: mpsc::UnboundedSender<Woken>,
         /// The answer, when those of late are named.
         reply: oneshot::Sender<()>,
@@ -246,7 +246,7 @@ pub enum Request {
     TokenDead {
         /// The instance that has it, or had it.
         id: InstanceId,
-        /// Which token, and since when.
+        /// The token, and since when it is dead.
         token: DeadToken,
     },
     /// The ids of all instances.
@@ -274,13 +274,13 @@ pub struct NewInstance {
     pub lease: LeaseExpiry,
     /// Under which name its account is found.
     pub aor: AorKey,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
     /// Its user was told that its registration fails, by an earlier run or another node.
     pub told_failing: bool,
-    /// What the endpoint is told.
+    /// The binding as the endpoint gets it.
     pub binding: NewBinding,
-    /// Where it counts.
+    /// The instance's count in the holdings.
     pub place: Holding,
 }
 
@@ -293,8 +293,7 @@ pub struct DeadToken {
     pub since_ms: u64,
 }
 
-/// The SIP servers whose registrations of an AOR are believed: anybody may lend an account that he calls by that AOR, at a
-/// registrar of his own.
+/// The SIP servers whose registrations of an AOR are believed. Any user may lend an account under any AOR, at a registrar of their own.
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// The AOR's domain.
@@ -306,16 +305,16 @@ pub struct Servers {
     pub addresses: Option<Arc<[IpAddr]>>,
 }
 
-/// What a shard has of an account.
+/// The devices of an account on a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DevicesFound {
     /// Its instances whose devices are attached, or waited for.
     pub known: usize,
-    /// Those whose device is attached already.
+    /// Instances whose device is attached already.
     pub attached: usize,
-    /// Those whose device gets no call now that is announced; in none of the other numbers.
+    /// Instances whose device gets no announced call now; in none of the other numbers.
     pub silent: usize,
-    /// Those that only the domain's addresses can decide about; in none of the other numbers.
+    /// Instances that only the domain's addresses can decide about; in none of the other numbers.
     pub undecided: usize,
 }
 
@@ -327,21 +326,21 @@ pub struct KnownPushBinding {
     pub sealed: Sealed,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
-    /// What the endpoint is told.
+    /// The registration as the endpoint gets it.
     pub registration: PushBinding,
     /// Its SIP server.
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,
-    /// Where its requests go: host and port.
+    /// The server that its requests go to: host and port.
     pub server: String,
     /// The node that it was taken over from: the Path that its SIP server knows leads there.
     pub left_by: Option<Arc<str>>,
 }
 
-/// Who asks.
+/// The requesting party.
 pub enum Principal {
     /// A device, with what it shows.
     Device(InstanceSecret),
@@ -349,7 +348,7 @@ pub enum Principal {
     Relay,
 }
 
-/// What is to be done with a call.
+/// The action on a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallRequest {
     /// Nothing.
@@ -363,11 +362,11 @@ pub enum CallRequest {
 /// How an instance stands.
 #[derive(Clone, Debug)]
 pub struct InstanceStatus {
-    /// Which one.
+    /// The instance's id.
     pub id: InstanceId,
     /// Its record.
     pub sealed: Sealed,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
     /// How it stands.
     pub state: InstanceState,
@@ -385,16 +384,16 @@ pub struct InstanceStatus {
     pub mailbox: Option<Box<Mailbox>>,
 }
 
-/// What is known of an instance beside its record.
+/// Activity of an instance, kept beside its record.
 #[derive(Clone, Debug, Default)]
 pub struct ActivityView {
-    /// What happened, oldest first.
+    /// The steps of its timeline, oldest first.
     pub steps: Vec<Step>,
     /// How its mailbox stands, once the SIP server has told.
     pub mailbox: Option<Box<Mailbox>>,
 }
 
-/// Where a test push goes.
+/// The destination of a test push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tested {
     /// To the alert target; else to the call target.
@@ -403,38 +402,38 @@ pub struct Tested {
     pub provider: Provider,
 }
 
-/// What is asked about the recording of an instance's SIP.
+/// The action on the recording of an instance's SIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceRequest {
-    /// Record from now on; what was recorded before is erased.
+    /// Record from now on; an earlier recording is erased.
     Begin {
         /// For so many seconds; then all of it is erased.
         for_s: u64,
     },
-    /// What has been recorded so far.
+    /// Read the recording so far.
     Read,
-    /// Erase it.
+    /// Erase the recording.
     End,
 }
 
-/// What became of it.
+/// The outcome of a [`TraceRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceAnswer {
-    /// It is recorded.
+    /// The recording is under way.
     Begun {
         /// Until then, in seconds since 1970.
         until: u64,
     },
     /// A pcapng file.
     File(Vec<u8>),
-    /// It is erased.
+    /// The recording is erased.
     Ended,
 }
 
 /// Why nothing is told of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceDenied {
-    /// The one who asks may not.
+    /// The requester has no access.
     Denied(Denied),
     /// Nothing is recorded.
     None,
@@ -445,11 +444,11 @@ pub enum TraceDenied {
 /// Why no test push is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestDenied {
-    /// The one who asks may not.
+    /// The requester has no access.
     Denied(Denied),
     /// There is only a VoIP token, which is for calls alone.
     NoTarget,
-    /// It is too soon after the last ones.
+    /// The last test pushes were too recent.
     TooSoon {
         /// How long to wait, in seconds.
         wait_s: u64,
@@ -459,10 +458,10 @@ pub enum TestDenied {
 /// Why a call's state is not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallDenied {
-    /// The one who asks may not.
+    /// The requester has no access.
     Denied(Denied),
     /// The instance has no such call, or not any more.
     UnknownCall,
-    /// It has ended like this, so what is wished cannot be.
+    /// The call has ended like this, so the action is not possible.
     Over(CallState),
 }

@@ -4,11 +4,11 @@
 //! shard ── keep ──► a queue ──► the store, sealed, beside the record ──► [`Recent`]: call, instance, App, how it ended
 //! ```
 //!
-//! What an earlier run or another node has kept is not known at first: [`Stories::recall`] reads it, a few instances at a time.
+//! Stories kept by an earlier run or another node are not known at first: [`Stories::recall`] reads it, a few instances at a time.
 //!
-//! Invariant: nobody waits for the store here but the one task that writes. What does not fit into its queue is counted as lost.
-//! Nothing of a caller is in memory once a story is kept, or has been tried to be, but sealed. One that the store refuses keeps none of the others waiting. A story is forgotten a day after its call, here and in the store, and with
-//! its instance at once; the TTL in the store is the backstop.
+//! Invariant: only the one writing task waits for the store. A story that does not fit into its queue is counted as lost. Nothing of a caller is in
+//! memory once a story is kept, or has been tried to be, but sealed. One that the store refuses keeps none of the others waiting. A story is
+//! forgotten a day after its call, here and in the store, and with its instance at once; the TTL in the store is the backstop.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ const RECALL_PAUSE: Duration = Duration::from_millis(20);
 /// How often it is looked for what is old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// One story that is kept, without what it tells.
+/// A kept story, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentCall {
     /// When the INVITE came, in milliseconds since 1970.
@@ -69,7 +69,7 @@ impl RecentCall {
 
 type Key = (u64, CallId, InstanceId);
 
-/// What a node knows of the stories that it has kept.
+/// The stories that a node knows to be kept.
 #[derive(Default)]
 struct Recent {
     calls: BTreeMap<Key, (Arc<str>, StoryOutcome)>,
@@ -201,7 +201,7 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
                 let before_ms = unix_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
                 let old = lock(&recent).take_old(before_ms);
                 for some in old.chunks(WRITTEN_AT_ONCE) {
-                    // What a store that is away still holds ends by its TTL.
+                    // Stories that a store that is away still holds end by their TTL.
                     drop(join_all(some.iter().map(|(instance, call)| vault.remove_story(*instance, *call))).await);
                 }
                 continue;
@@ -226,7 +226,8 @@ struct Waiting {
     call: RecentCall,
 }
 
-/// What the store did not take, each with when it is tried again: one that it refuses, or one slot of a Cluster that is away, keeps none of the others.
+/// Stories that the store did not take, each with its next attempt: one that it refuses, or one slot of a Cluster that is away, keeps none of the
+/// others.
 #[derive(Default)]
 struct Later {
     waiting: BTreeMap<(InstanceId, CallId), (Instant, Waiting)>,
@@ -248,11 +249,11 @@ impl Later {
         self.waiting.values().map(|(due_at, _)| *due_at).min().unwrap_or_else(Instant::now)
     }
 
-    /// What is to be tried: what is new, and some of what is due.
+    /// The stories to try: the new ones, and some of those that are due.
     fn with_due(&mut self, new: Vec<Waiting>) -> Vec<Waiting> {
         let (now, mut tried) = (Instant::now(), new);
         for Waiting { call, .. } in &tried {
-            // What tells less of the same call is not to be written after it.
+            // An older story of the same call is not to be written after a newer one.
             self.waiting.remove(&(call.instance, call.call));
         }
         let due = self.waiting.iter().filter(|(_, (due_at, _))| *due_at <= now).map(|(key, _)| *key);
@@ -262,7 +263,7 @@ impl Later {
         tried
     }
 
-    /// Which of them the store is done with; the others wait. How many had no room to.
+    /// Takes note of the stories that the store is done with; the others wait. Returns how many had no room to.
     fn note(&mut self, tried: Vec<Waiting>, taken: &[bool]) -> usize {
         if !taken.is_empty() {
             self.is_away = !taken.contains(&true);
@@ -291,7 +292,7 @@ async fn write_one(Waiting { item, call }: &Waiting, recent: &Mutex<Recent>, vau
     let outcome = match vault.put_item(call.instance, item).await {
         Ok(_) => {
             lock(recent).insert(call);
-            // It was wiped meanwhile, and forgotten before it was known.
+            // The instance was wiped meanwhile, and forgotten before the story was known.
             if vault.tombstones().look(call.instance).is_some() {
                 lock(recent).forget(call.instance);
             }
@@ -314,7 +315,7 @@ async fn read(
     vault: Vault,
 ) {
     let mut batch = Vec::with_capacity(RECALL_BATCH);
-    // Those of a part of the store that is away; the others come before them.
+    // Stories of a part of the store that is away; the others come before them.
     let mut again: VecDeque<InstanceId> = VecDeque::new();
     loop {
         let count = if again.is_empty() {
@@ -332,7 +333,7 @@ async fn read(
         let of_batch = loop {
             match vault.with_stories(&batch).await {
                 Err(StoreError::Away(_)) => sleep(PAUSE).await,
-                // Whatever is wrong with one is met when it is read.
+                // A fault of a single story is met when that one is read.
                 found => break found.unwrap_or_else(|_| batch.clone()),
             }
         };
@@ -399,7 +400,7 @@ mod tests {
             assert!(lost == 0 && later.takes_more());
         }
         assert_eq!(written, (0..200).collect::<Vec<_>>());
-        // What tells more of a call takes the place of what waits; and when the slot is back all are written, the last of each.
+        // A newer story of a call takes the place of the waiting one; and when the slot is back all are written, the last of each.
         assert_eq!(go_on(&mut later, vec![sealed(5, 7, 5_000)], |_| false), (Vec::new(), 0));
         written.clear();
         while !later.is_empty() {

@@ -30,7 +30,7 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
 /// How often the operator is told of one app and environment.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// What each app and environment has answered lately.
+/// The recent answers for each app and environment.
 #[derive(Default)]
 pub(crate) struct TokenDoubts(Mutex<HashMap<(Box<str>, Provider), Row>>);
 
@@ -119,7 +119,7 @@ impl Shared {
         }
         let Some(channel) = self.push.channel(app, provider) else { return };
         let shared = self.clone();
-        // What is not written down is learned anew by the next run.
+        // A state that is not written down is learned anew by the next run.
         tokio::spawn(async move { shared.vault.remember(&channel).await });
     }
 

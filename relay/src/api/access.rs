@@ -1,4 +1,4 @@
-//! Who may ask: the bearer key of a request, the Apps that the operator serves, and the SIP servers that may wake.
+//! Access: the bearer key of a request, the Apps that the operator serves, and the SIP servers that may wake.
 //!
 //! Invariant: a key is compared by its SHA-256 digest, in the same time whatever differs, against every key there is;
 //! keys are held as digests only.
@@ -36,13 +36,13 @@ impl KeyDigest {
 pub struct App {
     /// Its id.
     pub id: Box<str>,
-    /// What its server or its builds show at `POST /v1/instances`.
+    /// The key that its server or its builds show at `POST /v1/instances`.
     pub key: ApiKey,
-    /// It has an APNs key here.
+    /// The App has an APNs key here.
     pub apns: bool,
-    /// It has an FCM project here.
+    /// The App has an FCM project here.
     pub fcm: bool,
-    /// It may push by Web Push here.
+    /// The App may push by Web Push here.
     pub webpush: bool,
     /// The public half of its VAPID key, in base64url.
     pub webpush_key: Option<Box<str>>,
@@ -56,11 +56,11 @@ pub struct Admitted {
     key: KeyDigest,
     /// Its id.
     pub id: Box<str>,
-    /// It has an APNs key here.
+    /// The App has an APNs key here.
     pub apns: bool,
-    /// It has an FCM project here.
+    /// The App has an FCM project here.
     pub fcm: bool,
-    /// It may push by Web Push here.
+    /// The App may push by Web Push here.
     pub webpush: bool,
     /// The public half of its VAPID key, in base64url.
     pub webpush_key: Option<Box<str>>,
@@ -92,7 +92,7 @@ impl Apps {
 pub struct SipServer {
     /// Its id.
     pub id: Box<str>,
-    /// What it shows at `POST /v1/wake`.
+    /// The key that it shows at `POST /v1/wake`.
     pub key: ApiKey,
     /// The domains whose devices it may wake.
     pub domains: DomainRules,

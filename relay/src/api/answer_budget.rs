@@ -1,12 +1,12 @@
-//! How much of what is kept for devices, or recorded for them, is on its way to them at once, whichever node has it.
+//! A budget for kept and recorded data on its way to devices at once, whichever node has it.
 //!
 //! An answer with a full box of messages, or a trace, is megabytes, and waits for its peer for as long as
 //! [`ANSWER_TIMEOUT`](crate::net::https::ANSWER_TIMEOUT). So each is counted from the moment that it is made until its last byte was written, or is
 //! wanted no more.
 //!
 //! Invariant: of one instance at most [`EACH`] answers wait, of one address at most [`BYTES_EACH`] bytes, of all [`BYTES`]; one that is over that is
-//! dropped at once, and answered 429. Who asks is known before: a stranger takes nobody's place. What another node, or a shard, makes has its place before it is
-//! asked for.
+//! dropped at once, and answered 429. The requester is authenticated first: a stranger takes no place. An answer that another node, or a shard, makes
+//! has its place before it is asked for.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ const BYTES: usize = 256 << 20;
 /// How long who has too many on their way waits before it asks again, in seconds.
 const RETRY_S: u64 = 5;
 
-/// What is on its way; cheap to clone.
+/// The answers on their way; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Boxes(Arc<Mutex<Waiting>>);
 

@@ -1,6 +1,6 @@
-//! Which web pages may call the API from a browser (CORS, as the Fetch standard has it).
+//! Cross-origin access: the web pages that may call the API from a browser (CORS, as the Fetch standard has it).
 //!
-//! A key or secret stands in `Authorization`, and no cookie does: a browser adds nothing of its own to what a page says. What a page
+//! A key or secret stands in `Authorization`, and no cookie does: a browser adds nothing of its own to a page's request. All that a page
 //! of a stranger could use is the place of its visitor in the network. So the operator names the origins.
 //!
 //! Invariant: without a named origin every answer is as if there were no browsers. SIP servers' own route is no page's.

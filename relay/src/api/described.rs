@@ -41,12 +41,12 @@ fn all<T: Word>() -> Words {
     set(T::ALL.iter().map(|it| it.word()))
 }
 
-/// What a member is in some answers.
+/// The values of a member in some answers.
 fn told<'a>(answers: impl IntoIterator<Item = &'a Value>, member: &str) -> Words {
     answers.into_iter().filter_map(|answer| answer[member].as_str()).map(str::to_owned).collect()
 }
 
-/// What a reader of words says that it expects.
+/// The values that a reader of words expects, by its own error.
 fn read(reader: impl FnOnce(&At, &mut Errors) -> bool) -> Words {
     let (json, mut errors) = (Json::Text("?".to_owned().into()), Errors::default());
     assert!(!reader(&At::root(&json), &mut errors), "it is none of them");

@@ -1,4 +1,4 @@
-//! What an enabling and a change have in common (push targets, lifetime, events), and the body of
+//! The shared parts of an enabling and a change (push targets, lifetime, events), and the body of
 //! `PATCH /v1/instances/{id}`.
 //!
 //! Invariant: every error of a body is reported in one answer; none repeats a value.
@@ -27,7 +27,7 @@ const MAX_ENDPOINT: usize = 2048;
 pub struct LifetimeRange {
     /// The shortest.
     pub min_s: u64,
-    /// What an app gets that asks for none.
+    /// The lifetime of an app that asks for none.
     pub default_s: u64,
     /// The longest; never above 518,400 (6 days).
     pub max_s: u64,

@@ -1,4 +1,4 @@
-//! The routes beside calls: what is kept for the device, what happened to it, everything that is held, and the test push.
+//! The routes beside calls: the device's kept items, its timeline, its export, and the test push.
 //!
 //! Invariant: as in `handlers`; an answer with what somebody wrote ends its connection.
 

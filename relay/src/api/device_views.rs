@@ -1,6 +1,6 @@
-//! What is kept, what happened and what is held, as JSON.
+//! Kept items, the timeline and the export, as JSON.
 //!
-//! Invariant: written only for who has shown the instance's secret. No push token, password, digest or instance secret
+//! Invariant: written only for a requester that has shown the instance's secret. No push token, password, digest or instance secret
 //! has a place in any type here.
 
 use base64::Engine as _;
@@ -24,7 +24,7 @@ pub fn missed_calls(missed: &[MissedCall]) -> Value {
     json!({"missed_calls": missed.iter().map(missed_call).collect::<Vec<_>>()})
 }
 
-/// What happened to an instance.
+/// The timeline of the instance.
 pub fn timeline(instance: InstanceId, timeline: &Timeline) -> Value {
     json!({"instance": instance.to_string(), "steps": steps(timeline)})
 }

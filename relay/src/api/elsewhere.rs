@@ -1,6 +1,6 @@
 //! Requests about an instance that another node owns: they are carried to it, and its answer is given as ours.
 //!
-//! What the store alone can answer (kept messages, missed calls) is not carried; nor is what the owner does not answer in time:
+//! A request that the store alone can answer (kept messages, missed calls) is not carried; nor is one that the owner does not answer in time:
 //! then this node answers as far as it can.
 //!
 //! ```text
@@ -9,13 +9,15 @@
 //!                                              then an empty line, and the body
 //! ```
 //!
-//! A call waits where it came in: while a node leaves, whoever owns the instance by then may not know it. What is asked of such a call is carried to that node, too.
-//! The node that leaves is asked by others itself: what it does not know of, and what is to be changed, the new owner answers, and another one that leaves with it.
+//! A call waits where it came in: while a node leaves, the new owner of the instance may not know it. A request about such a call is carried to that
+//! node, too. Other nodes ask the leaving node themselves: calls unknown to it, and changes, go to the new owner, and to another node that leaves
+//! with it.
 //!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way.
 //!
-//! Invariant: what is refused, and what is read of a request, is the same at every node. A request is carried once: the owner answers it itself, whoever owns the instance by then. While nodes leave, nobody is told that a call is
-//! unknown before each node that may have it has said so: a phone would stop ringing.
+//! Invariant: every node refuses the same requests, and reads the same of each. A request is carried once: the owner answers it itself, also when the
+//! instance has another owner by then. While nodes leave, a call is not reported as unknown before each node that may have it has said so: a phone
+//! would stop ringing.
 
 use axum::Router;
 use axum::body::Body;
@@ -44,7 +46,7 @@ const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODI
 /// Of an answer, what a client reads.
 const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
 
-/// Where operators ask.
+/// The path below which operators ask.
 const OPERATORS: &str = "/v1/operator/";
 
 impl Carried {
@@ -57,15 +59,15 @@ impl Carried {
     }
 }
 
-/// What the owner of an instance says to a request.
+/// The owner's answer to a request.
 enum Owners {
-    /// It is this node, as far as this one knows.
+    /// The owner is this node, as far as this one knows.
     Own,
-    /// Its answer, which reads.
+    /// The owner's answer, which reads.
     Said(Letter),
-    /// It has not answered.
+    /// The owner has not answered.
     Silent,
-    /// It is not asked.
+    /// The owner is not asked.
     Refused(AccessError),
 }
 
@@ -84,11 +86,11 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     let owner = match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
         Ok(Some(owner)) => owner,
         Ok(None) => return next.run(request).await,
-        // What it has is shown all the same.
+        // A leaving node shows its own data all the same.
         Err(AccessError::StoreAway) if is_leaving => return next.run(request).await,
         Err(error) => return asker.refusal(&api, error).into_response(),
     };
-    // Before the owner is asked: what it answers is here for as long as its reader takes.
+    // Before the owner is asked: its answer is here for as long as its reader takes.
     let place = match is_box.then(|| api.0.boxes.place(asker.id, asker.from)).transpose() {
         Ok(place) => place,
         Err(problem) => return problem.into_response(),
@@ -133,7 +135,7 @@ async fn carry_call<E: ApiService>(
     let mut is_silent = false;
     let unknown = match (ask_owner_of(api, asker, letter.clone()).await, own) {
         (Owners::Said(said), _) | (Owners::Own, Some(said)) => said,
-        // What this node has is not all that there is.
+        // This node's answer is not the complete one.
         (Owners::Silent | Owners::Refused(AccessError::StoreAway), Some(said)) => {
             is_silent = true;
             said
@@ -193,7 +195,7 @@ fn is_refused(answer: &[u8]) -> bool {
     status_and_body(answer).is_none_or(|(status, _)| of_none.contains(&status) || status.is_server_error())
 }
 
-/// What is answered while nobody can say whether a call still waits.
+/// The answer while no node can say whether a call still waits.
 fn unheard() -> Response {
     let detail = "Another node may have this call, and does not answer. Ring on, and ask again after the seconds that Retry-After names.";
     Problem::new(ProblemType::Draining, detail).retry_after(1).into_response()
@@ -205,7 +207,7 @@ pub(super) fn answering(apps: Router, operators: Router) -> Answering {
         let (apps, operators) = (apps.clone(), operators.clone());
         Box::pin(async move {
             let Some(mut request) = read_request(&letter) else {
-                // What is no answer is better than a wait for one.
+                // An empty answer is better than a wait for one.
                 let _ = tell.send(Zeroizing::default());
                 return;
             };
@@ -253,7 +255,7 @@ pub(super) fn write_request(parts: &request::Parts, body: &[u8]) -> Letter {
     write(format!("{} {}", parts.method, parts.uri.path()), &parts.headers, &ASKED_WITH, body)
 }
 
-/// What an operator asks, whom this node has let in: the letter shows that, and carries no token.
+/// The letter for a request of an operator that this node has let in: the letter shows that, and carries no token.
 pub(crate) fn write_operators_request(parts: &request::Parts, body: &[u8]) -> Letter {
     let path = parts.uri.path_and_query().map_or(parts.uri.path(), |path| path.as_str());
     write(format!("{} {path}", parts.method), &parts.headers, &ASKED_WITH[1..], body)
@@ -301,7 +303,7 @@ fn read_request(letter: &[u8]) -> Option<Request> {
     Some(request)
 }
 
-/// Of an answer, what is read at this node.
+/// The part of an answer that is read at this node.
 pub(crate) fn status_and_body(letter: &[u8]) -> Option<(StatusCode, &[u8])> {
     let (status, _, body) = read(letter)?;
     Some((status.parse().ok()?, body))

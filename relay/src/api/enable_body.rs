@@ -19,7 +19,7 @@ const MAX_REALM: usize = 255;
 /// The longest label of a device, in characters.
 const MAX_LABEL: usize = 64;
 
-/// What a body is measured against.
+/// The rules that a body is checked against.
 pub struct Rules {
     /// The lifetimes that the operator allows.
     pub lifetime: LifetimeRange,

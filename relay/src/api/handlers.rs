@@ -1,4 +1,4 @@
-//! One function for each route: who asks, what is asked, the use case, the answer.
+//! One function for each route: authentication, parsing, the use case, the answer.
 //!
 //! Invariant: the order is always key, body, limit, use case; a refusal at one step says nothing about the next. A key is
 //! looked at whatever its address has failed at; only wrong ones are slowed down.
@@ -144,11 +144,11 @@ pub(super) fn admit_app<E>(api: &Api<E>, request: &Request, from: IpAddr) -> Res
     api.0.apps.load().admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
 }
 
-/// Who asks about an instance, and with what.
+/// The requester about an instance, with its credentials.
 pub(super) struct Asker {
     /// The instance.
     pub id: InstanceId,
-    /// What is shown for it.
+    /// The secret that is shown for it.
     pub secret: InstanceSecret,
     /// From where.
     pub from: IpAddr,
@@ -189,7 +189,7 @@ impl Asker {
         }
     }
 
-    /// What a call id that cannot be one is answered: as an unknown call, but only to who holds the secret.
+    /// The answer to a malformed call id: as for an unknown call, but only to the holder of the secret.
     async fn no_such_call<E: ApiService, T>(&self, api: &Api<E>) -> Result<T, CallError> {
         api.0.service.read(self.id, &self.secret).await?;
         Err(CallError::UnknownCall)
@@ -221,7 +221,7 @@ pub(super) fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Probl
     }
 }
 
-/// What a wrong key is answered whose address has shown too many.
+/// The answer to a wrong key from an address that has shown too many.
 pub(crate) fn too_many_failures(what: &'static str, wait_s: u64) -> Problem {
     let detail = format!("{what} Too many wrong ones came from your address; a right one is served at any time.");
     Problem::new(ProblemType::TooManyRequests, detail).retry_after(wait_s)

@@ -35,7 +35,7 @@ pub enum Json {
     Object(Vec<(Zeroizing<String>, Json)>),
 }
 
-/// Reads a body. A byte order mark before it is skipped (RFC 8259 §8.1). What is JSON and cannot be held (a number out of range, text with
+/// Reads a body. A byte order mark before it is skipped (RFC 8259 §8.1). JSON that cannot be held (a number out of range, text with
 /// half a surrogate pair, more than 127 levels) is an error at its place.
 pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
@@ -55,7 +55,7 @@ pub fn parse(body: &[u8]) -> Result<Json, Problem> {
     })
 }
 
-/// What is expected in place of a value that is JSON and cannot be held: the library tells by its words alone.
+/// The expectation in place of a value that is JSON and cannot be held: only the text of the library's error tells it.
 fn unheld(error: &serde_json::Error) -> Option<&'static str> {
     let text = error.to_string();
     [
@@ -68,7 +68,7 @@ fn unheld(error: &serde_json::Error) -> Option<&'static str> {
     .find_map(|(begin, detail)| text.starts_with(begin).then_some(detail))
 }
 
-/// Where the reader is: a key that does not look like a name is none.
+/// The place of the reader: a key that does not look like a name is none.
 #[derive(Default)]
 struct Place {
     depth: usize,
@@ -127,7 +127,7 @@ pub struct At<'a> {
     pub pointer: String,
 }
 
-/// An object whose keys are all known and named once; what is not so was added to the errors.
+/// An object whose keys are all known and named once; other keys were added to the errors.
 pub struct Fields<'a> {
     entries: &'a [(Zeroizing<String>, Json)],
     pointer: String,
@@ -228,12 +228,12 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// Where `key` stands or would stand.
+    /// The place where `key` stands or would stand.
     pub fn pointer_to(&self, key: &str) -> String {
         format!("{}/{key}", self.pointer)
     }
 
-    /// Where the object stands.
+    /// The place of the object.
     pub fn pointer(&self) -> &str {
         &self.pointer
     }

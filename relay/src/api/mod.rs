@@ -81,7 +81,7 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 /// Tells the public key of receipts.
 pub type ReceiptKey = Box<dyn Fn() -> [u8; 32] + Send + Sync>;
 
-/// What the API is set up with.
+/// The settings of the API.
 pub struct Settings {
     /// The Apps that may enable instances.
     pub apps: Vec<App>,
@@ -117,7 +117,7 @@ struct Inner<E> {
     wakes_by_aor: Buckets<u64>,
     aor_hash: RandomState,
     failures: Buckets<IpAddr>,
-    /// What is kept for devices, on its way to them.
+    /// Kept data on its way to devices.
     boxes: Boxes,
 }
 
@@ -127,7 +127,7 @@ impl<E> Clone for Api<E> {
     }
 }
 
-/// What the API asks the use cases for.
+/// The use cases behind the API.
 pub trait ApiService: AppService + DeviceService + NodeService + SipServerService {}
 
 impl<E: AppService + DeviceService + NodeService + SipServerService> ApiService for E {}
@@ -211,7 +211,7 @@ pub enum Endpoint {
     MissedCalls,
     /// Forget a missed call.
     ForgetMissedCall,
-    /// What happened to the instance.
+    /// The timeline of the instance.
     Timeline,
     /// Everything that is held about it.
     Export,
@@ -219,7 +219,7 @@ pub enum Endpoint {
     Test,
     /// Record the instance's SIP.
     BeginTrace,
-    /// What was recorded.
+    /// The recording.
     Trace,
     /// Erase it.
     EndTrace,
@@ -304,8 +304,8 @@ impl Endpoint {
         self.method() == *method || *method == Method::HEAD && self.method() == Method::GET
     }
 
-    /// Whether the connection ends with the answer: buffers of an open one keep what was shown on it, an account, what
-    /// somebody wrote, and a secret that is wiped with this request. What shows the secret of an instance and no more leaves it open.
+    /// Whether the connection ends with the answer: the buffers of an open connection keep the data shown on it, such as an account, a user's
+    /// message, or a secret that is wiped with this request. A request that shows an instance's secret and nothing else leaves it open.
     const fn ends_connection(self) -> bool {
         match self {
             Self::Enable | Self::Change | Self::Disable | Self::Doctor => true,
@@ -352,9 +352,9 @@ async fn observe<E: ApiService>(State(api): State<Api<E>>, request: Request, nex
     let route = matched.map_or(UNMATCHED, |path| template_of(path.as_str()));
     let method = request.method();
     let asked = Endpoint::ALL.iter().find(|endpoint| endpoint.template() == route && endpoint.method() == method);
-    // What is sent to a place that there is not may be an account.
+    // A body sent to an unknown path may hold an account.
     let ends_connection = asked.map_or(!request.body().is_end_stream(), |endpoint| endpoint.ends_connection());
-    // It is counted where it was asked.
+    // A carried request is counted at the node that was asked.
     let is_carried = request.extensions().get::<carried::Carried>().is_some();
     let by = request.method().clone();
     let (mut response, id) = match request.extensions().get::<BadHead>() {
@@ -379,7 +379,7 @@ fn template_of(path: &str) -> &'static str {
     known.unwrap_or(UNMATCHED)
 }
 
-/// Who sent `request`, as the limits count it; without a [`Peer`] all are one.
+/// The sender of `request`, as the limits count it; without a [`Peer`] all are one.
 fn peer(request: &Request) -> IpAddr {
     let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     crate::limits::counted_as(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)))

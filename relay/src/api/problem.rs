@@ -35,7 +35,7 @@ macro_rules! problems {
                 match self { $(Self::$variant => $status,)* }
             }
 
-            /// What it is, for a person.
+            /// The title, for a person.
             pub const fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title,)* }
             }
@@ -122,7 +122,7 @@ impl ProblemType {
 pub struct FieldError {
     /// A JSON pointer (RFC 6901) into the body; empty for the whole.
     pub pointer: String,
-    /// What is expected there; never what was found.
+    /// The expected form; never the value found.
     pub detail: Cow<'static, str>,
 }
 
@@ -142,7 +142,7 @@ impl Problem {
         Self { kind, detail: detail.into(), members: Map::new(), challenge: None, retry_after_s: None }
     }
 
-    /// What is said to a request whose head is refused, whatever it asks for.
+    /// The answer to a request whose head is refused, whatever it asks for.
     pub(crate) fn bad_head(bad: BadHead) -> Self {
         let (kind, detail) = match bad {
             BadHead::Host => (ProblemType::BadRequest, "Send one Host header, with the name of this relay."),
@@ -189,7 +189,7 @@ impl Problem {
         self.members.get("errors").and_then(Value::as_array).into_iter().flatten()
     }
 
-    /// Which kind of refusal it is.
+    /// The kind of refusal.
     pub fn kind(&self) -> ProblemType {
         self.kind
     }
@@ -216,12 +216,12 @@ impl IntoResponse for Problem {
     }
 }
 
-/// What answers a path that no route has.
+/// The answer for a path that no route has.
 pub async fn not_found() -> Problem {
     Problem::new(ProblemType::NotFound, "See /v1/openapi.json for the paths that this relay serves.")
 }
 
-/// What answers a method that a route does not have; the router adds `Allow`.
+/// The answer for a method that a route does not have; the router adds `Allow`.
 pub async fn method_not_allowed() -> Problem {
     Problem::new(ProblemType::MethodNotAllowed, format!("Use a method that the {ALLOW} header names."))
 }

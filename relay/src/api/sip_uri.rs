@@ -15,7 +15,7 @@ const MAX_HOST: usize = 253;
 /// The longest label of a host name (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 
-/// What is said of a host of other letters: SIP has none (RFC 3261 §25.1), and the DNS none but by RFC 5890.
+/// The error for a host with non-ASCII letters: SIP has none (RFC 3261 §25.1), and the DNS none but by RFC 5890.
 pub(super) const IN_ASCII: &str =
     "expected a host in ASCII; write a name of other letters in its xn-- form (punycode, RFC 5890)";
 

@@ -1,6 +1,7 @@
 //! The routes of an instance's trace, for its device and for operators.
 //!
-//! Invariant: what is answered was scrubbed; an answer with a trace ends its connection, and is one of those that are counted (`answer_budget`).
+//! Invariant: the trace in an answer was scrubbed; an answer with a trace ends its connection, and is one of those that are counted
+//! (`answer_budget`).
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -32,7 +33,7 @@ pub async fn begin<E: ApiService>(State(api): State<Api<E>>, request: Request) -
 /// `GET /v1/instances/{id}/trace`
 pub async fn fetch<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    // Who asks is known before a place is taken, and a place is there before the shard copies what it has.
+    // The requester is authenticated before it gets a place, and has a place before the shard copies the recording.
     asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
     let place = api.0.boxes.place(asker.id, asker.from)?;
     let trace = told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::Read).await)?;
@@ -66,7 +67,7 @@ pub(crate) async fn read(request: Request) -> Result<TraceRequest, Problem> {
     errors.into_result(for_s.map(|for_s| TraceRequest::Begin { for_s }))
 }
 
-/// The answer to whoever may ask.
+/// The answer to a requester that has access.
 pub(crate) fn answered(outcome: Result<TraceAnswer, TraceError>) -> Result<Response, Problem> {
     match outcome {
         Ok(TraceAnswer::Begun { until }) => Ok(answer(StatusCode::ACCEPTED, &json!({"until": rfc3339(until)}))),

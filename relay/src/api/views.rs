@@ -69,7 +69,7 @@ pub fn view(view: &View) -> Value {
     value
 }
 
-/// Where a test push goes.
+/// The destination of a test push.
 pub fn tested(tested: Tested) -> Value {
     let mut value = provider(tested.provider);
     value["target"] = if tested.alert { "alert_push" } else { "call_push" }.into();
@@ -138,7 +138,7 @@ pub fn listed(listed: &Listed) -> Value {
     })
 }
 
-/// What was found of an account.
+/// The instances found for an account.
 pub fn found(found: &[Listed]) -> Value {
     json!({"instances": found.iter().map(listed).collect::<Vec<_>>()})
 }
@@ -149,7 +149,7 @@ pub fn page(page: &Page) -> Value {
     json!({"instances": instances, "next": page.next.map(|next| next.to_string())})
 }
 
-/// What is held about an instance, as an operator may have it.
+/// The data held about an instance, as an operator may have it.
 pub fn export(export: &Export) -> Value {
     let mut whole = listed(&export.listed);
     if let Some((events, stands)) = export.wishes {

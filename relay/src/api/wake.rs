@@ -104,11 +104,11 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -
     }
     let (until, wait) = (tokio::time::Instant::now() + wish.wait, wish.wait);
     let (tell, mut words) = mpsc::unbounded_channel();
-    // They end with this call.
+    // The tasks end with this call.
     let mut asked = JoinSet::new();
     asked.spawn(ask_all(api.clone(), letter, tell.clone()));
     let service = api.0.service.clone();
-    // It goes on without this call: what is on its way here is woken when it comes.
+    // The wake goes on without this call: a device on its way here is woken when it comes.
     let mut own = tokio::spawn(async move { service.expect(wish).await }.in_current_span());
     let mut tell = Some(tell);
     let mut tally = Tally::default();
@@ -139,7 +139,7 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -
                     }
                     Err(WakeError::Unknown) => tally.hear(Word::Found { known: 0, awake: 0 }),
                     Err(WakeError::OnItsWay) => tally.hear(Word::Silent),
-                    // What this node refuses, no other one is waited for.
+                    // If this node refuses, no other node is waited for.
                     Err(refused) => return Err(refused),
                 }
             }
@@ -182,7 +182,7 @@ async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: 
     }
 }
 
-/// What an answer of [`at_this_node`] says; one that `has_spoken` has told how many devices it wakes.
+/// The word in an answer of [`at_this_node`]; one that `has_spoken` has told how many devices it wakes.
 fn word_of(answer: &[u8], has_spoken: bool) -> Word {
     let Some((status, body)) = elsewhere::status_and_body(answer) else {
         return if has_spoken { Word::Nobody } else { Word::Silent };

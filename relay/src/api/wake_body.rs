@@ -36,13 +36,13 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
     let from = call.as_ref().and_then(|call| caller(&call.get("from")?, errors)).unwrap_or_default();
     let name = call.as_ref().and_then(|call| name(&call.get("name")?, errors));
-    // Who is anonymous has no name either.
+    // An anonymous caller has no name either.
     let name = name.filter(|_| *from != *ANONYMOUS);
     let wait = Duration::from_millis(wait_ms?);
     Some(Wake { aor: aor?, from, name, wait, registrars: Arc::default() })
 }
 
-/// The name of a caller, as a device may be told; `None`: he has none, as most who call from a telephone network, or it is an error. No call
+/// The name of a caller, as a device may be told; `None`: there is none, as for most callers from a telephone network, or it is an error. No call
 /// goes unannounced for an odd name.
 fn name(at: &At, errors: &mut Errors) -> Option<Box<str>> {
     let Json::Text(text) = at.value else {

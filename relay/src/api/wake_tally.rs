@@ -1,4 +1,4 @@
-//! What the nodes of a store say about the devices of one address, summed up to one answer.
+//! The words of a store's nodes about the devices of one address, summed up to one answer.
 //!
 //! | a node says | and then |
 //! | --- | --- |
@@ -6,16 +6,16 @@
 //! | [`Word::Found`] devices that are being woken | [`Word::Came`], or [`Word::Nobody`] |
 //! | [`Word::Silent`] | nothing more |
 //!
-//! Invariant: nobody is told that an address is unknown while a node that may know it has not said so.
+//! Invariant: an address is not reported as unknown while a node that may know it has not said so.
 
 use crate::service::types::{Awake, WakeError};
 
-/// What a node says.
+/// A node's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// There are so many nodes beside this one; `None`: the store is away, and nobody knows.
     Others(Option<usize>),
-    /// What it has found.
+    /// The devices that it has found.
     Found {
         /// How many devices it has.
         known: usize,
@@ -26,7 +26,7 @@ pub(super) enum Word {
     Came(usize),
     /// None has come in time, or none can come any more.
     Nobody,
-    /// It says nothing, or cannot tell.
+    /// The node says nothing, or cannot tell.
     Silent,
 }
 

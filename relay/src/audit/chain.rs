@@ -1,7 +1,7 @@
 //! The chain of the lines, written and checked.
 //!
 //! Invariant: a line that was altered, added, removed or moved breaks the chain at its place, unless all that follows was made anew as
-//! well. So whoever wants to be sure keeps the last line's `chain` somewhere else now and then.
+//! well. So an operator who wants to be sure keeps the last line's `chain` somewhere else now and then.
 
 use std::io::BufRead;
 
@@ -16,10 +16,10 @@ pub(super) const BEGINNING: [u8; 32] = [0; 32];
 /// The longest line, in bytes.
 const LINE_LIMIT: usize = 4 * 1024;
 
-/// What is wrong with a trail.
+/// A fault of a trail.
 #[derive(thiserror::Error, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{file}: cannot be read: {why}")]
     Read {
         /// The file.
@@ -27,7 +27,7 @@ pub enum Fault {
         /// The system's word.
         why: Box<str>,
     },
-    /// It is none.
+    /// The line is malformed.
     #[error("{file}: line {line} is no line of an audit trail")]
     Malformed {
         /// The file.
@@ -35,7 +35,7 @@ pub enum Fault {
         /// Counted from 1.
         line: usize,
     },
-    /// It does not follow from the one before.
+    /// The line does not follow from the one before.
     #[error("{file}: line {line} does not follow from the one before: something was altered, added or removed")]
     Broken {
         /// The file.
@@ -62,7 +62,7 @@ pub(super) fn chained(before: &mut [u8; 32], members: &Value) -> String {
     format!("{},\"chain\":\"{}\"}}\n", text.trim_end_matches('}'), hex(before))
 }
 
-/// A line, read: its members, what it is the hash of, and its chain.
+/// A line, read: its members, the text that its hash is of, and its chain.
 pub(super) fn read(line: &str) -> Option<(Value, String, [u8; 32])> {
     let members: Value = serde_json::from_str(line).ok()?;
     let (before, chain) = line.strip_suffix("\"}")?.rsplit_once(",\"chain\":\"")?;
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(verdict(&[&lines[..2], &lines[3..]].concat().concat()), broken(3));
         assert_eq!(verdict(&[&lines[..2], &lines[1..]].concat().concat()), broken(3));
         assert_eq!(verdict(&[lines[0], lines[2], lines[1]].concat()), broken(2));
-        // What was cut off at the end is told by who knows the last line; what was cut off at the beginning had its time.
+        // A cut at the end is noticed by a reader that knows the last line; a line cut off at the beginning had expired.
         assert_eq!(verdict(&lines[2..].concat()), Ok(3));
         assert_eq!(verdict(&whole[..whole.len() - 2]), Err(Fault::Malformed { file: "a".into(), line: 5 }));
         assert_eq!(verdict("{}\n"), Err(Fault::Malformed { file: "a".into(), line: 1 }));

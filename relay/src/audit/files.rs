@@ -30,7 +30,7 @@ pub enum AuditError {
     /// A file, or the directory.
     #[error("{}: {why}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// The system's word.
         why: io::Error,

@@ -1,4 +1,4 @@
-//! The audit trail: what was done with the accounts that are lent, for whoever must answer for it. Off unless the operator names a
+//! The audit trail: actions on the accounts that are lent, for the operator who must answer for them. Off unless the operator names a
 //! directory.
 //!
 //! One line of JSON for each thing that was done, in a file for each day (UTC), `audit-2026-11-27.jsonl`:
@@ -9,7 +9,7 @@
 //! | `at` | RFC 3339, milliseconds |
 //! | `what` | [`Act`] |
 //! | `instance`, `account`, `app` | whose: the instance's id; a keyed hash of the AOR, the same for all of its devices; the App |
-//! | `why` | of a wipe, its reason; of a reading, what was read |
+//! | `why` | of a wipe, its reason; of a reading, its subject |
 //! | `chain` | SHA-256, in hex, of the `chain` of the line before and of this line's other bytes |
 //!
 //! Invariant: nothing is on a line but what the table says: no address, no token, no caller, no source. Writing never holds anybody
@@ -59,7 +59,7 @@ pub enum Act {
     Woken,
     /// An operator has read something.
     Read(Reading),
-    /// It was wiped.
+    /// The account was wiped.
     Wiped(WipeReason),
     /// Another node has it.
     HandedOver,
@@ -74,7 +74,7 @@ pub enum Reading {
     Export,
     /// Its SIP.
     Trace,
-    /// Which instances an account has.
+    /// The instances of an account.
     Find,
     /// The story of one of its calls.
     Call,
@@ -111,7 +111,7 @@ impl Act {
     }
 }
 
-/// Whose it was.
+/// The subject of an audited action.
 #[derive(Clone, Default)]
 pub struct Whose {
     /// The instance.
@@ -122,14 +122,14 @@ pub struct Whose {
     pub app: Option<Box<str>>,
 }
 
-/// One line to be.
+/// A line to be written.
 struct Entry {
     at_ms: u64,
     what: Act,
     whose: Whose,
 }
 
-/// Where the trail is written and how long it is kept.
+/// The place of the trail and how long it is kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The directory.
@@ -167,7 +167,7 @@ impl Audit {
         let (entries, received) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0), trouble: Mutex::default() });
         let mut writer = Writer::new(settings, Arc::downgrade(&inner));
-        // Before anything is served: what is the matter is known from the beginning.
+        // Before anything is served: trouble with the trail is known from the beginning.
         writer.open();
         let thread = std::thread::Builder::new().name("audit".to_owned());
         thread.spawn(move || writer.run(received)).map_err(AuditError::Thread)?;
@@ -179,7 +179,7 @@ impl Audit {
         self.0.is_some()
     }
 
-    /// What is the matter with it, in words a person can act on.
+    /// The trail's trouble, in words a person can act on.
     pub fn trouble(&self) -> Option<Box<str>> {
         self.0.as_ref()?.trouble().clone()
     }

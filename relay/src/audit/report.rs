@@ -1,9 +1,9 @@
-//! What a notice of a breach needs (GDPR Art. 33(3)): whose data were held in a time, of which kinds, and what was done with them.
+//! The facts for a notice of a breach (GDPR Art. 33(3)): whose data were held in a time, of which kinds, and the actions on them.
 //!
 //! An account counts as held from its first line in the trails up to its wipe. A lease lasts six days at most, and is renewed by a
-//! line; so whatever was held leaves a line in the week before.
+//! line; so every account that was held leaves a line in the week before.
 //!
-//! Invariant: the figures are what the lines say, and what is wrong with a trail stands beside them.
+//! Invariant: the figures come from the lines alone, and the faults of a trail stand beside them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::chain::{self, Fault};
 use super::files;
 
-/// What is held of an account, in the words of a notice.
+/// The data held of an account, in the words of a notice.
 pub const CATEGORIES: &[&str] = &[
     "SIP address and authentication user name",
     "authentication hash (HA1), or the password where store.keep_passwords says so or the SIP server has not asked yet",
@@ -25,14 +25,14 @@ pub const CATEGORIES: &[&str] = &[
 /// How it is held.
 pub const PROTECTION: &str = "sealed with AES-256-GCM under a key of its own; the day's keys lie in store.keyring alone and are destroyed after 7 days";
 
-/// What the trails of a relay's nodes say of a time.
+/// A summary of the trails of a relay's nodes for a time.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Lines that were read.
     pub lines: u64,
     /// Lines that could not be written at the time.
     pub lost: u64,
-    /// What is wrong with a trail; then the figures are what the rest of it says.
+    /// The faults of the trails; if there are any, the figures come from the sound lines.
     pub faults: Vec<Fault>,
     /// Accounts that were held.
     pub accounts: u64,

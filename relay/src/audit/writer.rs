@@ -15,7 +15,7 @@ use super::{Act, AuditError, Entry, Inner, Settings, Whose};
 /// How long a trail that cannot be opened or written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Who writes.
+/// The writer of a trail.
 pub(super) struct Writer {
     settings: Settings,
     told: Weak<Inner>,
@@ -82,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// What went wrong, which is logged once, or nothing.
+    /// Logs a new error once; `None`: writing works.
     fn fails(&mut self, error: Option<&AuditError>) {
         if let Some(error) = error
             && !self.failing

@@ -82,7 +82,7 @@ pub fn run(audit: Audit) -> Result<(), CommandError> {
 /// Reports.
 ///
 /// # Errors
-/// [`CommandError`] when nothing can be printed; what is wrong with a trail stands in the report.
+/// [`CommandError`] when nothing can be printed; the faults of a trail stand in the report.
 pub fn report(report: Report) -> Result<(), CommandError> {
     let Report { from, to, directories, json } = report;
     let found = report_on(&directories, &from, &to);

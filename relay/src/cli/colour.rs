@@ -1,11 +1,11 @@
 //! Colours, for a person at a terminal.
 //!
-//! Invariant: what is not a terminal gets none, and nobody who says so by `NO_COLOR` or has a terminal that is `dumb`.
+//! Invariant: only a terminal gets colours, and not one whose user says so by `NO_COLOR` or has a terminal that is `dumb`.
 
 use std::env;
 use std::io::{self, IsTerminal};
 
-/// What a line means to who reads it.
+/// The meaning of a line to its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
     /// All right.

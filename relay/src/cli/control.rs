@@ -1,6 +1,6 @@
 //! `sipwake reload`, `drain` and `config`: what a running relay is told, and what is in force.
 //!
-//! Invariant: what is printed of a configuration holds no secret.
+//! Invariant: a printed configuration holds no secret.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ pub async fn reload(reload: Reload) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What a drain does not prevent.
+/// A note on restarts, which a drain does not prevent.
 const STARTS_AGAIN: &str = "Who starts it whatever it ended with (sipwake.socket, restart: unless-stopped, a StatefulSet) starts it again. To keep it away: systemctl stop sipwake.socket sipwake, or what ends it there.";
 
 /// Tells a relay to drain.

@@ -1,9 +1,9 @@
 //! `sipwake device`: a softphone for the command line, for trying a relay without an app.
 //!
-//! What is not named comes from the relay without a configuration that was started last on this machine: its address, its CA, its
+//! Values that are not named come from the relay without a configuration that was started last on this machine: its address, its CA, its
 //! App's key, and Alice's account at the SIP server that comes with it.
 //!
-//! Invariant: no password and no key stands among the arguments. What was enabled is disabled again, however the command
+//! Invariant: no password and no key stands among the arguments. The instance that was enabled is disabled again, however the command
 //! ends. It signals only: no sound is sent or heard.
 
 use std::io::{BufRead, Write};
@@ -25,7 +25,7 @@ use crate::secret::InstanceSecret;
 use crate::softphone::caller::{Called, call};
 use crate::softphone::{Answering, Identity, Softphone};
 
-/// Where a relay's API is when nobody says otherwise.
+/// The usual address of a relay's API.
 const API: &str = "https://127.0.0.1:8443";
 /// How often the registration of an account that is not registered yet is asked for.
 const LOOK_AT_REGISTRATION: Duration = Duration::from_secs(2);
@@ -111,7 +111,7 @@ pub struct Device {
     open: bool,
 }
 
-/// What was named, and what the relay without a configuration says of the rest.
+/// The named values; the rest comes from the relay without a configuration.
 struct Named {
     api: String,
     ca: Option<PathBuf>,
@@ -167,7 +167,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     let (path, secret) = (format!("/v1/instances/{}", instance.who.user), instance.who.secret.clone());
     let attended = tokio::select! {
         attended = device.attend(&https, instance, is_registered, seal_key.as_ref()) => attended,
-        // Who stops it wants just this.
+        // A stop on request is no error.
         () = stopped => {
             say("stopped");
             Ok(())
@@ -207,7 +207,7 @@ impl Instance {
 }
 
 impl Device {
-    /// What was named on the command line; the rest from the relay without a configuration.
+    /// The values named on the command line; the rest from the relay without a configuration.
     fn named(&self) -> Result<Named, CommandError> {
         let folder = self.folder().filter(|_| self.api.is_none());
         let addresses = folder.as_ref().and_then(Folder::addresses);
@@ -366,7 +366,7 @@ impl Device {
     }
 }
 
-/// What a phone that sleeps says once a call can come.
+/// The line of a sleeping phone, once a call can come.
 const ASLEEP: &str = "asleep: a call is pushed; a line on the standard input wakes this phone";
 
 /// Comes back when the account is registered at its SIP server.
@@ -409,7 +409,7 @@ fn a_line() -> oneshot::Receiver<Zeroizing<String>> {
     std::thread::spawn(move || {
         let mut line = Zeroizing::new(String::new());
         let _ = std::io::stdin().lock().read_line(&mut line);
-        // Who does not wait any more is not told.
+        // A receiver that has gone is not told.
         let _ = told.send(line);
     });
     line
@@ -428,7 +428,7 @@ fn open_all(key: &PrivateKey) -> Result<(), CommandError> {
 
 /// One step, as it happens.
 fn say(what: &str) {
-    // Who does not listen any more is not told.
+    // A reader that has gone is not told.
     let _ = writeln!(std::io::stdout(), "{what}");
     let _ = std::io::stdout().flush();
 }

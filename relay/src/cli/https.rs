@@ -1,6 +1,6 @@
 //! One request to a relay over HTTPS, with its answer as JSON.
 //!
-//! Invariant: the relay's certificate is verified, always; what was shown to it is in no error.
+//! Invariant: the relay's certificate is verified, always; credentials shown to it are in no error.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,7 +29,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// The longest answer, in bytes.
 const LONGEST: usize = 4 * 1024 * 1024;
 
-/// Where a relay is, and how it is verified.
+/// The address of a relay, and how it is verified.
 pub(super) struct Https {
     /// `host:port`, as it was named.
     authority: String,
@@ -137,7 +137,7 @@ async fn connect(tls: &ClientTls, host: &str, port: u16) -> Result<Stream, Comma
     Err(last)
 }
 
-/// What a problem (RFC 9457) says to a person.
+/// A problem (RFC 9457), as text for a person.
 fn told(problem: &Value) -> String {
     let text = |member: &str| problem[member].as_str().unwrap_or_default();
     let mut told = format!("{}. {}", text("title"), text("detail"));

@@ -1,8 +1,8 @@
 //! `sipwake instances`: the operator's view, through the operator listener.
 //!
-//! Invariant: it shows what the listener tells, which is nothing of whose an instance is. An AOR is read from the standard
-//! input and leaves this process as its hash alone. What cannot be undone is asked about before. A list with a hole says so, and what is to be wiped
-//! is waited for while the relay does not know all of it, [`PATIENCE`] at most; then it is said that there may be more.
+//! Invariant: it shows the listener's answers, which identify no user. An AOR is read from the standard
+//! input and leaves this process as its hash alone. An action that cannot be undone is confirmed first. A list with a hole says so, and a wipe
+//! waits while the relay does not know all instances, [`PATIENCE`] at most; then it is said that there may be more.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write as _};
@@ -184,7 +184,7 @@ async fn all(listener: &Listener, which: &Which) -> Result<Seen, CommandError> {
     }
 }
 
-/// What the nodes have told.
+/// The answers of the nodes so far.
 #[derive(Default)]
 struct Seen {
     instances: Vec<Value>,

@@ -1,4 +1,4 @@
-//! `sipwake keys`: what may be shown of a keyring, mixing something into it, and beginning with a new one.
+//! `sipwake keys`: showing a keyring's fingerprint, mixing something into it, and beginning with a new one.
 //!
 //! Invariant: no key is printed, nor anything that one follows from.
 

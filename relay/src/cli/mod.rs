@@ -1,6 +1,6 @@
-//! What the command line does beside serving: a device to try a relay with, and the operator's view of its instances.
+//! The commands other than serving: a device to try a relay with, and the operator's view of its instances.
 //!
-//! | room | what it is |
+//! | room | contents |
 //! | --- | --- |
 //! | [`calls`] | `sipwake calls`: the last calls, and the story of one |
 //! | `colour` | colours on a terminal |
@@ -14,19 +14,19 @@
 //! | [`keys`] | `sipwake keys`: the keyring's fingerprint, and rotating it |
 //! | [`instances`] | `sipwake instances`: list, find, show, wipe, export |
 //! | `operator` | where a relay's operator listener is, and how it is asked |
-//! | `question` | what is asked before something that cannot be undone |
+//! | `question` | the question before an action that cannot be undone |
 //! | [`receipt`] | `sipwake receipt`: whether a receipt is a relay's |
 //! | `seal_key` | the key that a device's pushes are sealed to, in a file |
 //! | `secret_file` | files that hold a secret |
 //! | `subscription` | a Web Push subscription, in a file |
-//! | `table` | what a relay tells, as a person reads it |
+//! | `table` | a relay's answers, as a person reads them |
 //! | [`shell`] | `sipwake completions`, `man` |
 //! | [`status`] | `sipwake status`, `nodes` |
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
-//! Invariant: a command is a client like any other: it knows of the relay what is published, and nothing of the
-//! process's inside. What it was asked for goes to stdout, everything else to stderr. No secret is printed.
+//! Invariant: a command is a client like any other: it knows the relay's published interface, and nothing of the
+//! process's inside. Its result goes to stdout, everything else to stderr. No secret is printed.
 
 pub mod audit;
 pub mod calls;
@@ -79,7 +79,7 @@ pub enum CommandError {
         /// The system's word.
         why: io::Error,
     },
-    /// It is no subscription.
+    /// The text is no subscription.
     #[error(
         "{} is no Web Push subscription: write what PushSubscription.toJSON() gives, an object with endpoint and keys (p256dh, auth)",
         .0.display()
@@ -119,7 +119,7 @@ pub enum CommandError {
         /// Its title, its detail and every place that is wrong.
         detail: String,
     },
-    /// It is no relay.
+    /// The peer is no relay.
     #[error("the answer is not a relay's")]
     NotARelay,
     /// The SIP side of the device.
@@ -140,16 +140,16 @@ pub enum CommandError {
     /// Something bad was found.
     #[error("a call would not come; what is BAD above must be mended")]
     Unhealthy,
-    /// It is no receipt, or there are no keys.
+    /// The file is no receipt, or there are no keys.
     #[error("a receipt, and keys as GET /v1/keys answers, are JSON objects; one of the files is none")]
     NotAReceipt,
-    /// Nobody of those named has signed it.
+    /// None of the named keys has signed it.
     #[error("none of these keys has signed this receipt: it was altered, or is another relay's")]
     WrongReceipt,
-    /// Nobody named the operator's token.
+    /// The operator's token was not named.
     #[error("no token: name a --token-file, or the --config of a relay on this machine")]
     NoToken,
-    /// Nobody said yes.
+    /// The question was not answered with yes.
     #[error("{0} Nothing was done: nobody said yes (--yes says so beforehand)")]
     NotConfirmed(String),
     /// The AOR is none.
@@ -193,10 +193,10 @@ pub enum CommandError {
     /// A file without a key.
     #[error("{} holds no X25519 private key (43 characters of base64url); name a file that is not there, and one is made", .0.display())]
     NoSealKey(PathBuf),
-    /// What should be a push is none.
+    /// The line is no push.
     #[error("this is no push: a push is a JSON object on one line")]
     NotAPush,
-    /// It cannot be opened.
+    /// The push cannot be opened with this key.
     #[error("this push was sealed to another key, or was altered")]
     SealedToAnother,
     /// No relay was named.

@@ -1,9 +1,9 @@
 //! The operator listener, as the command line asks it.
 //!
-//! What is not said is taken from the configuration of a relay on this machine: where it listens, the token, and its
+//! Values that are not given are taken from the configuration of a relay on this machine: where it listens, the token, and its
 //! certificate, which is then trusted as it is.
 //!
-//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. A configuration says whom
+//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. A configuration decides to whom
 //! the token is shown to, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The
 //! token is in no error.
 
@@ -20,11 +20,11 @@ use crate::config::{Config, Tls};
 use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
 
-/// Where a configuration is looked for that nobody names: where root alone writes.
+/// The places where an unnamed configuration is looked for: root alone writes there.
 const CONFIGURATIONS: [&str; 2] = ["/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
-/// What a token that is refused may have been through.
+/// The possible causes of a refused token.
 const CHANGED: &str = "If operator.token_file was changed, have the relay take it: sipwake reload, or SIGHUP; where systemd hands it over (LoadCredential): systemctl restart sipwake.";
-/// Where the listener is that nobody names.
+/// The usual address of the listener.
 const USUAL: &str = "https://127.0.0.1:9443";
 
 /// Where a relay's operator listener is.
@@ -56,7 +56,7 @@ pub(super) struct Listener {
 }
 
 impl At {
-    /// That of a relay on this machine, where there is one.
+    /// The configuration of a relay on this machine, where there is one.
     pub(super) fn configuration(&self) -> Result<Option<Config>, CommandError> {
         configuration(self.config.as_deref())
     }
@@ -149,13 +149,13 @@ impl Listener {
         self.call(method, &path_of(id, rest), body).await
     }
 
-    /// What is no JSON.
+    /// Fetches an answer that is not JSON.
     pub(super) async fn fetch(&self, id: &str, rest: &str) -> Result<Bytes, CommandError> {
         self.get(&format!("/v1/operator{}", path_of(id, rest))).await
     }
 }
 
-/// An id has no character that would end a part of a path; what is none is unknown to the relay.
+/// An id has no character that would end a part of a path; any other text is unknown to the relay.
 fn path_of(id: &str, rest: &str) -> String {
     let id: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     format!("/instances/{id}{rest}")

@@ -1,6 +1,6 @@
 //! A password that never stands among a command's arguments: from a file, or from the standard input.
 //!
-//! Invariant: what is read is wiped when it is dropped; a terminal does not show what is typed.
+//! Invariant: a password is wiped when it is dropped; a terminal does not show it while it is typed.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;

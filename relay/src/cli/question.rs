@@ -1,4 +1,4 @@
-//! What is asked before something is done that cannot be undone.
+//! The question before an action that cannot be undone.
 //!
 //! Invariant: without a person at a terminal who says yes, and without `--yes`, the answer is no.
 

@@ -1,7 +1,8 @@
 //! Files of a command that hold a secret.
 //!
-//! Invariant: what is written can be read by its owner alone from its first byte on, whatever stood there before, and is whole, but where nothing
-//! can take the place of what stands there. What is read is wiped when it is dropped; a file that everybody can read is taken, with a warning.
+//! Invariant: a written file can be read by its owner alone from its first byte on, whatever stood there before, and is whole, but where nothing can
+//! take the place of the existing file. A secret read from a file is wiped when it is dropped; a file that everybody can read is taken, with a
+//! warning.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -60,7 +61,7 @@ fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     let written = open.write_all(content).and_then(|()| open.sync_all()).and_then(|()| fs::rename(&aside, file));
     if written.is_err() {
-        // It holds the secret, or a part of it.
+        // The file holds the secret, or a part of it.
         let _ = fs::remove_file(&aside);
     }
     written

@@ -1,6 +1,6 @@
 //! `sipwake status` and `sipwake nodes`: how a relay stands, on one screen; and the nodes of its store.
 //!
-//! Invariant: what is said is the status page's; the exit status is that of its banner.
+//! Invariant: its text is the status page's; the exit status is that of its banner.
 
 use std::io::Write as _;
 use std::process::ExitCode;

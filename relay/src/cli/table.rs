@@ -1,4 +1,4 @@
-//! What a relay tells, as a person reads it: a table, or a line for each member.
+//! A relay's answers, as a person reads them: a table, or a line for each member.
 //!
 //! Invariant: nothing that a terminal would take for a command is printed.
 
@@ -66,7 +66,7 @@ pub(super) fn cell(value: &Value) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// What is said of a list that lacks what a node has; `unknown` stands for nodes that the store could not name.
+/// The notice for a list that lacks a node's part; `unknown` stands for nodes that the store could not name.
 pub(super) fn incomplete(node: &str, why: &str) -> String {
     match node {
         "unknown" => "incomplete: the store does not answer, so that other nodes are not known".to_owned(),

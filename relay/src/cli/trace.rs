@@ -1,6 +1,6 @@
 //! `sipwake trace`: one instance's SIP for a while, as a file that Wireshark opens.
 //!
-//! Invariant: what is written was scrubbed by the relay, and can be read by its owner alone; when the command ends, the relay's copy is erased.
+//! Invariant: the file was scrubbed by the relay, and can be read by its owner alone; when the command ends, the relay's copy is erased.
 
 use std::io::Write as _;
 use std::path::PathBuf;

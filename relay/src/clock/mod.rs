@@ -1,10 +1,10 @@
 //! Wall-clock time as the outside sees it: seconds since 1970 and their text form.
 //!
-//! Invariant: the one place that reads the system's wall clock and the one place that writes RFC 3339. What is
-//! scheduled inside the process uses the monotonic clock instead; nothing here schedules. What ends for good by the wall
+//! Invariant: the one place that reads the system's wall clock and the one place that writes RFC 3339. Work
+//! scheduled inside the process uses the monotonic clock instead; nothing here schedules. Anything that ends for good by the wall
 //! clock ends by [`confirmed_now`], so that a jump of the clock ends nothing.
 //!
-//! What schedules goes by [`now`], the runtime's own clock, so that a simulation can run whole nodes in its own time
+//! Schedulers use [`now`], the runtime's own clock, so that a simulation can run whole nodes in its own time
 //! ([`set_virtual`]), each with a wall clock of its own. Nothing in the service sets that.
 
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ pub fn now() -> Instant {
 /// A moment that is scheduled here, and shown to others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Moment {
-    /// When it is. What is scheduled goes by this alone, whatever becomes of the wall clock.
+    /// When it is. The schedule goes by this alone, however the wall clock changes.
     pub at: Instant,
     /// The same by the system's wall clock, in seconds since 1970, as it is shown.
     pub unix: u64,

@@ -1,10 +1,9 @@
-//! Which time is trusted, when the system's clock jumps.
+//! The trusted time, and its course when the system's clock jumps.
 //!
-//! The time since boot ([`CLOCK_BOOTTIME`](https://man7.org/linux/man-pages/man2/clock_gettime.2.html): it goes on while the machine
-//! is suspended, and nobody can set it) carries the trusted time on from a moment at which the system's clock was
-//! trusted. What cannot be undone (the end of a lease, the destruction of a key) asks [`confirmed_now`]: the
-//! earlier of both clocks. What is granted begins at [`latest_now`]: the later of both. Everything else goes by the system's clock at once, so what is told to phones and push
-//! services is right as soon as that clock is.
+//! The time since boot ([`CLOCK_BOOTTIME`](https://man7.org/linux/man-pages/man2/clock_gettime.2.html): it goes on while the machine is suspended,
+//! and nobody can set it) carries the trusted time on from a moment at which the system's clock was trusted. An action that cannot be undone (the end
+//! of a lease, the destruction of a key) asks [`confirmed_now`]: the earlier of both clocks. A grant begins at [`latest_now`]: the later of both.
+//! Everything else goes by the system's clock at once, so a time told to phones and push services is right as soon as that clock is.
 //!
 //! | the system's clock, against the trusted time | it is trusted | until then |
 //! | --- | --- | --- |
@@ -15,12 +14,12 @@
 //! | at start: up to [`DOWNTIME_S`] ahead of the last run, and not behind it | at once: the relay was off | |
 //! | at start: anything else | as a jump from where the last run ended | as above |
 //!
-//! A machine that was off for long, or a virtual one that was paused, looks like a jump: then what is over ends
+//! A machine that was off for long, or a virtual one that was paused, looks like a jump: then an expired lease ends
 //! [`JUMP_STEADY_MS`] late, and a store with a clock of its own has forgotten it in time.
 //!
 //! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
-//! ([`store_says`]). What is granted, sealed and ended goes by it, so that it ends on every node at the same time, and the table
-//! above holds for it in place of the system's clock. What others judge (push services, certificates) goes by the system's.
+//! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
+//! above holds for it in place of the system's clock. Times that other parties judge (push services, certificates) go by the system's.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
@@ -49,13 +48,13 @@ pub const DOWNTIME_S: u64 = 3_600;
 /// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
 pub const STORE_OFF_MAX_MS: i64 = 30_000;
 
-/// What an anchor is before the first [`begin`], and the store's while the system's clock is right.
+/// The value of an anchor before the first [`begin`], and of the store's while the system's clock is right.
 const UNSET: i64 = i64::MIN;
 
-/// What the process trusts; in a simulation each machine has its own.
+/// The trusted time of the process; in a simulation each machine has its own.
 static PROCESS: Trusted = Trusted::new();
 
-/// Which time is trusted.
+/// The trusted time.
 pub(super) struct Trusted {
     /// The trusted time at boot, in milliseconds since 1970.
     anchor_ms: AtomicI64,
@@ -94,7 +93,7 @@ pub struct Reading {
     pub confirmed: u64,
     /// The later of both.
     pub latest: u64,
-    /// They are about the same.
+    /// The two clocks are about the same.
     pub is_steady: bool,
 }
 
@@ -197,7 +196,7 @@ pub fn look(contradicted: bool) -> Verdict {
     })
 }
 
-/// What a look at the clocks showed.
+/// The verdict of a look at the clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing is the matter.
@@ -206,7 +205,7 @@ pub enum Verdict {
     Jumped {
         /// How far.
         by_ms: i64,
-        /// It was not before.
+        /// The jump was not known before.
         new: bool,
     },
     /// The system's clock is back where it was.
@@ -221,7 +220,7 @@ struct Watch {
     anchor_ms: i64,
     jump: Option<Jump>,
     followed_at_ms: i64,
-    /// What it began with.
+    /// The trusted time at the end of the last run, as given at the beginning.
     last_seen: Option<u64>,
     has_heard_store: bool,
 }

@@ -14,7 +14,7 @@ const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// Names in one certificate, and addresses to write to; more is refused.
 const MAX_NAMES: usize = 100;
 const MAX_CONTACTS: usize = 10;
-/// Where every CA looks for TLS-ALPN-01 (RFC 8737 §3).
+/// The port at which every CA looks for TLS-ALPN-01 (RFC 8737 §3).
 const HTTPS_PORT: u16 = 443;
 
 pub(super) fn acme(
@@ -58,7 +58,7 @@ pub(super) fn acme(
     is_there.then_some(Acme { directory_url, contact, state, challenge, listen, names, ca_file })
 }
 
-/// Who is named before an `@` is told to nobody, and the URL stands in what is told of the CA.
+/// An HTTPS URL without user information: the URL appears in messages about the CA, and a name before an `@` must not.
 fn https_url(text: &str) -> Option<Box<str>> {
     let uri: hyper::Uri = text.parse().ok()?;
     let authority = uri.authority()?.as_str();
@@ -78,7 +78,7 @@ fn contact(section: &mut Reader<'_>) -> Vec<Box<str>> {
     entries.into_iter().map(Into::into).collect()
 }
 
-/// What is named, else the hosts that devices, apps and SIP servers reach this relay by.
+/// The configured names, else the hosts that devices, apps and SIP servers reach this relay by.
 fn names(section: &mut Reader<'_>, edge: &Edge, upstream: &Upstream, is_there: bool) -> Vec<String> {
     let mut names = section.list("names").unwrap_or_default();
     if names.is_empty() {

@@ -1,4 +1,4 @@
-//! What no two sections may share: an id, a key, a listener.
+//! Values that no two sections may share: an id, a key, a listener.
 //!
 //! Invariant: as in `sections.rs`. No problem repeats a key.
 

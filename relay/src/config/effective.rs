@@ -14,18 +14,18 @@ pub struct Setting {
     pub place: String,
     /// Its value as the file would have it; the default in words where it is not set.
     pub value: String,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The file, with its line where it is known.
     File(Option<usize>),
     /// A variable of the environment.
     Environment(String),
-    /// Nobody set it.
+    /// The setting is not set.
     Default,
 }
 

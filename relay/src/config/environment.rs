@@ -27,7 +27,7 @@ pub(super) fn of_this_process() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Those that are to set something and cannot, for they are no Unicode.
+/// Variables that are to set something and cannot, for they are no Unicode.
 pub(super) fn unreadable(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Problem> {
     let ours = variables.filter_map(|(name, value)| {
         let shown = name.to_string_lossy().into_owned();
@@ -39,7 +39,7 @@ pub(super) fn unreadable(variables: impl Iterator<Item = (OsString, OsString)>) 
     names.iter().map(|name| Problem::new(name, "is not UTF-8", "write it in UTF-8, or remove it")).collect()
 }
 
-/// Where a value was set from the environment: its place and the variable's name.
+/// The settings from the environment: each place and the variable's name.
 pub(super) type Origins = Vec<(String, String)>;
 
 /// Writes the overrides into `root`.
@@ -89,7 +89,7 @@ impl Step {
 enum Nowhere {
     /// No setting can be called so.
     Unnamed,
-    /// It is beyond the table that would be the next one of its array.
+    /// The index is beyond the next free one of its array.
     Gap { array: String, next: usize },
 }
 
@@ -124,7 +124,7 @@ fn is_another(name: &str) -> bool {
     OTHERS.iter().any(|other| if other.ends_with('_') { name.starts_with(other) } else { name == *other })
 }
 
-/// What Kubernetes sets in each container for a service whose name begins with `sipwake`.
+/// Variables that Kubernetes sets in each container for a service whose name begins with `sipwake`.
 fn is_of_a_cluster(rest: &str, value: &str) -> bool {
     let rest = format!("_{rest}");
     let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));

@@ -1,4 +1,4 @@
-//! Where each setting stands in the file.
+//! The line of each setting in the file.
 //!
 //! Invariant: it holds places and line numbers, and nothing of the values.
 

@@ -67,7 +67,7 @@ pub struct Config {
     pub acme: Option<Acme>,
     /// Toward the accounts' SIP servers.
     pub upstream: Upstream,
-    /// Where sealed records are kept.
+    /// The store of sealed records.
     pub store: Store,
     /// `[audit]`; `None`: nothing is written down.
     pub audit: Option<Audit>,
@@ -79,7 +79,7 @@ pub struct Config {
     pub call: Call,
     /// SIP MESSAGEs that are kept for a device.
     pub messages: Messages,
-    /// What one source, account or SIP server may take.
+    /// The limits of each source, account and SIP server.
     pub limits: Limits,
     /// The mobile applications served; ids and keys are unique.
     pub apps: Vec<App>,
@@ -87,12 +87,11 @@ pub struct Config {
     pub sip_servers: Vec<SipServer>,
     /// The waits that nobody configures; no key of the file sets them.
     pub timing: Timing,
-    /// What is allowed but should be said at start-up: a place and what it means.
+    /// Allowed settings that deserve a word at start-up: a place and its meaning.
     pub cautions: Vec<Problem>,
-    /// What `check` refuses although `serve` goes on with a warning: it runs nobody off the air, and is most likely not
-    /// what was meant.
+    /// Settings that `check` refuses although `serve` goes on with a warning: they keep the relay running, and are most likely a mistake.
     pub faults: Vec<Problem>,
-    /// Where each setting stands in the file.
+    /// The line of each setting in the file.
     pub lines: Lines,
     /// Each setting as it is in force.
     pub settings: Vec<Setting>,
@@ -103,9 +102,9 @@ pub struct Config {
 /// `[edge]`: SIP over TLS, for devices.
 #[derive(Debug, Clone)]
 pub struct Edge {
-    /// Where devices connect; port 0 takes a free one.
+    /// The address for devices; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// What pushes and Record-Route name. Port 0, allowed only while `listen` has port 0, means the port it got.
+    /// The address that pushes and Record-Route name. Port 0, allowed only while `listen` has port 0, means the port it got.
     pub public: HostPort,
     /// SIP over secure WebSocket (RFC 7118), when set.
     pub websocket: Option<SocketAddr>,
@@ -116,7 +115,7 @@ pub struct Edge {
 /// `[api]`: HTTPS, for apps and SIP servers.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Where apps connect; port 0 takes a free one.
+    /// The address for apps; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The origins of web pages that may call it.
     pub origins: Vec<Box<str>>,
@@ -125,7 +124,7 @@ pub struct Api {
 /// `[operator]`: HTTPS, for operators.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// Where operators connect; port 0 takes a free one.
+    /// The address for operators; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The bearer token of everything but `/healthz` and `/readyz`; at least 16 characters.
     pub token: ApiKey,
@@ -155,13 +154,13 @@ pub enum Tls {
 pub struct Acme {
     /// The CA's directory, an `https` URL.
     pub directory_url: Box<str>,
-    /// Whom the CA may write to, as `mailto:` URIs.
+    /// The addresses that the CA may write to, as `mailto:` URIs.
     pub contact: Vec<Box<str>>,
     /// The folder of the account, the certificate and its key.
     pub state: PathBuf,
     /// How the CA is shown that the names are this relay's.
     pub challenge: AcmeChallenge,
-    /// Where the CA looks; `None`: at the API's listener.
+    /// The address for the CA; `None`: at the API's listener.
     pub listen: Option<SocketAddr>,
     /// The names in the certificate; at least one, each a DNS name.
     pub names: Vec<String>,
@@ -185,9 +184,9 @@ pub struct Upstream {
     pub transports: Transports,
     /// Local address of the UDP socket, used when UDP is named; port 0 takes a free one.
     pub udp_listen: SocketAddr,
-    /// Where SIP servers connect over TCP, used when TCP is named; port 0 takes a free one.
+    /// The address for SIP servers over TCP, used when TCP is named; port 0 takes a free one.
     pub tcp_listen: SocketAddr,
-    /// Where SIP servers connect over TLS, used when TLS is named; port 0 takes a free one.
+    /// The address for SIP servers over TLS, used when TLS is named; port 0 takes a free one.
     pub tls_listen: SocketAddr,
     /// The host that Contact and Via name: a host name, an IPv4 address or a bracketed IPv6 address.
     pub public_host: Box<str>,
@@ -211,7 +210,7 @@ pub struct Upstream {
     pub registrations_per_second: u32,
 }
 
-/// Which transports may be used toward SIP servers.
+/// The transports that may be used toward SIP servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transports {
     /// Plain datagrams.
@@ -239,10 +238,10 @@ pub struct Store {
     pub keyring: Option<PathBuf>,
 }
 
-/// `[audit]`: what was done with the accounts that are lent.
+/// `[audit]`: the trail of actions on the accounts that are lent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
-    /// Where its files are.
+    /// The folder of its files.
     pub directory: PathBuf,
     /// How long a day's file is kept, 1 to 366 days.
     pub keep: Duration,
@@ -259,7 +258,7 @@ pub struct Otlp {
     pub port: u16,
     /// Trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
-    /// What it is shown as `Authorization: Bearer`.
+    /// The token that the collector is shown as `Authorization: Bearer`.
     pub token: Option<ApiKey>,
 }
 
@@ -290,11 +289,11 @@ pub struct Call {
 pub struct Messages {
     /// The largest body, in bytes, 1 to 48 KiB; a larger one is answered 413.
     pub max_body: usize,
-    /// Whether the accounts' servers are asked to tell how mailboxes stand (RFC 3842); what they tell unasked is taken anyway.
+    /// Whether the accounts' servers are asked to tell how mailboxes stand (RFC 3842); unsolicited notices are taken anyway.
     pub subscribe_voicemail: bool,
 }
 
-/// `[limits]`: what one source, account or SIP server may take. A source is an IPv4 address or an IPv6 /64.
+/// `[limits]`: limits on each source, account and SIP server. A source is an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// From the first byte of a SIP message to its last, 1 s to 10 min; then its connection is closed.
@@ -348,7 +347,7 @@ pub enum EarlyRinging {
 pub struct App {
     /// The application's id: on APNs its bundle.
     pub id: Box<str>,
-    /// What the application shows at the API; at least 16 characters.
+    /// The key that the application shows at the API; at least 16 characters.
     pub api_key: ApiKey,
     /// Its APNs access.
     pub apns: Option<Apns>,
@@ -372,7 +371,7 @@ pub enum ApnsCredentials {
     },
     /// A certificate of the app (mutual TLS).
     Certificate {
-        /// The certificate, what it was issued with, and its private key, in one PEM file.
+        /// The certificate, its chain, and its private key, in one PEM file.
         file: PathBuf,
         /// The team's id, where devices that register through the edge name it (RFC 8599).
         team_id: Option<Box<str>>,
@@ -406,18 +405,18 @@ pub struct Fcm {
 pub struct WebPush {
     /// The VAPID key: P-256, PKCS #8 in PEM.
     pub key_file: PathBuf,
-    /// Whom push services tell of trouble: `mailto:` or `https:`.
+    /// The contact that push services tell of trouble: `mailto:` or `https:`.
     pub subject: Box<str>,
     /// PEM certificates trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
 }
 
-/// `[[sip_server]]`: who may call `POST /v1/wake`.
+/// `[[sip_server]]`: a SIP server that may call `POST /v1/wake`.
 #[derive(Debug, Clone)]
 pub struct SipServer {
     /// A name for logs and audit.
     pub id: Box<str>,
-    /// What it shows at the API; at least 16 characters.
+    /// The key that it shows at the API; at least 16 characters.
     pub key: ApiKey,
     /// The SIP domains whose accounts it may wake.
     pub domains: DomainRules,
@@ -472,17 +471,17 @@ impl Config {
         sections::read(text, directory, environment, sections::Profile::File)
     }
 
-    /// Where one connects to reach the operator listener from this machine.
+    /// The address of the operator listener, as it is reached from this machine.
     pub fn operator_address(&self) -> SocketAddr {
         values::reachable(self.operator.listen)
     }
 
-    /// Where one connects to reach the API from this machine.
+    /// The address of the API, as it is reached from this machine.
     pub fn api_address(&self) -> SocketAddr {
         values::reachable(self.api.listen)
     }
 
-    /// What `serve` without a file uses: loopback listeners, a development certificate, the store in memory, one app
+    /// The configuration of `serve` without a file: loopback listeners, a development certificate, the store in memory, one app
     /// without a push service and with a key made on the spot. The environment still overrides.
     pub fn development() -> Result<Config, Problems> {
         let read = sections::read("", Path::new(""), environment::of_this_process(), sections::Profile::Development);

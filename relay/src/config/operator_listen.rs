@@ -1,4 +1,4 @@
-//! Where the operator listener of a configuration is, and nothing else of it: for who asks whether its relay is alive.
+//! The operator listener of a configuration, and nothing else of it: for a check whether its relay is alive.
 //!
 //! Invariant: nothing that is wrong with the rest of the file, or with the files that it names, is in the way. A file that is half
 //! written is read line by line.
@@ -10,11 +10,11 @@ use toml::Table;
 
 use super::values;
 
-/// Where it is that nobody names.
+/// The usual address of the listener.
 const USUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9443);
 const VARIABLE: &str = "SIPWAKE_OPERATOR__LISTEN";
 
-/// Where one connects to reach it from this machine, by the environment, the configuration in `file`, or where it usually is.
+/// The address that reaches it from this machine, by the environment, the configuration in `file`, or the usual one.
 pub fn operator_listener(file: &Path) -> SocketAddr {
     let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let named = std::env::var(VARIABLE).ok().or_else(|| listen_of(&text));

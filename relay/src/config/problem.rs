@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, told so that a person can repair it.
+//! Problems of a configuration, told so that a person can repair them.
 //!
-//! Invariant: a problem names its place, what is wrong and the remedy, and never repeats a secret: the text of a
+//! Invariant: a problem names its place, the fault and the remedy, and never repeats a secret: the text of a
 //! value appears only where the setting is not one.
 
 use std::fmt;
@@ -10,9 +10,9 @@ use std::fmt;
 pub struct Problem {
     /// The setting, as `call.ring_timeout` or `app[0].apns.key_file`; with the variable's name when it came from the environment.
     pub place: String,
-    /// What is wrong with it.
+    /// The problem.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
     /// Its line in the configuration file, or that of its section; counted from 1.
     pub line: Option<usize>,
@@ -49,7 +49,7 @@ impl Problems {
         Self(vec![problem])
     }
 
-    /// These before those of `read`, where there are any.
+    /// The problems in `first`, before those of `read`, where there are any.
     pub(super) fn before<T>(mut first: Vec<Problem>, read: Result<T, Self>) -> Result<T, Self> {
         match read {
             Ok(read) => Self::some(first).map_or(Ok(read), Err),

@@ -25,28 +25,28 @@ const MAX_FILE: u64 = 256 * 1024;
 /// The shortest key or token accepted, in characters.
 pub(super) const MIN_KEY: usize = 16;
 
-/// What is shorter, in bytes, is no key.
+/// A value with fewer bytes is no key.
 const NO_SECRET: usize = 16;
 
-/// What all readers of one configuration share.
+/// The state that all readers of one configuration share.
 pub(super) struct Shared {
-    /// What relative paths are relative to.
+    /// The folder that relative paths start from.
     pub directory: PathBuf,
-    /// Where systemd has put the files that it hands over.
+    /// The folder where systemd has put the files that it hands over.
     pub credentials: Option<PathBuf>,
-    /// What was read in place of which file, by where it was handed over.
+    /// The files read in place of others, by the path where they were handed over.
     pub handed_over: RefCell<BTreeMap<PathBuf, PathBuf>>,
-    /// What came from the environment.
+    /// The settings that came from the environment.
     pub origins: Origins,
-    /// What is wrong so far.
+    /// The problems so far.
     pub problems: RefCell<Vec<Problem>>,
-    /// What is allowed but should be said.
+    /// Allowed settings that deserve a word.
     pub cautions: RefCell<Vec<Problem>>,
-    /// Where each setting stands in the file.
+    /// The line of each setting in the file.
     pub lines: Lines,
     /// The places that were asked for.
     pub asked: RefCell<Vec<String>>,
-    /// What is set, as the file would have it.
+    /// The settings, as the file would have them.
     pub set: RefCell<HashMap<String, String>>,
     /// The files that hold secrets, so far.
     pub secret_files: RefCell<SecretFiles>,
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
         let _ = self.take(key);
     }
 
-    /// What relative paths are relative to.
+    /// The folder that relative paths start from.
     pub fn directory(&self) -> &Path {
         &self.shared.directory
     }
@@ -436,7 +436,7 @@ impl<'a> Reader<'a> {
 
 /// The file that a configuration in `directory` means by `text`; `credentials`: where a service manager hands files over.
 pub(super) fn found(text: &str, directory: &Path, credentials: Option<&Path>) -> PathBuf {
-    // What systemd hands over (LoadCredential) goes before the file that root alone may read.
+    // A file that systemd hands over (LoadCredential) goes before the file that root alone may read.
     let handed_over = credentials.zip(Path::new(text).file_name());
     let handed_over = handed_over.map(|(folder, name)| folder.join(name)).filter(|file| file.is_file());
     handed_over.unwrap_or_else(|| directory.join(text))

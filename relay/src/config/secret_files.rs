@@ -1,13 +1,13 @@
-//! Which file holds which secret.
+//! The secrets that files hold.
 //!
-//! Invariant: one file holds one secret. What a push service gave for several apps may be named by each of them.
+//! Invariant: one file holds one secret. A file that a push service gave for several apps may be named by each of them.
 
 use std::path::{Path, PathBuf};
 
-/// What a secret file holds.
+/// The kind of secret in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
-    /// What somebody shows: the operator, an app, a SIP server. Two of them are compared by their content.
+    /// A token that is shown by the operator, an app or a SIP server. Two of them are compared by their content.
     Token,
     /// The private key of the certificate.
     TlsKey,
@@ -19,7 +19,7 @@ pub(super) enum Held {
     ServiceAccount,
     /// A VAPID key of Web Push.
     WebPushKey,
-    /// What a collector of traces is shown.
+    /// The token for a collector of traces.
     CollectorToken,
     /// The sealing keys.
     Keyring,

@@ -49,7 +49,7 @@ const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 const USUAL_MAX_BODY: usize = 16 * 1024;
 const LARGEST_MAX_BODY: usize = 48 * 1024;
 
-/// Who reads: a file must name what has no sensible default, development makes it on the spot.
+/// The purpose of reading: a file must name every value without a sensible default, development makes it on the spot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Profile {
     File,
@@ -132,7 +132,7 @@ pub(super) fn read(
     Problems::some(problems).map_or(Ok(config), Err)
 }
 
-/// Where a service manager has put the files that it hands over to this process.
+/// The folder where a service manager has put the files that it hands over to this process.
 pub(super) fn credentials(environment: &[(String, String)]) -> Option<PathBuf> {
     let named = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
     named.map(|(_, folder)| PathBuf::from(folder)).filter(|folder| folder.is_absolute())

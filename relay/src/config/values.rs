@@ -24,7 +24,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Which SIP domains accounts may belong to: `*` for any, `example.com` for itself, `*.example.com` for what is below.
+/// The SIP domains that accounts may belong to: `*` for any, `example.com` for itself, `*.example.com` for what is below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainRules(Vec<DomainRule>);
 
@@ -36,7 +36,7 @@ enum DomainRule {
     Below(Box<str>),
 }
 
-/// Where one connects to reach a listener of this machine.
+/// The address that reaches a listener of this machine.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -30,7 +30,7 @@ const PASSWORD_BYTES: usize = 6;
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
 
-/// Where a relay without a configuration is.
+/// The addresses of a relay without a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
     /// `https://127.0.0.1:8443`
@@ -62,7 +62,7 @@ impl Folder {
         path.join(RELAY).is_file().then(|| Self(path.to_owned()))
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -93,7 +93,7 @@ impl Folder {
         self.secret(PASSWORD, PASSWORD_BYTES)
     }
 
-    /// What this file holds; when it is absent, what `make` gives is kept in it.
+    /// The content of this file; when it is absent, the result of `make` is kept in it.
     ///
     /// # Errors
     /// As for [`Folder::key`], and those of `make`.
@@ -138,7 +138,7 @@ impl Folder {
         fs::rename(&aside, self.file(name))
     }
 
-    /// Where the relay was that was started last.
+    /// The addresses of the relay that was started last.
     pub fn addresses(&self) -> Option<Addresses> {
         let told: Value = serde_json::from_str(&fs::read_to_string(self.file(RELAY)).ok()?).ok()?;
         let text = |member: &str| told[member].as_str().map(str::to_owned);

@@ -1,4 +1,4 @@
-//! Where messages come from and go to at the SIP server that comes with a relay without a configuration.
+//! Hops: the sources and destinations of messages at the SIP server that comes with a relay without a configuration.
 //!
 //! Invariant: a hop that is read from a message is on loopback.
 
@@ -19,7 +19,7 @@ impl Hop {
         format!("{}-{}-{}", if self.is_tcp { "tcp" } else { "udp" }, self.address.ip(), self.address.port())
     }
 
-    /// What [`Hop::written`] has written.
+    /// Reads the form of [`Hop::written`].
     pub(super) fn read(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let (kind, ip, port) = (parts.next()?, parts.next()?, parts.next()?);
@@ -28,7 +28,7 @@ impl Hop {
     }
 }
 
-/// Where a URI leads; on loopback, and by UDP or TCP alone.
+/// The hop that a URI leads to; on loopback, and by UDP or TCP alone.
 pub(super) fn hop_to(uri: &Uri<'_>) -> Option<Hop> {
     let is_tcp = match uri.transport() {
         None => false,

@@ -1,4 +1,4 @@
-//! Who is registered where at the SIP server that comes with a relay without a configuration (RFC 3261 §10.3, RFC 5626 §6).
+//! The location service of the SIP server that comes with a relay without a configuration (RFC 3261 §10.3, RFC 5626 §6).
 //!
 //! Invariant: a REGISTER without the right digest changes nothing; a nonce is taken with growing counts alone. Bounded: as many
 //! users as there are accounts, [`CONTACTS`] each, and [`NONCES`].
@@ -28,7 +28,7 @@ pub(super) struct Location {
     nonces: VecDeque<(String, u32)>,
 }
 
-/// Somebody who may register.
+/// An account that may register.
 pub struct Account {
     /// The user of the AOR, and of the digest.
     pub user: &'static str,
@@ -36,18 +36,18 @@ pub struct Account {
     pub password: Password,
 }
 
-/// Where a user is.
+/// The place of a user.
 #[derive(Clone)]
 pub(super) struct Contact {
     pub(super) uri: String,
     pub(super) path: Vec<String>,
-    /// Where the REGISTER came from: requests go back there.
+    /// The source of the REGISTER: requests go back there.
     pub(super) hop: Hop,
     instance: Option<(String, String)>,
     ends: Instant,
 }
 
-/// What a REGISTER is answered.
+/// The answer to a REGISTER.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(Name, String)>,

@@ -1,4 +1,4 @@
-//! What makes a relay without a configuration one that can be tried at once: a folder for what shall be the same the next time,
+//! Parts that make a relay without a configuration one that can be tried at once: a folder for values that shall be the same the next time,
 //! and a SIP server with two accounts.
 //!
 //! Invariant: a relay that has a configuration uses nothing of this. Everything here is on loopback.
@@ -32,7 +32,7 @@ pub fn adopt(config: &mut Config, folder: &Folder) -> io::Result<()> {
     if !of_environment("operator.token_file") {
         config.operator.token = ApiKey::new(&folder.key(OPERATOR_TOKEN)?);
     }
-    // The one that stands for all that a file would name.
+    // The one App stands for all that a file would name.
     if let [app] = &mut *config.apps
         && app.apns.is_none()
         && app.fcm.is_none()

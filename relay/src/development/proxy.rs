@@ -1,6 +1,6 @@
 //! How that SIP server forwards: as a stateless proxy (RFC 3261 §16.11) that stays in the path of dialogs.
 //!
-//! What it has to know of a request when its response comes, it writes into its own Via: where the request came from.
+//! The state that it needs of a request when its response comes, it writes into its own Via: where the request came from.
 //!
 //! Invariant: nothing is sent to an address that is not on loopback. A repeated request, its CANCEL and the ACK of its refusal
 //! go the same way with the same branch.
@@ -18,7 +18,7 @@ use crate::random;
 
 /// The parameter of the own Via that says where the request came from.
 const FROM: &str = "came-by";
-/// What its digest calls itself; its accounts are at its address.
+/// The realm of its digest; its accounts are at its address.
 const REALM: &str = "sipwake";
 
 /// The SIP server without its sockets.
@@ -33,7 +33,7 @@ impl Proxy {
         Self { own, location: Location::new(REALM, accounts) }
     }
 
-    /// What is sent for a message that came from `from`, and where to.
+    /// The message to send for one that came from `from`, and where to.
     pub(super) fn handle(&mut self, message: &Message, from: Hop, now: Instant) -> Option<(Hop, Bytes)> {
         if !message.is_request() {
             return self.back(message);
@@ -123,12 +123,12 @@ pub(super) fn answer(request: &Message, status: u16, headers: &[(Name, String)])
     response.finish()
 }
 
-/// What a datagram or a stream holds, as a message.
+/// The message in a datagram or a stream.
 pub(super) fn read(bytes: &Bytes) -> Option<Message> {
     Message::parse(bytes, &Limits::default()).ok()
 }
 
-/// The same for a request, what is said again of it, its CANCEL and its ACK (RFC 3261 §16.11).
+/// The same branch for a request, its repetitions, its CANCEL and its ACK (RFC 3261 §16.11).
 fn branch(request: &Message) -> String {
     let theirs = request.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default();
     let by = request.via().map(|via| format!("{}:{:?}", via.host, via.port)).unwrap_or_default();

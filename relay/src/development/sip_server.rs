@@ -1,6 +1,6 @@
 //! A SIP server for those who have none: registrar and proxy for two accounts, on loopback, by UDP and TCP on one port.
 //!
-//! Invariant: it listens on 127.0.0.1 alone. What cannot be read or delivered is dropped: who sent it asks again. Bounded:
+//! Invariant: it listens on 127.0.0.1 alone. A message that cannot be read or delivered is dropped: its sender sends it again. Bounded:
 //! [`CONNECTIONS`], [`WAITING`] messages at each.
 
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ impl SipServer {
         Ok(Self { address, tasks })
     }
 
-    /// Where it listens.
+    /// The address that it listens at.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -138,7 +138,7 @@ impl Shared {
 
     async fn send(self: &Arc<Self>, to: Hop, bytes: Bytes) {
         if !to.is_tcp {
-            // Who waits for it asks again.
+            // A sender that waits for it sends it again.
             let _ = self.datagrams.send_to(&bytes, to.address).await;
             return;
         }

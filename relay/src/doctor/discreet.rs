@@ -1,6 +1,6 @@
-//! What an app is told of DNS: nothing of names and addresses that lead where the relay does not go.
+//! The part of the DNS findings that an app may see: nothing of names and addresses that lead where the relay does not go.
 //!
-//! Whoever holds an app key chooses the name that is asked for, and the name servers may be those of the operator's own network.
+//! The holder of an app key chooses the name that is asked for, and the name servers may be those of the operator's own network.
 //!
 //! Invariant: of a name that the asker did not write, and that leads to no address which may be dialled, nothing is told, not even that it was asked for.
 
@@ -28,7 +28,7 @@ pub(super) fn discreet(target: &Target, trail: Vec<Asked>) -> Vec<Asked> {
         .collect()
 }
 
-/// What the relay itself puts before a host's name.
+/// Whether the relay itself puts this before a host's name.
 fn is_usual(service: &str) -> bool {
     matches!(service, "_sips._tcp." | "_sip._tcp." | "_sip._udp.")
 }

@@ -27,10 +27,10 @@ pub enum LineError {
     /// The system's word.
     #[error("the connection broke: {0}")]
     Broken(#[from] std::io::Error),
-    /// It closed.
+    /// The SIP server closed the connection.
     #[error("it closed the connection")]
     Closed,
-    /// What came is not SIP.
+    /// The bytes are not SIP.
     #[error("what it sent is not SIP")]
     NotSip,
     /// No response in time.
@@ -117,7 +117,7 @@ impl Line {
                         return Ok(message);
                     }
                     if let Some(refusal) = refusal(&message, &self.tag) {
-                        // It is the answer that is waited for, not whoever asks meanwhile and reads nothing.
+                        // The examination waits for its answer, and not for a peer that asks meanwhile and reads nothing.
                         timeout_at(end, self.send(&refusal)).await.map_err(|_| LineError::Silent)??;
                     }
                 }
@@ -198,7 +198,7 @@ impl Line {
     }
 }
 
-/// What a request is answered; an ACK is not.
+/// The answer to a request; an ACK gets none.
 fn refusal(message: &Message, tag: &str) -> Option<Bytes> {
     let refusable = message.method().is_some_and(|method| method != Method::Ack);
     refusable.then(|| Composer::response(message, 480, Composer::reason(480), Some(tag)).finish())

@@ -1,16 +1,16 @@
 //! Walks an account's path to its SIP server as the relay would, and says in words what would go wrong and what to do.
 //!
-//! | step | what is done |
+//! | step | examination |
 //! | --- | --- |
 //! | `account` | its domain and URIs are judged as an enabling's are |
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
 //! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone, some side by side |
 //! | `options` | OPTIONS by the best connection |
-//! | `register` | REGISTER without a Contact, up to the challenge; with the password: what is registered, then a Contact of its own with a Path, and its end |
+//! | `register` | REGISTER without a Contact, up to the challenge; with the password: the registered Contacts, then a Contact of its own with a Path, and its end |
 //!
-//! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a
-//! Contact is registered that is taken away again. A password is tried once: a refusal ends the examination. What DNS has of addresses that the relay
-//! does not dial is told at the machine itself alone (`discreet`).
+//! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
+//! registered that is taken away again. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
+//! not dial are told at the machine itself alone (`discreet`).
 
 mod discreet;
 mod line;
@@ -45,7 +45,7 @@ const NAMES_WITHIN: Duration = Duration::from_secs(20);
 /// A lifetime below this means many refreshes and, without lending, many pushes, in seconds.
 const SHORT_S: u64 = 120;
 
-/// What the examinations stand on.
+/// The dependencies of the examinations.
 #[derive(Clone)]
 pub struct Doctor {
     resolver: Resolver,
@@ -90,7 +90,7 @@ pub struct Patient {
 }
 
 impl Doctor {
-    /// One who goes as a relay with these settings goes, and tells its operator all.
+    /// A doctor that goes as a relay with these settings goes, and tells its operator all.
     ///
     /// # Errors
     /// [`NoDoctor`] when they cannot be used.
@@ -122,7 +122,7 @@ impl Doctor {
         Self { resolver: self.resolver.asked_by_source(source), ..self.clone() }
     }
 
-    /// Where an account's requests go, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
+    /// The server that an account's requests go to, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.
     pub async fn server_of(&self, patient: &Patient) -> Option<(String, Vec<SocketAddr>)> {
         let route = Route::to(&patient.aor, patient.registrar.as_deref(), patient.outbound_proxy.as_deref()).ok()?;
         let found = self.resolver.resolve(&route.target(), 0).await;
@@ -248,7 +248,7 @@ impl Doctor {
         let domain = route.verified_domain();
         let mut best = None;
         for some in candidates.chunks(CONNECTIONS) {
-            // Side by side: what is silent keeps nobody from the address behind it.
+            // Side by side: a silent address keeps nobody from the address behind it.
             let opened = join_all(some.iter().map(|candidate| self.open(candidate, domain))).await;
             for (Candidate { address, transport, .. }, opened) in some.iter().zip(opened) {
                 match opened {
@@ -346,7 +346,7 @@ struct Registering<'a> {
     challenge: Option<(Challenge, Name, u32)>,
 }
 
-/// What went wrong, and what to do.
+/// The fault that ended an examination, and its remedy.
 struct Ended(String, &'static str);
 
 impl From<LineError> for Ended {
@@ -605,7 +605,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_behind_many_that_are_silent_is_found_and_the_examination_goes_on_by_it() {
-        // They take connections, and say nothing in TLS.
+        // The servers accept connections, and say nothing in TLS.
         let (mut listeners, mut candidates) = (Vec::new(), Vec::new());
         for place in 0..10 {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

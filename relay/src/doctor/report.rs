@@ -1,7 +1,7 @@
 //! The findings of an examination, in words.
 //!
-//! Invariant: no finding holds a password, a digest or a user's name. What a SIP server or a name server has written reaches a terminal
-//! without what that would take for a command.
+//! Invariant: no finding holds a password, a digest or a user's name. Text from a SIP server or a name server reaches a terminal
+//! without terminal commands.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::domain::{Word as _, words};
 pub enum Verdict {
     /// As it should be.
     Good,
-    /// It works; something is to be known.
+    /// The step works; something is to be known.
     Note,
     /// Calls would not come.
     Bad,
@@ -24,13 +24,13 @@ pub enum Verdict {
 words!(
     /// A step of the path that a call takes.
     DoctorStep {
-        /// Where the account's requests go.
+        /// The server that the account's requests go to.
         Account = "account",
         /// The addresses of its SIP server.
         Dns = "dns",
         /// A connection to one.
         Connection = "connection",
-        /// What the SIP server answers to OPTIONS.
+        /// The SIP server's answer to OPTIONS.
         Options = "options",
         /// A registration that is tried and taken back.
         Register = "register",
@@ -47,7 +47,7 @@ pub struct Finding {
     pub verdict: Verdict,
     /// The finding.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }

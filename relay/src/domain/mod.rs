@@ -41,7 +41,7 @@ macro_rules! words {
 pub(crate) use words;
 
 words!(
-    /// Where a push instance stands.
+    /// The state of a push instance.
     InstanceState {
         /// Its registration stands at the SIP server.
         Registered = "registered",
@@ -51,7 +51,7 @@ words!(
         Retrying = "retrying",
         /// The app is awake and registers by itself.
         Foreground = "foreground",
-        /// It is being unregistered and wiped.
+        /// The instance is being unregistered and wiped.
         Ending = "ending",
     }
 );
@@ -66,7 +66,7 @@ words!(
         Delivered = "delivered",
         /// The device refused it.
         Refused = "refused",
-        /// It only said that somebody writes.
+        /// The message only said that somebody writes.
         Composing = "composing",
         /// Its body is over the limit: 413.
         TooLarge = "too-large",
@@ -74,7 +74,7 @@ words!(
         Full = "full",
         /// Too many came at once: 480.
         Limited = "limited",
-        /// It cannot be kept as it is: 400, 415, 420.
+        /// The message cannot be kept as it is: 400, 415, 420.
         Unfit = "unfit",
         /// The store did not answer: 503.
         StoreAway = "store-away",
@@ -127,14 +127,15 @@ words!(
 );
 
 impl WipeReason {
-    /// Whether a node has ended an instance by itself, by what it knows of it; else somebody's word has, which counts whoever has the instance.
+    /// Whether a node has ended an instance by itself, by its own knowledge; else the end was requested, which counts whichever node has the
+    /// instance.
     pub fn is_nobodys_word(self) -> bool {
         matches!(self, Self::Expired | Self::PushTokenGone | Self::RefusedUpstream)
     }
 }
 
 words!(
-    /// What a canary waits for, one after the other.
+    /// The steps that a canary waits for, one after the other.
     CanaryStep {
         /// The relay took the account, and its SIP server has registered it.
         Enable = "enable",

@@ -1,4 +1,4 @@
-//! A call's story: what happened to one call of one device, step by step, for whoever runs the relay.
+//! A call's story: the course of one call of one device, step by step, for the relay's operator.
 //!
 //! Invariant: of the caller it holds what [`Caller::of`] leaves: too little to call back, enough to tell two callers apart.
 
@@ -14,7 +14,7 @@ pub const STEPS_MAX: usize = 64;
 /// Characters of a push service's reason that are kept.
 const REASON_MAX: usize = 64;
 
-/// What happened to one call of one device.
+/// The course of one call for one device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Story {
     /// The call.
@@ -23,11 +23,11 @@ pub struct Story {
     pub instance: InstanceId,
     /// Its App.
     pub app: Box<str>,
-    /// Who called, shortened.
+    /// The caller, shortened.
     pub from: Caller,
     /// When the INVITE came, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What happened, in its order.
+    /// The moments of the call, in their order.
     pub steps: Vec<Step>,
 }
 
@@ -36,14 +36,14 @@ pub struct Story {
 pub struct Step {
     /// Milliseconds after the INVITE.
     pub after_ms: u64,
-    /// What.
+    /// The event.
     pub moment: Moment,
 }
 
-/// What happened at one moment of a call.
+/// An event at one moment of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Moment {
-    /// It came.
+    /// The INVITE came.
     Invite,
     /// No push was sent.
     Withheld(Withheld),
@@ -59,7 +59,7 @@ pub enum Moment {
     CallerHearsRinging,
     /// The device rings.
     Ringing,
-    /// It is over for this device, or was answered.
+    /// The call is over for this device, or was answered.
     Ended(CallState),
     /// A side of the answered call hung up: the device, or the other one.
     HungUp {
@@ -87,7 +87,7 @@ words!(
 words!(
     /// How a call ended for one device, or how it stands.
     StoryOutcome {
-        /// It waits for its device.
+        /// The call waits for its device.
         Waking = "waking",
         /// The caller hears ringing.
         Ringing = "ringing",
@@ -99,7 +99,7 @@ words!(
         AnsweredElsewhere = "answered-elsewhere",
         /// The device declined.
         Declined = "declined",
-        /// Nobody answered in time.
+        /// No device answered in time.
         TimedOut = "timed-out",
         /// No push reached the device.
         Unreachable = "unreachable",
@@ -125,7 +125,7 @@ impl Moment {
 }
 
 impl StoryOutcome {
-    /// Nobody has answered, and nobody wanted it so.
+    /// Whether the call was missed: no device has answered it, and none declined it.
     pub fn is_missed(self) -> bool {
         matches!(self, Self::Cancelled | Self::TimedOut | Self::Unreachable)
     }
@@ -164,7 +164,7 @@ impl Caller {
         Self(text.into())
     }
 
-    /// What is left.
+    /// The shortened text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,6 +1,6 @@
 //! How much each key holds, given back by being dropped. One thing may count for several keys: its node, its source, …
 //!
-//! Invariant: a key that holds nothing is forgotten; what was counted once is given back once. Keys are hashes: no name lies
+//! Invariant: a key that holds nothing is forgotten; a count is given back once. Keys are hashes: no name lies
 //! here.
 
 use std::collections::BTreeMap;
@@ -14,14 +14,14 @@ pub struct Holdings(Arc<Mutex<BTreeMap<NonZeroU64, u32>>>);
 /// Keys that one thing counts for at most.
 const KEYS_MAX: usize = 4;
 
-/// What is held of each of its keys. There is one for each instance.
+/// A count against each of an instance's keys. There is one for each instance.
 pub struct Holding {
     holdings: Holdings,
     keys: Box<[Option<NonZeroU64>; KEYS_MAX]>,
 }
 
 impl Holdings {
-    /// One more for each key, unless one of them holds its maximum already: the error is which.
+    /// Counts one more for each key, unless one of them holds its maximum already: the error is which.
     ///
     /// # Panics
     /// With more keys than [`KEYS_MAX`].
@@ -34,7 +34,7 @@ impl Holdings {
         Ok(self.hold(&mut counts, wanted))
     }
 
-    /// One more for each key, whatever it holds.
+    /// Counts one more for each key, whatever it holds.
     ///
     /// # Panics
     /// With more keys than [`KEYS_MAX`].

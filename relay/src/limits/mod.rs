@@ -1,14 +1,14 @@
-//! What one source, one account or one SIP server may take of this relay, so that none takes it from the others.
+//! Limits on one source, one account or one SIP server, so that none takes this relay from the others.
 //!
-//! | room | what it counts |
+//! | room | counts |
 //! | --- | --- |
 //! | [`guesses`] | wrong passwords that were carried to SIP servers |
-//! | [`holdings`] | what is kept: instances, registrations that passed through |
+//! | [`holdings`] | instances and registrations that passed through |
 //! | [`pushes`] | the pushes that a device, a caller and an app cause |
 //! | [`shares`] | a share for each key of something that many want at once |
 //!
-//! Invariant: a limit is counted for the whole process, whatever shard or listener met it (of pushes each shard has its part); what
-//! it counts is bounded.
+//! Invariant: a limit is counted for the whole process, on any shard and listener (of pushes each shard has its part); the number of
+//! keys counted is bounded.
 
 pub mod guesses;
 pub mod holdings;
@@ -27,14 +27,14 @@ use crate::metrics::labels::Limit;
 use guesses::{Attempt, Free, Guesses, Permit, Wait};
 use holdings::{Holding, Holdings};
 
-/// Whose an instance is, as far as it is counted.
+/// The keys under which an instance is counted.
 #[derive(Clone, Copy)]
 pub struct InstanceOf<'a> {
     /// The App.
     pub app: &'a str,
     /// The address of record.
     pub aor: &'a str,
-    /// Where its requests go: host and port.
+    /// The server that its requests go to: host and port.
     pub server: &'a str,
 }
 
@@ -120,7 +120,7 @@ impl Quotas {
         limit
     }
 
-    /// Lets somebody try a password, or says how long he must wait.
+    /// Lets a source try a password, or says how long it must wait.
     pub fn try_password(&self, attempt: &Attempt<'_>) -> Result<Permit, Wait> {
         self.guesses.admit(attempt, std::time::Instant::now()).inspect_err(|wait| {
             self.metrics.limit(if wait.by_source { Limit::FailuresSource } else { Limit::FailuresAccount });

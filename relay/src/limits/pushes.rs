@@ -6,13 +6,13 @@
 //! | calls of one caller at a device | a minute | 480 |
 //! | pushes of an app | a day | alerts are left out from nine tenths on; calls at the whole of it: 480 |
 //!
-//! That a call has ended is told to whoever was pushed for it, whatever is left: it counts, and is never left out, or the phone would
-//! ring on. Likewise that a lease ends, and that a registration is lost or back; but these count for the device alone where the app has no
-//! more than its last tenth, which is the calls': a SIP server that comes and goes causes any number of them.
+//! That a call has ended is told to each device that was pushed for it, however little budget is left: it counts, and is never left out, or the phone
+//! would ring on. Likewise that a lease ends, and that a registration is lost or back; but these count for the device alone where the app has no more
+//! than its last tenth, which is the calls': a SIP server that comes and goes causes any number of them.
 //!
-//! Invariant: calls are the last to be refused, and what is no call takes nothing of the last tenth of an app's day but the ends of calls; what is
-//! refused takes from no other budget. One shard has one of these, and
-//! its share of an app's day, so that nothing is shared between cores; who has caused nothing lately is not kept.
+//! Invariant: calls are the last to be refused, and other pushes take nothing of the last tenth of an app's day but the ends of calls; a refused
+//! push takes from no other budget. One shard has one of these, and
+//! its share of an app's day, so that nothing is shared between cores; a key that has caused nothing lately is not kept.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -36,7 +36,7 @@ pub struct PushBudgets {
 }
 
 impl PushBudgets {
-    /// Those of one of so many shards.
+    /// The budgets of one of so many shards.
     pub fn new(limits: &config::Limits, shards: usize) -> Self {
         let a_minute = |pushes| rate(pushes, Duration::from_secs(60));
         let share = limits.pushes_per_app.div_ceil(u32::try_from(shards.max(1)).unwrap_or(u32::MAX));
@@ -76,12 +76,12 @@ impl PushBudgets {
         Ok(())
     }
 
-    /// Takes the push of a call's end, of which there is at most one for each push of a call; what is not left is owed.
+    /// Takes the push of a call's end, of which there is at most one for each push of a call; a shortfall is owed.
     pub fn take_end(&mut self, now: Instant, app: &str, device: InstanceId) {
         self.take(now, app, device);
     }
 
-    /// Takes what tells of a lease or a registration; what is not left is owed by the device, and nothing by the app.
+    /// Takes a notice about a lease or a registration; a shortfall is owed by the device, and nothing by the app.
     pub fn take_notice(&mut self, now: Instant, app: &str, device: InstanceId) {
         if self.only_calls_are_left(now, app) {
             self.devices.take(now, &device, || device);
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(how_many(|| budgets.take_call(now, "a", next(), by("bob"))), (100, Limit::PushesApp));
         budgets.take_notice(now, "a", device(1));
         assert!(budgets.take_call(now + Duration::from_secs(87), "a", next(), by("bob")).is_ok(), "nothing is owed");
-        // They count for their device.
+        // Notices count for their device.
         (0..60).for_each(|_| budgets.take_notice(now, "b", device(1)));
         assert_eq!(budgets.take_call(now, "b", device(1), by("bob")), Err(Limit::PushesDevice));
     }

@@ -42,7 +42,7 @@ impl<K: Ord> Shares<K> {
     /// Waits for a share.
     pub async fn take(&self, key: K) -> Share {
         let semaphore = self.semaphore(key);
-        // It is never closed.
+        // The semaphore is never closed.
         Share(semaphore.acquire_owned().await.ok())
     }
 

@@ -208,14 +208,14 @@ words!(
         Unreachable = "unreachable",
         /// The Contact user is not known here: 404.
         Unknown = "unknown",
-        /// It did not come from the account's own server: 403.
+        /// The INVITE did not come from the account's own server: 403.
         WrongSource = "wrong-source",
         /// A limit (calls held, pushes for a device) was reached.
         Limited = "limited",
     }
 );
 words!(
-    /// What became of the note of a call that nobody answered, or of a call's story.
+    /// Outcome of storing the note of a missed call, or a call's story.
     MissedCallOutcome {
         /// Kept.
         Kept = "kept",
@@ -226,27 +226,27 @@ words!(
 words!(
     /// How an order of a certificate ended.
     CertificateOrder {
-        /// It is in use.
+        /// The new certificate is in use.
         Issued = "issued",
         /// The old one stays.
         Failed = "failed",
     }
 );
 words!(
-    /// What became of a trace for the collector of `[otlp]`.
+    /// Outcome of a trace for the collector of `[otlp]`.
     TraceOutcome {
         /// The collector took it.
         Sent = "sent",
-        /// It did not, or there was no room.
+        /// The collector did not, or there was no room.
         Lost = "lost",
     }
 );
 words!(
-    /// What a NOTIFY said of a mailbox.
+    /// Content of a NOTIFY about a mailbox.
     MwiNotify {
         /// Something new.
         Changed = "changed",
-        /// What was known.
+        /// Nothing new.
         Unchanged = "unchanged",
     }
 );
@@ -283,9 +283,9 @@ words!(
     }
 );
 words!(
-    /// What there is to be mended although the relay does its work, by what it is about.
+    /// A fault to be mended although the relay does its work, by its subject.
     Warning {
-        /// What a CA says to ACME.
+        /// An error of the CA in ACME.
         Acme = "acme",
         /// The audit trail.
         Audit = "audit",
@@ -301,7 +301,7 @@ words!(
         KeyringFile = "keyring-file",
         /// The name servers.
         NameServers = "name-servers",
-        /// What the store is like.
+        /// The kind of store.
         Store = "store",
         /// How far the store's clock is from this machine's.
         StoreClock = "store-clock",
@@ -336,7 +336,7 @@ words!(
 );
 
 impl CanaryOutcome {
-    /// That of a round in which this step failed.
+    /// The result of a round in which this step failed.
     pub fn of(failed: Option<CanaryStep>) -> Self {
         match failed {
             None => Self::Whole,
@@ -354,7 +354,7 @@ impl CanaryOutcome {
 words!(
     /// How an inbound TLS handshake ended.
     HandshakeOutcome {
-        /// It was completed.
+        /// The handshake was completed.
         Completed = "completed",
         /// The peer did not speak TLS, or not as it must.
         Failed = "failed",
@@ -367,13 +367,13 @@ words!(
 words!(
     /// Why a SIP message was dropped or refused before it reached a binding.
     SipRefusal {
-        /// It does not parse.
+        /// The request does not parse.
         Malformed = "malformed",
-        /// It is over a limit of size or count.
+        /// The request is over a limit of size or count.
         TooLarge = "too-large",
-        /// It came from an address that may not send it.
+        /// The request came from an address that may not send it.
         WrongSource = "wrong-source",
-        /// It names nobody here.
+        /// The request names nobody here.
         Unknown = "unknown",
         /// Its method is not served here.
         Method = "method",
@@ -415,7 +415,7 @@ words!(
     }
 );
 words!(
-    /// What was asked of the store.
+    /// An operation of the store.
     StoreOperation {
         /// A record was written.
         Put = "put",

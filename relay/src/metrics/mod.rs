@@ -36,7 +36,7 @@ use labels::{
 use process::Process;
 use registered::{Series, Table, family, histogram, register, series, single, table};
 
-/// What a metric measures, by how it may change.
+/// The kind of a metric, by how it may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -62,7 +62,7 @@ macro_rules! metrics {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What kind it is.
+            /// The kind.
             pub const fn kind(self) -> Kind {
                 match self { $(Self::$variant => Kind::$kind,)* }
             }
@@ -292,7 +292,7 @@ impl Metrics {
         self.0.registrations.of(outcome).inc();
     }
 
-    /// Somebody met a limit.
+    /// Counts a limit that was met.
     pub fn limit(&self, limit: Limit) {
         self.0.limits.of(limit).inc();
     }
@@ -392,12 +392,12 @@ impl Metrics {
         self.0.missed_calls.of(outcome).inc();
     }
 
-    /// What became of so many traces.
+    /// Counts the outcome of so many traces.
     pub fn traces(&self, outcome: TraceOutcome, count: u64) {
         self.0.traces.of(outcome).inc_by(count);
     }
 
-    /// What became of the story of a call.
+    /// Counts the outcome of storing a call's story.
     pub fn call_story(&self, outcome: MissedCallOutcome) {
         self.0.call_stories.of(outcome).inc();
     }
@@ -520,7 +520,7 @@ impl Metrics {
     }
 }
 
-/// What is counted of one push service of one app.
+/// The series of one push service of one app.
 #[derive(Clone)]
 pub struct PushServiceSeries {
     /// 1 unless it fails.

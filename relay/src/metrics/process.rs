@@ -1,6 +1,6 @@
-//! What the kernel tells of this process, for the metrics that every Prometheus exporter has by the same names.
+//! The kernel's figures about this process, for the metrics that every Prometheus exporter has by the same names.
 //!
-//! Invariant: what the kernel does not tell reads as zero.
+//! Invariant: a figure that the kernel does not give reads as zero.
 
 use std::fs;
 

@@ -38,7 +38,7 @@ impl Reading {
     pub fn share_names(&mut self, other: &Self) {
         for (at, series) in self.series.iter_mut().enumerate() {
             let is_same = |known: &&Series| known.key == series.key;
-            // They come in one order, but for a new one now and then.
+            // Both readings have one order, but for a new series now and then.
             let known = other.series.get(at).filter(is_same).or_else(|| other.series.iter().find(is_same));
             if let Some(known) = known {
                 series.key = known.key.clone();

@@ -1,4 +1,4 @@
-//! Which addresses and ports an account may make the relay talk to.
+//! The policy on the addresses and ports that an account may make the relay talk to.
 //!
 //! An account names its registrar and proxy, DNS answers for them, and both may be hostile: without this policy the
 //! relay would connect to whatever its own network lets it reach.

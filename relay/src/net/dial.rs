@@ -25,23 +25,23 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody answered in time: the next candidate, then later again.
+    /// The peer did not answer in time: the next candidate, then later again.
     #[error("{0} did not answer in time")]
     Timeout(SocketAddr),
-    /// Nobody is there, or it closed: the next candidate, then later again.
+    /// The peer is not there, or it closed: the next candidate, then later again.
     #[error("{0} cannot be connected to: {1}")]
     Unreachable(SocketAddr, io::Error),
-    /// It answered, and not with TLS: the next candidate.
+    /// The peer answered, and not with TLS: the next candidate.
     #[error("{0} does not speak TLS: {1}")]
     NotTls(SocketAddr, String),
     /// Its certificate is not good for the domain: never sent anything; tried again later, its operator told.
     #[error("the certificate of {address} is not valid for {domain}: {why}")]
     NotTrusted {
-        /// Who was connected to.
+        /// The address of the peer.
         address: SocketAddr,
         /// For which domain.
         domain: String,
-        /// What was wrong, with the names that the certificate has.
+        /// The fault, with the names that the certificate has.
         why: String,
         /// The same without any name.
         fault: TlsFault,
@@ -52,7 +52,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// What can be told to anybody: without the domain, which is an account's, and without a word of the other side's.
+    /// The error as it may be told to anybody: without the domain, which is an account's, and without a word of the other side's.
     pub fn discreet(&self) -> String {
         match self {
             Self::Timeout(_) | Self::Unreachable(..) => self.to_string(),
@@ -62,7 +62,7 @@ impl DialError {
         }
     }
 
-    /// Whether nobody could be connected to there, whoever is meant: not what comes after the connection, and nothing of this machine.
+    /// Whether the address could not be connected to, for any account: neither a failure after the connection, nor one of this machine.
     pub fn is_of_address(&self) -> bool {
         match self {
             Self::Timeout(_) => true,
@@ -124,7 +124,7 @@ pub async fn secure(
     }
 }
 
-/// Connects; what is to be spoken there comes after it.
+/// Connects; the protocol on top comes after it.
 pub async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = stream.map_err(|_| DialError::Timeout(address))?;

@@ -1,12 +1,12 @@
 //! A TCP listener, with TLS where asked, that no peer can fill alone.
 //!
-//! Each handshake runs in a task of its own, so that a silent peer delays nobody. What is over a limit is closed at
+//! Each handshake runs in a task of its own, so that a silent peer delays nobody. A connection over a limit is closed at
 //! once, before a byte is read.
 //!
-//! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and
-//! of each at most the share of one peer (an IPv4 address or an IPv6 /64), beside those that are being closed; of the handshakes, and of the
-//! strangers, whoever has most gives way, and a peer at its share to itself (see [`unproven_slots`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake of TLS ends within
-//! [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
+//! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and of each at most the share of
+//! one peer (an IPv4 address or an IPv6 /64), beside those that are being closed; of the handshakes, and of the strangers, the peer that has most
+//! gives way, and a peer at its share to itself (see [`unproven_slots`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake
+//! of TLS ends within [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,14 +38,14 @@ const BACKLOG: u32 = 4_096;
 /// Accepted streams that wait for their owner; past it, strangers wait in turn.
 const READY: usize = 64;
 
-/// What a listener speaks.
+/// The security layer of a listener.
 #[derive(Clone)]
 pub enum Security {
     /// Plain TCP: only toward SIP servers, where the operator named it.
     Plain,
     /// TLS with this configuration (see [`super::tls::ServerTls::config`]).
     Tls(Arc<ServerConfig>),
-    /// WebSocket for SIP over TLS; what is accepted carries frames (see [`super::websocket`]).
+    /// WebSocket for SIP over TLS; an accepted stream carries frames (see [`super::websocket`]).
     WebSocket(Arc<ServerConfig>),
 }
 
@@ -54,9 +54,9 @@ pub enum Security {
 pub struct Accepted {
     /// The bytes.
     pub stream: Stream,
-    /// Who connected.
+    /// The address of the peer.
     pub peer: SocketAddr,
-    /// Where to.
+    /// The local address.
     pub local: SocketAddr,
     /// Its slot among the strangers: dropped once the peer has proven who it is, or where all are served alike.
     pub stranger: Stranger,
@@ -101,7 +101,7 @@ impl Listener {
         Ok(Self { local, ready })
     }
 
-    /// Where it listens, with the port it got.
+    /// The address that it listens at, with the port it got.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }

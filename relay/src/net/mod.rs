@@ -1,16 +1,16 @@
 //! Bytes to and from the network: listen, dial, resolve (RFC 3263), TLS and its reload, HTTPS, WebSocket.
 //!
-//! | room | what it is |
+//! | room | contents |
 //! | --- | --- |
 //! | `listen` | a TCP listener that no peer can fill alone |
-//! | `slots` | how many connections it has, and who gives way |
+//! | `slots` | how many connections it has, and which gives way |
 //! | `udp` | datagrams, many with one system call |
 //! | `dial`, `web_host` | connecting to a SIP server, and to a host of the web |
 //! | `dns` | from a name to addresses |
 //! | `address_policy` | the addresses and ports that an account may name |
 //! | *on a connection* | |
 //! | `stream`, `socket` | plain or TLS, and the TCP below |
-//! | `tls`, `tls_fault` | certificates and their reload; the words for what fails |
+//! | `tls`, `tls_fault` | certificates and their reload; the words for its failures |
 //! | `https`, `https_port` | a router over HTTP/1.1 and HTTP/2; the port of a URL |
 //! | `websocket` | SIP over WebSocket (RFC 7118) |
 //! | *beside them* | |
@@ -18,7 +18,7 @@
 //! | `file_stamp` | changes of files, seen without reading them |
 //! | `drain` | the signal that the process is ending |
 //!
-//! Invariant: this floor knows bytes and addresses, not SIP and not who is served. Whatever it opens has a limit and
+//! Invariant: this floor knows bytes and addresses, not SIP and not who is served. Everything it opens has a limit and
 //! a timeout, named where it is used; an address that an account named is dialled only after [`reach::Reach`] has
 //! allowed the very address dialled.
 
@@ -42,7 +42,7 @@ pub mod websocket;
 
 use std::fmt;
 
-/// What carries a message.
+/// The transport of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// TLS over TCP.

@@ -99,7 +99,7 @@ mod tests {
         assert!(waits);
         assert_eq!(&place[..5], b"next!", "what is not read yet");
         assert_eq!(place[5..], [0; 59]);
-        // What was waited for comes into the place as ever.
+        // The awaited bytes come into the place as ever.
         peer.write_all(b"more").await.unwrap();
         let mut buffer = ReadBuf::new(&mut place[5..]);
         poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut buffer)).await.unwrap();

@@ -6,7 +6,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// What keeps another side and the relay from speaking TLS.
+/// A reason why another side and the relay cannot speak TLS.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsFault {
     /// Its certificate is over.
@@ -24,21 +24,21 @@ pub enum TlsFault {
     /// Its certificate cannot be used for another reason.
     #[error("its certificate cannot be used")]
     Certificate,
-    /// It wants a certificate of the relay, or another one.
+    /// The other side wants a certificate of the relay, or another one.
     #[error("it does not take the relay's certificate, or wants one")]
     OursRefused,
-    /// It does not speak TLS at this port, or no version or cipher that the relay speaks.
+    /// The other side does not speak TLS at this port, or no version or cipher that the relay speaks.
     #[error("it does not speak TLS there, or none that is spoken here")]
     NoCommonTls,
 }
 
 impl TlsFault {
-    /// What a stream's error means, where TLS is what has failed.
+    /// The TLS fault within a stream's error, if TLS is the cause.
     pub fn within(error: &io::Error) -> Option<Self> {
         Some(Self::of(error.get_ref()?.downcast_ref::<Error>()?))
     }
 
-    /// What the library's error means.
+    /// The meaning of the library's error.
     pub fn of(error: &Error) -> Self {
         match error {
             Error::InvalidCertificate(why) => match why {

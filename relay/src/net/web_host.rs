@@ -19,7 +19,7 @@ pub enum NoConnection {
     /// The system knows the name alone.
     #[error("its name has no address")]
     NoAddress,
-    /// What the last of its addresses came to.
+    /// The error of its last address.
     #[error(transparent)]
     Dial(#[from] DialError),
 }
@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_swallows_what_is_sent_to_it_keeps_nobody_from_the_next() {
-        // Where the queue is full the kernel answers nobody.
+        // With a full queue the kernel answers no peer.
         let hole = TcpSocket::new_v4().unwrap();
         hole.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let hole = hole.listen(0).unwrap();

@@ -75,7 +75,7 @@ fn own<E>(operator: &Operator<E>, told: &CallStories, view: fn(&crate::domain::s
     own
 }
 
-/// What this node tells, with what the others do, newest first.
+/// The stories of this node and of the others, newest first.
 async fn of_all<E: OperatorService>(operator: &Operator<E>, request: Request, mut own: Value, limit: usize) -> Value {
     if elsewhere::is_carried(&request) {
         return own;

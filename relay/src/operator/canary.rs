@@ -1,4 +1,4 @@
-//! What canaries have told of their last rounds: one canary for each app.
+//! The last rounds of canaries, as they reported them: one canary for each app.
 //!
 //! Invariant: a canary names an app and steps, and no account; its reason is cut to [`WHY_MAX`] characters and shown to
 //! operators alone. There are at most [`APPS_MAX`] apps, so that the metrics stay bounded.
@@ -21,7 +21,7 @@ const WHY_MAX: usize = 300;
 /// The longest step, in milliseconds: an hour.
 const STEP_MAX_MS: u64 = 3_600_000;
 
-/// What the last round of an app's canary came to.
+/// The result of the last round of an app's canary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Round {
     /// When it was told, in seconds since 1970.

@@ -1,19 +1,19 @@
-//! What an operator can have a running relay do: read its files again, and end.
+//! Controls of a running relay for its operator: read its files again, and end.
 //!
-//! Invariant: who may ask has been let in before; nothing here tells a secret.
+//! Invariant: the requester has been let in before; nothing here tells a secret.
 
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
-/// What became of reading the configuration and its files again.
+/// The result of reading the configuration and its files again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// What is other now, by its setting.
+    /// The changes now in force, by their setting.
     pub taken: Vec<String>,
-    /// What is other in the file and stays as it was until a restart.
+    /// The changes in the file that wait for a restart.
     pub needs_restart: Vec<String>,
-    /// What is wrong; then nothing was taken.
+    /// The problems; if there are any, nothing was taken.
     pub problems: Vec<String>,
 }
 

@@ -1,12 +1,12 @@
-//! What an operator asks about instances that other nodes own: any node answers for all of them.
+//! Requests of an operator about instances that other nodes own: any node answers for all of them.
 //!
 //! | asked | answered |
 //! | --- | --- |
 //! | of one instance | by its owner, to which the request is carried by letter; by its record, when the owner is gone |
-//! | `list`, `find` | by all nodes that live; `silent` names those that did not answer, and those whose instances nobody may know yet: they start, or are dead and nobody has taken over what they had |
+//! | `list`, `find` | by all nodes that live; `silent` names those that did not answer, and those whose instances may not be known anywhere yet: they start, or are dead and no node has taken over their instances |
 //!
-//! The others are asked first, then who is unclaimed, and this node's shards last: what changes hands meanwhile is told twice, or its node is named,
-//! and is never left out.
+//! The others are asked first, then the store for unclaimed instances, and this node's shards last: an instance that changes hands meanwhile is told
+//! twice, or its node is named, and is never left out.
 //!
 //! Invariant: a request is carried once. A letter carries no token: that it opens shows that a node of this store has let the
 //! operator in.
@@ -61,7 +61,7 @@ pub(super) fn is_carried(request: &Request) -> bool {
     request.extensions().get::<Carried>().is_some()
 }
 
-/// What the other nodes answer to the same request, and the names of those that do not, or whom they name.
+/// The other nodes' answers to the same request, and the names of nodes that do not answer, or that an answer names.
 pub(super) async fn others<E: OperatorService>(
     operator: &Operator<E>,
     parts: &Parts,

@@ -1,4 +1,4 @@
-//! The last hour of the metrics, for the status page: what was five minutes ago, and what an hour ago.
+//! The last hour of the metrics, for the status page: the values five minutes ago, and an hour ago.
 //!
 //! Invariant: it holds numbers of the metrics and nothing else, at most [`SAMPLES`] times [`WATCHED`]'s values. A relay that
 //! is younger than a span is compared with its own start, when everything was zero.
@@ -20,7 +20,7 @@ const SAMPLES: usize = 241;
 /// A series, or the sum of several: a metric and the labels that must be there.
 pub type Watched = (Metric, &'static [(&'static str, &'static str)]);
 
-/// What is remembered.
+/// The metrics that are remembered.
 const WATCHED: &[Metric] = &[
     Metric::Instances,
     Metric::RegistrationsWaiting,
@@ -85,7 +85,7 @@ impl History {
         grown.iter().find(|(_, count)| all > 0.0 && *count >= share * all).map(|(bound, _)| *bound)
     }
 
-    /// A value at each minute of the last hour, oldest first; what was before the start is left out.
+    /// A value at each minute of the last hour, oldest first; minutes before the start are left out.
     pub fn minutes(&self, now: (Instant, &Reading), value: impl Fn(&Reading) -> f64) -> Vec<f64> {
         let samples = self.lock();
         let mut values = Vec::with_capacity(61);

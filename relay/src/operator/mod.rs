@@ -1,20 +1,20 @@
-//! The operators' listener: health, metrics, a status page, and what an operator asks of instances and calls.
+//! The operators' listener: health, metrics, a status page, and the operator's requests about instances and calls.
 //!
-//! | room | what it is |
+//! | room | contents |
 //! | --- | --- |
 //! | `calls` | the stories of calls |
-//! | [`canary`] | what the canaries have told |
+//! | [`canary`] | the reports of the canaries |
 //! | [`controls`] | reload and drain |
-//! | `elsewhere` | what other nodes answer |
+//! | `elsewhere` | the answers of other nodes |
 //! | [`history`] | the last hour of the metrics |
 //! | `instances` | list, find, show, wipe, export, trace |
 //! | `nodes` | the nodes of the store |
 //! | [`page`] | the status page |
-//! | [`readiness`] | what `/readyz` says |
+//! | [`readiness`] | the answer of `/readyz` |
 //! | `subject` | the instance that a request is about |
-//! | `token` | what an operator shows |
+//! | `token` | the operator's token |
 //!
-//! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. What changes something wants it as a Bearer
+//! Invariant: `/healthz` and `/readyz` are open, everything else wants the operator's token. A request that changes something wants it as a Bearer
 //! token, which no browser adds by itself: a page of a stranger can have a browser that is logged in (Basic) look, and do nothing. Nothing here
 //! tells whose an instance is: no AOR, no token, no secret.
 
@@ -118,15 +118,15 @@ pub enum Endpoint {
     Show,
     /// Wipe one.
     Wipe,
-    /// What is held about one.
+    /// The data held about one.
     Export,
     /// Record one's SIP.
     BeginTrace,
-    /// What was recorded.
+    /// The recording.
     Trace,
     /// Erase it.
     EndTrace,
-    /// What the page says, as JSON.
+    /// The content of the page, as JSON.
     Status,
     /// The nodes of the store.
     Nodes,
@@ -237,7 +237,7 @@ impl<E: OperatorService> Operator<E> {
         self.0.token.take(settings, source);
     }
 
-    /// What an operator can have the relay do.
+    /// The relay's controls for an operator.
     pub fn controls(&self) -> &Controls {
         &self.0.controls
     }
@@ -309,7 +309,7 @@ async fn guard<E: OperatorService>(State(operator): State<Operator<E>>, request:
         Some(_) if elsewhere::is_carried(&request) => Ok(()),
         _ => operator.admit(&request, endpoint.copied()),
     };
-    // It is counted where it was asked.
+    // A carried request is counted at the node that was asked.
     let is_carried = elsewhere::is_carried(&request);
     let by = request.method().clone();
     let (mut response, id) = match admitted {
@@ -400,7 +400,7 @@ async fn status<E: OperatorService>(State(operator): State<Operator<E>>) -> Resp
 }
 
 async fn reload<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
-    // It reads files.
+    // The reload reads files.
     let controls = operator.0.controls.clone();
     let told = tokio::task::spawn_blocking(move || controls.reload()).await.ok().flatten();
     match told {

@@ -13,10 +13,10 @@ use crate::domain::Word as _;
 use crate::metrics::labels::Warning;
 use crate::push::{self, PushService};
 
-/// What a relay still does whose store is away.
+/// The remaining service of a relay whose store is away.
 const STORE_IS_AWAY: &str = "known phones still ring, enabling and changes are answered 503";
 
-/// What must be in order.
+/// A check that readiness depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     /// The store answers.
@@ -91,9 +91,9 @@ pub enum Standing {
 
 struct State {
     checks: [Result<(), &'static str>; Check::ALL.len()],
-    /// By what they are about.
+    /// The warnings, by subject.
     warnings: [Vec<Box<str>>; Warning::ALL.len()],
-    /// The store has answered since the start: what it knew is here.
+    /// The store has answered since the start: its records are known here.
     store_was_there: bool,
     /// Nothing but a start would have it serve again.
     is_dead: bool,
@@ -146,7 +146,7 @@ impl Readiness {
         self.push.get().map(PushService::health).unwrap_or_default()
     }
 
-    /// What a relay still does that is degraded, in one line.
+    /// The remaining service of a degraded relay, in one line.
     pub fn degradation(&self) -> String {
         let mut parts = Vec::new();
         if let Err(why) = self.lock().checks[Check::Store as usize] {
@@ -161,12 +161,12 @@ impl Readiness {
         parts.join("; ")
     }
 
-    /// What those who connect have against the certificate in use.
+    /// The doubts of clients about the certificate in use.
     fn doubted_certificate(&self) -> Vec<Box<str>> {
         self.lock().warnings[Warning::Trust.index()].clone()
     }
 
-    /// Those that fail, as JSON.
+    /// The push services that fail, as JSON.
     pub fn degraded(&self) -> Vec<Value> {
         let failing = self.push_services().into_iter().filter(|report| report.state == push::State::Failing);
         failing.map(|report| degraded(&report)).collect()
@@ -215,7 +215,7 @@ impl Readiness {
         std::array::from_fn(|index| (Warning::ALL[index], state.warnings[index].len()))
     }
 
-    /// What is to be mended although the relay does its work.
+    /// The faults to be mended although the relay does its work.
     pub fn warnings(&self) -> Vec<Box<str>> {
         self.lock().warnings.iter().flatten().cloned().collect()
     }

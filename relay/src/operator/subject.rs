@@ -1,4 +1,4 @@
-//! The instance that a request of an operator is about, and what he hears when there is none.
+//! The instance that a request of an operator is about, and the answer when there is none.
 //!
 //! Invariant: the id is taken from the path alone.
 

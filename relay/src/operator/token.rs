@@ -13,7 +13,7 @@ use crate::config::Operator as Settings;
 use crate::config::{operator_token, token_in};
 use crate::secret::ApiKey;
 
-/// What an operator shows.
+/// The operator's token.
 pub(super) struct Token {
     in_force: ArcSwap<KeyDigest>,
     file: ArcSwap<Option<PathBuf>>,

@@ -1,6 +1,6 @@
 //! The stories of calls as traces of OpenTelemetry, sent to a collector by OTLP over HTTP, where an operator names one.
 //!
-//! | room | what it is |
+//! | room | contents |
 //! | --- | --- |
 //! | `spans` | a story as spans, in OTLP's JSON |
 //!
@@ -8,8 +8,8 @@
 //! here: the crates that would write it (`opentelemetry-otlp` 0.32 with its SDK, `prost` and the bridge from `tracing`, thirteen
 //! packages beside those that are here) trace by spans that are opened on that way.
 //!
-//! Invariant: nobody waits for a collector. What does not fit into the queue, or is not taken at the third time, is lost and counted.
-//! Nothing of a caller is sent, not even what is left of one.
+//! Invariant: nothing waits for a collector. A trace that does not fit into the queue, or is not taken at the third time, is lost and counted.
+//! Nothing of a caller is sent, not even the shortened form.
 
 mod spans;
 
@@ -49,7 +49,7 @@ const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Where traces go; cheap to clone. Without a collector it takes nothing.
+/// The exporter of traces; cheap to clone. Without a collector it takes nothing.
 #[derive(Clone, Default)]
 pub struct Exporter(Option<(mpsc::Sender<Story>, Metrics)>);
 
@@ -73,7 +73,7 @@ enum NotTaken {
 }
 
 impl NotTaken {
-    /// Whether it may be taken later: who refuses it now refuses it then, unless he is busy or away.
+    /// Whether a later attempt may succeed: a collector that refuses now refuses then, unless it is busy or away.
     fn may_pass(&self) -> bool {
         match self {
             Self::Refused(status) => matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504),
@@ -191,7 +191,7 @@ impl Collector {
         let status = match answer {
             Ok(answer) => {
                 let status = answer.status();
-                // What it says beside its status decides nothing.
+                // The body of the answer decides nothing.
                 drop(Limited::new(answer.into_body(), LONGEST).collect().await);
                 Ok(status)
             }

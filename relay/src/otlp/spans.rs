@@ -23,7 +23,7 @@ const SERVER: u8 = 2;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u8 = 2;
 
-/// What is posted to `/v1/traces`.
+/// The body posted to `/v1/traces`.
 pub(super) fn request(node: &str, stories: &[Story]) -> Value {
     let spans: Vec<Value> = stories.iter().flat_map(of_story).collect();
     let resource =

@@ -1,4 +1,4 @@
-//! What goes wrong again and again is said once, and then counted.
+//! Logging of outages: a fault that recurs is logged once, and then counted.
 //!
 //! Invariant: of one outage the log has a line when it begins, one each [`EVERY`] with how often it has happened since the last one,
 //! and one when it is over.
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// How often an outage that goes on is said.
 pub const EVERY: Duration = Duration::from_secs(60);
 
-/// One thing that goes wrong, or not.
+/// A fault that may recur.
 #[derive(Debug, Default)]
 pub struct Outage(Option<State>);
 
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Outage {
-    /// It has happened once more. `Some`: that is to be said, with how often since it was said last.
+    /// The fault has happened once more. `Some`: that is to be said, with how often since it was said last.
     pub fn again(&mut self) -> Option<u64> {
         let now = Instant::now();
         let Some(state) = &mut self.0 else {
@@ -38,7 +38,7 @@ impl Outage {
         Some(std::mem::take(&mut state.since_said))
     }
 
-    /// It has not happened. `Some`: it is over, which is to be said, with how often it has happened in all.
+    /// The fault has not happened. `Some`: it is over, which is to be said, with how often it has happened in all.
     pub fn over(&mut self) -> Option<u64> {
         self.0.take().map(|state| state.in_all)
     }

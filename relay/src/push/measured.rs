@@ -30,7 +30,7 @@ pub fn webpush_body(push: &Push, keys: &WebPushKeys) -> Option<Vec<u8>> {
     webpush::body(push, None, keys).ok()
 }
 
-/// What signs for each service.
+/// The signers for each service.
 pub struct Tokens {
     apns: Signer,
     fcm: ServiceAccount,

@@ -1,4 +1,4 @@
-//! Pushes: what is said to a device, through which service, and what the service answered.
+//! Pushes: their content, the services that carry them, and the services' answers.
 //!
 //! | room | what it is |
 //! | --- | --- |
@@ -44,7 +44,7 @@ pub use payload::collapse::Subject;
 pub use rfc8599::{Address, NoAddress};
 pub use setup::{Problem, SetupError};
 
-/// What happened, as the payload's `event`.
+/// The event, as the payload's `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A call waits at the relay.
@@ -101,7 +101,7 @@ impl Event {
 /// One push, the same object for every service.
 #[derive(Clone, PartialEq)]
 pub struct Push {
-    /// What happened.
+    /// The event.
     pub event: Event,
     /// The instance that it happened to.
     pub instance: InstanceId,
@@ -152,7 +152,7 @@ impl Push {
     }
 }
 
-/// What a push service said, by what follows from it.
+/// A push service's answer, by its consequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The service took it.
@@ -180,7 +180,7 @@ pub enum Verdict {
     TooLate,
     /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
     Unconfirmed,
-    /// What was to be tried again is not: the device has another token by now.
+    /// No further try was made: the device has another token by now.
     Moved,
 }
 

@@ -23,9 +23,9 @@ use crate::vault::record::{Provider, PushTarget};
 pub struct Address {
     /// The App.
     pub app: Box<str>,
-    /// Where calls go.
+    /// The target of calls.
     pub call: PushTarget,
-    /// Where everything else goes; `None`: nowhere.
+    /// The target of everything else; `None`: none.
     pub other: Option<PushTarget>,
 }
 
@@ -159,7 +159,7 @@ impl<'a> Tokens<'a> {
             (Some(token), None, None) if members == 1 => tokens.only = Some(token),
             (Some(token), None, Some(_)) => tokens.voip = Some(token),
             (Some(token), Some(_), None) => tokens.remote = Some(token),
-            // Which is which cannot be told.
+            // Calls and the rest cannot be told apart.
             (Some(_), None, None) | (Some(_), Some(_), Some(_)) | (None, None, None) => return None,
             (None, ..) => {}
         }

@@ -1,7 +1,7 @@
 //! Running work on secrets so that the stack below it holds nothing of them afterwards.
 //!
 //! Invariant: when [`with_clean_stack`] returns or unwinds, the [`WIPED_STACK`] bytes below its own frame are zero; within another such call,
-//! when that one does. What the work returned, and what it put on the heap, is not touched.
+//! when that one does. The work's result, and its data on the heap, are not touched.
 
 use std::cell::Cell;
 use std::hint::black_box;

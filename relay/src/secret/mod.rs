@@ -78,11 +78,11 @@ secret!(
     Aor
 );
 secret!(
-    /// What APNs or FCM calls a device's token.
+    /// A device's token at APNs or FCM.
     PushToken
 );
 secret!(
-    /// What a device proves itself with, at the API and at the edge.
+    /// The secret by which a device proves itself, at the API and at the edge.
     InstanceSecret
 );
 /// The longest [`ApiKey`] that is looked at, in characters.

@@ -1,6 +1,6 @@
 //! Watching the audit trail: one that cannot be written, or whose file was taken away, is told to the operator.
 //!
-//! Invariant: what is told is what the trail says of itself, at most [`EVERY`] later.
+//! Invariant: the warning is the trail's own, at most [`EVERY`] later.
 
 use std::time::Duration;
 

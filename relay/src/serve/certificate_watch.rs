@@ -1,6 +1,6 @@
 //! Watching the certificate: when it ends, and whether those who connect will take it.
 //!
-//! Invariant: what is told is of the certificate in use; what keeps its files from being taken is told by [`ServerTls::watch`]. Each doubt is logged once
+//! Invariant: its warnings are about the certificate in use; faults of new files are reported by [`ServerTls::watch`]. Each doubt is logged once
 //! while it lasts.
 
 use std::sync::Arc;

@@ -21,12 +21,12 @@ use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts, doubts_of};
 use crate::push;
 use crate::vault::{Keyring, StoreError, Vault};
 
-/// What a look at everything gave.
+/// The findings of a look at everything.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What a start with this configuration would meet, or what its peers would; empty: all right.
+    /// The problems that a start with this configuration would meet, or its peers would; empty: all right.
     pub problems: Vec<Problem>,
-    /// What is worth saying although it keeps nobody from anything.
+    /// Remarks that keep nobody from anything.
     pub notes: Vec<Problem>,
 }
 
@@ -70,11 +70,11 @@ pub async fn check(config: &Config) -> Findings {
     findings
 }
 
-/// What those who connect would have against the certificate: devices and apps by the name of `edge.public`, SIP servers by
+/// The doubts of clients about the certificate: devices and apps by the name of `edge.public`, SIP servers by
 /// that of `upstream.public_host`.
 pub fn certificate(config: &Config) -> Vec<Doubt> {
     let Tls::Files { certificate, .. } = &config.tls else { return Vec::new() };
-    // One is on its way, and what goes wrong with that is told.
+    // A certificate is on its way, and its failures are told.
     if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
         return Vec::new();
     }
@@ -98,7 +98,7 @@ fn hosts(config: &Config) -> Vec<&str> {
     hosts
 }
 
-/// What the dates of the certificates say that push services are shown, and whether those take no push for it.
+/// The doubts about the dates of the certificates that push services are shown, and whether they take no push for it.
 pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
     let mut found = Vec::new();
     for (index, app) in config.apps.iter().enumerate() {
@@ -141,7 +141,7 @@ fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What a start reads besides, or is told as failing from its beginning.
+/// Checks the files that a start reads besides, or that it would report as failing from its beginning.
 fn check_rest(config: &Config, findings: &mut Findings) {
     let problems = &mut findings.problems;
     if let Some(Otlp { is_tls: true, ca_file, .. }) = &config.otlp
@@ -247,11 +247,11 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     {
         failed.push(("upstream.udp_listen", config.upstream.udp_listen, error));
     }
-    // Nobody answers where this command itself listens: a relay is looked for once it does not, and only where an address is taken.
+    // No relay answers where this command itself listens: a relay is looked for once it does not, and only where an address is taken.
     drop(held);
     let mut of_a_relay = Vec::new();
     let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
-    // Whether a relay runs here is told by its operator listener; what it holds in the clear cannot be asked.
+    // Whether a relay runs here is told by its operator listener; its data in the clear cannot be asked for.
     let runs = is_taken && running_relay::is_ours(&config.tls, config.operator.listen).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;

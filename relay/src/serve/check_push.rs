@@ -12,7 +12,7 @@ use crate::push::{PushService, System};
 /// Each service that would take no push, and a line for each that would.
 pub async fn check_push(config: &Config) -> (Vec<Problem>, Vec<String>) {
     let apps = config.apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
-    // What cannot be set up is a problem that the check without pushes names.
+    // A service that cannot be set up is a problem that the check without pushes names.
     let Ok(names) = names(config) else { return Default::default() };
     let network = Arc::new(System::new(names));
     let Ok(service) = PushService::new(network, apps, &Metrics::new()) else { return Default::default() };

@@ -1,6 +1,6 @@
 //! A part of the relay that works beside everything else.
 //!
-//! Invariant: one that ends by a fault of its own is told, in the log and to whoever looks, for nothing else would notice.
+//! Invariant: a chore that ends by a fault of its own is reported, in the log and on the status page, for nothing else would notice.
 
 use std::panic::AssertUnwindSafe;
 
@@ -18,7 +18,7 @@ pub(super) fn chore(
 ) -> JoinHandle<()> {
     let readiness = readiness.clone();
     tokio::spawn(async move {
-        // What it held is gone with it, and locks say themselves what a panic leaves behind.
+        // The chore's state is gone with it, and locks show by themselves that a panic left something behind.
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
             tracing::error!(
                 event = "chore-ended",

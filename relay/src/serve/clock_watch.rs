@@ -69,7 +69,7 @@ fn note(vault: &Vault, now: u64) -> JoinHandle<()> {
     })
 }
 
-/// What the store's clock has said.
+/// The store's clock, as far as it was heard.
 #[derive(Default)]
 struct Store {
     /// How far the system's clock is ahead of it, in milliseconds; `None`: not far.
@@ -176,7 +176,7 @@ mod tests {
         const LONG: Duration = Duration::from_secs(5);
         let folder = std::env::temp_dir().join(format!("sipwake-clock-{:x}", u64::from_be_bytes(random::bytes())));
         let vault = Vault::open("memory:", Keyring::open(&folder.join("keyring")).expect("made"), "a").expect("opened");
-        // Whoever writes there waits for who reads.
+        // A writer there waits for a reader.
         let slow = folder.join("keyring.clock.new");
         mknodat(CWD, &slow, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
         let (go_on, disk) = mpsc::channel();

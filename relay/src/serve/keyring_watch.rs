@@ -19,7 +19,7 @@ const TEND: Duration = Duration::from_secs(10);
 /// How soon again, while something is wrong or the store away.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What is to be known of wipes for which there was no room.
+/// The warning about wipes for which there was no room.
 const FORGOTTEN: &str = "more was wiped within six days than there is room to remember: a Redis that comes back as it was before may bring some of it back; raise limits.instances_per_node, of which six times as many are remembered, and find out what is enabled so often";
 
 /// Watches for as long as the relay runs.

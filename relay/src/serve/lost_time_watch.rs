@@ -6,7 +6,7 @@
 //! | the time since boot | suspended, for sure |
 //! | the system's clock | paused as a whole, or its clock was set: nobody can tell, and a refresh too many does no harm |
 //!
-//! Invariant: what is scheduled is never put off by it; each loss is told once.
+//! Invariant: it never puts off scheduled work; each loss is told once.
 
 use std::time::{Duration, Instant};
 

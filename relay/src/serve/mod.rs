@@ -77,7 +77,7 @@ use listeners::Listeners;
 use push_services::{has_none, push_service, services};
 use reload::Reloader;
 
-/// What the calls that are being set up get to end in when the drain begins; then they are ended.
+/// The time that calls being set up have to end when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
 /// The least that those get of it which an app's last request has begun.
@@ -115,7 +115,7 @@ pub enum StartError {
     /// The folder of ACME.
     #[error("acme.state: {} cannot be used: {why}", folder.display())]
     Acme {
-        /// Where it is.
+        /// The folder.
         folder: PathBuf,
         /// The system's word.
         why: io::Error,
@@ -140,25 +140,25 @@ pub struct Relay;
 
 /// A relay at work. Dropping it stops it without a drain.
 pub struct Running {
-    /// Where devices connect.
+    /// The address for devices.
     pub edge: SocketAddr,
-    /// Where devices connect by WebSocket, when they may.
+    /// The address for devices by WebSocket, when they may.
     pub websocket: Option<SocketAddr>,
-    /// What pushes and Record-Route name.
+    /// The address that pushes and Record-Route name.
     pub public_edge: Box<str>,
-    /// Where apps connect.
+    /// The address for apps.
     pub api: SocketAddr,
-    /// Where operators connect.
+    /// The address for operators.
     pub operator: SocketAddr,
     /// The socket toward SIP servers, where UDP is in use.
     pub upstream_udp: Option<SocketAddr>,
-    /// Where SIP servers connect over TCP, where it is in use.
+    /// The address for SIP servers over TCP, where it is in use.
     pub upstream_tcp: Option<SocketAddr>,
-    /// Where SIP servers connect over TLS, where it is in use.
+    /// The address for SIP servers over TLS, where it is in use.
     pub upstream_tls: Option<SocketAddr>,
     /// The CA of a development certificate, in PEM.
     pub development_ca: Option<String>,
-    /// What it counts.
+    /// The metrics of this relay.
     pub metrics: Metrics,
     agent: Agent,
     service: Service,
@@ -172,7 +172,7 @@ pub struct Running {
     leave: Arc<Notify>,
 }
 
-/// What answers by HTTPS.
+/// The HTTPS servers.
 struct Https {
     api: JoinHandle<()>,
     operator: JoinHandle<()>,
@@ -185,7 +185,7 @@ impl Relay {
     /// [`StartError`] when something that the configuration names cannot be used. A store that does not answer is none:
     /// the relay starts, and is not ready.
     pub async fn start(config: Config) -> Result<Running, StartError> {
-        // One provider for whatever asks for the default (the Redis client); another relay may have been here before.
+        // One provider for all code that asks for the default (the Redis client); another relay may have been here before.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, stopping) = drain();
         let (end, ending) = drain();
@@ -212,11 +212,11 @@ impl Relay {
             TOMBSTONES_EACH * usize::try_from(config.limits.instances_per_node).unwrap_or(usize::MAX / TOMBSTONES_EACH),
         );
         clock_watch::begin(&vault).await;
-        // One that does not answer is asked again before anything is stored.
+        // A store that does not answer is asked again before anything is stored.
         if let Ok(Some(fault)) = vault.begin_ring().await {
             return Err(StartError::Untried(fault));
         }
-        // What fails is tried again, and told, by who tends them.
+        // A failed attempt is repeated, and reported, by the task that tends the keys.
         let _ = vault.tend_keys();
         if config.store.require_ephemeral {
             store_watch::require_ephemeral(&vault).await?;
@@ -305,14 +305,14 @@ impl Relay {
 }
 
 impl Running {
-    /// Drains and stops: no new request of an app, what is being answered and the calls that are being set up to their end,
+    /// Drains and stops: no new request of an app, the requests being answered and the calls that are being set up to their end,
     /// at most [`CALLS_DRAIN`]. Operators are answered until the end. Nothing is unregistered.
     pub async fn shutdown(mut self) {
         self.readiness.fail(Check::Serving, "shutting down");
         self.service.leave().await;
         self.stop.begin();
         let begun = Instant::now();
-        // Nobody asks the store for longer than its own time limit; away, it knows of no other node.
+        // The store is asked for no longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
         // An error means that the task is gone, which is what is waited for.
         let _ = tokio::join!(&mut self.https.api, self.agent.wait_for_calls(CALLS_DRAIN, elsewhere));
@@ -461,7 +461,7 @@ impl Opened {
         }
     }
 
-    /// Where the configuration has it: renews the certificate, and answers at the door for the CA.
+    /// With ACME in the configuration: renews the certificate, and answers at the door for the CA.
     fn certificate_by_acme(&self, door: Option<Listener>, readiness: &Readiness, ending: Drain) -> Vec<JoinHandle<()>> {
         let Some(settings) = self.config.acme.clone() else { return Vec::new() };
         let acme = Acme::new(settings, self.tls.clone(), self.metrics.clone(), self.config.timing.acme_retry.0);
@@ -473,7 +473,7 @@ impl Opened {
         door.into_iter().chain([chore(&watched, "certificates by ACME", acme.keep(told))]).collect()
     }
 
-    /// What is done again and again beside everything else.
+    /// The periodic tasks beside everything else.
     fn chores(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
         let store = readiness.clone();
         let told = move |trouble: Option<&StoreError>| match trouble {
@@ -520,7 +520,7 @@ impl Opened {
         chores
     }
 
-    /// Tells what is the matter with name servers, whoever asks them.
+    /// Reports trouble with name servers, whatever part of the relay asks them.
     fn watch_names(&self, readiness: &Readiness) -> Vec<JoinHandle<()>> {
         let told: Arc<Mutex<Vec<Vec<String>>>> = Arc::new(Mutex::new(vec![Vec::new(); self.names.len()]));
         let watch = |(place, names): (usize, &Resolver)| {

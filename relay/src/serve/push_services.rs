@@ -17,7 +17,7 @@ pub(super) fn has_none(app: &config::App) -> bool {
     app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none()
 }
 
-/// The push services, and whether pushes are only printed: when no App has any. What of the `running` ones has not changed is theirs.
+/// The push services, and whether pushes are only printed: when no App has any. Unchanged ones are taken over from `running`.
 pub(super) fn push_service(
     config: &Config,
     network: &Arc<dyn Network>,

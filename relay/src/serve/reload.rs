@@ -6,7 +6,7 @@
 //! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
-//! Invariant: a file with a problem changes nothing at all. What was taken is in force when [`Reloader::reload`] comes back.
+//! Invariant: a file with a problem changes nothing at all. The changes taken are in force when [`Reloader::reload`] comes back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,9 +27,9 @@ use crate::push::{Network, PushService};
 use crate::service::Service;
 use crate::vault::Vault;
 
-/// What of a relay can change.
+/// The parts of a relay that can change.
 pub(super) struct Reloader {
-    /// What is in force.
+    /// The configuration in force.
     running: Mutex<(Config, Fingerprints)>,
     pub(super) tls: Arc<ServerTls>,
     pub(super) upstream_tls: ClientTls,
@@ -61,7 +61,7 @@ impl Reloader {
 
     /// Reads everything again, takes what can be taken, and says what became of it.
     pub(super) fn reload(&self) -> Reloaded {
-        // Nothing under the lock can panic half way: what is taken are whole values.
+        // Nothing under the lock can panic half way: whole values are taken.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = Reloaded::default();
         let Some(file) = running.0.source.clone() else {
@@ -77,18 +77,18 @@ impl Reloader {
         };
         let (old, was) = &*running;
         let keys = other_keys(old, &new);
-        // Those of another file wait for a restart, and the file of before may be gone.
+        // The roots of another file wait for a restart, and the file of before may be gone.
         let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
         keep_what_waits(old, &mut new);
         let same_apps = services_of(old) == services_of(&new);
-        // What does not come into force has no series.
+        // A configuration that does not come into force has no series.
         let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
         let push = match push_service(&new, &self.network, &metrics, Some(&self.push)) {
             Ok((push, _)) => push,
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
         let prints = fingerprints(&new);
-        // One that has ended while it was in force keeps nobody from other changes.
+        // An expired push certificate that is already in force blocks no other changes.
         let is_new = |place: &str| other_files(was, &prints).iter().any(|other| other == place);
         let unusable =
             push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
@@ -117,7 +117,7 @@ impl Reloader {
         }
         let access = api_settings(&new, &self.vault);
         self.api.let_in(access.apps, access.sip_servers);
-        // What waits for a restart is said each time.
+        // Changes that wait for a restart are reported each time.
         let stays = |setting: &Setting| told.needs_restart.contains(&setting.place);
         let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
         new.settings.retain(|setting| !stays(setting));
@@ -133,7 +133,7 @@ impl Reloader {
     fn read_roots(&self, told: &mut Reloaded) -> Option<ReadRoots> {
         match self.upstream_tls.read() {
             Ok(read) => read,
-            // They are no file of the configuration: the watch tells of them, and those of before stay.
+            // The system's roots are no file of the configuration: the watch reports them, and the earlier ones stay.
             Err(TlsError::NoRoots) => None,
             Err(error) => {
                 told.problems.push(format!("upstream.ca_file: {error}; the old roots stay in use"));
@@ -156,7 +156,7 @@ impl Reloader {
     }
 }
 
-/// What is in force as it was when the relay started, whatever the file says of it now: push services are made with it, too.
+/// Keeps the settings in force as they were when the relay started, whatever the file has now: push services are made with them, too.
 fn keep_what_waits(old: &Config, new: &mut Config) {
     new.upstream.clone_from(&old.upstream);
     new.store.clone_from(&old.store);

@@ -28,7 +28,7 @@ pub(super) async fn require_ephemeral(vault: &Vault) -> Result<(), StartError> {
 pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Readiness) {
     let mut known: Vec<StoreFault> = Vec::new();
     if !require_ephemeral {
-        // What a store is like that does not answer is another question.
+        // The kind of a store that does not answer is another question.
         readiness.pass(Check::StoreKind);
     }
     loop {
@@ -45,7 +45,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
             }
         }
         let worst = faults.iter().find(|fault| fault.is_grave() || require_ephemeral && fault.is_persistence());
-        // One that makes the relay unready is looked at again as soon as it may be mended.
+        // A fault that makes the relay unready is looked at again as soon as it may be mended.
         let pause = if worst.is_some() { AGAIN } else { EVERY };
         match worst {
             Some(fault) if fault.is_grave() => {

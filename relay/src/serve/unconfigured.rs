@@ -1,7 +1,7 @@
-//! A relay without a configuration: what it keeps for the next time, the SIP server that comes with it, and what it says.
+//! A relay without a configuration: the values that it keeps for the next time, the SIP server that comes with it, and its words at the start.
 //!
-//! Invariant: it says loudly that it is for trying alone. What it says to paste works as it stands, on the machine that it was
-//! said on. A folder that cannot be used costs what would be kept in it, and nothing else; a SIP server that was asked for and
+//! Invariant: it says loudly that it is for trying alone. The text that it offers to paste works as it stands, on the machine that it was
+//! said on. A folder that cannot be used costs the values that would be kept in it, and nothing else; a SIP server that was asked for and
 //! cannot be had keeps it from starting.
 
 use std::io;
@@ -16,12 +16,12 @@ use crate::development::sip_server::{Account, SipServer};
 use crate::log;
 use crate::secret::Password;
 
-/// Where SIP servers usually are.
+/// The usual address of SIP servers.
 const SIP_SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5060);
-/// Who has an account at that SIP server.
+/// The users with an account at that SIP server.
 pub const USERS: [&str; 2] = ["alice", "bob"];
 
-/// What there is beside a relay without a configuration.
+/// The parts beside a relay without a configuration.
 pub struct Unconfigured {
     folder: Option<Folder>,
     apps: Vec<App>,

@@ -1,6 +1,6 @@
-//! What an app asks with its key.
+//! Requests of an app, made with its key.
 //!
-//! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
+//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::clock;
 use crate::doctor::{Patient, Report};
 use crate::limits::guesses::Attempt;
 
-/// What an app asks with its key.
+/// Requests of an app, made with its key.
 pub trait AppService: Clone + Send + Sync + 'static {
     /// Registers the account once, seals it and keeps it; or keeps nothing. `source`: the address that asks, for the limits.
     fn enable(
@@ -60,7 +60,7 @@ impl AppService for Service {
 
     async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
         let (it, app) = (self.0.clone(), Box::<str>::from(app));
-        // Likewise: what was registered is unregistered.
+        // Likewise: a trial registration is unregistered.
         tokio::spawn(async move { it.examine(app, source, patient).await }).await.unwrap_or(Err(ExamineError::Busy))
     }
 }

@@ -69,7 +69,7 @@ impl Inner {
         CallStories { stories, is_whole }
     }
 
-    /// What is told of the calls of an instance, oldest first.
+    /// The stories of an instance's calls, oldest first.
     pub(super) async fn stories_of(&self, id: InstanceId) -> Result<Vec<Story>, StoreError> {
         let mut all = self.dependencies.vault.stories(id).await?;
         let going_on = self.dependencies.agent.ask(id, |reply| Request::Stories { reply }).await.unwrap_or_default();

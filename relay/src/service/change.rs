@@ -33,7 +33,7 @@ struct Changed {
     /// Its lookup as the shard has it.
     before: Lookup,
     lease: LeaseExpiry,
-    /// One that is not leaves its lookup to another instance that has it.
+    /// An instance that is not proven leaves its lookup to another instance that has it.
     is_proven: bool,
 }
 
@@ -99,7 +99,7 @@ impl Inner {
     pub(super) async fn write_down_notes(self: Arc<Self>, mut notes: mpsc::UnboundedReceiver<RecordNote>) {
         let mut some = Vec::new();
         while notes.recv_many(&mut some, NOTES_AT_ONCE).await > 0 {
-            // Those that end what a device is pushed by twice wait for no store.
+            // Notes that stop duplicate pushes to a device wait for no store.
             let (proven, rest): (Vec<_>, Vec<_>) =
                 some.drain(..).partition(|note| matches!(note, RecordNote::Proven(_)));
             for note in proven {
@@ -198,7 +198,7 @@ impl Inner {
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
-                // It ended meanwhile; what was just stored goes with it, and is not to come back later than that would have ended.
+                // The instance ended meanwhile; the record just stored goes with it, and is not to come back later than that would have ended.
                 self.dependencies.vault.tombstones().note_renewed(id, ends_at);
                 self.dependencies.agent.erase(id, lookup);
                 Err(AccessError::Unknown.into())
@@ -226,7 +226,7 @@ impl Inner {
     async fn store_change(self: &Arc<Self>, status: &InstanceStatus, changed: &Changed) -> Result<Fence, ChangeError> {
         let (id, fence, vault) = (status.id, status.fence, &self.dependencies.vault);
         if fence == Fence::NEW {
-            // It is being enabled: the store would take it for one that nobody has told its app of.
+            // An instance that is still being enabled: the store would take it for one whose app was never told of it.
             return Err(AccessError::Unknown.into());
         }
         let Changed { sealed, lookup, before, lease, is_proven } = changed;
@@ -243,7 +243,7 @@ impl Inner {
             self.timed(StoreOperation::Put, put).await
         };
         let placed = match put().await {
-            // Nobody has ended it: the store has lost it.
+            // No node has ended the instance: the store has lost it.
             Err(StoreError::Gone) if self.write_again(id).await.map_err(|_| AccessError::StoreAway)? => put().await,
             placed => placed,
         };
@@ -257,7 +257,7 @@ impl Inner {
             }
             Err(StoreError::Gone) => Err(AccessError::Unknown.into()),
             Err(StoreError::NotOwner) => {
-                // Whoever asks again finds it where it is.
+                // A later request finds the instance at the node that has it now.
                 self.let_go_if_taken(id).await;
                 Err(AccessError::StoreAway.into())
             }

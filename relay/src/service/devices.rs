@@ -1,6 +1,6 @@
-//! What a device asks with its instance's secret.
+//! Requests of a device, made with its instance's secret.
 //!
-//! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
+//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
 
 use std::future::Future;
 
@@ -16,7 +16,7 @@ use crate::agent::request::CallRequest;
 use crate::secret::InstanceSecret;
 use crate::vault::items::{Message, MissedCall};
 
-/// What a device asks with its instance's secret.
+/// Requests of a device, made with its instance's secret.
 pub trait DeviceService: Clone + Send + Sync + 'static {
     /// The state of an instance.
     fn read(&self, id: InstanceId, proof: &InstanceSecret) -> impl Future<Output = Result<View, AccessError>> + Send;
@@ -90,7 +90,7 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         call: CallId,
     ) -> impl Future<Output = Result<bool, AccessError>> + Send;
 
-    /// What happened to the instance, step by step.
+    /// The timeline of the instance, step by step.
     fn timeline(
         &self,
         id: InstanceId,
@@ -133,7 +133,7 @@ impl DeviceService for Service {
 
     async fn disable(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Wiped, AccessError> {
         let (it, proof) = (self.0.clone(), proof.clone());
-        // In a task of its own: whoever hangs up leaves none behind that this one stands for.
+        // In a task of its own: a client that hangs up leaves no earlier instance behind that this one stands for.
         let disabling = tokio::spawn(async move { it.disable(id, proof).await }.in_current_span());
         disabling.await.unwrap_or(Err(AccessError::StoreAway))
     }

@@ -1,6 +1,6 @@
-//! What comes beside calls, as the device sees it: kept messages and missed calls, the timeline, the export, the test.
+//! A device's items other than calls: kept messages and missed calls, the timeline, the export, the test.
 //!
-//! Invariant: what is kept is unsealed only for who has shown the instance's secret, and for that answer alone.
+//! Invariant: kept items are unsealed only for a requester that has shown the instance's secret, and for that answer alone.
 
 use sip::id::{CallId, InstanceId, MessageId};
 
@@ -20,8 +20,8 @@ impl Inner {
         self.view(status).map(|view| View { kept, ..view })
     }
 
-    /// Whether somebody may see what is kept for an instance, whoever owns it: its shard or its record tells. Where neither has shown that the secret is
-    /// right, nobody may: the record may not open here, or be lost while another node has the instance.
+    /// Whether a requester may see the items kept for an instance, whichever node owns it: its shard or its record tells. Where neither has shown
+    /// that the secret is right, nobody may: the record may not open here, or be lost while another node has the instance.
     async fn admit(&self, id: InstanceId, proof: &InstanceSecret) -> Result<(), AccessError> {
         match self.look(id, proof).await {
             Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! One at a time for each key. Whoever holds a key can learn that somebody else waits for it.
+//! A mutex for each key. The holder of a key can learn that another task waits for it.
 //!
 //! Invariant: a key that nobody holds or waits for takes no memory.
 

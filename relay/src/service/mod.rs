@@ -70,7 +70,7 @@ use keyed_mutex::KeyedMutex;
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
 
-/// What the use cases stand on.
+/// The dependencies of the use cases.
 pub struct Dependencies {
     /// The agent, with its shards.
     pub agent: Agent,
@@ -78,13 +78,13 @@ pub struct Dependencies {
     pub vault: Vault,
     /// The metrics.
     pub metrics: Metrics,
-    /// What one source, account or SIP server may take.
+    /// The limits of each source, account and SIP server.
     pub quotas: Quotas,
     /// DNS and the address policy.
     pub resolver: Resolver,
-    /// Who examines accounts.
+    /// The examiner of accounts.
     pub doctor: Doctor,
-    /// Where it is written down what was done.
+    /// The audit trail.
     pub audit: Audit,
     /// The SIP domains that accounts may belong to.
     pub domains: DomainRules,
@@ -98,7 +98,7 @@ pub struct Dependencies {
     pub drain: Drain,
 }
 
-/// Which push services an App has at this relay.
+/// The push services that an App has at this relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Services {
     /// Apple's.
@@ -125,9 +125,9 @@ struct Inner {
     examinations: Semaphore,
     examinations_of_app: Shares<Box<str>>,
     examinations_of_source: Shares<IpAddr>,
-    /// What other nodes were asked.
+    /// Questions to other nodes that await an answer.
     questions: nodes::Questions,
-    /// What is sought at other nodes at once.
+    /// Searches at other nodes that are under way.
     seeks: ownership::missing_records::Seeks,
     /// The nodes that say nothing of what they have wiped.
     silences: nodes::unresponsive_peers::Silences,
@@ -135,7 +135,7 @@ struct Inner {
     passed_on: nodes::forwarded_requests::PassedOn,
     /// The nodes that leave.
     leavers: nodes::drain_messages::Leavers,
-    /// Who is under way that takes a registration back.
+    /// Permits for devices that take a registration back.
     taking_back: Semaphore,
     /// How far this node is in handing its instances over.
     hand_over: drain::hand_over::HandOver,

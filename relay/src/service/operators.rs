@@ -1,6 +1,6 @@
-//! What an operator asks with the operator token.
+//! Requests of an operator, made with the operator token.
 //!
-//! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
+//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
 
 use std::future::Future;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const LOOK_FOR_LEFT: Duration = Duration::from_millis(250);
 /// How often it is looked whether it has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// What an operator asks with the operator token.
+/// Requests of an operator, made with the operator token.
 pub trait OperatorService: Clone + Send + Sync + 'static {
     /// Of at most `limit` (1 to 1000) instances of this node in the order of their ids, those after `after` alone, the ones
     /// asked for.
@@ -36,10 +36,10 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         which: Which,
     ) -> impl Future<Output = Result<Page, OperatorError>> + Send;
 
-    /// The owner of an instance that is not this node; `None`: this node is to answer, from what it has.
+    /// The owner of an instance that is not this node; `None`: this node is to answer, from its own data.
     ///
     /// # Errors
-    /// What this node would answer after it had asked the store once more.
+    /// The error that this node would answer after asking the store once more.
     fn owner_of(&self, _id: InstanceId) -> impl Future<Output = Result<Option<Owner>, OperatorError>> + Send {
         async { Ok(None) }
     }
@@ -60,7 +60,7 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         async { Some(Vec::new()) }
     }
 
-    /// What this node says of itself.
+    /// Facts about this node.
     fn about_node(&self) -> AboutNode {
         AboutNode::default()
     }
@@ -82,7 +82,7 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
     /// Unregisters and wipes on the operator's word.
     fn wipe(&self, id: InstanceId) -> impl Future<Output = Result<Wiped, OperatorError>> + Send;
 
-    /// What is held about one instance; secrets, AOR and tokens left out.
+    /// The data held about one instance; secrets, AOR and tokens left out.
     fn export(&self, id: InstanceId) -> impl Future<Output = Result<Export, OperatorError>> + Send;
 
     /// Records an instance's SIP, gives what was recorded, or erases it; its user sees so in the timeline.
@@ -100,7 +100,7 @@ impl OperatorService for Service {
         }
         match vault.load(id).await {
             Ok(None) | Err(_) if is_here || vault.tombstones().look(id).is_some() => Ok(None),
-            // What this node has ended by itself another one may go on with.
+            // An instance that this node has ended by itself may go on at another node.
             Ok(Some(stored)) if vault.tombstones().bars(id, Some(stored.fence)).is_some() => Ok(None),
             Ok(Some(stored)) => Ok(Some(stored.owner).filter(|_| !stored.owned)),
             Ok(None) => {
@@ -133,7 +133,7 @@ impl OperatorService for Service {
             sleep(LOOK_AGAIN).await;
         }
         let dead = vault.unclaimed_nodes().await;
-        // Asked last: what was unclaimed may have become this node's meanwhile.
+        // Asked last: an unclaimed instance may have become this node's meanwhile.
         let own = agent.is_taking().then(|| vault.owner().node().to_string());
         let dead =
             dead.map_or_else(|_| vec!["unknown".to_owned()], |dead| dead.into_iter().map(String::from).collect());

@@ -1,13 +1,13 @@
-//! What a SIP server asks with its key.
+//! Requests of a SIP server, made with its key.
 //!
-//! Invariant: a future may be dropped at any await; what was begun then still ends, or nothing of it is kept.
+//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
 
 use std::future::Future;
 
 use super::Service;
 use super::types::{Expected, Wake, WakeError};
 
-/// What a SIP server asks with its key.
+/// Requests of a SIP server, made with its key.
 pub trait SipServerService: Clone + Send + Sync + 'static {
     /// Wakes the devices of an AOR that this node has, for a call that its SIP server holds.
     fn expect(&self, wish: Wake) -> impl Future<Output = Result<Expected, WakeError>> + Send;

@@ -10,7 +10,7 @@ use crate::agent::request::{Principal, Request, TraceDenied};
 use crate::secret::InstanceSecret;
 
 impl Inner {
-    /// What the holder of an instance's secret asks.
+    /// A trace request from the holder of an instance's secret.
     pub(super) async fn trace(
         &self,
         id: InstanceId,
@@ -23,7 +23,7 @@ impl Inner {
         }
     }
 
-    /// What an operator asks.
+    /// A trace request from an operator.
     pub(super) async fn trace_as_relay(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
         judged(self.ask_trace(id, Principal::Relay, wish).await)
     }

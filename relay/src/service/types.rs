@@ -1,5 +1,5 @@
-//! What goes in and out of the use cases: wishes that are right by construction, views that hold no secret, and errors
-//! by what is answered.
+//! Inputs and outputs of the use cases: requests that are right by construction, views that hold no secret, and errors by the answer that they lead
+//! to.
 //!
 //! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
 
@@ -23,8 +23,8 @@ use crate::vault::SealError;
 use crate::vault::items::{Counts, Message, MissedCall};
 use crate::vault::record::{Account, Device, Presence, Provider, PushTarget, WakeFor};
 
-/// What an app asks for when it enables push. Its fields are checked: URIs parse, tokens have their provider's form,
-/// the lifetime is within the operator's range.
+/// An app's request to enable push. Its fields are checked: URIs parse, tokens have their provider's form, the lifetime is within the operator's
+/// range.
 #[derive(Clone, PartialEq)]
 pub struct Enable {
     /// The SIP account that is lent.
@@ -33,7 +33,7 @@ pub struct Enable {
     pub device: Device,
     /// How long, in seconds; within the configured range, at most 6 days.
     pub lifetime_s: u64,
-    /// Which events wake the device.
+    /// The events that wake the device.
     pub wake_for: WakeFor,
 }
 
@@ -43,12 +43,12 @@ impl fmt::Debug for Enable {
     }
 }
 
-/// What a device asks to change; a field that is `None` or [`Field::Keep`] stays as it is.
+/// A device's changes; a field that is `None` or [`Field::Keep`] stays as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
-    /// Where calls go from now on.
+    /// The new target of calls.
     pub call_push: Option<PushTarget>,
-    /// Where everything else goes from now on.
+    /// The new target of everything else.
     pub alert_push: Field<PushTarget>,
     /// The key that what names a person is sealed to from now on.
     pub public_key: Field<PublicKey>,
@@ -56,19 +56,19 @@ pub struct Change {
     pub lifetime_s: Option<u64>,
     /// Whether the app registers by itself from now on.
     pub presence: Option<Presence>,
-    /// Which events wake the device from now on.
+    /// The events that wake the device from now on.
     pub wake_for: Option<WakeFor>,
 }
 
-/// What happens to an optional field (JSON merge patch, RFC 7396).
+/// A change to an optional field (JSON merge patch, RFC 7396).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Field<T> {
-    /// It was not named.
+    /// The field was not named.
     #[default]
     Keep,
-    /// It was `null`.
+    /// The field was `null`.
     Clear,
-    /// It has a new value.
+    /// The field has a new value.
     Set(T),
 }
 
@@ -77,13 +77,13 @@ pub enum Field<T> {
 pub struct Enabled {
     /// The new instance.
     pub instance: InstanceId,
-    /// What the device proves itself with from now on; given out this once.
+    /// The secret that proves the device from now on; handed out this once.
     pub secret: InstanceSecret,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
     /// How the registration stands: `Registered` is answered 201, anything else 202.
     pub registration: Registration,
-    /// Where the device connects.
+    /// The address at which the device connects.
     pub edge: EdgeAddress,
 }
 
@@ -103,13 +103,13 @@ pub struct Registration {
 /// The states of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistrationState {
-    /// It stands.
+    /// The registration stands.
     Registered,
     /// The first answer has not come yet.
     Registering,
-    /// It failed and will be tried again.
+    /// The registration failed and will be tried again.
     Retrying,
-    /// It is not wanted: the app is in the foreground, or the instance is ending.
+    /// A registration is not wanted: the app is in the foreground, or the instance is ending.
     Unregistered,
 }
 
@@ -145,14 +145,14 @@ pub enum InstanceState {
     Active,
     /// The app registers by itself.
     Foreground,
-    /// It is being unregistered and wiped.
+    /// The instance is being unregistered and wiped.
     Ending,
 }
 
 /// An instance as its device sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
-    /// Which one.
+    /// The instance's id.
     pub instance: InstanceId,
     /// Whether it works.
     pub state: InstanceState,
@@ -162,23 +162,23 @@ pub struct View {
     pub created_at: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
-    /// What the user calls the device.
+    /// The user's name for the device.
     pub label: Option<Box<str>>,
-    /// Where calls go.
+    /// The push service for calls.
     pub call_push: Provider,
-    /// Where everything else goes.
+    /// The push service for everything else.
     pub alert_push: Option<Provider>,
     /// The key that what names a person is sealed to.
     pub public_key: Option<PublicKey>,
-    /// Which events wake the device.
+    /// The events that wake the device.
     pub wake_for: WakeFor,
     /// Whether the app registers by itself.
     pub presence: Presence,
-    /// Where the device connects.
+    /// The address at which the device connects.
     pub edge: EdgeAddress,
     /// How its mailbox stands, once the SIP server has told.
     pub voicemail: Option<Voicemail>,
-    /// What is kept for it; `None` while the store does not answer.
+    /// The number of kept items; `None` while the store does not answer.
     pub kept: Option<Counts>,
 }
 
@@ -191,16 +191,16 @@ pub struct Voicemail {
     pub new: Option<u32>,
     /// Messages heard.
     pub old: Option<u32>,
-    /// Those of the new ones that are urgent.
+    /// The number of new messages that are urgent.
     pub urgent: Option<u32>,
 }
 
-/// What happened to an instance.
+/// The timeline of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeline {
     /// When it was enabled, in seconds since 1970.
     pub created_at: u64,
-    /// What this process knows to have happened since, oldest first.
+    /// The steps since then that this process knows of, oldest first.
     pub steps: Vec<Step>,
 }
 
@@ -209,7 +209,7 @@ words!(
     OwnCredential {
         /// The password.
         Password = "password",
-        /// What answers its SIP server in place of one.
+        /// The hash that answers the SIP server in place of the password.
         Ha1 = "ha1",
     }
 );
@@ -234,7 +234,7 @@ pub struct OwnExport {
     pub outbound_proxy: Option<Box<str>>,
     /// Its calls that are still known.
     pub calls: Vec<(CallId, CallView)>,
-    /// What happened to it.
+    /// The timeline.
     pub timeline: Timeline,
     /// The messages that are kept.
     pub messages: Vec<Message>,
@@ -247,7 +247,7 @@ pub struct OwnExport {
 /// The proof of a wipe, signed by the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// What was wiped.
+    /// The wiped instance.
     pub instance: InstanceId,
     /// When, in seconds since 1970.
     pub wiped_at: u64,
@@ -283,7 +283,7 @@ pub enum CallState {
     AnsweredElsewhere,
     /// The device declined.
     Declined,
-    /// Nobody answered in time.
+    /// The SIP server did not answer in time.
     TimedOut,
 }
 
@@ -307,7 +307,7 @@ pub enum EnableError {
     UpstreamRefused {
         /// The SIP status, 300 to 699.
         status: u16,
-        /// What it means for the account.
+        /// The refusal's consequence for the account.
         reason: Refusal,
     },
     /// Too many wrong passwords were tried for this account, or from this address.
@@ -342,28 +342,28 @@ pub enum EnableError {
 /// Why a SIP server refused an account, in words of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It refused the user name and password (or HA1).
+    /// The SIP server refused the user name and password (or HA1).
     Credentials,
     /// Likewise, and the user name has a character that servers hash in different ways (RFC 7616 §3.4.2).
     EscapedCredentials,
-    /// It asks for another realm than the HA1s were made for.
+    /// The SIP server asks for another realm than the HA1s were made for.
     Realm,
-    /// It asks for an algorithm for which no HA1 was given.
+    /// The SIP server asks for an algorithm for which no HA1 was given.
     Algorithm,
-    /// It offers no digest that this relay makes.
+    /// The SIP server offers no digest that this relay makes.
     Digest,
     /// Its digest challenge cannot be read.
     Challenge,
-    /// It does not know the AOR.
+    /// The SIP server does not know the AOR.
     UnknownUser,
-    /// It forbids this registration.
+    /// The SIP server forbids this registration.
     Forbidden,
     /// Something else; the status tells.
     Other,
 }
 
 impl Refusal {
-    /// What a final status to a REGISTER with credentials means.
+    /// The meaning of a final status to a REGISTER with credentials.
     pub fn of_status(status: u16) -> Self {
         match status {
             401 | 407 => Self::Credentials,
@@ -400,7 +400,7 @@ pub enum ChangeError {
     /// The App has no such push service at this relay.
     #[error("the push provider is not configured for this app")]
     ProviderNotConfigured {
-        /// It is the alert target that asks for it, not the call target.
+        /// The alert target asks for it, not the call target.
         alert: bool,
     },
 }
@@ -429,7 +429,7 @@ pub enum CallError {
 /// Why a recording was not begun, read or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TraceError {
-    /// Who asks may not.
+    /// The requester has no access.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// Nothing is recorded: 404.
@@ -449,7 +449,7 @@ pub enum TestError {
     /// There is only a VoIP token, which takes nothing but calls: 409.
     #[error("there is no target that takes a test push")]
     NoTarget,
-    /// It is too soon after the last ones: 429.
+    /// The last ones were too recent: 429.
     #[error("too soon")]
     TooSoon {
         /// How long to wait, in seconds.
@@ -460,7 +460,7 @@ pub enum TestError {
 /// An instance as an operator sees it: nothing that tells whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed {
-    /// Which one.
+    /// The instance's id.
     pub instance: InstanceId,
     /// How it came here.
     pub kind: InstanceKind,
@@ -474,9 +474,9 @@ pub struct Listed {
     pub created_at: u64,
     /// When it ends, in seconds since 1970.
     pub expires_at: u64,
-    /// Where calls go.
+    /// The push service for calls.
     pub call_push: Provider,
-    /// Where everything else goes.
+    /// The push service for everything else.
     pub alert_push: Option<Provider>,
 }
 
@@ -489,12 +489,12 @@ pub enum InstanceKind {
     Passed,
 }
 
-/// Which instances an operator asks for; what is `None` does not matter.
+/// An operator's filter of instances; a field that is `None` does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Which {
-    /// Those of this App.
+    /// Instances of this App.
     pub app: Option<Box<str>>,
-    /// Those whose AOR is of this domain; in lower case.
+    /// Instances whose AOR is of this domain; in lower case.
     pub domain: Option<Box<str>>,
 }
 
@@ -503,33 +503,33 @@ pub struct Which {
 pub struct Page {
     /// In the order of their ids.
     pub instances: Vec<Listed>,
-    /// Where the next page goes on; `None`: this was the last.
+    /// The id at which the next page goes on; `None`: this was the last.
     pub next: Option<InstanceId>,
 }
 
-/// What a node says of itself.
+/// Facts about a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AboutNode {
-    /// It takes nothing on any more.
+    /// The node takes nothing on any more.
     pub is_leaving: bool,
-    /// It may have lost its lease without noticing.
+    /// The node may have lost its lease without noticing.
     pub is_doubtful: bool,
-    /// What tells its keyring from another one.
+    /// Fingerprint of its keyring, which tells it from another one.
     pub keyring: String,
     /// The same in all copies of a keyring on the same day.
     pub key_of_today: String,
 }
 
-/// Which calls are told of; all, where nothing is named.
+/// An operator's filter of calls; all, where no field is set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WhichCalls {
-    /// Those that came since then, in milliseconds since 1970.
+    /// Calls that came since then, in milliseconds since 1970.
     pub since_ms: u64,
-    /// Those of one App.
+    /// Calls of one App.
     pub app: Option<Box<str>>,
-    /// Those of one instance.
+    /// Calls of one instance.
     pub instance: Option<InstanceId>,
-    /// Those that ended, or stand, like this; empty: all.
+    /// Calls that ended, or stand, like this; empty: all.
     pub outcomes: Vec<StoryOutcome>,
     /// One call, for each of its devices.
     pub call: Option<CallId>,
@@ -550,7 +550,7 @@ impl WhichCalls {
     }
 }
 
-/// What is told of calls.
+/// Stories of calls.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CallStories {
     /// Newest first.
@@ -559,12 +559,12 @@ pub struct CallStories {
     pub is_whole: bool,
 }
 
-/// What is held about an instance, with everything left out that tells whose it is.
+/// The data held about an instance, with everything left out that identifies its user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
     /// The instance.
     pub listed: Listed,
-    /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
+    /// The events that wake the device, and whether the app registers by itself; of an account that was lent.
     pub wishes: Option<(WakeFor, Presence)>,
     /// The key that what names a person is sealed to, in pushes.
     pub public_key: Option<PublicKey>,
@@ -584,10 +584,10 @@ pub enum Wiped {
     Wiping,
 }
 
-/// What a SIP server asks for that holds a call itself.
+/// The wake request of a SIP server that holds a call itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wake {
-    /// Whose devices.
+    /// The AOR whose devices are to be woken.
     pub aor: Aor,
     /// The caller's URI, as the server names it; empty: not told.
     pub from: Box<str>,

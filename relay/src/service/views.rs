@@ -47,8 +47,8 @@ impl Inner {
         answer.ok_or(OperatorError::StoreAway)?.map_err(|_| OperatorError::Unknown)
     }
 
-    /// What a denial means to who asked. An instance that is not here may be another node's, or on its way here after a
-    /// restart: then the answer is not that there is none.
+    /// The answer to a denied request. An instance that is not here may be another node's, or on its way here after a restart: then the answer is not
+    /// that there is none.
     pub(super) async fn denied(
         &self,
         id: InstanceId,
@@ -57,11 +57,11 @@ impl Inner {
     ) -> AccessError {
         match denied {
             Denied::Forbidden => AccessError::Forbidden,
-            // It was wiped; what a store still holds that is away does not count.
+            // The instance was wiped; a record that an unreachable store still holds does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.load_or_seek(id).await {
                 Ok(None) => AccessError::Unknown,
-                // One that does not open here says nothing of a secret.
+                // A record that does not open here says nothing of a secret.
                 Ok(Some(stored)) => match proof.into().map(|proof| self.is_secret_of(&stored, proof)) {
                     Some(Some(false)) => AccessError::Forbidden,
                     None | Some(None | Some(true)) => AccessError::OwnerAway,
@@ -71,7 +71,7 @@ impl Inner {
         }
     }
 
-    /// What the store has of an instance, or another node that writes it again.
+    /// The record of an instance from the store, or from another node that writes it again.
     pub(super) async fn load_or_seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
         match self.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
             None => self.seek(id, None).await,

@@ -1,9 +1,9 @@
 //! Waking the devices of an AOR that this node has, for a SIP server that holds the call itself.
 //!
-//! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the
-//! operator vouches for are counted and woken: whoever lends an account calls it as he likes. Whoever stops waiting stops
-//! nobody: the devices go on waking for the same call. Nobody hears that an AOR is unknown while its devices may be on their way here: after a start,
-//! or from the death of another node until its records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
+//! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the operator vouches for are
+//! counted and woken: the lender of an account names it freely. A requester that stops waiting stops nothing: the devices go on waking for the same
+//! call. An AOR is never reported as unknown while its devices may be on their way here: after a start, or from the death of another node until its
+//! records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Inner {
         // An account that is here is on no way: its devices are asked once, for each time may use up what their calls have.
         let mut may_come = found.known + found.silent == 0;
         while may_come {
-            // Asked first: what has come since then is found.
+            // Asked first: devices that have come since then are found.
             may_come = self.may_come(&found).await?;
             found = find().await;
             if found.known + found.silent > 0 {
@@ -98,7 +98,7 @@ impl Inner {
         Ok(!unclaimed.is_empty() || agent.is_taking())
     }
 
-    /// Where a domain's SIP servers are, as the source of an INVITE is judged by; empty when that cannot be told in time.
+    /// The addresses of a domain's SIP servers, as the source of an INVITE is judged by; empty when they cannot be found in time.
     async fn addresses_of(&self, domain: &str) -> Arc<[IpAddr]> {
         let target = Target { host: domain.into(), port: None, transport: None };
         match self.dependencies.resolver.resolve_sought(&target, 0, RESOLVE_LIMIT, |_| false).await {

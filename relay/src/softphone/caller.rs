@@ -27,33 +27,33 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// Why a call did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody is there.
+    /// The SIP server could not be reached.
     #[error("{0}")]
     Dial(#[from] DialError),
     /// The connection broke.
     #[error("the connection to the SIP server broke: {0}")]
     Lost(io::Error),
-    /// What came is not SIP.
+    /// The bytes are not SIP.
     #[error("what the SIP server sent is not SIP")]
     NotSip,
-    /// Nobody said anything.
+    /// The SIP server said nothing.
     #[error("the SIP server did not answer in time")]
     Timeout,
     /// A final response other than 2xx.
     #[error("the call was not answered: {0} {1}")]
     Refused(u16, String),
-    /// Nobody answered in the time that was given.
+    /// The callee did not answer in the time that was given.
     #[error("nobody answered in time")]
     NoAnswer,
 }
 
-/// Whom to call, and for how long.
+/// The callee, and for how long to call.
 pub(crate) struct Called<'a> {
     /// The Request-URI and To.
     pub to: &'a str,
     /// The From.
     pub from: &'a str,
-    /// What to hang up after, once it was answered; `None`: the other side does.
+    /// How long to talk before hanging up, once it was answered; `None`: the other side hangs up.
     pub talk: Option<Duration>,
     /// How long to let it ring.
     pub wait: Duration,

@@ -1,6 +1,6 @@
 //! One call as the softphone has it: its dialog, and what is due when.
 //!
-//! Invariant: it signals and carries no sound: what it answers an offer with is one audio line that is inactive.
+//! Invariant: it signals and carries no sound: its answer to an offer is one audio line that is inactive.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,11 +29,11 @@ pub(super) struct Call {
 
 /// How far a call is.
 pub(super) enum Phase {
-    /// It rings, and is answered or declined at this moment.
+    /// The call rings, and is answered or declined at this moment.
     Ringing(Instant),
-    /// It was declined; its ACK has not come.
+    /// The call was declined; its ACK has not come.
     Declined,
-    /// It was answered.
+    /// The call was answered.
     Answered {
         /// The answer, until its ACK has come.
         unacknowledged: Option<Unacknowledged>,
@@ -56,12 +56,12 @@ pub(super) struct Unacknowledged {
 }
 
 impl Unacknowledged {
-    /// It was sent now.
+    /// An answer sent now.
     pub(super) fn new(answer: Bytes, now: Instant) -> Self {
         Self { answer, again: now + T1, end: now + ACK_WITHIN, wait: T1 }
     }
 
-    /// It is sent again now.
+    /// Notes that the answer is sent again now.
     pub(super) fn repeat(&mut self, now: Instant) {
         self.wait = (self.wait * 2).min(T2);
         self.again = now + self.wait;
@@ -79,7 +79,7 @@ impl Call {
         request.call_id() == self.invite.call_id()
     }
 
-    /// Who calls, as the From has it.
+    /// The caller, as the From has it.
     pub(super) fn caller(&self) -> String {
         let Some(from) = self.invite.from() else { return "somebody".to_owned() };
         let address = from.target().and_then(told);

@@ -51,7 +51,7 @@ pub enum PhoneError {
     /// The edge closed it.
     #[error("the edge closed the connection")]
     Closed,
-    /// What came is not SIP.
+    /// The bytes are not SIP.
     #[error("what the edge sent is not SIP")]
     NotSip,
     /// The edge did not answer in time.
@@ -65,7 +65,7 @@ pub enum PhoneError {
     NoCall,
 }
 
-/// What is to be done with calls.
+/// The treatment of calls.
 pub(super) struct Answering {
     /// Answer; else decline.
     pub answer: bool,
@@ -159,7 +159,7 @@ impl Softphone {
         }
     }
 
-    /// What a message does; `Some` when it has ended the call: whether it was as asked.
+    /// Handles a message; `Some` when it has ended the call: whether it was as asked.
     async fn on_message(
         &mut self,
         call: &mut Option<Call>,
@@ -229,7 +229,7 @@ impl Softphone {
         }
     }
 
-    /// What is due; `Some` when it has ended the call.
+    /// Handles the deadlines that are due; `Some` when one has ended the call.
     async fn on_time(
         &mut self,
         call: &mut Option<Call>,

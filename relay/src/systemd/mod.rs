@@ -1,6 +1,6 @@
-//! What systemd wants to hear of a service, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)).
+//! The messages that systemd wants of a service, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)).
 //!
-//! Invariant: without systemd nothing here does anything. A word that cannot be said within [`PATIENCE`] is not said, and keeps the relay
+//! Invariant: without systemd nothing here does anything. A message that cannot be sent within [`PATIENCE`] is dropped, and keeps the relay
 //! from nothing.
 
 pub mod sockets;
@@ -16,17 +16,17 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait before it is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Who is told how the service stands: the service manager, where there is one.
+/// The receiver of the service's state: the service manager, where there is one.
 #[derive(Debug, Default)]
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
-    /// The one that the environment names.
+    /// The notifier that the environment names.
     pub fn of_environment() -> Self {
         env::var("NOTIFY_SOCKET").map_or_else(|_| Self::default(), |name| Self::at(&name))
     }
 
-    /// The one at this name: a path, or `@` and the name of an abstract socket.
+    /// The notifier at this name: a path, or `@` and the name of an abstract socket.
     pub fn at(name: &str) -> Self {
         let address = match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name),
@@ -36,7 +36,7 @@ impl Notifier {
         Self(address.and_then(|address| Ok((socket?, address))).ok())
     }
 
-    /// The service has started, or has reloaded; what is in force, in words.
+    /// Tells that the service has started, or has reloaded; `status`: the configuration in force, in words.
     pub fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={}", line(status)));
     }
@@ -48,7 +48,7 @@ impl Notifier {
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration again"));
     }
 
-    /// The service ends; what it still does, in words.
+    /// Tells that the service ends; `status`: its remaining work, in words.
     pub fn stopping(&self, status: &str) {
         self.say(&format!("STOPPING=1\nSTATUS={}", line(status)));
     }
@@ -58,7 +58,7 @@ impl Notifier {
         self.say(&format!("STATUS={}", line(status)));
     }
 
-    /// It is alive.
+    /// Tells that the service is alive.
     pub fn alive(&self) {
         // The next one comes soon; a word of a queue that nobody reads need not be one more.
         let _ = self.try_to_say("WATCHDOG=1");

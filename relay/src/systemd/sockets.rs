@@ -25,7 +25,7 @@ const FIRST: RawFd = 3;
 /// More are not looked at.
 const MAX: RawFd = 64;
 
-/// What was handed over and not given out.
+/// Sockets handed over and not given out yet.
 static HELD: Mutex<Vec<(TcpListener, SocketAddr)>> = Mutex::new(Vec::new());
 
 /// Takes what the environment says was handed over to this process. Called once, before anything else opens a file.
@@ -43,7 +43,7 @@ pub fn adopt() {
     held().extend(sockets);
 }
 
-/// What is to be changed where a socket is not for the address that is wanted.
+/// The remedy where a socket is not for the address that is wanted.
 const REMEDY: &str =
     "let both name the same address (systemctl edit sipwake.socket: an empty ListenStream=, then each address)";
 
@@ -82,7 +82,7 @@ pub fn unserved() -> Vec<SocketAddr> {
     held().iter().map(|(_, local)| *local).collect()
 }
 
-/// Datagrams are not taken over: who has sent one that nobody was there for sends it again, and each core has a socket of its own.
+/// Datagrams are not taken over: the sender of a lost one sends it again, and each core has a socket of its own.
 fn inherited(socket: OwnedFd) -> Option<(TcpListener, SocketAddr)> {
     fcntl_setfd(&socket, FdFlags::CLOEXEC).ok()?;
     if socket_type(&socket).ok()? != SocketType::STREAM {

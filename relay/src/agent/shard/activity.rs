@@ -11,7 +11,7 @@ use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, Wh
 use crate::clock::unix_now_ms;
 
 impl Shard {
-    /// What is known of an instance beside its record.
+    /// The activity of an instance, kept beside its record.
     pub(crate) fn activity_of(&self, instance: InstanceId) -> ActivityView {
         let Some(row) = self.instances.get(instance) else { return ActivityView::default() };
         match &row.activity {
@@ -29,7 +29,7 @@ impl Shard {
         if what == What::Registered {
             let Some(row) = self.instances.get_mut(instance) else { return };
             row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
-            // That a registration stands is told without a timeline.
+            // A registration that stands is told without a timeline.
             if row.activity.is_none() {
                 return;
             }
@@ -59,7 +59,7 @@ impl Shard {
         activity.is_some_and(|activity| activity.dialogs.iter().any(|(known, _)| *known == dialog))
     }
 
-    /// Somebody hung up.
+    /// Handles the end of a dialog by one of its sides.
     pub(crate) fn on_dialog_ended(&mut self, instance: InstanceId, dialog: DialogMark, by_device: bool) {
         let Some(row) = self.instances.get_mut(instance) else { return };
         let Some(activity) = row.activity.as_mut() else { return };
@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// What is known of an instance that is not over, made when it is first needed.
+    /// The activity of an instance that is not over, made when it is first needed.
     pub(crate) fn activity(&mut self, instance: InstanceId) -> Option<&mut Activity> {
         let row = self.instances.get_mut(instance).filter(|row| row.ending.is_none())?;
         let registered_at = row.registered_at;

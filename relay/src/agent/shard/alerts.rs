@@ -1,6 +1,6 @@
 //! Alert pushes: every push that is not a call.
 //!
-//! | event | whom it goes to |
+//! | event | recipient |
 //! | --- | --- |
 //! | `message`, `voicemail`, `missed-call`, `test` | the alert target, if the device wants the event |
 //! | `renew`, `expiring`, `expired`, `registration-lost` | the alert target |
@@ -35,7 +35,7 @@ const ALERT_TRIES: Duration = Duration::from_secs(3_600);
 /// which there is at most one for each push of a call: its phone would ring on. Nor is what tells of the lease or the registration.
 const ALERTS_MAX: usize = 16;
 
-/// What became of an alert push.
+/// The outcome of an alert push.
 pub(crate) struct AlertEnded {
     /// The token that it was pushed to.
     target: PushTarget,
@@ -43,7 +43,7 @@ pub(crate) struct AlertEnded {
     verdict: Verdict,
 }
 
-/// What an alert tells beside its event.
+/// The content of an alert beside its event.
 #[derive(Default)]
 pub(crate) struct AlertContent {
     pub call: Option<CallId>,
@@ -92,10 +92,10 @@ impl Shard {
         // The node that goes on with it does not know what was missed here.
         let is_theirs = self.is_handed_over() && event != Event::MissedCall;
         if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
-            // Nobody is there any more, or is to hear anything else from a node that was told to let go.
+            // The device is gone, or is to get nothing more from a node that was told to let go.
             return;
         }
-        // Of these there are few, and what they tell is not told again: whoever floods a device is not to hide that it is lost.
+        // Of these there are few, and what they tell is not told again: a peer that floods a device must not hide that its registration is lost.
         let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
         let is_notice = tells_of_lease && self.instances.get(instance).is_some();
         let is_never_left_out = event == Event::CallEnded || is_notice;
@@ -108,7 +108,7 @@ impl Shard {
             return;
         }
         let AlertContent { call, from, name, extra } = content;
-        // What goes out is judged by the clocks of others: by the system's, and not by the store's.
+        // Times in the push are judged by other parties' clocks: the system's clock counts, not the store's.
         let (made_at, sent_at) = (clock::now(), unix_now());
         let (edge, deadline) = (self.shared.edge.clone(), sent_at.saturating_add(life_s));
         let push = Push { event, instance, call, from, name, edge, sent_at, deadline, made_at, extra };
@@ -125,7 +125,7 @@ impl Shard {
         let Push { instance, event, call, .. } = push;
         let provider = self.shared.provider(target.provider);
         let (shared, shard) = (self.shared.clone(), self.index);
-        // What is tried for a minute alone is to stand in no line of what is tried for an hour.
+        // A push that is tried for a minute must not queue behind pushes that are tried for an hour.
         let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { LAST_WORDS };
         let sending = send(shared, shard, app, target, push, clock::now() + tries);
         // An alert that tells of the end outlives its instance; a push binding has no activity.

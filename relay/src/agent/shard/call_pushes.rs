@@ -65,7 +65,7 @@ impl Shard {
             return Err(why);
         }
         if self.is_cancelled {
-            // What ends it is told next.
+            // The event that ends the call comes next.
             self.track_call(call, None);
             return Err(Withheld::Cancelled);
         }
@@ -127,14 +127,14 @@ impl Shard {
         let siblings = self.endpoint.binding_of_instance(call.instance).map(|it| self.endpoint.all_instances(it));
         match siblings.into_iter().flatten().any(|other| self.is_in(other, replaces.dialog)) {
             true => Some((Withheld::Replaces, false)),
-            // Nobody knows who is in it, as after a restart of this relay. Whoever is, is awake, and comes by itself.
+            // The parties of that call are unknown, as after a restart of this relay. A device in it is awake, and comes by itself.
             false if replaces.required => Some((Withheld::Replaces, true)),
-            // It may be any call for a phone that knows nothing of RFC 3891.
+            // The call may be any for a phone that knows nothing of RFC 3891.
             false => None,
         }
     }
 
-    /// Whether this node leaves: what is here is another's, or will be.
+    /// Whether this node leaves: its instances are another node's, or will be.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.leaving.is_some()
     }
@@ -196,7 +196,7 @@ impl Shard {
                 self.calls.remember(id, instance, call);
             }
         }
-        // What is offered to a device that is there waits for none.
+        // A call that was offered without a push waits for no device.
         if pushed.is_some() {
             self.set_waiting(id, instance, true);
         }
@@ -225,7 +225,7 @@ impl Shard {
             return;
         }
         if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
-            // One that has given a sign meanwhile comes by itself.
+            // A device that has given a sign meanwhile comes by itself.
             if self.awaits_sign(call, instance) {
                 let provider = self.shared.provider(target.provider);
                 self.note(instance, Some(call), What::PushSent { event: Event::Call, provider });
@@ -272,8 +272,8 @@ impl Shard {
         self.push_call(None, app, target, push, second);
     }
 
-    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push service
-    /// has spoken: whoever has a receipt by then has been told that nothing of the token is left.
+    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
+    /// service has spoken: the holder of a receipt by then has been told that nothing of the token is left.
     fn await_sign(&mut self, call: CallId, pushed: Box<Pushed>) {
         let key = (call, pushed.push.instance);
         let awaits = self.calls.of(key.1, call).is_some_and(Call::awaits_sign);

@@ -1,14 +1,14 @@
-//! What comes from the network while this node may own nothing any more waits.
+//! Network inputs that wait while this node may own nothing any more.
 //!
-//! Invariant: what the store has said of the instances stands in the inbox by the time the doubt ends; so all that stands there then
-//! is read before anything that waits is acted on, also what waits in the same batch. What the shard is told
-//! once of a connection or a name waits, however much it is. What strangers send leaves half of the room to SIP servers.
+//! Invariant: the store's answer about the instances stands in the inbox by the time the doubt ends; so the whole inbox is read before any waiting
+//! input is acted on, also an input that waits in the same batch. Notices that a shard gets once, about a connection or a name, wait however many
+//! they are. Inputs of strangers leave half of the room to SIP servers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Inputs that are kept while it is in doubt whose the instances are; beyond them messages and keep-alives are lost. What came by
-/// UDP is sent again (RFC 3261 §17); what came by a stream is not.
+/// Inputs that are kept while the owner of the instances is in doubt; beyond them messages and keep-alives are lost. A message by UDP is sent again
+/// (RFC 3261 §17); one by a stream is not.
 const DOUBTED_MAX: usize = 8 * 1024;
 /// The bytes of those messages; likewise.
 const DOUBTED_BYTES: usize = 64 << 20;
@@ -17,7 +17,7 @@ const OTHERS: usize = 2;
 /// How soon a shard looks again whether the doubt is over.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What an input takes that is to wait.
+/// The room that a waiting input takes.
 #[derive(Clone, Copy)]
 pub(crate) enum Claim {
     /// Nothing: it is told once, and must not be lost.
@@ -46,7 +46,7 @@ impl Taken {
     }
 }
 
-/// What waits, and for what. `I` is an input of the shard.
+/// The waiting inputs, and the state of the doubt. `I` is an input of the shard.
 pub(crate) struct Doubt<I> {
     waiting: VecDeque<I>,
     all: Taken,
@@ -58,7 +58,7 @@ pub(crate) struct Doubt<I> {
     lapses: u64,
 }
 
-/// What this node knows of its lease.
+/// This node's lease, as far as the node knows.
 #[derive(Clone, Copy)]
 pub(crate) struct NodeLease {
     pub(crate) is_doubtful: bool,
@@ -109,7 +109,7 @@ impl<I> Doubt<I> {
         }
     }
 
-    /// What waits, in the order in which it came.
+    /// The waiting inputs, in their order of arrival.
     pub(crate) fn take(&mut self) -> VecDeque<I> {
         (self.all, self.of_others) = (Taken::default(), Taken::default());
         std::mem::take(&mut self.waiting)

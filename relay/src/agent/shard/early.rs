@@ -1,6 +1,6 @@
 //! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
-//! here. Its request waits, an INVITE with a 100, and what it waits for is claimed and opened next. It is judged when that is here, or
-//! when nothing more comes.
+//! here. Its request waits, an INVITE with a 100, and that instance is claimed and opened next. The request is judged when the instance is here, or
+//! when no more instances come.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
@@ -8,8 +8,9 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. What waits for one binding is judged in the order in which it came. Nobody is told that a Contact is unknown while it may
-//! be on its way. An input that ends no wait costs no look at those that wait.
+//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or
+//! [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
+//! An input that ends no wait costs no look at those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,13 +34,13 @@ const SERVERS_BYTES: usize = 64 << 20;
 const OF_BINDING_MAX: usize = CALLS_PER_INSTANCE;
 /// How long one waits; then it is refused with 503, and its sender may try elsewhere.
 const EARLY_WAIT: Duration = Duration::from_secs(10);
-/// How often all that wait are looked at: what they wait for may have come in another way, or may be wanted once more.
+/// How often all waiting requests are looked at: their instance may have come in another way, or may be wanted once more.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The requests that wait.
 #[derive(Default)]
 pub(crate) struct Early {
-    /// By whom they are for, each with when it came.
+    /// The requests by their binding, each with its time of arrival.
     waiting: HashMap<BindingId, Vec<(Instant, Input)>>,
     /// How many they are, and of how many bytes.
     count: usize,
@@ -136,7 +137,7 @@ impl Shard {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some(binding) = self.endpoint.early(source, message) else { return Some(input) };
         if self.early.has(binding, &input) {
-            // It was sent again, before the 100 came.
+            // The request was sent again, before the 100 came.
             self.endpoint.say_trying(source, message);
         } else if self.early.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {
             self.endpoint.say_trying(source, message);

@@ -1,4 +1,4 @@
-//! What a shard does when its endpoint says that something happened.
+//! The shard's reactions to its endpoint's events.
 //!
 //! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
 
@@ -243,7 +243,7 @@ impl Shard {
                 row.set_registered_until(unix_now() + expires.as_secs());
                 if let Some(first) = row.first.take() {
                     let asked = if id == by { asked.take().unwrap_or_default() } else { Vec::new() };
-                    // Nobody listens any more when the use case took too long; the instance is kept all the same.
+                    // The receiver is gone when the use case took too long; the instance is kept all the same.
                     let _ = first.send(FirstRegistration::Registered { expires, asked });
                 }
             }
@@ -271,7 +271,7 @@ impl Shard {
             RegistrationFailure::Refused { status } => {
                 self.shared.metrics.registration(RegistrationOutcome::Refused);
                 let unanswerable = self.instances.get(instance).and_then(|row| row.unanswerable);
-                // Whom it refused last: then the credentials of another one are tried.
+                // The device refused last: then the credentials of another one are tried.
                 for id in self.with_same_credentials(binding, instance).into_iter().chain([instance]) {
                     self.on_refused(id, status, unanswerable);
                 }
@@ -322,7 +322,7 @@ impl Shard {
         self.instances.get(id).is_some_and(|row| row.state == InstanceState::Registered)
     }
 
-    /// Those that would offer the very credentials that were refused: they are not tried. While the binding stands all the
+    /// The instances that would offer the very credentials that were refused: they are not tried. While the binding stands all the
     /// same, its members are left alone.
     fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
         let mut others = self.endpoint.all_instances(binding);
@@ -345,7 +345,7 @@ impl Shard {
         row.set_registered_until(0);
         let (first, is_stored) = (row.first.take(), row.is_stored);
         tracing::info!(event = "registration-refused", instance = %id, status, "the SIP server refused a registration");
-        // One whose enabling was answered 202 is in the store although its first registration is under way.
+        // An instance whose enabling was answered 202 is in the store although its first registration is under way.
         self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
         if let Some(first) = first {
             let _ = first.send(FirstRegistration::Refused { status, unanswerable });

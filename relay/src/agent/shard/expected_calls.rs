@@ -1,11 +1,11 @@
 //! Waking the devices of an account for a call that its SIP server holds itself: those that lent it, and those that registered
 //! through the edge (RFC 8599).
 //!
-//! Invariant: whoever waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its
-//! push was refused, or the call's time is over; no other call of the device lets go of anybody. Only those devices are counted that are attached, or
-//! waited for: an app that is open and registers by itself is neither, nor is a device that gets no calls, or no more of them now. The account is named by its
-//! keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator,
-//! vouches for: by the name that the account gives as next hop, or by the address that its flow leads to.
+//! Invariant: a requester that waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its push was
+//! refused, or the call's time is over; no other call of the device lets go of anybody. Only those devices are counted that are attached, or waited
+//! for: an app that is open and registers by itself is neither, nor is a device that gets no calls, or no more of them now. The account is named by
+//! its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator, vouches for: by the name
+//! that the account gives as next hop, or by the address that its flow leads to.
 
 use std::net::SocketAddr;
 
@@ -83,7 +83,7 @@ impl Shard {
             stream => self.flows.get(&stream).map(|(_, peer)| *peer),
         });
         let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
-        // Those that a name decided about were woken in the pass before.
+        // Instances that a name decided about were woken in the pass before.
         Some(!by_name && peer.is_some_and(is_at))
     }
 
@@ -95,7 +95,7 @@ impl Shard {
         }
     }
 
-    /// Those who wait for this device, and for which calls; they are taken out.
+    /// The requesters that wait for this device, and for which calls; they are taken out.
     pub(crate) fn take_arrivals(
         &mut self,
         device: InstanceId,

@@ -1,7 +1,7 @@
-//! What is still pushed for an instance that ends: that it has ended, and that a call of it has. It outlives the row, and holds the push token in the clear
+//! The last pushes for an ending instance: that it has ended, and that a call of it has. It outlives the row, and holds the push token in the clear
 //! while it is tried. A push for a registration that passed through (RFC 8599), which has no row, is kept here as well.
 //!
-//! Invariant: a receipt is told when none of these is on its way: whoever waits for one waits [`RECEIPT_WAITS`] at most, and then they are broken off.
+//! Invariant: a receipt is given when none of these is on its way: its requester waits [`RECEIPT_WAITS`] at most, and then they are broken off.
 //! None is tried for longer than [`LAST_WORDS`], nor here for longer than [`TO_END`] beyond.
 
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl Shard {
         self.last_words.pushes.insert((id, number), (event, said.abort_handle()));
     }
 
-    /// One of them has ended.
+    /// A last push has ended.
     pub(super) fn on_last_word_said(&mut self, id: InstanceId, number: u64) {
         self.last_words.pushes.remove(&(id, number));
         self.finish(id);
@@ -75,14 +75,14 @@ impl Shard {
         });
     }
 
-    /// Who waits for a receipt has waited long enough.
+    /// The requester of a receipt has waited long enough.
     pub(super) fn on_heard_out(&mut self, id: InstanceId) {
         self.silence(id);
         self.finish(id);
         self.finish_push_binding(id);
     }
 
-    /// Breaks off whatever is on its way.
+    /// Breaks off the pushes that are on their way.
     pub(super) fn silence(&mut self, id: InstanceId) {
         self.break_off(id, |_| true);
     }

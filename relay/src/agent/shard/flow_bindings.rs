@@ -12,7 +12,7 @@ use super::Shard;
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 
-/// Where each of them counts.
+/// The count of each of them in the holdings.
 pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
 
 impl Shard {
@@ -29,7 +29,7 @@ impl Shard {
         self.shared.metrics.flow_registrations(1);
     }
 
-    /// One is no more.
+    /// A flow binding has ended.
     pub(crate) fn on_flow_binding_ended(&mut self, instance: InstanceId) {
         if self.flow_bindings.remove(&instance).is_some() {
             self.shared.metrics.flow_registrations(-1);

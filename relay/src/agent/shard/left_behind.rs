@@ -28,14 +28,14 @@ const AGAIN_MIN: Duration = Duration::from_secs(3_600);
 /// Turns in a second.
 const TURNS: u32 = 4;
 
-/// Those of one shard.
+/// Registrations of one shard that passed through another node.
 pub(crate) struct LeftBehind {
     rate: Rate,
     lines: BTreeMap<UpstreamId, Line>,
     due: Option<Instant>,
 }
 
-/// Those of one SIP server.
+/// Registrations at one SIP server.
 struct Line {
     bucket: Bucket,
     /// Each with when it may be pushed at the earliest.
@@ -54,7 +54,7 @@ impl LeftBehind {
         self.due
     }
 
-    /// One was taken over.
+    /// A registration was taken over.
     pub(super) fn add(&mut self, now: Instant, server: UpstreamId, id: InstanceId) {
         self.add_at(now, now + BACK_WITHIN, server, id);
     }
@@ -65,7 +65,7 @@ impl LeftBehind {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// Those whose turn it is, each once; those that are not `wanted` any more take no turn.
+    /// The registrations whose turn it is, each once; those that are not `wanted` any more take no turn.
     fn take(&mut self, now: Instant, wanted: impl Fn(InstanceId) -> bool) -> Vec<(UpstreamId, InstanceId)> {
         let (rate, mut taken) = (self.rate, Vec::new());
         for (server, Line { bucket, waiting }) in &mut self.lines {
@@ -127,7 +127,7 @@ impl Shard {
         });
     }
 
-    /// It is known whether the node lives that these passed through.
+    /// Handles the answer whether the node lives that these registrations passed through.
     pub(super) fn on_left_behind(&mut self, ids: &[InstanceId], lives: bool) {
         for id in ids {
             if lives {

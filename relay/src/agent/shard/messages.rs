@@ -17,7 +17,7 @@ use crate::push::Event;
 use crate::vault::items::{Message, Placement, SealedItem};
 use crate::vault::{StoreError, Vault};
 
-/// What the store did with a message.
+/// The store's outcome for a message.
 pub(crate) struct MessageStored {
     page: MessageRequestId,
     instance: InstanceId,
@@ -36,7 +36,7 @@ impl Shard {
     pub(crate) fn store_message(&mut self, page: &InboundMessage) {
         let (request, instance, message) = (page.request, page.instance, page.message);
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else {
-            // It is on its way out: nothing is kept for it any more.
+            // The instance is ending: no messages are kept for it any more.
             return self.next.push_back(Input::MessageStored { request, instance, outcome: StoreOutcome::Full });
         };
         // By the clock by which it is forgotten.

@@ -37,7 +37,7 @@ impl Shard {
         if self.calls.of(instance, missed.call).is_some_and(|call| call.is_of_others) {
             return;
         }
-        // One that another node goes on with has missed it here.
+        // An instance that another node goes on with has missed the call here.
         let goes_on = |ending: &Ending| ending.kind == EndKind::HandedOver;
         let row = self.instances.get(instance).filter(|row| row.ending.as_deref().is_none_or(goes_on));
         let Some(row) = row else { return };

@@ -131,34 +131,34 @@ pub(crate) struct Shard {
     pub(crate) steps: usize,
     /// Devices that have a flow.
     pub(crate) attached: Attached,
-    /// Those who wait for a device that was woken for a call which was announced.
+    /// The requesters that wait for a device that was woken for an announced call.
     pub(crate) arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// SIP servers whose last dial failed.
     pub(crate) unreachable: HashSet<UpstreamId>,
-    /// What the endpoint is told next.
+    /// The next inputs of the endpoint.
     pub(crate) next: VecDeque<Input>,
     /// REGISTERs that are on their way through to a SIP server.
     pub(crate) passing: HashMap<ForwardedRegisterId, Passing>,
     pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
-    /// What SIP servers have asked of passwords that they have not accepted yet.
+    /// Challenges by SIP servers to passwords that they have not accepted yet.
     pub(crate) asked: HashMap<InstanceId, Vec<Asked>>,
-    /// What is recorded of instances at this moment.
+    /// Recordings of instances under way.
     pub(crate) traces: BTreeMap<InstanceId, Trace>,
-    /// What was taken over and waits for the first answer of its SIP server, each with who waits for it.
+    /// Instances taken over that wait for the first answer of their SIP server, each with the channel that waits for it.
     pub(crate) settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
-    /// What another node has taken over from this one, which ends, and since when.
+    /// Ending instances that another node has taken over from this one, and since when.
     pub(crate) taken: HashMap<InstanceId, Instant>,
-    /// Who hears, while this node leaves, for which calls devices are woken here.
+    /// While this node leaves: the receiver of the calls for which devices are woken here.
     pub(crate) leaving: Option<mpsc::UnboundedSender<Woken>>,
     /// For which calls a node that leaves has woken devices that are here now.
     pub(crate) woken_elsewhere: WokenElsewhere,
-    /// What has ended before it came here.
+    /// Instances that have ended before they came here.
     pub(crate) ended_ahead: EndedAhead,
-    /// Requests for what may be on its way here.
+    /// Requests for instances that may be on their way here.
     pub(crate) early: Early,
-    /// What came from the network while this node may own nothing any more.
+    /// Network inputs that came while this node may own nothing any more.
     doubt: Doubt<ShardInput>,
-    /// What leaves by UDP at the end of this turn.
+    /// Datagrams that leave at the end of this turn.
     datagrams: Vec<(SocketAddr, Bytes)>,
     /// Whether a call's push has been handed over in this turn.
     pub(crate) hurried: bool,
@@ -234,7 +234,7 @@ impl Shard {
             }
             busy = !batch.is_empty();
             looked = clock::now();
-            // What was told before the doubt ended is in the inbox by now, and counted.
+            // Inputs sent before the doubt ended are in the inbox by now, and counted.
             let lease = self.lease();
             let is_in_doubt = self.doubt.look(lease, batch.len(), inbox.len());
             for input in batch.drain(..) {
@@ -276,13 +276,13 @@ impl Shard {
                 self.catch_panic(Self::on_time);
             }
             if std::mem::take(&mut self.hurried) {
-                // What the caller hears can wait until the push has left.
+                // The caller's response can wait until the push has left.
                 yield_once().await;
             }
             self.begin_stories();
             self.tell_waiting();
             if let Some(udp) = &self.shared.udp {
-                // What is lost is sent again (RFC 3261 §17).
+                // A lost datagram is sent again (RFC 3261 §17).
                 udp.send_all(self.index, &mut self.datagrams);
             }
         }
@@ -297,7 +297,7 @@ impl Shard {
         }
     }
 
-    /// What this node knows of its lease, in this order: whoever sees that a doubt is over sees that there was one.
+    /// The state of this node's lease, read in this order: a reader that sees a doubt as over also sees that there was one.
     fn lease(&self) -> NodeLease {
         let is_doubtful = self.shared.ownership.is_doubtful();
         NodeLease { is_doubtful, lapses: self.shared.ownership.lapses() }
@@ -328,7 +328,7 @@ impl Shard {
             );
             self.next.clear();
             self.is_cancelled = false;
-            // What the endpoint wants is asked anew.
+            // The endpoint's next deadline is asked for anew.
             self.due = Some(clock::now());
         }
     }
@@ -338,7 +338,7 @@ impl Shard {
             ShardInput::Sip { at, input } => {
                 match &input {
                     Input::Closed(flow) => drop(self.flows.remove(flow)),
-                    // One that was dialled beside a flow in use says nothing of that one; and nobody asks of one that is forgotten.
+                    // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
                     Input::DialFailed(upstream)
                         if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
                     {
@@ -385,7 +385,7 @@ impl Shard {
             ShardInput::HeardOut(id) => self.on_heard_out(id),
             ShardInput::Request(command) => self.on_request(*command),
         }
-        // What a request or a verdict left to be told.
+        // Effects of a request or a verdict that are still to be told.
         self.settle(clock::now());
         self.judge_early(clock::now());
     }
@@ -487,7 +487,7 @@ impl Shard {
                         FlowId::Datagram(peer) => Some(peer),
                         stream => {
                             let open = self.flows.get(&stream).map(|(_, peer)| *peer);
-                            // One that has ended is known no more, and was the last that led there.
+                            // An ended flow is known no more, and was the last that led there.
                             open.or_else(|| self.shared.dialler.led_to(self.index, upstream))
                         }
                     });

@@ -27,7 +27,7 @@ const NO_PUSH: &str =
 const OTHER_DOMAIN: &str =
     "this relay does not serve the domain of To, of the Request-URI or of the Route behind its own";
 
-/// What a REGISTER holds that is on its way through.
+/// The resources that a REGISTER holds while it is on its way through.
 #[derive(Default)]
 pub(crate) struct Passing {
     /// To try its proof.
@@ -66,7 +66,7 @@ impl Shard {
 
     fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
         if let Err(RouteRefusal { status, .. }) = route {
-            // Anybody may send some each second.
+            // Any peer may send some each second.
             tracing::debug!(event = "passing-refused", status, "a registration may not pass");
         }
         self.next.push_back(Input::Route { register: asked.register, route });
@@ -86,7 +86,7 @@ impl Shard {
                 })?;
             }
             PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
-            // What is known, here or at another node, may be ended, whatever the operator lets register anew.
+            // A registration known here or at another node may be ended, whatever the operator lets register anew.
             PushRequest::Nothing if !asked.known && !asked.ends && !is_within(asked, &self.shared.flow_domains) => {
                 return Err(forbidden(NO_PUSH));
             }

@@ -1,7 +1,7 @@
 //! Requests that come by our Path (RFC 8599) for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
 //! for the Contact of an account that was lent: they wait until the store, or DNS, has answered.
 //!
-//! | what answers | the requests that wait |
+//! | answer | the requests that wait |
 //! | --- | --- |
 //! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
 //! | the store has none | are handed in, and refused as unknown |
@@ -9,9 +9,10 @@
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | the record does not open here | are refused with 503 |
 //!
-//! Invariant: nobody is told that a registration is unknown, at which a registrar drops its Contact, unless the store has said so, nor that he is not
-//! its SIP server unless DNS has told all its addresses. A request waits for
-//! [`WAIT`] and [`LOOK_EVERY`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it is refused with 503.
+//! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
+//! that it is not the SIP server of the registration unless DNS has told all that server's addresses. A request waits for [`WAIT`] and [`LOOK_EVERY`]
+//! at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it
+//! is refused with 503.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,7 +46,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How often those are looked at that wait while one is being asked. After as long an INVITE has its 100 (RFC 3261 §17.2.1).
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What a request names.
+/// The registration or account that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Named {
     /// A registration that passed through, by our Path.
@@ -54,7 +55,7 @@ pub(crate) enum Named {
     Contact(BindingId),
 }
 
-/// What waits until the store, or DNS, has told of what it names.
+/// Requests that wait until the store, or DNS, has told of the registration that they name.
 #[derive(Default)]
 pub(crate) struct PathLookups {
     all: BTreeMap<Named, PathLookup>,
@@ -65,7 +66,7 @@ struct PathLookup {
     waiting: Vec<Waiting>,
     /// The store, or DNS, has not answered at once.
     is_slow: bool,
-    /// The registration has ended, or was let go of, since the store was asked: what it answers may be from before.
+    /// The registration has ended, or was let go of, since the store was asked: the store's answer may be from before.
     is_stale: bool,
 }
 
@@ -77,11 +78,11 @@ struct Waiting {
     has_heard: bool,
 }
 
-/// What was found for requests that name a registration.
+/// The outcome of a look-up for requests that name a registration.
 pub(crate) enum LookedUp {
     /// The store knows it; whose requests are trusted for it.
     Known(Box<KnownPushBinding>, Believed),
-    /// It was here; whose requests are trusted for its SIP server.
+    /// The registration was here; with the sources that are trusted for its SIP server.
     Served(UpstreamId, Believed),
     /// Likewise, and the source that was asked for may be it as well.
     Undecided(UpstreamId, Believed),
@@ -128,7 +129,7 @@ impl PathLookups {
         old
     }
 
-    /// A registration has ended, or another node has it: what is being asked of it is asked again.
+    /// A registration has ended, or another node has it: a question about it that is under way is asked again.
     pub(super) fn doubt(&mut self, id: InstanceId) {
         if let Some(lookup) = self.all.get_mut(&Named::Path(id)) {
             lookup.is_stale = true;
@@ -153,7 +154,7 @@ impl Shard {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
-        // It was sent again, before a 100 came: it has its place.
+        // The request was sent again, before a 100 came: it has its place.
         let has_place = self.path_lookups.has(id, &input);
         let has_heard = under_way == Some(true) || has_place;
         if has_heard {
@@ -175,7 +176,7 @@ impl Shard {
         None
     }
 
-    /// What a request names, and what keeps it from being judged.
+    /// The registration that a request names, and the missing fact that keeps it from being judged.
     fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
         if source.side != Side::Upstream {
             return None;
@@ -220,7 +221,7 @@ impl Shard {
         });
     }
 
-    /// What requests by our Path wait for has come, or has not.
+    /// Handles the outcome of a look-up that requests by our Path wait for.
     pub(crate) fn on_path_looked_up(&mut self, id: Named, found: LookedUp) {
         let served = match found {
             LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
@@ -293,7 +294,7 @@ impl Shard {
         self.drain(now);
     }
 
-    /// The store, or DNS, says nothing: what has waited long enough is refused, the rest waits on.
+    /// The store, or DNS, says nothing: requests that have waited long enough are refused, the rest wait on.
     fn wait_for_answer(&mut self, id: Named) {
         let now = clock::now();
         let mut again = None;
@@ -302,7 +303,7 @@ impl Shard {
         for Waiting { at, request, has_heard } in waiting {
             let Input::Received { source, message } = &request else { continue };
             let Some((_, missing)) = self.missing(source, message) else {
-                // It has come meanwhile.
+                // The registration has come meanwhile.
                 self.hand_in(at, request, &cancelled);
                 continue;
             };
@@ -325,7 +326,7 @@ impl Shard {
         }
     }
 
-    /// Nobody can say whether the registration is known: its sender may try again, or elsewhere.
+    /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
     fn refuse_for_now(&mut self, at: Instant, input: &Input) {
         if let Input::Received { source, message } = input {
             self.endpoint.refuse_early(source, message);
@@ -339,7 +340,7 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
-        // What is no record is nobody's.
+        // A malformed record is unknown.
         Ok(None) | Err(StoreError::Malformed) => return LookedUp::Unknown,
         Err(_) => {
             shared.metrics.store_error(StoreOperation::Load);
@@ -358,7 +359,7 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
             let believed = shared.dialler.addresses(new.upstream, source).await;
             LookedUp::Known(Box::new(new), believed)
         }
-        // It is over, or leads nowhere.
+        // The registration is over, or leads nowhere.
         Ok(None) => LookedUp::Unknown,
         Err(_) => LookedUp::Unreadable,
     }

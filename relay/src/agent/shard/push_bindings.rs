@@ -1,11 +1,11 @@
-//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and whom they wake. Which may is said in
+//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and which devices they wake. Which may is said in
 //! [`passing`](super::passing).
 //!
-//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store
-//! no longer than its SIP server has granted; the store is asked for one thing at a time about it, and in the end for the
-//! newest: what has ended meanwhile is not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is
-//! promised of it before the store has erased it, and no push for it is on its way ([`last_words`](super::last_words)). Nothing in the loop waits for the store; a request for a registration that only the store knows
-//! waits in [`path_lookups`](super::path_lookups).
+//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store no longer than its SIP
+//! server has granted; the store is asked for one thing at a time about it, and in the end for the newest: a registration that has ended meanwhile is
+//! not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is promised of it before the store has
+//! erased it, and no push for it is on its way ([`last_words`](super::last_words)). Nothing in the loop waits for the store; a request for a
+//! registration that only the store knows waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub(crate) struct PushBindings {
 }
 
 struct Row {
-    /// What the store is to have; `None`: nothing.
+    /// The record that the store is to have; `None`: none.
     wanted: Option<(Sealed, u64)>,
     /// Under which name its account is found.
     aor: AorKey,
@@ -57,19 +57,19 @@ struct Row {
     fence: Fence,
     /// The store is being asked.
     busy: bool,
-    /// What it is being asked for is not the newest.
+    /// The write under way is not the newest.
     stale: bool,
-    /// Likewise, told to whoever asks it: what is wanted no more is not written.
+    /// The same flag, shared with the task that asks the store: a superseded record is not written.
     superseded: Arc<AtomicBool>,
-    /// Where it counts, as long as there is this row.
+    /// Its count in the holdings, as long as there is this row.
     _place: Holding,
-    /// Who waits until the store has erased it.
+    /// Requesters that wait until the store has erased the registration.
     waiters: Vec<WipeWaiter>,
-    /// Whoever waits is told, however that stands, when what is pushed still has had its time.
+    /// The waiters are answered, whatever the store has done by then, when the pushes still under way have had their time.
     is_heard_out: bool,
-    /// It was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
+    /// The registration was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
-    /// It is another node's, or nobody's: of its end the store is told nothing.
+    /// The registration is another node's, or no longer any node's: its end is not told to the store.
     is_let_go: bool,
     /// The node that its Path leads to, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
@@ -120,7 +120,7 @@ impl PushBindings {
         ids
     }
 
-    /// Those whose record the store has from this node, each with what it is put with; in no order.
+    /// The registrations whose record the store has from this node, each with the fence under which it is stored; in no order.
     pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
         let is_owned = |row: &Row| row.wanted.is_some() && !row.busy && row.fence != Fence::NEW;
         self.rows.iter().filter(|(_, row)| is_owned(row)).map(|(id, row)| (*id, row.fence)).collect()
@@ -231,7 +231,7 @@ impl Shard {
         self.tell_store(instance);
     }
 
-    /// Has the store take, or erase, what is wanted of it; one request at a time for each registration.
+    /// Has the store take the wanted record, or erase it; one request at a time for each registration.
     fn tell_store(&mut self, id: InstanceId) {
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         row.stale = row.busy;
@@ -255,7 +255,8 @@ impl Shard {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
                     if is_wiped {
-                        // One that was asked for it since they were told first has adopted what the store still had. An error means that all have heard, or died.
+                        // A node that was asked for it since the first round has adopted what the store still had. An error means that all have
+                        // heard, or died.
                         let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, true)).await;
                     }
                     Fence::NEW
@@ -328,14 +329,14 @@ impl Shard {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
             (false, fence) => self.let_go_of_push_binding(id, fence),
-            // What is on its way to the store is erased behind it.
+            // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
             (true, _) => {}
         }
     }
 
-    /// Whoever waits for the store to erase a registration has waited long enough: it is asked on, as long as this run lives.
+    /// A requester has waited long enough for the store to erase a registration: the store is asked on, as long as this run lives.
     pub(crate) fn on_push_binding_waited(&mut self, id: InstanceId) {
         let is_erased = |row: &Row| row.wanted.is_none() && !row.busy;
         if let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| !is_erased(row)) {
@@ -401,7 +402,7 @@ impl Shard {
         }
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
-        // What has expired leaves the store by itself; another node may have it again by now.
+        // An expired record leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
             drop(tell_wiped(&self.shared, id, false));

@@ -1,4 +1,4 @@
-//! What a shard does when a use case asks.
+//! The shard's reactions to requests of the use cases.
 //!
 //! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
 
@@ -23,17 +23,17 @@ use crate::vault::{Fence, Lookup, Sealed};
 
 impl Shard {
     pub(crate) fn on_request(&mut self, command: Request) {
-        // Whoever asked may have gone: an answer that nobody takes is no error.
+        // The requester may have gone: an answer that nobody takes is no error.
         match command {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
                 for new in new {
-                    // Whatever was read of it before may be older than its end.
+                    // The record may have been read before the instance's end.
                     let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
                     match barred.or_else(|| self.ended_ahead.has(clock::now(), new.id).then_some(None)) {
                         Some(lookup) => self.turn_away(new, lookup, &settled),
                         None => {
-                            // What this node had ended by itself before another one had it is here again.
+                            // An instance that this node had ended by itself, before another one had it, is here again.
                             self.shared.vault.tombstones().leave(new.id);
                             self.bind(new, None, Some(&settled));
                         }
@@ -61,7 +61,7 @@ impl Shard {
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
-            // Its record is ended by whoever asks.
+            // The record is ended by the requester.
             Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
                 if self.admit(id, &Principal::Relay).is_err() {
                     self.ended_ahead.note(clock::now(), id);
@@ -191,7 +191,7 @@ impl Shard {
             self.settling.insert(id, settled.clone());
         }
         if let Some(row) = self.instances.get_mut(id) {
-            // What another run has changed since this one had it.
+            // Another run has changed the record since this one had it.
             let is_newer = fence > row.fence && row.ending.is_none();
             row.fence = fence;
             if is_newer {
@@ -239,13 +239,13 @@ impl Shard {
         others.into_iter().find(|other| *other != id && self.have_same_credentials(id, *other))
     }
 
-    /// Nobody waits for an instance that was taken over any more: its SIP server has answered, or it registers none.
+    /// Ends the wait for an instance that was taken over: its SIP server has answered, or it registers none.
     pub(super) fn note_settled(&mut self, id: InstanceId) {
         let Some(settled) = self.settling.remove(&id) else { return };
         // An error means that nobody has waited so long.
         let _ = settled.send(id);
         if self.settling.is_empty() {
-            // It may have held all that there are.
+            // The map may have held all instances.
             self.settling = HashMap::new();
         }
     }
@@ -328,7 +328,7 @@ impl Shard {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        // One may have been sent since the record was looked at.
+        // A reminder may have been sent since the record was looked at.
         let same_end = lease.expires_at == row.expires_at();
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
         self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });

@@ -1,4 +1,4 @@
-//! The stories of the calls of a shard, as long as they go on; what is over is handed to `agent::stories`.
+//! The stories of the calls of a shard, as long as they go on; a finished one is handed to `agent::stories`.
 //!
 //! Invariant: a story is begun after its push has left the shard, or with the next thing that happens to its call, and told in memory alone. It ends with its instance, and is then kept
 //! nowhere. At most [`OPEN_MAX`] are told at once: of a further call there is none.
@@ -25,7 +25,7 @@ const OPEN_MAX: usize = 20_000;
 pub(crate) enum How {
     /// Its device was pushed, by this App.
     Pushed(Box<str>),
-    /// It was not.
+    /// The push was not sent.
     Withheld(Withheld),
     /// Its device is attached, and has its INVITE.
     Offered,
@@ -150,7 +150,7 @@ impl Shard {
         self.shared.stories.forget(instance);
     }
 
-    /// Those that go on, of an instance.
+    /// The stories of an instance that go on.
     pub(crate) fn stories_of(&self, instance: InstanceId) -> impl Iterator<Item = &Story> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
         self.stories.range((instance, first)..=(instance, last)).map(|(_, story)| story)

@@ -7,7 +7,7 @@
 //! | who waits for its device | waits for the device in its other name |
 //! | its answered calls, and the stories that go on | are the later one's |
 //! | calls that are over | can be asked of the later one, as long as they are known |
-//! | its timeline, its mailbox, what is kept beside its record | ends with it |
+//! | its timeline, its mailbox, the items kept beside its record | ends with it |
 //!
 //! Invariant: nothing goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
 
@@ -53,7 +53,7 @@ impl Shard {
     fn succeed_in_call(&mut self, call: CallId, earlier: InstanceId, successor: InstanceId) {
         self.calls.succeed(call, earlier, successor);
         if let Some(push) = self.pushes.remove(&(call, earlier)) {
-            // Where the call has been pushed in the other name as well, that one is enough.
+            // If the call has been pushed in the other name as well, that push is enough.
             match self.pushes.entry((call, successor)) {
                 Entry::Occupied(_) => push.abort(),
                 Entry::Vacant(place) => {

@@ -1,14 +1,14 @@
-//! Where the pushes of an instance go now, and what a verdict on another token means.
+//! The present push targets of an instance, and the meaning of a verdict on another token.
 //!
 //! | the token that was pushed to | is called gone | took the push | did not take it |
 //! | --- | --- | --- | --- |
 //! | is the device's | the instance ends | | |
 //! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token |
 //!
-//! A node that leaves ends nothing: another one has the record, or will have it, and may know another token by now. That one is told which token is gone, and
-//! judges by its own record.
+//! A node that leaves ends nothing: another one has the record, or will have it, and may know another token by now. The other node is told which
+//! token is gone, and judges by its own record.
 //!
-//! Invariant: the app is believed: what is said of a token that it has exchanged ends nothing. No record is opened for a push that
+//! Invariant: the app is believed: a verdict on a token that it has exchanged ends nothing. No record is opened for a push that
 //! was taken.
 
 use sip::endpoint::Input;
@@ -26,7 +26,7 @@ use crate::vault::Sealed;
 use crate::vault::record::{Device, PushTarget, StoredRecord};
 
 impl Shard {
-    /// Where the pushes of an event go, with the App; `None`: nowhere.
+    /// The push target of an event, with the App; `None`: none.
     pub(crate) fn target_of(&self, instance: InstanceId, event: Event) -> Option<(Box<str>, PushTarget)> {
         let of_call = event.is_of_a_call();
         self.opened(instance, self.sealed_of(instance)?, |record| match record {
@@ -43,11 +43,11 @@ impl Shard {
         })
     }
 
-    /// Where a push goes that this token has not taken, if the device has another one by now.
+    /// The target for a push that this token has not taken, if the device has another one by now.
     pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
         let is_over = match verdict {
             Verdict::Accepted | Verdict::TooLate => true,
-            // It may have been taken, and a VoIP push has no second.
+            // The push may have been taken, and a VoIP push has no second.
             Verdict::Unconfirmed => from.provider.is_apple(),
             _ => false,
         };

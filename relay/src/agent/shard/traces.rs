@@ -1,7 +1,7 @@
 //! Recording the SIP of instances whose user, or whose operator, asked for it.
 //!
 //! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
-//! recorded, also where several devices share an account. Who asked stands in the instance's timeline, which is its user's.
+//! recorded, also where several devices share an account. The requester is named in the instance's timeline, which is its user's.
 
 use std::cell::LazyCell;
 use std::net::SocketAddr;
@@ -121,13 +121,13 @@ impl Shard {
     ) {
         let Some(call_id) = message.call_id() else { return };
         let (call, names) = (CallName::of(call_id), self.endpoint.named(message));
-        // The same for all whom it concerns.
+        // The text is the same for all instances.
         let text = LazyCell::new(|| Bytes::from(scrub(message)));
         for (id, trace) in &mut self.traces {
             let named = self.endpoint.is_named(&names, *id);
             let own_flow = self.endpoint.device_flow(*id) == Some(flow) || trace.was_seen_on(flow);
             let is_own = match side {
-                // A flow may carry other instances, too: what is on it is this one's by its Call-ID.
+                // A flow may carry other instances, too: a message on it is this one's by its Call-ID.
                 Side::Device if named || own_flow && message.method() == Some(Method::Register) => true,
                 Side::Device => own_flow && trace.follows(call),
                 Side::Upstream => named || trace.follows(call),

@@ -1,4 +1,5 @@
-//! What requests have in common that wait in a shard, whatever they wait for: the store, a take-over, an answer of DNS, or that it is known whose the instances are.
+//! Shared rules for requests that wait in a shard, be it for the store, a take-over, an answer of DNS, or the end of a doubt about the owner of the
+//! instances.
 //!
 //! Invariant: a call whose CANCEL waits behind it is handed in as any other, and its CANCEL behind it; but it wakes nobody, for it has ended. A push that has left cannot be
 //! taken back.
@@ -67,13 +68,13 @@ fn sip_of(input: &ShardInput) -> Option<&Input> {
     if let ShardInput::Sip { input, .. } = input { Some(input) } else { None }
 }
 
-/// What names the INVITE that an input is.
+/// The key of the INVITE that an input is.
 fn invite_of(input: &Input) -> Option<String> {
     let Input::Received { source, message } = input else { return None };
     Some(named(source, message, &Endpoint::key_of_invite(message, source.side)?))
 }
 
-/// What names the INVITE that an input ends.
+/// The key of the INVITE that an input ends.
 fn ended_by(input: &Input) -> Option<String> {
     let Input::Received { source, message } = input else { return None };
     let cancel = Some(message).filter(|message| message.is_request() && message.method() == Some(Method::Cancel))?;
@@ -139,7 +140,7 @@ mod tests {
         assert!(Cancelled::among([&old, &cancel].into_iter()).has(&old));
         assert!(!Cancelled::among([&old, &cancel].into_iter()).has(&invite));
         assert!(!Cancelled::among(std::iter::once(&invite)).has(&invite));
-        // It has a place, once.
+        // The request has a place, once.
         let cancel = request("CANCEL", peer, branch, "one", 1);
         assert!(is_first_cancel(&cancel, [&old, &invite].into_iter()));
         assert!(!is_first_cancel(&cancel, [&old, &invite, &cancel].into_iter()));

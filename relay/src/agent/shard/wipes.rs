@@ -9,13 +9,13 @@
 //! The sealed record stays in the row until the SIP server has answered or [`UNREGISTER_DEADLINE`] is over, because a
 //! challenge to the unregistration needs it; the store forgets it at once.
 //!
-//! What this node ends by itself, and not on somebody's word, is erased where it is this node's still: another one may have claimed it while this one did not reach
-//! the store, and its lease, its token or its credentials may be others by now.
+//! An instance that this node ends by itself, and not on request, is erased only where it is still this node's: another node may have claimed it
+//! while this one did not reach the store, and its lease, its token or its credentials may have changed by then.
 //!
-//! A node that leaves wipes nothing: what is here is another's, or will be, and is only let go of.
+//! A node that leaves wipes nothing: its instances are another node's, or will be, and are only let go of.
 //!
-//! Invariant: whatever begins a wipe ends it: nothing is waited for longer than its deadline. A store that is away is
-//! asked again by `erasures`, and the row does not wait for that. Whoever waits is told what the store has when the row is
+//! Invariant: a wipe that has begun ends: no step waits longer than its deadline. A store that is away is
+//! asked again by `erasures`, and the row does not wait for that. The requester is told the store's state when the row is
 //! dropped, after the wipe's tombstone was made durable, and no push for it is on its way ([`final_pushes`](super::final_pushes)).
 
 use std::convert::Infallible;
@@ -77,7 +77,7 @@ impl Shard {
             EndKind::Wiped(WipeReason::Expired) => drop(self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new())),
             EndKind::Wiped(_) | EndKind::NeverOurs | EndKind::HandedOver => {}
         }
-        // Who waits for it to be registered here, serves it until then.
+        // A node that waits for the instance to be registered here serves it until then.
         self.note_settled(id);
         self.set_state(id, InstanceState::Ending);
         self.asked.remove(&id);
@@ -99,7 +99,7 @@ impl Shard {
     }
 
     pub(crate) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
-        // What stands on for other devices was not unregistered.
+        // A binding that stands on for other devices was not unregistered.
         if !shared {
             let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
             self.shared.metrics.registration(outcome);
@@ -128,7 +128,7 @@ impl Shard {
             let proof = vault.wipe_proof(id, &record.secret);
             (vault.lookup_of(record), record.expires_at, proof, record.app.clone())
         };
-        // One whose key is gone is erased as well, by its id alone.
+        // An instance whose key is gone is erased as well, by its id alone.
         let (lookup, ends_at, proof, app) = match self.with_record(id, facts) {
             Some((lookup, ends_at, proof, app)) => (Some(lookup), ends_at, Some(proof), Some(app)),
             None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
@@ -143,7 +143,7 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         let told = tell_wiped(&self.shared, id, false);
         tokio::spawn(async move {
-            // First, so that whatever dies now, what is erased has a tombstone, and with it a receipt.
+            // The tombstone comes first, so that an erased record always has one, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
             // From here on the next run goes on with it, which does not know whose it was. Of one that another node turns out to have the trail says so behind it.
             shared.audit.note(Act::Wiped(reason), || whose);
@@ -163,7 +163,7 @@ impl Shard {
                     Some(if is_written { Erasure::Pending } else { Erasure::Unsure })
                 }
             };
-            // Nobody is pushed by a node that leaves once there is a receipt. It was told above: an error means that it has heard, or died.
+            // A leaving node pushes nothing once there is a receipt. It was told above: an error means that it has heard, or died.
             let _ = timeout(TOLD_WITHIN, told).await;
             shared.shards.send(shard, ShardInput::Erased(id, erasure)).await;
         });

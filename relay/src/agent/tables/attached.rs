@@ -12,7 +12,7 @@ use sip::id::InstanceId;
 pub(crate) struct Attached {
     devices: HashMap<InstanceId, Option<Arc<str>>>,
     apps: HashSet<Arc<str>>,
-    /// Who has shown its secret last, and may attach now.
+    /// The instance that has shown its secret last, and may attach now.
     shown: Option<(InstanceId, Arc<str>)>,
 }
 
@@ -21,7 +21,7 @@ impl Attached {
     pub(crate) fn show(&mut self, id: InstanceId, app: &str) {
         let known = self.apps.get(app).cloned();
         let app = known.unwrap_or_else(|| {
-            // Those that no device has any more go when another one comes.
+            // Apps that no device has any more are dropped when another one comes.
             self.apps.retain(|known| Arc::strong_count(known) > 1);
             let app: Arc<str> = app.into();
             self.apps.insert(app.clone());

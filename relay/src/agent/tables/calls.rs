@@ -23,7 +23,7 @@ const FEW: usize = 4;
 /// Calls of one device among which one is sought that waits for nobody.
 const LOOKED_AT: usize = 64;
 
-/// What is known of one call for one of its devices.
+/// State of one call for one of its devices.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// How it stands.
@@ -36,7 +36,7 @@ pub struct Call {
     pub valid_until: Option<Moment>,
     /// The service that was asked to wake the device, if one was.
     pub pushed: Option<Provider>,
-    /// It waits for its device, and counts in the metric of held calls.
+    /// The call waits for its device, and counts in the metric of held calls.
     pub waiting: bool,
     /// The push could not be delivered.
     pub unreachable: bool,
@@ -49,7 +49,7 @@ pub struct Call {
     pub is_of_others: bool,
     /// The push service has taken its push.
     pub accepted: bool,
-    /// What its INVITE has in common with its copies, once it has come.
+    /// The mark that its INVITE has in common with its copies, once it has come.
     pub mark: Option<InviteMark>,
     /// Until when it waits for its device.
     pub waits_until: Instant,
@@ -92,7 +92,7 @@ pub(crate) struct Calls {
     known: BTreeMap<Key, Known>,
     /// The moments to look whether to forget one.
     order: BTreeSet<(Instant, Key)>,
-    /// Those of each device, in the order in which they came.
+    /// The calls of each device, in their order of arrival.
     of_device: BTreeMap<(InstanceId, u64), CallId>,
     /// How many each device has.
     counts: BTreeMap<InstanceId, usize>,
@@ -130,7 +130,7 @@ impl Calls {
         }
     }
 
-    /// The one to forget first.
+    /// The call to forget first.
     fn least_wanted(&self) -> Option<Key> {
         let (count, instance) = *self.by_count.last()?;
         if count <= FEW {
@@ -176,7 +176,7 @@ impl Calls {
         self.remember(id, successor, call);
     }
 
-    /// What is known of a call of this instance.
+    /// The state of a call of this instance.
     pub(crate) fn get_mut(&mut self, id: CallId, instance: InstanceId) -> Option<&mut Call> {
         self.known.get_mut(&(id, instance)).map(|known| &mut known.call)
     }

@@ -1,7 +1,7 @@
-//! What has ended before it came here: its record had been claimed, or was about to be, and no shard had it yet.
+//! Instances that have ended before they came here: the record had been claimed, or was about to be, and no shard had it yet.
 //!
 //! A lent account that was wiped has a tombstone, which says the same for longer. A registration that passed through has none, because its device may
-//! register it again under the same id; nor has what another node is to let go of.
+//! register it again under the same id; nor has an instance that another node is to let go of.
 //!
 //! Invariant: each is remembered for [`REMEMBERED`], longer than anything is on its way. A device that registers anew is not turned away.
 
@@ -22,7 +22,7 @@ pub(crate) struct EndedAhead {
 }
 
 impl EndedAhead {
-    /// It has ended, and is not here.
+    /// Notes that an instance has ended that is not here.
     pub(crate) fn note(&mut self, now: Instant, id: InstanceId) {
         while let Some((at, old)) = self.order.front().copied() {
             if now.saturating_duration_since(at) < REMEMBERED {

@@ -12,24 +12,24 @@ use crate::domain::WipeReason;
 /// How an instance ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndKind {
-    /// It is unregistered, erased from the store and receipted.
+    /// The instance is unregistered, erased from the store and receipted.
     Wiped(WipeReason),
-    /// It is unregistered and forgotten: it never was in the store.
+    /// The instance is unregistered and forgotten: it never was in the store.
     NeverOurs,
-    /// It is forgotten without a word to its SIP server: another node serves it.
+    /// The instance is forgotten without a word to its SIP server: another node serves it.
     HandedOver,
 }
 
 /// Why a shard refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// It has no such instance.
+    /// The shard has no such instance.
     Unknown,
     /// The proof is wrong.
     Forbidden,
 }
 
-/// Who waits for the end of an instance. One that ends in another way than by a wipe is unknown.
+/// Channel to a requester that waits for the end of an instance. An instance that ends in another way than by a wipe is reported as unknown.
 pub type WipeWaiter = oneshot::Sender<Result<WipeDone, Denied>>;
 
 /// An instance that is ending.
@@ -38,11 +38,11 @@ pub(crate) struct Ending {
     pub kind: EndKind,
     /// Whether the SIP server confirmed, once the endpoint has let go.
     pub unbound: Option<bool>,
-    /// What the store has of it; `None`: it has not said yet.
+    /// The state of the record in the store; `None`: the store has not said yet.
     pub erasure: Option<Erasure>,
-    /// Those who wait for the end of a wipe.
+    /// The waiters for the end of a wipe.
     pub waiters: Vec<WipeWaiter>,
-    /// They wait for a push that is on its way, and not for long.
+    /// The wait is for a push that is on its way, and is short.
     pub is_heard_out: bool,
 }
 
@@ -53,7 +53,7 @@ pub enum FirstRegistration {
     Registered {
         /// The lifetime that was granted.
         expires: Duration,
-        /// What it had asked of a password, which may give way to the answers.
+        /// The challenges to its password, which may give way to the derived answers.
         asked: Vec<Asked>,
     },
     /// The SIP server refused it for good; the instance is forgotten.
@@ -63,7 +63,7 @@ pub enum FirstRegistration {
         /// Why there was no answer to its challenge, if that was it.
         unanswerable: Option<Unanswerable>,
     },
-    /// It failed and will be tried again.
+    /// The registration failed and will be tried again.
     Failed {
         /// The status, if there was an answer.
         status: Option<u16>,
@@ -77,11 +77,11 @@ pub struct WipeDone {
     pub reason: WipeReason,
     /// Whether the SIP server confirmed.
     pub unregistered: bool,
-    /// What the store has of it.
+    /// The state of the record in the store.
     pub erasure: Erasure,
 }
 
-/// What a store has of an instance that is wiped.
+/// The state of a wiped instance in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Erasure {
     /// Nothing is left.

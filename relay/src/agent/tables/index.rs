@@ -1,4 +1,4 @@
-//! Which slots hold what, by a hash of it: 12 bytes for each where a table of keys takes their length and more.
+//! The slots of rows by a hash of their key: 12 bytes for each, where a table of keys takes their length and more.
 //!
 //! Invariant: the hash is kept beside the slot, so a table that grows looks at no row.
 
@@ -13,7 +13,7 @@ struct Entry {
     slot: u32,
 }
 
-/// Where one finds a hash.
+/// The bucket hash of a key's hash.
 fn spread(hash: u32) -> u64 {
     // Buckets are chosen by the low bits and told apart by the high ones.
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)

@@ -28,7 +28,7 @@ pub(crate) struct Row {
     id: InstanceId,
     /// Everything that is known of it.
     pub sealed: Sealed,
-    /// What its record is put with.
+    /// The fence under which its record is stored.
     pub fence: Fence,
     /// When it ends, in seconds since 1970.
     expires_at: u32,
@@ -44,7 +44,7 @@ pub(crate) struct Row {
     lost_since: u32,
     /// When its user is to be told of the loss; 0: there is none, or its user was told.
     tell_lost_at: u32,
-    /// Where its requests go.
+    /// The SIP server that its requests go to.
     pub upstream: UpstreamId,
     /// The SIP status of the last answer; 0 before the first.
     pub status: u16,
@@ -52,17 +52,17 @@ pub(crate) struct Row {
     pub state: InstanceState,
     /// Why its credentials did not fit the last challenge.
     pub unanswerable: Option<Unanswerable>,
-    /// Those who wait for the outcome of the first registration.
+    /// The waiter for the outcome of the first registration.
     pub first: Option<Box<oneshot::Sender<FirstRegistration>>>,
     /// Whether the SIP server has accepted its credentials, in this run or before.
     pub is_proven: bool,
-    /// The store has it: whoever enabled it was told so, or will be.
+    /// The store has it: its app was told so, or will be.
     pub is_stored: bool,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
     /// Its timeline and what comes beside calls, once there is any.
     pub activity: Option<Box<Activity>>,
-    /// Where it counts, as long as there is this row.
+    /// Its count in the holdings, as long as there is this row.
     _place: Holding,
 }
 
@@ -133,7 +133,7 @@ impl Row {
     }
 }
 
-/// What falls due in the life of a lease.
+/// A deadline in the life of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     /// This reminder is to be sent.
@@ -145,7 +145,7 @@ pub(crate) enum Due {
     },
     /// No push service has taken this so far: it is to be sent again, unless it is on its way.
     Again(Again),
-    /// It has ended.
+    /// The lease has ended.
     End,
 }
 
@@ -186,7 +186,7 @@ pub(crate) struct Instances {
     granted_until: u64,
     /// Slots of leases that end later, or did; at most as many as there are rows.
     ahead: Vec<u32>,
-    /// They were more: all are to be looked at.
+    /// There were too many to list: all are to be looked at.
     all_may_be_ahead: bool,
 }
 
@@ -301,7 +301,7 @@ impl Instances {
         }
     }
 
-    /// It is being pushed that its registration is back.
+    /// A push is under way that its registration is back.
     pub(crate) fn set_restored(&mut self, id: InstanceId, now: u64) {
         if let Some(slot) = self.slot_of(id).filter(|slot| self.moments.is_set(*slot)) {
             self.untold.tell_of_registration(slot, Notice::Restored, now);
@@ -372,7 +372,7 @@ impl Instances {
         self.moments.first().map(u64::from)
     }
 
-    /// What is due at `now`, once: an end is not told again.
+    /// An instance with a deadline that is due at `now`, once: an end is not told again.
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<(InstanceId, Due)> {
         let slot = self.moments.pop_due(now)?;
         let row = self.rows.get_mut(slot as usize)?;
@@ -408,7 +408,7 @@ impl Instances {
         ids
     }
 
-    /// Those that are stored and do not end, each with what its record is put with; in no order.
+    /// The stored instances that do not end, each with the fence under which its record is stored; in no order.
     pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
         let owned = self.rows.iter().filter(|(_, row)| row.is_stored && row.ending.is_none());
         owned.map(|(_, row)| (row.id, row.fence)).collect()
@@ -615,7 +615,7 @@ mod tests {
         assert_eq!(instances.pop_due(END - 85_400), Some((next, Due::Reminder(Reminder::Renew))));
     }
 
-    /// What the table of memory in `docs/performance.md` says; the allocator has blocks of 112 and of 128.
+    /// Sizes from the table of memory in `docs/performance.md`; the allocator has blocks of 112 and of 128.
     #[test]
     fn a_row_fits_its_block() {
         assert!(size_of::<Row>() <= 128, "{}", size_of::<Row>());

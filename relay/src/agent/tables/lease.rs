@@ -1,4 +1,4 @@
-//! The reminders of a lease's end: what is due when, from the end alone.
+//! The reminders of a lease's end, each with its time, from the end alone.
 //!
 //! | reminder | before the end | on APNs | on FCM |
 //! | --- | --- | --- | --- |
@@ -6,10 +6,10 @@
 //! | [`Reminder::Soon`] | 12 h | `expiring`, which the user sees | data |
 //! | [`Reminder::VerySoon`] | 1 h | `expiring`, which the user sees | data |
 //!
-//! The record keeps which was the last that a push service took; a restart goes on from there. So none is repeated that was taken, but for one
-//! of which that was not yet written down when the process died, and what fell due while nobody looked after the instance, or was not taken
-//! ([`untold`](super::untold)), is sent as soon as somebody does: of several, the latest. A lifetime that is shorter than a reminder's time skips it: when a lease begins
-//! or is renewed, what is past counts as sent.
+//! The record keeps which was the last that a push service took; a restart goes on from there. So none is repeated that was taken, but for one of
+//! which that was not yet written down when the process died, and what fell due while nobody looked after the instance, or was not taken
+//! ([`untold`](super::untold)), is sent as soon as somebody does: of several, the latest. A lifetime that is shorter than a reminder's time skips it:
+//! when a lease begins or is renewed, past reminders count as sent.
 //!
 //! Invariant: nothing here reads a clock or sends; each reminder of one lease is due once at most, until it is known not to have been taken.
 
@@ -53,7 +53,7 @@ pub(crate) fn event(reminder: Reminder) -> Event {
     }
 }
 
-/// What counts as sent when a lease that ends at `expires_at` begins or is renewed at `now`, both in seconds since 1970.
+/// The reminder that counts as sent when a lease that ends at `expires_at` begins or is renewed at `now`, both in seconds since 1970.
 pub fn skipped(expires_at: u64, now: u64) -> Option<Reminder> {
     due(expires_at, None, now)
 }

@@ -1,4 +1,4 @@
-//! Which of a device's missed calls are whose, so that one caller's many do not drive the others' out of its list.
+//! The missed calls of a device by caller, so that one caller's many do not drive the others' out of its list.
 //!
 //! Invariant: a missed call is always kept. Where a caller has as many as there are places left, its next one takes the place of its own
 //! oldest: of [`MISSED_CALLS_MAX`] it has a half alone, and nobody else's goes for it while it has one. Callers are
@@ -42,7 +42,7 @@ mod tests {
         CallId::new((number as u128 + 1) << 16, ShardTag(0))
     }
 
-    /// What a list of so many places holds in the end.
+    /// The final content of a list with so many places.
     fn kept(callers: impl Iterator<Item = u64>) -> Vec<(u64, CallId)> {
         let (mut missed, mut kept, keys) = (MissedCalls::default(), Vec::new(), CallerKeys::default());
         for (number, caller) in callers.enumerate() {

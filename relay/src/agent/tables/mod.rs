@@ -1,4 +1,4 @@
-//! What a shard remembers.
+//! Tables of a shard.
 //!
 //! | table | rows |
 //! | --- | --- |
@@ -7,9 +7,9 @@
 //! | `index`, `moments` | which slot has the row of an instance or an account, and when it falls due |
 //! | [`attached`] | devices that have a flow, and their Apps |
 //! | [`calls`] | calls that devices were told of, so that a device that wakes late can ask |
-//! | [`ended_ahead`] | what has ended before it came here |
+//! | [`ended_ahead`] | instances that have ended before they came here |
 //! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
-//! | [`missed`] | whose a device's missed calls are |
+//! | [`missed`] | the callers of a device's missed calls |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
 //! | [`untold`] | notices that no push service has taken yet |

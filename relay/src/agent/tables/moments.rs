@@ -17,7 +17,7 @@ const NEVER: u32 = u32::MAX;
 #[derive(Default)]
 pub(super) struct Moments {
     order: BinaryHeap<Reverse<(u32, u32)>>,
-    /// The one that counts, by slot.
+    /// The moment that counts, by slot.
     counting: Vec<u32>,
     /// How many slots have one.
     count: usize,
@@ -54,7 +54,7 @@ impl Moments {
         }
     }
 
-    /// The first moment, or an earlier one that counted once: whoever comes then finds nothing.
+    /// The first moment, or an earlier one that counted once: then nothing is due.
     pub(super) fn first(&self) -> Option<u32> {
         self.order.peek().map(|Reverse((moment, _))| *moment)
     }

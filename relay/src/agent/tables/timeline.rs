@@ -1,4 +1,4 @@
-//! What happened to an instance, step by step, for its own device to read.
+//! The timeline of an instance, step by step, for its own device to read.
 //!
 //! It lives in the memory of the shard alone: a restart forgets it, and a wipe does at once. An instance to which nothing
 //! happens but that its registration stands has no timeline, only a pointer to none.
@@ -35,11 +35,11 @@ pub struct Step {
     pub count: u32,
     /// The call that it happened to.
     pub call: Option<CallId>,
-    /// What happened.
+    /// The event.
     pub what: What,
 }
 
-/// What happened.
+/// An event in the timeline.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum What {
     /// The SIP server accepted the registration, or its refresh.
@@ -85,7 +85,7 @@ pub enum What {
         /// For a call: milliseconds after it came.
         after_ms: Option<u32>,
     },
-    /// It left.
+    /// The device left.
     DeviceDetached,
     /// The caller hears ringing; the device need not be there.
     CallerHearsRinging,
@@ -103,11 +103,11 @@ pub enum What {
         /// The operator asked, and not the user.
         by_operator: bool,
     },
-    /// What was recorded is erased.
+    /// The recording is erased.
     TraceEnded,
     /// A message came.
     Message {
-        /// What became of it.
+        /// The outcome of the message.
         outcome: MessageOutcome,
     },
     /// The mailbox changed.
@@ -127,7 +127,7 @@ pub(crate) struct Activity {
     pub mailbox: Option<Box<Mailbox>>,
     /// The dialogs of answered calls that nobody has ended yet, as far as is known; the latest [`DIALOGS`].
     pub dialogs: VecDeque<(DialogMark, CallId)>,
-    /// Whose its missed calls are.
+    /// Its missed calls.
     pub missed: MissedCalls,
     /// Test pushes that may be asked for; none was yet when absent.
     pub tests: Option<Bucket>,

@@ -52,7 +52,7 @@ impl Notice {
     }
 }
 
-/// One of them.
+/// A notice that waits.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     notice: Notice,
@@ -62,7 +62,7 @@ struct Waiting {
     until: u64,
 }
 
-/// Those of one shard, by the slots of their rows.
+/// The notices of one shard, by the slots of their rows.
 #[derive(Debug, Default)]
 pub(crate) struct Untold(BTreeMap<(u32, Subject), Waiting>);
 
@@ -72,7 +72,7 @@ impl Untold {
         self.insert(slot, Notice::Reminder(reminder), now, until);
     }
 
-    /// It is being pushed that a registration is lost, or back.
+    /// A push is under way that a registration is lost, or back.
     pub(super) fn tell_of_registration(&mut self, slot: u32, notice: Notice, now: u64) {
         self.insert(slot, notice, now, now.saturating_add(OF_REGISTRATION_S));
     }
@@ -94,7 +94,7 @@ impl Untold {
         self.of(slot).filter_map(|(_, waiting)| waiting.again_at).min()
     }
 
-    /// One that is due now.
+    /// A notice that is due now.
     pub(super) fn pop_due(&mut self, slot: u32, now: u64) -> Option<Notice> {
         let due = |waiting: &Waiting| waiting.again_at.is_some_and(|at| at <= now);
         let (key, _) = self.of(slot).find(|(_, waiting)| due(waiting))?;

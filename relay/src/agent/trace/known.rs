@@ -120,7 +120,7 @@ pub(super) const MEDIA_TYPES: &[&str] = &[
     "message/*",
     "*/*",
 ];
-/// What a body is for, and what follows when that is not understood.
+/// The purposes of a body, and the handling when one is not understood.
 pub(super) const DISPOSITIONS: &[&str] = &[
     "render",
     "session",
@@ -135,19 +135,19 @@ pub(super) const DISPOSITIONS: &[&str] = &[
 ];
 /// States of a subscription.
 pub(super) const SUBSCRIPTION_STATES: &[&str] = &["active", "pending", "terminated"];
-/// What privacy is asked for.
+/// The kinds of privacy that may be asked for.
 pub(super) const PRIVACY: &[&str] = &["none", "header", "session", "user", "critical", "id", "history"];
 /// Early media.
 pub(super) const EARLY_MEDIA: &[&str] = &["supported", "sendrecv", "sendonly", "recvonly", "inactive", "gated"];
 /// Protocols whose causes a Reason gives.
 pub(super) const REASONS: &[&str] = &["SIP", "Q.850", "Preemption", "STUN", "emm"];
-/// What a Feature-Caps begins with.
+/// The first character of a Feature-Caps value.
 pub(super) const ANY: &[&str] = &["*"];
 /// Schemes of URIs.
 pub(super) const URI_SCHEMES: &[&str] = &["sip", "sips", "tel", "urn"];
 /// Schemes of authentication.
 pub(super) const CHALLENGES: &[&str] = &["Digest", "Bearer", "Basic"];
-/// What a challenge says beside its realm.
+/// Words of a challenge beside its realm.
 pub(super) const CHALLENGE_WORDS: &[&str] = &[
     "MD5",
     "MD5-sess",
@@ -243,7 +243,7 @@ pub(super) const NUMBERS: &[&str] = &["expires", "reg-id", "q", "ttl", "rport", 
 /// Parameters whose values are kept when they are one of [`VALUES`].
 pub(super) const WORDS: &[&str] =
     &["transport", "user", "pn-provider", "+sip.pns", "refresher", "reason", "handling", "comp"];
-/// What they say.
+/// Values of those parameters.
 pub(super) const VALUES: &[&str] = &[
     "udp",
     "tcp",

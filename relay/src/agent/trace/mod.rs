@@ -6,7 +6,7 @@
 //! | `known` | the words of SIP that name nobody |
 //! | [`pcapng`] | the file that Wireshark opens |
 //!
-//! Invariant: what is kept was scrubbed before; it lies in the memory of one shard, is at most [`BYTES_MAX`] large (then the
+//! Invariant: a message is scrubbed before it is kept; the trace lies in the memory of one shard, is at most [`BYTES_MAX`] large (then the
 //! oldest message gives way), and is gone at the end of its time, or of its instance.
 
 mod known;
@@ -35,7 +35,7 @@ pub(crate) struct Recorded {
     pub at_us: u64,
     /// Whether it came; else it was sent.
     pub came: bool,
-    /// Which side it came from, or went to.
+    /// The side that it came from, or went to.
     pub side: Side,
     /// The transport of a message that came, or that went by UDP.
     pub transport: Option<Transport>,

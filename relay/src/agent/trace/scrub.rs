@@ -1,9 +1,9 @@
-//! What of a message is kept in a trace.
+//! The parts of a message that are kept in a trace.
 //!
 //! | part | is kept |
 //! | --- | --- |
 //! | headers that say how SIP works (CSeq, Expires, Supported, Event, …) | numbers, and [words that name nobody](super::known) |
-//! | Call-ID | the first 16 hexadecimal digits of its SHA-256, by which whoever knows it finds it |
+//! | Call-ID | the first 16 hexadecimal digits of its SHA-256, by which a reader who knows it finds it |
 //! | tags and branches | likewise, of the Call-ID, a line feed and them: the same in one call, and in no other |
 //! | addresses (From, Contact, Route, …) and the Request-URI | the first character of each user, host, port and the parameters that route; no display name |
 //! | Via | transport, sent-by, and where it came from |
@@ -17,7 +17,7 @@
 //! | a head that is longer than 16 KiB without all this | its first lines |
 //! | SDP | its `m=` lines; of another body nothing |
 //!
-//! Invariant: what is not known to be harmless is left out. The result is a message again.
+//! Invariant: any part that is not known to be harmless is left out. The result is a message again.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -30,17 +30,17 @@ use sip::message::{Composer, Message, Name, NameAddr, Params, Scheme, Uri, Via};
 use super::known::{self, is_one_of};
 use crate::vault::hex;
 
-/// What stands in place of what is left out.
+/// The replacement of text that is left out.
 const CUT: &str = "...";
 /// Likewise in place of a host.
 const NO_HOST: &str = "invalid";
-/// What every branch begins with (RFC 3261 §8.1.1.7).
+/// The prefix of every branch (RFC 3261 §8.1.1.7).
 const BRANCH_COOKIE: &str = "z9hG4bK";
 /// The digits of a number that are kept at most: more may be those of a phone.
 const DIGITS_MAX: usize = 7;
 /// The bytes of a digest that stand in place of a name.
 const NAME_BYTES: usize = 8;
-/// What is kept of the lists and parameters of a header, and of a head, in bytes.
+/// The limits on the kept lists and parameters of a header, and on a head, in bytes.
 const ELEMENTS_MAX: usize = 128;
 const PARAMETERS_MAX: usize = 16;
 const HEAD_BYTES: usize = 16 * 1024;
@@ -155,7 +155,7 @@ fn kept(name: Name, written: &str) -> Kept {
     }
 }
 
-/// What stands in place of a name that means nothing by itself.
+/// The replacement of a name that means nothing by itself.
 fn name_of(name: &str) -> String {
     hex(&digest(&SHA256, name.as_bytes()).as_ref()[..NAME_BYTES])
 }
@@ -171,7 +171,7 @@ impl Call {
         Self(begun)
     }
 
-    /// What stands in place of a name that is heard in this call alone.
+    /// The replacement of a name that occurs in this call alone.
     fn name(&self, name: &str) -> String {
         let mut digest = self.0.clone();
         digest.update(name.as_bytes());
@@ -282,8 +282,8 @@ fn shortened(call: &Call, uri: &Uri<'_>) -> String {
     out
 }
 
-/// A host as it may be shown: an address, or a name whose labels are no telephone number; `None`: it is one as a whole. What stands where a host is, and is
-/// neither (RFC 3261 §25.1: the last label begins with a letter), is one.
+/// A host as it may be shown: an address, or a name whose labels are no telephone number; `None`: it is one as a whole. Text in the place of a host
+/// that is neither (RFC 3261 §25.1: the last label begins with a letter), counts as a number.
 fn host(text: &str) -> Option<Cow<'_, str>> {
     if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
         return Some(text.into());

@@ -1,16 +1,17 @@
 //! One stream connection: a task that reads, writes and tells the shards.
 //!
-//! A connection is cheap while it is idle: what is read lies on the stack for the moment, a [`Framing`] holds memory only
+//! A connection is cheap while it is idle: bytes read lie on the stack for the moment, a [`Framing`] holds memory only
 //! for half a message, and the one task has no buffer of its own.
 //!
 //! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, or its peer writes no more, after the last
-//! message. A connection that no shard can write on any more ends. What a peer does not read is bounded: past
-//! [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is
-//! whole within [`ConnectionTiming::message`], however its bytes drip, or its connection ends; what is passed over because it is too long has as long again. A message that is malformed or too
-//! long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come before and the peer is no SIP server's address. One by
-//! which accounts are registered is read no more then, and ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed, where it still reads.
-//! Who has not proven within [`ConnectionTiming::stranger`] who it is (a device by its secret or by its registrar's 200, a SIP server by its address) is closed, and until then
-//! gives way to strangers of other networks.
+//! message. A connection that no shard can write on any more ends. Output that a peer does not read is bounded: past [`DEVICE_QUEUE`] or
+//! [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is whole within
+//! [`ConnectionTiming::message`], however its bytes drip, or its connection ends; a message that is skipped because it is too long has as long again.
+//! A message that is malformed or too long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come
+//! before and the peer is no SIP server's address. One by which accounts are registered is read no more then, and ends when its shard has told the
+//! SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed,
+//! where it still reads. A connection whose peer has not proven its identity within [`ConnectionTiming::stranger`] (a device by its secret or by its
+//! registrar's 200, a SIP server by its address) is closed, and until then gives way to strangers of other networks.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -53,7 +54,7 @@ const SERVER_QUEUE: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// How long answers to what a peer has asked last may take, when it writes no more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the stream of a SIP server may be written on that is read no more: until another one has registered whom this one had.
+/// How long the stream of a SIP server that is read no more may still be written on: until another stream has registered the accounts of this one.
 const UNREAD: Duration = Duration::from_secs(5);
 /// Bytes read at once, on the stack.
 const READ_BYTES: usize = 4 * 1024;
@@ -73,11 +74,11 @@ enum Ending {
     Heard,
     /// This side ends it; a WebSocket is told the code.
     Closed(u16),
-    /// Where the next message of a SIP server begins cannot be told: it is read no more.
+    /// The beginning of a SIP server's next message is in doubt: the stream is read no more.
     Doubted,
     /// Its peer has ended it, and this is the last frame.
     Echo(Bytes),
-    /// It does not end: it goes on where its shard is.
+    /// The connection does not end: it goes on where its shard is.
     Moves(usize),
 }
 
@@ -140,7 +141,7 @@ impl Connection {
         Box::new(Self { told: 1 << shard, home: Some(shard), proven: true, ..new })
     }
 
-    /// It is a stranger's until a shard knows better.
+    /// The connection is a stranger's until a shard knows better.
     pub(crate) fn of_stranger(self: Box<Self>, stranger: Stranger) -> Box<Self> {
         self.outbox.is_of(stranger);
         self
@@ -210,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// Serves it here until either side ends it. In a box: what is moved into a future is in it twice.
+    /// Serves it here until either side ends it. In a box: a value moved into a future is in it twice.
     pub(crate) async fn serve(mut self: Box<Self>, mut stream: Stream) {
         if let Err(error) = stream.adopt() {
             tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
@@ -249,7 +250,7 @@ impl Connection {
         }
     }
 
-    /// Who it is of is asked what it reads, on the next one. A stranger is no server.
+    /// A doubt about the end of a message: the SIP server is asked for its reading of line ends on the next connection. A stranger is no server.
     fn note_doubt(&self) {
         if let Some(acquaintance) = self.acquaintance.as_ref().filter(|_| self.is_link || self.proven) {
             acquaintance.on_doubt(&self.shards.lf_servers);
@@ -310,7 +311,7 @@ impl Connection {
         if let Some((shard, first)) = self.unheard.take().map(|unheard| *unheard) {
             self.tell(shard).await;
             self.shards.send(shard, first).await;
-            // What came with it.
+            // Bytes that came with the handshake.
             if let Err(ending) = self.deliver(stream).await {
                 return ending;
             }
@@ -400,7 +401,7 @@ impl Connection {
         }
         let idle = self.timing.websocket_idle;
         if !self.outbox.is_kept_alive() {
-            // It may be by then.
+            // The deadline may have passed by then.
             return Ok(Some(Some(heard + idle).filter(|at| *at > now).unwrap_or(now + idle)));
         }
         match heartbeat.on_due(now, heard, &self.timing) {
@@ -533,7 +534,7 @@ impl Connection {
         }
     }
 
-    /// What a SIP server is asked behind a message that is written. Nobody else is asked anything.
+    /// The question to a SIP server that follows a written message. No other peer is asked anything.
     fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
         let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
         acquaintance.on_written(bytes, (self.source.transport, self.source.peer), &self.shards.lf_servers)
@@ -667,7 +668,7 @@ mod tests {
         let text = "INVITE sip:b@h SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nFrom: <sip:a@anonymous.invalid>;tag=1\r\n\
                     To: <sip:b@h>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
         let invite = Message::parse(&text.into(), &Limits::default()).expect("an INVITE");
-        // What came before its REGISTER went anywhere.
+        // Requests before its REGISTER went to any shard.
         connection.home = Some(0);
         for (shard, split) in [(2, false), (2, false), (1, true), (2, true)] {
             connection.note_register(shard);

@@ -47,7 +47,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
             // Its sender may be somebody else than it says, and gets no more than was sent in its name.
             let answer = Message::refusal(&bytes, fault, limits).filter(|answer| answer.len() <= bytes.len());
             if let Some(answer) = answer {
-                // What cannot be sent is lost, as a datagram may be.
+                // An answer that cannot be sent is lost, as a datagram may be.
                 let _ = socket.send(core, &answer, peer);
             }
             return;
@@ -58,7 +58,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
     shards.offer(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
 }
 
-/// What came, without the line ends before it: a sender of datagrams puts them there as one of streams does (RFC 3261 §7.5).
+/// The datagram without the line ends at its beginning: a sender of datagrams puts them there as one of streams does (RFC 3261 §7.5).
 fn behind_line_ends(bytes: &Bytes) -> Bytes {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
     bytes.slice(start..)

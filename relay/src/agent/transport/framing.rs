@@ -1,7 +1,7 @@
 //! How messages lie in a stream: one after the other with their length, or each in a WebSocket message.
 //!
 //! Invariant: over WebSocket a message is one SIP message, a ping or a pong, whole and alone (RFC 7118 §5.1) but for line ends around it, which a
-//! stream may have as well (RFC 3261 §7.5); what it would mean otherwise is not guessed at. Bytes that are to be sent are never copied.
+//! stream may have as well (RFC 3261 §7.5); another meaning is not guessed at. Bytes that are to be sent are never copied.
 
 use bytes::{Buf as _, Bytes};
 use sip::message::{Frame, FrameError, Framer, Limits};
@@ -18,7 +18,7 @@ pub(crate) enum Framing {
     WebSocket(Reader),
 }
 
-/// What came.
+/// A complete input from the bytes of a stream.
 pub(crate) enum Came {
     /// A message or a keep-alive of SIP.
     Frame(Frame),
@@ -35,7 +35,7 @@ pub(crate) enum Broken {
     Stream(FrameError),
     /// The WebSocket cannot.
     WebSocket(Fault),
-    /// What came is not one message of SIP.
+    /// The bytes are not one message of SIP.
     NotSip,
 }
 
@@ -70,7 +70,7 @@ impl Framing {
         }
     }
 
-    /// What comes next, or `None` until more bytes come.
+    /// The next input, or `None` until more bytes come.
     pub(crate) fn next(&mut self) -> Result<Option<Came>, Broken> {
         match self {
             Self::Stream(framer) => framer.next_frame().map(|frame| frame.map(Came::Frame)).map_err(Broken::Stream),
@@ -101,7 +101,7 @@ impl Framing {
         }
     }
 
-    /// What stands before a message that is sent; often nothing.
+    /// The bytes that precede a message that is sent; often none.
     pub(crate) fn head_of(&self, message: &[u8]) -> Bytes {
         match self {
             Self::Stream(_) => Bytes::new(),
@@ -123,7 +123,7 @@ impl Framing {
     }
 }
 
-/// What a message of a WebSocket is, without the line ends before it; line ends alone are a pong, and two of them or more a ping (RFC 5626
+/// The frame in a message of a WebSocket, without the line ends before it; line ends alone are a pong, and two of them or more a ping (RFC 5626
 /// §4.4.1).
 fn frame_of(mut bytes: Bytes) -> Frame {
     if bytes.len() > 1 && bytes.len().is_multiple_of(2) && bytes.chunks(2).all(|pair| pair == b"\r\n") {
@@ -163,7 +163,7 @@ impl Broken {
 mod tests {
     use super::*;
 
-    /// What a client's frame with this text, of at most 125 bytes, comes to: the message, and whether it came alone.
+    /// Decodes a client's frame with this text, of at most 125 bytes: the message, and whether it came alone.
     fn came(text: &str) -> (Frame, bool) {
         let mut framing = Framing::websocket(Limits::default());
         // A mask of zeros changes nothing.

@@ -5,11 +5,11 @@
 //! | Quiet | ping → Asked | – | – |
 //! | Asked | – | → Quiet | the connection is dead |
 //!
-//! A proxy or a NAT in between forgets what is idle, often after 60 s, and tells nobody. JsSIP sends nothing by itself, and SIP.js only where it is
-//! set; a browser answers pings by itself, also for a tab in the background.
+//! A proxy or a NAT in between forgets an idle connection, often after 60 s, and tells nobody. JsSIP sends nothing by itself, and SIP.js only where
+//! it is set; a browser answers pings by itself, also for a tab in the background.
 //!
-//! Whom a push reaches is not asked: each ping keeps a phone's radio up for seconds, and a dead connection costs its next call 2 s. Nor is a device
-//! on TLS: it pings by itself (RFC 5626 §4.4.1), and promises nobody to answer.
+//! A device that a push reaches is not pinged: each ping keeps a phone's radio up for seconds, and a dead connection costs its next call 2 s. Nor is
+//! a device on TLS: it pings by itself (RFC 5626 §4.4.1), and promises nobody to answer.
 //!
 //! Invariant: a connection from which something came within [`ConnectionTiming::websocket_idle`] is never asked.
 
@@ -23,7 +23,7 @@ pub(super) struct Heartbeat {
     asked: Option<Instant>,
 }
 
-/// What is due.
+/// An action that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Beat {
     /// A ping.
@@ -35,7 +35,7 @@ pub(super) enum Beat {
 }
 
 impl Heartbeat {
-    /// What is due `now`, when something was `heard` last at that moment.
+    /// The action that is due `now`, when the last input was `heard` at that moment.
     pub(super) fn on_due(&mut self, now: Instant, heard: Instant, timing: &ConnectionTiming) -> Beat {
         self.asked.take_if(|asked| heard >= *asked);
         match self.asked {

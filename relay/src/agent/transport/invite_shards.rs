@@ -1,11 +1,11 @@
-//! Which shard has the INVITE that a CANCEL or an ACK is for.
+//! The shard of the INVITE that a CANCEL or an ACK is for.
 //!
 //! Both match their INVITE by branch and sent-by alone (RFC 3261 §9.2, §17.2.3). Servers send them with another Route or
 //! Request-URI than the INVITE had, which then say nothing of a shard, or the wrong one.
 //!
 //! Invariant: a fixed table of [`SLOTS`] numbers without a lock: a shard writes down what it has, before its first answer, and
-//! strikes it out when the transaction is over; whoever reads a CANCEL or an ACK looks. A place is never taken from another
-//! transaction. What finds no room, or is a stranger's, goes by what the message says itself, and what is found here is no right:
+//! strikes it out when the transaction is over; the reader of a CANCEL or an ACK looks it up. A place is never taken from another
+//! transaction. A transaction that finds no room, or is a stranger's, is routed by the message itself, and a hit here grants no right:
 //! the endpoint judges who may cancel.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -47,7 +47,7 @@ impl InviteShards {
         let Some((hash, places)) = self.places(&change.key) else { return };
         let entry = hash & !SHARD | (shard as u64 + 1);
         let (from, to) = if change.begun { (0, entry) } else { (entry, 0) };
-        // The release pairs with `find`: what is answered after this is found.
+        // The release pairs with `find`: an INVITE that is answered after this is found.
         let _ =
             places.iter().find(|slot| slot.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).is_ok());
     }

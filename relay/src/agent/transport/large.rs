@@ -1,16 +1,16 @@
-//! Streams for what is too large for a datagram, beside the UDP that reaches these SIP servers (RFC 3261 §18.1.1).
+//! Streams for messages that are too large for a datagram, beside the UDP that reaches these SIP servers (RFC 3261 §18.1.1).
 //!
 //! | the stream to a server | a request is sent | it opens | it is refused | nobody answers within [`ConnectionTiming::large`] | it ends |
 //! | --- | --- | --- | --- | --- | --- |
 //! | none | waits; one is opened | – | – | – | – |
-//! | Opening | waits | → Open, what waits is sent | told; → none | told; → Resting | – |
+//! | Opening | waits | → Open, waiting requests are sent | told; → none | told; → Resting | – |
 //! | Open | sent | – | – | – | told; → none |
 //! | Resting | refused, until [`REST`] is over | – | – | – | – |
 //!
-//! What is told is [`Input::StreamLost`], to all shards: a server's stream carries the requests of each. The endpoint decides what goes again,
+//! The notice is [`Input::StreamLost`], to all shards: a server's stream carries the requests of each. The endpoint decides what goes again,
 //! and how.
 //!
-//! Invariant: at most one stream to an address is being opened, and [`DIALS`] at once. What waits for one waits no longer than it may take to
+//! Invariant: at most one stream to an address is being opened, and [`DIALS`] at once. A request waits for one no longer than it may take to
 //! open, and is kept by its transaction besides.
 
 use std::collections::HashMap;
@@ -109,7 +109,7 @@ impl Inner {
             self.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
             let mut streams = self.streams();
             let before = streams.insert(peer, State::Open(flow, writer.clone()));
-            // Under the lock: what is sent from now on goes behind what has waited.
+            // Under the lock: later requests go behind those that have waited.
             if let Some(State::Opening(waiting)) = before {
                 for bytes in waiting {
                     writer.send(bytes);
@@ -131,7 +131,7 @@ impl Inner {
     async fn open(&self, peer: SocketAddr) -> Option<Stream> {
         let _turn = self.turns.acquire().await.ok()?;
         let stream = dial::tcp(peer).await.ok()?;
-        // One that has silently ceased to be takes what is written for half a minute, and longer. Without this it does so here, too.
+        // A stream that has died silently accepts writes for half a minute, and longer. Without this it does so here, too.
         let _ = stream.end_when_unacknowledged(self.timing.large);
         Some(stream)
     }

@@ -1,10 +1,11 @@
-//! What a SIP server says of itself on one stream: whether it sees a bare LF as the end of a line.
+//! A SIP server's own testimony on one stream: whether it sees a bare LF as the end of a line.
 //!
-//! The answer to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it. Where the end of
-//! a message came into doubt on a stream of a server, it is asked itself, once on each further stream: behind a message that is written goes an OPTIONS with
-//! Max-Forwards 0, which whoever gets it answers and nobody passes on (RFC 3261 §11, §16.3). `Server` says what it is, or the shape of its tag.
+//! The answer to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it. Where the end of a
+//! message came into doubt on a stream of a server, it is asked itself, once on each further stream: behind a message that is written goes an OPTIONS
+//! with Max-Forwards 0, which its recipient answers and no server forwards (RFC 3261 §11, §16.3). `Server`, or the shape of its tag, names the
+//! software.
 //!
-//! Invariant: what counts is an answer to what this relay has written on this stream: a stranger knows no branch of it. A server that ends the
+//! Invariant: only an answer to a message that this relay has written on this stream counts: a stranger knows no branch of it. A server that ends the
 //! stream in place of an answer is not asked on the next one.
 
 use std::net::SocketAddr;
@@ -37,12 +38,12 @@ enum Question {
     Over,
 }
 
-/// What a message is.
+/// The meaning of a message for the probe.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Heard {
     /// The server sees bare LFs, as it says.
     pub(super) sees_lf: bool,
-    /// It is for nobody else.
+    /// The message is the answer to the probe, and for nobody else.
     pub(super) is_own: bool,
 }
 
@@ -51,7 +52,7 @@ impl Acquaintance {
         Self { place, registers: Some(Vec::new()), question: Question::NotAsked }
     }
 
-    /// A message is written, to a peer that is known to be a SIP server; what is to be asked behind it.
+    /// A message is written to a peer that is known to be a SIP server; returns the question to send behind it.
     pub(super) fn on_written(
         &mut self,
         bytes: &Bytes,
@@ -116,7 +117,7 @@ impl Acquaintance {
         if !its || !(200..300).contains(&status) {
             return Heard::default();
         }
-        // One that names nothing is not looked at again: refreshes come for ever.
+        // A REGISTER without such a word is not looked at again: refreshes come for ever.
         self.registers = None;
         let sees_lf = sees_lf(message);
         if sees_lf {
@@ -242,7 +243,7 @@ mod tests {
                 let heard = acquaintance.on_message(&answer(&branch, server, tag), &known);
                 assert_eq!((heard.sees_lf, heard.is_own), (says, true), "{server} {tag}");
                 assert_eq!(known.has(Place::dialled(peer(5061))), says);
-                // Whoever is behind it says nothing of it.
+                // A server behind it says nothing of it.
                 let behind = acquaintance.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known);
                 assert_eq!(behind, Heard::default());
             }

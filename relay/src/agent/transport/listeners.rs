@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::net::listen::{Accepted, Listener};
 use crate::timing::ConnectionTiming;
 
-/// Whom a listener is for.
+/// The peers that a listener is for.
 #[derive(Clone, Copy)]
 pub(crate) enum ListenerKind {
     /// Devices, over TLS.

@@ -1,20 +1,20 @@
 //! The network side of the agent: connections, datagrams, dialling, and which SIP server is reached where.
 //!
-//! | room | what it is |
+//! | room | contents |
 //! | --- | --- |
 //! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
 //! | [`heartbeat`] | the pings of a WebSocket that alone leads to a device |
 //! | [`lf_probe`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
-//! | [`outbox`], [`write_batch`] | what waits to be written on it, and what is written at once |
+//! | [`outbox`], [`write_batch`] | the messages that wait to be written on it, and those written at once |
 //! | [`name_shards`] | which shard has a binding that its registrar has named |
-//! | [`listeners`] | what devices and SIP servers connect to |
+//! | [`listeners`] | the sockets that devices and SIP servers connect to |
 //! | [`datagrams`], [`steering`] | the upstream UDP sockets, and which core a datagram is for |
 //! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
 //! | [`dial`], [`targets`] | opening a flow to a SIP server, and which of its addresses is tried next |
-//! | [`large`] | streams for what is too large for a datagram |
+//! | [`large`] | streams for messages that are too large for a datagram |
 //! | [`upstreams`], [`trusted`] | SIP servers by number, and whose requests are believed to be theirs |
 //!
-//! Invariant: nothing here knows an instance or a secret. What is read becomes a message for the shard that the message
+//! Invariant: nothing here knows an instance or a secret. Bytes read become a message for the shard that the message
 //! itself names, or that has its transaction.
 
 pub(crate) mod connections;

@@ -1,4 +1,4 @@
-//! What waits to be written on one connection.
+//! The queue of messages to be written on one connection.
 //!
 //! Invariant: an empty outbox holds no memory but its own few words, for tens of thousands of connections wait at once. It holds at most
 //! the messages that it was made for; with one more the connection ends. A connection that was accepted is a stranger's until a shard
@@ -19,7 +19,7 @@ use crate::net::listen::Stranger;
 #[derive(Debug)]
 pub(crate) struct Writer(Arc<Outbox>);
 
-/// What is written. It prints its length alone: a message names people, and may hold credentials.
+/// A message to write. It prints its length alone: a message names people, and may hold credentials.
 #[derive(PartialEq, Eq)]
 pub(super) enum Outgoing {
     Bytes(Bytes),
@@ -39,7 +39,7 @@ impl fmt::Debug for Outgoing {
     }
 }
 
-/// What a connection finds in its outbox.
+/// The content that a connection finds in its outbox.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// Something to [`Outbox::pop`].
@@ -93,7 +93,7 @@ impl Outbox {
     /// Waits until there is something to find. One waits at a time.
     pub(super) async fn next(&self) -> Found {
         loop {
-            // What is told after this look is kept for the wait.
+            // A notice after this look is kept for the wait.
             if let Some(found) = self.look() {
                 return found;
             }
@@ -101,7 +101,7 @@ impl Outbox {
         }
     }
 
-    /// It is a stranger's, who has this slot, until [`Writer::know`].
+    /// The connection belongs to the stranger with this slot until [`Writer::know`].
     pub(super) fn is_of(&self, stranger: Stranger) {
         self.lock().stranger = Some(Box::new(stranger));
         self.is_strangers.store(true, Ordering::Release);
@@ -117,7 +117,7 @@ impl Outbox {
         self.is_kept_alive.load(Ordering::Acquire)
     }
 
-    /// What is told when another stranger has its slot; `None` where it is no stranger's.
+    /// The notice that another stranger gets its slot; `None` where it is no stranger's.
     pub(super) fn gives_way(&self) -> Option<Arc<Notify>> {
         self.lock().stranger.as_ref().map(|stranger| stranger.gives_way())
     }
@@ -131,7 +131,7 @@ impl Outbox {
         stranger.is_some()
     }
 
-    /// What is to be written next.
+    /// The next message to write.
     pub(super) fn pop(&self) -> Option<Outgoing> {
         let mut inner = self.lock();
         let next = inner.waiting.pop_front();

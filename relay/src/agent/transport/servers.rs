@@ -1,4 +1,4 @@
-//! Which SIP servers see a bare LF as the end of a line, and pass on what a caller wrote: that decides how their streams are read.
+//! The SIP servers that see a bare LF as the end of a line, and pass on what a caller wrote: that decides how their streams are read.
 //!
 //! | a stream | is read so from its first byte when |
 //! | --- | --- |
@@ -17,14 +17,14 @@ use crate::limits::counted_as;
 
 /// Places that are remembered.
 const KNOWN_MAX: usize = 4_096;
-/// Likewise of one network, as the limits count it: whoever has one drives out no others.
+/// Likewise of one network, as the limits count it: the owner of one network drives out no others.
 const KNOWN_PER_NETWORK: usize = 64;
 /// Places that ended a stream when they were asked.
 const SHY_MAX: usize = 1_024;
 /// Addresses whose streams came into doubt.
 const DOUBTED_MAX: usize = 1_024;
 
-/// Where a server is: the port is that which is dialled, and not known of a stream that it has opened.
+/// The place of a server: the port is that which is dialled, and not known of a stream that it has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     address: IpAddr,
@@ -49,7 +49,7 @@ pub(crate) struct LfServers(Arc<Inner>);
 struct Inner {
     /// How this relay names itself toward servers.
     own: OwnNames,
-    /// Those that the operator names, as [`host_of`] writes them.
+    /// The hosts that the operator names, as [`host_of`] writes them.
     hosts: Vec<Box<str>>,
     /// Whether any stream came into doubt: most relays never see one, and ask nobody.
     has_doubted: AtomicBool,
@@ -65,14 +65,14 @@ pub(crate) struct OwnNames {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Those that have said so, and when: a number that grows.
+    /// The servers that have said so, and when: a number that grows.
     said: BTreeMap<Place, u64>,
     last: u64,
-    /// What the operator's names resolved to last.
+    /// The last addresses of the operator's names.
     named: BTreeMap<Box<str>, Vec<IpAddr>>,
-    /// Those that ended a stream when they were asked: the next one is not.
+    /// Servers that ended a stream when they were asked: the next one is not asked.
     shy: VecDeque<Place>,
-    /// Those of whose streams the end of a message was in doubt.
+    /// Servers of whose streams the end of a message was in doubt.
     doubted: VecDeque<IpAddr>,
 }
 
@@ -130,7 +130,7 @@ impl LfServers {
         table.said.insert(place, table.last);
     }
 
-    /// What a host of an account resolved to.
+    /// Takes note of the addresses of an account's host.
     pub(super) fn resolved(&self, host: &str, addresses: &[IpAddr]) {
         if self.0.hosts.is_empty() || addresses.is_empty() {
             return;
@@ -141,7 +141,7 @@ impl LfServers {
         }
     }
 
-    /// A stream of the server there came into doubt: what it reads is worth a question.
+    /// A stream of the server there came into doubt: its reading of line ends is worth a question.
     pub(super) fn note_doubt(&self, place: Place) {
         let mut table = self.lock();
         table.doubted.retain(|doubted| *doubted != place.address);

@@ -1,10 +1,10 @@
-//! Which core a datagram is for, as the system can tell it: by the Contact that a request is sent to, or by its Route.
+//! Steering: the core that a datagram is for, as the system can tell it by the Contact that a request is sent to, or by its Route.
 //!
 //! An INVITE to a lent account names its binding in the Request-URI, `sip:b` and 26 characters (`sip/src/id.rs`), whose last four
-//! hold the shard's tag. So it is read on the core of its shard, and so are the CANCEL, and the ACK of a refusal. What belongs to a
+//! hold the shard's tag. So it is read on the core of its shard, and so are the CANCEL, and the ACK of a refusal. A request within a
 //! dialog (ACK, BYE) names the device, and in its Route the token that this relay has written into Record-Route (`sip/src/flow/mod.rs`), whose
 //! 19th to 22nd characters hold the tag. The program has no loops: it looks at each fourth place of the datagram's first kilobyte for
-//! `Route: <sip:`, at one of four places of that. Everything else is read on whichever core, and handed on.
+//! `Route: <sip:`, at one of four places of that. Everything else is read on any core, and handed on.
 //!
 //! Invariant: nothing depends on it. A datagram that is read on another core is handed to its shard as ever.
 
@@ -41,7 +41,7 @@ type Case = ((u16, u8), (u16, u32));
 
 /// No core has this number: the system chooses.
 const ANY: u32 = 0xffff;
-/// Where the Request-URI begins behind a method of so many characters.
+/// The offset of the Request-URI, by the method and its length.
 const METHODS: [(&[u8; 4], u32); 7] =
     [(b"INVI", 7), (b"CANC", 7), (b"ACK ", 4), (b"BYE ", 4), (b"NOTI", 7), (b"MESS", 8), (b"OPTI", 8)];
 /// In `sip:b…@`: where the scheme ends, the user begins and ends, and its last characters lie.
@@ -51,7 +51,7 @@ const TAG: [u32; 4] = [27, 28, 29, 30];
 const AT: u32 = 31;
 /// The first places of `Route: <sip:` that are looked for, one of which is at a multiple of four.
 const ROUTE: [&[u8; 4]; 4] = [b"Rout", b"oute", b"ute:", b"te: "];
-/// Where a Route is looked for.
+/// The range in which a Route is looked for.
 const SEARCHED: std::ops::Range<u32> = 32..960;
 /// In `Route: <sip:…`: where the scheme ends, and the token's characters with the tag lie.
 const ROUTE_COLON: u32 = 11;
@@ -119,7 +119,7 @@ fn land(all: &mut [Instruction], begin: usize) {
 
 /// The values of the characters at these places behind X, each of so many bits, one behind the other in A.
 fn gathered(places: [u32; 4], bits: u32, value: &[Instruction]) -> Vec<Instruction> {
-    // They gather in the first word of memory, X waits in the second.
+    // The four characters gather in the first word of memory; X waits in the second.
     let mut all = vec![(LOAD, 0, 0, 0), (STORE, 0, 0, 0), (STORE_X, 0, 0, 1)];
     for place in places {
         all.extend([(LOAD_X_MEMORY, 0, 0, 1), (LOAD_BYTE_AT_X, 0, 0, place)]);
@@ -136,12 +136,12 @@ fn chosen(above: u32, shards: usize) -> impl Iterator<Item = Instruction> {
     tag.into_iter().chain([(MODULO, 0, 0, shards.max(1) as u32), (RETURN_A, 0, 0, 0)])
 }
 
-/// What a character of an identifier stands for (RFC 4648 §6, lower case); of any other one, something.
+/// The value of a character of an identifier (RFC 4648 §6, lower case); any value for other characters.
 fn base32() -> Vec<Instruction> {
     cases(&[((JUMP_IF_AT_LEAST, b'a'), (SUBTRACT, b'a'.into()))], (SUBTRACT, u32::from(b'2') - 26))
 }
 
-/// What a character of a token stands for (RFC 4648 §5).
+/// The value of a character of a token (RFC 4648 §5).
 fn base64() -> Vec<Instruction> {
     cases(
         &[
@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    /// What the system does with the program (see bpf(4) for the machine); a load beyond the datagram returns 0.
+    /// The system's execution of the program (see bpf(4) for the machine); a load beyond the datagram returns 0.
     fn run(program: &[(u16, u8, u8, u32)], datagram: &[u8]) -> u32 {
         let (mut a, mut x, mut memory, mut at) = (0_u32, 0_u32, [0_u32; 2], 0_usize);
         loop {

@@ -1,4 +1,4 @@
-//! Which of a SIP server's addresses is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
+//! Order of a SIP server's addresses: which is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
 //!
 //! | an address | is |
 //! | --- | --- |
@@ -7,7 +7,7 @@
 //! | that ended a stream before it had granted anything, or several soon after they were opened | away |
 //! | that did not answer, or registered nobody, when it was tried as the better one | away |
 //!
-//! One that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
+//! An address that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
 //! `upstream.failback_interval`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
 //! served for [`SETTLED`]. After that time it may be tried; it is dialled like the others again once it has answered.
 //!
@@ -15,10 +15,10 @@
 //! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as
 //! the worst after [`UNLISTED`], because some name servers name a few of many at a time.
 //!
-//! Where a flow leads is what the shard's endpoint says that it has taken: one that is opened may be let go, because the server in use
-//! serves again, or because nobody wants one any more. That says nothing of its address.
+//! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be let go, because the server in use
+//! serves again, or because it is not wanted any more. That says nothing of its address.
 //!
-//! Invariant: what is remembered is bounded by [`REMEMBERED`]; the same calls give the same answers.
+//! Invariant: the addresses remembered are bounded by [`REMEMBERED`]; the same calls give the same answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,14 +32,14 @@ use crate::net::dns::resolve::Candidate;
 
 /// An address is left alone for at most this long.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
-/// What an address must have served for, so that its next failure counts as the first.
+/// The service time of an address after which its next failure counts as the first.
 const SETTLED: Duration = Duration::from_secs(600);
 /// How long DNS must have named others alone, until a flow to an address that it named before is left.
 const UNLISTED: Duration = Duration::from_secs(3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
 const REMEMBERED: usize = 32;
 
-/// Where a flow leads.
+/// The destination of a flow.
 pub(crate) type Destination = (SocketAddr, Transport);
 
 /// The addresses of one SIP server.
@@ -69,7 +69,7 @@ struct Current {
 }
 
 impl Targets {
-    /// What is to be dialled, best first; what is away comes last, the one that is back soonest before the others.
+    /// The addresses to dial, best first; those that are away come last, the one that is back soonest before the others.
     pub(crate) fn in_order(&self, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| {
@@ -79,7 +79,7 @@ impl Targets {
         candidates
     }
 
-    /// It failed at `now`; away for `first` if it had not failed before.
+    /// An address failed at `now`; away for `first` if it had not failed before.
     pub(crate) fn failed(&mut self, place: Destination, now: Instant, first: Duration) {
         let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
         let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
@@ -98,13 +98,13 @@ impl Targets {
         self.current.insert(shard, Current { candidate, since: now, listed_at: now });
     }
 
-    /// Where a shard's flow leads, or led last.
+    /// The address of a shard's flow, or of its last one.
     pub(crate) fn led_to(&self, shard: usize) -> Option<SocketAddr> {
         self.current.get(&shard).map(|current| current.candidate.address)
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
-    /// What `is_away` says of an address counts beside what is known here.
+    /// The verdict of `is_away` on an address counts beside this table.
     pub(crate) fn better(
         &mut self,
         shard: usize,
@@ -142,7 +142,7 @@ impl Targets {
         self.trying.insert(shard, (flow, candidate));
     }
 
-    /// What a shard's endpoint says of a flow; whether that was to be tried as a better one.
+    /// Takes note of the endpoint's verdict on a flow; returns whether that was to be tried as a better one.
     pub(crate) fn offered(
         &mut self,
         shard: usize,
@@ -298,7 +298,7 @@ mod tests {
     fn a_flow_that_is_let_go_leads_nowhere_and_says_nothing_of_its_address() {
         let (now, mut targets) = (Instant::now(), Targets::default());
         let (answer, other) = ([at(1, 0), at(2, 1)], FlowId::Stream(2));
-        // The one in use refuses some, and serves again before the other one is connected to.
+        // The server in use refuses some, and serves again before the other one is connected to.
         targets.leads(0, at(1, 0), now);
         fails(&mut targets, at(1, 0), now);
         targets.dialled(0, FLOW, at(2, 1));
@@ -315,7 +315,7 @@ mod tests {
         targets.tries(0, FLOW, at(1, 0));
         assert!(targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
         assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
-        // It has no account there any more.
+        // The server has no account there any more.
         targets.tries(0, FLOW, at(1, 0));
         targets.let_go(0);
         assert_eq!((better(&mut targets, 0, &answer, now), targets.led_to(0)), (None, None));

@@ -1,4 +1,4 @@
-//! Whose requests are believed to be a SIP server's: the addresses of its names, as DNS tells them.
+//! Sources whose requests are believed to be a SIP server's: the addresses of its names, as DNS gives them.
 //!
 //! | DNS tells of a name | it has |
 //! | --- | --- |
@@ -21,7 +21,7 @@ pub(super) const NAMELESS: Duration = Duration::from_secs(300);
 /// Addresses of one name; those that were named longest ago give way.
 const OF_NAME_MAX: usize = 64;
 
-/// What DNS has told of a name.
+/// The addresses of a name, as far as DNS has given them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     /// Its addresses.
@@ -33,7 +33,7 @@ pub(crate) struct Told {
 /// The addresses from which requests are believed to be a SIP server's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Believed {
-    /// Those that DNS has told.
+    /// The addresses that DNS has given.
     pub(crate) addresses: Arc<[IpAddr]>,
     /// Whether DNS has told all of each name; else another source may be the SIP server, too.
     pub(crate) is_whole: bool,
@@ -50,7 +50,7 @@ impl Believed {
 #[derive(Debug, Default)]
 pub(super) struct Trusted(Vec<Name>);
 
-/// One of its names.
+/// A name of the SIP server.
 #[derive(Clone, Debug, Default)]
 struct Name {
     named: Vec<Named>,

@@ -23,9 +23,9 @@ use crate::vault::record::Account;
 /// How a SIP server is reached, and which names its requests may come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// Where requests go: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
+    /// The next hop of requests: the outbound proxy, the registrar or the AOR's domain, whichever is named first.
     next_hop: Hop,
-    /// Whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
+    /// Further hosts whose addresses are trusted, beside the next hop's: the registrar and the AOR's domain.
     others: Vec<Hop>,
     /// The Request-URI of REGISTER.
     registrar: Box<str>,
@@ -44,7 +44,7 @@ pub enum NoRoute {
     /// A URI of it is not one of SIP.
     #[error("a URI of the account is not one of SIP")]
     NotSip,
-    /// It names a transport that is not known.
+    /// The URI names a transport that is not known.
     #[error("a URI of the account names a transport that is not known")]
     UnknownTransport,
 }
@@ -75,7 +75,7 @@ impl Route {
             hops.push(Hop::of(&uri)?);
         }
         if aor.scheme == Scheme::Sips {
-            // Where none is named it is TLS, too (RFC 3261 §26.2.2).
+            // The default is TLS, too (RFC 3261 §26.2.2).
             for hop in &mut hops {
                 hop.transport.get_or_insert(Transport::Tls);
             }
@@ -103,7 +103,7 @@ impl Route {
         &self.registrar
     }
 
-    /// What to resolve for a flow.
+    /// The name to resolve for a flow.
     pub fn target(&self) -> Target {
         self.next_hop.target()
     }
@@ -126,7 +126,7 @@ impl Route {
         1 + self.others.len()
     }
 
-    /// What else to resolve, to know whose requests are trusted.
+    /// The other names to resolve, for the addresses whose requests are trusted.
     pub fn other_targets(&self) -> impl Iterator<Item = Target> {
         self.others.iter().map(Hop::target)
     }
@@ -168,7 +168,7 @@ pub struct Upstreams(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
-    /// Whose sessions of a server go with its last route; `None` in tests.
+    /// TLS client whose sessions with a server go with its last route; `None` in tests.
     tls: Option<ClientTls>,
     last: u32,
     numbers: HashMap<Arc<Route>, UpstreamId>,
@@ -184,13 +184,13 @@ struct Entry {
     targets: Targets,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
-    /// Whose requests are believed.
+    /// The addresses whose requests are believed.
     trusted: Trusted,
-    /// What its next hop led to when DNS answered last, and when.
+    /// The addresses of its next hop by the last answer of DNS, and when that came.
     last: Option<(Instant, Vec<Candidate>)>,
     /// Since when DNS says that there is no such name.
     nameless_since: Option<Instant>,
-    /// Who asked for it, as the limits count it; the latest [`ASKERS_MAX`].
+    /// The sources that asked for it, as the limits count them; the latest [`ASKERS_MAX`].
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
     proven: bool,
@@ -203,12 +203,12 @@ const STALE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Sources that are remembered because they asked for one SIP server.
 const ASKERS_MAX: usize = 8;
 
-/// Whose share a dial takes.
+/// The share that a dial takes a place of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DialShare {
     /// The room that is kept for SIP servers at which accounts are registered.
     Proven,
-    /// That of one who asked for it: the first of these that has room, so that nobody who asks, too, takes it away.
+    /// The share of a source that asked for it: the first of these that has room, so that no later asker takes it away.
     Of(Vec<IpAddr>),
 }
 
@@ -272,7 +272,7 @@ impl Upstreams {
         id
     }
 
-    /// One binding less.
+    /// A binding less uses the server.
     pub fn release(&self, id: UpstreamId) {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return };
@@ -299,19 +299,19 @@ impl Upstreams {
         }
     }
 
-    /// It has failed an account of a shard.
+    /// The server has failed an account of a shard.
     pub(crate) fn fails(&self, id: UpstreamId, shard: usize) {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
             entry.failed_at |= 1 << shard;
         }
     }
 
-    /// It has granted a registration of a shard. Gives the other ones that it has failed, each once.
+    /// The server has granted a registration of a shard. Returns the other shards that it has failed, each once.
     pub(crate) fn serves(&self, id: UpstreamId, shard: usize) -> u128 {
         self.lock().entries.get_mut(&id).map_or(0, |entry| std::mem::take(&mut entry.failed_at) & !(1 << shard))
     }
 
-    /// Whose share a dial of it takes; `None` when no binding uses it any more.
+    /// The share that a dial of it takes a place of; `None` when no binding uses it any more.
     pub(crate) fn dial_share(&self, id: UpstreamId) -> Option<DialShare> {
         let table = self.lock();
         let entry = table.entries.get(&id)?;
@@ -346,8 +346,8 @@ impl Upstreams {
         }
     }
 
-    /// What DNS has told of some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Gives back the shards that use it, and the
-    /// addresses that they are to believe.
+    /// Takes note of DNS's answers for some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Returns the shards that
+    /// use it, and the addresses that they are to believe.
     pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, Told)]) -> (u128, Believed) {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return (0, Believed::default()) };
@@ -379,8 +379,8 @@ impl Upstreams {
         }
     }
 
-    /// DNS says that there is no such name. What it named before is used on for [`NAMELESS`]: a zone that is half loaded says so, too, or a name
-    /// server that sees another part of the world.
+    /// DNS says that there is no such name. The addresses that it named before are used on for [`NAMELESS`]: a zone that is half loaded says so, too,
+    /// or a name server that sees another part of the world.
     pub(crate) fn nameless(&self, id: UpstreamId, now: Instant) {
         if let Some(entry) = self.lock().entries.get_mut(&id)
             && *entry.nameless_since.get_or_insert(now) + NAMELESS <= now
@@ -396,7 +396,7 @@ impl Upstreams {
         }
     }
 
-    /// What DNS answered last, for one at which accounts are registered; `None` when that is too old.
+    /// The last answer of DNS, for a SIP server at which accounts are registered; `None` when that is too old.
     pub(crate) fn last_answer(&self, id: UpstreamId, now: Instant) -> Option<Vec<Candidate>> {
         let table = self.lock();
         let entry = table.entries.get(&id).filter(|entry| entry.proven)?;
@@ -418,7 +418,7 @@ impl Upstreams {
         }
     }
 
-    /// Those whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
+    /// The servers whose names are to be resolved again at `now`, once: they are not due again before they are resolved.
     pub(crate) fn take_stale(&self, now: Instant) -> Vec<(UpstreamId, Arc<Route>)> {
         let mut table = self.lock();
         let due = table.entries.iter_mut().filter(|(_, entry)| entry.stale_at.is_some_and(|at| at <= now));

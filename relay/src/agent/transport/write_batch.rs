@@ -1,4 +1,4 @@
-//! What is written on a connection at once: the messages that wait for it, one after the other.
+//! The messages that are written on a connection at once, one after the other.
 //!
 //! Invariant: nothing is copied, and one message alone needs no memory. At most [`ROOM`] bytes are taken in, and the message that
 //! goes beyond: over TLS that is one record, or two.

@@ -1,6 +1,6 @@
 //! The caller of a canary: places a call through the SIP server, as any phone of the domain does.
 //!
-//! Invariant: one call at a time, and it is ended, however it goes. What the caller sends goes to its SIP server, by one
+//! Invariant: one call at a time, and it is ended, however it goes. All its messages go to its SIP server, by one
 //! connection. It answers a challenge once.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ const RING_WITHIN: Duration = Duration::from_secs(90);
 /// How long any other request may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whose call it is.
+/// The account of the caller.
 pub(super) struct Identity {
     pub aor: String,
     pub username: String,
@@ -55,7 +55,7 @@ pub(super) struct Caller<'a> {
     dialog: Option<Dialog>,
 }
 
-/// What the 2xx says of the way back (RFC 3261 §12.1.2).
+/// The route of the dialog, from the 2xx (RFC 3261 §12.1.2).
 struct Dialog {
     to: String,
     target: String,
@@ -121,7 +121,7 @@ impl<'a> Caller<'a> {
 
     /// Leaves nothing ringing and nobody in a call.
     pub(super) async fn give_up(&mut self) {
-        // It ends by itself, later, when the server is not reached.
+        // The call ends by itself, later, when the server is not reached.
         let _ = match self.ringing.take() {
             Some(branch) => {
                 let cancel = self.request(Method::Cancel, self.callee, &branch, &format!("<{}>", self.callee));

@@ -1,10 +1,10 @@
 //! `sipwake canary`: rings a test account end to end, on a schedule, and tells the relay how that went.
 //!
-//! It is an app that lends the account, the caller, and the device that comes: it uses the relay from outside, as apps, phones and
+//! The canary is an app that lends the account, the caller, and the device that comes: it uses the relay from outside, as apps, phones and
 //! SIP servers do. One thing it cannot be is the phone that a push service delivers to. The push goes to a real token, and the
 //! service's own "accepted" stands for its arrival.
 //!
-//! Invariant: no password, key or token stands among the arguments. What it tells the relay names a step and an app, and no
+//! Invariant: no password, key or token stands among the arguments. Its report to the relay names a step and an app, and no
 //! account. Nothing stays lent, unless the process is killed; then the next round replaces it.
 
 mod caller;
@@ -123,7 +123,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
             () = &mut stopped => return Ok(()),
             _ = ticks.tick() => {}
         }
-        // For months it runs, and certificates, CAs and keys are others by then. What cannot be read stays as it was.
+        // The canary runs for months; certificates, CAs and keys change meanwhile. A file that cannot be read stays as it was.
         match canary.rounds() {
             Ok(read) => rounds = read,
             Err(error) => {
@@ -133,7 +133,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
         let told = tokio::select! {
             told = canary.ring(&rounds) => told?,
             () = &mut stopped => {
-                // What was lent must not stay.
+                // The lent account must not stay.
                 let _ = rounds.take_back().await;
                 return Ok(());
             }
@@ -146,7 +146,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
 }
 
 impl Canary {
-    /// What a round needs, as its files are now.
+    /// The inputs of a round, from its files as they are now.
     fn rounds(&self) -> Result<Rounds, CommandError> {
         let config = self.at.configuration()?;
         let https = match (&self.api, &config) {

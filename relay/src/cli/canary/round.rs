@@ -1,6 +1,6 @@
 //! One round of a canary: lend, call, be pushed, come, be rung, answer, hang up, take back.
 //!
-//! Invariant: what was lent is taken back and what rings is given up, however the round goes. A step is told as done
+//! Invariant: the lent account is taken back and a ringing call is given up, however the round goes. A step is told as done
 //! when it was seen, and not before.
 
 use std::cell::RefCell;
@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the account may take to be registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a canary needs for its rounds.
+/// The inputs of a canary's rounds.
 pub(super) struct Canary {
     pub https: Https,
     pub key: ApiKey,
@@ -30,12 +30,12 @@ pub(super) struct Canary {
     pub caller: Option<Identity>,
     pub registrar: Option<Box<str>>,
     pub outbound_proxy: Option<Box<str>>,
-    /// Where calls are pushed: `device.call_push`.
+    /// The push target of calls: `device.call_push`.
     pub target: Value,
     pub doctor: Doctor,
     /// How long a call may take to be answered.
     pub within: Duration,
-    /// What is lent at this moment.
+    /// The account lent at this moment.
     pub lent: RefCell<Option<Lent>>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Lent {
     secret: InstanceSecret,
 }
 
-/// What a round came to.
+/// The result of a round.
 pub(super) struct RoundResult {
     /// The step that failed, and why.
     pub failed: Option<(CanaryStep, String)>,
@@ -196,7 +196,7 @@ impl Canary {
     async fn place(&self, caller: &mut Caller<'_>, steps: &Steps) -> Result<(), Failure> {
         let rung = caller.ring().await;
         if let Err(error) = rung {
-            // What the push service said tells more than the refusal that follows from it.
+            // The push service's answer explains more than the refusal that follows from it.
             let verdict =
                 if matches!(error, CallError::Refused(_)) { self.verdict().await.and_then(Result::err) } else { None };
             return Err(match verdict {
@@ -241,7 +241,7 @@ impl Canary {
         Ok(())
     }
 
-    /// What the push service said of the call's push; `None` while it has said nothing.
+    /// The push service's answer to the call's push; `None` while there is none.
     async fn verdict(&self) -> Option<Result<(), String>> {
         let steps = self.timeline().await;
         let ended = steps.iter().find(|step| step["step"] == "push-ended" && step["event"] == "call")?;

@@ -1,9 +1,9 @@
-//! Who waits for an account's next attempt, when attempts for it come one after the other.
+//! The waiters for an account's next attempt, when attempts for it come one after the other.
 //!
-//! A source that has not failed for the account, and is told to wait, has a place in this line; the next attempt is for the first of it, who
-//! has [`TURN`] to come. So whoever polls with wrong passwords spends each pause's attempt once, and is behind everybody else from then on.
+//! A source that has not failed for the account, and is told to wait, has a place in this line; the next attempt is for the first of it, which
+//! has [`TURN`] to come. So a source that polls with wrong passwords spends each pause's attempt once, and is behind all others from then on.
 //!
-//! Invariant: the line lets nobody past who would have to wait without it: it takes turns from sources, and adds none. One network has at most
+//! Invariant: the line lets no source past that would have to wait without it: it takes turns from sources, and adds none. One network has at most
 //! [`OF_A_NETWORK_MAX`] of its [`WAITERS_MAX`] places.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 const WAITERS_MAX: usize = 16;
 /// Likewise of one network: the others of it have no place.
 const OF_A_NETWORK_MAX: usize = 4;
-/// How long an attempt is for the first in the line alone: what it was told to wait is rounded up, and its request takes its time.
+/// How long an attempt is for the first in the line alone: its wait was rounded up, and its request takes its time.
 pub(super) const TURN: Duration = Duration::from_secs(10);
 /// How long after it asked last a source has its place.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Those who wait, in the order in which they came.
+/// The waiting sources, in their order of arrival.
 #[derive(Default)]
 pub(super) struct Line(Vec<Waiter>);
 
@@ -39,7 +39,7 @@ impl Line {
         }
     }
 
-    /// Whose turn is next.
+    /// The source whose turn is next.
     pub(super) fn first(&mut self, now: Instant) -> Option<IpAddr> {
         self.forget(now);
         self.0.first().map(|waiter| waiter.source)
@@ -61,7 +61,7 @@ impl Line {
     }
 }
 
-/// What one holder of addresses has, as a rule: an IPv4 /24, an IPv6 /48.
+/// The usual network of one holder of addresses: an IPv4 /24, an IPv6 /48.
 pub(super) fn network_of(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & !0xff)),

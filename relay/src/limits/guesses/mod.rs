@@ -1,21 +1,21 @@
-//! How fast passwords may be tried through this relay: by HTTPS and by SIP, on whatever shard, whatever App is named.
+//! How fast passwords may be tried through this relay: by HTTPS and by SIP, on any shard, for any App.
 //!
 //! | counted by | free | then |
 //! | --- | --- | --- |
 //! | account at a server, and source | `limits.failures_per_account` | pauses of 2 s, doubled up to 15 min |
-//! | user at a server, whatever domain stands behind him, and source | four times as many | pauses of 1 s, doubled up to 30 s |
-//! | account at a server, whoever asks | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed (`line`); a source whose proof was right within the hour is let past |
+//! | user at a server, whatever domain it is used with, and source | four times as many | pauses of 1 s, doubled up to 30 s |
+//! | account at a server, from any source | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed (`line`); a source whose proof was right within the hour is let past |
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
-//! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner
-//! waiting. An account is both the AOR and each user name that its proof may be read with; a server is the host and port where
-//! requests go, without what can be spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be of one user only; an hour without a failure
-//! forgets all.
+//! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner waiting. An account is
+//! both the AOR and each user name that its proof may be read with; a server is the host and port where requests go, without the parts that can be
+//! spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be
+//! of one user only; an hour without a failure forgets all.
 //!
-//! Invariant: an attempt that is under way counts as a failure until it has ended, so that many at once are no way around.
-//! What is remembered is a keyed hash: no name lies here. A table holds at most [`ENTRIES_MAX`] entries; who fills it, with
-//! accounts of his own server for instance, keeps nobody waiting, and has no account forgotten that fails more than his. What is under way takes
-//! a part of it for each source ([`under_way`]).
+//! Invariant: an attempt that is under way counts as a failure until it has ended, so that many at once are no way around. The table remembers keyed
+//! hashes: no name lies here. A table holds at most [`ENTRIES_MAX`] entries; a source that fills it, with accounts of its own server for instance,
+//! keeps no other source waiting, and has no account forgotten that fails more than its own. Attempts under way take a part of it for each source
+//! ([`under_way`]).
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -42,7 +42,7 @@ const ADDRESSES_MAX: usize = 4;
 const REMEMBERED: Duration = Duration::from_secs(3600);
 /// The first pause of one source, and its longest.
 const SOURCE_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(900));
-/// The first pause of an account whoever asks, and its longest: short, for the right owner may be among those who wait.
+/// The first pause of an account for all sources, and its longest: short, for the right owner may be among those who wait.
 const ACCOUNT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How many times more failures an account has free than one source has for it.
 const ACCOUNT_SHARE: u32 = 4;
@@ -52,7 +52,7 @@ const UNDER_WAY: u32 = 64;
 const SOURCE_EVERY: Duration = Duration::from_secs(1);
 /// The longest pause of a source.
 const SOURCE_DEBT: Duration = Duration::from_secs(60);
-/// What somebody is told to wait who may try as soon as another attempt has ended.
+/// The wait of a source that may try as soon as another attempt has ended.
 const SOON: Duration = Duration::from_secs(1);
 
 /// How many failures are free.
@@ -70,13 +70,13 @@ pub struct Attempt<'a> {
     pub aor: &'a str,
     /// The user names that its proof may be read with, where they are known.
     pub usernames: &'a [Box<str>],
-    /// Where the proof goes: host and port.
+    /// The server that the proof goes to: host and port.
     pub server: &'a str,
     /// The addresses behind that name, where they are known: many names may lead to one server.
     pub addresses: &'a [SocketAddr],
-    /// Who asks.
+    /// The source of the attempt.
     pub source: IpAddr,
-    /// It renews a registration that is kept here, and so knows more than a stranger does.
+    /// The attempt renews a registration that is kept here, and so knows more than a stranger does.
     pub renews: bool,
 }
 
@@ -108,7 +108,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Table {
-    /// What failed within the hour, or is under way.
+    /// Accounts and sources that failed within the hour, or have an attempt under way.
     entries: BTreeMap<u64, Entry>,
     /// From where a right proof came, and has not failed since: each account that is enabled has been here within the hour. When that
     /// was, in seconds since `began`.
@@ -130,7 +130,7 @@ struct Entry {
     last: Option<Instant>,
     /// When the last attempt ended, however it did.
     ended: Option<Instant>,
-    /// Who has the next attempts.
+    /// The sources that have the next attempts.
     line: Option<Box<Line>>,
 }
 
@@ -144,16 +144,16 @@ pub struct Permit {
     guesses: Guesses,
     keys: Vec<Key>,
     source: IpAddr,
-    /// It can be the proof of one user only.
+    /// The proof can be of one user only.
     is_of_one: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Key {
     hash: u64,
-    /// Of one source and one account; else of whoever asks, or of one source and whatever domain.
+    /// The key is of one source and one account; else of all sources, or of one source and any domain.
     own: bool,
-    /// Of whoever asks.
+    /// The key is of all sources.
     shared: bool,
 }
 
@@ -185,7 +185,7 @@ impl Guesses {
         for key in &keys {
             let entry = table.entries.entry(key.hash).or_default();
             entry.under_way += 1;
-            // Who is let past has no part in the line.
+            // A source that is let past has no part in the line.
             if !known && entry.line.as_mut().is_some_and(|line| !line.attempted(source)) {
                 entry.line = None;
             }
@@ -197,7 +197,7 @@ impl Guesses {
         Ok(Permit { guesses: self.clone(), keys, source, is_of_one })
     }
 
-    /// How long an attempt must wait for its account; who has not failed has a place in the line from then on.
+    /// How long an attempt must wait for its account; a source that has not failed has a place in the line from then on.
     fn wait_for(&self, keys: &[Key], known: bool, source: IpAddr, table: &mut Table, now: Instant) -> Option<Duration> {
         let Table { entries, right, .. } = table;
         let mut longest = None;
@@ -258,7 +258,7 @@ impl Permit {
     /// The SIP server has taken the proof.
     pub fn accepted(self, now: Instant) {
         if !self.is_of_one {
-            // It does not say whose proof was right.
+            // The result does not say whose proof was right.
             return;
         }
         let mut table = self.guesses.lock();
@@ -309,7 +309,7 @@ impl Drop for Permit {
     }
 }
 
-/// The first pause and the longest: of an account from one source, or whoever asks.
+/// The first pause and the longest: of an account from one source, or from all.
 fn pauses(own: bool) -> (Duration, Duration) {
     if own { SOURCE_PAUSE } else { ACCOUNT_PAUSE }
 }
@@ -378,7 +378,7 @@ impl Table {
             self.full_at = (before - self.len() < ENTRIES_MAX / 100).then_some(now);
         }
         if self.sources.len() >= ENTRIES_MAX {
-            // Whoever has more sources than these is not held by what one of them may do.
+            // A client with more sources than these is not held by the limit of each.
             self.sources.retain(|_, budget| budget.under_way > 0);
         }
         self.len() + wanted <= ENTRIES_MAX && self.sources.len() < ENTRIES_MAX
@@ -435,8 +435,7 @@ impl Entry {
 }
 
 impl Budget {
-    /// How long an attempt must wait; `None`: it may begin. What is under way counts from the half on: before, nothing speaks
-    /// against the source.
+    /// How long an attempt must wait; `None`: it may begin. Attempts under way count from the half on: before, nothing speaks against the source.
     fn wait(&self, now: Instant, rate: Rate) -> Option<Duration> {
         let left = self.failures.level(now, rate);
         if left == 0 {

@@ -1,4 +1,4 @@
-//! What guessing meets, in virtual time.
+//! Guessing passwords, in virtual time.
 
 use super::*;
 
@@ -93,7 +93,7 @@ fn a_stranger_keeps_no_owner_waiting_who_renews_what_is_kept_here() {
     let end = start + Duration::from_secs(60);
     let renewal = Attempt { renews: true, ..attempt("sip:alice@example.com", "192.0.2.1") };
     assert!(guesses.admit(&renewal, end).is_ok(), "by the address of one who guesses, even");
-    // Nor is it a way around: who knows the device has no more than his own.
+    // Nor is it a way around: a source that knows the device has no more attempts than its own.
     let begun = (0..100).filter(|_| guesses.admit(&renewal, end).map(|it| it.refused(end)).is_ok()).count();
     assert_eq!(begun, 5);
 }
@@ -176,7 +176,7 @@ fn many_names_of_one_server_are_one() {
     assert_eq!(begun.count(), 5);
 }
 
-/// Whoever has a server of his own that says 200, or 403, to everything.
+/// An attacker with a server that says 200, or 403, to everything.
 #[test]
 fn who_fills_the_table_keeps_nobody_waiting_and_has_no_guessing_forgotten() {
     let (guesses, now) = (guesses(), Instant::now());
@@ -228,7 +228,7 @@ fn a_stranger_who_polls_keeps_nobody_out_who_has_not_failed_and_gets_no_more_gue
                 }
                 Err(wait) => {
                     waited += 1;
-                    // What she is told is rounded up, and she is a little late.
+                    // The wait is rounded up, and she is a little late.
                     alice_comes = now - start + Duration::from_secs(wait.seconds()) + Duration::from_millis(700);
                 }
             }
@@ -287,7 +287,7 @@ fn those_who_wait_have_their_turns_in_the_order_in_which_they_came_and_one_who_d
     assert!(ask("192.0.2.3", again).is_ok(), "the next one");
 }
 
-/// Whoever has a server of his own that never answers.
+/// An attacker with a server that never answers.
 #[test]
 fn what_few_sources_have_under_way_keeps_nobody_out_and_who_was_right_the_least() {
     let (guesses, now) = (guesses(), Instant::now());

@@ -1,17 +1,17 @@
-//! How much of the table the attempts may take that are under way, which cannot be forgotten.
+//! The part of the table for attempts under way, which cannot be forgotten.
 //!
-//! A SIP server that never answers keeps an attempt under way for half a minute, and whoever has one may begin as many as are let through.
+//! A SIP server that never answers keeps an attempt under way for half a minute, and the owner of one may begin as many as are let through.
 //!
-//! | whose attempts | keys at once |
+//! | attempts | keys at once |
 //! | --- | --- |
 //! | of one source | [`OF_SOURCE_MAX`] |
 //! | of one network | [`OF_NETWORK_MAX`] |
 //! | of all | [`OF_ALL_MAX`] |
 //!
-//! Who was right within the hour, or renews what is kept here, has room where those have none who are not: twice as much of a source and of a
-//! network, and all of the table.
+//! A source whose proof was right within the hour, or that renews a registration kept here, has room where others have none: twice as much of a
+//! source and of a network, and all of the table.
 //!
-//! Invariant: who has come to nothing yet takes no room from who has, and one source or network takes a small part of either.
+//! Invariant: a source without success takes no room from one with success, and one source or network takes a small part of either.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -24,7 +24,7 @@ pub(crate) enum Patience {
 /// The answer to one question; `None`: there is nothing.
 pub(crate) type Answer<E> = Result<Option<(Vec<RData>, Duration)>, E>;
 
-/// What is known of a name.
+/// The known addresses of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     /// IPv4 first, then IPv6; never empty.

@@ -18,7 +18,7 @@ use super::name_server::is_silence;
 pub const MIN_TTL: Duration = Duration::from_secs(5);
 /// An answer is kept at most this long, so that a server that moved is found again.
 pub const MAX_TTL: Duration = Duration::from_secs(3_600);
-/// That there is no answer is kept at most this long.
+/// A negative answer is kept at most this long.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(60);
 
 /// A question that was answered with an error for so long is always so: some name servers have nothing else for a type that they do not know.
@@ -28,15 +28,15 @@ const FAILING_MAX: u64 = 10_000;
 /// How long that is remembered when nobody asks again.
 const FAILING_KEPT: Duration = Duration::from_secs(2 * 3_600);
 
-/// What all answers take that are remembered, in bytes; the least used leave first.
+/// The memory of all remembered answers, in bytes; the least used leave first.
 const BYTES_MAX: u64 = 32 << 20;
-/// What a remembered answer takes beside its records, in bytes.
+/// The memory of a remembered answer beside its records, in bytes.
 const OVERHEAD: usize = 512;
 
-/// What is known of a question: its records and how long they hold; `None`: there are none.
+/// The known answer to a question: its records and how long they hold; `None`: there are none.
 pub(super) type Found = Option<(Vec<RData>, Duration)>;
 
-/// What was answered; clones share it.
+/// The remembered answers; clones share them.
 #[derive(Clone)]
 pub(crate) struct Answers {
     kept: Cache<Query, Kept>,
@@ -61,7 +61,7 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// What was answered before and still holds.
+    /// An earlier answer that still holds.
     pub(crate) fn get(&self, query: &Query, now: Instant) -> Option<Found> {
         let Kept { records, until } = self.kept.get(query)?;
         let left = until.checked_duration_since(now)?;
@@ -118,7 +118,7 @@ fn weight(query: &Query, kept: &Kept) -> u32 {
     (OVERHEAD + name_bytes(query.name()) + records.sum::<usize>()).try_into().unwrap_or(u32::MAX)
 }
 
-/// What a record has on the heap.
+/// The heap memory of a record.
 fn beside(data: &RData) -> usize {
     match data {
         RData::SRV(record) => name_bytes(&record.target),

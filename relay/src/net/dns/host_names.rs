@@ -7,7 +7,7 @@
 //! | has fewer | in each domain of `search`, then as it is |
 //!
 //! Invariant: nothing here waits in a thread, as `getaddrinfo` does: a name whose servers are silent costs a question and no more. A look ends
-//! within [`RESOLVE_TIMEOUT`]. What is found is judged where it is dialled.
+//! within [`RESOLVE_TIMEOUT`]. An address found is judged where it is dialled.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ impl Resolver {
                 match self.addresses(&name, Patience::Brief).await {
                     Ok(known) => return Ok(known.ips),
                     Err(ResolveError::NoSuchDomain) => {}
-                    // As resolv.conf(5) has it, what cannot be answered in one domain may be in the next.
+                    // As resolv.conf(5) has it, a name that cannot be answered in one domain may be in the next.
                     Err(error) => outcome = error,
                 }
             }

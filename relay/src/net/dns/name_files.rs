@@ -1,5 +1,5 @@
-//! What the system's files say about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change; what the name servers have
-//! answered; and whether they answer at all, asked once a question was left without an answer.
+//! The system's files about names (`/etc/resolv.conf` and `/etc/hosts`), read again when they change; the answers of the name servers; and whether
+//! they answer at all, asked once a question was left without an answer.
 //!
 //! Invariant: name servers that are known stay in use until a file names others: one that is gone, empty or half written
 //! takes none away. No question waits for a file.
@@ -27,7 +27,7 @@ use crate::net::file_stamp::Look;
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Whom to ask for names, and what needs no asking.
+/// The name servers to ask, and the answers that need no asking.
 pub(crate) struct Names {
     known: ArcSwap<Known>,
     /// A question was left without an answer since the name servers were looked at.
@@ -35,19 +35,19 @@ pub(crate) struct Names {
     files: Files,
 }
 
-/// Where the system has what it knows about names.
+/// The system's files about names.
 struct Files {
     /// Unread where the operator has named name servers.
     name_servers: Option<PathBuf>,
     hosts: PathBuf,
 }
 
-/// What was read last.
+/// The state from the last reading.
 pub(crate) struct Known {
     dns: Dns,
-    /// What they have answered.
+    /// The answers of the name servers.
     answers: Answers,
-    /// Whom it asks.
+    /// The name servers.
     servers: ResolverConfig,
     /// A name with as many dots is asked for as it is before it is sought in a domain.
     pub(super) ndots: usize,
@@ -61,7 +61,7 @@ pub(crate) struct Known {
 }
 
 impl Names {
-    /// What the system's files say; each name server is asked by `options`.
+    /// Names by the system's files; each name server is asked by `options`.
     pub(super) fn of_system(options: ResolverOpts) -> Result<Self, NetError> {
         let files = Files { name_servers: Some("/etc/resolv.conf".into()), hosts: "/etc/hosts".into() };
         let names = Self::new(files, ResolverConfig::from_name_servers(Vec::new()), options)?;
@@ -71,7 +71,7 @@ impl Names {
         Ok(names)
     }
 
-    /// These name servers, and the system's hosts file.
+    /// Names by these name servers, and the system's hosts file.
     pub(crate) fn with(servers: ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         Self::new(Files { name_servers: None, hosts: "/etc/hosts".into() }, servers, options)
     }
@@ -100,7 +100,7 @@ impl Names {
         self.unanswered.store(true, Ordering::Relaxed);
     }
 
-    /// What the hosts file has.
+    /// Looks into the hosts file.
     pub(super) fn with_hosts<T>(&self, ask: impl FnOnce(&Hosts) -> T) -> T {
         ask(&self.known.load().hosts)
     }
@@ -163,7 +163,7 @@ impl Names {
 }
 
 impl Known {
-    /// What is known without asking.
+    /// The answer that is known without asking.
     pub(super) fn remembered(&self, query: &Query) -> Option<Found> {
         let listed = self.hosts.lookup_static_host(query);
         let listed = listed.map(|lookup| cache::found(lookup.message().clone(), query.query_type()));
@@ -195,7 +195,7 @@ impl Files {
         [self.name_servers.as_deref().map(Look::at).unwrap_or_default(), Look::at(&self.hosts)]
     }
 
-    /// What the files say now; of name servers what was known before, when they name none.
+    /// The files as they are now; with the name servers known before, when they name none.
     fn read(&self, was: &Known) -> Known {
         let look = self.look();
         let hosts = read_hosts(&self.hosts);
@@ -217,7 +217,7 @@ impl Files {
                 }
                 Err(error) => {
                     known.problem = Some(error.to_string());
-                    // One that could not be read is read again, however it looks.
+                    // A file that could not be read is read again, however it looks.
                     if matches!(error, Unusable::Unread(_)) {
                         known.look[0] = Look::default();
                     }
@@ -248,15 +248,15 @@ impl Files {
 /// Why a file names no name servers.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    /// It cannot be read now.
+    /// The file cannot be read now.
     #[error("{0}")]
     Unread(io::Error),
-    /// It can, and names none that can be asked.
+    /// The file can be read, and names no server that can be asked.
     #[error("{0}")]
     Nameless(NetError),
 }
 
-/// What the file of name servers says.
+/// The content of the file of name servers.
 struct Named {
     dns: Dns,
     servers: ResolverConfig,
@@ -264,7 +264,7 @@ struct Named {
     content: Vec<u8>,
 }
 
-/// What the file says; `None` when that is what it was.
+/// The content of the file; `None` when it has not changed.
 fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
     let content = fs::read(path).map_err(Unusable::Unread)?;
     if !content.is_empty() && content == was.content {
@@ -277,7 +277,7 @@ fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
 
 fn read_hosts(path: &Path) -> Hosts {
     let mut hosts = Hosts::default();
-    // What can be read of it counts.
+    // The readable part counts.
     let _ = fs::File::open(path).and_then(|file| hosts.read_hosts_conf(file));
     hosts
 }

@@ -55,7 +55,7 @@ pub(crate) fn options() -> ResolverOpts {
     options.timeout = QUERY_TIMEOUT;
     options.attempts = 1;
     options.edns0 = false;
-    // What is known is remembered above, before a question is counted.
+    // Answers are remembered above, before a question is counted.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 4_096;
@@ -68,7 +68,7 @@ pub(super) fn is_silence(error: &NetError) -> bool {
     !matches!(error, NetError::Dns(_) | NetError::NoConnections)
 }
 
-/// Where connections to name servers come from.
+/// The connections to name servers.
 #[derive(Clone, Default)]
 pub(super) struct NameServers(TokioRuntimeProvider);
 
@@ -141,7 +141,7 @@ async fn of_owner(
     let (mut owner, mut ttl) = (query.name().clone(), u32::MAX);
     for _ in 0..=ALIASES_MAX {
         if response.truncation {
-            // It is asked for again, by TCP.
+            // A truncated answer is asked for again, by TCP.
             return Ok(response);
         }
         let stands_for = behind(&response.answers, &owner, &mut ttl);

@@ -47,14 +47,14 @@ struct Server {
     in_doubt_until: Mutex<Option<Instant>>,
 }
 
-/// What a name server has said to one question.
+/// A name server's answer to one question.
 enum Said {
     /// Nothing yet.
     Waiting {
         since: Instant,
         was_in_doubt: bool,
     },
-    /// That there is nothing.
+    /// The answer that there is nothing.
     Nothing(Result<Lookup, NetError>),
     Failed(NetError),
 }
@@ -89,14 +89,14 @@ impl Server {
         *self.lock() = None;
     }
 
-    // What is changed is one value.
+    // The lock guards a single value.
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.in_doubt_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Dns {
-    /// These name servers, each asked with these options; what they say is not remembered.
+    /// These name servers, each asked with these options; their answers are not remembered.
     pub(crate) fn new(servers: &ResolverConfig, options: ResolverOpts) -> Result<Self, NetError> {
         let each = servers.name_servers().iter().map(|server| {
             let dns = one(ResolverConfig::from_name_servers(vec![server.clone()]), options.clone())?;

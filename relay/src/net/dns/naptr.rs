@@ -1,4 +1,4 @@
-//! What a domain's NAPTR records say that it serves (RFC 3263 §4.1, RFC 3403).
+//! The services that a domain's NAPTR records offer (RFC 3263 §4.1, RFC 3403).
 //!
 //! Invariant: the same records give the same order, whatever order DNS gave them in; a record that is not as RFC 3263 has
 //! it (another flag than `s`, a regular expression, a service that is not known) says nothing.

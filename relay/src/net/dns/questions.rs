@@ -1,10 +1,10 @@
-//! Who asks the name servers, and how much of it at once.
+//! Limits on questions to the name servers at once, by asker.
 //!
-//! A question that no name server answers is a socket or two for some seconds, and whoever enables an account or subscribes to a push
-//! service may name as many names as they like. So a question takes a place, as a connection that is being opened does: in the share of who
-//! asks, and among all. What is remembered takes none.
+//! A question that no name server answers is a socket or two for some seconds, and a client that enables an account or subscribes to a push
+//! service may name as many names as it likes. So a question takes a place, as a connection that is being opened does: in the share of its
+//! asker, and among all. A remembered answer takes none.
 //!
-//! | who asks | places |
+//! | asker | places |
 //! | --- | --- |
 //! | an App's devices, by the push services that they name | [`OF_ONE`], and [`ALL`] with all others |
 //! | a source, by the SIP servers that it names | likewise |

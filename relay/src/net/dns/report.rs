@@ -1,6 +1,6 @@
 //! Everything that DNS says about a target, for a person who wants to know why it is not found.
 //!
-//! Invariant: it decides nothing: what is dialled is [`Resolver::resolve`]'s answer. As many names are followed as that does.
+//! Invariant: it decides nothing: the addresses dialled are [`Resolver::resolve`]'s answer. As many names are followed as that does.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,11 +25,11 @@ pub struct Asked {
 pub struct Answer {
     /// In words.
     pub text: String,
-    /// Where it leads.
+    /// The target of the record.
     pub leads: Leads,
 }
 
-/// Where a record leads.
+/// The target of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leads {
     /// To another name, in lower case and without a dot at its end.

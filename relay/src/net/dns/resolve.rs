@@ -18,7 +18,7 @@
 //! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
 //!
 //! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
-//! [`RESOLVE_TIMEOUT`]. What DNS may add is bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`], and one answer of it in
+//! [`RESOLVE_TIMEOUT`]. Additions by DNS are bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`], and one answer of it in
 //! [`super::cache`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -53,7 +53,7 @@ const MAX_SERVICES: usize = 6;
 /// Addresses given for one target; the rest, by order, are not tried.
 pub const MAX_CANDIDATES: usize = 16;
 
-/// What an account named.
+/// The target that an account named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// A host name, an IPv4 address in canonical dotted form, or an IPv6 address in brackets.
@@ -67,15 +67,15 @@ pub struct Target {
 /// One address to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where to.
+    /// The address.
     pub address: SocketAddr,
-    /// And how.
+    /// The transport.
     pub transport: Transport,
     /// How good it is, by transport and priority: lower is better, and among equals none is.
     pub rank: u16,
 }
 
-/// What a target resolved to.
+/// The addresses of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
     /// The addresses to try, best first; never empty.
@@ -115,7 +115,7 @@ pub enum ResolveError {
     /// The policy forbids every address it has: answered 403, not tried again.
     #[error(transparent)]
     NotAllowed(#[from] Refused),
-    /// It is no host name and no address in canonical form: answered 422, not tried again.
+    /// The text is no host name and no address in canonical form: answered 422, not tried again.
     #[error("it is not a host name or a numeric address in canonical form")]
     NotAHost,
     /// The name does not exist or has no address: tried again later.
@@ -137,7 +137,7 @@ pub enum ResolveError {
 pub struct Resolver {
     names: Arc<Names>,
     questions: Arc<Questions>,
-    /// Whose share a question takes; of nobody where the relay asks for itself.
+    /// The askers whose shares a question takes; none where the relay asks for itself.
     askers: Arc<[Asker]>,
     reach: Reach,
     transports: Transports,
@@ -300,7 +300,7 @@ impl Resolver {
         let (services, tls, tcp, udp) =
             tokio::join!(self.services(name, wish), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
         let (services, unanswered) = match services {
-            // Where TLS alone may be spoken, the usual service is nothing weaker than another one may be.
+            // If TLS alone may be spoken, the usual service is nothing weaker than another one may be.
             Err(why) if usable == [Transport::Tls] => (None, Some(why)),
             services => (services?, None),
         };
@@ -328,7 +328,7 @@ impl Resolver {
         }
     }
 
-    /// What a domain's NAPTR records say that it serves, best first; `None` when there are none, or when the account named
+    /// The services that a domain's NAPTR records offer, best first; `None` when there are none, or when the account named
     /// a transport in the clear, which leaves nothing to ask (RFC 3263 §4.1).
     async fn services(
         &self,
@@ -484,7 +484,7 @@ impl Resolver {
         Ok(known)
     }
 
-    /// What the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
+    /// The addresses that the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
     pub(super) fn in_hosts(&self, name: &Name) -> Option<Vec<IpAddr>> {
         let lookups = self.names.with_hosts(|hosts| {
             let ask = |kind| hosts.lookup_static_host(&Query::query(name.clone(), kind));
@@ -499,7 +499,7 @@ impl Resolver {
         }
     }
 
-    /// Which addresses may be dialled.
+    /// The addresses that may be dialled.
     pub(crate) fn reach(&self) -> &Reach {
         &self.reach
     }

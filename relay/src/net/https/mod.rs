@@ -1,19 +1,19 @@
 //! Serving a router over HTTPS, HTTP/1.1 and HTTP/2.
 //!
-//! A handler finds who is asking in the extension [`Peer`], and [`BadHead`] on a request that is to be refused, and ends the connection after its answer by putting
-//! [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body that its
-//! client gives up ends its connection likewise.
+//! A handler finds the client's address in the extension [`Peer`], and [`BadHead`] on a request that is to be refused, and ends the connection after
+//! its answer by putting [`EndConnection`] into the response's extensions: then the buffers that held a credential are freed. A request with a body
+//! that its client gives up ends its connection likewise.
 //!
 //! ```text
 //! the handler is done ── the request's rest is read ── the answer is written ── GOAWAY, or the stream's end
 //!                        (unread)               (open_requests)
 //! ```
 //!
-//! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within
-//! [`HEADER_TIMEOUT`], no complete body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an
-//! answer within [`ANSWER_TIMEOUT`]; and one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer
-//! asks for begins when the answer was written. A request that is being served when the drain begins is answered, within
-//! [`DRAIN_TIMEOUT`]. Who does nothing for longest gives way to others of its peer, or of other networks, where there are too many.
+//! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within [`HEADER_TIMEOUT`], no complete
+//! body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an answer within [`ANSWER_TIMEOUT`]; and
+//! one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer asks for begins when the answer was written.
+//! A request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`]. The connection that has done nothing for longest gives
+//! way to others of its peer, or of other networks, where there are too many.
 
 mod open_requests;
 mod progress;
@@ -60,7 +60,7 @@ pub const IDLE_CHECK: Duration = Duration::from_secs(30);
 /// An answer that its peer has not taken whole after this long, at the next [`IDLE_CHECK`], is cut off with its connection: 1 MiB at
 /// 3.5 kB/s takes as long.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// What the requests being served get to end in when the drain begins; then they are cut off.
+/// The time that requests being served have to end when the drain begins; then they are cut off.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is to end, and on which nothing is served, nothing comes and nothing more can be sent for as long, is cut off: its
 /// peer may have lost its network, and will not say that it has seen the end.
@@ -71,22 +71,22 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers in a request, and their bytes in all: more is answered 431.
 const MAX_HEADERS: usize = 64;
-/// As many are read over HTTP/1.1, so that a few too many are refused by whoever is asked, and not by a status alone.
+/// As many are read over HTTP/1.1, so that a few too many are refused by the route that is asked, and not by a status alone.
 const MAX_HEADERS_READ: usize = 2 * MAX_HEADERS;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Requests at once on one HTTP/2 connection; more wait at the peer.
 const MAX_STREAMS: u32 = 64;
 
-/// Who is asking: an extension of each request.
+/// The client's address: an extension of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
 /// As an extension of a request: whatever it asks for, it is to be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadHead {
-    /// It says in no way, or in several, which host it is for: 400 (RFC 9112 §3.2).
+    /// The request says in no way, or in several, which host it is for: 400 (RFC 9112 §3.2).
     Host,
-    /// It has more than 64 header fields: 431 (RFC 6585 §5).
+    /// The request has more than 64 header fields: 431 (RFC 6585 §5).
     Fields,
     /// Its body has another transfer coding than `chunked`: 501 (RFC 9112 §6.1).
     Coding,
@@ -108,7 +108,7 @@ pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
             Some(_) = connections.join_next() => continue,
         };
     }
-    // What is left after this is cut off by dropping the set.
+    // Connections left after this are cut off by dropping the set.
     let _ = timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
 }
 
@@ -141,7 +141,7 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let mut linger = std::pin::pin!(sleep(LINGER));
     loop {
         let end = tokio::select! {
-            // The connection comes first: what is asked behind it is asked when all has been written that could be.
+            // The connection comes first: later requests are asked for when everything has been written that could be.
             biased;
             ended = connection.as_mut() => {
                 // The usual ends: the peer left, or was not heard from.

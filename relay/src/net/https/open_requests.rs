@@ -1,6 +1,6 @@
-//! What an HTTPS connection is doing: the requests that are being served, each until the last byte of its answer was written.
+//! The state of an HTTPS connection: the requests that are being served, each until the last byte of its answer was written.
 //!
-//! Over HTTP/2 an answer waits for its peer to make room (RFC 9113 §5.2), after the handler is done and while nothing moves. So what is
+//! Over HTTP/2 an answer waits for its peer to make room (RFC 9113 §5.2), after the handler is done and while nothing moves. So the data
 //! written holds its request: the request is over when the last of it was dropped, which is when it was written, or is wanted no more.
 //!
 //! Invariant: an end that an answer asks for is told when that answer was written, and one that a request asks for which was given up, at once.
@@ -18,12 +18,12 @@ use tokio::time::{Duration, Instant};
 
 use crate::net::slots::Stranger;
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Debug)]
 pub(super) struct Life {
     /// Told when the connection is to end.
     end: Notify,
-    /// Its slot: who does nothing gives way before who is served.
+    /// Its slot: an idle connection gives way before one that is being served.
     stranger: Stranger,
     requests: Mutex<Requests>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Life {
 struct Requests {
     /// How many have begun.
     begun: u64,
-    /// Those that are not over, by their number, with when their answer began.
+    /// The requests that are not over, by their number, with when their answer began.
     open: BTreeMap<u64, Option<Instant>>,
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// It is answered with this body, and `ends` its connection.
+    /// Answers the request with this body, and `ends` its connection.
     pub(crate) fn answered(mut self, body: Body, ends: bool) -> Answer {
         self.ends = ends;
         if let Some(began) = self.life.requests().open.get_mut(&self.number) {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What has moved so far; cheap to clone.
+/// The bytes moved so far; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<State>);
 

@@ -22,12 +22,12 @@ use tokio::time::{Sleep, sleep, timeout};
 
 /// A request's body that takes longer fails for its handler.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// What is read of a body that its handler does not want, in bytes; a longer one is answered before its end.
+/// The part of a body that is read although its handler does not want it, in bytes; a longer one is answered before its end.
 pub const MAX_REST: usize = 1024 * 1024;
 /// How long that may take; a slower one is answered before its end.
 pub const REST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where a body goes that its handler leaves before its end.
+/// The rest of a body that its handler leaves before its end.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     left: Arc<Mutex<Option<Incoming>>>,
@@ -64,7 +64,7 @@ impl Rest {
                 }
             }
         };
-        // What is left after that the answer does not wait for.
+        // The answer does not wait for the rest.
         let _ = timeout(REST_TIMEOUT, all).await;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a device's or an app's connection is let in only while [`RESERVE`] descriptors are free, or [`RESERVE_SHARE`] of all where those are
 //! few; one more is closed at once, and the relay goes on waking phones. Those that the reserve is kept for are let in while a quarter of it is
-//! free: whoever fills their listeners keeps the relay from nothing that it opens itself.
+//! free: peers that fill the listeners keep the relay from nothing that it opens itself.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 

@@ -19,20 +19,20 @@ use unproven_slots::{Place, Places, as_one_peer};
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What one listener carries. What is over is closed at once.
+/// The capacity of one listener. A connection over it is closed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all: with a further one the oldest stranger of whoever has most is closed, or its oldest handshake, or the newcomer
+    /// Connections in all: with a further one the oldest stranger of the peer that has most is closed, or its oldest handshake, or the newcomer
     /// where nobody has more.
     pub connections: usize,
     /// Connections of one peer: with a further one its own oldest stranger is closed, or its oldest handshake, or the newcomer where all have
     /// proven who they are.
     pub connections_per_peer: usize,
-    /// Unfinished handshakes in all: with a further one the oldest of whoever has most is closed, or the newcomer where nobody has more.
+    /// Unfinished handshakes in all: with a further one the oldest of the peer that has most is closed, or the newcomer where nobody has more.
     pub handshakes: usize,
     /// Unfinished handshakes of one peer: with a further one its oldest is closed.
     pub handshakes_per_peer: usize,
-    /// Connections whose peer has not proven who it is, in all: with a further one the oldest of whoever has most is closed, or the newcomer
+    /// Connections whose peer has not proven who it is, in all: with a further one the oldest of the peer that has most is closed, or the newcomer
     /// where nobody has more. Where HTTPS is spoken all are such, and the oldest is the one without a request for longest.
     pub strangers: usize,
     /// Such connections of one peer: with a further one its oldest is closed.
@@ -76,12 +76,12 @@ impl Limits {
     };
 }
 
-/// What happens at a listener, for those that count it.
+/// An event at a listener, for those that count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerEvent {
     /// A connection was let in.
     Opened,
-    /// One that was let in is gone.
+    /// An accepted connection has ended.
     Closed,
     /// Its TLS handshake was completed.
     HandshakeCompleted,
@@ -215,7 +215,7 @@ impl Waiting {
 }
 
 impl Stranger {
-    /// What is told when another stranger has this slot.
+    /// The notice that another stranger has this slot.
     pub fn gives_way(&self) -> Arc<Notify> {
         self.place.gives_way().clone()
     }
@@ -225,7 +225,7 @@ impl Stranger {
         self.slots.counts().strangers.renew(&self.place, is_busy);
     }
 
-    /// It was closed because another stranger has its slot.
+    /// The connection was closed because another stranger has its slot.
     pub(crate) fn gave_way(&self) {
         (self.slots.observe)(ListenerEvent::Limited);
     }
@@ -284,7 +284,7 @@ mod tests {
         let slots = Slots::new(|_| {});
         let take = |text: &str| {
             let (slot, waiting) = Slot::take(&slots, text.parse().unwrap(), limits)?;
-            // It has proven who it is.
+            // The peer has proven who it is.
             waiting.met(text.parse().unwrap(), limits).map(|_| slot)
         };
         let first = take("192.0.2.1").unwrap();
@@ -312,7 +312,7 @@ mod tests {
         let silent = Slot::take(&slots, address, limits).expect("a stranger has given way");
         let has_given_way = |stranger: &Stranger| stranger.gives_way().notified().now_or_never().is_some();
         assert_eq!(held.iter().map(|(_, held)| has_given_way(held)).collect::<Vec<_>>(), [true, false, false]);
-        // They have closed, or have become known.
+        // The strangers have closed, or have become known.
         held.remove(0);
         let _phones: Vec<_> = held.into_iter().map(|(slot, _)| slot).collect();
         let _other = Slot::take(&slots, address, limits).expect("a handshake has given way");

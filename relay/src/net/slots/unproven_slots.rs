@@ -1,4 +1,5 @@
-//! The places of those at a listener who have proven nothing yet, in their handshake or after it, and who gives way when they are as many as may be.
+//! The places of those peers at a listener that have proven nothing yet, in their handshake or after it, and the order in which they give way when
+//! all are taken.
 //!
 //! ```text
 //! one more ─┬─ its peer has its share ───────────────────────────────────── waits, in place of its peer's own oldest
@@ -11,9 +12,9 @@
 //! So a few that hold all places take none from the others, and one that holds all of its peer's none from those behind the same address; and
 //! where many peers come at once, as after an outage, those that have begun are not driven out by those of others that follow.
 //!
-//! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. What gives way is the oldest of the peer
+//! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. The place that gives way is the oldest of the peer
 //! that holds most, or of the peer that has its share; and a peer that gives way to another has no fewer afterwards than that. The oldest is the
-//! one that has done nothing for longest; what is being served gives way after all that are not.
+//! one that has done nothing for longest; a peer that is being served gives way after all that are not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,11 +33,11 @@ pub(super) struct Places {
     next: u64,
 }
 
-/// Those of one network.
+/// The places of one network.
 #[derive(Debug, Default)]
 struct Network {
     all: usize,
-    /// Those of each peer, the oldest first.
+    /// The places of each peer, the oldest first.
     peers: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
     /// How many each peer has, the fewest first.
     sizes: BTreeSet<(usize, IpAddr)>,
@@ -55,7 +56,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// What is told when another one has this place.
+    /// The notice that another one has this place.
     pub(crate) fn gives_way(&self) -> &Arc<Notify> {
         &self.gives_way
     }
@@ -87,7 +88,7 @@ impl Places {
         self.free(oldest)
     }
 
-    /// The oldest of whoever holds most gives way to one more of `peer`; whether anybody holds more than that will.
+    /// The oldest of the peer that holds most gives way to one more of `peer`; false when no peer holds more than `peer` would then.
     pub(super) fn free_one_for(&mut self, peer: IpAddr) -> bool {
         let oldest = self.oldest_that_gives_way_to(as_one_peer(peer));
         self.free(oldest)
@@ -199,7 +200,7 @@ pub(super) fn as_one_peer(ip: IpAddr) -> IpAddr {
     masked(ip, 32, 64)
 }
 
-/// What one holder of addresses has, as a rule.
+/// The usual network of one holder of addresses.
 fn network_of(ip: IpAddr) -> IpAddr {
     masked(ip, 24, 48)
 }

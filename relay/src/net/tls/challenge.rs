@@ -46,7 +46,7 @@ impl Challenges {
         });
     }
 
-    /// What a CA that looks is shown; `None` for everybody else.
+    /// The certificate for a CA that validates; `None` for every other client.
     pub(super) fn of(&self, hello: &ClientHello<'_>) -> Option<Option<Arc<CertifiedKey>>> {
         let mut offered = hello.alpn()?;
         let looks = offered.next() == Some(ACME_PROTOCOL) && offered.next().is_none();

@@ -37,7 +37,7 @@ const DOUBT_REST: Duration = Duration::from_secs(60);
 /// Sessions kept of what answers by HTTPS, which the operator has named.
 const WEB_SESSIONS: usize = 8;
 
-/// How the relay, as a client, trusts whom it asks; cheap to clone.
+/// TLS toward the servers that the relay connects to, and its trust in them; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ClientTls(Arc<Client>);
 
@@ -52,13 +52,13 @@ struct Client {
 /// By whose rules a certificate is verified.
 #[derive(Clone, Copy, Debug)]
 enum Rules {
-    /// Those of RFC 5922: no wildcard, and a SIP URI before any DNS name.
+    /// The rules of RFC 5922: no wildcard, and a SIP URI before any DNS name.
     Sip,
-    /// Those of HTTPS (RFC 9110 §4.3.4, RFC 9525).
+    /// The rules of HTTPS (RFC 9110 §4.3.4, RFC 9525).
     Web,
 }
 
-/// Where the roots come from, and those in use.
+/// The source of the roots, and those in use.
 struct Roots {
     rules: Rules,
     system: Box<dyn Fn() -> Vec<CertificateDer<'static>> + Send + Sync>,
@@ -68,7 +68,7 @@ struct Roots {
     doubted: AtomicBool,
 }
 
-/// What was read last.
+/// The content of the last reading.
 #[derive(Debug)]
 struct Taken {
     read_at: Instant,
@@ -127,7 +127,7 @@ impl ClientTls {
         Ok(Self(Arc::new(Client { current, roots, sessions })))
     }
 
-    /// Trusts whoever shows the first certificate of this file and has its key, and nobody else: the relay's own listeners.
+    /// Trusts a server that shows the first certificate of this file and has its key, and no other: the relay's own listeners.
     ///
     /// # Errors
     /// [`TlsError`] when the file holds no certificate.
@@ -135,7 +135,7 @@ impl ClientTls {
         Ok(Self::pinned(pinned::Pinned::new(certificates(certificate)?.swap_remove(0))))
     }
 
-    /// Trusts whoever answers: for a question to this machine that shows no secret.
+    /// Trusts any server: for a question to this machine that shows no secret.
     pub fn anyone() -> Self {
         Self::pinned(pinned::Pinned::anyone())
     }
@@ -146,14 +146,14 @@ impl ClientTls {
         Self(Arc::new(Client { current: ArcSwap::from_pointee(config), roots: None, sessions: Sessions::default() }))
     }
 
-    /// One more account, or route of some, leads to the SIP server of this domain: its sessions are kept.
+    /// Counts an account, or route of some, that leads to the SIP server of this domain: its sessions are kept.
     pub fn want(&self, domain: &str) {
         if let Some(server) = server_name(domain) {
             self.0.sessions.want(server);
         }
     }
 
-    /// One less does; with the last one the domain is forgotten.
+    /// Counts one less; with the last one the domain is forgotten.
     pub fn leave(&self, domain: &str) {
         if let Some(server) = server_name(domain) {
             self.0.sessions.leave(&server);
@@ -232,7 +232,7 @@ impl ClientTls {
                 Ok(false) => None,
                 Err(error) => Some(error.to_string()),
             };
-            // One that stands is logged once.
+            // A lasting fault is logged once.
             if let Some(error) = refused.as_ref().filter(|error| refusal.as_ref() != Some(*error)) {
                 tracing::warn!(event = "roots-not-taken", %error, "the trusted roots cannot be read again; those of before stay in use");
             }
@@ -268,7 +268,7 @@ fn roots_of_system() -> Vec<CertificateDer<'static>> {
     native.certs
 }
 
-/// The look is from before the reading: what is written meanwhile is another one.
+/// The look is from before the reading: a file written meanwhile counts as changed.
 fn read(ca_file: Option<&Path>, system: &dyn Fn() -> Vec<CertificateDer<'static>>) -> Result<Taken, TlsError> {
     let file_look = ca_file.map(Look::at).unwrap_or_default();
     let file = ca_file.map(certificates).transpose()?.unwrap_or_default();

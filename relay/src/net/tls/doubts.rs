@@ -1,6 +1,6 @@
-//! What would make those who connect refuse the relay's certificate, found before they do.
+//! Doubts about the relay's certificate: reasons for its clients to refuse it, found before they do.
 //!
-//! Invariant: it looks and changes nothing. Whether a phone trusts the CA is the phone's to say; what no client can take
+//! Invariant: it looks and changes nothing. Whether a phone trusts the CA is the phone's to say; a fault that no client can accept
 //! is [`Doubt::is_fatal`].
 
 use std::fmt;
@@ -18,24 +18,24 @@ const SOON_S: u64 = 14 * 86_400;
 /// The names that are repeated when none fits.
 const NAMES_SHOWN: usize = 5;
 
-/// What is wrong with a certificate, or will be.
+/// A fault of a certificate, present or to come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doubt {
-    /// It has ended; the date, and its place in the chain counted from 1.
+    /// The certificate has ended; the date, and its place in the chain counted from 1.
     Ended(String, usize),
     /// Its time has not come.
     NotYet(String, usize),
-    /// It ends within [`SOON_S`].
+    /// The certificate ends within [`SOON_S`].
     EndsSoon(String),
-    /// It does not name this host, but others.
+    /// The certificate does not name this host, but others.
     DoesNotName(String, Vec<String>),
-    /// It is a CA's own.
+    /// The certificate is a CA's own.
     IsCa,
-    /// It is not for servers.
+    /// The certificate is not for servers.
     NotForServers,
     /// No root of this machine vouches for it.
     NobodyVouches,
-    /// It names this host by a wildcard alone.
+    /// The certificate names this host by a wildcard alone.
     ByWildcard(String),
 }
 
@@ -45,7 +45,7 @@ impl Doubt {
         !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_))
     }
 
-    /// What to do about it.
+    /// The remedy.
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Ended(..) | Self::EndsSoon(_) => "renew it; the relay takes the new files within 5 s",
@@ -90,7 +90,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What stands against the chain in the file, as [`doubts_of`] tells it.
+/// The doubts about the chain in the file, as [`doubts_of`] tells them.
 ///
 /// # Errors
 /// [`TlsError`] when the file holds no certificate.
@@ -98,8 +98,8 @@ pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) ->
     Ok(doubts_of(&certificates(chain)?, hosts, ca_file, now))
 }
 
-/// What stands against a chain (leaf first) at `now`, in seconds since 1970, for who connects to one of `hosts` (bracketed when IPv6). `ca_file` is trusted
-/// beside the system's roots.
+/// The doubts about a chain (leaf first) at `now`, in seconds since 1970, for a client that connects to one of `hosts` (bracketed when IPv6).
+/// `ca_file` is trusted beside the system's roots.
 pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&Path>, now: u64) -> Vec<Doubt> {
     let mut doubts = dated(chain, now);
     if let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) {
@@ -115,7 +115,7 @@ pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&
     doubts
 }
 
-/// That the leaf of the chain in the file names a host by a wildcard alone: no SIP server has to take that (RFC 5922 §7.2).
+/// The doubt that the leaf of the chain in the file names a host by a wildcard alone: no SIP server has to take that (RFC 5922 §7.2).
 ///
 /// # Errors
 /// [`TlsError`] when the file holds no certificate.
@@ -128,7 +128,7 @@ pub fn by_wildcard(chain: &Path, host: &str) -> Result<Option<Doubt>, TlsError> 
     Ok((is_named && !is_numeric && !by_itself).then(|| Doubt::ByWildcard(host.to_owned())))
 }
 
-/// What the dates of a chain (leaf first) say at `now`, in seconds since 1970.
+/// The doubts about the dates of a chain (leaf first) at `now`, in seconds since 1970.
 pub fn dated(chain: &[CertificateDer<'_>], now: u64) -> Vec<Doubt> {
     let mut doubts = Vec::new();
     for (index, certificate) in chain.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Whose certificate it is: the identities that RFC 5922 §7.1 finds in it, compared as §7.2 says.
+//! The identities in a certificate, as RFC 5922 §7.1 finds them, compared as §7.2 says.
 //!
 //! | in the certificate | counts |
 //! | --- | --- |
@@ -9,7 +9,7 @@
 //! | a wildcard | as itself, and so for nobody |
 //! | the subject's common name | never: §7.1 allows it where there is no subjectAltName at all, and no CA issues such a one any more |
 //!
-//! What is compared with is the host that the account names, never a name that DNS gave for it: whoever answers for DNS
+//! The identities are compared with the host that the account names, never with a name that DNS gave for it: an attacker who answers for DNS
 //! must not be able to send an account elsewhere.
 //!
 //! Invariant: the chain, its dates, its purposes (serverAuth, or SIP's own of RFC 5924) and the handshake's signature are

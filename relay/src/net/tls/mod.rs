@@ -67,15 +67,15 @@ pub enum TlsError {
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
-    /// Nobody could take the new certificate today, and the one in use is valid.
+    /// The new certificate is valid for no client today, and the one in use is valid.
     #[error("{}: {doubt}, and the one in use is valid", certificate.display())]
     Untimely {
         /// The chain.
         certificate: PathBuf,
-        /// What its leaf's dates say.
+        /// The doubt about the leaf's dates.
         doubt: Doubt,
     },
     /// A trusted certificate cannot be used.
@@ -157,7 +157,7 @@ impl ServerTls {
         current.cert.first().and_then(|leaf| validity::period(leaf)).unwrap_or((0, 0))
     }
 
-    /// What is shown to a CA that looks whether a name is this relay's.
+    /// The answers to a CA that looks whether a name is this relay's.
     pub fn challenges(&self) -> &Challenges {
         &self.certificate.challenges
     }
@@ -187,7 +187,7 @@ impl ServerTls {
     /// [`TlsError`] when what they hold cannot be used, or not today while the one in use can.
     pub fn read(&self) -> Result<Option<ReadCertificate>, TlsError> {
         let Some(files) = &self.files else { return Ok(None) };
-        // From before the reading: what is written meanwhile is another one.
+        // From before the reading: a file written meanwhile counts as changed.
         let look = files.look();
         let certified = files.load()?;
         let now = clock::unix_now();
@@ -209,7 +209,7 @@ impl ServerTls {
             return false;
         }
         self.certificate.current.store(Arc::new(certified));
-        // Who resumes looks at no certificate: a session of the old one, whose key may be known, is not gone on with.
+        // A client that resumes sees no certificate: a session of the old one, whose key may be known, must not go on.
         self.tickets.forget();
         true
     }
@@ -233,7 +233,7 @@ impl ServerTls {
                 }
                 Err(error) => Some(error.to_string()),
             };
-            // One that stands is logged once.
+            // A lasting fault is logged once.
             if let Some(error) = refused.as_ref().filter(|error| refusal.as_ref() != Some(*error)) {
                 tracing::warn!(event = "certificate-not-taken", %error, "the new certificate is not taken; the old one stays in use");
             }
@@ -331,7 +331,7 @@ fn client_builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
         .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
 }
 
-/// What the certificate must name: a domain, or an IP address (bracketed when IPv6).
+/// The name that the certificate must have: a domain, or an IP address (bracketed when IPv6).
 pub(super) fn server_name(domain: &str) -> Option<ServerName<'static>> {
     let bare = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(domain);
     match bare.parse::<IpAddr>() {

@@ -1,6 +1,6 @@
 //! One certificate, known byte for byte; or none, for a question without a secret.
 //!
-//! Invariant: whoever is accepted has the key of the certificate that was shown, and that is this very one where one is known; its names, dates
+//! Invariant: an accepted server has the key of the certificate that was shown, and that is this very one where one is known; its names, dates
 //! and issuer decide nothing.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,7 +19,7 @@ impl Pinned {
         Self(Some(certificate))
     }
 
-    /// Accepts each: what is asked is no secret, and what is answered is believed of whoever has the address.
+    /// Accepts any server: the question is no secret, and the answer is believed of any process at that address.
     pub(super) fn anyone() -> Self {
         Self(None)
     }

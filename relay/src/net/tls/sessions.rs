@@ -3,7 +3,7 @@
 //! | a session, or a hint, of a server | is kept |
 //! | --- | --- |
 //! | that an account leads to | until its last account is gone, the roots in use are others, or [`SERVERS_MAX`] others have come since |
-//! | that no account leads to, whoever asks it | never |
+//! | that no account leads to, for any request | never |
 //!
 //! Invariant: nothing here has the name of a server longer than an account leads there.
 
@@ -19,7 +19,7 @@ const SERVERS_MAX: usize = 4_096;
 /// Tickets of one server; the oldest gives way.
 const TICKETS_MAX: usize = 8;
 
-/// Those of one relay; cheap to clone.
+/// The sessions of one relay; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sessions(Arc<Mutex<State>>);
 
@@ -42,7 +42,7 @@ struct Kept {
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
-/// What those handshakes see that trust certain roots.
+/// The sessions of handshakes that trust certain roots.
 #[derive(Debug)]
 struct ByRoots {
     sessions: Sessions,
@@ -58,7 +58,7 @@ impl Sessions {
         (Arc::new(ByRoots { sessions: self.clone(), roots }), roots)
     }
 
-    /// These roots are in use from now on: what others have verified is gone on with no more.
+    /// These roots are in use from now on: sessions verified by others are resumed no more.
     pub(super) fn begin(&self, roots: u64) {
         let mut state = self.lock();
         state.roots = roots;
@@ -66,12 +66,12 @@ impl Sessions {
         state.order.clear();
     }
 
-    /// One more leads to a server.
+    /// Counts an account that leads to a server.
     pub(super) fn want(&self, server: ServerName<'static>) {
         *self.lock().wanted.entry(server).or_default() += 1;
     }
 
-    /// One less does.
+    /// Counts one less.
     pub(super) fn leave(&self, server: &ServerName<'static>) {
         let mut state = self.lock();
         let Some(count) = state.wanted.get_mut(server) else { return };

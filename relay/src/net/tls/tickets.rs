@@ -1,4 +1,4 @@
-//! Session tickets: who was here before resumes the session (RFC 8446 §4.6.1, RFC 5077), without a certificate and without a
+//! Session tickets: a client that was here before resumes the session (RFC 8446 §4.6.1, RFC 5077), without a certificate and without a
 //! signature, and nothing of it is kept here.
 //!
 //! | ticket | what becomes of it |
@@ -7,7 +7,7 @@
 //! | with the key of the period before | resumed |
 //! | with an older key, another node's or another run's | a full handshake |
 //!
-//! Invariant: the keys are random, in memory alone, and gone two periods after they were made: whoever takes the keyring, the
+//! Invariant: the keys are random, in memory alone, and gone two periods after they were made: a thief of the keyring, the
 //! certificate's key or a later memory image reads no session of before. They are no node's but this one's: a phone that is woken
 //! comes to the node that woke it, by its name, and a client keeps its tickets by name.
 
@@ -23,7 +23,7 @@ use crate::random;
 
 /// How long one key seals tickets; it opens them for as long again.
 pub(super) const PERIOD: Duration = Duration::from_secs(12 * 3_600);
-/// What a key is found by.
+/// The length of a key's name.
 const NAME_LEN: usize = 16;
 
 /// The keys of one relay's tickets.
@@ -48,7 +48,7 @@ impl Tickets {
         Self(ArcSwap::from_pointee(Keys { current: Key::new(), previous: None, since: Instant::now() }))
     }
 
-    /// Begins a period; what was sealed before the last one is resumed no more.
+    /// Begins a period; tickets sealed before the last one are accepted no more.
     pub(super) fn rotate(&self) {
         let previous = self.0.load().current.clone();
         self.0.store(Arc::new(Keys { current: Key::new(), previous: Some(previous), since: Instant::now() }));

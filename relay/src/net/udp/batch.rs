@@ -1,6 +1,6 @@
 //! Several datagrams by one call of the system.
 //!
-//! Invariant: what was received lies here for the moment of its delivery, and is wiped. The `unsafe` code is the one call that
+//! Invariant: a received datagram lies here for the moment of its delivery, and is wiped. The `unsafe` code is the one call that
 //! no crate of ours wraps (recvmmsg), and what it needs.
 
 use std::io::{self, IoSlice};
@@ -22,7 +22,7 @@ const SENT: usize = 32;
 /// The largest datagram (RFC 768).
 const MAX_DATAGRAM: usize = 65_535;
 
-/// Where datagrams are received. The system gives a page when it is first written to.
+/// Space for received datagrams. The system gives a page when it is first written to.
 pub(super) struct Space(Vec<u8>);
 
 impl Space {
@@ -57,7 +57,7 @@ impl Space {
             let written = &mut place[..(header.msg_len as usize).min(MAX_DATAGRAM)];
             // A copy of the datagram's own size: a slice would keep the whole space alive.
             let bytes = Bytes::copy_from_slice(written);
-            // What somebody wrote must not lie here until a datagram as long comes.
+            // A peer's text must not lie here until a datagram as long comes.
             written.zeroize();
             if let Some(peer) = address_of(peer) {
                 deliver(Datagram { bytes, peer });
@@ -104,7 +104,7 @@ pub(super) fn send(socket: &UdpSocket, datagrams: &[(SocketAddr, Bytes)]) {
         let mut headers: Vec<_> = each.map(|((to, part), none)| MMsgHdr::new_with_addr(to, part, none)).collect();
         let mut rest = &mut headers[..];
         while !rest.is_empty() {
-            // It stops before the first that is not taken, and says why only of the first of all.
+            // The call stops before the first that is not taken, and says why only of the first of all.
             let taken = rustix::net::sendmmsg(socket, rest, SendFlags::DONTWAIT).unwrap_or(0);
             let skipped = usize::from(taken < rest.len());
             rest = &mut rest[taken + skipped..];

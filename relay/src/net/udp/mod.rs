@@ -27,8 +27,8 @@ use super::drain::Drain;
 use batch::Space;
 pub use group::Steering;
 
-/// What the kernel is asked to keep while the loop is busy, in bytes: some thousand registrations. The system may give
-/// less (`net.core.rmem_max`); what does not fit is lost, and sent again by the SIP server.
+/// The receive buffer requested of the kernel for the time while the loop is busy, in bytes: some thousand registrations. The system may give
+/// less (`net.core.rmem_max`); a datagram that does not fit is lost, and sent again by the SIP server.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// How often as many datagrams are taken as there is room for, one time after the other, before others have their turn.
 const ROUNDS: u32 = 8;
@@ -42,12 +42,12 @@ pub struct Udp {
     local: SocketAddr,
 }
 
-/// What was received.
+/// A received datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
     /// Its bytes.
     pub bytes: Bytes,
-    /// Who sent it.
+    /// The sender.
     pub peer: SocketAddr,
 }
 
@@ -75,7 +75,7 @@ impl Udp {
         self.sockets.len()
     }
 
-    /// Where it is bound, with the port it got.
+    /// The address that it is bound to, with the port it got.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }
@@ -95,7 +95,7 @@ impl Udp {
         self.of(core).send_to(bytes, to).map(drop)
     }
 
-    /// Sends datagrams without waiting, by as few calls of the system as it takes. What cannot be sent is lost, as any
+    /// Sends datagrams without waiting, by as few calls of the system as it takes. One that cannot be sent is lost, as any
     /// datagram may be, and the others are sent.
     pub fn send_all(&self, core: usize, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
         match &datagrams[..] {

@@ -11,7 +11,7 @@
 //!
 //! The HTTP request that comes first is dealt with in [`upgrade`].
 //!
-//! Invariant: an idle reader holds no memory beyond itself; what it holds never exceeds the limit of one message plus one
+//! Invariant: an idle reader holds no memory beyond itself; its memory never exceeds the limit of one message plus one
 //! read; a frame's length is judged before its bytes are awaited. No extension is ever agreed on.
 
 pub mod upgrade;
@@ -35,10 +35,10 @@ pub const CLOSE_NOT_TEXT: u16 = 1007;
 pub const CLOSE_POLICY: u16 = 1008;
 /// A message was too long.
 pub const CLOSE_TOO_LONG: u16 = 1009;
-/// It may come again later.
+/// The client may come again later.
 pub const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 
-/// What the peer said.
+/// Input from the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// A whole message, text or binary.
@@ -107,7 +107,7 @@ impl Reader {
         self.fragments.is_some() || !self.buffer.is_empty()
     }
 
-    /// What comes next, or `None` until more bytes come.
+    /// The next input, or `None` until more bytes come.
     ///
     /// # Errors
     /// [`Fault`] when the connection must be closed.
@@ -132,7 +132,7 @@ impl Reader {
         }
     }
 
-    /// What can be said of a frame by its head alone.
+    /// Judges a frame by its head alone.
     fn judge(&self, head: &Head) -> Result<(), Fault> {
         let so_far = self.fragments.as_ref();
         let in_place = match head.opcode {
@@ -243,7 +243,7 @@ enum Opcode {
     Pong,
 }
 
-/// What stands before a frame's payload (RFC 6455 §5.2).
+/// The head of a frame, before its payload (RFC 6455 §5.2).
 #[derive(Debug)]
 struct Head {
     last: bool,

@@ -40,19 +40,19 @@ use crate::net::stream::Stream;
 const MAX_HEADERS: usize = 64;
 /// Bytes of its head; a browser's cookies for the host may be among them.
 const MAX_BYTES: usize = 16 * 1024;
-/// What a key is hashed with (RFC 6455 §1.3).
+/// The GUID that a key is hashed with (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Why a stream became no WebSocket. The client has been told, where it can be.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// It did not speak HTTP, or left.
+    /// The client did not speak HTTP, or left.
     #[error("no HTTP request: {0}")]
     NotHttp(#[from] hyper::Error),
     /// Its request is not one for SIP over WebSocket.
     #[error("it asked for another thing than SIP over WebSocket")]
     NotSip,
-    /// It sent more before it was answered.
+    /// The client sent more before it was answered.
     #[error("it did not wait for the answer")]
     TooEager,
 }

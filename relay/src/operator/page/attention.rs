@@ -1,6 +1,6 @@
-//! What needs attention: each way in which something goes wrong, with what it means.
+//! The list of faults that need attention, each with its meaning.
 //!
-//! Invariant: a row is shown only when it has happened since the start; what happened lately comes first.
+//! Invariant: a row is shown only when it has happened since the start; the latest come first.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::operator::history::Watched;
 /// Five minutes, and an hour.
 pub(super) const SPANS: [Duration; 2] = [Duration::from_secs(300), Duration::from_secs(3_600)];
 
-/// A row: its words, what it counts, what it means.
+/// A row: its words, its metric, its meaning.
 type Row = (&'static str, Watched, &'static str);
 
 macro_rules! row {
@@ -170,7 +170,7 @@ const ROWS: &[Row] = &[
     row!("Limits met: dials", Limits, "limit" = "dials"; "SIP servers that do not answer a connection"),
 ];
 
-/// What has gone wrong: in five minutes, in an hour, since the start; and what it means.
+/// A fault: how often in five minutes, in an hour, since the start; and its meaning.
 pub(super) struct Wrong {
     pub(super) what: &'static str,
     pub(super) counts: [f64; 3],

@@ -149,7 +149,7 @@ fn push_service(look: &Look<'_>, report: &push::Report, say: &mut impl FnMut(Sta
             say(State::Warn, what, "see whether it stays so; the log has what went wrong");
         }
         (None, _) => {
-            // What is refused and is no failure of the service is said of the tokens of those devices.
+            // A refusal that is no failure of the service concerns the tokens of those devices.
             let state = if bad - refused < SOME || accepted > 0.0 { State::Warn } else { State::Bad };
             let next = match (refused > 0.0, late > 0.0) {
                 (true, _) => "look at the key and the ids of this app: sipwake check --push; the log has its reason",
@@ -161,7 +161,7 @@ fn push_service(look: &Look<'_>, report: &push::Report, say: &mut impl FnMut(Sta
     }
 }
 
-/// What to do about a service's trouble that does not say it by itself.
+/// The remedy for a service's trouble that does not name it by itself.
 fn step(reason: &str, why: &str) -> &'static str {
     match reason {
         "Unreachable" if why.contains("resolve") => "look at DNS; calls are pushed as soon as the name resolves",

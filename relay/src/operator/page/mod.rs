@@ -52,7 +52,7 @@ const STYLE: &str = include_str!("style.css");
 pub struct View {
     /// Everything is unfolded.
     pub all: bool,
-    /// It is not asked for again by itself: nothing is read out anew, and what was unfolded stays so.
+    /// The page does not reload by itself: nothing is read out anew, and unfolded parts stay so.
     pub still: bool,
     /// The reader's clock is so many minutes before UTC.
     pub zone_min: i32,
@@ -83,7 +83,7 @@ impl View {
     }
 }
 
-/// What there is to look at.
+/// The data of the page.
 pub struct Look<'a> {
     reading: Reading,
     at: Instant,
@@ -159,7 +159,7 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
     page
 }
 
-/// Whose page it is, and of when.
+/// The head of the page: the relay's name and the time.
 fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
     let now = clock::unix_now();
     let up_s = now as f64 - look.reading.value(Metric::StartTime, &[]);

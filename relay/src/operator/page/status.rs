@@ -1,6 +1,6 @@
-//! What the page says, for a program and for a terminal.
+//! The content of the page, for a program and for a terminal.
 //!
-//! Invariant: it says what the page's banner, numbers and list of what needs attention say, by the same functions.
+//! Invariant: it agrees with the page's banner, numbers and list of faults, by the same functions.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Every number of the relay, in tables.
 //!
-//! Invariant: what is zero is there, and grey.
+//! Invariant: a zero is shown, and grey.
 
 use std::fmt::Write;
 

@@ -81,7 +81,7 @@ pub(super) struct Signers(HashMap<SignerKey, Arc<Signer>>);
 type SignerKey = (Fingerprint, Box<str>, Box<str>);
 
 impl Signers {
-    /// Those that are in use already: Apple objects to a key whose token changes more than once in 20 minutes.
+    /// The tokens that are in use already: Apple objects to a key whose token changes more than once in 20 minutes.
     pub(super) fn beside<'a>(used: impl Iterator<Item = &'a Apns>) -> Self {
         let of = |apns: &Apns| match &apns.known_by {
             KnownBy::Key { signer, key, .. } => Some((key.clone(), Arc::clone(signer))),
@@ -106,7 +106,7 @@ impl Signers {
 pub(crate) struct Apns {
     /// The bundle id.
     topic: HeaderValue,
-    /// That of calls.
+    /// The topic of calls.
     voip_topic: HeaderValue,
     team: Option<Box<str>>,
     known_by: KnownBy,
@@ -114,7 +114,7 @@ pub(crate) struct Apns {
     sandbox: Arc<Channel>,
 }
 
-/// What a request shows.
+/// The credential that a request shows.
 enum KnownBy {
     /// A token that this signer makes.
     Key { signer: Arc<Signer>, key: SignerKey },
@@ -137,7 +137,7 @@ pub(super) struct PreparedPush {
 }
 
 impl PreparedPush {
-    /// Where it goes.
+    /// The APNs environment.
     pub(super) fn environment(&self) -> Environment {
         self.environment
     }
@@ -235,7 +235,7 @@ impl Apns {
         }
         let token = target.token.expose();
         if token.len() < 64 || token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            // What APNs itself calls BadDeviceToken.
+            // The case that APNs itself calls BadDeviceToken.
             return Err(Verdict::Gone { since: None });
         }
         let too_large = |payload::Oversized| Verdict::Refused { reason: "PayloadTooLarge" };
@@ -326,7 +326,7 @@ enum Meaning {
     TokenExpired,
 }
 
-/// What an answer means, for its push and for the channel; where the body did not come, the status alone decides, and it wipes
+/// The meaning of an answer for its push and for the channel; where the body did not come, the status alone decides, and it wipes
 /// nothing.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let body = answer_body::read(answer.read_body());
@@ -337,7 +337,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));
     let meaning = match (status, reason) {
         (200, _) => done(Verdict::Accepted),
-        // Somebody between may say this, too; and a body that did not come may name a time before the token was confirmed.
+        // A proxy in between may say this, too; and a body that did not come may name a time before the token was confirmed.
         (410, "") if since.is_none() && !has_said_all => done(Verdict::Refused { reason: "GoneWithoutReason" }),
         // Beside a reason, a time that cannot be read says as little as none: the token is gone.
         (410, _) => done(Verdict::Gone { since }),

@@ -1,12 +1,12 @@
-//! How much a service may send that somebody else has chosen: what is read costs the time of all.
+//! Limits on the bytes that a service chosen by a device may send: reading them costs the time of all.
 //!
-//! | what it may send | bytes |
+//! | it may send | bytes |
 //! | --- | --- |
 //! | on a new connection: the handshakes, its settings | [`TO_BEGIN`] |
 //! | for each request, its answer | [`FOR_AN_ANSWER`] |
 //! | for each second, to keep the connection open | [`FOR_A_SECOND`] |
 //!
-//! What it does not send it keeps for later, but never more than [`TO_BEGIN`] beside the answers that are expected: whoever keeps a
+//! Unused allowance is kept for later, but never more than [`TO_BEGIN`] beside the answers that are expected: a service that keeps a
 //! connection open for a day has saved nothing.
 //!
 //! Invariant: bytes are counted below TLS, so that no kind of record or frame is free; each read costs [`A_READ`] beside its bytes, so
@@ -32,11 +32,11 @@ const FOR_A_SECOND: u64 = 1_024;
 /// About what a wake-up costs, in terms of bytes.
 const A_READ: u64 = 32;
 
-/// That of one connection.
+/// The allowance of one connection.
 pub(crate) struct Allowance(Mutex<Balance>);
 
 struct Balance {
-    /// What may still be read.
+    /// The bytes that may still be read.
     left: u64,
     /// Until when it was credited for its time.
     credited: Instant,
@@ -51,7 +51,7 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// That of a connection which is for one request alone.
+    /// The allowance of a connection which is for one request alone.
     pub(crate) fn of_one_answer() -> Self {
         Self(Mutex::new(Balance { left: TO_BEGIN + FOR_AN_ANSWER, credited: Instant::now(), expected: 1 }))
     }

@@ -1,4 +1,4 @@
-//! What came back from a push service, and what its status alone means for others than its push.
+//! The answer of a push service, and the meaning of its status for more than its push.
 //!
 //! Invariant: a body that is not whole says nothing; the status alone is judged then.
 
@@ -15,7 +15,7 @@ use crate::push::health::{Note, Trouble};
 /// The longest wait that a service is believed to ask for; no push is tried for longer than that.
 const LONGEST_WISH: Duration = Duration::from_secs(86_400);
 
-/// What came back.
+/// An answer.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -23,7 +23,7 @@ pub(crate) struct Answer {
     pub(crate) body: Option<Bytes>,
 }
 
-/// What an answer means beside what it means for its request.
+/// The meaning of an answer beside its meaning for its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bearing {
     /// For the line that it came by.
@@ -37,7 +37,7 @@ pub(crate) struct Bearing {
 }
 
 impl Answer {
-    /// Its body, empty when that was not read: what it does not say is not there.
+    /// Its body, empty when that was not read: absent members count as absent.
     pub(crate) fn read_body(&self) -> &[u8] {
         self.body.as_deref().unwrap_or_default()
     }
@@ -53,7 +53,7 @@ impl Answer {
         asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WISH))
     }
 
-    /// What its status alone means: a fault of the service may stick to the host behind the line, and a service that is
+    /// The meaning of its status alone: a fault of the service may stick to the host behind the line, and a service that is
     /// overloaded may ask all to wait.
     pub(crate) fn bearing(&self) -> Bearing {
         let status = self.status.as_u16();

@@ -1,6 +1,6 @@
 //! The body of a push service's answer, read member by member.
 //!
-//! Invariant: one member that is not as it should be costs no other: what is absent, null or of another kind is as if it were not
+//! Invariant: one member that is not as it should be costs no other: a member that is absent, null or of another kind is as if it were not
 //! there. Of a member that stands there twice the last counts; a byte order mark before it and what follows it are left out.
 
 use serde_json::Value;
@@ -32,7 +32,7 @@ pub(crate) fn count(value: &Value) -> Option<u64> {
     number.parse().ok().or_else(|| number.parse().ok().and_then(whole))
 }
 
-/// Without its fraction; what is below zero is zero.
+/// Without its fraction; a number below zero is zero.
 fn whole(number: f64) -> Option<u64> {
     number.is_finite().then_some(number.max(0.0) as u64)
 }

@@ -1,7 +1,7 @@
 //! How long a request waits for its answer, and what its line learns from that.
 //!
-//! Invariant: whoever waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; who waits for longer is counted for what the
-//! line leaves unanswered, also when it gives up.
+//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; one that waits for longer is counted for
+//! what the line leaves unanswered, also when it gives up.
 
 use h2::client::ResponseFuture;
 use tokio::time::{Instant, timeout_at};
@@ -13,7 +13,7 @@ use super::state::{ASK_AFTER, Line};
 #[derive(Clone, Copy)]
 pub(crate) struct Patience<'a> {
     pub(crate) until: Instant,
-    /// What it does on a line that has fallen silent.
+    /// The reaction to a line that has fallen silent.
     pub(crate) when_silent: WhenSilent,
     /// Whether it asks a service that rests for longer than it may wait.
     pub(crate) urgent: bool,
@@ -21,14 +21,14 @@ pub(crate) struct Patience<'a> {
     pub(crate) departure: &'a Departure,
 }
 
-/// What a request does that has begun to leave by a line which then falls silent.
+/// The reaction of a request that has begun to leave by a line which then falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenSilent {
-    /// It waits for its answer there: it must not be sent twice.
+    /// The request waits for its answer there: it must not be sent twice.
     Stays,
-    /// It goes elsewhere. The line is kept for what is on its way, as long as anybody waits for what comes of the push.
+    /// The request goes elsewhere. The line is kept for its bytes on the way, as long as anybody waits for the outcome of the push.
     IsKept,
-    /// It goes elsewhere, and what is on its way need not arrive.
+    /// The request goes elsewhere, and its bytes on the way need not arrive.
     Leaves,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum WhenSilent {
 pub(super) enum NoAnswer {
     /// The stream has ended so.
     Ended(h2::Error),
-    /// It was waited for long enough.
+    /// The answer was waited for long enough.
     Late,
     /// Nothing of the request's body has left or ever will: the line takes nothing any more.
     TakenBack,
@@ -52,7 +52,7 @@ pub(super) async fn head_of_answer(
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
     let Patience { until, when_silent, .. } = patience;
-    // Whoever gives up has waited, too.
+    // A caller that gives up has waited, too.
     let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
         waiting.end();

@@ -1,17 +1,17 @@
-//! What one try of a push came to, whichever service it went to.
+//! The outcome of one try of a push, whichever service it went to.
 //!
-//! Invariant: what a service may have taken is [`Attempt::Lost`], and never tried again as if it had not.
+//! Invariant: a push that a service may have taken is [`Attempt::Lost`], and never tried again as if it had not.
 
 use std::time::Duration;
 
 use crate::push::Verdict;
 
-/// What one try came to.
+/// The outcome of one try.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
-    /// It is settled.
+    /// The push is settled.
     Done(Verdict),
-    /// It may be tried again.
+    /// The push may be tried again.
     Again {
         /// How long the service, or our own back-off, asks to wait.
         after: Option<Duration>,
@@ -21,6 +21,6 @@ pub(crate) enum Attempt {
         /// How long the service asks to wait, or we do.
         after: Option<Duration>,
     },
-    /// Nobody knows whether the service has taken it.
+    /// The service may have taken the push, or not.
     Lost,
 }

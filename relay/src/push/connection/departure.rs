@@ -1,16 +1,16 @@
 //! When a push leaves: at the moment at which the last byte of its request is handed to the TLS of a connection.
 //!
-//! What `h2` was given may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
+//! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
 //! system's buffer. A request whose body has not left was certainly not processed.
 //!
-//! | the body | may be taken back | what `h2` gets of it |
+//! | the body | may be taken back | `h2` gets |
 //! | --- | --- | --- |
 //! | waits | yes | itself, from then on |
 //! | leaves, or has left | no | itself |
 //! | was taken back | it is | blanks, which no service takes for a push, where `h2` writes it nevertheless |
 //!
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
-//! way its delivery ends. Nobody is woken for a departure who does not wait for it.
+//! way its delivery ends. A departure wakes only the tasks that wait for it.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ const WAITS: u8 = 0;
 const LEAVES: u8 = 1;
 const HAS_LEFT: u8 = 2;
 const TAKEN_BACK: u8 = 3;
-/// What stands in the place of a body that was taken back.
+/// The replacement of a body that was taken back.
 static BLANKS: [u8; 1_024] = [b' '; 1_024];
 
 /// The departures of one push.
@@ -101,7 +101,7 @@ impl Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        // One that leaves after its delivery has ended is not measured.
+        // A departure after the end of its delivery is not measured.
         if let Some((_, metrics)) = &self.departures.call
             && self.departures.count.fetch_max(1, Ordering::AcqRel) == 0
         {
@@ -129,7 +129,7 @@ struct Passing {
     stage: AtomicU8,
 }
 
-/// What the sender keeps of a request.
+/// The sender's handle on a request.
 pub(super) struct Passage(Arc<Passing>);
 
 impl Passage {

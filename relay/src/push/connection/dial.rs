@@ -46,19 +46,19 @@ pub(super) struct Dialled {
     /// The handle to send with.
     pub(super) sender: h2::client::SendRequest<Body>,
     pub(super) driven: Driven,
-    /// What the service comes to have against our certificate.
+    /// The service's objection to our certificate.
     pub(super) objection: Objection,
     /// Whether it takes back what is on its way.
     pub(super) withdrawal: Withdrawal,
 }
 
-/// One for HTTP/1.1, before anything was said in it.
+/// A stream for HTTP/1.1, before any byte was sent in it.
 pub(super) type DialledHttp1 = (TlsStream<Box<dyn ByteStream>>, Withdrawal);
 
 /// A stream that is being opened, and whether it takes back what is on its way.
 type Connecting = (Opening<Box<dyn ByteStream>>, Withdrawal);
 
-/// What must be driven for anything to happen on a connection.
+/// The driver of a connection: nothing moves unless it is polled.
 pub(super) type Driven = h2::client::Connection<ObservedStream<TlsStream<Box<dyn ByteStream>>>, Body>;
 
 /// Why a dial failed.
@@ -77,7 +77,7 @@ pub(crate) enum DialError {
     Http2(#[source] h2::Error),
     #[error("it did not answer in time")]
     Timeout,
-    /// One of the words of `reasons`.
+    /// The reason: one of the words of `reasons`.
     #[error("it takes no connection with our certificate: {0}")]
     ShutOut(&'static str),
 }
@@ -96,7 +96,7 @@ impl DialError {
     }
 }
 
-/// Where to dial, and what earlier dials have shown.
+/// The host to dial, and the results of earlier dials.
 pub(crate) struct Dialler {
     host: Box<str>,
     port: u16,
@@ -108,9 +108,9 @@ pub(crate) struct Dialler {
 
 #[derive(Default)]
 struct Memory {
-    /// What the name resolved to the last time.
+    /// The addresses that the name resolved to the last time.
     addresses: Vec<SocketAddr>,
-    /// Those that are dialled last.
+    /// The addresses that are dialled last.
     poor: Vec<SocketAddr>,
 }
 
@@ -183,7 +183,7 @@ impl Dialler {
                 let connected = connect((self.network.connect(address, &withdrawal), withdrawal));
                 open.spawn(async move { (address, connected.await) });
             }
-            // It will be dialled for HTTP/1.1, and those that are silent have had their time.
+            // The service will be dialled for HTTP/1.1, and silent addresses have had their time.
             let is_settled = self.may_speak_http1() && matches!(worst, Some(DialError::NotHttp2));
             let more = !waiting.is_empty() || !repeated || is_settled;
             let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
@@ -291,7 +291,7 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     mixed
 }
 
-/// Of two errors the one that says more: who was reached and refused says more than who was not.
+/// The more telling of two errors: a server that was reached and refused says more than one that was not reached.
 fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
     match known {
         Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_) | DialError::ShutOut(_)))

@@ -1,4 +1,4 @@
-//! Where a push service is, and whom to trust there.
+//! The endpoint of a push service, and the roots trusted there.
 //!
 //! Invariant: nothing but an `https` origin, dialled with TLS 1.2 or 1.3 and a certificate for its own name.
 
@@ -57,7 +57,7 @@ impl Endpoint {
         &self.origin
     }
 
-    /// What is at this path there; `None` when it is none.
+    /// The URI of this path there; `None` when it is none.
     pub(super) fn uri(&self, path: &str) -> Option<Uri> {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTPS);

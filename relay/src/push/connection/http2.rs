@@ -3,7 +3,7 @@
 //! One is for all. A core that pushes often has one more of its own (`own_lines.rs`), so that its pushes wake no other core; what
 //! cannot leave by that one at once leaves by the one for all.
 //!
-//! It stands on `h2` and not on hyper's client, because whoever sends a call's push must know whether the service may
+//! It stands on `h2` and not on hyper's client, because the sender of a call's push must know whether the service may
 //! have taken it: `h2` tells, stream by stream, a request that was refused or that a GOAWAY left out from one that was
 //! lost after it left; hyper's dispatcher reports some of both as the same error.
 //!
@@ -70,7 +70,7 @@ pub(crate) struct Channel {
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
     /// told as such, and what it sends unasked is limited.
     any_service: bool,
-    /// Where its connections are made and driven, if not where they are needed.
+    /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
     rest: Rest,
@@ -83,7 +83,7 @@ pub(crate) struct Channel {
 /// A POST.
 #[derive(Clone)]
 pub(crate) struct Request {
-    /// Whose device it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
+    /// The device that it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
     pub(crate) whom: Option<u64>,
     /// The path, from the slash on.
     pub(crate) path: String,
@@ -102,7 +102,7 @@ pub(crate) enum Failure {
     Unconfirmed,
     /// The service lets nobody in who shows our certificate.
     ShutOut {
-        /// One of the words of `reasons`.
+        /// The reason: one of the words of `reasons`.
         reason: &'static str,
     },
 }
@@ -114,18 +114,18 @@ enum Lost {
     Refused,
     /// Not processed: the connection ends for our certificate.
     ShutOut(&'static str),
-    /// Nobody knows.
+    /// The fate of the request is unknown.
     Unknown,
 }
 
 impl Channel {
-    /// Where it leads.
+    /// The origin that it leads to.
     pub(crate) fn origin(&self) -> &str {
         self.endpoint.origin()
     }
 
     /// `label` names the channel in logs. A `cautious` one sends one request alone on each new connection, until the
-    /// service has accepted our credentials on it. What happens is noted in `record`.
+    /// service has accepted our credentials on it. Outcomes are noted in `record`.
     pub(crate) fn new(label: String, endpoint: Endpoint, cautious: bool, record: Arc<Record>) -> Self {
         Self {
             label: label.into(),
@@ -144,13 +144,13 @@ impl Channel {
         }
     }
 
-    /// It leads to a service that a device has chosen. Whatever that sends, and however much, occupies `runtime` and no core that
+    /// For a service that a device has chosen: its traffic, however much, occupies `runtime` and no core that
     /// calls are on.
     pub(crate) fn of_any_service(self, runtime: Option<Handle>) -> Self {
         Self { any_service: true, runtime, ..self }
     }
 
-    /// What an answer by another connection means for all who come later.
+    /// Applies the consequences of an answer by another connection to all later requests.
     pub(crate) fn heed(&self, bearing: Bearing) {
         if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
             self.rest.answered(bearing.rest);
@@ -172,7 +172,7 @@ impl Channel {
         on(self.runtime.clone(), work(Arc::clone(&self.endpoint))).await
     }
 
-    /// Where it is noted how the service stands.
+    /// The record of the service's health.
     pub(crate) fn record(&self) -> &Arc<Record> {
         &self.record
     }
@@ -197,7 +197,7 @@ impl Channel {
         self.endpoint.path()
     }
 
-    /// Sends `request`, waits for the whole answer and has it read: what it means for the request, and for the channel.
+    /// Sends `request`, waits for the whole answer and reads its meaning for the request, and for the channel.
     /// When the connection ends under the request and the service certainly left it out, it goes once more over a fresh
     /// one.
     pub(crate) async fn send<M>(
@@ -211,7 +211,7 @@ impl Channel {
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
-            // What is no call takes a place when it may leave.
+            // A push that is no call takes a place when it may leave.
             if place.is_none() {
                 place = Some(self.place(false)?);
             }
@@ -244,7 +244,7 @@ impl Channel {
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
                     self.record.trouble(Trouble::light("ConnectionLost"), "");
-                    // It may arrive yet, and is taken back only when nobody waits for what comes of this push. What others have on
+                    // The push may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
                     // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
                     if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
                         patience.departure.hold(stream);
@@ -279,7 +279,7 @@ impl Channel {
             let runtime = self.runtime.clone();
             async move { on(runtime, making.made()).await.unwrap_or(Err(None)) }
         };
-        // What is driven elsewhere wakes another thread anyway.
+        // Work driven elsewhere wakes another thread anyway.
         if self.runtime.is_none()
             && let Some(own) = self.own.here()
         {
@@ -314,7 +314,7 @@ impl Channel {
     }
 }
 
-/// What a connection is worth.
+/// The usability of a connection.
 fn freshness(connection: &Arc<Connection>) -> Freshness {
     match &connection.line {
         _ if connection.is_shut_out() => Freshness::Good,
@@ -345,7 +345,7 @@ async fn on<T: Send + 'static>(runtime: Option<Handle>, work: impl Future<Output
 
 struct Connection {
     sender: SendRequest<Body>,
-    /// Where it is driven.
+    /// The core that drives it.
     core: Option<usize>,
     objection: Objection,
     made_at: Instant,
@@ -388,7 +388,7 @@ impl Connection {
         }
     }
 
-    /// Hands the request to the connection. Whatever fails here, nothing has left.
+    /// Hands the request to the connection. If this fails, nothing has left.
     fn post(
         &self,
         endpoint: &Endpoint,
@@ -407,7 +407,7 @@ impl Connection {
         Ok((response, passage))
     }
 
-    /// What became of a request whose stream ended in `error`.
+    /// The fate of a request whose stream ended in `error`.
     fn classify(&self, error: &h2::Error, passage: &Passage) -> Lost {
         if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
             // RFC 9113 §8.7: closed before any processing.
@@ -439,7 +439,7 @@ async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
     Some(whole.into())
 }
 
-/// What a new connection is made of.
+/// The inputs for making a new connection.
 struct Making {
     endpoint: Arc<Endpoint>,
     label: Arc<str>,
@@ -469,7 +469,7 @@ impl Making {
                 tokio::spawn(drive((driven, objection, withdrawal), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
             }
-            // It concerns who has chosen the service, and says nothing of it.
+            // The error concerns the device that has chosen the service, and says nothing of the service.
             Err(DialError::NotHttp2) if self.any_service => Err(Some(NOT_HTTP2)),
             Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
             Err(error) => {
@@ -517,7 +517,7 @@ async fn drive(
             std::future::pending::<()>().await;
         }
     };
-    // Its service may be well behind another address. What is under way may still be answered.
+    // Its service may be well behind another address. Requests under way may still be answered.
     let deaf = async {
         line.deafness().await;
         making.record.trouble(Trouble::light("Unanswered"), "");
@@ -547,10 +547,10 @@ async fn drive(
         making.record.trouble(Trouble::light("Silent"), "");
         tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
         withdrawal.ask(true);
-        // Whatever comes of it, the line takes no further requests. One of a service that a device has chosen is not waited for:
+        // In any case the line takes no further requests. One of a service that a device has chosen is not waited for:
         // none of its requests is.
         if !making.any_service {
-            // One that ends by itself has still on its way what it had.
+            // A connection that ends by itself still has its requests on their way.
             let driven = async {
                 let _ = (&mut connection).await;
                 std::future::pending().await
@@ -576,7 +576,7 @@ mod tests {
 
     const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 
-    /// A connection to whoever is at the other end, which has said this one setting.
+    /// A connection to a peer that has announced this one setting.
     async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) {
         let (ours, mut theirs) = duplex(64 * 1024);
         let mut frame = vec![0, 0, 6, 4, 0, 0, 0, 0, 0];

@@ -52,7 +52,7 @@ pub(super) fn read(path: &Path) -> Result<CertifiedKey, Problem> {
 pub(super) struct Objection(Arc<OnceLock<&'static str>>);
 
 impl Objection {
-    /// One of the words of [`crate::push::health::reasons`].
+    /// The reason: one of the words of [`crate::push::health::reasons`].
     pub(super) fn reason(&self) -> Option<&'static str> {
         self.0.get().copied()
     }
@@ -65,7 +65,7 @@ impl Objection {
     }
 }
 
-/// What an error of TLS says of our certificate.
+/// The objection to our certificate in an error of TLS.
 pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
     let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
     let Some(rustls::Error::AlertReceived(alert)) = inner?.downcast_ref() else { return None };
@@ -87,7 +87,7 @@ pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
 pub(super) struct ObservedStream<S> {
     stream: S,
     objection: Objection,
-    /// What a write met, until all is read that had come before.
+    /// The error of a write, kept until all earlier input is read.
     unwritable: Option<io::Error>,
 }
 

@@ -7,7 +7,7 @@
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
 //! | *making one* | |
-//! | `endpoint` | the service's origin, and whom to trust there |
+//! | `endpoint` | the service's origin, and the roots trusted there |
 //! | `network` | the streams below TLS |
 //! | `dial` | handshakes, raced over the addresses of a name |
 //! | `identity` | the certificate that is shown to the service |

@@ -1,6 +1,6 @@
 //! The streams below TLS: the system's network, unless a test makes another one.
 //!
-//! Invariant: knows names, addresses and bytes alone; what is trusted is decided above. Through a [`Guarded`] one no address is
+//! Invariant: knows names, addresses and bytes alone; trust is decided above. Through a [`Guarded`] one no address is
 //! dialled that the operator does not allow, and a name is asked for in the share of its App. No thread waits for a name.
 
 use std::io;
@@ -21,10 +21,10 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// What is being opened or asked for.
+/// A connection or an answer that is being waited for.
 pub type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
-/// Where names and connections come from.
+/// The source of names and connections.
 pub trait Network: Send + Sync {
     /// The addresses of a host, the best first. A device of `app` has named it; where there is none, the operator has.
     fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>>;

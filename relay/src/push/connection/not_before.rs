@@ -1,4 +1,4 @@
-//! The one "not before" of a service and app: who asks for a pause is left alone by all, later calls too.
+//! The one "not before" of a service and app: a service that asks for a pause is left alone by all, later calls too.
 //!
 //! | state | a request |
 //! | --- | --- |
@@ -35,9 +35,9 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) enum RestFor {
     /// The service has named the time.
     Asked(Duration),
-    /// It has named none: twice as long each time.
+    /// The service has named no time: twice as long each time.
     Growing(Backoff),
-    /// One request goes alone, at once: its answer decides.
+    /// A request goes alone, at once: its answer decides.
     Probe,
 }
 
@@ -56,7 +56,7 @@ struct State {
     /// When the request went whose answer is waited for; probes are numbered.
     probing: Option<(u64, Instant)>,
     probes: u64,
-    /// It was asked for more than [`HEEDED`].
+    /// The service asked for more than [`HEEDED`].
     is_long: bool,
     /// When it was last heard, or asked.
     asked_at: Option<Instant>,
@@ -76,7 +76,7 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: what is `urgent` is told so when its
+    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: an `urgent` one is told so when its
     /// deadline has come, anything else at once.
     pub(crate) async fn leave(&self, deadline: Instant, urgent: bool) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
@@ -100,7 +100,7 @@ impl Rest {
                 let mut state = self.lock();
                 match state.probing.map(|(_, began)| began + PROBE_PATIENCE) {
                     Some(answer_by) if now < answer_by => answer_by,
-                    // It keeps nobody back any more.
+                    // The rest keeps no request back any more.
                     Some(_) if now >= until => return Ok(None),
                     _ => return Ok(Some(self.probe(&mut state, now))),
                 }
@@ -138,7 +138,7 @@ impl Rest {
         let length = match asked {
             RestFor::Asked(length) => length.min(REST_MAX),
             RestFor::Probe => Duration::ZERO,
-            // Those who went at the same time are answered at the same time: that is one rest.
+            // Requests that went at the same time are answered at the same time: that is one rest.
             RestFor::Growing(_) if self.until().is_some_and(|until| until > Instant::now()) => return,
             RestFor::Growing(steps) => {
                 state.rests_in_a_row = state.rests_in_a_row.saturating_add(1);
@@ -149,7 +149,7 @@ impl Rest {
         // A longer one that was asked for before stands.
         let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
         (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
-        // One that has had its time says nothing of this rest.
+        // A probe that has had its time says nothing of this rest.
         state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
@@ -285,13 +285,13 @@ mod tests {
             assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
             unanswered.push(goes);
         }
-        // What ends of an earlier one is not the end of the one that is waited for.
+        // The end of an earlier probe is not the end of the one that is waited for.
         unanswered.remove(0);
         assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
         rest.answered(None);
         assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()), "an answer lets all go");
         drop(unanswered);
-        // The same when the rest is over: whoever comes later waits no longer than they did.
+        // The same when the rest is over: later requests wait no longer than those did.
         rest.answered(Some(RestFor::Probe));
         let hangs = rest.leave(deadline, false).await.expect("at once");
         tokio::time::sleep(2 * SECOND).await;

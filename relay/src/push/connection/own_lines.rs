@@ -25,7 +25,7 @@ pub(super) struct OwnLines<T, E>([Own<T, E>; LINES]);
 
 /// The connection of one core, if it has one.
 pub(super) struct Own<T, E> {
-    /// Whose it is: its number, modulo [`LINES`].
+    /// The core that owns it: its number, modulo [`LINES`].
     pub(super) core: usize,
     pub(super) flight: Arc<SingleFlight<T, E>>,
     /// How its connections have ended: what befalls them delays no dial of the one for all.
@@ -51,14 +51,14 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> OwnLines<T, E> {
         }))
     }
 
-    /// That of the core that this runs on; `None` off the cores.
+    /// The connection of the core that this runs on; `None` off the cores.
     pub(super) fn here(&self) -> Option<&Own<T, E>> {
         cores::here().map(|core| &self.0[core % LINES])
     }
 }
 
 impl<T, E> Own<T, E> {
-    /// One more push leaves by the connection for all: whether a connection for this core is worth it.
+    /// A further push leaves by the connection for all: returns whether a connection for this core is worth it.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
         let (count, period) = OFTEN;
         // Of one core alone: nobody waits here.

@@ -26,14 +26,14 @@ use crate::push::connection::backoff::{Backoff, RETRY};
 const PACE: Duration = Duration::from_millis(4);
 /// Between two that go while it takes none.
 const PROBES: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
-/// Those that wait for one service.
+/// The pushes that may wait for one service.
 const WAITING_MAX: usize = 16_384;
 /// The longest pause of one push between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// So many times it fits into the time that a push is tried for.
 const PAUSES_OF_A_LIFE: u32 = 20;
 
-/// Those of one service.
+/// The retries of one service.
 pub(crate) struct Retries {
     turn: Semaphore,
     waiting: AtomicUsize,
@@ -74,7 +74,7 @@ impl Default for Retries {
 }
 
 impl Retries {
-    /// What any push to the service came to.
+    /// Takes note of the outcome of any push to the service.
     pub(crate) fn note(&self, attempt: &Attempt) {
         match attempt {
             Attempt::Done(Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken) => {
@@ -89,13 +89,13 @@ impl Retries {
             Attempt::Again { .. } | Attempt::Lost => {
                 let mut state = self.lock();
                 let now = Instant::now();
-                // Those that went at the same time have failed for the same reason.
+                // Pushes that went at the same time have failed for the same reason.
                 if !self.takes_none.swap(true, Ordering::Relaxed) || now >= state.next_at {
                     state.failures = state.failures.saturating_add(1);
                     state.next_at = now + PROBES.pause(state.failures);
                 }
             }
-            // That says nothing of the service, and the next probe is no sooner for it.
+            // The outcome says nothing of the service, and the next probe is no sooner for it.
             Attempt::Done(_) | Attempt::Limited { .. } if self.takes_none.load(Ordering::Relaxed) => {
                 let mut state = self.lock();
                 let now = Instant::now();
@@ -141,7 +141,7 @@ impl Retries {
     }
 }
 
-/// One that waits, counted until it is dropped.
+/// A waiting push, counted until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -194,7 +194,7 @@ mod tests {
         tokio::time::sleep(900 * SECOND).await;
         let tries = gone.swap(0, Ordering::Relaxed);
         assert!((30..=80).contains(&tries), "{tries} in a quarter of an hour");
-        // Whoever else is told so, it is well again.
+        // The service is well again, whichever push shows it.
         IS_AWAY.store(false, Ordering::Relaxed);
         retries.note(&TAKEN);
         tokio::time::sleep(10 * SECOND).await;

@@ -1,7 +1,7 @@
 //! Something that many wait for and that one makes: a connection, an access token.
 //!
-//! Whoever needs it and finds none starts the making, which runs in a task of its own, so that a caller that gives up
-//! stops nobody else. After a failure nobody starts again before a pause has passed: callers are told how long.
+//! A caller that needs it and finds none starts the making, which runs in a task of its own, so that a caller that gives up
+//! stops no other. After a failure no caller starts again before a pause has passed: callers are told how long.
 //!
 //! Invariant: at most one making is under way; no lock is held while anything waits.
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 
-/// What a value that was made is still worth.
+/// The remaining worth of a value that was made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
     /// Use it.
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(flight.get(|_| Freshness::Good, || async { Ok(1) }, ()).await, Ok(1));
         let ageing = |value: &u32| if *value == 1 { Freshness::Ageing } else { Freshness::Good };
         assert_eq!(flight.get(ageing, || async { Ok(2) }, ()).await, Ok(1));
-        // Who wants no ageing one waits for the making that is under way.
+        // A caller that does not accept an ageing value waits for the making that is under way.
         let spent = |value: &u32| if *value == 1 { Freshness::Spent } else { Freshness::Good };
         assert_eq!(flight.get(spent, || async { Ok(3) }, ()).await, Ok(2));
     }

@@ -4,19 +4,19 @@
 //! | --- | --- | --- |
 //! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked. Requests that waited for all of the service's time in vain: retired |
 //! | asked: a PING is out | is held | its ACK, or any answer: good. Neither within the line's patience: silent |
-//! | silent | goes elsewhere, and so does what has not begun to leave; what is under way may still be answered, and when nobody waits for it any more the line is cut | never |
-//! | retired | goes elsewhere; what is under way may still be answered, and what has not begun to leave goes elsewhere if nothing was answered | never |
+//! | silent | goes elsewhere, and so do requests that have not begun to leave; those under way may still be answered, and when nobody waits for it any more the line is cut | never |
+//! | retired | goes elsewhere; requests under way may still be answered, and those that have not begun to leave go elsewhere if nothing was answered | never |
 //!
-//! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets
-//! [`PATIENCE_MAX`], for its service may be slow in all it does. An ACK does not say that requests are answered: whoever
-//! stands in front of a service sends it, too. The service's time is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line
-//! has answered nothing yet, or four times what slow answers of its service took lately; it is counted from the last answer on, while any request waits.
+//! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets [`PATIENCE_MAX`], for its service may be
+//! slow in all it does. An ACK does not say that requests are answered: a proxy that stands in front of a service sends it, too. The service's time
+//! is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line has answered nothing yet, or four times what slow answers of its
+//! service took lately; it is counted from the last answer on, while any request waits.
 //!
-//! What is no call has a part of the streams ([`ALERTS_PART`]) and waits for that in a line of its own: a call takes the next stream
+//! Pushes other than calls have a part of the streams ([`ALERTS_PART`]) and wait for that in a line of their own: a call takes the next stream
 //! that is free, however many others wait.
 //!
 //! Invariant: the state is one atomic, and a request over a good line takes no lock here but that of the semaphore of its
-//! stream. A line that is not good lets nobody go, and wakes all who are held when it is decided.
+//! stream. A line that is not good lets no request go, and wakes all that are held when it is decided.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,7 +59,7 @@ const ASKED: u8 = 1;
 const RETIRED: u8 = 2;
 const SILENT: u8 = 3;
 
-/// What an answer means for the line that it came by.
+/// The meaning of an answer for the line that it came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineFate {
     /// Nothing: it goes on.
@@ -88,7 +88,7 @@ pub(super) struct Line {
     changed: Notify,
     /// Tells the driver to look at the line.
     look: Notify,
-    /// It is to send a PING then, though the line counts as good until that is unanswered.
+    /// The line is to send a PING then, though it counts as good until that is unanswered.
     is_doubted: AtomicBool,
     opened: Instant,
     /// When something was last heard, and what an ACK takes; in milliseconds, the first since `opened`. 0: nothing yet.
@@ -97,7 +97,7 @@ pub(super) struct Line {
     /// When a request was last answered; in microseconds since `opened`, and one more. 0: none yet.
     answered: AtomicU64,
     vain: Mutex<Vain>,
-    /// It was retired because it answered nothing.
+    /// The line was retired because it answered nothing.
     is_deaf: AtomicBool,
     /// The service has taken our credentials on it.
     proven: AtomicBool,
@@ -125,7 +125,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // First to whoever waits for a stream already.
+        // A request that waits for a stream already comes first.
         if self.is_kept {
             self.line.gate.add_permits(1);
         }
@@ -327,7 +327,7 @@ impl Line {
                         self.retire();
                         !was_retired
                     }
-                    // One that serves others well is not replaced more than once a second.
+                    // A line that serves other pushes well is not replaced more than once a second.
                     _ if again || self.opened.elapsed() >= Duration::from_secs(1) => {
                         !self.tired.swap(true, Ordering::Relaxed)
                     }
@@ -340,7 +340,7 @@ impl Line {
         false
     }
 
-    /// Lets no further request go; what is under way goes on.
+    /// Lets no further request go; requests under way go on.
     pub(super) fn retire(&self) {
         self.end(RETIRED);
     }
@@ -378,7 +378,7 @@ impl Line {
             }
             // Until there is a reason to ask again.
             loop {
-                // What the service says of its limit is known without asking.
+                // The service's own limit is known without asking.
                 if let Some(limit) = limit() {
                     self.resize(limit);
                 }
@@ -476,7 +476,7 @@ impl Line {
     }
 
     /// The place, unless the service has lowered its limit below what is open: then there is one less until the limit is raised, for
-    /// `h2` would let its request wait out of our sight. Once it is raised, whoever comes opens the gate for those behind.
+    /// `h2` would let its request wait out of our sight. Once it is raised, the next request opens the gate for those behind.
     fn kept(&self, mut place: Place, limit: usize) -> Option<Place> {
         let limit = limit.clamp(1, MAX_STREAMS);
         if limit > self.granted.load(Ordering::Relaxed) && self.proven.load(Ordering::Relaxed) {

@@ -1,9 +1,9 @@
-//! What is still on its way to a push service when nobody wants it there any more.
+//! Withdrawal of requests that are still on their way to a push service when nobody wants them there any more.
 //!
 //! TCP keeps what was written until it is acknowledged, and delivers it after the connection was closed, too: a push that was written
 //! while the path was broken wakes its phone when the path is well again, long after its call has ended.
 //!
-//! Invariant: a stream whose withdrawal is asked for when it is dropped takes back whatever has not arrived.
+//! Invariant: a stream whose withdrawal is asked for when it is dropped takes back all bytes that have not arrived.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// What the other end reads once the stream was dropped.
+    /// The other end's input once the stream was dropped.
     async fn ended(is_asked: bool) -> io::Result<usize> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let stream = TcpStream::connect(listener.local_addr()?).await?;

@@ -1,6 +1,6 @@
 //! A call's push through a service that may take it twice: FCM and Web Push, whose app knows a call by its id.
 //!
-//! | the copy that is under way | what follows |
+//! | the copy that is under way | consequence |
 //! | --- | --- |
 //! | is taken, or its token is gone | that counts, whichever copy it is of |
 //! | is refused | that counts, unless another copy is still open: it may be taken yet |
@@ -8,7 +8,7 @@
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
 //! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
 //!
-//! What is to go out when the device has another token does not: that is the end here, whatever is still open.
+//! A copy that is still to go out when the device has another token does not: that is the end here, whatever is still open.
 //!
 //! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is.
 
@@ -40,7 +40,7 @@ pub(super) async fn run_with<'a>(
 ) -> (Verdict, u32, u32) {
     let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
     let (mut attempts, mut lost) = (0, 0);
-    // What one copy was told while the other was open.
+    // The answer to one copy while the other was open.
     let mut refusal: Option<Verdict> = None;
     // When the next copy goes out, unless an answer comes before.
     let mut next_at = Some(Instant::now());
@@ -123,7 +123,7 @@ pub(super) async fn run_with<'a>(
     }
 }
 
-/// What the first of them that lands comes to; it is taken out.
+/// The outcome of the first of them that lands; it is taken out.
 async fn first(flights: &mut Vec<Flight<'_>>) -> Attempt {
     poll_fn(|context| {
         for place in 0..flights.len() {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::push::delivery::recipient::{Fixed, Staying};
 
-    /// Plays one attempt after the other, each with the time that it takes; what is not named never ends.
+    /// Plays one attempt after the other, each with the time that it takes; an attempt that is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
         play_for(&Fixed, script).await
     }
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!((verdict, attempts, copies), (Verdict::Unconfirmed, 2, 2));
     }
 
-    /// One whose token has changed at this moment.
+    /// A recipient whose token changes at this moment.
     struct MovesAt(Instant);
 
     impl Recipient for MovesAt {

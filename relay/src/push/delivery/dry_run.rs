@@ -1,6 +1,6 @@
-//! What the real services say of our keys, asked with pushes that reach no device.
+//! The real services' verdict on our keys, asked for with pushes that reach no device.
 //!
-//! | service | what is sent | what says that all is well |
+//! | service | is sent | sign that all is well |
 //! | --- | --- | --- |
 //! | APNs | an alert and a call to a token of zeros, for which Apple looks after the credentials and the topic | `BadDeviceToken` |
 //! | FCM | a message that is only to be validated (`validate_only`), to a token that is none | `INVALID_ARGUMENT` for the token |
@@ -34,7 +34,7 @@ const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a service that fails is asked.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
-/// What one service of one app said.
+/// The answer of one service of one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DryRun {
     /// The app's id.

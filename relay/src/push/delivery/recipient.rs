@@ -8,7 +8,7 @@ use std::pin::Pin;
 /// The answer to [`Recipient::stays`].
 pub type Staying<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
-/// Whom a push is for.
+/// The recipient of a push.
 pub trait Recipient: Sync {
     /// Whether the token that was tried is still the one that the push goes to; asked before each further try, and each further
     /// copy.

@@ -46,14 +46,14 @@ pub struct AppPush {
     pub apns: Option<apns::Settings>,
     /// Google's, when the App has an Android side.
     pub fcm: Option<fcm::Settings>,
-    /// That of browsers, and of phones without Google.
+    /// The service of browsers, and of phones without Google.
     pub webpush: Option<webpush::Settings>,
 }
 
-/// What became of one push.
+/// The outcome of one push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// What follows from it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
+    /// The verdict on it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
     /// push it is the end.
     pub verdict: Verdict,
     /// How often it was tried; 0 when it never left.
@@ -138,7 +138,7 @@ impl PushService {
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
     }
 
-    /// Takes the services and keys of another one from now on; what is under way goes on as it began.
+    /// Takes the services and keys of another one from now on; deliveries under way go on as they began.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.swap(Arc::clone(&mode)).note_in_force(false);
@@ -204,7 +204,7 @@ impl PushService {
             },
         };
         let verdict = match verdict {
-            // It was tried for long enough; the device would still be told something that it does not know.
+            // The push was tried for long enough; the device would still be told something that it does not know.
             Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
             verdict => verdict,
         };
@@ -326,14 +326,14 @@ pub(crate) enum DeliveryRun<'a> {
     WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
-/// What a push came to.
+/// The outcome of a push.
 struct Ended {
     verdict: Verdict,
     /// How often it was tried.
     attempts: u32,
     /// How many copies of it the service may have taken.
     copies: u32,
-    /// What it was told last: the service takes no more for this device now, or it had no place here.
+    /// The service's last answer was that it takes no more for this device now, or there was no place here.
     limited: bool,
 }
 
@@ -427,7 +427,7 @@ impl<'a> DeliveryRun<'a> {
         noted: impl Fn(Attempt) -> Attempt,
     ) -> (Verdict, u32, u32) {
         let (mut attempts, mut lost) = (0, 0);
-        // What may wait for long leaves others the way.
+        // A push that may wait for long leaves others the way.
         let life = deadline.saturating_duration_since(Instant::now());
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
         let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };
@@ -503,11 +503,11 @@ fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
 }
 
 thread_local! {
-    /// In a simulation: what was printed on this thread.
+    /// In a simulation: the text printed on this thread.
     static PRINTED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// In a simulation: what was printed on this thread since this was asked last. From the first time on it comes here instead of
+/// In a simulation: the text printed on this thread since this was asked last. From the first time on it comes here instead of
 /// to the standard error.
 pub fn take_printed() -> Vec<String> {
     PRINTED.replace(Some(Vec::new())).unwrap_or_default()

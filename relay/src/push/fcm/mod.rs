@@ -6,7 +6,7 @@
 //! `QUOTA_EXCEEDED` without a Retry-After is tried again by our own back-off within the deadline: Google advises a
 //! minute, which no call has.
 //!
-//! Whose quota a 429 speaks of, `quota.rs` judges.
+//! `quota.rs` judges whose quota a 429 is about.
 //!
 //! Invariant: a message holds one data entry and no notification, so that the app alone decides what is shown. Only
 //! `UNREGISTERED` kills a token: an `INVALID_ARGUMENT` that names the token is told apart in its reason, but a token
@@ -80,7 +80,7 @@ pub(crate) struct Fcm {
     path: String,
     channel: Channel,
     tokens: Tokens,
-    /// Whose quota was met that is not said.
+    /// Recent answers that do not say whose quota was met.
     told: Told,
 }
 
@@ -137,7 +137,7 @@ impl Fcm {
         self.message(target, push, false)
     }
 
-    /// One that is only validated, to a token that is none.
+    /// A message that is only validated, to a token that is none.
     pub(super) fn prepared_trial(&self, push: &Push) -> Result<PreparedPush, Verdict> {
         let nobody = PushTarget::new(Provider::Fcm, PushToken::new("sipwake-check-this-is-no-token"), 0);
         self.message(&nobody, push, true)
@@ -179,7 +179,7 @@ impl Fcm {
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
                 }
-                // Somebody else was denied: that is no answer to this one.
+                // The refusal was of another request: that is no answer to this one.
                 Ok(Err(CoolingDown { after, .. })) => return Attempt::Again { after: Some(after) },
                 Ok(Ok(token)) => token,
             };
@@ -208,7 +208,7 @@ impl Fcm {
         }
     }
 
-    /// What an answer to a message for `whom`, of a call or of none, means, also beside those of others.
+    /// The meaning of an answer to a message for `whom`, of a call or of none, also beside other devices' answers.
     fn judged(&self, (whom, urgent): (u64, bool), answer: &Answer) -> (Meaning, Bearing) {
         let (meaning, bearing) = classify(answer);
         if bearing.note == Note::Accepted {
@@ -290,7 +290,7 @@ impl ErrorStatus {
     }
 }
 
-/// What an answer means, for its message and for the channel.
+/// The meaning of an answer for its message and for the channel.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let meaning = meaning(answer);
     let bearing = answer.bearing();
@@ -314,7 +314,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
     (meaning, if is_the_projects { of_the_project(answer, bearing) } else { bearing })
 }
 
-/// What a quota that the project has met means beside: it is for all to wait.
+/// The further meaning of an exhausted quota of the project: all are to wait.
 fn of_the_project(answer: &Answer, bearing: Bearing) -> Bearing {
     match answer.retry_after() {
         Some(asked) => {
@@ -325,15 +325,15 @@ fn of_the_project(answer: &Answer, bearing: Bearing) -> Bearing {
     }
 }
 
-/// Where the body of an error did not come, the status alone decides.
+/// The status alone decides, if the body of an error did not come.
 fn meaning(answer: &Answer) -> Meaning {
     if answer.status.is_success() {
-        // What has taken a message names it (`projects/PROJECT/messages/ID`); a page of somebody between does not.
+        // A service that has taken a message names it (`projects/PROJECT/messages/ID`); the page of a proxy in between does not.
         let named = |body: &Bytes| !answer_body::text(&answer_body::read(body), "name").is_empty();
         return Meaning::Settled(match &answer.body {
             Some(body) if named(body) => Attempt::Done(Verdict::Accepted),
             Some(_) => Attempt::Again { after: None },
-            // It may have named it.
+            // The body may have named it.
             None => Attempt::Lost,
         });
     }

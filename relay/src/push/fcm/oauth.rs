@@ -1,7 +1,8 @@
 //! Google's access tokens: a signed assertion of the service account, exchanged for a bearer token (RFC 7523).
 //!
-//! Invariant: one exchange is under way at most, however many wait for it; a token is replaced at 80 % of its life,
-//! while it still serves. What is not urgent begins none while the endpoint rests, so that it delays no call. The private key, the assertion and the token are wiped when dropped and never printed.
+//! Invariant: one exchange is under way at most, however many wait for it; a token is replaced at 80 % of its life, while it still serves. A push
+//! that is not urgent begins none while the endpoint rests, so that it delays no call. The private key, the assertion and the token are wiped when
+//! dropped and never printed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +50,7 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(5);
 /// The longest life that a token is believed to have.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
-/// What is in a service account's key file, as far as it is used.
+/// The content of a service account's key file, as far as it is used.
 pub(crate) struct ServiceAccount {
     pub(crate) project_id: Box<str>,
     pub(crate) token_uri: Box<str>,
@@ -67,12 +68,12 @@ pub(super) struct Tokens {
     replaced: Mutex<Option<(Instant, u64)>>,
 }
 
-/// What follows from FCM's refusal of a token.
+/// The consequence of FCM's refusal of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// Another one is fetched.
     Replace,
-    /// It was made for such a refusal, a moment ago: another would be refused as well.
+    /// The token was made for such a refusal, a moment ago: another would be refused as well.
     Ground,
 }
 
@@ -187,7 +188,7 @@ impl Tokens {
         }
     }
 
-    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, what is `urgent` asks
+    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, an `urgent` push asks
     /// a token endpoint that rests, and anything else is told to wait.
     pub(super) async fn get(
         &self,
@@ -210,7 +211,7 @@ impl Tokens {
             let after = rests.min(LOOK_AGAIN);
             return self.flight.have(freshness).ok_or(CoolingDown { why: Denial::Away, after, tried: false });
         }
-        // It is for all who come to wait with whoever begins it.
+        // The exchange serves all callers that come to wait for it: it is urgent unless a usable token exists.
         let make = || {
             let urgent = self.flight.have(freshness).is_none();
             exchange(Arc::clone(&self.account), Arc::clone(&self.channel), urgent)
@@ -238,7 +239,7 @@ async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: b
     outcome
 }
 
-/// What the token endpoint says, to whoever wants a token and of the line.
+/// The meaning of the token endpoint's answer, for the tokens and for the line.
 fn read(answer: &Answer) -> (Result<AccessToken, Denial>, Bearing) {
     let status = answer.status;
     let outcome = match status.as_u16() {

@@ -1,9 +1,9 @@
-//! Whose quota a message of FCM has met: its device's, or the project's, of which all devices live.
+//! Attribution of an exhausted FCM quota: to the device of the message, or to the project, which all devices share.
 //!
-//! | the answer (429) | whose it is |
+//! | the answer (429) | the quota is |
 //! | --- | --- |
 //! | an `ErrorInfo` that names the consumer, or a `QuotaFailure` whose subject is a project | the project's |
-//! | the message, or what a `QuotaFailure` describes, speaks of a device | the device's |
+//! | the message, or the description of a `QuotaFailure`, speaks of a device | the device's |
 //! | neither | not known: the device's, until [`SEVERAL`] devices are told so and none is pushed to meanwhile |
 //!
 //! Invariant: a word counts where Google writes words, and not within a name: a project may be called anything.
@@ -19,7 +19,7 @@ use crate::push::connection::answer_body::{list, text};
 /// Devices that are told so before the project is taken to be meant.
 const SEVERAL: usize = 8;
 
-/// Whose quota it is.
+/// The holder of the quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
     Project,
@@ -27,7 +27,7 @@ pub(super) enum Whose {
     Unknown,
 }
 
-/// Whose quota `error` (the `error` of an answer) speaks of.
+/// The holder of the quota that `error` (the `error` of an answer) speaks of.
 pub(super) fn whose(error: &Value) -> Whose {
     let details = list(error, "details");
     let consumers = details.iter().map(|detail| text(&detail["metadata"], "consumer"));
@@ -47,7 +47,7 @@ fn speaks_of_a_device(words: &str) -> bool {
     words.any(|word| word.eq_ignore_ascii_case("device"))
 }
 
-/// Who was told so of whom nobody knows whose quota it was.
+/// Devices that were told of an exhausted quota whose holder is unknown.
 #[derive(Default)]
 pub(super) struct Told {
     any: AtomicBool,
@@ -55,7 +55,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// `whom` is told so. Whether so many are that the project is meant.
+    /// Notes that `whom` is told so; returns whether so many are that the project is meant.
     pub(super) fn note(&self, whom: u64) -> bool {
         // Whole entries go in and out.
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Whose pushes a service answers with a fault of its own (5xx). Such a fault may stick to the line that it came by, so that the line is
-//! given up for a fresh one; but one that sticks to a device follows it to each line, and what goes to all others must not change lines for it.
+//! Devices whose pushes a service answers with a fault of its own (5xx). Such a fault may stick to the line that it came by, so that the line is
+//! given up for a fresh one; but one that sticks to a device follows it to each line, and pushes to all others must not change lines for it.
 //!
 //! Invariant: a device costs its channel at most [`LINES_OF_ONE`] lines within [`WITHIN`]; but a call that meets a line which has answered nothing well yet
 //! leaves it, up to [`LINES_OF_CALLS`]: where a part of the service's hosts is sick, each of its tries has another one. A fault costs nothing here that
@@ -21,11 +21,11 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Devices that are counted; with a further one all begin anew.
 const DEVICES_MAX: usize = 1_024;
 
-/// Those of one channel.
+/// The faults of one channel.
 #[derive(Default)]
 pub(crate) struct Faults(Mutex<HashMap<u64, (u32, Instant)>>);
 
-/// A name for whoever has this token, in this process alone.
+/// A name for the device with this token, in this process alone.
 pub(crate) fn name_of(token: &str) -> u64 {
     static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::default);
     NAMES.hash_one(token)
@@ -73,7 +73,7 @@ mod tests {
         let cost = |whom, times| cost_of(whom, times, false);
         assert_eq!((cost(1, 100), cost(2, 1)), (3, 1));
         assert_eq!((cost_of(1, 100, true), cost_of(3, 100, true), cost(3, 1)), (13, 16, 0), "a call has some more");
-        // What has cost no line is not counted.
+        // A fault that has cost no line is not counted.
         assert!((0..100).all(|_| faults.may_cost_a_line(4, false)));
         tokio::time::advance(WITHIN).await;
         assert_eq!(cost(1, 100), 3);

@@ -1,16 +1,16 @@
-//! How each push service of each app stands: one record, from which metrics, readiness, the status page and the log are
+//! The health of each push service of each app: one record, from which metrics, readiness, the status page and the log are
 //! fed.
 //!
-//! | what happened | what it says |
+//! | event | meaning |
 //! | --- | --- |
 //! | a push was accepted, or a token was called gone | it is well |
 //! | it took our credentials, and called a token none: that is said before anything is pushed | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for what came of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
 //! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
 //! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
-//! | what concerns one push or one device alone (its size, how much it gets) | nothing |
-//! | what is said of a token | what [`token_refusals`] says: one device's own is nothing |
+//! | a trouble of one push or one device alone (its size, how much it gets) | nothing |
+//! | a verdict on a token | as [`token_refusals`] judges: one device's own is nothing |
 //!
-//! One that fails is asked again by itself ([`super::delivery::dry_run`]).
+//! A failing service is asked again by itself ([`super::delivery::dry_run`]).
 //!
 //! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
 //! atomic writes for each push. Nothing here holds a token or a credential.
@@ -39,17 +39,17 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long after the last trouble that came of a push a service fails that does not take one.
 const QUIET_FOR: Duration = Duration::from_secs(600);
 
-/// What a service has done with pushes, of which those that are for nobody say nothing.
+/// Troubles of a service with pushes to devices; dry runs say nothing about them.
 const OF_PUSHES: [&str; 7] =
     [NOT_IN_TIME, "ServerError", "ConnectionLost", "Unanswered", "AskedToWait", "GoneWithoutReason", "ManyNotFound"];
 
 /// The reason of a call that was not taken before its caller gave up: what went wrong before it says more.
 pub(super) const NOT_IN_TIME: &str = "NotInTime";
 
-/// What went wrong, by what it says of the service.
+/// A trouble, by its meaning for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
-    /// One of the words of [`reasons`].
+    /// The reason: one of the words of [`reasons`].
     pub(super) reason: &'static str,
     pub(super) grave: bool,
 }
@@ -64,28 +64,28 @@ impl Trouble {
     }
 }
 
-/// What an answer says of the service.
+/// The meaning of an answer for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    /// It took a push.
+    /// The service took a push.
     Accepted,
-    /// It and our credentials are well, though this push was not taken.
+    /// The service and our credentials are well, though this push was not taken.
     Well,
-    /// It took our credentials, and called a token none. Whether it takes a push, nobody has said.
+    /// The service took our credentials, and called a token none. Whether it takes a push is not known by that.
     LetIn,
     /// Nothing.
     Nothing,
     Trouble(Trouble),
 }
 
-/// Where a service stands.
+/// The state of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It has not been needed yet.
+    /// The service has not been needed yet.
     Unknown,
-    /// It takes pushes.
+    /// The service takes pushes.
     Well,
-    /// It does not.
+    /// The service does not take pushes.
     Failing,
 }
 
@@ -107,7 +107,7 @@ pub struct Report {
     pub app: Box<str>,
     /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
     pub service: &'static str,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
     /// Since when, in seconds since 1970; 0 when it has not been needed yet.
     pub since: u64,
@@ -119,7 +119,7 @@ pub struct Report {
     pub waiting: u64,
 }
 
-/// One of many services behind one record.
+/// A service among many behind one record.
 struct Part {
     of: Arc<Record>,
     troubled: Arc<Troubled>,
@@ -128,7 +128,7 @@ struct Part {
 
 /// The record of one service of one app.
 pub(super) struct Record {
-    /// What is noted here is told there.
+    /// The part that is told of notes here.
     part: Option<Part>,
     app: Box<str>,
     service: &'static str,
@@ -148,7 +148,7 @@ struct Standing {
     detail: Box<str>,
     /// When something went wrong last.
     troubled: Option<Instant>,
-    /// What was told last, and when.
+    /// The state told last, and when.
     told: Option<(State, Instant)>,
     to_be_told: bool,
 }
@@ -188,14 +188,14 @@ impl Record {
         self.tell_metric(&standing);
     }
 
-    /// What has not been needed is not known to be away.
+    /// A service that has not been needed is not known to be away.
     fn tell_metric(&self, standing: &Standing) {
         if self.in_force.load(Ordering::Relaxed) {
             self.series.up.set(i64::from(standing.state != State::Failing));
         }
     }
 
-    /// That of one service among many, which is told in `of` and nowhere else.
+    /// The record of one service among many, which is told in `of` and nowhere else.
     pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
         let standing = Standing::new();
         Arc::new(Self {
@@ -307,7 +307,7 @@ impl Record {
         }
     }
 
-    /// What went wrong last, with what it means.
+    /// The latest trouble, with its meaning.
     pub(super) fn latest(&self) -> Option<(&'static str, Box<str>)> {
         let standing = self.lock();
         (!standing.reason.is_empty()).then(|| (standing.reason, standing.words()))
@@ -321,7 +321,7 @@ impl Record {
         self.turn(self.lock(), State::Well);
     }
 
-    /// It takes our credentials.
+    /// The service takes our credentials.
     fn is_let_in(self: &Arc<Self>) {
         if self.troubles.load(Ordering::Relaxed) == 0 {
             return;
@@ -383,7 +383,7 @@ impl Record {
                     "the push service fails"
                 );
             }
-            // That it is well from the start is no news.
+            // A service that is well from the start is no news.
             State::Well if before == State::Failing => {
                 standing.told = Some((State::Well, now));
                 drop(standing);

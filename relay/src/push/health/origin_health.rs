@@ -1,7 +1,7 @@
-//! Which of many services that stand behind one record are in trouble.
+//! The services in trouble among the many that stand behind one record.
 //!
-//! Devices choose them, so that one of them may be anybody's: what befalls it must not be taken for all, and that it is well must not hide
-//! what befalls the others.
+//! Devices choose them, so that one of them may be anybody's: its trouble must not be taken for all, and its health must not hide
+//! the trouble of the others.
 //!
 //! | a trouble of | counts |
 //! | --- | --- |
@@ -11,8 +11,8 @@
 //! | another one | not |
 //! | where none has taken any: one of those that are known | once, as a light one; always, when all of them are in trouble |
 //!
-//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind, by a keyed hash, for [`TAKEN_FOR`]: which they are would tell whose devices there
-//! were. What a service has taken weighs half after [`LATEST`] pushes or fewer.
+//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind, by a keyed hash, for [`TAKEN_FOR`]: their names would tell whose devices there
+//! were. Pushes taken by a service weigh half after [`LATEST`] pushes or fewer.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -34,17 +34,17 @@ const LATEST: u32 = 1_024;
 /// has taken none for longest.
 const SERVICES_MAX: usize = 1_024;
 
-/// What the trouble of one service says of all.
+/// The weight of one service's trouble for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
     Nothing,
     /// As much as a light one.
     Light,
-    /// They fail.
+    /// The services fail.
     Fails,
 }
 
-/// Those in trouble.
+/// The services in trouble.
 pub(crate) struct Troubled {
     services: Mutex<Services>,
     /// Random: services are remembered by a hash with it.

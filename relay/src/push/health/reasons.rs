@@ -38,7 +38,7 @@ pub(crate) fn of_apns(reason: &str) -> &'static str {
     APNS.iter().find(|known| **known == reason).copied().unwrap_or("OtherReason")
 }
 
-/// What a reason means to an operator, and what to do.
+/// The meaning of a reason for an operator, and its remedy.
 pub(crate) fn words(reason: &str) -> &'static str {
     match reason {
         "BadCertificate" | "BadCertificateEnvironment" => {

@@ -1,9 +1,9 @@
-//! What a push service says of tokens, as far as that says something of the service.
+//! Refusals of tokens by a push service, as far as they say something of the service.
 //!
 //! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing of the
 //! service. A token of which a push was taken before is a good one.
 //!
-//! | refused since the last push that was taken | what it says |
+//! | refused since the last push that was taken | meaning for the service |
 //! | --- | --- |
 //! | tokens of which no push was taken since this process began, where one was taken of any | nothing |
 //! | fewer than [`REFUSED_NEW`] such, where none was taken yet of any | nothing |
@@ -11,7 +11,7 @@
 //! | fewer than [`REFUSED`] good ones | nothing |
 //! | [`REFUSED`] good ones | the key, the project or the endpoint is the wrong one: the service fails |
 //!
-//! The first push that is taken clears it all: who names tokens of his own makes no service fail that takes those of others.
+//! The first push that is taken clears it all: a client that names its own tokens makes no service fail that takes those of others.
 //!
 //! Invariant: of a token nothing is kept but a hash with a key of this process. At most [`KNOWN`] tokens are known; a further one takes
 //! the place of another.
@@ -28,7 +28,7 @@ const REFUSED: usize = 3;
 const REFUSED_NEW: usize = 10;
 /// Tokens that are known of one service: 16 KiB.
 const KNOWN: usize = 2_048;
-/// What is said of a token, by each service.
+/// The reasons for refusing a token, of each service.
 const REASONS: [&str; 4] = ["BadDeviceToken", "DeviceTokenNotForTopic", "SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR"];
 
 /// Whether this is said of a token.
@@ -36,19 +36,19 @@ pub(crate) fn is_of_a_token(reason: &str) -> bool {
     REASONS.contains(&reason)
 }
 
-/// What a refusal says of the service.
+/// The meaning of a refusal for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Says {
     Nothing,
-    /// It may fail.
+    /// The service may fail.
     Light,
-    /// It fails.
+    /// The service fails.
     Fails,
 }
 
 /// The tokens of one service.
 pub(super) struct Tokens {
-    /// Those of which a push was taken, each at the place that its hash names; 0: none.
+    /// The tokens of which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
     /// How many there are in `refused`.
     count: AtomicUsize,
@@ -56,7 +56,7 @@ pub(super) struct Tokens {
     refused: Mutex<Vec<u64>>,
     /// A push was taken.
     any_taken: AtomicBool,
-    /// Those that were refused before that.
+    /// The tokens that were refused before any was taken.
     refused_new: Mutex<Vec<u64>>,
 }
 
@@ -82,7 +82,7 @@ impl Tokens {
         }
     }
 
-    /// This one was refused. What that says of the service.
+    /// Takes note of a refused token; returns the meaning for the service.
     pub(super) fn refused(&self, token: &PushToken) -> Says {
         let hash = Self::hash(token);
         if self.place_of(hash).load(Ordering::Relaxed) != hash {

@@ -1,4 +1,5 @@
-//! Which pushes tell of the same thing, so that the newest is enough: copies of one whose answer was lost, and what follows on another.
+//! Collapse keys of pushes that tell of the same thing, so that the newest is enough: copies of one whose answer was lost, and later states of one
+//! subject.
 //!
 //! | push | tells of |
 //! | --- | --- |
@@ -22,7 +23,7 @@ use crate::push::{Event, Push};
 /// Bytes of a hash that make a key: 22 characters. APNs takes 64, Web Push 32.
 const KEY_BYTES: usize = 16;
 
-/// What of an instance a push tells of, where a newer one takes the place of an older.
+/// The subject of an instance's pushes, within which a newer one replaces an older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// The mailbox.
@@ -34,7 +35,7 @@ pub enum Subject {
 }
 
 impl Event {
-    /// What it tells of, where a newer push says all that an older one does.
+    /// The subject, where a newer push says all that an older one does.
     pub fn subject(self) -> Option<Subject> {
         match self {
             Event::Voicemail => Some(Subject::Mailbox),

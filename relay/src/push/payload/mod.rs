@@ -1,8 +1,8 @@
-//! What a push says: the one JSON object that apps read, as each service wants it wrapped.
+//! The payload of a push: the one JSON object that apps read, as each service wants it wrapped.
 //!
-//! Invariant: the outcome is valid JSON within the service's limit, whatever the caller called itself: characters
-//! that are invisible, break lines or turn the reading direction are left out of `from` and `name`, and these two are
-//! cut to [`NAME_MAX`] and [`FROM_MAX`] at the end of a grapheme, and shortened further when the whole would be too large. Absent members are absent, not null.
+//! Invariant: the outcome is valid JSON within the service's limit, whatever name the caller chose: characters that are invisible, break lines or
+//! turn the reading direction are left out of `from` and `name`, and these two are cut to [`NAME_MAX`] and [`FROM_MAX`] at the end of a grapheme, and
+//! shortened further when the whole would be too large. Absent members are absent, not null.
 
 pub(super) mod collapse;
 mod joiners;
@@ -33,7 +33,7 @@ const FROM_MAX: Longest = Longest { graphemes: 255, bytes: 1_020 };
 /// How long a text may be that a caller chose.
 #[derive(Clone, Copy)]
 struct Longest {
-    /// What a person sees as one character each.
+    /// A limit in characters as a person sees them.
     graphemes: usize,
     /// In UTF-8: a grapheme has no limit of its own.
     bytes: usize,
@@ -46,7 +46,7 @@ pub(super) const KEY: &str = "sipwake";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Oversized;
 
-/// The body for APNs: the object beside `aps`. What it tells is sealed to `key`, where there is one.
+/// The body for APNs: the object beside `aps`. Its content is sealed to `key`, where there is one.
 pub(super) fn apns(push: &Push, key: Option<&PublicKey>) -> Result<Bytes, Oversized> {
     let limit = if push.event == Event::Call { VOIP_LIMIT } else { ALERT_LIMIT };
     fit(push, key, limit, |object| encode(&Body { aps: aps(push), sipwake: object })).map(Bytes::from)
@@ -92,7 +92,7 @@ struct Object<'a> {
     extra: Extra<'a>,
 }
 
-/// What is sealed, where the device has given a key: all that the object says beside what leads the device to its call.
+/// The sealed part, where the device has given a key: all members except those that lead the device to its call.
 #[derive(Serialize)]
 struct CallerFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,14 +134,14 @@ fn aps(push: &Push) -> Value {
     serde_json::json!({"alert": {"title": title}, "mutable-content": 1})
 }
 
-/// Encodes `push` within `limit` bytes; what it tells of the caller is shortened, and sealed where there is a key.
+/// Encodes `push` within `limit` bytes; the caller's name and address are shortened, and sealed where there is a key.
 fn fit(
     push: &Push,
     key: Option<&PublicKey>,
     limit: usize,
     encode_whole: impl Fn(&Object) -> Vec<u8>,
 ) -> Result<Vec<u8>, Oversized> {
-    // What tells that a call is over is no call: there is nowhere to connect to, and nothing to be in time for.
+    // A notice that a call is over is no call: there is nowhere to connect to, and nothing to be in time for.
     let calls = push.event != Event::CallEnded;
     let (instance, call) = (push.instance.to_string(), push.call.map(|call| call.to_string()));
     let whole = |from: Option<&str>, name: Option<&str>, extra: &[(&'static str, Value)], sealed: Option<&str>| {
@@ -168,7 +168,7 @@ fn fit(
     let around = whole(None, None, &[], Some("")).len();
     let room = sealed::plaintext_room(limit.saturating_sub(around));
     let told = shortened(push, room, |from, name| encode(&CallerFields { from, name, extra: Extra(&push.extra) }))?;
-    // Where nothing can be sealed nothing is told, and the device is woken all the same.
+    // If nothing can be sealed, no caller is named, and the device is woken all the same.
     let sealed = sealed::seal(key, (push.event.name(), &instance, call.as_deref()), told);
     within(whole(None, None, &[], sealed.as_deref()), limit)
 }

@@ -1,10 +1,10 @@
-//! What a push says beside its event, sealed to the device: the member `sealed`, in base64url without padding.
+//! The payload of a push beside its event, sealed to the device: the member `sealed`, in base64url without padding.
 //!
-//! The plaintext is a JSON object with `from`, `name` and whatever else the event has, and spaces behind it up to a multiple
+//! The plaintext is a JSON object with `from`, `name` and the event's further members, and spaces behind it up to a multiple
 //! of [`BLOCK`] bytes. HPKE's `info` binds it to its push, so that nobody on the way can put the caller of one call into
 //! another; its associated data is empty, because not every library lets it be given (Tink has none).
 //!
-//! Invariant: what is sealed tells its length in blocks alone.
+//! Invariant: a sealed member tells its length in blocks alone.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -30,7 +30,7 @@ pub(super) fn seal(key: &PublicKey, of: Of<'_>, mut plaintext: Vec<u8>) -> Optio
     Some(URL_SAFE_NO_PAD.encode(sealed))
 }
 
-/// Which push: its event, instance and call.
+/// The push: its event, instance and call.
 pub(super) type Of<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// [`PURPOSE`], event, instance and call (where there is one), with a space between.
@@ -53,7 +53,7 @@ pub fn opened(key: &PrivateKey, push: &Value) -> Option<Value> {
     let info = info((word("event")?, word("instance")?, word("call")));
     let plaintext = key.open(info.as_bytes(), b"", &sealed)?;
     let told: Map<String, Value> = serde_json::from_slice(&plaintext).ok()?;
-    // What stands in the clear stays as it is.
+    // Members in the clear stay as they are.
     for (name, value) in told {
         push.entry(name).or_insert(value);
     }
@@ -64,7 +64,7 @@ pub fn opened(key: &PrivateKey, push: &Value) -> Option<Value> {
 mod tests {
     use super::*;
 
-    /// That of `docs/sealed-pushes.md`.
+    /// The text of `docs/sealed-pushes.md`.
     const DOCUMENT: &str = include_str!("../../../../docs/sealed-pushes.md");
 
     /// The JSON block of the document behind this heading.

@@ -1,4 +1,4 @@
-//! What can be wrong with a push service before the first push.
+//! Problems with a push service that can be found before the first push.
 //!
 //! Invariant: no message repeats the content of a key file: it names the file, the place in it and the remedy.
 
@@ -14,12 +14,12 @@ pub struct SetupError {
     pub app: Box<str>,
     /// `apns`, `fcm` or `webpush`.
     pub service: &'static str,
-    /// What is wrong.
+    /// The problem.
     #[source]
     pub problem: Problem,
 }
 
-/// What is wrong, and in its text what to do about it.
+/// A problem, with its remedy in the text.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The file cannot be read.

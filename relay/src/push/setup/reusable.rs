@@ -1,7 +1,7 @@
 //! A push service of an App and what it was made of, so that a reload makes anew only what has changed: connections, tokens, rests and
 //! how a service stands are kept with it.
 //!
-//! Invariant: what is taken over has the same settings, and the files that they name are readable and hold the same bytes. Of a file
+//! Invariant: a service that is taken over has the same settings, and the files that they name are readable and hold the same bytes. Of a file
 //! nothing is kept but its hash.
 
 use std::ops::Deref;

@@ -13,7 +13,7 @@ use crate::vault::record::WebPushKeys;
 
 /// The largest body that every push service takes (RFC 8030 §7.2), in bytes.
 const BODY_MAX: usize = 4_096;
-/// What stands before the ciphertext: salt, record size, the length of the key, the key.
+/// The header before the ciphertext: salt, record size, the length of the key, the key.
 const HEADER: usize = 16 + 4 + 1 + POINT;
 /// An uncompressed point of P-256.
 const POINT: usize = 65;

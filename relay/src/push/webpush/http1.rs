@@ -50,12 +50,12 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let mut head = head.body(Full::new(request.body.clone())).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
     departure.note();
-    // Until it is answered: what has not arrived when nobody waits for it any more never does.
+    // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);
     let exchange = async {
         let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();
         opened.withdrawal.ask(false);
-        // What the service says is in the head; a body without an end must not keep that back.
+        // The service's verdict is in the head; a body without an end must not keep that back.
         let body_until = until.min(Instant::now() + BODY_TIMEOUT);
         let body = timeout_at(body_until, Limited::new(body, MAX_BODY).collect()).await;
         let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());
@@ -69,7 +69,7 @@ async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let unsent = Failure::Unsent { after: None };
     let allowance = Arc::new(Allowance::of_one_answer());
     let dialler = endpoint.dialler();
-    // Nobody may wait for it any more.
+    // The caller may have given up.
     let (stream, withdrawal) = match timeout(DIAL_WITHIN, dialler.dial_http1(&allowance)).await {
         Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) if error.is_forbidden() => return Err(Failure::ShutOut { reason: NOT_ALLOWED }),

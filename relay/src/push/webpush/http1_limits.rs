@@ -1,4 +1,4 @@
-//! How many pushes go by HTTP/1.1 at once: each has a connection of its own, which whoever has chosen the service may keep hanging as long as
+//! How many pushes go by HTTP/1.1 at once: each has a connection of its own, which the client that has chosen the service may keep hanging as long as
 //! the push is worth anything.
 //!
 //! | the service | for it alone | with all others of the App that are so |
@@ -6,10 +6,10 @@
 //! | has taken a push within a day | [`OF_ONE`] | [`OF_ALL`] |
 //! | has taken none lately | [`OF_A_NEW_HOST`], with all other ports of its host | [`OF_ALL_NEW`], which hosts take in turn (`turns.rs`) |
 //!
-//! A call waits for a place. What is no call does not, and leaves a quarter of them free.
+//! A call waits for a place. Any other push does not, and leaves a quarter of them free.
 //!
-//! Invariant: services that take nothing keep none from its places that has taken a push, and one host keeps the places of another from it no longer than
-//! until one is given back.
+//! Invariant: services that take nothing keep one that has taken a push from none of its places, and one host keeps the places of another from it no
+//! longer than until one is given back.
 
 use std::sync::Arc;
 
@@ -25,13 +25,13 @@ const OF_ALL: usize = 512;
 const OF_A_NEW_HOST: usize = 8;
 const OF_ALL_NEW: usize = 64;
 
-/// Those of one App.
+/// The places of one App.
 pub(super) struct Places {
     known: Semaphore,
     new: Arc<Turns>,
 }
 
-/// Those of one service.
+/// The places of one service.
 pub(super) struct OwnPlaces {
     known: Semaphore,
     host: Box<str>,
@@ -68,7 +68,7 @@ impl OwnPlaces {
         if !has_taken {
             return self.all.new.take(&self.host, until).await.map(|_turn| Place::New { _turn });
         }
-        // Whoever waits for its own service holds none of all.
+        // A push that waits for its own service holds none of the common places.
         let taking = async {
             let own = self.known.acquire().await.ok()?;
             Some(Place::Known { _own: own, _of_all: self.all.known.acquire().await.ok()? })

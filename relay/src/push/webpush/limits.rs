@@ -6,7 +6,7 @@
 //! | a subscription | nothing is sent to it until the time that was named has passed |
 //! | [`SEVERAL`] of them, and none is taken meanwhile | it is the service that is asked too much: see [`Limits::note`] |
 //!
-//! Invariant: what one device is told holds no other back. Without any of it a push costs one atomic read. No endpoint is kept, but its
+//! Invariant: a limit told to one device holds no other back. Without any of it a push costs one atomic read. No endpoint is kept, but its
 //! keyed hash.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const SEVERAL: usize = 8;
 /// Subscriptions of one service that are remembered; each push to a further one asks again.
 const LIMITED_MAX: usize = 256;
 
-/// Those of one service.
+/// The limits of one service.
 #[derive(Default)]
 pub(super) struct Limits {
     any: AtomicBool,
@@ -35,7 +35,7 @@ pub(super) struct Limits {
 #[derive(Default)]
 struct State {
     until: HashMap<u64, Instant>,
-    /// Who was told so since a push was taken, at most [`SEVERAL`].
+    /// Devices that were told so since a push was taken, at most [`SEVERAL`].
     told: Vec<u64>,
 }
 
@@ -49,7 +49,7 @@ impl Limits {
         Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    /// The one at `path` is told 429, and perhaps for how long, of which [`REST_MAX`] is kept. Whether so many are that the service
+    /// Notes that the device at `path` is told 429, and perhaps for how long, of which [`REST_MAX`] is kept. Whether so many are that the service
     /// itself is to be left alone.
     pub(super) fn note(&self, path: &str, asked: Option<Duration>) -> bool {
         let (key, now) = (self.hasher.hash_one(path), Instant::now());

@@ -20,7 +20,7 @@
 //! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
 //! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
 //!
-//! Invariant: what is pushed is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
+//! Invariant: each push is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
 //! TLS alone, at an address that the operator allows.
 
 mod encryption;
@@ -78,7 +78,7 @@ const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 pub struct Settings {
     /// The App's VAPID key: P-256, PKCS #8 in PEM.
     pub key_file: PathBuf,
-    /// Whom a push service tells of trouble: `mailto:` or `https:`.
+    /// The contact that push services tell of trouble: `mailto:` or `https:`.
     pub subject: Box<str>,
     /// CA certificates (PEM) trusted beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -216,7 +216,7 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
             match by_http1(origin, request, patience).await {
                 Err(Failure::Unsent { after: None }) => origin.note_http1(false),
                 Err(Failure::Unconfirmed) => {
-                    // What it said was perhaps no HTTP/1.1.
+                    // The bytes it sent were perhaps no HTTP/1.1.
                     origin.note_http1(false);
                     return Err(Failure::Unconfirmed);
                 }
@@ -254,7 +254,7 @@ pub(super) fn body(push: &Push, key: Option<&PublicKey>, keys: &WebPushKeys) -> 
     encrypted(keys, &object).ok_or("CannotEncrypt")
 }
 
-/// The request's headers to this host, all but the VAPID token. A call is for now or never; what is only for the app need not wake
+/// The request's headers to this host, all but the VAPID token. A call is for now or never; a push that is only for the app need not wake
 /// the radio (RFC 8030 §5.3).
 fn headers(push: &Push, host: &str) -> HeaderMap {
     let (ttl, urgency) = match push.event {
@@ -286,7 +286,7 @@ fn is_microsofts(host: &str) -> bool {
     host.strip_suffix("notify.windows.com").is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// What an answer means, for its push and for the service.
+/// The meaning of an answer for its push and for the service.
 fn classify(answer: &Answer) -> (Attempt, Bearing) {
     let refused = |reason| Attempt::Done(Verdict::Refused { reason });
     let attempt = match answer.status.as_u16() {

@@ -1,6 +1,6 @@
 //! The push services that an App's devices have chosen: one connection for each origin, made when it is needed.
 //!
-//! Whoever subscribes names the service, and may name anything: so each address is judged by `upstream.allow_addresses` when
+//! The subscribing client names the service, and may name anything: so each address is judged by `upstream.allow_addresses` when
 //! it is dialled, and an origin costs its own connection alone.
 //!
 //! | where there is no room for a new one, that one gives way |
@@ -9,9 +9,9 @@
 //! | of these, which no push waits for |
 //! | of these, which was used longest ago |
 //!
-//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host; one that nobody has needed for [`IDLE`] is
-//! forgotten within [`LOOK_EVERY`], whether others are needed or not, and with it goes its connection, its VAPID token and its TLS session: it tells whose device it
-//! served. Each push has its origin: what gives way lives on for the pushes that it has.
+//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host; one that nobody has needed for [`IDLE`] is forgotten
+//! within [`LOOK_EVERY`], whether others are needed or not, and with it goes its connection, its VAPID token and its TLS session: it tells whose
+//! device it served. Each push has its origin: an origin that gives way lives on for the pushes that it has.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -62,12 +62,12 @@ pub(super) struct Origins {
     record: Arc<Record>,
     troubled: Arc<Troubled>,
     places: Arc<Places>,
-    /// That of the process, where this was made.
+    /// The runtime of the process, where this was made.
     runtime: Option<Handle>,
     table: Arc<Table>,
 }
 
-/// Those that are known.
+/// The known origins.
 #[derive(Default)]
 struct Table {
     origins: Mutex<HashMap<Box<str>, Arc<Origin>>>,
@@ -83,11 +83,11 @@ pub(super) struct Origin {
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
-    /// It has taken a push, within a day before this was made or since then.
+    /// The origin has taken a push, within a day before this was made or since then.
     has_taken: AtomicBool,
     /// As VAPID names it: without the usual port.
     audience: Box<str>,
-    /// It speaks HTTP/1.1 alone.
+    /// The origin speaks HTTP/1.1 alone.
     speaks_http1: AtomicBool,
     token: Mutex<Option<(HeaderValue, SystemTime)>>,
     used_at: Mutex<Instant>,
@@ -122,7 +122,7 @@ impl Origins {
         &self.record
     }
 
-    /// That of this URL; `None` when it is no `https` URL.
+    /// The origin of this URL; `None` when it is no `https` URL.
     pub(super) fn of(&self, url: &Uri) -> Option<Arc<Origin>> {
         // However it is written, it is one.
         let mut origin = format!("https://{}:{}", url.host()?, https_port(url)?);
@@ -147,7 +147,7 @@ impl Origins {
             unknown: Unknown::default(),
             places: OwnPlaces::among(&self.places, &host),
             host,
-            // It may have been forgotten for others.
+            // The origin may have been forgotten for others.
             has_taken: AtomicBool::new(self.troubled.has_taken(&origin)),
             audience,
             speaks_http1: AtomicBool::new(false),
@@ -214,8 +214,8 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
-    /// What its answer to a push at `path` comes to: that it knows no such subscription is believed of some (`unknown.rs`). Of the others what is
-    /// `urgent` ends, for its caller waits.
+    /// The judgement on its answer to a push at `path`: that it knows no such subscription is believed of some services (`unknown.rs`). With the
+    /// others an `urgent` push ends, for its caller waits.
     pub(super) fn judged(&self, path: &str, urgent: bool, attempt: Attempt) -> Attempt {
         match attempt {
             Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
@@ -234,7 +234,7 @@ impl Origin {
         }
     }
 
-    /// What its answer to a push at `path` means for those that come later.
+    /// Takes note of an answer to a push at `path` for later ones.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
@@ -255,7 +255,7 @@ impl Origin {
         self.places.take(urgent, self.has_taken.load(Ordering::Relaxed), until).await
     }
 
-    /// What shows whose push it is. `None` when the system cannot sign.
+    /// The VAPID header that identifies the sender. `None` when the system cannot sign.
     pub(super) fn authorization(&self, vapid: &Vapid) -> Option<HeaderValue> {
         let now = SystemTime::now();
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);

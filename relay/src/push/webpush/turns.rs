@@ -1,9 +1,9 @@
-//! Places that many hosts share: each has a few at most, and whoever waits gets one when it is its host's turn.
+//! Places that many hosts share: each has a few at most, and a waiting push gets one when it is its host's turn.
 //!
 //! | a place is free | it goes to |
 //! | --- | --- |
 //! | and hosts wait that may have one more | the one of these that has the fewest |
-//! | of several such | whoever has waited for longest |
+//! | of several such | the one that has waited for longest |
 //!
 //! Invariant: nobody waits while there is a place that its host may have. A host that keeps its places hanging keeps others waiting only as far as it
 //! has fewer than they. No lock is held while anything waits; of a host that has no place and waits for none nothing is kept once a place is given back.
@@ -26,7 +26,7 @@ pub(super) struct Turns {
 struct State {
     taken: usize,
     hosts: BTreeMap<Box<str>, Host>,
-    /// Those who have come to wait are numbered.
+    /// The number of pushes that have come to wait.
     came: u64,
 }
 
@@ -81,7 +81,7 @@ impl Turns {
         while state.taken < self.most {
             let Some((host, waiter)) = state.next(self.of_a_host) else { break };
             state.taken += 1;
-            // What is not wanted is given back when nobody holds the lock.
+            // Unwanted turns are given back when nobody holds the lock.
             unwanted.extend(waiter.send(self.turn(&host)).err());
         }
         drop(state);
@@ -98,7 +98,7 @@ impl Turns {
 }
 
 impl State {
-    /// Whose turn it is; the place is counted for its host.
+    /// The host whose turn it is; the place is counted for it.
     fn next(&mut self, of_a_host: usize) -> Option<(Box<str>, oneshot::Sender<Turn>)> {
         self.hosts.values_mut().for_each(Host::forget_gone);
         self.hosts.retain(|_, host| host.taken > 0 || !host.waiting.is_empty());
@@ -140,7 +140,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// One that takes a place and keeps it for so many seconds; when it had it.
+    /// A push that takes a place and keeps it for so many seconds; when it had it.
     fn pushes(turns: &Arc<Turns>, host: &str, seconds: u32) -> tokio::task::JoinHandle<Option<Duration>> {
         let (turns, host, began) = (Arc::clone(turns), host.to_owned(), Instant::now());
         tokio::spawn(async move {

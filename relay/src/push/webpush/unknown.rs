@@ -20,12 +20,12 @@ use crate::push::health::device_faults::name_of;
 
 /// Subscriptions that are believed to be gone while nothing else is taken: more than a small service loses at once.
 const BELIEVED: usize = 8;
-/// How long after the last new 404 nothing of it counts any more. What is tried again is not new.
+/// How long after the last new 404 nothing of it counts any more. A 404 to a repeated push is not new.
 const QUIET: Duration = Duration::from_secs(600);
 /// Subscriptions that are remembered as doubted; a further one is new each time.
 const DOUBTED_MAX: usize = 256;
 
-/// Those of one service.
+/// The unknown subscriptions of one service.
 #[derive(Default)]
 pub(super) struct Unknown {
     any: AtomicBool,
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(count(10, 20), 8);
         tokio::time::advance(QUIET - SECOND).await;
         assert_eq!(count(30, 31), 0, "it goes on");
-        // What is tried again and again makes it no longer.
+        // A push that is tried again and again makes it no longer.
         for _ in 0..QUIET.as_secs() {
             assert_eq!(count(30, 31), 0);
             tokio::time::advance(SECOND).await;

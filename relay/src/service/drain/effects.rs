@@ -1,4 +1,4 @@
-//! What follows from the words that a node that leaves and the others tell each other (`drain_messages`).
+//! Effects of the words that a leaving node and the others send each other (`drain_messages`).
 //!
 //! ```text
 //! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
@@ -7,8 +7,8 @@
 //! node that has let go of an instance ── unregistered ── the owner of the one that has its place ── registers again
 //! ```
 //!
-//! Invariant: a node that leaves takes what it is told from the store or lets go of what it has, and puts nothing. Who tells it waits for that, and no longer
-//! than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
+//! Invariant: a leaving node only reads from the store or lets go of instances; it writes no records. The sender of a word waits for that, and no
+//! longer than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::vault::{Fence, Owner};
 /// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.
 const OWNER_AGAIN: Duration = Duration::from_secs(1);
 const OWNER_TRIES: usize = 10;
-/// What a word that was understood is answered.
+/// The answer to a word that was understood.
 const HEARD: &[u8] = &[1];
 
 impl Service {
@@ -80,7 +80,7 @@ impl Service {
         if !self.0.is_leaving() {
             return;
         }
-        // Who is not told believes it for a while longer.
+        // A node that does not get the word believes for a while longer that this one is leaving.
         let mut told = JoinSet::new();
         for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
             let it = self.0.clone();
@@ -137,7 +137,7 @@ impl Inner {
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
             Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
-            // What a node has that does not leave is its own.
+            // A node that is not leaving owns its instances.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
             Word::Ended(id) => self.let_go_at_once(id).await,
             Word::Changed(id) => self.take_change(id).await,
@@ -166,7 +166,7 @@ impl Inner {
         });
     }
 
-    /// What this node has ended by itself, and another one goes on with, may have had the same Contact there.
+    /// An instance that this node has ended by itself, and that another one now serves, may have had the same Contact there.
     async fn have_what_was_left_registered(self: Arc<Self>, id: InstanceId, is_noted: bool) {
         /// By then the SIP server has answered the unregistration, or has had its time.
         const UNREGISTERED: Duration = Duration::from_secs(4);
@@ -191,20 +191,20 @@ impl Inner {
     /// The owner has ended an instance that is served here still.
     async fn let_go_at_once(self: &Arc<Self>, id: InstanceId) {
         if self.look_as_relay(id).await.is_err() {
-            // It may be on its way here, as the successor of another one.
+            // The instance may be on its way here, as the successor of another one.
             let kind = EndKind::NeverOurs;
             let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
             return;
         }
         tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
-        // What the store cannot be asked about is served until the end.
+        // An instance that the store cannot be asked about is served until the end.
         let _ = self.let_go_of_one(id).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }
 
-    /// The owner has ended a registration that passed through, of which this node may have adopted a copy. What its device has registered here since then is
-    /// this node's own.
+    /// The owner has ended a registration that passed through, of which this node may have adopted a copy. Later registrations of the device at this
+    /// node are this node's own.
     async fn let_go_of_copy(&self, id: InstanceId) {
         self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW }).await;
         // Behind it: then it is done.
@@ -231,7 +231,7 @@ impl Inner {
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
             let Some(new) = self.open_proven(stored) else { return };
-            // Nobody waits for its registration: another node's is.
+            // No channel waits for its registration: another node's is in force.
             let (settled, _) = mpsc::unbounded_channel();
             agent.bind_all(vec![*new], &settled).await.ended().await;
         }

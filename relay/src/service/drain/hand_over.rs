@@ -14,10 +14,10 @@
 //! | another node has had it for [`LETTER_LOST`] | the store |
 //! | no other node lives | the store, after [`QUIET`] |
 //!
-//! Until the drain calls that come are pushed and answered here as ever: a registrar may send one to the earlier Contact
-//! in the moment before the next node has replaced it. A second after the letter an instance gets no push from here any more: a call
-//! that still comes is another branch of one that the next node has. What becomes of an instance there meanwhile, this node is told ([`drain_messages`](crate::service::nodes::drain_messages)): who was
-//! disabled there hears nothing more.
+//! Until the drain, incoming calls are pushed and answered here as ever: a registrar may send one to the earlier Contact in the moment before the
+//! next node has replaced it. One second after the letter, an instance gets no more pushes from here: a call that still comes is another branch of a
+//! call that the next node has. This node is told of later changes to an instance there ([`drain_messages`](crate::service::nodes::drain_messages)):
+//! a device that was disabled there gets nothing more.
 //!
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
 //! take holds up no other.
@@ -36,7 +36,7 @@ use crate::agent::request::Request;
 use crate::service::{Inner, Service};
 use crate::vault::{OPERATION_LIMIT, StoreError};
 
-/// How long the others may take to register what this node hands over; what is not registered by then they go on with.
+/// How long the others may take to register what this node hands over; they go on with the rest after that.
 pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// How long no letter has come when it is looked whether there is anybody left to wait for.
 const QUIET: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ pub(crate) struct HandOver {
     news: Notify,
 }
 
-/// Who is waited for.
+/// The instances whose takers are waited for.
 #[derive(Default)]
 struct Waiting {
     ids: HashSet<InstanceId>,
@@ -60,7 +60,7 @@ struct Waiting {
 }
 
 impl HandOver {
-    /// What another node says of instances of this one.
+    /// Another node reports which instances of this one it has registered or left.
     pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
         let Waiting { ids, registered: count } = &mut *self.waiting();
         *count += registered.iter().filter(|id| ids.remove(*id)).count();
@@ -94,14 +94,14 @@ impl Service {
         agent.hand_over(&woken).await;
         drop(woken);
         let mut telling = Telling::new(news);
-        // Before anybody can take them over; who is not told wakes a device once more.
+        // Before any node can take them over; a node that is not told wakes a device once more.
         let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
         tokio::spawn(telling.go_on(it.clone()));
         if let Err(error) = vault.release_lease().await {
             tracing::warn!(event = "hand-over-impossible", %error, "the instances cannot be handed over; the others take them when the lease runs out");
             return;
         }
-        // What is not told by then is told below.
+        // Instances without a letter by then are reported below.
         let _ = timeout(HAND_OVER_LIMIT, it.wait_for_takers()).await;
         let took_ms = begun.elapsed().as_millis() as u64;
         let registered = it.hand_over.waiting().registered;
@@ -139,7 +139,7 @@ impl Inner {
         }
     }
 
-    /// Waits no longer for those of whom nobody can say any more that they are registered.
+    /// Waits no longer for instances whose registration can no longer be reported by any node.
     async fn wait_no_longer_in_vain(&self, letters_are_lost: bool) {
         let here = self.instances_here().await;
         self.hand_over.waiting().ids.retain(|id| here.contains(id));
@@ -153,7 +153,7 @@ impl Inner {
             let is_in_vain = match stored {
                 Ok(Some(stored)) => !stored.owned && letters_are_lost,
                 Ok(None) | Err(StoreError::Malformed) => true,
-                // It is asked again in a moment.
+                // The store is asked again in a moment.
                 Err(_) => false,
             };
             in_vain.extend(is_in_vain.then_some(id));

@@ -1,11 +1,11 @@
-//! What a node that leaves tells the others: that it does, and for which calls it has woken devices.
+//! Announcements of a leaving node to the others: that it leaves, and for which calls it has woken devices.
 //!
 //! A device may have others of its account at the node that takes it over, and then its account has two Contacts: a call is sent to both. A branch to a node
 //! that was cut off from the SIP server, or starts, comes there seconds late, and may find the device there by then, for which this node has
 //! woken it long ago.
 //!
-//! Invariant: what was woken before this node lets go is told before; what is woken later is told after its push has left. A letter that is
-//! lost costs a second push, and no call.
+//! Invariant: calls woken before this node lets go are announced before; calls woken later are announced after their push has left. A lost letter
+//! costs a second push, and no call.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Calls that one letter names.
 const LETTER_MAX: usize = 1_000;
 
-/// What is told, and who knows how much of it.
+/// The announcements, and how many of them each node has been told.
 pub(super) struct Telling {
     news: UnboundedReceiver<Woken>,
     woken: Vec<Woken>,

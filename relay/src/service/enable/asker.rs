@@ -24,16 +24,16 @@ use crate::service::Inner;
 use crate::service::types::{Enabled, WipeReason};
 use crate::vault::Lookup;
 
-/// Who waits for an answer.
+/// The app's request that waits for an answer.
 pub(crate) struct Asker(oneshot::Sender<Infallible>);
 
-/// Held by whoever waits; dropped, it has hung up.
+/// Held by the task that waits; dropped, it has hung up.
 pub(crate) struct Waits(#[expect(dead_code, reason = "its end is what it tells")] oneshot::Receiver<Infallible>);
 
-/// Those whose place an instance takes when its app is given its answer.
+/// The instances whose place an instance takes when its app is given its answer.
 pub(crate) struct Replaced {
     pub earlier: BTreeSet<InstanceId>,
-    /// What they share with it.
+    /// The lookup that the earlier instances share with the new one.
     pub lookup: Lookup,
 }
 
@@ -65,7 +65,7 @@ impl Untaken {
         Self { inner, enabled: Some((enabled, replaced)) }
     }
 
-    /// What its app is answered, at once; the earlier ones end.
+    /// The result for the app, at once; the earlier instances end.
     pub(crate) fn take(mut self) -> Option<Enabled> {
         let (enabled, Replaced { earlier, lookup }) = self.enabled.take()?;
         for earlier in earlier {

@@ -6,16 +6,16 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! An app that hung up meanwhile has enabled nothing (`asker`). Who enables the same device again does not wait for the first time's whole turn: that
-//! one is answered 202, and gives way.
+//! An app that hung up meanwhile has enabled nothing (`asker`). A second enabling of the same device does not wait for the whole turn of the first:
+//! the first is answered 202, and gives way.
 //!
 //! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
 //! is registered again, with the new device's credentials.
 //!
-//! Invariant: the store is known to answer before the account's server is spoken to; what cannot be stored is
-//! unregistered again, and has a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only
-//! when the new one is stored and its app has its answer, and one that gets calls only when the new one gets them. What was enabled later at another node,
-//! while the SIP server had not answered here, stands, and what was begun here is let go of.
+//! Invariant: the store is known to answer before the account's server is spoken to; an instance that cannot be stored is unregistered again, and has
+//! a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored
+//! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
+//! server had not answered here, stands, and the one begun here is let go of.
 
 pub(super) mod asker;
 mod interrupted_replacement;
@@ -69,7 +69,7 @@ const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 /// How long after that a password that was not judged yet counts as one under way.
 const LATE_VERDICT: Duration = Duration::from_secs(120);
 
-/// What becomes of a first registration.
+/// The outcome of a first registration.
 type Outcome = oneshot::Receiver<FirstRegistration>;
 
 impl Inner {
@@ -101,14 +101,14 @@ impl Inner {
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let enabled_at = vault.open_lent(id, &sealed, |record| record.created_at).unwrap_or(u64::MAX);
         let (registration, later) = self.first_registration(new, &turn).await;
-        // It ends with this, whatever comes of it.
+        // The sender is dropped when the enabling ends, whatever its outcome.
         let (_enabling, is_over) = oneshot::channel();
         match later {
             None => judge(permit, &registration),
             Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
         }
         let (registration, asked) = registration?;
-        // Another node may have enabled it meanwhile. What stood before is earlier, by whatever clock.
+        // Another node may have enabled the device meanwhile. An instance that stood before is the earlier one, by whatever clock.
         let (before, earlier) = (earlier, self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier));
         if let Some(other) = earlier.filter(|other| Some(*other) != before)
             && self.is_later(other, enabled_at).await
@@ -157,7 +157,7 @@ impl Inner {
         let vouched = succession == Succession::Vouched;
         let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
         if self.dependencies.agent.ask(id, stored).await != Some(true) {
-            // It ended while it was being stored: its push token is dead, or the server took its word back.
+            // The instance ended while it was being stored: its push token is dead, or the server took its word back.
             self.leave_nothing(id, lookup, expires_at).await;
             return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
         }
@@ -183,7 +183,7 @@ impl Inner {
         Ok((Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) }, replaced))
     }
 
-    /// What the app has enabled before for this device, also under the name that its AOR had as it was written.
+    /// The app's earlier instance of this device, also under its AOR as it was written.
     async fn find_earlier(
         &self,
         lookup: &Lookup,
@@ -223,15 +223,15 @@ impl Inner {
     async fn leave_nothing(&self, id: InstanceId, lookup: Lookup, ends_at: u64) {
         let tombstones = self.dependencies.vault.tombstones();
         if tombstones.look(id).is_none() {
-            // Nobody can ask for its reason: nobody has its secret.
+            // The reason can never be asked for: its secret was never handed out.
             let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Disabled, None);
-            // Where the disk has no room for it, it is honoured as long as this run lives.
+            // Without room on the disk the tombstone is honoured as long as this run lives.
             let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
         }
         self.dependencies.agent.erase(id, lookup);
     }
 
-    /// Where a device connects.
+    /// The address at which a device connects.
     pub(super) fn edge_of(&self, id: InstanceId) -> EdgeAddress {
         let proxy = format!("sip:{};transport=tls", self.dependencies.edge).into();
         let websocket = self.dependencies.websocket.as_ref().map(|host| format!("wss://{host}/").into());
@@ -278,8 +278,7 @@ impl Inner {
         self.dependencies.quotas.count_instance(&InstanceOf { app, aor, server: &route.server() })
     }
 
-    /// What the endpoint is told of an instance.
-    /// `asked_by`: who asks for it; `None`: it was stored.
+    /// The binding of an instance for the endpoint. `asked_by`: the source that asks for it; `None`: it was stored.
     pub(super) fn binding_of(
         &self,
         id: InstanceId,
@@ -399,8 +398,8 @@ impl Inner {
         gave_way.then_some(changed)
     }
 
-    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. What the SIP server says
-    /// later than anybody waits for comes by what stands beside it.
+    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. A later answer of the SIP server arrives on the
+    /// channel returned beside it.
     async fn first_registration(
         &self,
         new: NewInstance,
@@ -457,7 +456,7 @@ impl Inner {
     }
 }
 
-/// What became of a first registration, as far as it is told in the time that an enabling has.
+/// The outcome of a first registration, as far as it is known within the time limit of an enabling.
 async fn within_its_turn(
     turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
     outcome: &mut Outcome,
@@ -535,7 +534,7 @@ fn is_escaped(account: &Account) -> bool {
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
         let bytes = Zeroizing::new(random::bytes::<32>());
-        // Its room is asked for once: what is moved leaves a copy behind.
+        // Its room is asked for once: a buffer that is moved leaves a copy behind.
         let mut text = Zeroizing::new(String::with_capacity(SECRET_MARK.len() + bytes.len() * 4 / 3 + 1));
         text.push_str(SECRET_MARK);
         URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);

@@ -1,24 +1,25 @@
-//! What becomes of the instance that was enabled earlier for the same app, AOR and push token.
+//! Succession: the fate of the instance that was enabled earlier for the same app, AOR and push token.
 //!
 //! | the SIP server, about the new one | credentials | the earlier one | calls go to |
 //! | --- | --- | --- | --- |
 //! | has accepted it | any | ends at once | the new one |
 //! | has not, yet | those of the earlier one, which is proven, of the same binding | ends at once | the new one, which it vouches for |
-//! | has answered that it cannot now | those of the earlier one, by another way to the server | ends at once: its Contact may be what stands in the way | nobody, until the new one is registered |
+//! | has answered that it cannot now | those of the earlier one, by another way to the server | ends at once: its Contact may be the obstacle | nobody, until the new one is registered |
 //! | has not, yet | others, or nothing was answered by another way | stands until the new one is proven | the earlier one |
 //! | has not, yet | any; of the earlier one the store does not tell | likewise | likewise |
 //! | has not, yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
 //! | refuses it later | | stands | the earlier one |
 //!
-//! The calls and dialogs of the one that ends go on in the name of the new one, where both are of one binding and the new one is proven or vouched for
-//! (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one shard, so what lies on
-//! another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its calls end with 480, its dialogs with its wipe.
+//! The calls and dialogs of the ending instance go on in the name of the new one, where both are of one binding and the new one is proven or vouched
+//! for (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one
+//! shard, so what lies on another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its
+//! calls end with 480, its dialogs with its wipe.
 //!
-//! While both stand, the earlier one has their lookup in the store, so that whatever dies meanwhile the new one finds what it is to replace.
-//! The device has asked for the new one: who disables that disables both, and with its push token the earlier one's is gone.
+//! While both stand, the earlier one has their lookup in the store, so that after any crash the new one finds the instance that it is to replace.
+//! The device has asked for the new one: disabling that one disables both, and with its push token the earlier one's is gone.
 //! Another way is also one from another node.
 //!
-//! Invariant: what was enabled later never ends for what was enabled earlier, whichever is proven first and wherever they are; of one second, the one
+//! Invariant: a later instance never ends in favour of an earlier one, whichever is proven first and wherever they are; of one second, the one
 //! that the store names is the earlier one.
 //!
 //! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not; both may be for the
@@ -44,14 +45,14 @@ use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
 /// How soon the store is asked again: to write down that an instance is proven, or for the earlier one that ends with it.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What becomes of an earlier instance when a new one is stored.
+/// The fate of an earlier instance when a new one is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Succession {
-    /// It ends.
+    /// The earlier instance ends.
     AtOnce,
-    /// It ends, and its credentials vouch for the new one's.
+    /// The earlier instance ends, and its credentials vouch for the new one's.
     Vouched,
-    /// It ends when the new one is proven.
+    /// The earlier instance ends when the new one is proven.
     WhenProven,
 }
 
@@ -59,10 +60,10 @@ pub(crate) enum Succession {
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     id: InstanceId,
-    /// What it stands with.
+    /// The fence of its record.
     pub fence: Fence,
     account: AorKey,
-    /// What they share.
+    /// The lookup that both instances share.
     pub lookup: Lookup,
     /// In seconds since 1970.
     pub enabled_at: u64,
@@ -71,7 +72,7 @@ pub(crate) struct Place {
 }
 
 impl Inner {
-    /// What becomes of an earlier instance, by how the first registration of the new one went.
+    /// Decides the fate of an earlier instance, by how the first registration of the new one went.
     pub(crate) async fn succession(
         &self,
         id: InstanceId,
@@ -85,7 +86,7 @@ impl Inner {
         let (status, is_here) = match self.look_anywhere(earlier).await {
             Ok(Some(found)) => found,
             Ok(None) => return Succession::AtOnce,
-            // It may be one that gets calls.
+            // The earlier one may be an instance that gets calls.
             Err(_) => return Succession::WhenProven,
         };
         if status.state == InstanceState::Ending {
@@ -99,7 +100,7 @@ impl Inner {
         };
         let compared = self.dependencies.vault.open_lent(id, sealed, compare).ok().flatten();
         match compared {
-            // One that nobody can open, or that never got a call, is no loss.
+            // An instance that cannot be opened, or that never got a call, is no loss.
             None | Some((false, ..)) => Succession::AtOnce,
             Some((true, true, true)) if is_here => Succession::Vouched,
             Some((true, true, _)) if registration.status.is_some() => Succession::AtOnce,
@@ -139,7 +140,7 @@ impl Inner {
         answers.into_iter().flatten().filter(is_other).filter_map(enabled_at).collect()
     }
 
-    /// An instance that was stored before its SIP server had accepted it is proven: what it replaces ends, and its record says so, which
+    /// An instance that was stored before its SIP server had accepted it is proven: its predecessor ends, and its record says so, which
     /// comes last, so that whatever dies in between is done again.
     pub(crate) async fn succeed(self: Arc<Self>, id: InstanceId) {
         while let Err(AccessError::StoreAway) = self.try_to_succeed(id).await {
@@ -207,11 +208,11 @@ impl Inner {
         if vault.tombstones().forbids(id, None).is_some() {
             return Ok(());
         }
-        // Whoever enables the device meanwhile comes before or after.
+        // The lock orders this against other enablings of the device.
         let _turn = self.enabling.lock_key(*lookup).await;
         match vault.find(lookup).await.map_err(|_| AccessError::StoreAway)? {
             None => {}
-            // It is erased when the store answers.
+            // The record is erased when the store answers.
             Some(named) if Some(named) == later => return Err(AccessError::StoreAway),
             Some(_) => return Ok(()),
         }
@@ -252,10 +253,10 @@ impl Inner {
             Err(AccessError::OwnerAway) => self.look_at_record(id, &proof).await,
             looked => looked.ok(),
         };
-        // First, so that whatever dies in between, who asks again finds it.
+        // This comes first, so that a requester finds the new state after any crash in between.
         match status.and_then(|status| self.place_of(&status)) {
             Some(place) if !place.is_proven => self.end_what_stands_for(place, WipeReason::Disabled).await,
-            // What it has replaced, and what has not ended for it yet.
+            // The instances that this one has replaced and that have not ended yet.
             Some(place) => {
                 for (other, at) in self.others_of(id, place.account, place.lookup).await {
                     if at < place.enabled_at {

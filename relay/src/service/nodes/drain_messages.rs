@@ -1,5 +1,5 @@
-//! The nodes that leave, and serve on the calls that wait with them, while others have taken over what they handed over: what these do to an instance is
-//! told there, and what is found out there is told to its owner.
+//! Messages about leaving nodes. A leaving node serves on the calls that wait with it, while others have taken over its instances: their changes to
+//! an instance are reported to it, and its findings are reported to the owner.
 //!
 //! | word | from | to | what the reader does |
 //! | --- | --- | --- | --- |
@@ -8,16 +8,16 @@
 //! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
 //! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
-//! | [`Word::TakenBack`] | any node, for a device that has taken back what is not known there | each other one that lives | ends what it has of that device |
-//! | [`Word::TokenDead`] | a node that leaves | the owner | compares with what it knows of the device, and ends the instance or not |
-//! | [`Word::Silence`] | a node that is asked for the receipt of what another one has wiped | that one | pushes nothing more for it |
-//! | [`Word::RegisterAgain`] | a node that has unregistered what gave way to an instance | the owner | registers that at once: its SIP server may have taken both for one |
+//! | [`Word::TakenBack`] | any node, for a device that has taken back a registration unknown there | each other one that lives | ends its registrations of that device |
+//! | [`Word::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
+//! | [`Word::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
+//! | [`Word::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
 //! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
 //! that it is no request, and goes on.
 //!
-//! Invariant: a node that leaves ends nothing but what it is told to let go of: its records are another's, or will be. Whoever tells it waits [`HEARD_WITHIN`]
-//! at most, also before a receipt: one that is silent may have died.
+//! Invariant: a leaving node ends only the instances that it is told to let go of: its records are another node's, or will be. The sender waits
+//! [`HEARD_WITHIN`] at most, also before a receipt: a silent node may have died.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,43 +34,43 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 /// How long a node that leaves may take to say that it has heard a word, or how a call stands; then it is gone on without.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
-/// What begins a word.
+/// The first byte of a word.
 const MARK: u8 = 0;
 
-/// What two nodes tell each other, most of it when one of them leaves.
+/// A word between two nodes, most of them sent when one of them leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// The writer leaves, and serves on the calls that wait with it.
     Leaving,
-    /// It serves no more.
+    /// The node serves no more.
     Left,
     /// An instance has ended.
     Ended(InstanceId),
     /// Its record has changed.
     Changed(InstanceId),
-    /// It ends for one that was enabled later for the same device.
+    /// The instance ends for one that was enabled later for the same device.
     Succeeded {
-        /// The one that ends.
+        /// The instance that ends.
         earlier: InstanceId,
-        /// The other one.
+        /// The instance that was enabled later.
         later: InstanceId,
     },
     /// A push service calls a token gone.
     TokenDead {
-        /// Whose.
+        /// The instance.
         id: InstanceId,
-        /// Which, and since when.
+        /// The token, and since when it is dead.
         token: DeadToken,
     },
-    /// What was unregistered elsewhere may have been the registration of this one.
+    /// The registration that was removed elsewhere may have been this instance's.
     RegisterAgain(InstanceId),
-    /// Somebody is about to have the receipt of what the reader has wiped.
+    /// The receipt of an instance that the reader has wiped is about to be given out.
     Silence(InstanceId),
     /// A device has taken back a registration that passed through.
     TakenBack {
         /// Of which account.
         account: AorKey,
-        /// Which device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
+        /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
         device: [u8; 16],
     },
 }
@@ -153,19 +153,19 @@ pub(crate) fn is_word(body: &[u8]) -> bool {
 }
 
 impl Leavers {
-    /// One has said that it leaves.
+    /// Notes that a node has said that it leaves.
     pub(crate) fn note(&self, run: Owner, now: Instant) {
         let mut leavers = self.lock();
         leavers.retain(|_, until| *until > now);
         leavers.insert(run, now + LEAVES_WITHIN);
     }
 
-    /// One has said that it has left.
+    /// Notes that a node has said that it has left.
     pub(crate) fn forget(&self, run: &Owner) {
         self.lock().remove(run);
     }
 
-    /// Those that serve on.
+    /// The leaving nodes that serve on.
     pub(crate) fn living(&self, now: Instant) -> Vec<Owner> {
         self.lock().iter().filter(|(_, until)| **until > now).map(|(run, _)| run.clone()).collect()
     }

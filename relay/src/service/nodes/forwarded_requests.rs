@@ -1,6 +1,6 @@
 //! To which node the requests about an instance were passed on: it tells what became of the instance when the store has nothing left of it.
 //!
-//! Invariant: what is kept is an id, a keyed hash of the secret that was right, and the name of a node, of the last [`KNOWN_MAX`]
+//! Invariant: each entry is an id, a keyed hash of the secret that was right, and the name of a node, of the last [`KNOWN_MAX`]
 //! instances at most, each for [`RECEIPT_LIFE_S`] at most. Nobody is told anything by it who does not show that secret.
 
 use std::collections::HashMap;

@@ -4,13 +4,13 @@
 //! app ── any node ── the record: is the secret right, whose is it? ── letter ── its owner ── letter ── any node ── app
 //! ```
 //!
-//! What is asked is the app's own request, opaque here (but for what [`missing_records`](super::ownership::missing_records) asks): the owner does with it what it would have done had it come directly. What a
-//! SIP server asks of an address is asked of every node: no index says whose instances an address has.
+//! A question is the app's own request, opaque here (but for the questions of [`missing_records`](super::ownership::missing_records)): the owner
+//! treats it as if it had come directly. A SIP server's question about an address goes to every node: no index maps addresses to instances.
 //!
-//! What nodes tell each other when one of them leaves has the form of a question, too (`drain_messages`).
+//! Messages between nodes when one of them leaves have the form of a question, too (`drain_messages`).
 //!
-//! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; who answers checks
-//! it once more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
+//! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; the answering node checks it once
+//! more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
 
 pub(super) mod drain_messages;
 pub(super) mod forwarded_requests;
@@ -50,7 +50,7 @@ pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How soon letters are looked for again in a store that was away.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// What a node asks, or answers, in bytes that only the floor above reads.
+/// The body of a question or an answer, in bytes that only the floor above reads.
 pub type Body = Zeroizing<Vec<u8>>;
 
 /// Takes the answers to one question: one, or an early one and what comes of it.
@@ -72,14 +72,14 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// What the API asks about other nodes.
+/// The API's questions about other nodes.
 pub trait NodeService: Clone + Send + Sync + 'static {
-    /// The owner of an instance that is not this node, for who has shown the instance's secret; `None`: this node is to answer, from
-    /// what it has. `from`: the address of who asks.
+    /// The owner of an instance that is not this node, for a requester that has shown the instance's secret; `None`: this node is to answer, from its
+    /// own data. `from`: the address of the requester.
     ///
     /// # Errors
-    /// What this node would answer after it had asked the store once more. [`AccessError::StoreAway`] also at a node that leaves and has the instance: whether
-    /// another one has taken that over cannot be said.
+    /// The error that this node would answer after asking the store once more. [`AccessError::StoreAway`] also at a leaving node that has the
+    /// instance: it cannot know whether another node has taken that over.
     fn owner_elsewhere(
         &self,
         id: InstanceId,
@@ -145,7 +145,7 @@ impl NodeService for Service {
             return Ok(None);
         }
         let stored = match it.dependencies.vault.load(id).await {
-            // What this node has ended by itself another one may go on with.
+            // An instance that this node has ended by itself may go on at another node.
             Ok(Some(stored)) if tombstones.bars(id, Some(stored.fence)).is_some() => return Ok(None),
             Ok(Some(stored)) => stored,
             Ok(None) if is_here || tombstones.look(id).is_some() => return Ok(None),
@@ -157,7 +157,7 @@ impl NodeService for Service {
             },
         };
         if stored.owned {
-            // It is on its way here.
+            // The instance is on its way here.
             return Ok(None);
         }
         match it.is_secret_of(&stored, proof) {
@@ -265,7 +265,7 @@ impl Service {
                     let it = it.clone();
                     desks.answer(Kind::Word, async move |_place| {
                         let body = it.clone().hear(from.clone(), body).await;
-                        // Who asked waits no longer than he has said.
+                        // The asking node has its own timeout.
                         let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
                     });
                 }
@@ -278,7 +278,7 @@ impl Service {
                         };
                         desks.answer(kind, async move |_place| {
                             let body = it.answer_lost(question).await;
-                            // Who asked waits no longer than he has said.
+                            // The asking node has its own timeout.
                             let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
                         });
                         continue;
@@ -288,7 +288,7 @@ impl Service {
                         let written = async {
                             let mut until_the_first = Some(place);
                             while let Some(body) = told.recv().await {
-                                // Who asked waits no longer than he has said.
+                                // The asking node has its own timeout.
                                 let _ =
                                     it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
                                 until_the_first = None;
@@ -306,7 +306,7 @@ impl Service {
 impl Inner {
     /// Why an owner that lives has not answered: it is slow, or the store takes no letter for it.
     pub(super) async fn silence_of(&self, owner: &Owner) -> AccessError {
-        // One that comes in vain costs it one look.
+        // A letter sent in vain costs its reader one look.
         let told = self.dependencies.vault.write_letter(owner, &Letter::Ended).await;
         told.map_or(AccessError::StoreAway, |()| AccessError::OwnerAway)
     }
@@ -321,7 +321,7 @@ impl Inner {
     ) {
         let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
         self.questions.lock().insert(number, tell);
-        // Also when whoever asked has gone.
+        // Also when the requester has gone.
         let _forgotten = Asked(&self.questions, number);
         let vault = &self.dependencies.vault;
         let first = async {
@@ -393,7 +393,7 @@ impl Inner {
     pub(super) async fn record_elsewhere(&self, id: InstanceId) -> Option<Stored> {
         let vault = &self.dependencies.vault;
         let stored = vault.load(id).await.ok()??;
-        // It was wiped; what a store still holds that was away does not count.
+        // The instance was wiped; a record that a store still holds that was away does not count.
         let tombstone = vault.tombstones().look_anywhere(id).await;
         (!tombstone.is_some_and(|tombstone| tombstone.counts_for(Some(stored.fence)))).then_some(stored)
     }

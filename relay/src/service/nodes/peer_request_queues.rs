@@ -1,6 +1,6 @@
-//! Where what other nodes ask waits to be answered: each kind of question at a desk of its own.
+//! Queues for the questions of other nodes: each kind of question has a queue of its own.
 //!
-//! Invariant: whoever reads the letters waits at none: an answer that those at a desk wait for may be the next letter.
+//! Invariant: the reader of the letters waits for no queue: an answer that a queued question waits for may be the next letter.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 /// Questions of one kind that have no answer yet; a further one waits, as long at most as who asks.
 const ANSWERS_AT_ONCE: usize = 256;
-/// Questions of one kind that wait for a place; a further one is dropped, and whoever asks counts this node as silent.
+/// Questions of one kind that wait for a place; a further one is dropped, and the asking node counts this node as silent.
 const WAITING: usize = 1_024;
 
-/// One desk.
+/// The queue of one kind of question.
 struct Desk {
     places: Arc<Semaphore>,
     seats: Arc<Semaphore>,
@@ -23,16 +23,16 @@ struct Desk {
 /// A place at a desk; given back when dropped.
 pub(crate) type Place = OwnedSemaphorePermit;
 
-/// Which desk answers.
+/// The queue of a question.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
-    /// What an app, a SIP server or an operator asks.
+    /// A request of an app, a SIP server or an operator.
     Request,
-    /// What nodes tell each other when one of them leaves.
+    /// A word between nodes when one of them leaves.
     Word,
-    /// Whether a lost instance is here: who answers may ask the others what they have wiped.
+    /// A question whether a lost instance is here: the answering node may ask the others which instances they have wiped.
     Seek,
-    /// What this node has wiped: that waits for nobody.
+    /// A list of instances that this node has wiped: its answer depends on no other node.
     Have,
 }
 
@@ -50,7 +50,7 @@ impl Desks {
         Self { desks, patience }
     }
 
-    /// Has a question answered as soon as there is a place, beside whoever calls this.
+    /// Has a question answered as soon as there is a place, without making the caller wait.
     pub(crate) fn answer<F: Future<Output = ()> + Send + 'static>(
         &self,
         kind: Kind,
@@ -60,7 +60,7 @@ impl Desks {
         let Ok(seat) = seats.clone().try_acquire_owned() else { return };
         let (places, patience) = (places.clone(), self.patience);
         tokio::spawn(async move {
-            // Who asked waits no longer; it is never closed.
+            // The asking node waits no longer; the semaphore is never closed.
             let Ok(Ok(place)) = timeout(patience, places.acquire_owned()).await else { return };
             drop(seat);
             answer(place).await;

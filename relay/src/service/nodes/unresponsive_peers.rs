@@ -1,9 +1,9 @@
-//! Which nodes have said nothing when they were asked what they have wiped, and since when.
+//! The nodes that did not answer when they were asked which instances they have wiped, and since when.
 //!
 //! | a node | counts as |
 //! | --- | --- |
 //! | answers | heard |
-//! | has no lease, or does not answer | silent: what it may have wiped is not written again yet |
+//! | has no lease, or does not answer | silent: records that it may have wiped are not written again yet |
 //! | the same for [`WAITED_FOR`] without a break | not waited for any more: else an account would be in no store for as long as one node is gone |
 //! | has got a lease, or another run of it has | silent anew, until it answers |
 //!
@@ -18,7 +18,7 @@ use crate::vault::{Owner, Peer};
 
 /// How long a silent node is waited for: several times what a restart takes.
 pub(super) const WAITED_FOR: Duration = Duration::from_secs(60);
-/// What may lie between two looks at one silence.
+/// The longest gap between two looks that count as one silence.
 const GAP: Duration = Duration::from_secs(10);
 
 /// The nodes that are silent.
@@ -26,7 +26,7 @@ const GAP: Duration = Duration::from_secs(10);
 pub(crate) struct Silences(Mutex<BTreeMap<Arc<str>, Silence>>);
 
 struct Silence {
-    /// Who had its lease.
+    /// The run that held the node's lease.
     run: Option<Owner>,
     since: Instant,
     seen_at: Instant,
@@ -45,7 +45,7 @@ impl Silences {
         if now.saturating_duration_since(silence.since) >= WAITED_FOR { Heard::All } else { Heard::NotAll }
     }
 
-    /// It has answered.
+    /// Forgets the silence of a node that has answered.
     pub(crate) fn forget(&self, node: &str) {
         self.lock().remove(node);
     }

@@ -1,20 +1,20 @@
-//! Taking over what nobody looks after: after a restart, and when another node has died or leaves.
+//! Taking over instances without an owner: after a restart, and when another node has died or leaves.
 //!
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
 //!                                      │                                            └── registered, or its SIP server is silent ─┐
-//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to whom it was taken from
-//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── whom it was taken from
+//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to its previous owner
+//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── its previous owner
 //! ```
 //!
-//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding
-//! go as fast as they can, each while the others are under way: none of them waits for the others' threads. What a call waits for is claimed, opened and bound next
-//! ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
+//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
+//! can, each while the others are under way: none of them waits for the others' threads. An instance that a call waits for is claimed, opened and
+//! bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
 //!
-//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier
-//! ones, so that calls go on. The devices of an account are bound in one turn, so that a call finds all of them.
-//! Requests for what may be on its way here wait until its SIP server has answered, or is silent. Whatever ends on its way is not bound: the shard
-//! asks for its tombstone once more, and a node that leaves, and serves on until it is registered here, is told to end it.
+//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier ones, so
+//! that calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its
+//! way here wait until its SIP server has answered, or is silent. An instance that ends on its way is not bound: the shard asks for its tombstone
+//! once more, and a node that leaves, and serves on until it is registered here, is told to end it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,10 +52,10 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
 
-/// Where the Contacts of other nodes lead, as far as it was asked.
+/// The hosts that the Contacts of other nodes lead to, as far as it was asked.
 type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
 
-/// What was claimed and waits for the first answer of its SIP server, each with the run that it was taken from.
+/// Claimed instances that wait for the first answer of their SIP server, each with the run that it was taken from.
 #[derive(Default)]
 struct Settling {
     from: Mutex<HashMap<InstanceId, Option<Owner>>>,
@@ -68,9 +68,9 @@ enum Opened {
     Lent(Box<NewInstance>),
     /// A registration that passed through, whose device registers it.
     PushBinding(Box<KnownPushBinding>),
-    /// It was wiped.
+    /// The record was wiped.
     Ended,
-    /// It cannot be opened, or is over.
+    /// The record cannot be opened, or is over.
     Not,
 }
 
@@ -158,7 +158,7 @@ impl Inner {
             }
         }
         self.dependencies.agent.end_settling().await;
-        // They are tried again and again; nobody is to wait for them.
+        // These are retried on and on; nothing waits for them.
         let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
         for (from, ids) in settling.take(silent.into_iter()) {
             self.tell_taken(&from, Vec::new(), ids).await;
@@ -172,7 +172,7 @@ impl Inner {
         };
         let registered = registered.chunks(LETTER_MAX).map(|some| letter(some, &[]));
         for letter in registered.chain(left.chunks(LETTER_MAX).map(|some| letter(&[], some))) {
-            // One that is not waiting any more does not read it.
+            // A node that is not waiting any more does not read it.
             let _ = self.dependencies.vault.write_letter(from, &letter).await;
         }
     }
@@ -197,7 +197,7 @@ impl Inner {
         }
     }
 
-    /// What is to be bound of an instance of another node that gets calls.
+    /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
             Opened::Lent(new) if new.binding.proven => Some(new),
@@ -239,11 +239,11 @@ impl Inner {
             Some(Read::Lent(binding, (lease, told_failing), aor, place)) => {
                 Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, told_failing, binding, place }))
             }
-            // One that is over, or leads nowhere, is left to its TTL.
+            // A registration that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => Opened::Not,
             Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
             None => {
-                // Nobody can ever read it again: the TTL takes it.
+                // The record can never be read again: the TTL takes it.
                 tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
                 Opened::Not
             }
@@ -254,7 +254,7 @@ impl Inner {
 /// Some records that are being opened, each with the run that it was taken from.
 type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, Opened)>>;
 
-/// What is under way between the store and the shards.
+/// Instances under way between the store and the shards.
 struct TakingOver<'a> {
     inner: &'a Arc<Inner>,
     settling: &'a Settling,
@@ -263,7 +263,7 @@ struct TakingOver<'a> {
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
     taken: usize,
-    /// Those of them that passed through another node: their devices are pushed to register by this one.
+    /// The number of them that passed through another node: their devices are pushed to register by this one.
     left_behind: usize,
 }
 
@@ -366,7 +366,7 @@ impl<'a> TakingOver<'a> {
         (self.taken, self.left_behind)
     }
 
-    /// Where the Contacts of a node lead from which something was claimed.
+    /// The hosts that the Contacts of a node lead to from which instances were claimed.
     async fn contact_hosts(&mut self, node: &Arc<str>) -> Option<Arc<ContactHosts>> {
         if let Some(known) = self.hosts.get(node) {
             return known.clone();
@@ -380,7 +380,8 @@ impl<'a> TakingOver<'a> {
 }
 
 impl Settling {
-    /// Takes these from those that wait, by whom they were taken from; what was this node's own is nobody's news.
+    /// Takes these out of the waiting instances, by the run that they were taken from; an instance that was this node's own is reported to no other
+    /// node.
     fn take(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
         let mut taken: BTreeMap<Owner, Vec<InstanceId>> = BTreeMap::new();
@@ -398,7 +399,7 @@ impl Settling {
     }
 }
 
-/// Where the Contacts of this node lead, as it says to the others.
+/// The note about the hosts that this node's Contacts lead to, as the other nodes read it.
 pub fn write_note(hosts: &ContactHosts) -> String {
     let ContactHosts { udp, tcp, tls } = hosts;
     format!("{udp} {tcp} {tls}")

@@ -19,7 +19,7 @@
 //! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some. Each node
 //! that is listed is asked, all at once; one that says nothing is waited for as [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says.
 //!
-//! Invariant: what is asked here names instances alone, and its answer tells whether one is there to nobody but another node: who asked it still shows the
+//! Invariant: a question names instances alone, and its answer tells only another node whether one is there: the requester still shows the
 //! instance's secret. Nodes that know neither question answer nothing to it, and count as having nothing.
 
 use std::net::IpAddr;
@@ -47,11 +47,11 @@ use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
 const COMPARED_WITHIN: Duration = Duration::from_mins(30);
 /// How long the nodes may take to say whether one has it; then nobody can say.
 const SEEK_WAIT: Duration = Duration::from_secs(2);
-/// What is sought at once; whoever asks for more waits, and is told after [`SEEK_WAIT`] that nobody can say.
+/// Searches at once; a further one waits, and fails after [`SEEK_WAIT`] because no node can tell.
 const SEEKS: usize = 32;
-/// How many of them one address may have, and all together that come from none: who asks for what is invented is told so alone.
+/// How many of them one address may have, and all together that come from none: a requester of invented ids is told so alone.
 const SEEKS_EACH: usize = 8;
-/// For how long each takes its place at least: what is invented costs the other nodes no more than 128 questions a second.
+/// For how long each takes its place at least: an invented id costs the other nodes no more than 128 questions a second.
 const SEEK_PACE: Duration = Duration::from_millis(250);
 /// Instances that one letter names.
 pub(crate) const LETTER_MAX: usize = 1_000;
@@ -64,11 +64,12 @@ const NOT_HERE: &[u8] = b"none";
 /// How the place of an id begins that holds the fence of the one before it. No id is like that, so that a node that knows of no fences has nothing of it.
 const FENCE: [u8; 8] = [0xff; 8];
 
-/// What a node asks of another one here.
+/// A question about records from one node to another.
 pub(crate) enum Question {
-    /// The store has nothing of this instance: whoever has it writes it again.
+    /// The store has nothing of this instance: the node that has it writes it again.
     Seek(InstanceId),
-    /// The writer has these, each with the fence that it names; one of an earlier version names none. Whoever has wiped some erases them, and says which.
+    /// The writer has these, each with the fence that it names; one of an earlier version names none. A node that has wiped some erases them, and
+    /// says which.
     Have(Vec<(InstanceId, Option<Fence>)>),
 }
 
@@ -79,7 +80,7 @@ pub(crate) enum Heard {
     NotAll,
 }
 
-/// What is sought at once.
+/// Searches under way.
 pub(crate) struct Seeks {
     places: Arc<Semaphore>,
     shares: Shares<Option<IpAddr>>,
@@ -153,7 +154,7 @@ impl Seeks {
     async fn take(&self, from: Option<IpAddr>) -> Option<Seeking> {
         let taken = async {
             let share = self.shares.take(from.map(counted_as)).await;
-            // It is never closed.
+            // The semaphore is never closed.
             Some(Seeking { _place: self.places.clone().acquire_owned().await.ok()?, _share: share })
         };
         timeout(SEEK_WAIT, taken).await.ok().flatten()
@@ -218,8 +219,8 @@ impl Inner {
         let _ = self.dependencies.vault.name_again(&ours).await;
     }
 
-    /// Lets go, without a word to its SIP server, of an instance that another run has taken over since it came here. Its lock is held. What the store has as it
-    /// was before is no taking over: that has no later fence.
+    /// Lets go, without a word to its SIP server, of an instance that another run has taken over since it came here. Its lock is held. A record that
+    /// is in the store as it was before is no taking over: that has no later fence.
     pub(crate) async fn let_go_if_taken(&self, id: InstanceId) {
         let here = self.is_here(id).await.filter(|_| !self.dependencies.agent.is_doubtful());
         let Some(status) = here else { return };
@@ -238,10 +239,10 @@ impl Inner {
     /// [`AccessError::StoreAway`] while those who have it may be about to write it again; [`AccessError::OwnerAway`] while a node that may have it says nothing, and when
     /// too many are sought.
     pub(crate) async fn seek(&self, id: InstanceId, from: Option<IpAddr>) -> Result<Option<Stored>, AccessError> {
-        // Whoever finds no place could say only what this node knows, and its 404 would mean that the account is wiped.
+        // A request without a permit could be answered only from this node's knowledge, and its 404 would mean that the account is wiped.
         let place = self.seeks.take(from).await.ok_or(AccessError::OwnerAway)?;
         let vault = &self.dependencies.vault;
-        // It may have been lost in this moment.
+        // The record may have been lost in this moment.
         vault.losses(false).await.map_err(|_| AccessError::StoreAway)?;
         if vault.is_being_restored() {
             return Err(AccessError::StoreAway);
@@ -266,8 +267,8 @@ impl Inner {
         if is_silent { Err(AccessError::OwnerAway) } else { Ok(None) }
     }
 
-    /// Which of these other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard: one that is silent is asked once
-    /// for all.
+    /// The instances among these that other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard:
+    /// one that is silent is asked once for all.
     pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, Heard) {
         if held.is_empty() {
             return (Vec::new(), Heard::All);
@@ -334,7 +335,7 @@ impl Inner {
                 let _guard = self.changing.lock_key(id).await;
                 match self.is_here(id).await {
                     Some(_) => {
-                        // Where that fails, whoever asks is told to ask again.
+                        // If that fails, the requester is told to ask again.
                         let _ = self.write_again(id).await;
                         HERE.to_vec()
                     }
@@ -344,7 +345,7 @@ impl Inner {
             Question::Have(ids) => {
                 let vault = &self.dependencies.vault;
                 let mut wiped = Vec::new();
-                // What this node has ended by itself another one may have claimed since: that one goes on with it.
+                // An instance that this node has ended by itself may have been claimed since: the claiming node goes on with it.
                 let barred = |(id, fence)| Some((id, vault.tombstones().bars(id, fence)?));
                 for (id, lookup) in ids.into_iter().filter_map(barred) {
                     self.dependencies.agent.erase(id, lookup);

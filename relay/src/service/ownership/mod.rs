@@ -1,5 +1,5 @@
-//! Ownership: the node's lease, and what follows when it was lost, or the store has lost something. What nobody looks after is taken over by
-//! `claims`; what the store has lost is written again by `restore`.
+//! Ownership: the node's lease, and the consequences when it was lost, or the store has lost something. Instances without an owner are taken over by
+//! `claims`; lost records are written again by `restore`.
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
@@ -33,7 +33,7 @@ const PASSES: u8 = 2;
 /// How long after the word of its end the store may still have what another node erases: it says so first.
 const ERASED_SOON: Duration = Duration::from_millis(500);
 
-/// What is known of this node's ownership, and what is under way about it.
+/// This node's ownership as far as it is known, and the work under way about it.
 #[derive(Default)]
 struct Keeping {
     /// The store did not answer when it was asked last.
@@ -46,16 +46,16 @@ struct Keeping {
     looking: Option<JoinHandle<bool>>,
     /// The store was away, or lost the lease, since it was asked last what it has lost.
     has_doubts: bool,
-    /// It refuses more than the lease.
+    /// The store refuses more than the lease.
     refusal: Outage,
     /// How often it has lost something.
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
-    /// What it had wiped was looked for since this node got its lease last.
+    /// The store was searched for wiped instances since this node got its lease last.
     has_looked_for_wiped: bool,
     looking_for_wiped: Option<JoinHandle<bool>>,
-    /// What was deleted is to be deleted again.
+    /// Wiped records are to be deleted again.
     deletes_again: bool,
     deleting_again: Option<JoinHandle<bool>>,
     /// How many claims it has left to be ended.
@@ -69,12 +69,12 @@ enum Lapse {
     StoodStill,
     /// The store was away for a lease or longer.
     Away,
-    /// It was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its clock has
-    /// jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
+    /// The lease was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its
+    /// clock has jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
     Early,
 }
 
-/// What the store has lost is being written again.
+/// Lost records are being written again.
 struct Restoring {
     /// How often all is to be looked up still: the last time when the other nodes have noticed, too.
     passes: u8,
@@ -97,7 +97,7 @@ impl super::Service {
                 () = it.dependencies.drain.begun() => break,
             }
             if it.is_leaving() {
-                // What is here is served until the end, whoever owns it by now.
+                // The instances here are served until the end, whatever node owns them by now.
                 agent.be_sure(since_boot());
                 continue;
             }
@@ -112,7 +112,7 @@ impl super::Service {
                 agent.be_sure(asked_at);
             }
             if held.is_ok() {
-                // One that was heard beside other work may have been held since.
+                // A lease that was heard of beside other work may have been held since.
                 keeping.held_at = keeping.held_at.max(asked_at);
             }
             let held_at = keeping.held_at;
@@ -130,7 +130,7 @@ impl super::Service {
     }
 }
 
-/// What the store said of the lease, and when it was asked and had answered, since boot.
+/// The store's answer about the lease, with the times of question and answer, since boot.
 struct Renewal {
     asked_at: Duration,
     answered_at: Duration,
@@ -146,13 +146,13 @@ impl Renewal {
     }
 }
 
-/// What has become of the lease meanwhile.
+/// The change of the lease meanwhile.
 struct Renewed {
     /// When the store was asked that held it last, since boot.
     held_at: Duration,
     /// The store did not answer.
     was_away: bool,
-    /// It has lapsed, and what follows from that is still to be done. Of several lapses, one that was not early.
+    /// The lease has lapsed, and the consequences are still to be handled. Of several lapses, one that was not early.
     lapsed: Option<Renewal>,
 }
 
@@ -182,7 +182,7 @@ impl Inner {
             // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
             while timeout(RENEWAL, over.notified()).await.is_err() {
                 if self.is_leaving() {
-                    // It gives its lease up, or has done so.
+                    // The node gives its lease up, or has done so.
                     self.dependencies.agent.be_sure(since_boot());
                     continue;
                 }
@@ -235,7 +235,7 @@ impl Keeping {
             }
         }
         if self.was_away {
-            // What it holds may be older than a wipe.
+            // The store's content may be older than a wipe.
             self.look_for_wiped_anew();
             self.deletes_again = true;
         }
@@ -249,12 +249,12 @@ impl Keeping {
         true
     }
 
-    /// What the store says of the lease.
+    /// Takes note of the store's answer about the lease.
     fn note(&mut self, renewal: &Renewal) {
         let held = &renewal.held;
         match held {
             Ok(Lease::Lapsed) => {
-                // What was heard beside other work is noted when that is done.
+                // An answer that came during other work is noted when that is done.
                 let lapse = match renewal.is_early() {
                     true => Lapse::Early,
                     false if self.was_away => Lapse::Away,
@@ -263,7 +263,7 @@ impl Keeping {
                 self.lapsed = Some(lapse);
                 self.look_for_wiped_anew();
                 self.has_doubts |= lapse != Lapse::StoodStill;
-                // What was looked up until now may have changed.
+                // The records looked up until now may have changed.
                 if let Some(looking) = self.looking.take() {
                     looking.abort();
                 }
@@ -282,7 +282,7 @@ impl Keeping {
         }
     }
 
-    /// What the store says to the rest of a renewal.
+    /// Takes note of the store's refusal of the rest of a renewal.
     fn note_refused(&mut self, error: Option<&StoreError>) {
         match error {
             Some(error) => {
@@ -314,7 +314,7 @@ impl Keeping {
         );
         self.look_for_wiped_anew();
         match &mut self.restoring {
-            // What is under way may have looked before the loss.
+            // The work under way may have looked before the loss.
             Some(restoring) => restoring.passes = PASSES + 1,
             None => {
                 it.dependencies.agent.begin_claim();
@@ -324,7 +324,7 @@ impl Keeping {
         Ok(())
     }
 
-    /// Since the lease has lapsed, what is here may be another node's.
+    /// Since the lease has lapsed, the instances here may be another node's.
     async fn look_up_lapsed(&mut self, it: &Arc<Inner>) {
         let Some(lapse) = self.lapsed else { return };
         let has_lost = self.restoring.is_some();
@@ -356,7 +356,7 @@ impl Keeping {
         restoring.under_way = Some(tokio::spawn(it.clone().restore_all(is_last)));
     }
 
-    /// The store may have again what this node has wiped. What is under way may have looked before that.
+    /// Searches the store again for instances that this node has wiped. A search under way may have looked before the loss.
     fn look_for_wiped_anew(&mut self) {
         self.has_looked_for_wiped = false;
         if let Some(looking) = self.looking_for_wiped.take() {
@@ -389,7 +389,7 @@ impl Keeping {
 
     /// Looks for what the store alone has lost, beside the renewals.
     async fn compare(&mut self, it: &Arc<Inner>) {
-        // What is looked up as a whole needs no comparison.
+        // A full look-up needs no comparison.
         if self.lapsed.is_none() && self.restoring.is_none() {
             self.comparing.go_on(it).await;
         }
@@ -405,7 +405,7 @@ impl Keeping {
             None => 1,
         };
         if self.restoring.as_ref().is_some_and(|restoring| restoring.passes == 0) {
-            // What nobody has written again is claimed once more before a call hears that it is unknown.
+            // Records that no node has written again are claimed once more before a call is told that they are unknown.
             self.restoring = None;
             ends += 1;
         }
@@ -414,8 +414,8 @@ impl Keeping {
 }
 
 impl Inner {
-    /// Unregisters and forgets what another node has ended: its account was enabled again there, or wiped. What is not here while something is on its
-    /// way here is waited for, and told again; so is what the store could not be asked about.
+    /// Unregisters and forgets the instances that another node has ended: the account was enabled again there, or wiped. An instance that is not
+    /// here, while instances are on their way here, is waited for, and reported again; so is one about which the store could not be asked.
     pub(super) async fn let_go_of_ended(self: &Arc<Self>) {
         // A store that is away tells them with the next lease.
         while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
@@ -440,7 +440,7 @@ impl Inner {
                 return;
             }
             if self.dependencies.vault.forget_ended(&ended).await.is_err() {
-                // They are told again, and then there is nothing to let go of.
+                // The ended instances are reported again, and then there is nothing to let go of.
                 return;
             }
             if ended.len() < told {
@@ -477,7 +477,7 @@ impl Inner {
         let Some(passed) = status.as_ref().filter(|status| self.passed_through(status)) else {
             let lookup = status.and_then(|status| self.place_of(&status)).map(|place| place.lookup);
             let vault = self.dependencies.vault.clone();
-            // Where it was wiped none has its place.
+            // A wiped instance has no successor there.
             self.give_way(id, async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) })
                 .await;
             return Ok(true);
@@ -496,17 +496,17 @@ impl Inner {
         self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
-    /// The lease had run out: whatever another node took, or wiped, meanwhile is let go without a word to its SIP server. Whether the store
+    /// The lease had run out: instances that another node took, or wiped, meanwhile are let go without a word to their SIP server. Whether the store
     /// told all; else it is to be asked again.
     ///
-    /// `has_lost`: the store has lost something. Then what is missing, or is older than what is here, is [restored](restore) and not let go of, also where
-    /// this node itself stood still meanwhile: it asks the others first what they have wiped. In a Cluster, which cannot tell a loss from a wipe, only when the
-    /// lease was missing before its time (one of its masters came back without what it had), or when nothing at all is there. What is missing because its lease
-    /// has ended meanwhile ends here as any other, unless another node has ended it.
+    /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not let go of,
+    /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
+    /// loss from a wipe, only when the lease was missing before its time (one of its masters came back without its data), or when nothing at all is
+    /// there. An instance that is missing because its lease has ended meanwhile ends here as any other, unless another node has ended it.
     async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
-        // What is being enabled is in no store yet, and what ends is let go of anyway.
+        // Instances being enabled are in no store yet, and ending ones are let go of anyway.
         let mut ids: Vec<InstanceId> = owned.keys().copied().collect();
         ids.sort_unstable();
         tracing::warn!(
@@ -519,7 +519,7 @@ impl Inner {
             Ok(Some(stored)) if stored.owned => found = true,
             Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => found = true,
             Ok(Some(_)) => lost.push(id),
-            // What is no record is nobody's.
+            // A malformed record has no owner.
             Ok(None) | Err(StoreError::Malformed) => missing.push(id),
             Err(_) => is_away = true,
         })
@@ -541,8 +541,8 @@ impl Inner {
         true
     }
 
-    /// Those of these, which the store has not, that are to be let go of: one whose end is past has left the store by itself, and its user is still to be told;
-    /// unless another node has done so.
+    /// The instances among these missing ones that are to be let go of: one whose end is past has left the store by itself, and its user is still to
+    /// be told; unless another node has done so.
     async fn not_expired(&self, missing: Vec<InstanceId>) -> Vec<InstanceId> {
         let (mut astray, mut expired) = (Vec::new(), Vec::new());
         for id in missing {
@@ -553,7 +553,7 @@ impl Inner {
                 None => astray.push(id),
             }
         }
-        // Whoever says nothing may have told its user as well: twice is better than never.
+        // A silent node may have told its user as well: twice is better than never.
         let (ended, _) = self.wiped_elsewhere(&expired).await;
         astray.extend(ended);
         astray

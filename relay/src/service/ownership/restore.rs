@@ -1,27 +1,28 @@
-//! Restoring: what the store has lost is written again by those who have it.
+//! Restoring: records that the store has lost are written again by the nodes that have them.
 //!
 //! A store may come back with nothing, with older data, or with all but the last moments: a restart, a fail-over to a replica that lagged.
 //! Each node notices by itself ([`Vault::losses`](crate::vault::Vault::losses)) and looks up all that it owns:
 //!
-//! | the store has | what becomes of it |
+//! | the store has | the node's action |
 //! | --- | --- |
 //! | nothing | it is written again |
 //! | another form of it, with this node's fence | likewise: a change is in the store before it is here, so that one is older |
 //! | an older fence | likewise; the node that it names, and that lives, is told to let go |
 //! | a newer fence, or another owner with the same one | it is let go of: it was claimed from what came back |
 //!
-//! Each looks twice, at once and a [lease](crate::vault::LEASE) later, when all have noticed and written. Until then nothing is claimed, for what came back
-//! names owners that are dead, or that have handed over since; and a call for what is not here waits.
+//! Each looks twice, at once and a [lease](crate::vault::LEASE) later, when all have noticed and written. Until then nothing is claimed, for restored
+//! records may name owners that are dead, or that have handed over since; and a call for an instance that is not here waits.
 //!
-//! A single record may be missing in a store that has lost nothing else, for it has evicted it, or an operator has deleted it: [`missing_records`](super::missing_records) finds out,
-//! and has it written again.
+//! A single record may be missing in a store that has lost nothing else, because the store has evicted it, or an operator has deleted it:
+//! [`missing_records`](super::missing_records) finds out, and has it written again.
 //!
 //! Invariant: only the owner writes a record again, with the fence that it was given: of two that believe to own it the later one stays.
-//! What was wiped does not come back: what this node has wiped has a tombstone and is erased again, both times; what another one ended
-//! meanwhile is erased again when that is known: whoever writes something again asks every other node before and after, and one that has wiped it erases it once more.
-//! A node that is listed and says nothing, also one without a lease, is waited for as long as [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says, and nothing is written again meanwhile.
-//! One that was not waited for, or not listed because the store had lost the list, erases what it has wiped itself when it comes back: with its first lease, and
-//! with each that it gets anew, it looks for it in the store.
+//! Wiped instances do not come back. Those wiped by this node have a tombstone and are erased again, both times. Those ended by another node
+//! meanwhile are erased again when that is known: a node that writes a record again asks every other node before and after, and one that has wiped it
+//! erases it once more. A node that is listed and silent, also one without a lease, is waited for as long as
+//! [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says, and nothing is written again meanwhile. One that was not waited for, or
+//! not listed because the store had lost the list, erases its own wiped records when it comes back: with its first lease, and with each new one, it
+//! looks for them in the store.
 
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ const HEARD_WITHIN_S: u64 = 600;
 /// How long ago, in seconds, an instance was enabled at the most that the store took for the only one of its device because it had lost the other.
 const JUST_NOW_S: u64 = 60;
 
-/// What the store has lost.
+/// The extent of the store's loss.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
     /// This record may be the only one.
@@ -53,30 +54,31 @@ pub(super) enum Loss {
     WithOthers,
 }
 
-/// What became of those that were looked up.
+/// The outcomes of a look-up of all instances.
 #[derive(Default)]
 pub(super) struct Tally {
     written: Vec<(InstanceId, Fence)>,
     let_go: usize,
 }
 
-/// What became of one instance.
+/// The outcome for one instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Restored {
     /// The store has it as it is here.
     Found,
-    /// It is written again.
+    /// The record is written again.
     Written,
-    /// It is another node's.
+    /// The instance is another node's.
     LetGo,
-    /// It is none of this node's, or ends.
+    /// The instance is none of this node's, or ends.
     NotHere,
-    /// It cannot be written, and that is said.
+    /// The record cannot be written, and that is said.
     Refused,
 }
 
 impl Inner {
-    /// Writes again what the store has lost. Whether it answered, and all nodes did; else it is to be done again. `is_last`: what was wiped lately is erased again before.
+    /// Writes again what the store has lost. Whether it answered, and all nodes did; else it is to be done again. `is_last`: instances wiped lately
+    /// are erased again before.
     pub(super) async fn restore_all(self: Arc<Self>, is_last: bool) -> bool {
         let owned: Vec<(InstanceId, Fence)> =
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
@@ -122,9 +124,9 @@ impl Inner {
         if dependencies.agent.is_doubtful() || self.is_leaving() {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
-        // Whoever erases what is another node's leaves word before, which may be lost as well.
+        // A node that erases another node's record leaves word before, which may be lost as well.
         self.let_go_of_ended().await;
-        // What is not here is not written.
+        // An instance that is not here is not written.
         let fence = self.look_as_relay(id).await.map_or(Fence::NEW, |status| status.fence);
         let (wiped, heard) = self.wiped_elsewhere(&[(id, fence)]).await;
         self.let_go_of_wiped(&wiped).await;
@@ -153,7 +155,7 @@ impl Inner {
             );
         }
         self.let_go_of_ended().await;
-        // What was wiped meanwhile.
+        // Instances wiped meanwhile.
         let (wiped, heard) = self.wiped_elsewhere(&written).await;
         self.let_go_of_wiped(&wiped).await;
         self.erase_ended(&written).await && heard == Heard::All
@@ -183,7 +185,7 @@ impl Inner {
         true
     }
 
-    /// Compares what the store has of an instance with what is here. Its lock is held: what is here is in the store, or is not yet to be.
+    /// Compares the store's record of an instance with the one here. Its lock is held: the one here is in the store, or is not yet to be.
     async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
         let vault = &self.dependencies.vault;
         let stands = |status: &InstanceStatus| status.expires_at > confirmed_now() && status.fence != Fence::NEW;
@@ -198,7 +200,7 @@ impl Inner {
         };
         if stored.as_ref().is_some_and(is_same) {
             if !vault.is_ordered() {
-                // It may have lost the index, in another slot.
+                // The store may have lost the index, in another slot.
                 vault.name_again(&[id]).await?;
             }
             return Ok(Restored::Found);
@@ -219,13 +221,13 @@ impl Inner {
         let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);
         match self.timed(StoreOperation::Put, put).await {
             Ok(()) if self.is_here(id).await.is_none() => {
-                // It has ended while it was written, and whoever asked may have its receipt.
+                // The instance has ended while it was written, and the requester may have its receipt.
                 self.dependencies.agent.erase(id, lookup);
                 Ok(Restored::Written)
             }
             Ok(()) => {
                 if let Some(other) = other.filter(|_| !proven) {
-                    // It stands beside that one until it is proven.
+                    // The instance stands beside that one until it is proven.
                     vault.take_lookup(other, status.expires_at, &lookup).await?;
                 }
                 Ok(Restored::Written)
@@ -256,7 +258,7 @@ impl Inner {
     async fn is_newer(&self, other: InstanceId, created_at: u64, loss: Loss) -> Result<bool, StoreError> {
         let vault = &self.dependencies.vault;
         let stored = match vault.load(other).await {
-            // Nobody can look after it.
+            // A malformed record can have no owner.
             Err(StoreError::Malformed) => None,
             stored => stored?,
         };

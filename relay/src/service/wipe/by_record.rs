@@ -6,7 +6,7 @@
 //!                                                                    └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!
-//! Invariant: whoever owns a record, its tombstone comes before its erasure; and what is replaced leaves one also where nothing of
+//! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
 //! it could be read. The SIP server is not spoken to from here: an owner that lives unregisters when it lets go, so the receipt
 //! says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again under the same id.
 
@@ -83,7 +83,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let _guard = self.changing.lock_key(earlier).await;
         if vault.tombstones().insist(earlier) {
-            // Whoever raised it goes on with it, and may know by what its device is known.
+            // The node that raised the tombstone goes on with it, and may know the marks of its device.
             return;
         }
         let tombstone = Tombstone::outliving(Some(lookup), 0, reason, None);
@@ -95,7 +95,7 @@ impl Inner {
         self.dependencies.audit.note(Act::Wiped(reason), whose);
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");
-        // One that cannot be written is honoured as long as this run lives.
+        // A tombstone that cannot be written is honoured as long as this run lives.
         let _ = timeout(WRITE_LIMIT, raised).await;
         self.dependencies.agent.erase(earlier, lookup);
     }
@@ -123,7 +123,7 @@ impl Inner {
             StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
         };
         let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
-        // It leaves no tombstone: whoever had the lock before may have wiped it, or its device registered it anew.
+        // No tombstone is left: the earlier holder of the lock may have wiped it, or its device registered it anew.
         if !is_lent && !self.is_as_loaded(&stored).await? {
             return Err(AccessError::Unknown);
         }
@@ -136,7 +136,7 @@ impl Inner {
         }
         let is_written = match raised {
             Some(raised) => matches!(timeout(WRITE_LIMIT, raised).await, Ok(Ok(()))),
-            // Whatever dies before the store has erased it, it is there.
+            // An instance stays until the store has erased it, whatever node dies before.
             None => false,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);

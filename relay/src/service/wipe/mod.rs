@@ -1,4 +1,4 @@
-//! Ending an instance on somebody's word, with a receipt.
+//! Ending an instance on request, with a receipt.
 //!
 //! | the store | the answer | asked again |
 //! | --- | --- | --- |
@@ -11,15 +11,16 @@
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
 //! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
 //!
-//! One that is on its way here was claimed, or is about to be, and no shard has it yet:
+//! An instance that is on its way here was claimed, or is about to be, and no shard has it yet:
 //!
 //! ```text
 //! its tombstone is raised ── its shard is told ──┬── has it by now ── it ends as any other
 //!                                                └── has it not ───── its record is erased; a shard asks for the tombstone before it binds, and turns it away
 //! ```
 //!
-//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and its tombstone is durable, and not before; of one on its way, what was read
-//! of its record is dropped unused. What is stored is never answered as what was never there. What is begun ends, also when nobody waits for it.
+//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and its tombstone is durable, and not before; of
+//! one on its way, the part that was read of its record is dropped unused. A stored instance is never reported as unknown. A wipe that has begun
+//! completes, also when nobody waits for it.
 
 mod by_record;
 pub(super) mod taken_back;
@@ -61,10 +62,10 @@ impl Inner {
             Some(Err(denied)) => match self.wiped_before(id, proof.as_ref(), denied).await {
                 Err(AccessError::OwnerAway) => {
                     let it = self.clone();
-                    // In a task of its own: whoever hangs up leaves no half of a wipe.
+                    // In a task of its own: a client that hangs up leaves no half of a wipe.
                     let wipe = async move {
                         match it.wipe_record(id, proof.as_ref(), reason).await {
-                            // Somebody else has asked for the same meanwhile.
+                            // Another requester has asked for the same meanwhile.
                             Err(AccessError::Unknown) => it.wiped_before(id, proof.as_ref(), Denied::Unknown).await,
                             wiped => wiped,
                         }
@@ -77,7 +78,7 @@ impl Inner {
         }
     }
 
-    /// What a shard has wiped.
+    /// The answer for an instance that a shard has wiped.
     pub(super) fn wiped_here(&self, id: InstanceId, done: &WipeDone) -> Result<Wiped, AccessError> {
         let WipeDone { reason, unregistered, erasure } = *done;
         let wiped_at = self.dependencies.vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
@@ -112,19 +113,19 @@ impl Inner {
         };
         let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
         if shown.is_some() && tombstone.proof.is_none() {
-            // Nobody can show what it is known by: who asks learns no more than of any that is gone.
+            // The secret that it is known by can be shown by no client: a requester learns no more than of any instance that is gone.
             return Err(tombstone.wiped_at.map_or(AccessError::StoreAway, |_| AccessError::Unknown));
         }
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
             return Err(AccessError::Forbidden);
         }
-        // Who may have its receipt is told it when nothing is on its way: nobody else breaks off what its phone is to hear.
+        // The receipt waits until no push is on its way: only its request breaks off the pushes that the phone is to get.
         self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await;
         if let Some(beside) = beside {
             return self.wiped_beside(id, beside).await;
         }
         let is_over = !tombstone.receipt_is_kept();
-        // What this node has ended by itself may be another one's by now, in a store that had lost that: it goes whoever has it.
+        // An instance that this node has ended by itself may be another node's by now, in a store that had lost the end: it is wiped wherever it is.
         let is_own = tombstone.fence.is_some() && !is_over;
         if (tombstone.wiped_at.is_none() || is_own) && !tombstones.insist(id) {
             // Another one has it.
@@ -144,7 +145,7 @@ impl Inner {
         }
     }
 
-    /// Whether the store has nothing of it any more, whoever had it; else it is asked again.
+    /// Whether the store has nothing of it any more, whichever node had it; else it is asked again.
     async fn erase_whosever(&self, id: InstanceId, lookup: Option<Lookup>) -> bool {
         let erased = self.timed(StoreOperation::Erase, self.dependencies.vault.erase_all_of(id, lookup)).await;
         if erased.is_err() {
@@ -153,7 +154,8 @@ impl Inner {
         erased.is_ok()
     }
 
-    /// What another node has wiped whose tombstones lie beside ours. One that lives may be trying to tell its device so.
+    /// The answer for an instance that another node has wiped, whose tombstone lies beside ours. That node, if it lives, may be trying to push the
+    /// end to the device.
     async fn wiped_beside(&self, id: InstanceId, beside: Beside) -> Result<Wiped, AccessError> {
         let Tombstone { wiped_at, fence, reason, unregistered, .. } = beside.tombstone;
         if !beside.tombstone.receipt_is_kept() {
@@ -163,7 +165,7 @@ impl Inner {
             let is_silent = match self.dependencies.vault.living_peers().await {
                 Ok(peers) => match peers.iter().find(|peer| beside.is_of_node(peer.node())) {
                     Some(peer) => !self.silence_at(peer, id).await,
-                    // It may be cut off from the store alone, and say why calls no longer come.
+                    // That node may be cut off from the store alone, and say why calls no longer come.
                     None => matches!(reason, WipeReason::Expired | WipeReason::RefusedUpstream),
                 },
                 Err(_) => true,
@@ -174,7 +176,7 @@ impl Inner {
         }
         match (wiped_at, fence) {
             (Some(wiped_at), None) => Ok(Wiped::Done(self.receipt(id, wiped_at, reason, unregistered))),
-            // It is not erased, or may be another one's by now.
+            // The record is not erased, or may be another node's by now.
             _ => Ok(self.go_on_wiping(id, beside).await),
         }
     }
@@ -196,7 +198,7 @@ impl Inner {
         let _guard = self.changing.lock_key(id).await;
         if vault.tombstones().look(id).is_none() {
             let raised = vault.tombstones().raise(id, Tombstone::new(lookup, ends_at, reason, proof));
-            // Where this disk has no room for it, that node's own one stands.
+            // Without room on this disk, that node's own tombstone stands.
             let _ = timeout(WRITE_LIMIT, raised).await;
             vault.tombstones().note_unregistered(id, unregistered);
             tracing::info!(event = "wipe-gone-on-with", instance = %id, reason = reason.word(), "a node that is gone had begun to wipe this; it is gone on with here");
@@ -219,7 +221,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let stored = match vault.load(id).await {
             Ok(Some(stored)) => stored,
-            // It was wiped in this moment.
+            // The instance was wiped in this moment.
             Ok(None) => return self.wiped_before(id, proof, Denied::Unknown).await,
             Err(_) => return Err(AccessError::StoreAway),
         };
@@ -229,7 +231,7 @@ impl Inner {
             Some(None) => return Err(AccessError::OwnerAway),
         }
         if !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
-            // It knows more, and is to be asked again.
+            // That node knows more, and is to be asked again.
             return Err(self.silence_of(&stored.owner).await);
         }
         self.wipe_stored(stored, reason).await

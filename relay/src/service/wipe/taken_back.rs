@@ -1,13 +1,13 @@
 //! A device takes back a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another one has taken it over, or the store
 //! alone has it since a restart.
 //!
-//! | its Contact | found by | who ends it |
+//! | its Contact | found by | ended by |
 //! | --- | --- | --- |
-//! | names its push token | its record in the store | the node that is asked; the owner, and whoever has a copy, lets go |
+//! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, lets go |
 //! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
 //!
-//! Invariant: its SIP server has accepted that before, so that nobody ends what is another's. What its device has registered again since stays: at the node that is
-//! asked, by another Contact, or while a store was away that did not answer.
+//! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays:
+//! at the node that is asked, by another Contact, or while a store was away that did not answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::vault::{AorKey, Lookup, StoreError};
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
-/// REGISTERs that take something back, at once: anybody with a SIP server of his own may send them. What finds no place runs out, as above.
+/// REGISTERs that take a registration back, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
 pub(crate) const AT_ONCE: usize = 256;
 
 impl Inner {
@@ -103,7 +103,7 @@ impl Inner {
             });
             let Ok(Some(lookup)) = lookup else { continue };
             match vault.load(status.id).await {
-                // Its device has registered it at another node meanwhile: what is here is a copy of before.
+                // The device has registered it at another node meanwhile: the registration here is an older copy.
                 Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
                 _ => self.end_passed(status.id, lookup).await,
             }
@@ -113,7 +113,7 @@ impl Inner {
     /// Ends what is here of a registration that passed through.
     async fn let_go_of_passed(&self, id: InstanceId) {
         let kind = EndKind::NeverOurs;
-        // It may be here, or on its way here.
+        // The registration may be here, or on its way here.
         let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
     }
 

@@ -1,7 +1,7 @@
 //! Streams for answers whose own stream has ended.
 //!
-//! They are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. What has carried no answer for [`IDLE`] is
-//! closed: a router on the way may forget it without a word, and the next answer would go nowhere.
+//! These streams are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. A stream that has
+//! carried no answer for [`IDLE`] is closed: a router on the way may forget it without a word, and the next answer would go nowhere.
 //!
 //! Invariant: at most [`ANSWER_DIALS`] are being opened, and [`ANSWER_DIALS_PER_SERVER`] to one SIP server; at most [`ANSWERS_WAITING`] answers to one
 //! wait, and [`OPEN_MAX`] streams to one are open: the one that has carried none for longest ends.
@@ -51,9 +51,9 @@ pub(super) struct Beside {
     upstream: UpstreamId,
 }
 
-/// What becomes of such a stream.
+/// The state of such a stream.
 pub(super) enum Answering {
-    /// These wait for it, each with its place among those of the SIP server.
+    /// The stream is being opened: these answers wait for it, each with its place among those of the SIP server.
     Opening(Vec<(Bytes, Share)>),
     Open(Open),
 }
@@ -67,7 +67,8 @@ pub(super) struct Open {
 }
 
 impl Dialler {
-    /// Sends a response to a SIP server whose stream has ended: on the stream that an earlier one opened, or on a new one. What cannot be sent so is lost.
+    /// Sends a response to a SIP server whose stream has ended: on the stream that an earlier one opened, or on a new one. An answer that cannot be
+    /// sent so is lost.
     pub(crate) fn answer(
         &self,
         shard: usize,
@@ -126,7 +127,7 @@ impl Inner {
             let mut streams = self.beside();
             make_room(&mut streams, beside.upstream);
             let open = Open { flow, writer: writer.clone(), used_at: Instant::now() };
-            // Under the lock: what is sent from now on goes behind what has waited.
+            // Under the lock: later answers go behind those that have waited.
             if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(open)) {
                 for (bytes, _place) in waiting {
                     writer.send(bytes);
@@ -152,7 +153,7 @@ impl Inner {
         loop {
             let until = match self.beside().get(&beside) {
                 Some(Answering::Open(open)) if open.flow == flow => open.used_at + IDLE,
-                // It has had to make room.
+                // The stream has had to make room.
                 _ => return,
             };
             sleep_until(until).await;
@@ -297,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_names_silent_ports_for_its_answers_takes_no_turn_from_others() {
         let (dialler, upstream, _inbox) = dialler();
-        // They open, and never speak TLS.
+        // The connections open, and never speak TLS.
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in 0..=250 {
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(dialler.0.beside().len(), ANSWERS_WAITING);
         assert_eq!(dialler.0.turns.available_permits(), DIALS);
         assert_eq!(dialler.0.answer_turns.available_permits(), ANSWER_DIALS - ANSWER_DIALS_PER_SERVER);
-        // Those give up, and the next have their turn.
+        // The waiting answers give up, and the next have their turn.
         drop(opened);
         listener.accept().await.unwrap();
     }

@@ -54,25 +54,25 @@ pub(super) enum Patience {
     Whole,
 }
 
-/// What a dial of one address has come to.
+/// The outcome of dialling one address.
 pub(super) enum Way {
     Open(Opened),
-    /// It cannot be used now.
+    /// The address cannot be used now.
     Failed,
-    /// It was not this one's turn.
+    /// The turn was another dial's.
     Passed,
 }
 
-/// Among whom a connection has its turn.
+/// The queue in which a connection has its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turns {
-    /// Those that become flows.
+    /// Streams that become flows.
     Flows,
-    /// Those for answers.
+    /// Streams for answers.
     Answers,
 }
 
-/// What a connection that is being opened takes; given back when dropped.
+/// The permits of a connection that is being opened; given back when dropped.
 pub(super) struct Admitted<'a> {
     _place: Share,
     _leave: Leave<'a>,
@@ -106,7 +106,7 @@ impl Inner {
         let away_until = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now);
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| (is_avoided(candidate), away_until(candidate)));
-        // What is away may be back, and serve, where the one that is to be avoided only lets in.
+        // An address that was away may be back, and serve, where the one to avoid only accepts connections.
         let away = candidates.iter().filter(|candidate| !is_avoided(candidate) && away_until(candidate).is_some());
         let may_be_back: Vec<_> = away.take(if avoid.is_some() { MAY_BE_BACK_MAX } else { 0 }).copied().collect();
         for impatient in [Patience::Brief, Patience::WhileThere] {
@@ -205,7 +205,7 @@ impl Inner {
             if let Some(leave) = self.try_leave(&share, turns) {
                 return Some(Admitted { _place: place, _leave: leave });
             }
-            // Whoever has the other half of what it takes goes first.
+            // A dial that already holds the other permit goes first.
             drop(place);
             if patience == Patience::None {
                 return None;
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(first(&dialler, upstream, &[a, b]).await, Some(b));
         assert!(begun.elapsed() >= SLOW);
         assert_eq!(own_order(&dialler, upstream, &[a, b]), [a, b]);
-        // It fails for another: at once.
+        // Another dial to it fails: at once.
         let begun = Instant::now();
         let (waits, fails) = tokio::join!(first(&dialler, upstream, &both), async {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -349,7 +349,7 @@ mod tests {
         });
         assert_eq!((waits, fails), (Some(b), ()));
         assert!(begun.elapsed() < SLOW);
-        // Where no other is known it is waited for.
+        // The only known address is waited for.
         let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
             tokio::time::sleep(SLOW + LOOK_EVERY * 2).await;
             drop(places);
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(own_order(&dialler, other, &[a, b]), [a, b]);
         assert_eq!(first(&dialler, other, &[a]).await, Some(a), "it has no other");
         assert_eq!(first(&dialler, other, &[a, b]).await, Some(a));
-        // What comes after the connection says nothing of others.
+        // A failure after the connection says nothing of other SIP servers.
         let no_tls = Candidate { transport: net::Transport::Tls, ..a };
         let closes = tokio::spawn(async move { while back.accept().await.is_ok() {} });
         assert_eq!(first(&dialler, upstream, &[no_tls]).await, None);
@@ -420,7 +420,7 @@ mod tests {
         let _back = TcpListener::bind(a.address).await.unwrap();
         assert!(inner.unreachable.away_until(place_of(&a), clock::now()).is_some());
         assert_eq!(avoiding(&[b, a], b).await, Some(a), "it lets in, and the other one did not serve");
-        // Where it cannot be tried at once the one that is to be avoided is better than none.
+        // If no other address can be tried at once, the one to avoid is better than none.
         inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(600));
         let places = all_places(&dialler, &a).await;
         let begun = Instant::now();
@@ -454,7 +454,7 @@ mod tests {
         for dialled in waiting {
             assert_eq!(dialled.await.unwrap(), Some(a));
         }
-        // Likewise the other way round: who waits for an address has no share of its source.
+        // Likewise the other way round: a dial that waits for an address has no share of its source.
         let places = all_places(&dialler, &a).await;
         let waiting: Vec<_> = (0..64).map(wait).collect();
         tokio::task::yield_now().await;
@@ -486,7 +486,7 @@ mod tests {
         timeout(soon, inner.offer_better(upstream, &route, &[a, worse])).await.expect("it does not wait");
         assert!(!is_offered());
         drop(places);
-        // What others could not connect to is not tried.
+        // An address that other dials could not connect to is not tried.
         inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(60));
         inner.offer_better(upstream, &route, &[a, worse]).await;
         assert!(!is_offered());

@@ -81,7 +81,7 @@ pub(crate) struct Dialler(Arc<Inner>);
 struct Inner {
     resolver: Resolver,
     tls: ClientTls,
-    /// Where datagrams are sent from.
+    /// The sockets that datagrams are sent from.
     datagrams: Option<Udp>,
     failback_interval: Duration,
     connection_timing: ConnectionTiming,
@@ -139,7 +139,7 @@ impl Dialler {
         }))
     }
 
-    /// What a shard's endpoint says of a flow that was opened for it.
+    /// Handles the verdict of a shard's endpoint on a flow that was opened for it.
     pub(crate) fn offered(&self, shard: usize, upstream: UpstreamId, flow: FlowId, outcome: Offer) {
         let (now, first) = (clock::now(), self.0.failback_interval);
         let offered = |targets: &mut Targets| targets.offered(shard, flow, outcome, now, first);
@@ -164,7 +164,7 @@ impl Dialler {
         }
     }
 
-    /// Where a shard's flow to a SIP server led last.
+    /// The last address of a shard's flow to a SIP server.
     pub(crate) fn led_to(&self, shard: usize, upstream: UpstreamId) -> Option<SocketAddr> {
         self.0.upstreams.targets(upstream, |targets| targets.led_to(shard)).flatten()
     }
@@ -196,7 +196,7 @@ impl Dialler {
                 () = it.unwanted(upstream) => None,
             };
             match way {
-                // Whatever becomes of the wish meanwhile: a connection that its shard does not hear of is closed by nobody.
+                // The connection is handed over even if the dial is no longer wanted: one that its shard does not hear of is closed by nobody.
                 Some((candidate, opened)) => it.hand_over(shard, upstream, avoid, candidate, opened).await,
                 None => it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await,
             }
@@ -247,7 +247,7 @@ impl Inner {
         let candidates = match self.learn(upstream, &route, self.seed(upstream, Some(shard))).await {
             Ok(candidates) => candidates,
             Err(error) => {
-                // What DNS does not say now it has said before (RFC 8767).
+                // Addresses that DNS does not give now are taken from its last answer (RFC 8767).
                 let may_be_there = is_outage(&error) || error == ResolveError::NoSuchDomain;
                 let before = may_be_there.then(|| self.upstreams.last_answer(upstream, clock::now())).flatten();
                 let Some(before) = before else {
@@ -318,7 +318,7 @@ impl Inner {
         self.upstreams.targets(upstream, |targets| targets.better(shard, candidates, now, is_away)).flatten()
     }
 
-    /// What decides among equal SRV records: the same each time for one shard.
+    /// The seed that decides among equal SRV records: the same each time for one shard.
     fn seed(&self, upstream: UpstreamId, shard: Option<usize>) -> u64 {
         self.seeds.hash_one((upstream.0, shard))
     }
@@ -378,7 +378,7 @@ impl Inner {
         }
     }
 
-    /// Those to which anything can be sent: the one socket for datagrams may know IPv4 alone.
+    /// The candidates to which anything can be sent: the one socket for datagrams may know IPv4 alone.
     fn reached(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
         let can_reach = |candidate: &Candidate| {
             let datagrams = self.datagrams.as_ref().filter(|_| candidate.transport == net::Transport::Udp);
@@ -514,7 +514,7 @@ mod tests {
         assert!(upstreams.last_answer(upstream, clock::now() + Duration::from_secs(25 * 3_600)).is_none());
         upstreams.answered(upstream, clock::now(), &[], true);
         assert!(!open(&dialler, upstream).await);
-        // That there is no such name is believed when it is said for some minutes.
+        // A missing name is believed when DNS has said so for some minutes.
         let minute = Duration::from_secs(60);
         upstreams.answered(upstream, clock::now(), &at, true);
         for (minutes, is_kept) in [(0, true), (4, true), (5, false)] {

@@ -64,7 +64,7 @@ impl Inner {
         self.tell_addresses(upstream, shards, believed).await;
     }
 
-    /// What DNS tells of a target and how long that holds, those addresses included that it tells late: their requests are believed, too. One that
+    /// The addresses that DNS gives for a target and how long they hold, late answers included: their requests are believed, too. A target that
     /// `is_sought` need not be waited for.
     async fn told_of(
         &self,

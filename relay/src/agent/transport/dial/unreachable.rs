@@ -1,15 +1,15 @@
-//! Addresses that nobody could connect to, whatever SIP servers have them.
+//! Addresses that no dial could connect to, whatever SIP servers have them.
 //!
 //! | a connection to an address | for all SIP servers it is |
 //! | --- | --- |
 //! | was refused, or not answered in time | away: dialled last, left by those who wait for a place at it and know another one, and not tried as a better one |
 //! | was opened | there |
 //!
-//! One that is away is so for the setting `upstream.failback_interval`, twice as long each time that it fails after that, up to [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). What
-//! comes after the connection is remembered for each SIP server alone: one address may have another certificate for each name, or lead each
-//! name elsewhere, and names are chosen by others.
+//! An address is away for the setting `upstream.failback_interval`, twice as long each time that it fails again, up to
+//! [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). A failure that comes after the connection is remembered for each SIP server alone: one
+//! address may have another certificate for each name, or lead each name elsewhere, and names are chosen by others.
 //!
-//! Invariant: at most [`REMEMBERED`] are known; what is wrong on this machine says nothing of an address.
+//! Invariant: at most [`REMEMBERED`] are known; a fault of this machine says nothing of an address.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::agent::transport::targets::{Destination, away_for};
 /// Addresses that are remembered; the one that was tried first of all is forgotten first.
 const REMEMBERED: usize = 4_096;
 
-/// What was found at all addresses.
+/// The findings about all addresses.
 #[derive(Debug, Default)]
 pub(super) struct Unreachable(Mutex<BTreeMap<Destination, Found>>);
 
@@ -35,7 +35,7 @@ struct Found {
 }
 
 impl Unreachable {
-    /// Nobody could be connected to; away for `first` if it had not failed before.
+    /// Notes a failed connection to an address; away for `first` if it had not failed before.
     pub(super) fn failed(&self, place: Destination, now: Instant, first: Duration) {
         self.change(place, now, |found| {
             found.failed_at = Some(now);
@@ -47,7 +47,7 @@ impl Unreachable {
         });
     }
 
-    /// Somebody is there.
+    /// Notes a connection to an address.
     pub(super) fn connected(&self, place: Destination, now: Instant) {
         self.change(place, now, |found| (found.failures, found.away_until, found.failed_at) = (0, None, None));
     }
@@ -84,7 +84,7 @@ impl Unreachable {
         }
     }
 
-    // A panic while the lock was held leaves a whole table behind: what is changed is one row.
+    // A panic while the lock was held leaves a whole table behind: a change is of one row.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Destination, Found>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
