@@ -5,7 +5,7 @@
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and of each at most the share of
 //! one peer (an IPv4 address or an IPv6 /64), beside those that are being closed; of the handshakes, and of the strangers, the peer that has most
-//! gives way, and a peer at its share to itself (see [`unproven_slots`]); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake
+//! gives way, and a peer at its share to itself (see [`slots`](super::slots)); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake
 //! of TLS ends within [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;

@@ -19,7 +19,7 @@
 //! | `drain` | the signal that the process is ending |
 //!
 //! Invariant: this floor knows bytes and addresses, not SIP and not who is served. Everything it opens has a limit and
-//! a timeout, named where it is used; an address that an account named is dialled only after [`reach::Reach`] has
+//! a timeout, named where it is used; an address that an account named is dialled only after [`address_policy::Reach`] has
 //! allowed the very address dialled.
 
 pub mod address_policy;

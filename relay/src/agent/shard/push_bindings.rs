@@ -4,7 +4,7 @@
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store no longer than its SIP
 //! server has granted; the store is asked for one thing at a time about it, and in the end for the newest: a registration that has ended meanwhile is
 //! not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is promised of it before the store has
-//! erased it, and no push for it is on its way ([`last_words`](super::last_words)). Nothing in the loop waits for the store; a request for a
+//! erased it, and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a
 //! registration that only the store knows waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
