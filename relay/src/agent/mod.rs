@@ -311,7 +311,7 @@ impl Shards {
     }
 
     /// Tells a shard if it has room.
-    fn offer(&self, shard: usize, input: ShardInput) {
+    fn try_send(&self, shard: usize, input: ShardInput) {
         let _ = self.inboxes[shard].try_send(input);
     }
 }

@@ -36,7 +36,7 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         proof: &InstanceSecret,
     ) -> impl Future<Output = Result<Wiped, AccessError>> + Send;
 
-    /// The state of a call that was offered to the instance's device.
+    /// The state of a call that was forked or pushed to the instance's device.
     fn call(
         &self,
         id: InstanceId,

@@ -96,7 +96,7 @@ pub enum Input {
         /// The address at its other end.
         address: IpAddr,
     },
-    /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known. Ends with [`Event::FlowOffered`].
+    /// The flow that [`Output::Dial`] asked for is open. For UDP: its address is known. Ends with [`Event::FlowSettled`].
     Dialled {
         /// The upstream of the [`Output::Dial`] that is answered.
         upstream: UpstreamId,
@@ -112,7 +112,7 @@ pub enum Input {
     /// that could not be reached.
     UpstreamServes(UpstreamId),
     /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and with the REGISTER of
-    /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowOffered`].
+    /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowSettled`].
     FailbackDialled {
         /// The upstream that the address belongs to.
         upstream: UpstreamId,
@@ -403,13 +403,13 @@ pub enum Event {
         address: SocketAddr,
     },
     /// What became of the flow of an [`Input::Dialled`] or [`Input::FailbackDialled`]; told once for each.
-    FlowOffered {
+    FlowSettled {
         /// The upstream that it was opened for.
         upstream: UpstreamId,
         /// The flow.
         flow: FlowId,
         /// What became of it.
-        outcome: Offer,
+        outcome: FlowOutcome,
     },
     /// No flow to an upstream is in use, dialled or wanted here; the next one is asked for by [`Output::Dial`].
     UpstreamIdle {
@@ -526,7 +526,7 @@ pub enum Event {
         /// [`CallState::Cancelled`] or [`CallState::TimedOut`].
         state: CallState,
     },
-    /// A call that a device does not get, because it has had too many or has too many waiting: neither offered nor pushed, and answered by
+    /// A call that a device does not get, because it has had too many or has too many waiting: neither forked nor pushed, and answered by
     /// nobody. Told of so many of each caller; `wait` means nothing.
     Refused(Box<IncomingCall>),
     /// A MESSAGE is to be stored for a device; answer with [`Input::MessageStored`].
@@ -610,7 +610,7 @@ pub enum Event {
 
 /// What became of a flow that was opened for an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum FlowOutcome {
     /// It is in use now.
     Taken,
     /// It was let go: another one is in use, or none is wanted. That says nothing of its address.

@@ -162,12 +162,12 @@ fn an_attached_device_gets_the_message_on_its_flow_and_its_answer_passes() {
         let mut world = World::registered();
         world.attach(1);
         world.page("m1", "X-Odd:  kept\r\nContent-Type: text/plain\r\n", "hello");
-        let offered = world.last("MESSAGE");
-        assert_eq!(offered.request_uri(), Some("sip:phone1@10.0.0.5:9999;transport=tls"));
-        assert_eq!((&offered.body()[..], offered.values(Name::Via).count()), (&b"hello"[..], 3));
-        assert!(String::from_utf8_lossy(offered.head()).contains("X-Odd:  kept\r\n"));
+        let sent = world.last("MESSAGE");
+        assert_eq!(sent.request_uri(), Some("sip:phone1@10.0.0.5:9999;transport=tls"));
+        assert_eq!((&sent.body()[..], sent.values(Name::Via).count()), (&b"hello"[..], 3));
+        assert!(String::from_utf8_lossy(sent.head()).contains("X-Odd:  kept\r\n"));
         assert_eq!(world.count("MESSAGE 202"), 0);
-        world.reply(world.device(1), &offered, status, &[("X-From", "phone")], "");
+        world.reply(world.device(1), &sent, status, &[("X-From", "phone")], "");
         let answer = world.answered("MESSAGE");
         assert_eq!((answer.status(), answer.values_written("X-From").count()), (Some(status), 1));
         assert_eq!(answer.values(Name::Via).count(), 2);
@@ -182,12 +182,12 @@ fn a_message_that_an_attached_device_leaves_unanswered_is_kept_and_its_late_answ
     let mut world = World::registered();
     world.attach(1);
     world.page("m1", PLAIN, "hello");
-    let offered = world.last("MESSAGE");
+    let sent = world.last("MESSAGE");
     world.advance(NO_RESPONSE_TIMEOUT);
     let page = world.pages().remove(0);
     world.stored(&page, StoreOutcome::Stored);
     assert_eq!(world.answered("MESSAGE").status(), Some(202));
-    world.reply(world.device(1), &offered, 200, &[], "");
+    world.reply(world.device(1), &sent, 200, &[], "");
     assert_eq!(world.taken(), [page.message]);
     assert_eq!((world.count("MESSAGE 202"), world.count("MESSAGE 200")), (1, 0), "answered once");
     assert_eq!(world.endpoint.counts().messages, 0);
@@ -222,9 +222,9 @@ fn a_composing_notice_goes_to_a_device_that_is_attached_and_to_no_store() {
         let mut world = World::registered();
         world.attach(1);
         world.page("m1", composing, "<isComposing/>");
-        let offered = world.last("MESSAGE");
-        assert_eq!((&offered.body()[..], world.count("MESSAGE 200")), (&b"<isComposing/>"[..], 0));
-        world.reply(world.device(1), &offered, status, &[], "");
+        let sent = world.last("MESSAGE");
+        assert_eq!((&sent.body()[..], world.count("MESSAGE 200")), (&b"<isComposing/>"[..], 0));
+        world.reply(world.device(1), &sent, status, &[], "");
         assert_eq!(world.answered("MESSAGE").status(), Some(status));
         assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
     }
