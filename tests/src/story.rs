@@ -61,7 +61,7 @@ impl Story<'_> {
         let phone = self.world.wake(alice).await?;
         self.say("the phone woke, connected to the edge and registered with its instance secret");
         let call = phone.next_invite(SOON).await?;
-        self.say("the held INVITE reached the phone");
+        self.say("the waiting INVITE reached the phone");
         self.world.ring(&caller, &call).await?;
         self.world.answer(&caller, &call).await?;
         self.world.await_state(alice, &push, "answered").await?;

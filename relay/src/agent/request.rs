@@ -253,7 +253,7 @@ pub enum Request {
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// All whose record the store is to have as this node's, each with what it is put with; none that is on its way into the store, or out of it.
     Owned(oneshot::Sender<Vec<(InstanceId, Fence)>>),
-    /// How many calls are held or being set up.
+    /// How many calls wait or are being set up.
     OpenCalls(oneshot::Sender<usize>),
     /// End every call that has no final answer yet; how many there were.
     EndCalls {

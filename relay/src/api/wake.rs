@@ -1,4 +1,4 @@
-//! `POST /v1/wake`: a SIP server that holds a call has the devices of its callee woken, at whatever node they are.
+//! `POST /v1/wake`: a SIP server at which a call waits has the devices of its callee woken, at whatever node they are.
 //!
 //! ```text
 //! SIP server ── any node ──┬── its own devices

@@ -335,7 +335,7 @@ pub struct Limits {
 /// When the caller first hears 180.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyRinging {
-    /// As soon as the call is held.
+    /// As soon as the call waits.
     Immediately,
     /// When the push service has accepted the push.
     AfterPushAccepted,

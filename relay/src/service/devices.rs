@@ -29,7 +29,7 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         change: Change,
     ) -> impl Future<Output = Result<View, ChangeError>> + Send;
 
-    /// Unregisters and wipes. A call that is held gets its final answer.
+    /// Unregisters and wipes. A call that waits gets its final answer.
     fn disable(
         &self,
         id: InstanceId,

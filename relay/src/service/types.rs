@@ -584,7 +584,7 @@ pub enum Wiped {
     Wiping,
 }
 
-/// What a SIP server asks for that holds a call itself.
+/// What a SIP server asks for at which a call waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wake {
     /// Whose devices.

@@ -1,4 +1,4 @@
-//! Waking the devices of an AOR that this node has, for a SIP server that holds the call itself.
+//! Waking the devices of an AOR that this node has, for a SIP server at which the call waits.
 //!
 //! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the
 //! operator vouches for are counted and woken: whoever lends an account calls it as he likes. Whoever stops waiting stops

@@ -74,7 +74,7 @@ pub(super) enum Timer {
     /// A device has had long enough to come back for what it has asked.
     Asked(InstanceId),
     /// What came by this flow has waited long enough for its device to prove itself there.
-    Held(Box<FlowId>),
+    Unproven(Box<FlowId>),
     /// Nothing more can come for a call.
     Forget(CallId),
     /// A call of this caller was missed, and has not come again.

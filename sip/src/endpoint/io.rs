@@ -198,7 +198,7 @@ pub enum Input {
         /// Whether the proof is right; 200 or 403.
         granted: bool,
     },
-    /// A SIP server holds a call for this device and sends its INVITE when the device is awake: [`Event::Wake`] follows,
+    /// A call for this device waits at a SIP server, which sends its INVITE when the device is awake: [`Event::Wake`] follows,
     /// unless the device was woken for it before, its budget is spent, or it gets no such call ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)). The next INVITE of this caller to the binding takes the
     /// identifier of this call, or of any caller where none of his own is announced.
     ExpectCall {

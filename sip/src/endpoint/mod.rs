@@ -263,7 +263,7 @@ impl Endpoint {
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Asked(instance) => self.on_asked_due(now, instance),
-                Timer::Held(flow) => self.on_held_due(now, *flow),
+                Timer::Unproven(flow) => self.on_unproven_due(now, *flow),
                 Timer::Overtaking => self.calls.registration_changed = true,
                 Timer::Forget(call) => self.calls.forget(call),
                 Timer::Missed(key) => self.on_missed_due(now, *key),

@@ -213,7 +213,7 @@ impl Endpoint {
             {
                 self.on_cancel(now, reply, &request, owner);
             }
-            Arrival::CancelElsewhere(_) if self.hold_cancel(now, &source, &request, true) => {}
+            Arrival::CancelElsewhere(_) if self.defer_cancel(now, &source, &request, true) => {}
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
                 let response = self.cancel_taken(&request, &key);
@@ -221,7 +221,7 @@ impl Endpoint {
             }
             Arrival::New => match (method, source.side) {
                 (Method::Ack, _) => self.on_dialog_ack(now, source, &request),
-                (Method::Cancel, _) if self.hold_cancel(now, &source, &request, false) => {}
+                (Method::Cancel, _) if self.defer_cancel(now, &source, &request, false) => {}
                 (Method::Cancel, _) => self.refuse_stranger(&source, &request, 481),
                 (Method::Register, Side::Device) => self.on_device_register(now, source, reply, request),
                 _ => self.on_new_request(now, source, reply, request),

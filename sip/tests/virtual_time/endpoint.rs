@@ -361,7 +361,7 @@ fn a_retransmitted_invite_is_one_call() {
 }
 
 #[test]
-fn disabling_while_a_call_is_held_answers_the_caller_and_forgets_everything() {
+fn disabling_while_a_call_waits_answers_the_caller_and_forgets_everything() {
     let mut world = World::registered();
     world.invite("call-1");
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });

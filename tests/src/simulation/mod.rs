@@ -53,7 +53,7 @@ pub mod world;
 
 use agenda::{At, S};
 
-/// How long a call is held for its device.
+/// How long a call waits for its device.
 pub const RING_TIMEOUT: At = 30 * S;
 /// How long a device may ring.
 pub const ANSWER_TIMEOUT: At = 120 * S;

@@ -53,9 +53,9 @@ pub struct Plan {
     pub manner: Manner,
     /// The name by which devices know the edge.
     pub edge_host: &'static str,
-    /// The SIP server holds calls until the relay has woken a device.
+    /// Calls wait at the SIP server until the relay has woken a device.
     pub wake: bool,
-    /// How long it holds a call for that, in milliseconds.
+    /// How long a call waits there for that, in milliseconds.
     pub wake_wait_ms: u32,
     /// Who calls from the SIP server's domain must prove who he is.
     pub asks_callers: bool,

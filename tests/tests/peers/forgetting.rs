@@ -43,7 +43,7 @@ async fn a_wipe_leaves_nothing_in_redis_in_the_location_table_and_in_memory() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disabling_while_a_call_is_held_answers_the_caller_and_rings_nobody() -> Outcome {
+async fn disabling_while_a_call_waits_answers_the_caller_and_rings_nobody() -> Outcome {
     let plan = Plan { redis: true, ..Plan::over(Transport::Udp) };
     let (world, instance) = World::real_and_lent(plan).await?;
     let caller = world.sipp_calls(Scenario::Refused(480))?;

@@ -18,7 +18,7 @@ use tests::{apns, fcm};
 
 use super::Outcome;
 
-/// A world whose SIP server holds calls and may wake.
+/// A world at whose SIP server calls wait, and which may wake.
 struct Holding {
     world: World,
     key: String,

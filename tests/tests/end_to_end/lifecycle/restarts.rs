@@ -114,7 +114,7 @@ async fn a_drain_ends_in_time_although_a_phone_never_comes() -> Outcome {
     let exit = world.relay.terminate(Duration::from_secs(20)).await?;
     assert_eq!(exit.code(), Some(0));
     let last = caller.final_response(SOON).await;
-    assert!(last.is_ok(), "a held call is finished or answered: {last:?}");
+    assert!(last.is_ok(), "a waiting call is finished or answered: {last:?}");
     assert_eq!(world.contacts().len(), 1, "a drain unregisters nothing");
     Ok(())
 }
