@@ -150,7 +150,7 @@ impl OperatorService for Service {
         AboutNode {
             is_leaving: self.0.is_leaving(),
             is_doubtful: agent.is_doubtful(),
-            keyring: fingerprint.ring_text(),
+            keyring: fingerprint.identity_text(),
             key_of_today: fingerprint.chain_text(),
         }
     }
