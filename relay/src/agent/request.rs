@@ -1,6 +1,6 @@
 //! What the use cases ask of a shard, and what it answers.
 //!
-//! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
+//! Invariant: a request that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
 
 use std::net::IpAddr;

@@ -22,9 +22,9 @@ use crate::domain::InstanceState;
 use crate::vault::{Fence, Lookup, Sealed};
 
 impl Shard {
-    pub(crate) fn on_request(&mut self, command: Request) {
+    pub(crate) fn on_request(&mut self, request: Request) {
         // Whoever asked may have gone: an answer that nobody takes is no error.
-        match command {
+        match request {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
                 for new in new {
