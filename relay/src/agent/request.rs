@@ -123,7 +123,7 @@ pub enum Request {
         /// The answer, when all is done; [`Denied::Unknown`]: it is not here, and does not come.
         reply: WipeWaiter,
     },
-    /// A call's state; with a wish, after it was tried.
+    /// A call's state; with a request, after that was tried.
     Call {
         /// The instance.
         id: InstanceId,
@@ -132,7 +132,7 @@ pub enum Request {
         /// The call.
         call: CallId,
         /// What is to be done with it.
-        wish: CallRequest,
+        request: CallRequest,
         /// The answer.
         reply: oneshot::Sender<Result<Call, CallDenied>>,
     },
@@ -188,7 +188,7 @@ pub enum Request {
         /// Who asks.
         who: Principal,
         /// What for.
-        wish: TraceRequest,
+        request: TraceRequest,
         /// The answer.
         reply: oneshot::Sender<Result<TraceAnswer, TraceDenied>>,
     },
@@ -463,6 +463,6 @@ pub enum CallDenied {
     Denied(Denied),
     /// The instance has no such call, or not any more.
     UnknownCall,
-    /// It has ended like this, so what is wished cannot be.
+    /// It has ended like this, so what is asked for cannot be.
     Over(CallState),
 }

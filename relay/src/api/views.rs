@@ -152,7 +152,7 @@ pub fn page(page: &Page) -> Value {
 /// What is held about an instance, as an operator may have it.
 pub fn export(export: &Export) -> Value {
     let mut whole = listed(&export.listed);
-    if let Some((events, stands)) = export.wishes {
+    if let Some((events, stands)) = export.preferences {
         whole["wake_for"] = wake_for(events);
         whole["presence"] = presence(stands).into();
     }

@@ -112,7 +112,7 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
 }
 
@@ -192,8 +192,8 @@ impl DeviceService for Service {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Result<TraceAnswer, TraceError> {
-        self.0.trace(id, proof, wish).await
+        self.0.trace(id, proof, request).await
     }
 }

@@ -1,4 +1,4 @@
-//! What goes in and out of the use cases: wishes that are right by construction, views that hold no secret, and errors
+//! What goes in and out of the use cases: requests that are right by construction, views that hold no secret, and errors
 //! by what is answered.
 //!
 //! Invariant: of the types that go out, only [`Enabled`] holds a secret; no error carries text that a peer chose.
@@ -565,7 +565,7 @@ pub struct Export {
     /// The instance.
     pub listed: Listed,
     /// Which events wake the device, and whether the app registers by itself; of an account that was lent.
-    pub wishes: Option<(WakeFor, Presence)>,
+    pub preferences: Option<(WakeFor, Presence)>,
     /// The key that what names a person is sealed to, in pushes.
     pub public_key: Option<PublicKey>,
     /// Its calls that are still known.
@@ -642,7 +642,7 @@ pub enum WakeError {
     OthersSilent,
 }
 
-/// Why an operator's wish was not fulfilled.
+/// Why an operator's request was not fulfilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OperatorError {
     /// There is no such instance on this node.

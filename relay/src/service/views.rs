@@ -135,7 +135,7 @@ impl Inner {
         let stories = self.stories_of(id).await.map_err(|_| OperatorError::StoreAway)?;
         let export = self.dependencies.vault.open_record(id, &status.sealed, |record| Export {
             listed: listed(&status, record),
-            wishes: record.lent().map(|record| (record.wake_for, record.presence)),
+            preferences: record.lent().map(|record| (record.wake_for, record.presence)),
             public_key: record.lent().and_then(|record| record.device.public_key()),
             calls,
             stories,
@@ -148,10 +148,10 @@ impl Inner {
         id: InstanceId,
         proof: &InstanceSecret,
         call: CallId,
-        wish: CallRequest,
+        request: CallRequest,
     ) -> Result<CallView, CallError> {
         let who = Principal::Device(proof.clone());
-        match self.dependencies.agent.ask(id, |reply| Request::Call { id, who, call, wish, reply }).await {
+        match self.dependencies.agent.ask(id, |reply| Request::Call { id, who, call, request, reply }).await {
             Some(Ok(call)) => Ok(call_view(&call)),
             Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied, proof).await.into()),
             Some(Err(CallDenied::UnknownCall)) => Err(CallError::UnknownCall),

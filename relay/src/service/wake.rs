@@ -27,8 +27,8 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Inner {
-    pub(super) async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
-        let Wake { aor, from, name, wait: _, registrars } = wish;
+    pub(super) async fn expect(&self, wake: Wake) -> Result<Expected, WakeError> {
+        let Wake { aor, from, name, wait: _, registrars } = wake;
         if self.is_leaving() {
             return Err(WakeError::Draining);
         }

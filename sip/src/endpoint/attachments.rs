@@ -598,7 +598,7 @@ impl Endpoint {
         }
     }
 
-    /// A device is to be detached by its own wish, which is not heard by a flow that it has left.
+    /// A device is to be detached at its own request, which is not heard by a flow that it has left.
     fn detach_by(&mut self, now: Instant, instance: InstanceId, source: &Source) {
         if !self.attachments.has_left(instance, source.flow) {
             self.detach(now, instance);

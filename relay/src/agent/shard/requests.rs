@@ -1,6 +1,6 @@
 //! What a shard does when a use case asks.
 //!
-//! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
+//! Invariant: a device's request is looked at only after its proof was found right, in constant time.
 
 use std::collections::HashMap;
 
@@ -77,8 +77,8 @@ impl Shard {
                     refuse(Some(reply), denied);
                 }
             },
-            Request::Call { id, who, call, wish, reply } => {
-                let _ = reply.send(self.call(id, &who, call, wish));
+            Request::Call { id, who, call, request, reply } => {
+                let _ = reply.send(self.call(id, &who, call, request));
             }
             Request::ExpectCall { aor, servers, from, name, arrivals, reply } => {
                 let _ = reply.send(self.expect_call(aor, &servers, &from, name.as_deref(), &arrivals));
@@ -97,8 +97,8 @@ impl Shard {
                 let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
                 let _ = reply.send(admitted.and_then(|()| self.test(id)));
             }
-            Request::Trace { id, who, wish, reply } => {
-                let _ = reply.send(self.trace(id, &who, wish));
+            Request::Trace { id, who, request, reply } => {
+                let _ = reply.send(self.trace(id, &who, request));
             }
             Request::List { after, limit, reply } => {
                 let mut ids = self.instances.ids_after(after, limit);
@@ -338,13 +338,19 @@ impl Shard {
         self.status_of(id)
     }
 
-    fn call(&mut self, id: InstanceId, who: &Principal, call: CallId, wish: CallRequest) -> Result<Call, CallDenied> {
+    fn call(
+        &mut self,
+        id: InstanceId,
+        who: &Principal,
+        call: CallId,
+        request: CallRequest,
+    ) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.call_of(id, call).ok_or(CallDenied::UnknownCall)?;
         if let Some(call) = self.calls.get_mut(call, id) {
             call.sign = true;
         }
-        match wish {
+        match request {
             CallRequest::Look => {}
             CallRequest::Decline if known.told() == CallState::Declined => {}
             _ if known.told().is_final() => return Err(CallDenied::Over(known.told())),

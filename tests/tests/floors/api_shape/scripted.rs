@@ -227,12 +227,12 @@ impl AppService for Scripted {
         Ok(Report { findings: vec![finding], proof: None })
     }
 
-    async fn enable(&self, app: &str, _source: std::net::IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
+    async fn enable(&self, app: &str, _source: std::net::IpAddr, request: Enable) -> Result<Enabled, EnableError> {
         let (refuse, slow) = self.with(|script| (script.refuse, script.slow));
         if let Some(error) = refuse {
             return Err(error);
         }
-        self.with(|script| script.enabled.push((app.to_owned(), wish)));
+        self.with(|script| script.enabled.push((app.to_owned(), request)));
         let registering = Registration {
             state: RegistrationState::Registering,
             status: None,
@@ -348,17 +348,17 @@ impl DeviceService for Scripted {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Result<TraceAnswer, TraceError> {
         self.admit(id, proof)?;
-        self.traced(wish)
+        self.traced(request)
     }
 }
 
 impl SipServerService for Scripted {
-    async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
-        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
-        self.with(|script| script.woken.push(wish));
+    async fn expect(&self, request: Wake) -> Result<Expected, WakeError> {
+        let user = request.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
+        self.with(|script| script.woken.push(request));
         match user.as_str() {
             "alice" => Ok(Expected { known: 2, awake: 1, arrivals: mpsc::unbounded_channel().1 }),
             // Nobody is left who could come.
@@ -403,7 +403,7 @@ impl OperatorService for Scripted {
         Ok(Export {
             listed: listed(),
             public_key: None,
-            wishes: Some((
+            preferences: Some((
                 WakeFor { call: true, message: false, voicemail: false, missed_call: false },
                 Presence::Background,
             )),
@@ -412,17 +412,17 @@ impl OperatorService for Scripted {
         })
     }
 
-    async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+    async fn trace(&self, id: InstanceId, request: TraceRequest) -> Result<TraceAnswer, TraceError> {
         self.admit_operator(id).map_err(|_| AccessError::Unknown)?;
-        self.traced(wish)
+        self.traced(request)
     }
 }
 
 impl Scripted {
     /// A recording that goes on until it is ended.
-    fn traced(&self, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
-        let traced = self.with(|script| std::mem::replace(&mut script.traced, wish != TraceRequest::End));
-        match wish {
+    fn traced(&self, request: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        let traced = self.with(|script| std::mem::replace(&mut script.traced, request != TraceRequest::End));
+        match request {
             TraceRequest::Begin { for_s } => Ok(TraceAnswer::Begun { until: EXPIRES_AT + for_s }),
             TraceRequest::Read if traced => Ok(TraceAnswer::File(b"\x0a\x0d\x0d\x0a".to_vec())),
             TraceRequest::End if traced => Ok(TraceAnswer::Ended),

@@ -196,7 +196,7 @@ impl Dialler {
                 () = it.unwanted(upstream) => None,
             };
             match way {
-                // Whatever becomes of the wish meanwhile: a connection that its shard does not hear of is closed by nobody.
+                // Whatever becomes of the request meanwhile: a connection that its shard does not hear of is closed by nobody.
                 Some((candidate, opened)) => it.hand_over(shard, upstream, avoid, candidate, opened).await,
                 None => it.shards.send(shard, ShardInput::sip(Input::DialFailed(upstream))).await,
             }
