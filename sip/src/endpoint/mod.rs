@@ -269,7 +269,7 @@ impl Endpoint {
                 Timer::Missed(key) => self.on_missed_due(now, *key),
                 Timer::Successors => self.on_successors_due(now),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
-                Timer::Message(page) => self.on_message_due(now, page),
+                Timer::Message(message) => self.on_message_due(now, message),
                 Timer::Unheard(branch) => self.on_unheard_due(now, branch),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),

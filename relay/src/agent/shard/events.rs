@@ -110,7 +110,7 @@ impl Shard {
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
             Event::Refused(call) => self.on_call_refused(at, call),
-            Event::StoreMessage(page) => self.store_message(&page),
+            Event::StoreMessage(message) => self.store_message(&message),
             Event::DiscardMessage { instance, message } => self.discard_message(instance, message),
             Event::MessageEnded { instance, end } => self.on_message_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
