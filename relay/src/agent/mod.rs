@@ -282,7 +282,7 @@ impl Shards {
     /// The shard that a message from this side is for; `None`: any may answer it.
     fn of(&self, message: &Message, side: Side) -> Option<usize> {
         let transaction = || {
-            let key = self.invites.is_kept().then(|| Endpoint::invite_key(message, side)).flatten()?;
+            let key = self.invites.is_kept().then(|| Endpoint::key_of_cancelled_or_acked(message, side)).flatten()?;
             self.invites.find(&key)
         };
         let said = || Endpoint::shard_of(message).map(|tag| tag.shard(self.len()));

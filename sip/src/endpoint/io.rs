@@ -560,7 +560,7 @@ pub enum Event {
         /// Whether it was given.
         given: bool,
     },
-    /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::invite_key`] of its CANCEL and of its ACK is
+    /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::key_of_cancelled_or_acked`] of its CANCEL and of its ACK is
     /// the same, whatever else these say, and they are for this endpoint. Told before the first response is sent.
     InviteTransaction(InviteChange),
     /// An INVITE was answered without becoming a call.

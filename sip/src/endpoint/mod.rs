@@ -305,17 +305,17 @@ impl Endpoint {
 
     /// The key of the INVITE whose transaction a CANCEL or an ACK from this side is for (RFC 3261 §9.2, §17.2.3), which
     /// [`Event::InviteTransaction`] told of by the endpoint that has it; `None` for any other message.
-    pub fn invite_key(message: &Message, side: Side) -> Option<String> {
-        crate::transaction::invite_key(message, side)
+    pub fn key_of_cancelled_or_acked(message: &Message, side: Side) -> Option<String> {
+        crate::transaction::key_of_cancelled_or_acked(message, side)
     }
 
-    /// The key of the INVITE that a message from this side is, as [`Self::invite_key`] names it; `None` for any other message.
+    /// The key of the INVITE that a message from this side is, as [`Self::key_of_cancelled_or_acked`] names it; `None` for any other message.
     pub fn key_of_invite(message: &Message, side: Side) -> Option<String> {
         let is_invite = message.is_request() && message.method() == Some(crate::message::Method::Invite);
         is_invite.then(|| RequestKey::of(message, message.via().as_ref(), side).as_str().to_owned())
     }
 
-    /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::invite_key`] an
+    /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::key_of_cancelled_or_acked`] an
     /// endpoint told of is for that one instead.
     ///
     /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its

@@ -25,7 +25,7 @@ use crate::edge::forward;
 use crate::flow::OpenedToken;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
-use crate::transaction::{Asked, RequestKey, invite_key};
+use crate::transaction::{Asked, RequestKey, key_of_cancelled_or_acked};
 
 /// Messages that may wait on one flow; a further one is refused, an ACK dropped.
 pub const UNPROVEN_PER_FLOW: usize = 16;
@@ -175,7 +175,7 @@ impl Unproven {
     /// Whether an INVITE waits on a flow that a CANCEL names.
     fn has_invite(&self, flow: FlowId, cancel: &Message) -> bool {
         let Some(waiting) = self.waiting.get(&flow) else { return false };
-        let named = invite_key(cancel, Side::Device);
+        let named = key_of_cancelled_or_acked(cancel, Side::Device);
         let is_its = |waiting: &UnprovenRequest| match &waiting.what {
             What::Message(invite) if invite.method() == Some(Method::Invite) => {
                 named.as_deref() == Some(RequestKey::of(invite, invite.via().as_ref(), Side::Device).as_str())
@@ -227,7 +227,7 @@ impl Endpoint {
 
     /// An ACK of a dialog, likewise.
     pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
-        let named = invite_key(ack, source.side);
+        let named = key_of_cancelled_or_acked(ack, source.side);
         let is_refused = |waiting: &UnprovenRequest| match &waiting.what {
             What::Refused(invite) => named.as_deref() == Some(invite),
             What::Message(_) => false,

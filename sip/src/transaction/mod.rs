@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use io::{Arrival, Expired, InviteChange, Reply, ServerId};
 pub use late::LATE;
-pub use matching::{RequestKey, invite_key};
+pub use matching::{RequestKey, key_of_cancelled_or_acked};
 pub use table::{Asked, Table};
 
 /// The base timers (RFC 3261 §17.1.1.1, Table 4).
