@@ -143,7 +143,7 @@ fn edge() -> EdgeAddress {
 fn view() -> View {
     View {
         instance: instance(),
-        state: InstanceState::Active,
+        state: InstanceStatusView::Active,
         registration: registration(),
         created_at: EXPIRES_AT - 432_000,
         expires_at: EXPIRES_AT,
@@ -201,8 +201,8 @@ fn timeline() -> Timeline {
     Timeline { created_at: EXPIRES_AT, steps }
 }
 
-fn receipt(reason: WipeReason) -> Receipt {
-    Receipt { instance: instance(), wiped_at: EXPIRES_AT, reason, unregistered: true, signature: "c2ln".into() }
+fn receipt(reason: WipeReason) -> ReceiptView {
+    ReceiptView { instance: instance(), wiped_at: EXPIRES_AT, reason, unregistered: true, signature: "c2ln".into() }
 }
 
 fn listed() -> Listed {
@@ -210,7 +210,7 @@ fn listed() -> Listed {
         instance: instance(),
         kind: InstanceKind::Lent,
         app: "com.example.phone".into(),
-        state: InstanceState::Active,
+        state: InstanceStatusView::Active,
         registration: registration(),
         created_at: EXPIRES_AT - 432_000,
         expires_at: EXPIRES_AT,
@@ -272,8 +272,8 @@ impl DeviceService for Scripted {
     async fn call(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<CallView, CallError> {
         self.admit(id, proof)?;
         let state = match call {
-            call if call == ringing_call() => CallState::Ringing,
-            call if call == cancelled_call() => CallState::Cancelled,
+            call if call == ringing_call() => CallStatus::Ringing,
+            call if call == cancelled_call() => CallStatus::Cancelled,
             _ => return Err(CallError::UnknownCall),
         };
         Ok(CallView { state, deadline: EXPIRES_AT })
@@ -281,7 +281,7 @@ impl DeviceService for Scripted {
 
     async fn progress(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
         match self.call(id, proof, call).await?.state {
-            CallState::Ringing => Ok(()),
+            CallStatus::Ringing => Ok(()),
             over => Err(CallError::Over(over)),
         }
     }
@@ -327,7 +327,7 @@ impl DeviceService for Scripted {
             credential: OwnCredential::Password,
             registrar: None,
             outbound_proxy: None,
-            calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            calls: vec![(ringing_call(), CallView { state: CallStatus::Ringing, deadline: EXPIRES_AT })],
             timeline: timeline(),
             messages: vec![kept_message(None, "text/plain", b"hello")],
             missed_calls: vec![missed_call()],
@@ -407,7 +407,7 @@ impl OperatorService for Scripted {
                 WakeFor { call: true, message: false, voicemail: false, missed_call: false },
                 Presence::Background,
             )),
-            calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            calls: vec![(ringing_call(), CallView { state: CallStatus::Ringing, deadline: EXPIRES_AT })],
             stories: Vec::new(),
         })
     }
