@@ -20,7 +20,7 @@ use crate::domain::InstanceState;
 use crate::domain::story::Story;
 use crate::limits::holdings::Holding;
 use crate::secret::InstanceSecret;
-use crate::vault::record::{Provider, Reminder};
+use crate::vault::record::{Presence, Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
 /// What a shard is asked.
@@ -74,8 +74,8 @@ pub enum Request {
         lease: LeaseExpiry,
         /// What it was stored with.
         fence: Fence,
-        /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
-        foreground: Option<bool>,
+        /// Which side registers from now on; `None`: as before.
+        presence: Option<Presence>,
         /// The answer: how it stands now.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
