@@ -1,4 +1,4 @@
--- FreeSWITCH holds a call, has sipwake wake the callee's devices, and bridges when one is there. Needs mod_lua and mod_curl.
+-- FreeSWITCH lets a call wait, has sipwake wake the callee's devices, and bridges when one is there. Needs mod_lua and mod_curl.
 -- Not tested by this project. In the dialplan:
 --
 --   <extension name="sipwake">

@@ -148,7 +148,7 @@ fn main() -> ExitCode {
         Command::Reload(reload) => ended(runtime.block_on(control::reload(reload))),
         Command::Keys(keys) => ended(keys::run(keys)),
         Command::Nodes(nodes) => ended(runtime.block_on(status::nodes(nodes))),
-        Command::Status(wish) => match runtime.block_on(status::status(wish)) {
+        Command::Status(arguments) => match runtime.block_on(status::status(arguments)) {
             Ok(code) => code,
             Err(error) => {
                 fail(&error.to_string());
@@ -156,8 +156,8 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
-        Command::Completions(wish) => ended(shell::completions(&wish, Cli::command())),
-        Command::Man(wish) => ended(shell::man(&wish, Cli::command())),
+        Command::Completions(arguments) => ended(shell::completions(&arguments, Cli::command())),
+        Command::Man(arguments) => ended(shell::man(&arguments, Cli::command())),
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     }

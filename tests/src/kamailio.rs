@@ -19,7 +19,7 @@ use crate::wire::Transport;
 
 /// Debian's packages with Kamailio and its TLS module.
 const PACKAGES: &str = "kamailio kamailio-tls-modules kamailio-utils-modules";
-/// How a Kamailio holds a call until the relay has woken a device.
+/// How a call waits at a Kamailio until the relay has woken a device.
 const WAKE_RECIPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/recipes/kamailio-wake.cfg");
 /// How long it may take to start.
 const START_WITHIN: Duration = Duration::from_secs(20);

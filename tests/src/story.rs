@@ -43,7 +43,7 @@ pub async fn play(listener: Listener<'_>) -> Outcome {
 
 impl Story<'_> {
     async fn enable(&mut self) -> Result<Instance, Missed> {
-        let alice = self.world.enable_as(&self.world.android_wish(FCM_TOKEN)).await?;
+        let alice = self.world.enable_as(&self.world.android_enable_request(FCM_TOKEN)).await?;
         let contacts = self.world.await_contacts(1).await?;
         self.say(&format!("the app lends the account of {}: {} (201)", alice.aor, alice.id));
         let uri = contacts.first().map(|binding| binding.uri.clone()).unwrap_or_default();
@@ -61,7 +61,7 @@ impl Story<'_> {
         let phone = self.world.wake(alice).await?;
         self.say("the phone woke, connected to the edge and registered with its instance secret");
         let call = phone.next_invite(SOON).await?;
-        self.say("the held INVITE reached the phone");
+        self.say("the waiting INVITE reached the phone");
         self.world.ring(&caller, &call).await?;
         self.world.answer(&caller, &call).await?;
         self.world.await_state(alice, &push, "answered").await?;

@@ -89,23 +89,23 @@ async fn refused_and_wrong_enablings_leave_nothing_in_memory() -> Outcome {
     world.secrets.keep("a secret of the test", &secret);
     let mut needles = vec![("the password".to_owned(), secret.clone().into_bytes())];
     for behaviour in [None, Some(Behaviour::Refuse(403)), Some(Behaviour::AskForever)] {
-        let mut wish = world.wish_anew("peggy");
-        wish["account"]["password"] = json!(secret);
+        let mut request = world.enable_request_anew("peggy");
+        request["account"]["password"] = json!(secret);
         if let Some(behaviour) = behaviour {
             world.registrar.behave(&world.registrar.aor("peggy"), behaviour);
         }
-        let refused = world.api.enable(&wish).await?;
+        let refused = world.api.enable(&request).await?;
         assert_eq!(refused.status, 422, "{}", refused.text());
         assert_eq!(refused.problem().as_deref(), Some("upstream-refused"));
         world.secrets.assert_none_in("a refusal", &refused.text());
-        let token = wish["device"]["call_push"]["token"].as_str().unwrap();
+        let token = request["device"]["call_push"]["token"].as_str().unwrap();
         needles.push(("a push token".to_owned(), token.as_bytes().to_vec()));
     }
     for (key, value) in [("lifetime_s", json!(1)), ("surprise", json!(secret))] {
-        let mut wish = world.wish_anew("peggy");
-        wish["account"]["password"] = json!(secret);
-        wish[key] = value;
-        assert_eq!(world.api.enable(&wish).await?.status, 422);
+        let mut request = world.enable_request_anew("peggy");
+        request["account"]["password"] = json!(secret);
+        request[key] = value;
+        assert_eq!(world.api.enable(&request).await?.status, 422);
     }
     // Broken off in the middle of the password.
     let half = format!("{{\"account\": {{\"aor\": \"sip:peggy@example.test\", \"password\": \"{secret}");
@@ -122,13 +122,13 @@ async fn an_account_lent_by_its_digest_works_and_its_password_never_comes_near()
     let world = World::attacked_alone(|_| {}).await?;
     let (password, domain) = (world.registrar.password("mallory").unwrap(), "example.test");
     let ha1 = |hash| Ha1::compute(hash, "mallory", domain, &password).expose().to_owned();
-    let mut wish = world.wish_anew("mallory");
-    wish["account"].as_object_mut().unwrap().remove("password");
-    wish["account"]["ha1"] = json!({
+    let mut request = world.enable_request_anew("mallory");
+    request["account"].as_object_mut().unwrap().remove("password");
+    request["account"]["ha1"] = json!({
         "realm": domain, "MD5": ha1(Hash::Md5), "SHA-256": ha1(Hash::Sha256), "SHA-512-256": ha1(Hash::Sha512_256),
     });
     world.secrets.keep("a secret of the test", &ha1(Hash::Sha512_256));
-    let lent = world.enable_as(&wish).await?;
+    let lent = world.enable_as(&request).await?;
     assert!(world.registrar.registers(&lent.aor).iter().any(|seen| seen.proven && seen.status == Some(200)));
     let caller = world.call_for(&lent)?;
     world.push_for(&lent).await?;
@@ -145,7 +145,7 @@ async fn an_account_lent_by_its_digest_works_and_its_password_never_comes_near()
     let held = world.relay.memory_keeps(&traces, SOON).await?;
     assert_eq!(held, Vec::<String>::new(), "after the wipe");
     // Digests of another realm are no use, and are refused and forgotten.
-    let mut other = wish.clone();
+    let mut other = request.clone();
     other["account"]["ha1"]["realm"] = json!("elsewhere.test");
     let refused = world.api.enable(&other).await?;
     assert_eq!(refused.status, 422, "{}", refused.text());

@@ -129,8 +129,8 @@ impl Files {
             }
         }
         let contact: Vec<&str> = settings.contact.iter().map(|contact| &**contact).collect();
-        let wish = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-        let made = Account::builder_with_http(client()?).create(&wish, settings.directory_url.to_string(), None);
+        let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+        let made = Account::builder_with_http(client()?).create(&new, settings.directory_url.to_string(), None);
         let (account, credentials) = made.await?;
         let text = Zeroizing::new(serde_json::to_string(&credentials).map_err(io::Error::other)?);
         fs::rename(written(&file, text.as_bytes())?, &file)?;

@@ -30,7 +30,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 const LONGEST: usize = 1024 * 1024;
 
 /// The longest `Retry-After` that is passed on, in seconds.
-const LONGEST_WISH: u64 = 86_400;
+const LONGEST_RETRY_AFTER: u64 = 86_400;
 
 type Anyhow = Box<dyn Error + Send + Sync>;
 
@@ -77,14 +77,14 @@ async fn exchange(tls: Arc<ClientConfig>, mut request: Request<BodyWrapper<Bytes
     Ok(Response::from_parts(bounded(parts), body))
 }
 
-/// Without a `Retry-After` beyond [`LONGEST_WISH`]: added to a time it would overflow.
+/// Without a `Retry-After` beyond [`LONGEST_RETRY_AFTER`]: added to a time it would overflow.
 fn bounded(mut parts: Parts) -> Parts {
-    if let Some(wish) = parts.headers.get_mut(RETRY_AFTER)
-        && let Some(text) = wish.to_str().ok().map(str::trim)
+    if let Some(value) = parts.headers.get_mut(RETRY_AFTER)
+        && let Some(text) = value.to_str().ok().map(str::trim)
         && text.bytes().all(|byte| byte.is_ascii_digit())
-        && text.parse().is_ok_and(|seconds: u64| seconds > LONGEST_WISH)
+        && text.parse().is_ok_and(|seconds: u64| seconds > LONGEST_RETRY_AFTER)
     {
-        *wish = HeaderValue::from(LONGEST_WISH);
+        *value = HeaderValue::from(LONGEST_RETRY_AFTER);
     }
     parts
 }
@@ -94,15 +94,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wish_that_is_longer_than_any_time_is_that_of_a_day() {
-        for (wish, heard) in [
+    fn a_retry_after_that_is_longer_than_any_time_is_that_of_a_day() {
+        for (value, heard) in [
             ("18446744073709551615", "86400"),
             ("86401", "86400"),
             ("5", "5"),
             ("Fri, 31 Dec 9999 23:59:59 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
-            let (parts, ()) = Response::builder().header(RETRY_AFTER, wish).body(()).unwrap().into_parts();
-            assert_eq!(bounded(parts).headers[RETRY_AFTER], heard, "{wish}");
+            let (parts, ()) = Response::builder().header(RETRY_AFTER, value).body(()).unwrap().into_parts();
+            assert_eq!(bounded(parts).headers[RETRY_AFTER], heard, "{value}");
         }
     }
 }

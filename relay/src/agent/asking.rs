@@ -14,15 +14,15 @@ use super::{Agent, ShardInput};
 
 impl Agent {
     /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
-    pub async fn ask<T>(&self, id: InstanceId, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        self.ask_shard(id.tag().shard(self.0.shards.len()), command).await
+    pub async fn ask<T>(&self, id: InstanceId, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        self.ask_shard(id.tag().shard(self.0.shards.len()), request).await
     }
 
     /// Asks every shard, one after the other.
-    pub async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
+    pub async fn ask_all<T>(&self, request: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
         let mut answers = Vec::with_capacity(self.0.shards.len());
         for shard in 0..self.0.shards.len() {
-            answers.extend(self.ask_shard(shard, &command).await);
+            answers.extend(self.ask_shard(shard, &request).await);
         }
         answers
     }
@@ -43,9 +43,9 @@ impl Agent {
         join_all(answers).await.into_iter().all(|answer| answer == Ok(true))
     }
 
-    async fn ask_shard<T>(&self, shard: usize, command: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+    async fn ask_shard<T>(&self, shard: usize, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.0.shards.send(shard, ShardInput::Request(Box::new(command(reply)))).await;
+        self.0.shards.send(shard, ShardInput::Request(Box::new(request(reply)))).await;
         answer.await.ok()
     }
 }

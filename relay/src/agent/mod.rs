@@ -282,7 +282,7 @@ impl Shards {
     /// The shard that a message from this side is for; `None`: any may answer it.
     fn of(&self, message: &Message, side: Side) -> Option<usize> {
         let transaction = || {
-            let key = self.invites.is_kept().then(|| Endpoint::invite_key(message, side)).flatten()?;
+            let key = self.invites.is_kept().then(|| Endpoint::key_of_cancelled_or_acked(message, side)).flatten()?;
             self.invites.find(&key)
         };
         let said = || Endpoint::shard_of(message).map(|tag| tag.shard(self.len()));
@@ -311,7 +311,7 @@ impl Shards {
     }
 
     /// Tells a shard if it has room.
-    fn offer(&self, shard: usize, input: ShardInput) {
+    fn try_send(&self, shard: usize, input: ShardInput) {
         let _ = self.inboxes[shard].try_send(input);
     }
 }
@@ -548,9 +548,9 @@ impl Agent {
     }
 
     /// Tells the shard of an instance.
-    pub async fn tell(&self, id: InstanceId, command: Request) {
+    pub async fn tell(&self, id: InstanceId, request: Request) {
         let shard = id.tag().shard(self.0.shards.len());
-        self.0.shards.send(shard, ShardInput::Request(Box::new(command))).await;
+        self.0.shards.send(shard, ShardInput::Request(Box::new(request))).await;
     }
 
     /// Has the shards bind what was taken over; `settled` hears of each when its SIP server has answered for the first time.
@@ -630,14 +630,14 @@ impl Agent {
         &self,
         all: &[T],
         instance: impl Fn(&T) -> InstanceId,
-        command: impl Fn(Box<[T]>) -> Request,
+        request: impl Fn(Box<[T]>) -> Request,
     ) {
         let shards = &self.0.shards;
         for shard in 0..shards.len() {
             let is_here = |one: &T| instance(one).tag().shard(shards.len()) == shard;
             let here: Box<[T]> = all.iter().copied().filter(is_here).collect();
             if !here.is_empty() {
-                shards.send(shard, ShardInput::Request(Box::new(command(here)))).await;
+                shards.send(shard, ShardInput::Request(Box::new(request(here)))).await;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Requests from the use cases to a shard, and its answers.
 //!
-//! Invariant: a command that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
+//! Invariant: a request that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
 //! a record in the sealed form alone.
 
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use crate::domain::InstanceState;
 use crate::domain::story::Story;
 use crate::limits::holdings::Holding;
 use crate::secret::InstanceSecret;
-use crate::vault::record::{Provider, Reminder};
+use crate::vault::record::{Presence, Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
 /// A request to a shard.
@@ -74,8 +74,8 @@ pub enum Request {
         lease: LeaseExpiry,
         /// The fence under which the record was stored.
         fence: Fence,
-        /// `Some(true)`: the app registers by itself from now on; `Some(false)`: the relay does.
-        foreground: Option<bool>,
+        /// Which side registers from now on; `None`: as before.
+        presence: Option<Presence>,
         /// The answer: how it stands now.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
@@ -123,7 +123,7 @@ pub enum Request {
         /// The answer, when all is done; [`Denied::Unknown`]: it is not here, and does not come.
         reply: WipeWaiter,
     },
-    /// A call's state; with a wish, after it was tried.
+    /// A call's state; with a request, after that was tried.
     Call {
         /// The instance.
         id: InstanceId,
@@ -132,7 +132,7 @@ pub enum Request {
         /// The call.
         call: CallId,
         /// The action on the call.
-        wish: CallRequest,
+        request: CallRequest,
         /// The answer.
         reply: oneshot::Sender<Result<Call, CallDenied>>,
     },
@@ -188,7 +188,7 @@ pub enum Request {
         /// The requesting principal.
         who: Principal,
         /// The action on the recording.
-        wish: TraceRequest,
+        request: TraceRequest,
         /// The answer.
         reply: oneshot::Sender<Result<TraceAnswer, TraceDenied>>,
     },
@@ -253,7 +253,7 @@ pub enum Request {
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// All whose record the store is to have as this node's, each with what it is put with; none that is on its way into the store, or out of it.
     Owned(oneshot::Sender<Vec<(InstanceId, Fence)>>),
-    /// How many calls are held or being set up.
+    /// How many calls wait or are being set up.
     OpenCalls(oneshot::Sender<usize>),
     /// End every call that has no final answer yet; how many there were.
     EndCalls {

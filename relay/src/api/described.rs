@@ -16,7 +16,7 @@ use crate::domain::story::{Moment, StoryOutcome, Withheld};
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 use crate::push::Event;
 use crate::service::types::{
-    CallState, InstanceState, OwnCredential, RegistrationState, Step, Tested, Timeline, What, Wiped,
+    CallStatus, InstanceStatusView, OwnCredential, RegistrationState, Step, Tested, Timeline, What, Wiped,
 };
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Presence, Provider};
@@ -119,7 +119,7 @@ fn of_code() -> BTreeMap<&'static str, Words> {
     let providers = providers.map(|provider| [true, false].map(|alert| views::tested(Tested { provider, alert })));
     let tested = providers.as_flattened();
     let (services, environments) = (told(tested, "provider"), told(tested, "environment"));
-    let states = every!(CallState { Waking, Ringing, Answered, Cancelled, AnsweredElsewhere, Declined, TimedOut });
+    let states = every!(CallStatus { Waking, Ringing, Answered, Cancelled, AnsweredElsewhere, Declined, TimedOut });
     let call_states = set(states.map(views::call_state));
     let steps = steps();
     let (call, message) = (CallId::new(1, ShardTag(1)), MessageId::new(1, ShardTag(1)));
@@ -152,7 +152,7 @@ fn of_code() -> BTreeMap<&'static str, Words> {
         Test,
     });
     let registrations = every!(RegistrationState { Registered, Registering, Retrying, Unregistered });
-    let instances = every!(InstanceState { Active, Foreground, Ending });
+    let instances = every!(InstanceStatusView { Active, Foreground, Ending });
     let presence = set(every!(Presence { Foreground, Background }).map(views::presence));
     let verdicts = every!(Verdict { Good, Note, Bad }).map(|it| serde_json::to_value(it).expect("a word"));
     assert_eq!(presence, read(|at, errors| device_body::presence(at, errors).is_some()));

@@ -38,12 +38,12 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let body = body::take(&parts.headers, body, body::JSON).await?;
     let rules =
         Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, webpush: app.webpush, now_ms: unix_now_ms() };
-    let wish = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
+    let request = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
     drop(body);
     let now = Instant::now();
     api.0.enables_by_address.take(from, now).map_err(too_many)?;
     api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
-    let enabled = api.0.service.enable(&app.id, from, wish).await.map_err(enable_problem)?;
+    let enabled = api.0.service.enable(&app.id, from, request).await.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,

@@ -26,8 +26,8 @@ pub async fn begin<E: ApiService>(State(api): State<Api<E>>, request: Request) -
     let asker = Asker::of(&request)?;
     // The secret is checked before the body is taken in, as for a change.
     asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
-    let wish = read(request).await?;
-    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, wish).await)
+    let trace = read(request).await?;
+    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, trace).await)
 }
 
 /// `GET /v1/instances/{id}/trace`

@@ -12,7 +12,7 @@ use super::story_views;
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
 use crate::service::types::{
-    CallState, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceState, Listed, Page, Receipt,
+    CallStatus, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceStatusView, Listed, Page, ReceiptView,
     Registration, Tested, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
@@ -85,7 +85,7 @@ pub fn wiped(wiped: &Wiped) -> Value {
 }
 
 /// The receipt of a wipe.
-pub fn receipt(receipt: &Receipt) -> Value {
+pub fn receipt(receipt: &ReceiptView) -> Value {
     json!({
         "instance": receipt.instance.to_string(),
         "wiped_at": rfc3339(receipt.wiped_at),
@@ -108,15 +108,15 @@ pub fn known_call(id: CallId, view: &CallView) -> Value {
 }
 
 /// The word for a call's state.
-pub fn call_state(state: CallState) -> &'static str {
+pub fn call_state(state: CallStatus) -> &'static str {
     match state {
-        CallState::Waking => "waking",
-        CallState::Ringing => "ringing",
-        CallState::Answered => "answered",
-        CallState::Cancelled => "cancelled",
-        CallState::AnsweredElsewhere => "answered-elsewhere",
-        CallState::Declined => "declined",
-        CallState::TimedOut => "timed-out",
+        CallStatus::Waking => "waking",
+        CallStatus::Ringing => "ringing",
+        CallStatus::Answered => "answered",
+        CallStatus::Cancelled => "cancelled",
+        CallStatus::AnsweredElsewhere => "answered-elsewhere",
+        CallStatus::Declined => "declined",
+        CallStatus::TimedOut => "timed-out",
     }
 }
 
@@ -152,7 +152,7 @@ pub fn page(page: &Page) -> Value {
 /// The data held about an instance, as an operator may have it.
 pub fn export(export: &Export) -> Value {
     let mut whole = listed(&export.listed);
-    if let Some((events, stands)) = export.wishes {
+    if let Some((events, stands)) = export.preferences {
         whole["wake_for"] = wake_for(events);
         whole["presence"] = presence(stands).into();
     }
@@ -164,11 +164,11 @@ pub fn export(export: &Export) -> Value {
     whole
 }
 
-pub(super) fn instance_state(state: InstanceState) -> &'static str {
+pub(super) fn instance_state(state: InstanceStatusView) -> &'static str {
     match state {
-        InstanceState::Active => "active",
-        InstanceState::Foreground => "foreground",
-        InstanceState::Ending => "ending",
+        InstanceStatusView::Active => "active",
+        InstanceStatusView::Foreground => "foreground",
+        InstanceStatusView::Ending => "ending",
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
         let schemas = &described["components"]["schemas"];
         let of = schemas["Export"]["properties"]["calls"]["items"]["$ref"].as_str().unwrap();
         let schema = &schemas[of.rsplit('/').next().unwrap()];
-        let told = known_call(CallId::new(1, ShardTag(1)), &CallView { state: CallState::Waking, deadline: 1 });
+        let told = known_call(CallId::new(1, ShardTag(1)), &CallView { state: CallStatus::Waking, deadline: 1 });
         let mut required: Vec<_> = schema["required"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         required.sort_unstable();
         let mut members: Vec<_> = told.as_object().unwrap().keys().map(String::as_str).collect();

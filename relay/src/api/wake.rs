@@ -1,4 +1,4 @@
-//! `POST /v1/wake`: a SIP server that holds a call has the devices of its callee woken, at whatever node they are.
+//! `POST /v1/wake`: a SIP server at which a call waits has the devices of its callee woken, at whatever node they are.
 //!
 //! ```text
 //! SIP server ── any node ──┬── its own devices
@@ -47,36 +47,36 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let server = api.0.sip_servers.load().admit(shown).ok_or_else(|| failed(&api, from, WANT_SERVER_KEY))?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
-    let mut wish = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
-    wish.registrars = server.registrars.clone();
-    check_domain(&server, &wish)?;
+    let mut wake = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
+    wake.registrars = server.registrars.clone();
+    check_domain(&server, &wake)?;
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
-    api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(AorHash::of(&wish.aor)), now).map_err(too_many)?;
+    api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(AorHash::of(&wake.aor)), now).map_err(too_many)?;
     let awake = match parts.extensions.get::<Carried>() {
         Some(carried) => {
             drop(body);
-            at_this_node(&api, wish, carried).await
+            at_this_node(&api, wake, carried).await
         }
         None => {
             let letter = elsewhere::write_request(&parts, &body);
             drop(body);
-            at_all_nodes(&api, wish, letter).await
+            at_all_nodes(&api, wake, letter).await
         }
     };
     let Awake { awake, known } = awake.map_err(problem)?;
     Ok(answer(StatusCode::OK, &json!({"awake": awake, "known": known})))
 }
 
-fn check_domain(server: &AdmittedServer, wish: &Wake) -> Result<(), Problem> {
-    let allowed = Uri::parse(wish.aor.expose()).is_some_and(|aor| server.domains.allow(aor.host));
+fn check_domain(server: &AdmittedServer, wake: &Wake) -> Result<(), Problem> {
+    let allowed = Uri::parse(wake.aor.expose()).is_some_and(|aor| server.domains.allow(aor.host));
     if allowed { Ok(()) } else { Err(problem(WakeError::DomainNotAllowed)) }
 }
 
 /// For another node: how many are woken is told before they come.
-async fn at_this_node<E: ApiService>(api: &Api<E>, wish: Wake, carried: &Carried) -> Result<Awake, WakeError> {
-    let wait = wish.wait;
-    let mut expected = api.0.service.expect(wish).await?;
+async fn at_this_node<E: ApiService>(api: &Api<E>, wake: Wake, carried: &Carried) -> Result<Awake, WakeError> {
+    let wait = wake.wait;
+    let mut expected = api.0.service.expect(wake).await?;
     let known = expected.known;
     if expected.awake == 0 {
         carried.tell_early(answer(StatusCode::ACCEPTED, &json!({"known": known}))).await;
@@ -97,19 +97,19 @@ async fn first_of(expected: &mut Expected, wait: Duration) -> Option<usize> {
     Some(expected.awake)
 }
 
-async fn at_all_nodes<E: ApiService>(api: &Api<E>, wish: Wake, letter: Letter) -> Result<Awake, WakeError> {
+async fn at_all_nodes<E: ApiService>(api: &Api<E>, wake: Wake, letter: Letter) -> Result<Awake, WakeError> {
     if api.0.service.is_leaving() {
         // Before another node wakes a phone for a call whose server asks elsewhere.
         return Err(WakeError::Draining);
     }
-    let (until, wait) = (tokio::time::Instant::now() + wish.wait, wish.wait);
+    let (until, wait) = (tokio::time::Instant::now() + wake.wait, wake.wait);
     let (tell, mut words) = mpsc::unbounded_channel();
     // The tasks end with this call.
     let mut asked = JoinSet::new();
     asked.spawn(ask_all(api.clone(), letter, tell.clone()));
     let service = api.0.service.clone();
     // The wake goes on without this call: a device on its way here is woken when it comes.
-    let mut own = tokio::spawn(async move { service.expect(wish).await }.in_current_span());
+    let mut own = tokio::spawn(async move { service.expect(wake).await }.in_current_span());
     let mut tell = Some(tell);
     let mut tally = Tally::default();
     let mut until = until;

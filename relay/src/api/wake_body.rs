@@ -21,8 +21,8 @@ const MAX_CALLER: usize = 255;
 /// Reads the body of a wake.
 pub fn read(body: &Json) -> Result<Wake, Problem> {
     let mut errors = Errors::default();
-    let wish = wake(body, &mut errors);
-    errors.into_result(wish)
+    let wake = wake(body, &mut errors);
+    errors.into_result(wake)
 }
 
 fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
@@ -99,16 +99,16 @@ mod tests {
 
     #[test]
     fn an_aor_is_enough_and_is_read_as_an_account_is() {
-        let wish = parsed(r#"{"aor": "sip:alice@EXAMPLE.com"}"#).unwrap();
-        assert_eq!((wish.aor.expose(), &*wish.from, wish.name), ("sip:alice@example.com", "", None));
-        assert_eq!(wish.wait, Duration::from_secs(20));
+        let wake = parsed(r#"{"aor": "sip:alice@EXAMPLE.com"}"#).unwrap();
+        assert_eq!((wake.aor.expose(), &*wake.from, wake.name), ("sip:alice@example.com", "", None));
+        assert_eq!(wake.wait, Duration::from_secs(20));
         let call = r#"{"aor": "sip:a@b", "wait_ms": 30000, "call": {"from": "sip:bob@example.com", "name": "Bob"}}"#;
-        let wish = parsed(call).unwrap();
-        assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
-        assert_eq!(wish.wait, Duration::from_secs(30));
+        let wake = parsed(call).unwrap();
+        assert_eq!((&*wake.from, wake.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
+        assert_eq!(wake.wait, Duration::from_secs(30));
         for nobody in ["sip:@example.com", "SIPS:@example.com:5061", "sip:", "", " "] {
-            let wish = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{nobody}"}}}}"#)).unwrap();
-            assert_eq!(&*wish.from, "", "nobody is called so");
+            let wake = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{nobody}"}}}}"#)).unwrap();
+            assert_eq!(&*wake.from, "", "nobody is called so");
         }
     }
 
@@ -120,9 +120,9 @@ mod tests {
             ("tel:+4930;phone-context=x;pw=hunter2", "Bob", ("tel:+4930;phone-context=x", Some("Bob"))),
             ("sip:x:hunter2@Anonymous.invalid", "Bob", ("sip:anonymous@anonymous.invalid", None)),
         ] {
-            let wish =
+            let wake =
                 parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{from}", "name": "{name}"}}}}"#)).unwrap();
-            assert_eq!((&*wish.from, wish.name.as_deref()), told, "{from}");
+            assert_eq!((&*wake.from, wake.name.as_deref()), told, "{from}");
         }
         for nonsense in
             ["bob", "bob:hunter2@h", "sip:bob:hun@ter2@h", "<sip:bob@h>", "sip:b ob@h", "https://b:hunter2@h/"]
@@ -144,8 +144,8 @@ mod tests {
             (&*long, Some(&long[..2 * MAX_CALLER])),
         ] {
             let call = format!(r#"{{"from": "sip:bob@h", "name": "{name}"}}"#);
-            let wish = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {call}}}"#)).unwrap();
-            assert_eq!((&*wish.from, wish.name.as_deref()), ("sip:bob@h", told), "{name}");
+            let wake = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {call}}}"#)).unwrap();
+            assert_eq!((&*wake.from, wake.name.as_deref()), ("sip:bob@h", told), "{name}");
         }
     }
 

@@ -113,14 +113,14 @@ pub fn run(keys: Keys) -> Result<(), CommandError> {
 
 fn show(keyring: &Keyring, json: bool) -> Result<(), CommandError> {
     let fingerprint = keyring.fingerprint(Reading::now());
-    let (ring, chain) = (fingerprint.ring_text(), fingerprint.chain_text());
+    let (identity, chain) = (fingerprint.identity_text(), fingerprint.chain_text());
     let Fingerprint { day, rotation, .. } = fingerprint;
     let day = rfc3339(u64::from(day) * DAY_S)[..10].to_owned();
     let mut out = std::io::stdout();
     if json {
-        writeln!(out, "{}", json!({"ring": ring, "day": day, "rotation": rotation, "chain": chain}))?;
+        writeln!(out, "{}", json!({"ring": identity, "day": day, "rotation": rotation, "chain": chain}))?;
     } else {
-        writeln!(out, "keyring      {ring}\nrotation     {rotation}\nkey of today {chain} ({day})")?;
+        writeln!(out, "keyring      {identity}\nrotation     {rotation}\nkey of today {chain} ({day})")?;
     }
     Ok(())
 }

@@ -28,8 +28,8 @@ pub struct Man {
 ///
 /// # Errors
 /// [`CommandError::Output`] when nothing can be printed.
-pub fn completions(wish: &Completions, mut command: Command) -> Result<(), CommandError> {
-    let shell = match wish.shell.as_str() {
+pub fn completions(arguments: &Completions, mut command: Command) -> Result<(), CommandError> {
+    let shell = match arguments.shell.as_str() {
         "zsh" => Shell::Zsh,
         "fish" => Shell::Fish,
         _ => Shell::Bash,
@@ -43,8 +43,8 @@ pub fn completions(wish: &Completions, mut command: Command) -> Result<(), Comma
 ///
 /// # Errors
 /// [`CommandError::File`] when one cannot be written.
-pub fn man(wish: &Man, command: Command) -> Result<(), CommandError> {
-    let written = std::fs::create_dir_all(&wish.directory)
-        .and_then(|()| clap_mangen::generate_to(command.disable_help_subcommand(true), &wish.directory));
-    written.map_err(|why| CommandError::NotWritten { file: wish.directory.clone(), why })
+pub fn man(arguments: &Man, command: Command) -> Result<(), CommandError> {
+    let written = std::fs::create_dir_all(&arguments.directory)
+        .and_then(|()| clap_mangen::generate_to(command.disable_help_subcommand(true), &arguments.directory));
+    written.map_err(|why| CommandError::NotWritten { file: arguments.directory.clone(), why })
 }

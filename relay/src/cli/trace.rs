@@ -41,8 +41,8 @@ pub struct Trace {
 /// [`CommandError`] when the listener is not reached or refuses, or when the file cannot be written.
 pub async fn run(trace: Trace) -> Result<(), CommandError> {
     let listener = trace.at.open()?;
-    let wish = json!({"for_s": trace.time.as_secs().max(1)});
-    let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&wish)).await?;
+    let body = json!({"for_s": trace.time.as_secs().max(1)});
+    let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&body)).await?;
     eprintln!("recording until {} into {}", begun["until"].as_str().unwrap_or("?"), trace.output.display());
     let recorded = record(&listener, &trace).await;
     // However it ended. It may have erased itself by now.

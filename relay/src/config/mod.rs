@@ -265,11 +265,11 @@ pub struct Otlp {
 /// `[lifetime]`: how long a push instance may live; 1 s ≤ min ≤ default ≤ max ≤ 6 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
-    /// A shorter wish is raised to this or refused.
+    /// A shorter one that is asked for is raised to this or refused.
     pub min: Duration,
     /// Given when the app names none.
     pub default: Duration,
-    /// A longer wish is cut to this or refused.
+    /// A longer one that is asked for is cut to this or refused.
     pub max: Duration,
 }
 
@@ -334,7 +334,7 @@ pub struct Limits {
 /// When the caller first hears 180.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyRinging {
-    /// As soon as the call is held.
+    /// As soon as the call waits.
     Immediately,
     /// When the push service has accepted the push.
     AfterPushAccepted,

@@ -210,7 +210,7 @@ words!(
         Unknown = "unknown",
         /// The INVITE did not come from the account's own server: 403.
         WrongSource = "wrong-source",
-        /// A limit (calls held, pushes for a device) was reached.
+        /// A limit (calls that wait, pushes for a device) was reached.
         Limited = "limited",
     }
 );

@@ -372,7 +372,7 @@ impl Metrics {
         self.0.invite_to_push.observe(after.as_secs_f64());
     }
 
-    /// The device of a held INVITE was attached, `after` the INVITE came.
+    /// The device of a waiting INVITE was attached, `after` the INVITE came.
     pub fn wake(&self, after: Duration) {
         self.0.wake.observe(after.as_secs_f64());
     }

@@ -99,8 +99,8 @@ pub(super) async fn begin_trace<E: OperatorService>(
     request: Request,
 ) -> Result<Response, Problem> {
     let id = instance(&request)?;
-    let wish = crate::api::trace::read(request).await?;
-    crate::api::trace::answered(operator.0.service.trace(id, wish).await)
+    let trace = crate::api::trace::read(request).await?;
+    crate::api::trace::answered(operator.0.service.trace(id, trace).await)
 }
 
 pub(super) async fn trace<E: OperatorService>(

@@ -111,7 +111,7 @@ pub struct Push {
     pub from: Option<Box<str>>,
     /// The caller's display name; any text, made safe where it is encoded.
     pub name: Option<Box<str>>,
-    /// The public edge of the node that holds the call: `host:port`.
+    /// The public edge of the node at which the call waits: `host:port`.
     pub edge: Box<str>,
     /// Seconds since 1970, by the system's clock.
     pub sent_at: u64,

@@ -194,7 +194,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
     let answer = match vault {
         Ok(vault) => match vault.examine().await {
             Ok(faults) => {
-                if let Ok(Some(fault)) = vault.look_at_ring().await {
+                if let Ok(Some(fault)) = vault.peek_keyring().await {
                     problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy()));
                 }
                 Ok(faults)

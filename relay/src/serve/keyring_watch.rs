@@ -10,7 +10,7 @@ use tokio::time::{interval, sleep};
 use crate::clock;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
-use crate::vault::{KeyringError, MAX_LIFETIME_S, RingFault, Vault};
+use crate::vault::{KeyringError, KeyringMismatch, MAX_LIFETIME_S, Vault};
 
 /// How often the keyrings are compared.
 const EVERY: Duration = Duration::from_secs(20);
@@ -24,11 +24,11 @@ const FORGOTTEN: &str = "more was wiped within six days than there is room to re
 
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(vault: Vault, readiness: Readiness) {
-    let mut known: Option<RingFault> = None;
+    let mut known: Option<KeyringMismatch> = None;
     // As long as the store cannot be asked, nothing is taken from it.
     readiness.pass(Check::Keyring);
     loop {
-        let Ok(fault) = vault.compare_ring().await else {
+        let Ok(fault) = vault.check_keyring().await else {
             sleep(AGAIN).await;
             continue;
         };

@@ -70,7 +70,7 @@ use crate::otlp::Exporter;
 use crate::push::{Network, PushService, SetupError, System, webpush};
 use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
-use crate::vault::{self, Keyring, KeyringError, RingFault, StoreError, StoreFault, StoreTls, Vault};
+use crate::vault::{self, Keyring, KeyringError, KeyringMismatch, StoreError, StoreFault, StoreTls, Vault};
 
 use chore::chore;
 use listeners::Listeners;
@@ -102,7 +102,7 @@ pub enum StartError {
     Keyring(#[from] KeyringError),
     /// The sealing keys are not those of what is stored.
     #[error("store.keyring: {0}; {remedy}", remedy = .0.remedy())]
-    Untried(RingFault),
+    Untried(KeyringMismatch),
     /// The store's URL.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -213,7 +213,7 @@ impl Relay {
         );
         clock_watch::begin(&vault).await;
         // A store that does not answer is asked again before anything is stored.
-        if let Ok(Some(fault)) = vault.begin_ring().await {
+        if let Ok(Some(fault)) = vault.begin_keyring().await {
             return Err(StartError::Untried(fault));
         }
         // A failed attempt is repeated, and reported, by the task that tends the keys.

@@ -21,7 +21,7 @@ pub trait AppService: Clone + Send + Sync + 'static {
         &self,
         app: &str,
         source: IpAddr,
-        wish: Enable,
+        request: Enable,
     ) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
 
     /// Walks an account's path, and keeps nothing of it.
@@ -46,12 +46,12 @@ pub enum ExamineError {
 }
 
 impl AppService for Service {
-    async fn enable(&self, app: &str, source: IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
+    async fn enable(&self, app: &str, source: IpAddr, request: Enable) -> Result<Enabled, EnableError> {
         let (it, app) = (self.0.clone(), app.into());
         let (asker, _waits) = Asker::new();
         // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
         let enabling = async move {
-            let (enabled, replaced) = it.clone().enable(app, source, wish, asker).await?;
+            let (enabled, replaced) = it.clone().enable(app, source, request, asker).await?;
             Ok(Untaken::new(it, enabled, replaced))
         };
         let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;

@@ -49,7 +49,7 @@ impl Inner {
             Err(AccessError::OwnerAway) => return Err(self.why_away(id).await.into()),
             looked => looked?,
         };
-        let foreground = change.presence.map(|presence| presence == Presence::Foreground);
+        let presence = change.presence;
         let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
         let before = self.place_of(&status);
         let acts = [(change.lifetime_s.is_some(), Act::Renewed), (names_token, Act::TokenChanged)];
@@ -59,7 +59,7 @@ impl Inner {
             Ok(())
         })?;
         let lookup = changed.lookup;
-        let status = self.put_change(&status, changed, foreground).await?;
+        let status = self.put_change(&status, changed, presence).await?;
         self.tell_leavers(Word::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
@@ -189,12 +189,12 @@ impl Inner {
         self: &Arc<Self>,
         status: &InstanceStatus,
         changed: Changed,
-        foreground: Option<bool>,
+        presence: Option<Presence>,
     ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
         let ends_at = lease.expires_at;
-        let replace = |reply| Request::Replace { id, sealed, lease, fence, foreground, reply };
+        let replace = |reply| Request::Replace { id, sealed, lease, fence, presence, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {

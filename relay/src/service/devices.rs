@@ -29,14 +29,14 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         change: Change,
     ) -> impl Future<Output = Result<View, ChangeError>> + Send;
 
-    /// Unregisters and wipes. A call that is held gets its final answer.
+    /// Unregisters and wipes. A call that waits gets its final answer.
     fn disable(
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
     ) -> impl Future<Output = Result<Wiped, AccessError>> + Send;
 
-    /// The state of a call that was offered to the instance's device.
+    /// The state of a call that was forked or pushed to the instance's device.
     fn call(
         &self,
         id: InstanceId,
@@ -112,7 +112,7 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
 }
 
@@ -192,8 +192,8 @@ impl DeviceService for Service {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Result<TraceAnswer, TraceError> {
-        self.0.trace(id, proof, wish).await
+        self.0.trace(id, proof, request).await
     }
 }

@@ -86,8 +86,11 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
     fn export(&self, id: InstanceId) -> impl Future<Output = Result<Export, OperatorError>> + Send;
 
     /// Records an instance's SIP, gives what was recorded, or erases it; its user sees so in the timeline.
-    fn trace(&self, id: InstanceId, wish: TraceRequest)
-    -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
+    fn trace(
+        &self,
+        id: InstanceId,
+        request: TraceRequest,
+    ) -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
 }
 
 impl OperatorService for Service {
@@ -150,7 +153,7 @@ impl OperatorService for Service {
         AboutNode {
             is_leaving: self.0.is_leaving(),
             is_doubtful: agent.is_doubtful(),
-            keyring: fingerprint.ring_text(),
+            keyring: fingerprint.identity_text(),
             key_of_today: fingerprint.chain_text(),
         }
     }
@@ -198,10 +201,10 @@ impl OperatorService for Service {
         self.0.export(id).await
     }
 
-    async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+    async fn trace(&self, id: InstanceId, request: TraceRequest) -> Result<TraceAnswer, TraceError> {
         if let Ok(status) = self.0.look_as_relay(id).await {
             self.0.audit(Act::Read(Reading::Trace), &status);
         }
-        self.0.trace_as_relay(id, wish).await
+        self.0.trace_as_relay(id, request).await
     }
 }

@@ -10,11 +10,11 @@ use super::types::{Expected, Wake, WakeError};
 /// Requests of a SIP server, made with its key.
 pub trait SipServerService: Clone + Send + Sync + 'static {
     /// Wakes the devices of an AOR that this node has, for a call that its SIP server holds.
-    fn expect(&self, wish: Wake) -> impl Future<Output = Result<Expected, WakeError>> + Send;
+    fn expect(&self, wake: Wake) -> impl Future<Output = Result<Expected, WakeError>> + Send;
 }
 
 impl SipServerService for Service {
-    async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
-        self.0.expect(wish).await
+    async fn expect(&self, wake: Wake) -> Result<Expected, WakeError> {
+        self.0.expect(wake).await
     }
 }

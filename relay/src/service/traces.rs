@@ -15,26 +15,30 @@ impl Inner {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Result<TraceAnswer, TraceError> {
-        match self.ask_trace(id, Principal::Device(proof.clone()), wish).await {
+        match self.ask_trace(id, Principal::Device(proof.clone()), request).await {
             Some(Err(TraceDenied::Denied(denied))) => Err(self.denied(id, denied, proof).await.into()),
             other => judged(other),
         }
     }
 
     /// A trace request from an operator.
-    pub(super) async fn trace_as_relay(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
-        judged(self.ask_trace(id, Principal::Relay, wish).await)
+    pub(super) async fn trace_as_relay(
+        &self,
+        id: InstanceId,
+        request: TraceRequest,
+    ) -> Result<TraceAnswer, TraceError> {
+        judged(self.ask_trace(id, Principal::Relay, request).await)
     }
 
     async fn ask_trace(
         &self,
         id: InstanceId,
         who: Principal,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Option<Result<TraceAnswer, TraceDenied>> {
-        self.dependencies.agent.ask(id, |reply| Request::Trace { id, who, wish, reply }).await
+        self.dependencies.agent.ask(id, |reply| Request::Trace { id, who, request, reply }).await
     }
 }
 

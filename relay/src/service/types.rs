@@ -140,7 +140,7 @@ pub struct EdgeAddress {
 
 /// Whether an instance works for its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InstanceState {
+pub enum InstanceStatusView {
     /// The relay registers, or tries to.
     Active,
     /// The app registers by itself.
@@ -155,7 +155,7 @@ pub struct View {
     /// The instance's id.
     pub instance: InstanceId,
     /// Whether it works.
-    pub state: InstanceState,
+    pub state: InstanceStatusView,
     /// How its registration stands.
     pub registration: Registration,
     /// When it was enabled, in seconds since 1970.
@@ -246,7 +246,7 @@ pub struct OwnExport {
 
 /// The proof of a wipe, signed by the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
+pub struct ReceiptView {
     /// The wiped instance.
     pub instance: InstanceId,
     /// When, in seconds since 1970.
@@ -263,14 +263,14 @@ pub struct Receipt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallView {
     /// How it stands.
-    pub state: CallState,
+    pub state: CallStatus,
     /// When the relay gives up waiting, in seconds since 1970; the state can be asked until then at least.
     pub deadline: u64,
 }
 
 /// The states of a call; the last five are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallState {
+pub enum CallStatus {
     /// The push is on its way, the device is not attached.
     Waking,
     /// The device rings.
@@ -423,7 +423,7 @@ pub enum CallError {
     UnknownCall,
     /// The call has ended, so it cannot ring or be declined: 409.
     #[error("the call is over")]
-    Over(CallState),
+    Over(CallStatus),
 }
 
 /// Why a recording was not begun, read or ended.
@@ -467,7 +467,7 @@ pub struct Listed {
     /// The App's id, as the operator configured it.
     pub app: Box<str>,
     /// Whether it works.
-    pub state: InstanceState,
+    pub state: InstanceStatusView,
     /// How its registration stands.
     pub registration: Registration,
     /// When it was enabled, in seconds since 1970; of one that passed through, when its device registered last.
@@ -565,7 +565,7 @@ pub struct Export {
     /// The instance.
     pub listed: Listed,
     /// The events that wake the device, and whether the app registers by itself; of an account that was lent.
-    pub wishes: Option<(WakeFor, Presence)>,
+    pub preferences: Option<(WakeFor, Presence)>,
     /// The key that what names a person is sealed to, in pushes.
     pub public_key: Option<PublicKey>,
     /// Its calls that are still known.
@@ -578,7 +578,7 @@ pub struct Export {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wiped {
     /// Nothing is left.
-    Done(Receipt),
+    Done(ReceiptView),
     /// Memory is wiped and the SIP server was told; the store is away, and what it holds is erased as soon as it is back, or the wipe could not be
     /// written down yet.
     Wiping,
@@ -642,7 +642,7 @@ pub enum WakeError {
     OthersSilent,
 }
 
-/// Why an operator's wish was not fulfilled.
+/// Why an operator's request was not fulfilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OperatorError {
     /// There is no such instance on this node.

@@ -7,8 +7,8 @@ use sip::id::{CallId, InstanceId};
 
 use super::Inner;
 use super::types::{
-    AccessError, CallError, CallState, CallView, Export, InstanceKind, InstanceState, Listed, OperatorError, Page,
-    Registration, RegistrationState, View, Voicemail, Which,
+    AccessError, CallError, CallStatus, CallView, Export, InstanceKind, InstanceStatusView, Listed, OperatorError,
+    Page, Registration, RegistrationState, View, Voicemail, Which,
 };
 use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
@@ -135,7 +135,7 @@ impl Inner {
         let stories = self.stories_of(id).await.map_err(|_| OperatorError::StoreAway)?;
         let export = self.dependencies.vault.open_record(id, &status.sealed, |record| Export {
             listed: listed(&status, record),
-            wishes: record.lent().map(|record| (record.wake_for, record.presence)),
+            preferences: record.lent().map(|record| (record.wake_for, record.presence)),
             public_key: record.lent().and_then(|record| record.device.public_key()),
             calls,
             stories,
@@ -148,10 +148,10 @@ impl Inner {
         id: InstanceId,
         proof: &InstanceSecret,
         call: CallId,
-        wish: CallRequest,
+        request: CallRequest,
     ) -> Result<CallView, CallError> {
         let who = Principal::Device(proof.clone());
-        match self.dependencies.agent.ask(id, |reply| Request::Call { id, who, call, wish, reply }).await {
+        match self.dependencies.agent.ask(id, |reply| Request::Call { id, who, call, request, reply }).await {
             Some(Ok(call)) => Ok(call_view(&call)),
             Some(Err(CallDenied::Denied(denied))) => Err(self.denied(id, denied, proof).await.into()),
             Some(Err(CallDenied::UnknownCall)) => Err(CallError::UnknownCall),
@@ -231,13 +231,13 @@ fn is_one_of(which: &Which, record: &StoredRecord) -> bool {
         && which.domain.as_ref().is_none_or(|wanted| **wanted == *domain(aor))
 }
 
-fn state(status: &InstanceStatus) -> InstanceState {
+fn state(status: &InstanceStatus) -> InstanceStatusView {
     match status.state {
-        crate::domain::InstanceState::Foreground => InstanceState::Foreground,
-        crate::domain::InstanceState::Ending => InstanceState::Ending,
+        crate::domain::InstanceState::Foreground => InstanceStatusView::Foreground,
+        crate::domain::InstanceState::Ending => InstanceStatusView::Ending,
         crate::domain::InstanceState::Registered
         | crate::domain::InstanceState::Registering
-        | crate::domain::InstanceState::Retrying => InstanceState::Active,
+        | crate::domain::InstanceState::Retrying => InstanceStatusView::Active,
     }
 }
 
@@ -259,14 +259,14 @@ pub(super) fn call_view(call: &Call) -> CallView {
     CallView { state: call_state(call.told()), deadline: call.deadline.unix }
 }
 
-fn call_state(state: sip::endpoint::CallState) -> CallState {
+fn call_state(state: sip::endpoint::CallState) -> CallStatus {
     match state {
-        sip::endpoint::CallState::Waking => CallState::Waking,
-        sip::endpoint::CallState::Ringing => CallState::Ringing,
-        sip::endpoint::CallState::Answered => CallState::Answered,
-        sip::endpoint::CallState::Cancelled => CallState::Cancelled,
-        sip::endpoint::CallState::AnsweredElsewhere => CallState::AnsweredElsewhere,
-        sip::endpoint::CallState::Declined => CallState::Declined,
-        sip::endpoint::CallState::TimedOut => CallState::TimedOut,
+        sip::endpoint::CallState::Waking => CallStatus::Waking,
+        sip::endpoint::CallState::Ringing => CallStatus::Ringing,
+        sip::endpoint::CallState::Answered => CallStatus::Answered,
+        sip::endpoint::CallState::Cancelled => CallStatus::Cancelled,
+        sip::endpoint::CallState::AnsweredElsewhere => CallStatus::AnsweredElsewhere,
+        sip::endpoint::CallState::Declined => CallStatus::Declined,
+        sip::endpoint::CallState::TimedOut => CallStatus::TimedOut,
     }
 }

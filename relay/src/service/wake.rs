@@ -1,4 +1,4 @@
-//! Waking the devices of an AOR that this node has, for a SIP server that holds the call itself.
+//! Waking the devices of an AOR that this node has, for a SIP server at which the call waits.
 //!
 //! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the operator vouches for are
 //! counted and woken: the lender of an account names it freely. A requester that stops waiting stops nothing: the devices go on waking for the same
@@ -27,8 +27,8 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Inner {
-    pub(super) async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
-        let Wake { aor, from, name, wait: _, registrars } = wish;
+    pub(super) async fn expect(&self, wake: Wake) -> Result<Expected, WakeError> {
+        let Wake { aor, from, name, wait: _, registrars } = wake;
         if self.is_leaving() {
             return Err(WakeError::Draining);
         }

@@ -374,7 +374,7 @@ impl Vault {
                 Ok(kept) => opened.push(kept),
                 Err(error) => {
                     if error == SealError::Broken && is_ours.is_none() {
-                        is_ours = Some(self.has_the_ring().await?);
+                        is_ours = Some(self.has_agreed_keyring().await?);
                     }
                     let (_, count) = unread.unwrap_or((error, 0));
                     unread = Some((error, count + 1));

@@ -17,14 +17,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::keyring::Fingerprint;
-use super::redis::{Compared, RING_TTL};
-use super::store::{RingFault, StoreError};
+use super::redis::{AGREEMENT_TTL, Compared};
+use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault};
 use crate::clock::{self, DAY_S, Reading};
 
 /// What is known of it.
 #[derive(Default)]
-pub(super) struct RingState(Mutex<Looked>);
+pub(super) struct AgreementState(Mutex<Looked>);
 
 #[derive(Default)]
 struct Looked {
@@ -38,10 +38,10 @@ enum Known {
     #[default]
     Nothing,
     Stands,
-    Fault(RingFault),
+    Fault(KeyringMismatch),
 }
 
-impl RingState {
+impl AgreementState {
     pub fn is_other(&self) -> bool {
         matches!(self.lock().known, Known::Fault(_))
     }
@@ -55,7 +55,7 @@ impl RingState {
     }
 
     /// The fault that was found last.
-    fn fault(&self) -> Option<RingFault> {
+    fn fault(&self) -> Option<KeyringMismatch> {
         match self.lock().known {
             Known::Fault(fault) => Some(fault),
             Known::Nothing | Known::Stands => None,
@@ -98,39 +98,39 @@ impl Vault {
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn compare_ring(&self) -> Result<Option<RingFault>, StoreError> {
-        let ring = &self.0.ring;
-        let mut found = self.look(ring.stands(), false).await?;
-        if matches!(found, Compared::Absent) && ring.note_absent() >= self.founds_after().await? {
+    pub async fn check_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
+        let agreement = &self.0.agreement;
+        let mut found = self.look(agreement.stands(), false).await?;
+        if matches!(found, Compared::Absent) && agreement.note_absent() >= self.founds_after().await? {
             found = if self.is_untried().await? {
-                Compared::Fault(RingFault::Untried)
+                Compared::Fault(KeyringMismatch::Untried)
             } else {
                 self.look(true, false).await?
             };
         }
         match found {
             Compared::Stands => {
-                if !ring.stands()
+                if !agreement.stands()
                     && let Err(error) = self.0.keyring.accept()
                 {
                     tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
                 }
-                ring.note(Known::Stands);
+                agreement.note(Known::Stands);
             }
-            Compared::Fault(fault) => ring.note(Known::Fault(fault)),
+            Compared::Fault(fault) => agreement.note(Known::Fault(fault)),
             Compared::Absent => {}
         }
-        Ok(ring.fault())
+        Ok(agreement.fault())
     }
 
     /// The same comparison, which leaves nothing behind.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn look_at_ring(&self) -> Result<Option<RingFault>, StoreError> {
+    pub async fn peek_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         Ok(match self.look(false, true).await? {
             Compared::Fault(fault) => Some(fault),
-            Compared::Absent => self.is_untried().await?.then_some(RingFault::Untried),
+            Compared::Absent => self.is_untried().await?.then_some(KeyringMismatch::Untried),
             Compared::Stands => None,
         })
     }
@@ -140,17 +140,17 @@ impl Vault {
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn begin_ring(&self) -> Result<Option<RingFault>, StoreError> {
+    pub async fn begin_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         if !self.0.keyring.is_untried() {
             return Ok(None);
         }
-        let fault = self.look_at_ring().await?;
+        let fault = self.peek_keyring().await?;
         if fault.is_none()
             && let Err(error) = self.0.keyring.accept()
         {
             tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
         }
-        Ok(fault.filter(|fault| *fault == RingFault::Untried))
+        Ok(fault.filter(|fault| *fault == KeyringMismatch::Untried))
     }
 
     /// Whether the keyring was made because there was none, and the store holds instances, which it does not open.
@@ -161,19 +161,19 @@ impl Vault {
     }
 
     /// Whether a keyring that was just made is still to be compared, before anything is sealed with it.
-    pub(super) fn ring_is_untried(&self) -> bool {
-        self.0.ring.is_unknown() && self.0.keyring.is_untried()
+    pub(super) fn keyring_is_untried(&self) -> bool {
+        self.0.agreement.is_unknown() && self.0.keyring.is_untried()
     }
 
     /// Whether this node's keyring is the one that the store names, by one look.
-    pub(super) async fn has_the_ring(&self) -> Result<bool, StoreError> {
+    pub(super) async fn has_agreed_keyring(&self) -> Result<bool, StoreError> {
         Ok(matches!(self.look(false, true).await?, Compared::Stands))
     }
 
     async fn look(&self, founds: bool, look_only: bool) -> Result<Compared, StoreError> {
         let Store::Redis(redis) = &self.0.store else { return Ok(Compared::Stands) };
         let keyring = &self.0.keyring;
-        let found = redis.compare_ring(&keyring.fingerprint(Reading::now()), founds, look_only).await?;
+        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), founds, look_only).await?;
         if matches!(found, Compared::Fault(_)) {
             if look_only {
                 return Ok(found);
@@ -182,31 +182,31 @@ impl Vault {
             if let Err(error) = keyring.tend(Reading::now()) {
                 tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
             }
-            return redis.compare_ring(&keyring.fingerprint(Reading::now()), founds, look_only).await;
+            return redis.check_keyring(&keyring.fingerprint(Reading::now()), founds, look_only).await;
         }
         let now = Reading::now();
-        if founds && matches!(found, Compared::Stands) && DAY_S - now.system % DAY_S <= RING_TTL.as_secs() {
+        if founds && matches!(found, Compared::Stands) && DAY_S - now.system % DAY_S <= AGREEMENT_TTL.as_secs() {
             // The day that begins finds what stands, whoever looks first.
-            redis.compare_ring(&keyring.fingerprint_of_tomorrow(now), founds, look_only).await?;
+            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), founds, look_only).await?;
         }
         Ok(found)
     }
 
     /// For how long none is to be written down before this node writes down its own.
     async fn founds_after(&self) -> Result<Duration, StoreError> {
-        let (is_other, lease) = (self.0.ring.is_other(), self.0.settings.lease);
+        let (is_other, lease) = (self.0.agreement.is_other(), self.0.settings.lease);
         Ok(match (is_other, self.living_peers().await?.is_empty()) {
             (false, true) => Duration::ZERO,
             (false, false) | (true, true) => lease,
-            (true, false) => RING_TTL,
+            (true, false) => AGREEMENT_TTL,
         })
     }
 
     /// Whether something may be taken over with this keyring.
     pub(super) async fn may_take(&self) -> Result<bool, StoreError> {
-        if self.0.ring.is_unknown() {
-            self.compare_ring().await?;
+        if self.0.agreement.is_unknown() {
+            self.check_keyring().await?;
         }
-        Ok(self.0.ring.stands())
+        Ok(self.0.agreement.stands())
     }
 }

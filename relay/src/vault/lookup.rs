@@ -105,7 +105,7 @@ fn as_compared<T>(aor: &Aor, work: impl FnOnce(&str) -> T) -> T {
 }
 
 /// What tells a keyring from another one: the same as long as its index key is.
-pub(super) fn ring(key: &SecretKey) -> [u8; 16] {
+pub(super) fn keyring_identity(key: &SecretKey) -> [u8; 16] {
     keyed_hash(key, "sipwake ring 1", &[])
 }
 

@@ -58,8 +58,8 @@ pub(crate) use lookup::{hex, unhex};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, RingFault, Settings, StoreError,
-    StoreTls, Stored, Whose,
+    AwayReason, Fence, KeyringMismatch, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, Settings,
+    StoreError, StoreTls, Stored, Whose,
 };
 
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
@@ -84,7 +84,7 @@ struct Inner {
     settings: Settings,
     /// When this run asked for its lease that it got last, since boot; `None`: never.
     held_at: Mutex<Option<Duration>>,
-    ring: keyring_agreement::RingState,
+    agreement: keyring_agreement::AgreementState,
     store: Store,
     tombstones: OnceLock<Tombstones>,
     /// What is to be claimed first.
@@ -136,7 +136,7 @@ impl Vault {
             owner: Owner::of(node),
             settings,
             held_at: Mutex::default(),
-            ring: keyring_agreement::RingState::default(),
+            agreement: keyring_agreement::AgreementState::default(),
             store,
             tombstones: OnceLock::new(),
             wanted: Wanted::default(),
@@ -383,11 +383,11 @@ impl Vault {
     pub async fn takes_new(&self) -> Result<(), StoreError> {
         if let Store::Redis(redis) = &self.0.store {
             redis.takes_new().await?;
-            if self.ring_is_untried() {
-                self.compare_ring().await?;
+            if self.keyring_is_untried() {
+                self.check_keyring().await?;
             }
         }
-        if self.0.ring.is_other() { Err(StoreError::Away(AwayReason::OtherKeyring)) } else { Ok(()) }
+        if self.0.agreement.is_other() { Err(StoreError::Away(AwayReason::OtherKeyring)) } else { Ok(()) }
     }
 
     /// How many connections to the store were opened until now: another one may lead to another server.

@@ -66,11 +66,11 @@ impl Vault {
                 redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
             }
         };
-        if !kept && !self.0.ring.is_other() {
+        if !kept && !self.0.agreement.is_other() {
             // It is the first one, or the store has lost it, and may have lost which keyring stands. One that does not answer is asked again by whoever
             // compares. Beside the lease, for how long that took tells what has become of it.
             let (vault, limit) = (self.clone(), self.0.settings.operation_limit);
-            tokio::spawn(async move { drop(timeout(limit, vault.compare_ring()).await) });
+            tokio::spawn(async move { drop(timeout(limit, vault.check_keyring()).await) });
         }
         let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
         Ok(match earlier {

@@ -184,7 +184,7 @@ pub enum AwayReason {
 
 /// What is wrong with a node's keyring, beside those of the nodes that live.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RingFault {
+pub enum KeyringMismatch {
     /// It is another one.
     #[error(
         "the other nodes of this store use another keyring; nothing is taken over and no account is taken with this one"
@@ -207,7 +207,7 @@ pub enum RingFault {
     Untried,
 }
 
-impl RingFault {
+impl KeyringMismatch {
     /// In short, for a check.
     pub const fn word(self) -> &'static str {
         match self {

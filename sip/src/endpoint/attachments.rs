@@ -515,7 +515,7 @@ impl Endpoint {
             let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
             self.core.transactions.respond(now, server, 403, response.finish());
             self.core.flush();
-            self.refuse_held(now, instance, source.flow);
+            self.refuse_all_unproven(now, instance, source.flow);
             return self.count_failure(source.flow);
         }
         match ContactRequest::read(&register) {
@@ -548,13 +548,13 @@ impl Endpoint {
             self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
             self.answer_asked(instance, flow, None);
         }
-        self.release_held(now, instance, source.flow);
+        self.release_unproven(now, instance, source.flow);
     }
 
     /// The shell has verified the proof of a request in a call: the dialogs of its device go by that flow from now on.
     fn on_request_verified(&mut self, now: Instant, source: Source, instance: InstanceId, granted: bool) {
         if !granted {
-            self.refuse_held(now, instance, source.flow);
+            self.refuse_all_unproven(now, instance, source.flow);
             return self.count_failure(source.flow);
         }
         let Source { flow, transport, .. } = source;
@@ -564,7 +564,7 @@ impl Endpoint {
             self.leave_flow(now, instance, earlier);
         }
         self.answer_asked(instance, flow, earlier);
-        self.release_held(now, instance, flow);
+        self.release_unproven(now, instance, flow);
         self.send_parked_in_dialogs(now, instance);
     }
 
@@ -598,7 +598,7 @@ impl Endpoint {
         }
     }
 
-    /// A device is to be detached by its own wish, which is not heard by a flow that it has left.
+    /// A device is to be detached at its own request, which is not heard by a flow that it has left.
     fn detach_by(&mut self, now: Instant, instance: InstanceId, source: &Source) {
         if !self.attachments.has_left(instance, source.flow) {
             self.detach(now, instance);

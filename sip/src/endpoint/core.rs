@@ -74,7 +74,7 @@ pub(super) enum Timer {
     /// A device has had long enough to come back for what it has asked.
     Asked(InstanceId),
     /// The messages by this flow have waited long enough for their device to prove itself there.
-    Held(Box<FlowId>),
+    Unproven(Box<FlowId>),
     /// The call can be forgotten.
     Forget(CallId),
     /// A call of this caller was missed, and has not come again.

@@ -112,7 +112,7 @@ pub enum Input {
     /// dial of an upstream that could not be reached.
     UpstreamServes(UpstreamId),
     /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and with the REGISTER of
-    /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowOffered`].
+    /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowSettled`].
     FailbackDialled {
         /// The upstream that the address belongs to.
         upstream: UpstreamId,
@@ -402,13 +402,13 @@ pub enum Event {
         address: SocketAddr,
     },
     /// The flow of an [`Input::Dialled`] or [`Input::FailbackDialled`] was taken or discarded; told once for each.
-    FlowOffered {
+    FlowSettled {
         /// The upstream that it was opened for.
         upstream: UpstreamId,
         /// The flow.
         flow: FlowId,
         /// Whether the flow is in use, and otherwise why not.
-        outcome: Offer,
+        outcome: FlowOutcome,
     },
     /// No flow to an upstream is in use, dialled or wanted here; the next one is asked for by [`Output::Dial`].
     UpstreamIdle {
@@ -558,7 +558,7 @@ pub enum Event {
         /// Whether the name was assigned; otherwise it was withdrawn.
         given: bool,
     },
-    /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::invite_key`] of its CANCEL and of its ACK is
+    /// The server transaction of an INVITE has begun or is over: [`super::Endpoint::key_of_cancelled_or_acked`] of its CANCEL and of its ACK is
     /// the same, whatever else these say, and they are for this endpoint. Told before the first response is sent.
     InviteTransaction(InviteChange),
     /// An INVITE was answered without becoming a call.
@@ -608,7 +608,7 @@ pub enum Event {
 
 /// Outcome of a flow that was opened for an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum FlowOutcome {
     /// The flow is in use now.
     Taken,
     /// The flow was closed because another one is in use or none is needed; nothing is said against its address.

@@ -263,13 +263,13 @@ impl Endpoint {
                 Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Asked(instance) => self.on_asked_due(now, instance),
-                Timer::Held(flow) => self.on_held_due(now, *flow),
+                Timer::Unproven(flow) => self.on_unproven_due(now, *flow),
                 Timer::Overtaking => self.calls.registration_changed = true,
                 Timer::Forget(call) => self.calls.forget(call),
                 Timer::Missed(key) => self.on_missed_due(now, *key),
                 Timer::Successors => self.on_successors_due(now),
                 Timer::Subscription(binding) => self.on_subscription_due(now, binding),
-                Timer::Message(page) => self.on_message_due(now, page),
+                Timer::Message(message) => self.on_message_due(now, message),
                 Timer::Unheard(branch) => self.on_unheard_due(now, branch),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
@@ -305,17 +305,17 @@ impl Endpoint {
 
     /// The key of the INVITE whose transaction a CANCEL or an ACK from this side is for (RFC 3261 §9.2, §17.2.3), which
     /// [`Event::InviteTransaction`] told of by the endpoint that has it; `None` for any other message.
-    pub fn invite_key(message: &Message, side: Side) -> Option<String> {
-        crate::transaction::invite_key(message, side)
+    pub fn key_of_cancelled_or_acked(message: &Message, side: Side) -> Option<String> {
+        crate::transaction::key_of_cancelled_or_acked(message, side)
     }
 
-    /// The key of the INVITE that a message from this side is, as [`Self::invite_key`] names it; `None` for any other message.
+    /// The key of the INVITE that a message from this side is, as [`Self::key_of_cancelled_or_acked`] names it; `None` for any other message.
     pub fn key_of_invite(message: &Message, side: Side) -> Option<String> {
         let is_invite = message.is_request() && message.method() == Some(crate::message::Method::Invite);
         is_invite.then(|| RequestKey::of(message, message.via().as_ref(), side).as_str().to_owned())
     }
 
-    /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::invite_key`] an
+    /// The shard that a message belongs to; `None`: any shard may answer it. A CANCEL or an ACK whose [`Self::key_of_cancelled_or_acked`] an
     /// endpoint told of is for that one instead.
     ///
     /// A response goes by the branch of its topmost Via; a request by its topmost Route, else by the user of its

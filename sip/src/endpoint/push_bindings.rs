@@ -294,7 +294,7 @@ impl Endpoint {
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);
             self.send_parked(now, OfflinePeer::Device(instance));
-            self.release_held(now, instance, source.flow);
+            self.release_unproven(now, instance, source.flow);
         }
     }
 

@@ -13,7 +13,7 @@
 //! | SIP server | INVITE to a binding | `calls` |
 //! | SIP server | OPTIONS to a binding | 200, from `notify` |
 //! | SIP server | OPTIONS to the relay itself | 200: a ping |
-//! | SIP server | MESSAGE to a binding | `pages` |
+//! | SIP server | MESSAGE to a binding | `messages` |
 //! | SIP server | NOTIFY to a binding | `notify` |
 //! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
@@ -115,7 +115,7 @@ impl Endpoint {
             }
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
-            ClientOwner::Message(page) => self.on_message_response(now, page, branch, response),
+            ClientOwner::Message(message) => self.on_message_response(now, message, branch, response),
             ClientOwner::Forwarded(server, _) => self.on_forwarded_response(now, server, source.side, response),
             ClientOwner::ForwardedRegister(register) => {
                 self.on_forwarded_register_response(now, register, asked.flow, response);
@@ -166,7 +166,7 @@ impl Endpoint {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
             ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, Some(branch)),
-            ClientOwner::Message(page) => self.on_message_lost(now, page, branch),
+            ClientOwner::Message(message) => self.on_message_lost(now, message, branch),
             ClientOwner::Forwarded(server, _) => self.on_forwarded_silence(now, server),
             ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_timeout(now, register),
             ClientOwner::FailbackProbe(upstream) => self.on_probe_unanswered(upstream, branch),
@@ -214,7 +214,7 @@ impl Endpoint {
             {
                 self.on_cancel(now, reply, &request, owner);
             }
-            Arrival::CancelElsewhere(_) if self.hold_cancel(now, &source, &request, true) => {}
+            Arrival::CancelElsewhere(_) if self.defer_cancel(now, &source, &request, true) => {}
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
                 let response = self.cancel_taken(&request, &key);
@@ -222,7 +222,7 @@ impl Endpoint {
             }
             Arrival::New => match (method, source.side) {
                 (Method::Ack, _) => self.on_dialog_ack(now, source, &request),
-                (Method::Cancel, _) if self.hold_cancel(now, &source, &request, false) => {}
+                (Method::Cancel, _) if self.defer_cancel(now, &source, &request, false) => {}
                 (Method::Cancel, _) => self.refuse_stranger(&source, &request, 481),
                 (Method::Register, Side::Device) => self.on_device_register(now, source, reply, request),
                 _ => self.on_new_request(now, source, reply, request),

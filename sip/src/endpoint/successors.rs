@@ -9,7 +9,7 @@
 //! | a request of a dialog that waits | waits for the successor |
 //! | what its device has asked | is answered by the flow of the successor, where its own is gone |
 //! | the token of a dialog | is as one of the successor's for [`KEPT`] |
-//! | the Path of a registration | leads to the successor's as long as a message may be on its way: longer would offer a call of a server that has both Contacts twice |
+//! | the Path of a registration | leads to the successor's as long as a message may be on its way: longer would fork a call of a server that has both Contacts twice |
 //! | what a registration's device may still be sent and begin | is the successor's |
 //!
 //! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted: a

@@ -26,27 +26,27 @@ use crate::edge::forward;
 use crate::flow::OpenedToken;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
-use crate::transaction::{Asked, RequestKey, invite_key};
+use crate::transaction::{Asked, RequestKey, key_of_cancelled_or_acked};
 
 /// Messages that may wait on one flow; a further one is refused, an ACK dropped.
-pub const HELD_PER_FLOW: usize = 16;
+pub const UNPROVEN_PER_FLOW: usize = 16;
 /// Their bytes; what is beyond is refused likewise.
-pub const HELD_BYTES_PER_FLOW: usize = 64 * 1024;
+pub const UNPROVEN_BYTES_PER_FLOW: usize = 64 * 1024;
 /// Messages that may wait for one instance, by whatever flows; a further one is refused likewise. Anybody who was once in a call with the instance
 /// knows enough to fill this queue.
-pub const HELD_PER_INSTANCE: usize = 64;
+pub const UNPROVEN_PER_INSTANCE: usize = 64;
 /// INVITEs of one shard whose refusal is remembered until their ACK comes; an ACK of a further one waits in vain.
 pub const REFUSED_MAX: usize = 4_096;
 /// Messages that may wait on one shard; a further one is refused likewise.
-pub const HELD_MAX: usize = 4_096;
+pub const UNPROVEN_MAX: usize = 4_096;
 /// Their bytes; what is beyond is refused likewise.
-pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const UNPROVEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Dialogs that a device may go on with by one flow without its proof; what the other side sends in a further one waits.
 pub const ANSWERED_PER_FLOW: usize = 16;
 
 /// A message that waits for a proof on a flow.
 #[derive(Debug)]
-struct Held {
+struct UnprovenRequest {
     source: Source,
     instance: InstanceId,
     until: Instant,
@@ -60,7 +60,7 @@ enum What {
     Refused(Box<str>),
 }
 
-impl Held {
+impl UnprovenRequest {
     fn size(&self) -> usize {
         match &self.what {
             What::Message(message) => size_of(message),
@@ -72,7 +72,7 @@ impl Held {
 /// The messages that wait for a proof, and the dialogs that go on without one.
 #[derive(Debug, Default)]
 pub(super) struct Unproven {
-    held: HashMap<FlowId, Vec<Held>>,
+    waiting: HashMap<FlowId, Vec<UnprovenRequest>>,
     /// How many messages wait for each instance.
     of: HashMap<InstanceId, usize>,
     count: usize,
@@ -100,21 +100,21 @@ impl Unproven {
 
     /// Whether a message has room.
     fn has_room(&self, flow: FlowId, instance: InstanceId, size: usize) -> bool {
-        let held = self.held.get(&flow).map(|held| &held[..]).unwrap_or_default();
-        let bytes: usize = held.iter().map(Held::size).sum();
-        held.len() < HELD_PER_FLOW
-            && bytes + size <= HELD_BYTES_PER_FLOW
-            && self.of.get(&instance).is_none_or(|count| *count < HELD_PER_INSTANCE)
-            && self.count < HELD_MAX
-            && self.bytes + size <= HELD_BYTES_MAX
+        let waiting = self.waiting.get(&flow).map(|waiting| &waiting[..]).unwrap_or_default();
+        let bytes: usize = waiting.iter().map(UnprovenRequest::size).sum();
+        waiting.len() < UNPROVEN_PER_FLOW
+            && bytes + size <= UNPROVEN_BYTES_PER_FLOW
+            && self.of.get(&instance).is_none_or(|count| *count < UNPROVEN_PER_INSTANCE)
+            && self.count < UNPROVEN_MAX
+            && self.bytes + size <= UNPROVEN_BYTES_MAX
     }
 
     /// Whether the refusal of an INVITE has.
     fn has_room_for_refused(&self, flow: FlowId) -> bool {
-        self.refused < REFUSED_MAX && self.held.get(&flow).is_none_or(|held| held.len() < HELD_PER_FLOW)
+        self.refused < REFUSED_MAX && self.waiting.get(&flow).is_none_or(|waiting| waiting.len() < UNPROVEN_PER_FLOW)
     }
 
-    fn add(&mut self, new: Held) {
+    fn add(&mut self, new: UnprovenRequest) {
         match &new.what {
             What::Message(_) => {
                 *self.of.entry(new.instance).or_default() += 1;
@@ -123,20 +123,20 @@ impl Unproven {
             }
             What::Refused(_) => self.refused += 1,
         }
-        self.held.entry(new.source.flow).or_default().push(new);
+        self.waiting.entry(new.source.flow).or_default().push(new);
     }
 
-    fn discount(&mut self, held: &Held) {
-        match &held.what {
+    fn discount(&mut self, waiting: &UnprovenRequest) {
+        match &waiting.what {
             What::Message(_) => {
-                if let Some(count) = self.of.get_mut(&held.instance) {
+                if let Some(count) = self.of.get_mut(&waiting.instance) {
                     *count -= 1;
                     if *count == 0 {
-                        self.of.remove(&held.instance);
+                        self.of.remove(&waiting.instance);
                     }
                 }
                 self.count -= 1;
-                self.bytes -= held.size();
+                self.bytes -= waiting.size();
             }
             What::Refused(_) => self.refused -= 1,
         }
@@ -148,8 +148,8 @@ impl Unproven {
             *self.of.entry(successor).or_default() += count;
         }
         #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
-        for held in self.held.values_mut().flatten().filter(|held| held.instance == earlier) {
-            held.instance = successor;
+        for waiting in self.waiting.values_mut().flatten().filter(|waiting| waiting.instance == earlier) {
+            waiting.instance = successor;
         }
         #[expect(clippy::disallowed_methods, reason = "each is renamed by itself")]
         for (instance, mark) in self.answered_by.values_mut().flatten().filter(|(instance, _)| *instance == earlier) {
@@ -161,29 +161,29 @@ impl Unproven {
     }
 
     /// Takes some of what waits on a flow, in the order in which it came.
-    fn take(&mut self, flow: FlowId, which: impl Fn(&Held) -> bool) -> Vec<Held> {
-        let Some(held) = self.held.get_mut(&flow) else { return Vec::new() };
-        let (taken, left): (Vec<_>, Vec<_>) = held.drain(..).partition(which);
+    fn take(&mut self, flow: FlowId, which: impl Fn(&UnprovenRequest) -> bool) -> Vec<UnprovenRequest> {
+        let Some(waiting) = self.waiting.get_mut(&flow) else { return Vec::new() };
+        let (taken, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(which);
         if left.is_empty() {
-            self.held.remove(&flow);
+            self.waiting.remove(&flow);
         } else {
-            *held = left;
+            *waiting = left;
         }
-        taken.iter().for_each(|held| self.discount(held));
+        taken.iter().for_each(|waiting| self.discount(waiting));
         taken
     }
 
     /// Whether an INVITE waits on a flow that a CANCEL names.
-    fn holds_invite(&self, flow: FlowId, cancel: &Message) -> bool {
-        let Some(held) = self.held.get(&flow) else { return false };
-        let named = invite_key(cancel, Side::Device);
-        let is_its = |held: &Held| match &held.what {
+    fn has_invite(&self, flow: FlowId, cancel: &Message) -> bool {
+        let Some(waiting) = self.waiting.get(&flow) else { return false };
+        let named = key_of_cancelled_or_acked(cancel, Side::Device);
+        let is_its = |waiting: &UnprovenRequest| match &waiting.what {
             What::Message(invite) if invite.method() == Some(Method::Invite) => {
                 named.as_deref() == Some(RequestKey::of(invite, invite.via().as_ref(), Side::Device).as_str())
             }
             What::Message(_) | What::Refused(_) => false,
         };
-        held.iter().any(is_its)
+        waiting.iter().any(is_its)
     }
 
     fn forget_flow(&mut self, flow: FlowId) {
@@ -221,31 +221,34 @@ impl Endpoint {
         let judged = has_proof || !self.attachments.is_registering(now, instance, source.flow);
         if judged && self.is_lent(instance) {
             self.judge_request_proof(now, source, request, instance);
-        } else if !self.hold(now, source, instance, request) {
+        } else if !self.defer(now, source, instance, request) {
             self.refuse_unproven(now, source, instance, request, 403, &[]);
         }
     }
 
     /// An ACK of a dialog, likewise.
     pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
-        let named = invite_key(ack, source.side);
-        let is_refused = |held: &Held| matches!(&held.what, What::Refused(invite) if named.as_deref() == Some(invite));
+        let named = key_of_cancelled_or_acked(ack, source.side);
+        let is_refused = |waiting: &UnprovenRequest| match &waiting.what {
+            What::Refused(invite) => named.as_deref() == Some(invite),
+            What::Message(_) => false,
+        };
         let refused = self.unproven.take(source.flow, is_refused);
         let instance = opened.token.instance;
         if source.side == Side::Device && refused.is_empty() && opened.covers_tag && self.devices.knows(instance) {
-            self.hold(now, source, instance, ack);
+            self.defer(now, source, instance, ack);
         }
     }
 
     /// A CANCEL that is for nothing which its flow may cancel. Whether it waits for the proof of its device.
-    pub(super) fn hold_cancel(&mut self, now: Instant, source: &Source, cancel: &Message, is_forwarded: bool) -> bool {
-        if source.side != Side::Device || !is_forwarded && !self.unproven.holds_invite(source.flow, cancel) {
+    pub(super) fn defer_cancel(&mut self, now: Instant, source: &Source, cancel: &Message, is_forwarded: bool) -> bool {
+        if source.side != Side::Device || !is_forwarded && !self.unproven.has_invite(source.flow, cancel) {
             return false;
         }
         let own = forward::own_route(cancel, &self.core.token_key, Side::Device);
         let Some(opened) = own.map(|own| own.opened).filter(|opened| opened.covers_tag) else { return false };
         let instance = self.current(opened.token.instance);
-        self.devices.knows(instance) && self.hold(now, *source, instance, cancel)
+        self.devices.knows(instance) && self.defer(now, *source, instance, cancel)
     }
 
     /// Whether a device that has no flow answers by one that it has not proved itself on: with the branch of what it alone was sent.
@@ -294,9 +297,9 @@ impl Endpoint {
     }
 
     /// A device has proved itself by a flow: what came by it before is judged.
-    pub(super) fn release_held(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+    pub(super) fn release_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
         self.unproven.forget_answered(instance);
-        for Held { source, what, .. } in self.unproven.take(flow, |held| held.instance == instance) {
+        for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
             if let What::Message(message) = what {
                 self.judge_request(now, source, *message);
             }
@@ -304,16 +307,16 @@ impl Endpoint {
     }
 
     /// A device has failed to prove itself by a flow.
-    pub(super) fn refuse_held(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
-        for Held { source, what, .. } in self.unproven.take(flow, |held| held.instance == instance) {
+    pub(super) fn refuse_all_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+        for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
             if let What::Message(message) = what {
                 self.refuse_unproven(now, source, instance, &message, 403, &[]);
             }
         }
     }
 
-    pub(super) fn on_held_due(&mut self, now: Instant, flow: FlowId) {
-        for Held { source, instance, what, .. } in self.unproven.take(flow, |held| held.until <= now) {
+    pub(super) fn on_unproven_due(&mut self, now: Instant, flow: FlowId) {
+        for UnprovenRequest { source, instance, what, .. } in self.unproven.take(flow, |waiting| waiting.until <= now) {
             let What::Message(message) = what else { continue };
             if self.is_lent(instance) {
                 let challenges = self.attachments.challenges_of(now, &message, source.flow);
@@ -341,7 +344,7 @@ impl Endpoint {
             Some(Admission::Challenge { challenges }) => {
                 self.refuse_unproven(now, source, instance, request, 407, &challenges);
             }
-            Some(Admission::Verify(_)) if !self.hold(now, source, instance, request) => {
+            Some(Admission::Verify(_)) if !self.defer(now, source, instance, request) => {
                 self.refuse_unproven(now, source, instance, request, 403, &[]);
             }
             Some(Admission::Verify(proof)) => self.verify_by_request(source, request, instance, proof),
@@ -354,23 +357,23 @@ impl Endpoint {
     }
 
     /// Keeps a message until its device has proved itself; whether there was room.
-    fn hold(&mut self, now: Instant, source: Source, instance: InstanceId, message: &Message) -> bool {
+    fn defer(&mut self, now: Instant, source: Source, instance: InstanceId, message: &Message) -> bool {
         let has_room = self.unproven.has_room(source.flow, instance, size_of(message));
         if has_room {
             // Its bytes are its own: those that it came in may be a larger piece.
             let bytes = bytes::Bytes::copy_from_slice(&message.to_bytes());
             let Ok(message) = Message::parse(&bytes, &crate::message::Limits::COMPOSED) else { return false };
-            self.add_held(now, source, instance, What::Message(Box::new(message)));
+            self.add_unproven(now, source, instance, What::Message(Box::new(message)));
         }
         has_room
     }
 
-    fn add_held(&mut self, now: Instant, source: Source, instance: InstanceId, what: What) {
+    fn add_unproven(&mut self, now: Instant, source: Source, instance: InstanceId, what: What) {
         let wait = self.core.settings.timing.edge.unproven;
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
-        self.core.later(now, wait, Timer::Held(Box::new(source.flow)));
-        self.unproven.add(Held { source, instance, until: now + wait, what });
+        self.core.later(now, wait, Timer::Unproven(Box::new(source.flow)));
+        self.unproven.add(UnprovenRequest { source, instance, until: now + wait, what });
     }
 
     /// Answers a request whose device has not proved itself, without a transaction (RFC 3261 §8.2.7); an ACK is none.
@@ -398,7 +401,7 @@ impl Endpoint {
         self.core.send(source.flow, response.finish());
         if request.method() == Some(Method::Invite) && self.unproven.has_room_for_refused(source.flow) {
             let key = RequestKey::of(request, request.via().as_ref(), source.side);
-            self.add_held(now, source, instance, What::Refused(key.as_str().into()));
+            self.add_unproven(now, source, instance, What::Refused(key.as_str().into()));
         }
     }
 }

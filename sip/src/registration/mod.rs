@@ -91,9 +91,9 @@ pub use request::{ContactHosts, RequestContext};
 use request::{Contacts, RegisterRequest};
 pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
 
-/// The longest registration lifetime that is wished for or believed.
+/// The longest registration lifetime that is asked for or believed.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The shortest lifetime that is wished for.
+/// The shortest lifetime that is asked for.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
 /// The longest lifetime that is asked for because a registrar takes no shorter one (423); where it wants a longer one, nobody is registered.
 const MIN_EXPIRES_MAX: Duration = Duration::from_secs(366 * 24 * 3600);

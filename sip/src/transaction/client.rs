@@ -20,7 +20,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Due, Timing};
+use super::{Due, Reliability, Timing};
 
 /// Timer C (RFC 3261 §16.6: more than three minutes): how long a provisional response keeps an INVITE alive.
 pub const TIMER_C: Duration = Duration::from_secs(11 * 60);
@@ -40,7 +40,7 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct InviteClient {
     state: Invite,
-    reliable: bool,
+    reliability: Reliability,
 }
 
 #[derive(Debug)]
@@ -77,14 +77,14 @@ impl Retry {
 
 impl InviteClient {
     /// The INVITE was just sent.
-    pub fn new(now: Instant, reliable: bool, timing: &Timing) -> Self {
+    pub fn new(now: Instant, reliability: Reliability, timing: &Timing) -> Self {
         let resend = Retry::first(now, timing);
-        Self { state: Invite::Calling { resend, give_up: now + timing.t1_64() }, reliable }
+        Self { state: Invite::Calling { resend, give_up: now + timing.t1_64() }, reliability }
     }
 
     /// The INVITE is sent by an unreliable transport now, because it could not go by a reliable one: timer A begins.
     pub fn leave_stream(&mut self, now: Instant, timing: &Timing) {
-        self.reliable = false;
+        self.reliability = Reliability::Unreliable;
         if let Invite::Calling { resend, .. } = &mut self.state {
             *resend = Retry::first(now, timing);
         }
@@ -112,7 +112,7 @@ impl InviteClient {
             (Invite::Calling { .. } | Invite::Proceeding { .. }, _) => {
                 // Timer D: at least 32 s where responses may be lost, none where they may not.
                 self.state = Invite::Completed { until: now + timing.t1_64() };
-                Verdict { pass: true, ack: true, ended: self.reliable }
+                Verdict { pass: true, ack: true, ended: self.reliability.is_reliable() }
             }
             (Invite::Completed { .. }, 300..) => Verdict { ack: true, ..Verdict::default() },
             (Invite::Accepted { .. }, 200..300) => pass,
@@ -149,7 +149,7 @@ impl InviteClient {
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            Invite::Calling { give_up, .. } if self.reliable => Some(give_up),
+            Invite::Calling { give_up, .. } if self.reliability.is_reliable() => Some(give_up),
             Invite::Calling { resend, give_up } => Some(give_up.min(resend.at)),
             Invite::Proceeding { give_up, .. } => Some(give_up),
             Invite::Completed { until } | Invite::Accepted { until } => Some(until),
@@ -160,7 +160,7 @@ impl InviteClient {
     pub fn on_deadline(&mut self, now: Instant) -> Due {
         match &mut self.state {
             Invite::Calling { give_up, .. } | Invite::Proceeding { give_up, .. } if *give_up <= now => Due::TimedOut,
-            Invite::Calling { resend, .. } if !self.reliable && resend.at <= now => {
+            Invite::Calling { resend, .. } if !self.reliability.is_reliable() && resend.at <= now => {
                 // Timer A doubles without a bound (RFC 3261 §17.1.1.2).
                 resend.interval *= 2;
                 resend.at = now + resend.interval;
@@ -176,7 +176,7 @@ impl InviteClient {
 #[derive(Debug)]
 pub struct OtherClient {
     state: Other,
-    reliable: bool,
+    reliability: Reliability,
 }
 
 #[derive(Debug)]
@@ -188,14 +188,14 @@ enum Other {
 
 impl OtherClient {
     /// The request was just sent.
-    pub fn new(now: Instant, reliable: bool, timing: &Timing) -> Self {
+    pub fn new(now: Instant, reliability: Reliability, timing: &Timing) -> Self {
         let resend = Retry::first(now, timing);
-        Self { state: Other::Trying { resend, give_up: now + timing.t1_64() }, reliable }
+        Self { state: Other::Trying { resend, give_up: now + timing.t1_64() }, reliability }
     }
 
     /// The request is sent by an unreliable transport now, because it could not go by a reliable one: timer E begins.
     pub fn leave_stream(&mut self, now: Instant, timing: &Timing) {
-        self.reliable = false;
+        self.reliability = Reliability::Unreliable;
         if let Other::Trying { resend, .. } = &mut self.state {
             *resend = Retry::first(now, timing);
         }
@@ -211,7 +211,7 @@ impl OtherClient {
             }
             Other::Trying { .. } | Other::Proceeding { .. } => {
                 self.state = Other::Completed { until: now + timing.t4 };
-                Verdict { pass: true, ended: self.reliable, ..Verdict::default() }
+                Verdict { pass: true, ended: self.reliability.is_reliable(), ..Verdict::default() }
             }
         }
     }
@@ -236,7 +236,9 @@ impl OtherClient {
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            Other::Trying { give_up, .. } | Other::Proceeding { give_up, .. } if self.reliable => Some(give_up),
+            Other::Trying { give_up, .. } | Other::Proceeding { give_up, .. } if self.reliability.is_reliable() => {
+                Some(give_up)
+            }
             Other::Trying { resend, give_up } | Other::Proceeding { resend, give_up } => Some(give_up.min(resend.at)),
             Other::Completed { until } => Some(until),
         }
@@ -247,7 +249,9 @@ impl OtherClient {
         let in_proceeding = matches!(self.state, Other::Proceeding { .. });
         match &mut self.state {
             Other::Trying { give_up, .. } | Other::Proceeding { give_up, .. } if *give_up <= now => Due::TimedOut,
-            Other::Trying { resend, .. } | Other::Proceeding { resend, .. } if !self.reliable && resend.at <= now => {
+            Other::Trying { resend, .. } | Other::Proceeding { resend, .. }
+                if !self.reliability.is_reliable() && resend.at <= now =>
+            {
                 resend.interval = if in_proceeding { timing.t2 } else { (resend.interval * 2).min(timing.t2) };
                 resend.at = now + resend.interval;
                 Due::Resend
@@ -261,20 +265,21 @@ impl OtherClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transaction::Reliability::{Reliable, Unreliable};
 
     const NOTHING: Verdict = Verdict { pass: false, ack: false, ended: false };
     const PASS: Verdict = Verdict { pass: true, ..NOTHING };
 
-    fn invite(now: Instant, reliable: bool, statuses: &[u16]) -> InviteClient {
-        let mut machine = InviteClient::new(now, reliable, &Timing::default());
+    fn invite(now: Instant, reliability: Reliability, statuses: &[u16]) -> InviteClient {
+        let mut machine = InviteClient::new(now, reliability, &Timing::default());
         for status in statuses {
             machine.on_response(now, *status, &Timing::default());
         }
         machine
     }
 
-    fn other(now: Instant, reliable: bool, statuses: &[u16]) -> OtherClient {
-        let mut machine = OtherClient::new(now, reliable, &Timing::default());
+    fn other(now: Instant, reliability: Reliability, statuses: &[u16]) -> OtherClient {
+        let mut machine = OtherClient::new(now, reliability, &Timing::default());
         for status in statuses {
             machine.on_response(now, *status, &Timing::default());
         }
@@ -350,13 +355,13 @@ mod tests {
             (&[200], 486, NOTHING, "Accepted"),
         ];
         for (path, status, verdict, state) in rows {
-            for reliable in [false, true] {
-                let mut machine = invite(now, reliable, path);
+            for reliability in [Unreliable, Reliable] {
+                let mut machine = invite(now, reliability, path);
                 let from = invite_state(&machine);
                 // Timer D is zero over a reliable transport: the first failure ends the transaction.
-                let ended = reliable && *verdict == fail;
+                let ended = reliability.is_reliable() && *verdict == fail;
                 let got = machine.on_response(now, *status, &Timing::default());
-                assert_eq!(got, Verdict { ended, ..*verdict }, "{from} {status} reliable={reliable}");
+                assert_eq!(got, Verdict { ended, ..*verdict }, "{from} {status} {reliability:?}");
                 assert_eq!(invite_state(&machine), *state, "{from} {status}");
             }
         }
@@ -367,36 +372,36 @@ mod tests {
         let now = Instant::now();
         let resends = [500, 1500, 3500, 7500, 15_500, 31_500].map(|at| (Due::Resend, at));
         let expected: Vec<_> = resends.into_iter().chain([(Due::TimedOut, 32_000)]).collect();
-        assert_eq!(invite_deadlines(now, invite(now, false, &[])), expected);
-        assert_eq!(invite_deadlines(now, invite(now, true, &[])), [(Due::TimedOut, 32_000)]);
+        assert_eq!(invite_deadlines(now, invite(now, Unreliable, &[])), expected);
+        assert_eq!(invite_deadlines(now, invite(now, Reliable, &[])), [(Due::TimedOut, 32_000)]);
     }
 
     #[test]
     fn timer_c_is_restarted_by_each_1xx_but_100_and_timers_d_and_m_end_what_is_over() {
         let now = Instant::now();
         let minutes = |n: u64| Duration::from_secs(60 * n);
-        for reliable in [false, true] {
-            assert_eq!(invite_deadlines(now, invite(now, reliable, &[100])), [(Due::TimedOut, 660_000)], "C");
-            let mut machine = invite(now, reliable, &[180]);
+        for reliability in [Unreliable, Reliable] {
+            assert_eq!(invite_deadlines(now, invite(now, reliability, &[100])), [(Due::TimedOut, 660_000)], "C");
+            let mut machine = invite(now, reliability, &[180]);
             machine.on_response(now + minutes(5), 100, &Timing::default());
             assert_eq!(machine.deadline(), Some(now + minutes(11)));
             machine.on_response(now + minutes(10), 180, &Timing::default());
             assert_eq!(machine.deadline(), Some(now + minutes(21)));
-            assert_eq!(invite_deadlines(now, invite(now, reliable, &[200])), [(Due::Ended, 32_000)], "M");
+            assert_eq!(invite_deadlines(now, invite(now, reliability, &[200])), [(Due::Ended, 32_000)], "M");
         }
-        assert_eq!(invite_deadlines(now, invite(now, false, &[486])), [(Due::Ended, 32_000)], "D");
+        assert_eq!(invite_deadlines(now, invite(now, Unreliable, &[486])), [(Due::Ended, 32_000)], "D");
     }
 
     #[test]
     fn a_cancelled_invite_waits_64_t1_for_its_end_and_no_1xx_makes_it_longer() {
         let now = Instant::now();
-        let mut machine = invite(now, false, &[180]);
+        let mut machine = invite(now, Unreliable, &[180]);
         assert!(machine.may_cancel() && machine.is_pending());
         machine.on_cancelled(now, &Timing::default());
         machine.on_response(now + Duration::from_secs(20), 180, &Timing::default());
         assert_eq!(invite_deadlines(now, machine), [(Due::TimedOut, 32_000)]);
-        assert!(!invite(now, false, &[]).may_cancel(), "before any 1xx (RFC 3261 §9.1)");
-        assert!(!invite(now, false, &[200]).may_cancel() && !invite(now, false, &[486]).is_pending());
+        assert!(!invite(now, Unreliable, &[]).may_cancel(), "before any 1xx (RFC 3261 §9.1)");
+        assert!(!invite(now, Unreliable, &[200]).may_cancel() && !invite(now, Unreliable, &[486]).is_pending());
     }
 
     #[test]
@@ -415,12 +420,12 @@ mod tests {
             (&[200], 500, NOTHING, "Completed"),
         ];
         for (path, status, verdict, state) in rows {
-            for reliable in [false, true] {
-                let mut machine = other(now, reliable, path);
+            for reliability in [Unreliable, Reliable] {
+                let mut machine = other(now, reliability, path);
                 let from = other_state(&machine);
-                let ended = reliable && verdict.pass && *state == "Completed";
+                let ended = reliability.is_reliable() && verdict.pass && *state == "Completed";
                 let got = machine.on_response(now, *status, &Timing::default());
-                assert_eq!(got, Verdict { ended, ..*verdict }, "{from} {status} reliable={reliable}");
+                assert_eq!(got, Verdict { ended, ..*verdict }, "{from} {status} {reliability:?}");
                 assert_eq!((other_state(&machine), machine.is_pending()), (*state, *state != "Completed"));
             }
         }
@@ -433,12 +438,12 @@ mod tests {
         let expected = |resends: &[u128]| -> Vec<(Due, u128)> {
             resends.iter().map(|at| (Due::Resend, *at)).chain([(Due::TimedOut, 32_000)]).collect()
         };
-        assert_eq!(other_deadlines(now, other(now, false, &[])), expected(&trying));
+        assert_eq!(other_deadlines(now, other(now, Unreliable, &[])), expected(&trying));
         let proceeding = [500, 4500, 8500, 12_500, 16_500, 20_500, 24_500, 28_500];
-        assert_eq!(other_deadlines(now, other(now, false, &[100])), expected(&proceeding), "E at T2 after a 1xx");
+        assert_eq!(other_deadlines(now, other(now, Unreliable, &[100])), expected(&proceeding), "E at T2 after a 1xx");
         for path in [&[][..], &[100]] {
-            assert_eq!(other_deadlines(now, other(now, true, path)), [(Due::TimedOut, 32_000)]);
+            assert_eq!(other_deadlines(now, other(now, Reliable, path)), [(Due::TimedOut, 32_000)]);
         }
-        assert_eq!(other_deadlines(now, other(now, false, &[200])), [(Due::Ended, 5_000)], "K");
+        assert_eq!(other_deadlines(now, other(now, Unreliable, &[200])), [(Due::Ended, 5_000)], "K");
     }
 }

@@ -50,7 +50,7 @@ impl Transmit {
 /// A server transaction of an INVITE has begun or is over; its CANCEL and its ACK have the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteChange {
-    /// The key as [`super::invite_key`] gives it.
+    /// The key as [`super::key_of_cancelled_or_acked`] gives it.
     pub key: Arc<str>,
     /// Whether the transaction has begun; otherwise it is over.
     pub begun: bool,

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::Reliability;
 use crate::id::FlowId;
 
 /// Bytes above which a request must not go by UDP where the path's MTU is not known (RFC 3261 §18.1.1).
@@ -48,9 +49,9 @@ impl Line {
         self.way != Way::Flow
     }
 
-    /// Whether nothing is lost on it.
-    pub(super) fn is_reliable(self) -> bool {
-        self.is_beside() || self.flow.is_reliable()
+    /// Whether something may be lost on it.
+    pub(super) fn reliability(self) -> Reliability {
+        if self.is_beside() { Reliability::Reliable } else { Reliability::of(self.flow) }
     }
 }
 

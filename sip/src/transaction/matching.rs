@@ -66,7 +66,7 @@ impl RequestKey {
 const INVITE: &str = "INVITE";
 
 /// The key of the INVITE that a CANCEL or an ACK from this side is for; `None` for another request.
-pub fn invite_key(request: &Message, side: Side) -> Option<String> {
+pub fn key_of_cancelled_or_acked(request: &Message, side: Side) -> Option<String> {
     matches!(request.method()?, Method::Cancel | Method::Ack)
         .then(|| hop(request, request.via().as_ref(), side) + INVITE)
 }

@@ -38,8 +38,31 @@ use std::time::Duration;
 
 pub use io::{Arrival, Expired, InviteChange, Reply, ServerId};
 pub use late::LATE;
-pub use matching::{RequestKey, invite_key};
+pub use matching::{RequestKey, key_of_cancelled_or_acked};
 pub use table::{Asked, Table};
+
+use crate::id::FlowId;
+
+/// Whether a transport repeats what is lost, so that a transaction does not (RFC 3261 §17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reliability {
+    /// TCP, TLS or a WebSocket.
+    Reliable,
+    /// UDP.
+    Unreliable,
+}
+
+impl Reliability {
+    /// That of a flow.
+    pub fn of(flow: FlowId) -> Self {
+        if flow.is_reliable() { Self::Reliable } else { Self::Unreliable }
+    }
+
+    /// Whether nothing is lost.
+    pub const fn is_reliable(self) -> bool {
+        matches!(self, Self::Reliable)
+    }
+}
 
 /// The base timers (RFC 3261 §17.1.1.1, Table 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

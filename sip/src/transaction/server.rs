@@ -20,13 +20,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Due, Timing};
+use super::{Due, Reliability, Timing};
 
 /// The INVITE server transaction.
 #[derive(Debug)]
 pub struct InviteServer {
     state: Invite,
-    reliable: bool,
+    reliability: Reliability,
 }
 
 #[derive(Debug)]
@@ -39,8 +39,8 @@ enum Invite {
 
 impl InviteServer {
     /// The INVITE just came.
-    pub fn new(reliable: bool) -> Self {
-        Self { state: Invite::Proceeding, reliable }
+    pub fn new(reliability: Reliability) -> Self {
+        Self { state: Invite::Proceeding, reliability }
     }
 
     /// The user answers; whether the answer may be sent.
@@ -69,7 +69,7 @@ impl InviteServer {
     /// An ACK with the INVITE's branch came.
     pub fn on_ack(&mut self, now: Instant, timing: &Timing) {
         if matches!(self.state, Invite::Completed { .. }) {
-            let linger = if self.reliable { Duration::ZERO } else { timing.t4 };
+            let linger = if self.reliability.is_reliable() { Duration::ZERO } else { timing.t4 };
             self.state = Invite::Confirmed { until: now + linger };
         }
     }
@@ -93,7 +93,7 @@ impl InviteServer {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             Invite::Proceeding => None,
-            Invite::Completed { give_up, .. } if self.reliable => Some(give_up),
+            Invite::Completed { give_up, .. } if self.reliability.is_reliable() => Some(give_up),
             Invite::Completed { resend_at, give_up, .. } => Some(resend_at.min(give_up)),
             Invite::Confirmed { until } | Invite::Accepted { until } => Some(until),
         }
@@ -103,7 +103,7 @@ impl InviteServer {
     pub fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
         match &mut self.state {
             Invite::Completed { give_up, .. } if *give_up <= now => Due::TimedOut,
-            Invite::Completed { resend_at, interval, .. } if !self.reliable && *resend_at <= now => {
+            Invite::Completed { resend_at, interval, .. } if !self.reliability.is_reliable() && *resend_at <= now => {
                 *interval = (*interval * 2).min(timing.t2);
                 *resend_at = now + *interval;
                 Due::Resend
@@ -118,7 +118,7 @@ impl InviteServer {
 #[derive(Debug)]
 pub struct OtherServer {
     state: Other,
-    reliable: bool,
+    reliability: Reliability,
 }
 
 #[derive(Debug)]
@@ -130,8 +130,8 @@ enum Other {
 
 impl OtherServer {
     /// The request just came.
-    pub fn new(reliable: bool) -> Self {
-        Self { state: Other::Trying, reliable }
+    pub fn new(reliability: Reliability) -> Self {
+        Self { state: Other::Trying, reliability }
     }
 
     /// The user answers; whether the answer may be sent.
@@ -143,7 +143,7 @@ impl OtherServer {
                 true
             }
             (Other::Trying | Other::Proceeding, _) => {
-                let linger = if self.reliable { Duration::ZERO } else { timing.t1_64() };
+                let linger = if self.reliability.is_reliable() { Duration::ZERO } else { timing.t1_64() };
                 self.state = Other::Completed { until: now + linger };
                 status != 408
             }
@@ -152,7 +152,7 @@ impl OtherServer {
 
     /// The stream ended before the request was answered: its answer is kept for 64·T1, as where messages are lost.
     pub fn outlive_stream(&mut self) {
-        self.reliable = false;
+        self.reliability = Reliability::Unreliable;
     }
 
     /// The request came again; whether the last answer is sent again.
@@ -185,11 +185,12 @@ impl OtherServer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transaction::Reliability::{Reliable, Unreliable};
 
     const T: fn() -> Timing = Timing::default;
 
-    fn invite(now: Instant, reliable: bool, state: &str) -> InviteServer {
-        let mut machine = InviteServer::new(reliable);
+    fn invite(now: Instant, reliability: Reliability, state: &str) -> InviteServer {
+        let mut machine = InviteServer::new(reliability);
         let status = match state {
             "Proceeding" => 180,
             "Accepted" => 200,
@@ -203,8 +204,8 @@ mod tests {
         machine
     }
 
-    fn other(now: Instant, reliable: bool, state: &str) -> OtherServer {
-        let mut machine = OtherServer::new(reliable);
+    fn other(now: Instant, reliability: Reliability, state: &str) -> OtherServer {
+        let mut machine = OtherServer::new(reliability);
         match state {
             "Proceeding" => assert!(machine.on_answer(now, 100, &T())),
             "Completed" => assert!(machine.on_answer(now, 200, &T())),
@@ -264,8 +265,8 @@ mod tests {
             ("Accepted", 487, false, "Accepted"),
         ];
         for (from, status, sent, to) in rows {
-            for reliable in [false, true] {
-                let mut machine = invite(now, reliable, from);
+            for reliability in [Unreliable, Reliable] {
+                let mut machine = invite(now, reliability, from);
                 assert_eq!(machine.on_answer(now, status, &T()), sent, "{from} {status}");
                 assert_eq!(invite_state(&machine), to, "{from} {status}");
             }
@@ -277,7 +278,7 @@ mod tests {
             // RFC 6026 §7.1: a retransmission is absorbed, and the ACK is the user's.
             ("Accepted", false, "Accepted"),
         ] {
-            let mut machine = invite(now, false, state);
+            let mut machine = invite(now, Unreliable, state);
             assert_eq!(machine.on_again(), again, "{state}");
             assert_eq!((machine.is_pending(), machine.is_accepted()), (state == "Proceeding", state == "Accepted"));
             machine.on_ack(now, &T());
@@ -291,13 +292,13 @@ mod tests {
         let resends = [500, 1500, 3500, 7500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500];
         let expected: Vec<_> =
             resends.map(|at| (Due::Resend, at)).into_iter().chain([(Due::TimedOut, 32_000)]).collect();
-        assert_eq!(invite_deadlines(now, invite(now, false, "Completed")), expected, "G and H");
-        assert_eq!(invite_deadlines(now, invite(now, true, "Completed")), [(Due::TimedOut, 32_000)], "H alone");
-        assert_eq!(invite_deadlines(now, invite(now, false, "Confirmed")), [(Due::Ended, 5_000)], "I");
-        assert_eq!(invite_deadlines(now, invite(now, true, "Confirmed")), [(Due::Ended, 0)], "I is zero");
-        for reliable in [false, true] {
-            assert_eq!(invite_deadlines(now, invite(now, reliable, "Accepted")), [(Due::Ended, 32_000)], "L");
-            assert_eq!(invite(now, reliable, "Proceeding").deadline(), None, "its user will answer");
+        assert_eq!(invite_deadlines(now, invite(now, Unreliable, "Completed")), expected, "G and H");
+        assert_eq!(invite_deadlines(now, invite(now, Reliable, "Completed")), [(Due::TimedOut, 32_000)], "H alone");
+        assert_eq!(invite_deadlines(now, invite(now, Unreliable, "Confirmed")), [(Due::Ended, 5_000)], "I");
+        assert_eq!(invite_deadlines(now, invite(now, Reliable, "Confirmed")), [(Due::Ended, 0)], "I is zero");
+        for reliability in [Unreliable, Reliable] {
+            assert_eq!(invite_deadlines(now, invite(now, reliability, "Accepted")), [(Due::Ended, 32_000)], "L");
+            assert_eq!(invite(now, reliability, "Proceeding").deadline(), None, "its user will answer");
         }
     }
 
@@ -319,28 +320,28 @@ mod tests {
             ("Completed", 408, false, "Completed"),
         ];
         for (from, status, sent, to) in rows {
-            for reliable in [false, true] {
-                let mut machine = other(now, reliable, from);
+            for reliability in [Unreliable, Reliable] {
+                let mut machine = other(now, reliability, from);
                 assert_eq!(machine.on_answer(now, status, &T()), sent, "{from} {status}");
                 assert_eq!((other_state(&machine), machine.is_pending()), (to, to != "Completed"), "{from} {status}");
             }
         }
         for (state, again) in [("Trying", false), ("Proceeding", true), ("Completed", true)] {
-            assert_eq!(other(now, false, state).on_again(), again, "{state}");
+            assert_eq!(other(now, Unreliable, state).on_again(), again, "{state}");
         }
     }
 
     #[test]
     fn timer_j_keeps_an_answer_for_64_t1_and_no_time_over_a_reliable_transport() {
         let now = Instant::now();
-        for (reliable, millis) in [(false, 32_000), (true, 0)] {
-            let machine = other(now, reliable, "Completed");
+        for (reliability, millis) in [(Unreliable, 32_000), (Reliable, 0)] {
+            let machine = other(now, reliability, "Completed");
             let at = now + Duration::from_millis(millis);
             assert_eq!(machine.deadline(), Some(at));
             assert_eq!(machine.on_deadline(at), Due::Ended);
-            assert_eq!(machine.on_deadline(now), if reliable { Due::Ended } else { Due::Nothing });
+            assert_eq!(machine.on_deadline(now), if reliability.is_reliable() { Due::Ended } else { Due::Nothing });
         }
-        assert_eq!(other(now, false, "Trying").deadline(), None);
-        assert_eq!(other(now, false, "Proceeding").deadline(), None);
+        assert_eq!(other(now, Unreliable, "Trying").deadline(), None);
+        assert_eq!(other(now, Unreliable, "Proceeding").deadline(), None);
     }
 }

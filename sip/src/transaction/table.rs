@@ -17,7 +17,7 @@ use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{RequestKey, is_same_host, is_same_sender, own_branch};
 use super::patience::Patience;
 use super::server::{InviteServer, OtherServer};
-use super::{Due, Timing};
+use super::{Due, Reliability, Timing};
 use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Limits, Message, Method};
 use crate::timers::{Armed, Timers};
@@ -168,8 +168,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
             return Err(Full);
         }
         let machine = match method {
-            Method::Invite => ClientMachine::Invite(InviteClient::new(now, line.is_reliable(), &self.timing)),
-            _ => ClientMachine::Other(OtherClient::new(now, line.is_reliable(), &self.timing)),
+            Method::Invite => ClientMachine::Invite(InviteClient::new(now, line.reliability(), &self.timing)),
+            _ => ClientMachine::Other(OtherClient::new(now, line.reliability(), &self.timing)),
         };
         let key = ClientKey { branch, cancel: method == Method::Cancel };
         let client = Client {
@@ -352,8 +352,8 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let id = ServerId(self.next_server);
         self.next_server += 1;
         let machine = match request.method() {
-            Some(Method::Invite) => ServerMachine::Invite(InviteServer::new(flow.is_reliable())),
-            _ => ServerMachine::Other(OtherServer::new(flow.is_reliable())),
+            Some(Method::Invite) => ServerMachine::Invite(InviteServer::new(Reliability::of(flow))),
+            _ => ServerMachine::Other(OtherServer::new(Reliability::of(flow))),
         };
         let key: Arc<str> = reply.key.as_str().into();
         if matches!(machine, ServerMachine::Invite(_)) {

@@ -219,8 +219,8 @@ fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() 
     let mut world = World::registered();
     world.attach(1);
     world.invite("call-1");
-    let (device, offered) = (world.device(1), world.last("INVITE"));
-    world.reply(device, &offered, 180, &[], "");
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
     let cancel = format!(
         "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Reason: Q.850;cause=16, sip ;cause=200;text=\"elsewhere\"\r\n\
          Content-Length: 0\r\n\r\n",
@@ -231,7 +231,7 @@ fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() 
     world.receive(upstream, &cancel);
     let passed = world.last("CANCEL");
     assert_eq!(passed.text(Name::Reason), Some("Q.850;cause=16, sip ;cause=200;text=\"elsewhere\""));
-    world.reply(device, &offered, 487, &[], "");
+    world.reply(device, &invite, 487, &[], "");
     assert_eq!(world.count("INVITE 487"), 1);
     assert_eq!(world.final_states(), [CallState::AnsweredElsewhere]);
 }
@@ -361,7 +361,7 @@ fn a_retransmitted_invite_is_one_call() {
 }
 
 #[test]
-fn disabling_while_a_call_is_held_answers_the_caller_and_forgets_everything() {
+fn disabling_while_a_call_waits_answers_the_caller_and_forgets_everything() {
     let mut world = World::registered();
     world.invite("call-1");
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
@@ -403,7 +403,7 @@ fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    world.invite("offered");
+    world.invite("forked");
     world.input(Input::EndCalls { elsewhere: false });
     assert_eq!((world.count("INVITE 480"), world.count("CANCEL")), (2, 1));
     assert_eq!((world.final_states(), world.endpoint.open_calls()), (vec![CallState::TimedOut; 2], 0));

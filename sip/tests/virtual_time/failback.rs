@@ -11,8 +11,8 @@ use crate::world::{REGISTRAR, World, seconds, server_address};
 const STREAM: FlowId = FlowId::Stream(1);
 const BETTER: FlowId = FlowId::Stream(2);
 
-/// Offers a flow to a better address; the request that is sent on it.
-fn offer(world: &mut World, flow: FlowId) -> Message {
+/// Opens a flow to a better address; the request that is sent on it.
+fn try_better(world: &mut World, flow: FlowId) -> Message {
     let transport = if flow.is_reliable() { Transport::Tls } else { Transport::Udp };
     world.sent.clear();
     world.input(Input::FailbackDialled { upstream: REGISTRAR, flow, transport });
@@ -44,16 +44,16 @@ fn answer(world: &mut World, flow: FlowId, status: u16, headers: &[(&str, &str)]
 /// A world whose registration is on trial at the better address.
 fn on_trial(flow: FlowId, better: FlowId) -> World {
     let mut world = registered(flow, &[]);
-    world.offers.clear();
-    let ask = offer(&mut world, better);
+    world.settled.clear();
+    let ask = try_better(&mut world, better);
     let source = by(&world, better);
     world.reply(source, &ask, 200, &[], "");
     assert_eq!((registers(&world, better).len(), outcomes(&world)), (1, vec![]));
     world
 }
 
-fn outcomes(world: &World) -> Vec<Offer> {
-    world.offers.iter().map(|(_, outcome)| *outcome).collect()
+fn outcomes(world: &World) -> Vec<FlowOutcome> {
+    world.settled.iter().map(|(_, outcome)| *outcome).collect()
 }
 
 fn failures(world: &World) -> usize {
@@ -68,9 +68,9 @@ fn a_better_address_that_registers_one_takes_over_and_no_call_is_lost_on_the_way
         let mut world = registered(STREAM, &[]);
         world.bind_more(7);
         world.respond(200, &[("Expires", "3600")]);
-        world.offers.clear();
+        world.settled.clear();
         let (old, better) = (world.upstream, by(&world, BETTER));
-        let ask = offer(&mut world, BETTER);
+        let ask = try_better(&mut world, BETTER);
         world.reply(better, &ask, status, &[], "");
         assert_eq!((registers(&world, BETTER).len(), outcomes(&world)), (1, vec![]), "{status}: one alone");
         answer(&mut world, BETTER, 401, &[CHALLENGE]);
@@ -81,7 +81,7 @@ fn a_better_address_that_registers_one_takes_over_and_no_call_is_lost_on_the_way
         let text = world.invite_text("early");
         world.receive(Source { peer: stray, ..better }, &text);
         answer(&mut world, BETTER, 200, &[("Expires", "3600")]);
-        assert_eq!(outcomes(&world), [Offer::Taken]);
+        assert_eq!(outcomes(&world), [FlowOutcome::Taken]);
         assert_eq!(registers(&world, BETTER).len(), 3, "the other one registers again by the better flow");
         // A call that comes by the old flow meanwhile.
         let text = world.invite_text("on-the-way");
@@ -109,7 +109,7 @@ fn whoever_would_lapse_while_nobody_answers_tries_no_better_address() {
         short.push(world.last("REGISTER").call_id().map(str::to_owned));
         world.respond(200, &[("Expires", "60")]);
     }
-    let ask = offer(&mut world, BETTER);
+    let ask = try_better(&mut world, BETTER);
     let source = by(&world, BETTER);
     world.reply(source, &ask, 200, &[], "");
     let tried = registers(&world, BETTER);
@@ -121,31 +121,34 @@ fn whoever_would_lapse_while_nobody_answers_tries_no_better_address() {
 fn a_better_address_that_answers_options_badly_or_not_at_all_changes_nothing() {
     for status in [503, 500, 408, 430] {
         let mut world = registered(STREAM, &[]);
-        world.offers.clear();
-        let ask = offer(&mut world, BETTER);
+        world.settled.clear();
+        let ask = try_better(&mut world, BETTER);
         let better = by(&world, BETTER);
         world.reply(better, &ask, status, &[], "");
-        assert_eq!((outcomes(&world), &world.closed), (vec![Offer::DoesNotServe], &vec![BETTER]), "{status}");
+        assert_eq!((outcomes(&world), &world.closed), (vec![FlowOutcome::DoesNotServe], &vec![BETTER]), "{status}");
         assert_eq!(world.count("REGISTER"), 0);
     }
     // Silence, by a stream and by datagrams.
     for flow in [BETTER, FlowId::Datagram("192.0.2.99:5060".parse().unwrap())] {
         let mut world = registered(FlowId::Datagram(server_address()), &[]);
-        world.offers.clear();
-        offer(&mut world, flow);
+        world.settled.clear();
+        try_better(&mut world, flow);
         world.advance(seconds(33));
-        assert_eq!((outcomes(&world), world.closed.contains(&BETTER)), (vec![Offer::DoesNotServe], flow == BETTER));
+        assert_eq!(
+            (outcomes(&world), world.closed.contains(&BETTER)),
+            (vec![FlowOutcome::DoesNotServe], flow == BETTER)
+        );
         assert_eq!((world.count("REGISTER"), world.dialled), (0, 1));
     }
     // The better flow breaks; it comes when another is on trial; it comes when nothing is wanted.
     let mut world = registered(STREAM, &[]);
-    world.offers.clear();
-    offer(&mut world, BETTER);
+    world.settled.clear();
+    try_better(&mut world, BETTER);
     let third = FlowId::Stream(3);
     world.input(Input::FailbackDialled { upstream: REGISTRAR, flow: third, transport: Transport::Tls });
-    assert_eq!((outcomes(&world), &world.closed), (vec![Offer::NotWanted], &vec![third]));
+    assert_eq!((outcomes(&world), &world.closed), (vec![FlowOutcome::NotWanted], &vec![third]));
     world.input(Input::Closed(BETTER));
-    let told = vec![Offer::NotWanted, Offer::DoesNotServe];
+    let told = vec![FlowOutcome::NotWanted, FlowOutcome::DoesNotServe];
     assert_eq!((outcomes(&world), world.dialled, world.count("REGISTER")), (told, 1, 0));
     world.advance(seconds(40));
     assert_eq!(outcomes(&world).len(), 2);
@@ -178,9 +181,9 @@ fn a_better_address_that_answers_options_and_does_not_register_moves_nobody_and_
             world.respond(200, &[("Expires", "3600")]);
             for _ in 0..5 {
                 world.events.clear();
-                world.offers.clear();
+                world.settled.clear();
                 world.closed.clear();
-                let ask = offer(&mut world, better);
+                let ask = try_better(&mut world, better);
                 let source = by(&world, better);
                 world.reply(source, &ask, 404, &[], "");
                 if !hashes {
@@ -194,7 +197,7 @@ fn a_better_address_that_answers_options_and_does_not_register_moves_nobody_and_
                     }
                 }
                 world.hashes = vec![Hash::Md5];
-                assert_eq!(outcomes(&world), [Offer::DoesNotServe], "{statuses:?}");
+                assert_eq!(outcomes(&world), [FlowOutcome::DoesNotServe], "{statuses:?}");
                 assert_eq!(world.closed.contains(&BETTER), better == BETTER);
                 // The binding registers again by its present flow, with that server's challenge.
                 assert_eq!(registers(&world, STREAM).len(), 1, "{statuses:?}");
@@ -214,19 +217,19 @@ fn a_better_address_that_leaves_a_register_unanswered_or_breaks_moves_nobody() {
     for better in [BETTER, udp] {
         let mut world = on_trial(STREAM, better);
         world.advance(seconds(33));
-        assert_eq!((outcomes(&world), registers(&world, STREAM).len()), (vec![Offer::DoesNotServe], 1));
+        assert_eq!((outcomes(&world), registers(&world, STREAM).len()), (vec![FlowOutcome::DoesNotServe], 1));
         answer(&mut world, STREAM, 200, &[("Expires", "3600")]);
         assert_eq!((failures(&world), world.dialled), (0, 1));
     }
     let mut world = on_trial(STREAM, BETTER);
     world.input(Input::Closed(BETTER));
-    assert_eq!((outcomes(&world), registers(&world, STREAM).len()), (vec![Offer::DoesNotServe], 1));
+    assert_eq!((outcomes(&world), registers(&world, STREAM).len()), (vec![FlowOutcome::DoesNotServe], 1));
     // The one in use breaks meanwhile: that says nothing of the better one.
     let mut world = on_trial(STREAM, BETTER);
     let third = FlowId::Stream(3);
     world.upstream.flow = third;
     world.input(Input::Closed(STREAM));
-    assert_eq!((outcomes(&world), &world.closed), (vec![Offer::NotWanted, Offer::Taken], &vec![BETTER]));
+    assert_eq!((outcomes(&world), &world.closed), (vec![FlowOutcome::NotWanted, FlowOutcome::Taken], &vec![BETTER]));
     assert_eq!(registers(&world, third).len(), 1);
 }
 
@@ -238,15 +241,15 @@ fn back_while_dialling() -> World {
     world.dial = false;
     world.bind_more(7);
     world.advance(seconds(20));
-    world.offers.clear();
-    let ask = offer(&mut world, BETTER);
+    world.settled.clear();
+    let ask = try_better(&mut world, BETTER);
     let source = by(&world, BETTER);
     world.reply(source, &ask, 200, &[], "");
     world.advance(seconds(13));
     assert_eq!((world.dialled, world.endpoint.flow_to(REGISTRAR)), (2, None));
     world.events.clear();
     answer(&mut world, BETTER, 200, &[("Expires", "3600")]);
-    assert_eq!((outcomes(&world), world.endpoint.flow_to(REGISTRAR)), (vec![Offer::Taken], Some(BETTER)));
+    assert_eq!((outcomes(&world), world.endpoint.flow_to(REGISTRAR)), (vec![FlowOutcome::Taken], Some(BETTER)));
     world
 }
 
@@ -282,7 +285,7 @@ fn another_one_is_on_trial_each_time() {
     }
     let mut tried = std::collections::BTreeSet::new();
     for _ in 0..30 {
-        let ask = offer(&mut world, BETTER);
+        let ask = try_better(&mut world, BETTER);
         let better = by(&world, BETTER);
         world.reply(better, &ask, 200, &[], "");
         world.advance(seconds(1));
@@ -297,7 +300,7 @@ fn another_one_is_on_trial_each_time() {
 #[test]
 fn what_is_wanted_of_the_one_on_trial_meanwhile_is_done_where_it_stands() {
     // Its device comes to the foreground.
-    for (status, flow, outcome) in [(200, BETTER, Offer::Taken), (500, STREAM, Offer::DoesNotServe)] {
+    for (status, flow, outcome) in [(200, BETTER, FlowOutcome::Taken), (500, STREAM, FlowOutcome::DoesNotServe)] {
         let mut world = on_trial(STREAM, BETTER);
         world.input(Input::Suspend(world.instance));
         answer(&mut world, BETTER, status, &[("Expires", "3600")]);
@@ -310,7 +313,7 @@ fn what_is_wanted_of_the_one_on_trial_meanwhile_is_done_where_it_stands() {
     let mut world = on_trial(STREAM, BETTER);
     world.bind_more(7);
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(5) });
-    assert_eq!((outcomes(&world), &world.closed), (vec![Offer::NotWanted], &vec![BETTER]));
+    assert_eq!((outcomes(&world), &world.closed), (vec![FlowOutcome::NotWanted], &vec![BETTER]));
     assert!(registers(&world, STREAM).iter().any(|it| it.text(Name::Contact).unwrap().contains("expires=0")));
 }
 
@@ -318,7 +321,7 @@ fn what_is_wanted_of_the_one_on_trial_meanwhile_is_done_where_it_stands() {
 fn a_binding_that_ends_while_a_better_address_is_tried_leaves_nothing_behind() {
     for trial in [false, true] {
         let mut world = registered(STREAM, &[]);
-        let ask = offer(&mut world, BETTER);
+        let ask = try_better(&mut world, BETTER);
         if trial {
             let better = by(&world, BETTER);
             world.reply(better, &ask, 200, &[], "");

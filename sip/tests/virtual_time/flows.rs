@@ -446,9 +446,9 @@ fn who_is_to_be_registered_anew_waits_for_no_back_off_of_others() {
     assert!(world.next_dial(soon).is_some());
     for input in [Input::RetryNow(world.instance), Input::Suspend(world.instance), Input::Resume(world.instance)] {
         world.redial(soon);
-        let is_wish = !matches!(input, Input::Suspend(_));
+        let is_request = !matches!(input, Input::Suspend(_));
         world.input(input);
-        assert_eq!(world.next_dial(soon).is_some(), is_wish);
+        assert_eq!(world.next_dial(soon).is_some(), is_request);
     }
 }
 

@@ -111,8 +111,8 @@ fn a_caller_hears_of_its_end_though_a_provisional_response_is_due_before_and_the
     world.attach(1);
     invite(&mut world, "long", "60");
     world.advance(seconds(2));
-    let (device, offer) = (world.device(1), world.last("INVITE"));
-    world.reply(device, &offer, 180, &[], "");
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 180, &[], "");
     world.advance(seconds(58));
     assert_eq!((world.count("CANCEL"), world.count("INVITE 487")), (1, 0));
     world.advance(seconds(4));

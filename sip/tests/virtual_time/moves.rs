@@ -217,7 +217,7 @@ fn a_server_that_serves_again_before_another_address_is_found_is_not_left() {
     world.grant_account(number, FIRST, 600);
     find(&mut world);
     assert_eq!((world.closed.as_slice(), world.endpoint.flow_to(REGISTRAR)), (&[NEXT][..], Some(FIRST)));
-    assert_eq!(world.offers.last(), Some(&(NEXT, Offer::NotWanted)));
+    assert_eq!(world.settled.last(), Some(&(NEXT, FlowOutcome::NotWanted)));
     assert_eq!(asked_by(&world, NEXT), 0);
 }
 
@@ -415,7 +415,7 @@ fn where_there_is_no_other_address_nothing_moves_and_the_flow_that_was_dialled_i
     };
     let world = out_of_order(|world| world.elsewhere = false);
     assert_eq!((world.closed.as_slice(), world.endpoint.flow_to(REGISTRAR)), (&[NEXT][..], Some(FIRST)));
-    assert_eq!(world.offers.last(), Some(&(NEXT, Offer::NotWanted)));
+    assert_eq!(world.settled.last(), Some(&(NEXT, FlowOutcome::NotWanted)));
     assert_eq!((1..=5).filter(|number| world.is_registered(*number)).count(), 3);
     assert!((1..=5).all(|number| world.asked(number, NEXT).is_empty()));
     // Nor where none can be dialled.

@@ -15,7 +15,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl World {
     /// The SIP server sends a MESSAGE to the binding.
-    fn page(&mut self, call_id: &str, headers: &str, body: &str) {
+    fn receive_message(&mut self, call_id: &str, headers: &str, body: &str) {
         let source = self.upstream;
         let text = self.out_of_dialog("MESSAGE", call_id, headers, body);
         self.receive(source, &text);
@@ -37,16 +37,16 @@ impl World {
     }
 
     /// The copies that the store was given.
-    fn pages(&self) -> Vec<InboundMessage> {
-        let pages = self.events.iter().filter_map(|event| match event {
-            Event::StoreMessage(page) => Some((**page).clone()),
+    fn messages(&self) -> Vec<InboundMessage> {
+        let messages = self.events.iter().filter_map(|event| match event {
+            Event::StoreMessage(message) => Some((**message).clone()),
             _ => None,
         });
-        pages.collect()
+        messages.collect()
     }
 
-    fn stored(&mut self, page: &InboundMessage, outcome: StoreOutcome) {
-        self.input(Input::MessageStored { request: page.request, instance: page.instance, outcome });
+    fn stored(&mut self, message: &InboundMessage, outcome: StoreOutcome) {
+        self.input(Input::MessageStored { request: message.request, instance: message.instance, outcome });
     }
 
     fn taken(&self) -> Vec<MessageId> {
@@ -57,7 +57,7 @@ impl World {
         taken.collect()
     }
 
-    fn page_ends(&self) -> Vec<MessageEnd> {
+    fn message_ends(&self) -> Vec<MessageEnd> {
         let ends = self.events.iter().filter_map(|event| match event {
             Event::MessageEnded { end, .. } => Some(*end),
             _ => None,
@@ -98,14 +98,17 @@ const PLAIN: &str = "Content-Type: text/plain;charset=utf-8\r\n";
 #[test]
 fn a_message_to_a_sleeping_device_is_answered_202_once_the_store_has_it() {
     let mut world = World::registered();
-    world.page("m1", PLAIN, "Grüße, bis gleich");
+    world.receive_message("m1", PLAIN, "Grüße, bis gleich");
     assert!(world.sent.is_empty(), "nothing is promised yet");
-    let [page] = &world.pages()[..] else { panic!("one copy") };
-    assert_eq!((&*page.from, page.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
-    assert_eq!((&page.body[..], &*page.content_type), ("Grüße, bis gleich".as_bytes(), "text/plain;charset=utf-8"));
-    assert_eq!((page.instance, page.lasts), (world.instance, None));
-    assert!(!format!("{page:?}").contains("bob") && !format!("{page:?}").contains("gleich"));
-    world.stored(page, StoreOutcome::Stored);
+    let [message] = &world.messages()[..] else { panic!("one copy") };
+    assert_eq!((&*message.from, message.name.as_deref()), ("sip:bob@example.com", Some("Bob")));
+    assert_eq!(
+        (&message.body[..], &*message.content_type),
+        ("Grüße, bis gleich".as_bytes(), "text/plain;charset=utf-8")
+    );
+    assert_eq!((message.instance, message.lasts), (world.instance, None));
+    assert!(!format!("{message:?}").contains("bob") && !format!("{message:?}").contains("gleich"));
+    world.stored(message, StoreOutcome::Stored);
     assert_eq!(world.answered("MESSAGE").status(), Some(202));
     world.advance(Duration::from_secs(60));
     assert_eq!(world.endpoint.counts().messages, 0);
@@ -115,32 +118,32 @@ fn a_message_to_a_sleeping_device_is_answered_202_once_the_store_has_it() {
 fn a_message_that_is_sent_again_is_answered_from_its_transaction_and_a_copy_of_it_has_the_same_name() {
     let mut world = World::registered();
     for _ in 0..3 {
-        world.page("m1", PLAIN, "hello");
+        world.receive_message("m1", PLAIN, "hello");
     }
-    let page = world.pages().remove(0);
-    assert_eq!(world.pages().len(), 1);
-    world.stored(&page, StoreOutcome::Stored);
-    world.page("m1", PLAIN, "hello");
-    assert_eq!((world.count("MESSAGE 202"), world.pages().len()), (2, 1), "repeated, not stored again");
+    let message = world.messages().remove(0);
+    assert_eq!(world.messages().len(), 1);
+    world.stored(&message, StoreOutcome::Stored);
+    world.receive_message("m1", PLAIN, "hello");
+    assert_eq!((world.count("MESSAGE 202"), world.messages().len()), (2, 1), "repeated, not stored again");
     // By another way, so in another transaction.
     let text = world.out_of_dialog("MESSAGE", "m1", PLAIN, "hello").replace("z9hG4bKserver", "z9hG4bKother");
     world.receive(world.upstream, &text);
-    world.page("m2", PLAIN, "hello");
-    let names: Vec<_> = world.pages().iter().map(|page| page.message).collect();
+    world.receive_message("m2", PLAIN, "hello");
+    let names: Vec<_> = world.messages().iter().map(|message| message.message).collect();
     assert_eq!((names[0], names[0] == names[2]), (names[1], false));
 }
 
 #[test]
 fn a_store_that_is_away_makes_the_server_keep_the_message() {
     let mut world = World::registered();
-    world.page("m1", PLAIN, "hello");
-    let page = world.pages().remove(0);
-    world.stored(&page, StoreOutcome::Unavailable);
+    world.receive_message("m1", PLAIN, "hello");
+    let message = world.messages().remove(0);
+    world.stored(&message, StoreOutcome::Unavailable);
     let answer = world.answered("MESSAGE");
     assert_eq!((answer.status(), answer.has(Name::RetryAfter)), (Some(503), true));
     // One that says nothing at all is away too.
     let mut world = World::registered();
-    world.page("m1", PLAIN, "hello");
+    world.receive_message("m1", PLAIN, "hello");
     world.advance(NO_RESPONSE_TIMEOUT + STORE_TIMEOUT);
     assert_eq!(world.answered("MESSAGE").status(), Some(503));
 }
@@ -148,9 +151,9 @@ fn a_store_that_is_away_makes_the_server_keep_the_message() {
 #[test]
 fn a_full_store_refuses_for_now() {
     let mut world = World::registered();
-    world.page("m1", PLAIN, "hello");
-    let page = world.pages().remove(0);
-    world.stored(&page, StoreOutcome::Full);
+    world.receive_message("m1", PLAIN, "hello");
+    let message = world.messages().remove(0);
+    world.stored(&message, StoreOutcome::Full);
     let answer = world.answered("MESSAGE");
     assert_eq!((answer.status(), answer.has(Name::RetryAfter)), (Some(480), true));
 }
@@ -160,19 +163,19 @@ fn an_attached_device_gets_the_message_on_its_flow_and_its_answer_passes() {
     for status in [200, 415] {
         let mut world = World::registered();
         world.attach(1);
-        world.page("m1", "X-Odd:  kept\r\nContent-Type: text/plain\r\n", "hello");
-        let offered = world.last("MESSAGE");
-        assert_eq!(offered.request_uri(), Some("sip:phone1@10.0.0.5:9999;transport=tls"));
-        assert_eq!((&offered.body()[..], offered.values(Name::Via).count()), (&b"hello"[..], 3));
-        assert!(String::from_utf8_lossy(offered.head()).contains("X-Odd:  kept\r\n"));
+        world.receive_message("m1", "X-Odd:  kept\r\nContent-Type: text/plain\r\n", "hello");
+        let sent = world.last("MESSAGE");
+        assert_eq!(sent.request_uri(), Some("sip:phone1@10.0.0.5:9999;transport=tls"));
+        assert_eq!((&sent.body()[..], sent.values(Name::Via).count()), (&b"hello"[..], 3));
+        assert!(String::from_utf8_lossy(sent.head()).contains("X-Odd:  kept\r\n"));
         assert_eq!(world.count("MESSAGE 202"), 0);
-        world.reply(world.device(1), &offered, status, &[("X-From", "phone")], "");
+        world.reply(world.device(1), &sent, status, &[("X-From", "phone")], "");
         let answer = world.answered("MESSAGE");
         assert_eq!((answer.status(), answer.values_written("X-From").count()), (Some(status), 1));
         assert_eq!(answer.values(Name::Via).count(), 2);
-        assert!(world.pages().is_empty(), "what the device judged is not kept");
+        assert!(world.messages().is_empty(), "what the device judged is not kept");
         let end = if status == 200 { MessageEnd::Delivered } else { MessageEnd::Refused(status) };
-        assert_eq!((world.page_ends(), world.endpoint.counts().messages), (vec![end], 0));
+        assert_eq!((world.message_ends(), world.endpoint.counts().messages), (vec![end], 0));
     }
 }
 
@@ -180,14 +183,14 @@ fn an_attached_device_gets_the_message_on_its_flow_and_its_answer_passes() {
 fn a_message_that_an_attached_device_leaves_unanswered_is_kept_and_its_late_answer_takes_the_copy_away() {
     let mut world = World::registered();
     world.attach(1);
-    world.page("m1", PLAIN, "hello");
-    let offered = world.last("MESSAGE");
+    world.receive_message("m1", PLAIN, "hello");
+    let sent = world.last("MESSAGE");
     world.advance(NO_RESPONSE_TIMEOUT);
-    let page = world.pages().remove(0);
-    world.stored(&page, StoreOutcome::Stored);
+    let message = world.messages().remove(0);
+    world.stored(&message, StoreOutcome::Stored);
     assert_eq!(world.answered("MESSAGE").status(), Some(202));
-    world.reply(world.device(1), &offered, 200, &[], "");
-    assert_eq!(world.taken(), [page.message]);
+    world.reply(world.device(1), &sent, 200, &[], "");
+    assert_eq!(world.taken(), [message.message]);
     assert_eq!((world.count("MESSAGE 202"), world.count("MESSAGE 200")), (1, 0), "answered once");
     assert_eq!(world.endpoint.counts().messages, 0);
 }
@@ -196,11 +199,11 @@ fn a_message_that_an_attached_device_leaves_unanswered_is_kept_and_its_late_answ
 fn a_message_on_a_flow_that_breaks_is_kept_at_once() {
     let mut world = World::registered();
     world.attach(1);
-    world.page("m1", PLAIN, "hello");
+    world.receive_message("m1", PLAIN, "hello");
     world.input(Input::Closed(world.device(1).flow));
-    let page = world.pages().remove(0);
-    world.stored(&page, StoreOutcome::Stored);
-    assert_eq!((world.answered("MESSAGE").status(), world.pages().len()), (Some(202), 1));
+    let message = world.messages().remove(0);
+    world.stored(&message, StoreOutcome::Stored);
+    assert_eq!((world.answered("MESSAGE").status(), world.messages().len()), (Some(202), 1));
     world.advance(Duration::from_secs(60));
     assert_eq!(world.endpoint.counts().messages, 0);
 }
@@ -208,9 +211,9 @@ fn a_message_on_a_flow_that_breaks_is_kept_at_once() {
 #[test]
 fn a_composing_notice_is_taken_and_dropped() {
     let mut world = World::registered();
-    world.page("m1", "Content-Type: application/im-iscomposing+xml\r\n", "<isComposing/>");
+    world.receive_message("m1", "Content-Type: application/im-iscomposing+xml\r\n", "<isComposing/>");
     assert_eq!(world.answered("MESSAGE").status(), Some(200));
-    assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
+    assert_eq!((world.messages().len(), world.message_ends()), (0, vec![MessageEnd::Composing]));
 }
 
 /// A composing notice is for devices that are attached: it passes both ways, and is never stored.
@@ -220,23 +223,23 @@ fn a_composing_notice_goes_to_a_device_that_is_attached_and_to_no_store() {
     for status in [200, 415] {
         let mut world = World::registered();
         world.attach(1);
-        world.page("m1", composing, "<isComposing/>");
-        let offered = world.last("MESSAGE");
-        assert_eq!((&offered.body()[..], world.count("MESSAGE 200")), (&b"<isComposing/>"[..], 0));
-        world.reply(world.device(1), &offered, status, &[], "");
+        world.receive_message("m1", composing, "<isComposing/>");
+        let sent = world.last("MESSAGE");
+        assert_eq!((&sent.body()[..], world.count("MESSAGE 200")), (&b"<isComposing/>"[..], 0));
+        world.reply(world.device(1), &sent, status, &[], "");
         assert_eq!(world.answered("MESSAGE").status(), Some(status));
-        assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Composing]));
+        assert_eq!((world.messages().len(), world.message_ends()), (0, vec![MessageEnd::Composing]));
     }
     for silent in [true, false] {
         let mut world = World::registered();
         world.attach(1);
-        world.page("m1", composing, "<isComposing/>");
+        world.receive_message("m1", composing, "<isComposing/>");
         if silent {
             world.advance(NO_RESPONSE_TIMEOUT);
         } else {
             world.input(Input::Closed(world.device(1).flow));
         }
-        assert_eq!((world.answered("MESSAGE").status(), world.pages().len()), (Some(202), 0));
+        assert_eq!((world.answered("MESSAGE").status(), world.messages().len()), (Some(202), 0));
         world.advance(Duration::from_secs(60));
         assert_eq!(world.endpoint.counts().messages, 0);
     }
@@ -245,11 +248,11 @@ fn a_composing_notice_goes_to_a_device_that_is_attached_and_to_no_store() {
 #[test]
 fn a_message_over_the_limit_is_413_and_one_at_the_limit_is_not() {
     let mut world = World::registered();
-    world.page("m1", PLAIN, &"x".repeat(16 * 1024 + 1));
+    world.receive_message("m1", PLAIN, &"x".repeat(16 * 1024 + 1));
     assert_eq!(world.answered("MESSAGE").status(), Some(413));
-    assert_eq!(world.page_ends(), [MessageEnd::TooLarge]);
-    world.page("m2", PLAIN, &"x".repeat(16 * 1024));
-    assert_eq!(world.pages().len(), 1);
+    assert_eq!(world.message_ends(), [MessageEnd::TooLarge]);
+    world.receive_message("m2", PLAIN, &"x".repeat(16 * 1024));
+    assert_eq!(world.messages().len(), 1);
 }
 
 #[test]
@@ -261,35 +264,35 @@ fn what_cannot_be_kept_as_it_is_is_refused_with_the_reason() {
         ("Content-Type: text/plain\r\nExpires: 0\r\n", 480, "Retry-After"),
     ] {
         let mut world = World::registered();
-        world.page("m1", headers, "hello");
+        world.receive_message("m1", headers, "hello");
         let answer = world.answered("MESSAGE");
         assert_eq!((answer.status(), answer.values_written(header).count()), (Some(status), 1), "{headers}");
-        assert_eq!((world.pages().len(), world.page_ends()), (0, vec![MessageEnd::Unfit]));
+        assert_eq!((world.messages().len(), world.message_ends()), (0, vec![MessageEnd::Unfit]));
     }
 }
 
 #[test]
 fn a_private_sender_is_anonymous_and_a_sender_may_say_how_long_it_is_worth_keeping() {
     let mut world = World::registered();
-    world.page("m1", "Privacy: id\r\nExpires: 90\r\n", "hello");
-    let page = world.pages().remove(0);
-    assert_eq!((&*page.from, page.name), ("sip:anonymous@anonymous.invalid", None));
-    assert_eq!((page.lasts, &*page.content_type), (Some(Duration::from_secs(90)), "text/plain"));
+    world.receive_message("m1", "Privacy: id\r\nExpires: 90\r\n", "hello");
+    let message = world.messages().remove(0);
+    assert_eq!((&*message.from, message.name), ("sip:anonymous@anonymous.invalid", None));
+    assert_eq!((message.lasts, &*message.content_type), (Some(Duration::from_secs(90)), "text/plain"));
 }
 
 #[test]
 fn a_thousand_messages_at_once_are_bounded_and_the_device_earns_its_budget_back() {
     let mut world = World::registered();
     for number in 0..1_000 {
-        world.page(&format!("m{number}"), PLAIN, "hello");
+        world.receive_message(&format!("m{number}"), PLAIN, "hello");
     }
-    let kept = world.pages().len();
+    let kept = world.messages().len();
     assert!((50..=100).contains(&kept), "{kept}");
     assert_eq!(world.count("MESSAGE 480"), 1_000 - kept);
-    assert_eq!(world.page_ends(), vec![MessageEnd::Limited; 1_000 - kept]);
+    assert_eq!(world.message_ends(), vec![MessageEnd::Limited; 1_000 - kept]);
     world.advance(Duration::from_secs(10));
-    world.page("later", PLAIN, "hello");
-    assert_eq!(world.pages().len(), kept + 1);
+    world.receive_message("later", PLAIN, "hello");
+    assert_eq!(world.messages().len(), kept + 1);
     world.advance(Duration::from_secs(120));
     assert_eq!(world.endpoint.counts().messages, 0);
 }

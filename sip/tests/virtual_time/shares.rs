@@ -24,7 +24,7 @@ impl World {
         self.receive(self.upstream, &text);
     }
 
-    /// A caller of this name calls, and hangs up at once, so many times; by so many calls more the device was offered one.
+    /// A caller of this name calls, and hangs up at once, so many times; by so many calls more the device was sent one.
     fn nagged_by(&mut self, caller: &str, times: usize) -> usize {
         let before = self.count("INVITE");
         for number in 0..times {
@@ -223,7 +223,7 @@ fn a_device_that_does_not_get_a_call_misses_it_when_the_others_stack_refuses_it_
     }
 }
 
-/// A phone whose connection breaks while it is offered a call is woken, but no oftener than it may be.
+/// A phone whose connection breaks while a call is forked to it is woken, but no oftener than it may be.
 #[test]
 fn a_phone_that_seemed_to_be_there_is_woken_within_its_budget() {
     let mut world = World::registered();

@@ -388,8 +388,8 @@ fn what_a_device_sends_is_never_taken_for_what_a_server_does() {
         let uri = format!("sip:{}@relay.test:5070", world.binding);
         let cancel = format!("CANCEL {uri} SIP/2.0\r\n{}\r\n", world.head("call-1", "CANCEL", 1, ""));
         let parsed = Message::parse(&cancel.clone().into(), &Limits::default()).unwrap();
-        assert_eq!(Endpoint::invite_key(&parsed, Side::Upstream).into_iter().collect::<Vec<_>>(), begun);
-        assert_ne!(Endpoint::invite_key(&parsed, Side::Device).into_iter().collect::<Vec<_>>(), begun);
+        assert_eq!(Endpoint::key_of_cancelled_or_acked(&parsed, Side::Upstream).into_iter().collect::<Vec<_>>(), begun);
+        assert_ne!(Endpoint::key_of_cancelled_or_acked(&parsed, Side::Device).into_iter().collect::<Vec<_>>(), begun);
         world.receive(stranger, &cancel);
         assert_eq!((world.count("CANCEL 481"), world.count("INVITE 487")), (1, 0));
         world.receive(server, &cancel);

@@ -105,7 +105,7 @@ fn of_a_wiped_device_its_contact_goes_at_once_and_its_call_may_be_hung_up_until_
 fn the_text_of_a_message_goes_with_the_device_that_was_sent_it_and_its_sender_is_told() {
     let mut world = World::registered();
     world.register(1, 1, BINDS);
-    let page = |world: &mut World, call_id: &str| {
+    let message = |world: &mut World, call_id: &str| {
         let (source, head) = (world.upstream, world.head(call_id, "MESSAGE", 1, ""));
         let text = format!(
             "MESSAGE sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Type: text/plain\r\nContent-Length: 11\r\n\r\nsecret text",
@@ -113,11 +113,11 @@ fn the_text_of_a_message_goes_with_the_device_that_was_sent_it_and_its_sender_is
         );
         world.receive(source, &text);
     };
-    page(&mut world, "m1");
+    message(&mut world, "m1");
     assert!(holds(&world, "secret text") && holds(&world, "secret-user"));
     // The other one has been given to the store, and waits for its device all the same.
     world.advance(seconds(3));
-    page(&mut world, "m2");
+    message(&mut world, "m2");
     assert_eq!((world.count("MESSAGE"), world.count("MESSAGE 480")), (2, 0));
     wipe(&mut world);
     assert!(!holds(&world, "secret text") && !holds(&world, "secret-user"));

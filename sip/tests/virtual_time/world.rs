@@ -47,7 +47,7 @@ pub struct World {
     pub sent: Vec<Sent>,
     pub events: Vec<Event>,
     /// The outcomes of flows that were dialled; not among the events.
-    pub offers: Vec<(FlowId, Offer)>,
+    pub settled: Vec<(FlowId, FlowOutcome)>,
     pub closed: Vec<FlowId>,
     pub dialled: usize,
     /// The flows that dials asked to avoid, if any.
@@ -121,7 +121,7 @@ impl World {
             due: None,
             sent: Vec::new(),
             events: Vec::new(),
-            offers: Vec::new(),
+            settled: Vec::new(),
             closed: Vec::new(),
             dialled: 0,
             avoided: Vec::new(),
@@ -272,7 +272,7 @@ impl World {
 
     fn on_event(&mut self, event: Event) {
         match &event {
-            Event::FlowOffered { flow, outcome, .. } => return self.offers.push((*flow, *outcome)),
+            Event::FlowSettled { flow, outcome, .. } => return self.settled.push((*flow, *outcome)),
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
                 let known = self.hashes.contains(&challenge.algorithm.hash);
                 let authorization = known.then(|| answer(challenge, "alice", "secret", uri, *nc, cnonce));

@@ -59,7 +59,7 @@ pub enum Upstream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rival {
-    /// A Kamailio that holds the call, pushes by HTTP/1.1, and sends it on when the device has registered.
+    /// A Kamailio that keeps the call waiting, pushes by HTTP/1.1, and sends it on when the device has registered.
     Kamailio,
     /// A bare program of tokio that does the least possible for a call that is pushed and cancelled: UDP in, HTTP/1.1 out.
     Floor,

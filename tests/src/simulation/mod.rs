@@ -53,7 +53,7 @@ pub mod world;
 
 use agenda::{At, S};
 
-/// How long a call is held for its device.
+/// How long a call waits for its device.
 pub const RING_TIMEOUT: At = 30 * S;
 /// How long a device may ring.
 pub const ANSWER_TIMEOUT: At = 120 * S;
@@ -108,12 +108,12 @@ pub struct Report {
     pub invites_refused: u64,
     /// Calls that came to a final state.
     pub ended: u64,
-    /// Calls offered to a phone that was attached.
-    pub offered_at_once: u64,
+    /// Calls forked to a phone that was attached.
+    pub forked_at_once: u64,
     /// Pushes.
     pub pushes: u64,
     /// INVITEs that came to the second phone of an account.
-    pub seconds_offered: u64,
+    pub seconds_invited: u64,
     /// Pushes that never arrived.
     pub pushes_lost: u64,
     /// Calls that a phone answered while it could.

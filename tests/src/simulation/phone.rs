@@ -55,7 +55,7 @@ pub enum Act {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    Offered,
+    Invited,
     Ringing,
     Answered,
     Up,
@@ -91,7 +91,7 @@ impl Phone {
     /// Whether it rings for a call.
     pub fn rings_for(&self, index: usize) -> bool {
         let rings = |call: &PhoneCall| call.call == index && Some(call.flow) == self.flow;
-        self.calls.iter().any(|call| rings(call) && matches!(call.stage, Stage::Offered | Stage::Ringing))
+        self.calls.iter().any(|call| rings(call) && matches!(call.stage, Stage::Invited | Stage::Ringing))
     }
 
     /// Whether a call is over for it.
@@ -290,22 +290,22 @@ impl World {
 
     fn on_offer(&mut self, slot: usize, flow: u64, index: usize, invite: Message) {
         self.watch(slot, || format!("call {index}: the phone gets the INVITE by flow {flow}"));
-        self.stats.seconds_offered += u64::from(self.slots[slot].first.is_some());
-        self.calls[index].facts.offered.push((slot, flow));
+        self.stats.seconds_invited += u64::from(self.slots[slot].first.is_some());
+        self.calls[index].facts.invited.push((slot, flow));
         if invite.body()[..] != *body_of(index, false).as_bytes() {
             self.wrong(format!("the offer of call {index} is not its caller's"));
         }
         self.answer(flow, &invite, 100, "p");
         let phone = &mut self.slots[slot].phone;
         phone.calls.retain(|call| call.call != index && call.stage != Stage::Over);
-        phone.calls.push(PhoneCall { call: index, invite, flow, stage: Stage::Offered });
+        phone.calls.push(PhoneCall { call: index, invite, flow, stage: Stage::Invited });
         let after = self.random.between(20 * MS, 500 * MS);
         self.agenda.plan(after, Happening::Phone(slot, PhoneDue::Ring(flow, index)));
     }
 
     fn ring(&mut self, slot: usize, flow: u64, index: usize) {
         let tag = format!("p{flow}");
-        let Some(call) = self.slots[slot].phone.call(index).filter(|call| call.stage == Stage::Offered) else { return };
+        let Some(call) = self.slots[slot].phone.call(index).filter(|call| call.stage == Stage::Invited) else { return };
         call.stage = Stage::Ringing;
         let invite = call.invite.clone();
         self.answer(flow, &invite, 180, &tag);
@@ -417,7 +417,7 @@ impl World {
     fn on_cancel(&mut self, slot: usize, flow: u64, index: usize, cancel: &Message) {
         self.answer(flow, cancel, 200, &format!("p{flow}"));
         let Some(call) = self.slots[slot].phone.call(index) else { return };
-        if matches!(call.stage, Stage::Offered | Stage::Ringing) {
+        if matches!(call.stage, Stage::Invited | Stage::Ringing) {
             call.stage = Stage::Over;
             let invite = call.invite.clone();
             self.answer(flow, &invite, 487, &format!("p{flow}"));

@@ -219,9 +219,9 @@ impl World {
                 self.tell_soon(shard, 20 * MS, Input::DeviceVerified { verification, granted });
             }
             Event::Wake(call) => self.push(shard, &call),
-            Event::Forked(_) => self.stats.offered_at_once += 1,
+            Event::Forked(_) => self.stats.forked_at_once += 1,
             Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
-            Event::FlowOffered { .. }
+            Event::FlowSettled { .. }
             | Event::UpstreamIdle { .. }
             | Event::FlowProven(_)
             | Event::Attached(_)
@@ -356,7 +356,7 @@ fn event_kind(event: &Event) -> String {
         Event::ResponseRefused => "response refused".to_owned(),
         Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
-        Event::FlowOffered { upstream, flow, outcome } => format!("offered {} {flow:?} {outcome:?}", upstream.0),
+        Event::FlowSettled { upstream, flow, outcome } => format!("settled {} {flow:?} {outcome:?}", upstream.0),
         Event::UpstreamIdle { upstream, forgotten } => format!("idle {} {forgotten}", upstream.0),
         Event::Unanswerable { unreadable, .. } => format!("unanswerable {unreadable}"),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
@@ -367,7 +367,7 @@ fn event_kind(event: &Event) -> String {
         Event::Detached(instance) => format!("detached {instance}"),
         Event::Wake(call) => format!("wake {}", call.call),
         Event::ExpectedCallArrived(call) => format!("announced {}", call.call),
-        Event::Forked(call) => format!("offered {}", call.call),
+        Event::Forked(call) => format!("forked {}", call.call),
         Event::Call { call, state, woke_after, .. } => format!("call {call} {state:?} {woke_after:?}"),
         Event::Ended { call, state } => format!("ended {call} {state:?}"),
         Event::GivenUp { call, state, .. } => format!("given up {call} {state:?}"),
@@ -379,9 +379,9 @@ fn event_kind(event: &Event) -> String {
         Event::SubscriptionChallenged { nc, .. } => format!("subscription challenged {nc}"),
         Event::Missed { call, state } => format!("missed {} {state:?}", call.call),
         Event::Refused(call) => format!("not for it {}", call.call),
-        Event::StoreMessage(page) => format!("page {page:?}"),
-        Event::DiscardMessage { message, .. } => format!("page taken {message}"),
-        Event::MessageEnded { end, .. } => format!("page ended {end:?}"),
+        Event::StoreMessage(message) => format!("message {message:?}"),
+        Event::DiscardMessage { message, .. } => format!("message taken {message}"),
+        Event::MessageEnded { end, .. } => format!("message ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
         Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
         Event::RegisterEnded { register, proof } => format!("register ended {register:?} {proof:?}"),

@@ -31,25 +31,25 @@ impl<S: SipServer, N: Node> World<S, N> {
     }
 
     /// The body that enables push for Alice on an iPhone with this token.
-    pub fn wish(&self, token: &str) -> Value {
-        self.wish_for(json!({"call_push": apple(token)}))
+    pub fn enable_request(&self, token: &str) -> Value {
+        self.enable_request_for(json!({"call_push": apple(token)}))
     }
 
     /// The body that enables push for Alice on an Android phone with this token.
-    pub fn android_wish(&self, token: &str) -> Value {
-        self.wish_for(json!({"call_push": google(token)}))
+    pub fn android_enable_request(&self, token: &str) -> Value {
+        self.enable_request_for(json!({"call_push": google(token)}))
     }
 
     /// The body that enables push for Alice on any device.
-    pub fn wish_for(&self, device: Value) -> Value {
-        self.wish_of(self.registrar.alice(), device)
+    pub fn enable_request_for(&self, device: Value) -> Value {
+        self.enable_request_of(self.registrar.alice(), device)
     }
 
     /// The body that enables push for a user that the SIP server knows, on any device.
     ///
     /// # Panics
     /// When the SIP server does not know the user.
-    pub fn wish_of(&self, user: &str, device: Value) -> Value {
+    pub fn enable_request_of(&self, user: &str, device: Value) -> Value {
         let password = self.registrar.password(user).expect("the SIP server knows the user");
         json!({
             "account": {
@@ -61,22 +61,22 @@ impl<S: SipServer, N: Node> World<S, N> {
     }
 
     /// The body that enables push for Alice on an iPhone with [`TOKEN`] that takes its alerts by [`OTHER_TOKEN`].
-    pub fn wish_with_alerts(&self) -> Value {
-        self.wish_for(json!({"call_push": apple(TOKEN), "alert_push": apple(OTHER_TOKEN)}))
+    pub fn enable_request_with_alerts(&self) -> Value {
+        self.enable_request_for(json!({"call_push": apple(TOKEN), "alert_push": apple(OTHER_TOKEN)}))
     }
 
     /// The body that enables push for a user on an iPhone that nobody else has.
-    pub fn wish_anew(&self, user: &str) -> Value {
+    pub fn enable_request_anew(&self, user: &str) -> Value {
         let token = token() + &token() + &token() + &token();
-        self.wish_of(user, json!({"call_push": apple(&token)}))
+        self.enable_request_of(user, json!({"call_push": apple(&token)}))
     }
 
     /// Enables push with this body; the account must be registered.
     ///
     /// # Errors
     /// [`Missed`] for another answer.
-    pub async fn enable_as(&self, wish: &Value) -> Result<Instance, Missed> {
-        let instance = self.api.enabled(wish).await?;
+    pub async fn enable_as(&self, request: &Value) -> Result<Instance, Missed> {
+        let instance = self.api.enabled(request).await?;
         self.secrets.keep("an instance's secret", &instance.secret);
         self.secrets.keep("a push token", &instance.push_token);
         if instance.answer["registration"]["state"] == "registered" {
@@ -91,7 +91,7 @@ impl<S: SipServer, N: Node> World<S, N> {
     /// # Errors
     /// [`Missed`] for another answer than 201.
     pub async fn enable(&self) -> Result<Instance, Missed> {
-        self.enable_as(&self.wish(TOKEN)).await
+        self.enable_as(&self.enable_request(TOKEN)).await
     }
 
     /// Enables push for an iPhone with [`OTHER_TOKEN`].
@@ -99,7 +99,7 @@ impl<S: SipServer, N: Node> World<S, N> {
     /// # Errors
     /// [`Missed`] for another answer than 201.
     pub async fn enable_other(&self) -> Result<Instance, Missed> {
-        self.enable_as(&self.wish(OTHER_TOKEN)).await
+        self.enable_as(&self.enable_request(OTHER_TOKEN)).await
     }
 
     /// Enables push for an Android phone with [`FCM_TOKEN`].
@@ -107,7 +107,7 @@ impl<S: SipServer, N: Node> World<S, N> {
     /// # Errors
     /// [`Missed`] for another answer than 201.
     pub async fn enable_android(&self) -> Result<Instance, Missed> {
-        self.enable_as(&self.android_wish(FCM_TOKEN)).await
+        self.enable_as(&self.android_enable_request(FCM_TOKEN)).await
     }
 
     /// Enables push for an iPhone of a user that nobody else has.
@@ -115,7 +115,7 @@ impl<S: SipServer, N: Node> World<S, N> {
     /// # Errors
     /// [`Missed`] for another answer than 201.
     pub async fn lend(&self, user: &str) -> Result<Instance, Missed> {
-        self.enable_as(&self.wish_anew(user)).await
+        self.enable_as(&self.enable_request_anew(user)).await
     }
 
     /// Disables push: the receipt must come at once.

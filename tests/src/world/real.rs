@@ -53,9 +53,9 @@ pub struct Plan {
     pub manner: Manner,
     /// The name by which devices know the edge.
     pub edge_host: &'static str,
-    /// The SIP server holds calls until the relay has woken a device.
+    /// Calls wait at the SIP server until the relay has woken a device.
     pub wake: bool,
-    /// How long it holds a call for that, in milliseconds.
+    /// How long a call waits there for that, in milliseconds.
     pub wake_wait_ms: u32,
     /// Whether a caller from the SIP server's domain must authenticate.
     pub asks_callers: bool,
@@ -176,7 +176,7 @@ impl World<RealServer> {
     /// # Errors
     /// [`Missed`] for another answer.
     pub async fn lend_another(&self) -> Result<Instance, Missed> {
-        let instance = self.enable_as(&self.new_wish()).await?;
+        let instance = self.enable_as(&self.new_enable_request()).await?;
         assert_eq!(instance.answer["registration"]["status"], 200);
         let edge = (self.registrar.plan.edge_host, self.relay.setup().ports.edge);
         assert_eq!(instance.edge, format!("sip:{}:{};transport=tls", edge.0, edge.1));
@@ -196,8 +196,8 @@ impl World<RealServer> {
     }
 
     /// The body that enables push for Alice on a device of the plan's push service that nobody else has.
-    pub fn new_wish(&self) -> Value {
-        self.wish_for(json!({"call_push": new_target(self.registrar.plan.provider), "label": "a phone"}))
+    pub fn new_enable_request(&self) -> Value {
+        self.enable_request_for(json!({"call_push": new_target(self.registrar.plan.provider), "label": "a phone"}))
     }
 
     /// The Contacts that Kamailio has for the account.

@@ -122,15 +122,15 @@ async fn five_hundred_that_are_registered_read_five_hundred() -> Outcome {
     let users: Vec<(String, String)> = (0..LENT).map(|n| (format!("user{n}"), format!("password-{n}"))).collect();
     let named: Vec<(&str, &str)> = users.iter().map(|(user, password)| (user.as_str(), password.as_str())).collect();
     let world = World::among(&named, |setup| setup.log = "info".to_owned()).await?;
-    let mut waiting = users.iter().map(|(user, _)| world.wish_anew(user));
+    let mut waiting = users.iter().map(|(user, _)| world.enable_request_anew(user));
     let mut asked = JoinSet::new();
     let mut enabled = 0;
     loop {
         while asked.len() < 16
-            && let Some(wish) = waiting.next()
+            && let Some(request) = waiting.next()
         {
             let api = world.relay.api();
-            asked.spawn(async move { api.enable(&wish).await.map(|answer| answer.status) });
+            asked.spawn(async move { api.enable(&request).await.map(|answer| answer.status) });
         }
         match asked.join_next().await {
             Some(status) => enabled += usize::from(matches!(status, Ok(Ok(201 | 202)))),

@@ -48,9 +48,9 @@ async fn no_push_of_any_kind_names_the_caller_on_any_service_and_the_device_read
     let world = World::start().await?;
     let (private, public) = key();
     let iphone = json!({"call_push": apple(TOKEN), "alert_push": apple(OTHER_TOKEN), "public_key": public});
-    let iphone = world.enable_as(&world.wish_for(iphone)).await?;
+    let iphone = world.enable_as(&world.enable_request_for(iphone)).await?;
     let android = json!({"call_push": google(FCM_TOKEN), "public_key": public});
-    world.enable_as(&world.wish_for(android)).await?;
+    world.enable_as(&world.enable_request_for(android)).await?;
 
     let caller = world.call_with(&by(CALLER))?;
     for push in [world.push().await?, world.android_push().await?] {
@@ -96,7 +96,7 @@ async fn a_key_is_changed_and_dropped_survives_a_restart_and_goes_with_the_insta
     let mut world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
     let (first, public) = key();
     let instance = json!({"call_push": apple(TOKEN), "public_key": public});
-    let instance = world.enable_as(&world.wish_for(instance)).await?;
+    let instance = world.enable_as(&world.enable_request_for(instance)).await?;
     for rest in ["", "/export"] {
         let seen = world.api.of("GET", &instance, rest).await?.json();
         assert_eq!(seen["device"]["public_key"], public, "{seen}");
@@ -147,9 +147,9 @@ async fn a_key_that_nothing_can_be_sealed_to_is_refused_and_changes_nothing() ->
         (json!("not base64url!"), "base64url"),
         (json!(7), "a string"),
     ] {
-        let wish = world.wish_for(json!({"call_push": apple(OTHER_TOKEN), "public_key": wrong}));
+        let request = world.enable_request_for(json!({"call_push": apple(OTHER_TOKEN), "public_key": wrong}));
         for answer in [
-            world.api.enable(&wish).await?,
+            world.api.enable(&request).await?,
             world.api.change(&instance, &json!({"device": {"public_key": wrong}})).await?,
         ] {
             let error = answer.json()["errors"][0].clone();

@@ -25,7 +25,7 @@ async fn world(change: impl FnOnce(&mut tests::relay_setup::Setup)) -> Result<(W
 }
 
 async fn enabled(world: &World, device: &Subscription) -> Result<Instance, Missed> {
-    let instance = world.api.enabled(&world.wish_for(json!({"call_push": device.target()}))).await?;
+    let instance = world.api.enabled(&world.enable_request_for(json!({"call_push": device.target()}))).await?;
     for (what, secret) in [("an instance's secret", &instance.secret), ("an endpoint", &device.token)] {
         world.secrets.keep(what, secret);
     }
@@ -124,13 +124,13 @@ async fn what_is_no_subscription_is_refused_and_an_endpoint_that_leads_inside_re
     ] {
         let mut target = good.clone();
         target[member] = wrong.clone();
-        let answer = world.api.enable(&world.wish_for(json!({"call_push": target}))).await?;
+        let answer = world.api.enable(&world.enable_request_for(json!({"call_push": target}))).await?;
         let pointer = format!("/device/call_push/{member}");
         assert_eq!((answer.status, &answer.json()["errors"][0]["pointer"]), (422, &json!(pointer)), "{wrong}");
     }
     let mut inside = good.clone();
     inside["endpoint"] = json!("https://10.0.0.1/x");
-    let instance = world.api.enabled(&world.wish_for(json!({"call_push": inside}))).await?;
+    let instance = world.api.enabled(&world.enable_request_for(json!({"call_push": inside}))).await?;
     world.call()?.expect(480, SOON).await?;
     let steps = world.api.of("GET", &instance, "/timeline").await?.json();
     let ended = steps["steps"].as_array().into_iter().flatten().find(|step| step["step"] == "push-ended");

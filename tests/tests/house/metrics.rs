@@ -29,7 +29,7 @@ const MOVED_BY: &[(&str, &str)] = &[
     ("sipwake_push_duration_seconds", "each_family_moves_with_what_it_counts"),
     ("sipwake_invite_to_push_seconds", "each_family_moves_with_what_it_counts"),
     ("sipwake_wake_seconds", "each_family_moves_with_what_it_counts"),
-    ("sipwake_wipes_total", "disabling_while_a_call_is_held_ends_the_call_and_wipes_all"),
+    ("sipwake_wipes_total", "disabling_while_a_call_waits_ends_the_call_and_wipes_all"),
     ("sipwake_messages_total", "a_message_to_a_sleeping_phone_is_202_pushed_fetched_and_deleted"),
     ("sipwake_missed_calls_total", "each_family_moves_with_what_it_counts"),
     ("sipwake_call_stories_total", "a_call_is_told_from_its_invite_to_its_end_and_a_missed_one_says_why"),

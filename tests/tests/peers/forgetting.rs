@@ -43,7 +43,7 @@ async fn a_wipe_leaves_nothing_in_redis_in_the_location_table_and_in_memory() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disabling_while_a_call_is_held_answers_the_caller_and_rings_nobody() -> Outcome {
+async fn disabling_while_a_call_waits_answers_the_caller_and_rings_nobody() -> Outcome {
     let plan = Plan { redis: true, ..Plan::over(Transport::Udp) };
     let (world, instance) = World::real_and_lent(plan).await?;
     let caller = world.sipp_calls(Scenario::Refused(480))?;
@@ -59,11 +59,11 @@ async fn disabling_while_a_call_is_held_answers_the_caller_and_rings_nobody() ->
 async fn refused_credentials_are_said_so_and_nothing_is_kept() -> Outcome {
     let plan = Plan { redis: true, ..Plan::over(Transport::Udp) };
     let world = World::real(plan).await?;
-    let mut wish = world.new_wish();
+    let mut request = world.new_enable_request();
     let wrong = format!("wrong-{}", tests::digest::token());
-    wish["account"]["password"] = wrong.as_str().into();
+    request["account"]["password"] = wrong.as_str().into();
     world.secrets.keep("the wrong password", &wrong);
-    let answer = world.api.enable(&wish).await?;
+    let answer = world.api.enable(&request).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     assert_eq!(of_instances(&world), Vec::<String>::new());
     assert!(world.location().await?.is_empty());

@@ -127,7 +127,7 @@ async fn a_server_without_qop_is_answered_in_its_own_way() -> Outcome {
 async fn a_registrar_that_has_moved_is_not_followed_to_where_nobody_allowed() -> Outcome {
     // RFC 3261 §8.1.3.4; the account itself is where a user says that its registrar has moved.
     let world = World::real(plan(Manner::Moved)).await?;
-    let answer = world.api.enable(&world.new_wish()).await?;
+    let answer = world.api.enable(&world.new_enable_request()).await?;
     assert_eq!(answer.status, 202, "{}", answer.text());
     assert_eq!(answer.json()["registration"]["status"], 302, "{}", answer.text());
     assert_eq!((digests(&world, 2).await.len(), world.location().await?.len()), (2, 0));
@@ -138,7 +138,7 @@ async fn a_registrar_that_has_moved_is_not_followed_to_where_nobody_allowed() ->
 async fn a_busy_server_is_asked_again_when_it_said_so() -> Outcome {
     // RFC 3261 §21.5.4, §20.33.
     let world = World::real(plan(Manner::BusyOnce(17))).await?;
-    let answer = world.api.enable(&world.new_wish()).await?;
+    let answer = world.api.enable(&world.new_enable_request()).await?;
     assert_eq!(answer.status, 202, "{}", answer.text());
     assert_eq!(answer.json()["registration"]["status"], 503, "{}", answer.text());
     let began = std::time::Instant::now();

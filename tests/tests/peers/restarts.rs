@@ -58,7 +58,7 @@ async fn without_redis_known_accounts_ring_and_enabling_is_503_until_it_returns(
     redis.stop();
     world.a_call_is_answered(&instance).await?;
 
-    let answer = world.api.enable(&world.new_wish()).await?;
+    let answer = world.api.enable(&world.new_enable_request()).await?;
     assert_eq!(answer.status, 503, "{}", answer.text());
     let ready = world.await_readiness("degraded").await?;
     assert!(ready.contains("store"), "{ready}");

@@ -1,4 +1,4 @@
-//! Kamailio holds the call by `docker/recipes/kamailio-wake.cfg`: it suspends the INVITE, asks the relay to wake the phone,
+//! Kamailio keeps the call waiting by `docker/recipes/kamailio-wake.cfg`: it suspends the INVITE, asks the relay to wake the phone,
 //! and sends the call on when the phone is there. With several relays it asks any of them.
 
 use tests::relay_setup::Setup;
@@ -19,7 +19,7 @@ async fn kamailio_suspends_a_call_has_the_phone_woken_and_sends_the_call_to_it_w
         let (world, instance) = World::real_and_lent(Plan { wake: true, ..Plan::over(transport) }).await?;
         let caller = world.sipp_calls(Scenario::CallerHangsUp)?;
         let push = world.next_call_push(&instance).await?;
-        // Kamailio holds the INVITE: the relay has pushed a call that it waits for itself.
+        // Kamailio keeps the INVITE waiting: the relay has pushed a call that it waits for itself.
         let phone = world.baresip(&instance).await?;
         phone.answer(1, SOON).await?;
         assert_eq!(world.state(&instance, &push).await?, "answered");

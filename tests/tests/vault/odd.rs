@@ -77,7 +77,7 @@ pub async fn an_odd_value_under_a_name_of_ones_own_gives_way(bench: &Bench) {
         redis.ask::<u64>(redis::cmd("DEL").arg(key));
         redis.ask::<u64>(redis::cmd("RPUSH").arg(key).arg("x"))
     };
-    assert_eq!(a.compare_ring().await, Ok(None));
+    assert_eq!(a.check_keyring().await, Ok(None));
     a.hold_lease().await.expect("leased");
     let (lookup, fence) = enable(&a, 1, "alice").await;
     becomes_a_list("sipwake:lease:a");
@@ -115,7 +115,7 @@ pub async fn an_odd_value_under_a_name_of_ones_own_gives_way(bench: &Bench) {
     b.write_letter(a.owner(), &Letter::Ended).await.expect("written");
     assert!(matches!(a.next_letter().await, Ok(Some(Letter::Ended))));
     becomes_a_list("sipwake:ring");
-    assert_eq!(a.compare_ring().await, Ok(None));
+    assert_eq!(a.check_keyring().await, Ok(None));
     // A node whose name is missing is named again.
     redis.ask::<u64>(redis::cmd("DEL").arg("sipwake:nodes"));
     until("its name", async || {

@@ -1,7 +1,7 @@
 //! Keyrings of several nodes: one that is another's takes over nothing and takes nothing.
 
 use relay::clock::Reading;
-use relay::vault::{AwayReason, Fence, Keyring, RingFault, StoreError, Vault};
+use relay::vault::{AwayReason, Fence, Keyring, KeyringMismatch, StoreError, Vault};
 use tests::scratch::Scratch;
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
@@ -25,8 +25,8 @@ async fn put_new(vault: &Vault, number: u128) -> Result<(), StoreError> {
 
 pub async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing(bench: &Bench) {
     let (a, b) = (node(bench, "a", &Keyring::ephemeral()), node(bench, "b", &Keyring::ephemeral()));
-    assert_eq!(a.compare_ring().await, Ok(None));
-    assert_eq!(b.look_at_ring().await, Ok(Some(RingFault::Other)));
+    assert_eq!(a.check_keyring().await, Ok(None));
+    assert_eq!(b.peek_keyring().await, Ok(Some(KeyringMismatch::Other)));
     a.hold_lease().await.expect("leased");
     enable(&a, 1, "alice").await;
     a.release_lease().await.expect("released");
@@ -34,9 +34,9 @@ pub async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing(be
     assert_eq!(put_new(&b, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)));
     // Nobody who has the first one lives any more.
     bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
-    until("b's keyring stands", async || b.compare_ring().await == Ok(None)).await;
+    until("b's keyring stands", async || b.check_keyring().await == Ok(None)).await;
     assert_eq!(put_new(&b, 2).await, Ok(()));
-    assert_eq!(a.compare_ring().await, Ok(Some(RingFault::Other)));
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
 }
 
 pub async fn a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one(bench: &Bench) {
@@ -44,18 +44,18 @@ pub async fn a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one
     let (a, b, wrong) =
         (node(bench, "a", &right), node(bench, "b", &right), node(bench, "wrong", &Keyring::ephemeral()));
     for node in [&a, &b] {
-        assert_eq!(node.compare_ring().await, Ok(None));
+        assert_eq!(node.check_keyring().await, Ok(None));
         node.hold_lease().await.expect("leased");
     }
     wrong.hold_lease().await.expect("leased");
-    assert_eq!(wrong.compare_ring().await, Ok(Some(RingFault::Other)));
+    assert_eq!(wrong.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
     bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
     // It looks first, and its own is not written.
-    assert_eq!(wrong.compare_ring().await, Ok(Some(RingFault::Other)));
+    assert_eq!(wrong.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
     a.hold_lease().await.expect("leased");
     tokio::time::sleep(LEASE + LEASE / 4).await;
-    assert_eq!(wrong.compare_ring().await, Ok(Some(RingFault::Other)));
-    assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));
+    assert_eq!(wrong.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    assert_eq!((a.check_keyring().await, b.check_keyring().await), (Ok(None), Ok(None)));
     // One that begins, and finds none while others live, takes nothing before they had the time to write theirs.
     enable(&a, 1, "alice").await;
     bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
@@ -63,20 +63,20 @@ pub async fn a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one
     a.release_lease().await.expect("released");
     b.hold_lease().await.expect("leased");
     assert!(new.claim(10).await.expect("answered").is_empty());
-    assert_eq!(b.compare_ring().await, Ok(None));
-    assert_eq!(new.compare_ring().await, Ok(Some(RingFault::Other)));
+    assert_eq!(b.check_keyring().await, Ok(None));
+    assert_eq!(new.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
 }
 
 pub async fn what_is_here_is_written_again_whichever_keyring_stands(bench: &Bench) {
     let (a, b) = (node(bench, "a", &Keyring::ephemeral()), node(bench, "b", &Keyring::ephemeral()));
-    assert_eq!(a.compare_ring().await, Ok(None));
+    assert_eq!(a.check_keyring().await, Ok(None));
     let (lookup, fence) = enable(&a, 1, "alice").await;
     let sealed = load(&a, 1).await.expect("there").sealed;
     for key in bench.server().keys() {
         bench.server().ask::<()>(redis::cmd("DEL").arg(key));
     }
-    assert_eq!(b.compare_ring().await, Ok(None));
-    assert_eq!(a.compare_ring().await, Ok(Some(RingFault::Other)));
+    assert_eq!(b.check_keyring().await, Ok(None));
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
     assert_eq!(a.restore(id(1), &sealed, u64::MAX, &lookup, fence).await, Ok(()));
     assert_eq!(put_new(&a, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)), "nothing new");
 }
@@ -88,7 +88,7 @@ pub async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them(be
     let (second, third) = (copy_of(&scratch, &file, "second"), copy_of(&scratch, &file, "third"));
     let (a, b, c) = (node(bench, "a", &first), node(bench, "b", &second), node(bench, "c", &third));
     for node in [&a, &b, &c] {
-        assert_eq!(node.compare_ring().await, Ok(None));
+        assert_eq!(node.check_keyring().await, Ok(None));
         node.hold_lease().await.expect("leased");
     }
     enable(&a, 1, "alice").await;
@@ -96,13 +96,13 @@ pub async fn copies_are_one_keyring_until_something_is_mixed_into_one_of_them(be
     assert_eq!(claim_until(&b, 1).await.len(), 1, "a copy takes over what the other had");
 
     second.mix(b"rolled a die sixteen times", Reading::now()).expect("mixed");
-    assert_eq!(b.compare_ring().await, Ok(None), "who has rotated is ahead");
-    assert_eq!(a.compare_ring().await, Ok(Some(RingFault::Behind)));
+    assert_eq!(b.check_keyring().await, Ok(None), "who has rotated is ahead");
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
     assert_eq!(put_new(&a, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)));
     third.mix(b"something else altogether", Reading::now()).expect("mixed");
-    assert_eq!(c.compare_ring().await, Ok(Some(RingFault::Parted)));
+    assert_eq!(c.check_keyring().await, Ok(Some(KeyringMismatch::Parted)));
     first.mix(b"rolled a die sixteen times", Reading::now()).expect("mixed");
-    assert_eq!(a.compare_ring().await, Ok(None));
+    assert_eq!(a.check_keyring().await, Ok(None));
     assert_eq!(put_new(&a, 2).await, Ok(()));
 }
 
@@ -110,7 +110,7 @@ pub async fn a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_th
     let scratch = Scratch::new();
     let file = scratch.path().join("keyring");
     let lost = node(bench, "a", &Keyring::ephemeral());
-    assert_eq!(lost.compare_ring().await, Ok(None));
+    assert_eq!(lost.check_keyring().await, Ok(None));
     lost.hold_lease().await.expect("leased");
     enable(&lost, 1, "alice").await;
     lost.release_lease().await.expect("released");
@@ -119,23 +119,23 @@ pub async fn a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_th
     let made = Keyring::open(&file).expect("made");
     let b = node(bench, "b", &made);
     assert_eq!(put_new(&b, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)), "before anybody has compared");
-    assert_eq!(b.begin_ring().await, Ok(Some(RingFault::Untried)));
-    assert_eq!(b.compare_ring().await, Ok(Some(RingFault::Untried)));
+    assert_eq!(b.begin_keyring().await, Ok(Some(KeyringMismatch::Untried)));
+    assert_eq!(b.check_keyring().await, Ok(Some(KeyringMismatch::Untried)));
     assert_eq!(claim_all(&b, 10).await, [], "which it could not open");
     // Another run finds it there, and it is no better.
     let again = node(bench, "b", &Keyring::open(&file).expect("opened"));
-    assert_eq!(again.begin_ring().await, Ok(Some(RingFault::Untried)));
+    assert_eq!(again.begin_keyring().await, Ok(Some(KeyringMismatch::Untried)));
     // The right one in its place is tried.
     let right = scratch.path().join("right");
     Keyring::open(&right).expect("made").accept().expect("accepted");
     let kept = std::fs::read(&file).expect("read");
     std::fs::copy(&right, &file).expect("copied");
     let restored = node(bench, "b", &Keyring::open(&file).expect("opened"));
-    assert_eq!(restored.begin_ring().await, Ok(None));
+    assert_eq!(restored.begin_keyring().await, Ok(None));
     std::fs::write(&file, kept).expect("written");
     // Its operator has nothing else.
     Keyring::open(&file).expect("opened").accept().expect("accepted");
-    until("b's keyring stands", async || b.compare_ring().await == Ok(None)).await;
+    until("b's keyring stands", async || b.check_keyring().await == Ok(None)).await;
     assert_eq!(put_new(&b, 2).await, Ok(()));
 }
 
@@ -147,14 +147,14 @@ pub async fn a_keyring_that_is_made_for_an_empty_store_stands_at_once_and_stays(
     assert_eq!(put_new(&first, 1).await, Ok(()), "before anybody has compared");
     bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
     let again = node(bench, "a", &Keyring::open(&file).expect("opened"));
-    assert_eq!((again.begin_ring().await, again.compare_ring().await), (Ok(None), Ok(None)));
+    assert_eq!((again.begin_keyring().await, again.check_keyring().await), (Ok(None), Ok(None)));
     bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
     let other = scratch.path().join("other");
     let begun = node(bench, "a", &Keyring::open(&other).expect("made"));
-    assert_eq!(begun.begin_ring().await, Ok(None));
+    assert_eq!(begun.begin_keyring().await, Ok(None));
     begun.hold_lease().await.expect("leased");
     enable(&begun, 2, "bob").await;
-    assert_eq!(begun.compare_ring().await, Ok(None), "what it has stored itself is its own");
+    assert_eq!(begun.check_keyring().await, Ok(None), "what it has stored itself is its own");
 }
 
 pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {
@@ -162,7 +162,7 @@ pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {
     let file = scratch.path().join("keyring");
     let (one, two) = (Keyring::open(&file).expect("made"), Keyring::open(&file).expect("opened"));
     let (a, b) = (node(bench, "a", &one), node(bench, "b", &two));
-    assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));
+    assert_eq!((a.check_keyring().await, b.check_keyring().await), (Ok(None), Ok(None)));
     one.mix(b"sixteen bytes or more", Reading::now()).expect("mixed");
-    assert_eq!((a.compare_ring().await, b.compare_ring().await), (Ok(None), Ok(None)));
+    assert_eq!((a.check_keyring().await, b.check_keyring().await), (Ok(None), Ok(None)));
 }

@@ -166,7 +166,7 @@ impl Shard {
     pub(crate) fn track_call(&mut self, call: &IncomingCall, pushed: Option<Provider>) {
         let (id, instance) = (call.call, call.instance);
         let valid_until = call.valid.map(Moment::after);
-        // A call that was offered to a device may be pushed after all.
+        // A call that was forked to a device may be pushed after all.
         match self.calls.get_mut(id, instance) {
             Some(known) => {
                 known.pushed = known.pushed.or(pushed);

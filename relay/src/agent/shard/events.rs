@@ -44,8 +44,8 @@ impl Shard {
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(event = "public-address", upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }
-            Event::FlowOffered { upstream, flow, outcome } => {
-                self.shared.dialler.offered(self.index, upstream, flow, outcome);
+            Event::FlowSettled { upstream, flow, outcome } => {
+                self.shared.dialler.on_flow_outcome(self.index, upstream, flow, outcome);
             }
             Event::UpstreamIdle { upstream, forgotten } => {
                 if forgotten {
@@ -101,7 +101,7 @@ impl Shard {
             Event::Forked(call) => {
                 self.note_invite(&call);
                 self.track_call(&call, None);
-                self.begin_story(call, at, How::Offered);
+                self.begin_story(call, at, How::Forked);
             }
             Event::ExpectedCallArrived(call) => {
                 self.note_invite(&call);
@@ -110,7 +110,7 @@ impl Shard {
             }
             Event::Missed { call, state } => self.on_missed(&call, state),
             Event::Refused(call) => self.on_call_refused(at, call),
-            Event::StoreMessage(page) => self.store_message(&page),
+            Event::StoreMessage(message) => self.store_message(&message),
             Event::DiscardMessage { instance, message } => self.discard_message(instance, message),
             Event::MessageEnded { instance, end } => self.on_message_ended(instance, end),
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
@@ -384,7 +384,7 @@ impl Shard {
             self.stop_push(id, instance);
             self.arrivals.remove(&(instance, id));
         }
-        // A call that is offered at once is told of before it is described: it is not known yet.
+        // A call that is forked at once is told of before it is described: it is not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);

@@ -19,7 +19,7 @@ use crate::vault::{StoreError, Vault};
 
 /// The store's outcome for a message.
 pub(crate) struct MessageStored {
-    page: MessageRequestId,
+    request: MessageRequestId,
     instance: InstanceId,
     message: MessageId,
     from: Box<str>,
@@ -33,38 +33,38 @@ pub(crate) struct MessageStored {
 
 impl Shard {
     /// A message waits to be kept.
-    pub(crate) fn store_message(&mut self, page: &InboundMessage) {
-        let (request, instance, message) = (page.request, page.instance, page.message);
+    pub(crate) fn store_message(&mut self, inbound: &InboundMessage) {
+        let (request, instance, message) = (inbound.request, inbound.instance, inbound.message);
         let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else {
             // The instance is ending: no messages are kept for it any more.
             return self.next.push_back(Input::MessageStored { request, instance, outcome: StoreOutcome::Full });
         };
         // By the clock by which it is forgotten.
         let now = shared_now();
-        let lasts = page.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
+        let lasts = inbound.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
         let expires_at = row.expires_at().min(lasts);
         let item = self.shared.vault.seal_message(instance, || Message {
             id: message,
-            from: page.from.clone(),
-            name: page.name.clone(),
-            content_type: page.content_type.clone(),
-            body: page.body[..].into(),
+            from: inbound.from.clone(),
+            name: inbound.name.clone(),
+            content_type: inbound.content_type.clone(),
+            body: inbound.body[..].into(),
             received_at: now,
             expires_at,
         });
         let (from, name, told) =
-            (page.from.clone(), page.name.clone(), !is_notification(&page.content_type, &page.body));
+            (inbound.from.clone(), inbound.name.clone(), !is_notification(&inbound.content_type, &inbound.body));
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let outcome = keep(&shared, instance, &item).await;
-            let stored = MessageStored { page: request, instance, message, from, name, outcome, expires_at, told };
+            let stored = MessageStored { request, instance, message, from, name, outcome, expires_at, told };
             shared.shards.send(shard, ShardInput::MessageStored(Box::new(stored))).await;
         });
     }
 
     /// The store has spoken.
     pub(crate) fn on_message_stored(&mut self, stored: MessageStored) {
-        let MessageStored { page, instance, message, from, name, outcome, expires_at, told } = stored;
+        let MessageStored { request, instance, message, from, name, outcome, expires_at, told } = stored;
         let (kept, outcome) = match outcome {
             Ok(Placement::Kept) => (StoreOutcome::Stored, MessageOutcome::Kept),
             Ok(Placement::Known) => (StoreOutcome::Stored, MessageOutcome::Repeated),
@@ -73,7 +73,7 @@ impl Shard {
         };
         self.shared.metrics.message(outcome);
         self.note(instance, None, What::Message { outcome });
-        self.next.push_back(Input::MessageStored { request: page, instance, outcome: kept });
+        self.next.push_back(Input::MessageStored { request, instance, outcome: kept });
         if outcome == MessageOutcome::Kept && told {
             let extra = vec![("message", message.to_string().into())];
             let content = AlertContent { from: Some(from), name, extra, ..AlertContent::default() };

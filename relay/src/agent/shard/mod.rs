@@ -383,7 +383,7 @@ impl Shard {
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
             ShardInput::HeardOut(id) => self.on_heard_out(id),
-            ShardInput::Request(command) => self.on_request(*command),
+            ShardInput::Request(request) => self.on_request(*request),
         }
         // Effects of a request or a verdict that are still to be told.
         self.settle(clock::now());

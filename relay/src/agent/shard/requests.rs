@@ -1,6 +1,6 @@
 //! The shard's reactions to requests of the use cases.
 //!
-//! Invariant: a device's wish is looked at only after its proof was found right, in constant time.
+//! Invariant: a device's request is looked at only after its proof was found right, in constant time.
 
 use std::collections::HashMap;
 
@@ -19,12 +19,13 @@ use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
 use crate::clock::{self, unix_now};
 use crate::domain::InstanceState;
+use crate::vault::record::Presence;
 use crate::vault::{Fence, Lookup, Sealed};
 
 impl Shard {
-    pub(crate) fn on_request(&mut self, command: Request) {
+    pub(crate) fn on_request(&mut self, request: Request) {
         // The requester may have gone: an answer that nobody takes is no error.
-        match command {
+        match request {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
                 for new in new {
@@ -47,8 +48,8 @@ impl Shard {
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
-            Request::Replace { id, sealed, lease, fence, foreground, reply } => {
-                let _ = reply.send(self.replace(id, sealed, lease, fence, foreground));
+            Request::Replace { id, sealed, lease, fence, presence, reply } => {
+                let _ = reply.send(self.replace(id, sealed, lease, fence, presence));
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
                 Ok(()) => self.end_here(id, kind, reply),
@@ -77,8 +78,8 @@ impl Shard {
                     refuse(Some(reply), denied);
                 }
             },
-            Request::Call { id, who, call, wish, reply } => {
-                let _ = reply.send(self.call(id, &who, call, wish));
+            Request::Call { id, who, call, request, reply } => {
+                let _ = reply.send(self.call(id, &who, call, request));
             }
             Request::ExpectCall { aor, servers, from, name, arrivals, reply } => {
                 let _ = reply.send(self.expect_call(aor, &servers, &from, name.as_deref(), &arrivals));
@@ -97,8 +98,8 @@ impl Shard {
                 let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
                 let _ = reply.send(admitted.and_then(|()| self.test(id)));
             }
-            Request::Trace { id, who, wish, reply } => {
-                let _ = reply.send(self.trace(id, &who, wish));
+            Request::Trace { id, who, request, reply } => {
+                let _ = reply.send(self.trace(id, &who, request));
             }
             Request::List { after, limit, reply } => {
                 let mut ids = self.instances.ids_after(after, limit);
@@ -203,7 +204,7 @@ impl Shard {
                 if binding.proven {
                     self.be_proven(id);
                 }
-                self.be_present(id, !binding.register);
+                self.be_present(id, if binding.register { Presence::Background } else { Presence::Foreground });
             }
             self.note_settled(id);
             return;
@@ -296,16 +297,16 @@ impl Shard {
     }
 
     /// Its record says whether its app is in the foreground.
-    fn be_present(&mut self, id: InstanceId, foreground: bool) {
+    fn be_present(&mut self, id: InstanceId, presence: Presence) {
         let Some(row) = self.instances.get_mut(id) else { return };
-        match (foreground, row.state == InstanceState::Foreground) {
-            (true, false) => {
+        match (presence, row.state == InstanceState::Foreground) {
+            (Presence::Foreground, false) => {
                 self.set_state(id, InstanceState::Foreground);
                 self.instances.set_not_lost(id);
                 self.note(id, None, What::Foreground);
                 self.next.push_back(Input::Suspend(id));
             }
-            (false, true) => {
+            (Presence::Background, true) => {
                 self.set_state(id, InstanceState::Registering);
                 self.note(id, None, What::Background);
                 self.drive(clock::now(), Input::Resume(id));
@@ -313,7 +314,7 @@ impl Shard {
                     self.share_registration(id, binding);
                 }
             }
-            _ => {}
+            (Presence::Foreground, true) | (Presence::Background, false) => {}
         }
     }
 
@@ -323,7 +324,7 @@ impl Shard {
         sealed: Sealed,
         lease: LeaseExpiry,
         fence: Fence,
-        foreground: Option<bool>,
+        presence: Option<Presence>,
     ) -> Result<InstanceStatus, Denied> {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
@@ -332,19 +333,25 @@ impl Shard {
         let same_end = lease.expires_at == row.expires_at();
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
         self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });
-        if let Some(foreground) = foreground {
-            self.be_present(id, foreground);
+        if let Some(presence) = presence {
+            self.be_present(id, presence);
         }
         self.status_of(id)
     }
 
-    fn call(&mut self, id: InstanceId, who: &Principal, call: CallId, wish: CallRequest) -> Result<Call, CallDenied> {
+    fn call(
+        &mut self,
+        id: InstanceId,
+        who: &Principal,
+        call: CallId,
+        request: CallRequest,
+    ) -> Result<Call, CallDenied> {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.call_of(id, call).ok_or(CallDenied::UnknownCall)?;
         if let Some(call) = self.calls.get_mut(call, id) {
             call.sign = true;
         }
-        match wish {
+        match request {
             CallRequest::Look => {}
             CallRequest::Decline if known.told() == CallState::Declined => {}
             _ if known.told().is_final() => return Err(CallDenied::Over(known.told())),

@@ -28,7 +28,7 @@ pub(crate) enum How {
     /// The push was not sent.
     Withheld(Withheld),
     /// Its device is attached, and has its INVITE.
-    Offered,
+    Forked,
     /// Its INVITE came after it was announced.
     Arrived,
 }
@@ -64,7 +64,7 @@ impl Shard {
             }
             let known = match &how {
                 How::Pushed(app) => Some(app.clone()),
-                How::Withheld(_) | How::Offered | How::Arrived => {
+                How::Withheld(_) | How::Forked | How::Arrived => {
                     self.attached.app(instance).map(Box::from).or_else(|| self.app_of(instance))
                 }
             };
@@ -79,7 +79,7 @@ impl Shard {
                 pushed.map(|provider| Moment::PushSent(self.shared.provider(provider)))
             }
             How::Withheld(why) => Some(Moment::Withheld(why)),
-            How::Offered => Some(Moment::InviteSent),
+            How::Forked => Some(Moment::InviteSent),
             // Its story began when the call was announced.
             How::Arrived => (!is_new).then_some(Moment::Invite),
         };

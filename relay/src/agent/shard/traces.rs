@@ -29,7 +29,7 @@ impl Shard {
         &mut self,
         id: InstanceId,
         who: &Principal,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Result<TraceAnswer, TraceDenied> {
         // A registration that passed through has no secret: the operator alone asks about it.
         let passed = matches!(who, Principal::Relay) && self.push_bindings.knows(id);
@@ -37,7 +37,7 @@ impl Shard {
             self.admit(id, who).map_err(TraceDenied::Denied)?;
         }
         self.end_traces();
-        match wish {
+        match request {
             TraceRequest::Begin { .. } if self.is_ending(id) => Err(TraceDenied::Denied(Denied::Unknown)),
             TraceRequest::Begin { for_s } => {
                 let by_operator = matches!(who, Principal::Relay);

@@ -78,7 +78,7 @@ fn invite_of(input: &Input) -> Option<String> {
 fn ended_by(input: &Input) -> Option<String> {
     let Input::Received { source, message } = input else { return None };
     let cancel = Some(message).filter(|message| message.is_request() && message.method() == Some(Method::Cancel))?;
-    Some(named(source, cancel, &Endpoint::invite_key(cancel, source.side)?))
+    Some(named(source, cancel, &Endpoint::key_of_cancelled_or_acked(cancel, source.side)?))
 }
 
 /// An INVITE by its transaction (RFC 3261 §9.2), its call, and its sender's address.

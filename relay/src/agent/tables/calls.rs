@@ -36,7 +36,7 @@ pub struct Call {
     pub valid_until: Option<Moment>,
     /// The service that was asked to wake the device, if one was.
     pub pushed: Option<Provider>,
-    /// The call waits for its device, and counts in the metric of held calls.
+    /// The call waits for its device, and counts in the metric of waiting calls.
     pub waiting: bool,
     /// The push could not be delivered.
     pub unreachable: bool,

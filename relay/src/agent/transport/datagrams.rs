@@ -36,7 +36,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
     if Endpoint::is_stun(&bytes) {
         if let Some(tag) = Endpoint::shard_of_stun(&bytes) {
             let input = Input::Stun { flow, bytes };
-            shards.offer(tag.shard(shards.len()), ShardInput::Sip { at: clock::now(), input });
+            shards.try_send(tag.shard(shards.len()), ShardInput::Sip { at: clock::now(), input });
         }
         return;
     }
@@ -55,7 +55,7 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
     };
     let shard = shards.of(&message, Side::Upstream).unwrap_or(0);
     let source = Source { flow, side: Side::Upstream, transport: Transport::Udp, peer, split: false };
-    shards.offer(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
+    shards.try_send(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
 }
 
 /// The datagram without the line ends at its beginning: a sender of datagrams puts them there as one of streams does (RFC 3261 §7.5).

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::Offer;
+use sip::endpoint::FlowOutcome;
 use sip::id::FlowId;
 
 use crate::net::Transport;
@@ -143,29 +143,29 @@ impl Targets {
     }
 
     /// Takes note of the endpoint's verdict on a flow; returns whether that was to be tried as a better one.
-    pub(crate) fn offered(
+    pub(crate) fn on_flow_outcome(
         &mut self,
         shard: usize,
         flow: FlowId,
-        outcome: Offer,
+        outcome: FlowOutcome,
         now: Instant,
         first: Duration,
     ) -> bool {
-        let take = |offers: &mut BTreeMap<usize, (FlowId, Candidate)>| {
-            let offer = offers.remove(&shard)?;
-            let is_meant = offer.0 == flow;
+        let take = |flows: &mut BTreeMap<usize, (FlowId, Candidate)>| {
+            let entry = flows.remove(&shard)?;
+            let is_meant = entry.0 == flow;
             if !is_meant {
-                offers.insert(shard, offer);
+                flows.insert(shard, entry);
             }
-            is_meant.then_some(offer.1)
+            is_meant.then_some(entry.1)
         };
         let (tried, dialled) = (take(&mut self.trying), take(&mut self.dialled));
         let Some(candidate) = tried.or(dialled) else { return false };
         match outcome {
-            Offer::Taken => self.leads(shard, candidate, now),
-            Offer::DoesNotServe => self.failed(place_of(&candidate), now, first),
+            FlowOutcome::Taken => self.leads(shard, candidate, now),
+            FlowOutcome::DoesNotServe => self.failed(place_of(&candidate), now, first),
             // Another one was dialled, and what is in use serves again.
-            Offer::NotWanted if tried.is_none() => {
+            FlowOutcome::NotWanted if tried.is_none() => {
                 let in_use = self.current.get(&shard).map(|current| place_of(&current.candidate));
                 if let Some(away) =
                     in_use.filter(|it| *it != place_of(&candidate)).and_then(|it| self.away.get_mut(&it))
@@ -173,7 +173,7 @@ impl Targets {
                     away.back = true;
                 }
             }
-            Offer::NotWanted => {}
+            FlowOutcome::NotWanted => {}
         }
         tried.is_some()
     }
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
         targets.tries(0, FLOW, at(1, 0));
         assert_eq!(better(&mut targets, 0, &answer, now), None, "one at a time");
-        assert!(targets.offered(0, FLOW, Offer::Taken, now, MINUTE));
+        assert!(targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE));
         assert!(!targets.is_second_best(&answer));
         assert_eq!(better(&mut targets, 0, &answer, now), None);
     }
@@ -266,7 +266,7 @@ mod tests {
             }
             waits.push((now - before).as_secs() / 60);
             targets.tries(0, FLOW, at(1, 0));
-            targets.offered(0, FLOW, Offer::DoesNotServe, now, MINUTE);
+            targets.on_flow_outcome(0, FLOW, FlowOutcome::DoesNotServe, now, MINUTE);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         // Once it has served, it begins anew.
@@ -302,9 +302,9 @@ mod tests {
         targets.leads(0, at(1, 0), now);
         fails(&mut targets, at(1, 0), now);
         targets.dialled(0, FLOW, at(2, 1));
-        assert!(!targets.offered(0, other, Offer::NotWanted, now, MINUTE), "another flow's end");
+        assert!(!targets.on_flow_outcome(0, other, FlowOutcome::NotWanted, now, MINUTE), "another flow's end");
         assert!(targets.away_until(&at(1, 0), now).is_some());
-        assert!(!targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
+        assert!(!targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE));
         assert_eq!(targets.led_to(0), Some(at(1, 0).address));
         assert_eq!((better(&mut targets, 0, &answer, now), targets.is_second_best(&answer)), (None, false));
         assert_eq!(targets.in_order(answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
@@ -313,7 +313,7 @@ mod tests {
             targets.leads(shard, at(2, 1), now);
         }
         targets.tries(0, FLOW, at(1, 0));
-        assert!(targets.offered(0, FLOW, Offer::NotWanted, now, MINUTE));
+        assert!(targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE));
         assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
         // The server has no account there any more.
         targets.tries(0, FLOW, at(1, 0));
@@ -323,7 +323,7 @@ mod tests {
         assert!(!targets.is_second_best(&answer), "nobody looks for a better one");
         // Accounts that come to it later go back as all others do.
         targets.dialled(0, other, at(2, 1));
-        assert!(!targets.offered(0, other, Offer::Taken, now, MINUTE));
+        assert!(!targets.on_flow_outcome(0, other, FlowOutcome::Taken, now, MINUTE));
         assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
     }
 

@@ -56,7 +56,7 @@ impl Resolver {
                     Transport::Tcp => "_sip._tcp",
                     Transport::Udp => "_sip._udp",
                 };
-                if target.transport.is_none_or(|wish| wish == transport) {
+                if target.transport.is_none_or(|wanted| wanted == transport) {
                     asked.push(self.ask(RecordType::SRV, &format!("{service}.{host}"), &mut names).await);
                 }
             }

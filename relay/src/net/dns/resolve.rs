@@ -286,19 +286,19 @@ impl Resolver {
     async fn by_name(
         &self,
         name: &Name,
-        wish: Option<Transport>,
+        wanted: Option<Transport>,
         seed: u64,
         wait: Patience,
     ) -> Result<Resolution, ResolveError> {
         if let Some(ips) = self.in_hosts(name) {
-            return self.at(&whole(ips), None, wish);
+            return self.at(&whole(ips), None, wanted);
         }
-        let usable = self.usable(None, wish)?;
+        let usable = self.usable(None, wanted)?;
         let ask = |transport| async move {
             if usable.contains(&transport) { self.servers(service_name(name, transport)).await } else { Ok(None) }
         };
         let (services, tls, tcp, udp) =
-            tokio::join!(self.services(name, wish), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
+            tokio::join!(self.services(name, wanted), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
         let (services, unanswered) = match services {
             // If TLS alone may be spoken, the usual service is nothing weaker than another one may be.
             Err(why) if usable == [Transport::Tls] => (None, Some(why)),
@@ -324,7 +324,7 @@ impl Resolver {
             // Whether the domain serves by another name is not known, and its own addresses may be anybody's.
             (true, _, Some(why)) => Err(why),
             (true, Some(_), None) => Err(ResolveError::NoUsableTransport),
-            (true, None, None) => self.at(&self.addresses(name, wait).await?, None, wish),
+            (true, None, None) => self.at(&self.addresses(name, wait).await?, None, wanted),
         }
     }
 
@@ -333,9 +333,9 @@ impl Resolver {
     async fn services(
         &self,
         name: &Name,
-        wish: Option<Transport>,
+        wanted: Option<Transport>,
     ) -> Result<Option<(Vec<Service>, Duration)>, ResolveError> {
-        if !matches!(wish, None | Some(Transport::Tls)) {
+        if !matches!(wanted, None | Some(Transport::Tls)) {
             return Ok(None);
         }
         let Some((records, ttl)) = self.lookup(name.clone(), RecordType::NAPTR).await? else { return Ok(None) };
@@ -417,8 +417,8 @@ impl Resolver {
     }
 
     /// Every usable transport at these addresses: by transport first, so that TLS is tried everywhere before another.
-    fn at(&self, known: &Known, port: Option<u16>, wish: Option<Transport>) -> Result<Resolution, ResolveError> {
-        let candidates = self.usable(port, wish)?.iter().zip(0..).flat_map(|(transport, rank)| {
+    fn at(&self, known: &Known, port: Option<u16>, wanted: Option<Transport>) -> Result<Resolution, ResolveError> {
+        let candidates = self.usable(port, wanted)?.iter().zip(0..).flat_map(|(transport, rank)| {
             let port = port.unwrap_or(transport.default_port());
             known.ips.iter().map(move |ip| Candidate {
                 address: SocketAddr::new(*ip, port),
@@ -430,12 +430,12 @@ impl Resolver {
     }
 
     /// The transports to try, best first; never empty.
-    fn usable(&self, port: Option<u16>, wish: Option<Transport>) -> Result<&'static [Transport], ResolveError> {
+    fn usable(&self, port: Option<u16>, wanted: Option<Transport>) -> Result<&'static [Transport], ResolveError> {
         use Transport::{Tcp, Tls, Udp};
         let Transports { tls, tcp, udp } = self.transports;
-        let tls = tls && !(port == Some(5060) && (tcp || udp) && wish.is_none());
-        let clear = !(port == Some(5061) && tls && wish.is_none());
-        let fits = |transport| wish.is_none_or(|wish| wish == transport);
+        let tls = tls && !(port == Some(5060) && (tcp || udp) && wanted.is_none());
+        let clear = !(port == Some(5061) && tls && wanted.is_none());
+        let fits = |transport| wanted.is_none_or(|wanted| wanted == transport);
         match (tls && fits(Tls), tcp && clear && fits(Tcp), udp && clear && fits(Udp)) {
             (true, true, true) => Ok(&[Tls, Tcp, Udp]),
             (true, true, false) => Ok(&[Tls, Tcp]),

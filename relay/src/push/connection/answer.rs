@@ -13,7 +13,7 @@ use crate::push::connection::state::LineFate;
 use crate::push::health::{Note, Trouble};
 
 /// The longest wait that a service is believed to ask for; no push is tried for longer than that.
-const LONGEST_WISH: Duration = Duration::from_secs(86_400);
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// An answer.
 pub(crate) struct Answer {
@@ -42,15 +42,15 @@ impl Answer {
         self.body.as_deref().unwrap_or_default()
     }
 
-    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_WISH`].
+    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_RETRY_AFTER`].
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let seconds = is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
         let asked = seconds.or_else(at);
-        // No time is no wish.
-        asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WISH))
+        // No time asks for no pause.
+        asked.filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_RETRY_AFTER))
     }
 
     /// The meaning of its status alone: a fault of the service may stick to the host behind the line, and a service that is

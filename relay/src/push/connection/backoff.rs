@@ -24,7 +24,7 @@ impl Backoff {
         step.mul_f64(0.5 + jitter() / 2.0)
     }
 
-    /// Likewise, or what was asked for where that is known; a wish for less than the first steps is none.
+    /// Likewise, or what was asked for where that is known; a request for less than the first steps is none.
     pub(crate) fn pause_or(self, failures: u32, asked: Option<Duration>) -> Duration {
         match asked {
             Some(asked) => asked.max(self.pause(failures.min(2))),

@@ -77,15 +77,15 @@ impl Inner {
         self: Arc<Self>,
         app: Box<str>,
         source: IpAddr,
-        wish: Enable,
+        request: Enable,
         mut asker: Asker,
     ) -> Result<(Enabled, Replaced), EnableError> {
         if self.is_leaving() {
             return Err(EnableError::Draining);
         }
-        let (route, addresses) = self.route(&wish.account, source).await?;
-        let permit = self.admit_password(&wish.account, &route, &addresses, source)?;
-        let (vault, aor, token) = (&self.dependencies.vault, &wish.account.aor, &wish.device.call_push.token);
+        let (route, addresses) = self.route(&request.account, source).await?;
+        let permit = self.admit_password(&request.account, &route, &addresses, source)?;
+        let (vault, aor, token) = (&self.dependencies.vault, &request.account.aor, &request.device.call_push.token);
         let (lookup, as_written) = (vault.lookup(&app, aor, token), vault.lookup_as_written(&app, aor, token));
         let turn = tokio::select! {
             turn = self.enabling.lock_key(lookup) => turn,
@@ -94,10 +94,10 @@ impl Inner {
         // Also the proof that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
         let earlier = self.find_earlier(&lookup, as_written.as_ref()).await?;
-        let place = self.place_instance(&app, &wish.account, &route, source, earlier.is_some())?;
-        let account = self.dependencies.vault.aor_key(&wish.account.aor);
+        let place = self.place_instance(&app, &request.account, &route, source, earlier.is_some())?;
+        let account = self.dependencies.vault.aor_key(&request.account.aor);
         let app_id = app.clone();
-        let (new, secret) = self.new_instance(app, source, wish, route, place);
+        let (new, secret) = self.new_instance(app, source, request, route, place);
         let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
         let enabled_at = vault.open_lent(id, &sealed, |record| record.created_at).unwrap_or(u64::MAX);
         let (registration, later) = self.first_registration(new, &turn).await;
@@ -350,29 +350,29 @@ impl Inner {
         &self,
         app: Box<str>,
         source: IpAddr,
-        wish: Enable,
+        request: Enable,
         route: Route,
         place: Holding,
     ) -> (NewInstance, InstanceSecret) {
         let now = latest_now();
         // Devices of one account live on one shard.
-        let group = self.dependencies.vault.group(&app, &wish.account);
+        let group = self.dependencies.vault.group(&app, &request.account);
         let id = InstanceId::new(u128::from_be_bytes(random::bytes()), group.tag());
         let secret = new_secret();
         let record = Record {
             app,
-            account: wish.account,
-            device: wish.device,
-            wake_for: wish.wake_for,
+            account: request.account,
+            device: request.device,
+            wake_for: request.wake_for,
             secret: secret.clone(),
             binding: group.binding(),
             sip_instance: self.dependencies.vault.sip_instance(group),
             // As it is stored when the SIP server has accepted it.
             proven: true,
             created_at: now,
-            expires_at: now + wish.lifetime_s,
+            expires_at: now + request.lifetime_s,
             presence: Presence::Background,
-            reminded: lease::skipped(now + wish.lifetime_s, now),
+            reminded: lease::skipped(now + request.lifetime_s, now),
             told_failing: false,
         };
         let (lease, fence) = (LeaseExpiry::of(&record), Fence::NEW);

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::Inner;
-use super::types::{AccessError, Receipt, WipeReason, Wiped};
+use super::types::{AccessError, ReceiptView, WipeReason, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
 use crate::domain::Word as _;
@@ -243,8 +243,8 @@ impl Inner {
         self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await
     }
 
-    pub(super) fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> Receipt {
+    pub(super) fn receipt(&self, id: InstanceId, wiped_at: u64, reason: WipeReason, unregistered: bool) -> ReceiptView {
         let signed = self.dependencies.vault.receipt(id, wiped_at, reason, unregistered);
-        Receipt { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() }
+        ReceiptView { instance: id, wiped_at, reason, unregistered, signature: signed.signature.into() }
     }
 }

@@ -133,7 +133,7 @@ impl Keyring {
             Some(found) => Ok(found),
             None => {
                 let keys = Keys::new(now);
-                untried::note(&path, &hex(&ring_of(&keys))).map_err(writing(&path))?;
+                untried::note(&path, &hex(&identity_of(&keys))).map_err(writing(&path))?;
                 let stamp = file::replace(&path, &keys)?;
                 Ok((keys, stamp))
             }
@@ -269,13 +269,18 @@ impl Keyring {
     fn fingerprint_of(&self, day: u16) -> Fingerprint {
         let state = self.read();
         let chain = state.keys.chain.on(day);
-        Fingerprint { ring: ring_of(&state.keys), day: chain.day, rotation: chain.rotation, chain: chain.fingerprint() }
+        Fingerprint {
+            identity: identity_of(&state.keys),
+            day: chain.day,
+            rotation: chain.rotation,
+            chain: chain.fingerprint(),
+        }
     }
 
     /// Whether it was made where none was found, and has not stood for its store yet: then it opens nothing that is there.
     pub(super) fn is_untried(&self) -> bool {
-        let ring = hex(&ring_of(&self.read().keys));
-        self.path().is_some_and(|path| untried::is_noted(path, &ring))
+        let identity = hex(&identity_of(&self.read().keys));
+        self.path().is_some_and(|path| untried::is_noted(path, &identity))
     }
 
     /// Takes it as the store's, whatever that holds.
@@ -332,10 +337,10 @@ impl Keyring {
     }
 }
 
-fn ring_of(keys: &Keys) -> [u8; 8] {
-    let mut ring = [0; 8];
-    ring.copy_from_slice(&super::lookup::ring(&keys.index)[..8]);
-    ring
+fn identity_of(keys: &Keys) -> [u8; 8] {
+    let mut identity = [0; 8];
+    identity.copy_from_slice(&super::lookup::keyring_identity(&keys.index)[..8]);
+    identity
 }
 
 impl std::fmt::Debug for Keyring {
@@ -348,7 +353,7 @@ impl std::fmt::Debug for Keyring {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fingerprint {
     /// The same as long as it is the same keyring.
-    pub ring: [u8; 8],
+    pub identity: [u8; 8],
     /// The day of the chain, counted from 1970-01-01 UTC.
     pub day: u16,
     /// How often something was mixed into the chain.
@@ -359,8 +364,8 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// What tells the keyring from another one, in hex.
-    pub fn ring_text(&self) -> String {
-        crate::vault::lookup::hex(&self.ring)
+    pub fn identity_text(&self) -> String {
+        crate::vault::lookup::hex(&self.identity)
     }
 
     /// What tells the key of today from one into which something else was mixed, in hex.
@@ -469,7 +474,7 @@ mod tests {
         assert!(one.epoch(before).is_some(), "what was sealed before opens");
         assert!(two.epoch(after).is_none());
         let (of_one, of_two) = (one.fingerprint(days(0)), two.fingerprint(days(0)));
-        assert_eq!((of_one.ring, of_one.rotation, of_two.rotation), (of_two.ring, 1, 0));
+        assert_eq!((of_one.identity, of_one.rotation, of_two.rotation), (of_two.identity, 1, 0));
         assert_ne!(of_one.chain, of_two.chain);
         two.mix(b"sixteen throws of a die", days(0)).expect("mixed");
         assert_eq!(one.fingerprint(days(0)), two.fingerprint(days(0)));

@@ -12,11 +12,11 @@ use super::file::beside;
 use crate::file_owner;
 
 /// Notes that the keyring that is told by this text has not stood yet.
-pub(super) fn note(keyring: &Path, ring: &str) -> io::Result<()> {
+pub(super) fn note(keyring: &Path, identity: &str) -> io::Result<()> {
     let path = beside(keyring, "untried");
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-    writeln!(file, "{ring}")?;
+    writeln!(file, "{identity}")?;
     // The keyring must not outlive it in a power cut.
     file.sync_all()?;
     file_owner::give_if_it_can(&path);
@@ -24,8 +24,8 @@ pub(super) fn note(keyring: &Path, ring: &str) -> io::Result<()> {
 }
 
 /// Whether that is noted of this one.
-pub(super) fn is_noted(keyring: &Path, ring: &str) -> bool {
-    std::fs::read_to_string(beside(keyring, "untried")).is_ok_and(|text| text.trim_end() == ring)
+pub(super) fn is_noted(keyring: &Path, identity: &str) -> bool {
+    std::fs::read_to_string(beside(keyring, "untried")).is_ok_and(|text| text.trim_end() == identity)
 }
 
 /// The keyring stands.

@@ -1,6 +1,6 @@
 //! Whose keyring the living nodes use: each writes down what tells its own from another, and looks before it takes anything.
 //!
-//! The one that was there first stands, as long as a node that has it lives: its names end [`RING_TTL`] after the last look of such a
+//! The one that was there first stands, as long as a node that has it lives: its names end [`AGREEMENT_TTL`] after the last look of such a
 //! node. Of the same keyring's copies the one stands that an operator has mixed something into most often. A name that is missing is written by whom the
 //! [caller](crate::vault::keyring_agreement) has it written by.
 //!
@@ -11,12 +11,12 @@ use std::time::Duration;
 use super::{RedisStore, millis};
 use crate::vault::keyring::Fingerprint;
 use crate::vault::lookup::hex;
-use crate::vault::store::{RingFault, StoreError};
+use crate::vault::store::{KeyringMismatch, StoreError};
 
 /// How long a keyring stands whose nodes do not look any more.
-pub(in crate::vault) const RING_TTL: Duration = Duration::from_secs(600);
+pub(in crate::vault) const AGREEMENT_TTL: Duration = Duration::from_secs(600);
 
-const RING_KEY: &str = "sipwake:ring";
+const AGREEMENT_KEY: &str = "sipwake:ring";
 
 /// What a look has found.
 pub(in crate::vault) enum Compared {
@@ -25,25 +25,25 @@ pub(in crate::vault) enum Compared {
     /// None stands, or none of today: the store has lost that, or nobody lives who has looked.
     Absent,
     /// Another one does.
-    Fault(RingFault),
+    Fault(KeyringMismatch),
 }
 
 impl RedisStore {
     /// Looks at what stands beside this keyring. `founds`: that becomes what stands where nothing does; a copy that was rotated further does so anyway, unless
     /// `look_only`.
-    pub async fn compare_ring(
+    pub async fn check_keyring(
         &self,
         mine: &Fingerprint,
         founds: bool,
         look_only: bool,
     ) -> Result<Compared, StoreError> {
-        let ring = hex(&mine.ring);
-        match self.stands(RING_KEY, &ring, founds, look_only).await? {
+        let identity = hex(&mine.identity);
+        match self.stands(AGREEMENT_KEY, &identity, founds, look_only).await? {
             None => return Ok(Compared::Absent),
-            Some(theirs) if theirs != ring => return Ok(Compared::Fault(RingFault::Other)),
+            Some(theirs) if theirs != identity => return Ok(Compared::Fault(KeyringMismatch::Other)),
             Some(_) => {}
         }
-        let key = format!("{RING_KEY}:{ring}:{}", mine.day);
+        let key = format!("{AGREEMENT_KEY}:{identity}:{}", mine.day);
         let chain = format!("{}:{}", mine.rotation, hex(&mine.chain));
         let Some(theirs) = self.stands(&key, &chain, founds, look_only).await? else { return Ok(Compared::Absent) };
         let rotation = theirs.split_once(':').and_then(|(rotation, _)| rotation.parse::<u32>().ok()).unwrap_or(0);
@@ -53,11 +53,11 @@ impl RedisStore {
         if rotation < mine.rotation {
             if !look_only {
                 let mut set = ::redis::cmd("SET");
-                self.link.ask::<()>(set.arg(&key).arg(&chain).arg("PX").arg(millis(RING_TTL))).await?;
+                self.link.ask::<()>(set.arg(&key).arg(&chain).arg("PX").arg(millis(AGREEMENT_TTL))).await?;
             }
             return Ok(Compared::Stands);
         }
-        Ok(Compared::Fault(if rotation > mine.rotation { RingFault::Behind } else { RingFault::Parted }))
+        Ok(Compared::Fault(if rotation > mine.rotation { KeyringMismatch::Behind } else { KeyringMismatch::Parted }))
     }
 
     /// What stands under a name, for longer if it is `mine`; that becomes what stands where nothing does, if it `founds`.
@@ -70,17 +70,17 @@ impl RedisStore {
         if stands.is_none() && founds {
             let mut set = ::redis::cmd("SET");
             let _: Option<String> =
-                self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(RING_TTL)).arg("NX")).await?;
+                self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(AGREEMENT_TTL)).arg("NX")).await?;
             stands = get().await?;
             if stands.is_none() {
                 // Something lies there that tells nothing of a keyring.
                 let mut set = ::redis::cmd("SET");
-                self.link.ask::<()>(set.arg(key).arg(mine).arg("PX").arg(millis(RING_TTL))).await?;
+                self.link.ask::<()>(set.arg(key).arg(mine).arg("PX").arg(millis(AGREEMENT_TTL))).await?;
                 stands = get().await?;
             }
         }
         if stands.as_deref() == Some(mine) {
-            self.link.ask::<()>(::redis::cmd("PEXPIRE").arg(key).arg(millis(RING_TTL))).await?;
+            self.link.ask::<()>(::redis::cmd("PEXPIRE").arg(key).arg(millis(AGREEMENT_TTL))).await?;
         }
         Ok(stands)
     }

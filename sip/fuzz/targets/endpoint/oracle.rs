@@ -78,7 +78,7 @@ impl Oracle {
                 assert!(self.devices.contains(&call.instance), "only a device that is served is woken");
             }
             Event::Forked(call) | Event::ExpectedCallArrived(call) => {
-                assert!(!self.ended.contains(&call.call), "nothing is offered after the call's end");
+                assert!(!self.ended.contains(&call.call), "nothing is forked after the call's end");
             }
             Event::Call { call, instance, state, .. } => {
                 let earlier = self.last.insert((*call, *instance), *state);

@@ -60,7 +60,7 @@ fn response(status: u16) -> Message {
     Message::parse(&text.into(), &Limits::default()).unwrap()
 }
 
-/// A call with a leg on each of these flows that is still offered to the last alone.
+/// A call with a leg on each of these flows that is still forked to the last alone.
 fn forked(now: Instant, flows: &[u64]) -> Call {
     let mut pending = waiting(now);
     for flow in flows {

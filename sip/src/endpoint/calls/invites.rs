@@ -46,7 +46,7 @@ impl Endpoint {
         }
         let callees = self.callees(binding);
         if self.has_overtaken(binding, &callees) {
-            return self.hold_overtaking(now, source, reply, invite, binding);
+            return self.defer_overtaking(now, source, reply, invite, binding);
         }
         let admitted = match self.admit(now, &invite, binding, callees) {
             Ok(admitted) => admitted,

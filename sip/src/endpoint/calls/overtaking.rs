@@ -49,7 +49,7 @@ impl Endpoint {
         callees.is_empty() && self.bindings.get(binding).is_some_and(|registration| registration.may_be_granted())
     }
 
-    pub(super) fn hold_overtaking(
+    pub(super) fn defer_overtaking(
         &mut self,
         now: Instant,
         source: Source,
@@ -93,13 +93,13 @@ impl Endpoint {
         if !std::mem::take(&mut self.calls.registration_changed) || self.calls.overtaking.is_empty() {
             return;
         }
-        for held in std::mem::take(&mut self.calls.overtaking) {
-            let callees = self.callees(held.binding);
-            if now < held.until && self.has_overtaken(held.binding, &callees) {
-                self.calls.overtaking.push(held);
+        for waiting in std::mem::take(&mut self.calls.overtaking) {
+            let callees = self.callees(waiting.binding);
+            if now < waiting.until && self.has_overtaken(waiting.binding, &callees) {
+                self.calls.overtaking.push(waiting);
                 continue;
             }
-            let Overtaking { binding, server, source, valid_until, invite, .. } = held;
+            let Overtaking { binding, server, source, valid_until, invite, .. } = waiting;
             if valid_until.is_some_and(|until| until <= now) {
                 self.refuse_overtaking(now, server, &invite, 487);
                 continue;
@@ -117,12 +117,12 @@ impl Endpoint {
 
     /// Callers have waited for so much longer than deadlines have counted.
     pub(super) fn overtaking_lose_time(&mut self, now: Instant, lost: Duration) {
-        for held in &mut self.calls.overtaking {
-            bring_forward(&mut held.until, now, lost);
-            if let Some(until) = &mut held.valid_until {
+        for waiting in &mut self.calls.overtaking {
+            bring_forward(&mut waiting.until, now, lost);
+            if let Some(until) = &mut waiting.valid_until {
                 bring_forward(until, now, lost);
             }
-            self.core.timers.set(held.until, Timer::Overtaking);
+            self.core.timers.set(waiting.until, Timer::Overtaking);
         }
     }
 

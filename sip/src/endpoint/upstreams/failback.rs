@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use super::{FailbackProbe, Link, Upstream};
 use crate::endpoint::core::ClientOwner;
-use crate::endpoint::{Endpoint, Event, Offer, Transport};
+use crate::endpoint::{Endpoint, Event, FlowOutcome, Transport};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
@@ -36,13 +36,13 @@ impl Endpoint {
     ) {
         let branch = self.core.branch();
         let Some(upstream) = self.upstreams.get_mut(id) else {
-            return self.let_go(id, flow, Offer::NotWanted);
+            return self.let_go(id, flow, FlowOutcome::NotWanted);
         };
         match upstream.link {
             Link::Up { .. } if upstream.probe.is_none() => {}
             // There is nothing that works and could be lost by it.
             Link::BackingOff => return self.on_dialled(now, id, flow, transport),
-            _ => return self.let_go(id, flow, Offer::NotWanted),
+            _ => return self.let_go(id, flow, FlowOutcome::NotWanted),
         }
         upstream.probe = Some(FailbackProbe { flow, transport, branch, on_trial: None });
         let registrar = upstream.registrar.clone();
@@ -86,7 +86,7 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
         if let Some(probe) = probe {
-            self.let_go(id, probe.flow, Offer::DoesNotServe);
+            self.let_go(id, probe.flow, FlowOutcome::DoesNotServe);
         }
     }
 
@@ -106,7 +106,7 @@ impl Endpoint {
             return if is_up && upstream.registered_count == 0 {
                 self.fail_back(now, id, None);
             } else {
-                self.give_up_probe(id, Offer::NotWanted);
+                self.give_up_probe(id, FlowOutcome::NotWanted);
             };
         };
         // One whose grant ends while nobody answers there, its challenge included, would lapse.
@@ -132,7 +132,7 @@ impl Endpoint {
         let Some(registration) = self.bindings.get(binding) else { return };
         let id = registration.upstream;
         if self.upstreams.get(id).is_some_and(|upstream| upstream.tries(binding)) {
-            self.give_up_probe(id, Offer::DoesNotServe);
+            self.give_up_probe(id, FlowOutcome::DoesNotServe);
         }
         self.end_trial(now, binding);
     }
@@ -140,7 +140,7 @@ impl Endpoint {
     /// A binding that was on trial is not any more, because something else is wanted of it.
     pub(in crate::endpoint) fn give_up_trial(&mut self, id: UpstreamId, binding: BindingId) {
         if self.upstreams.get(id).is_some_and(|upstream| upstream.tries(binding)) {
-            self.give_up_probe(id, Offer::NotWanted);
+            self.give_up_probe(id, FlowOutcome::NotWanted);
         }
     }
 
@@ -159,7 +159,7 @@ impl Endpoint {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.flow == flow));
         let Some(probe) = probe else { return false };
         self.core.transactions.abandon(probe.branch);
-        self.core.event(Event::FlowOffered { upstream: id, flow, outcome: Offer::DoesNotServe });
+        self.core.event(Event::FlowSettled { upstream: id, flow, outcome: FlowOutcome::DoesNotServe });
         if let Some(binding) = probe.on_trial {
             self.end_trial(now, binding);
         }
@@ -178,17 +178,17 @@ impl Endpoint {
         self.close_stream(probe.flow);
     }
 
-    fn give_up_probe(&mut self, id: UpstreamId, outcome: Offer) {
+    fn give_up_probe(&mut self, id: UpstreamId, outcome: FlowOutcome) {
         let Some(probe) = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take()) else { return };
         self.core.transactions.abandon(probe.branch);
         self.let_go(id, probe.flow, outcome);
     }
 
     /// A flow that was opened is not taken.
-    pub(super) fn let_go(&mut self, id: UpstreamId, flow: FlowId, outcome: Offer) {
+    pub(super) fn let_go(&mut self, id: UpstreamId, flow: FlowId, outcome: FlowOutcome) {
         self.upstreams.links.remove(&flow);
         self.close_stream(flow);
-        self.core.event(Event::FlowOffered { upstream: id, flow, outcome });
+        self.core.event(Event::FlowSettled { upstream: id, flow, outcome });
     }
 
     /// The better address has registered this binding, or nobody is registered: all others register there.

@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::{Link, Upstream, redial};
 use crate::endpoint::core::{OfflinePeer, Timer};
-use crate::endpoint::{Endpoint, Event, Offer, Output, Transport};
+use crate::endpoint::{Endpoint, Event, FlowOutcome, Output, Transport};
 use crate::flow::{KeepAlive, Pulse, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
 use crate::registration::{RegistrationFailure, Turn};
@@ -149,12 +149,12 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.rows.get_mut(&id) else {
-            return self.let_go(id, flow, Offer::NotWanted);
+            return self.let_go(id, flow, FlowOutcome::NotWanted);
         };
         if matches!(upstream.link, Link::Up { .. }) {
             return self.on_looked(now, id, flow, transport);
         }
-        self.core.event(Event::FlowOffered { upstream: id, flow, outcome: Offer::Taken });
+        self.core.event(Event::FlowSettled { upstream: id, flow, outcome: FlowOutcome::Taken });
         upstream.fitness.begin();
         upstream.window.begin_anew(now);
         (upstream.avoided, upstream.hurried_until) = (None, None);

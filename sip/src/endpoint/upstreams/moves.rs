@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::{Link, Upstream, Upstreams};
 use crate::endpoint::core::Timer;
-use crate::endpoint::{Endpoint, Offer, Output, Transport};
+use crate::endpoint::{Endpoint, FlowOutcome, Output, Transport};
 use crate::id::{BindingId, FlowId, UpstreamId};
 use crate::registration::Registration;
 
@@ -376,7 +376,7 @@ impl Endpoint {
         let Link::Up { flow: old, .. } = upstream.link else { return };
         if !found || flow == old {
             upstream.fitness.turned_away = None;
-            return self.let_go(id, flow, Offer::NotWanted);
+            return self.let_go(id, flow, FlowOutcome::NotWanted);
         }
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;

@@ -74,7 +74,7 @@ fn to_device(world: &World, number: u64, method: &str) -> Message {
     found.unwrap_or_else(|| panic!("no {method} to device {number} among {:?}", world.descriptions())).message.clone()
 }
 
-/// A device answers the INVITE that it was offered.
+/// A device answers the INVITE that it was sent.
 fn answer(world: &mut World, number: u64, status: u16) {
     let (source, invite) = (world.device(number), to_device(world, number, "INVITE"));
     world.tag = ["", "one", "two", "three"][number as usize];

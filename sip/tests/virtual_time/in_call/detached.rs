@@ -10,11 +10,11 @@ use crate::world::{World, seconds, server_address};
 const REMOVE: &str = "Contact: <sip:phone1@10.0.0.5:9999;transport=tls>\r\nExpires: 0\r\n";
 
 /// A world with a call that stands, whose device is attached no more by its open flow.
-fn detached(by_its_wish: bool) -> (World, Dialog) {
+fn detached(by_its_request: bool) -> (World, Dialog) {
     let mut world = World::registered();
     let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
     dialog.send(&mut world, End::Caller, "ACK", 1);
-    if by_its_wish {
+    if by_its_request {
         world.register(1, 3, REMOVE);
     } else {
         world.advance(seconds(301));
@@ -30,8 +30,8 @@ fn flow_of(world: &World, method: &str) -> Option<FlowId> {
 
 #[test]
 fn the_requests_of_a_call_pass_both_ways_after_the_registration_has_ended() {
-    for by_its_wish in [true, false] {
-        let (mut world, dialog) = detached(by_its_wish);
+    for by_its_request in [true, false] {
+        let (mut world, dialog) = detached(by_its_request);
         for (cseq, method) in [(2, "INFO"), (3, "INVITE"), (4, "BYE")] {
             dialog.send(&mut world, End::Caller, method, cseq);
             assert_eq!(flow_of(&world, method), Some(FlowId::Stream(1)), "{method}");
@@ -50,8 +50,8 @@ fn the_requests_of_a_call_pass_both_ways_after_the_registration_has_ended() {
 
 #[test]
 fn a_new_call_for_a_device_that_is_detached_in_a_call_is_pushed() {
-    for by_its_wish in [true, false] {
-        let (mut world, _) = detached(by_its_wish);
+    for by_its_request in [true, false] {
+        let (mut world, _) = detached(by_its_request);
         world.invite("call-2");
         assert_eq!((world.wakes().len(), flow_of(&world, "INVITE")), (2, None), "the first one woke it, too");
         // And it begins nothing itself.

@@ -84,7 +84,7 @@ fn what_comes_within_a_dialog_and_beside_calls_is_answered_likewise() {
                 assert_answers(&world.last(&format!("{method} 200")), &parsed(&asked));
             }
         }
-        let head = world.head("page", "MESSAGE", 1, "");
+        let head = world.head("message", "MESSAGE", 1, "");
         let asked =
             format!("MESSAGE sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 2\r\n\r\nhi", world.binding);
         world.receive(upstream, &asked);

@@ -65,8 +65,8 @@ fn the_headers_and_the_method_of_a_contact_stay_out_of_a_request_uri() {
     let answer = world.register(1, 1, &format!("Contact: <{contact}>;expires=600\r\n"));
     assert_eq!(answer.text(Name::Contact), Some(&*format!("<{contact}>;expires=600")), "it stands as it came");
     world.invite("call-1");
-    let page = world.invite_text("page").replace("INVITE", "MESSAGE");
-    world.receive(world.upstream, &page);
+    let message = world.invite_text("message").replace("INVITE", "MESSAGE");
+    world.receive(world.upstream, &message);
     for method in ["INVITE", "MESSAGE"] {
         assert_eq!(world.last(method).request_uri(), Some("sip:p@10.0.0.5;transport=tls"), "{method}");
     }

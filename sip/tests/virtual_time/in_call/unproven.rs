@@ -1,7 +1,7 @@
 //! A phone that goes on in its call by another connection before it has proved itself there.
 
 use sip::auth::Challenge;
-use sip::endpoint::unproven::{HELD_BYTES_PER_FLOW, HELD_PER_FLOW};
+use sip::endpoint::unproven::{UNPROVEN_BYTES_PER_FLOW, UNPROVEN_PER_FLOW};
 use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::{Message, Name};
@@ -171,11 +171,11 @@ fn what_waits_is_bounded_and_ends_with_its_connection() {
     for cseq in 0..40 {
         send(&mut world, &dialog, 2, "INFO", cseq + 2, "");
     }
-    assert_eq!((world.endpoint.counts().waiting, world.count("INFO 403")), (HELD_PER_FLOW, 40 - HELD_PER_FLOW));
+    assert_eq!((world.endpoint.counts().waiting, world.count("INFO 403")), (UNPROVEN_PER_FLOW, 40 - UNPROVEN_PER_FLOW));
     world.input(Input::Closed(FlowId::Stream(2)));
     assert_eq!(world.endpoint.counts().waiting, 0);
     ask(&mut world, 3, "");
-    let large = vec![b'x'; HELD_BYTES_PER_FLOW / 5];
+    let large = vec![b'x'; UNPROVEN_BYTES_PER_FLOW / 5];
     for cseq in 0..6 {
         let request = dialog.request(End::Device, "INFO", cseq + 60, "Content-Type: text/plain\r\n", &large);
         world.receive_bytes(world.device(3), &request);

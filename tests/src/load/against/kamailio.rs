@@ -1,4 +1,4 @@
-//! A Kamailio that holds the call, pushes by HTTP/1.1, and sends it on once the device has registered.
+//! A Kamailio that keeps the call waiting, pushes by HTTP/1.1, and sends it on once the device has registered.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;

@@ -2,7 +2,7 @@
 //!
 //! Caller, devices and book are those of a run with the relay; the server is configured here and started for the run. Each has less to
 //! do than the relay: devices show it no credential, pushes go by HTTP/1.1 without TLS (but for one kind of floor), and accounts are
-//! nobody's secret. [`kamailio`] holds calls, pushes and hands them over; the [`floor`] pushes, and its calls are cancelled.
+//! nobody's secret. [`kamailio`] keeps calls waiting, pushes and hands them over; the [`floor`] pushes, and its calls are cancelled.
 //!
 //! Invariant: everything listens on loopback and ends with the run; a call that is lost fails it as with the relay.
 

@@ -24,7 +24,7 @@ impl World {
                 self.agenda.plan(RING_TIMEOUT + ANSWER_TIMEOUT + SLACK, Happening::Check(Check::Final(index)));
                 self.agenda.plan(3 * S, Happening::Check(Check::Reached(index)));
                 if let Some(flow) = self.slots[slot].phone.flow.filter(|_| self.slots[slot].phone.registered) {
-                    self.agenda.plan(3 * S, Happening::Check(Check::Offered { call: index, flow }));
+                    self.agenda.plan(3 * S, Happening::Check(Check::Invited { call: index, flow }));
                 }
             }
             Some(Method::Cancel) if self.calls[index].facts.answer.is_none() => {
@@ -39,11 +39,11 @@ impl World {
     pub(super) fn judge_offer(&mut self, invite: &Message) {
         let Some(index) = call_of(invite) else { return self.wrong("an INVITE of nobody's".to_owned()) };
         if let Some(at) = self.calls[index].facts.ended.filter(|at| *at < self.agenda.now()) {
-            self.wrong(format!("call {index} is offered, and ended {} s ago", (self.agenda.now() - at) / S));
+            self.wrong(format!("call {index} is forked, and ended {} s ago", (self.agenda.now() - at) / S));
         }
         let binding = BindingId::parse(&self.calls[index].binding);
         if !binding.is_some_and(|binding| self.oracle.lives(binding)) {
-            self.wrong(format!("call {index} is offered to a device that was disabled"));
+            self.wrong(format!("call {index} is forked to a device that was disabled"));
         }
     }
 
@@ -125,7 +125,7 @@ impl World {
             let facts = &self.calls[index].facts;
             let waits = facts.ended.is_none() && !facts.declined.contains(&slot);
             if waits && facts.delivered.is_some_and(|at| slot == account || since < at) {
-                self.agenda.plan(3 * S, Happening::Check(Check::Offered { call: index, flow }));
+                self.agenda.plan(3 * S, Happening::Check(Check::Invited { call: index, flow }));
             }
         }
     }
@@ -134,10 +134,10 @@ impl World {
         let call = &self.calls[index];
         if call.facts.ended.is_none()
             && call.facts.wakes == 0
-            && !call.facts.offered.iter().any(|(slot, _)| *slot == call.slot)
+            && !call.facts.invited.iter().any(|(slot, _)| *slot == call.slot)
         {
             let slot = call.slot;
-            self.wrong(format!("call {index} of slot {slot} is neither offered nor pushed"));
+            self.wrong(format!("call {index} of slot {slot} is neither forked nor pushed"));
         }
     }
 
@@ -165,9 +165,9 @@ impl World {
         self.phones_of(self.calls[index].slot).find(won)
     }
 
-    pub(super) fn check_offered(&mut self, index: usize, flow: u64) {
+    pub(super) fn check_invited(&mut self, index: usize, flow: u64) {
         let facts = &self.calls[index].facts;
-        if facts.ended.is_none() && self.stood(index, flow) && !facts.offered.iter().any(|(_, by)| *by == flow) {
+        if facts.ended.is_none() && self.stood(index, flow) && !facts.invited.iter().any(|(_, by)| *by == flow) {
             self.wrong(format!("call {index} waits, its phone is attached by flow {flow}, and the INVITE never came"));
         }
     }
@@ -197,7 +197,7 @@ impl World {
         }
         if facts.is_won_by(flow) {
             let by_second = |(slot, by): &(usize, u64)| *by == flow && self.slots[*slot].first.is_some();
-            self.stats.seconds_connected += u64::from(facts.offered.iter().any(by_second));
+            self.stats.seconds_connected += u64::from(facts.invited.iter().any(by_second));
             self.stats.connected += 1;
         } else if hung_up_on {
             self.stats.too_late += 1;

@@ -32,7 +32,7 @@ pub(super) enum Check {
     /// The phone rings no more.
     Quiet(usize),
     /// A phone that was attached by this flow was offered the call.
-    Offered { call: usize, flow: u64 },
+    Invited { call: usize, flow: u64 },
     /// The call that the phone answered at that moment is established on both sides.
     Answered { call: usize, flow: u64, at: At },
     /// A BYE reached the other side.
@@ -67,7 +67,7 @@ pub struct Facts {
     /// The status that the caller got.
     pub caller_final: Option<u16>,
     /// The phones that got the INVITE, and their flows.
-    pub offered: Vec<(usize, u64)>,
+    pub invited: Vec<(usize, u64)>,
     /// The phones that declined.
     pub declined: Vec<usize>,
     /// The flows whose 200 got its ACK.
@@ -224,7 +224,7 @@ impl World {
             }
             Check::Reached(call) => self.check_reached(call),
             Check::Quiet(call) => self.check_quiet(call),
-            Check::Offered { call, flow } => self.check_offered(call, flow),
+            Check::Invited { call, flow } => self.check_invited(call, flow),
             Check::Answered { call, flow, at } => self.check_answered(call, flow, at),
             Check::Bye { call, by_phone, flow, troubles } => self.check_bye(call, by_phone, flow, troubles),
             Check::Unbound(binding) => {

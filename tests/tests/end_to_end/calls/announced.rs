@@ -18,12 +18,12 @@ use tests::{apns, fcm};
 
 use super::Outcome;
 
-/// A world whose SIP server holds calls and may wake.
+/// A world at whose SIP server calls wait, and which may wake.
 struct Holding {
     world: World,
     key: String,
     /// What it asks for: Alice, for a call of Carol's.
-    wish: Value,
+    request: Value,
 }
 
 impl Holding {
@@ -39,13 +39,13 @@ impl Holding {
         })
         .await?;
         let call = json!({"from": "sip:carol@example.test", "name": "Carol"});
-        let wish = json!({"aor": world.aor(), "wait_ms": 15_000, "call": call});
-        Ok(Self { world, key, wish })
+        let request = json!({"aor": world.aor(), "wait_ms": 15_000, "call": call});
+        Ok(Self { world, key, request })
     }
 
     /// Has Alice's devices woken; the answer.
     async fn ask(&self) -> Result<Answer, Missed> {
-        Ok(self.world.api.wake(&self.key, &self.wish).await?)
+        Ok(self.world.api.wake(&self.key, &self.request).await?)
     }
 
     /// Has Alice's devices woken, and is told that so many of so many are there.
@@ -108,7 +108,7 @@ async fn a_call_that_was_announced_reaches_the_device_that_came_for_it_without_a
 async fn an_invite_that_comes_before_the_device_waits_for_it_without_a_second_push() -> Outcome {
     let mut it = Holding::start().await?;
     let alice = it.world.enable().await?;
-    it.wish["wait_ms"] = json!(1);
+    it.request["wait_ms"] = json!(1);
     it.nobody_comes().await?;
     let push = it.world.push().await?;
     let caller = it.world.call()?;
@@ -174,13 +174,13 @@ async fn the_end_of_another_call_lets_go_of_nobody_who_waits_for_the_device() ->
 async fn two_callers_who_are_announced_have_a_push_and_a_time_each() -> Outcome {
     let mut it = Holding::with(|setup| setup.ring_timeout = "5s".to_owned()).await?;
     let alice = it.world.enable().await?;
-    let carols = it.wish.clone();
-    (it.wish["call"], it.wish["wait_ms"]) = (json!({"from": "sip:bob@example.test"}), json!(1));
+    let carols = it.request.clone();
+    (it.request["call"], it.request["wait_ms"]) = (json!({"from": "sip:bob@example.test"}), json!(1));
     it.nobody_comes().await?;
     let bobs = it.world.push().await?;
     // Carol calls some seconds after Bob, and her call may ring as much longer.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    it.wish = carols;
+    it.request = carols;
     let (told, phone) = tokio::join!(it.is_told(1, 1), async {
         let push = it.world.push().await?;
         assert_eq!((&push["from"], push["call"] == bobs["call"]), (&json!("sip:carol@example.test"), false));
@@ -265,15 +265,15 @@ async fn a_device_that_gets_no_call_is_neither_counted_nor_woken() -> Outcome {
     let unknown = || it.is_refused(404, "unknown-aor");
     // Its SIP server has not said yet whether its credentials are right.
     world.registrar.behave(&world.aor(), Behaviour::RetryAfter(3_600));
-    let unproven = world.api.enable(&world.wish(OTHER_TOKEN)).await?;
+    let unproven = world.api.enable(&world.enable_request(OTHER_TOKEN)).await?;
     assert_eq!(unproven.status, 202, "{}", unproven.text());
     unknown().await?;
     world.registrar.behave(&world.aor(), Behaviour::Accept);
-    world.disable(&world.api.enabled(&world.wish(OTHER_TOKEN)).await?).await?;
+    world.disable(&world.api.enabled(&world.enable_request(OTHER_TOKEN)).await?).await?;
     // It is to be woken for messages alone.
-    let mut wish = world.wish(TOKEN);
-    wish["wake_for"] = json!(["message"]);
-    let for_messages = world.enable_as(&wish).await?;
+    let mut request = world.enable_request(TOKEN);
+    request["wake_for"] = json!(["message"]);
+    let for_messages = world.enable_as(&request).await?;
     unknown().await?;
     world.disable(&for_messages).await?;
     // Its app is open and registers by itself, whether it has a connection to the edge or not.
@@ -298,9 +298,9 @@ async fn a_device_whose_password_was_changed_is_not_waited_for() -> Outcome {
     let world = &it.world;
     let old = world.enable().await?;
     world.registrar.change_password("alice", "looking glass");
-    let mut wish = world.android_wish(FCM_TOKEN);
-    wish["account"]["password"] = json!("looking glass");
-    let android = world.enable_as(&wish).await?;
+    let mut request = world.android_enable_request(FCM_TOKEN);
+    request["account"]["password"] = json!("looking glass");
+    let android = world.enable_as(&request).await?;
     let retries = || async {
         let answer = world.api.read(&old).await.ok()?;
         (answer.json()["registration"]["state"] == "retrying").then_some(())
@@ -314,10 +314,10 @@ async fn a_device_whose_password_was_changed_is_not_waited_for() -> Outcome {
 /// Alice's account, lent by somebody who calls it so at a registrar of his own.
 fn lent_elsewhere(world: &World, stranger: &Registrar, by_proxy: bool) -> Value {
     let elsewhere = format!("sip:localhost:{};transport=tls", stranger.address(Transport::Tls).port());
-    let mut wish = world.android_wish(FCM_TOKEN);
+    let mut request = world.android_enable_request(FCM_TOKEN);
     let place = if by_proxy { "outbound_proxy" } else { "registrar" };
-    wish["account"][place] = json!(elsewhere);
-    wish
+    request["account"][place] = json!(elsewhere);
+    request
 }
 
 async fn registrar(world: &World, domain: &str) -> Result<Registrar, Missed> {
@@ -330,7 +330,7 @@ async fn registrar(world: &World, domain: &str) -> Result<Registrar, Missed> {
 async fn an_account_that_a_stranger_calls_so_at_his_own_registrar_is_neither_woken_nor_counted_nor_told_the_caller()
 -> Outcome {
     let mut it = Holding::start().await?;
-    it.wish["wait_ms"] = json!(1);
+    it.request["wait_ms"] = json!(1);
     let stranger = registrar(&it.world, "example.test").await?;
     for by_proxy in [false, true] {
         let lent = it.world.enable_as(&lent_elsewhere(&it.world, &stranger, by_proxy)).await?;
@@ -403,7 +403,7 @@ async fn after_a_restart_a_phone_that_lent_nothing_is_still_woken_for_an_announc
     it.world.until("a stored record", stored).await?;
     it.world.relay.kill_9().await?;
     it.world.relay.restart().await?;
-    it.wish["wait_ms"] = json!(1);
+    it.request["wait_ms"] = json!(1);
     it.world.until("a registration that was adopted", || async { it.nobody_comes().await.ok() }).await?;
     assert_eq!(it.world.android_push().await?["event"], "call");
     it.world.content()

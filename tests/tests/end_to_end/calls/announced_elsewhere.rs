@@ -42,13 +42,13 @@ impl Nodes {
         Ok(Self { world, other: RelayProcess::start(setup).await?, key, redis })
     }
 
-    fn wish(&self, wait_ms: u64) -> Value {
+    fn enable_request(&self, wait_ms: u64) -> Value {
         json!({"aor": self.world.aor(), "wait_ms": wait_ms, "call": {"from": "sip:carol@example.test", "name": "Carol"}})
     }
 
     /// The status and what the body says at the second node.
     async fn ask(&self, wait_ms: u64) -> Result<(u16, Value), Missed> {
-        let answer = self.other.api().wake(&self.key, &self.wish(wait_ms)).await?;
+        let answer = self.other.api().wake(&self.key, &self.enable_request(wait_ms)).await?;
         let told = answer.problem().map_or_else(|| answer.json(), Value::from);
         Ok((answer.status, told))
     }
@@ -107,7 +107,7 @@ async fn the_devices_of_an_address_are_woken_and_counted_at_all_nodes_and_the_fi
     let nodes = Nodes::start().await?;
     let world = &nodes.world;
     let apple = world.enable().await?;
-    let android = world.android_wish(FCM_TOKEN);
+    let android = world.android_enable_request(FCM_TOKEN);
     nodes.other.api().enabled(&android).await?;
     let (answer, phone) = tokio::join!(nodes.ask(15_000), async {
         let (here, there) = (world.push().await?, world.android_push().await?);
@@ -117,7 +117,7 @@ async fn the_devices_of_an_address_are_woken_and_counted_at_all_nodes_and_the_fi
     });
     assert_eq!(answer?, (200, json!({"awake": 1, "known": 2})), "{}", nodes.other.log());
     // Asked at the other node, it is the same.
-    let answer = world.api.wake(&nodes.key, &nodes.wish(1)).await?;
+    let answer = world.api.wake(&nodes.key, &nodes.enable_request(1)).await?;
     assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 2})));
     assert_eq!((world.apns.requests(), world.fcm.requests()), (1, 1), "nobody is pushed twice");
     drop(phone);
@@ -133,8 +133,8 @@ async fn from_the_death_of_a_node_until_its_accounts_are_taken_over_none_of_them
     let (mut asking, mut told) = (tokio::task::JoinSet::new(), Vec::new());
     // Whoever finds it has it woken, and does not wait for it.
     while !told.contains(&504) && begun.elapsed() < SOON {
-        let (api, key, wish) = (nodes.other.api(), nodes.key.clone(), nodes.wish(1));
-        asking.spawn(async move { api.wake(&key, &wish).await.map_or(0, |answer| answer.status) });
+        let (api, key, request) = (nodes.other.api(), nodes.key.clone(), nodes.enable_request(1));
+        asking.spawn(async move { api.wake(&key, &request).await.map_or(0, |answer| answer.status) });
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         while let Some(Ok(status)) = asking.try_join_next() {
             told.push(status);
@@ -173,13 +173,13 @@ async fn a_device_is_woken_by_whom_its_own_node_believes_and_not_by_whom_the_ask
     let authority = Some(world.authority.clone());
     let stranger = Settings { domain: "example.test".into(), authority, certified, ..Settings::default() };
     let stranger = Registrar::start(stranger).await?;
-    let mut lent = world.wish(TOKEN);
+    let mut lent = world.enable_request(TOKEN);
     let elsewhere = format!("sip:localhost:{};transport=tls", stranger.address(Transport::Tls).port());
     lent["account"]["registrar"] = json!(elsewhere);
     world.enable_as(&lent).await?;
     // The key is the asked node's alone, and names the stranger's host; then both have the key, and neither names it.
     for key in [&generous, &nodes.key] {
-        let answer = nodes.other.api().wake(key, &nodes.wish(1)).await?;
+        let answer = nodes.other.api().wake(key, &nodes.enable_request(1)).await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-aor")), "{}", answer.text());
     }
     assert_eq!(world.apns.requests(), 0, "the stranger's device was told nothing");
@@ -190,7 +190,7 @@ async fn a_device_is_woken_by_whom_its_own_node_believes_and_not_by_whom_the_ask
 async fn while_a_node_or_the_store_does_not_answer_nobody_is_called_unknown_and_who_is_known_is_woken() -> Outcome {
     let mut nodes = Nodes::start().await?;
     let world = &nodes.world;
-    let android = world.android_wish(FCM_TOKEN);
+    let android = world.android_enable_request(FCM_TOKEN);
     let silent = || json!("owner-away");
     let instance = world.enable().await?;
     nodes.world.relay.kill_9().await?;

@@ -93,11 +93,11 @@ async fn a_call_that_stands_goes_on_and_its_end_is_in_the_story_of_the_new_insta
 async fn a_call_of_an_account_that_is_enabled_again_in_vain_or_on_another_device_is_the_earlier_one_s() -> Outcome {
     let (world, earlier) = World::lent().await?;
     let (caller, push) = world.call_and_push().await?;
-    let mut wrong = world.wish(TOKEN);
+    let mut wrong = world.enable_request(TOKEN);
     wrong["account"]["password"] = "looking glass".into();
     let refused = world.api.enable(&wrong).await?;
     assert_eq!((refused.status, &refused.json()["type"]), (422, &json!("urn:sipwake:problem:upstream-refused")));
-    let other = world.enable_as(&world.wish(OTHER_TOKEN)).await?;
+    let other = world.enable_as(&world.enable_request(OTHER_TOKEN)).await?;
     assert_eq!(world.api.call(&other, &text(&push["call"])).await?.status, 404);
     let (_phone, call) = world.wake_to_call(&earlier).await?;
     world.answer(&caller, &call).await?;

@@ -103,7 +103,7 @@ async fn a_call_that_rings_and_is_never_answered_ends_at_the_answer_timeout() ->
 }
 
 #[tokio::test]
-async fn disabling_while_a_call_is_held_ends_the_call_and_wipes_all() -> Outcome {
+async fn disabling_while_a_call_waits_ends_the_call_and_wipes_all() -> Outcome {
     let (world, instance) = World::lent().await?;
     let (caller, push) = world.call_and_push().await?;
     let receipt = world.api.disable(&instance).await?;

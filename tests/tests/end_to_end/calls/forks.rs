@@ -120,9 +120,9 @@ async fn a_wrong_password_of_a_second_device_is_422_after_one_attempt_and_the_fi
     let first = world.enable().await?;
     let aor = world.aor();
     let before = world.registrar.registers(&aor).len();
-    let mut wish = world.wish(OTHER_TOKEN);
-    wish["account"]["password"] = "queen of hearts".into();
-    let answer = world.api.enable(&wish).await?;
+    let mut request = world.enable_request(OTHER_TOKEN);
+    request["account"]["password"] = "queen of hearts".into();
+    let answer = world.api.enable(&request).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     let seen = world.registrar.registers(&aor);
     let offered = seen[before..].iter().filter(|it| it.request.text(sip::message::Name::Authorization).is_some());
@@ -208,7 +208,7 @@ async fn a_device_that_joins_while_the_server_is_slow_gets_no_call_before_it_has
     let world = World::with(|setup| setup.register_expires = "20s".to_owned()).await?;
     world.enable().await?;
     world.registrar.script(&world.aor(), &[Behaviour::RetryAfter(1), Behaviour::Accept]);
-    let answer = world.api.enable(&world.wish(OTHER_TOKEN)).await?;
+    let answer = world.api.enable(&world.enable_request(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["status"]), (202, &json!(503)), "{}", answer.text());
     let (caller, _) = world.call_and_push().await?;
     world.cancel(&caller).await?;
@@ -233,9 +233,9 @@ async fn a_password_that_is_changed_ends_those_that_have_the_old_one_after_three
     let (one, two) = (world.enable().await?, world.enable_other().await?);
     let aor = world.aor();
     world.registrar.change_password("alice", "looking glass");
-    let mut wish = world.android_wish(FCM_TOKEN);
-    wish["account"]["password"] = "looking glass".into();
-    let android = world.enable_as(&wish).await?;
+    let mut request = world.android_enable_request(FCM_TOKEN);
+    request["account"]["password"] = "looking glass".into();
+    let android = world.enable_as(&request).await?;
     let joined = world.registrar.registers(&aor).len();
     world.disable(&android).await?;
     for gone in [&one, &two] {

@@ -11,9 +11,9 @@ use super::Outcome;
 async fn changed(world: &World) -> Result<([Instance; 3], usize), Missed> {
     let (phone, tablet) = (world.enable().await?, world.enable_other().await?);
     world.registrar.change_password("alice", "looking glass");
-    let mut wish = world.android_wish(FCM_TOKEN);
-    wish["account"]["password"] = "looking glass".into();
-    let android = world.enable_as(&wish).await?;
+    let mut request = world.android_enable_request(FCM_TOKEN);
+    request["account"]["password"] = "looking glass".into();
+    let android = world.enable_as(&request).await?;
     Ok(([phone, tablet, android], world.registrar.registers(&world.aor()).len()))
 }
 

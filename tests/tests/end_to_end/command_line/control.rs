@@ -38,7 +38,7 @@ async fn sighup_takes_new_tokens_and_keys_and_says_what_waits_for_a_restart() ->
     assert!(line.is_ok(), "{taken:?}: {}", relay.log());
     relay.await_log("settings=call.ring_timeout", SOON).await?;
     assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
-    assert_eq!(world.api.enable(&world.wish(tests::world::TOKEN)).await?.status, 401, "nor does the old key");
+    assert_eq!(world.api.enable(&world.enable_request(tests::world::TOKEN)).await?.status, 401, "nor does the old key");
     let table = sipwake(&["instances", "list", "--config", &config]);
     assert_eq!(table.status.code(), Some(0), "{}", said(&table));
 

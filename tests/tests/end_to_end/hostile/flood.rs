@@ -118,10 +118,10 @@ async fn callers_who_hang_up_at_once_ring_nobody_and_push_once_each_at_most() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn enabling_again_and_again_leaves_one_instance_and_one_contact() -> Outcome {
     let world = World::attacked().await?;
-    let wish = world.wish_anew("mallory");
-    let mut last = world.enable_as(&wish).await?;
+    let request = world.enable_request_anew("mallory");
+    let mut last = world.enable_as(&request).await?;
     for _ in 0..30 {
-        last = world.enable_as(&wish).await?;
+        last = world.enable_as(&request).await?;
     }
     world.registrar.await_contacts(&last.aor, 1, SOON).await?;
     let deadline = Instant::now() + SOON;
@@ -142,11 +142,11 @@ async fn accounts_that_all_name_one_victim_send_it_little_and_stop_when_refused(
     for behaviour in [Behaviour::Refuse(403), Behaviour::AskForever, Behaviour::StaleForever] {
         world.registrar.behave(&aor, behaviour.clone());
         for _ in 0..20 {
-            let answer = world.api.enable(&world.wish_anew("trent")).await?;
+            let answer = world.api.enable(&world.enable_request_anew("trent")).await?;
             assert!(matches!(answer.status, 202 | 422 | 429), "{behaviour:?}: {}", answer.text());
         }
     }
-    let mut wrong = world.wish_anew("peggy");
+    let mut wrong = world.enable_request_anew("peggy");
     wrong["account"]["password"] = json!("a guess");
     for _ in 0..20 {
         assert!(matches!(world.api.enable(&wrong).await?.status, 422 | 429));

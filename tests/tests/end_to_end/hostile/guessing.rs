@@ -29,13 +29,13 @@ async fn two_hundred_wrong_passwords_by_https_are_a_few_at_the_sip_server_and_42
     let world = World::start().await?;
     let (mut refused, mut limited) = (0, 0);
     for n in 0..200 {
-        let mut wish = world.wish(&format!("{n:064x}"));
-        wish["account"]["password"] = json!(format!("guess-{n}"));
+        let mut request = world.enable_request(&format!("{n:064x}"));
+        request["account"]["password"] = json!(format!("guess-{n}"));
         // Nor does it help to write the account in many ways.
         if n % 2 == 1 {
-            wish["account"]["aor"] = json!(world.aor().replace("alice", "%61lice"));
+            request["account"]["aor"] = json!(world.aor().replace("alice", "%61lice"));
         }
-        let answer = world.api.enable(&wish).await?;
+        let answer = world.api.enable(&request).await?;
         match answer.status {
             422 => refused += 1,
             429 => {
@@ -78,13 +78,13 @@ async fn a_hundred_wrong_passwords_by_as_many_connections_are_a_few_at_the_sip_s
 async fn the_owner_is_let_in_again_after_a_short_pause() -> Outcome {
     let world = World::start().await?;
     for n in 0..7 {
-        let mut wish = world.wish(TOKEN);
-        wish["account"]["password"] = json!(format!("guess-{n}"));
-        world.api.enable(&wish).await?;
+        let mut request = world.enable_request(TOKEN);
+        request["account"]["password"] = json!(format!("guess-{n}"));
+        world.api.enable(&request).await?;
     }
     // The same address, even: here it is the owner who mistyped.
     let let_in = || async {
-        let answer = world.api.enable(&world.wish(TOKEN)).await.ok()?;
+        let answer = world.api.enable(&world.enable_request(TOKEN)).await.ok()?;
         (answer.status == 201).then_some(())
     };
     world.until("an enabling after the pause", let_in).await?;

@@ -11,21 +11,21 @@ async fn one_account_has_so_many_instances_and_a_token_again_takes_its_earlier_p
     let world = World::with(|setup| setup.further.push_str("\n[limits]\ninstances_per_account = 5\n")).await?;
     let mut kept = Vec::new();
     for n in 0..9 {
-        let answer = world.api.enable(&world.wish(&format!("{n:064x}"))).await?;
+        let answer = world.api.enable(&world.enable_request(&format!("{n:064x}"))).await?;
         let expected = if n < 5 { 201 } else { 429 };
         assert_eq!(answer.status, expected, "{n}: {}", answer.text());
         if n < 5 {
-            kept.push(world.wish(&format!("{n:064x}")));
+            kept.push(world.enable_request(&format!("{n:064x}")));
         } else {
             assert!(answer.headers.contains_key("retry-after"));
         }
     }
     // However its address is written.
-    let mut spelt = world.wish(TOKEN);
+    let mut spelt = world.enable_request(TOKEN);
     spelt["account"]["aor"] = json!(world.aor().replace("alice", "%61lice"));
     assert_eq!(world.api.enable(&spelt).await?.status, 429);
-    for wish in &kept {
-        assert_eq!(world.api.enable(wish).await?.status, 201, "the same token again");
+    for request in &kept {
+        assert_eq!(world.api.enable(request).await?.status, 201, "the same token again");
     }
     world.await_metric("sipwake_limits_total{limit=\"instances-account\"}", 5.0).await?;
     world.content()

@@ -36,7 +36,7 @@ fn refused(answer: &Answer, expected: u16, what: &str) {
 
 /// Enablings that are wrong in one place each; the rest of the body is right.
 fn wrong_bodies(world: &World) -> Vec<(&'static str, Bytes, u16)> {
-    let right = world.wish_anew("mallory");
+    let right = world.enable_request_anew("mallory");
     let with = |pointer: &str, value: Value| {
         let mut body = right.clone();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
@@ -72,7 +72,7 @@ fn wrong_bodies(world: &World) -> Vec<(&'static str, Bytes, u16)> {
         ("a lifetime below zero", with("/lifetime_s", json!(-1)), 422),
         ("a lifetime beyond the range", with("/lifetime_s", json!(u64::MAX)), 422),
         ("a lifetime that is half a second", with("/lifetime_s", json!(0.5)), 422),
-        ("a thousand wishes", with("/wake_for", json!(vec![MARK; 1_000])), 422),
+        ("a thousand events", with("/wake_for", json!(vec![MARK; 1_000])), 422),
         ("a label of 16,000", with("/device/label", json!(MARK.repeat(1_900))), 422),
         ("an HA1 beside a password", with("/account/ha1", json!({"realm": MARK, "MD5": "0".repeat(32)})), 422),
         ("more than 16 KiB", Bytes::from(format!("{text}{}", " ".repeat(16 * 1024))), 413),
@@ -83,7 +83,7 @@ fn wrong_bodies(world: &World) -> Vec<(&'static str, Bytes, u16)> {
 fn wrong_requests(world: &World, other: &str) -> Vec<Wrong> {
     let key = Some(world.relay.setup().apps[0].api_key.clone());
     let (id, secret) = (&world.bystander().id, Some(world.bystander().secret.clone()));
-    let right = Bytes::from(world.wish_anew("mallory").to_string());
+    let right = Bytes::from(world.enable_request_anew("mallory").to_string());
     let (enable, own) = ("/v1/instances", format!("/v1/instances/{id}"));
     let wrong = |what, method, path: &str, bearer: &Option<String>, media, body: &Bytes, expected| Wrong {
         what,
@@ -255,9 +255,9 @@ async fn no_account_makes_the_relay_speak_to_an_inside_address() -> Outcome {
         // 127.0.0.1 alone is listed, and that is what a name of loopback leads to.
         let loopback_name = host.starts_with("localhost");
         for key in ["registrar", "outbound_proxy"] {
-            let mut wish = world.wish_anew("mallory");
-            wish["account"][key] = json!(format!("sip:{host};transport=tcp"));
-            let answer = world.api.enable(&wish).await?;
+            let mut request = world.enable_request_anew("mallory");
+            request["account"][key] = json!(format!("sip:{host};transport=tcp"));
+            let answer = world.api.enable(&request).await?;
             if loopback_name {
                 assert!(matches!(answer.status, 202 | 403 | 422), "{host}: {}", answer.text());
                 continue;
@@ -285,9 +285,9 @@ async fn without_a_listed_network_loopback_is_refused_by_name_and_by_number() ->
     let trap = TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = trap.local_addr().unwrap().port();
     for host in ["127.0.0.1", "localhost", "LOCALHOST", "sip.localhost", "[::1]", "[::ffff:127.0.0.1]"] {
-        let mut wish = world.wish_anew("mallory");
-        wish["account"]["registrar"] = json!(format!("sip:{host}:{port};transport=tls"));
-        let answer = world.api.enable(&wish).await?;
+        let mut request = world.enable_request_anew("mallory");
+        request["account"]["registrar"] = json!(format!("sip:{host}:{port};transport=tls"));
+        let answer = world.api.enable(&request).await?;
         refused(&answer, 403, host);
         assert_eq!(answer.problem().as_deref(), Some("address-not-allowed"), "{host}");
     }
@@ -295,16 +295,16 @@ async fn without_a_listed_network_loopback_is_refused_by_name_and_by_number() ->
         ("sip:127.0.0.1;transport=udp", "transport-not-allowed"),
         ("sip:127.0.0.1;transport=tcp", "transport-not-allowed"),
     ] {
-        let mut wish = world.wish_anew("mallory");
-        wish["account"]["registrar"] = json!(registrar);
-        let answer = world.api.enable(&wish).await?;
+        let mut request = world.enable_request_anew("mallory");
+        request["account"]["registrar"] = json!(registrar);
+        let answer = world.api.enable(&request).await?;
         refused(&answer, 403, registrar);
         assert!([Some(problem), Some("address-not-allowed")].contains(&answer.problem().as_deref()), "{registrar}");
     }
     for aor in ["sip:mallory@elsewhere.test", "sip:mallory@example.test.elsewhere.test", "sip:mallory@test"] {
-        let mut wish = world.wish_anew("mallory");
-        wish["account"]["aor"] = json!(aor);
-        let answer = world.api.enable(&wish).await?;
+        let mut request = world.enable_request_anew("mallory");
+        request["account"]["aor"] = json!(aor);
+        let answer = world.api.enable(&request).await?;
         refused(&answer, 403, aor);
         assert_eq!(answer.problem().as_deref(), Some("domain-not-allowed"), "{aor}");
     }

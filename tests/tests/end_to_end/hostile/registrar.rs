@@ -55,14 +55,14 @@ impl Villain {
         self.seen.read(|seen| seen.iter().map(|(_, m)| m.clone()).filter(is_register).collect())
     }
 
-    fn wish(&self, world: &World) -> serde_json::Value {
-        let mut wish = world.wish_anew("mallory");
-        wish["account"]["registrar"] = json!(self.uri);
+    fn enable_request(&self, world: &World) -> serde_json::Value {
+        let mut request = world.enable_request_anew("mallory");
+        request["account"]["registrar"] = json!(self.uri);
         // Each has an AOR of its own, so that none replaces another.
         let user = format!("m{}", token());
         world.secrets.keep("a secret of the test", &format!("{user}@"));
-        wish["account"]["aor"] = json!(format!("sip:{user}@example.test"));
-        wish
+        request["account"]["aor"] = json!(format!("sip:{user}@example.test"));
+        request
     }
 }
 
@@ -228,7 +228,7 @@ async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay()
         let villain = Villain::start(&world, script).await;
         let world = world.clone();
         enablings.spawn(async move {
-            let answer = world.api.enable(&villain.wish(&world)).await.unwrap();
+            let answer = world.api.enable(&villain.enable_request(&world)).await.unwrap();
             assert!(expected.contains(&answer.status), "{what}: {} {}", answer.status, answer.text());
             world.secrets.assert_none_in(what, &answer.text());
             (what, villain)
@@ -262,7 +262,7 @@ async fn a_hostile_registrar_gets_few_requests_and_nothing_else_from_the_relay()
 
 /// An instance whose SIP server is scripted here, and the flow that it registered on.
 async fn lent_to(world: &World, villain: &Villain) -> Result<(Instance, Flow, String), Missed> {
-    let lent = world.enable_as(&villain.wish(world)).await?;
+    let lent = world.enable_as(&villain.enable_request(world)).await?;
     let (flow, register) = villain.seen.read(|seen| seen.last().cloned()).unwrap();
     let contact = register.contacts()[0].target().unwrap().to_owned();
     Ok((lent, flow, contact))

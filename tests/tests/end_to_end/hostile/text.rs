@@ -87,7 +87,8 @@ async fn ring(world: &World, lent: &Instance, from: &str) -> Result<Option<(Valu
 async fn whatever_a_caller_is_called_stays_text_in_the_push_and_in_the_headers() -> Outcome {
     let world = World::attacked().await?;
     let apns = world.lend("mallory").await?;
-    let fcm = world.enable_as(&world.wish_of("trent", json!({"call_push": google("fcm-token-of-trent")}))).await?;
+    let fcm =
+        world.enable_as(&world.enable_request_of("trent", json!({"call_push": google("fcm-token-of-trent")}))).await?;
     let mut rung = 0;
     // Half of them on each, for a device is called only so often in a burst.
     for (number, from) in awkward().iter().enumerate() {
@@ -120,10 +121,10 @@ async fn an_account_with_awkward_names_writes_no_header_of_its_own() -> Outcome 
         ("zo\u{eb}", "sip:a;b=c&d@example.test"),
         ("%0d%0aX-Injected: yes", "sip:a%00b@example.test"),
     ] {
-        let mut wish = world.wish_anew("mallory");
-        wish["account"]["auth_username"] = json!(user);
-        wish["account"]["aor"] = json!(aor);
-        let answer = world.api.enable(&wish).await?;
+        let mut request = world.enable_request_anew("mallory");
+        request["account"]["auth_username"] = json!(user);
+        request["account"]["aor"] = json!(aor);
+        let answer = world.api.enable(&request).await?;
         assert!(matches!(answer.status, 422), "{aor}: {}", answer.text());
         let seen = world.registrar.registers(aor);
         assert!(!seen.is_empty(), "{aor}: the registrar was asked");

@@ -26,7 +26,7 @@ async fn what_was_deleted_stays_deleted_when_a_replica_takes_over_that_has_not_h
     opened(gate.open())?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let mut deleted = Vec::new();
     for body in ["read and deleted", "deleted, too"] {
         write(&world, body)?.expect(202, SOON).await?;

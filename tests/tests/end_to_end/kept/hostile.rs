@@ -34,10 +34,10 @@ fn status(world: &World, bytes: &[u8]) -> Option<u16> {
 }
 
 async fn lend(world: &World) -> Result<(Instance, String), Missed> {
-    let mut wish = world.wish_anew("mallory");
-    wish["account"]["registrar"] = json!(world.registrar.uri(Transport::Udp));
-    wish["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
-    let lent = world.enable_as(&wish).await?;
+    let mut request = world.enable_request_anew("mallory");
+    request["account"]["registrar"] = json!(world.registrar.uri(Transport::Udp));
+    request["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
+    let lent = world.enable_as(&request).await?;
     let contact = world.registrar.contacts(&lent.aor).pop().expect("a contact").uri;
     Ok((lent, contact))
 }

@@ -11,7 +11,7 @@ use super::{Outcome, write};
 async fn a_message_to_a_sleeping_phone_is_202_pushed_fetched_and_deleted() -> Outcome {
     for transport in [Transport::Tls, Transport::Udp, Transport::Tcp] {
         let world = World::over(transport).await?;
-        let instance = world.enable_as(&world.wish_with_alerts()).await?;
+        let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
         let caller = write(&world, "Grüße, bis gleich")?;
         caller.expect(202, SOON).await?;
         let push = world.alert("message").await?;
@@ -39,7 +39,7 @@ async fn a_message_to_a_sleeping_phone_is_202_pushed_fetched_and_deleted() -> Ou
 #[tokio::test]
 async fn a_message_to_an_attached_phone_goes_on_its_flow_and_is_neither_kept_nor_pushed() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let phone = world.wake(&instance).await?;
     let caller = write(&world, "hello, phone")?;
     let came = phone.next_request("MESSAGE", SOON).await?;
@@ -59,7 +59,7 @@ async fn a_message_to_an_attached_phone_goes_on_its_flow_and_is_neither_kept_nor
 #[tokio::test]
 async fn a_message_to_a_phone_that_is_out_of_reach_without_knowing_is_kept_instead() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let phone = world.wake(&instance).await?;
     phone.fall_silent();
     write(&world, "are you there?")?.expect(202, SOON).await?;
@@ -71,7 +71,7 @@ async fn a_message_to_a_phone_that_is_out_of_reach_without_knowing_is_kept_inste
 #[tokio::test]
 async fn a_message_waits_for_a_store_that_is_away_at_its_own_server_and_survives_a_restart() -> Outcome {
     let (mut world, redis) = World::on_redis(|_| {}).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     redis.freeze();
     let refused = write(&world, "not yet")?.final_response(SOON).await?;
     assert_eq!(refused.status(), Some(503));
@@ -133,7 +133,7 @@ async fn a_composing_notice_goes_to_a_phone_that_is_there_and_is_kept_for_none()
 #[tokio::test]
 async fn a_composing_notice_is_dropped_a_private_sender_is_anonymous_and_a_large_body_is_413() -> Outcome {
     let world = World::with(|setup| setup.further += "\n[messages]\nmax_body = \"100B\"\n").await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let call = |options: &CallOptions| world.call_with(options);
     let composing = CallOptions::request("MESSAGE").body("application/im-iscomposing+xml", "<isComposing/>");
     call(&composing)?.expect(200, SOON).await?;

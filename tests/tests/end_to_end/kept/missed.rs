@@ -9,7 +9,7 @@ use super::{Outcome, await_kept, steps, words};
 #[tokio::test]
 async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let caller = world.call()?;
     let call = text(&world.push().await?["call"]);
     world.cancel(&caller).await?;
@@ -38,7 +38,7 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
 #[tokio::test]
 async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answered_elsewhere_is_not() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let declined = world.call()?;
     let call = text(&world.push().await?["call"]);
     assert_eq!(world.api.decline(&instance, &call).await?.status, 204);
@@ -73,7 +73,7 @@ async fn an_instance_with_a_voip_token_alone_gets_no_push_for_a_missed_call_and_
 #[tokio::test]
 async fn a_call_that_finds_no_room_at_a_phone_is_missed_and_one_strangers_calls_leave_room() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let by = |name: &str| world.call_with(&CallOptions::default().from(&format!("<sip:{name}@example.test>")));
     for _ in 0..8 {
         by("stranger")?.expect(180, SOON).await?;

@@ -34,10 +34,10 @@ async fn sealed_and_gone(transport: Transport, timing: f64) -> Outcome {
     for secret in [&text, &sender, &name] {
         world.secrets.keep("a secret of the test", secret);
     }
-    let mut wish = world.wish_anew("mallory");
-    wish["account"]["registrar"] = json!(world.registrar.uri(transport));
-    wish["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
-    let lent = world.enable_as(&wish).await?;
+    let mut request = world.enable_request_anew("mallory");
+    request["account"]["registrar"] = json!(world.registrar.uri(transport));
+    request["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
+    let lent = world.enable_as(&request).await?;
     let from = format!("\"{name}\" <sip:{sender}@example.test>");
     let long = format!("{text} {}", "and so on, ".repeat(300));
     let message = CallOptions::request("MESSAGE").from(&from).body("text/plain", &long);
@@ -64,10 +64,10 @@ async fn sealed_and_gone(transport: Transport, timing: f64) -> Outcome {
     let left: Vec<_> = redis.keys().into_iter().filter(|key| key.contains(&lent.id)).collect();
     assert_eq!(left, Vec::<String>::new(), "erased with the instance, at once");
     // A connection to a push service keeps what it has sent last, until as much is sent again (SECURITY.md).
-    let mut wish = world.wish_anew("trent");
-    wish["account"]["registrar"] = json!(world.registrar.uri(transport));
-    wish["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
-    let other = world.enable_as(&wish).await?;
+    let mut request = world.enable_request_anew("trent");
+    request["account"]["registrar"] = json!(world.registrar.uri(transport));
+    request["device"]["alert_push"] = json!({"provider": "apns", "token": token().repeat(4)});
+    let other = world.enable_as(&request).await?;
     let from = format!("\"{}\" <sip:another-caller-of-another-phone@example.test>", "Somebody else ".repeat(9));
     for _ in 0..2 {
         world.call_to(&other.aor, &CallOptions::default().from(&from))?.cancel().await?;

@@ -10,7 +10,7 @@ use super::{Outcome, await_kept, steps, words, write};
 #[tokio::test]
 async fn a_call_is_told_step_by_step() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     assert_eq!(words(&steps(&world, &instance).await?), ["enabled", "registered"]);
     let caller = world.call()?;
     let call = text(&world.push().await?["call"]);
@@ -46,7 +46,7 @@ async fn a_call_is_told_step_by_step() -> Outcome {
 #[tokio::test]
 async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outcome {
     let world = World::with(|setup| setup.register_expires = "60s".to_owned()).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     world.apns.answer_with(TOKEN, [tests::apns::Answer::Error { status: 400, reason: "BadTopic" }]);
     let caller = world.call()?;
     caller.expect(480, SOON).await?;
@@ -79,7 +79,7 @@ async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outco
 #[tokio::test]
 async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let answer = world.api.of("POST", &instance, "/test").await?;
     let expected = json!({"target": "alert_push", "provider": "apns", "environment": "production"});
     assert_eq!((answer.status, answer.json()), (202, expected));
@@ -105,7 +105,7 @@ async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcom
 #[tokio::test]
 async fn a_test_push_to_a_dead_token_ends_the_instance() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     world.apns.answer_with(OTHER_TOKEN, [tests::apns::Answer::Gone { timestamp: u64::MAX }]);
     assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
     world.await_gone(&instance).await?;
@@ -116,7 +116,7 @@ async fn a_test_push_to_a_dead_token_ends_the_instance() -> Outcome {
 #[tokio::test]
 async fn the_export_holds_what_is_held_and_no_secret() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     write(&world, "for the export")?.expect(202, SOON).await?;
     let caller = world.call()?;
     caller.cancel().await?;

@@ -27,7 +27,7 @@ async fn told(world: &World, voice: &str) -> Outcome {
 #[tokio::test]
 async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let voicemail = || async { Ok::<Value, Missed>(world.api.read(&instance).await?.json()["voicemail"].clone()) };
     told(&world, "0/0").await?;
     assert_eq!(voicemail().await?, Value::Null, "an empty mailbox is nothing to tell");
@@ -54,7 +54,7 @@ async fn counts_are_pushed_when_they_change_and_shown() -> Outcome {
 #[tokio::test]
 async fn what_was_true_before_is_tried_no_more_once_the_newest_is_told() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     world.apns.answer_all(Some(tests::apns::Answer::Unavailable { retry_after: None }));
     told(&world, "3/0").await?;
     world.until("its first try", || async { (world.apns.requests() > 0).then_some(()) }).await?;
@@ -72,9 +72,9 @@ async fn what_was_true_before_is_tried_no_more_once_the_newest_is_told() -> Outc
 #[tokio::test]
 async fn who_does_not_want_voicemail_is_not_pushed_and_what_is_not_understood_is_refused() -> Outcome {
     let world = World::start().await?;
-    let mut wish = world.wish_with_alerts();
-    wish["wake_for"] = json!(["call", "message"]);
-    let instance = world.enable_as(&wish).await?;
+    let mut request = world.enable_request_with_alerts();
+    request["wake_for"] = json!(["call", "message"]);
+    let instance = world.enable_as(&request).await?;
     told(&world, "1/0").await?;
     assert_eq!(world.api.read(&instance).await?.json()["voicemail"]["new"], 1);
     let presence = notify(&world, "presence", "Messages-Waiting: no\r\n").await?;

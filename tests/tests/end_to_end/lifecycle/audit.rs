@@ -86,7 +86,7 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     let mut world = world;
     world.relay.kill_9().await?;
     world.relay.restart().await?;
-    world.enable_as(&world.wish(TOKEN)).await?;
+    world.enable_as(&world.enable_request(TOKEN)).await?;
     world
         .until("the second one", || async {
             (acts(&trail).last()? == "enabled" || acts(&trail).last()? == "registered").then_some(())

@@ -48,7 +48,7 @@ async fn goes_to(world: &World, event: &str, token: &str) -> Outcome {
 /// An Android phone that takes calls by [`FCM_TOKEN`] and alerts by [`ALERTS`].
 async fn with_alerts(world: &World) -> Result<Instance, Missed> {
     let device = json!({"call_push": google(FCM_TOKEN), "alert_push": google(ALERTS)});
-    world.enable_as(&world.wish_for(device)).await
+    world.enable_as(&world.enable_request_for(device)).await
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ async fn a_node_whose_clock_is_a_day_off_goes_by_the_stores_and_says_so() -> Out
             answer.contains("more than 30 s apart").then_some(answer)
         });
         assert!(told.await?.contains(if off > 0 { " s ahead of the store" } else { " s behind the store" }));
-        let instance = wrong.api().enabled(&world.wish(OTHER_TOKEN)).await?;
+        let instance = wrong.api().enabled(&world.enable_request(OTHER_TOKEN)).await?;
         let told = instance.answer["expires_at"].as_str().unwrap_or_default().to_owned();
         let right = now() + 5 * DAY_S as u64;
         let (least, most) = (relay::clock::rfc3339(right - 60), relay::clock::rfc3339(right + 60));

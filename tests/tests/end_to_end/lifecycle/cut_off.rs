@@ -71,9 +71,9 @@ async fn one_is_left_and_not(world: &World, redis: &RedisServer, ended: &Instanc
 
 /// What enables the same device by another way to the server, which is of another binding.
 fn with_another_proxy(world: &World) -> Value {
-    let mut wish = world.wish(TOKEN);
-    wish["account"]["outbound_proxy"] = wish["account"]["registrar"].clone();
-    wish
+    let mut request = world.enable_request(TOKEN);
+    request["account"]["outbound_proxy"] = request["account"]["registrar"].clone();
+    request
 }
 
 #[tokio::test]
@@ -81,11 +81,11 @@ async fn after_kill_9_what_was_about_to_be_replaced_is_not_served_beside_the_new
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
     let mut world = through(&mut gate).await?;
-    for wish in [world.wish(TOKEN), with_another_proxy(&world)] {
+    for request in [world.enable_request(TOKEN), with_another_proxy(&world)] {
         let earlier = world.enable().await?;
         let is_named = || async { (named(&redis) == [earlier.id.clone()]).then_some(()) };
         world.until("it alone, by its name", is_named).await?;
-        dies_when_it_has_the_name(&world, (&redis, &gate), &world.relay, &earlier, world.api.enable(&wish)).await?;
+        dies_when_it_has_the_name(&world, (&redis, &gate), &world.relay, &earlier, world.api.enable(&request)).await?;
         world.relay.restart().await?;
         one_is_left_and_not(&world, &redis, &earlier).await?;
     }
@@ -104,7 +104,8 @@ async fn after_kill_9_what_another_node_was_about_to_replace_is_let_go_of_where_
     let mut other = RelayProcess::start(setup).await?;
     let earlier = world.enable().await?;
     let api = other.api();
-    dies_when_it_has_the_name(&world, (&redis, &there), &other, &earlier, api.enable(&world.wish(TOKEN))).await?;
+    dies_when_it_has_the_name(&world, (&redis, &there), &other, &earlier, api.enable(&world.enable_request(TOKEN)))
+        .await?;
     other.restart().await?;
     one_is_left_and_not(&world, &redis, &earlier).await
 }

@@ -20,9 +20,9 @@ where
     let world = World::with(|setup| setup.lifetime = ["1s", "5d", "6d"].map(str::to_owned)).await?;
     let world = std::sync::Arc::new(world);
     world.fcm.answer_with(FCM_TOKEN, answers.iter().cloned());
-    let mut wish = world.android_wish(FCM_TOKEN);
-    wish["lifetime_s"] = json!(lifetime_s);
-    let instance = world.enable_as(&wish).await?;
+    let mut request = world.android_enable_request(FCM_TOKEN);
+    request["lifetime_s"] = json!(lifetime_s);
+    let instance = world.enable_as(&request).await?;
     meet(world.clone()).await?;
     world.await_gone(&instance).await?;
     world.await_contacts(0).await?;
@@ -101,7 +101,7 @@ async fn a_missed_call_that_meets_a_dead_token_ends_the_instance() -> Outcome {
     let alert = json!({"provider": "fcm", "token": "the-token-for-alerts"});
     let device = json!({"call_push": {"provider": "fcm", "token": FCM_TOKEN}, "alert_push": alert});
     world.fcm.answer_with("the-token-for-alerts", [Unregistered]);
-    let instance = world.enable_as(&world.wish_for(device)).await?;
+    let instance = world.enable_as(&world.enable_request_for(device)).await?;
     let caller = world.call()?;
     world.android_push().await?;
     caller.cancel().await?;

@@ -58,7 +58,7 @@ async fn the_receipt_of_a_wipe_verifies_with_the_public_key_and_not_when_it_is_a
 #[tokio::test]
 async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome {
     let (world, redis) = World::on_redis(|setup| setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned)).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     nothing_is_left(&world, &redis, "expired").await?;
     assert_eq!(world.api.read(&instance).await?.status, 404);
     let receipt = world.api.disable(&instance).await?;
@@ -72,7 +72,7 @@ async fn an_instance_that_expires_is_unregistered_wiped_and_unknown() -> Outcome
 #[tokio::test]
 async fn a_receipt_is_told_when_no_push_of_the_end_is_tried_any_more() -> Outcome {
     let world = World::with(|setup| setup.lifetime = ["1s", "2s", "6d"].map(str::to_owned)).await?;
-    let instance = world.enable_as(&world.android_wish(FCM_TOKEN)).await?;
+    let instance = world.enable_as(&world.android_enable_request(FCM_TOKEN)).await?;
     let unavailable = || fcm::Answer::Unavailable { retry_after: Some(1) };
     world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
     world.await_gone(&instance).await?;
@@ -188,11 +188,11 @@ async fn when_apns_calls_every_token_bad_nobody_is_wiped_and_the_operator_hears_
     world.apns.answer_all(Some(apns::Answer::BadDeviceToken));
     let mut instances = Vec::new();
     for name in &names {
-        let mut wish = world.wish(TOKEN);
-        wish["account"]["aor"] = json!(world.registrar.aor(name));
-        wish["account"]["auth_username"] = json!(name);
-        wish["account"]["password"] = json!("a password of theirs");
-        instances.push(world.enable_as(&wish).await?);
+        let mut request = world.enable_request(TOKEN);
+        request["account"]["aor"] = json!(world.registrar.aor(name));
+        request["account"]["auth_username"] = json!(name);
+        request["account"]["password"] = json!("a password of theirs");
+        instances.push(world.enable_as(&request).await?);
         let caller = world.call_to(&world.registrar.aor(name), &CallOptions::default())?;
         caller.expect(480, SOON).await?;
     }

@@ -12,16 +12,16 @@ use tests::world::{SOON, TOKEN, World, hasty};
 use super::Outcome;
 
 /// The body that enables Alice's account by these HA1s, made for `realm`.
-fn wish(world: &World, realm: &str, algorithms: &[Algorithm]) -> Value {
+fn request(world: &World, realm: &str, algorithms: &[Algorithm]) -> Value {
     let mut ha1 = json!({"realm": realm});
     for algorithm in algorithms {
         ha1[algorithm.name()] = json!(algorithm.ha1("alice", realm, "wonderland"));
     }
-    let mut wish = world.wish(TOKEN);
-    let account = wish["account"].as_object_mut().expect("an account");
+    let mut request = world.enable_request(TOKEN);
+    let account = request["account"].as_object_mut().expect("an account");
     account.remove("password");
     account.insert("ha1".to_owned(), ha1);
-    wish
+    request
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn an_account_that_is_lent_as_ha1_registers_refreshes_and_rings() -> Outco
         (&[Algorithm::Md5], "algorithm=MD5"),
     ] {
         let world = World::with(|setup| setup.register_expires = "5s".to_owned()).await?;
-        let instance = world.enable_as(&wish(&world, "example.test", algorithms)).await?;
+        let instance = world.enable_as(&request(&world, "example.test", algorithms)).await?;
         let aor = world.aor();
         let refresh = world.registrar.await_registers(&aor, 3, SOON).await?;
         assert_eq!(refresh.status, Some(200), "in one round trip");
@@ -47,7 +47,7 @@ async fn an_account_that_is_lent_as_ha1_registers_refreshes_and_rings() -> Outco
 #[tokio::test]
 async fn an_ha1_of_another_realm_answers_no_challenge() -> Outcome {
     let world = World::start().await?;
-    let answer = world.api.enable(&wish(&world, "elsewhere.test", &[Algorithm::Md5, Algorithm::Sha256])).await?;
+    let answer = world.api.enable(&request(&world, "elsewhere.test", &[Algorithm::Md5, Algorithm::Sha256])).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     assert_eq!(world.registrar.registers(&world.aor()).len(), 1, "nothing is sent that cannot be right");
     world.content()
@@ -82,7 +82,7 @@ async fn a_password_is_never_stored_once_its_server_has_asked_and_what_is_stored
 async fn a_password_whose_server_was_slow_gives_way_when_it_has_asked() -> Outcome {
     let (world, redis) = World::on_redis(|_| {}).await?;
     world.registrar.script(&world.aor(), &[Behaviour::Refuse(503), Behaviour::Accept]);
-    let instance = world.api.enabled(&world.wish(TOKEN)).await?;
+    let instance = world.api.enabled(&world.enable_request(TOKEN)).await?;
     let gave_way =
         || async { matches!(stored_proof(&world, &redis, &instance.id).await, Proof::Derived(_)).then_some(()) };
     world.until("the password gives way", gave_way).await?;
@@ -97,7 +97,7 @@ async fn a_server_whose_realm_wanders_ends_the_lease_with_a_word_to_its_user_unl
             setup.store_lines = format!("keep_passwords = {keeps}");
         })
         .await?;
-        let instance = world.enable_as(&world.wish_with_alerts()).await?;
+        let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
         assert_eq!(stored_proof(&world, &redis, &instance.id).await.is_password(), keeps);
         world.registrar.change_realm("wandered.test");
         if keeps {

@@ -39,11 +39,11 @@ impl Callees {
         let world = World::among(&accounts, |setup| setup.store = store.to_owned()).await?;
         let (mut aors, mut instances) = (Vec::new(), Vec::new());
         for name in &names {
-            let mut wish = world.wish(TOKEN);
-            wish["account"]["aor"] = json!(world.registrar.aor(name));
-            wish["account"]["auth_username"] = json!(name);
-            wish["account"]["password"] = json!(PASSWORD);
-            instances.push(world.enable_as(&wish).await?);
+            let mut request = world.enable_request(TOKEN);
+            request["account"]["aor"] = json!(world.registrar.aor(name));
+            request["account"]["auth_username"] = json!(name);
+            request["account"]["password"] = json!(PASSWORD);
+            instances.push(world.enable_as(&request).await?);
             aors.push(world.registrar.aor(name));
         }
         Ok(Self { world, aors, instances })

@@ -14,18 +14,18 @@ use tests::world::World;
 use super::Outcome;
 
 /// Asks, and hangs up when the SIP server has been asked.
-async fn hangs_up(world: &World, api: ApiClient, wish: &Value) -> Outcome {
+async fn hangs_up(world: &World, api: ApiClient, request: &Value) -> Outcome {
     let before = world.registrar.registers(&world.aor()).len();
     let is_asked = || async { (world.registrar.registers(&world.aor()).len() > before).then_some(()) };
-    hangs_up_at(world.until("a REGISTER", is_asked), api, wish).await
+    hangs_up_at(world.until("a REGISTER", is_asked), api, request).await
 }
 
 /// Asks, and hangs up at this moment.
-async fn hangs_up_at(moment: impl Future<Output = Outcome>, api: ApiClient, wish: &Value) -> Outcome {
+async fn hangs_up_at(moment: impl Future<Output = Outcome>, api: ApiClient, request: &Value) -> Outcome {
     tokio::select! {
         biased;
         come = moment => come,
-        answer = api.enable(wish) => panic!("it was answered: {answer:?}"),
+        answer = api.enable(request) => panic!("it was answered: {answer:?}"),
     }
 }
 
@@ -40,25 +40,25 @@ async fn serves(world: &World, registered: f64) -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_hangs_up_before_its_answer_has_enabled_nothing_and_ended_nothing() -> Outcome {
     let world = World::start().await?;
-    let wish = world.android_wish("token-of-who-hangs-up");
+    let request = world.android_enable_request("token-of-who-hangs-up");
     let slow = || world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_millis(500)));
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let api = || world.relay.setup().api_over(version);
         // Before the SIP server has answered.
         world.registrar.behave(&world.aor(), Behaviour::Silence);
-        hangs_up(&world, api(), &wish).await?;
+        hangs_up(&world, api(), &request).await?;
         serves(&world, 0.0).await?;
         // While it answers.
         slow();
-        hangs_up(&world, api(), &wish).await?;
+        hangs_up(&world, api(), &request).await?;
         world.await_contacts(1).await?;
         world.await_contacts(0).await?;
         serves(&world, 0.0).await?;
         // Beside an earlier one.
         world.registrar.behave(&world.aor(), Behaviour::Accept);
-        let standing = world.enable_as(&wish).await?;
+        let standing = world.enable_as(&request).await?;
         slow();
-        hangs_up(&world, api(), &wish).await?;
+        hangs_up(&world, api(), &request).await?;
         serves(&world, 1.0).await?;
         world.registrar.behave(&world.aor(), Behaviour::Accept);
         world.whole_call(&standing).await?;
@@ -76,15 +76,15 @@ async fn what_a_slow_sip_server_accepts_at_last_is_not_stored_before_its_enablin
     opened.map_err(|error| Missed::new("an open door", error.to_string()))?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
-    let wish = world.android_wish("token-of-who-hangs-up");
-    let standing = world.enable_as(&wish).await?;
+    let request = world.android_enable_request("token-of-who-hangs-up");
+    let standing = world.enable_as(&request).await?;
     // Just longer than an enabling waits; what it asks the store then takes longer than the rest.
     world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_millis(6_050)));
     gate.slow_down(Duration::from_millis(200));
     let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
     let is_stored = || async { (records() > 1).then_some(()) };
     let stored = world.until("a second record", is_stored);
-    hangs_up_at(stored, world.relay.setup().api_over(Version::HTTP_11), &wish).await?;
+    hangs_up_at(stored, world.relay.setup().api_over(Version::HTTP_11), &request).await?;
     world.registrar.behave(&world.aor(), Behaviour::Accept);
     gate.slow_down(Duration::ZERO);
     let is_gone = || async { (records() == 1).then_some(()) };
@@ -102,8 +102,8 @@ async fn an_app_that_hangs_up_while_its_instance_is_being_stored_has_ended_no_ea
     opened.map_err(|error| Missed::new("an open door", error.to_string()))?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
-    let wish = world.android_wish("token-of-who-hangs-up");
-    let standing = world.enable_as(&wish).await?;
+    let request = world.android_enable_request("token-of-who-hangs-up");
+    let standing = world.enable_as(&request).await?;
     let named = || -> Vec<Option<String>> {
         let lookups = redis.keys().into_iter().filter(|key| key.starts_with("sipwake:l:"));
         lookups.map(|lookup| redis.ask(redis::cmd("GET").arg(lookup))).collect()
@@ -113,7 +113,7 @@ async fn an_app_that_hangs_up_while_its_instance_is_being_stored_has_ended_no_ea
         let records = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
         let is_stored = || async { (records() > 1).then_some(()) };
         let stored = world.until("a second record", is_stored);
-        hangs_up_at(stored, world.relay.setup().api_over(version), &wish).await?;
+        hangs_up_at(stored, world.relay.setup().api_over(version), &request).await?;
         gate.slow_down(Duration::ZERO);
         let undelivered = || async { (world.relay.log().matches("answer-undelivered").count() > count).then_some(()) };
         world.until("an answer that nobody waits for", undelivered).await?;
@@ -124,7 +124,7 @@ async fn an_app_that_hangs_up_while_its_instance_is_being_stored_has_ended_no_ea
         world.whole_call(&standing).await?;
     }
     // What is enabled then takes its place.
-    let next = world.enable_as(&wish).await?;
+    let next = world.enable_as(&request).await?;
     world.await_gone(&standing).await?;
     serves(&world, 1.0).await?;
     world.whole_call(&next).await

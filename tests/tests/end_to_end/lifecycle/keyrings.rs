@@ -67,7 +67,7 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
         answer.contains("the other nodes use another keyring").then_some(())
     });
     unready.await?;
-    let answer = other.api().enable(&world.wish(OTHER_TOKEN)).await?;
+    let answer = other.api().enable(&world.enable_request(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert_eq!(world.registrar.registers(&world.aor()).len(), 0, "the SIP server was not bothered");
     other.kill_9().await?;
@@ -76,7 +76,7 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
     assert!(!check.status.success() && said.contains("error: store.keyring: the other nodes"), "{said}");
     std::fs::copy(world.relay.setup().keyring.as_ref().expect("a file"), &keyring)?;
     other.restart().await?;
-    assert_eq!(other.api().enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
+    assert_eq!(other.api().enable(&world.enable_request(OTHER_TOKEN)).await?.status, 201);
     other.await_log("serving", SOON).await?;
     Ok(())
 }
@@ -100,7 +100,7 @@ async fn a_node_that_gets_the_keyring_of_the_others_while_it_runs_tells_the_key_
     let told = keys().await;
     assert_eq!(told, Some(world.api.get("/v1/keys").await?.text()), "one keyring, one key");
     assert_ne!(told, Some(own));
-    let instance = other.api().enabled(&world.wish(OTHER_TOKEN)).await?;
+    let instance = other.api().enabled(&world.enable_request(OTHER_TOKEN)).await?;
     let receipt: Receipt = serde_json::from_value(other.api().disable(&instance).await?.json()).expect("a receipt");
     let key = Keyring::open(&keyring).expect("the keyring").receipt_public_key();
     verify_receipt(&receipt, &key).expect("a receipt of this key");
@@ -147,7 +147,7 @@ async fn a_start_without_the_keyring_of_what_is_stored_is_refused_until_it_is_th
     world.relay.restart().await?;
     // Its SIP server has the Contact that nobody refreshes any more until its grant ends.
     world.registrar.forget();
-    assert_eq!(world.api.enable(&world.wish(OTHER_TOKEN)).await?.status, 201);
+    assert_eq!(world.api.enable(&world.enable_request(OTHER_TOKEN)).await?.status, 201);
     Ok(())
 }
 
@@ -155,7 +155,7 @@ async fn a_start_without_the_keyring_of_what_is_stored_is_refused_until_it_is_th
 async fn a_node_with_another_keyring_shows_nobody_what_is_kept_and_loses_nothing_of_it() -> Outcome {
     let (redis, scratch) = (RedisServer::start(), Scratch::new());
     let world = World::with(|setup| setup.store = redis.url()).await?;
-    let alice = world.enable_as(&world.wish_with_alerts()).await?;
+    let alice = world.enable_as(&world.enable_request_with_alerts()).await?;
     let message = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
     message.expect(202, SOON).await?;
     world.alert("message").await?;

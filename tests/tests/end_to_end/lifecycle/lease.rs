@@ -28,9 +28,10 @@ fn any_lifetime(setup: &mut Setup) {
 async fn iphone(world: &World, number: usize, hours: u64, behind: u64) -> Result<(Instance, String), Missed> {
     let token = |kind: char| format!("{kind}{number}").repeat(32);
     let alert = json!({"provider": "apns", "token": token('a')});
-    let mut wish = world.wish_for(json!({"call_push": {"provider": "apns", "token": token('c')}, "alert_push": alert}));
-    wish["lifetime_s"] = json!(hours * HOUR + behind);
-    Ok((world.enable_as(&wish).await?, token('a')))
+    let mut request =
+        world.enable_request_for(json!({"call_push": {"provider": "apns", "token": token('c')}, "alert_push": alert}));
+    request["lifetime_s"] = json!(hours * HOUR + behind);
+    Ok((world.enable_as(&request).await?, token('a')))
 }
 
 async fn apple(world: &World) -> Result<apns::ReceivedPush, Missed> {
@@ -80,9 +81,9 @@ async fn half_a_day_and_an_hour_before_its_end_the_user_sees_that_a_lease_ends()
 async fn an_android_phone_is_told_by_its_one_token_without_waking_it_from_doze() -> Outcome {
     let world = World::with(any_lifetime).await?;
     for (hours, event, next_h) in [(24, "renew", 12), (12, "expiring", 1), (1, "expiring", 0)] {
-        let mut wish = world.android_wish(FCM_TOKEN);
-        wish["lifetime_s"] = json!(hours * HOUR + 2);
-        let instance = world.enable_as(&wish).await?;
+        let mut request = world.android_enable_request(FCM_TOKEN);
+        request["lifetime_s"] = json!(hours * HOUR + 2);
+        let instance = world.enable_as(&request).await?;
         let push = google(&world).await?;
         assert_eq!((push.token.as_str(), push.priority.as_str()), (FCM_TOKEN, "NORMAL"));
         is_reminder(&push.payload, event, &instance, next_h);
@@ -94,9 +95,9 @@ async fn an_android_phone_is_told_by_its_one_token_without_waking_it_from_doze()
 #[tokio::test]
 async fn an_iphone_without_an_alert_token_is_never_sent_a_reminder_as_a_voip_push() -> Outcome {
     let world = World::with(any_lifetime).await?;
-    let mut wish = world.wish(TOKEN);
-    wish["lifetime_s"] = json!(HOUR + 1);
-    world.enable_as(&wish).await?;
+    let mut request = world.enable_request(TOKEN);
+    request["lifetime_s"] = json!(HOUR + 1);
+    world.enable_as(&request).await?;
     // Enabled after it, so due after it.
     iphone(&world, 1, 1, 2).await?;
     assert_ne!(apple(&world).await?.token, TOKEN);
@@ -178,7 +179,7 @@ async fn a_reminder_that_no_push_service_took_is_sent_by_the_next_run() -> Outco
 async fn a_registration_that_was_said_to_fail_is_said_to_be_back_by_the_next_run() -> Outcome {
     let redis = RedisServer::start();
     let mut world = on_redis(&redis, hasty).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     world.registrar.behave(&world.aor(), Behaviour::RetryAfter(3));
     assert_eq!(apple(&world).await?.payload["sipwake"]["event"], "registration-failing");
     // What was told is written down until the drain's end.
@@ -194,7 +195,7 @@ async fn a_registration_that_was_said_to_fail_is_said_to_be_back_by_the_next_run
 #[tokio::test]
 async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcome {
     let world = World::with(hasty).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     world.registrar.change_password("alice", "changed");
     for event in ["registration-failing", "registration-lost"] {
         let push = apple(&world).await?;
@@ -210,7 +211,7 @@ async fn a_registration_that_is_lost_is_told_with_the_status_and_why() -> Outcom
 #[tokio::test]
 async fn a_registration_that_fails_for_long_is_told_once_and_again_when_it_is_back() -> Outcome {
     let world = World::with(hasty).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let begun = now();
     // What a server says that has lost its memory: no reason to end an account.
     world.registrar.behave(&world.aor(), Behaviour::RetryAfter(3));
@@ -245,8 +246,8 @@ async fn a_sip_server_that_cannot_be_reached_is_told_to_each_device_of_the_accou
     let mut tokens = ["1", "2"].map(|number| (format!("c{number}").repeat(32), format!("a{number}").repeat(32)));
     for (call, alert) in &tokens {
         let target = |token: &str| json!({"provider": "apns", "token": token});
-        let wish = world.wish_for(json!({"call_push": target(call), "alert_push": target(alert)}));
-        world.enable_as(&wish).await?;
+        let request = world.enable_request_for(json!({"call_push": target(call), "alert_push": target(alert)}));
+        world.enable_as(&request).await?;
     }
     // Another one at another address: nobody listens at the old one.
     world.registrar = Registrar::start(Settings::default()).await?;

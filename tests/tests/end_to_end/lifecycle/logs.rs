@@ -100,8 +100,8 @@ async fn an_outage_of_the_store_is_a_line_when_it_begins_and_one_when_it_is_over
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_has_a_number_in_its_answer_and_its_lines_and_a_call_has_one_in_each_of_its_own() -> Outcome {
     let world = World::start().await?;
-    let wish = world.wish(tests::world::TOKEN);
-    let answer = world.api.enable(&wish).await?;
+    let request = world.enable_request(tests::world::TOKEN);
+    let answer = world.api.enable(&request).await?;
     let number = answer.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     assert!(number.len() == 18 && number.starts_with("r_"), "{number}");
     let lines = |needle: &str| {

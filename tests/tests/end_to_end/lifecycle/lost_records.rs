@@ -39,7 +39,7 @@ async fn a_redis_whose_clock_jumps_ahead_ends_no_account_on_any_node_and_brings_
     let redis = RedisServer::start_by(&clock);
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     let (here, wiped) = (world.enable().await?, world.enable_android().await?);
-    let there = other.api().enabled(&world.wish(OTHER_TOKEN)).await;
+    let there = other.api().enabled(&world.enable_request(OTHER_TOKEN)).await;
     let there = there.map_err(|error| Missed::new("201", error.to_string()))?;
     assert_eq!(other.api().disable(&wiped).await?.status, 200);
     for ahead in [130 * HOUR_S, 0] {
@@ -116,9 +116,9 @@ async fn what_is_lost_while_its_node_stands_still_is_written_again() -> Outcome 
 async fn what_has_ended_while_its_node_stood_still_is_told_to_its_user_and_has_a_receipt() -> Outcome {
     let lifetime = ["1s", "5d", "6d"].map(str::to_owned);
     let (world, redis) = World::on_redis(|setup| setup.lifetime = lifetime).await?;
-    let mut wish = world.wish(TOKEN);
-    wish["lifetime_s"] = json!(LEASE.as_secs() - 1);
-    let instance = world.enable_as(&wish).await?;
+    let mut request = world.enable_request(TOKEN);
+    request["lifetime_s"] = json!(LEASE.as_secs() - 1);
+    let instance = world.enable_as(&request).await?;
     world.relay.freeze();
     tokio::time::sleep(LEASE + RENEWAL).await;
     assert!(!redis.keys().contains(&key(&instance)), "its time is over");
@@ -190,7 +190,11 @@ async fn the_same_device_that_is_enabled_elsewhere_replaces_what_the_store_has_l
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     let earlier = world.enable().await?;
     lose(&redis, &earlier);
-    let later = other.api().enabled(&world.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = other
+        .api()
+        .enabled(&world.enable_request(TOKEN))
+        .await
+        .map_err(|error| Missed::new("201", error.to_string()))?;
     world.await_gone(&earlier).await?;
     assert_eq!(world.await_contacts(1).await?.len(), 1);
     assert_eq!(other.api().read(&later).await?.status, 200);

@@ -64,14 +64,14 @@ async fn an_account_is_registered_over_every_transport_that_the_operator_named()
 async fn a_transport_or_address_or_domain_that_is_not_allowed_is_refused_before_anything_is_sent() -> Outcome {
     let world = World::with(|setup| setup.domains = vec!["example.test".to_owned()]).await?;
     let refused = async |change: fn(&mut serde_json::Value)| {
-        let mut wish = world.android_wish("a-token-that-is-refused");
-        change(&mut wish);
-        let answer = world.api.enable(&wish).await.expect("an answer");
+        let mut request = world.android_enable_request("a-token-that-is-refused");
+        change(&mut request);
+        let answer = world.api.enable(&request).await.expect("an answer");
         (answer.status, answer.problem().unwrap_or_default())
     };
-    let udp = refused(|wish| wish["account"]["registrar"] = json!("sip:127.0.0.1:5999;transport=udp")).await;
-    let inside = refused(|wish| wish["account"]["registrar"] = json!("sip:10.1.2.3:5061;transport=tls")).await;
-    let domain = refused(|wish| wish["account"]["aor"] = json!("sip:alice@example.org")).await;
+    let udp = refused(|request| request["account"]["registrar"] = json!("sip:127.0.0.1:5999;transport=udp")).await;
+    let inside = refused(|request| request["account"]["registrar"] = json!("sip:10.1.2.3:5061;transport=tls")).await;
+    let domain = refused(|request| request["account"]["aor"] = json!("sip:alice@example.org")).await;
     assert_eq!((udp.0, inside.0, domain.0), (403, 403, 403), "{udp:?} {inside:?} {domain:?}");
     assert_eq!(world.registrar.register_count(), 0);
     Ok(())
@@ -80,9 +80,9 @@ async fn a_transport_or_address_or_domain_that_is_not_allowed_is_refused_before_
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_credentials_are_answered_at_once_and_nothing_is_kept() -> Outcome {
     let (world, redis) = World::on_redis(|_| {}).await?;
-    let mut wish = world.android_wish("token-of-a-stranger");
-    wish["account"]["password"] = json!("looking-glass");
-    let answer = world.api.enable(&wish).await?;
+    let mut request = world.android_enable_request("token-of-a-stranger");
+    request["account"]["password"] = json!("looking-glass");
+    let answer = world.api.enable(&request).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
     assert!(!answer.text().contains("looking-glass"));
     world.await_contacts(0).await?;
@@ -93,12 +93,12 @@ async fn refused_credentials_are_answered_at_once_and_nothing_is_kept() -> Outco
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_is_enabled_again_replaces_the_earlier_instance_without_losing_its_registration() -> Outcome {
     let world = World::start().await?;
-    let mut wish = world.android_wish("one-token-for-both");
-    let mut later = world.enable_as(&wish).await?;
+    let mut request = world.android_enable_request("one-token-for-both");
+    let mut later = world.enable_as(&request).await?;
     // However its user is written (RFC 3261 §19.1.4).
     for aor in [world.aor(), world.aor().replace("alice", "%61lice"), world.aor()] {
-        wish["account"]["aor"] = json!(aor);
-        let earlier = std::mem::replace(&mut later, world.enable_as(&wish).await?);
+        request["account"]["aor"] = json!(aor);
+        let earlier = std::mem::replace(&mut later, world.enable_as(&request).await?);
         world.await_gone(&earlier).await?;
         world.await_contacts(1).await?;
     }
@@ -111,7 +111,7 @@ async fn an_account_that_is_enabled_again_replaces_the_earlier_instance_without_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_the_push_service_calls_gone_wipes_the_instance() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.android_wish("token-of-a-lost-phone")).await?;
+    let instance = world.enable_as(&world.android_enable_request("token-of-a-lost-phone")).await?;
     world.fcm.answer_with("token-of-a-lost-phone", [fcm::Answer::Unregistered]);
     let caller = world.call()?;
     caller.expect(480, SOON).await?;
@@ -122,7 +122,7 @@ async fn a_token_that_the_push_service_calls_gone_wipes_the_instance() -> Outcom
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_ends_with_its_lease() -> Outcome {
     let world = World::with(|setup| setup.lifetime = ["1s", "4s", "6d"].map(str::to_owned)).await?;
-    let instance = world.enable_as(&world.android_wish("token-of-a-short-lease")).await?;
+    let instance = world.enable_as(&world.android_enable_request("token-of-a-short-lease")).await?;
     world.await_gone(&instance).await?;
     world.await_contacts(0).await.map(drop)
 }
@@ -130,7 +130,7 @@ async fn an_instance_ends_with_its_lease() -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_in_the_foreground_is_unregistered_and_registered_again_behind() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.android_wish("token-that-comes-and-goes")).await?;
+    let instance = world.enable_as(&world.android_enable_request("token-that-comes-and-goes")).await?;
     let answer = world.api.change(&instance, &json!({"presence": "foreground"})).await?;
     assert_eq!((answer.status, answer.json()["state"].as_str()), (200, Some("foreground")), "{}", answer.text());
     world.await_contacts(0).await?;
@@ -141,7 +141,7 @@ async fn an_app_in_the_foreground_is_unregistered_and_registered_again_behind() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_push_token_is_used_from_then_on() -> Outcome {
     let world = World::start().await?;
-    let instance = world.enable_as(&world.android_wish("the-old-token")).await?;
+    let instance = world.enable_as(&world.android_enable_request("the-old-token")).await?;
     let change = json!({"device": {"call_push": {"provider": "fcm", "token": "the-new-token"}}});
     let answer = world.api.change(&instance, &change).await?;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -153,7 +153,7 @@ async fn a_new_push_token_is_used_from_then_on() -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn disabling_ends_a_held_call_and_is_complete_although_the_sip_server_is_silent() -> Outcome {
     let (world, redis) = World::on_redis(|_| {}).await?;
-    let instance = world.enable_as(&world.android_wish("token-of-a-held-call")).await?;
+    let instance = world.enable_as(&world.android_enable_request("token-of-a-held-call")).await?;
     let caller = world.call()?;
     world.android_push().await?;
     world.registrar.behave(&world.aor(), Behaviour::Silence);
@@ -171,10 +171,10 @@ async fn a_slow_sip_server_is_waited_for_after_a_202() -> Outcome {
     let world = World::start().await?;
     // Its challenge after five seconds, its 200 after five more; the API answers after six, or a little more.
     world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_secs(5)));
-    let wish = world.android_wish("token-of-patience");
-    let answer = world.api.enable(&wish).await?;
+    let request = world.android_enable_request("token-of-patience");
+    let answer = world.api.enable(&request).await?;
     assert_eq!((answer.status, answer.json()["registration"]["state"].as_str()), (202, Some("registering")));
-    let instance = Instance::new(&wish, answer.json());
+    let instance = Instance::new(&request, answer.json());
     world.await_contacts(1).await?;
     let registered = || async {
         let answer = world.api.read(&instance).await.ok()?;
@@ -190,8 +190,8 @@ async fn a_slow_sip_server_is_waited_for_after_a_202() -> Outcome {
 async fn a_sip_server_that_is_busy_now_is_tried_again_after_a_202() -> Outcome {
     let world = World::start().await?;
     world.registrar.script(&world.aor(), &[Behaviour::RetryAfter(1), Behaviour::Accept]);
-    let wish = world.android_wish("token-of-patience");
-    let answer = world.api.enable(&wish).await?;
+    let request = world.android_enable_request("token-of-patience");
+    let answer = world.api.enable(&request).await?;
     assert_eq!((answer.status, answer.json()["registration"]["state"].as_str()), (202, Some("retrying")));
     assert_eq!(answer.json()["registration"]["status"], 503);
     // The wait of RFC 5626 §4.5 is half a minute; that it ends is shown in virtual time.
@@ -202,15 +202,15 @@ async fn a_sip_server_that_is_busy_now_is_tried_again_after_a_202() -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_store_calls_ring_and_enabling_is_answered_503_until_it_is_back() -> Outcome {
     let (world, mut redis) = World::on_redis(|_| {}).await?;
-    let instance = world.enable_as(&world.android_wish("token-before-the-outage")).await?;
+    let instance = world.enable_as(&world.android_enable_request("token-before-the-outage")).await?;
     redis.stop();
     let _in_call = world.answered(&instance).await?;
-    let answer = world.api.enable(&world.android_wish("token-in-the-outage")).await?;
+    let answer = world.api.enable(&world.android_enable_request("token-in-the-outage")).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert!(world.await_readiness("degraded").await?.contains("the store does not answer"));
     redis.restart();
     world.await_readiness("ready").await?;
-    let later = world.enable_as(&world.android_wish("token-after-the-outage")).await?;
+    let later = world.enable_as(&world.android_enable_request("token-after-the-outage")).await?;
     for instance in [&instance, &later] {
         world.disable(instance).await?;
     }
@@ -220,7 +220,7 @@ async fn without_the_store_calls_ring_and_enabling_is_answered_503_until_it_is_b
 #[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_and_a_restart_every_instance_is_registered_again() -> Outcome {
     let (mut world, _redis) = World::on_redis(|_| {}).await?;
-    let instance = world.enable_as(&world.android_wish("token-that-survives")).await?;
+    let instance = world.enable_as(&world.android_enable_request("token-that-survives")).await?;
     world.await_contacts(1).await?;
     world.relay.kill_9().await?;
     world.registrar.forget();

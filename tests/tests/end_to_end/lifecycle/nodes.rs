@@ -75,7 +75,11 @@ async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_fi
     let (world, other) = two_nodes(&redis).await?;
     let earlier = world.enable().await?;
     let alone = redis.instance_keys().len();
-    let later = other.api().enabled(&world.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = other
+        .api()
+        .enabled(&world.enable_request(TOKEN))
+        .await
+        .map_err(|error| Missed::new("201", error.to_string()))?;
     world.await_gone(&earlier).await?;
     let contacts = world.await_contacts(1).await?;
     assert_eq!(contacts.len(), 1, "the first node has unregistered its Contact");
@@ -115,8 +119,10 @@ async fn a_token_that_another_instance_takes_by_a_change_ends_its_earlier_holder
     let (world, other) = two_nodes(&redis).await?;
     for api in [&world.api, &other.api()] {
         let holder = world.enable().await?;
-        let taker =
-            api.enabled(&world.wish(OTHER_TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+        let taker = api
+            .enabled(&world.enable_request(OTHER_TOKEN))
+            .await
+            .map_err(|error| Missed::new("201", error.to_string()))?;
         let change = json!({"device": {"call_push": {"provider": "apns", "token": TOKEN}}});
         assert_eq!(api.change(&taker, &change).await?.status, 200);
         world.await_gone(&holder).await?;
@@ -254,11 +260,11 @@ async fn what_a_killed_node_leaves(outbound: bool) -> Outcome {
         others.push(RelayProcess::start(setup).await?);
     }
     for name in &names {
-        let mut wish = world.wish(TOKEN);
-        wish["account"]["aor"] = json!(world.registrar.aor(name));
-        wish["account"]["auth_username"] = json!(name);
-        wish["account"]["password"] = json!("a password of theirs");
-        world.enable_as(&wish).await?;
+        let mut request = world.enable_request(TOKEN);
+        request["account"]["aor"] = json!(world.registrar.aor(name));
+        request["account"]["auth_username"] = json!(name);
+        request["account"]["password"] = json!("a password of theirs");
+        world.enable_as(&request).await?;
     }
     let before: Vec<_> = names.iter().map(|name| world.registrar.contacts(&world.registrar.aor(name))).collect();
     let killed_at = Instant::now();
@@ -345,7 +351,7 @@ async fn an_operator_asks_any_node_of_all_instances_and_wipes_them_wherever_they
     // Each node has a token of its own: what another node asks needs none.
     (setup.ports, setup.operator_token) = (Ports::default(), "a-token-of-the-other-node".to_owned());
     let other = RelayProcess::start(setup).await?;
-    let (here, there) = (world.enable().await?, other.api().enabled(&world.wish(OTHER_TOKEN)).await?);
+    let (here, there) = (world.enable().await?, other.api().enabled(&world.enable_request(OTHER_TOKEN)).await?);
     let asks = async |relay: &RelayProcess, method: &str, path: &str, body: Option<&serde_json::Value>| {
         let path = format!("/v1/operator/instances{path}");
         relay.operator().json(method, &path, Some(relay.setup().operator_token.as_str()), body).await
@@ -388,7 +394,7 @@ async fn an_operator_asks_any_node_of_all_instances_and_wipes_them_wherever_they
     assert_eq!((wiped.status, &wiped.json()["unregistered"]), (200, &json!(true)), "{}", wiped.text());
     assert_eq!(other.api().read(&there).await?.status, 404);
     // One whose owner is gone, before it is taken over.
-    let there = other.api().enabled(&world.wish(OTHER_TOKEN)).await?;
+    let there = other.api().enabled(&world.enable_request(OTHER_TOKEN)).await?;
     other.kill_9().await?;
     let shown = asks(&world.relay, "GET", &format!("/{}", there.id), None).await?;
     assert_eq!(shown.status, 200, "{}", shown.text());

@@ -92,7 +92,7 @@ async fn what_is_disabled_before_its_shard_has_it_is_wiped_with_a_receipt_and_do
 #[tokio::test]
 async fn what_is_enabled_again_before_its_shard_has_it_ends_and_does_not_come_back() -> Outcome {
     let (mut world, redis, alice, record) = on_its_way().await?;
-    let later = world.enable_as(&world.wish(TOKEN)).await?;
+    let later = world.enable_as(&world.enable_request(TOKEN)).await?;
     let is_alone = || async { (!redis.keys().contains(&record.key)).then_some(()) };
     world.until("the record of the later one alone", is_alone).await?;
     world.until("404", || async { (world.api.read(&alice).await.ok()?.status == 404).then_some(()) }).await?;
@@ -150,9 +150,9 @@ async fn an_account_that_is_on_its_way_while_a_relay_starts_is_no_unknown_addres
     seed(&world, &redis.url(), MANY).await?;
     world.relay.relaunch()?;
     let (mut told, begun) = (Vec::new(), std::time::Instant::now());
-    let wish = json!({"aor": world.aor(), "wait_ms": 1});
+    let request = json!({"aor": world.aor(), "wait_ms": 1});
     while !told.contains(&504) && begun.elapsed() < SOON {
-        match world.relay.api().wake(&key, &wish).await {
+        match world.relay.api().wake(&key, &request).await {
             Ok(answer) => told.push(answer.status),
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
         }
@@ -199,11 +199,11 @@ async fn what_was_kept_when_an_escape_made_another_account_is_replaced_by_the_sa
     let earlier = seed_spelt(&world, &redis.url(), 1, |aor| aor.replace("sip:s", "sip:%73")).await?.remove(0);
     world.relay.restart().await?;
     world.until("its record", || async { (world.api.read(&earlier).await.ok()?.status == 200).then_some(()) }).await?;
-    let mut wish = world.wish(&format!("{:064x}", 0));
+    let mut request = world.enable_request(&format!("{:064x}", 0));
     for (key, value) in [("aor", &*world.registrar.aor("s0")), ("auth_username", "s0"), ("password", PASSWORD)] {
-        wish["account"][key] = json!(value);
+        request["account"][key] = json!(value);
     }
-    let later = world.enable_as(&wish).await?;
+    let later = world.enable_as(&request).await?;
     world.await_gone(&earlier).await?;
     world.disable(&later).await?;
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await

@@ -22,7 +22,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
         phone.unregister(SOON).await?;
     }
     let registered = world.registrar.registers(&world.aor()).len();
-    let answer = world.api.enable(&world.wish(&TOKEN.replace('a', "b"))).await?;
+    let answer = world.api.enable(&world.enable_request(&TOKEN.replace('a', "b"))).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert_eq!(world.registrar.registers(&world.aor()).len(), registered, "the SIP server was not bothered");
     assert_eq!(world.api.read(&one).await?.status, 200, "what is here can be read");
@@ -38,7 +38,7 @@ async fn without_redis_known_bindings_ring_enabling_is_503_and_readyz_says_why()
     // It came back empty: what is known here is written again.
     world.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
     assert_eq!(world.api.change(&one, &change).await?.status, 200);
-    let three = world.enable_as(&world.wish(&TOKEN.replace('a', "b"))).await?;
+    let three = world.enable_as(&world.enable_request(&TOKEN.replace('a', "b"))).await?;
     world.await_contacts(1).await?;
     world.whole_call(&three).await?;
     for instance in [&one, &two, &three] {
@@ -112,7 +112,7 @@ async fn an_enabling_that_has_failed_is_not_there_when_its_record_arrives_late()
     let store = format!("redis://{}", stall.address());
     let mut world = World::between(|_| {}, |setup| setup.store = store).await?;
     stall.hold(b"sipwake:i:{");
-    let answer = world.api.enable(&world.wish(TOKEN)).await?;
+    let answer = world.api.enable(&world.enable_request(TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert!(stall.has_stalled());
     stall.release().await;
@@ -188,13 +188,13 @@ async fn an_enabling_that_cannot_be_stored_in_the_end_is_unregistered_again() ->
     let (world, redis) = World::on_redis(|_| {}).await?;
     let aor = world.aor();
     world.registrar.behave(&aor, tests::registrar::Behaviour::Slow(std::time::Duration::from_millis(800)));
-    let wish = world.wish(TOKEN);
+    let request = world.enable_request(TOKEN);
     let freeze = async {
         world.registrar.await_registers(&aor, 1, SOON).await?;
         redis.freeze();
         Ok::<_, tests::board::Missed>(())
     };
-    let (answer, frozen) = tokio::join!(world.api.enable(&wish), freeze);
+    let (answer, frozen) = tokio::join!(world.api.enable(&request), freeze);
     frozen?;
     let answer = answer?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());

@@ -13,7 +13,7 @@ use super::Outcome;
 async fn where_md5_is_refused_a_server_that_knows_nothing_else_is_refused_in_words() -> Outcome {
     let md5 = |settings: &mut tests::registrar::Settings| settings.algorithms = vec![Algorithm::Md5];
     let world = World::between(md5, |setup| setup.upstream = "allow_md5 = false\n".to_owned()).await?;
-    let answer = world.api.enable(&world.wish(TOKEN)).await?;
+    let answer = world.api.enable(&world.enable_request(TOKEN)).await?;
     let problem = answer.json();
     assert_eq!((answer.status, text(&problem["type"]).as_str()), (422, "urn:sipwake:problem:upstream-refused"));
     assert_eq!(problem["sip_status"], 401);
@@ -49,10 +49,10 @@ async fn a_restart_asks_the_sip_server_no_faster_than_the_operator_says() -> Out
     })
     .await?;
     for (number, user) in users.iter().enumerate() {
-        let mut wish = world.wish(&format!("{number:02x}{}", &OTHER_TOKEN[2..]));
-        wish["account"]["aor"] = world.registrar.aor(user).into();
-        wish["account"]["auth_username"] = user.as_str().into();
-        world.enable_as(&wish).await?;
+        let mut request = world.enable_request(&format!("{number:02x}{}", &OTHER_TOKEN[2..]));
+        request["account"]["aor"] = world.registrar.aor(user).into();
+        request["account"]["auth_username"] = user.as_str().into();
+        world.enable_as(&request).await?;
     }
     let all = |world: &World| -> Vec<tests::registrar::RegisterSeen> {
         users.iter().flat_map(|user| world.registrar.registers(&world.registrar.aor(user))).collect()

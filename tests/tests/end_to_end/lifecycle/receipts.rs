@@ -256,10 +256,10 @@ async fn a_refusal_that_comes_after_the_202_wipes_what_was_stored() -> Outcome {
     .await?;
     let mut enabling = tokio::task::JoinSet::new();
     for n in 0..40 {
-        let (api, mut wish) = (world.relay.api(), world.wish(&format!("{n:064x}")));
-        wish["account"]["aor"] = json!(world.aor().replace("alice", &format!("nobody{n}")));
-        wish["account"]["auth_username"] = json!(format!("nobody{n}"));
-        enabling.spawn(async move { api.enable(&wish).await });
+        let (api, mut request) = (world.relay.api(), world.enable_request(&format!("{n:064x}")));
+        request["account"]["aor"] = json!(world.aor().replace("alice", &format!("nobody{n}")));
+        request["account"]["auth_username"] = json!(format!("nobody{n}"));
+        enabling.spawn(async move { api.enable(&request).await });
     }
     let mut late = Vec::new();
     while let Some(answer) = enabling.join_next().await {

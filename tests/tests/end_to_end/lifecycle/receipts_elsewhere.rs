@@ -49,7 +49,7 @@ async fn what_an_enabling_at_another_node_replaces_has_a_receipt_a_line_and_a_co
     let (redis, trails) = (RedisServer::start(), Scratch::new());
     let (world, other) = two_nodes(&redis, trails.path()).await?;
     let earlier = world.enable().await?;
-    other.api().enabled(&world.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+    other.api().enabled(&world.enable_request(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
     world.await_gone(&earlier).await?;
     let look = || async { world.api.disable(&earlier).await.ok().filter(|answer| answer.status == 200) };
     let receipt = world.until("its receipt", look).await?.json();
@@ -67,7 +67,11 @@ async fn what_another_node_replaced_does_not_come_back_with_a_store_as_it_was_be
     let (mut world, other) = two_nodes(&redis, trails.path()).await?;
     let earlier = world.enable().await?;
     let dump = redis.dump();
-    let later = other.api().enabled(&world.wish(TOKEN)).await.map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = other
+        .api()
+        .enabled(&world.enable_request(TOKEN))
+        .await
+        .map_err(|error| Missed::new("201", error.to_string()))?;
     world.await_gone(&earlier).await?;
     redis.restart_with(&dump);
     let holds = |id: &str| redis.keys().iter().any(|key| key.starts_with("sipwake:i:") && key.contains(id));

@@ -92,7 +92,7 @@ async fn a_connection_that_the_sip_server_drops_is_made_again_at_once_for_all_it
 #[tokio::test]
 async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_apart() -> Outcome {
     let world = World::with(hasty).await?;
-    let instance = world.enable_as(&world.wish_with_alerts()).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
     let aor = world.aor();
     let seen = world.registrar.registers(&aor).len();
     world.registrar.change_password("alice", "changed");
@@ -130,9 +130,9 @@ async fn a_sip_server_that_refuses_all_accounts_ends_none_and_one_that_is_refuse
 -> Outcome {
     let world = World::among(&[("bob", "builder"), ("carol", "carbon")], hasty).await?;
     let lent = [
-        world.enable_as(&world.wish_with_alerts()).await?,
-        world.enable_as(&world.wish_anew("bob")).await?,
-        world.enable_as(&world.wish_anew("carol")).await?,
+        world.enable_as(&world.enable_request_with_alerts()).await?,
+        world.enable_as(&world.enable_request_anew("bob")).await?,
+        world.enable_as(&world.enable_request_anew("carol")).await?,
     ];
     let aors = ["alice", "bob", "carol"].map(|user| world.registrar.aor(user));
     let refusals = |aor: &String| world.registrar.registers(aor).iter().filter(|it| it.status == Some(403)).count();
@@ -161,7 +161,7 @@ async fn an_account_that_the_sip_server_refuses_is_answered_422_with_its_status(
         [(Behaviour::Refuse(403), 403), (Behaviour::Refuse(404), 404), (Behaviour::AskForever, 401)]
     {
         world.registrar.behave(&world.aor(), behaviour);
-        let answer = world.api.enable(&world.wish(TOKEN)).await?;
+        let answer = world.api.enable(&world.enable_request(TOKEN)).await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
         assert!(answer.text().contains(&status.to_string()), "it names the SIP status: {}", answer.text());
     }
@@ -182,9 +182,9 @@ async fn a_private_address_is_refused_unless_the_operator_lists_it() -> Outcome 
         "sip:[::1]:5061;transport=tls".to_owned(),
         "sip:[::ffff:10.0.0.1]:5061;transport=tls".to_owned(),
     ] {
-        let mut wish = world.wish(TOKEN);
-        wish["account"]["registrar"] = json!(registrar);
-        let answer = world.api.enable(&wish).await?;
+        let mut request = world.enable_request(TOKEN);
+        request["account"]["registrar"] = json!(registrar);
+        let answer = world.api.enable(&request).await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (403, Some("address-not-allowed")), "{registrar}");
     }
     assert_eq!(world.registrar.register_count(), 0);
@@ -213,16 +213,16 @@ async fn an_account_that_is_enabled_again_by_another_transport_is_registered_as_
     let world = World::with(|setup| setup.transports = vec![Transport::Tls, Transport::Tcp]).await?;
     let before = world.enable().await?;
     world.registrar.script(&world.aor(), &[Behaviour::Refuse(503), Behaviour::Accept]);
-    let mut wish = world.wish(TOKEN);
-    wish["account"]["registrar"] = world.registrar.uri(Transport::Tcp).into();
-    let answer = world.api.enable(&wish).await?;
+    let mut request = world.enable_request(TOKEN);
+    request["account"]["registrar"] = world.registrar.uri(Transport::Tcp).into();
+    let answer = world.api.enable(&request).await?;
     assert_eq!(
         (answer.status, answer.json()["registration"]["status"].as_u64()),
         (202, Some(503)),
         "{}",
         answer.text()
     );
-    let instance = Instance::new(&wish, answer.json());
+    let instance = Instance::new(&request, answer.json());
     world.await_gone(&before).await?;
     // The wait of RFC 5626 §4.5 would be half a minute.
     world.await_contacts(1).await?;

@@ -11,10 +11,10 @@ use super::Outcome;
 async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_work() -> Outcome {
     let (mut world, redis) = World::on_redis(|_| {}).await?;
     let one = world.enable().await?;
-    let android = world.android_wish(FCM_TOKEN);
+    let android = world.android_enable_request(FCM_TOKEN);
     let two = world.enable_as(&android).await?;
     let away = world.enable_other().await?;
-    let gone = world.enable_as(&world.wish(&OTHER_TOKEN.replace('0', "f"))).await?;
+    let gone = world.enable_as(&world.enable_request(&OTHER_TOKEN.replace('0', "f"))).await?;
     world.change(&away, json!({"presence": "foreground"})).await?;
     world.disable(&gone).await?;
     // Those of one account share a Contact.
@@ -114,7 +114,7 @@ async fn a_drain_ends_in_time_although_a_phone_never_comes() -> Outcome {
     let exit = world.relay.terminate(Duration::from_secs(20)).await?;
     assert_eq!(exit.code(), Some(0));
     let last = caller.final_response(SOON).await;
-    assert!(last.is_ok(), "a held call is finished or answered: {last:?}");
+    assert!(last.is_ok(), "a waiting call is finished or answered: {last:?}");
     assert_eq!(world.contacts().len(), 1, "a drain unregisters nothing");
     Ok(())
 }

@@ -71,7 +71,7 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
         answer.contains("store.require_ephemeral").then_some(())
     });
     unready.await?;
-    let answer = relay.api().enable(&world.wish(TOKEN)).await?;
+    let answer = relay.api().enable(&world.enable_request(TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     assert_eq!(redis.instance_keys(), [] as [String; 0]);
     Ok(())
@@ -91,7 +91,7 @@ async fn with_require_ephemeral_a_redis_that_takes_over_and_keeps_gets_no_accoun
     keeps.follow(&forgets);
     keeps.follow_nobody();
     opened(gate.lead_to(at(&keeps)).await)?;
-    let answer = world.api.enable(&world.wish(OTHER_TOKEN)).await?;
+    let answer = world.api.enable(&world.enable_request(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     let accounts = |server: &RedisServer| server.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
     assert_eq!(accounts(&keeps), 1, "the one that the earlier one had");

@@ -23,40 +23,40 @@ fn quick(setup: &mut Setup) {
 
 /// What enables Alice's account with right credentials that nobody can compare with her password.
 fn with_ha1(world: &World) -> Value {
-    let mut wish = world.wish(TOKEN);
-    let account = wish["account"].as_object_mut().expect("an account");
+    let mut request = world.enable_request(TOKEN);
+    let account = request["account"].as_object_mut().expect("an account");
     account.remove("password");
     let ha1 = Algorithm::Sha256.ha1("alice", "example.test", "wonderland");
     account.insert("ha1".to_owned(), json!({"realm": "example.test", "SHA-256": ha1}));
-    wish
+    request
 }
 
 /// The same with a password that is wrong.
 fn with_another_password(world: &World) -> Value {
-    let mut wish = world.wish(TOKEN);
-    wish["account"]["password"] = "looking glass".into();
-    wish
+    let mut request = world.enable_request(TOKEN);
+    request["account"]["password"] = "looking glass".into();
+    request
 }
 
 /// Enables while the server says 503 to all.
-async fn enabled_in_vain(world: &World, wish: &Value) -> Result<Instance, Missed> {
-    enabled_in_vain_at(&world.api, world, wish).await
+async fn enabled_in_vain(world: &World, request: &Value) -> Result<Instance, Missed> {
+    enabled_in_vain_at(&world.api, world, request).await
 }
 
 /// The same, on one of several nodes.
-async fn enabled_in_vain_at(api: &ApiClient, world: &World, wish: &Value) -> Result<Instance, Missed> {
+async fn enabled_in_vain_at(api: &ApiClient, world: &World, request: &Value) -> Result<Instance, Missed> {
     world.registrar.behave(&world.aor(), Behaviour::RetryAfter(1));
-    let answer = api.enable(wish).await?;
+    let answer = api.enable(request).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["status"]), (202, &json!(503)), "{}", answer.text());
-    Ok(Instance::new(wish, answer.json()))
+    Ok(Instance::new(request, answer.json()))
 }
 
 /// Enables while the server says nothing, whatever it is shown.
-async fn enabled_in_silence(world: &World, wish: &Value) -> Result<Instance, Missed> {
+async fn enabled_in_silence(world: &World, request: &Value) -> Result<Instance, Missed> {
     world.registrar.behave(&world.aor(), Behaviour::Silence);
-    let answer = world.api.enable(wish).await?;
+    let answer = world.api.enable(request).await?;
     assert_eq!(answer.status, 202, "{}", answer.text());
-    Ok(Instance::new(wish, answer.json()))
+    Ok(Instance::new(request, answer.json()))
 }
 
 /// A call is pushed once, in the name of this instance.
@@ -101,7 +101,7 @@ async fn stands(world: &World, instance: &Instance) -> Outcome {
 async fn the_same_credentials_again_while_the_server_fails_ring_the_new_instance_at_once() -> Outcome {
     let world = World::with(quick).await?;
     let old = world.enable().await?;
-    let new = enabled_in_vain(&world, &world.wish(TOKEN)).await?;
+    let new = enabled_in_vain(&world, &world.enable_request(TOKEN)).await?;
     ended_as(&world, &old, "replaced").await?;
     is_called_as(&world, &new).await?;
     world.registrar.behave(&world.aor(), Behaviour::Accept);
@@ -114,7 +114,7 @@ async fn the_same_credentials_again_while_the_server_fails_ring_the_new_instance
 async fn the_same_credentials_again_while_the_server_says_nothing_ring_the_new_instance() -> Outcome {
     let world = World::over_with(Transport::Udp, quick).await?;
     let old = world.enable().await?;
-    let new = enabled_in_silence(&world, &world.wish(TOKEN)).await?;
+    let new = enabled_in_silence(&world, &world.enable_request(TOKEN)).await?;
     ended_as(&world, &old, "replaced").await?;
     is_called_as(&world, &new).await
 }
@@ -200,7 +200,7 @@ async fn one_that_is_accepted_late_leaves_a_later_one_of_another_node_alone() ->
     let second = enabled_in_vain_at(&other.api(), &world, &with_ha1(&world)).await?;
     stands(&world, &old).await?;
     in_the_next_second(&world).await?;
-    let third = enabled_in_vain(&world, &world.wish(TOKEN)).await?;
+    let third = enabled_in_vain(&world, &world.enable_request(TOKEN)).await?;
     ended_as(&world, &old, "replaced").await?;
     world.registrar.behave(&world.aor(), Behaviour::Accept);
     ended_as(&world, &second, "replaced").await?;
@@ -214,17 +214,17 @@ async fn one_that_was_enabled_elsewhere_while_the_server_was_silent_stands_until
     let redis = RedisServer::start();
     let (world, other) = two_nodes_with(&redis, quick).await?;
     world.registrar.behave(&world.aor(), Behaviour::Silence);
-    let (there, wish) = (other.api(), with_another_password(&world));
+    let (there, request) = (other.api(), with_another_password(&world));
     let meanwhile = async {
         let is_asked = || async { (!world.registrar.registers(&world.aor()).is_empty()).then_some(()) };
         world.until("a REGISTER of the other node", is_asked).await?;
         world.registrar.behave(&world.aor(), Behaviour::Accept);
         world.enable().await
     };
-    let (answer, standing) = tokio::join!(there.enable(&wish), meanwhile);
+    let (answer, standing) = tokio::join!(there.enable(&request), meanwhile);
     let (answer, standing) = (answer?, standing?);
     assert_eq!(answer.status, 202, "{}", answer.text());
-    let slow = Instance::new(&wish, answer.json());
+    let slow = Instance::new(&request, answer.json());
     ended_as(&world, &slow, "refused-upstream").await?;
     world.whole_call(&standing).await
 }
@@ -235,14 +235,14 @@ async fn one_that_has_overtaken_another_is_registered_again_when_that_is_unregis
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_secs(3)));
     let registers = || world.registrar.registers(&world.aor());
-    let (there, wish) = (other.api(), world.wish(TOKEN));
+    let (there, request) = (other.api(), world.enable_request(TOKEN));
     let meanwhile = async {
         world.until("a REGISTER of the other node", || async { (!registers().is_empty()).then_some(()) }).await?;
         in_the_next_second(&world).await?;
         world.registrar.behave(&world.aor(), Behaviour::Accept);
         world.enable().await
     };
-    let (answer, later) = tokio::join!(there.enable(&wish), meanwhile);
+    let (answer, later) = tokio::join!(there.enable(&request), meanwhile);
     let (answer, later) = (answer?, later?);
     assert_eq!(answer.status, 422, "{}", answer.text());
     let is_registered_again = || async {
@@ -316,9 +316,9 @@ async fn a_new_push_token_of_one_that_is_not_proven_ends_the_one_that_stood_for_
 async fn one_that_is_not_proven_takes_the_push_token_of_another_one_when_it_is() -> Outcome {
     let world = World::with(quick).await?;
     let holder = world.enable().await?;
-    let mut wish = with_ha1(&world);
-    wish["device"]["call_push"]["token"] = OTHER_TOKEN.into();
-    let taker = enabled_in_vain(&world, &wish).await?;
+    let mut request = with_ha1(&world);
+    request["device"]["call_push"]["token"] = OTHER_TOKEN.into();
+    let taker = enabled_in_vain(&world, &request).await?;
     let change = json!({"device": {"call_push": {"provider": "apns", "token": TOKEN}}});
     world.change(&taker, change).await?;
     is_called_as(&world, &holder).await?;
@@ -331,10 +331,10 @@ async fn one_that_is_not_proven_takes_the_push_token_of_another_one_when_it_is()
 #[tokio::test]
 async fn what_an_earlier_version_has_kept_by_the_spelling_of_its_user_is_found_after_an_update() -> Outcome {
     let (mut world, redis) = World::on_redis(quick).await?;
-    let mut wish = world.wish(TOKEN);
+    let mut request = world.enable_request(TOKEN);
     let spelt = world.aor().replace("alice", "%61lice");
-    wish["account"]["aor"] = json!(spelt);
-    let earlier = world.enable_as(&wish).await?;
+    request["account"]["aor"] = json!(spelt);
+    let earlier = world.enable_as(&request).await?;
     world.relay.kill_9().await?;
     // As that version named it.
     let as_written = "0".repeat(32);
@@ -362,17 +362,17 @@ async fn what_an_earlier_version_has_kept_by_the_spelling_of_its_user_is_found_a
 async fn what_was_enabled_later_at_another_node_stands_when_the_sip_server_accepts_the_first_one_at_last() -> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
-    let wish = world.android_wish("token-of-who-asks-twice");
+    let request = world.android_enable_request("token-of-who-asks-twice");
     let slow = Behaviour::Slow(Duration::from_secs(4));
     world.registrar.script(&world.aor(), &[slow, Behaviour::Accept]);
     let there = other.api();
-    let (first, second) = tokio::join!(world.api.enable(&wish), async {
+    let (first, second) = tokio::join!(world.api.enable(&request), async {
         // Proven, and not answered yet.
         let is_asked = || async { (world.registrar.registers(&world.aor()).len() > 1).then_some(()) };
         world.until("the first node's REGISTER", is_asked).await?;
         // A record tells the second in which it was enabled.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
-        there.enabled(&wish).await.map_err(Missed::from)
+        there.enabled(&request).await.map_err(Missed::from)
     });
     let (first, second) = (first?, second?);
     assert_eq!((first.status, &first.json()["type"]), (422, &json!("urn:sipwake:problem:overtaken")));

@@ -241,9 +241,9 @@ async fn a_call_of_a_server_that_dns_has_not_told_waits_although_the_proxy_is_kn
     })
     .await?;
     let (proxy, _carrying) = proxy(world.registrar.address(Transport::Udp)).await?;
-    let mut wish = by_domain();
-    wish["account"]["outbound_proxy"] = json!(format!("sip:{proxy}"));
-    world.enable_as(&wish).await?;
+    let mut request = by_domain();
+    request["account"]["outbound_proxy"] = json!(format!("sip:{proxy}"));
+    world.enable_as(&request).await?;
     let contact = world.registrar.contacts(&world.aor()).pop().expect("it is registered").uri;
     world.relay.kill_9().await?;
     dns.silence(true);
@@ -266,22 +266,22 @@ async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
     let world = world(&dns, &[Transport::Tls]).await?;
     let mut v6 = Gate::closed_v6(world.registrar.address(Transport::Tls));
     v6.open()?;
-    let mut wish = world.wish(TOKEN);
-    wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", v6.address().port()));
-    let instance = world.enable_as(&wish).await?;
+    let mut request = world.enable_request(TOKEN);
+    request["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", v6.address().port()));
+    let instance = world.enable_as(&request).await?;
     world.whole_call(&instance).await?;
     world.disable(&instance).await?;
     // By AAAA, as an outbound proxy and as a `sips:` account; the certificate is for the name.
-    let mut wish = by_domain();
-    wish["account"]["outbound_proxy"] = json!(format!("sip:{DOMAIN}:{};transport=tls", v6.address().port()));
-    wish["account"]["registrar"] = json!(format!("sip:{DOMAIN}"));
-    let instance = world.enable_as(&wish).await?;
+    let mut request = by_domain();
+    request["account"]["outbound_proxy"] = json!(format!("sip:{DOMAIN}:{};transport=tls", v6.address().port()));
+    request["account"]["registrar"] = json!(format!("sip:{DOMAIN}"));
+    let instance = world.enable_as(&request).await?;
     world.whole_call(&instance).await?;
     world.disable(&instance).await?;
     // Nobody there at a port that is free: told as what it is.
-    let mut wish = by_domain();
-    wish["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", ports::free()));
-    let answer = world.api.enable(&wish).await?;
+    let mut request = by_domain();
+    request["account"]["registrar"] = json!(format!("sip:[::1]:{};transport=tls", ports::free()));
+    let answer = world.api.enable(&request).await?;
     assert_eq!((answer.status, &answer.json()["registration"]["state"]), (202, &json!("retrying")));
     Ok(())
 }

@@ -51,14 +51,14 @@ async fn a_keyring_whose_file_is_gone_and_an_audit_file_that_was_taken_away_are_
     fs::remove_file(&keyring)?;
     warns(&world, "keyring-file", "put the file back, from a copy", true).await?;
     // What was read is still there to seal with.
-    world.enable_as(&world.wish(TOKEN)).await?;
+    world.enable_as(&world.enable_request(TOKEN)).await?;
     fs::write(&keyring, kept)?;
     fs::set_permissions(&keyring, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     warns(&world, "keyring-file", "put the file back", false).await?;
 
     let file = fs::read_dir(&trail)?.filter_map(Result::ok).next().expect("a file").path();
     fs::rename(&file, scratch.path().join("rotated"))?;
-    world.enable_as(&world.wish(tests::world::OTHER_TOKEN)).await?;
+    world.enable_as(&world.enable_request(tests::world::OTHER_TOKEN)).await?;
     warns(&world, "audit", "was removed or renamed", true).await?;
     assert!(fs::read_to_string(&file)?.contains("\"enabled\""), "the trail goes on");
     Ok(())

@@ -70,7 +70,7 @@ impl Combination {
         (world.transport, world.edge) = (cell.upstream, cell.device);
         let alice = match cell.mode {
             Mode::Credentials => {
-                world.enable_as(&world.wish_of(NOBODY.0, json!({"call_push": apple(OTHER_TOKEN)}))).await?;
+                world.enable_as(&world.enable_request_of(NOBODY.0, json!({"call_push": apple(OTHER_TOKEN)}))).await?;
                 Alice::Lent(world.enable().await?)
             }
             Mode::PushProxy => {

@@ -73,10 +73,10 @@ async fn enabling_answers_as_the_contract_says_and_ends_the_connection() {
     assert_eq!(answer.header("content-type"), "application/json");
     assert_eq!(answer.header("cache-control"), "no-store");
     assert!(answer.ends_connection);
-    let (app, wish) = door.script.with(|script| script.enabled.remove(0));
+    let (app, request) = door.script.with(|script| script.enabled.remove(0));
     assert_eq!(app, "com.example.phone");
-    assert_eq!(wish.account.aor.expose(), "sip:alice@example.com");
-    assert_eq!(wish.account.outbound_proxy.as_deref(), Some("sip:edge.example.com:5061;transport=tls"));
+    assert_eq!(request.account.aor.expose(), "sip:alice@example.com");
+    assert_eq!(request.account.outbound_proxy.as_deref(), Some("sip:edge.example.com:5061;transport=tls"));
 }
 
 #[tokio::test]

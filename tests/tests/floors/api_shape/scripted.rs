@@ -143,7 +143,7 @@ fn edge() -> EdgeAddress {
 fn view() -> View {
     View {
         instance: instance(),
-        state: InstanceState::Active,
+        state: InstanceStatusView::Active,
         registration: registration(),
         created_at: EXPIRES_AT - 432_000,
         expires_at: EXPIRES_AT,
@@ -201,8 +201,8 @@ fn timeline() -> Timeline {
     Timeline { created_at: EXPIRES_AT, steps }
 }
 
-fn receipt(reason: WipeReason) -> Receipt {
-    Receipt { instance: instance(), wiped_at: EXPIRES_AT, reason, unregistered: true, signature: "c2ln".into() }
+fn receipt(reason: WipeReason) -> ReceiptView {
+    ReceiptView { instance: instance(), wiped_at: EXPIRES_AT, reason, unregistered: true, signature: "c2ln".into() }
 }
 
 fn listed() -> Listed {
@@ -210,7 +210,7 @@ fn listed() -> Listed {
         instance: instance(),
         kind: InstanceKind::Lent,
         app: "com.example.phone".into(),
-        state: InstanceState::Active,
+        state: InstanceStatusView::Active,
         registration: registration(),
         created_at: EXPIRES_AT - 432_000,
         expires_at: EXPIRES_AT,
@@ -227,12 +227,12 @@ impl AppService for Scripted {
         Ok(Report { findings: vec![finding], proof: None })
     }
 
-    async fn enable(&self, app: &str, _source: std::net::IpAddr, wish: Enable) -> Result<Enabled, EnableError> {
+    async fn enable(&self, app: &str, _source: std::net::IpAddr, request: Enable) -> Result<Enabled, EnableError> {
         let (refuse, slow) = self.with(|script| (script.refuse, script.slow));
         if let Some(error) = refuse {
             return Err(error);
         }
-        self.with(|script| script.enabled.push((app.to_owned(), wish)));
+        self.with(|script| script.enabled.push((app.to_owned(), request)));
         let registering = Registration {
             state: RegistrationState::Registering,
             status: None,
@@ -272,8 +272,8 @@ impl DeviceService for Scripted {
     async fn call(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<CallView, CallError> {
         self.admit(id, proof)?;
         let state = match call {
-            call if call == ringing_call() => CallState::Ringing,
-            call if call == cancelled_call() => CallState::Cancelled,
+            call if call == ringing_call() => CallStatus::Ringing,
+            call if call == cancelled_call() => CallStatus::Cancelled,
             _ => return Err(CallError::UnknownCall),
         };
         Ok(CallView { state, deadline: EXPIRES_AT })
@@ -281,7 +281,7 @@ impl DeviceService for Scripted {
 
     async fn progress(&self, id: InstanceId, proof: &InstanceSecret, call: CallId) -> Result<(), CallError> {
         match self.call(id, proof, call).await?.state {
-            CallState::Ringing => Ok(()),
+            CallStatus::Ringing => Ok(()),
             over => Err(CallError::Over(over)),
         }
     }
@@ -327,7 +327,7 @@ impl DeviceService for Scripted {
             credential: OwnCredential::Password,
             registrar: None,
             outbound_proxy: None,
-            calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            calls: vec![(ringing_call(), CallView { state: CallStatus::Ringing, deadline: EXPIRES_AT })],
             timeline: timeline(),
             messages: vec![kept_message(None, "text/plain", b"hello")],
             missed_calls: vec![missed_call()],
@@ -348,17 +348,17 @@ impl DeviceService for Scripted {
         &self,
         id: InstanceId,
         proof: &InstanceSecret,
-        wish: TraceRequest,
+        request: TraceRequest,
     ) -> Result<TraceAnswer, TraceError> {
         self.admit(id, proof)?;
-        self.traced(wish)
+        self.traced(request)
     }
 }
 
 impl SipServerService for Scripted {
-    async fn expect(&self, wish: Wake) -> Result<Expected, WakeError> {
-        let user = wish.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
-        self.with(|script| script.woken.push(wish));
+    async fn expect(&self, request: Wake) -> Result<Expected, WakeError> {
+        let user = request.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
+        self.with(|script| script.woken.push(request));
         match user.as_str() {
             "alice" => Ok(Expected { known: 2, awake: 1, arrivals: mpsc::unbounded_channel().1 }),
             // Nobody is left who could come.
@@ -403,26 +403,26 @@ impl OperatorService for Scripted {
         Ok(Export {
             listed: listed(),
             public_key: None,
-            wishes: Some((
+            preferences: Some((
                 WakeFor { call: true, message: false, voicemail: false, missed_call: false },
                 Presence::Background,
             )),
-            calls: vec![(ringing_call(), CallView { state: CallState::Ringing, deadline: EXPIRES_AT })],
+            calls: vec![(ringing_call(), CallView { state: CallStatus::Ringing, deadline: EXPIRES_AT })],
             stories: Vec::new(),
         })
     }
 
-    async fn trace(&self, id: InstanceId, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
+    async fn trace(&self, id: InstanceId, request: TraceRequest) -> Result<TraceAnswer, TraceError> {
         self.admit_operator(id).map_err(|_| AccessError::Unknown)?;
-        self.traced(wish)
+        self.traced(request)
     }
 }
 
 impl Scripted {
     /// A recording that goes on until it is ended.
-    fn traced(&self, wish: TraceRequest) -> Result<TraceAnswer, TraceError> {
-        let traced = self.with(|script| std::mem::replace(&mut script.traced, wish != TraceRequest::End));
-        match wish {
+    fn traced(&self, request: TraceRequest) -> Result<TraceAnswer, TraceError> {
+        let traced = self.with(|script| std::mem::replace(&mut script.traced, request != TraceRequest::End));
+        match request {
             TraceRequest::Begin { for_s } => Ok(TraceAnswer::Begun { until: EXPIRES_AT + for_s }),
             TraceRequest::Read if traced => Ok(TraceAnswer::File(b"\x0a\x0d\x0d\x0a".to_vec())),
             TraceRequest::End if traced => Ok(TraceAnswer::Ended),

@@ -17,9 +17,9 @@ async fn a_sip_server_is_told_how_many_devices_are_awake() {
     assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 2})));
     assert!(!answer.ends_connection, "it holds nothing that must not stay: the next call uses it again");
     door.script.with(|script| {
-        let wish = &script.woken[0];
-        assert_eq!((wish.aor.expose(), &*wish.from), ("sip:alice@example.com", "sip:bob@example.com"));
-        assert_eq!((wish.name.as_deref(), wish.wait.as_millis()), (Some("Bob"), 1500));
+        let request = &script.woken[0];
+        assert_eq!((request.aor.expose(), &*request.from), ("sip:alice@example.com", "sip:bob@example.com"));
+        assert_eq!((request.name.as_deref(), request.wait.as_millis()), (Some("Bob"), 1500));
     });
 }
 
@@ -41,7 +41,9 @@ async fn each_way_to_find_nobody_has_its_status() {
         assert_eq!((answer.status, answer.problem().as_str()), (status, name), "{body}");
         assert!(!answer.text.contains("alice"), "{}", answer.text);
     }
-    assert!(door.script.with(|script| script.woken.iter().all(|wish| !wish.aor.expose().contains("example.org"))));
+    assert!(
+        door.script.with(|script| script.woken.iter().all(|request| !request.aor.expose().contains("example.org")))
+    );
 }
 
 #[tokio::test]

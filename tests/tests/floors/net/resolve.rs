@@ -297,12 +297,12 @@ async fn an_inside_address_is_refused_whatever_path_leads_to_it() {
 async fn a_name_that_turns_inside_is_refused_when_it_is_asked_again() {
     let public = Record::address("rebind.example", "8.8.0.1").with_ttl(0);
     let (dns, resolver) = resolver(vec![public], ONLY_TLS).await;
-    let wish = || target("rebind.example", Some(5061), None);
-    let first = resolver.resolve(&wish(), 1).await.unwrap();
+    let request = || target("rebind.example", Some(5061), None);
+    let first = resolver.resolve(&request(), 1).await.unwrap();
     assert!(first.ttl <= MIN_TTL && first.holds("8.8.0.1".parse().unwrap()));
     dns.set(vec![Record::address("rebind.example", "127.0.0.1")]);
     let fresh = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
-    assert!(matches!(fresh.resolve(&wish(), 1).await, Err(ResolveError::NotAllowed(_))));
+    assert!(matches!(fresh.resolve(&request(), 1).await, Err(ResolveError::NotAllowed(_))));
     // Of a mixed answer only the public part is left.
     dns.set(vec![Record::address("mixed.example", "127.0.0.1"), Record::address("mixed.example", "8.8.0.2")]);
     assert_eq!(ask(&fresh, target("mixed.example", Some(5061), None)).await.unwrap(), ["tls 8.8.0.2:5061"]);

@@ -75,7 +75,7 @@ fn civil(days: i64) -> (i64, usize, i64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_wish_to_one_device_is_not_the_end_of_all_calls() {
+async fn a_long_retry_after_to_one_device_is_not_the_end_of_all_calls() {
     let world = World::new();
     world.fcm.answer_with(&google_token(1), [fcm::Answer::Unavailable { retry_after: Some(120) }]);
     assert_eq!(accepted(&world.ring_each(10 * MS, 1, 20, google).await.ended().await), 20);
@@ -152,7 +152,7 @@ async fn a_rest_that_is_longer_than_calls_wait_lets_one_ask_every_two_seconds() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_that_concerns_one_device_holds_no_other_back() {
+async fn a_retry_after_that_concerns_one_device_holds_no_other_back() {
     let world = World::new();
     world.apns.answer_with(&apple_token(1), [Answer::TooManyRequests { retry_after: Some(600) }]);
     assert!(matches!(world.ring(apple(1), 1).await.verdict, Verdict::Retry { .. }));
@@ -259,7 +259,7 @@ async fn after_a_long_outage_of_the_token_endpoint_the_first_call_waits_5_s_at_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_wish_of_a_token_endpoint_is_not_the_end_of_all_calls() {
+async fn a_long_retry_after_of_a_token_endpoint_is_not_the_end_of_all_calls() {
     let world = World::new();
     world.fcm.answer_token_with([TokenAnswer::Busy(300)]);
     let delivery = world.ring(google(1), 1).await;

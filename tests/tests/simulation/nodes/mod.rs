@@ -113,7 +113,7 @@ struct World {
     next_loss: Option<Duration>,
     next_fault: Duration,
     next_call: Duration,
-    next_wish: Duration,
+    next_request: Duration,
     tokens: u64,
     faults: std::collections::BTreeMap<&'static str, usize>,
     authority: Authority,
@@ -171,7 +171,7 @@ impl World {
             next_loss: plan.loses_after.map(|after| CALM + after),
             next_fault: CALM,
             next_call: CALM,
-            next_wish: CALM,
+            next_request: CALM,
             tokens: 0,
             faults: std::collections::BTreeMap::new(),
             plan,
@@ -312,9 +312,9 @@ impl World {
             let account = self.random.between(0, self.plan.accounts as u64 - 1) as usize;
             self.call(account);
         }
-        if self.now >= self.next_wish {
-            self.next_wish = self.now + self.between(2_000, 9_000);
-            self.wish();
+        if self.now >= self.next_request {
+            self.next_request = self.now + self.between(2_000, 9_000);
+            self.act_as_user();
         }
         if let Some(at) = self.next_loss.filter(|at| *at <= self.now + ALONE) {
             // Nothing else goes wrong until it has happened, and for a while then.
@@ -427,7 +427,7 @@ impl World {
     }
 
     /// Something that a user wants.
-    fn wish(&mut self) {
+    fn act_as_user(&mut self) {
         let account = self.random.between(0, self.plan.accounts as u64 - 1) as usize;
         let device = self.random.between(0, DEVICES as u64 - 1) as usize;
         match self.oracle.instance(account, device) {

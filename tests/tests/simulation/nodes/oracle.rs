@@ -29,7 +29,7 @@ use super::{DEVICES, NODES, Report};
 const MEMORY: Duration = Duration::from_secs(15);
 /// How long a node that ends may not have heard that its device is another's.
 const JOINED: Duration = Duration::from_millis(500);
-/// How long a call may take to ring: as long as one may be held that comes before its instance, and some more.
+/// How long a call may take to ring: as long as one may wait that comes before its instance, and some more.
 const RINGS_WITHIN: Duration = Duration::from_secs(13);
 
 /// How a node stands at a moment.

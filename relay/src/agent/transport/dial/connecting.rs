@@ -288,7 +288,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
-    use sip::endpoint::{Input, Offer};
+    use sip::endpoint::{FlowOutcome, Input};
     use sip::id::FlowId;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
@@ -475,23 +475,23 @@ mod tests {
         let (inner, now) = (&dialler.0, clock::now());
         inner.upstreams.targets(upstream, |targets| {
             targets.dialled(0, FlowId::Stream(7), worse);
-            targets.offered(0, FlowId::Stream(7), Offer::Taken, now, Duration::from_secs(60))
+            targets.on_flow_outcome(0, FlowId::Stream(7), FlowOutcome::Taken, now, Duration::from_secs(60))
         });
-        let mut is_offered = || {
+        let mut is_tried = || {
             let told = std::iter::from_fn(|| inbox.try_recv().ok());
             told.filter(|it| matches!(it, ShardInput::Sip { input: Input::FailbackDialled { .. }, .. })).count() > 0
         };
         let places = all_places(&dialler, &a).await;
         let soon = Duration::from_secs(1);
-        timeout(soon, inner.offer_better(upstream, &route, &[a, worse])).await.expect("it does not wait");
-        assert!(!is_offered());
+        timeout(soon, inner.try_better(upstream, &route, &[a, worse])).await.expect("it does not wait");
+        assert!(!is_tried());
         drop(places);
         // An address that other dials could not connect to is not tried.
         inner.unreachable.failed(place_of(&a), clock::now(), Duration::from_secs(60));
-        inner.offer_better(upstream, &route, &[a, worse]).await;
-        assert!(!is_offered());
+        inner.try_better(upstream, &route, &[a, worse]).await;
+        assert!(!is_tried());
         inner.unreachable.connected(place_of(&a), clock::now());
-        inner.offer_better(upstream, &route, &[a, worse]).await;
-        assert!(is_offered());
+        inner.try_better(upstream, &route, &[a, worse]).await;
+        assert!(is_tried());
     }
 }

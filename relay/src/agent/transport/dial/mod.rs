@@ -14,8 +14,8 @@
 //! Invariant: every [`Output::Dial`](sip::endpoint::Output::Dial) is answered once: with a flow, or with
 //! [`Input::DialFailed`], within `limits.dial_timeout` and as soon as nobody wants the flow any more. At most [`DIALS`] and
 //! [`DIALS_PROVEN`] connections are being opened, and others for answers; the others wait for their turn. A shard hears of an upstream's
-//! addresses before it hears of its flow. A better flow is offered ([`Input::FailbackDialled`]) once; what becomes of each flow is told by
-//! [`Dialler::offered`].
+//! addresses before it hears of its flow. A better flow is handed over ([`Input::FailbackDialled`]) once; what becomes of each flow is told by
+//! [`Dialler::on_flow_outcome`].
 
 mod answers;
 mod connecting;
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, Beside};
 use connecting::{Opened, Patience, Way};
-use sip::endpoint::{Input, Offer, Transport};
+use sip::endpoint::{FlowOutcome, Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -140,18 +140,18 @@ impl Dialler {
     }
 
     /// Handles the verdict of a shard's endpoint on a flow that was opened for it.
-    pub(crate) fn offered(&self, shard: usize, upstream: UpstreamId, flow: FlowId, outcome: Offer) {
+    pub(crate) fn on_flow_outcome(&self, shard: usize, upstream: UpstreamId, flow: FlowId, outcome: FlowOutcome) {
         let (now, first) = (clock::now(), self.0.failback_interval);
-        let offered = |targets: &mut Targets| targets.offered(shard, flow, outcome, now, first);
-        if self.0.upstreams.targets(upstream, offered) == Some(true) {
+        let settle = |targets: &mut Targets| targets.on_flow_outcome(shard, flow, outcome, now, first);
+        if self.0.upstreams.targets(upstream, settle) == Some(true) {
             tracing::info!(
                 event = "failback-tried",
                 upstream = upstream.0,
-                moved = outcome == Offer::Taken,
+                moved = outcome == FlowOutcome::Taken,
                 "a better address of a SIP server was tried"
             );
         }
-        if outcome == Offer::Taken {
+        if outcome == FlowOutcome::Taken {
             self.0.upstreams.look_for_better(upstream, now + first);
         }
     }
@@ -223,7 +223,7 @@ impl Dialler {
                 tokio::spawn(async move {
                     let Ok(_turn) = it.refreshes.acquire().await else { return };
                     match it.learn(upstream, &route, it.seed(upstream, None)).await {
-                        Ok(candidates) => it.offer_better(upstream, &route, &candidates).await,
+                        Ok(candidates) => it.try_better(upstream, &route, &candidates).await,
                         Err(error) => {
                             tracing::info!(event = "sip-server-without-address", upstream = upstream.0, %error, "a SIP server has no address now");
                         }
@@ -287,7 +287,7 @@ impl Inner {
 
     /// Opens a flow to a better address for each shard whose flow leads to a worse one, and lets its endpoint try it. Nobody is waited for:
     /// what cannot be tried now is tried the next time.
-    async fn offer_better(&self, upstream: UpstreamId, route: &Route, candidates: &[Candidate]) {
+    async fn try_better(&self, upstream: UpstreamId, route: &Route, candidates: &[Candidate]) {
         for shard in 0..self.shards.len() {
             if self.better(upstream, shard, candidates).is_none() {
                 continue;
@@ -301,8 +301,8 @@ impl Inner {
                 Ok(Way::Open(opened)) => {
                     let (flow, transport) = self.begin(shard, opened, candidate).await;
                     self.upstreams.targets(upstream, |targets| targets.tries(shard, flow, candidate));
-                    let offer = Input::FailbackDialled { upstream, flow, transport };
-                    self.shards.send(shard, ShardInput::sip(offer)).await;
+                    let input = Input::FailbackDialled { upstream, flow, transport };
+                    self.shards.send(shard, ShardInput::sip(input)).await;
                 }
                 Ok(Way::Failed | Way::Passed) => {}
                 Err(_) => break,
@@ -506,7 +506,7 @@ mod tests {
         assert!(open(&dialler, upstream).await);
         listener.accept().await.unwrap();
         assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
-        dialler.offered(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), Offer::Taken);
+        dialler.on_flow_outcome(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), FlowOutcome::Taken);
         assert_eq!(dialler.led_to(0, upstream), Some(address));
         // An answer that does not tell all takes nothing away; one that there is nothing does.
         upstreams.answered(upstream, clock::now(), &[], false);
@@ -561,11 +561,11 @@ mod tests {
         upstreams.prove(upstream);
         upstreams.used_by(upstream, 0);
         upstreams.answered(upstream, clock::now(), &[better, worse], true);
-        for (outcome, looked_for) in [(Offer::NotWanted, false), (Offer::Taken, true)] {
+        for (outcome, looked_for) in [(FlowOutcome::NotWanted, false), (FlowOutcome::Taken, true)] {
             upstreams.answered(upstream, clock::now(), &[better, worse], true);
             assert!(open(&dialler, upstream).await);
             is_looked_for();
-            dialler.offered(0, upstream, dialled(&mut inbox).unwrap(), outcome);
+            dialler.on_flow_outcome(0, upstream, dialled(&mut inbox).unwrap(), outcome);
             assert_eq!(is_looked_for(), looked_for, "{outcome:?}");
         }
         // Its last account there has ended.
