@@ -96,7 +96,7 @@ pub enum Input {
         /// The address at its other end.
         address: IpAddr,
     },
-    /// The flow that [`Output::Dial`] asked for is open; for UDP, its address is known. Ends with [`Event::FlowOffered`].
+    /// The flow that [`Output::Dial`] asked for is open; for UDP, its address is known. Ends with [`Event::FlowSettled`].
     Dialled {
         /// The upstream of the [`Output::Dial`] that is answered.
         upstream: UpstreamId,
