@@ -63,6 +63,33 @@ async fn a_lookup_that_is_pointed_late_does_not_hide_the_instance_that_has_it_si
 }
 
 #[tokio::test]
+async fn a_letter_to_the_run_before_that_arrives_late_makes_nobody_dead() {
+    let bench = Bench::redis();
+    let (one, stall) = node_behind_a_stall(&bench).await;
+    one.hold_lease().await.expect("leased");
+    enable(&one, 1, "alice").await;
+    let two = one.as_node("a");
+    two.hold_lease().await.expect("leased");
+    stall.hold(b"sipwake:letters:");
+    let claimed = two.claim(8).await;
+    assert!(matches!(claimed, Err(StoreError::Away(_))) && stall.has_stalled(), "{claimed:?}");
+    let reads = one.clone();
+    let reading = tokio::spawn(async move {
+        loop {
+            let _ = reads.next_letter().await;
+        }
+    });
+    stall.release().await;
+    for _ in 0..4 {
+        assert_eq!(claim_all(&two, 8).await, [], "it lives");
+        one.hold_lease().await.expect("leased");
+        two.hold_lease().await.expect("leased");
+    }
+    assert!(two.is_contested() && load(&one, 1).await.expect("stored").owned);
+    reading.abort();
+}
+
+#[tokio::test]
 async fn a_claim_that_arrives_late_takes_nothing_from_a_node_that_lives_again() {
     let bench = Bench::redis();
     let (b, stall) = node_behind_a_stall(&bench).await;

@@ -26,6 +26,7 @@
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
 //! | `rivals` | two processes by one name |
 //! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
+//! | `rivals` | another process by this node's name |
 //! | `failure`, `unasked` | what an error means |
 //!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
@@ -484,29 +485,6 @@ impl RedisStore {
     /// What a node says of itself.
     pub async fn note_of(&self, node: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.bytes_at(&note_key(node)).await
-    }
-
-    /// Whether another process holds this node's lease in turn with this one.
-    pub fn is_contested(&self) -> bool {
-        self.rivals.is_contested()
-    }
-
-    /// Whether this run may take something over: nothing as long as one lives that had this node's lease before it. `ask` has that read a letter.
-    ///
-    /// # Errors
-    /// [`StoreError::Away`].
-    pub async fn may_claim<F: Future<Output = Result<(), StoreError>>>(
-        &self,
-        owner: &Owner,
-        ask: impl FnOnce(Owner) -> F,
-    ) -> Result<bool, StoreError> {
-        if let Some(before) = self.rivals.unasked() {
-            let before = Owner { node: owner.node.clone(), run: before.into() };
-            // One whose letters nobody reads, and which has too many of them, is dead.
-            let reads = ask(before.clone()).await.is_ok() && self.reads_letters(&before).await?;
-            self.rivals.note_asked(reads);
-        }
-        Ok(self.rivals.may_claim())
     }
 
     pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {
