@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::clock::{DAY_S, unix_now};
-use relay::vault::{Fence, Keyring, Settings, StoreError, Vault};
+use relay::vault::{Fence, Keyring, Lease, Settings, StoreError, Vault};
 use tests::stall::Stall;
 
 use super::{Bench, claim_all, enable, id, load, record, settings, until};
@@ -86,6 +86,7 @@ async fn a_letter_to_the_run_before_that_arrives_late_makes_nobody_dead() {
         two.hold_lease().await.expect("leased");
     }
     assert!(two.is_contested() && load(&one, 1).await.expect("stored").owned);
+    assert_eq!(two.hold_lease().await, Ok(Lease::GivenWay));
     reading.abort();
 }
 

@@ -61,7 +61,7 @@ use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
-    AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
+    AwayReason, Fence, Lease, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
@@ -427,20 +427,20 @@ impl RedisStore {
         if self.is_being_restored() { Ok(Vec::new()) } else { self.claims.claim(self, owner, batch, wanted).await }
     }
 
-    /// True when this run held it until now. `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it
+    /// `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it
     /// is written.
     pub async fn hold_lease(
         &self,
         owner: &Owner,
         held_at: Option<Duration>,
         note: impl FnOnce() -> Option<Sealed>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Lease, StoreError> {
         let gives_way = self.rivals.gives_way();
         if gives_way {
             let held_by = self.lease_of(&owner.node).await?;
             self.rivals.note(&owner.run, held_by.as_deref());
             if held_by.is_some_and(|run| run != RELEASED && *run != *owner.run) {
-                return Ok(false);
+                return Ok(Lease::GivenWay);
             }
         }
         let mut set = ::redis::cmd("SET");
@@ -464,7 +464,7 @@ impl RedisStore {
             }
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         }
-        Ok(kept)
+        Ok(if kept { Lease::Held } else { Lease::Lapsed })
     }
 
     /// Says something of this node to the others.

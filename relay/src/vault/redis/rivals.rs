@@ -185,6 +185,11 @@ impl RedisStore {
     pub fn is_contested(&self) -> bool {
         self.rivals.is_contested()
     }
+
+    /// Whether the lease is that of another process by this node's name, which had it before.
+    pub fn gives_way(&self) -> bool {
+        self.rivals.gives_way()
+    }
 }
 
 #[cfg(test)]
