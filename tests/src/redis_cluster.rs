@@ -58,6 +58,16 @@ impl RedisCluster {
         &self.nodes[MASTERS - 1]
     }
 
+    /// The last master and its replica are silent: nobody takes its place.
+    pub fn freeze_the_last(&self) {
+        self.nodes[MASTERS - 1..].iter().for_each(RedisServer::freeze);
+    }
+
+    /// They answer again.
+    pub fn thaw_the_last(&self) {
+        self.nodes[MASTERS - 1..].iter().for_each(RedisServer::thaw);
+    }
+
     /// From now on the last master and its replica are gone, for good, and the others serve what they have.
     pub fn lose_the_last(&mut self) {
         for node in &self.nodes {

@@ -42,6 +42,11 @@ impl Holdings {
         self.hold(&mut self.lock(), wanted)
     }
 
+    /// How many the key of this hash holds.
+    pub fn held_by(&self, hash: u64) -> u32 {
+        self.lock().get(&key(hash)).copied().unwrap_or(0)
+    }
+
     fn hold(&self, counts: &mut BTreeMap<NonZeroU64, u32>, wanted: &[(u64, u32)]) -> Holding {
         let mut keys = [None; KEYS_MAX];
         for (at, (hash, _)) in wanted.iter().enumerate() {

@@ -27,6 +27,9 @@ use crate::metrics::labels::Limit;
 use guesses::{Attempt, Free, Guesses, Permit, Wait};
 use holdings::{Holding, Holdings};
 
+/// The key of all instances of this node.
+const INSTANCES: &str = "instances";
+
 /// The keys under which an instance is counted.
 #[derive(Clone, Copy)]
 pub struct InstanceOf<'a> {
@@ -79,10 +82,15 @@ impl Quotas {
         self.holdings.count(&self.instance_keys(instance, None))
     }
 
+    /// How many instances this node has.
+    pub fn instances(&self) -> u32 {
+        self.holdings.held_by(self.hash.hash_one(INSTANCES))
+    }
+
     fn instance_keys(&self, instance: &InstanceOf<'_>, source: Option<IpAddr>) -> Vec<(u64, u32)> {
         let InstanceOf { app, aor, server } = *instance;
         let mut keys = vec![
-            (self.hash.hash_one("instances"), self.limits.instances_per_node),
+            (self.hash.hash_one(INSTANCES), self.limits.instances_per_node),
             (self.hash.hash_one(("app", app)), self.limits.instances_per_app),
             (self.hash.hash_one(("account", guesses::account(aor), server)), self.limits.instances_per_account),
         ];

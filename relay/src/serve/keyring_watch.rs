@@ -19,8 +19,11 @@ const TEND: Duration = Duration::from_secs(10);
 /// How soon again, while something is wrong or the store away.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// Wipes that are remembered for each instance, where there are many.
+const TOMBSTONES_EACH: usize = 6;
+
 /// The warning about wipes for which there was no room.
-const FORGOTTEN: &str = "more was wiped within six days than there is room to remember: a Redis that comes back as it was before may bring some of it back; raise limits.instances_per_node, of which six times as many are remembered, and find out what is enabled so often";
+const FORGOTTEN: &str = "more was wiped within six days than there is room to remember: a Redis that comes back as it was before may bring some of it back; find out which app enables and ends so often: six wipes are remembered for each instance of this node, 200,000 at least and 1,000,000 at most";
 
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(vault: Vault, readiness: Readiness) {
@@ -53,8 +56,8 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     }
 }
 
-/// Looks after the sealing keys for as long as the relay runs.
-pub(super) async fn tend(vault: Vault, readiness: Readiness) {
+/// Looks after the sealing keys for as long as the relay runs; and that there is room for the wipes of as many `instances` as there are.
+pub(super) async fn tend(vault: Vault, instances: impl Fn() -> u32, readiness: Readiness) {
     let mut ticks = interval(TEND);
     let mut known: Option<String> = None;
     let (mut forgotten, mut forgotten_at) = (0, None);
@@ -88,6 +91,10 @@ pub(super) async fn tend(vault: Vault, readiness: Readiness) {
                 "wipes cannot be written down ({trouble}): they have no receipt until they are, and one whose record the store brings back after a crash is undone; make room, or let the relay's user write there"
             )
         };
+        // A phone that is enabled anew each day leaves one each day, for six.
+        vault
+            .tombstones()
+            .make_room(usize::try_from(instances()).unwrap_or(usize::MAX).saturating_mul(TOMBSTONES_EACH));
         let now_forgotten = vault.tombstones().forgotten();
         if now_forgotten > forgotten {
             (forgotten, forgotten_at) = (now_forgotten, Some(clock::now()));

@@ -82,8 +82,6 @@ pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
 /// The least that those get of it which an app's last request has begun.
 const LAST_CALLS: Duration = Duration::from_secs(1);
-/// How many wipes are remembered for each instance that a node may have: each stands for six days.
-const TOMBSTONES_EACH: usize = 6;
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -207,10 +205,6 @@ impl Relay {
         };
         let vault = open_vault(&config.store, keyring, &public_edge)?;
         vault.keep_tombstones()?;
-        // A phone that is enabled anew each day leaves one each day, for six.
-        vault.tombstones().make_room(
-            TOMBSTONES_EACH * usize::try_from(config.limits.instances_per_node).unwrap_or(usize::MAX / TOMBSTONES_EACH),
-        );
         clock_watch::begin(&vault).await;
         // A store that does not answer is asked again before anything is stored.
         if let Ok(Some(fault)) = vault.begin_keyring().await {
@@ -273,7 +267,7 @@ impl Relay {
             agent: agent.clone(),
             vault: vault.clone(),
             metrics: metrics.clone(),
-            quotas,
+            quotas: quotas.clone(),
             resolver,
             doctor,
             audit: audit.clone(),
@@ -290,6 +284,7 @@ impl Relay {
             push,
             agent,
             vault,
+            quotas,
             service,
             record_notes,
             node_news,
@@ -367,6 +362,7 @@ struct Opened {
     push: PushService,
     agent: Agent,
     vault: Vault,
+    quotas: Quotas,
     service: Service,
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     node_news: mpsc::UnboundedReceiver<NodeNews>,
@@ -484,6 +480,7 @@ impl Opened {
         let is_doubtful = move || agent.is_doubtful();
         let vault = self.vault.clone();
         let is_contested = move || vault.is_contested();
+        let quotas = self.quotas.clone();
         let warning = readiness.clone();
         let refused = move |why: Option<String>| {
             let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
@@ -514,7 +511,11 @@ impl Opened {
                 ),
             ),
             chore(readiness, "watching the audit trail", audit_watch::watch(self.audit.clone(), readiness.clone())),
-            chore(readiness, "changing keys", keyring_watch::tend(self.vault.clone(), readiness.clone())),
+            chore(
+                readiness,
+                "changing keys",
+                keyring_watch::tend(self.vault.clone(), move || quotas.instances(), readiness.clone()),
+            ),
             chore(readiness, "asking push services", self.push.clone().tend()),
         ]);
         chores

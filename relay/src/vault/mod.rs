@@ -378,10 +378,13 @@ impl Vault {
     /// put is refused, too, when another server has taken over by then that does.
     ///
     /// # Errors
-    /// [`StoreError::Away`], also when the store may write to a disk and the operator wants none that does, or when its nodes have another
-    /// keyring.
+    /// [`StoreError::Away`], also when the store may write to a disk and the operator wants none that does, when its nodes have another
+    /// keyring, or when another process by this node's name has its lease.
     pub async fn takes_new(&self) -> Result<(), StoreError> {
         if let Store::Redis(redis) = &self.0.store {
+            if redis.gives_way() {
+                return Err(StoreError::Away(AwayReason::GivenWay));
+            }
             redis.takes_new().await?;
             if self.keyring_is_untried() {
                 self.check_keyring().await?;

@@ -53,20 +53,29 @@ impl Vault {
 
     /// Takes or renews this node's lease; to be called every [`RENEWAL`](super::RENEWAL). [`Lease::Lapsed`] tells that it had
     /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
-    /// [`Stored::owned`], before it is registered again.
+    /// [`Stored::owned`], before it is registered again. [`Lease::GivenWay`] tells that it is not this run's, and nothing new.
     ///
     /// # Errors
     /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`](super::LEASE) has lost its lease.
     pub async fn hold_lease(&self) -> Result<Lease, StoreError> {
         let asked_at = since_boot();
-        let kept = match &self.0.store {
-            Store::Memory(memory) => memory.hold_lease(&self.0.owner, self.0.settings.lease),
+        let found = match &self.0.store {
+            Store::Memory(memory) => {
+                if memory.hold_lease(&self.0.owner, self.0.settings.lease) {
+                    Lease::Held
+                } else {
+                    Lease::Lapsed
+                }
+            }
             Store::Redis(redis) => {
                 let held_at = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
                 redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
             }
         };
-        if !kept && !self.0.agreement.is_other() {
+        if found == Lease::GivenWay {
+            return Ok(found);
+        }
+        if found == Lease::Lapsed && !self.0.agreement.is_other() {
             // It is the first one, or the store has lost it, and may have lost which keyring stands. One that does not answer is asked again by whoever
             // compares. Beside the lease, for how long that took tells what has become of it.
             let (vault, limit) = (self.clone(), self.0.settings.operation_limit);
@@ -77,8 +86,7 @@ impl Vault {
             None => Lease::Held,
             // A renewal that nobody waited for any more may have been carried out since: then the store names this run, and the lease had run out.
             Some(earlier) if asked_at.saturating_sub(earlier) >= self.0.settings.lease => Lease::Lapsed,
-            Some(_) if kept => Lease::Held,
-            Some(_) => Lease::Lapsed,
+            Some(_) => found,
         })
     }
 

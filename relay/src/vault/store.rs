@@ -134,6 +134,8 @@ pub enum Lease {
     Held,
     /// It is held again, but had run out or belonged to another run of this node in between.
     Lapsed,
+    /// It is that of another process by this node's name, which had it before and lives. Since this one [lapsed](Self::Lapsed) last, which it did when that was found, nothing has changed.
+    GivenWay,
 }
 
 /// Why a store did not do what it was asked.
@@ -180,6 +182,9 @@ pub enum AwayReason {
     /// The nodes that use it have another keyring.
     #[error("its other nodes use another keyring")]
     OtherKeyring,
+    /// Another process by this node's name has its lease: what this one stored would be nobody's for the other nodes.
+    #[error("another process by this node's name has its lease")]
+    GivenWay,
 }
 
 /// What is wrong with a node's keyring, beside those of the nodes that live.

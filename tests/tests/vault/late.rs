@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::clock::{DAY_S, unix_now};
-use relay::vault::{Fence, Keyring, Settings, StoreError, Vault};
+use relay::vault::{Fence, Keyring, Lease, Settings, StoreError, Vault};
 use tests::stall::Stall;
 
 use super::{Bench, claim_all, enable, id, load, record, settings, until};
@@ -60,6 +60,34 @@ async fn a_lookup_that_is_pointed_late_does_not_hide_the_instance_that_has_it_si
     enable(&vault, 3, "bob").await;
     stall.release().await;
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(3))));
+}
+
+#[tokio::test]
+async fn a_letter_to_the_run_before_that_arrives_late_makes_nobody_dead() {
+    let bench = Bench::redis();
+    let (one, stall) = node_behind_a_stall(&bench).await;
+    one.hold_lease().await.expect("leased");
+    enable(&one, 1, "alice").await;
+    let two = one.as_node("a");
+    two.hold_lease().await.expect("leased");
+    stall.hold(b"sipwake:letters:");
+    let claimed = two.claim(8).await;
+    assert!(matches!(claimed, Err(StoreError::Away(_))) && stall.has_stalled(), "{claimed:?}");
+    let reads = one.clone();
+    let reading = tokio::spawn(async move {
+        loop {
+            let _ = reads.next_letter().await;
+        }
+    });
+    stall.release().await;
+    for _ in 0..4 {
+        assert_eq!(claim_all(&two, 8).await, [], "it lives");
+        one.hold_lease().await.expect("leased");
+        two.hold_lease().await.expect("leased");
+    }
+    assert!(two.is_contested() && load(&one, 1).await.expect("stored").owned);
+    assert_eq!(two.hold_lease().await, Ok(Lease::GivenWay));
+    reading.abort();
 }
 
 #[tokio::test]

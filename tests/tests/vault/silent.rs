@@ -119,6 +119,43 @@ async fn of_a_cluster_that_has_lost_a_part_the_rest_of_a_dead_node_is_taken_over
     assert!(u128::from(living.connections() - before) <= most, "{} of {most}", living.connections() - before);
 }
 
+#[tokio::test]
+async fn what_an_earlier_run_had_is_claimed_also_when_the_server_of_its_index_was_silent_at_first() {
+    let cluster = RedisCluster::start();
+    // The node's own index is of the silent server, and all that a claim asks beside it is not.
+    let has_a_silent_index = |name: &String| {
+        let keys = ["lease", "ended", "note"].map(|kind| format!("sipwake:{kind}:{name}"));
+        cluster.is_of_the_last(&format!("sipwake:n:{name}")) && keys.iter().all(|key| !cluster.is_of_the_last(key))
+    };
+    let name = (0..400).map(|number| format!("node{number}")).find(has_a_silent_index).expect("a name");
+    let served = |number: &u128| !cluster.is_of_the_last(&format!("sipwake:i:{{{}}}", id(*number)));
+    let served: Vec<u128> = (1..60).filter(served).collect();
+    let earlier = Vault::open_with(&cluster.url(), Keyring::ephemeral(), &name, settings()).expect("opened");
+    earlier.hold_lease().await.expect("leased");
+    for number in &served {
+        enable(&earlier, *number, &format!("user{number}")).await;
+    }
+    earlier.release_lease().await.expect("released");
+    let later = earlier.as_node(&name);
+    later.hold_lease().await.expect("leased");
+    later.compare_ring().await.expect("compared");
+    cluster.freeze_the_last();
+    // A whole round: nothing else of it needs an answer of that server.
+    let first = later.claim(100).await;
+    assert!(matches!(first, Err(StoreError::Away(AwayReason::Unreachable))), "{first:?}");
+    cluster.thaw_the_last();
+    cluster.wait_until_whole();
+    let mut taken = Vec::new();
+    until("what the earlier run had", async || {
+        let _ = later.hold_lease().await;
+        taken.extend(later.claim(100).await.unwrap_or_default().into_iter().map(|stored| stored.id));
+        taken.len() >= served.len()
+    })
+    .await;
+    taken.sort_unstable();
+    assert_eq!(taken, served.iter().map(|number| id(*number)).collect::<Vec<_>>());
+}
+
 /// A Redis whose first connection stays without an answer; from then on each takes `late` for one.
 async fn slow(late: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

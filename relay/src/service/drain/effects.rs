@@ -24,7 +24,7 @@ use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request}
 use crate::audit::Act;
 use crate::clock;
 use crate::random;
-use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::drain_messages::{HEARD, Word};
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service, views};
 use crate::vault::peer_messages::Letter;
@@ -33,8 +33,6 @@ use crate::vault::{Fence, Owner};
 /// How soon, and how often, the store is asked again for the owner of an instance whose token is dead: it may be on its way to that one.
 const OWNER_AGAIN: Duration = Duration::from_secs(1);
 const OWNER_TRIES: usize = 10;
-/// The answer to a word that was understood.
-const HEARD: &[u8] = &[1];
 
 impl Service {
     /// Tells other nodes what concerns them of what happens on the shards, until the process ends.

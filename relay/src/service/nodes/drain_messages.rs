@@ -37,6 +37,14 @@ pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// The first byte of a word.
 const MARK: u8 = 0;
 
+/// The answer to a word that was understood.
+pub(crate) const HEARD: &[u8] = &[1];
+
+/// Whether an answer says that the word was understood, and done: a version that does not know it says nothing, or something else.
+pub(crate) fn is_heard(answer: &[u8]) -> bool {
+    answer == HEARD
+}
+
 /// A word between two nodes, most of them sent when one of them leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
@@ -205,6 +213,12 @@ mod tests {
         }
         assert_eq!(Word::decode(&[MARK, 200]), None, "a later version's");
         assert!(!is_word(b"GET /v1/instances/pi_1") && !is_word(b""));
+    }
+
+    #[test]
+    fn a_node_of_a_version_that_does_not_know_a_word_has_not_heard_it() {
+        assert!(is_heard(HEARD));
+        assert!(!is_heard(b"") && !is_heard(b"HTTP/1.1 400 Bad Request") && !is_heard(&[2]));
     }
 
     #[test]

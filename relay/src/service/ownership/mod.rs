@@ -111,7 +111,7 @@ impl super::Service {
             if is_sure || held.is_err() {
                 agent.be_sure(asked_at);
             }
-            if held.is_ok() {
+            if is_held(&held) {
                 // A lease that was heard of beside other work may have been held since.
                 keeping.held_at = keeping.held_at.max(asked_at);
             }
@@ -144,6 +144,11 @@ impl Renewal {
     fn is_early(&self) -> bool {
         self.answered_at.saturating_sub(self.held_before) < LEASE
     }
+}
+
+/// Whether this run has the lease.
+fn is_held(held: &Result<Lease, StoreError>) -> bool {
+    matches!(held, Ok(Lease::Held | Lease::Lapsed))
 }
 
 /// The change of the lease meanwhile.
@@ -189,6 +194,7 @@ impl Inner {
                 let renewal = self.renew(renewed.held_at).await;
                 let (asked_at, is_away) = (renewal.asked_at, renewal.held.is_err());
                 match renewal.held {
+                    Ok(Lease::GivenWay) => {}
                     Ok(held) => {
                         renewed.held_at = asked_at;
                         if held == Lease::Lapsed && renewed.lapsed.as_ref().is_none_or(Renewal::is_early) {
@@ -268,7 +274,7 @@ impl Keeping {
                     looking.abort();
                 }
             }
-            Ok(Lease::Held) => {}
+            Ok(Lease::Held | Lease::GivenWay) => {}
             Err(error) => {
                 if let Some(times) = self.outage.again() {
                     tracing::warn!(event = "lease-not-renewed", %error, remedy = error.remedy(), times, "the lease of this node could not be renewed");

@@ -38,7 +38,7 @@ use crate::clock::shared_now;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
-use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word};
+use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word, is_heard};
 use crate::vault::{Beside, Lookup, Owner, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
@@ -181,9 +181,9 @@ impl Inner {
         }
     }
 
-    /// Has a node break off what it pushes for an instance that has ended there; whether it has heard.
+    /// Has a node break off what it pushes for an instance that has ended there; whether it has. One of an earlier version does not know how, and goes on.
     async fn silence_at(&self, node: &Owner, id: InstanceId) -> bool {
-        self.ask_within(node, Word::Silence(id).encode(), HEARD_WITHIN).await.is_some()
+        self.ask_within(node, Word::Silence(id).encode(), HEARD_WITHIN).await.is_some_and(|answer| is_heard(&answer))
     }
 
     /// Goes on with what another node has begun to wipe, unless that lives, and does so itself.

@@ -4,7 +4,7 @@
 //!
 //! | stage | candidates | when |
 //! | --- | --- | --- |
-//! | own | the index of this node: an earlier run's | in the first round of a run |
+//! | own | the index of this node: an earlier run's | in each round of a run until it was read to its end |
 //! | peers | the indexes of the nodes that are believed dead | in each round |
 //! | scan | every record there is: the indexes are hints | from the second round on, [`SCAN_PAGES`] in each, then every [`SCAN_EVERY`]; not in a Cluster |
 //!
@@ -98,7 +98,10 @@ struct Round {
     scanned_at: Option<Instant>,
     /// Where the next round goes on with a scan that has begun.
     scan_from: Option<u64>,
+    /// A round has ended.
     not_first: bool,
+    /// The index of this node was read to its end: what an earlier run had is known.
+    own_is_read: bool,
 }
 
 #[derive(Default)]
@@ -171,7 +174,7 @@ impl Round {
             Stage::Begin => {
                 self.try_again();
                 let mut others = self.dead_peers(store, owner).await?;
-                if !self.not_first {
+                if !self.own_is_read {
                     others.push(owner.node.clone());
                 }
                 self.stage = self.after_index(store, others);
@@ -180,6 +183,7 @@ impl Round {
                 let (node, cursor, others) = (node.clone(), *cursor, others.clone());
                 let page = store.page_of(&node_key(&node), cursor, NAMES).await;
                 let Some((cursor, names)) = unless_of_a_server(store, page)? else {
+                    // From its beginning with the next round: a replica that has taken the place of its server has another order.
                     self.has_missed = true;
                     self.stage = self.after_index(store, others);
                     return Ok(false);
@@ -190,7 +194,10 @@ impl Round {
                 self.add(names.iter().filter_map(|name| InstanceId::parse(name)).filter(ours), Some(&node));
                 self.shares = shares;
                 self.stage = match cursor {
-                    0 => self.after_index(store, others),
+                    0 => {
+                        self.own_is_read |= node == owner.node;
+                        self.after_index(store, others)
+                    }
                     cursor => Stage::Index { node, cursor, others },
                 };
             }

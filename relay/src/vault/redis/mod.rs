@@ -26,6 +26,7 @@
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
 //! | `rivals` | two processes by one name |
 //! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
+//! | `rivals` | another process by this node's name |
 //! | `failure`, `unasked` | what an error means |
 //!
 //! Invariant: what happens to one record happens in one script, and so as a whole. No operation spans two slots of a
@@ -60,7 +61,7 @@ use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
-    AwayReason, Fence, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
+    AwayReason, Fence, Lease, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
@@ -426,20 +427,20 @@ impl RedisStore {
         if self.is_being_restored() { Ok(Vec::new()) } else { self.claims.claim(self, owner, batch, wanted).await }
     }
 
-    /// True when this run held it until now. `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it
+    /// `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it
     /// is written.
     pub async fn hold_lease(
         &self,
         owner: &Owner,
         held_at: Option<Duration>,
         note: impl FnOnce() -> Option<Sealed>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Lease, StoreError> {
         let gives_way = self.rivals.gives_way();
         if gives_way {
             let held_by = self.lease_of(&owner.node).await?;
             self.rivals.note(&owner.run, held_by.as_deref());
             if held_by.is_some_and(|run| run != RELEASED && *run != *owner.run) {
-                return Ok(false);
+                return Ok(Lease::GivenWay);
             }
         }
         let mut set = ::redis::cmd("SET");
@@ -463,7 +464,7 @@ impl RedisStore {
             }
             *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
         }
-        Ok(kept)
+        Ok(if kept { Lease::Held } else { Lease::Lapsed })
     }
 
     /// Says something of this node to the others.
@@ -484,29 +485,6 @@ impl RedisStore {
     /// What a node says of itself.
     pub async fn note_of(&self, node: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.bytes_at(&note_key(node)).await
-    }
-
-    /// Whether another process holds this node's lease in turn with this one.
-    pub fn is_contested(&self) -> bool {
-        self.rivals.is_contested()
-    }
-
-    /// Whether this run may take something over: nothing as long as one lives that had this node's lease before it. `ask` has that read a letter.
-    ///
-    /// # Errors
-    /// [`StoreError::Away`].
-    pub async fn may_claim<F: Future<Output = Result<(), StoreError>>>(
-        &self,
-        owner: &Owner,
-        ask: impl FnOnce(Owner) -> F,
-    ) -> Result<bool, StoreError> {
-        if let Some(before) = self.rivals.unasked() {
-            let before = Owner { node: owner.node.clone(), run: before.into() };
-            // One whose letters nobody reads, and which has too many of them, is dead.
-            let reads = ask(before.clone()).await.is_ok() && self.reads_letters(&before).await?;
-            self.rivals.note_asked(reads);
-        }
-        Ok(self.rivals.may_claim())
     }
 
     pub async fn holds_lease(&self, owner: &Owner) -> Result<bool, StoreError> {

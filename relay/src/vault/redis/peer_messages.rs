@@ -16,12 +16,14 @@ const WAIT_S: f64 = 0.4;
 /// How long a run that lives may take to read a letter; and how often it is looked whether it has.
 const READ_WITHIN: Duration = Duration::from_millis(250);
 const READ_AGAIN: Duration = Duration::from_millis(10);
+/// The code of a refusal: so many letters wait for a run that it reads none.
+pub(super) const LETTERS_FULL: &str = "FULL";
 
 impl RedisStore {
     pub async fn write_letter(&self, to: &Owner, sealed: &[u8]) -> Result<(), StoreError> {
         let mut post = SCRIPTS.post.key(letters_key(to));
         let taken: bool = self.link.ask(post.arg(sealed).arg(LETTERS_MAX).arg(millis(LETTER_LIFE))).await?;
-        if taken { Ok(()) } else { Err(StoreError::Away(AwayReason::Refused("FULL".into()))) }
+        if taken { Ok(()) } else { Err(StoreError::Away(AwayReason::Refused(LETTERS_FULL.into()))) }
     }
 
     /// Whether a run takes its letters, of which one was just written: whoever lives waits for them.

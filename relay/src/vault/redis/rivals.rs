@@ -2,7 +2,7 @@
 //!
 //! | another run's name in this node's lease, found by | tells of |
 //! | --- | --- |
-//! | the first write of this run | the run before it, which has died, or lives: one that lives reads a letter at once |
+//! | the first write of this run | the run before it, which has died, or lives: one that lives reads a letter at once, and its list is never full |
 //! | [two](TIMES) later ones | a rival: it was written behind this run's own |
 //!
 //! Invariant: of two, the later one, which found the other with its first write, claims nothing and leaves the lease to the other for as long as that lives; unless
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::RELEASED;
+use super::peer_messages::LETTERS_FULL;
+use super::{RELEASED, RedisStore};
+use crate::vault::store::{AwayReason, Owner, StoreError};
 
 /// How often another run's name must be found behind this one's own: one that stood still, and has lost its lease meanwhile, may write it once.
 const TIMES: u32 = 2;
@@ -32,6 +34,8 @@ struct State {
     /// Until when that is believed to live that has read a letter, unless it writes its name.
     lives_until: Option<Instant>,
     is_asked: bool,
+    /// When it was first tried in vain to ask it.
+    unanswered_at: Option<Instant>,
     /// This run has claimed, or might have.
     claims: bool,
     rival: Option<Rival>,
@@ -82,7 +86,14 @@ impl Rivals {
     /// The run before this one, which is to be asked whether it lives.
     pub(super) fn unasked(&self) -> Option<Box<str>> {
         let state = self.state();
-        state.before.clone().filter(|_| !state.is_asked)
+        state.before.clone().filter(|_| !state.is_asked && !state.claims)
+    }
+
+    /// The store has not taken the letter, or does not tell what has become of it. Whether it was so for as long as that is waited for which has read one; one that lives has written its name by then.
+    pub(super) fn note_unanswered(&self) -> bool {
+        let now = Instant::now();
+        let since = *self.state().unanswered_at.get_or_insert(now);
+        now.saturating_duration_since(since) >= self.lease / 2
     }
 
     /// It has read a letter, or has not.
@@ -130,6 +141,54 @@ impl State {
     /// Whether the other one had the lease before this one.
     fn is_later(&self) -> bool {
         self.rival.as_ref().is_some_and(|rival| self.before.as_deref() == Some(&*rival.run))
+    }
+}
+
+impl RedisStore {
+    /// Whether this run may take something over: nothing as long as one lives that had this node's lease before it. `ask` has that read a letter.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn may_claim<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        owner: &Owner,
+        ask: impl FnOnce(Owner) -> F,
+    ) -> Result<bool, StoreError> {
+        if let Some(before) = self.rivals.unasked() {
+            let before = Owner { node: owner.node.clone(), run: before.into() };
+            let reads = match ask(before.clone()).await {
+                Ok(()) => self.reads_letters(&before).await,
+                // One whose letters nobody reads, and which has too many of them, is dead.
+                Err(StoreError::Away(AwayReason::Refused(code))) if *code == *LETTERS_FULL => Ok(false),
+                Err(error) => Err(error),
+            };
+            match reads {
+                Ok(reads) => self.rivals.note_asked(reads),
+                // Nothing else answers, either.
+                Err(error @ StoreError::Away(AwayReason::Unreachable | AwayReason::TimedOut | AwayReason::Tls(_)))
+                    if !self.link.is_cluster() =>
+                {
+                    return Err(error);
+                }
+                // The rest of a store may answer that has lost this list, or that refuses it.
+                Err(error) => {
+                    if !self.rivals.note_unanswered() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(self.rivals.may_claim())
+    }
+
+    /// Whether another process holds this node's lease in turn with this one.
+    pub fn is_contested(&self) -> bool {
+        self.rivals.is_contested()
+    }
+
+    /// Whether the lease is that of another process by this node's name, which had it before.
+    pub fn gives_way(&self) -> bool {
+        self.rivals.gives_way()
     }
 }
 
@@ -186,6 +245,14 @@ mod tests {
             fresh.note("two", released);
             assert!(fresh.may_claim() && fresh.unasked().is_none());
         }
+        // It is not known whether that reads letters: it is asked again, and waited for as long as for one that does.
+        let untold = Rivals::new(LEASE);
+        untold.note("two", Some("one"));
+        assert!(!untold.note_unanswered() && untold.unasked().is_some());
+        advance(LEASE / 2).await;
+        assert!(untold.note_unanswered() && untold.unasked().is_some());
+        untold.note("two", Some("one"));
+        assert!(!untold.may_claim(), "it writes its name");
         // A connection that outlives its machine reads letters, and writes nothing.
         let left = Rivals::new(LEASE);
         left.note("two", Some("one"));

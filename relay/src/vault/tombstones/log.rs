@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -385,23 +385,25 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
 }
 
 fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
-    let mut text = String::new();
     // Shards ask the table: what takes long is done beside it.
     let table = table.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    for (id, tombstone) in &table {
-        text.push_str(&Line::Wipe(*id, tombstone.clone()).to_text());
+    let lines_of = |(id, tombstone): (&InstanceId, &Tombstone)| {
+        let mut lines = Line::Wipe(*id, tombstone.clone()).to_text();
         if tombstone.unregistered {
-            text.push_str(&Line::Unregistered(*id).to_text());
+            lines.push_str(&Line::Unregistered(*id).to_text());
         }
         if let Some(wiped_at) = tombstone.wiped_at {
-            text.push_str(&Line::Erased(*id, wiped_at).to_text());
+            lines.push_str(&Line::Erased(*id, wiped_at).to_text());
         }
-    }
+        lines
+    };
     let new = named_beside(path, "new");
     let written = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // A part at a time: there may be a million of them.
+        let mut file = BufWriter::new(file);
+        table.iter().try_for_each(|row| file.write_all(lines_of(row).as_bytes()))?;
+        file.into_inner()?.sync_all()?;
         file_owner::give_if_it_can(&new);
         std::fs::rename(&new, path)
     };

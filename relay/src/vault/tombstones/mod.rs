@@ -103,17 +103,21 @@ impl Tombstones {
         let path = log::path(keyring, node);
         let mut table = log::read(&path)?;
         retain_live(&mut table);
+        let read_before = table.len();
         let table = Arc::new(Mutex::new(table));
         let log = Log::open(path.clone(), table.clone())?;
         let peers = Mutex::new(Peers::of(keyring.to_owned(), path));
-        Ok(Self::with(table, Some(log), peers))
+        let it = Self::with(table, Some(log), peers);
+        // That run had room for them, and this one does not know yet how many instances it has.
+        it.make_room(read_before * 2);
+        Ok(it)
     }
 
     fn with(table: Arc<Mutex<Table>>, log: Option<Log>, peers: Mutex<Peers>) -> Self {
         Self(Arc::new(Inner { room: Room::default(), table, log, peers }))
     }
 
-    /// Makes room for `count` of them, or 200,000 where that is more.
+    /// Makes room for `count` of them: for 200,000 at the least and 1,000,000 at the most, and never for less than before.
     pub fn make_room(&self, count: usize) {
         self.0.room.make(count);
     }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: none goes that is not erased. Of one whose record could still live it is counted that it went.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use sip::id::InstanceId;
@@ -9,8 +10,8 @@ use sip::id::InstanceId;
 use super::{Table, Tombstone, retain_live};
 use crate::clock::confirmed_now;
 
-/// Tombstones of one node at the most, unless it has [more room](super::Tombstones::make_room); about 150 bytes each in memory and in the file.
-const TOMBSTONES_MAX: usize = 200_000;
+/// Tombstones of one node for which there is room, at the least and at the most; about 150 bytes each in memory, and as many in the file and at each node beside.
+const ROOM: RangeInclusive<usize> = 200_000..=1_000_000;
 
 /// The room of one node.
 pub(super) struct Room {
@@ -22,14 +23,14 @@ pub(super) struct Room {
 
 impl Default for Room {
     fn default() -> Self {
-        Self { at_most: AtomicUsize::new(TOMBSTONES_MAX), forgotten: AtomicU64::new(0) }
+        Self { at_most: AtomicUsize::new(*ROOM.start()), forgotten: AtomicU64::new(0) }
     }
 }
 
 impl Room {
-    /// For `count`, or [`TOMBSTONES_MAX`] where that is more.
+    /// For `count`, as far as that is within [`ROOM`]; never less than before.
     pub(super) fn make(&self, count: usize) {
-        self.at_most.store(count.max(TOMBSTONES_MAX), Ordering::Relaxed);
+        self.at_most.fetch_max(count.min(*ROOM.end()), Ordering::Relaxed);
     }
 
     pub(super) fn forgotten(&self) -> u64 {
@@ -61,9 +62,12 @@ fn tidy(table: &mut Table, room: usize) -> u64 {
     // Those first whose record is over, so that only a receipt is lost.
     let order = |(id, stone): (&InstanceId, &Tombstone)| Some((stone.ends_at > now, stone.wiped_at?, *id));
     let mut erased: Vec<_> = table.iter().filter_map(order).collect();
-    erased.sort_unstable();
-    // A tenth at once, so that a full table is not searched for each.
-    erased.truncate(surplus + room / 10);
+    // A tenth at once, so that a full table is not searched for each; and in no order, because shards wait for the table.
+    let count = surplus + room / 10;
+    if count < erased.len() {
+        erased.select_nth_unstable(count);
+        erased.truncate(count);
+    }
     for (_, _, id) in &erased {
         table.remove(id);
     }
@@ -76,6 +80,8 @@ mod tests {
 
     use super::super::Tombstones;
     use super::*;
+
+    const LEAST: usize = *ROOM.start();
     use crate::clock::{DAY_S, shared_now};
     use crate::domain::WipeReason;
 
@@ -91,30 +97,39 @@ mod tests {
     #[tokio::test]
     async fn a_full_table_lets_go_of_what_was_erased_longest_ago_and_tells_so() {
         let stones = Tombstones::in_memory();
-        for number in 0..TOMBSTONES_MAX as u128 {
+        for number in 0..LEAST as u128 {
             let wiped_at = (number % 2 == 0).then(|| shared_now() + number as u64);
             stones.table().insert(id(number + 1), tombstone(wiped_at));
         }
         stones.raise(id(u64::MAX.into()), tombstone(None)).await.expect("it has room");
         assert!(stones.look(id(1)).is_none() && stones.look(id(2)).is_some());
-        assert_eq!(stones.pending().len(), TOMBSTONES_MAX / 2 + 1, "none that is not erased was let go");
-        assert_eq!(stones.forgotten(), TOMBSTONES_MAX as u64 / 10);
+        assert_eq!(stones.pending().len(), LEAST / 2 + 1, "none that is not erased was let go");
+        assert_eq!(stones.forgotten(), LEAST as u64 / 10);
     }
 
     #[tokio::test]
     async fn what_has_room_stays_and_so_does_what_is_not_erased_whatever_there_is() {
         let stones = Tombstones::in_memory();
-        stones.make_room(TOMBSTONES_MAX + 2);
-        for number in 0..TOMBSTONES_MAX as u128 {
+        stones.make_room(LEAST + 2);
+        for number in 0..LEAST as u128 {
             stones.table().insert(id(number + 1), tombstone(Some(shared_now())));
         }
         stones.raise(id(u64::MAX.into()), tombstone(None)).await.expect("it has room");
-        assert_eq!((stones.table().len(), stones.forgotten()), (TOMBSTONES_MAX + 1, 0));
+        assert_eq!((stones.table().len(), stones.forgotten()), (LEAST + 1, 0));
         stones.table().values_mut().for_each(|stone| stone.wiped_at = None);
         for number in 1..=3 {
             stones.raise(id(u128::from(u64::MAX) + number), tombstone(None)).await.expect("it has room");
         }
-        assert_eq!((stones.table().len(), stones.forgotten()), (TOMBSTONES_MAX + 4, 0));
+        assert_eq!((stones.table().len(), stones.forgotten()), (LEAST + 4, 0));
+    }
+
+    #[test]
+    fn there_is_room_for_what_a_small_machine_bears_and_it_never_shrinks() {
+        let room = Room::default();
+        for (count, is) in [(5, LEAST), (LEAST * 2, LEAST * 2), (LEAST, LEAST * 2), (usize::MAX, 1_000_000)] {
+            room.make(count);
+            assert_eq!(room.at_most.load(Ordering::Relaxed), is);
+        }
     }
 
     #[test]
