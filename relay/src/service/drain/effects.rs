@@ -128,7 +128,10 @@ impl Inner {
     pub(crate) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
         let Some(word) = Word::decode(&body) else { return Body::default() };
         match word {
-            Word::Leaving => self.leavers.note(from, clock::now()),
+            Word::Leaving => {
+                self.dependencies.agent.note_leaving(from.node().clone());
+                self.leavers.note(from, clock::now());
+            }
             Word::Left => self.leavers.forget(&from),
             Word::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
