@@ -98,6 +98,14 @@ impl Inner {
         vault.write_letter(node, &ask).await.is_ok()
     }
 
+    /// Tells these nodes that this one leaves.
+    pub(super) async fn tell_leaving(&self, peers: &[Owner]) {
+        for peer in peers {
+            // A node that is not told believes this one gone 5 s later, and wakes devices once more.
+            let _ = self.tell(peer, Word::Leaving).await;
+        }
+    }
+
     /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN) at most.
     pub(crate) async fn tell_leavers(self: &Arc<Self>, word: Word) {
         self.tell_all(self.leavers.living(clock::now()), word).await;
