@@ -16,6 +16,7 @@
 //! | [`request`] | what the use cases ask of a shard, and its answers |
 //! | `asking` | questions to the shards, and their answers |
 //! | `delivery` | how a push is sent and its verdict named |
+//! | `departures` | which nodes have said that they leave |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
 //! | `refusal_doubts` | whether a SIP server is believed that it refuses an account |
@@ -29,6 +30,7 @@
 
 mod asking;
 mod delivery;
+mod departures;
 mod digest;
 mod erasures;
 mod lost_time;
@@ -69,6 +71,7 @@ use crate::push::{Event, Push, PushService, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::Vault;
 use crate::vault::record::{PushTarget, Reminder};
+use departures::Departures;
 use erasures::Erasures;
 use ownership::Ownership;
 use refusal_doubts::RefusalDoubts;
@@ -370,6 +373,7 @@ pub struct Dependencies {
 
 /// The state that the shards share.
 struct Shared {
+    departures: Departures,
     ownership: Ownership,
     quotas: Quotas,
     vault: Vault,
@@ -457,6 +461,7 @@ impl Agent {
         );
         let large = LargeStreams::new(dependencies.connection_timing, shards.clone(), metrics.clone());
         let shared = Arc::new(Shared {
+            departures: Departures::default(),
             ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone(), dependencies.node_news.clone()),
             stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
@@ -492,6 +497,11 @@ impl Agent {
         }
         tokio::spawn(shared.dialler.clone().refresh(dependencies.end));
         Ok(Self(shared))
+    }
+
+    /// A node has said that it leaves; it is expected back.
+    pub fn note_leaving(&self, node: Arc<str>) {
+        self.0.departures.note(node, clock::now());
     }
 
     /// Receives datagrams until `end`.

@@ -336,7 +336,7 @@ pub struct KnownPushBinding {
     pub upstream_registrar: Box<str>,
     /// The server that its requests go to: host and port.
     pub server: String,
-    /// The node that it was taken over from: the Path that its SIP server knows leads there.
+    /// The node that its device registered by, where that is another one: the Path that its SIP server knows leads there.
     pub left_by: Option<Arc<str>>,
 }
 

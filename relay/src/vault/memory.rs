@@ -46,6 +46,8 @@ struct Entry {
     expires_at: u64,
     lookup: Lookup,
     kept: Option<Box<Collections>>,
+    /// The node that has put it last, where another one has claimed it since.
+    put_by: Option<Arc<str>>,
 }
 
 /// What is kept beside a record, each with its place in the order, for each [`Collection`].
@@ -133,7 +135,10 @@ impl MemoryStore {
             let earlier = std::mem::replace(&mut entry.owner, own.clone());
             entry.fence = entry.fence.next();
             let taken_from = Some(&*earlier).filter(|earlier| earlier.node != owner.node).cloned();
-            Stored { taken_from, ..entry.stored(owner, *id) }
+            if let Some(earlier) = &taken_from {
+                entry.put_by.get_or_insert_with(|| earlier.node.clone());
+            }
+            Stored { taken_from, put_by: entry.put_by.clone(), ..entry.stored(owner, *id) }
         };
         let tags = wanted.take();
         if !tags.is_empty() {
@@ -293,7 +298,7 @@ fn write(
     }
     table.by_expiry.insert((expires_at, id));
     let (sealed, owner, lookup) = (sealed.clone(), table.shared(owner), *lookup);
-    table.records.insert(id, Box::new(Entry { sealed, owner, fence, expires_at, lookup, kept }));
+    table.records.insert(id, Box::new(Entry { sealed, owner, fence, expires_at, lookup, kept, put_by: None }));
     Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
@@ -331,6 +336,7 @@ impl Entry {
             owned: *self.owner == *owner,
             owner: Owner::clone(&self.owner),
             taken_from: None,
+            put_by: None,
         }
     }
 }

@@ -305,7 +305,8 @@ pub(super) fn contact_key(contact: &Party<'_>) -> Box<str> {
         }
     };
     if key.len() > CONTACT_MAX {
-        format!("sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()))).into()
+        let of_address = if names_device(&key) { "" } else { "sip:" };
+        format!("{of_address}sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()))).into()
     } else {
         key.into()
     }

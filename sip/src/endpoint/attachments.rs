@@ -10,8 +10,8 @@
 //!
 //! Invariant: of these there is at most one for each instance that an open flow carries.
 //!
-//! Of a device whose account is wiped the flow alone is kept, by which a dialog that stands may be hung up, until its registration would have
-//! ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
+//! Of a device that is known no more the flow alone is kept, by which a dialog that stands may be hung up, as long as that is open; of one whose account
+//! is wiped only until its registration would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
 //! by now, once its place is needed.
 
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
     /// The flows that devices have proved themselves on last without being attached by them.
     detached: HashMap<InstanceId, DialogFlow>,
-    /// The state of wiped devices that were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
+    /// The state of devices that are known no more and were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
     gone: HashMap<InstanceId, Gone>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
@@ -67,11 +67,11 @@ pub(super) struct DialogFlow {
     pub(super) transport: Transport,
 }
 
-/// The remaining state of a device that is wiped.
+/// The remaining state of a device that is known no more.
 #[derive(Clone, Copy, Debug)]
 struct Gone {
     dialogs: DialogFlow,
-    /// When its registration would have ended; `None`: it was detached, and its flow's end is awaited.
+    /// When its registration would have ended; `None`: it was not wiped, or was detached, and its flow's end is awaited.
     until: Option<Instant>,
 }
 
@@ -79,7 +79,7 @@ struct Gone {
 #[derive(Debug, Default)]
 struct DeviceFlow {
     instances: Vec<Carried>,
-    /// Wiped devices whose dialogs go by it, at most [`INSTANCES_PER_FLOW`]; the oldest gives way.
+    /// Devices that are known no more and whose dialogs go by it, at most [`INSTANCES_PER_FLOW`]; the oldest gives way.
     gone: Vec<InstanceId>,
     failures: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
@@ -162,6 +162,11 @@ impl Attachments {
         self.get(instance).map(|attached| attached.expires_at).or_else(gone)
     }
 
+    /// Whether a device is known no more, and what is left of it has a flow.
+    pub(super) fn is_gone(&self, instance: InstanceId) -> bool {
+        self.gone.contains_key(&instance)
+    }
+
     /// Whether what is left of a wiped device goes at this moment.
     pub(super) fn is_gone_until(&self, instance: InstanceId, at: Instant) -> bool {
         self.gone.get(&instance).is_some_and(|it| it.until == Some(at))
@@ -213,8 +218,8 @@ impl Attachments {
         self.detached.remove(&instance);
     }
 
-    /// Retires a wiped device: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to it there.
-    fn retire(&mut self, instance: InstanceId) -> Vec<BranchId> {
+    /// Retires a device that is known no more: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to it there.
+    fn retire(&mut self, instance: InstanceId, is_wiped: bool) -> Vec<BranchId> {
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
         let detached = self.detached.remove(&instance);
@@ -232,7 +237,8 @@ impl Attachments {
             if state.gone.len() > INSTANCES_PER_FLOW {
                 self.gone.remove(&state.gone.remove(0));
             }
-            self.gone.insert(instance, Gone { dialogs, until: attached.map(|it| it.expires_at) });
+            let until = attached.filter(|_| is_wiped).map(|it| it.expires_at);
+            self.gone.insert(instance, Gone { dialogs, until });
         }
         forwarded
     }
@@ -618,10 +624,10 @@ impl Endpoint {
         }
     }
 
-    /// A device is wiped, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
-    pub(super) fn retire(&mut self, instance: InstanceId) {
+    /// A device is known no more, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
+    pub(super) fn retire(&mut self, instance: InstanceId, is_wiped: bool) {
         let was_attached = self.attachments.is_attached(instance);
-        for branch in self.attachments.retire(instance) {
+        for branch in self.attachments.retire(instance, is_wiped) {
             self.core.transactions.forget_sent(branch);
         }
         if was_attached {

@@ -186,8 +186,9 @@ impl Endpoint {
         self.devices.rows.insert(instance, Device::new(binding, credentials));
     }
 
-    /// The instance is wiped: it leaves its calls, unless another one has taken them over, and its flow; a dialog that stands may still be hung up by that.
-    pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId) {
+    /// The instance is known no more: it leaves its calls, unless another one has taken them over, and its flow; a dialog that stands may still be hung up by
+    /// that, where it is wiped no longer than its registration would have lasted.
+    pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId, is_wiped: bool) {
         self.devices.callers.forget(instance);
         if let Some(device) = self.devices.rows.remove(&instance) {
             self.leave_all_expected(instance, device.binding);
@@ -197,7 +198,7 @@ impl Endpoint {
             self.leave_call(now, call, instance, 480);
         }
         self.core.transactions.forget_requests(instance);
-        self.retire(instance);
+        self.retire(instance, is_wiped);
     }
 }
 

@@ -225,7 +225,7 @@ impl Endpoint {
         if let Some(register) = self.registers.take(id) {
             self.core.transactions.give_up(now, register.server);
             self.ended(id, &register, None);
-            self.leave(&register);
+            self.leave(now, &register);
         }
     }
 
@@ -316,7 +316,7 @@ impl Endpoint {
             }
             _ => {}
         }
-        self.leave(&register);
+        self.leave(now, &register);
         if failed {
             self.registers.note_failure(flow, &register.intent.server, &register.intent.aor);
             self.count_failure(flow);
@@ -362,13 +362,13 @@ impl Endpoint {
         let response = response.maybe(Name::RetryAfter, wait).maybe(Name::Warning, warning).finish();
         self.core.transactions.respond(now, register.server, status, response);
         self.ended(id, &register, None);
-        self.leave(&register);
+        self.leave(now, &register);
     }
 
     /// Gives the upstream of a REGISTER back.
-    fn leave(&mut self, register: &ForwardedRegister) {
+    fn leave(&mut self, now: Instant, register: &ForwardedRegister) {
         if let Some(upstream) = register.upstream() {
-            self.leave_transit(upstream, None);
+            self.leave_transit(now, upstream, None);
         }
     }
 

@@ -163,7 +163,7 @@ impl Endpoint {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.attachments.forget_dialogs(instance);
-        self.remove_device(now, instance);
+        self.remove_device(now, instance, true);
         self.give_up_messages(now, instance);
         if self.leave_group(now, instance, binding) {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
@@ -179,7 +179,7 @@ impl Endpoint {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
         self.tell_missed_of(now, instance);
-        self.remove_device(now, instance);
+        self.remove_device(now, instance, false);
         if self.leave_group(now, instance, binding) {
             self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
             return self.settle_group(now, binding);

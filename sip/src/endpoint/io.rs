@@ -333,6 +333,8 @@ pub enum Output {
         /// The flow that was silent, broke or serves badly: try another address first. It may still be in use: the one that is dialled is closed
         /// when it leads to the same address.
         avoid: Option<FlowId>,
+        /// It has failed a single account, for whatever reason that has: others may be served well there.
+        for_one: bool,
     },
     /// Close this stream once what was sent on it has left.
     Close(FlowId),

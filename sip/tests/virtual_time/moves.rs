@@ -177,6 +177,22 @@ fn two_accounts_that_a_server_had_accepted_and_refuses_go_on_to_the_next_and_the
     assert!((1..=6).all(|number| world.is_registered(number)));
 }
 
+/// Other shards may be served well by an address that fails one account for that account's own reason.
+#[test]
+fn an_address_is_left_for_a_single_account_alone_unless_it_says_itself_that_it_does_not_serve() {
+    for (status, for_one) in [(480, 1), (500, 1), (600, 1), (503, 0), (430, 0)] {
+        let mut world = granted(FIRST, NEXT, 1, 60);
+        world.serve(seconds(60), FIRST, 60, |_| status);
+        assert_eq!((world.avoided.last(), world.for_one), (Some(&Some(FIRST)), for_one), "{status}");
+    }
+    // By now its turn is several ones'.
+    let mut world = granted(FIRST, NEXT, 2, 60);
+    world.elsewhere = false;
+    world.upstream.flow = FIRST;
+    world.serve(seconds(300), FIRST, 60, |_| 500);
+    assert!(world.avoided.iter().flatten().count() > world.for_one, "several are not served");
+}
+
 /// A server refuses two accounts of six that it had accepted, and another address is being dialled.
 fn looking() -> World {
     let mut world = granted(FIRST, NEXT, 6, 600);

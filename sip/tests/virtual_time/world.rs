@@ -52,6 +52,8 @@ pub struct World {
     pub dialled: usize,
     /// The flows that dials asked to avoid, if any.
     pub avoided: Vec<Option<FlowId>>,
+    /// How many flows were avoided for a single account.
+    pub for_one: usize,
     /// Requests that were too large for a datagram.
     pub large: Vec<(SocketAddr, Message)>,
     /// Responses for which a stream is opened.
@@ -125,6 +127,7 @@ impl World {
             closed: Vec::new(),
             dialled: 0,
             avoided: Vec::new(),
+            for_one: 0,
             large: Vec::new(),
             answers: Vec::new(),
             pings: 0,
@@ -244,8 +247,9 @@ impl World {
                     message.check().expect("what is sent is sound");
                     self.sent.push(Sent { flow, message });
                 }
-                Output::Dial { upstream, avoid } => {
+                Output::Dial { upstream, avoid, for_one } => {
                     self.dialled += 1;
+                    self.for_one += usize::from(for_one);
                     self.avoided.push(avoid);
                     if self.dial {
                         let (flow, transport) = (self.upstream.flow, self.upstream.transport);

@@ -112,7 +112,7 @@ impl World {
             };
             match output {
                 Output::Send { flow, bytes } => self.on_send(shard, flow, bytes),
-                Output::Dial { upstream, avoid } => self.on_dial(shard, upstream, avoid),
+                Output::Dial { upstream, avoid, .. } => self.on_dial(shard, upstream, avoid),
                 Output::Close(FlowId::Stream(flow)) => {
                     self.trace(shard, b"close", &flow.to_be_bytes());
                     self.close_by_relay(flow);

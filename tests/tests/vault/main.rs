@@ -243,6 +243,7 @@ conformance! {
     what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_claim,
     a_message_that_is_over_is_not_given_out,
     what_is_missing_is_restored_with_its_fence_and_what_another_node_took_later_is_left_to_it,
+    of_what_was_claimed_it_is_known_which_node_has_put_it_last,
     the_store_gives_a_sign_of_life;
     after_an_erase_no_key_of_the_instance_is_left_in_redis,
     every_key_in_redis_ends_by_itself,

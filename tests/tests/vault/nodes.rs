@@ -1,11 +1,11 @@
 //! Several nodes over one Redis: what one believes of another, and of a store that has lost something; what they tell each other.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{AwayReason, Lease, Owner, StoreError, Vault, Whose};
+use relay::vault::{AwayReason, Lease, Owner, StoreError, Stored, Vault, Whose};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
 
@@ -279,6 +279,41 @@ pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_o
             b.forget_ended(&told).await.expect("forgotten");
         }
     }
+}
+
+/// The Path of a registration that passed through leads to that node, whoever had the record since.
+pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last(bench: &Bench) {
+    let claimed = async |node: &str| {
+        let vault = bench.node(node);
+        vault.hold_lease().await.expect("leased");
+        let stored = loop {
+            if let Some(stored) = vault.claim(8).await.expect("asked").pop() {
+                break stored;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        (vault, stored)
+    };
+    let a = bench.node("a");
+    a.hold_lease().await.expect("leased");
+    let (lookup, _) = enable(&a, 1, "alice").await;
+    a.release_lease().await.expect("released");
+    let (a, own) = claimed("a").await;
+    assert_eq!(own.put_by, None);
+    a.release_lease().await.expect("released");
+    let put_by = |stored: &Stored| stored.put_by.as_deref().map(str::to_owned);
+    for node in ["b", "b", "c", "a", "c"] {
+        let (vault, stored) = claimed(node).await;
+        assert_eq!(put_by(&stored).as_deref(), Some("a"), "{node}");
+        vault.release_lease().await.expect("released");
+    }
+    let (c, stored) = claimed("c").await;
+    c.put(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await.expect("put");
+    c.release_lease().await.expect("released");
+    let (c, stored) = claimed("c").await;
+    assert_eq!(stored.put_by, None);
+    c.release_lease().await.expect("released");
+    assert_eq!(put_by(&claimed("b").await.1).as_deref(), Some("c"));
 }
 
 pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {

@@ -77,6 +77,10 @@ impl Shard {
 
     /// The requester of a receipt has waited long enough.
     pub(super) fn on_heard_out(&mut self, id: InstanceId) {
+        // Its device has registered again: what is pushed now is for that registration.
+        if self.push_bindings.knows(id) {
+            return;
+        }
         self.silence(id);
         self.finish(id);
         self.finish_push_binding(id);

@@ -1,9 +1,10 @@
 //! Registrations that passed through another node, which is gone (RFC 8599): their SIP servers call by its Path, which leads nowhere until their
 //! devices have registered by this one.
 //!
-//! | of a registration that was taken over from another node | its device is |
+//! | of a registration that its device has made by another node, whoever had it since | its device is |
 //! | --- | --- |
 //! | that node has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to its end as long as that is more than [`AGAIN_MIN`] away |
+//! | that node has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | left alone until then: a restart that is planned ends with the node's return |
 //! | that node lives again | asked as ever: its Path leads somewhere |
 //! | the device has registered here | likewise |
 //!
@@ -103,9 +104,12 @@ impl Shard {
         }
         let mut nodes: BTreeMap<Arc<str>, Vec<InstanceId>> = BTreeMap::new();
         for (server, id) in taken {
-            if let Some(node) = self.push_bindings.left_by(id) {
-                nodes.entry(node.clone()).or_default().push(id);
+            let Some(node) = self.push_bindings.left_by(id).cloned() else { continue };
+            if let Some(back_by) = self.shared.departures.back_by(&node, now) {
+                self.left_behind.add_at(now, back_by, server, id);
+                continue;
             }
+            nodes.entry(node).or_default().push(id);
             // In case that nothing comes of it.
             let left = self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now());
             let again = Duration::from_secs(left / 2);

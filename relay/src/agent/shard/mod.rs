@@ -482,7 +482,7 @@ impl Shard {
                 Output::Answer { upstream, peer, transport, bytes } => {
                     self.shared.dialler.answer(self.index, upstream, peer, transport, bytes);
                 }
-                Output::Dial { upstream, avoid } => {
+                Output::Dial { upstream, avoid, for_one } => {
                     let avoid = avoid.and_then(|flow| match flow {
                         FlowId::Datagram(peer) => Some(peer),
                         stream => {
@@ -491,7 +491,7 @@ impl Shard {
                             open.or_else(|| self.shared.dialler.led_to(self.index, upstream))
                         }
                     });
-                    self.shared.dialler.dial(self.index, upstream, avoid);
+                    self.shared.dialler.dial(self.index, upstream, avoid, for_one);
                 }
                 Output::Close(flow) => {
                     if let Some((writer, _)) = self.flows.remove(&flow) {

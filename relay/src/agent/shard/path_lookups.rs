@@ -11,8 +11,9 @@
 //!
 //! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
 //! that it is not the SIP server of the registration unless DNS has told all that server's addresses. A request waits for [`WAIT`] and [`LOOK_EVERY`]
-//! at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard; then it
-//! is refused with 503.
+//! at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard,
+//! [`OF_DNS_MAX`] of these for DNS and [`OF_SERVER_MAX`] for that of one SIP server, so that the store is asked whatever DNS says; then it is refused
+//! with 503.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -35,6 +36,10 @@ use crate::vault::{Fence, StoreError};
 
 /// Registrations that are looked up at once on one shard; a request for a further one is refused with 503.
 const LOOKUPS_MAX: usize = 256;
+/// Likewise, those that wait for DNS alone.
+const OF_DNS_MAX: usize = LOOKUPS_MAX / 2;
+/// Likewise, those that wait for the addresses of one SIP server.
+const OF_SERVER_MAX: usize = LOOKUPS_MAX / 8;
 /// Requests that wait for one of them; likewise.
 const WAITING_MAX: usize = 32;
 /// The bytes of all that wait; likewise.
@@ -64,6 +69,8 @@ pub(crate) struct PathLookups {
 
 struct PathLookup {
     waiting: Vec<Waiting>,
+    /// The SIP server whose addresses are missing, where these alone are.
+    server: Option<UpstreamId>,
     /// The store, or DNS, has not answered at once.
     is_slow: bool,
     /// The registration has ended, or was let go of, since the store was asked: the store's answer may be from before.
@@ -97,19 +104,28 @@ pub(crate) enum LookedUp {
 }
 
 impl PathLookups {
-    fn has_room(&self, id: Named, request: &Input) -> bool {
+    fn has_room(&self, id: Named, missing: Missing, request: &Input) -> bool {
         let has_place = match self.all.get(&id) {
             Some(PathLookup { waiting, .. }) => {
                 waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|other| &other.request))
             }
-            None => self.all.len() < LOOKUPS_MAX,
+            None => self.all.len() < LOOKUPS_MAX && self.has_share(server_of(missing)),
         };
         has_place && self.bytes + bytes_of(request) <= BYTES_MAX
     }
 
-    fn add(&mut self, id: Named, waiting: Waiting) {
+    /// Whether one more may wait for the addresses of this SIP server.
+    fn has_share(&self, server: Option<UpstreamId>) -> bool {
+        let Some(server) = server else { return true };
+        let servers = self.all.values().filter_map(|lookup| lookup.server);
+        let (all, its) = servers.fold((0, 0), |(all, its), other| (all + 1, its + usize::from(other == server)));
+        all < OF_DNS_MAX && its < OF_SERVER_MAX
+    }
+
+    fn add(&mut self, id: Named, missing: Missing, waiting: Waiting) {
         self.bytes += bytes_of(&waiting.request);
-        let fresh = || PathLookup { waiting: Vec::new(), is_slow: false, is_stale: false };
+        let server = server_of(missing);
+        let fresh = || PathLookup { waiting: Vec::new(), server, is_slow: false, is_stale: false };
         self.all.entry(id).or_insert_with(fresh).waiting.push(waiting);
     }
 
@@ -164,12 +180,12 @@ impl Shard {
         if has_place {
             return None;
         }
-        if !self.path_lookups.has_room(id, &input) {
+        if !self.path_lookups.has_room(id, missing, &input) {
             self.refuse_for_now(at, &input);
             return None;
         }
         let source = source.peer.ip().to_canonical();
-        self.path_lookups.add(id, Waiting { at, request: input, has_heard });
+        self.path_lookups.add(id, missing, Waiting { at, request: input, has_heard });
         if under_way.is_none() {
             self.begin_look_up(id, missing, source, Duration::ZERO);
         }
@@ -317,7 +333,7 @@ impl Shard {
             }
             again.get_or_insert((missing, source.peer.ip().to_canonical()));
             if !self.path_lookups.has(id, &request) {
-                self.path_lookups.add(id, Waiting { at, request, has_heard: true });
+                self.path_lookups.add(id, missing, Waiting { at, request, has_heard: true });
             }
         }
         if let (Some((missing, source)), Some(lookup)) = (again, self.path_lookups.all.get_mut(&id)) {
@@ -332,6 +348,14 @@ impl Shard {
             self.endpoint.refuse_early(source, message);
             self.drain(at);
         }
+    }
+}
+
+/// The SIP server whose addresses alone are missing.
+fn server_of(missing: Missing) -> Option<UpstreamId> {
+    match missing {
+        Missing::Binding => None,
+        Missing::Addresses(server) => Some(server),
     }
 }
 
@@ -387,8 +411,8 @@ mod tests {
             let mut lookups = PathLookups::default();
             for number in 0..of {
                 let (id, request) = (id(if same { 0 } else { number }), request(number, bytes));
-                if lookups.has_room(id, &request) {
-                    lookups.add(id, Waiting { at: Instant::now(), request, has_heard: false });
+                if lookups.has_room(id, Missing::Binding, &request) {
+                    lookups.add(id, Missing::Binding, Waiting { at: Instant::now(), request, has_heard: false });
                 }
             }
             let count = lookups.all.values().map(|lookup| lookup.waiting.len()).sum::<usize>();
@@ -399,5 +423,27 @@ mod tests {
         };
         assert_eq!((kept(1_000, true, 10), kept(1_000, false, 10)), (WAITING_MAX, LOOKUPS_MAX));
         assert!(kept(LOOKUPS_MAX, false, 100_000) < LOOKUPS_MAX);
+        // What waits for DNS leaves room for what waits for the store, and one SIP server for the others.
+        let mut lookups = PathLookups::default();
+        let mut kept = |numbers: std::ops::Range<usize>, missing: Missing| {
+            let fits = |number: &usize| {
+                let (id, request) = (id(*number), request(*number, 10));
+                let has_room = lookups.has_room(id, missing, &request);
+                if has_room {
+                    lookups.add(id, missing, Waiting { at: Instant::now(), request, has_heard: false });
+                }
+                has_room
+            };
+            numbers.filter(fits).count()
+        };
+        assert_eq!(kept(0..1_000, Missing::Addresses(UpstreamId(1))), OF_SERVER_MAX);
+        assert_eq!(kept(1_000..1_001, Missing::Addresses(UpstreamId(2))), 1);
+        assert_eq!(
+            (2..20)
+                .map(|number| kept(number * 1_000..(number + 1) * 1_000, Missing::Addresses(UpstreamId(number as _))))
+                .sum::<usize>(),
+            OF_DNS_MAX - OF_SERVER_MAX - 1
+        );
+        assert_eq!(kept(100_000..101_000, Missing::Binding), LOOKUPS_MAX - OF_DNS_MAX);
     }
 }

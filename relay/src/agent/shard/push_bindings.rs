@@ -227,7 +227,7 @@ impl Shard {
         };
         self.push_bindings.accounts.insert((account, instance));
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
-        (row.wanted, row.left_by) = (Some((sealed, expires_at)), None);
+        (row.wanted, row.left_by, row.is_heard_out) = (Some((sealed, expires_at)), None, false);
         self.tell_store(instance);
     }
 

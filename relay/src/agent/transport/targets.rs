@@ -6,6 +6,7 @@
 //! | that left a REGISTER or a keep-alive without an answer, or said 503 or 430 while nobody was served by it, or to several accounts | away |
 //! | that ended a stream before it had granted anything, or several soon after they were opened | away |
 //! | that did not answer, or registered nobody, when it was tried as the better one | away |
+//! | that did not serve a single account, and said nothing of itself | away for the shard of that account alone, until it fails those of [several](SEVERAL) shards, and no others lead there |
 //!
 //! An address that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
 //! `upstream.failback_interval`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
@@ -39,6 +40,9 @@ const UNLISTED: Duration = Duration::from_secs(3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
 const REMEMBERED: usize = 32;
 
+/// So many shards each with an account that an address fails: it is the address that fails.
+const SEVERAL: usize = 2;
+
 /// The destination of a flow.
 pub(crate) type Destination = (SocketAddr, Transport);
 
@@ -46,6 +50,8 @@ pub(crate) type Destination = (SocketAddr, Transport);
 #[derive(Debug, Default)]
 pub(crate) struct Targets {
     away: BTreeMap<Destination, Away>,
+    /// Those that have failed a single account of a shard, and are away for that shard alone.
+    away_for_one: BTreeMap<(usize, Destination), Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
     /// Flows of which an endpoint has not said yet whether it takes them: dialled, and to be tried as better ones.
@@ -70,11 +76,11 @@ struct Current {
 
 impl Targets {
     /// The addresses to dial, best first; those that are away come last, the one that is back soonest before the others.
-    pub(crate) fn in_order(&self, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
+    pub(crate) fn in_order(&self, shard: usize, mut candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| {
-            let away = self.away.get(&place_of(candidate)).filter(|away| !away.back && away.until + AWAY_MAX > now);
-            away.map(|away| away.until)
+            let away = self.all_away(shard, candidate).filter(|away| !away.back && away.until + AWAY_MAX > now);
+            away.map(|away| away.until).max()
         });
         candidates
     }
@@ -82,19 +88,39 @@ impl Targets {
     /// An address failed at `now`; away for `first` if it had not failed before.
     pub(crate) fn failed(&mut self, place: Destination, now: Instant, first: Duration) {
         let settled = self.current.values().any(|it| place_of(&it.candidate) == place && it.since + SETTLED <= now);
-        let before = self.away.get(&place).filter(|_| !settled).map_or(0, |away| away.failures);
-        self.away.insert(place, Away { until: now + away_for(first, before), failures: before + 1, back: false });
-        while self.away.len() > REMEMBERED {
-            let soonest = self.away.iter().min_by_key(|(_, away)| away.until).map(|(place, _)| *place);
-            soonest.map(|place| self.away.remove(&place));
+        note_failure(&mut self.away, place, settled, now, first);
+    }
+
+    /// An address failed a single account of a shard at `now`, for whatever reason that has.
+    pub(crate) fn failed_one(&mut self, shard: usize, place: Destination, now: Instant, first: Duration) {
+        let leads_there = |it: &Current| place_of(&it.candidate) == place;
+        let settled = self.current.get(&shard).is_some_and(|it| leads_there(it) && it.since + SETTLED <= now);
+        note_failure(&mut self.away_for_one, (shard, place), settled, now, first);
+        let is_failed =
+            |shard: usize| self.away_for_one.get(&(shard, place)).is_some_and(|away| !away.back && away.until > now);
+        let failed = self.away_for_one.keys().filter(|(other, at)| *at == place && is_failed(*other)).count();
+        let is_used = self.current.iter().any(|(other, it)| leads_there(it) && !is_failed(*other));
+        if failed >= SEVERAL && !is_used {
+            self.failed(place, now, first);
+        }
+    }
+
+    /// What is known against an address, by all shards and by this one.
+    fn all_away(&self, shard: usize, candidate: &Candidate) -> impl Iterator<Item = &Away> {
+        let place = place_of(candidate);
+        self.away.get(&place).into_iter().chain(self.away_for_one.get(&(shard, place)))
+    }
+
+    /// A shard's flow leads there, and serves.
+    fn be_back(&mut self, shard: usize, place: Destination) {
+        for away in self.away.get_mut(&place).into_iter().chain(self.away_for_one.get_mut(&(shard, place))) {
+            away.back = true;
         }
     }
 
     /// A shard's flow leads there from now on.
     fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
-        if let Some(away) = self.away.get_mut(&place_of(&candidate)) {
-            away.back = true;
-        }
+        self.be_back(shard, place_of(&candidate));
         self.current.insert(shard, Current { candidate, since: now, listed_at: now });
     }
 
@@ -122,7 +148,7 @@ impl Targets {
         candidates
             .iter()
             .filter(|candidate| (unlisted || candidate.rank < rank) && place_of(candidate) != place)
-            .find(|candidate| self.away_until(candidate, now).is_none() && !is_away(candidate))
+            .find(|candidate| self.away_until(shard, candidate, now).is_none() && !is_away(candidate))
             .copied()
     }
 
@@ -163,14 +189,16 @@ impl Targets {
         let Some(candidate) = tried.or(dialled) else { return false };
         match outcome {
             FlowOutcome::Taken => self.leads(shard, candidate, now),
+            // The account that is tried there may be the one that it has failed.
+            FlowOutcome::DoesNotServe if self.away_for_one.contains_key(&(shard, place_of(&candidate))) => {
+                self.failed_one(shard, place_of(&candidate), now, first);
+            }
             FlowOutcome::DoesNotServe => self.failed(place_of(&candidate), now, first),
             // Another one was dialled, and what is in use serves again.
             FlowOutcome::NotWanted if tried.is_none() => {
                 let in_use = self.current.get(&shard).map(|current| place_of(&current.candidate));
-                if let Some(away) =
-                    in_use.filter(|it| *it != place_of(&candidate)).and_then(|it| self.away.get_mut(&it))
-                {
-                    away.back = true;
+                if let Some(in_use) = in_use.filter(|it| *it != place_of(&candidate)) {
+                    self.be_back(shard, in_use);
                 }
             }
             FlowOutcome::NotWanted => {}
@@ -185,9 +213,19 @@ impl Targets {
         self.trying.remove(&shard);
     }
 
-    fn away_until(&self, candidate: &Candidate, now: Instant) -> Option<Instant> {
-        let away = self.away.get(&place_of(candidate)).filter(|away| !away.back);
-        away.map(|away| away.until).filter(|until| *until > now)
+    fn away_until(&self, shard: usize, candidate: &Candidate, now: Instant) -> Option<Instant> {
+        let away = self.all_away(shard, candidate).filter(|away| !away.back);
+        away.map(|away| away.until).filter(|until| *until > now).max()
+    }
+}
+
+/// One has failed, again unless it had `settled`; of too many the one that is back soonest is forgotten.
+fn note_failure<K: Ord + Copy>(all: &mut BTreeMap<K, Away>, key: K, settled: bool, now: Instant, first: Duration) {
+    let before = all.get(&key).filter(|_| !settled).map_or(0, |away| away.failures);
+    all.insert(key, Away { until: now + away_for(first, before), failures: before + 1, back: false });
+    while all.len() > REMEMBERED {
+        let soonest = all.iter().min_by_key(|(_, away)| away.until).map(|(key, _)| *key);
+        soonest.map(|key| all.remove(&key));
     }
 }
 
@@ -228,7 +266,7 @@ mod tests {
         let mut dialled = Vec::new();
         for step in 0..4 {
             let now = now + Duration::from_secs(32) * step;
-            let first = targets.in_order(all.clone(), now)[0];
+            let first = targets.in_order(0, all.clone(), now)[0];
             dialled.push(first.rank);
             targets.leads(0, first, now);
             fails(&mut targets, first, now);
@@ -273,8 +311,8 @@ mod tests {
         targets.leads(0, at(1, 0), now);
         now += SETTLED;
         fails(&mut targets, at(1, 0), now);
-        assert!(targets.away_until(&at(1, 0), now + MINUTE - Duration::from_secs(1)).is_some());
-        assert!(targets.away_until(&at(1, 0), now + MINUTE).is_none());
+        assert!(targets.away_until(0, &at(1, 0), now + MINUTE - Duration::from_secs(1)).is_some());
+        assert!(targets.away_until(0, &at(1, 0), now + MINUTE).is_none());
     }
 
     #[test]
@@ -303,11 +341,11 @@ mod tests {
         fails(&mut targets, at(1, 0), now);
         targets.dialled(0, FLOW, at(2, 1));
         assert!(!targets.on_flow_outcome(0, other, FlowOutcome::NotWanted, now, MINUTE), "another flow's end");
-        assert!(targets.away_until(&at(1, 0), now).is_some());
+        assert!(targets.away_until(0, &at(1, 0), now).is_some());
         assert!(!targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE));
         assert_eq!(targets.led_to(0), Some(at(1, 0).address));
         assert_eq!((better(&mut targets, 0, &answer, now), targets.is_second_best(&answer)), (None, false));
-        assert_eq!(targets.in_order(answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
+        assert_eq!(targets.in_order(0, answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
         // A better one that a shard does not want is no worse for others.
         for shard in [0, 1] {
             targets.leads(shard, at(2, 1), now);
@@ -328,12 +366,41 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_a_single_account_is_away_for_its_shard_alone_unless_it_serves_nobody() {
+        let (now, mut targets) = (Instant::now(), Targets::default());
+        let answer = [at(1, 0), at(2, 1)];
+        let first_of = |targets: &Targets, shard: usize| targets.in_order(shard, answer.to_vec(), now)[0];
+        for shard in 0..3 {
+            targets.leads(shard, at(1, 0), now);
+        }
+        for shard in [0, 1] {
+            targets.failed_one(shard, place_of(&at(1, 0)), now, MINUTE);
+            targets.leads(shard, at(2, 1), now);
+            assert_eq!((first_of(&targets, shard), first_of(&targets, 2)), (at(2, 1), at(1, 0)), "{shard}");
+            assert_eq!(better(&mut targets, shard, &answer, now), None, "{shard}");
+        }
+        assert_eq!(first_of(&targets, 3), at(1, 0), "nor for one that comes");
+        // The account itself is tried at the better one again.
+        let later = now + MINUTE;
+        assert_eq!(better(&mut targets, 0, &answer, later), Some(at(1, 0)));
+        targets.tries(0, FLOW, at(1, 0));
+        targets.offered(0, FLOW, Offer::DoesNotServe, later, MINUTE);
+        assert_eq!(better(&mut targets, 0, &answer, later), None);
+        targets.leads(3, at(2, 1), later);
+        assert_eq!(better(&mut targets, 3, &answer, later), Some(at(1, 0)));
+        // Now it fails one of each shard that led there.
+        targets.failed_one(2, place_of(&at(1, 0)), later, MINUTE);
+        assert_eq!(first_of(&targets, 4), at(2, 1));
+        assert_eq!(better(&mut targets, 3, &answer, later), None);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let (now, mut targets) = (Instant::now(), Targets::default());
         for last in 0..=255 {
             fails(&mut targets, at(last, 0), now + Duration::from_secs(last.into()));
         }
         assert_eq!(targets.away.len(), REMEMBERED);
-        assert!(targets.away_until(&at(255, 0), now).is_some());
+        assert!(targets.away_until(0, &at(255, 0), now).is_some());
     }
 }

@@ -96,6 +96,14 @@ impl Inner {
         vault.write_letter(node, &ask).await.is_ok()
     }
 
+    /// Tells these nodes that this one leaves.
+    pub(super) async fn tell_leaving(&self, peers: &[Owner]) {
+        for peer in peers {
+            // A node that is not told believes this one gone 5 s later, and wakes devices once more.
+            let _ = self.tell(peer, Word::Leaving).await;
+        }
+    }
+
     /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN) at most.
     pub(crate) async fn tell_leavers(self: &Arc<Self>, word: Word) {
         self.tell_all(self.leavers.living(clock::now()), word).await;
@@ -126,7 +134,10 @@ impl Inner {
     pub(crate) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
         let Some(word) = Word::decode(&body) else { return Body::default() };
         match word {
-            Word::Leaving => self.leavers.note(from, clock::now()),
+            Word::Leaving => {
+                self.dependencies.agent.note_leaving(from.node().clone());
+                self.leavers.note(from, clock::now());
+            }
             Word::Left => self.leavers.forget(&from),
             Word::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;

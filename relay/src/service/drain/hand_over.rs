@@ -85,7 +85,10 @@ impl Service {
         let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
         let ids = it.instances_here().await;
         let instances = ids.len();
-        if ids.is_empty() || vault.living_peers().await.unwrap_or_default().is_empty() {
+        let peers = vault.living_peers().await.unwrap_or_default();
+        if ids.is_empty() || peers.is_empty() {
+            // What passed through here goes to them without a word; its Paths lead here again when this node is back.
+            let _ = timeout(OPERATION_LIMIT, it.tell_leaving(&peers)).await;
             return;
         }
         it.hand_over.waiting().ids = ids;

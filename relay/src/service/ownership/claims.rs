@@ -210,7 +210,7 @@ impl Inner {
     }
 
     fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
-        let Stored { id, sealed, fence, .. } = stored;
+        let Stored { id, sealed, fence, put_by, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
@@ -232,7 +232,9 @@ impl Inner {
             }),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();
-                Some(Read::PushBinding(KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams)))
+                let left_by = put_by.filter(|node| node != vault.owner().node());
+                let known = KnownPushBinding::of(id, sealed.clone(), fence, record, upstreams);
+                Some(Read::PushBinding(known.map(|known| KnownPushBinding { left_by, ..known })))
             }
         });
         match read.ok().flatten() {
@@ -316,10 +318,9 @@ impl<'a> TakingOver<'a> {
                     self.settling.lock().insert(id, from);
                     some.push(*new);
                 }
-                Opened::PushBinding(mut known) => {
+                Opened::PushBinding(known) => {
                     self.taken += 1;
-                    self.left_behind += usize::from(from.is_some());
-                    known.left_by = from.as_ref().map(|from| from.node().clone());
+                    self.left_behind += usize::from(known.left_by.is_some());
                     let (reply, adopted) = oneshot::channel();
                     agent.tell(id, Request::Adopt { new: known, reply }).await;
                     adopting.extend(from.map(|from| (id, from, adopted)));

@@ -469,7 +469,8 @@ impl Round {
         self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(
             |(candidate, claimed)| {
                 let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
-                let (_, _, sealed, expires_at, fence) = claimed;
+                let (_, _, sealed, expires_at, fence, put_by) = claimed;
+                let put_by = String::from_utf8(put_by).ok().filter(|node| !node.is_empty()).map(Into::into);
                 Stored {
                     id: candidate.id,
                     sealed: Sealed::from_bytes(sealed),
@@ -478,6 +479,7 @@ impl Round {
                     owned: true,
                     owner: owner.clone(),
                     taken_from,
+                    put_by,
                 }
             },
         ));

@@ -320,6 +320,7 @@ impl RedisStore {
                 owned: owned_by == owner.to_string(),
                 owner: Owner::parse(&owned_by).ok_or(StoreError::Malformed)?,
                 taken_from: None,
+                put_by: None,
             })),
             _ => Err(StoreError::Malformed),
         }

@@ -22,8 +22,9 @@ pub(super) const ERASE_OTHERS: u8 = 2;
 /// Nothing was erased: another node owns it, or has owned it, since it was ended here, and nobody's word ends it.
 pub(super) const ERASE_LEFT: u8 = 3;
 
-/// What [`Scripts::claim`] answers of each record: one of the outcomes below, the earlier owner, sealed, expiry, fence.
-pub(super) type Claimed = (u8, Vec<u8>, Vec<u8>, u64, u64);
+/// What [`Scripts::claim`] answers of each record: one of the outcomes below, the earlier owner, sealed, expiry, fence, the node that put it last where
+/// another one has claimed it since.
+pub(super) type Claimed = (u8, Vec<u8>, Vec<u8>, u64, u64, Vec<u8>);
 /// There is no such record.
 pub(super) const CLAIM_GONE: u8 = 0;
 /// It has an owner that may keep it.
@@ -116,6 +117,7 @@ elseif not restores then
   return {-2, '', ''}
 end
 redis.call('HSET', KEYS[1], 's', ARGV[1], 'o', ARGV[2], 'f', fence, 'e', ARGV[4], 'l', ARGV[5])
+redis.call('HDEL', KEYS[1], 'p')
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 local left = redis.call('PTTL', KEYS[1])
 for place = 2, #KEYS do
@@ -191,21 +193,26 @@ local function node_of(run)
   return node
 end
 local function claim(key, ticket)
-  local have = redis.pcall('HMGET', key, 'o', 's', 'e', 'f', 'c')
-  if have.err then return {1, '', '', 0, 0} end
-  if not (have[1] and have[2] and have[3] and have[4]) then return {0, '', '', 0, 0} end
-  local left = {1, have[1], '', 0, 0}
+  local have = redis.pcall('HMGET', key, 'o', 's', 'e', 'f', 'c', 'p')
+  if have.err then return {1, '', '', 0, 0, ''} end
+  if not (have[1] and have[2] and have[3] and have[4]) then return {0, '', '', 0, 0, ''} end
+  local put_by = have[6] or ''
+  local left = {1, have[1], '', 0, 0, ''}
   for place = 3, 4 do
     if not string.match(have[place], '^%d+$') or #have[place] > 15 then return left end
   end
   if have[1] == owner then
-    return have[5] == ticket and {2, have[1], have[2], have[3], have[4]} or left
+    return have[5] == ticket and {2, have[1], have[2], have[3], have[4], put_by} or left
   end
   local node = node_of(have[1])
   if not (node and takeable[node]) then return left end
   local fence = string.format('%.0f', tonumber(have[4]) + 1)
   redis.call('HSET', key, 'o', owner, 'c', ticket, 'f', fence)
-  return {2, have[1], have[2], have[3], fence}
+  if put_by == '' and node ~= node_of(owner) then
+    put_by = node
+    redis.call('HSET', key, 'p', put_by)
+  end
+  return {2, have[1], have[2], have[3], fence, put_by}
 end
 local claimed = {}
 for place = 1, #KEYS do claimed[place] = claim(KEYS[place], ARGV[place + 1]) end

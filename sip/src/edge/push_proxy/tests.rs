@@ -97,6 +97,7 @@ fn what_is_kept_of_a_registration_is_small_however_much_its_register_says() {
     assert_eq!(&*of("1").contact, "<urn:uuid:1>");
     let target = read(&register(&format!("<sip:{long}@h:9;x=1>"), ""), 0).unwrap();
     assert!(target.contact.len() <= CONTACT_MAX);
+    assert!(names_device(&one.contact) && !names_device(&target.contact), "a long address names no device");
     let response = format!("SIP/2.0 200 OK\r\nContact: <sip:{long}@h:9;y=2>;expires=77, <sip:b@h>;expires=5\r\n\r\n");
     let response = Message::parse(&response.into(), &Limits::default()).unwrap();
     assert_eq!(target.granted(&response).as_secs(), 77);

@@ -78,10 +78,14 @@ impl Endpoint {
     }
 
     pub(super) fn dial(&mut self, id: UpstreamId, avoid: Option<FlowId>) {
+        self.dial_for(id, avoid, false);
+    }
+
+    pub(super) fn dial_for(&mut self, id: UpstreamId, avoid: Option<FlowId>, for_one: bool) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.link = Link::Dialling;
             let avoid = avoid.or(upstream.avoided.take());
-            self.core.outputs.push_back(Output::Dial { upstream: id, avoid });
+            self.core.outputs.push_back(Output::Dial { upstream: id, avoid, for_one });
         }
     }
 

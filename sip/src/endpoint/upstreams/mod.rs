@@ -47,6 +47,9 @@ use recovery::Recovery;
 use trust::{GrantedAt, Trust};
 use window::Window;
 
+/// How often it is looked whether the call still has a flow for which a stream stays.
+const LINGERS: Duration = Duration::from_secs(32);
+
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Upstreams {
@@ -82,6 +85,8 @@ struct Upstream {
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
+    /// The device whose registration that passed through has ended last.
+    left_by: Option<InstanceId>,
     /// A better flow that is being tried.
     probe: Option<FailbackProbe>,
     /// Flows that others have replaced, while answers may be due on them.
@@ -414,12 +419,15 @@ impl Endpoint {
     }
 
     /// One less. `last`: the instance whose dialogs may still want the flow.
-    pub(super) fn leave_transit(&mut self, id: UpstreamId, last: Option<InstanceId>) {
+    pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId, last: Option<InstanceId>) {
         self.core.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
+        // A REGISTER that passes through outlives the registration that it ends.
+        upstream.left_by = last.or(upstream.left_by);
+        let last = upstream.left_by;
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            self.forget_upstream(id, last, None);
+            self.forget_upstream(now, id, last, None);
         }
     }
 
@@ -448,13 +456,13 @@ impl Endpoint {
         if upstream.members.is_empty() && upstream.transit_refs == 0 {
             // Messages that the server has sent by now are answered, and may use another flow.
             let crossing = now + self.core.settings.timing.transaction.t4;
-            self.forget_upstream(id, Some(registration.instance), Some(crossing));
+            self.forget_upstream(now, id, Some(registration.instance), Some(crossing));
         }
     }
 
-    /// Its last binding, of this instance, is gone. The stream stays `until` then; and while the device is attached, for it may carry
-    /// a call that is to be hung up: no longer than the device's own registration, which it cannot renew.
-    fn forget_upstream(&mut self, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
+    /// Its last binding, of this instance, is gone. The stream stays `until` then; and while what is left of the device has a flow, for it may carry
+    /// a call that is to be hung up.
+    fn forget_upstream(&mut self, now: Instant, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
         let gone = self.upstreams.rows.remove(&id);
         self.core.event(Event::UpstreamIdle { upstream: id, forgotten: true });
         if let Some(upstream) = &gone {
@@ -468,15 +476,21 @@ impl Endpoint {
             && flow.is_reliable()
         {
             self.upstreams.links.remove(&flow);
-            let attached = last.and_then(|last| self.attachments.attached_until(last));
-            match attached.max(until) {
-                Some(until) => self.core.timers.set(until, Timer::Linger(Box::new(flow))),
-                None => {
-                    self.core.flush();
-                    self.core.outputs.push_back(Output::Close(flow));
-                }
+            match until {
+                Some(until) => self.core.timers.set(until, Timer::Linger(Box::new((flow, last)))),
+                None => self.on_linger(now, (flow, last)),
             }
         }
+    }
+
+    /// A stream that its SIP server's last binding has left is closed, or stays for a call of its device.
+    pub(in crate::endpoint) fn on_linger(&mut self, now: Instant, (flow, last): (FlowId, Option<InstanceId>)) {
+        if let Some(gone) = last.filter(|last| self.attachments.is_gone(*last)) {
+            let until = self.attachments.attached_until(gone).filter(|until| *until > now);
+            return self.core.timers.set(until.unwrap_or(now + LINGERS), Timer::Linger(Box::new((flow, last))));
+        }
+        self.core.flush();
+        self.core.outputs.push_back(Output::Close(flow));
     }
 }
 
@@ -492,6 +506,7 @@ impl Upstream {
             heard_at: None,
             public: None,
             mapped: None,
+            left_by: None,
             probe: None,
             replaced: Vec::new(),
             fitness: Fitness::default(),

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | is left unanswered, and nothing else was heard | leave it | leave it, unless others were [granted together](TOGETHER) with it |
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
-//! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
+//! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
 //! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
@@ -101,6 +101,17 @@ enum Failed {
     Some,
     /// No binding was served.
     All,
+}
+
+/// How an address has failed that is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// It leaves REGISTERs unanswered.
+    IsSilent,
+    /// It says itself that it does not serve, or does not serve several accounts that it had accepted.
+    Refuses,
+    /// It does not serve a single account, for whatever reason that has.
+    OfOne,
 }
 
 /// A look for another address beside a flow that others are served by.
@@ -235,7 +246,7 @@ impl Endpoint {
         let granted = upstream.fitness.granted.filter(|(_, whose)| *whose != Some(binding));
         if granted.is_none_or(|(at, _)| at + within + TOGETHER <= now) {
             upstream.fitness.fail(Failed::All);
-            self.leave_address(now, id, binding, true);
+            self.leave_address(now, id, binding, Failure::IsSilent);
         }
     }
 
@@ -262,7 +273,8 @@ impl Endpoint {
             return match upstream.serves_somebody() {
                 false if is_proven => {
                     upstream.fitness.fail(Failed::All);
-                    self.leave_address(now, id, binding, false);
+                    let failure = if are_several { Failure::Refuses } else { Failure::OfOne };
+                    self.leave_address(now, id, binding, failure);
                 }
                 true if fails_all => {
                     upstream.fitness.fail(Failed::All);
@@ -283,7 +295,7 @@ impl Endpoint {
         upstream.recovery.refuse();
         if !upstream.serves_somebody() {
             upstream.fitness.fail(Failed::All);
-            return self.leave_address(now, id, binding, false);
+            return self.leave_address(now, id, binding, Failure::Refuses);
         }
         if is_unfit {
             if upstream.fitness.has_granted_nobody(now, outage) {
@@ -421,11 +433,11 @@ impl Endpoint {
         fitness.vain += 1;
         fitness.refused.clear();
         (fitness.moved_at, fitness.turned_away, fitness.look) = (Some(now), Some(binding), Some(Look::Sought));
-        self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow) });
+        self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
     /// Another address is dialled in place of this one.
-    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId, silent: bool) {
+    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId, failure: Failure) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
@@ -434,12 +446,13 @@ impl Endpoint {
         if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
             return;
         }
-        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), Some(binding), silent);
+        let is_silent = failure == Failure::IsSilent;
+        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), Some(binding), is_silent);
         // A stream that was silent may be dead, wherever the next one leads.
         fitness.follow |= flow.is_reliable();
         let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);
         let members: Vec<_> = upstream.members.iter().copied().collect();
-        self.dial(id, Some(flow));
+        self.dial_for(id, Some(flow), failure == Failure::OfOne);
         if is_wanted {
             self.replace_flow(now, id, flow);
         } else if self.upstreams.links.remove(&flow).is_some() {

@@ -247,9 +247,51 @@ fn it_lives_as_long_as_it_is_granted_and_a_refresh_lets_it_live_on() {
     through.call("late", &path);
     assert_eq!(through.world.descriptions(), ["INVITE 480"]);
     refused(&mut through, &Begun::new("INVITE"));
-    // Until then a dialog that stands may be hung up.
     close(&mut through, 1);
     nothing_is_left(&through);
+}
+
+/// A dialog depends on no registration (RFC 3261 §12).
+#[test]
+fn a_call_is_hung_up_by_either_side_after_the_registration_has_run_out_or_was_taken_back_or_refused() {
+    let ends: [&dyn Fn(&mut Through); 3] =
+        [&|_| {}, &|through| drop(through.registered(&register(1, PLAIN).expires(0))), &|through| {
+            through.register(&register(1, PLAIN));
+            let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+            through.world.reply(source, &register, 403, &[], "");
+        }];
+    for (end, way) in ends.iter().enumerate() {
+        for by_device in [true, false] {
+            let (mut through, path) = registered(PLAIN);
+            through.call("out", &path);
+            let (device, server) = (through.world.device(1), through.world.upstream);
+            let invite = through.world.last("INVITE");
+            through.world.reply(device, &invite, 200, &[("Contact", "<sip:alice@10.0.0.5:9>")], "");
+            way(&mut through);
+            // The grant was for 600 s.
+            through.advance(601);
+            assert_eq!(through.world.endpoint.counts().push_bindings, 0, "{end}");
+            through.advance(400);
+            let mut routes = values(&invite, Name::RecordRoute);
+            let (source, bye) = if by_device {
+                let (own, others) = ("<sip:alice@example.com>;tag=peer", "<sip:bob@example.com>;tag=bob");
+                (device, in_dialog("BYE", "sip:bob@192.0.2.77", &routes, own, others, "10.0.0.5:9"))
+            } else {
+                routes.truncate(2);
+                routes.reverse();
+                let (own, others) = ("<sip:bob@example.com>;tag=bob", "<sip:alice@example.com>;tag=peer");
+                (server, in_dialog("BYE", "sip:alice@10.0.0.5:9", &routes, own, others, "192.0.2.10"))
+            };
+            assert!(!through.world.closed.contains(&server.flow), "{end}: the call may need it");
+            through.world.receive(source, &bye);
+            let next = if by_device { server.flow } else { device.flow };
+            assert_eq!((through.world.count("BYE"), flow_of(&through.world, "BYE")), (1, next), "{end} {by_device}");
+            close(&mut through, 1);
+            through.advance(40);
+            assert!(through.world.closed.contains(&server.flow), "{end}");
+            nothing_is_left(&through);
+        }
+    }
 }
 
 #[test]

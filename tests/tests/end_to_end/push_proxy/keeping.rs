@@ -150,11 +150,37 @@ async fn a_phone_of_a_node_that_is_gone_is_pushed_to_register_by_the_one_that_to
     world.relay.kill_9().await?;
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
+    let mut other = RelayProcess::start(setup).await?;
     takes_over(&other).await?;
-    let push = world.fcm.next_push(SOON * 4).await.ok_or_else(|| Missed::new("a push", other.log()))?.payload;
-    assert_eq!((&push["event"], &push["edge"]), (&json!("renew"), &json!(other.edge_address().to_string())));
-    assert_eq!(world.fcm.count(), 1, "once");
+    // Its next run knows by the record which node the Path leads to.
+    for run in 1..=2 {
+        let push = world.fcm.next_push(SOON * 4).await.ok_or_else(|| Missed::new("a push", other.log()))?.payload;
+        assert_eq!((&push["event"], &push["edge"]), (&json!("renew"), &json!(other.edge_address().to_string())));
+        assert_eq!(world.fcm.count(), run, "once");
+        if run == 1 {
+            other.kill_9().await?;
+            other.restart().await?;
+        }
+    }
+    Ok(())
+}
+
+/// An update ends with the node's return: its Paths lead somewhere again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_phone_is_pushed_to_register_while_a_node_that_has_said_that_it_leaves_may_be_back() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    world.relay.terminate(SOON * 9).await?;
+    takes_over(&other).await?;
+    // Longer than any other node is waited for.
+    let pushed = world.fcm.next_push(std::time::Duration::from_secs(8)).await;
+    assert!(pushed.is_none(), "{}", other.log());
+    world.relay.restart().await?;
     Ok(())
 }
 
@@ -390,6 +416,30 @@ async fn an_operator_has_the_receipt_of_a_registration_when_no_push_with_its_tok
     assert!(tried > before, "the phone was to hear that the call has ended");
     let again = world.until("another try", || async { (world.fcm.requests() > tried).then_some(()) });
     assert!(timeout(Duration::from_secs(4), again).await.is_err(), "its push token is known still");
+    Ok(())
+}
+
+/// What is pushed by then is for the registration that has come since.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_wipe_breaks_no_push_off_when_its_phone_has_registered_again() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    let learned = phone.register_and_sleep(SOON).await?;
+    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
+    let caller = world.call()?;
+    caller.expect(180, SOON).await?;
+    world.android_push().await?;
+    let unavailable = || Answer::Unavailable { retry_after: Some(1) };
+    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    let before = world.fcm.requests();
+    let path = format!("/v1/operator/instances/{id}/wipe");
+    let (wiped, back) = tokio::join!(operator.json("POST", &path, Some(&token), None), async {
+        world.until("a push", || async { (world.fcm.requests() > before).then_some(()) }).await?;
+        phone.register_and_sleep(SOON).await
+    });
+    assert_eq!(back?.purr.as_deref(), Some(&*id), "{:?}", wiped?.status);
+    assert!(is_tried_on(&world).await?().await);
     Ok(())
 }
 

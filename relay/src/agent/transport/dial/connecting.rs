@@ -327,7 +327,7 @@ mod tests {
     }
 
     fn own_order(dialler: &Dialler, upstream: UpstreamId, candidates: &[Candidate]) -> Vec<Candidate> {
-        let order = |targets: &mut super::super::Targets| targets.in_order(candidates.to_vec(), clock::now());
+        let order = |targets: &mut super::super::Targets| targets.in_order(0, candidates.to_vec(), clock::now());
         dialler.0.upstreams.targets(upstream, order).unwrap()
     }
 

@@ -183,12 +183,12 @@ impl Dialler {
         });
     }
 
-    /// Opens a flow for a shard, in a task of its own; `avoid` has failed, and is tried last.
-    pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>) {
+    /// Opens a flow for a shard, in a task of its own; `avoid` has failed, a single account where that is `for_one`, and is tried last.
+    pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>, for_one: bool) {
         let it = self.0.clone();
         tokio::spawn(async move {
             let way = tokio::select! {
-                way = timeout(it.dial_timeout, it.way(shard, upstream, avoid)) => way.unwrap_or_else(|_| {
+                way = timeout(it.dial_timeout, it.way(shard, upstream, avoid, for_one)) => way.unwrap_or_else(|_| {
                     it.metrics.limit(Limit::Dials);
                     tracing::info!(event = "sip-server-slow", upstream = upstream.0, "a SIP server took too long to be connected to");
                     None
@@ -241,6 +241,7 @@ impl Inner {
         shard: usize,
         upstream: UpstreamId,
         avoid: Option<SocketAddr>,
+        for_one: bool,
     ) -> Option<(Candidate, Opened)> {
         let route = self.upstreams.route(upstream)?;
         self.upstreams.used_by(upstream, shard);
@@ -261,9 +262,13 @@ impl Inner {
         let (now, first) = (clock::now(), self.failback_interval);
         let ordered = self.upstreams.targets(upstream, |targets| {
             for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
-                targets.failed(place_of(candidate), now, first);
+                if for_one {
+                    targets.failed_one(shard, place_of(candidate), now, first);
+                } else {
+                    targets.failed(place_of(candidate), now, first);
+                }
             }
-            targets.in_order(candidates, now)
+            targets.in_order(shard, candidates, now)
         });
         self.connect_first(upstream, &route, ordered.unwrap_or_default(), avoid).await
     }
@@ -457,7 +462,7 @@ mod tests {
 
     /// Opens a flow for the first shard; whether there is one.
     async fn open(dialler: &Dialler, upstream: UpstreamId) -> bool {
-        let Some((candidate, opened)) = dialler.0.way(0, upstream, None).await else { return false };
+        let Some((candidate, opened)) = dialler.0.way(0, upstream, None, false).await else { return false };
         dialler.0.hand_over(0, upstream, None, candidate, opened).await;
         true
     }
@@ -473,7 +478,7 @@ mod tests {
         for _ in 0..inbox.max_capacity() - 4 {
             dialler.0.shards.send(0, ShardInput::sip(Input::UpstreamServes(upstream))).await;
         }
-        dialler.dial(0, upstream, None);
+        dialler.dial(0, upstream, None, false);
         listener.accept().await.unwrap();
         while inbox.capacity() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,0 +1,45 @@
+//! The nodes that have said that they leave: most are back soon, for they were only to start again, and serve on until they go.
+//!
+//! Invariant: one that is not back [`BACK_WITHIN`] counts as gone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a node is waited for from its word on: 30 s of hand-over, 10 s of drain, and its start.
+pub(super) const BACK_WITHIN: Duration = Duration::from_secs(60);
+
+/// When each is to be back.
+#[derive(Default)]
+pub(super) struct Departures(Mutex<BTreeMap<Arc<str>, Instant>>);
+
+impl Departures {
+    /// A node says that it leaves.
+    pub(super) fn note(&self, node: Arc<str>, now: Instant) {
+        // A panic while the lock was held leaves a whole map behind.
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|_, until| *until > now);
+        nodes.insert(node, now + BACK_WITHIN);
+    }
+
+    /// Until when a node is waited for.
+    pub(super) fn back_by(&self, node: &str, now: Instant) -> Option<Instant> {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(node).copied().filter(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_has_said_that_it_leaves_is_waited_for_and_no_other_one() {
+        let (departures, now) = (Departures::default(), Instant::now());
+        departures.note("one".into(), now);
+        assert_eq!(departures.back_by("one", now), Some(now + BACK_WITHIN));
+        assert_eq!((departures.back_by("other", now), departures.back_by("one", now + BACK_WITHIN)), (None, None));
+        departures.note("other".into(), now + BACK_WITHIN);
+        assert_eq!(departures.0.lock().unwrap().len(), 1, "what is over is forgotten");
+    }
+}
