@@ -138,7 +138,7 @@ async fn what_an_earlier_run_had_is_claimed_also_when_the_server_of_its_index_wa
     earlier.release_lease().await.expect("released");
     let later = earlier.as_node(&name);
     later.hold_lease().await.expect("leased");
-    later.compare_ring().await.expect("compared");
+    later.check_keyring().await.expect("compared");
     cluster.freeze_the_last();
     // A whole round: nothing else of it needs an answer of that server.
     let first = later.claim(100).await;

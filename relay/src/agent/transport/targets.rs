@@ -384,7 +384,7 @@ mod tests {
         let later = now + MINUTE;
         assert_eq!(better(&mut targets, 0, &answer, later), Some(at(1, 0)));
         targets.tries(0, FLOW, at(1, 0));
-        targets.offered(0, FLOW, Offer::DoesNotServe, later, MINUTE);
+        targets.on_flow_outcome(0, FLOW, FlowOutcome::DoesNotServe, later, MINUTE);
         assert_eq!(better(&mut targets, 0, &answer, later), None);
         targets.leads(3, at(2, 1), later);
         assert_eq!(better(&mut targets, 3, &answer, later), Some(at(1, 0)));
