@@ -73,6 +73,8 @@ struct Gone {
     dialogs: DialogFlow,
     /// When its registration would have ended; `None`: it was not wiped, or was detached, and its flow's end is awaited.
     until: Option<Instant>,
+    /// The one stream to its SIP server that stays for its dialogs.
+    stream: Option<FlowId>,
 }
 
 /// One flow of devices.
@@ -162,9 +164,16 @@ impl Attachments {
         self.get(instance).map(|attached| attached.expires_at).or_else(gone)
     }
 
-    /// Whether a device is known no more, and what is left of it has a flow.
-    pub(super) fn is_gone(&self, instance: InstanceId) -> bool {
-        self.gone.contains_key(&instance)
+    /// Has this stream to its SIP server stay for the dialogs of a device that is known no more, in place of an earlier one.
+    pub(super) fn keep_stream(&mut self, instance: InstanceId, stream: FlowId) {
+        if let Some(gone) = self.gone.get_mut(&instance) {
+            gone.stream = Some(stream);
+        }
+    }
+
+    /// Whether it is this stream that stays for a device; the first one that is asked for is.
+    pub(super) fn keeps_stream(&mut self, instance: InstanceId, stream: FlowId) -> bool {
+        self.gone.get_mut(&instance).is_some_and(|gone| *gone.stream.get_or_insert(stream) == stream)
     }
 
     /// Whether what is left of a wiped device goes at this moment.
@@ -238,7 +247,7 @@ impl Attachments {
                 self.gone.remove(&state.gone.remove(0));
             }
             let until = attached.filter(|_| is_wiped).map(|it| it.expires_at);
-            self.gone.insert(instance, Gone { dialogs, until });
+            self.gone.insert(instance, Gone { dialogs, until, stream: None });
         }
         forwarded
     }

@@ -476,6 +476,9 @@ impl Endpoint {
             && flow.is_reliable()
         {
             self.upstreams.links.remove(&flow);
+            if let Some(last) = last {
+                self.attachments.keep_stream(last, flow);
+            }
             match until {
                 Some(until) => self.core.timers.set(until, Timer::Linger(Box::new((flow, last)))),
                 None => self.on_linger(now, (flow, last)),
@@ -483,9 +486,9 @@ impl Endpoint {
         }
     }
 
-    /// A stream that its SIP server's last binding has left is closed, or stays for a call of its device.
+    /// A stream that its SIP server's last binding has left is closed, or stays for a call of its device: one stream for each device, the latest.
     pub(in crate::endpoint) fn on_linger(&mut self, now: Instant, (flow, last): (FlowId, Option<InstanceId>)) {
-        if let Some(gone) = last.filter(|last| self.attachments.is_gone(*last)) {
+        if let Some(gone) = last.filter(|last| self.attachments.keeps_stream(*last, flow)) {
             let until = self.attachments.attached_until(gone).filter(|until| *until > now);
             return self.core.timers.set(until.unwrap_or(now + LINGERS), Timer::Linger(Box::new((flow, last))));
         }
