@@ -375,7 +375,10 @@ impl World {
         match what % 5 {
             4 => {
                 let lost = Duration::from_secs(u64::from(what) * 60);
-                self.input(Input::TimeLost { lost, for_sure: if what.is_multiple_of(2) { lost } else { Duration::ZERO } });
+                self.input(Input::TimeLost {
+                    lost,
+                    for_sure: if what.is_multiple_of(2) { lost } else { Duration::ZERO },
+                });
             }
             0..2 => self.input(Input::Subscribe(binding)),
             2 => {
