@@ -311,9 +311,9 @@ fn the_environment_wins_over_the_file_and_is_named_when_it_is_wrong() {
     ];
     let places = places(read_with(&scratch, FULL, &wrong));
     let expected = [
+        "SIPWAKE____",
         "SIPWAKE_APP__7__ID",
         "SIPWAKE_EDGE__LISTEN__DEEPER",
-        "SIPWAKE____",
         "call.ring_timeout (from SIPWAKE_CALL__RING_TIMEOUT)",
         "call.ringtimeout (from SIPWAKE_CALL__RINGTIMEOUT)",
     ];
