@@ -286,13 +286,13 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last(bench: &
     let claimed = async |node: &str| {
         let vault = bench.node(node);
         vault.hold_lease().await.expect("leased");
-        let stored = loop {
-            if let Some(stored) = vault.claim(8).await.expect("asked").pop() {
-                break stored;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        (vault, stored)
+        let mut stored = None;
+        until("a claim", async || {
+            stored = vault.claim(8).await.expect("asked").pop();
+            stored.is_some()
+        })
+        .await;
+        (vault, stored.expect("awaited"))
     };
     let a = bench.node("a");
     a.hold_lease().await.expect("leased");

@@ -54,6 +54,7 @@ mod unasked;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use sip::id::InstanceId;
 
 use super::MAX_LIFETIME_S;
@@ -289,9 +290,17 @@ impl RedisStore {
         })
     }
 
+    /// Names instances of this node in its index again. One whose record is erased meanwhile is struck off behind it: an erasure takes the record away
+    /// first and the name after it, and here it is the other way round, so whichever comes last leaves none.
     pub async fn name_again(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
         for some in ids.chunks(PAGE) {
             self.index(&owner.node, some).await?;
+            let looks = some.iter().map(|id| async move {
+                let exists = self.link.ask::<bool>(::redis::cmd("EXISTS").arg(record_key(*id))).await;
+                (exists == Ok(false)).then_some(*id)
+            });
+            let erased: Vec<InstanceId> = join_all(looks).await.into_iter().flatten().collect();
+            self.unindex(&owner.node, &erased).await?;
         }
         Ok(())
     }

@@ -199,7 +199,7 @@ async fn what_was_kept_when_an_escape_made_another_account_is_replaced_by_the_sa
     let earlier = seed_spelt(&world, &redis.url(), 1, |aor| aor.replace("sip:s", "sip:%73")).await?.remove(0);
     world.relay.restart().await?;
     // Until then its record alone tells of it, and its id would stay in the node's index, which is a hint.
-    world.await_metric("sipwake_instances{state=\"foreground\"}", 1.0).await?;
+    world.until("its record", || async { (world.api.read(&earlier).await.ok()?.status == 200).then_some(()) }).await?;
     let mut request = world.enable_request(&format!("{:064x}", 0));
     for (key, value) in [("aor", &*world.registrar.aor("s0")), ("auth_username", "s0"), ("password", PASSWORD)] {
         request["account"][key] = json!(value);
