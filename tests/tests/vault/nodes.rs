@@ -1,7 +1,7 @@
 //! Several nodes over one Redis: what one believes of another, and of a store that has lost something; what they tell each other.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
