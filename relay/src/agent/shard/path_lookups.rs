@@ -9,11 +9,13 @@
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | the record does not open here | are refused with 503 |
 //!
+//! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
+//!
 //! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
-//! that it is not the SIP server of the registration unless DNS has told all that server's addresses. A request waits for [`WAIT`] and [`LOOK_EVERY`]
-//! at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a shard,
-//! [`OF_DNS_MAX`] of these for DNS and [`OF_SERVER_MAX`] for that of one SIP server, so that the store is asked whatever DNS says; then it is refused
-//! with 503.
+//! that it is not the SIP server of the registration before DNS had [`PART_WAIT`] to tell all that server's addresses. A request waits for [`WAIT`] and
+//! [`LOOK_EVERY`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a
+//! shard, [`OF_DNS_MAX`] of these for DNS and [`OF_SERVER_MAX`] for that of one SIP server, so that the store is asked whatever DNS says; then it is
+//! refused with 503, or judged by the addresses that are known.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,6 +48,8 @@ const WAITING_MAX: usize = 32;
 const BYTES_MAX: usize = 16 << 20;
 /// How long a request waits for a store, or for DNS, that does not answer.
 const WAIT: Duration = Duration::from_secs(10);
+/// Likewise, for DNS alone where it has told some addresses of the SIP server.
+const PART_WAIT: Duration = Duration::from_secs(4);
 /// How soon they are asked again.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How often those are looked at that wait while one is being asked. After as long an INVITE has its 100 (RFC 3261 §17.2.1).
@@ -136,10 +140,10 @@ impl PathLookups {
         taken
     }
 
-    /// Takes what has waited long enough, and leaves the rest to the answer that is on its way.
-    fn take_old(&mut self, id: Named, now: Instant) -> Vec<Waiting> {
+    /// Takes what has waited for so long, and leaves the rest to the answer that is on its way.
+    fn take_old(&mut self, id: Named, now: Instant, wait: Duration) -> Vec<Waiting> {
         let Some(lookup) = self.all.get_mut(&id) else { return Vec::new() };
-        let is_old = |it: &mut Waiting| now.saturating_duration_since(it.at) >= WAIT;
+        let is_old = |it: &mut Waiting| now.saturating_duration_since(it.at) >= wait;
         let old: Vec<_> = lookup.waiting.extract_if(.., is_old).collect();
         self.bytes -= old.iter().map(|it| bytes_of(&it.request)).sum::<usize>();
         old
@@ -181,6 +185,9 @@ impl Shard {
             return None;
         }
         if !self.path_lookups.has_room(id, missing, &input) {
+            if self.can_judge(missing) {
+                return Some(input);
+            }
             self.refuse_for_now(at, &input);
             return None;
         }
@@ -296,8 +303,12 @@ impl Shard {
     /// The store, or DNS, takes its time: each INVITE is told to wait, once, and what has waited long enough is refused.
     fn look_at_waiting(&mut self, id: Named) {
         let now = clock::now();
-        for Waiting { at, request, .. } in self.path_lookups.take_old(id, now) {
-            self.refuse_for_now(at, &request);
+        let server = self.path_lookups.all.get(&id).and_then(|lookup| lookup.server);
+        let wait = server.map_or(WAIT, |server| self.wait_for(Missing::Addresses(server)));
+        let old = self.path_lookups.take_old(id, now, wait);
+        let cancelled = Cancelled::among(old.iter().map(|it| &it.request));
+        for Waiting { at, request, .. } in old {
+            self.judge_or_refuse(at, request, &cancelled);
         }
         let Some(lookup) = self.path_lookups.all.get_mut(&id) else { return };
         lookup.is_slow = true;
@@ -323,8 +334,8 @@ impl Shard {
                 self.hand_in(at, request, &cancelled);
                 continue;
             };
-            if now.saturating_duration_since(at) >= WAIT {
-                self.refuse_for_now(at, &request);
+            if now.saturating_duration_since(at) >= self.wait_for(missing) {
+                self.judge_or_refuse(at, request, &cancelled);
                 continue;
             }
             if !has_heard {
@@ -339,6 +350,24 @@ impl Shard {
         if let (Some((missing, source)), Some(lookup)) = (again, self.path_lookups.all.get_mut(&id)) {
             lookup.is_slow = true;
             self.begin_look_up(id, missing, source, AGAIN);
+        }
+    }
+
+    /// Whether the origin of a request can be told as far as DNS has named the SIP server.
+    fn can_judge(&self, missing: Missing) -> bool {
+        server_of(missing).is_some_and(|server| self.endpoint.is_served(server))
+    }
+
+    fn wait_for(&self, missing: Missing) -> Duration {
+        if self.can_judge(missing) { PART_WAIT } else { WAIT }
+    }
+
+    /// Judges a request that has waited long enough by what is known, or refuses it.
+    fn judge_or_refuse(&mut self, at: Instant, request: Input, cancelled: &Cancelled) {
+        let Input::Received { source, message } = &request else { return };
+        match self.missing(source, message) {
+            Some((_, missing)) if !self.can_judge(missing) => self.refuse_for_now(at, &request),
+            _ => self.hand_in(at, request, cancelled),
         }
     }
 
