@@ -29,7 +29,8 @@ pub struct Oracle {
     wakes: BTreeSet<(CallId, InstanceId)>,
     last: BTreeMap<(CallId, InstanceId), CallState>,
     ended: BTreeSet<CallId>,
-    invites: BTreeMap<String, Invite>,
+    /// By side and transaction: a device's INVITE may have the branch of a SIP server's.
+    invites: BTreeMap<(bool, String), Invite>,
     twisted: BTreeSet<String>,
     /// Things that went in: each may make the endpoint hold a few more.
     inputs: usize,
@@ -87,6 +88,14 @@ impl Oracle {
             Event::Ended { call, .. } => assert!(self.ended.insert(*call), "a call ends once"),
             Event::PushBindingAccepted(binding) => self.serves(binding.instance, true),
             Event::PushBindingEnded { instance, .. } => self.serves(*instance, false),
+            // Its calls wait for the successor.
+            Event::PushBindingSucceeded(it) => {
+                for call in &it.calls {
+                    if self.wakes.remove(&(*call, it.earlier)) {
+                        self.wakes.insert((*call, it.successor));
+                    }
+                }
+            }
             Event::RefreshNeeded(instance) => {
                 assert!(self.devices.contains(instance), "nobody is pushed whom his flow alone leads to");
             }
@@ -104,6 +113,7 @@ impl Oracle {
         if self.twisted.contains(&key) {
             return;
         }
+        let key = (matches!(flow, FlowId::Stream(0..4)), key);
         if status < 200 {
             let new = Invite { flow, answer: None, lost: false };
             let invite = self.invites.entry(key).or_insert(new);
@@ -149,7 +159,7 @@ impl Oracle {
     pub fn end(&self, counts: &Counts) {
         let left = Counts { timers: 0, ..*counts };
         assert_eq!(left, Counts::default(), "nothing is left after the end");
-        for (key, invite) in self.invites.iter().filter(|(key, _)| !self.twisted.contains(*key)) {
+        for ((_, key), invite) in self.invites.iter().filter(|((_, key), _)| !self.twisted.contains(key)) {
             assert!(invite.answer.is_some() || invite.lost, "an INVITE without a final answer: {key}");
         }
         for (call, instance) in &self.wakes {
