@@ -82,6 +82,36 @@ async fn after_a_wipe_the_process_remembers_neither_password_nor_digest_nor_toke
     world.unharmed().await
 }
 
+/// A call to a phone that never came is nobody's any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_wipe_the_process_remembers_no_caller_of_a_call_that_has_ended_nor_of_one_that_waits() -> Outcome {
+    let world = World::attacked_alone(|_| {}).await?;
+    for (name, user, is_cancelled) in [("Wilhelmina", "mallory", true), ("Theodora", "trent", false)] {
+        let lent = world.lend(user).await?;
+        let (address, name) = (format!("{}@example.test", token()), format!("{name} {}", token()));
+        let options = CallOptions::default().from(&format!("\"{name}\" <sip:{address}>"));
+        let caller = world.call_to(&lent.aor, &options)?;
+        world.push_for(&lent).await?;
+        if is_cancelled {
+            world.cancel(&caller).await?;
+        }
+        wipe(&world, &lent).await?;
+        if !is_cancelled {
+            caller.expect(480, SOON).await?;
+        }
+        let traces = [("the caller's name", name), ("the caller's address", address)]
+            .map(|(what, value)| (what.to_owned(), value.into_bytes()));
+        let held = world.relay.memory_keeps(&traces, SOON).await?;
+        assert_eq!(
+            held,
+            Vec::<String>::new(),
+            "of a call that was {}",
+            if is_cancelled { "given up" } else { "waiting" }
+        );
+    }
+    world.unharmed().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_and_wrong_enablings_leave_nothing_in_memory() -> Outcome {
     let world = World::attacked_alone(|_| {}).await?;

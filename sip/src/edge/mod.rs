@@ -37,7 +37,7 @@ pub mod returned;
 pub mod taken_back;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -87,6 +87,8 @@ pub struct IncomingCall {
     pub mark: Option<InviteMark>,
     /// The call that the INVITE replaces, if any.
     pub replaces: Option<Replaces>,
+    /// When it came, or was announced.
+    pub arrived: Instant,
     /// The longest time that the call waits, from now.
     pub wait: Duration,
     /// The longest time that the caller waits, from now, where the INVITE says so by Expires.

@@ -197,6 +197,9 @@ impl Endpoint {
         for call in self.calls.waiting_for(instance) {
             self.leave_call(now, call, instance, 480);
         }
+        if is_wiped {
+            self.drop_missed_of(instance);
+        }
         self.core.transactions.forget_requests(instance);
         self.retire(instance, is_wiped);
     }

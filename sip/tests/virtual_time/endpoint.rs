@@ -577,6 +577,7 @@ fn nothing_that_goes_in_or_comes_out_shows_a_secret_or_a_person_when_it_is_print
         from: "sip:bob@hidden.test".into(),
         name: Some("hidden".into()),
         caller: CallerKeys::default().of("sip:bob@hidden.test"),
+        arrived: Instant::now(),
         wait: Duration::from_secs(30),
         valid: None,
         mark: None,

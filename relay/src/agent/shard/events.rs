@@ -404,7 +404,7 @@ impl Shard {
         if state != was && !was_final {
             let what = if state.is_final() { What::CallEnded(state) } else { What::CallerHearsRinging };
             self.note(instance, Some(id), what);
-        } else if state == CallState::Ringing && !was_final {
+        } else if woke_after.is_none() && state == CallState::Ringing && !was_final {
             self.note_device_rings(id, instance);
         }
         if was_final || !state.is_final() {

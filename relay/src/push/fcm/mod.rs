@@ -41,6 +41,7 @@ use super::connection::not_before::{PROBE_EVERY, RestFor};
 use super::connection::single_flight::CoolingDown;
 use super::health::device_faults::name_of;
 use super::health::{Note, Record, Trouble};
+use super::payload::json_body::json_body;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::secret::PushToken;
@@ -159,8 +160,7 @@ impl Fcm {
             }
         };
         let message = Message { token, data: Data { sipwake: &object }, android };
-        // Writing strings into memory cannot fail.
-        let body = serde_json::to_vec(&Envelope { validate_only, message }).unwrap_or_default();
+        let body = json_body(&Envelope { validate_only, message });
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = Request { whom: Some(name_of(token)), path: self.path.clone(), headers, body: Bytes::from(body) };

@@ -6,6 +6,7 @@
 
 pub(super) mod collapse;
 mod joiners;
+pub(super) mod json_body;
 pub mod sealed;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use unicode_segmentation::UnicodeSegmentation as _;
 
+use self::json_body::json_body;
 use super::{Event, Push};
 use crate::hpke::PublicKey;
 
@@ -49,7 +51,7 @@ pub(super) struct Oversized;
 /// The body for APNs: the object beside `aps`. Its content is sealed to `key`, where there is one.
 pub(super) fn apns(push: &Push, key: Option<&PublicKey>) -> Result<Bytes, Oversized> {
     let limit = if push.event == Event::Call { VOIP_LIMIT } else { ALERT_LIMIT };
-    fit(push, key, limit, |object| encode(&Body { aps: aps(push), sipwake: object })).map(Bytes::from)
+    fit(push, key, limit, |object| json_body(&Body { aps: aps(push), sipwake: object })).map(Bytes::from)
 }
 
 /// The value of FCM's data entry [`KEY`], likewise.

@@ -334,6 +334,7 @@ impl Call {
             caller: self.caller,
             mark: self.mark,
             replaces: self.replaces,
+            arrived: self.arrived,
             wait: self.deadline.saturating_duration_since(now),
             valid: self.invite().and_then(|invite| invite.valid_until).map(|at| at.saturating_duration_since(now)),
         }
@@ -620,6 +621,11 @@ impl Call {
             self.stage = Stage::Closed { server };
         }
         legs
+    }
+
+    /// Forgets the caller of a closed call: who called is no part of what may still come of it.
+    pub fn forget_caller(&mut self) {
+        (self.from, self.name) = (Box::default(), None);
     }
 
     /// Whether the caller has its final answer.

@@ -368,6 +368,9 @@ impl Endpoint {
             self.calls.leave(*instance, call);
         }
         self.on_missed(now, call, &instances, status);
+        if let Some(row) = self.calls.get_mut(call) {
+            row.forget_caller();
+        }
         self.core.later(now, self.core.settings.timing.transaction.t1_64(), Timer::Forget(call));
     }
 

@@ -121,7 +121,7 @@ impl Endpoint {
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
         for instance in instances.iter().copied().filter(|it| self.devices.spend_told(now, *it, key)) {
             let ((from, name), caller, wait, valid) = (caller.clone(), key, Duration::ZERO, None);
-            let call = IncomingCall { call, instance, from, name, caller, mark, replaces, wait, valid };
+            let call = IncomingCall { call, instance, from, name, caller, mark, replaces, arrived: now, wait, valid };
             self.core.event(Event::Refused(Box::new(call)));
         }
     }

@@ -92,6 +92,16 @@ impl Endpoint {
         self.tell_missed(now, all);
     }
 
+    /// The device was wiped: nobody is left to be told.
+    pub(in crate::endpoint) fn drop_missed_of(&mut self, instance: InstanceId) {
+        let Self { calls, successors, .. } = self;
+        #[expect(clippy::disallowed_methods, reason = "what is dropped is seen by nobody")]
+        calls.untold.retain(|_, untold| {
+            untold.retain(|missed| successors.current(missed.call.instance) != instance);
+            !untold.is_empty()
+        });
+    }
+
     fn tell_missed(&mut self, now: Instant, all: Vec<Missed>) {
         for Missed { mut call, state, .. } in all {
             call.instance = self.successors.current(call.instance);

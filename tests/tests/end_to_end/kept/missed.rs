@@ -47,11 +47,16 @@ async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answ
     elsewhere.cancel_answered_elsewhere().await?;
     elsewhere.expect(487, SOON).await?;
     let missed = world.call()?;
-    let call = text(&world.push().await?["call"]);
+    let push = world.push().await?;
+    let call = text(&push["call"]);
     missed.expect(480, SOON).await?;
     assert_eq!(text(&world.alert("missed-call").await?["call"]), call);
     let kept = await_kept(&world, &instance, "missed-calls", 1).await?;
     assert_eq!((text(&kept[0]["call"]), text(&kept[0]["state"])), (call, "timed-out".to_owned()));
+    // The moment at which it came, two seconds before its end; its push left within that second, or the next one.
+    let sent_at = push["sent_at"].as_u64().expect("seconds since 1970");
+    let came: Vec<_> = [sent_at - 1, sent_at].map(relay::clock::rfc3339).into();
+    assert!(came.contains(&text(&kept[0]["at"])), "{} of {came:?}", kept[0]);
     world.content()
 }
 

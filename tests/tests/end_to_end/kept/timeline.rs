@@ -44,6 +44,27 @@ async fn a_call_is_told_step_by_step() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_phone_rings_by_its_own_word_and_not_by_being_there() -> Outcome {
+    let world = World::start().await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
+    let caller = world.call()?;
+    world.push().await?;
+    caller.expect(180, SOON).await?;
+    let phone = world.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    let told = words(&steps(&world, &instance).await?);
+    assert!(told.contains(&"device-attached".to_owned()) && !told.contains(&"ringing".to_owned()), "{told:?}");
+    call.ring();
+    let look =
+        || async { steps(&world, &instance).await.ok().filter(|steps| words(steps).contains(&"ringing".into())) };
+    world.until("its own word", look).await?;
+    call.answer();
+    caller.answered(SOON).await?;
+    world.hang_up(&caller, &call).await?;
+    world.content()
+}
+
+#[tokio::test]
 async fn a_registration_that_fails_and_a_push_that_is_refused_say_why() -> Outcome {
     let world = World::with(|setup| setup.register_expires = "60s".to_owned()).await?;
     let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
