@@ -73,8 +73,6 @@ struct Gone {
     dialogs: DialogFlow,
     /// When its registration would have ended; `None`: it was not wiped, or was detached, and its flow's end is awaited.
     until: Option<Instant>,
-    /// The one stream to its SIP server that stays for its dialogs.
-    stream: Option<FlowId>,
 }
 
 /// One flow of devices.
@@ -164,16 +162,9 @@ impl Attachments {
         self.get(instance).map(|attached| attached.expires_at).or_else(gone)
     }
 
-    /// Has this stream to its SIP server stay for the dialogs of a device that is known no more, in place of an earlier one.
-    pub(super) fn keep_stream(&mut self, instance: InstanceId, stream: FlowId) {
-        if let Some(gone) = self.gone.get_mut(&instance) {
-            gone.stream = Some(stream);
-        }
-    }
-
-    /// Whether it is this stream that stays for a device; the first one that is asked for is.
-    pub(super) fn keeps_stream(&mut self, instance: InstanceId, stream: FlowId) -> bool {
-        self.gone.get_mut(&instance).is_some_and(|gone| *gone.stream.get_or_insert(stream) == stream)
+    /// Whether a device is known no more, and what is left of it has a flow.
+    pub(super) fn is_gone(&self, instance: InstanceId) -> bool {
+        self.gone.contains_key(&instance)
     }
 
     /// Whether what is left of a wiped device goes at this moment.
@@ -227,8 +218,9 @@ impl Attachments {
         self.detached.remove(&instance);
     }
 
-    /// Retires a device that is known no more: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to it there.
-    fn retire(&mut self, instance: InstanceId, is_wiped: bool) -> Vec<BranchId> {
+    /// Retires a device that is known no more: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to
+    /// it there, and the device whose remaining state gives way.
+    fn retire(&mut self, instance: InstanceId, is_wiped: bool) -> (Vec<BranchId>, Option<InstanceId>) {
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
         let detached = self.detached.remove(&instance);
@@ -241,15 +233,17 @@ impl Attachments {
             }
         }
         let dialogs = dialogs.filter(|_| attached.is_some() || detached.is_some());
-        if let Some((dialogs, state)) = dialogs.and_then(|it| Some((it, self.flows.get_mut(&it.flow)?))) {
-            state.gone.push(instance);
-            if state.gone.len() > INSTANCES_PER_FLOW {
-                self.gone.remove(&state.gone.remove(0));
-            }
-            let until = attached.filter(|_| is_wiped).map(|it| it.expires_at);
-            self.gone.insert(instance, Gone { dialogs, until, stream: None });
+        let mut oldest = None;
+        if dialogs.is_some() {
+            self.forget_gone(instance);
         }
-        forwarded
+        if let Some((dialogs, state)) = dialogs.and_then(|it| Some((it, self.flows.get_mut(&it.flow)?))) {
+            oldest = state.gone.first().copied().filter(|_| state.gone.len() >= INSTANCES_PER_FLOW);
+            state.gone.push(instance);
+            let until = attached.filter(|_| is_wiped).map(|it| it.expires_at);
+            self.gone.insert(instance, Gone { dialogs, until });
+        }
+        (forwarded, oldest)
     }
 
     /// Forgets the remaining state of a wiped device.
@@ -592,7 +586,7 @@ impl Endpoint {
 
     pub(super) fn attach(&mut self, now: Instant, instance: InstanceId, attached: Attached) {
         // A registration that passed through may be there again by the same name.
-        self.attachments.forget_gone(instance);
+        self.forget_gone(now, instance);
         if let Some(at) = self.devices.arm(instance, attached.expires_at) {
             self.core.timers.set(at, Timer::Device(instance));
         }
@@ -634,10 +628,14 @@ impl Endpoint {
     }
 
     /// A device is known no more, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
-    pub(super) fn retire(&mut self, instance: InstanceId, is_wiped: bool) {
+    pub(super) fn retire(&mut self, now: Instant, instance: InstanceId, is_wiped: bool) {
         let was_attached = self.attachments.is_attached(instance);
-        for branch in self.attachments.retire(instance, is_wiped) {
+        let (forwarded, oldest) = self.attachments.retire(instance, is_wiped);
+        for branch in forwarded {
             self.core.transactions.forget_sent(branch);
+        }
+        if let Some(oldest) = oldest {
+            self.forget_gone(now, oldest);
         }
         if was_attached {
             self.core.event(Event::Detached(instance));
@@ -647,9 +645,15 @@ impl Endpoint {
         }
     }
 
+    /// Forgets the remaining state of a device that was known no more.
+    fn forget_gone(&mut self, now: Instant, instance: InstanceId) {
+        self.attachments.forget_gone(instance);
+        self.leave_kept(now, instance);
+    }
+
     pub(super) fn on_device_due(&mut self, now: Instant, instance: InstanceId) {
         if self.attachments.attached_until(instance).is_some_and(|until| until <= now) {
-            self.attachments.forget_gone(instance);
+            self.forget_gone(now, instance);
         }
         if !self.devices.fires(now, instance) {
             return;
@@ -666,7 +670,7 @@ impl Endpoint {
     pub(super) fn on_device_flow_closed(&mut self, now: Instant, flow: FlowId) {
         let Some(state) = self.attachments.flows.remove(&flow) else { return };
         for instance in state.gone {
-            self.attachments.forget_gone(instance);
+            self.forget_gone(now, instance);
         }
         for Carried { instance, .. } in state.instances {
             self.end_beside(instance, flow);

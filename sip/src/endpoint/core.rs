@@ -68,7 +68,7 @@ pub(super) enum Timer {
     /// The peer of an ended stream is no longer needed: none of its requests can still be answered.
     Return(Box<FlowId>),
     /// Nobody can use this stream any more.
-    Linger(Box<(FlowId, Option<InstanceId>)>),
+    Linger(Box<FlowId>),
     /// A request has waited long enough for its peer to come back.
     Parked(OfflinePeer),
     /// A device has had long enough to come back for what it has asked.

@@ -190,7 +190,8 @@ impl Endpoint {
     /// that, where it is wiped no longer than its registration would have lasted.
     pub(super) fn remove_device(&mut self, now: Instant, instance: InstanceId, is_wiped: bool) {
         self.devices.callers.forget(instance);
-        if let Some(device) = self.devices.rows.remove(&instance) {
+        let device = self.devices.rows.remove(&instance);
+        if let Some(device) = &device {
             self.leave_all_expected(instance, device.binding);
             self.give_up_parked(now, instance, device.binding);
         }
@@ -201,7 +202,10 @@ impl Endpoint {
             self.drop_missed_of(instance);
         }
         self.core.transactions.forget_requests(instance);
-        self.retire(instance, is_wiped);
+        self.retire(now, instance, is_wiped);
+        if let Some(upstream) = device.and_then(|device| self.upstream_of(device.binding)) {
+            self.keep_stream(instance, upstream);
+        }
     }
 }
 

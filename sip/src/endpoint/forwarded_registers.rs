@@ -368,7 +368,7 @@ impl Endpoint {
     /// Gives the upstream of a REGISTER back.
     fn leave(&mut self, now: Instant, register: &ForwardedRegister) {
         if let Some(upstream) = register.upstream() {
-            self.leave_transit(now, upstream, None);
+            self.leave_transit(now, upstream);
         }
     }
 

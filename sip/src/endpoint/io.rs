@@ -584,7 +584,9 @@ pub enum Event {
         /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
         proof: Option<bool>,
     },
-    /// One reference to an upstream that [`Input::Route`] or [`Input::RestorePushBinding`] gave is used no more; once for each.
+    /// One more reference to an upstream is used here: its flow stays for the dialogs of a device that is known no more.
+    UpstreamKept(UpstreamId),
+    /// One reference to an upstream is used no more that [`Input::Route`], [`Input::RestorePushBinding`] or [`Event::UpstreamKept`] gave; once for each.
     UpstreamReleased(UpstreamId),
     /// A SIP server has accepted a forwarded REGISTER that asks for pushes, or its refresh.
     PushBindingAccepted(Box<PushBinding>),

@@ -260,7 +260,7 @@ impl Endpoint {
                 Timer::Return(flow) => {
                     self.core.returns.remove(&*flow);
                 }
-                Timer::Linger(stays) => self.on_linger(now, *stays),
+                Timer::Linger(flow) => self.core.outputs.push_back(Output::Close(*flow)),
                 Timer::Parked(who) => self.on_parked_due(now, who),
                 Timer::Asked(instance) => self.on_asked_due(now, instance),
                 Timer::Unproven(flow) => self.on_unproven_due(now, *flow),

@@ -240,7 +240,7 @@ impl Endpoint {
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
-            return self.leave_transit(now, upstream, None);
+            return self.leave_transit(now, upstream);
         }
         let carried = self.attachments.carry(source.flow, instance);
         if carried {
@@ -269,7 +269,7 @@ impl Endpoint {
             // The flow has ended meanwhile: nothing leads to the device.
             None if !carried => {
                 self.end_replaced(now, replaced, None);
-                return self.leave_transit(now, upstream, None);
+                return self.leave_transit(now, upstream);
             }
             None => {
                 // RFC 5626 §5.3: a registrar that knows flows tries another one.
@@ -306,12 +306,12 @@ impl Endpoint {
         let server = push_proxy::server_of(&registration.registrar, registration.proxy.as_deref());
         let Some(server) = server.filter(|_| !self.push_bindings.knows(instance) && !registration.expires.is_zero())
         else {
-            return self.leave_transit(now, upstream, None);
+            return self.leave_transit(now, upstream);
         };
         let PushBinding { aor, contact, expires, refreshes_itself, .. } = registration;
         let key = ContactKey { server, aor, contact };
         if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).next().is_some() {
-            self.leave_transit(now, upstream, None);
+            self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
         let renew_before = Some(renew_before(refreshes_itself, expires));
@@ -340,7 +340,7 @@ impl Endpoint {
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
             self.push_bindings.contacts.remove(&(earlier.key, instance));
-            self.leave_transit(now, earlier.upstream, None);
+            self.leave_transit(now, earlier.upstream);
         }
         self.push_bindings.bindings.insert(binding, instance);
         self.push_bindings.contacts.insert((key, instance));
@@ -409,7 +409,8 @@ impl Endpoint {
         self.push_bindings.identities.remove(&instance);
         self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance, end == PushBindingEnd::Removed);
-        self.leave_transit(now, row.upstream, Some(instance));
+        self.keep_stream(instance, row.upstream);
+        self.leave_transit(now, row.upstream);
         self.core.event(match row.flow_failure {
             None => Event::PushBindingEnded { instance, end },
             Some(_) => Event::FlowBindingEnded(instance),

@@ -91,7 +91,7 @@ struct Waiting {
 
 /// The outcome of a look-up for requests that name a registration.
 pub(crate) enum LookedUp {
-    /// The store knows it; whose requests are trusted for it.
+    /// The store knows it; the sources that are trusted for its SIP server, as far as that is known by now.
     Known(Box<KnownPushBinding>, Believed),
     /// The registration was here; with the sources that are trusted for its SIP server.
     Served(UpstreamId, Believed),
@@ -219,7 +219,7 @@ impl Shard {
             }
             let mut asked = pin!(async {
                 match (missing, id) {
-                    (Missing::Binding, Named::Path(id)) => look_up(&shared, id, source).await,
+                    (Missing::Binding, Named::Path(id)) => look_up(&shared, id).await,
                     (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
                     (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
                         believed if believed.judges(source) => LookedUp::Served(upstream, believed),
@@ -388,8 +388,9 @@ fn server_of(missing: Missing) -> Option<UpstreamId> {
     }
 }
 
-/// Looks a registration up that was written down by another node, or by an earlier run, and that a request from `source` names.
-async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
+/// Looks a registration up that was written down by another node, or by an earlier run. DNS is not waited for: that is another look-up, which takes a
+/// share of its SIP server's.
+async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
@@ -409,7 +410,10 @@ async fn look_up(shared: &Shared, id: InstanceId, source: IpAddr) -> LookedUp {
     });
     match new {
         Ok(Some(new)) => {
-            let believed = shared.dialler.addresses(new.upstream, source).await;
+            let believed = match shared.upstreams.believed(new.upstream) {
+                (believed, true) => believed,
+                (_, false) => Believed::default(),
+            };
             LookedUp::Known(Box::new(new), believed)
         }
         // The registration is over, or leads nowhere.

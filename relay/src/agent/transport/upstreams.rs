@@ -272,6 +272,13 @@ impl Upstreams {
         id
     }
 
+    /// Something more uses a server that a binding uses.
+    pub(crate) fn keep(&self, id: UpstreamId) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.bindings += 1;
+        }
+    }
+
     /// A binding less uses the server.
     pub fn release(&self, id: UpstreamId) {
         let mut table = self.lock();

@@ -445,6 +445,19 @@ impl RedisStore {
         held_at: Option<Duration>,
         note: impl FnOnce() -> Option<Sealed>,
     ) -> Result<Lease, StoreError> {
+        let held = self.write_lease(owner, held_at, note).await;
+        if held.is_err() {
+            self.rivals.note_unwritten();
+        }
+        held
+    }
+
+    async fn write_lease(
+        &self,
+        owner: &Owner,
+        held_at: Option<Duration>,
+        note: impl FnOnce() -> Option<Sealed>,
+    ) -> Result<Lease, StoreError> {
         let gives_way = self.rivals.gives_way();
         if gives_way {
             let held_by = self.lease_of(&owner.node).await?;

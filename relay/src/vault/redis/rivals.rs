@@ -34,7 +34,7 @@ struct State {
     /// Until when that is believed to live that has read a letter, unless it writes its name.
     lives_until: Option<Instant>,
     is_asked: bool,
-    /// When it was first tried in vain to ask it.
+    /// When it was first tried in vain to ask it, since the lease could not be written last.
     unanswered_at: Option<Instant>,
     /// This run has claimed, or might have.
     claims: bool,
@@ -83,13 +83,19 @@ impl Rivals {
         }
     }
 
+    /// The store did not let this run write its name, so nobody else may have.
+    pub(super) fn note_unwritten(&self) {
+        self.state().unanswered_at = None;
+    }
+
     /// The run before this one, which is to be asked whether it lives.
     pub(super) fn unasked(&self) -> Option<Box<str>> {
         let state = self.state();
         state.before.clone().filter(|_| !state.is_asked && !state.claims)
     }
 
-    /// The store has not taken the letter, or does not tell what has become of it. Whether it was so for as long as that is waited for which has read one; one that lives has written its name by then.
+    /// The store has not taken the letter, or does not tell what has become of it. Whether it was so for as long as that is waited for which has read one,
+    /// while this run could write its name; one that lives has written its own by then.
     pub(super) fn note_unanswered(&self) -> bool {
         let now = Instant::now();
         let since = *self.state().unanswered_at.get_or_insert(now);
@@ -249,6 +255,9 @@ mod tests {
         let untold = Rivals::new(LEASE);
         untold.note("two", Some("one"));
         assert!(!untold.note_unanswered() && untold.unasked().is_some());
+        advance(LEASE / 2).await;
+        untold.note_unwritten();
+        assert!(!untold.note_unanswered(), "the other one could not write its name, either");
         advance(LEASE / 2).await;
         assert!(untold.note_unanswered() && untold.unasked().is_some());
         untold.note("two", Some("one"));

@@ -39,7 +39,7 @@ impl Endpoint {
             return self.let_go(id, flow, FlowOutcome::NotWanted);
         };
         match upstream.link {
-            Link::Up { .. } if upstream.probe.is_none() => {}
+            Link::Up { .. } if upstream.probe.is_none() && upstream.is_used() => {}
             // There is nothing that works and could be lost by it.
             Link::BackingOff => return self.on_dialled(now, id, flow, transport),
             _ => return self.let_go(id, flow, FlowOutcome::NotWanted),

@@ -11,14 +11,16 @@
 //! | `doubts` | a stream whose messages cannot be told apart any more, and which the server did not end |
 //! | `failback` | going back to a better address of a SIP server |
 //! | `trust` | whether something came from any SIP server |
+//! | `kept` | streams that stay for calls whose device is registered no more |
 //!
 //! Bindings of one registrar share one flow.
 //!
-//! Invariant: an upstream is known while a binding or a transit reference needs it, and not longer; nobody outside this
-//! folder changes one.
+//! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, and not longer; nobody outside
+//! this folder changes one.
 
 mod doubts;
 mod failback;
+mod kept;
 mod links;
 mod moves;
 mod pace;
@@ -32,23 +34,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::Timer;
 use super::unanswered::UNANSWERED_MAX;
-use super::{Endpoint, Event, Output, Source, Transport};
+use super::{Endpoint, Event, Source, Transport};
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
+use kept::Kept;
 use moves::{Back, Fitness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
 use trust::{GrantedAt, Trust};
 use window::Window;
-
-/// How often it is looked whether the call still has a flow for which a stream stays.
-const LINGERS: Duration = Duration::from_secs(32);
 
 /// The SIP servers of one endpoint.
 #[derive(Debug, Default)]
@@ -60,6 +59,8 @@ pub(super) struct Upstreams {
     addresses: HashMap<FlowId, IpAddr>,
     /// The addresses and flows of all of them.
     trust: Trust,
+    /// The devices for whose dialogs streams stay.
+    kept: Kept,
     /// How many may begin at each address.
     paces: Paces,
     /// Registrations that wait for their turn.
@@ -85,12 +86,12 @@ struct Upstream {
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
-    /// The device whose registration that passed through has ended last.
-    left_by: Option<InstanceId>,
     /// A better flow that is being tried.
     probe: Option<FailbackProbe>,
     /// Flows that others have replaced, while answers may be due on them.
     replaced: Vec<FlowId>,
+    /// The streams that stay for the dialogs of devices that are known no more.
+    kept: BTreeMap<InstanceId, FlowId>,
     /// How it has served of late.
     fitness: Fitness,
     /// The bindings that wait for another try, and may begin before their time.
@@ -418,17 +419,12 @@ impl Endpoint {
         self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
     }
 
-    /// One less. `last`: the instance whose dialogs may still want the flow.
-    pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId, last: Option<InstanceId>) {
+    /// One less.
+    pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId) {
         self.core.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
-        // A REGISTER that passes through outlives the registration that it ends.
-        upstream.left_by = last.or(upstream.left_by);
-        let last = upstream.left_by;
-        if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            self.forget_upstream(now, id, last, None);
-        }
+        self.forget_unless_needed(now, id, false);
     }
 
     /// A transit reference wants a flow: one is dialled unless that is under way.
@@ -452,48 +448,7 @@ impl Endpoint {
             upstream.window.end(began);
             self.go_on_in_turn(now, id);
         }
-        let Some(upstream) = self.upstreams.get(id) else { return };
-        if upstream.members.is_empty() && upstream.transit_refs == 0 {
-            // Messages that the server has sent by now are answered, and may use another flow.
-            let crossing = now + self.core.settings.timing.transaction.t4;
-            self.forget_upstream(now, id, Some(registration.instance), Some(crossing));
-        }
-    }
-
-    /// Its last binding, of this instance, is gone. The stream stays `until` then; and while what is left of the device has a flow, for it may carry
-    /// a call that is to be hung up.
-    fn forget_upstream(&mut self, now: Instant, id: UpstreamId, last: Option<InstanceId>, until: Option<Instant>) {
-        let gone = self.upstreams.rows.remove(&id);
-        self.core.event(Event::UpstreamIdle { upstream: id, forgotten: true });
-        if let Some(upstream) = &gone {
-            self.upstreams.trust.change(&upstream.trusted, &[]);
-            self.upstreams.trust.change(&upstream.granted_at.addresses(), &[]);
-        }
-        if let Some(probe) = gone.as_ref().and_then(|upstream| upstream.probe.as_ref()) {
-            self.abandon_probe(probe);
-        }
-        if let Some(Upstream { link: Link::Up { flow, .. }, .. }) = gone
-            && flow.is_reliable()
-        {
-            self.upstreams.links.remove(&flow);
-            if let Some(last) = last {
-                self.attachments.keep_stream(last, flow);
-            }
-            match until {
-                Some(until) => self.core.timers.set(until, Timer::Linger(Box::new((flow, last)))),
-                None => self.on_linger(now, (flow, last)),
-            }
-        }
-    }
-
-    /// A stream that its SIP server's last binding has left is closed, or stays for a call of its device: one stream for each device, the latest.
-    pub(in crate::endpoint) fn on_linger(&mut self, now: Instant, (flow, last): (FlowId, Option<InstanceId>)) {
-        if let Some(gone) = last.filter(|last| self.attachments.keeps_stream(*last, flow)) {
-            let until = self.attachments.attached_until(gone).filter(|until| *until > now);
-            return self.core.timers.set(until.unwrap_or(now + LINGERS), Timer::Linger(Box::new((flow, last))));
-        }
-        self.core.flush();
-        self.core.outputs.push_back(Output::Close(flow));
+        self.forget_unless_needed(now, id, true);
     }
 }
 
@@ -509,9 +464,9 @@ impl Upstream {
             heard_at: None,
             public: None,
             mapped: None,
-            left_by: None,
             probe: None,
             replaced: Vec::new(),
+            kept: BTreeMap::new(),
             fitness: Fitness::default(),
             recovery: Recovery::default(),
             doubted_at: None,

@@ -503,8 +503,10 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return self.close_stream(old) };
         // After a move there and back, the old flow is the one in use.
         let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == old);
-        if upstream.fitness.follow && upstream.registered_count > 0 && !in_use {
-            // Others may stand by it alone.
+        let is_followed = upstream.fitness.follow && upstream.registered_count > 0;
+        let is_kept = upstream.is_kept(old) && !self.flows.is_unread(old);
+        if (is_followed || is_kept) && !in_use {
+            // Others, or their dialogs, may stand by it alone.
             return self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
         }
         upstream.replaced.retain(|flow| *flow != old);

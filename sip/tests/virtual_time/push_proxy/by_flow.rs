@@ -295,24 +295,6 @@ fn a_call_is_hung_up_by_either_side_after_the_registration_has_run_out_or_was_ta
 }
 
 #[test]
-fn a_device_that_registers_and_leaves_again_and_again_keeps_one_stream_to_its_server() {
-    let (mut through, _) = registered(PLAIN);
-    for round in 0..4_u64 {
-        through.registered(&register(1, PLAIN).expires(0));
-        // The server's stream of this round; the next one is another.
-        through.world.upstream.flow = FlowId::Stream(900 + round);
-        through.registered(&register(1, PLAIN));
-    }
-    through.registered(&register(1, PLAIN).expires(0));
-    through.advance(70);
-    assert_eq!(through.world.closed.len(), 4, "{:?}", through.world.closed);
-    close(&mut through, 1);
-    through.advance(40);
-    assert_eq!(through.world.closed.len(), 5, "{:?}", through.world.closed);
-    nothing_is_left(&through);
-}
-
-#[test]
 fn it_is_over_when_its_device_takes_it_back_or_its_registrar_refuses_it() {
     for last in [register(1, OUTBOUND).expires(0), register(1, "*").expires(0)] {
         let (mut through, _) = registered(OUTBOUND);

@@ -7,10 +7,12 @@
 //! | `outgoing` | requests that devices begin, on whatever shard their registration lives |
 //! | `heartbeat` | a page by its connection alone, behind something that forgets it |
 //! | `keeping` | restarts, refreshes, dead tokens, and what lies in Redis and in memory |
+//! | `dns_shares` | requests for what another node has stored, while DNS is silent |
 //! | `taking_back` | log-outs by a node that does not know the phone |
 //! | `peers` | the same with a real Kamailio and a real SIPp |
 
 mod calls;
+mod dns_shares;
 mod heartbeat;
 mod keeping;
 mod outgoing;
