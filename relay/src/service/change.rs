@@ -9,15 +9,16 @@ use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
+use super::devices::{AccessError, Change, ChangeError, Field};
 use super::nodes::drain_messages::Word;
-use super::types::{AccessError, Change, ChangeError, Field, View, WipeReason};
+use super::views::View;
 use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::audit::{Act, Whose};
 use crate::clock::latest_now;
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};

@@ -5,7 +5,8 @@
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
-use super::types::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline, View};
+use super::devices::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline};
+use super::views::View;
 use super::views::call_view;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;

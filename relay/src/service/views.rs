@@ -2,21 +2,183 @@
 //!
 //! Invariant: a record is unsealed for the moment that a view is made of it; no view holds a secret.
 
-use sip::endpoint::Mailbox;
+use sip::endpoint::{CallState, Mailbox};
 use sip::id::{CallId, InstanceId};
 
 use super::Inner;
-use super::types::{
-    AccessError, CallError, CallStatus, CallView, Export, InstanceKind, InstanceStatusView, Listed, OperatorError,
-    Page, Registration, RegistrationState, View, Voicemail, Which,
-};
+use super::devices::{AccessError, CallError};
+use super::operators::{Export, InstanceKind, Listed, OperatorError, Page, Which};
 use crate::agent::Call;
 use crate::agent::request::{CallDenied, CallRequest, Denied, InstanceStatus, Principal, Request};
 use crate::audit::{Act, Reading};
 use crate::clock::unix_now;
+use crate::domain::{InstanceState, WipeReason};
+use crate::hpke::PublicKey;
 use crate::secret::{Aor, InstanceSecret};
-use crate::vault::record::{Device, Provider, Record, StoredRecord};
+use crate::vault::items::Counts;
+use crate::vault::record::{Device, Presence, Provider, Record, StoredRecord, WakeFor};
 use crate::vault::{AorHash, Stored};
+
+/// How the registration of an account stands at its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The state.
+    pub state: RegistrationState,
+    /// The SIP status of the last answer, 100 to 699; `None` before the first.
+    pub status: Option<u16>,
+    /// How many seconds the server will keep it; `None` unless registered.
+    pub expires_in_s: Option<u32>,
+    /// Since when it has been lost, in seconds since 1970, once the user was told.
+    pub failing_since: Option<u64>,
+}
+
+/// The states of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationState {
+    /// The registration stands.
+    Registered,
+    /// The first answer has not come yet.
+    Registering,
+    /// The registration failed and will be tried again.
+    Retrying,
+    /// A registration is not wanted: the app is in the foreground, or the instance is ending.
+    Unregistered,
+}
+
+impl RegistrationState {
+    /// The word of the API for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Registering => "registering",
+            Self::Retrying => "retrying",
+            Self::Unregistered => "unregistered",
+        }
+    }
+}
+
+/// The edge as a device needs it; the password is the instance secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeAddress {
+    /// The outbound proxy to set: `sip:relay1.example.net:5061;transport=tls`.
+    pub proxy: Box<str>,
+    /// For a device that speaks SIP over WebSocket: `wss://relay1.example.net:7443/`, where the operator opened it.
+    pub websocket: Option<Box<str>>,
+    /// The digest user name: the instance id.
+    pub username: InstanceId,
+    /// The digest realm.
+    pub realm: &'static str,
+}
+
+/// Whether an instance works for its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceStatusView {
+    /// The relay registers, or tries to.
+    Active,
+    /// The app registers by itself.
+    Foreground,
+    /// The instance is being unregistered and wiped.
+    Ending,
+}
+
+/// An instance as its device sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The instance's id.
+    pub instance: InstanceId,
+    /// Whether it works.
+    pub state: InstanceStatusView,
+    /// How its registration stands.
+    pub registration: Registration,
+    /// When it was enabled, in seconds since 1970.
+    pub created_at: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// The user's name for the device.
+    pub label: Option<Box<str>>,
+    /// The push service for calls.
+    pub call_push: Provider,
+    /// The push service for everything else.
+    pub alert_push: Option<Provider>,
+    /// The key that what names a person is sealed to.
+    pub public_key: Option<PublicKey>,
+    /// The events that wake the device.
+    pub wake_for: WakeFor,
+    /// Whether the app registers by itself.
+    pub presence: Presence,
+    /// The address at which the device connects.
+    pub edge: EdgeAddress,
+    /// How its mailbox stands, once the SIP server has told.
+    pub voicemail: Option<Voicemail>,
+    /// The number of kept items; `None` while the store does not answer.
+    pub kept: Option<Counts>,
+}
+
+/// How a mailbox stands (RFC 3842).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Voicemail {
+    /// Whether anything waits.
+    pub waiting: bool,
+    /// Messages not heard yet, where the SIP server tells.
+    pub new: Option<u32>,
+    /// Messages heard.
+    pub old: Option<u32>,
+    /// The number of new messages that are urgent.
+    pub urgent: Option<u32>,
+}
+
+/// The proof of a wipe, signed by the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiptView {
+    /// The wiped instance.
+    pub instance: InstanceId,
+    /// When, in seconds since 1970.
+    pub wiped_at: u64,
+    /// Why.
+    pub reason: WipeReason,
+    /// Whether the SIP server confirmed the unregistration.
+    pub unregistered: bool,
+    /// The signature over the other members (Ed25519, base64url).
+    pub signature: Box<str>,
+}
+
+/// A call as its device sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallView {
+    /// How it stands.
+    pub state: CallStatus,
+    /// When the relay gives up waiting, in seconds since 1970; the state can be asked until then at least.
+    pub deadline: u64,
+}
+
+/// The states of a call; the last five are final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallStatus {
+    /// The push is on its way, the device is not attached.
+    Waking,
+    /// The device rings.
+    Ringing,
+    /// The device answered.
+    Answered,
+    /// The caller gave up.
+    Cancelled,
+    /// Another device answered.
+    AnsweredElsewhere,
+    /// The device declined.
+    Declined,
+    /// The SIP server did not answer in time.
+    TimedOut,
+}
+
+/// How a wipe stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wiped {
+    /// Nothing is left.
+    Done(ReceiptView),
+    /// Memory is wiped and the SIP server was told; the store is away, and what it holds is erased as soon as it is back, or the wipe could not be
+    /// written down yet.
+    Wiping,
+}
 
 impl Inner {
     /// How an instance stands, for who has its secret.
@@ -170,7 +332,7 @@ pub(super) fn by_record(stored: Stored) -> InstanceStatus {
         id: stored.id,
         sealed: stored.sealed,
         fence: stored.fence,
-        state: crate::domain::InstanceState::Retrying,
+        state: InstanceState::Retrying,
         status: None,
         registered_until: 0,
         failing_since: None,
@@ -233,22 +395,18 @@ fn is_one_of(which: &Which, record: &StoredRecord) -> bool {
 
 fn state(status: &InstanceStatus) -> InstanceStatusView {
     match status.state {
-        crate::domain::InstanceState::Foreground => InstanceStatusView::Foreground,
-        crate::domain::InstanceState::Ending => InstanceStatusView::Ending,
-        crate::domain::InstanceState::Registered
-        | crate::domain::InstanceState::Registering
-        | crate::domain::InstanceState::Retrying => InstanceStatusView::Active,
+        InstanceState::Foreground => InstanceStatusView::Foreground,
+        InstanceState::Ending => InstanceStatusView::Ending,
+        InstanceState::Registered | InstanceState::Registering | InstanceState::Retrying => InstanceStatusView::Active,
     }
 }
 
 fn registration(status: &InstanceStatus) -> Registration {
     let state = match status.state {
-        crate::domain::InstanceState::Registered => RegistrationState::Registered,
-        crate::domain::InstanceState::Registering => RegistrationState::Registering,
-        crate::domain::InstanceState::Retrying => RegistrationState::Retrying,
-        crate::domain::InstanceState::Foreground | crate::domain::InstanceState::Ending => {
-            RegistrationState::Unregistered
-        }
+        InstanceState::Registered => RegistrationState::Registered,
+        InstanceState::Registering => RegistrationState::Registering,
+        InstanceState::Retrying => RegistrationState::Retrying,
+        InstanceState::Foreground | InstanceState::Ending => RegistrationState::Unregistered,
     };
     let left = status.registered_until.saturating_sub(unix_now());
     let expires_in_s = u32::try_from(left).ok().filter(|_| state == RegistrationState::Registered);
@@ -259,14 +417,14 @@ pub(super) fn call_view(call: &Call) -> CallView {
     CallView { state: call_state(call.told()), deadline: call.deadline.unix }
 }
 
-fn call_state(state: sip::endpoint::CallState) -> CallStatus {
+fn call_state(state: CallState) -> CallStatus {
     match state {
-        sip::endpoint::CallState::Waking => CallStatus::Waking,
-        sip::endpoint::CallState::Ringing => CallStatus::Ringing,
-        sip::endpoint::CallState::Answered => CallStatus::Answered,
-        sip::endpoint::CallState::Cancelled => CallStatus::Cancelled,
-        sip::endpoint::CallState::AnsweredElsewhere => CallStatus::AnsweredElsewhere,
-        sip::endpoint::CallState::Declined => CallStatus::Declined,
-        sip::endpoint::CallState::TimedOut => CallStatus::TimedOut,
+        CallState::Waking => CallStatus::Waking,
+        CallState::Ringing => CallStatus::Ringing,
+        CallState::Answered => CallStatus::Answered,
+        CallState::Cancelled => CallStatus::Cancelled,
+        CallState::AnsweredElsewhere => CallStatus::AnsweredElsewhere,
+        CallState::Declined => CallStatus::Declined,
+        CallState::TimedOut => CallStatus::TimedOut,
     }
 }

@@ -33,12 +33,13 @@ use tokio::time::sleep;
 
 use crate::agent::request::{InstanceStatus, Principal, Request};
 use crate::agent::same_credentials;
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::service::Inner;
-use crate::service::types::{AccessError, OperatorError, Registration, RegistrationState, WipeReason, Wiped};
-use crate::service::views;
+use crate::service::devices::AccessError;
+use crate::service::operators::OperatorError;
+use crate::service::views::{self, Registration, RegistrationState, Wiped};
 use crate::vault::record::Record;
 use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
 

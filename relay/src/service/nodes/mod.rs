@@ -32,8 +32,8 @@ use zeroize::Zeroizing;
 
 use self::drain_messages::HEARD_WITHIN;
 use self::peer_request_queues::{Desks, Kind};
+use super::devices::AccessError;
 use super::ownership::missing_records::Question;
-use super::types::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request, Woken};
 use crate::clock;

@@ -18,12 +18,14 @@ use tokio::time::timeout;
 use crate::agent::request::{Principal, Request};
 use crate::audit::{Act, Whose};
 use crate::clock::shared_now;
+use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
+use crate::service::devices::AccessError;
 use crate::service::nodes::drain_messages::Word;
-use crate::service::types::{AccessError, WipeReason, Wiped};
 use crate::service::views;
+use crate::service::views::Wiped;
 use crate::vault::record::StoredRecord;
 use crate::vault::{Lookup, Stored, Tombstone, WRITE_LIMIT};
 
