@@ -74,7 +74,7 @@ pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared};
 use link::{Link, Whereto};
 use marks::Marked;
 use rivals::Rivals;
-use scripts::{ERASE_GONE, ERASE_LEFT, ERASE_OTHERS, Erased, SCRIPTS};
+use scripts::{EraseOutcome, Erased, PutRefusal, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
 const INDEX_TTL: Duration = Duration::from_secs(MAX_LIFETIME_S + 86_400);
@@ -243,18 +243,16 @@ impl RedisStore {
             self.unindex(&owner.node, &[id]).await?;
         }
         let (outcome, earlier, owned_by): (i64, Vec<u8>, Vec<u8>) = put?;
-        let refused = match outcome {
-            scripts::NOT_OWNER => Some(StoreError::NotOwner),
-            scripts::GONE => Some(StoreError::Gone),
-            _ => None,
-        };
-        if let Some(refused) = refused {
+        if let Some(refusal) = PutRefusal::of_number(outcome) {
             // One that a later run of this node has is named for it.
             let is_of_node = Owner::parse(&text(owned_by)).is_some_and(|it| it.node == owner.node);
             if !is_of_node {
                 self.unindex(&owner.node, &[id]).await?;
             }
-            return Err(refused);
+            return Err(match refusal {
+                PutRefusal::NotOwner => StoreError::NotOwner,
+                PutRefusal::Gone => StoreError::Gone,
+            });
         }
         let fence_before = fence;
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
@@ -348,12 +346,12 @@ impl RedisStore {
         let (mut from, mut told): (Vec<u8>, Option<Owner>) = (Vec::new(), None);
         let (existed, other, earlier) = loop {
             let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from, fence).await?;
-            if outcome == ERASE_LEFT {
+            if outcome == EraseOutcome::Left {
                 return Ok(None);
             }
             let other = Owner::parse(&text(owned_by.clone())).filter(|other| other.node != owner.node);
-            if outcome != ERASE_OTHERS {
-                break (outcome != ERASE_GONE, other.or(told), earlier);
+            if outcome != EraseOutcome::Others {
+                break (outcome == EraseOutcome::Erased, other.or(told), earlier);
             }
             if let Some(other) = &other {
                 // First, so that whatever dies now, its owner hears of it; and so does whoever has claimed it since then.
