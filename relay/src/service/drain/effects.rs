@@ -131,8 +131,7 @@ impl Inner {
     }
 
     /// Does what a word of another node says; the answer.
-    pub(crate) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
-        let Some(word) = Word::decode(&body) else { return Body::default() };
+    pub(crate) async fn hear(self: Arc<Self>, from: Owner, word: Word) -> Body {
         match word {
             Word::Leaving => {
                 self.dependencies.agent.note_leaving(from.node().clone());
