@@ -30,12 +30,29 @@ const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 const LATE_VERDICT: Duration = Duration::from_secs(120);
 
 /// The outcome of a first registration.
-pub(super) type Outcome = oneshot::Receiver<FirstRegistration>;
+type Outcome = oneshot::Receiver<FirstRegistration>;
 
 impl Inner {
+    /// Registers once, and tells what became of the password: now, or when its SIP server has answered.
+    pub(super) async fn prove(
+        self: &Arc<Self>,
+        new: NewInstance,
+        turn: &KeyedGuard<'_, Lookup>,
+        permit: Permit,
+        is_over: oneshot::Receiver<Infallible>,
+    ) -> Result<(Registration, Vec<Asked>), EnableError> {
+        let id = new.id;
+        let (registration, later) = self.first_registration(new, turn).await;
+        match later {
+            None => judge(permit, &registration),
+            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
+        }
+        registration
+    }
+
     /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. A later answer of the SIP server arrives on the
     /// channel returned beside it.
-    pub(super) async fn first_registration(
+    async fn first_registration(
         &self,
         new: NewInstance,
         turn: &KeyedGuard<'_, Lookup>,
@@ -69,7 +86,7 @@ impl Inner {
 
     /// Tells what became of a password that its SIP server judges when nobody waits any more: however long it waits for its turn, it
     /// counts. `is_over` ends with the enabling, which alone stores what is new.
-    pub(super) async fn judge_later(
+    async fn judge_later(
         self: Arc<Self>,
         id: InstanceId,
         permit: Permit,
@@ -108,7 +125,7 @@ async fn within_its_turn(
 }
 
 /// Tells what became of a password that was tried.
-pub(super) fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), EnableError>) {
+fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), EnableError>) {
     let now = clock::now();
     match registration {
         Ok((Registration { state: RegistrationState::Registered, .. }, _)) => permit.accepted(now),
