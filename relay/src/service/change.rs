@@ -22,7 +22,7 @@ use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
-use crate::vault::{Fence, Lookup, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, LookupChange, Sealed, StoreError};
 
 /// Notes that are written down at once; each waits for its own instance, and for the store.
 const NOTES_AT_ONCE: usize = 64;
@@ -235,7 +235,9 @@ impl Inner {
             let put = async {
                 match is_proven {
                     true if before != lookup => {
-                        vault.put_moved(id, sealed, lease.expires_at, (before, lookup), fence).await
+                        vault
+                            .put_moved(id, sealed, lease.expires_at, LookupChange { from: before, to: lookup }, fence)
+                            .await
                     }
                     true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
                     false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,

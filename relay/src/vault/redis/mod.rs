@@ -62,7 +62,8 @@ use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
-    AwayReason, Fence, Lease, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
+    AwayReason, Expiry, Fence, Lease, LookupChange, Naming, OPERATION_LIMIT, Owner, Peer, Placed, RecordToWrite,
+    Settings, StoreError, Stored, Whose,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
@@ -164,63 +165,49 @@ impl RedisStore {
     pub async fn put(
         &self,
         owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        ends: (u64, u64),
+        record: RecordToWrite<'_>,
         naming: Naming<'_>,
-        fence: Fence,
     ) -> Result<Placed, StoreError> {
         let (lookup, writing) = match naming {
             Naming::Takes(lookup) => (lookup, Writing::Put),
-            Naming::Moves(_, lookup) => (lookup, Writing::PutMoved),
+            Naming::Moves(LookupChange { to, .. }) => (to, Writing::PutMoved),
             Naming::Leaves(lookup) => (lookup, Writing::PutBeside),
         };
-        let (placed, _) = self.write(owner, id, sealed, ends, lookup, fence, writing).await?;
-        if let Naming::Moves(before, lookup) = naming
-            && before != lookup
+        let (placed, _) = self.write(owner, record, lookup, writing).await?;
+        if let Naming::Moves(LookupChange { from, to }) = naming
+            && from != to
         {
-            self.unpoint(before, id).await?;
+            self.unpoint(from, record.id).await?;
         }
         Ok(placed)
     }
 
     /// Has a lookup name an instance, whatever it named before.
-    pub async fn take_lookup(
-        &self,
-        id: InstanceId,
-        (_, left_s): (u64, u64),
-        lookup: &Lookup,
-    ) -> Result<(), StoreError> {
-        self.point(lookup, id, left_s.saturating_mul(1_000).max(1), true).await.map(drop)
+    pub async fn take_lookup(&self, id: InstanceId, expiry: Expiry, lookup: &Lookup) -> Result<(), StoreError> {
+        self.point(lookup, id, expiry.left_ms(), true).await.map(drop)
     }
 
     /// Writes a record again that the store has lost, or has as it was before; the run that had it, where that was another one.
     pub async fn restore(
         &self,
         owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        ends: (u64, u64),
+        record: RecordToWrite<'_>,
         lookup: &Lookup,
-        fence: Fence,
     ) -> Result<Option<Owner>, StoreError> {
-        let (_, earlier) = self.write(owner, id, sealed, ends, lookup, fence, Writing::Restore).await?;
+        let (_, earlier) = self.write(owner, record, lookup, Writing::Restore).await?;
         Ok(Owner::parse(&earlier).filter(|earlier| earlier != owner))
     }
 
     /// What became of it, and the owner that the record had.
-    #[expect(clippy::too_many_arguments, reason = "a record's own fields, each of another type")]
     async fn write(
         &self,
         owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        (expires_at, left_s): (u64, u64),
+        record: RecordToWrite<'_>,
         lookup: &Lookup,
-        fence: Fence,
         writing: Writing,
     ) -> Result<(Placed, String), StoreError> {
-        let left_ms = left_s.saturating_mul(1_000).max(1);
+        let RecordToWrite { id, sealed, expiry, fence } = record;
+        let left_ms = expiry.left_ms();
         let is_new = fence == Fence::NEW || writing == Writing::Restore;
         let whereto = if is_new && self.require_ephemeral { Whereto::Ephemeral } else { Whereto::Anywhere };
         self.index(&owner.node, &[id]).await?;
@@ -230,7 +217,7 @@ impl RedisStore {
             for collection in Collection::ALL {
                 put.key(collection_key(id, collection));
             }
-            put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at);
+            put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expiry.at_s);
             put.arg(lookup.to_string())
                 .arg(left_ms)
                 .arg(STORY_LIFE_S.saturating_mul(1_000))
