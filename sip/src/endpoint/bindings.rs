@@ -12,7 +12,7 @@ use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri, unescaped};
 use crate::registration::grant::{flow_timer, seen_from};
-use crate::registration::{Goal, Registration, RegistrationFailure, RequestContext, Step, Terms};
+use crate::registration::{Goal, NewRegistration, Registration, RegistrationFailure, RequestContext, Step, Terms};
 
 /// The hashes that a digest may be made with; MD5 unless the operator forbids it.
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
@@ -126,16 +126,16 @@ impl Endpoint {
             return self.want_flow_anew(now, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-        let mut registration = Registration::new(
-            new.binding,
-            new.instance,
-            new.upstream,
-            new.aor,
-            new.sip_instance,
-            self.core.settings.register_expires,
-            self.bindings.next_generation(),
-            new.register,
-        );
+        let mut registration = Registration::new(NewRegistration {
+            binding: new.binding,
+            instance: new.instance,
+            upstream: new.upstream,
+            aor: new.aor,
+            sip_instance: new.sip_instance,
+            expires: self.core.settings.register_expires,
+            generation: self.bindings.next_generation(),
+            goal: if new.register { Goal::Registered } else { Goal::Silent },
+        });
         registration.take_from(new.taken_from);
         self.bindings.insert(if new.proven { registration.established() } else { registration });
         if new.register {
