@@ -71,7 +71,7 @@ use bulk_reads::Boxes;
 use claim::Claims;
 use client::RedisClient;
 use hints::{or_none, text};
-pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared};
+pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look};
 use link::{Link, Whereto};
 use marks::Marked;
 use rivals::Rivals;
