@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Source, Timer};
+use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
@@ -115,7 +115,7 @@ impl Endpoint {
 
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
         self.add_device(new.instance, new.binding, new.same_as);
-        self.devices.set_foreground(new.instance, !new.register);
+        self.devices.set_presence(new.instance, new.presence);
         self.devices.set_proven(new.instance, new.proven);
         if self.bindings.contains(new.binding) {
             if let Some(registration) = self.bindings.get_mut(new.binding) {
@@ -134,11 +134,14 @@ impl Endpoint {
             sip_instance: new.sip_instance,
             expires: self.core.settings.register_expires,
             generation: self.bindings.next_generation(),
-            goal: if new.register { Goal::Registered } else { Goal::Silent },
+            goal: match new.presence {
+                Presence::Background => Goal::Registered,
+                Presence::Foreground => Goal::Silent,
+            },
         });
         registration.take_from(new.taken_from);
         self.bindings.insert(if new.proven { registration.established() } else { registration });
-        if new.register {
+        if new.presence == Presence::Background {
             self.carry_out(now, new.binding, Step::WantFlow);
             self.want_flow_anew(now, new.binding);
         }

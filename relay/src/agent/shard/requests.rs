@@ -204,7 +204,7 @@ impl Shard {
                 if binding.proven {
                     self.be_proven(id);
                 }
-                self.be_present(id, if binding.register { Presence::Background } else { Presence::Foreground });
+                self.be_present(id, binding.presence);
             }
             self.note_settled(id);
             return;
@@ -213,7 +213,7 @@ impl Shard {
         row.is_stored = first.is_none();
         row.is_proven = binding.proven;
         row.first = first.map(Box::new);
-        if !binding.register {
+        if binding.presence == Presence::Foreground {
             row.state = InstanceState::Foreground;
         }
         self.shared.metrics.instance_enters(row.state);
@@ -221,7 +221,7 @@ impl Shard {
             self.shared.stories.recall(id);
         }
         self.instances.insert(row);
-        if told_failing && binding.register {
+        if told_failing && binding.presence == Presence::Background {
             self.instances.set_told_lost(id, unix_now());
         }
         let shared = binding.binding;

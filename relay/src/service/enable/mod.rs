@@ -374,7 +374,7 @@ impl Inner {
                 None => upstreams.acquire_kept(route),
             },
             sip_instance: record.sip_instance,
-            register: record.presence == Presence::Background,
+            presence: record.presence,
             proven: record.proven,
             same_as: None,
             taken_from: None,
