@@ -14,8 +14,8 @@ use crate::api::json::{self as body_json, At, Errors, Json};
 use crate::api::problem::{Problem, ProblemType};
 use crate::api::views;
 use crate::service::OperatorService;
+use crate::service::devices::TraceRequest;
 use crate::service::operators::Which;
-use crate::service::traces::TraceRequest;
 use crate::service::views::Wiped;
 use crate::vault::AorHash;
 

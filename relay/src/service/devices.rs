@@ -9,7 +9,6 @@ use thiserror::Error;
 use tracing::Instrument as _;
 
 use super::Service;
-use super::traces::{TraceAnswer, TraceError, TraceRequest};
 use super::views::{CallStatus, CallView, View, Wiped};
 use crate::agent::request::CallRequest;
 use crate::domain::story::Story;
@@ -20,7 +19,7 @@ use crate::vault::SealError;
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Presence, PushTarget, WakeFor};
 
-pub use crate::agent::request::Tested;
+pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
 pub use crate::agent::tables::timeline::{Step, What};
 
 /// Requests of a device, made with its instance's secret.
@@ -251,6 +250,20 @@ pub enum CallError {
     /// The call has ended, so it cannot ring or be declined: 409.
     #[error("the call is over")]
     Over(CallStatus),
+}
+
+/// Why a recording was not begun, read or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TraceError {
+    /// The requester has no access.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Nothing is recorded: 404.
+    #[error("nothing is recorded")]
+    None,
+    /// Too many are recorded at once: 429.
+    #[error("too many are recorded at once")]
+    TooMany,
 }
 
 /// Why no test push was sent.

@@ -6,8 +6,8 @@ use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
 use super::devices::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline};
+use super::status::call_view;
 use super::views::View;
-use super::views::call_view;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
 use crate::vault::StoreError;

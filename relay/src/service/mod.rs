@@ -2,7 +2,7 @@
 //!
 //! | who | trait | room |
 //! | --- | --- | --- |
-//! | an app, with its key | [`AppService`] | `apps` |
+//! | an app, with its key | [`AppService`] | `apps`, `app_requests` |
 //! | a device, with its instance's secret | [`DeviceService`] | `devices` |
 //! | a SIP server, with its key | [`SipServerService`] | `sip_servers` |
 //! | an operator, with the operator token | [`OperatorService`] | `operators` |
@@ -14,7 +14,7 @@
 //! | `wake`, `calls` | a call that a SIP server holds, and the stories of calls |
 //! | `items`, `traces` | what comes beside calls, and recordings of SIP |
 //! | `ownership`, `drain` | the instances of this node: its lease and claims, and its leaving |
-//! | `views` | instances and calls, as they look from outside |
+//! | `views`, `status` | instances and calls, as they look from outside, and how they stand |
 //! | `keyed_mutex` | one at a time for each key |
 //!
 //! Each trait has its requests and errors beside it. Floor 4 (`api`, `operator`) speaks to these traits alone, so that it can be tried against a stand-in.
@@ -40,6 +40,7 @@ use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
 use crate::vault::{Lookup, Vault};
 
+mod app_requests;
 pub mod apps;
 mod calls;
 mod change;
@@ -52,7 +53,8 @@ pub mod nodes;
 pub mod operators;
 mod ownership;
 pub mod sip_servers;
-pub mod traces;
+mod status;
+mod traces;
 pub mod views;
 mod wake;
 mod wipe;

@@ -10,8 +10,8 @@ use thiserror::Error;
 use tokio::time::sleep;
 
 use super::devices::AccessError;
+use super::devices::{TraceAnswer, TraceError, TraceRequest};
 use super::nodes::{Body, NodeService};
-use super::traces::{TraceAnswer, TraceError, TraceRequest};
 use super::views::{CallView, InstanceStatusView, Registration, Wiped};
 use super::{Dependencies, Service};
 use crate::agent::request::Principal;

@@ -3,28 +3,11 @@
 //! Invariant: nothing of a trace leaves the shard but what was scrubbed.
 
 use sip::id::InstanceId;
-use thiserror::Error;
 
 use super::Inner;
-use super::devices::AccessError;
+use super::devices::{AccessError, TraceAnswer, TraceError, TraceRequest};
 use crate::agent::request::{Principal, Request, TraceDenied};
 use crate::secret::InstanceSecret;
-
-pub use crate::agent::request::{TraceAnswer, TraceRequest};
-
-/// Why a recording was not begun, read or ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum TraceError {
-    /// The requester has no access.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// Nothing is recorded: 404.
-    #[error("nothing is recorded")]
-    None,
-    /// Too many are recorded at once: 429.
-    #[error("too many are recorded at once")]
-    TooMany,
-}
 
 impl Inner {
     /// A trace request from the holder of an instance's secret.

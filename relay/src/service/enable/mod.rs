@@ -40,7 +40,8 @@ use self::succession::Succession;
 use super::Inner;
 use super::apps::{Enable, EnableError, Enabled, Refusal};
 use super::nodes::drain_messages::Word;
-use super::views::{self, EdgeAddress, Registration, RegistrationState};
+use super::status;
+use super::views::{EdgeAddress, Registration, RegistrationState};
 use crate::agent::request::{EndKind, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
@@ -275,7 +276,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let status = match self.look_as_relay(other).await {
             Ok(status) => Some(status).filter(|status| status.state != InstanceState::Ending),
-            Err(_) => vault.load(other).await.ok().flatten().map(views::by_record),
+            Err(_) => vault.load(other).await.ok().flatten().map(status::by_record),
         };
         let stands = status.filter(|status| vault.tombstones().forbids(other, Some(status.fence)).is_none());
         stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)

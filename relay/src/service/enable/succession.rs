@@ -39,7 +39,8 @@ use crate::secret::InstanceSecret;
 use crate::service::Inner;
 use crate::service::devices::AccessError;
 use crate::service::operators::OperatorError;
-use crate::service::views::{self, Registration, RegistrationState, Wiped};
+use crate::service::status;
+use crate::service::views::{Registration, RegistrationState, Wiped};
 use crate::vault::record::Record;
 use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
 
@@ -232,7 +233,7 @@ impl Inner {
         }
         match self.dependencies.vault.load(id).await {
             Err(StoreError::Malformed) => Ok(None),
-            stored => Ok(stored?.map(|stored| (views::by_record(stored), false))),
+            stored => Ok(stored?.map(|stored| (status::by_record(stored), false))),
         }
     }
 

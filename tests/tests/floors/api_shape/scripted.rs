@@ -27,9 +27,9 @@ use relay::service::apps::{Enable, EnableError, Enabled};
 use relay::service::devices::{
     AccessError, CallError, Change, ChangeError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline, What,
 };
+use relay::service::devices::{TraceAnswer, TraceError, TraceRequest};
 use relay::service::operators::{CallStories, Export, InstanceKind, Listed, OperatorError, Page, Which, WhichCalls};
 use relay::service::sip_servers::{Expected, Wake, WakeError};
-use relay::service::traces::{TraceAnswer, TraceError, TraceRequest};
 use relay::service::views::{
     CallStatus, CallView, EdgeAddress, InstanceStatusView, ReceiptView, Registration, RegistrationState, View,
     Voicemail, Wiped,
