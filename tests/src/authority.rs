@@ -119,7 +119,11 @@ impl Authority {
         self.issue_with(names, |params| (params.not_before, params.not_after) = (begin.into(), end.into()))
     }
 
-    fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    /// Issues one for `names`, as `change` has it.
+    ///
+    /// # Panics
+    /// When a name is neither a DNS name nor an address.
+    pub fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("the names are DNS names or addresses");
         params.distinguished_name.push(DnType::CommonName, "sipwake test server");

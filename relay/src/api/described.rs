@@ -15,9 +15,8 @@ use crate::doctor::{DoctorStep, Verdict};
 use crate::domain::story::{Moment, StoryOutcome, Withheld};
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 use crate::push::Event;
-use crate::service::types::{
-    CallStatus, InstanceStatusView, OwnCredential, RegistrationState, Step, Tested, Timeline, What, Wiped,
-};
+use crate::service::devices::{OwnCredential, Step, Tested, Timeline, What};
+use crate::service::views::{CallStatus, InstanceStatusView, RegistrationState, Wiped};
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Presence, Provider};
 

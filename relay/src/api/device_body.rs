@@ -12,7 +12,7 @@ use super::sip_uri::IN_ASCII;
 use crate::hpke::PublicKey;
 use crate::push::webpush;
 use crate::secret::PushToken;
-use crate::service::types::{Change, Field};
+use crate::service::devices::{Change, Field};
 use crate::vault::record::{Presence, Provider, PushTarget, WakeFor, WebPushKeys};
 
 /// The hexadecimal digits of an APNs token: 64 today, and Apple says that it may grow.

@@ -11,7 +11,7 @@ use super::ApiService;
 use super::handlers::{Asker, answer, call_of, segment, too_many, unknown_call};
 use super::problem::{Problem, ProblemType};
 use super::{Api, device_views, views};
-use crate::service::types::TestError;
+use crate::service::devices::TestError;
 
 /// `GET /v1/instances/{id}/messages`
 pub async fn messages<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {

@@ -11,7 +11,7 @@ use sip::id::InstanceId;
 use super::{story_views, views};
 use crate::clock::{rfc3339, rfc3339_ms};
 use crate::domain::Word as _;
-use crate::service::types::{OwnExport, Step, Timeline, What};
+use crate::service::devices::{OwnExport, Step, Timeline, What};
 use crate::vault::items::{Message, MissedCall};
 
 /// The messages that are kept.

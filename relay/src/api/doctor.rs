@@ -13,7 +13,7 @@ use super::handlers::{admit_app, answer, enable_problem, too_many};
 use super::problem::Problem;
 use super::{Api, body, doctor_body, json as body_json, peer};
 use crate::service::ExamineError;
-use crate::service::types::EnableError;
+use crate::service::apps::EnableError;
 
 /// How long a client waits when too many accounts are being examined, in seconds.
 const BUSY_RETRY_S: u64 = 10;

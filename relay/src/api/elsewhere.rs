@@ -37,8 +37,8 @@ use super::handlers::Asker;
 use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
+use crate::service::devices::AccessError;
 use crate::service::nodes::{Answering, Body as Letter};
-use crate::service::types::AccessError;
 use crate::vault::Owner;
 
 /// Of a request, what its handler reads.

@@ -7,7 +7,7 @@ use super::json::{At, Errors, Fields, Json};
 use super::problem::Problem;
 use super::sip_uri::{MAX_URI, SipUri};
 use crate::secret::{Aor, Ha1Text, Password};
-use crate::service::types::Enable;
+use crate::service::apps::Enable;
 use crate::vault::record::{Account, Device, Ha1s, Proof, Provider, WakeFor};
 
 /// The longest user name of a digest, in characters.

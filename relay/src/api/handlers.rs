@@ -21,7 +21,9 @@ use super::problem::{FieldError, Problem, ProblemType};
 use super::{Api, OPENAPI, body, device_body, enable_body, json, peer, views};
 use crate::clock::unix_now_ms;
 use crate::secret::InstanceSecret;
-use crate::service::types::{AccessError, CallError, ChangeError, EnableError, Refusal, RegistrationState, Wiped};
+use crate::service::apps::{EnableError, Refusal};
+use crate::service::devices::{AccessError, CallError, ChangeError};
+use crate::service::views::{RegistrationState, Wiped};
 
 const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
 const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";

@@ -14,7 +14,7 @@ use super::json::{At, Errors};
 use super::problem::{Problem, ProblemType};
 use super::{Api, ApiService, body, json as body_json};
 use crate::clock::rfc3339;
-use crate::service::types::{TraceAnswer, TraceError, TraceRequest};
+use crate::service::devices::{TraceAnswer, TraceError, TraceRequest};
 
 /// How long a trace records, in seconds: at least, at most, and when nobody says.
 const FOR_S: (u64, u64, u64) = (1, 3_600, 600);

@@ -11,9 +11,11 @@ use sip::id::CallId;
 use super::story_views;
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
-use crate::service::types::{
-    CallStatus, CallView, EdgeAddress, Enabled, Export, InstanceKind, InstanceStatusView, Listed, Page, ReceiptView,
-    Registration, Tested, View, Wiped,
+use crate::service::apps::Enabled;
+use crate::service::devices::Tested;
+use crate::service::operators::{Export, InstanceKind, Listed, Page};
+use crate::service::views::{
+    CallStatus, CallView, EdgeAddress, InstanceStatusView, ReceiptView, Registration, View, Wiped,
 };
 use crate::vault::record::{Presence, Provider, WakeFor};
 

@@ -30,7 +30,7 @@ use super::problem::{Problem, ProblemType};
 use super::wake_tally::{Tally, Word};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::service::nodes::Body as Letter;
-use crate::service::types::{Awake, Expected, Wake, WakeError};
+use crate::service::sip_servers::{Awake, Expected, Wake, WakeError};
 use crate::vault::{AorHash, Owner};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";

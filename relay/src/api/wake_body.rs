@@ -11,7 +11,7 @@ use super::json::{At, Errors, Json};
 use super::problem::Problem;
 use super::sip_uri::{IN_ASCII, SipUri};
 use crate::secret::Aor;
-use crate::service::types::Wake;
+use crate::service::sip_servers::Wake;
 
 /// How long a SIP server may wait for a device, and how long it waits when it does not say, in milliseconds.
 const WAIT_MS: (u64, u64, u64) = (1, 30_000, 20_000);

@@ -8,7 +8,7 @@
 //!
 //! Invariant: an address is not reported as unknown while a node that may know it has not said so.
 
-use crate::service::types::{Awake, WakeError};
+use crate::service::sip_servers::{Awake, WakeError};
 
 /// A node's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::clock::unix_now_ms;
 use crate::domain::Word as _;
 use crate::domain::story::StoryOutcome;
 use crate::service::OperatorService;
-use crate::service::types::{CallStories, WhichCalls};
+use crate::service::operators::{CallStories, WhichCalls};
 use crate::vault::items::STORY_LIFE_S;
 
 /// How many calls are told when `limit` is not named.

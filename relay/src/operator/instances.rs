@@ -14,7 +14,9 @@ use crate::api::json::{self as body_json, At, Errors, Json};
 use crate::api::problem::{Problem, ProblemType};
 use crate::api::views;
 use crate::service::OperatorService;
-use crate::service::types::{TraceRequest, Which, Wiped};
+use crate::service::devices::TraceRequest;
+use crate::service::operators::Which;
+use crate::service::views::Wiped;
 use crate::vault::AorHash;
 
 /// How many instances a page has when `limit` is not named.

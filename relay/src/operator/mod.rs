@@ -68,7 +68,7 @@ use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::secret::ApiKey;
 use crate::service::OperatorService;
-use crate::service::types::WhichCalls;
+use crate::service::operators::WhichCalls;
 
 /// The challenge to a browser: any user name, and the token as the password.
 const BASIC_CHALLENGE: &str =

@@ -6,7 +6,7 @@ use axum::extract::Request;
 use sip::id::InstanceId;
 
 use crate::api::problem::{Problem, ProblemType};
-use crate::service::types::OperatorError;
+use crate::service::operators::OperatorError;
 
 /// As the path names it: `/v1/operator/instances/{id}`.
 pub(super) fn instance(request: &Request) -> Result<InstanceId, Problem> {

@@ -75,7 +75,7 @@ use crate::vault::{self, Keyring, KeyringError, KeyringMismatch, StoreError, Sto
 use chore::chore;
 use listeners::Listeners;
 use push_services::{has_none, push_service, services};
-use reload::Reloader;
+use reload::{InForce, Reloader};
 
 /// The time that calls being set up have to end when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
@@ -402,14 +402,17 @@ impl Opened {
         let answering = api::answering(api_routes.clone(), operator_routes.clone());
         let letters = self.service.clone().read_letters(answering);
         let controls = operators_door.controls().clone();
-        let reloader = Arc::new(Reloader::new(
-            self.config.clone(),
-            (self.tls.clone(), self.upstream_tls.clone()),
-            (self.push.clone(), self.network.clone(), self.metrics.clone()),
-            apps_door,
-            operators_door,
-            self.vault.clone(),
-        ));
+        let reloader = Arc::new(Reloader {
+            running: Mutex::new(InForce::of(self.config.clone())),
+            tls: self.tls.clone(),
+            upstream_tls: self.upstream_tls.clone(),
+            push: self.push.clone(),
+            network: self.network.clone(),
+            metrics: self.metrics.clone(),
+            api: apps_door,
+            operator: operators_door,
+            vault: self.vault.clone(),
+        });
         let leave = Arc::new(Notify::new());
         // The reloader has the operator's door, and that its controls: held from there, too, none of them would ever go.
         let (reloading, leaving) = (Arc::downgrade(&reloader), leave.clone());

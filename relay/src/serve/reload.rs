@@ -29,8 +29,7 @@ use crate::vault::Vault;
 
 /// The parts of a relay that can change.
 pub(super) struct Reloader {
-    /// The configuration in force.
-    running: Mutex<(Config, Fingerprints)>,
+    pub(super) running: Mutex<InForce>,
     pub(super) tls: Arc<ServerTls>,
     pub(super) upstream_tls: ClientTls,
     pub(super) push: PushService,
@@ -41,30 +40,30 @@ pub(super) struct Reloader {
     pub(super) vault: Vault,
 }
 
+/// The configuration in force, and the files that it names.
+pub(super) struct InForce {
+    config: Config,
+    files: Fingerprints,
+}
+
 /// The hashes of the files that settings name, by setting; certificate and key of the relay are looked at by [`ServerTls`], the CAs of SIP servers by
 /// [`ClientTls`].
 type Fingerprints = BTreeMap<String, Option<[u8; 32]>>;
 
-impl Reloader {
-    pub(super) fn new(
-        config: Config,
-        (tls, upstream_tls): (Arc<ServerTls>, ClientTls),
-        (push, network, metrics): (PushService, Arc<dyn Network>, Metrics),
-        api: Api<Service>,
-        operator: Operator<Service>,
-        vault: Vault,
-    ) -> Self {
-        let fingerprints = fingerprints(&config);
-        let running = Mutex::new((config, fingerprints));
-        Self { running, tls, upstream_tls, push, network, metrics, api, operator, vault }
+impl InForce {
+    /// A configuration with which the relay has started.
+    pub(super) fn of(config: Config) -> Self {
+        Self { files: fingerprints(&config), config }
     }
+}
 
+impl Reloader {
     /// Reads everything again, takes what can be taken, and says what became of it.
     pub(super) fn reload(&self) -> Reloaded {
         // Nothing under the lock can panic half way: whole values are taken.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = Reloaded::default();
-        let Some(file) = running.0.source.clone() else {
+        let Some(file) = running.config.source.clone() else {
             let certificate = self.read_certificate(&mut told);
             self.take_certificate(certificate, &mut told);
             return told;
@@ -75,7 +74,7 @@ impl Reloader {
                 return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told };
             }
         };
-        let (old, was) = &*running;
+        let InForce { config: old, files: was } = &*running;
         let keys = other_keys(old, &new);
         // The roots of another file wait for a restart, and the file of before may be gone.
         let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
@@ -126,7 +125,7 @@ impl Reloader {
         for (place, print) in was.iter().filter(|(place, _)| told.needs_restart.contains(place)) {
             known.insert(place.clone(), *print);
         }
-        *running = (new, known);
+        *running = InForce { config: new, files: known };
         told
     }
 

@@ -57,7 +57,7 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
         registrar: route.registrar().into(),
         upstream: relay.agent.upstreams().acquire(route),
         sip_instance: relay.vault.sip_instance(group),
-        register: presence == Presence::Background,
+        presence,
         proven: true,
         same_as: None,
         taken_from: None,

@@ -1,18 +1,18 @@
 //! Requests of an app, made with its key.
 //!
-//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
+//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind (`app_requests`).
 
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 
-use tracing::Instrument as _;
+use sip::id::InstanceId;
+use thiserror::Error;
 
-use super::enable::asker::{Asker, Untaken};
-use super::types::{Enable, EnableError, Enabled};
-use super::{Inner, Service};
-use crate::clock;
+use super::views::{EdgeAddress, Registration};
 use crate::doctor::{Patient, Report};
-use crate::limits::guesses::Attempt;
+use crate::secret::InstanceSecret;
+use crate::vault::record::{Account, Device, WakeFor};
 
 /// Requests of an app, made with its key.
 pub trait AppService: Clone + Send + Sync + 'static {
@@ -45,52 +45,124 @@ pub enum ExamineError {
     Busy,
 }
 
-impl AppService for Service {
-    async fn enable(&self, app: &str, source: IpAddr, request: Enable) -> Result<Enabled, EnableError> {
-        let (it, app) = (self.0.clone(), app.into());
-        let (asker, _waits) = Asker::new();
-        // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
-        let enabling = async move {
-            let (enabled, replaced) = it.clone().enable(app, source, request, asker).await?;
-            Ok(Untaken::new(it, enabled, replaced))
-        };
-        let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;
-        enabled.take().ok_or(EnableError::HungUp)
-    }
+/// An app's request to enable push. Its fields are checked: URIs parse, tokens have their provider's form, the lifetime is within the operator's
+/// range.
+#[derive(Clone, PartialEq)]
+pub struct Enable {
+    /// The SIP account that is lent.
+    pub account: Account,
+    /// The device to wake.
+    pub device: Device,
+    /// How long, in seconds; within the configured range, at most 6 days.
+    pub lifetime_s: u64,
+    /// The events that wake the device.
+    pub wake_for: WakeFor,
+}
 
-    async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
-        let (it, app) = (self.0.clone(), Box::<str>::from(app));
-        // Likewise: a trial registration is unregistered.
-        tokio::spawn(async move { it.examine(app, source, patient).await }).await.unwrap_or(Err(ExamineError::Busy))
+impl fmt::Debug for Enable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Enable(..)")
     }
 }
 
-impl Inner {
-    async fn examine(&self, app: Box<str>, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
-        let _of_app = self.examinations_of_app.try_take(app).ok_or(ExamineError::Busy)?;
-        let _of_source = self.examinations_of_source.try_take(source).ok_or(ExamineError::Busy)?;
-        let _turn = self.examinations.try_acquire().map_err(|_| ExamineError::Busy)?;
-        let doctor = self.dependencies.doctor.asked_by(source);
-        let server = match &patient.credentials {
-            Some(_) => doctor.server_of(&patient).await,
-            None => None,
-        };
-        let permit = match (&patient.credentials, server) {
-            (Some((username, _)), Some((server, addresses))) => {
-                let (aor, usernames) = (&*patient.aor, std::slice::from_ref(username));
-                let (server, addresses) = (&*server, &*addresses);
-                let attempt = Attempt { aor, usernames, server, addresses, source, renews: false };
-                let permit = self.dependencies.quotas.try_password(&attempt);
-                Some(permit.map_err(|wait| ExamineError::TooManyFailures { retry_after_s: wait.seconds() })?)
-            }
-            _ => None,
-        };
-        let report = doctor.examine(&patient).await;
-        match (permit, report.proof) {
-            (Some(permit), Some(true)) => permit.accepted(clock::now()),
-            (Some(permit), Some(false)) => permit.refused(clock::now()),
-            _ => {}
+/// The answer to an enabling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enabled {
+    /// The new instance.
+    pub instance: InstanceId,
+    /// The secret that proves the device from now on; handed out this once.
+    pub secret: InstanceSecret,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// How the registration stands: `Registered` is answered 201, anything else 202.
+    pub registration: Registration,
+    /// The address at which the device connects.
+    pub edge: EdgeAddress,
+}
+
+/// Why an enabling was not done. Nothing of it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum EnableError {
+    /// The operator does not serve the AOR's domain.
+    #[error("the SIP domain is not allowed here")]
+    DomainNotAllowed,
+    /// The registrar or the proxy resolves only to addresses that this relay does not connect to.
+    #[error("the SIP server's address is not allowed here")]
+    AddressNotAllowed,
+    /// The account asks for a transport that the operator did not name.
+    #[error("the SIP transport is not allowed here")]
+    TransportNotAllowed,
+    /// The name of the registrar or the proxy leads to no address at all.
+    #[error("the SIP server has no address")]
+    UpstreamNotFound,
+    /// The SIP server refused the account for good.
+    #[error("the SIP server refused the account with {status}")]
+    UpstreamRefused {
+        /// The SIP status, 300 to 699.
+        status: u16,
+        /// The refusal's consequence for the account.
+        reason: Refusal,
+    },
+    /// Too many wrong passwords were tried for this account, or from this address.
+    #[error("too many wrong passwords")]
+    TooManyFailures {
+        /// How long to wait, 1 to 900 seconds.
+        retry_after_s: u64,
+    },
+    /// This account has as many instances as it may.
+    #[error("this account has as many instances as it may")]
+    TooManyOfAccount,
+    /// The App, or the address that asks, has as many instances as it may.
+    #[error("the app or its address has as many instances as it may")]
+    TooManyOfAsker,
+    /// The store does not answer.
+    #[error("the store is away")]
+    StoreAway,
+    /// This node holds as many instances as it may.
+    #[error("this relay is full")]
+    TooMany,
+    /// This node is shutting down.
+    #[error("this relay is shutting down")]
+    Draining,
+    /// The same device was enabled later at another node, and that one stands. Nothing is kept.
+    #[error("a later enabling of the device stands")]
+    Overtaken,
+    /// The app has hung up: nobody reads this.
+    #[error("the app has hung up")]
+    HungUp,
+}
+
+/// Why a SIP server refused an account, in words of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The SIP server refused the user name and password (or HA1).
+    Credentials,
+    /// Likewise, and the user name has a character that servers hash in different ways (RFC 7616 §3.4.2).
+    EscapedCredentials,
+    /// The SIP server asks for another realm than the HA1s were made for.
+    Realm,
+    /// The SIP server asks for an algorithm for which no HA1 was given.
+    Algorithm,
+    /// The SIP server offers no digest that this relay makes.
+    Digest,
+    /// Its digest challenge cannot be read.
+    Challenge,
+    /// The SIP server does not know the AOR.
+    UnknownUser,
+    /// The SIP server forbids this registration.
+    Forbidden,
+    /// Something else; the status tells.
+    Other,
+}
+
+impl Refusal {
+    /// The meaning of a final status to a REGISTER with credentials.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            401 | 407 => Self::Credentials,
+            403 => Self::Forbidden,
+            404 | 410 | 604 => Self::UnknownUser,
+            _ => Self::Other,
         }
-        Ok(report)
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Inner;
-use super::types::{CallStories, WhichCalls};
+use super::operators::{CallStories, WhichCalls};
 use crate::agent::request::Request;
 use crate::agent::stories::RecentCall;
 use crate::domain::story::Story;

@@ -9,19 +9,20 @@ use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
+use super::devices::{AccessError, Change, ChangeError, Field};
 use super::nodes::drain_messages::Word;
-use super::types::{AccessError, Change, ChangeError, Field, View, WipeReason};
+use super::views::View;
 use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::audit::{Act, Whose};
 use crate::clock::latest_now;
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, PushTarget, Record};
-use crate::vault::{Fence, Lookup, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, LookupChange, Sealed, StoreError};
 
 /// Notes that are written down at once; each waits for its own instance, and for the store.
 const NOTES_AT_ONCE: usize = 64;
@@ -234,7 +235,9 @@ impl Inner {
             let put = async {
                 match is_proven {
                     true if before != lookup => {
-                        vault.put_moved(id, sealed, lease.expires_at, (before, lookup), fence).await
+                        vault
+                            .put_moved(id, sealed, lease.expires_at, LookupChange { from: before, to: lookup }, fence)
+                            .await
                     }
                     true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
                     false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,

@@ -5,16 +5,22 @@
 use std::future::Future;
 
 use sip::id::{CallId, InstanceId, MessageId};
+use thiserror::Error;
 use tracing::Instrument as _;
 
 use super::Service;
-use super::types::{
-    AccessError, CallError, CallView, Change, ChangeError, OwnExport, TestError, Tested, Timeline, TraceAnswer,
-    TraceError, TraceRequest, View, Wiped,
-};
+use super::views::{CallStatus, CallView, View, Wiped};
 use crate::agent::request::CallRequest;
-use crate::secret::InstanceSecret;
+use crate::domain::story::Story;
+use crate::domain::words;
+use crate::hpke::PublicKey;
+use crate::secret::{Aor, InstanceSecret};
+use crate::vault::SealError;
 use crate::vault::items::{Message, MissedCall};
+use crate::vault::record::{Presence, PushTarget, WakeFor};
+
+pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
+pub use crate::agent::tables::timeline::{Step, What};
 
 /// Requests of a device, made with its instance's secret.
 pub trait DeviceService: Clone + Send + Sync + 'static {
@@ -114,6 +120,167 @@ pub trait DeviceService: Clone + Send + Sync + 'static {
         proof: &InstanceSecret,
         request: TraceRequest,
     ) -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
+}
+
+/// A device's changes; a field that is `None` or [`Field::Keep`] stays as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// The new target of calls.
+    pub call_push: Option<PushTarget>,
+    /// The new target of everything else.
+    pub alert_push: Field<PushTarget>,
+    /// The key that what names a person is sealed to from now on.
+    pub public_key: Field<PublicKey>,
+    /// Renew: seconds from now, within the configured range.
+    pub lifetime_s: Option<u64>,
+    /// Whether the app registers by itself from now on.
+    pub presence: Option<Presence>,
+    /// The events that wake the device from now on.
+    pub wake_for: Option<WakeFor>,
+}
+
+/// A change to an optional field (JSON merge patch, RFC 7396).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Field<T> {
+    /// The field was not named.
+    #[default]
+    Keep,
+    /// The field was `null`.
+    Clear,
+    /// The field has a new value.
+    Set(T),
+}
+
+/// The timeline of an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeline {
+    /// When it was enabled, in seconds since 1970.
+    pub created_at: u64,
+    /// The steps since then that this process knows of, oldest first.
+    pub steps: Vec<Step>,
+}
+
+words!(
+    /// As what the digest's secret is held.
+    OwnCredential {
+        /// The password.
+        Password = "password",
+        /// The hash that answers the SIP server in place of the password.
+        Ha1 = "ha1",
+    }
+);
+
+/// Everything that is held about an instance, as its own device may have it: no password or digest, no push token, no
+/// instance secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnExport {
+    /// The instance.
+    pub view: View,
+    /// The App's id.
+    pub app: Box<str>,
+    /// The address of record.
+    pub aor: Aor,
+    /// The digest's user name.
+    pub auth_username: Box<str>,
+    /// As what the digest's secret is held.
+    pub credential: OwnCredential,
+    /// The registrar, where the app named one.
+    pub registrar: Option<Box<str>>,
+    /// The outbound proxy, where the app named one.
+    pub outbound_proxy: Option<Box<str>>,
+    /// Its calls that are still known.
+    pub calls: Vec<(CallId, CallView)>,
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The messages that are kept.
+    pub messages: Vec<Message>,
+    /// The missed calls that are kept.
+    pub missed_calls: Vec<MissedCall>,
+    /// The stories of its calls.
+    pub stories: Vec<Story>,
+}
+
+/// Why a device may not do what it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AccessError {
+    /// There is no such instance, or it was wiped: 404.
+    #[error("no such instance")]
+    Unknown,
+    /// The secret is not the instance's: 401.
+    #[error("the secret is not the instance's")]
+    Forbidden,
+    /// The store does not answer: 503.
+    #[error("the store is away")]
+    StoreAway,
+    /// The secret is right, but the node that looks after the instance does not answer, or none does yet: 503.
+    #[error("the instance's owner is away")]
+    OwnerAway,
+}
+
+/// Why a change was not made; nothing of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// The device may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The App has no such push service at this relay.
+    #[error("the push provider is not configured for this app")]
+    ProviderNotConfigured {
+        /// The alert target asks for it, not the call target.
+        alert: bool,
+    },
+}
+
+impl From<SealError> for ChangeError {
+    /// A record that does not open is lost.
+    fn from(_: SealError) -> Self {
+        Self::Access(AccessError::Unknown)
+    }
+}
+
+/// Why a call's state was not told or not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// The device may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The instance has no such call, or not any more: 404.
+    #[error("no such call")]
+    UnknownCall,
+    /// The call has ended, so it cannot ring or be declined: 409.
+    #[error("the call is over")]
+    Over(CallStatus),
+}
+
+/// Why a recording was not begun, read or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TraceError {
+    /// The requester has no access.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Nothing is recorded: 404.
+    #[error("nothing is recorded")]
+    None,
+    /// Too many are recorded at once: 429.
+    #[error("too many are recorded at once")]
+    TooMany,
+}
+
+/// Why no test push was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TestError {
+    /// The device may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// There is only a VoIP token, which takes nothing but calls: 409.
+    #[error("there is no target that takes a test push")]
+    NoTarget,
+    /// The last ones were too recent: 429.
+    #[error("too soon")]
+    TooSoon {
+        /// How long to wait, in seconds.
+        wait_s: u64,
+    },
 }
 
 impl DeviceService for Service {

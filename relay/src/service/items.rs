@@ -5,8 +5,9 @@
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
-use super::types::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline, View};
-use super::views::call_view;
+use super::devices::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline};
+use super::status::call_view;
+use super::views::View;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
 use crate::vault::StoreError;

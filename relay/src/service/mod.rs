@@ -2,7 +2,7 @@
 //!
 //! | who | trait | room |
 //! | --- | --- | --- |
-//! | an app, with its key | [`AppService`] | `apps` |
+//! | an app, with its key | [`AppService`] | `apps`, `app_requests` |
 //! | a device, with its instance's secret | [`DeviceService`] | `devices` |
 //! | a SIP server, with its key | [`SipServerService`] | `sip_servers` |
 //! | an operator, with the operator token | [`OperatorService`] | `operators` |
@@ -14,13 +14,13 @@
 //! | `wake`, `calls` | a call that a SIP server holds, and the stories of calls |
 //! | `items`, `traces` | what comes beside calls, and recordings of SIP |
 //! | `ownership`, `drain` | the instances of this node: its lease and claims, and its leaving |
-//! | `types`, `views` | what goes in and out |
+//! | `views`, `status` | instances and calls, as they look from outside, and how they stand |
 //! | `keyed_mutex` | one at a time for each key |
 //!
-//! Floor 4 (`api`, `operator`) speaks to these traits alone, so that it can be tried against a stand-in.
+//! Each trait has its requests and errors beside it. Floor 4 (`api`, `operator`) speaks to these traits alone, so that it can be tried against a stand-in.
 //!
 //! Invariant: nothing that a use case gives back holds a secret, except the instance's own secret in the answer to its
-//! enabling.
+//! enabling; no error carries text that a peer chose.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -40,21 +40,22 @@ use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
 use crate::vault::{Lookup, Vault};
 
-mod apps;
+mod app_requests;
+pub mod apps;
 mod calls;
 mod change;
-mod devices;
+pub mod devices;
 mod drain;
 mod enable;
 mod items;
 mod keyed_mutex;
 pub mod nodes;
-mod operators;
+pub mod operators;
 mod ownership;
-mod sip_servers;
+pub mod sip_servers;
+mod status;
 mod traces;
-pub mod types;
-mod views;
+pub mod views;
 mod wake;
 mod wipe;
 

@@ -5,19 +5,23 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sip::id::InstanceId;
+use sip::id::{CallId, InstanceId};
+use thiserror::Error;
 use tokio::time::sleep;
 
+use super::devices::AccessError;
+use super::devices::{TraceAnswer, TraceError, TraceRequest};
 use super::nodes::{Body, NodeService};
-use super::types::{
-    AboutNode, AccessError, CallStories, Export, Listed, OperatorError, Page, TraceAnswer, TraceError, TraceRequest,
-    Which, WhichCalls, Wiped,
-};
+use super::views::{CallView, InstanceStatusView, Registration, Wiped};
 use super::{Dependencies, Service};
 use crate::agent::request::Principal;
+use crate::agent::stories::RecentCall;
 use crate::audit::{Act, Reading, Whose};
 use crate::clock;
 use crate::domain::WipeReason;
+use crate::domain::story::{Story, StoryOutcome};
+use crate::hpke::PublicKey;
+use crate::vault::record::{Presence, Provider, WakeFor};
 use crate::vault::{AorHash, Owner, StoreError};
 
 /// How long a look for what is left behind takes at most that finds nothing: so long an operator waits for it.
@@ -91,6 +95,134 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         id: InstanceId,
         request: TraceRequest,
     ) -> impl Future<Output = Result<TraceAnswer, TraceError>> + Send;
+}
+
+/// An instance as an operator sees it: nothing that tells whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// The instance's id.
+    pub instance: InstanceId,
+    /// How it came here.
+    pub kind: InstanceKind,
+    /// The App's id, as the operator configured it.
+    pub app: Box<str>,
+    /// Whether it works.
+    pub state: InstanceStatusView,
+    /// How its registration stands.
+    pub registration: Registration,
+    /// When it was enabled, in seconds since 1970; of one that passed through, when its device registered last.
+    pub created_at: u64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at: u64,
+    /// The push service for calls.
+    pub call_push: Provider,
+    /// The push service for everything else.
+    pub alert_push: Option<Provider>,
+}
+
+/// How an instance came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceKind {
+    /// An app lent its account.
+    Lent,
+    /// Its device registered through the edge (RFC 8599); no credential is held.
+    Passed,
+}
+
+/// An operator's filter of instances; a field that is `None` does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Instances of this App.
+    pub app: Option<Box<str>>,
+    /// Instances whose AOR is of this domain; in lower case.
+    pub domain: Option<Box<str>>,
+}
+
+/// A part of the list of instances.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// In the order of their ids.
+    pub instances: Vec<Listed>,
+    /// The id at which the next page goes on; `None`: this was the last.
+    pub next: Option<InstanceId>,
+}
+
+/// Facts about a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AboutNode {
+    /// The node takes nothing on any more.
+    pub is_leaving: bool,
+    /// The node may have lost its lease without noticing.
+    pub is_doubtful: bool,
+    /// Fingerprint of its keyring, which tells it from another one.
+    pub keyring: String,
+    /// The same in all copies of a keyring on the same day.
+    pub key_of_today: String,
+}
+
+/// An operator's filter of calls; all, where no field is set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WhichCalls {
+    /// Calls that came since then, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Calls of one App.
+    pub app: Option<Box<str>>,
+    /// Calls of one instance.
+    pub instance: Option<InstanceId>,
+    /// Calls that ended, or stand, like this; empty: all.
+    pub outcomes: Vec<StoryOutcome>,
+    /// One call, for each of its devices.
+    pub call: Option<CallId>,
+    /// The newest so many.
+    pub limit: usize,
+    /// The answer waits a moment for what an earlier run has kept.
+    pub waits: bool,
+}
+
+impl WhichCalls {
+    /// Whether a call is one of them.
+    pub fn is_one(&self, call: &RecentCall) -> bool {
+        call.at_ms >= self.since_ms
+            && self.app.as_deref().is_none_or(|app| app == &*call.app)
+            && self.instance.is_none_or(|instance| instance == call.instance)
+            && self.call.is_none_or(|wanted| wanted == call.call)
+            && (self.outcomes.is_empty() || self.outcomes.contains(&call.outcome))
+    }
+}
+
+/// Stories of calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CallStories {
+    /// Newest first.
+    pub stories: Vec<Story>,
+    /// Nothing is missing; else the store did not answer, or not everything of an earlier run has been read yet.
+    pub is_whole: bool,
+}
+
+/// The data held about an instance, with everything left out that identifies its user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Export {
+    /// The instance.
+    pub listed: Listed,
+    /// The events that wake the device, and whether the app registers by itself; of an account that was lent.
+    pub preferences: Option<(WakeFor, Presence)>,
+    /// The key that what names a person is sealed to, in pushes.
+    pub public_key: Option<PublicKey>,
+    /// Its calls that are still known.
+    pub calls: Vec<(CallId, CallView)>,
+    /// The stories of its calls.
+    pub stories: Vec<Story>,
+}
+
+/// Why an operator's request was not fulfilled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OperatorError {
+    /// There is no such instance on this node.
+    #[error("no such instance")]
+    Unknown,
+    /// The store does not answer.
+    #[error("the store is away")]
+    StoreAway,
 }
 
 impl OperatorService for Service {

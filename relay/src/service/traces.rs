@@ -5,7 +5,7 @@
 use sip::id::InstanceId;
 
 use super::Inner;
-use super::types::{AccessError, TraceAnswer, TraceError, TraceRequest};
+use super::devices::{AccessError, TraceAnswer, TraceError, TraceRequest};
 use crate::agent::request::{Principal, Request, TraceDenied};
 use crate::secret::InstanceSecret;
 

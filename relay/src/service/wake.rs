@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::Inner;
-use super::types::{Expected, Wake, WakeError};
+use super::sip_servers::{Expected, Wake, WakeError};
 use crate::agent::request::{DevicesFound, Request, Servers};
 use crate::clock;
 use crate::net::dns::resolve::Target;

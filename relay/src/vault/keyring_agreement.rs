@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::keyring::Fingerprint;
-use super::redis::{AGREEMENT_TTL, Compared};
+use super::redis::{AGREEMENT_TTL, Compared, Look};
 use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault};
 use crate::clock::{self, DAY_S, Reading};
@@ -100,12 +100,13 @@ impl Vault {
     /// [`StoreError::Away`].
     pub async fn check_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         let agreement = &self.0.agreement;
-        let mut found = self.look(agreement.stands(), false).await?;
+        let look = if agreement.stands() { Look::Found } else { Look::Refresh };
+        let mut found = self.look(look).await?;
         if matches!(found, Compared::Absent) && agreement.note_absent() >= self.founds_after().await? {
             found = if self.is_untried().await? {
                 Compared::Fault(KeyringMismatch::Untried)
             } else {
-                self.look(true, false).await?
+                self.look(Look::Found).await?
             };
         }
         match found {
@@ -128,7 +129,7 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn peek_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
-        Ok(match self.look(false, true).await? {
+        Ok(match self.look(Look::Only).await? {
             Compared::Fault(fault) => Some(fault),
             Compared::Absent => self.is_untried().await?.then_some(KeyringMismatch::Untried),
             Compared::Stands => None,
@@ -167,27 +168,30 @@ impl Vault {
 
     /// Whether this node's keyring is the one that the store names, by one look.
     pub(super) async fn has_agreed_keyring(&self) -> Result<bool, StoreError> {
-        Ok(matches!(self.look(false, true).await?, Compared::Stands))
+        Ok(matches!(self.look(Look::Only).await?, Compared::Stands))
     }
 
-    async fn look(&self, founds: bool, look_only: bool) -> Result<Compared, StoreError> {
+    async fn look(&self, look: Look) -> Result<Compared, StoreError> {
         let Store::Redis(redis) = &self.0.store else { return Ok(Compared::Stands) };
         let keyring = &self.0.keyring;
-        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), founds, look_only).await?;
+        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await?;
         if matches!(found, Compared::Fault(_)) {
-            if look_only {
+            if look == Look::Only {
                 return Ok(found);
             }
             // Another process may just have changed the file.
             if let Err(error) = keyring.tend(Reading::now()) {
                 tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
             }
-            return redis.check_keyring(&keyring.fingerprint(Reading::now()), founds, look_only).await;
+            return redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await;
         }
         let now = Reading::now();
-        if founds && matches!(found, Compared::Stands) && DAY_S - now.system % DAY_S <= AGREEMENT_TTL.as_secs() {
+        if look == Look::Found
+            && matches!(found, Compared::Stands)
+            && DAY_S - now.system % DAY_S <= AGREEMENT_TTL.as_secs()
+        {
             // The day that begins finds what stands, whoever looks first.
-            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), founds, look_only).await?;
+            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), look).await?;
         }
         Ok(found)
     }

@@ -13,7 +13,7 @@ use sip::id::InstanceId;
 use super::items::{Collection, ItemKey, Kept, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{Fence, Naming, Owner, Placed, StoreError, Stored};
+use super::store::{Expiry, Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, confirmed_now};
 
@@ -64,17 +64,9 @@ impl MemoryStore {
         Self { table: self.table.clone(), cursor: Arc::default() }
     }
 
-    pub fn put(
-        &self,
-        owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        naming: Naming<'_>,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        let table = self.table();
-        let fence = match table.records.get(&id) {
+    pub fn put(&self, owner: &Owner, record: RecordToWrite<'_>, naming: Naming<'_>) -> Result<Placed, StoreError> {
+        let (table, fence) = (self.table(), record.fence);
+        let fence = match table.records.get(&record.id) {
             Some(entry) if *entry.owner != *owner => return Err(StoreError::NotOwner),
             Some(entry) if fence == Fence::NEW && entry.fence == Fence::FIRST => Fence::FIRST,
             Some(entry) if fence != entry.fence => return Err(StoreError::NotOwner),
@@ -82,7 +74,7 @@ impl MemoryStore {
             None if fence == Fence::NEW => Fence::FIRST,
             None => return Err(StoreError::Gone),
         };
-        Ok(write(table, owner, id, sealed, expires_at, naming, fence))
+        Ok(write(table, owner, RecordToWrite { fence, ..record }, naming))
     }
 
     pub fn take_lookup(&self, id: InstanceId, lookup: &Lookup) {
@@ -92,21 +84,13 @@ impl MemoryStore {
         }
     }
 
-    pub fn restore(
-        &self,
-        owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<(), StoreError> {
-        let table = self.table();
+    pub fn restore(&self, owner: &Owner, record: RecordToWrite<'_>, lookup: &Lookup) -> Result<(), StoreError> {
+        let (table, fence) = (self.table(), record.fence);
         let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && *entry.owner != *owner;
-        if table.records.get(&id).is_some_and(|entry| is_anothers(entry)) {
+        if table.records.get(&record.id).is_some_and(|entry| is_anothers(entry)) {
             return Err(StoreError::NotOwner);
         }
-        write(table, owner, id, sealed, expires_at, Naming::Takes(lookup), fence);
+        write(table, owner, record, Naming::Takes(lookup));
         Ok(())
     }
 
@@ -275,19 +259,12 @@ impl MemoryStore {
 }
 
 /// Writes a record of this owner.
-fn write(
-    mut table: MutexGuard<'_, Table>,
-    owner: &Owner,
-    id: InstanceId,
-    sealed: &Sealed,
-    expires_at: u64,
-    naming: Naming<'_>,
-    fence: Fence,
-) -> Placed {
+fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<'_>, naming: Naming<'_>) -> Placed {
+    let RecordToWrite { id, sealed, expiry: Expiry { at_s: expires_at, .. }, fence } = record;
     let is_another = |lookup: &Lookup| table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
     let (lookup, takes_lookup) = match naming {
         Naming::Takes(lookup) => (lookup, is_another(lookup)),
-        Naming::Moves(_, lookup) => (lookup, true),
+        Naming::Moves(LookupChange { to, .. }) => (to, true),
         Naming::Leaves(lookup) => (lookup, false),
     };
     let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());

@@ -58,8 +58,8 @@ pub(crate) use lookup::{hex, unhex};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, KeyringMismatch, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, Settings,
-    StoreError, StoreTls, Stored, Whose,
+    AwayReason, Fence, KeyringMismatch, LEASE, Lease, LookupChange, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL,
+    Settings, StoreError, StoreTls, Stored, Whose,
 };
 
 pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
@@ -68,7 +68,7 @@ use deletions::Deletions;
 use item_order::Places;
 use memory::MemoryStore;
 use redis::RedisStore;
-use store::Naming;
+use store::{Expiry, Naming, RecordToWrite};
 use wanted::Wanted;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
@@ -284,10 +284,10 @@ impl Vault {
         id: InstanceId,
         sealed: &Sealed,
         expires_at: u64,
-        (before, lookup): (&Lookup, &Lookup),
+        lookup: LookupChange<'_>,
         fence: Fence,
     ) -> Result<Placed, StoreError> {
-        self.place(id, sealed, expires_at, Naming::Moves(before, lookup), fence).await
+        self.place(id, sealed, expires_at, Naming::Moves(lookup), fence).await
     }
 
     /// Creates or updates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it
@@ -317,10 +317,10 @@ impl Vault {
         if fence == Fence::NEW {
             self.takes_new().await?;
         }
-        let (ends, owner) = (ends(expires_at), &self.0.owner);
+        let (record, owner) = (RecordToWrite { id, sealed, expiry: Expiry::at(expires_at), fence }, &self.0.owner);
         match &self.0.store {
-            Store::Memory(memory) => memory.put(owner, id, sealed, ends.0, naming, fence),
-            Store::Redis(redis) => redis.put(owner, id, sealed, ends, naming, fence).await,
+            Store::Memory(memory) => memory.put(owner, record, naming),
+            Store::Redis(redis) => redis.put(owner, record, naming).await,
         }
     }
 
@@ -331,7 +331,7 @@ impl Vault {
     pub async fn take_lookup(&self, id: InstanceId, expires_at: u64, lookup: &Lookup) -> Result<(), StoreError> {
         match &self.0.store {
             Store::Memory(memory) => memory.take_lookup(id, lookup),
-            Store::Redis(redis) => return redis.take_lookup(id, ends(expires_at), lookup).await,
+            Store::Redis(redis) => return redis.take_lookup(id, Expiry::at(expires_at), lookup).await,
         }
         Ok(())
     }
@@ -352,11 +352,10 @@ impl Vault {
         if let Store::Redis(redis) = &self.0.store {
             redis.takes_new().await?;
         }
-        let ends = ends(expires_at);
-        let owner = &self.0.owner;
+        let (record, owner) = (RecordToWrite { id, sealed, expiry: Expiry::at(expires_at), fence }, &self.0.owner);
         let earlier = match &self.0.store {
-            Store::Memory(memory) => return memory.restore(owner, id, sealed, ends.0, lookup, fence),
-            Store::Redis(redis) => redis.restore(owner, id, sealed, ends, lookup, fence).await?,
+            Store::Memory(memory) => return memory.restore(owner, record, lookup),
+            Store::Redis(redis) => redis.restore(owner, record, lookup).await?,
         };
         let Some(earlier) = earlier.filter(|earlier| earlier.node != owner.node) else { return Ok(()) };
         if self.holds_lease(&earlier).await? { self.tell_ended(&earlier, &[id]).await } else { Ok(()) }
@@ -634,11 +633,4 @@ impl Vault {
     pub fn flow_token_key(&self) -> SecretKey {
         self.0.keyring.flow_token_key()
     }
-}
-
-/// When a record ends, in seconds since 1970, and in how many seconds; cut to [`MAX_LIFETIME_S`].
-fn ends(expires_at: u64) -> (u64, u64) {
-    let now = Reading::now();
-    let left_s = expires_at.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
-    (expires_at.min(now.latest + MAX_LIFETIME_S), left_s)
 }

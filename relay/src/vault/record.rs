@@ -10,6 +10,8 @@ use zeroize::Zeroize as _;
 use crate::hpke::PublicKey;
 use crate::secret::{Aor, Ha1Text, InstanceSecret, Password, PushToken};
 
+pub use sip::endpoint::Presence;
+
 /// Realms of one account whose HA1s are kept at most; the REGISTER of one is asked in one or two.
 pub const REALMS_MAX: usize = 8;
 
@@ -293,15 +295,6 @@ pub struct WakeFor {
     pub voicemail: bool,
     /// A call that nobody answered.
     pub missed_call: bool,
-}
-
-/// Whether the app registers for itself at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// The app is awake and registered by itself; the relay keeps the lease and does not register.
-    Foreground,
-    /// The relay registers.
-    Background,
 }
 
 /// What a device is told before its lease ends, in the order of time.

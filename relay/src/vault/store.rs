@@ -8,8 +8,10 @@ use std::time::Duration;
 use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
+use super::MAX_LIFETIME_S;
 use super::lookup::{Lookup, hex};
 use super::seal::Sealed;
+use crate::clock::Reading;
 use crate::net::tls_fault::TlsFault;
 use crate::random;
 
@@ -88,13 +90,55 @@ impl Fence {
     }
 }
 
+/// A record to be written, by its owner.
+#[derive(Clone, Copy)]
+pub(super) struct RecordToWrite<'a> {
+    pub id: InstanceId,
+    pub sealed: &'a Sealed,
+    pub expiry: Expiry,
+    /// The fence by which its owner has it.
+    pub fence: Fence,
+}
+
+/// When a record ends.
+#[derive(Clone, Copy)]
+pub(super) struct Expiry {
+    /// In seconds since 1970.
+    pub at_s: u64,
+    /// In seconds from now, at most [`MAX_LIFETIME_S`].
+    pub left_s: u64,
+}
+
+impl Expiry {
+    /// `at_s` is cut to [`MAX_LIFETIME_S`] from now.
+    pub fn at(at_s: u64) -> Self {
+        let now = Reading::now();
+        let left_s = at_s.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
+        Self { at_s: at_s.min(now.latest + MAX_LIFETIME_S), left_s }
+    }
+
+    /// The time to live in the store, at least one millisecond.
+    pub fn left_ms(self) -> u64 {
+        self.left_s.saturating_mul(1_000).max(1)
+    }
+}
+
+/// The lookups of a record whose device has another token.
+#[derive(Clone, Copy)]
+pub struct LookupChange<'a> {
+    /// The one before.
+    pub from: &'a Lookup,
+    /// The one from now on.
+    pub to: &'a Lookup,
+}
+
 /// What a record that is written does with its lookup where that names another instance.
 #[derive(Clone, Copy)]
 pub(super) enum Naming<'a> {
     /// The lookup names the record's instance from then on, where it is another one than the record had.
     Takes(&'a Lookup),
-    /// The second one does in any case, and the first one no more: its device has another token. Done again it does the same.
-    Moves(&'a Lookup, &'a Lookup),
+    /// The later one does in any case, and the earlier one no more. Done again it does the same.
+    Moves(LookupChange<'a>),
     /// The lookup goes on naming the other one.
     Leaves(&'a Lookup),
 }

@@ -6,13 +6,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Source, Timer};
+use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer};
 use crate::auth::Hash;
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Message, Method, Uri, unescaped};
 use crate::registration::grant::{flow_timer, seen_from};
-use crate::registration::{Goal, Registration, RegistrationFailure, RequestContext, Step, Terms};
+use crate::registration::{Goal, NewRegistration, Registration, RegistrationFailure, RequestContext, Step, Terms};
 
 /// The hashes that a digest may be made with; MD5 unless the operator forbids it.
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
@@ -115,7 +115,7 @@ impl Endpoint {
 
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
         self.add_device(new.instance, new.binding, new.same_as);
-        self.devices.set_foreground(new.instance, !new.register);
+        self.devices.set_presence(new.instance, new.presence);
         self.devices.set_proven(new.instance, new.proven);
         if self.bindings.contains(new.binding) {
             if let Some(registration) = self.bindings.get_mut(new.binding) {
@@ -126,19 +126,22 @@ impl Endpoint {
             return self.want_flow_anew(now, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
-        let mut registration = Registration::new(
-            new.binding,
-            new.instance,
-            new.upstream,
-            new.aor,
-            new.sip_instance,
-            self.core.settings.register_expires,
-            self.bindings.next_generation(),
-            new.register,
-        );
+        let mut registration = Registration::new(NewRegistration {
+            binding: new.binding,
+            instance: new.instance,
+            upstream: new.upstream,
+            aor: new.aor,
+            sip_instance: new.sip_instance,
+            expires: self.core.settings.register_expires,
+            generation: self.bindings.next_generation(),
+            goal: match new.presence {
+                Presence::Background => Goal::Registered,
+                Presence::Foreground => Goal::Silent,
+            },
+        });
         registration.take_from(new.taken_from);
         self.bindings.insert(if new.proven { registration.established() } else { registration });
-        if new.register {
+        if new.presence == Presence::Background {
             self.carry_out(now, new.binding, Step::WantFlow);
             self.want_flow_anew(now, new.binding);
         }

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::Endpoint;
 use super::budgets::{Budgets, Callers};
 use super::credentials::Credentials;
+use super::{Endpoint, Presence};
 use crate::edge::caller_key::CallerKey;
 use crate::id::{BindingId, InstanceId};
 use crate::message::Method;
@@ -32,8 +32,7 @@ struct Device {
     credentials: Credentials,
     /// State of a device that was attached or sent something; most devices are asleep most of the time and have none.
     awake: Option<Box<Awake>>,
-    /// Whether its app registers by itself.
-    foreground: bool,
+    presence: Presence,
     /// The SIP server has accepted its credentials.
     proven: bool,
 }
@@ -98,12 +97,12 @@ impl Devices {
 
     /// Whether the device is known, and its app leaves it to the relay to register.
     pub(super) fn is_in_background(&self, instance: InstanceId) -> bool {
-        self.rows.get(&instance).is_some_and(|device| !device.foreground)
+        self.rows.get(&instance).is_some_and(|device| device.presence == Presence::Background)
     }
 
-    pub(super) fn set_foreground(&mut self, instance: InstanceId, foreground: bool) {
+    pub(super) fn set_presence(&mut self, instance: InstanceId, presence: Presence) {
         if let Some(device) = self.rows.get_mut(&instance) {
-            device.foreground = foreground;
+            device.presence = presence;
         }
     }
 
@@ -211,6 +210,6 @@ impl Endpoint {
 
 impl Device {
     fn new(binding: BindingId, credentials: Credentials) -> Self {
-        Self { binding, credentials, awake: None, foreground: false, proven: false }
+        Self { binding, credentials, awake: None, presence: Presence::Background, proven: false }
     }
 }

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::credentials::Verdicts;
-use super::{Endpoint, Event, Timer};
+use super::{Endpoint, Event, Presence, Timer};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
 
@@ -187,15 +187,15 @@ impl Endpoint {
         self.forget_binding(now, binding, false);
     }
 
-    pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, foreground: bool) {
+    pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, presence: Presence) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
-        self.devices.set_foreground(instance, foreground);
-        if foreground && self.is_checked(binding, instance) {
+        self.devices.set_presence(instance, presence);
+        if presence == Presence::Foreground && self.is_checked(binding, instance) {
             self.abort_check(now, binding);
             self.groups.0.entry(binding).or_default().others.push(instance);
         }
         self.settle_group(now, binding);
-        if !foreground {
+        if presence == Presence::Background {
             self.want_flow_anew(now, binding);
         }
     }

@@ -32,6 +32,15 @@ pub use crate::registration::ContactHosts;
 pub use crate::registration::{REFUSALS_MAX, RegistrationFailure};
 pub use crate::transaction::InviteChange;
 
+/// Whether an app registers for itself at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The app is awake and registered by itself; the relay keeps the lease and does not register.
+    Foreground,
+    /// The relay registers.
+    Background,
+}
+
 /// The share that a device has in a binding, which is registered and refreshed until its last device is unbound. Where several devices share a
 /// binding, the first one determines what is registered; the others name the same account.
 #[derive(Clone)]
@@ -48,8 +57,8 @@ pub struct NewBinding {
     pub upstream: UpstreamId,
     /// `+sip.instance`, a UUID.
     pub sip_instance: [u8; 16],
-    /// Whether to register at once; `false` keeps the device silent (the app is in the foreground).
-    pub register: bool,
+    /// A device whose app is in the foreground is not registered.
+    pub presence: Presence,
     /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
     /// binding is registered again with its credentials first.
     pub proven: bool,

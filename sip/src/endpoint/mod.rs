@@ -195,8 +195,8 @@ impl Endpoint {
             Input::RetryNow(instance) => self.retry_now(now, instance),
             Input::RegisterAgain(instance) => self.register_again(now, instance),
             Input::Release(instance) => self.on_release(now, instance),
-            Input::Suspend(instance) => self.on_presence(now, instance, true),
-            Input::Resume(instance) => self.on_presence(now, instance, false),
+            Input::Suspend(instance) => self.on_presence(now, instance, Presence::Foreground),
+            Input::Resume(instance) => self.on_presence(now, instance, Presence::Background),
             Input::Vouch(instance) => self.on_vouch(now, instance),
             Input::Succeed { earlier, successor } => self.on_succeed(now, earlier, successor),
             Input::Authorization { binding, instance, authorization } => {

@@ -35,6 +35,7 @@
 //! | [`challenges`] | the challenges that are answered |
 //! | [`request`] | the REGISTER as it is written |
 //! | [`grant`] | the contents of a 2xx |
+//! | `new_registration` | the facts that one begins with |
 //! | `bound` | whether the registrar may have its Contact |
 //! | `late` | a REGISTER that was given up, and may be answered yet |
 //! | `earlier` | other relays' Contacts, which go |
@@ -59,6 +60,7 @@ mod earlier;
 pub mod grant;
 pub mod late;
 mod lost_time;
+mod new_registration;
 mod owners;
 mod refusals;
 pub mod request;
@@ -85,6 +87,7 @@ use challenges::{Challenges, Verdict};
 use earlier::Earlier;
 use grant::RegistrarInfo;
 use late::GivenUp;
+pub use new_registration::NewRegistration;
 pub use owners::{Standing, SuspendedAuth};
 use refusals::{leads_to, retry_after, wanted_interval};
 pub use request::{ContactHosts, RequestContext};
@@ -228,18 +231,9 @@ impl fmt::Debug for Registration {
 }
 
 impl Registration {
-    /// A binding that is not registered. `generation`: another number than any earlier registration's of this process.
-    #[expect(clippy::too_many_arguments, reason = "each is a fact of one binding, told once")]
-    pub fn new(
-        binding: BindingId,
-        instance: InstanceId,
-        upstream: UpstreamId,
-        aor: Box<str>,
-        sip_instance: [u8; 16],
-        expires: Duration,
-        generation: u32,
-        register: bool,
-    ) -> Self {
+    /// A binding that is not registered.
+    pub fn new(new: NewRegistration) -> Self {
+        let NewRegistration { binding, instance, upstream, aor, sip_instance, expires, generation, goal } = new;
         Self {
             binding,
             instance,
@@ -250,7 +244,7 @@ impl Registration {
             armed: Armed::default(),
             aor,
             sip_instance,
-            goal: if register { Goal::Registered } else { Goal::Silent },
+            goal,
             state: State::Waiting,
             challenges: Challenges::default(),
             rare: None,

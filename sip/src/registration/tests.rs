@@ -28,16 +28,16 @@ impl Walk {
     /// A machine in one of the states of its table.
     fn to(state: &str) -> Self {
         let tag = ShardTag(0);
-        let registration = Registration::new(
-            BindingId::new(1 << 16, tag),
-            InstanceId::new(2 << 16, tag),
-            UpstreamId(1),
-            "sip:alice@example.com".into(),
-            [0xab; 16],
-            Duration::from_secs(600),
-            1,
-            true,
-        );
+        let registration = Registration::new(NewRegistration {
+            binding: BindingId::new(1 << 16, tag),
+            instance: InstanceId::new(2 << 16, tag),
+            upstream: UpstreamId(1),
+            aor: "sip:alice@example.com".into(),
+            sip_instance: [0xab; 16],
+            expires: Duration::from_secs(600),
+            generation: 1,
+            goal: Goal::Registered,
+        });
         let mut walk = Self { now: Instant::now(), random: Random::new([1; 32]), registration, branches: 0 };
         if state != "Waiting" {
             assert_eq!(step(&walk.registration.begin()), "Send");

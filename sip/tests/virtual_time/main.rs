@@ -1,10 +1,10 @@
-//! The endpoint in virtual time, each RFC's part of it in a room of its own: no socket, no clock, no waiting.
+//! The endpoint in virtual time, a file for each subject: no socket, no clock, no waiting.
 
 mod admission;
 mod announced;
 mod answered_call;
 mod attaching;
-mod crowds;
+mod beside_calls;
 mod doubts;
 mod endpoint;
 mod failback;
@@ -12,23 +12,23 @@ mod flows;
 mod forking;
 mod in_call;
 mod instructions;
+mod interoperability;
 mod invitations;
 mod largest;
-mod moves;
-mod oddities;
-mod paging;
 mod presence;
 mod push_proxy;
 mod recovery;
 mod refusals;
 mod registration;
+mod registration_turns;
 mod regressions;
 mod script;
+mod shared_addresses;
 mod shares;
 mod slow_servers;
-mod strangers;
 mod subscription;
 mod unregistration;
-mod victims;
+mod untrusted_sources;
+mod upstream_failover;
 mod wiped;
 mod world;

@@ -55,7 +55,7 @@ fn another_device(world: &mut World) -> InstanceId {
         registrar: "sip:example.com".into(),
         upstream: world::REGISTRAR,
         sip_instance: [0xab; 16],
-        register: true,
+        presence: Presence::Background,
         proven: true,
         same_as: Some(world.instance),
         taken_from: None,

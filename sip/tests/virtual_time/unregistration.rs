@@ -100,7 +100,7 @@ fn an_app_in_the_foreground_whose_unregistration_failed_is_unregistered_at_its_e
 
 #[test]
 fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistered() {
-    for register in [true, false] {
+    for (presence, registers) in [(Presence::Background, 1), (Presence::Foreground, 0)] {
         let mut world = World::new(FlowId::Datagram(server_address()));
         let new = NewBinding {
             binding: world.binding,
@@ -109,13 +109,13 @@ fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistere
             registrar: "sip:example.com".into(),
             upstream: crate::world::REGISTRAR,
             sip_instance: [0xab; 16],
-            register,
+            presence,
             proven: true,
             same_as: None,
             taken_from: None,
         };
         world.input(Input::Bind(Box::new(new)));
-        assert_eq!(world.count("REGISTER"), usize::from(register));
+        assert_eq!(world.count("REGISTER"), registers);
         disable(&mut world);
         assert_eq!((world.last("REGISTER").number(Name::Expires), confirmed(&world)), (Some(0), None));
         world.respond(200, &[]);

@@ -176,7 +176,7 @@ impl World {
             registrar: "sip:example.com".into(),
             upstream: REGISTRAR,
             sip_instance: [0xab; 16],
-            register: true,
+            presence: Presence::Background,
             proven,
             same_as: None,
             taken_from: None,

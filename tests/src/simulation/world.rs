@@ -3,7 +3,7 @@
 //! Invariant: one source of randomness, one order of happenings; nothing is decided by iterating over a hash map.
 
 use sip::auth::{Ha1, Hash};
-use sip::endpoint::{Input, NewBinding};
+use sip::endpoint::{Input, NewBinding, Presence};
 use sip::id::{BindingId, InstanceId, ShardTag, UpstreamId};
 use sip::message::Message;
 use sip::random::Random;
@@ -324,7 +324,7 @@ impl World {
             registrar: "sip:r.test".into(),
             upstream: UpstreamId(self.slots[slot].registrar as u32),
             sip_instance: first.to_bytes(),
-            register: true,
+            presence: Presence::Background,
             proven: false,
             same_as: None,
             taken_from: None,

@@ -87,7 +87,7 @@ const TOP: &[&str] = &[
 const FINDINGS: &[&str] = &["crash-", "leak-", "oom-", "slow-unit-", "timeout-"];
 
 /// Names that say nothing about what is inside.
-const BANNED: &[&str] = &["utils", "util", "common", "helpers", "helper", "manager", "misc"];
+const BANNED: &[&str] = &["utils", "util", "common", "common_types", "helpers", "helper", "manager", "misc", "types"];
 
 /// Children from which on a folder has a map.
 const MAPPED_FROM: usize = 6;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
 use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
-use relay::vault::{Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, Settings, StoreError, StoreTls, Stored, Vault};
+use relay::vault::{
+    Fence, Keyring, Lease, Lookup, LookupChange, MAX_LIFETIME_S, Settings, StoreError, StoreTls, Stored, Vault,
+};
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
 
@@ -402,7 +404,8 @@ async fn a_new_push_token_moves_the_lookup(bench: &Bench) {
     let sealed = vault.seal(id(1), &changed);
     vault.put_beside(id(1), &sealed, expires_at, &moved, fence).await.expect("put");
     assert_eq!(vault.find(&moved).await, Ok(Some(id(2))));
-    let placed = vault.put_moved(id(1), &sealed, expires_at, (&new, &moved), fence).await.expect("put");
+    let placed =
+        vault.put_moved(id(1), &sealed, expires_at, LookupChange { from: &new, to: &moved }, fence).await.expect("put");
     assert_eq!((placed.displaced, vault.find(&moved).await), (Some(id(2)), Ok(Some(id(1)))));
     assert_eq!(vault.find(&new).await, Ok(None));
     assert_eq!(vault.erase(id(1), &old).await, Ok(true));

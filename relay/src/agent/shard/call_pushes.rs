@@ -136,18 +136,18 @@ impl Shard {
 
     /// Whether this node leaves: its instances are another node's, or will be.
     pub(crate) fn is_handed_over(&self) -> bool {
-        self.leaving.is_some()
+        self.hand_over.is_leaving()
     }
 
     /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
     /// device is woken there, or has been disabled there.
     fn is_gone_from_here(&self, instance: InstanceId) -> bool {
-        self.taken.get(&instance).is_some_and(|since| clock::now() >= *since + ON_ITS_WAY)
+        self.hand_over.taken_since(instance).is_some_and(|since| clock::now() >= since + ON_ITS_WAY)
     }
 
     /// Whether the node that an instance was taken over from has woken its device for the same call, which has come here by another branch.
     fn is_woken_elsewhere(&self, call: &IncomingCall) -> bool {
-        call.mark.is_some_and(|mark| self.woken_elsewhere.has(clock::now(), call.instance, mark))
+        call.mark.is_some_and(|mark| self.hand_over.is_woken_elsewhere(call.instance, mark))
     }
 
     /// The call is over for a device: a push that is still being tried would make it ring in vain.
@@ -308,7 +308,7 @@ impl Shard {
     fn note_woken(&mut self, call: CallId, instance: InstanceId) {
         let Some(known) = self.calls.get_mut(call, instance) else { return };
         known.accepted = true;
-        if let (Some(leaving), Some(woken)) = (&self.leaving, known.woken(instance)) {
+        if let (Some(leaving), Some(woken)) = (self.hand_over.leaving(), known.woken(instance)) {
             // An error means that nobody is told any more.
             let _ = leaving.send(woken);
         }

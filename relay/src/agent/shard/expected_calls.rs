@@ -10,7 +10,7 @@
 use std::net::SocketAddr;
 
 use sip::endpoint::Input;
-use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
+use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 
 use super::Shard;
@@ -78,10 +78,7 @@ impl Shard {
         let is_next_hop = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(route.verified_domain());
         let by_name = is_next_hop(&servers.domain) || servers.registrars.iter().any(|host| is_next_hop(host));
         let Some(addresses) = &servers.addresses else { return by_name.then_some(true) };
-        let peer = self.endpoint.flow_to(upstream).and_then(|flow| match flow {
-            FlowId::Datagram(peer) => Some(peer),
-            stream => self.flows.get(&stream).map(|(_, peer)| *peer),
-        });
+        let peer = self.endpoint.flow_to(upstream).and_then(|flow| self.outgoing.peer_of(flow));
         let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
         // Instances that a name decided about were woken in the pass before.
         Some(!by_name && peer.is_some_and(is_at))

@@ -18,6 +18,9 @@
 //! | `passing`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
 //! | `left_behind` | those whose Path leads to a node that is gone |
+//! | *the shard itself* | |
+//! | `outgoing` | where its bytes leave |
+//! | `hand_over` | instances on their way from and to other nodes |
 //!
 //! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
 //! mutation. Nothing here waits but for the next input or the next deadline.
@@ -31,9 +34,11 @@ mod events;
 mod expected_calls;
 mod final_pushes;
 mod flow_bindings;
+mod hand_over;
 mod left_behind;
 pub(crate) mod messages;
 mod missed_calls;
+mod outgoing;
 mod passing;
 pub(crate) mod path_lookups;
 pub(crate) mod push_bindings;
@@ -50,13 +55,11 @@ mod wipes;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings, Side, Source};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
@@ -69,20 +72,19 @@ use crate::agent::digest::Asked;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::hand_over::HandOver;
 use crate::agent::shard::left_behind::LeftBehind;
+use crate::agent::shard::outgoing::Outgoing;
 use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::reminders::Services;
-use crate::agent::shard::stories::{OpenStories, StoriesToBegin};
+use crate::agent::shard::stories::Stories;
 use crate::agent::shard::waiting::Cancelled;
 use crate::agent::tables::attached::Attached;
 use crate::agent::tables::calls::Calls;
-use crate::agent::tables::ended_ahead::EndedAhead;
 use crate::agent::tables::instances::{Due, Instances};
-use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
 use crate::agent::trace::Trace;
-use crate::agent::transport::outbox::Writer;
 use crate::clock::{self, Reading, confirmed_now, unix_now};
 use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
@@ -102,111 +104,104 @@ const NAP_MAX: Duration = Duration::from_secs(30);
 
 /// One shard.
 pub(crate) struct Shard {
-    pub(crate) index: usize,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) endpoint: Endpoint,
+    index: usize,
+    shared: Arc<Shared>,
+
+    // The endpoint, and what goes in and out.
+    endpoint: Endpoint,
     /// When the endpoint wants to be told the time next.
     due: Option<Instant>,
+    /// The next inputs of the endpoint.
+    next: VecDeque<Input>,
+    outgoing: Outgoing,
+    /// SIP servers whose last dial failed.
+    unreachable: HashSet<UpstreamId>,
     /// How many registrations wait for their turn, as the metric says.
     waiting_told: usize,
-    pub(crate) instances: Instances,
-    pub(crate) push_bindings: PushBindings,
-    pub(crate) flow_bindings: FlowBindings,
-    /// Requests by our Path that wait for the store.
-    pub(crate) path_lookups: PathLookups,
-    pub(crate) calls: Calls,
-    pub(crate) stories: OpenStories,
-    pub(crate) stories_to_begin: StoriesToBegin,
-    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
-    pub(crate) pushes: HashMap<(CallId, InstanceId), AbortHandle>,
-    /// The pushes that outlive their instances.
-    pub(crate) last_words: LastWords,
-    /// How the push services stood, while something waits for them.
-    pub(crate) services: Services,
-    /// Registrations that passed through nodes that are gone.
-    pub(crate) left_behind: LeftBehind,
-    /// How many more pushes devices, callers and apps may cause.
-    pub(crate) budgets: PushBudgets,
-    /// Steps of all timelines.
-    pub(crate) steps: usize,
-    /// Devices that have a flow.
-    pub(crate) attached: Attached,
-    /// The requesters that wait for a device that was woken for an announced call.
-    pub(crate) arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<InstanceId>>>,
-    /// SIP servers whose last dial failed.
-    pub(crate) unreachable: HashSet<UpstreamId>,
-    /// The next inputs of the endpoint.
-    pub(crate) next: VecDeque<Input>,
-    /// REGISTERs that are on their way through to a SIP server.
-    pub(crate) passing: HashMap<ForwardedRegisterId, Passing>,
-    pub(crate) flows: HashMap<FlowId, (Writer, SocketAddr)>,
-    /// Challenges by SIP servers to passwords that they have not accepted yet.
-    pub(crate) asked: HashMap<InstanceId, Vec<Asked>>,
-    /// Recordings of instances under way.
-    pub(crate) traces: BTreeMap<InstanceId, Trace>,
-    /// Instances taken over that wait for the first answer of their SIP server, each with the channel that waits for it.
-    pub(crate) settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
-    /// Ending instances that another node has taken over from this one, and since when.
-    pub(crate) taken: HashMap<InstanceId, Instant>,
-    /// While this node leaves: the receiver of the calls for which devices are woken here.
-    pub(crate) leaving: Option<mpsc::UnboundedSender<Woken>>,
-    /// For which calls a node that leaves has woken devices that are here now.
-    pub(crate) woken_elsewhere: WokenElsewhere,
-    /// Instances that have ended before they came here.
-    pub(crate) ended_ahead: EndedAhead,
+
+    // What waits.
     /// Requests for instances that may be on their way here.
-    pub(crate) early: Early,
+    early: Early,
     /// Network inputs that came while this node may own nothing any more.
     doubt: Doubt<ShardInput>,
-    /// Datagrams that leave at the end of this turn.
-    datagrams: Vec<(SocketAddr, Bytes)>,
+    /// Requests by our Path that wait for the store.
+    path_lookups: PathLookups,
+
+    // Instances whose accounts are lent.
+    instances: Instances,
+    /// Devices that have a flow.
+    attached: Attached,
+    /// Challenges by SIP servers to passwords that they have not accepted yet.
+    asked: HashMap<InstanceId, Vec<Asked>>,
+    /// Steps of all timelines.
+    steps: usize,
+    /// Recordings of instances under way.
+    traces: BTreeMap<InstanceId, Trace>,
+    hand_over: HandOver,
+
+    // Registrations that pass through.
+    push_bindings: PushBindings,
+    flow_bindings: FlowBindings,
+    /// REGISTERs that are on their way through to a SIP server.
+    passing: HashMap<ForwardedRegisterId, Passing>,
+    /// Registrations that passed through nodes that are gone.
+    left_behind: LeftBehind,
+
+    // Calls.
+    calls: Calls,
+    stories: Stories,
+    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
+    pushes: HashMap<(CallId, InstanceId), AbortHandle>,
+    /// The requesters that wait for a device that was woken for an announced call.
+    arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<InstanceId>>>,
     /// Whether a call's push has been handed over in this turn.
-    pub(crate) hurried: bool,
+    hurried: bool,
     /// Whether the CANCEL of the request waits that the endpoint is being told of.
-    pub(crate) is_cancelled: bool,
+    is_cancelled: bool,
+
+    // Pushes of all kinds.
+    /// How many more pushes devices, callers and apps may cause.
+    budgets: PushBudgets,
+    /// How the push services stood, while something waits for them.
+    services: Services,
+    /// The pushes that outlive their instances.
+    last_words: LastWords,
 }
 
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let now = clock::now();
-        let budgets = PushBudgets::new(shared.quotas.limits(), shared.shards.len());
         Self {
             index,
-            budgets,
-            services: Services::default(),
             left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
-            shared,
             endpoint: Endpoint::new(now, settings, random::bytes()),
             due: None,
-            waiting_told: 0,
-            instances: Instances::default(),
-            push_bindings: PushBindings::default(),
-            flow_bindings: FlowBindings::new(),
-            path_lookups: PathLookups::default(),
-            calls: Calls::default(),
-            stories: OpenStories::new(),
-            stories_to_begin: StoriesToBegin::new(),
-            steps: 0,
-            attached: Attached::default(),
-            pushes: HashMap::new(),
-            arrivals: BTreeMap::new(),
-            unreachable: HashSet::new(),
             next: VecDeque::new(),
-            passing: HashMap::new(),
-            flows: HashMap::new(),
-            asked: HashMap::new(),
-            traces: BTreeMap::new(),
-            settling: HashMap::new(),
-            taken: HashMap::new(),
-            leaving: None,
-            woken_elsewhere: WokenElsewhere::default(),
-            ended_ahead: EndedAhead::default(),
-            last_words: LastWords::default(),
+            outgoing: Outgoing::default(),
+            unreachable: HashSet::new(),
+            waiting_told: 0,
             early: Early::default(),
             doubt: Doubt::new(),
-            datagrams: Vec::new(),
+            path_lookups: PathLookups::default(),
+            instances: Instances::default(),
+            attached: Attached::default(),
+            asked: HashMap::new(),
+            steps: 0,
+            traces: BTreeMap::new(),
+            hand_over: HandOver::default(),
+            push_bindings: PushBindings::default(),
+            flow_bindings: FlowBindings::new(),
+            passing: HashMap::new(),
+            calls: Calls::default(),
+            stories: Stories::default(),
+            pushes: HashMap::new(),
+            arrivals: BTreeMap::new(),
             hurried: false,
             is_cancelled: false,
+            budgets: PushBudgets::new(shared.quotas.limits(), shared.shards.len()),
+            services: Services::default(),
+            last_words: LastWords::default(),
+            shared,
         }
     }
 
@@ -240,26 +235,7 @@ impl Shard {
             for input in batch.drain(..) {
                 match input {
                     ShardInput::Sip { input: ref sip, .. } if is_in_doubt => {
-                        let is_told_once = matches!(
-                            sip,
-                            Input::Closed(_)
-                                | Input::Doubted(_)
-                                | Input::StreamLost { .. }
-                                | Input::Dialled { .. }
-                                | Input::FailbackDialled { .. }
-                                | Input::LeadsTo { .. }
-                                | Input::DialFailed(_)
-                                | Input::UpstreamAddressChanged(_)
-                                | Input::Addresses { .. }
-                        );
-                        let bytes = waiting::bytes_of(sip);
-                        let claim = match sip {
-                            _ if is_told_once => Claim::ToldOnce,
-                            Input::Received { source, .. } if self.endpoint.is_sip_server(source) => {
-                                Claim::OfServer(bytes)
-                            }
-                            _ => Claim::OfOther(bytes),
-                        };
+                        let claim = self.claim_of(sip);
                         self.doubt.keep(input, claim);
                     }
                     input => self.catch_panic(|shard| shard.on_input(input)),
@@ -282,9 +258,27 @@ impl Shard {
             self.begin_stories();
             self.tell_waiting();
             if let Some(udp) = &self.shared.udp {
-                // A lost datagram is sent again (RFC 3261 §17).
-                udp.send_all(self.index, &mut self.datagrams);
+                self.outgoing.send_datagrams(udp, self.index);
             }
+        }
+    }
+
+    /// The room that an input from the network takes while it waits for the end of a doubt.
+    fn claim_of(&self, input: &Input) -> Claim {
+        match input {
+            Input::Closed(_)
+            | Input::Doubted(_)
+            | Input::StreamLost { .. }
+            | Input::Dialled { .. }
+            | Input::FailbackDialled { .. }
+            | Input::LeadsTo { .. }
+            | Input::DialFailed(_)
+            | Input::UpstreamAddressChanged(_)
+            | Input::Addresses { .. } => Claim::ToldOnce,
+            Input::Received { source, .. } if self.endpoint.is_sip_server(source) => {
+                Claim::OfServer(waiting::bytes_of(input))
+            }
+            _ => Claim::OfOther(waiting::bytes_of(input)),
         }
     }
 
@@ -337,7 +331,7 @@ impl Shard {
         match input {
             ShardInput::Sip { at, input } => {
                 match &input {
-                    Input::Closed(flow) => drop(self.flows.remove(flow)),
+                    Input::Closed(flow) => self.outgoing.closed(*flow),
                     // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
                     Input::DialFailed(upstream)
                         if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
@@ -362,7 +356,7 @@ impl Shard {
                 }
                 return;
             }
-            ShardInput::Flow { flow, writer, peer } => drop(self.flows.insert(flow, (writer, peer))),
+            ShardInput::Flow { flow, writer, peer } => self.outgoing.opened(flow, writer, peer),
             ShardInput::Pushed(pushed) => self.on_pushed(pushed),
             ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
             ShardInput::TargetAsked { instance, event, reply } => {
@@ -420,14 +414,14 @@ impl Shard {
 
     /// The peer of a connection that was accepted has proven who it is.
     pub(crate) fn know(&self, flow: FlowId) {
-        if let Some((writer, _)) = self.flows.get(&flow) {
+        if let Some(writer) = self.outgoing.writer(flow) {
             writer.know();
         }
     }
 
     /// Likewise a SIP server of a binding that is here, by its address.
     fn know_server(&self, source: &Source) {
-        if let Some((writer, _)) = self.flows.get(&source.flow)
+        if let Some(writer) = self.outgoing.writer(source.flow)
             && writer.is_strangers()
             && self.endpoint.is_sip_server(source)
         {
@@ -437,7 +431,7 @@ impl Shard {
 
     /// A connection leads to a device that nobody pushes.
     pub(crate) fn keep_alive(&self, flow: FlowId) {
-        if let Some((writer, _)) = self.flows.get(&flow) {
+        if let Some(writer) = self.outgoing.writer(flow) {
             writer.keep_alive();
         }
     }
@@ -467,10 +461,8 @@ impl Shard {
                 self.trace_out(*flow, bytes);
             }
             match output {
-                Output::Send { flow: FlowId::Datagram(peer), bytes } => self.datagrams.push((peer, bytes)),
                 Output::Send { flow, bytes } => {
-                    if !self.flows.get(&flow).is_some_and(|(writer, _)| writer.send(bytes)) {
-                        self.flows.remove(&flow);
+                    if !self.outgoing.send(flow, bytes) {
                         self.next.push_back(Input::Closed(flow));
                     }
                 }
@@ -483,21 +475,13 @@ impl Shard {
                     self.shared.dialler.answer(self.index, upstream, peer, transport, bytes);
                 }
                 Output::Dial { upstream, avoid, for_one } => {
-                    let avoid = avoid.and_then(|flow| match flow {
-                        FlowId::Datagram(peer) => Some(peer),
-                        stream => {
-                            let open = self.flows.get(&stream).map(|(_, peer)| *peer);
-                            // An ended flow is known no more, and was the last that led there.
-                            open.or_else(|| self.shared.dialler.led_to(self.index, upstream))
-                        }
+                    let avoid = avoid.and_then(|flow| {
+                        // An ended flow is known no more, and was the last that led there.
+                        self.outgoing.peer_of(flow).or_else(|| self.shared.dialler.led_to(self.index, upstream))
                     });
                     self.shared.dialler.dial(self.index, upstream, avoid, for_one);
                 }
-                Output::Close(flow) => {
-                    if let Some((writer, _)) = self.flows.remove(&flow) {
-                        writer.close();
-                    }
-                }
+                Output::Close(flow) => self.outgoing.close(flow),
                 Output::Event(event) => self.on_event(at, event),
             }
         }

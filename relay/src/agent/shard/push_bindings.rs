@@ -205,7 +205,7 @@ impl Shard {
             confirmed_at_ms: unix_now_ms(),
             expires_at,
         });
-        self.ended_ahead.forget(instance);
+        self.hand_over.forget_end(instance);
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
@@ -349,7 +349,7 @@ impl Shard {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, left_by, .. } = new;
         let (upstream_registrar, server) = (new.upstream_registrar, new.server);
         let is_here = self.push_bindings.rows.contains_key(&id);
-        if is_here || self.ended_ahead.has(clock::now(), id) {
+        if is_here || self.hand_over.has_ended_ahead(id) {
             self.shared.upstreams.release(upstream);
             return is_here;
         }

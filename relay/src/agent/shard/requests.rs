@@ -2,8 +2,6 @@
 //!
 //! Invariant: a device's request is looked at only after its proof was found right, in constant time.
 
-use std::collections::HashMap;
-
 use sip::endpoint::{CallState, Input};
 use sip::id::{BindingId, CallId, InstanceId};
 use tokio::sync::{mpsc, oneshot};
@@ -31,7 +29,7 @@ impl Shard {
                 for new in new {
                     // The record may have been read before the instance's end.
                     let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
-                    match barred.or_else(|| self.ended_ahead.has(clock::now(), new.id).then_some(None)) {
+                    match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
                         Some(lookup) => self.turn_away(new, lookup, &settled),
                         None => {
                             // An instance that this node had ended by itself, before another one had it, is here again.
@@ -65,7 +63,7 @@ impl Shard {
             // The record is ended by the requester.
             Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
                 if self.admit(id, &Principal::Relay).is_err() {
-                    self.ended_ahead.note(clock::now(), id);
+                    self.hand_over.note_ended_ahead(id);
                 }
                 // Told when nothing of it is here any more.
                 self.end_let_go(id, reply);
@@ -74,7 +72,7 @@ impl Shard {
                 Ok(()) => self.end_here(id, kind, Some(reply)),
                 Err(denied) => {
                     self.silence(id);
-                    self.ended_ahead.note(clock::now(), id);
+                    self.hand_over.note_ended_ahead(id);
                     refuse(Some(reply), denied);
                 }
             },
@@ -89,7 +87,7 @@ impl Shard {
             }
             Request::Stories { reply } => {
                 self.begin_stories();
-                let _ = reply.send(self.stories.values().cloned().collect());
+                let _ = reply.send(self.stories.all());
             }
             Request::Activity { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
@@ -127,12 +125,12 @@ impl Shard {
                 for call in self.calls.woken(clock::now()) {
                     let _ = woken.send(call);
                 }
-                self.leaving = Some(woken);
+                self.hand_over.leave(woken);
                 self.drive(clock::now(), Input::HandOver);
                 let _ = reply.send(());
             }
-            Request::WokenElsewhere(woken) => self.woken_elsewhere.note(clock::now(), &woken),
-            Request::TakenOver(ids) => self.taken.extend(ids.iter().map(|id| (*id, clock::now()))),
+            Request::WokenElsewhere(woken) => self.hand_over.note_woken_elsewhere(&woken),
+            Request::TakenOver(ids) => self.hand_over.note_taken(&ids),
             Request::TokenDead { id, token } => self.hear_of_dead_token(id, token),
             Request::Ids(reply) => {
                 let _ = reply.send(self.instances.ids());
@@ -189,7 +187,7 @@ impl Shard {
     ) {
         let NewInstance { id, sealed, lease, aor, fence, told_failing, mut binding, place } = new;
         if let Some(settled) = settled {
-            self.settling.insert(id, settled.clone());
+            self.hand_over.settles(id, settled.clone());
         }
         if let Some(row) = self.instances.get_mut(id) {
             // Another run has changed the record since this one had it.
@@ -204,7 +202,7 @@ impl Shard {
                 if binding.proven {
                     self.be_proven(id);
                 }
-                self.be_present(id, if binding.register { Presence::Background } else { Presence::Foreground });
+                self.be_present(id, binding.presence);
             }
             self.note_settled(id);
             return;
@@ -213,7 +211,7 @@ impl Shard {
         row.is_stored = first.is_none();
         row.is_proven = binding.proven;
         row.first = first.map(Box::new);
-        if !binding.register {
+        if binding.presence == Presence::Foreground {
             row.state = InstanceState::Foreground;
         }
         self.shared.metrics.instance_enters(row.state);
@@ -221,7 +219,7 @@ impl Shard {
             self.shared.stories.recall(id);
         }
         self.instances.insert(row);
-        if told_failing && binding.register {
+        if told_failing && binding.presence == Presence::Background {
             self.instances.set_told_lost(id, unix_now());
         }
         let shared = binding.binding;
@@ -242,13 +240,7 @@ impl Shard {
 
     /// Ends the wait for an instance that was taken over: its SIP server has answered, or it registers none.
     pub(super) fn note_settled(&mut self, id: InstanceId) {
-        let Some(settled) = self.settling.remove(&id) else { return };
-        // An error means that nobody has waited so long.
-        let _ = settled.send(id);
-        if self.settling.is_empty() {
-            // The map may have held all instances.
-            self.settling = HashMap::new();
-        }
+        self.hand_over.settled(id);
     }
 
     /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before and no

@@ -33,21 +33,30 @@ pub(crate) enum How {
     Arrived,
 }
 
-/// Calls whose stories are to begin.
-pub(crate) type StoriesToBegin = Vec<(Box<IncomingCall>, Instant, How)>;
+/// The stories of the calls of one shard.
+#[derive(Default)]
+pub(super) struct Stories {
+    to_begin: Vec<(Box<IncomingCall>, Instant, How)>,
+    /// Those that go on, by instance.
+    open: BTreeMap<(InstanceId, CallId), Story>,
+}
 
-/// The stories that go on, by instance.
-pub(crate) type OpenStories = BTreeMap<(InstanceId, CallId), Story>;
+impl Stories {
+    /// All that go on.
+    pub(super) fn all(&self) -> Vec<Story> {
+        self.open.values().cloned().collect()
+    }
+}
 
 impl Shard {
     /// A call came at `arrived`: its story begins when there is nothing more urgent.
     pub(crate) fn begin_story(&mut self, call: Box<IncomingCall>, arrived: Instant, how: How) {
-        self.stories_to_begin.push((call, arrived, how));
+        self.stories.to_begin.push((call, arrived, how));
     }
 
     /// Begins the stories of the calls that have come since the last time.
     pub(crate) fn begin_stories(&mut self) {
-        for (call, arrived, how) in std::mem::take(&mut self.stories_to_begin) {
+        for (call, arrived, how) in std::mem::take(&mut self.stories.to_begin) {
             self.begin(&call, arrived, how);
         }
     }
@@ -56,9 +65,9 @@ impl Shard {
         let (id, instance) = (call.call, call.instance);
         let key = (instance, id);
         let now = unix_now_ms();
-        let is_new = !self.stories.contains_key(&key);
+        let is_new = !self.stories.open.contains_key(&key);
         if is_new {
-            if self.stories.len() >= OPEN_MAX {
+            if self.stories.open.len() >= OPEN_MAX {
                 self.shared.metrics.call_story(MissedCallOutcome::Lost);
                 return;
             }
@@ -71,7 +80,7 @@ impl Shard {
             let Some(app) = known else { return };
             tracing::debug!(event = "call-step", call = %id, %instance, step = "invite", "a call goes on");
             let waited = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(0);
-            self.stories.insert(key, Story::new(id, instance, &app, &call.from, now.saturating_sub(waited)));
+            self.stories.open.insert(key, Story::new(id, instance, &app, &call.from, now.saturating_sub(waited)));
         }
         let moment = match how {
             How::Pushed(_) => {
@@ -83,7 +92,7 @@ impl Shard {
             // Its story began when the call was announced.
             How::Arrived => (!is_new).then_some(Moment::Invite),
         };
-        if let (Some(moment), Some(story)) = (moment, self.stories.get_mut(&key)) {
+        if let (Some(moment), Some(story)) = (moment, self.stories.open.get_mut(&key)) {
             tracing::debug!(event = "call-step", call = %id, %instance, step = moment.word(), "a call goes on");
             story.tell(now, moment);
         }
@@ -104,7 +113,7 @@ impl Shard {
         };
         self.begin_stories();
         let key = (instance, call);
-        let Some(story) = self.stories.get_mut(&key) else { return };
+        let Some(story) = self.stories.open.get_mut(&key) else { return };
         let now = unix_now_ms();
         tracing::debug!(event = "call-step", %call, %instance, step = moment.word(), "a call goes on");
         let (came, is_over, is_answered) = (
@@ -124,7 +133,7 @@ impl Shard {
         // passed through nobody tells here when it ends.
         if is_answered && self.instances.get(instance).is_some() {
             self.shared.stories.keep(story.clone());
-        } else if let Some(story) = self.stories.remove(&key) {
+        } else if let Some(story) = self.stories.open.remove(&key) {
             self.shared.exporter.export(&story);
             self.shared.stories.keep(story);
         }
@@ -134,18 +143,18 @@ impl Shard {
     pub(crate) fn succeed_in_stories(&mut self, earlier: InstanceId, successor: InstanceId) {
         self.begin_stories();
         for key in self.stories_of(earlier).map(|story| (earlier, story.call)).collect::<Vec<_>>() {
-            if let Some(mut story) = self.stories.remove(&key) {
+            if let Some(mut story) = self.stories.open.remove(&key) {
                 story.instance = successor;
-                self.stories.entry((successor, key.1)).or_insert(story);
+                self.stories.open.entry((successor, key.1)).or_insert(story);
             }
         }
     }
 
     /// Forgets the stories of an instance that ends.
     pub(crate) fn forget_stories(&mut self, instance: InstanceId) {
-        self.stories_to_begin.retain(|(call, ..)| call.instance != instance);
+        self.stories.to_begin.retain(|(call, ..)| call.instance != instance);
         for key in self.stories_of(instance).map(|story| (instance, story.call)).collect::<Vec<_>>() {
-            self.stories.remove(&key);
+            self.stories.open.remove(&key);
         }
         self.shared.stories.forget(instance);
     }
@@ -153,12 +162,12 @@ impl Shard {
     /// The stories of an instance that go on.
     pub(crate) fn stories_of(&self, instance: InstanceId) -> impl Iterator<Item = &Story> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
-        self.stories.range((instance, first)..=(instance, last)).map(|(_, story)| story)
+        self.stories.open.range((instance, first)..=(instance, last)).map(|(_, story)| story)
     }
 
     /// An answered call of which nobody will tell the end: there is no room for its dialog.
     pub(crate) fn end_untold_story(&mut self, instance: InstanceId, call: CallId) {
-        self.stories.remove(&(instance, call));
+        self.stories.open.remove(&(instance, call));
     }
 
     fn app_of(&self, instance: InstanceId) -> Option<Box<str>> {

@@ -103,11 +103,8 @@ impl Shard {
     pub(crate) fn trace_out(&mut self, flow: FlowId, bytes: &Bytes) {
         let Ok(message) = Message::parse(bytes, &Limits::COMPOSED) else { return };
         let side = if self.endpoint.is_device_flow(flow) { Side::Device } else { Side::Upstream };
-        let (transport, peer): (_, Option<SocketAddr>) = match flow {
-            FlowId::Datagram(peer) => (Some(Transport::Udp), Some(peer)),
-            stream => (None, self.flows.get(&stream).map(|(_, peer)| *peer)),
-        };
-        self.record(false, side, flow, transport, peer, &message);
+        let transport = matches!(flow, FlowId::Datagram(_)).then_some(Transport::Udp);
+        self.record(false, side, flow, transport, self.outgoing.peer_of(flow), &message);
     }
 
     fn record(

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use super::html::{Escaped, time};
 use crate::domain::Word as _;
 use crate::domain::story::{Moment, StoryOutcome};
-use crate::service::types::CallStories;
+use crate::service::operators::CallStories;
 
 /// How many calls are shown.
 pub(in crate::operator) const SHOWN: usize = 5;

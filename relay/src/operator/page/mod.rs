@@ -31,7 +31,7 @@ use crate::clock;
 use crate::metrics::reading::Reading;
 use crate::metrics::{Metric, Metrics};
 use crate::push;
-use crate::service::types::CallStories;
+use crate::service::operators::CallStories;
 
 use attention::SPANS;
 use html::{Escaped, bound, chart, count, span, time};

@@ -28,16 +28,25 @@ use crate::push::fcm::ATTEMPT_TIMEOUT;
 /// Copies of one call's push that the service may have taken.
 pub(super) const COPIES_MAX: usize = 2;
 
+/// The outcome of a push that was tried as often as it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub verdict: Verdict,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// How many copies of it the service may have taken.
+    pub copies: u32,
+}
+
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// Sends until it is settled or `deadline` comes; the verdict, the number of tries, and of copies that may have been taken. `send`
-/// begins a copy; `recipient` is asked before each but the first.
+/// Sends until it is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
     departure: &Departure,
     recipient: &dyn Recipient,
-) -> (Verdict, u32, u32) {
+) -> Settled {
     let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
     let (mut attempts, mut lost) = (0, 0);
     // The answer to one copy while the other was open.
@@ -50,12 +59,12 @@ pub(super) async fn run_with<'a>(
         let copies = |flights: &[Flight<'a>]| (flights.len() + lost) as u32;
         if Instant::now() >= deadline {
             let verdict = if copies(&flights) == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
-            return (verdict, attempts, copies(&flights));
+            return Settled { verdict, attempts, copies: copies(&flights) };
         }
         let next = next_at.filter(|_| flights.len() + lost < COPIES_MAX);
         if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
             if attempts > 0 && !recipient.stays().await {
-                return (Verdict::Moved, attempts, copies(&flights));
+                return Settled { verdict: Verdict::Moved, attempts, copies: copies(&flights) };
             }
             // In this very turn: a timer that is due fires a millisecond later.
             attempts += 1;
@@ -81,7 +90,7 @@ pub(super) async fn run_with<'a>(
                     continue;
                 }
                 if !recipient.stays().await {
-                    return (Verdict::Moved, attempts, copies(&flights));
+                    return Settled { verdict: Verdict::Moved, attempts, copies: copies(&flights) };
                 }
                 attempts += 1;
                 (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
@@ -92,7 +101,7 @@ pub(super) async fn run_with<'a>(
                 let taken = verdict == Verdict::Accepted;
                 let decides = taken || matches!(verdict, Verdict::Gone { .. });
                 if decides || flights.is_empty() {
-                    return (verdict, attempts, copies(&flights) + u32::from(taken));
+                    return Settled { verdict, attempts, copies: copies(&flights) + u32::from(taken) };
                 }
                 (refusal, next_at, leaving) = (Some(verdict), None, None);
             }
@@ -106,16 +115,16 @@ pub(super) async fn run_with<'a>(
                     }
                 };
                 if let Some(refusal) = refusal.take_if(|_| flights.is_empty()) {
-                    return (refusal, attempts, lost as u32);
+                    return Settled { verdict: refusal, attempts, copies: lost as u32 };
                 }
                 let pause = RETRY.pause_or(attempts, after);
                 let at = Instant::now() + pause;
                 if flights.is_empty() && at >= deadline {
                     let verdict = if lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
-                    return (verdict, attempts, lost as u32);
+                    return Settled { verdict, attempts, copies: lost as u32 };
                 }
                 if flights.is_empty() && lost >= COPIES_MAX {
-                    return (Verdict::Unconfirmed, attempts, lost as u32);
+                    return Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost as u32 };
                 }
                 next_at = Some(at);
             }
@@ -172,7 +181,7 @@ mod tests {
                 None => Box::pin(std::future::pending()),
             }
         };
-        let (verdict, attempts, copies) =
+        let Settled { verdict, attempts, copies } =
             run_with(send, started + Duration::from_secs(30), &departure, recipient).await;
         (verdict, attempts, copies, started.elapsed().as_secs())
     }
@@ -186,7 +195,11 @@ mod tests {
         let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
         let mut run = std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed));
         let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
-        assert_eq!(begun, Poll::Ready((Verdict::Accepted, 1, 1)), "no timer is waited for");
+        assert_eq!(
+            begun,
+            Poll::Ready(Settled { verdict: Verdict::Accepted, attempts: 1, copies: 1 }),
+            "no timer is waited for"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,8 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
-use super::copies;
-use super::copies::Flight;
+use super::copies::{self, Flight, Settled};
 use super::recipient::{Fixed, Recipient};
 use crate::domain::PushOutcome;
 use crate::log;
@@ -131,8 +130,8 @@ impl PushService {
         let mut problems = Vec::new();
         let mut ready = HashMap::with_capacity(apps.len());
         for (id, settings) in apps {
-            let beside = (earlier.get(&id), &mut signers, network, metrics);
-            let app = build(&id, &settings, beside, &mut problems);
+            let parts = Parts { earlier: earlier.get(&id), signers: &mut signers, network, metrics };
+            let app = build(&id, &settings, parts, &mut problems);
             ready.insert(id, app);
         }
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
@@ -187,7 +186,7 @@ impl PushService {
                     let record = Arc::clone(run.record());
                     let _waiting = record.wait();
                     let ended = run.run(push.event, deadline, departure, recipient).await;
-                    let Ended { verdict, attempts, copies, limited } = ended;
+                    let Ended { settled: Settled { verdict, attempts, copies }, limited } = ended;
                     if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
                         record.trouble(Trouble::grave(NOT_IN_TIME), "");
                     }
@@ -282,14 +281,24 @@ impl PushService {
 pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
     let mut problems = Vec::new();
     let network: Arc<dyn Network> = Arc::new(Nowhere);
-    build(app, services, (None, &mut Signers::default(), &network, &Metrics::new()), &mut problems);
+    let parts = Parts { earlier: None, signers: &mut Signers::default(), network: &network, metrics: &Metrics::new() };
+    build(app, services, parts, &mut problems);
     problems
+}
+
+/// The parts of which an App's push services are built.
+struct Parts<'a> {
+    /// What it had before, to be used again where nothing has changed.
+    earlier: Option<&'a App>,
+    signers: &'a mut Signers,
+    network: &'a Arc<dyn Network>,
+    metrics: &'a Metrics,
 }
 
 fn build(
     id: &str,
     settings: &AppPush,
-    (earlier, signers, network, metrics): (Option<&App>, &mut Signers, &Arc<dyn Network>, &Metrics),
+    Parts { earlier, signers, network, metrics }: Parts<'_>,
     problems: &mut Vec<SetupError>,
 ) -> App {
     let mut app = App::default();
@@ -326,13 +335,9 @@ pub(crate) enum DeliveryRun<'a> {
     WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
-/// The outcome of a push.
+/// The outcome of a push, and what its service said last.
 struct Ended {
-    verdict: Verdict,
-    /// How often it was tried.
-    attempts: u32,
-    /// How many copies of it the service may have taken.
-    copies: u32,
+    settled: Settled,
     /// The service's last answer was that it takes no more for this device now, or there was no place here.
     limited: bool,
 }
@@ -391,7 +396,7 @@ impl<'a> DeliveryRun<'a> {
                 attempt => attempt,
             }
         };
-        let (verdict, attempts, copies) = match self {
+        let settled = match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
@@ -406,26 +411,28 @@ impl<'a> DeliveryRun<'a> {
                 };
                 copies::run_with(send, deadline, departure, recipient).await
             }
-            run => run.repeated((event, &retries), deadline, departure, recipient, noted).await,
+            run => run.repeated(event, &retries, deadline, departure, recipient, noted).await,
         };
-        Ended { verdict, attempts, copies, limited: limited.load(Ordering::Relaxed) }
+        Ended { settled, limited: limited.load(Ordering::Relaxed) }
     }
 
     /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again.
     pub(crate) async fn try_out(self, deadline: Instant) -> Verdict {
         let retries = Arc::clone(&self.channel().retries);
         let departure = Departure::unmeasured();
-        self.repeated((Event::Test, &retries), deadline, &departure, &Fixed, |attempt| attempt).await.0
+        self.repeated(Event::Test, &retries, deadline, &departure, &Fixed, |attempt| attempt).await.verdict
     }
 
     async fn repeated(
         mut self,
-        (event, retries): (Event, &Retries),
+        event: Event,
+        retries: &Retries,
         deadline: Instant,
         departure: &Departure,
         recipient: &dyn Recipient,
         noted: impl Fn(Attempt) -> Attempt,
-    ) -> (Verdict, u32, u32) {
+    ) -> Settled {
+        let settled = |verdict, attempts| Settled { verdict, attempts, copies: 1 };
         let (mut attempts, mut lost) = (0, 0);
         // A push that may wait for long leaves others the way.
         let life = deadline.saturating_duration_since(Instant::now());
@@ -434,7 +441,7 @@ impl<'a> DeliveryRun<'a> {
         let mut turn = None;
         loop {
             if Instant::now() >= deadline {
-                return (Verdict::TooLate, attempts, 1);
+                return settled(Verdict::TooLate, attempts);
             }
             attempts += 1;
             let attempt = match &mut self {
@@ -451,10 +458,12 @@ impl<'a> DeliveryRun<'a> {
             let attempt = noted(attempt);
             drop(turn.take());
             let after = match attempt {
-                Attempt::Done(verdict) => return (verdict, attempts, 1),
+                Attempt::Done(verdict) => return settled(verdict, attempts),
                 Attempt::Again { after } | Attempt::Limited { after } => after,
                 // The device takes an alert that comes twice for one, but not for ever.
-                Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => return (Verdict::Unconfirmed, attempts, lost + 1),
+                Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => {
+                    return Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost + 1 };
+                }
                 Attempt::Lost => {
                     lost += 1;
                     None
@@ -463,20 +472,20 @@ impl<'a> DeliveryRun<'a> {
             let pause = pauses.pause_or(attempts, after);
             let now = Instant::now();
             if now >= deadline {
-                return (Verdict::TooLate, attempts, 1);
+                return settled(Verdict::TooLate, attempts);
             }
             if pause >= deadline - now {
-                return (Verdict::Retry { after }, attempts, 1);
+                return settled(Verdict::Retry { after }, attempts);
             }
             sleep(pause).await;
             if longest.is_some() {
                 turn = retries.turn(deadline).await;
                 if turn.is_none() {
-                    return (Verdict::Retry { after }, attempts, 1);
+                    return settled(Verdict::Retry { after }, attempts);
                 }
             }
             if !recipient.stays().await {
-                return (Verdict::Moved, attempts, 1);
+                return settled(Verdict::Moved, attempts);
             }
         }
     }

@@ -212,12 +212,12 @@ impl Fcm {
     fn judged(&self, (whom, urgent): (u64, bool), answer: &Answer) -> (Meaning, Bearing) {
         let (meaning, bearing) = classify(answer);
         if bearing.note == Note::Accepted {
-            self.told.taken();
+            self.told.clear();
         }
         let is_unsaid = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Unknown;
         match meaning {
             Meaning::Settled(Attempt::Again { after }) if is_unsaid => {
-                if self.told.note(whom) {
+                if self.told.note(|devices| devices.add(whom)) {
                     (meaning, of_the_project(answer, bearing))
                 } else {
                     let after = after.map(|after| if urgent { after.min(PROBE_EVERY) } else { after });

@@ -8,16 +8,16 @@
 //!
 //! Invariant: a word counts where Google writes words, and not within a name: a project may be called anything.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-
 use serde_json::Value;
 
 use crate::push::connection::answer_body::{list, text};
+use crate::push::health::since_taken::{Several, SinceTaken};
 
 /// Devices that are told so before the project is taken to be meant.
 const SEVERAL: usize = 8;
+
+/// Devices that were told of an exhausted quota whose holder is unknown: [`SEVERAL`] of them mean the project.
+pub(super) type Told = SinceTaken<Several<SEVERAL>>;
 
 /// The holder of the quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,33 +45,6 @@ fn speaks_of_a_device(words: &str) -> bool {
     let is_of_a_name = |character: char| character.is_alphanumeric() || matches!(character, '-' | '_' | '.' | '/');
     let mut words = words.split(|character| !is_of_a_name(character)).map(|word| word.trim_end_matches('.'));
     words.any(|word| word.eq_ignore_ascii_case("device"))
-}
-
-/// Devices that were told of an exhausted quota whose holder is unknown.
-#[derive(Default)]
-pub(super) struct Told {
-    any: AtomicBool,
-    devices: Mutex<HashSet<u64>>,
-}
-
-impl Told {
-    /// Notes that `whom` is told so; returns whether so many are that the project is meant.
-    pub(super) fn note(&self, whom: u64) -> bool {
-        // Whole entries go in and out.
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        if devices.len() < SEVERAL {
-            devices.insert(whom);
-        }
-        self.any.store(true, Ordering::Relaxed);
-        devices.len() >= SEVERAL
-    }
-
-    /// A message was taken.
-    pub(super) fn taken(&self) {
-        if self.any.swap(false, Ordering::Relaxed) {
-            self.devices.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -115,9 +88,10 @@ mod tests {
     #[test]
     fn one_device_that_is_told_so_again_and_again_is_no_project() {
         let told = Told::default();
-        assert!((0..100).all(|_| !told.note(1)));
-        assert!((2..8).all(|whom| !told.note(whom)) && told.note(8) && told.note(1));
-        told.taken();
-        assert!(!told.note(8));
+        let note = |whom| told.note(|devices| devices.add(whom));
+        assert!((0..100).all(|_| !note(1)));
+        assert!((2..8).all(|whom| !note(whom)) && note(8) && note(1));
+        told.clear();
+        assert!(!note(8));
     }
 }

@@ -18,6 +18,7 @@
 pub(super) mod device_faults;
 pub(super) mod origin_health;
 pub(super) mod reasons;
+pub(super) mod since_taken;
 pub(super) mod token_refusals;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -16,10 +16,10 @@
 //! Invariant: of a token nothing is kept but a hash with a key of this process. At most [`KNOWN`] tokens are known; a further one takes
 //! the place of another.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::device_faults::name_of;
+use super::since_taken::{Several, SinceTaken};
 use crate::secret::PushToken;
 
 /// Good tokens that are refused in a row at which the service fails.
@@ -50,21 +50,19 @@ pub(super) enum Says {
 pub(super) struct Tokens {
     /// The tokens of which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
-    /// How many there are in `refused`.
-    count: AtomicUsize,
     /// Good ones that are refused now.
-    refused: Mutex<Vec<u64>>,
+    refused: SinceTaken<Several<REFUSED>>,
     /// A push was taken.
     any_taken: AtomicBool,
     /// The tokens that were refused before any was taken.
-    refused_new: Mutex<Vec<u64>>,
+    refused_new: SinceTaken<Several<REFUSED_NEW>>,
 }
 
 impl Default for Tokens {
     fn default() -> Self {
         let taken = (0..KNOWN).map(|_| AtomicU64::new(0)).collect();
-        let (count, any_taken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { taken, count, refused: Mutex::default(), any_taken, refused_new: Mutex::default() }
+        let any_taken = AtomicBool::new(false);
+        Self { taken, refused: SinceTaken::default(), any_taken, refused_new: SinceTaken::default() }
     }
 }
 
@@ -75,28 +73,22 @@ impl Tokens {
         self.place_of(hash).store(hash, Ordering::Relaxed);
         if !self.any_taken.load(Ordering::Relaxed) {
             self.any_taken.store(true, Ordering::Relaxed);
-            *lock(&self.refused_new) = Vec::new();
+            self.refused_new.clear();
         }
-        if self.count.swap(0, Ordering::Relaxed) > 0 {
-            lock(&self.refused).clear();
-        }
+        self.refused.clear();
     }
 
     /// Takes note of a refused token; returns the meaning for the service.
     pub(super) fn refused(&self, token: &PushToken) -> Says {
         let hash = Self::hash(token);
-        if self.place_of(hash).load(Ordering::Relaxed) != hash {
-            return if !self.any_taken.load(Ordering::Relaxed) && noted(&mut lock(&self.refused_new), hash, REFUSED_NEW)
-            {
-                Says::Light
-            } else {
-                Says::Nothing
-            };
+        let is_known = self.place_of(hash).load(Ordering::Relaxed) == hash;
+        if is_known && self.refused.note(|good| good.add(hash)) {
+            Says::Fails
+        } else if !is_known && !self.any_taken.load(Ordering::Relaxed) && self.refused_new.note(|new| new.add(hash)) {
+            Says::Light
+        } else {
+            Says::Nothing
         }
-        let mut refused = lock(&self.refused);
-        let fails = noted(&mut refused, hash, REFUSED);
-        self.count.store(refused.len(), Ordering::Relaxed);
-        if fails { Says::Fails } else { Says::Nothing }
     }
 
     fn hash(token: &PushToken) -> u64 {
@@ -106,19 +98,6 @@ impl Tokens {
     fn place_of(&self, hash: u64) -> &AtomicU64 {
         &self.taken[hash as usize % KNOWN]
     }
-}
-
-/// Notes one of those that are refused. Whether there are as many as say something.
-fn noted(refused: &mut Vec<u64>, hash: u64, enough: usize) -> bool {
-    if refused.len() < enough && !refused.contains(&hash) {
-        refused.push(hash);
-    }
-    refused.len() >= enough
-}
-
-fn lock(refused: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
-    // Whole numbers go in.
-    refused.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -162,6 +141,7 @@ mod tests {
         );
         tokens.took(&token(1_000));
         assert!((0..100).all(|number| tokens.refused(&token(number)) == Says::Nothing));
-        assert_eq!(lock(&tokens.refused_new).capacity(), 0);
+        let is_empty = tokens.refused_new.note(|new| (1..REFUSED_NEW as u64).all(|number| !new.add(number)));
+        assert!(is_empty, "they are forgotten");
     }
 }

@@ -10,13 +10,12 @@
 //!
 //! Invariant: a push that is taken costs one atomic read here. No endpoint is kept, but its keyed hash; of those that are doubted at most [`DOUBTED_MAX`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::push::health::device_faults::name_of;
+use crate::push::health::since_taken::SinceTaken;
 
 /// Subscriptions that are believed to be gone while nothing else is taken: more than a small service loses at once.
 const BELIEVED: usize = 8;
@@ -27,10 +26,7 @@ const DOUBTED_MAX: usize = 256;
 
 /// The unknown subscriptions of one service.
 #[derive(Default)]
-pub(super) struct Unknown {
-    any: AtomicBool,
-    state: Mutex<State>,
-}
+pub(super) struct Unknown(SinceTaken<State>);
 
 #[derive(Default)]
 struct State {
@@ -42,38 +38,34 @@ struct State {
 impl Unknown {
     /// The service says 404 of the subscription at `path`. Whether that is believed.
     pub(super) fn is_believed(&self, path: &str) -> bool {
-        let (key, now) = (name_of(path), Instant::now());
-        let mut state = self.lock();
-        if state.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
-            *state = State::default();
-        }
-        self.any.store(true, Ordering::Relaxed);
-        if state.believed.contains(&key) {
-            return true;
-        }
-        if state.doubted.contains(&key) {
-            return false;
-        }
-        state.last = Some(now);
-        let is_one_of_few = state.believed.len() < BELIEVED;
-        if is_one_of_few {
-            state.believed.push(key);
-        } else if state.doubted.len() < DOUBTED_MAX {
-            state.doubted.push(key);
-        }
-        is_one_of_few
+        self.0.note(|state| state.believes(name_of(path), Instant::now()))
     }
 
     /// A push was taken.
     pub(super) fn taken(&self) {
-        if self.any.swap(false, Ordering::Relaxed) {
-            *self.lock() = State::default();
-        }
+        self.0.clear();
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole values go in and out.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl State {
+    fn believes(&mut self, key: u64, now: Instant) -> bool {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
+            *self = Self::default();
+        }
+        if self.believed.contains(&key) {
+            return true;
+        }
+        if self.doubted.contains(&key) {
+            return false;
+        }
+        self.last = Some(now);
+        let is_one_of_few = self.believed.len() < BELIEVED;
+        if is_one_of_few {
+            self.believed.push(key);
+        } else if self.doubted.len() < DOUBTED_MAX {
+            self.doubted.push(key);
+        }
+        is_one_of_few
     }
 }
 
@@ -98,6 +90,6 @@ mod tests {
         }
         assert_eq!(count(30, 60), 8);
         assert_eq!(count(60, 2_000), 0);
-        assert_eq!(unknown.lock().doubted.len(), DOUBTED_MAX);
+        assert_eq!(unknown.0.note(|state| state.doubted.len()), DOUBTED_MAX);
     }
 }

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::random;
 use crate::service::nodes::drain_messages::{HEARD, Word};
 use crate::service::nodes::{Body, NodeService as _};
-use crate::service::{Inner, Service, views};
+use crate::service::{Inner, Service, status};
 use crate::vault::peer_messages::Letter;
 use crate::vault::{Fence, Owner};
 
@@ -131,8 +131,7 @@ impl Inner {
     }
 
     /// Does what a word of another node says; the answer.
-    pub(crate) async fn hear(self: Arc<Self>, from: Owner, body: Body) -> Body {
-        let Some(word) = Word::decode(&body) else { return Body::default() };
+    pub(crate) async fn hear(self: Arc<Self>, from: Owner, word: Word) -> Body {
         match word {
             Word::Leaving => {
                 self.dependencies.agent.note_leaving(from.node().clone());
@@ -181,7 +180,7 @@ impl Inner {
         const UNREGISTERED: Duration = Duration::from_secs(4);
         if !is_noted && let Ok(Some(stored)) = self.dependencies.vault.load(id).await {
             // The trail has it as wiped.
-            self.audit(Act::HandedOver, &views::by_record(stored));
+            self.audit(Act::HandedOver, &status::by_record(stored));
         }
         sleep(UNREGISTERED).await;
         self.have_registered_again(id).await;

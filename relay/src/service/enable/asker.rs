@@ -20,8 +20,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::agent::request::Principal;
+use crate::domain::WipeReason;
 use crate::service::Inner;
-use crate::service::types::{Enabled, WipeReason};
+use crate::service::apps::Enabled;
 use crate::vault::Lookup;
 
 /// The app's request that waits for an answer.

@@ -17,10 +17,11 @@ use sip::id::InstanceId;
 
 use super::succession::Place;
 use crate::agent::request::{EndKind, Principal, Request};
+use crate::domain::WipeReason;
 use crate::service::Inner;
+use crate::service::devices::AccessError;
 use crate::service::nodes::drain_messages::Word;
 use crate::service::ownership::missing_records::Heard;
-use crate::service::types::{AccessError, WipeReason};
 use crate::vault::Fence;
 
 impl Inner {

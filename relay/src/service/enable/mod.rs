@@ -18,15 +18,13 @@
 //! server had not answered here, stands, and the one begun here is let go of.
 
 pub(super) mod asker;
+mod first_registration;
 mod interrupted_replacement;
 pub(super) mod succession;
 
-use std::convert::Infallible;
 use std::future::ready;
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -34,24 +32,23 @@ use sip::endpoint::{EDGE_REALM, NewBinding, SECRET_MARK};
 use sip::id::InstanceId;
 use sip::message::Uri;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use self::asker::{Asker, Replaced};
 use self::succession::Succession;
 use super::Inner;
-use super::keyed_mutex::KeyedGuard;
+use super::apps::{Enable, EnableError, Enabled, Refusal};
 use super::nodes::drain_messages::Word;
-use super::types::{EdgeAddress, Enable, EnableError, Enabled, Refusal, Registration, RegistrationState, WipeReason};
-use super::views;
-use crate::agent::Unanswerable;
-use crate::agent::request::{EndKind, FirstRegistration, LeaseExpiry, NewInstance, Principal, Request};
+use super::status;
+use super::views::{EdgeAddress, Registration, RegistrationState};
+use crate::agent::request::{EndKind, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
 use crate::audit::{Act, Whose};
 use crate::clock::{self, latest_now};
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, WipeReason};
 use crate::limits::InstanceOf;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Holding;
@@ -60,17 +57,34 @@ use crate::net::dns::resolve::ResolveError;
 use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{Fence, Lookup, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
+use crate::vault::{AorKey, Fence, Lookup, Placed, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
 
-/// How long an enabling waits for the first registration; then it is answered 202. Clients wait for an answer for 10 s and more.
-const FIRST_REGISTRATION: Duration = Duration::from_secs(6);
-/// How long it waits where the same device is enabled again meanwhile.
-const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
-/// How long after that a password that was not judged yet counts as one under way.
-const LATE_VERDICT: Duration = Duration::from_secs(120);
+/// The names under which the store knows a device of an account.
+struct DeviceNames {
+    lookup: Lookup,
+    /// The same of the AOR as it was written, where that differs.
+    as_written: Option<Lookup>,
+}
 
-/// The outcome of a first registration.
-type Outcome = oneshot::Receiver<FirstRegistration>;
+/// A new instance that the store does not have yet.
+struct Newcomer {
+    id: InstanceId,
+    sealed: Sealed,
+    account: AorKey,
+    names: DeviceNames,
+    /// In seconds since 1970.
+    enabled_at: u64,
+    /// In seconds since 1970.
+    expires_at: u64,
+    /// The device's instance that stood when this one was begun.
+    before: Option<InstanceId>,
+}
+
+/// The device's instance that a new one follows, if there is one, and its fate.
+struct Predecessor {
+    instance: Option<InstanceId>,
+    succession: Succession,
+}
 
 impl Inner {
     pub(super) async fn enable(
@@ -85,88 +99,159 @@ impl Inner {
         }
         let (route, addresses) = self.route(&request.account, source).await?;
         let permit = self.admit_password(&request.account, &route, &addresses, source)?;
-        let (vault, aor, token) = (&self.dependencies.vault, &request.account.aor, &request.device.call_push.token);
-        let (lookup, as_written) = (vault.lookup(&app, aor, token), vault.lookup_as_written(&app, aor, token));
+        let names = self.names_of(&app, &request);
         let turn = tokio::select! {
-            turn = self.enabling.lock_key(lookup) => turn,
+            turn = self.enabling.lock_key(names.lookup) => turn,
             () = asker.gone() => return Err(EnableError::HungUp),
         };
         // Also the proof that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
-        let earlier = self.find_earlier(&lookup, as_written.as_ref()).await?;
-        let place = self.place_instance(&app, &request.account, &route, source, earlier.is_some())?;
-        let account = self.dependencies.vault.aor_key(&request.account.aor);
-        let app_id = app.clone();
-        let (new, secret) = self.new_instance(app, source, request, route, place);
-        let (id, mut sealed, expires_at) = (new.id, new.sealed.clone(), new.lease.expires_at);
-        let enabled_at = vault.open_lent(id, &sealed, |record| record.created_at).unwrap_or(u64::MAX);
-        let (registration, later) = self.first_registration(new, &turn).await;
+        let before = self.find_earlier(&names).await?;
+        let place = self.place_instance(&app, &request.account, &route, source, before.is_some())?;
+        let (instance, secret) = self.new_instance(app.clone(), source, request, route, place);
+        let new = self.newcomer(&instance, names, before);
         // The sender is dropped when the enabling ends, whatever its outcome.
         let (_enabling, is_over) = oneshot::channel();
-        match later {
-            None => judge(permit, &registration),
-            Some(later) => drop(tokio::spawn(self.clone().judge_later(id, permit, later, is_over))),
-        }
-        let (registration, asked) = registration?;
-        // Another node may have enabled the device meanwhile. An instance that stood before is the earlier one, by whatever clock.
-        let (before, earlier) = (earlier, self.find_earlier(&lookup, as_written.as_ref()).await.unwrap_or(earlier));
-        if let Some(other) = earlier.filter(|other| Some(*other) != before)
-            && self.is_later(other, enabled_at).await
-        {
-            tracing::info!(event = "enabling-overtaken", instance = %id, later = %other, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
-            self.give_way(id, ready(Some(other))).await;
-            return Err(EnableError::Overtaken);
-        }
-        let succession = match earlier {
-            Some(earlier) => self.succession(id, &sealed, earlier, &registration).await,
-            None => Succession::AtOnce,
-        };
-        let proven = registration.state == RegistrationState::Registered || succession == Succession::Vouched;
-        let changed = match proven {
-            false => Some(self.unproven(id, &sealed)),
-            true if !asked.is_empty() => self.without_password(id, &sealed, &asked),
-            true => None,
-        };
-        if let Some(changed) = &changed {
-            sealed = changed.clone();
-        }
+        let (registration, asked) = self.prove(instance, &turn, permit, is_over).await?;
+        let earlier = self.decide_succession(&new, &registration).await?;
+        let is_vouched = earlier.succession == Succession::Vouched;
+        let is_proven = registration.state == RegistrationState::Registered || is_vouched;
+        let changed = self.changed_record(&new, is_proven, &asked);
         if asker.is_gone() {
-            tracing::info!(event = "enabling-given-up", instance = %id, "an app hung up before its instance was stored; nothing is kept");
-            self.let_go(id).await;
+            tracing::info!(event = "enabling-given-up", instance = %new.id, "an app hung up before its instance was stored; nothing is kept");
+            self.let_go(new.id).await;
             return Err(EnableError::HungUp);
         }
-        let placed = match self.put_new(id, &sealed, expires_at, &lookup, succession).await {
+        let placed = self.store(&new, changed.as_ref(), earlier.succession).await?;
+        self.hand_to_shard(&new, changed, placed.fence, is_vouched).await?;
+        let replaced = self.announce(&new, &earlier, placed.displaced, &asker).await;
+        tracing::info!(event = "enabled", instance = %new.id, state = registration.state.word(), "enabled");
+        self.dependencies.audit.note(Act::Enabled, || Whose {
+            instance: Some(new.id),
+            account: Some(new.account),
+            app: Some(app),
+        });
+        let (expires_at, edge) = (new.expires_at, self.edge_of(new.id));
+        Ok((Enabled { instance: new.id, secret, expires_at, registration, edge }, replaced))
+    }
+
+    fn names_of(&self, app: &str, request: &Enable) -> DeviceNames {
+        let (vault, aor, token) = (&self.dependencies.vault, &request.account.aor, &request.device.call_push.token);
+        DeviceNames { lookup: vault.lookup(app, aor, token), as_written: vault.lookup_as_written(app, aor, token) }
+    }
+
+    fn newcomer(&self, new: &NewInstance, names: DeviceNames, before: Option<InstanceId>) -> Newcomer {
+        let created_at = self.dependencies.vault.open_lent(new.id, &new.sealed, |record| record.created_at);
+        Newcomer {
+            id: new.id,
+            sealed: new.sealed.clone(),
+            account: new.aor,
+            names,
+            enabled_at: created_at.unwrap_or(u64::MAX),
+            expires_at: new.lease.expires_at,
+            before,
+        }
+    }
+
+    /// Decides the fate of the device's earlier instance, which another node may have enabled meanwhile.
+    async fn decide_succession(
+        self: &Arc<Self>,
+        new: &Newcomer,
+        registration: &Registration,
+    ) -> Result<Predecessor, EnableError> {
+        let instance = self.find_earlier(&new.names).await.unwrap_or(new.before);
+        if self.give_way_to_later(new, instance).await.is_some() {
+            return Err(EnableError::Overtaken);
+        }
+        let succession = match instance {
+            Some(earlier) => self.succession(new.id, &new.sealed, earlier, registration).await,
+            None => Succession::AtOnce,
+        };
+        Ok(Predecessor { instance, succession })
+    }
+
+    /// Gives way to an instance that another node has enabled for the device later; that one. An instance that stood before is the earlier one, by
+    /// whatever clock.
+    async fn give_way_to_later(self: &Arc<Self>, new: &Newcomer, other: Option<InstanceId>) -> Option<InstanceId> {
+        let later = other.filter(|other| Some(*other) != new.before)?;
+        if !self.is_later(later, new.enabled_at).await {
+            return None;
+        }
+        tracing::info!(event = "enabling-overtaken", instance = %new.id, later = %later, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
+        self.give_way(new.id, ready(Some(later))).await;
+        Some(later)
+    }
+
+    /// The record to store, where it is another one than was registered.
+    fn changed_record(&self, new: &Newcomer, is_proven: bool, asked: &[Asked]) -> Option<Sealed> {
+        if !is_proven {
+            Some(self.unproven(new.id, &new.sealed))
+        } else if !asked.is_empty() {
+            self.without_password(new.id, &new.sealed, asked)
+        } else {
+            None
+        }
+    }
+
+    /// Stores the instance, unless one that was enabled later has its place.
+    async fn store(
+        self: &Arc<Self>,
+        new: &Newcomer,
+        changed: Option<&Sealed>,
+        succession: Succession,
+    ) -> Result<Placed, EnableError> {
+        let (sealed, lookup) = (changed.unwrap_or(&new.sealed), &new.names.lookup);
+        let placed = match self.put_new(new.id, sealed, new.expires_at, lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.let_go(id).await;
+                self.let_go(new.id).await;
                 // The store may have taken it, and only its answer was lost.
-                self.leave_nothing(id, lookup, expires_at).await;
+                self.leave_nothing(new).await;
                 return Err(error.into());
             }
         };
-        if let Some(later) = placed.displaced.filter(|other| Some(*other) != before)
-            && self.is_later(later, enabled_at).await
-        {
-            tracing::info!(event = "enabling-overtaken", instance = %id, later = %later, "a device was enabled later by another node, while the SIP server had not answered here; that one stands");
-            self.give_way(id, ready(Some(later))).await;
-            self.leave_nothing(id, lookup, expires_at).await;
-            self.clone().name_later(later, id, lookup);
+        if let Some(later) = self.give_way_to_later(new, placed.displaced).await {
+            self.leave_nothing(new).await;
+            self.clone().name_later(later, new.id, *lookup);
             return Err(EnableError::Overtaken);
         }
-        let fence = placed.fence;
-        let vouched = succession == Succession::Vouched;
-        let stored = |reply| Request::Stored { id, sealed: changed, fence, vouched, reply };
-        if self.dependencies.agent.ask(id, stored).await != Some(true) {
-            // The instance ended while it was being stored: its push token is dead, or the server took its word back.
-            self.leave_nothing(id, lookup, expires_at).await;
-            return Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other });
+        Ok(placed)
+    }
+
+    /// Tells the shard that its instance is stored.
+    ///
+    /// # Errors
+    /// The instance ended while it was being stored: its push token is dead, or the server took its word back.
+    async fn hand_to_shard(
+        &self,
+        new: &Newcomer,
+        changed: Option<Sealed>,
+        fence: Fence,
+        vouched: bool,
+    ) -> Result<(), EnableError> {
+        let stored = |reply| Request::Stored { id: new.id, sealed: changed, fence, vouched, reply };
+        if self.dependencies.agent.ask(new.id, stored).await == Some(true) {
+            return Ok(());
         }
-        let kept = earlier.filter(|_| succession == Succession::WhenProven);
+        self.leave_nothing(new).await;
+        Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other })
+    }
+
+    /// Finds the instances that end for the new one, and tells the nodes that leave of them.
+    async fn announce(
+        self: &Arc<Self>,
+        new: &Newcomer,
+        earlier: &Predecessor,
+        displaced: Option<InstanceId>,
+        asker: &Asker,
+    ) -> Replaced {
+        let (id, lookup) = (new.id, new.names.lookup);
+        let kept = earlier.instance.filter(|_| earlier.succession == Succession::WhenProven);
         if let Some(kept) = kept {
             tracing::info!(event = "earlier-kept", instance = %id, earlier = %kept, "a new instance is not proven yet; the earlier one stands until it is");
         }
-        let others = self.others_of(id, account, lookup).await.into_iter().map(|(other, _)| other);
-        let ended = others.chain(earlier).chain(placed.displaced).filter(|other| Some(*other) != kept);
+        let others = self.others_of(id, new.account, lookup).await.into_iter().map(|(other, _)| other);
+        let ended = others.chain(earlier.instance).chain(displaced).filter(|other| Some(*other) != kept);
         let replaced = Replaced { earlier: ended.collect(), lookup };
         for earlier in replaced.earlier.iter().copied() {
             // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
@@ -174,23 +259,13 @@ impl Inner {
                 self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
             }
         }
-        tracing::info!(event = "enabled", instance = %id, state = registration.state.word(), "enabled");
-        self.dependencies.audit.note(Act::Enabled, || Whose {
-            instance: Some(id),
-            account: Some(account),
-            app: Some(app_id),
-        });
-        Ok((Enabled { instance: id, secret, expires_at, registration, edge: self.edge_of(id) }, replaced))
+        replaced
     }
 
     /// The app's earlier instance of this device, also under its AOR as it was written.
-    async fn find_earlier(
-        &self,
-        lookup: &Lookup,
-        as_written: Option<&Lookup>,
-    ) -> Result<Option<InstanceId>, StoreError> {
+    async fn find_earlier(&self, names: &DeviceNames) -> Result<Option<InstanceId>, StoreError> {
         let find = |lookup| self.timed(StoreOperation::Load, self.dependencies.vault.find(lookup));
-        match (find(lookup).await?, as_written) {
+        match (find(&names.lookup).await?, &names.as_written) {
             (None, Some(as_written)) => find(as_written).await,
             (found, _) => Ok(found),
         }
@@ -201,7 +276,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let status = match self.look_as_relay(other).await {
             Ok(status) => Some(status).filter(|status| status.state != InstanceState::Ending),
-            Err(_) => vault.load(other).await.ok().flatten().map(views::by_record),
+            Err(_) => vault.load(other).await.ok().flatten().map(status::by_record),
         };
         let stands = status.filter(|status| vault.tombstones().forbids(other, Some(status.fence)).is_none());
         stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)
@@ -220,11 +295,12 @@ impl Inner {
 
     /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
     /// not end it.
-    async fn leave_nothing(&self, id: InstanceId, lookup: Lookup, ends_at: u64) {
+    async fn leave_nothing(&self, new: &Newcomer) {
+        let (id, lookup) = (new.id, new.names.lookup);
         let tombstones = self.dependencies.vault.tombstones();
         if tombstones.look(id).is_none() {
             // The reason can never be asked for: its secret was never handed out.
-            let tombstone = Tombstone::new(Some(lookup), ends_at, WipeReason::Disabled, None);
+            let tombstone = Tombstone::new(Some(lookup), new.expires_at, WipeReason::Disabled, None);
             // Without room on the disk the tombstone is honoured as long as this run lives.
             let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
         }
@@ -299,7 +375,7 @@ impl Inner {
                 None => upstreams.acquire_kept(route),
             },
             sip_instance: record.sip_instance,
-            register: record.presence == Presence::Background,
+            presence: record.presence,
             proven: record.proven,
             same_as: None,
             taken_from: None,
@@ -397,79 +473,6 @@ impl Inner {
         let (changed, gave_way) = self.dependencies.vault.reseal(id, sealed, given_up).ok()?;
         gave_way.then_some(changed)
     }
-
-    /// Registers once. A refusal is an error, and then the shard has forgotten the instance already. A later answer of the SIP server arrives on the
-    /// channel returned beside it.
-    async fn first_registration(
-        &self,
-        new: NewInstance,
-        turn: &KeyedGuard<'_, Lookup>,
-    ) -> (Result<(Registration, Vec<Asked>), EnableError>, Option<Outcome>) {
-        let (first, mut outcome) = oneshot::channel();
-        let id = new.id;
-        let is_escaped = self.dependencies.vault.open_lent(id, &new.sealed, |record| is_escaped(&record.account));
-        self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
-        let pending =
-            |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
-        let registration = match within_its_turn(turn, &mut outcome).await {
-            Some(Ok(FirstRegistration::Registered { expires, asked })) => {
-                let registration = Registration {
-                    state: RegistrationState::Registered,
-                    status: Some(200),
-                    expires_in_s: u32::try_from(expires.as_secs()).ok(),
-                    failing_since: None,
-                };
-                Ok((registration, asked))
-            }
-            Some(Ok(FirstRegistration::Refused { status, unanswerable })) => Err(EnableError::UpstreamRefused {
-                status,
-                reason: refusal(status, unanswerable, is_escaped.unwrap_or(false)),
-            }),
-            Some(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
-            Some(Err(_)) => Err(EnableError::Draining),
-            None => return (pending(RegistrationState::Registering, None), Some(outcome)),
-        };
-        (registration, None)
-    }
-
-    /// Tells what became of a password that its SIP server judges when nobody waits any more: however long it waits for its turn, it
-    /// counts. `is_over` ends with the enabling, which alone stores what is new.
-    async fn judge_later(
-        self: Arc<Self>,
-        id: InstanceId,
-        permit: Permit,
-        outcome: Outcome,
-        is_over: oneshot::Receiver<Infallible>,
-    ) {
-        match timeout(LATE_VERDICT, outcome).await {
-            Ok(Ok(FirstRegistration::Registered { asked, .. })) => {
-                permit.accepted(clock::now());
-                // An error is its end.
-                let _ = is_over.await;
-                self.give_up_password(id, &asked).await;
-            }
-            Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
-                permit.refused(clock::now());
-            }
-            _ => drop(permit),
-        }
-    }
-}
-
-/// The outcome of a first registration, as far as it is known within the time limit of an enabling.
-async fn within_its_turn(
-    turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
-    outcome: &mut Outcome,
-) -> Option<Result<FirstRegistration, oneshot::error::RecvError>> {
-    let is_over = async {
-        sleep(BEFORE_THE_NEXT).await;
-        let _ = timeout(FIRST_REGISTRATION - BEFORE_THE_NEXT, turn.wanted()).await;
-    };
-    tokio::select! {
-        biased;
-        told = outcome => Some(told),
-        () = is_over => None,
-    }
 }
 
 impl From<StoreError> for EnableError {
@@ -497,39 +500,6 @@ fn is_inside(host: &str) -> bool {
     }
 }
 
-/// Tells what became of a password that was tried.
-fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), EnableError>) {
-    let now = clock::now();
-    match registration {
-        Ok((Registration { state: RegistrationState::Registered, .. }, _)) => permit.accepted(now),
-        Err(EnableError::UpstreamRefused { status, .. }) if is_wrong_password(*status) => permit.refused(now),
-        _ => drop(permit),
-    }
-}
-
-fn is_wrong_password(status: u16) -> bool {
-    matches!(status, 401 | 403 | 404 | 407 | 604)
-}
-
-fn refusal(status: u16, unanswerable: Option<Unanswerable>, is_escaped: bool) -> Refusal {
-    match unanswerable {
-        Some(Unanswerable::Realm) => Refusal::Realm,
-        Some(Unanswerable::Algorithm) => Refusal::Algorithm,
-        Some(Unanswerable::Digest) => Refusal::Digest,
-        Some(Unanswerable::Challenge) => Refusal::Challenge,
-        None => match Refusal::of_status(status) {
-            Refusal::Credentials if is_escaped => Refusal::EscapedCredentials,
-            other => other,
-        },
-    }
-}
-
-/// Whether a header writes the account's digest user name otherwise than it is: the hash is of the name (RFC 7616 §3.4.2, `unq`), and some
-/// servers take what is written.
-fn is_escaped(account: &Account) -> bool {
-    account.auth_username.contains(['"', '\\'])
-}
-
 /// 256 random bits in base64url behind [`SECRET_MARK`]: what a device proves itself with.
 fn new_secret() -> InstanceSecret {
     with_clean_stack(|| {
@@ -544,32 +514,7 @@ fn new_secret() -> InstanceSecret {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
-    use crate::service::keyed_mutex::KeyedMutex;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_enabling_waits_for_six_seconds_or_for_one_when_the_same_device_is_enabled_again() {
-        let turns = KeyedMutex::default();
-        let turn = turns.lock_key(1).await;
-        let (verdict, mut outcome) = oneshot::channel();
-        let began = Instant::now();
-        assert!(within_its_turn(&turn, &mut outcome).await.is_none());
-        assert_eq!(began.elapsed(), FIRST_REGISTRATION);
-        let next = async {
-            sleep(Duration::from_millis(200)).await;
-            drop(turns.lock_key(1).await);
-        };
-        let first = async move {
-            let began = Instant::now();
-            assert!(within_its_turn(&turn, &mut outcome).await.is_none());
-            assert_eq!(began.elapsed(), BEFORE_THE_NEXT);
-            let _ = verdict.send(FirstRegistration::Failed { status: None });
-            assert!(within_its_turn(&turn, &mut outcome).await.is_some(), "what is told is told at once");
-        };
-        tokio::join!(first, next);
-    }
 
     #[test]
     fn a_secret_is_known_by_how_it_begins_and_has_256_random_bits_behind_that() {
@@ -579,17 +524,5 @@ mod tests {
         };
         assert_eq!((bits(&one).len(), bits(&other).len()), (32, 32));
         assert!(one != other && SECRET_MARK == "pis_");
-    }
-
-    #[test]
-    fn a_user_name_that_a_header_escapes_has_a_word_of_its_own_when_it_is_refused() {
-        for (status, is_escaped, reason) in [
-            (401, true, Refusal::EscapedCredentials),
-            (407, true, Refusal::EscapedCredentials),
-            (401, false, Refusal::Credentials),
-            (403, true, Refusal::Forbidden),
-        ] {
-            assert_eq!(refusal(status, None, is_escaped), reason);
-        }
     }
 }

@@ -33,12 +33,14 @@ use tokio::time::sleep;
 
 use crate::agent::request::{InstanceStatus, Principal, Request};
 use crate::agent::same_credentials;
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::service::Inner;
-use crate::service::types::{AccessError, OperatorError, Registration, RegistrationState, WipeReason, Wiped};
-use crate::service::views;
+use crate::service::devices::AccessError;
+use crate::service::operators::OperatorError;
+use crate::service::status;
+use crate::service::views::{Registration, RegistrationState, Wiped};
 use crate::vault::record::Record;
 use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
 
@@ -231,7 +233,7 @@ impl Inner {
         }
         match self.dependencies.vault.load(id).await {
             Err(StoreError::Malformed) => Ok(None),
-            stored => Ok(stored?.map(|stored| (views::by_record(stored), false))),
+            stored => Ok(stored?.map(|stored| (status::by_record(stored), false))),
         }
     }
 

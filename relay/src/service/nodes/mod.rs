@@ -14,6 +14,7 @@
 
 pub(super) mod drain_messages;
 pub(super) mod forwarded_requests;
+mod letter_reader;
 mod peer_request_queues;
 pub(super) mod unresponsive_peers;
 
@@ -26,29 +27,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use self::drain_messages::HEARD_WITHIN;
-use self::peer_request_queues::{Desks, Kind};
-use super::ownership::missing_records::Question;
-use super::types::AccessError;
+use super::devices::AccessError;
 use super::{Inner, Service};
-use crate::agent::request::{Denied, Principal, Request, Woken};
+use crate::agent::request::{Denied, Principal, Request};
 use crate::clock;
-use crate::outage::Outage;
 use crate::random;
 use crate::secret::InstanceSecret;
-use crate::vault::peer_messages::{Letter, LetterNumber, WokenCall};
+use crate::vault::peer_messages::{Letter, LetterNumber};
 use crate::vault::record::StoredRecord;
-use crate::vault::{AwayReason, Owner, StoreError, Stored};
+use crate::vault::{Owner, Stored};
 
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// How soon letters are looked for again in a store that was away.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The body of a question or an answer, in bytes that only the floor above reads.
 pub type Body = Zeroizing<Vec<u8>>;
@@ -193,113 +189,6 @@ impl NodeService for Service {
 
     async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {
         self.0.ask_node(node, body, within, heard).await;
-    }
-}
-
-impl Service {
-    /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
-    pub async fn read_letters(self, answering: Answering) {
-        let (it, ended) = (self.0.clone(), Notify::new());
-        // Beside the letters: some wait for answers that are among them.
-        let let_go = async {
-            loop {
-                ended.notified().await;
-                it.let_go_of_ended().await;
-            }
-        };
-        tokio::select! {
-            () = self.read_all(&answering, &ended) => {}
-            () = let_go => {}
-        }
-    }
-
-    async fn read_all(&self, answering: &Answering, ended: &Notify) {
-        let it = self.0.clone();
-        let desks = Desks::new(ANSWER_WAIT);
-        let mut outage = Outage::default();
-        loop {
-            let letter = match it.dependencies.vault.next_letter().await {
-                Ok(letter) => {
-                    if let Some(times) = outage.over() {
-                        tracing::warn!(event = "letters-read-again", times, "the store gives out letters again");
-                    }
-                    let Some(letter) = letter else { continue };
-                    letter
-                }
-                Err(error) => {
-                    // The lease tells of a store that is away. One may have a connection for it, and no second one for letters.
-                    if matches!(error, StoreError::Away(AwayReason::Refused(_)))
-                        && let Some(times) = outage.again()
-                    {
-                        tracing::warn!(event = "letters-not-read", %error, remedy = error.remedy(), times, "the store refuses to give out the letters of other nodes: what they ask of this one waits in vain");
-                    }
-                    sleep(LOOK_AGAIN).await;
-                    continue;
-                }
-            };
-            match letter {
-                Letter::Ended => ended.notify_one(),
-                Letter::TakenOver { registered, left } => {
-                    if it.is_leaving() {
-                        it.dependencies.agent.taken_over(&registered).await;
-                    }
-                    it.hand_over.note_taken(&registered, &left);
-                }
-                Letter::Woken(calls) => {
-                    let now = clock::now();
-                    let until = |left_ms| now + Duration::from_millis(u64::from(left_ms));
-                    let woken = |call: &WokenCall| Woken {
-                        instance: call.instance,
-                        mark: call.mark,
-                        until: until(call.left_ms),
-                    };
-                    it.dependencies.agent.woken_elsewhere(&calls.iter().map(woken).collect::<Vec<_>>()).await;
-                }
-                Letter::Answer { number, body } => {
-                    if let Some(waiting) = it.questions.lock().get(&number) {
-                        // An error means that nobody waits any more.
-                        let _ = waiting.send(body);
-                    }
-                }
-                Letter::Ask { number, from, body } if drain_messages::is_word(&body) => {
-                    let it = it.clone();
-                    desks.answer(Kind::Word, async move |_place| {
-                        let body = it.clone().hear(from.clone(), body).await;
-                        // The asking node has its own timeout.
-                        let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
-                    });
-                }
-                Letter::Ask { number, from, body } => {
-                    let (it, answering) = (it.clone(), answering.clone());
-                    if let Some(question) = Question::read(&body) {
-                        let kind = match &question {
-                            Question::Seek(_) => Kind::Seek,
-                            Question::Have(_) => Kind::Have,
-                        };
-                        desks.answer(kind, async move |_place| {
-                            let body = it.answer_lost(question).await;
-                            // The asking node has its own timeout.
-                            let _ = it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
-                        });
-                        continue;
-                    }
-                    desks.answer(Kind::Request, async move |place| {
-                        let (tell, mut told) = mpsc::unbounded_channel();
-                        let written = async {
-                            let mut until_the_first = Some(place);
-                            while let Some(body) = told.recv().await {
-                                // The asking node has its own timeout.
-                                let _ =
-                                    it.dependencies.vault.write_letter(&from, &Letter::Answer { number, body }).await;
-                                until_the_first = None;
-                            }
-                            drop(until_the_first);
-                        };
-                        tokio::join!(answering(body, tell), written);
-                    });
-                }
-            }
-        }
     }
 }
 

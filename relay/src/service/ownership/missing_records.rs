@@ -39,7 +39,7 @@ use crate::clock;
 use crate::limits::counted_as;
 use crate::limits::shares::{Share, Shares};
 use crate::service::Inner;
-use crate::service::types::AccessError;
+use crate::service::devices::AccessError;
 use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
 
 /// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A

@@ -18,12 +18,14 @@ use tokio::time::timeout;
 use crate::agent::request::{Principal, Request};
 use crate::audit::{Act, Whose};
 use crate::clock::shared_now;
+use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
+use crate::service::devices::AccessError;
 use crate::service::nodes::drain_messages::Word;
-use crate::service::types::{AccessError, WipeReason, Wiped};
-use crate::service::views;
+use crate::service::status;
+use crate::service::views::Wiped;
 use crate::vault::record::StoredRecord;
 use crate::vault::{Lookup, Stored, Tombstone, WRITE_LIMIT};
 
@@ -140,7 +142,7 @@ impl Inner {
             None => false,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);
-        self.audit(Act::Wiped(reason), &views::by_record(stored));
+        self.audit(Act::Wiped(reason), &status::by_record(stored));
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");
         let erased = self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup));

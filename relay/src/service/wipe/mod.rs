@@ -32,9 +32,11 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::Inner;
-use super::types::{AccessError, ReceiptView, WipeReason, Wiped};
+use super::devices::AccessError;
+use super::views::{ReceiptView, Wiped};
 use crate::agent::request::{Denied, EndKind, Erasure, Principal, Request, WipeDone};
 use crate::clock::shared_now;
+use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;

@@ -30,7 +30,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::hints::texts;
-use super::scripts::{CLAIM_GONE, CLAIM_LEFT, CLAIM_TAKEN, Claimed, SCRIPTS};
+use super::scripts::{ClaimOutcome, Claimed, SCRIPTS};
 use super::shares::Shares;
 use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, node_key, record_id, record_key};
 use crate::clock;
@@ -406,8 +406,8 @@ impl Round {
         for attempt in 0..2 {
             let (outcomes, unanswered) = try_all(store, owner, &wave, &takeable).await?;
             if attempt == 0 {
-                let left = outcomes.iter().filter(|(_, outcome)| outcome.0 == CLAIM_LEFT);
-                let strangers: BTreeSet<_> = left.filter_map(|(_, outcome)| Some(owner_in(outcome)?.node)).collect();
+                let left = outcomes.iter().filter(|(_, claimed)| claimed.outcome == ClaimOutcome::Left);
+                let strangers: BTreeSet<_> = left.filter_map(|(_, claimed)| Some(owner_in(claimed)?.node)).collect();
                 let known = takeable.len();
                 for node in strangers {
                     let may_take = !takeable.contains(&node) && self.is_dead(store, &node).await?;
@@ -440,16 +440,16 @@ impl Round {
         let mut misplaced: BTreeMap<&str, Vec<InstanceId>> = BTreeMap::new();
         for (candidate, claimed) in &outcomes {
             let index = candidate.index.as_ref();
-            let stays = match claimed.0 {
-                CLAIM_GONE => None,
-                CLAIM_TAKEN => {
+            let stays = match claimed.outcome {
+                ClaimOutcome::Gone => None,
+                ClaimOutcome::Taken => {
                     is_taken = true;
                     if index != Some(&owner.node) {
                         unnamed.push(candidate.id);
                     }
                     Some(owner.node.clone())
                 }
-                _ => owner_in(claimed).map(|other| other.node),
+                ClaimOutcome::Left => owner_in(claimed).map(|other| other.node),
             };
             if let Some(index) = index.filter(|index| stays.as_ref() != Some(index)) {
                 misplaced.entry(index).or_default().push(candidate.id);
@@ -466,10 +466,10 @@ impl Round {
         let marked = async { if is_taken { store.mark(owner, connection).await } else { Ok(()) } };
         tokio::try_join!(corrected, marked)?;
         self.trying.clear();
-        self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.0 == CLAIM_TAKEN).map(
+        self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.outcome == ClaimOutcome::Taken).map(
             |(candidate, claimed)| {
                 let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
-                let (_, _, sealed, expires_at, fence, put_by) = claimed;
+                let Claimed { sealed, expires_at, fence, put_by, .. } = claimed;
                 let put_by = String::from_utf8(put_by).ok().filter(|node| !node.is_empty()).map(Into::into);
                 Stored {
                     id: candidate.id,
@@ -494,8 +494,8 @@ fn of_tag(named: &BTreeMap<(u16, InstanceId), Option<Arc<str>>>, tag: u16) -> Op
 }
 
 /// The owner that a record had.
-fn owner_in((_, owned_by, ..): &Claimed) -> Option<Owner> {
-    Owner::parse(std::str::from_utf8(owned_by).ok()?)
+fn owner_in(claimed: &Claimed) -> Option<Owner> {
+    Owner::parse(std::str::from_utf8(&claimed.owner).ok()?)
 }
 
 /// What was answered; `None`: one server of a Cluster has not, and others may.

@@ -57,7 +57,7 @@ impl RedisStore {
         // None of them is late.
         let never = i64::MAX;
         let mut put = SCRIPTS.put.key(&record);
-        put.key(&messages).key(&calls).arg(never).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl);
+        put.key(&messages).key(&calls).arg(never).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl).arg(0).arg(0);
         let mut keep = SCRIPTS.keep.key(&record);
         keep.key(&messages).arg("-").arg("00000000-").arg(1).arg(1).arg(0).arg(0).arg(0);
         let mut keep_again = SCRIPTS.keep.key(&record);

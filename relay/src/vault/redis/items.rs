@@ -6,7 +6,7 @@
 use sip::id::InstanceId;
 
 use super::hints::or_none;
-use super::scripts::{KEEP_DONE, KEEP_FULL, KEEP_GONE, KEEP_KNOWN, SCRIPTS};
+use super::scripts::{KeepOutcome, SCRIPTS};
 use super::{RedisStore, collection_key, record_key};
 use crate::vault::items::{Collection, Deleted, ItemKey, Placement, SealedItem};
 use crate::vault::store::{Owner, StoreError};
@@ -26,11 +26,10 @@ impl RedisStore {
             .arg(life_ms)
             .arg(item.order.saturating_sub(life_ms));
         match self.link.ask(&keep).await? {
-            KEEP_GONE => Err(StoreError::Gone),
-            KEEP_DONE => Ok(Placement::Kept),
-            KEEP_KNOWN => Ok(Placement::Known),
-            KEEP_FULL => Ok(Placement::Full),
-            _ => Err(StoreError::Malformed),
+            KeepOutcome::Gone => Err(StoreError::Gone),
+            KeepOutcome::Kept => Ok(Placement::Kept),
+            KeepOutcome::Known => Ok(Placement::Known),
+            KeepOutcome::Full => Ok(Placement::Full),
         }
     }
 

@@ -18,6 +18,17 @@ pub(in crate::vault) const AGREEMENT_TTL: Duration = Duration::from_secs(600);
 
 const AGREEMENT_KEY: &str = "sipwake:ring";
 
+/// What a look at the names in the store does to them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::vault) enum Look {
+    /// Nothing.
+    Only,
+    /// What stands and is this keyring's stands for longer; a copy that was rotated further stands from now on.
+    Refresh,
+    /// Likewise, and this keyring stands where none does.
+    Found,
+}
+
 /// What a look has found.
 pub(in crate::vault) enum Compared {
     /// This keyring stands.
@@ -29,29 +40,23 @@ pub(in crate::vault) enum Compared {
 }
 
 impl RedisStore {
-    /// Looks at what stands beside this keyring. `founds`: that becomes what stands where nothing does; a copy that was rotated further does so anyway, unless
-    /// `look_only`.
-    pub async fn check_keyring(
-        &self,
-        mine: &Fingerprint,
-        founds: bool,
-        look_only: bool,
-    ) -> Result<Compared, StoreError> {
+    /// Looks at what stands beside this keyring.
+    pub async fn check_keyring(&self, mine: &Fingerprint, look: Look) -> Result<Compared, StoreError> {
         let identity = hex(&mine.identity);
-        match self.stands(AGREEMENT_KEY, &identity, founds, look_only).await? {
+        match self.stands(AGREEMENT_KEY, &identity, look).await? {
             None => return Ok(Compared::Absent),
             Some(theirs) if theirs != identity => return Ok(Compared::Fault(KeyringMismatch::Other)),
             Some(_) => {}
         }
         let key = format!("{AGREEMENT_KEY}:{identity}:{}", mine.day);
         let chain = format!("{}:{}", mine.rotation, hex(&mine.chain));
-        let Some(theirs) = self.stands(&key, &chain, founds, look_only).await? else { return Ok(Compared::Absent) };
+        let Some(theirs) = self.stands(&key, &chain, look).await? else { return Ok(Compared::Absent) };
         let rotation = theirs.split_once(':').and_then(|(rotation, _)| rotation.parse::<u32>().ok()).unwrap_or(0);
         if theirs == chain {
             return Ok(Compared::Stands);
         }
         if rotation < mine.rotation {
-            if !look_only {
+            if look != Look::Only {
                 let mut set = ::redis::cmd("SET");
                 self.link.ask::<()>(set.arg(&key).arg(&chain).arg("PX").arg(millis(AGREEMENT_TTL))).await?;
             }
@@ -60,14 +65,14 @@ impl RedisStore {
         Ok(Compared::Fault(if rotation > mine.rotation { KeyringMismatch::Behind } else { KeyringMismatch::Parted }))
     }
 
-    /// What stands under a name, for longer if it is `mine`; that becomes what stands where nothing does, if it `founds`.
-    async fn stands(&self, key: &str, mine: &str, founds: bool, look_only: bool) -> Result<Option<String>, StoreError> {
+    /// What stands under a name.
+    async fn stands(&self, key: &str, mine: &str, look: Look) -> Result<Option<String>, StoreError> {
         let get = async || self.text_at(key).await;
         let mut stands = get().await?;
-        if look_only {
+        if look == Look::Only {
             return Ok(stands);
         }
-        if stands.is_none() && founds {
+        if stands.is_none() && look == Look::Found {
             let mut set = ::redis::cmd("SET");
             let _: Option<String> =
                 self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(AGREEMENT_TTL)).arg("NX")).await?;

@@ -62,7 +62,8 @@ use super::items::{Collection, STORY_LIFE_S};
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
-    AwayReason, Fence, Lease, Naming, OPERATION_LIMIT, Owner, Peer, Placed, Settings, StoreError, Stored, Whose,
+    AwayReason, Expiry, Fence, Lease, LookupChange, Naming, OPERATION_LIMIT, Owner, Peer, Placed, RecordToWrite,
+    Settings, StoreError, Stored, Whose,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
@@ -70,11 +71,11 @@ use bulk_reads::Boxes;
 use claim::Claims;
 use client::RedisClient;
 use hints::{or_none, text};
-pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared};
+pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look};
 use link::{Link, Whereto};
 use marks::Marked;
 use rivals::Rivals;
-use scripts::{ERASE_GONE, ERASE_LEFT, ERASE_OTHERS, Erased, SCRIPTS};
+use scripts::{EraseOutcome, Erased, PutRefusal, SCRIPTS};
 
 /// How long a hint outlives the last addition to it: the longest life of a record, and a day.
 const INDEX_TTL: Duration = Duration::from_secs(MAX_LIFETIME_S + 86_400);
@@ -164,63 +165,49 @@ impl RedisStore {
     pub async fn put(
         &self,
         owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        ends: (u64, u64),
+        record: RecordToWrite<'_>,
         naming: Naming<'_>,
-        fence: Fence,
     ) -> Result<Placed, StoreError> {
         let (lookup, writing) = match naming {
             Naming::Takes(lookup) => (lookup, Writing::Put),
-            Naming::Moves(_, lookup) => (lookup, Writing::PutMoved),
+            Naming::Moves(LookupChange { to, .. }) => (to, Writing::PutMoved),
             Naming::Leaves(lookup) => (lookup, Writing::PutBeside),
         };
-        let (placed, _) = self.write(owner, id, sealed, ends, lookup, fence, writing).await?;
-        if let Naming::Moves(before, lookup) = naming
-            && before != lookup
+        let (placed, _) = self.write(owner, record, lookup, writing).await?;
+        if let Naming::Moves(LookupChange { from, to }) = naming
+            && from != to
         {
-            self.unpoint(before, id).await?;
+            self.unpoint(from, record.id).await?;
         }
         Ok(placed)
     }
 
     /// Has a lookup name an instance, whatever it named before.
-    pub async fn take_lookup(
-        &self,
-        id: InstanceId,
-        (_, left_s): (u64, u64),
-        lookup: &Lookup,
-    ) -> Result<(), StoreError> {
-        self.point(lookup, id, left_s.saturating_mul(1_000).max(1), true).await.map(drop)
+    pub async fn take_lookup(&self, id: InstanceId, expiry: Expiry, lookup: &Lookup) -> Result<(), StoreError> {
+        self.point(lookup, id, expiry.left_ms(), true).await.map(drop)
     }
 
     /// Writes a record again that the store has lost, or has as it was before; the run that had it, where that was another one.
     pub async fn restore(
         &self,
         owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        ends: (u64, u64),
+        record: RecordToWrite<'_>,
         lookup: &Lookup,
-        fence: Fence,
     ) -> Result<Option<Owner>, StoreError> {
-        let (_, earlier) = self.write(owner, id, sealed, ends, lookup, fence, Writing::Restore).await?;
+        let (_, earlier) = self.write(owner, record, lookup, Writing::Restore).await?;
         Ok(Owner::parse(&earlier).filter(|earlier| earlier != owner))
     }
 
     /// What became of it, and the owner that the record had.
-    #[expect(clippy::too_many_arguments, reason = "a record's own fields, each of another type")]
     async fn write(
         &self,
         owner: &Owner,
-        id: InstanceId,
-        sealed: &Sealed,
-        (expires_at, left_s): (u64, u64),
+        record: RecordToWrite<'_>,
         lookup: &Lookup,
-        fence: Fence,
         writing: Writing,
     ) -> Result<(Placed, String), StoreError> {
-        let left_ms = left_s.saturating_mul(1_000).max(1);
+        let RecordToWrite { id, sealed, expiry, fence } = record;
+        let left_ms = expiry.left_ms();
         let is_new = fence == Fence::NEW || writing == Writing::Restore;
         let whereto = if is_new && self.require_ephemeral { Whereto::Ephemeral } else { Whereto::Anywhere };
         self.index(&owner.node, &[id]).await?;
@@ -230,7 +217,7 @@ impl RedisStore {
             for collection in Collection::ALL {
                 put.key(collection_key(id, collection));
             }
-            put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expires_at);
+            put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expiry.at_s);
             put.arg(lookup.to_string())
                 .arg(left_ms)
                 .arg(STORY_LIFE_S.saturating_mul(1_000))
@@ -243,18 +230,16 @@ impl RedisStore {
             self.unindex(&owner.node, &[id]).await?;
         }
         let (outcome, earlier, owned_by): (i64, Vec<u8>, Vec<u8>) = put?;
-        let refused = match outcome {
-            scripts::NOT_OWNER => Some(StoreError::NotOwner),
-            scripts::GONE => Some(StoreError::Gone),
-            _ => None,
-        };
-        if let Some(refused) = refused {
+        if let Some(refusal) = PutRefusal::of_number(outcome) {
             // One that a later run of this node has is named for it.
             let is_of_node = Owner::parse(&text(owned_by)).is_some_and(|it| it.node == owner.node);
             if !is_of_node {
                 self.unindex(&owner.node, &[id]).await?;
             }
-            return Err(refused);
+            return Err(match refusal {
+                PutRefusal::NotOwner => StoreError::NotOwner,
+                PutRefusal::Gone => StoreError::Gone,
+            });
         }
         let fence_before = fence;
         let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
@@ -348,12 +333,12 @@ impl RedisStore {
         let (mut from, mut told): (Vec<u8>, Option<Owner>) = (Vec::new(), None);
         let (existed, other, earlier) = loop {
             let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from, fence).await?;
-            if outcome == ERASE_LEFT {
+            if outcome == EraseOutcome::Left {
                 return Ok(None);
             }
             let other = Owner::parse(&text(owned_by.clone())).filter(|other| other.node != owner.node);
-            if outcome != ERASE_OTHERS {
-                break (outcome != ERASE_GONE, other.or(told), earlier);
+            if outcome != EraseOutcome::Others {
+                break (outcome == EraseOutcome::Erased, other.or(told), earlier);
             }
             if let Some(other) = &other {
                 // First, so that whatever dies now, its owner hears of it; and so does whoever has claimed it since then.

@@ -179,7 +179,7 @@ impl World {
             registrar: "sip:example.com".into(),
             upstream,
             sip_instance: [0xab; 16],
-            register: true,
+            presence: Presence::Background,
             proven,
             same_as: None,
             taken_from: None,

@@ -39,7 +39,7 @@ fn join_as(world: &mut World, number: u64, proven: bool, same_as: Option<u64>) {
         registrar: "sip:example.com".into(),
         upstream: world::REGISTRAR,
         sip_instance: [0xab; 16],
-        register: true,
+        presence: Presence::Background,
         proven,
         same_as: same_as.map(device),
         taken_from: None,

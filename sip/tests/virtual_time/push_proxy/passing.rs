@@ -263,7 +263,7 @@ fn nobody_but_the_server_answers_a_register_that_passes_through_by_udp() {
     let mut through = Through::new();
     through.register(&Register::by(1));
     let register = through.world.last("REGISTER");
-    for source in crate::strangers::strangers() {
+    for source in crate::untrusted_sources::strangers() {
         for status in [200, 403, 407] {
             through.world.reply(source, &register, status, &[("Contact", "<sip:alice@10.0.0.5:1>;expires=600")], "");
         }

@@ -8,7 +8,8 @@ use hyper::Request;
 use relay::api::Endpoint;
 use relay::api::limits::{Limits, Rate};
 use relay::api::problem::ProblemType;
-use relay::service::types::{EnableError, Field, Refusal};
+use relay::service::apps::{EnableError, Refusal};
+use relay::service::devices::Field;
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 

@@ -18,12 +18,22 @@ use relay::api::{Api, Settings};
 use relay::api::{EndConnection, Peer};
 use relay::config::DomainRules;
 use relay::doctor::{DoctorStep, Finding, Patient, Report, Verdict};
-use relay::domain::{MessageOutcome, PushOutcome, PushProvider};
+use relay::domain::{MessageOutcome, PushOutcome, PushProvider, WipeReason};
 use relay::metrics::Metrics;
 use relay::push::Event;
 use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
-use relay::service::types::*;
+use relay::service::apps::{Enable, EnableError, Enabled};
+use relay::service::devices::{
+    AccessError, CallError, Change, ChangeError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline, What,
+};
+use relay::service::devices::{TraceAnswer, TraceError, TraceRequest};
+use relay::service::operators::{CallStories, Export, InstanceKind, Listed, OperatorError, Page, Which, WhichCalls};
+use relay::service::sip_servers::{Expected, Wake, WakeError};
+use relay::service::views::{
+    CallStatus, CallView, EdgeAddress, InstanceStatusView, ReceiptView, Registration, RegistrationState, View,
+    Voicemail, Wiped,
+};
 use relay::service::{AppService, DeviceService, ExamineError, OperatorService, SipServerService};
 use relay::vault::AorHash;
 use relay::vault::items::{Counts, Message, MissedCall};

@@ -1,11 +1,12 @@
-//! A certificate authority for these tests.
+//! The tests' certificate authority, as the relay's own TLS loads what it issues.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, SanType};
 use relay::net::tls::{ClientTls, ServerTls};
+use tests::authority::Authority as Issuer;
 use tests::scratch::Scratch;
 
 pub const DAY: Duration = Duration::from_secs(86_400);
@@ -13,7 +14,7 @@ pub const DAY: Duration = Duration::from_secs(86_400);
 /// The authority, and where it writes.
 pub struct Authority {
     pub scratch: Scratch,
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer,
     pub ca: PathBuf,
 }
 
@@ -27,30 +28,24 @@ pub enum Kind {
 
 impl Authority {
     pub fn new() -> Self {
-        let scratch = Scratch::new();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "a test's authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let ca = scratch.file("ca.pem", params.self_signed(&key).unwrap().pem());
-        Self { scratch, issuer: Issuer::new(params, key), ca }
+        let (scratch, issuer) = (Scratch::new(), Issuer::new());
+        let ca = issuer.ca_file();
+        Self { scratch, issuer, ca }
     }
 
     /// A certificate for `names`, and its key, in PEM.
     pub fn issue(&self, names: &[&str], kind: Kind, expires: SystemTime) -> (String, String) {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.not_before = (SystemTime::now() - 30 * DAY).into();
-        params.not_after = expires.into();
-        match kind {
-            Kind::Usual => {}
-            Kind::Expired => params.not_after = (SystemTime::now() - DAY).into(),
-            Kind::AuthorityAsLeaf => params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
-        }
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
+        let issued = self.issuer.issue_with(names, |params| {
+            params.not_before = (SystemTime::now() - 30 * DAY).into();
+            params.not_after = expires.into();
+            match kind {
+                Kind::Usual => {}
+                Kind::Expired => params.not_after = (SystemTime::now() - DAY).into(),
+                Kind::AuthorityAsLeaf => params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+            }
+        });
+        let read = |path| std::fs::read_to_string(path).unwrap();
+        (read(&issued.certificate_file), read(&issued.key_file))
     }
 
     /// Writes `relay.pem` and `relay.key` for `names`.
@@ -61,16 +56,13 @@ impl Authority {
 
     /// A server's side with these subject alternative names, and what else `change` says.
     pub fn server_named(&self, names: Vec<SanType>, change: impl FnOnce(&mut CertificateParams)) -> Arc<ServerTls> {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.subject_alt_names = names;
-        params.not_before = (SystemTime::now() - 30 * DAY).into();
-        params.not_after = (SystemTime::now() + 90 * DAY).into();
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let (certificate, key) =
-            (self.scratch.file("named.pem", certificate.pem()), self.scratch.file("named.key", key.serialize_pem()));
-        ServerTls::load(&certificate, &key).unwrap()
+        let issued = self.issuer.issue_with(&[], |params| {
+            params.subject_alt_names = names;
+            params.not_before = (SystemTime::now() - 30 * DAY).into();
+            params.not_after = (SystemTime::now() + 90 * DAY).into();
+            change(params);
+        });
+        ServerTls::load(&issued.certificate_file, &issued.key_file).unwrap()
     }
 
     /// A server's side for `names`.

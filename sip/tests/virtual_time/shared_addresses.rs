@@ -19,7 +19,7 @@ fn bind_all(world: &mut World, names: u32, flow: impl Fn(u32) -> FlowId) {
             registrar: format!("sip:n{n}.test").into(),
             upstream,
             sip_instance: [n as u8; 16],
-            register: true,
+            presence: Presence::Background,
             proven: false,
             same_as: None,
             taken_from: None,

@@ -1,0 +1,94 @@
+//! Instances on their way between nodes, as one shard sees them: those that it takes over, and those that it has handed over.
+//!
+//! Invariant: nothing is kept of an instance that neither comes nor goes.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use sip::endpoint::InviteMark;
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+
+use crate::agent::tables::ended_ahead::EndedAhead;
+use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
+use crate::clock;
+
+#[derive(Default)]
+pub(super) struct HandOver {
+    /// Instances taken over that wait for the first answer of their SIP server, each with the channel that waits for it.
+    settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
+    /// Instances that have ended before they came here.
+    ended_ahead: EndedAhead,
+    /// For which calls a node that leaves has woken devices that are here now.
+    woken_elsewhere: WokenElsewhere,
+    /// While this node leaves: the receiver of the calls for which devices are woken here.
+    leaving: Option<mpsc::UnboundedSender<Woken>>,
+    /// Ending instances that another node has taken over from this one, and since when.
+    taken: HashMap<InstanceId, Instant>,
+}
+
+impl HandOver {
+    /// An instance is taken over; `settled` is told when it has [settled](Self::settled).
+    pub(super) fn settles(&mut self, id: InstanceId, settled: mpsc::UnboundedSender<InstanceId>) {
+        self.settling.insert(id, settled);
+    }
+
+    /// Ends the wait for an instance that was taken over.
+    pub(super) fn settled(&mut self, id: InstanceId) {
+        let Some(settled) = self.settling.remove(&id) else { return };
+        // An error means that nobody has waited so long.
+        let _ = settled.send(id);
+        if self.settling.is_empty() {
+            // The map may have held all instances.
+            self.settling = HashMap::new();
+        }
+    }
+
+    /// An instance has ended that may be on its way here.
+    pub(super) fn note_ended_ahead(&mut self, id: InstanceId) {
+        self.ended_ahead.note(clock::now(), id);
+    }
+
+    pub(super) fn has_ended_ahead(&self, id: InstanceId) -> bool {
+        self.ended_ahead.has(clock::now(), id)
+    }
+
+    /// A device has registered anew what had ended.
+    pub(super) fn forget_end(&mut self, id: InstanceId) {
+        self.ended_ahead.forget(id);
+    }
+
+    /// A node that leaves has woken these.
+    pub(super) fn note_woken_elsewhere(&mut self, woken: &[Woken]) {
+        self.woken_elsewhere.note(clock::now(), woken);
+    }
+
+    /// Whether a node that leaves has woken this device for the call.
+    pub(super) fn is_woken_elsewhere(&self, instance: InstanceId, mark: InviteMark) -> bool {
+        self.woken_elsewhere.has(clock::now(), instance, mark)
+    }
+
+    /// This node leaves; `woken` is told of the devices that are woken from now on.
+    pub(super) fn leave(&mut self, woken: mpsc::UnboundedSender<Woken>) {
+        self.leaving = Some(woken);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// The receiver of the calls for which devices are woken here, while this node leaves.
+    pub(super) fn leaving(&self) -> Option<&mpsc::UnboundedSender<Woken>> {
+        self.leaving.as_ref()
+    }
+
+    /// Another node has taken these over.
+    pub(super) fn note_taken(&mut self, ids: &[InstanceId]) {
+        self.taken.extend(ids.iter().map(|id| (*id, clock::now())));
+    }
+
+    /// The time since which another node has an instance of this one.
+    pub(super) fn taken_since(&self, id: InstanceId) -> Option<Instant> {
+        self.taken.get(&id).copied()
+    }
+}

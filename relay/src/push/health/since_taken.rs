@@ -1,0 +1,64 @@
+//! What a push service has said since it took the last push: it counts only as long as none is taken.
+//!
+//! Invariant: a push that is taken costs one atomic read where nothing was noted. Of a device nothing is kept but the keyed hash that the caller names it by.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A value that is empty again with the next push that is taken.
+#[derive(Default)]
+pub(crate) struct SinceTaken<T> {
+    any: AtomicBool,
+    noted: Mutex<T>,
+}
+
+impl<T: Default> SinceTaken<T> {
+    /// Takes note of something.
+    pub(crate) fn note<R>(&self, note: impl FnOnce(&mut T) -> R) -> R {
+        let mut noted = self.lock();
+        self.any.store(true, Ordering::Relaxed);
+        note(&mut noted)
+    }
+
+    /// A push was taken.
+    pub(crate) fn clear(&self) {
+        if self.any.load(Ordering::Relaxed) && self.any.swap(false, Ordering::Relaxed) {
+            *self.lock() = T::default();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, T> {
+        // Whole values go in and out.
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Different devices, up to `ENOUGH`.
+#[derive(Default)]
+pub(crate) struct Several<const ENOUGH: usize>(Vec<u64>);
+
+impl<const ENOUGH: usize> Several<ENOUGH> {
+    /// Adds one; whether there are enough.
+    pub(crate) fn add(&mut self, device: u64) -> bool {
+        if self.0.len() < ENOUGH && !self.0.contains(&device) {
+            self.0.push(device);
+        }
+        self.0.len() >= ENOUGH
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enough_different_ones_in_a_row_count_and_a_push_that_is_taken_begins_anew() {
+        let told = SinceTaken::<Several<3>>::default();
+        let add = |device| told.note(|several| several.add(device));
+        assert_eq!([1, 1, 2, 2, 1].map(add), [false; 5], "two, however often");
+        assert_eq!([3, 3, 4].map(add), [true; 3]);
+        told.clear();
+        assert_eq!([3, 4, 4].map(add), [false; 3]);
+        assert!(add(5));
+    }
+}

@@ -1,0 +1,45 @@
+-- Takes over the records of nodes that are dead. What is no record of this version keeps none of the others from being taken.
+-- keys: the records, which are one in a Cluster
+-- answers: of each an outcome, the earlier owner, sealed, expiry, fence, the node that put it last where another one has claimed it since
+local GONE, LEFT, TAKEN = 0, 1, 2
+-- The owner to be, a ticket for each record, each node whose records may be taken. A ticket tells a repeated call, whose first answer was
+-- lost, from one that finds a record already owned.
+local owner, takeable, nodes = ARGV[1], {}, {}
+for place = #KEYS + 2, #ARGV do takeable[ARGV[place]] = true end
+
+local function node_of(run)
+  local node = nodes[run]
+  if node == nil then
+    node = string.match(run, '^(.*)#[^#]*$') or false
+    nodes[run] = node
+  end
+  return node
+end
+
+local function claim(record, ticket)
+  local have = redis.pcall('HMGET', record, 'o', 's', 'e', 'f', 'c', 'p')
+  if have.err then return {LEFT, '', '', 0, 0, ''} end
+  local had_owner, sealed, expires_at, had_fence, had_ticket = have[1], have[2], have[3], have[4], have[5]
+  if not (had_owner and sealed and expires_at and had_fence) then return {GONE, '', '', 0, 0, ''} end
+  local put_by = have[6] or ''
+  local left = {LEFT, had_owner, '', 0, 0, ''}
+  for _, number in ipairs({expires_at, had_fence}) do
+    if not string.match(number, '^%d+$') or #number > 15 then return left end
+  end
+  if had_owner == owner then
+    return had_ticket == ticket and {TAKEN, had_owner, sealed, expires_at, had_fence, put_by} or left
+  end
+  local node = node_of(had_owner)
+  if not (node and takeable[node]) then return left end
+  local fence = string.format('%.0f', tonumber(had_fence) + 1)
+  redis.call('HSET', record, 'o', owner, 'c', ticket, 'f', fence)
+  if put_by == '' and node ~= node_of(owner) then
+    put_by = node
+    redis.call('HSET', record, 'p', put_by)
+  end
+  return {TAKEN, had_owner, sealed, expires_at, fence, put_by}
+end
+
+local claimed = {}
+for place = 1, #KEYS do claimed[place] = claim(KEYS[place], ARGV[place + 1]) end
+return claimed
