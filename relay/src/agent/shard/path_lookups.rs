@@ -7,9 +7,8 @@
 //! | the store has none | are handed in, and refused as unknown |
 //! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100 |
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
-//! | the record does not open here | are refused with 503 |
-//!
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
+//! | the record does not open here | are refused with 503 |
 //!
 //! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
 //! that it is not the SIP server of the registration before DNS had [`PART_WAIT`] to tell all that server's addresses. A request waits for [`WAIT`] and
