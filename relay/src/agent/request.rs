@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
@@ -221,6 +221,15 @@ pub enum Request {
         id: InstanceId,
         /// The fence of the record at the time of the look-up.
         fence: Fence,
+    },
+    /// Let go of an instance that another run has taken over, when no call waits for it here any more; unless it is another one than was looked at.
+    LeaveToOwner {
+        /// The instance.
+        id: InstanceId,
+        /// Its fence here at the time of the look-up.
+        fence: Fence,
+        /// Until when calls are waited for.
+        until: Instant,
     },
     /// Judge the requests that waited for an instance to arrive here: no more instances come.
     JudgeEarly,

@@ -29,7 +29,7 @@ use super::{ClientOwner, Endpoint, Event, Missing, RequestRefusal, ServerOwner, 
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy, returned};
 use crate::flow::Side;
-use crate::id::{BindingId, BranchId, FlowId, UpstreamId};
+use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Fault, Message, Method, Name, Uri, Via};
 use crate::transaction::{Arrival, Asked, Reply, RequestKey};
 
@@ -389,6 +389,11 @@ impl Endpoint {
             None => Some(Missing::Binding),
             Some(upstream) => Some(Missing::Addresses(upstream)).filter(|_| !self.is_served(upstream)),
         }
+    }
+
+    /// Whether a caller waits for this device.
+    pub fn has_waiting_call(&self, instance: InstanceId) -> bool {
+        !self.calls.waiting_for(instance).is_empty()
     }
 
     /// Whether a SIP server is known by its addresses.

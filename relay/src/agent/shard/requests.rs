@@ -2,12 +2,16 @@
 //!
 //! Invariant: a device's request is looked at only after its proof was found right, in constant time.
 
+use std::time::{Duration, Instant};
+
 use sip::endpoint::{CallState, Input};
 use sip::id::{BindingId, CallId, InstanceId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
 use super::Shard;
 use super::wipes::refuse;
+use crate::agent::ShardInput;
 use crate::agent::request::{
     CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal,
     Request, TestDenied, WipeWaiter,
@@ -19,6 +23,9 @@ use crate::clock::{self, unix_now};
 use crate::domain::InstanceState;
 use crate::vault::record::Presence;
 use crate::vault::{Fence, Lookup, Sealed};
+
+/// How often it is looked whether the last call of an instance has ended that another run has taken over.
+const CALLS_LOOKED_AT: Duration = Duration::from_millis(500);
 
 impl Shard {
     pub(crate) fn on_request(&mut self, request: Request) {
@@ -118,6 +125,7 @@ impl Shard {
                 self.path_lookups.doubt(id);
                 self.let_go_of_push_binding(id, fence);
             }
+            Request::LeaveToOwner { id, fence, until } => self.leave_to_owner(id, fence, until),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
@@ -166,6 +174,22 @@ impl Shard {
 
     fn end_here(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
         if self.push_bindings.knows(id) { self.end_push_binding(id, kind, waiter) } else { self.end(id, kind, waiter) }
+    }
+
+    /// The calls that wait here are not there, where the instance is now: they end first.
+    fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant) {
+        if self.instances.get(id).is_some_and(|row| row.fence != fence) {
+            return;
+        }
+        if clock::now() >= until || !self.endpoint.has_waiting_call(id) {
+            return self.end_here(id, EndKind::HandedOver, None);
+        }
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            sleep(CALLS_LOOKED_AT).await;
+            let again = Box::new(Request::LeaveToOwner { id, fence, until });
+            shared.shards.send(shard, ShardInput::Request(again)).await;
+        });
     }
 
     /// Turns an instance away that has ended before it came; what the store may have of it is erased, unless this node leaves: then its owner does that.

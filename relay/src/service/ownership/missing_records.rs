@@ -47,6 +47,8 @@ use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
 const COMPARED_WITHIN: Duration = Duration::from_mins(30);
 /// How long the nodes may take to say whether one has it; then nobody can say.
 const SEEK_WAIT: Duration = Duration::from_secs(2);
+/// How long calls may wait here for an instance that another run has taken over: an answer timeout, and a ring timeout before it.
+const CALLS_END_WITHIN: Duration = Duration::from_secs(180);
 /// Searches at once; a further one waits, and fails after [`SEEK_WAIT`] because no node can tell.
 const SEEKS: usize = 32;
 /// How many of them one address may have, and all together that come from none: a requester of invented ids is told so alone.
@@ -228,9 +230,14 @@ impl Inner {
             && !stored.owned
             && stored.fence > status.fence
         {
-            let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
-            self.dependencies.agent.tell(id, end).await;
+            self.leave_to_owner(id, status.fence).await;
         }
+    }
+
+    /// Lets go of an instance that another run has, and had not when it had this fence here; its calls end first.
+    pub(crate) async fn leave_to_owner(&self, id: InstanceId, fence: Fence) {
+        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN };
+        self.dependencies.agent.tell(id, leave).await;
     }
 
     /// Looks for an instance of which the store has nothing, and its record when a node had it. `from`: the address of who asks, where that is known.

@@ -538,7 +538,12 @@ impl Inner {
             missing.clear();
         }
         let missing = self.not_expired(missing).await;
-        for id in lost.into_iter().chain(missing) {
+        for id in lost {
+            if let Some(fence) = owned.get(&id) {
+                self.leave_to_owner(id, *fence).await;
+            }
+        }
+        for id in missing {
             self.dependencies
                 .agent
                 .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use super::AT_ONCE;
 use super::missing_records::Heard;
-use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
+use crate::agent::request::{InstanceStatus, Request};
 use crate::clock::{confirmed_now, shared_now};
 use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
@@ -233,8 +233,7 @@ impl Inner {
                 Ok(Restored::Written)
             }
             Err(StoreError::NotOwner) => {
-                let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
-                self.dependencies.agent.tell(id, end).await;
+                self.leave_to_owner(id, status.fence).await;
                 Ok(Restored::LetGo)
             }
             Err(StoreError::Away(reason)) if !matches!(reason, AwayReason::MayPersist | AwayReason::OtherKeyring) => {

@@ -69,6 +69,29 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
     Ok(())
 }
 
+/// Its account has another owner by then, and its caller has not.
+#[tokio::test]
+async fn a_call_that_rings_at_a_node_that_was_cut_off_is_answered_there_before_the_node_lets_go() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+    let instance = world.enable().await?;
+    let caller = world.call()?;
+    world.push().await?;
+    let phone = world.wake(&instance).await?;
+    let call = phone.next_invite(SOON).await?;
+    call.ring();
+    caller.expect(180, SOON).await?;
+    gate.close();
+    await_registered(&world, &other, 1.0).await?;
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    world.relay.await_log("lease-lapsed", SOON * 2).await?;
+    await_registered(&world, &other, 1.0).await?;
+    call.answer();
+    caller.answered(SOON).await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
+    world.hang_up(&caller, &call).await
+}
+
 /// It has heard neither of the other node nor of the token that the app has given to that one.
 #[tokio::test]
 async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_where_it_was_taken_over_and_renewed() -> Outcome {
